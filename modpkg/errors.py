@@ -1,0 +1,444 @@
+"""Every error a person can meet, in one place.
+
+Each error is a class with a code and one sentence that names the thing and the remedy.
+Codes are grouped by room: M1 names and manifests, M2 release, M3 registry, M4 resolving and
+locking, M5 transfer, store and environments, M6 composing, M7 running, M8 import and export,
+M9 the command line. A code, once released, keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ModpkgError(Exception):
+    """Base of all errors that are told to people: exit status 1, no traceback.
+
+    Subclasses fill in ``template`` from keyword values; the values stay available in
+    ``values`` for ``--json`` and for tests.
+    """
+
+    code: ClassVar[str] = "M000"
+    template: ClassVar[str] = "{message}"
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+        super().__init__(self.template.format(**values))
+
+
+# M1: names, versions, manifests -----------------------------------------------------------
+
+
+class BadName(ModpkgError):
+    code = "M101"
+    template = (
+        "{name!r} is not a module name: use letters, digits, '-', '_' and '.', "
+        "beginning and ending with a letter or digit."
+    )
+
+
+class BadVersion(ModpkgError):
+    code = "M102"
+    template = "{version!r} is not a version: write it as PEP 440 has it, like 2.1.0 or 3.0rc1."
+
+
+class BadRequirement(ModpkgError):
+    code = "M103"
+    template = (
+        "{requirement!r} is not a requirement ({reason}): write it like "
+        "'summarizer>=2.1', 'summarizer[news]~=2.0', summarizer@2.1 or summarizer@^2.1."
+    )
+
+
+class BadDigest(ModpkgError):
+    code = "M104"
+    template = "{digest!r} is not a digest: it has to be 'sha256:' and 64 lower-case hex digits."
+
+
+class UnsafePath(ModpkgError):
+    code = "M105"
+    template = (
+        "{path!r} is not a path that a release may hold ({reason}): use relative paths with "
+        "'/' that stay inside the module."
+    )
+
+
+class ManifestError(ModpkgError):
+    code = "M110"
+    template = "{where}: {message}"
+
+
+class ManifestMissing(ModpkgError):
+    code = "M111"
+    template = (
+        "There is no modpkg.toml (and no [tool.modpkg] in pyproject.toml) in {folder} or above it; "
+        "'modpkg init' makes one."
+    )
+
+
+class ManifestKindNeeded(ModpkgError):
+    code = "M112"
+    template = "{path} describes {found}, but this command needs {needed}; {remedy}"
+
+
+# M2: releases -----------------------------------------------------------------------------
+
+
+class PackError(ModpkgError):
+    code = "M201"
+    template = "{path} is not a sound safetensors file: {reason}; fetch or build it again."
+
+
+class NotData(ModpkgError):
+    code = "M202"
+    template = (
+        "{path} is {what}, and a module carries data only; remove it, "
+        "or convert weights to safetensors first."
+    )
+
+
+class LinkInRelease(ModpkgError):
+    code = "M203"
+    template = "{path} is a link, and a release holds only plain files; replace it by the file."
+
+
+class NoWeights(ModpkgError):
+    code = "M204"
+    template = (
+        "{folder} has no *.safetensors file, and a module of kind {kind!r} needs weights; "
+        "'modpkg import' makes a module from what you have."
+    )
+
+
+class DuplicateTensor(ModpkgError):
+    code = "M205"
+    template = "Tensor {tensor!r} is both in {first} and in {second}; keep it in one of them."
+
+
+class AdapterRefused(ModpkgError):
+    code = "M206"
+    template = "{path}: {reason}."
+
+
+class NothingMatches(ModpkgError):
+    code = "M207"
+    template = (
+        "No tensor of {module} fits {base}: {example!r} would act on {target!r}, which the base "
+        "does not have; check that this is the base that {module} was made for."
+    )
+
+
+class UnboundTensor(ModpkgError):
+    code = "M208"
+    template = "Tensor {tensor!r} of {module} has no place in {base}: {reason}."
+
+
+class BadRecord(ModpkgError):
+    code = "M209"
+    template = "{what} is not a sound {kind}: {reason}."
+
+
+class BaseNeeded(ModpkgError):
+    code = "M210"
+    template = (
+        "{where}: a module of kind {kind!r} acts on a base; name the base it was made for under "
+        "[dependencies], like 'smollm2-135m = \">=1.0,<2\"'."
+    )
+
+
+class FileMissing(ModpkgError):
+    code = "M211"
+    template = "{where}: {path} does not exist; {remedy}."
+
+
+# M3: registries ---------------------------------------------------------------------------
+
+
+class RegistryMissing(ModpkgError):
+    code = "M301"
+    template = (
+        "There is no registry at {url}: it has no registry.json ({reason}); check the address, "
+        "or publish to it once to make it."
+    )
+
+
+class RegistryUnreachable(ModpkgError):
+    code = "M302"
+    template = "The registry at {url} could not be read: {reason}; try again, or use --offline."
+
+
+class RegistryNewer(ModpkgError):
+    code = "M303"
+    template = (
+        "The registry at {url} follows spec version {spec}, newer than this modpkg knows "
+        "({known}); update modpkg."
+    )
+
+
+class UnknownModule(ModpkgError):
+    code = "M304"
+    template = "There is no module named {name!r} in the registry {registry}{hint}."
+
+
+class DigestMismatch(ModpkgError):
+    code = "M305"
+    template = (
+        "{what} does not hash to {expected} but to {actual}: it was damaged or tampered with "
+        "at {source}; nothing of it was used. Ask the registry's owner to restore it."
+    )
+
+
+class BlobMissing(ModpkgError):
+    code = "M306"
+    template = "{what} ({digest}) is not at {source}; ask the registry's owner to restore it."
+
+
+class AlreadyPublished(ModpkgError):
+    code = "M307"
+    template = (
+        "{name} {version} is already published in {registry} with other content, and a version is "
+        "never replaced; raise the version in {manifest}."
+    )
+
+
+class NameTaken(ModpkgError):
+    code = "M308"
+    template = (
+        "{name!r} is the same name as {existing!r}, published before in {registry} "
+        "(names are compared without case, and '-', '_' and '.' are alike); choose another name."
+    )
+
+
+class NotWritable(ModpkgError):
+    code = "M309"
+    template = (
+        "{url} cannot be published to: {reason}; point --registry at a folder you can write to."
+    )
+
+
+class IndexLies(ModpkgError):
+    code = "M310"
+    template = (
+        "The index of {registry} says {claim} of {name} {version}, but its release record says "
+        "{truth}; the registry was tampered with or damaged, and nothing of it was used."
+    )
+
+
+class NotBuilt(ModpkgError):
+    code = "M311"
+    template = "There is nothing to publish in {folder}; run 'modpkg build' first."
+
+
+class NoSuchRelease(ModpkgError):
+    code = "M312"
+    template = "{name} {version} is not in the registry {registry}{hint}."
+
+
+# M4: resolving and locking ----------------------------------------------------------------
+
+
+class ResolutionImpossible(ModpkgError):
+    code = "M401"
+    template = "There is no set of versions that fits together:\n{explanation}"
+
+
+class LockError(ModpkgError):
+    code = "M410"
+    template = "{path}: {reason}; run 'modpkg lock' to make it anew."
+
+
+class LockMissing(ModpkgError):
+    code = "M411"
+    template = "There is no {path}, and --frozen forbids making it; run 'modpkg lock'."
+
+
+class LockStale(ModpkgError):
+    code = "M412"
+    template = "{path} is not what {manifest} asks for ({reason}); run 'modpkg lock'."
+
+
+class RegistryChanged(ModpkgError):
+    code = "M413"
+    template = (
+        "{name} was locked from the registry named {locked!r}, but {alias!r} now is a registry "
+        "named {actual!r}; put the right address under [registries], or run 'modpkg lock'."
+    )
+
+
+class Drifted(ModpkgError):
+    code = "M414"
+    template = (
+        "{module} was made for {base} with other weights: {changed} of the {touched} tensors it "
+        "touches differ in {base} {version}; leave out --strict to accept that."
+    )
+
+
+# M5: transfer, store, environments --------------------------------------------------------
+
+
+class Offline(ModpkgError):
+    code = "M501"
+    template = "--offline forbids fetching {what}; run the same command once without --offline."
+
+
+class DiskFull(ModpkgError):
+    code = "M502"
+    template = (
+        "There is not enough disk at {path}: {needed} needed, {free} free; nothing was changed. "
+        "Free some, or set MODPKG_HOME to a folder with more."
+    )
+
+
+class NoEnvironment(ModpkgError):
+    code = "M503"
+    template = "Nothing is installed in {path}; 'modpkg install NAME' does it."
+
+
+class NotInstalled(ModpkgError):
+    code = "M504"
+    template = "{name!r} is not installed in {path}{hint}."
+
+
+class NothingToRollBack(ModpkgError):
+    code = "M505"
+    template = "{path} has no earlier generation to return to{hint}."
+
+
+class EnvironmentDamaged(ModpkgError):
+    code = "M506"
+    template = "{path} is damaged ({reason}); 'modpkg install' repairs it."
+
+
+class NotARequirementHere(ModpkgError):
+    code = "M507"
+    template = "{name!r} is not among the [dependencies] of {manifest}{hint}."
+
+
+# M6: composing ----------------------------------------------------------------------------
+
+
+class ComposeError(ModpkgError):
+    code = "M601"
+    template = "{model}: {reason}."
+
+
+class UnknownOperator(ModpkgError):
+    code = "M602"
+    template = "{where}: there is no operator {op!r}; known are {known}."
+
+
+class AccountsDoNotBalance(ModpkgError):
+    code = "M603"
+    template = (
+        "{model}: {count} tensor(s) of {module} would not be used, {example!r} among them; "
+        "composing uses every tensor exactly once."
+    )
+
+
+class ShapeMismatch(ModpkgError):
+    code = "M604"
+    template = (
+        "{module}: {tensor!r} has shape {actual}, but {target!r} of {base} needs {expected}; "
+        "the module was made for another base."
+    )
+
+
+class NotFinite(ModpkgError):
+    code = "M605"
+    template = "{model}: composing {tensor!r} gives NaN or infinity; a module's weights are broken."
+
+
+class AdapterUnsupported(ModpkgError):
+    code = "M606"
+    template = (
+        "{module} cannot be composed exactly: {reason}. "
+        "modpkg refuses rather than apply a part of it."
+    )
+
+
+class ResultDiffers(ModpkgError):
+    code = "M607"
+    template = (
+        "{model}: the composed weights are {actual}, but modpkg.lock has {expected}; "
+        "another machine or engine rounds differently. 'modpkg lock' takes the new result."
+    )
+
+
+# M7: running ------------------------------------------------------------------------------
+
+
+class NotRunnable(ModpkgError):
+    code = "M701"
+    template = "{name} is of kind {kind!r} and is not a model by itself; {remedy}."
+
+
+class ArchitectureUnknown(ModpkgError):
+    code = "M702"
+    template = (
+        "{name}: the installed transformers {version} has no architecture {architecture!r}; "
+        "update transformers, or install the Python package that registers it."
+    )
+
+
+class ExtraNeeded(ModpkgError):
+    code = "M703"
+    template = "{what} needs the Python package {package}; pip install 'modpkg[{extra}]'."
+
+
+class WeightsDoNotFit(ModpkgError):
+    code = "M704"
+    template = "{name}: the architecture and the weights disagree: {reason}."
+
+
+class TaskUnknown(ModpkgError):
+    code = "M705"
+    template = "{name}: task {task!r} cannot be run; known are {known}."
+
+
+class EmptyInput(ModpkgError):
+    code = "M706"
+    template = "There is no text in {source}; give a file, or '-' and text on standard input."
+
+
+class RemoteCode(ModpkgError):
+    code = "M707"
+    template = (
+        "{name}: its {file} asks for code of its own ({key}), and modpkg never runs code out of a "
+        "registry; use a model whose architecture transformers or an installed package has."
+    )
+
+
+# M8: import and export --------------------------------------------------------------------
+
+
+class ImportRefused(ModpkgError):
+    code = "M801"
+    template = "{path} cannot be imported: {reason}."
+
+
+class ExportRefused(ModpkgError):
+    code = "M802"
+    template = "{name} cannot be exported: {reason}."
+
+
+class FolderNotEmpty(ModpkgError):
+    code = "M803"
+    template = "{path} exists and is not empty; name a new folder."
+
+
+# M9: the command line ---------------------------------------------------------------------
+
+
+class UsageProblem(ModpkgError):
+    """A usage error found after parsing: exit status 2."""
+
+    code = "M901"
+    template = "{message}"
+
+
+class RedirectAmbiguous(ModpkgError):
+    code = "M902"
+    template = (
+        "The shell read '>' as a redirect into a file named {file!r}, and it cannot be told which "
+        "of {names} it belongs to; quote the requirement: modpkg {command} '{example}'."
+    )

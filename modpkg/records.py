@@ -1,0 +1,186 @@
+"""The formats that cross a boundary, each defined once.
+
+The JSON Schemas in ``registry_spec/`` are generated from these classes. Everything is
+written as canonical JSON: keys sorted, no white space, UTF-8, no NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from modpkg.errors import BadRecord
+
+SPEC = 1
+"""The version of the registry spec that this code writes, and the newest that it reads."""
+
+Kind = Literal["base", "adapter", "head", "expert", "patch", "model", "suite", "collection"]
+KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
+
+DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
+Size = Annotated[int, Meta(ge=0, le=2**62)]
+Shape = Annotated[list[Size], Meta(max_length=16)]
+Port = int | str
+
+
+class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
+    """``registry.json``: what a registry says of itself."""
+
+    spec: int
+    name: str
+    """The registry's identity: lock files record it, so it never changes."""
+    api: str | None = None
+    """Address of the publishing API, when there is one."""
+
+
+class IndexLine(Struct, kw_only=True):
+    """One line of ``index/<name>.jsonl``: all that the resolver needs of one release."""
+
+    name: str
+    version: str
+    kind: Kind
+    requires: list[str] = []
+    extras: dict[str, list[str]] = {}
+    provides: DigestText | None = None
+    """Interface that this release offers; see `Provides`."""
+    expects: dict[str, DigestText] = {}
+    """By name of a dependency, the interface that this release expects of it; see `Expects`."""
+    release: DigestText
+    size: Size = 0
+    """Bytes that the release added to the registry when it was published."""
+    published: str = ""
+    yanked: str | None = None
+    """Why the release was yanked; `None` when it was not."""
+    spec: int = SPEC
+
+
+class TensorEntry(Struct, frozen=True):
+    """Where one tensor of a release lies."""
+
+    dtype: str
+    """The dtype's name in safetensors: ``F32``, ``BF16`` …"""
+    shape: Shape
+    digest: DigestText
+    """sha256 of the tensor's bytes (C order, little endian)."""
+    pack: DigestText
+    offset: Size
+    """First byte, counted from the beginning of the pack file."""
+    length: Size
+    """Bytes."""
+
+
+class FileEntry(Struct, frozen=True):
+    """One file of a release that is not weights."""
+
+    digest: DigestText
+    size: Size
+
+
+class BuiltFrom(Struct, frozen=True):
+    """A release that this one was built against or out of."""
+
+    name: str
+    version: str
+    release: DigestText
+
+
+class Provenance(Struct, omit_defaults=True):
+    """What a release was made from."""
+
+    built_with: str
+    built_from: list[BuiltFrom] = []
+
+
+class ReleaseRecord(Struct, kw_only=True):
+    """A release: names everything in it by digest; its own digest is the release digest."""
+
+    spec: int = SPEC
+    name: str
+    version: str
+    kind: Kind
+    license: str
+    summary: str = ""
+    requires: list[str] = []
+    extras: dict[str, list[str]] = {}
+    manifest: dict[str, Any]
+    """The manifest in its normal form: defaults left out, names normalised."""
+    files: dict[str, FileEntry] = {}
+    packs: dict[DigestText, Size] = {}
+    """Every pack in which a tensor of this release lies, with its size in bytes."""
+    tensors: dict[str, TensorEntry] = {}
+    provides: DigestText | None = None
+    expects: dict[str, DigestText] = {}
+    provenance: Provenance
+
+
+class TensorType(Struct, frozen=True):
+    """A tensor's dtype and shape."""
+
+    dtype: str
+    shape: Shape
+
+
+class TouchedTensor(Struct, frozen=True):
+    """A tensor of a base that a module acts on, as it was when the module was made."""
+
+    dtype: str
+    shape: Shape
+    digest: DigestText
+
+
+class Provides(Struct, kw_only=True):
+    """Interface document: what a release offers. Small, content-addressed, shared."""
+
+    spec: int = SPEC
+    tensors: dict[str, TensorType]
+    """By name on disk."""
+    ports: dict[str, Port]
+
+
+class Expects(Struct, kw_only=True):
+    """Interface document: the part of a base that a module touches."""
+
+    spec: int = SPEC
+    tensors: dict[str, TouchedTensor] = {}
+    ports: dict[str, Port] = {}
+
+
+Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects)
+
+FORMATS: dict[str, type[Struct]] = {
+    "registry": RegistryInfo,
+    "index-line": IndexLine,
+    "release": ReleaseRecord,
+    "provides": Provides,
+    "expects": Expects,
+}
+"""The formats of the registry spec, by the name of their JSON Schema."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return ``value`` as canonical JSON: equal values give equal bytes."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
+    """Return the record in ``data``, checked against its format.
+
+    Raises:
+        BadRecord: the bytes are not JSON, or not such a record; ``what`` says where from.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        label = FORMAT_LABELS.get(kind.__name__, kind.__name__)
+        raise BadRecord(what=what, kind=label, reason=str(error)) from None
+
+
+FORMAT_LABELS = {
+    "RegistryInfo": "registry.json",
+    "IndexLine": "index line",
+    "ReleaseRecord": "release record",
+    "Provides": "interface",
+    "Expects": "interface",
+}
