@@ -63,6 +63,22 @@ class UnsafePath(ModpkgError):
     )
 
 
+class BadLicense(ModpkgError):
+    code = "M106"
+    template = (
+        "{license} is not an SPDX licence expression{hint}; write it like 'Apache-2.0', "
+        "'MIT OR Apache-2.0', or 'LicenseRef-' and a name of your own."
+    )
+
+
+class BadAlias(ModpkgError):
+    code = "M107"
+    template = (
+        "{alias!r} is not an alias of a registry: use letters, digits, '-', '_' and '.', and put "
+        "the address under [registries], like: acme = \"https://models.acme.example\"."
+    )
+
+
 class ManifestError(ModpkgError):
     code = "M110"
     template = "{where}: {message}"

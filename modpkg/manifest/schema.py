@@ -13,6 +13,7 @@ from modpkg.names import ModuleName
 from modpkg.records import Kind
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
+TaskKind = Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
 
 
 class Dependency(Struct, frozen=True):
@@ -51,7 +52,7 @@ class Compose(Struct, frozen=True, kw_only=True):
 class Task(Struct, frozen=True, kw_only=True):
     """``[task]``: how text goes in and comes out."""
 
-    kind: Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
+    kind: TaskKind
     prompt: str | None = None
     """Template with ``{{ text }}`` where the input goes; nothing else is interpreted."""
     system: str | None = None
@@ -69,6 +70,8 @@ class Test(Struct, frozen=True, kw_only=True):
     metric: str
     at_least: float | None = None
     at_most: float | None = None
+    model: ModuleName | None = None
+    """In an app: the dependency or assembly that is tested; None means each of its models."""
 
 
 class ModuleTable(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,112 @@
+"""``[dependencies]``, ``[extras]`` and ``[registries]``: what a manifest asks for, and where."""
+
+from __future__ import annotations
+
+from modpkg.manifest.node import Node, hint
+from modpkg.manifest.schema import Dependency
+from modpkg.manifest.values import (
+    address,
+    make_requirement,
+    manifest_requirement,
+    manifest_specifier,
+    parse_alias,
+)
+from modpkg.names import ModuleName, module_name
+
+DEFAULT = "default"
+"""The alias that sets the default registry; as a dependency's registry it goes without saying."""
+
+
+def read_registries(node: Node | None) -> dict[str, str]:
+    """Return address by alias."""
+    if node is None:
+        return {}
+    registries = {}
+    for entry in node.entries().values():
+        registries[entry.key_parsed(parse_alias)] = address(entry)
+    return registries
+
+
+def read_dependencies(
+    node: Node | None, registries: dict[str, str], owner: ModuleName | None
+) -> tuple[Dependency, ...]:
+    """Return the dependencies in their order; ``owner`` is the module they belong to."""
+    if node is None:
+        return ()
+    if node.source.is_record:
+        found = [(entry, _listed(entry, registries)) for entry in node.items()]
+    else:
+        found = [(entry, _keyed(entry, registries)) for entry in node.entries().values()]
+    return _distinct(found, owner)
+
+
+def read_extras(
+    node: Node | None, owner: ModuleName | None
+) -> dict[ModuleName, tuple[Dependency, ...]]:
+    """Return the optional dependencies by the name of their extra."""
+    extras: dict[ModuleName, tuple[Dependency, ...]] = {}
+    if node is None:
+        return extras
+    for entry in node.entries().values():
+        name = entry.key_parsed(module_name)
+        if name in extras:
+            raise entry.fail(f"is the same name as an extra before it ({name}); keep one of them")
+        found = [
+            (item, Dependency(item.parsed(manifest_requirement), where=item.where))
+            for item in entry.items()
+        ]
+        extras[name] = _distinct(found, owner)
+    return extras
+
+
+def _keyed(entry: Node, registries: dict[str, str]) -> Dependency:
+    name = entry.key_parsed(module_name)
+    if isinstance(entry.value, str):
+        requirement = make_requirement(name, set(), entry.parsed(manifest_specifier))
+        return Dependency(requirement, where=entry.where)
+    if not isinstance(entry.value, dict):
+        raise entry.wrong_type('a version specifier like ">=1.0", or a table')
+    table = entry.table(("version", "extras", "registry"))
+    version, extras = table.get("version"), table.get("extras")
+    requirement = make_requirement(
+        name,
+        {extra.parsed(module_name) for extra in extras.items()} if extras else set(),
+        (version or entry.child("version", "*")).parsed(manifest_specifier),
+    )
+    return Dependency(requirement, _registry(table.get("registry"), registries), entry.where)
+
+
+def _listed(entry: Node, registries: dict[str, str]) -> Dependency:
+    """A release record lists its dependencies, because JSON's objects have no order."""
+    if isinstance(entry.value, str):
+        return Dependency(entry.parsed(manifest_requirement), where=entry.where)
+    table = entry.table(("requirement", "registry"))
+    requirement = table.need("requirement", "summarizer>=2.1").parsed(manifest_requirement)
+    return Dependency(requirement, _registry(table.get("registry"), registries), entry.where)
+
+
+def _registry(node: Node | None, registries: dict[str, str]) -> str | None:
+    if node is None:
+        return None
+    name = node.parsed(parse_alias)
+    if name == DEFAULT:
+        return None
+    if name not in registries:
+        near = hint(name, registries) or f'; add it there, like: {name} = "https://…"'
+        raise node.fail(f"is {name!r}, which is not defined under [registries]{near}")
+    return name
+
+
+def _distinct(
+    found: list[tuple[Node, Dependency]], owner: ModuleName | None
+) -> tuple[Dependency, ...]:
+    seen: dict[ModuleName, Node] = {}
+    for node, dependency in found:
+        name = dependency.name
+        if name == owner:
+            raise node.fail(f"makes {name!r} depend on itself; take it out")
+        if name in seen:
+            other = seen[name].dotted
+            raise node.fail(f"is the same module as {other} ({name}); keep one of them")
+        seen[name] = node
+    return tuple(dependency for _, dependency in found)

@@ -1,0 +1,127 @@
+"""A manifest's normal form: what release records hold of it, as plain JSON-able data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modpkg.manifest.node import Node, Source
+from modpkg.manifest.read import MANIFEST, manifest_of
+from modpkg.manifest.schema import Compose, Dependency, Manifest, Step, Task, Test
+from modpkg.names import requirement_text
+
+
+def normal_form(manifest: Manifest) -> dict[str, Any]:
+    """Return ``manifest`` as data: keys sorted, names normalised, defaults left out.
+
+    Equal manifests give equal data. Dependencies are a list, because their order matters and
+    JSON's objects have none. Where the manifest lies, and on which lines, is left out.
+    """
+    module = manifest.module
+    return _plain(
+        {
+            "module": module
+            and {
+                "name": module.name,
+                "version": str(module.version),
+                "kind": module.kind,
+                "license": module.license,
+                "summary": module.summary,
+            },
+            "app": manifest.app and {"name": manifest.app},
+            "dependencies": [_dependency(dependency) for dependency in manifest.dependencies],
+            "extras": {
+                name: [_requirement(dependency) for dependency in dependencies]
+                for name, dependencies in manifest.extras.items()
+            },
+            "compose": manifest.compose and _compose(manifest.compose),
+            "task": manifest.task and _task(manifest.task),
+            "tests": [_test(test) for test in manifest.tests],
+            "files": {
+                "include": list(manifest.files.include),
+                "exclude": list(manifest.files.exclude),
+            },
+            "registries": dict(manifest.registries),
+            "models": {
+                name: {
+                    **_compose(compose),
+                    "task": _task(manifest.tasks[name]) if name in manifest.tasks else None,
+                }
+                for name, compose in manifest.models.items()
+            },
+        },
+        keep=("extras",),
+    )
+
+
+def from_normal_form(data: dict[str, Any], where: str) -> Manifest:
+    """Return the manifest of which ``data`` is the normal form, checked as strictly as a file.
+
+    Its path is a bare ``modpkg.toml``: a release record lies in no folder.
+
+    Raises:
+        ManifestError: it is none; ``where`` says whose record.
+    """
+    return manifest_of(Node(Source(where), (), data), Path(MANIFEST))
+
+
+def _plain(table: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return ``table`` sorted, without what is empty; the tables in ``keep`` may have empties."""
+    plain: dict[str, Any] = {}
+    for key in sorted(table):
+        value = table[key]
+        if isinstance(value, dict):
+            value = dict(sorted(value.items())) if key in keep else _plain(value)
+        if value is not None and value not in ("", [], {}):
+            plain[key] = value
+    return plain
+
+
+def _requirement(dependency: Dependency) -> str:
+    requirement = dependency.requirement
+    return requirement_text(requirement.name, requirement.extras, requirement.specifier)
+
+
+def _dependency(dependency: Dependency) -> str | dict[str, Any]:
+    if dependency.registry is None:
+        return _requirement(dependency)
+    return {"registry": dependency.registry, "requirement": _requirement(dependency)}
+
+
+def _compose(compose: Compose) -> dict[str, Any]:
+    steps = [_step(step) for step in compose.steps]
+    return {"base": compose.base, "steps": steps, "dtype": compose.dtype}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    data: dict[str, Any] = {"module": step.module, "op": step.op}
+    if step.replace:
+        data["replace"] = list(step.replace)
+    if step.scale != 1.0:
+        data["scale"] = step.scale
+    return data
+
+
+def _task(task: Task) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "kind": task.kind,
+        "prompt": task.prompt,
+        "system": task.system,
+        "chat": task.chat,
+    }
+    if task.max_new_tokens != 256:
+        data["max_new_tokens"] = task.max_new_tokens
+    return data
+
+
+def _test(test: Test) -> dict[str, Any]:
+    return _plain(
+        {
+            "name": test.name,
+            "cases": test.cases,
+            "metric": test.metric,
+            "at_least": test.at_least,
+            "at_most": test.at_most,
+            "model": test.model,
+        }
+    )

@@ -1,0 +1,199 @@
+"""Reading a manifest: from a folder, a file, a text, or data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tomli
+
+from modpkg.errors import ManifestError, ManifestMissing
+from modpkg.manifest.dependencies import read_dependencies, read_extras, read_registries
+from modpkg.manifest.document import BOM, MAX_BYTES, decoded, read_document
+from modpkg.manifest.node import Node, Source, Table
+from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
+from modpkg.manifest.sections import (
+    read_app,
+    read_compose,
+    read_files,
+    read_model,
+    read_module,
+    read_task,
+    read_tests,
+)
+from modpkg.names import ModuleName, module_name
+
+MANIFEST = "modpkg.toml"
+PYPROJECT = "pyproject.toml"
+
+_TABLES = (
+    "module",
+    "app",
+    "dependencies",
+    "extras",
+    "compose",
+    "task",
+    "tests",
+    "files",
+    "registries",
+    "models",
+)
+
+
+def find_manifest(start: Path) -> Path | None:
+    """Return the nearest manifest in ``start`` or above it; None where there is none.
+
+    In each folder ``modpkg.toml`` comes before a ``pyproject.toml`` that has ``[tool.modpkg]``.
+    """
+    folder = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave links behind
+    for place in (folder, *folder.parents):
+        if (place / MANIFEST).is_file():
+            return place / MANIFEST
+        if _has_table(place / PYPROJECT):
+            return place / PYPROJECT
+    return None
+
+
+def _has_table(path: Path) -> bool:
+    try:
+        content = _read(path)
+        if b"modpkg" not in content:
+            return False
+        tool = tomli.loads(content.decode().removeprefix(BOM)).get("tool")
+    except (ValueError, RecursionError):
+        # Broken, and it may be ours: reading it says what is wrong, passing it by would not.
+        return any(line.lstrip().startswith(b"[tool.modpkg") for line in content.splitlines())
+    except OSError:
+        return False
+    return isinstance(tool, dict) and "modpkg" in tool
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in the file at ``path``.
+
+    Raises:
+        ManifestMissing: there is no such file.
+        ManifestError: it cannot be read, or is no manifest; says where, and what to do.
+    """
+    try:
+        content = _read(path)
+    except FileNotFoundError:
+        raise ManifestMissing(folder=path.parent) from None
+    except OSError as error:
+        message = f"it cannot be read: {error.strerror}."
+        raise ManifestError(where=_shown(path), message=message) from None
+    return parse_manifest(decoded(content, _shown(path)), path)
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def parse_manifest(text: str, path: Path) -> Manifest:
+    """Return the manifest in ``text``, which stands in the file ``path``.
+
+    Raises:
+        ManifestError: it is no manifest; says where, and what to do.
+    """
+    name = _shown(path)
+    document = read_document(text, name)
+    if path.name != PYPROJECT:
+        source = Source(name, document.places)
+        return manifest_of(Node(source, (), document.data), path)
+    tool = document.data.get("tool")
+    if not isinstance(tool, dict) or "modpkg" not in tool:
+        message = "it has no [tool.modpkg]; 'modpkg init' makes one."
+        raise ManifestError(where=name, message=message)
+    source = Source(name, document.places, ("tool", "modpkg"))
+    return manifest_of(Node(source, (), tool["modpkg"]), path)
+
+
+def _shown(path: Path) -> str:
+    """Return ``path`` as errors show it: relative, where it lies in the current folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def manifest_of(root: Node, path: Path) -> Manifest:
+    """Return the manifest that the data in ``root`` are.
+
+    Raises:
+        ManifestError: they are none.
+    """
+    table = root.table(_TABLES)
+    module, app = _owner(table)
+    registries = read_registries(table.get("registries"))
+    owner = module.name if module else None
+    dependencies = read_dependencies(table.get("dependencies"), registries, owner)
+    _check_tables(table, module)
+    names = {dependency.name for dependency in dependencies}
+    models, tasks = _models(table.get("models"), names)
+    compose, task, files = table.get("compose"), table.get("task"), table.get("files")
+    return Manifest(
+        path=path,
+        module=module,
+        app=app,
+        dependencies=dependencies,
+        extras=read_extras(table.get("extras"), owner),
+        compose=read_compose(compose, names) if compose else None,
+        task=read_task(task) if task else None,
+        tests=read_tests(table.get("tests"), None if module else {*names, *models}),
+        files=read_files(files) if files else FilesTable(),
+        registries=registries,
+        models=models,
+        tasks=tasks,
+    )
+
+
+def _owner(table: Table) -> tuple[ModuleTable | None, ModuleName | None]:
+    module, app = table.get("module"), table.get("app")
+    if module and app:
+        raise app.fail("and [module] are both there, and a manifest is one of the two; split it")
+    if module:
+        return read_module(module), None
+    if app:
+        return None, read_app(app)
+    missing = "has neither [module] (to publish) nor [app] (to use models); add one of them"
+    raise table.node.fail(missing)
+
+
+def _check_tables(table: Table, module: ModuleTable | None) -> None:
+    """Refuse the tables that this kind of manifest cannot have."""
+    compose, task, files = table.get("compose"), table.get("task"), table.get("files")
+    models = table.get("models")
+    if module is None:
+        if compose:
+            raise compose.fail("belongs to a module; an app writes [models.NAME] instead")
+        if task:
+            raise task.fail("belongs to a module; an app writes [models.NAME.task] instead")
+        if files:
+            raise files.fail("belongs to a module, and an app is never published; take it out")
+        return
+    if models:
+        raise models.fail("belongs to an app; a module writes [compose] instead")
+    if compose and module.kind != "model":
+        raise compose.fail(
+            f"does not go with kind {module.kind!r}, only with kind 'model'; change one of them"
+        )
+    if task and module.kind in ("suite", "collection"):
+        raise task.fail(f"does not go with kind {module.kind!r}, which has no model; take it out")
+
+
+def _models(
+    node: Node | None, dependencies: set[ModuleName]
+) -> tuple[dict[ModuleName, Compose], dict[ModuleName, Task]]:
+    models: dict[ModuleName, Compose] = {}
+    tasks: dict[ModuleName, Task] = {}
+    for entry in node.entries().values() if node else ():
+        name = entry.key_parsed(module_name)
+        if name in models:
+            raise entry.fail(f"is the same name as a model before it ({name}); rename one")
+        if name in dependencies:
+            raise entry.fail(f"has the name of a dependency ({name}); rename the model")
+        models[name], task = read_model(entry, dependencies)
+        if task is not None:
+            tasks[name] = task
+    return models, tasks

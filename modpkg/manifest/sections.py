@@ -1,0 +1,146 @@
+"""The other tables of a manifest, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import cast, get_args
+
+from modpkg.manifest.node import Node, Table, brief, hint
+from modpkg.manifest.schema import (
+    Compose,
+    DTypeName,
+    FilesTable,
+    ModuleTable,
+    Step,
+    Task,
+    TaskKind,
+    Test,
+)
+from modpkg.manifest.values import inner_path, parse_license, prompt, word
+from modpkg.names import ModuleName, module_name, parse_version
+from modpkg.records import KINDS, Kind
+
+DTYPES: tuple[str, ...] = get_args(DTypeName)
+TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
+MOST_NEW_TOKENS = 1_000_000
+
+_COMPOSITION = ("base", "steps", "dtype")
+
+
+def read_module(node: Node) -> ModuleTable:
+    """Return ``[module]``."""
+    table = node.table(("name", "version", "kind", "license", "summary"))
+    summary = table.get("summary")
+    return ModuleTable(
+        name=table.need("name", 'name = "summarizer"').parsed(module_name),
+        version=table.need("version", 'version = "1.0.0"').parsed(parse_version),
+        kind=cast(Kind, table.need("kind", 'kind = "adapter"').choice(KINDS, "kind of module")),
+        license=table.need("license", 'license = "Apache-2.0"').parsed(parse_license),
+        summary=summary.text() if summary and summary.value != "" else "",
+    )
+
+
+def read_app(node: Node) -> ModuleName:
+    """Return the name in ``[app]``."""
+    return node.table(("name",)).need("name", 'name = "newsroom"').parsed(module_name)
+
+
+def read_compose(node: Node, dependencies: Collection[ModuleName]) -> Compose:
+    """Return ``[compose]``; every module in it has to be among ``dependencies``."""
+    return _composition(node.table(_COMPOSITION), dependencies)
+
+
+def read_model(node: Node, dependencies: Collection[ModuleName]) -> tuple[Compose, Task | None]:
+    """Return one ``[models.NAME]`` of an app: its composition and its task."""
+    table = node.table((*_COMPOSITION, "task"))
+    task = table.get("task")
+    return _composition(table, dependencies), read_task(task) if task else None
+
+
+def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
+    base = table.need("base", 'base = "smollm2-135m"')
+    steps, dtype = table.get("steps"), table.get("dtype")
+    return Compose(
+        base=_dependency(base, dependencies),
+        steps=tuple(_step(step, dependencies) for step in steps.items()) if steps else (),
+        dtype=cast(DTypeName, dtype.choice(DTYPES, "dtype")) if dtype else None,
+    )
+
+
+def _step(node: Node, dependencies: Collection[ModuleName]) -> Step:
+    table = node.table(("op", "module", "scale", "replace"))
+    scale, replace = table.get("scale"), table.get("replace")
+    return Step(
+        op=word(table.need("op", 'op = "lora"'), "an operator"),
+        module=_dependency(table.need("module", 'module = "summarize-lora"'), dependencies),
+        scale=scale.number() if scale else 1.0,
+        replace=tuple(name.text() for name in replace.items()) if replace else (),
+    )
+
+
+def _dependency(node: Node, dependencies: Collection[ModuleName]) -> ModuleName:
+    name = node.parsed(module_name)
+    if name not in dependencies:
+        near = hint(name, dependencies) or f'; add it there, like: {name} = "*"'
+        raise node.fail(f"is {brief(name)}, which is not among [dependencies]{near}")
+    return name
+
+
+def read_task(node: Node) -> Task:
+    """Return ``[task]``."""
+    table = node.table(("kind", "prompt", "system", "chat", "max_new_tokens"))
+    kind = table.need("kind", 'kind = "text-generation"').choice(TASK_KINDS, "task")
+    template, system = table.get("prompt"), table.get("system")
+    chat, tokens = table.get("chat"), table.get("max_new_tokens")
+    return Task(
+        kind=cast(TaskKind, kind),
+        prompt=prompt(template) if template else None,
+        system=system.lines() if system else None,
+        chat=chat.boolean() if chat else None,
+        max_new_tokens=tokens.integer(1, MOST_NEW_TOKENS) if tokens else 256,
+    )
+
+
+def read_tests(node: Node | None, models: Collection[ModuleName] | None) -> tuple[Test, ...]:
+    """Return ``[[tests]]``; ``models`` are those that an app's tests may name, None in modules."""
+    tests: list[Test] = []
+    for item in node.items() if node else ():
+        test = _test(item, models)
+        if any(test.name == other.name for other in tests):
+            name = item.child("name", test.name)
+            raise name.fail(f"is {brief(test.name)}, and so is an earlier test's; rename one")
+        tests.append(test)
+    return tuple(tests)
+
+
+def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
+    own = () if models is None else ("model",)
+    table = node.table(("name", "cases", "metric", "at_least", "at_most", *own))
+    least, most, model = table.get("at_least"), table.get("at_most"), table.get("model")
+    test = Test(
+        name=table.need("name", 'name = "keeps names"').text(),
+        cases=inner_path(table.need("cases", 'cases = "tests/names.jsonl"')),
+        metric=word(table.need("metric", 'metric = "rouge_l"'), "a metric"),
+        at_least=least.number() if least else None,
+        at_most=most.number() if most else None,
+        model=model.parsed(module_name) if model else None,
+    )
+    if least and test.at_least is not None and test.at_most is not None:  # noqa: SIM102
+        if test.at_least > test.at_most:
+            raise least.fail("is more than at_most, so that nothing could pass; swap them")
+    if model and models is not None and test.model not in models:
+        near = hint(str(test.model), models)
+        raise model.fail(
+            f"is {brief(str(test.model))}, neither among [dependencies] nor in [models]{near}"
+        )
+    return test
+
+
+def read_files(node: Node) -> FilesTable:
+    """Return ``[files]``."""
+    table = node.table(("include", "exclude"))
+    include, exclude = table.get("include"), table.get("exclude")
+    return FilesTable(
+        include=tuple(inner_path(item) for item in include.items()) if include else (),
+        exclude=tuple(inner_path(item) for item in exclude.items()) if exclude else (),
+    )

@@ -1,0 +1,87 @@
+"""The manifest that ``modpkg init`` writes."""
+
+from __future__ import annotations
+
+from modpkg.manifest.edit import toml_value
+from modpkg.names import module_name
+from modpkg.records import KINDS
+
+_MODULE = """\
+[module]
+name = {name}
+version = "0.1.0"
+kind = {kind}
+license = "Apache-2.0"  # an SPDX expression: change it to yours
+summary = ""
+"""
+
+_APP = """\
+[app]
+name = {name}
+
+[dependencies]
+# summarizer = ">=2.1"
+# sentiment = {{ version = "~=1.4", extras = ["fast"] }}
+"""
+
+_ON_A_BASE = """
+[dependencies]
+# The base that this module was made for, and the versions that it fits:
+# smollm2-135m = ">=1.0,<2"
+"""
+
+_REST = {
+    "base": """
+[task]
+kind = "text-generation"
+max_new_tokens = 256
+
+# Put config.json, tokenizer.json and *.safetensors beside this file, then run 'modpkg build'.
+""",
+    "adapter": _ON_A_BASE,
+    "head": _ON_A_BASE,
+    "expert": _ON_A_BASE,
+    "patch": _ON_A_BASE,
+    "model": """
+[dependencies]
+# smollm2-135m = ">=1.0,<2"
+# summarize-lora = "~=1.2"
+
+# How the model is made of its dependencies (leave it out if it has weights of its own):
+# [compose]
+# base = "smollm2-135m"
+# steps = [{{ op = "lora", module = "summarize-lora" }}]
+
+[task]
+kind = "text-generation"
+# prompt = "Summarize in one sentence: {{{{ text }}}}"
+""",
+    "suite": """
+# What a model promises; each line of the file has an input and what is expected of it.
+# [[tests]]
+# name = "keeps names"
+# cases = "tests/names.jsonl"
+# metric = "rouge_l"
+# at_least = 0.30
+""",
+    "collection": """
+[dependencies]
+# The modules that belong together:
+# summarizer = ">=2.1"
+""",
+}
+
+
+def new_manifest(kind: str, name: str) -> str:
+    """Return the text of a new manifest: of an app, or of a module of a kind.
+
+    Raises:
+        BadName: ``name`` is no module name.
+        ValueError: ``kind`` is neither ``"app"`` nor a kind of module.
+    """
+    shown = toml_value(module_name(name))
+    if kind == "app":
+        return _APP.format(name=shown)
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is neither 'app' nor one of {', '.join(KINDS)}")
+    return (_MODULE + _REST[kind]).format(name=shown, kind=toml_value(kind))

@@ -1,0 +1,164 @@
+"""What a single string of a manifest may say: licences, specifiers, paths, addresses."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from modpkg.errors import BadAlias, BadLicense, BadRequirement, UnsafePath
+from modpkg.manifest.node import Node, brief
+from modpkg.names import ModuleName, parse_requirement, parse_specifier
+
+_ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_WORD = re.compile(r"[a-z][a-z0-9_-]{0,99}")
+_DRIVE = re.compile(r"[A-Za-z]:")
+INPUT = "{{ text }}"
+
+
+def parse_license(text: str) -> str:
+    """Return an SPDX licence expression in its normal spelling.
+
+    >>> parse_license("mit or apache-2.0")
+    'MIT OR Apache-2.0'
+
+    Raises:
+        BadLicense: it is none.
+    """
+    # Imported here: the table of licences is large, and apps do not need it.
+    from packaging.licenses import canonicalize_license_expression
+
+    try:
+        if not text.isascii():
+            raise ValueError(f"Unknown license: {text!r}")
+        return canonicalize_license_expression(text)
+    except ValueError as error:
+        raise BadLicense(license=brief(text), hint=_license_hint(text, str(error))) from None
+    except (LookupError, RecursionError, MemoryError):  # odd or deeply nested brackets
+        raise BadLicense(license=brief(text), hint="") from None
+
+
+def _license_hint(text: str, reason: str) -> str:
+    from difflib import get_close_matches
+
+    from packaging.licenses._spdx import LICENSES
+
+    if not reason.startswith("Unknown license:") or len(text) > 60:
+        return ""
+    near = get_close_matches(text.lower().replace(" ", "-"), list(LICENSES), 1, 0.6)
+    return f"; did you mean {LICENSES[near[0]]['id']!r}?" if near else ""
+
+
+def manifest_specifier(text: str) -> SpecifierSet:
+    """Return a specifier as ``[dependencies]`` has it: PEP 440, ``"*"``, or ``"^1.2"``.
+
+    Raises:
+        BadRequirement: it is none of these, or uses ``===``, which compares text.
+        BadVersion: what follows ``^`` is no version.
+    """
+    try:
+        Version(text)
+    except InvalidVersion:
+        pass
+    else:
+        remedy = f"a version needs an operator before it: '=={text}', '>={text}' or '^{text}'"
+        raise BadRequirement(requirement=text, reason=remedy)
+    return _plain(text, parse_specifier(text))
+
+
+def manifest_requirement(text: str) -> Requirement:
+    """Return a requirement as ``[extras]`` has it.
+
+    Raises:
+        BadName: the name or an extra is none.
+        BadRequirement: it is no requirement, or uses ``===``.
+    """
+    requirement = parse_requirement(text)
+    _plain(text, requirement.specifier)
+    return requirement
+
+
+def _plain(text: str, specifier: SpecifierSet) -> SpecifierSet:
+    if any(item.operator == "===" for item in specifier):
+        raise BadRequirement(requirement=text, reason="'===' compares text, use '=='")
+    return specifier
+
+
+def make_requirement(
+    name: ModuleName, extras: set[ModuleName], specifier: SpecifierSet
+) -> Requirement:
+    """Return the requirement with these parts."""
+    requirement = Requirement(name)
+    requirement.extras = set(extras)
+    requirement.specifier = specifier
+    return requirement
+
+
+def normal(name: str) -> str:
+    """Return ``name`` as names are compared; unlike `module_name` it takes any string."""
+    return canonicalize_name(name)
+
+
+def parse_alias(text: str) -> str:
+    """Return a registry's alias.
+
+    Raises:
+        BadAlias: it is none; an address is not, for example.
+    """
+    if not _ALIAS.fullmatch(text):
+        raise BadAlias(alias=text)
+    return text
+
+
+def address(node: Node) -> str:
+    """Return a registry's URL or path."""
+    text = node.text(most=2000)
+    try:
+        parts = urlsplit(text)
+        secret = parts.password is not None
+    except ValueError:
+        raise node.fail(f"is {brief(text)}, which is neither an URL nor a path") from None
+    if secret:
+        raise node.fail("has a password in it, and manifests are published; take it out")
+    return text
+
+
+def word(node: Node, noun: str) -> str:
+    """Return a name of an operator or metric."""
+    text = node.text()
+    if not _WORD.fullmatch(text):
+        raise node.fail(f"is {brief(text)}, which cannot be {noun} (lower-case words like 'lora')")
+    return text
+
+
+def inner_path(node: Node) -> str:
+    """Return a path or glob pattern that stays inside the module's folder."""
+    return node.parsed(_inner_path)
+
+
+def _inner_path(text: str) -> str:
+    parts = text.split("/")
+    reason = ""
+    if "\\" in text:
+        reason = "it has a backslash"
+    elif text.startswith("/") or _DRIVE.match(text):
+        reason = "it is absolute"
+    elif ".." in parts:
+        reason = "it has '..'"
+    elif text.startswith("~"):
+        reason = "it begins with '~'"
+    if reason:
+        raise UnsafePath(path=text, reason=reason)
+    return text
+
+
+def prompt(node: Node) -> str:
+    """Return a prompt template, which has to say where the input goes."""
+    text = node.lines()
+    if INPUT not in text:
+        raise node.fail(f"has no '{INPUT}', so the input would go nowhere; put it in")
+    return text
