@@ -75,7 +75,7 @@ class BadAlias(ModpkgError):
     code = "M107"
     template = (
         "{alias!r} is not an alias of a registry: use letters, digits, '-', '_' and '.', and put "
-        "the address under [registries], like: acme = \"https://models.acme.example\"."
+        'the address under [registries], like: acme = "https://models.acme.example".'
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
-from modpkg.records import Expects, Port, Provides, TensorEntry, TensorType
+from modpkg.digests import Digest, digest_bytes
+from modpkg.records import Expects, Port, Provides, TensorEntry, TensorType, canonical_json
+
+WEIGHTS_PORT = "weights"
+"""Port of modules that read a base's output: the digest of all its weights, compared for drift."""
 
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -18,11 +23,13 @@ class Drift(Struct, frozen=True):
     touched: int
     """Tensors that the module acts on."""
     changed: tuple[str, ...]
-    """Those whose bytes differ, and names of ports that differ."""
+    """Those whose bytes differ."""
+    ports: tuple[str, ...]
+    """Ports whose value differs."""
 
     @property
     def exact(self) -> bool:
-        return not self.changed
+        return not self.changed and not self.ports
 
 
 def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
@@ -63,6 +70,8 @@ def unfit_reason(expects: Expects, provides: Provides) -> str | None:
         if list(offered.shape) != list(wanted.shape):
             return f"its tensor {name!r} has shape {offered.shape}, not {wanted.shape}"
     for port, value in sorted(expects.ports.items()):
+        if port == WEIGHTS_PORT:
+            continue
         if port not in provides.ports:
             return f"it has no port {port!r}"
         if provides.ports[port] != value and not _is_digest(value):
@@ -70,21 +79,25 @@ def unfit_reason(expects: Expects, provides: Provides) -> str | None:
     return None
 
 
-def drift_of(
-    expects: Expects, tensors: dict[str, TensorEntry], ports: dict[str, Port] | None = None
-) -> Drift:
-    """Return which of the touched tensors differ from those the module was made for."""
+def weights_digest(tensors: Mapping[str, TensorEntry]) -> Digest:
+    """Return one digest for a set of tensors: of canonical JSON {name: [dtype, shape, digest]}."""
+    return digest_bytes(
+        canonical_json({name: [t.dtype, list(t.shape), t.digest] for name, t in tensors.items()})
+    )
+
+
+def drift_of(expects: Expects, provides: Provides, tensors: Mapping[str, TensorEntry]) -> Drift:
+    """Return which of the touched tensors and ports differ from those the module was made for."""
+    ports = dict(provides.ports)
+    if WEIGHTS_PORT in expects.ports:
+        ports[WEIGHTS_PORT] = weights_digest(tensors)
     changed = [
         name
         for name, wanted in sorted(expects.tensors.items())
         if name not in tensors or tensors[name].digest != wanted.digest
     ]
-    changed += [
-        f"port {port}"
-        for port, value in sorted(expects.ports.items())
-        if ports is not None and ports.get(port) != value
-    ]
-    return Drift(touched=len(expects.tensors), changed=tuple(changed))
+    differing = [port for port, value in sorted(expects.ports.items()) if ports.get(port) != value]
+    return Drift(touched=len(expects.tensors), changed=tuple(changed), ports=tuple(differing))
 
 
 def _is_digest(value: Port) -> bool:

@@ -1,0 +1,3 @@
+from modpkg.cli import main
+
+main()

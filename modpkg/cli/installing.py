@@ -1,0 +1,244 @@
+"""``install``, ``remove`` and ``rollback``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.output import TerminalProgress, bad, faint, good, note, print_json, say, strong
+from modpkg.environment.generations import Environment
+from modpkg.environment.install import (
+    Change,
+    InstallPlan,
+    Request,
+    apply_install,
+    nothing_to_do,
+    plan_install,
+    roll_back,
+)
+from modpkg.environment.project import Project, find_project
+from modpkg.errors import LockMissing, UsageProblem
+from modpkg.files import human_bytes
+from modpkg.home import store_folder
+from modpkg.names import parse_requirement
+from modpkg.store.store import Store
+
+_WAITING = "Waiting for another modpkg command on this environment …"
+
+
+@click.command("install")
+@click.argument("requirements", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
+@click.option("--frozen", is_flag=True, help="Install exactly the lock; fail if it is stale.")
+@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
+@click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
+@click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@registry_option
+@offline_option
+@user_option
+@json_option
+def install_command(
+    requirements: tuple[str, ...],
+    dry_run: bool,
+    frozen: bool,
+    strict: bool,
+    upgrade: bool,
+    upgrade_package: tuple[str, ...],
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> None:
+    """Install modules, or, with no argument, what the lock file says.
+
+    Inside a project the manifest is edited and locked; elsewhere the modules go into your own
+    environment. A requirement is written "summarizer>=2.1" (with quotes), summarizer@2.1 or
+    summarizer@^2.1.
+    """
+    if frozen and (requirements or upgrade or upgrade_package):
+        raise UsageProblem(message="--frozen installs what the lock has; name no module with it.")
+    request = Request(
+        add=[parse_requirement(text) for text in requirements],
+        registry=registry,
+        upgrade=None if upgrade else upgrade_package,
+        frozen=frozen,
+        offline=offline,
+        strict=strict,
+    )
+    _carry_out(find_project(user=user), request, dry_run=dry_run, json_wanted=as_json)
+
+
+@click.command("remove")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
+@registry_option
+@offline_option
+@user_option
+@json_option
+def remove_command(
+    names: tuple[str, ...],
+    dry_run: bool,
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> None:
+    """Take modules out of the manifest, and out of the environment with all that only they need."""
+    request = Request(remove=names, registry=registry, offline=offline)
+    _carry_out(find_project(user=user), request, dry_run=dry_run, json_wanted=as_json)
+
+
+@click.command("rollback")
+@click.option("--to", type=int, metavar="N", help="Number of the generation. [default: the last]")
+@click.option("--list", "listing", is_flag=True, help="List the generations there are.")
+@user_option
+@json_option
+def rollback_command(to: int | None, listing: bool, user: bool, as_json: bool) -> None:
+    """Return the environment, and its lock, to an earlier generation."""
+    project = find_project(user=user)
+    if listing:
+        _list_generations(project, as_json)
+        return
+    generation, manifest_too = roll_back(project, to)
+    if as_json:
+        print_json({"generation": generation.number, "models": generation.models})
+        return
+    say(f"{good('Returned')} to generation {generation.number} of {generation.created}.")
+    for module in generation.modules:
+        say(f"  {module.name} {module.version}")
+    if not manifest_too:
+        note(
+            f"{project.manifest_path.name} was edited since and was left alone; "
+            "'modpkg install' follows it again."
+        )
+
+
+def _list_generations(project: Project, json_wanted: bool) -> None:
+    environment = Environment(project.environment)
+    current = environment.current_number()
+    rows = [environment.generation(number) for number in environment.numbers()]
+    if json_wanted:
+        print_json(
+            [
+                {"generation": row.number, "created": row.created, "current": row.number == current}
+                for row in rows
+            ]
+        )
+        return
+    for row in rows:
+        mark = "*" if row.number == current else " "
+        modules = ", ".join(f"{module.name} {module.version}" for module in row.modules)
+        say(f"{mark} {row.number}  {row.created}  {modules}")
+
+
+def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted: bool) -> None:
+    begun = time.monotonic()
+    environment = Environment(project.environment)
+    if not (request.add or request.remove or request.upgrade is None or request.upgrade):
+        lock_text = _lock_text(project)
+        if request.frozen and lock_text is None:
+            raise LockMissing(path=project.lock_path)
+        if not request.strict and nothing_to_do(project, environment, lock_text):
+            _report_nothing(environment, json_wanted)
+            return
+    store = Store(store_folder())
+    with TerminalProgress() as progress:
+        if dry_run:
+            plan = plan_install(project, request, store, progress)
+            progress.close()
+            _show_plan(plan, json_wanted)
+            return
+        with environment.exclusive(_WAITING):
+            plan = plan_install(project, request, store, progress)
+            for fit in plan.fits:
+                if not fit.drift.exact:
+                    progress.warn(
+                        f"{fit.module} was made for other weights of {fit.base} "
+                        f"{fit.base_version}: {fit.text()}."
+                    )
+            generation = apply_install(plan, store, progress, frozen=request.frozen)
+    if json_wanted:
+        print_json({**_plan_document(plan), "generation": generation.number})
+        return
+    _show_changes(plan.changes)
+    seconds = time.monotonic() - begun
+    runnable = [recipe.name for recipe in plan.recipes]
+    say(
+        f"{good('Installed')} {len(generation.modules)} modules in {seconds:.1f} s "
+        f"({human_bytes(plan.transfer.missing)} fetched, "
+        f"{human_bytes(plan.compose_bytes)} composed)."
+    )
+    if runnable and request.add:
+        say(faint(f"Run it: modpkg run {runnable[-1]} FILE"))
+
+
+def _lock_text(project: Project) -> str | None:
+    try:
+        return project.lock_path.read_text("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _report_nothing(environment: Environment, json_wanted: bool) -> None:
+    current = environment.current()
+    count = len(current.modules) if current is not None else 0
+    if json_wanted:
+        print_json({"changes": [], "generation": current.number if current else None})
+    else:
+        say(f"Nothing to do: {count} modules are installed as the lock says.")
+
+
+def _show_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if change.before is None:
+            say(f" {good('+')} {change.name} {change.after}")
+        elif change.after is None:
+            say(f" {bad('-')} {change.name} {change.before}")
+        else:
+            say(f" {good('~')} {change.name} {change.before} -> {change.after}")
+
+
+def _plan_document(plan: InstallPlan) -> dict[str, Any]:
+    return {
+        "changes": list(plan.changes),
+        "modules": [
+            {
+                "name": module.name,
+                "version": module.version,
+                "kind": module.kind,
+                "registry": module.registry,
+                "fetch": plan.transfer.missing_of(module.name),
+            }
+            for module in plan.lock.module
+        ],
+        "fits": {f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
+        "fetch": plan.transfer.missing,
+        "here": plan.transfer.here,
+        "compose": plan.compose_bytes,
+        "models": [recipe.name for recipe in plan.recipes],
+    }
+
+
+def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
+    if json_wanted:
+        print_json({**_plan_document(plan), "dry_run": True})
+        return
+    _show_changes(plan.changes)
+    if not plan.changes:
+        say("No version changes.")
+    for module in plan.lock.module:
+        missing = plan.transfer.missing_of(module.name)
+        what = f"fetch {human_bytes(missing)}" if missing else "here already"
+        say(f"   {strong(module.name)} {module.version} ({module.kind}): {what}")
+    for fit in plan.fits:
+        say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
+    say(
+        f"To fetch {human_bytes(plan.transfer.missing)}; here already "
+        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)}; "
+        f"disk needed {human_bytes(plan.transfer.missing + plan.compose_bytes)}."
+    )
+    say("Dry run: nothing was changed.")

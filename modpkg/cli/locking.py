@@ -1,0 +1,72 @@
+"""``lock``."""
+
+from __future__ import annotations
+
+import click
+
+from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.output import TerminalProgress, good, print_json, say
+from modpkg.environment.locking import current_lock, make_lock, shown
+from modpkg.environment.project import find_project
+from modpkg.environment.registries import Registries
+from modpkg.errors import LockError
+from modpkg.files import write_atomically
+from modpkg.home import store_folder
+from modpkg.lock import Lock, read_lock
+from modpkg.store.store import Store
+
+
+@click.command("lock")
+@click.option("--check", is_flag=True, help="Only say whether the lock answers the manifest.")
+@click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
+@click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@registry_option
+@offline_option
+@user_option
+@json_option
+def lock_command(
+    check: bool,
+    upgrade: bool,
+    upgrade_package: tuple[str, ...],
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> None:
+    """Resolve the manifest's dependencies and write modpkg.lock.
+
+    What the lock has is kept where it still fits; --upgrade takes the newest.
+    """
+    project = find_project(user=user)
+    manifest = project.parse()
+    if check:
+        lock = current_lock(project, manifest, read_lock(project.lock_path))
+        _report(lock, as_json, f"{shown(project.lock_path)} answers {manifest.path.name}")
+        return
+    with TerminalProgress() as progress:
+        try:
+            previous = read_lock(project.lock_path)
+        except LockError as error:
+            progress.warn(f"{error} It is made anew now.")
+            previous = None
+        registries = Registries(
+            manifest,
+            Store(store_folder()).blobs,
+            default=registry,
+            offline=offline,
+            warn=progress.warn,
+        )
+        locked = make_lock(
+            manifest, registries, previous, upgrade=None if upgrade else upgrade_package
+        )
+        for warning in locked.warnings:
+            progress.warn(warning)
+    write_atomically(project.lock_path, locked.text.encode())
+    _report(locked.lock, as_json, f"{good('Locked')} {shown(project.lock_path)}")
+
+
+def _report(lock: Lock, json_wanted: bool, text: str) -> None:
+    if json_wanted:
+        print_json(lock)
+    else:
+        say(f"{text}: {len(lock.module)} modules.")

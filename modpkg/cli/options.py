@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def user_option(command: Command) -> Command:
+    return click.option(
+        "--user", is_flag=True, help="Use your own environment, also inside a project."
+    )(command)
+
+
+def registry_option(command: Command) -> Command:
+    return click.option(
+        "--registry",
+        metavar="URL",
+        help="Registry to use: a folder or an address. [env: MODPKG_REGISTRY]",
+    )(command)
+
+
+def offline_option(command: Command) -> Command:
+    return click.option("--offline", is_flag=True, help="Open no network connection.")(command)

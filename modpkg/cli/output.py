@@ -1,0 +1,141 @@
+"""What people see: plain lines, JSON, errors and progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from modpkg.environment.install import Progress
+from modpkg.errors import ModpkgError
+
+
+def say(text: str = "") -> None:
+    """Print a line on standard output."""
+    click.echo(text, color=_colour(sys.stdout))
+
+
+def note(text: str) -> None:
+    """Print a line about what happens on standard error."""
+    click.echo(text, err=True, color=_colour(sys.stderr))
+
+
+def strong(text: str) -> str:
+    return click.style(text, bold=True)
+
+
+def faint(text: str) -> str:
+    return click.style(text, dim=True)
+
+
+def good(text: str) -> str:
+    return click.style(text, fg="green")
+
+
+def bad(text: str) -> str:
+    return click.style(text, fg="red", bold=True)
+
+
+def _colour(stream: Any) -> bool | None:
+    """Return False under NO_COLOR, True under FORCE_COLOR, else None: let the terminal decide."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def show_error(error: ModpkgError, *, as_json: bool) -> None:
+    """Print an error on standard error, or as JSON on standard output."""
+    if as_json:
+        document = {"error": {"code": error.code, "message": str(error)}}
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        note(f"{bad(f'error[{error.code}]')}: {error}")
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
+    """Print aligned columns, the head in bold."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for number, row in enumerate([head, *rows]):
+        line = "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        say(strong(line) if number == 0 else line)
+
+
+class TerminalProgress(Progress):
+    """Progress on a terminal's standard error, for what takes over half a second; else none."""
+
+    PATIENCE = 0.5
+    """Seconds before anything is shown."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+        self._text = ""
+        self._begun = time.monotonic()
+        self._total: int | None = None
+        self._done = 0
+
+    def stage(self, text: str) -> None:
+        self.close()
+        self._text, self._total, self._done = text, None, 0
+        self._begun = time.monotonic()
+
+    def total(self, count: int) -> None:
+        self._total = count
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if not self._terminal:
+            return
+        if self._bar is None and time.monotonic() - self._begun > self.PATIENCE:
+            self._open()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, total=self._total)
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn()]
+        if self._text.startswith(("Fetching", "Building", "Publishing")):
+            columns += [DownloadColumn(), TransferSpeedColumn()]
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self._text, total=self._total)
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def warn(self, message: str) -> None:
+        self.close()
+        note(f"{click.style('warning', fg='yellow', bold=True)}: {message}")
+
+    def __enter__(self) -> TerminalProgress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,183 @@
+"""``init``, ``build``, ``publish`` and ``yank``: the side of those who make modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modpkg.cli.options import json_option, offline_option, registry_option
+from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
+from modpkg.environment.locking import shown
+from modpkg.environment.registries import Registries
+from modpkg.errors import (
+    ManifestKindNeeded,
+    ManifestMissing,
+    NotBuilt,
+    NotWritable,
+    UsageProblem,
+)
+from modpkg.files import human_bytes, write_atomically
+from modpkg.home import store_folder
+from modpkg.manifest import (
+    MANIFEST,
+    Manifest,
+    ModuleTable,
+    find_manifest,
+    new_manifest,
+    read_manifest,
+)
+from modpkg.names import module_name, parse_version
+from modpkg.records import KINDS
+from modpkg.registry.base import find_base
+from modpkg.registry.location import writable_folder
+from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter
+from modpkg.release.build import acts_on_base, build
+from modpkg.store.store import Store
+
+DIST = "dist"
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path), default=".")
+@click.option("--kind", type=click.Choice(KINDS), help="Kind of module. [default: an app]")
+@click.option("--name", help="Name. [default: the folder's]")
+def init_command(folder: Path, kind: str | None, name: str | None) -> None:
+    """Begin a module (--kind) or an app: write a modpkg.toml with comments to fill in."""
+    path = folder / MANIFEST
+    if path.exists():
+        raise UsageProblem(message=f"{path} exists; 'modpkg init' does not replace it.")
+    chosen = module_name(name or folder.resolve().name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, new_manifest(kind or "app", chosen).encode())
+    say(f"{good('Wrote')} {path}, {'a ' + kind if kind else 'an app'} named {chosen}.")
+
+
+def _module_project(folder: Path) -> tuple[Manifest, ModuleTable]:
+    path = find_manifest(folder.absolute())
+    if path is None:
+        raise ManifestMissing(folder=folder)
+    manifest = read_manifest(path)
+    if manifest.module is None:
+        raise ManifestKindNeeded(
+            path=path,
+            found="an app",
+            needed="a module",
+            remedy="name the folder of a module ('modpkg init --kind adapter' begins one).",
+        )
+    return manifest, manifest.module
+
+
+@click.command("build")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
+@click.option("--against", metavar="VERSION", help="Version of the base it was made for.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to. [default: dist/]")
+@registry_option
+@offline_option
+@json_option
+def build_command(
+    folder: Path,
+    against: str | None,
+    out: Path | None,
+    registry: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Build the release of the module in FOLDER: digests, tensor table and interface included.
+
+    An adapter, head or patch is bound to the newest release of its base that its requirement
+    allows (or the one that --against names), so the registry of the base is read.
+    """
+    manifest, module = _module_project(folder)
+    with TerminalProgress() as progress:
+        base = None
+        if acts_on_base(manifest):
+            registries = Registries(
+                manifest,
+                Store(store_folder()).blobs,
+                default=registry,
+                offline=offline,
+                warn=progress.warn,
+            )
+            by_name: dict[str, Registry] = {
+                item.name: registries.of(item.name) for item in manifest.dependencies
+            }
+            base = find_base(manifest, by_name, against)
+        progress.stage(f"Building {module.name}")
+        target = out if out is not None else manifest.folder / DIST
+        built = build(manifest, module, target, base=base, progress=progress.advance)
+    line = built.line
+    if as_json:
+        print_json(line)
+        return
+    say(f"{good('Built')} {strong(line.name)} {line.version} ({line.kind}) in {shown(target)}/")
+    say(f"  release  {line.release}")
+    if built.record.tensors:
+        packs = sum(built.record.packs.values())
+        say(f"  weights  {len(built.record.tensors)} tensors, {human_bytes(packs)}")
+    size = sum(entry.size for entry in built.record.files.values())
+    say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
+    for origin in built.record.provenance.built_from:
+        say(f"  against  {origin.name} {origin.version}")
+
+
+@click.command("publish")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
+@registry_option
+@json_option
+def publish_command(folder: Path, registry: str | None, as_json: bool) -> None:
+    """Publish what 'modpkg build' left in FOLDER/dist to a registry; it is made if need be.
+
+    A version, once published, is never replaced; publishing the same release again does nothing.
+    """
+    manifest, module = _module_project(folder)
+    dist = manifest.folder / DIST
+    if not (dist / "registry.json").exists():
+        raise NotBuilt(folder=shown(dist))
+    built = Registry(str(dist.absolute()))
+    versions = [line.version for line in built.index(module.name)]
+    if not any(parse_version(text) == module.version for text in versions):
+        raise NotBuilt(folder=f"{shown(dist)} of {module.name} {module.version}")
+    line = built.line(module.name, str(module.version))
+    writer = RegistryWriter(writable_folder(manifest, registry))
+    with TerminalProgress() as progress:
+        progress.stage(f"Publishing {module.name}")
+        progress.total(line.size)
+        published = writer.publish(built, line, progress=progress.advance)
+    if as_json:
+        print_json(published)
+        return
+    say(
+        f"{good('Published')} {strong(published.name)} {published.version} to {writer.folder} "
+        f"({human_bytes(published.size)} new)."
+    )
+
+
+@click.command("yank")
+@click.argument("release", metavar="NAME==VERSION")
+@click.option("--reason", default="", help="Why, for those who have it locked.")
+@click.option("--undo", is_flag=True, help="Take the yank back.")
+@registry_option
+@json_option
+def yank_command(
+    release: str, reason: str, undo: bool, registry: str | None, as_json: bool
+) -> None:
+    """Take a release out of new resolutions; whoever has it locked or pinned keeps it."""
+    name, separator, version = release.partition("==")
+    if not separator:
+        name, separator, version = release.partition("@")
+    if not separator:
+        raise UsageProblem(message=f"Name the version too: modpkg yank {name}==1.0.0")
+    folder = writable_folder(None, registry)
+    if not (folder / "registry.json").exists():
+        raise NotWritable(url=folder, reason="there is no registry")
+    line = RegistryWriter(folder).yank(
+        module_name(name), str(parse_version(version)), None if undo else reason
+    )
+    if as_json:
+        print_json(line)
+    elif undo:
+        say(f"{good('Took back')} the yank of {line.name} {line.version}.")
+    else:
+        say(f"{good('Yanked')} {line.name} {line.version}.")

@@ -1,0 +1,1 @@
+"""Environments: what install leaves behind for a project."""

@@ -1,0 +1,212 @@
+"""Generations: the atomic states of an environment, and the switch between them.
+
+.modpkg/
+  current -> generations/7       a symbolic link; replacing it is the switch
+  generations/<n>/               generation.json, modpkg.toml, modpkg.lock, models/<name>/
+  packs/                         weights, hard-linked from the store, shared by generations
+  lock                           held by whoever changes the environment
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+from msgspec import Struct
+
+from modpkg.digests import Digest
+from modpkg.errors import EnvironmentDamaged, NothingToRollBack
+from modpkg.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
+from modpkg.installed import InstalledModel
+from modpkg.records import Kind
+
+KEPT = 5
+"""Generations that stay, the current one among them."""
+
+COMPLETE = "generation.json"
+
+
+class ModuleState(Struct, frozen=True, kw_only=True):
+    """A module of a generation."""
+
+    name: str
+    version: str
+    kind: Kind
+    registry: str
+    release: str
+    summary: str
+    license: str
+    size: int
+    """Bytes of its weights and files."""
+    requires: list[str]
+    extras: list[str]
+    fits: dict[str, str]
+    """By base, how the module fits it: ``exact`` or ``drifted``, with numbers."""
+
+
+class Generation(Struct, frozen=True, kw_only=True):
+    """``generation.json``: what a generation was made from, and what it holds."""
+
+    spec: int = 1
+    number: int
+    created: str
+    manifest: Digest
+    """Digest of the manifest's text when it was made."""
+    lock: Digest
+    """Digest of the lock file's text."""
+    requirements: list[str]
+    modules: list[ModuleState]
+    models: dict[str, str]
+    """Runnable models, with their versions."""
+    packs: dict[str, int]
+    """Files of ``packs/`` that it needs, with their lengths."""
+
+
+class Environment:
+    """The environment in one ``.modpkg`` folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def packs(self) -> Path:
+        return self.root / "packs"
+
+    @property
+    def _current(self) -> Path:
+        return self.root / "current"
+
+    def folder(self, number: int) -> Path:
+        return self.root / "generations" / str(number)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of whole generations, ascending."""
+        try:
+            found = list((self.root / "generations").iterdir())
+        except FileNotFoundError:
+            return []
+        return sorted(
+            int(path.name) for path in found if path.name.isdigit() and (path / COMPLETE).exists()
+        )
+
+    def current_number(self) -> int | None:
+        """Return the current generation's number; None when nothing is installed."""
+        try:
+            name = os.path.basename(os.readlink(self._current))  # noqa: PTH115, PTH119
+        except (FileNotFoundError, OSError):
+            return None
+        return int(name) if name.isdigit() and self.folder(int(name)).is_dir() else None
+
+    def current(self) -> Generation | None:
+        """Return the current generation; None when nothing is installed.
+
+        Raises:
+            EnvironmentDamaged: it is there but cannot be read.
+        """
+        number = self.current_number()
+        return None if number is None else self.generation(number)
+
+    def generation(self, number: int) -> Generation:
+        """Return one generation's record."""
+        try:
+            data = (self.folder(number) / COMPLETE).read_bytes()
+            return msgspec.json.decode(data, type=Generation)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise EnvironmentDamaged(path=self.root, reason=str(error)) from None
+
+    def is_whole(self, generation: Generation) -> bool:
+        """Say whether every file that the generation needs is there, with its length."""
+        for name, length in generation.packs.items():
+            pack = self.packs / name
+            if not pack.is_file() or pack.stat().st_size != length:
+                return False
+        models = self.folder(generation.number) / "models"
+        return all((models / name / "model.json").is_file() for name in generation.models)
+
+    def model_folder(self, name: str) -> Path:
+        """Return the folder of a model of the current generation."""
+        number = self.current_number()
+        return self.folder(number or 0) / "models" / name
+
+    def model(self, name: str) -> InstalledModel:
+        """Return a model's record."""
+        try:
+            data = (self.model_folder(name) / "model.json").read_bytes()
+            return msgspec.json.decode(data, type=InstalledModel)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise EnvironmentDamaged(path=self.root, reason=str(error)) from None
+
+    def next_number(self) -> int:
+        """Return a number that no generation, whole or not, has."""
+        try:
+            names = [path.name for path in (self.root / "generations").iterdir()]
+        except FileNotFoundError:
+            names = []
+        return max((int(name) for name in names if name.isdigit()), default=0) + 1
+
+    def switch(self, number: int) -> None:
+        """Make a generation the current one: one rename, so it is the old or the new one."""
+        temporary = temporary_sibling(self._current)
+        temporary.symlink_to(Path("generations") / str(number))
+        temporary.replace(self._current)
+        sync_folder(self.root)
+
+    def previous_number(self, to: int | None = None) -> int:
+        """Return the generation that a rollback goes to.
+
+        Raises:
+            NothingToRollBack: there is none.
+        """
+        current = self.current_number()
+        numbers = self.numbers()
+        if to is not None:
+            if to in numbers:
+                return to
+            raise NothingToRollBack(path=self.root, hint=f" numbered {to}; it has {numbers}")
+        earlier = [number for number in numbers if current is not None and number < current]
+        if not earlier:
+            raise NothingToRollBack(path=self.root, hint="")
+        return earlier[-1]
+
+    def prune(self) -> None:
+        """Remove all but the last generations, packs that none needs, and unfinished files."""
+        current = self.current_number()
+        numbers = self.numbers()
+        kept = {number for number in numbers[-KEPT:] if number != current}
+        while len(kept) > KEPT - 1:
+            kept.remove(min(kept))
+        if current is not None:
+            kept.add(current)
+        for path in (self.root / "generations").iterdir():
+            if not (path.name.isdigit() and int(path.name) in kept):
+                remove_tree(path)
+        needed = {name for number in kept for name in self.generation(number).packs}
+        for path in self.packs.iterdir():
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+        for path in self.root.iterdir():
+            if path.name.startswith(TEMPORARY):
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def exclusive(self, waiting: str | None = None) -> Iterator[None]:
+        """Hold the environment while it is changed; two commands at once take turns."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        ignore = self.root / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        lock = FileLock(self.root / "lock")
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            if waiting is not None:
+                os.write(2, f"{waiting}\n".encode())
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()

@@ -1,0 +1,88 @@
+"""Which runnable models an environment holds, and the recipe of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.errors import ComposeError
+from modpkg.lock import Lock
+from modpkg.manifest import Manifest, from_normal_form
+from modpkg.manifest.schema import Compose, Task
+from modpkg.records import ReleaseRecord
+
+
+class ModelRecipe(Struct, frozen=True):
+    """One model to compose."""
+
+    name: str
+    version: str
+    recipe: Compose
+    task: Task | None
+
+    def modules(self) -> list[str]:
+        """Return the names of the modules that go in, base first."""
+        return list(dict.fromkeys([self.recipe.base, *(s.module for s in self.recipe.steps)]))
+
+
+def recipes(
+    manifest: Manifest, lock: Lock, records: Mapping[str, ReleaseRecord]
+) -> list[ModelRecipe]:
+    """Return the models of an environment: runnable roots, and the project's own assemblies.
+
+    A root of kind ``base`` is a model as it is; one of kind ``model`` is composed as its manifest
+    says; other kinds act on a base and are no models by themselves.
+    """
+    found: dict[str, ModelRecipe] = {}
+    for dependency in manifest.dependencies:
+        locked = lock.find(dependency.name)
+        if locked is None:
+            continue
+        record = records[locked.name]
+        if record.kind == "base" and "config.json" in record.files:
+            task = manifest_of(record).task
+            recipe = Compose(base=dependency.name)
+            found[record.name] = ModelRecipe(record.name, record.version, recipe, task)
+        elif record.kind == "model":
+            own = manifest_of(record)
+            if own.compose is not None:
+                recipe = _with_extras(record.name, own, set(locked.extras), own.compose)
+                found[record.name] = ModelRecipe(record.name, record.version, recipe, own.task)
+    for name, recipe, task in _assemblies(manifest):
+        version = str(manifest.module.version) if manifest.module is not None else "0"
+        found[name] = ModelRecipe(name, version, recipe, task)
+    return list(found.values())
+
+
+def _assemblies(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]]:
+    for name, recipe in manifest.models.items():
+        yield name, recipe, manifest.tasks.get(name)
+    if manifest.module is not None and manifest.compose is not None:
+        own = _with_extras(manifest.module.name, manifest, set(), manifest.compose)
+        yield manifest.module.name, own, manifest.task
+
+
+def manifest_of(record: ReleaseRecord) -> Manifest:
+    """Return the manifest inside a release record, as strictly checked as a file."""
+    return from_normal_form(record.manifest, f"the manifest of {record.name} {record.version}")
+
+
+def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compose) -> Compose:
+    """Leave out the steps whose module belongs to an extra that was not asked for."""
+    wanted = {dependency.name for dependency in manifest.dependencies}
+    for extra, group in manifest.extras.items():
+        if extra in active:
+            wanted.update(dependency.name for dependency in group)
+    optional = {dependency.name for group in manifest.extras.values() for dependency in group}
+    steps = []
+    for step in recipe.steps:
+        if step.module in wanted:
+            steps.append(step)
+        elif step.module not in optional:
+            raise ComposeError(
+                model=name,
+                reason=f"step {step.op!r} names {step.module}, which it does not require",
+            )
+    return msgspec.structs.replace(recipe, steps=tuple(steps))

@@ -1,0 +1,66 @@
+"""Projects: where the manifest, the lock and the environment of a command lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from modpkg.errors import ManifestMissing
+from modpkg.files import write_atomically
+from modpkg.home import user_project
+from modpkg.lock import LOCK_NAME
+from modpkg.manifest import Manifest, find_manifest, parse_manifest
+
+ENVIRONMENT = ".modpkg"
+_USER_MANIFEST = (
+    '# The modules of your own environment, outside any project.\n[app]\nname = "user"\n'
+)
+
+
+class Project(Struct, frozen=True):
+    """A folder with a manifest; the user's own environment is one too."""
+
+    manifest_path: Path
+    is_user: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.manifest_path.parent
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / LOCK_NAME
+
+    @property
+    def environment(self) -> Path:
+        return self.folder / ENVIRONMENT
+
+    def text(self) -> str:
+        """Return the manifest's text; the user's own is there from the start."""
+        try:
+            return self.manifest_path.read_bytes().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            if self.is_user:
+                return _USER_MANIFEST
+            raise ManifestMissing(folder=self.folder) from None
+
+    def parse(self, text: str | None = None) -> Manifest:
+        """Return the manifest, or what ``text`` would be as this project's manifest."""
+        return parse_manifest(self.text() if text is None else text, self.manifest_path)
+
+    def write(self, text: str) -> None:
+        """Replace the manifest's text."""
+        if text.encode() != self.text().encode("utf-8", "surrogateescape") or (
+            self.is_user and not self.manifest_path.exists()
+        ):
+            write_atomically(self.manifest_path, text.encode())
+
+
+def find_project(start: Path | None = None, *, user: bool = False) -> Project:
+    """Return the project around ``start``, else (or with ``user``) the user's own environment."""
+    if not user:
+        path = find_manifest(start or Path.cwd())
+        if path is not None:
+            return Project(path)
+    return Project(user_project() / "modpkg.toml", is_user=True)

@@ -1,0 +1,75 @@
+"""Which registry each name comes from: said by the manifest, never searched for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modpkg.errors import RegistryChanged
+from modpkg.lock import LockedModule
+from modpkg.manifest import Manifest
+from modpkg.registry.location import default_address
+from modpkg.registry.reader import Registry
+from modpkg.resolve.catalog import Catalog
+from modpkg.tree import BlobTree
+
+
+class Registries:
+    """The registries of one project. An address is used only when something is read from it."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cache: BlobTree,
+        *,
+        default: str | None = None,
+        offline: bool = False,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self._cache = cache
+        self._offline = offline
+        self._warn = warn
+        self._base = manifest.folder
+        self._by_url: dict[str, Registry] = {}
+        self._default = default_address(manifest, default)
+        self._aliases: dict[str, str] = {
+            dependency.name: dependency.registry
+            for dependency in manifest.dependencies
+            if dependency.registry is not None
+        }
+        self._urls = manifest.registries
+
+    def _open(self, url: str) -> Registry:
+        if url not in self._by_url:
+            self._by_url[url] = Registry(
+                url, base=self._base, cache=self._cache, offline=self._offline, warn=self._warn
+            )
+        return self._by_url[url]
+
+    def alias(self, name: str) -> str:
+        """Return the alias of the registry that a name comes from."""
+        return self._aliases.get(name) or "default"
+
+    def of(self, name: str) -> Registry:
+        """Return the registry that a name comes from."""
+        alias = self.alias(name)
+        return self._open(self._default if alias == "default" else self._urls[alias])
+
+    def catalog(self) -> Catalog:
+        """Return what the resolver chooses from."""
+        assigned: dict[str, Registry] = {name: self.of(name) for name in self._aliases}
+        return Catalog(self._open(self._default), assigned)
+
+    def check_identity(self, module: LockedModule) -> None:
+        """Check that a name's registry is the one it was locked from.
+
+        Raises:
+            RegistryChanged: the address now leads to another registry.
+        """
+        actual = self.of(module.name).name
+        if actual != module.registry:
+            raise RegistryChanged(
+                name=module.name,
+                locked=module.registry,
+                alias=self.alias(module.name),
+                actual=actual,
+            )

@@ -1,0 +1,1 @@
+"""Registries: trees of files that hold releases, read and written."""

@@ -1,0 +1,147 @@
+"""The write side of a registry in a folder: publish and yank.
+
+Order of writes: blobs, then the release record, then the index line. A reader therefore never
+sees a release that is not whole, and a killed publisher leaves at most blobs that nothing names.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from modpkg.digests import Digest, parse_digest
+from modpkg.errors import AlreadyPublished, NotWritable
+from modpkg.files import write_atomically
+from modpkg.names import parse_version
+from modpkg.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
+from modpkg.registry.index import format_index
+from modpkg.registry.reader import Registry
+from modpkg.release.verify import verify_release
+from modpkg.tree import BlobTree
+
+
+class RegistryWriter:
+    """A registry folder that can be published to; it is made at the first use."""
+
+    def __init__(self, folder: Path, name: str | None = None) -> None:
+        self.folder = folder
+        self.blobs = BlobTree(folder)
+        self._name = name
+
+    def prepare(self) -> None:
+        """Make the folder a registry if it is not one yet.
+
+        Raises:
+            NotWritable: the folder cannot be made or written to.
+        """
+        try:
+            (self.folder / "index").mkdir(parents=True, exist_ok=True)
+            (self.folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "registry.json").exists():
+                info = RegistryInfo(spec=SPEC, name=self._name or self.folder.resolve().name)
+                write_atomically(self.folder / "registry.json", canonical_json(info) + b"\n")
+            if not os.access(self.folder / "index", os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise NotWritable(url=self.folder, reason=error.strerror or str(error)) from None
+
+    def publish(
+        self,
+        built: Registry,
+        line: IndexLine,
+        *,
+        now: datetime.datetime | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> IndexLine:
+        """Copy one release from a built tree into this registry and return its index line.
+
+        Publishing the same release again changes nothing.
+
+        Raises:
+            AlreadyPublished: the version is there with another release digest.
+            DigestMismatch, BadRecord, PackError: the built tree is not sound; nothing appears.
+        """
+        self.prepare()
+        record = built.record(line)
+        verify_release(record, BlobTree(Path(built.url)).path)
+        with self._locked(line.name):
+            present = self._reader().index(line.name)
+            for existing in present:
+                if parse_version(existing.version) == parse_version(line.version):
+                    if existing.release == line.release:
+                        return existing
+                    raise AlreadyPublished(
+                        name=line.name,
+                        version=line.version,
+                        registry=self.folder,
+                        manifest="modpkg.toml",
+                    )
+            added = sum(
+                self._copy(built, digest, what, progress) for digest, what in _needed(record)
+            )
+            added += self._copy(built, parse_digest(line.release), "the release record", progress)
+            published = msgspec.structs.replace(
+                line, size=added, published=_timestamp(now), yanked=None
+            )
+            self._write_index(line.name, [*present, published])
+        return published
+
+    def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
+        """Mark a release as yanked with a reason, or take that back with ``reason=None``.
+
+        Raises:
+            NoSuchRelease: the registry does not have it.
+        """
+        with self._locked(name):
+            reader = self._reader()
+            line = reader.line(name, version)
+            changed = msgspec.structs.replace(line, yanked=reason)
+            if changed != line:
+                others = [other for other in reader.index(name) if other is not line]
+                self._write_index(name, [*others, changed])
+        return changed
+
+    def _reader(self) -> Registry:
+        return Registry(str(self.folder.absolute()))
+
+    def _write_index(self, name: str, lines: list[IndexLine]) -> None:
+        write_atomically(self.folder / "index" / f"{name}.jsonl", format_index(lines))
+
+    def _locked(self, name: str) -> FileLock:
+        locks = self.folder / "locks"
+        locks.mkdir(exist_ok=True)
+        return FileLock(locks / f"{name}.lock")
+
+    def _copy(
+        self, built: Registry, digest: Digest, what: str, progress: Callable[[int], None] | None
+    ) -> int:
+        if self.blobs.has(digest):
+            return 0
+        self.blobs.add_stream(built.stream(digest, what), digest, what, built.url)
+        size = self.blobs.path(digest).stat().st_size
+        if progress is not None:
+            progress(size)
+        return size
+
+
+def _needed(record: ReleaseRecord) -> list[tuple[Digest, str]]:
+    needed: dict[str, str] = {}
+    for digest in sorted(record.packs):
+        needed[digest] = f"a pack of {record.name}"
+    for path, entry in sorted(record.files.items()):
+        needed[entry.digest] = f"{path} of {record.name}"
+    if record.provides is not None:
+        needed[record.provides] = "an interface"
+    for digest in record.expects.values():
+        needed[digest] = "an interface"
+    return [(parse_digest(digest), what) for digest, what in needed.items()]
+
+
+def _timestamp(now: datetime.datetime | None) -> str:
+    moment = now or datetime.datetime.now(datetime.timezone.utc)
+    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

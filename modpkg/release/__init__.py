@@ -1,0 +1,1 @@
+"""Releases: what belongs to one, how it is built, and how it is checked."""

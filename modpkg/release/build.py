@@ -1,0 +1,203 @@
+"""Building a release out of a project: packs, tensor table, interfaces, record, index line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+import modpkg
+from modpkg.digests import Digest, file_chunks
+from modpkg.errors import BaseNeeded, DuplicateTensor, NoWeights
+from modpkg.files import remove_tree, temporary_sibling, write_atomically
+from modpkg.interface import ports_of, provides_of
+from modpkg.manifest import Manifest, normal_form
+from modpkg.manifest.schema import Dependency, ModuleTable
+from modpkg.names import requirement_text
+from modpkg.packs import PackTensor, pack_chunks, pack_header, read_pack_header
+from modpkg.records import (
+    SPEC,
+    BuiltFrom,
+    FileEntry,
+    IndexLine,
+    Provenance,
+    Provides,
+    RegistryInfo,
+    ReleaseRecord,
+    TensorEntry,
+    canonical_json,
+)
+from modpkg.release.content import collect
+from modpkg.release.data import read_json
+from modpkg.release.expects import expects_of
+from modpkg.tree import BlobTree
+
+_NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
+_ACTS_ON_BASE = ("adapter", "head", "expert", "patch")
+
+
+class Base(Struct, frozen=True):
+    """The release of a base that a module is built against."""
+
+    release: Digest
+    record: ReleaseRecord
+    provides: Provides
+
+
+class Built(Struct, frozen=True):
+    """What building gave."""
+
+    line: IndexLine
+    record: ReleaseRecord
+
+
+def acts_on_base(manifest: Manifest) -> bool:
+    """Say whether building this module needs to see the base that it acts on."""
+    return manifest.module is not None and manifest.module.kind in _ACTS_ON_BASE
+
+
+def build(
+    manifest: Manifest,
+    module: ModuleTable,
+    out: Path,
+    *,
+    base: Base | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Built:
+    """Write a module project's release as a registry tree into ``out``, replacing what was there.
+
+    Everything a computer can work out is worked out here: digests, tensor table, the interface
+    that the module offers or expects, and what it was built against. The same project gives the
+    same bytes.
+
+    Raises:
+        NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
+        NothingMatches, UnboundTensor, AdapterRefused: names the file or tensor.
+        DiskFull: nothing is left in ``out``.
+    """
+    content = collect(manifest)
+    if module.kind in _NEEDS_WEIGHTS and not content.weights:
+        raise NoWeights(folder=manifest.folder, kind=module.kind)
+    staged = temporary_sibling(out)
+    try:
+        tree = BlobTree(staged)
+        packs, tensors = _pack(tree, content.weights, progress)
+        files = {path: _add_file(tree, file) for path, file in content.files.items()}
+        config = read_json(content.files["config.json"]) if "config.json" in content.files else {}
+        tokenizer = files.get("tokenizer.json")
+        ports = ports_of(config, tokenizer.digest if tokenizer else None)
+        provides = None
+        if module.kind == "base" or (module.kind == "model" and tensors):
+            provides = tree.add(canonical_json(provides_of(tensors, ports)))
+        expected: dict[str, str] = {}
+        if module.kind in _ACTS_ON_BASE:
+            if base is None:
+                raise BaseNeeded(where=manifest.path, kind=module.kind)
+            expects = expects_of(module, tensors, content.files, base.record, base.provides)
+            expected[base.record.name] = tree.add(canonical_json(expects))
+        record = ReleaseRecord(
+            name=module.name,
+            version=str(module.version),
+            kind=module.kind,
+            license=module.license,
+            summary=module.summary,
+            requires=[_text(dependency) for dependency in manifest.dependencies],
+            extras={
+                extra: [_text(dependency) for dependency in group]
+                for extra, group in manifest.extras.items()
+            },
+            manifest=normal_form(manifest),
+            files=files,
+            packs=packs,
+            tensors=tensors,
+            provides=provides,
+            expects=expected,
+            provenance=Provenance(
+                built_with=f"modpkg {modpkg.__version__}",
+                built_from=[BuiltFrom(base.record.name, base.record.version, base.release)]
+                if base is not None
+                else [],
+            ),
+        )
+        line = _index_line(record, tree.add(canonical_json(record)))
+        info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
+        write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
+        write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
+        remove_tree(out)
+        staged.rename(out)
+    finally:
+        remove_tree(staged)
+    return Built(line=line, record=record)
+
+
+def _index_line(record: ReleaseRecord, release: Digest) -> IndexLine:
+    return IndexLine(
+        name=record.name,
+        version=record.version,
+        kind=record.kind,
+        requires=record.requires,
+        extras=record.extras,
+        provides=record.provides,
+        expects=record.expects,
+        release=release,
+        size=sum(record.packs.values()) + sum(file.size for file in record.files.values()),
+    )
+
+
+def _text(dependency: Dependency) -> str:
+    requirement = dependency.requirement
+    return requirement_text(requirement.name, requirement.extras, requirement.specifier)
+
+
+def _pack(
+    tree: BlobTree, weights: dict[str, Path], progress: Callable[[int], None] | None
+) -> tuple[dict[str, int], dict[str, TensorEntry]]:
+    """Write all weights as one pack; return the packs' sizes and the tensor table."""
+    sources: dict[str, tuple[Path, PackTensor]] = {}
+    for path in weights.values():
+        for name, tensor in read_pack_header(path).items():
+            if name in sources:
+                raise DuplicateTensor(tensor=name, first=sources[name][0], second=path)
+            sources[name] = (path, tensor)
+    if not sources:
+        return {}, {}
+    types = {name: (tensor.dtype, tensor.shape) for name, (_, tensor) in sources.items()}
+    digests: dict[str, Digest] = {}
+
+    def data(name: str) -> Iterator[bytes]:
+        path, tensor = sources[name]
+        state = hashlib.sha256()
+        for chunk in file_chunks(path, tensor.offset, tensor.length):
+            state.update(chunk)
+            if progress is not None:
+                progress(len(chunk))
+            yield chunk
+        digests[name] = Digest("sha256:" + state.hexdigest())
+
+    staged = tree.root / "pack"
+    pack = write_atomically(
+        staged, pack_chunks(types, {name: data(name) for name in types}), mode=0o444
+    )
+    target = tree.path(pack)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.rename(target)
+    _, places = pack_header(types)
+    tensors = {
+        name: TensorEntry(
+            dtype=place.dtype,
+            shape=list(place.shape),
+            digest=digests[name],
+            pack=pack,
+            offset=place.offset,
+            length=place.length,
+        )
+        for name, place in sorted(places.items())
+    }
+    return {pack: target.stat().st_size}, tensors
+
+
+def _add_file(tree: BlobTree, path: Path) -> FileEntry:
+    data = path.read_bytes()
+    return FileEntry(digest=tree.add(data), size=len(data))

@@ -1,0 +1,136 @@
+"""What of a project's folder goes into its release: weights and data files, never code."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from modpkg.errors import FileMissing, LinkInRelease, NotData
+from modpkg.files import safe_path
+from modpkg.manifest.schema import Manifest
+
+_CODE = {
+    **dict.fromkeys(
+        (".py", ".pyc", ".pyw", ".ipynb", ".sh", ".bat", ".ps1", ".js", ".lua"), "code"
+    ),
+    **dict.fromkeys((".so", ".dll", ".dylib", ".exe", ".whl", ".egg", ".jar", ".pyd"), "code"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill"), "a pickle"),
+    **dict.fromkeys(
+        (".h5", ".keras", ".pb", ".tflite", ".onnx"), "weights in a form that can hold code"
+    ),
+}
+_MAGIC = (
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a program"),
+    (b"\xcf\xfa\xed\xfe", "a program"),
+    (b"#!", "a script"),
+    (b"PK\x03\x04", "a zip archive (as PyTorch's pickles are)"),
+    (b"\x1f\x8b", "a compressed archive"),
+)
+_LEFT_OUT = ("modpkg.toml", "modpkg.lock", "pyproject.toml", "dist", "build", "node_modules")
+_SOURCES_OF_A_PROJECT = (".py", ".sh", ".ipynb")
+"""Left out without a word when nothing includes them: a project's own scripts lie beside it."""
+
+
+class Content(Struct, frozen=True):
+    """The files of a release-to-be, by path inside it."""
+
+    weights: dict[str, Path]
+    files: dict[str, Path]
+
+
+def collect(manifest: Manifest) -> Content:
+    """Return the weights (``*.safetensors``) and the other files of a module project.
+
+    By default everything in the folder belongs to it except hidden files, the manifest, the
+    lock, ``dist``, ``build`` and scripts; ``[files] include`` and ``exclude`` (globs against the
+    path) change that. Index files of sharded weights are left out: the tensor table replaces them.
+
+    Raises:
+        LinkInRelease, NotData, UnsafePath, FileMissing: each names the file.
+    """
+    weights: dict[str, Path] = {}
+    files: dict[str, Path] = {}
+    include, exclude = manifest.files.include, manifest.files.exclude
+    matched: set[str] = set()
+    for relative, path in _walk(manifest.folder):
+        chosen = [pattern for pattern in include if fnmatch.fnmatchcase(relative, pattern)]
+        matched.update(chosen)
+        if any(fnmatch.fnmatchcase(relative, pattern) for pattern in exclude):
+            continue
+        if include and not chosen:
+            continue
+        if not include and _left_out(relative):
+            continue
+        if path.is_symlink():
+            raise LinkInRelease(path=path)
+        safe_path(relative)
+        if relative.endswith(".safetensors"):
+            weights[relative] = path
+        elif not relative.endswith(".safetensors.index.json"):
+            check_data(path, relative)
+            files[relative] = path
+    for pattern in include:
+        if pattern not in matched:
+            raise FileMissing(
+                where=f"{manifest.path.name}: files.include",
+                path=pattern,
+                remedy="mend the pattern or add the file",
+            )
+    for test in manifest.tests:
+        safe_path(test.cases)
+        if test.cases not in files:
+            raise FileMissing(
+                where=f"{manifest.path.name}: test {test.name!r}",
+                path=test.cases,
+                remedy="add the file of cases, or take the test out",
+            )
+    return Content(weights=dict(sorted(weights.items())), files=dict(sorted(files.items())))
+
+
+def check_data(path: Path, shown: str) -> None:
+    """Raise `NotData` when a file is code or a pickle, by its name or by how it begins."""
+    if (what := code_by_name(shown)) is not None:
+        raise NotData(path=path, what=what)
+    with open(path, "rb") as file:
+        head = file.read(8)
+    for magic, what in _MAGIC:
+        if head.startswith(magic):
+            raise NotData(path=path, what=what)
+    if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        raise NotData(path=path, what="a pickle")
+
+
+def code_by_name(path: str) -> str | None:
+    """Return what kind of code a file name says it is; None for data."""
+    name = path.rsplit("/", 1)[-1].lower()
+    if name.endswith(".bin") and "model" in name:
+        return "a pickle (as PyTorch's .bin weights are)"
+    return _CODE.get(Path(name).suffix)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        for entry in sorted(os.scandir(current), key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            relative = path.relative_to(folder).as_posix()
+            if entry.is_symlink():
+                yield relative, path
+            elif entry.is_dir():
+                if relative not in _LEFT_OUT and entry.name != "__pycache__":
+                    pending.append(path)
+            else:
+                yield relative, path
+
+
+def _left_out(relative: str) -> bool:
+    top = relative.split("/", 1)[0]
+    return top in _LEFT_OUT or relative.endswith(_SOURCES_OF_A_PROJECT)

@@ -1,0 +1,67 @@
+"""What a module expects of its base: worked out from its tensors, never typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modpkg.errors import AdapterRefused, FileMissing
+from modpkg.interface import WEIGHTS_PORT, weights_digest
+from modpkg.manifest.schema import ModuleTable
+from modpkg.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
+from modpkg.release.binding import bind_lora
+from modpkg.release.data import read_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def expects_of(
+    module: ModuleTable,
+    tensors: Mapping[str, TensorEntry],
+    files: Mapping[str, Path],
+    base: ReleaseRecord,
+    provides: Provides,
+) -> Expects:
+    """Return the part of ``base`` that the module touches, with the digests it has now.
+
+    An adapter touches the tensors that it is added to. A head replaces those that it brings under
+    a name the base has, and reads the base's output, so it also expects the base's width, and
+    records the digest of all of its weights.
+
+    Raises:
+        AdapterRefused, NothingMatches, UnboundTensor, ShapeMismatch: the module does not fit.
+    """
+    types = {name: (entry.dtype, tuple(entry.shape)) for name, entry in tensors.items()}
+    ports: dict[str, Port] = {}
+    if module.kind == "adapter" or (module.kind == "patch" and ADAPTER_CONFIG in files):
+        if ADAPTER_CONFIG not in files:
+            raise FileMissing(
+                where=f"adapter {module.name}",
+                path=ADAPTER_CONFIG,
+                remedy="add the file that PEFT wrote beside the weights",
+            )
+        config = read_json(files[ADAPTER_CONFIG])
+        touched = {binding.target for binding in bind_lora(types, config, provides.tensors)}
+        if tokenizer := provides.ports.get("tokenizer"):
+            ports["tokenizer"] = tokenizer
+    elif module.kind == "patch":
+        touched = set(types)
+        if missing := sorted(touched - base.tensors.keys()):
+            raise AdapterRefused(
+                path=module.name,
+                reason=f"it patches tensor {missing[0]!r}, which {base.name} does not have",
+            )
+    else:
+        touched = types.keys() & base.tensors.keys()
+        for port in ("architecture", "hidden", "tokenizer"):
+            if port in provides.ports:
+                ports[port] = provides.ports[port]
+        ports[WEIGHTS_PORT] = weights_digest(base.tensors)
+    return Expects(
+        tensors={
+            name: TouchedTensor(entry.dtype, list(entry.shape), entry.digest)
+            for name, entry in sorted(base.tensors.items())
+            if name in touched
+        },
+        ports=ports,
+    )

@@ -1,0 +1,107 @@
+"""Checking a release that came from outside: everything it claims, before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from modpkg.digests import Digest, digest_file, parse_digest
+from modpkg.errors import BadRecord, DigestMismatch, ModpkgError, PackError
+from modpkg.files import safe_path
+from modpkg.names import module_name, parse_requirement, parse_version
+from modpkg.packs import DTYPE_BYTES, read_pack_header
+from modpkg.records import SPEC, ReleaseRecord
+from modpkg.release.content import code_by_name
+
+
+def check_record(record: ReleaseRecord) -> None:
+    """Check what can be known of a release record without its blobs.
+
+    Names and versions are normal, paths stay inside, no file is code, every tensor lies in a
+    pack that the record names, inside its bounds.
+
+    Raises:
+        BadRecord: names what is wrong.
+    """
+    what = f"the release record of {record.name} {record.version}"
+
+    def refuse(reason: str) -> BadRecord:
+        return BadRecord(what=what, kind="release record", reason=reason)
+
+    if record.spec > SPEC:
+        raise refuse(f"it follows spec version {record.spec}; update modpkg")
+    try:
+        if module_name(record.name) != record.name:
+            raise refuse(f"{record.name!r} is not in normal form")
+        parse_version(record.version)
+        for requirement in [
+            *record.requires,
+            *(r for group in record.extras.values() for r in group),
+        ]:
+            parse_requirement(requirement)
+        for path in record.files:
+            safe_path(path)
+    except BadRecord:
+        raise
+    except ModpkgError as error:
+        raise refuse(str(error)) from None
+    folded: dict[str, str] = {}
+    for path in record.files:
+        if (code := code_by_name(path)) is not None:
+            raise refuse(f"{path} is {code}, and a module carries data only")
+        if (twin := folded.setdefault(path.casefold(), path)) != path:
+            raise refuse(f"{twin} and {path} differ only by case")
+    for name, entry in record.tensors.items():
+        if entry.pack not in record.packs:
+            raise refuse(f"tensor {name!r} lies in a pack that is not listed")
+        if entry.dtype not in DTYPE_BYTES:
+            raise refuse(f"tensor {name!r} has unknown dtype {entry.dtype!r}")
+        if entry.offset + entry.length > record.packs[entry.pack]:
+            raise refuse(f"tensor {name!r} lies outside its pack")
+
+
+def check_pack(record: ReleaseRecord, pack: Digest, path: Path) -> None:
+    """Check that every tensor the record places in ``pack`` is there, with its digest.
+
+    The pack's own digest has been verified before; this catches a record that lies about
+    what its packs hold.
+
+    Raises:
+        PackError, BadRecord, DigestMismatch.
+    """
+    places = {(t.offset, t.length): t for t in read_pack_header(path).values()}
+    for name, entry in record.tensors.items():
+        if entry.pack != pack:
+            continue
+        place = places.get((entry.offset, entry.length))
+        if place is None or place.dtype != entry.dtype or list(place.shape) != list(entry.shape):
+            raise BadRecord(
+                what=f"the tensor table of {record.name} {record.version}",
+                kind="release record",
+                reason=f"tensor {name!r} is not at the place it names in its pack",
+            )
+        actual = digest_file(path, entry.offset, entry.length)
+        if actual != entry.digest:
+            raise DigestMismatch(
+                what=f"tensor {name!r} of {record.name}",
+                expected=entry.digest,
+                actual=actual,
+                source=path,
+            )
+
+
+def verify_release(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> None:
+    """Check a whole release whose blobs lie on this machine.
+
+    Raises:
+        BadRecord, DigestMismatch, PackError: names what is wrong.
+    """
+    check_record(record)
+    for pack in sorted(record.packs):
+        path = path_of(parse_digest(pack))
+        try:
+            if path.stat().st_size != record.packs[pack]:
+                raise PackError(path=path, reason=f"it does not have {record.packs[pack]} bytes")
+        except FileNotFoundError:
+            raise PackError(path=path, reason="it is not there") from None
+        check_pack(record, parse_digest(pack), path)

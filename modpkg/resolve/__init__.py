@@ -1,0 +1,1 @@
+"""The resolver: which versions fit together, and why."""

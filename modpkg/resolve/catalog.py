@@ -1,0 +1,104 @@
+"""The releases that a resolution may choose from: index lines, parsed once per name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cached_property
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from modpkg.errors import UnknownModule
+from modpkg.interface import unfit_reason
+from modpkg.names import ModuleName, parse_requirement, parse_version
+from modpkg.records import IndexLine
+from modpkg.registry.reader import Registry
+
+
+class Release:
+    """One release as the resolver sees it."""
+
+    __slots__ = ("__dict__", "line", "name", "registry", "version")
+
+    def __init__(self, line: IndexLine, registry: Registry) -> None:
+        self.line = line
+        self.registry = registry
+        self.name = ModuleName(line.name)
+        self.version: Version = parse_version(line.version)
+
+    @cached_property
+    def requires(self) -> list[Requirement]:
+        """Its dependencies, in the order they are written."""
+        return [parse_requirement(text) for text in self.line.requires]
+
+    @cached_property
+    def extras(self) -> dict[str, list[Requirement]]:
+        """Its extras' dependencies."""
+        return {
+            extra: [parse_requirement(text) for text in group]
+            for extra, group in self.line.extras.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class Catalog:
+    """All releases of all names, each name from exactly one registry.
+
+    ``assigned`` says which registry a name comes from; every other name comes from ``default``.
+    A name is never looked for anywhere else.
+    """
+
+    def __init__(self, default: Registry, assigned: Mapping[str, Registry] | None = None) -> None:
+        self._default = default
+        self._assigned = dict(assigned or {})
+        self._releases: dict[str, list[Release]] = {}
+        self._fits: dict[tuple[str, str], str | None] = {}
+
+    def registry(self, name: str) -> Registry:
+        """Return the one registry that ``name`` comes from."""
+        return self._assigned.get(name, self._default)
+
+    def releases(self, name: str) -> list[Release]:
+        """Return all releases of a name, newest first.
+
+        Raises:
+            UnknownModule: the registry has no such name; near names are suggested.
+        """
+        if name not in self._releases:
+            registry = self.registry(name)
+            lines = registry.index(name)
+            if not lines:
+                raise UnknownModule(name=name, registry=registry.url, hint=_near(name, registry))
+            found = [Release(line, registry) for line in lines]
+            found.sort(key=lambda release: release.version, reverse=True)
+            self._releases[name] = found
+        return self._releases[name]
+
+    def unfit(self, parent: Release, release: Release) -> str | None:
+        """Return why ``parent`` cannot act on ``release``; None if it can, or expects nothing.
+
+        Answered once per pair of interface documents, which thousands of releases share.
+        """
+        expects = parent.line.expects.get(release.name)
+        if expects is None:
+            return None
+        provides = release.line.provides
+        if provides is None:
+            return "it offers no interface"
+        pair = (expects, provides)
+        if pair not in self._fits:
+            self._fits[pair] = unfit_reason(
+                parent.registry.expects(expects), release.registry.provides(provides)
+            )
+        return self._fits[pair]
+
+
+def _near(name: str, registry: Registry) -> str:
+    names = registry.names()
+    if not names:
+        return "" if names is None else " (it has no module at all)"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,111 @@
+"""Resolving: from roots and a catalog to one version of each name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+from packaging.version import Version
+from resolvelib import BaseReporter, ResolutionTooDeep, Resolver
+from resolvelib import ResolutionImpossible as Impossible
+
+from modpkg.errors import ResolutionImpossible
+from modpkg.names import ModuleName
+from modpkg.resolve.catalog import Catalog, Release
+from modpkg.resolve.explain import explain
+from modpkg.resolve.provider import (
+    Admission,
+    Candidate,
+    Identifier,
+    ModuleProvider,
+    Need,
+    dependencies,
+)
+
+MAX_ROUNDS = 2_000_000
+
+
+class Chosen(Struct, frozen=True):
+    """One module of a resolution."""
+
+    release: Release
+    extras: tuple[str, ...]
+
+
+class Resolution(Struct, frozen=True):
+    """One version of every name that is needed, breadth first from the roots."""
+
+    modules: dict[ModuleName, Chosen]
+    warnings: tuple[str, ...]
+
+
+def resolve(
+    roots: Sequence[Need],
+    catalog: Catalog,
+    *,
+    locked: Mapping[str, Version] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Resolution:
+    """Return the newest versions that fit together, preferring those in ``locked``.
+
+    Names are visited breadth first from the roots; each takes the newest admitted version for
+    which a complete answer still exists. The answer is verified before it is returned.
+
+    Raises:
+        ResolutionImpossible: there is no answer; the message explains it.
+        UnknownModule: a name is in no registry.
+    """
+    admission = Admission(roots, locked or {})
+    provider = ModuleProvider(catalog, admission, roots)
+    resolver: Resolver[Need, Candidate, Identifier] = Resolver(provider, BaseReporter())
+    try:
+        result = resolver.resolve(roots, max_rounds=MAX_ROUNDS)
+    except Impossible as error:
+        raise ResolutionImpossible(
+            explanation=explain(list(error.causes), catalog, admission)
+        ) from None
+    except ResolutionTooDeep:
+        raise ResolutionImpossible(
+            explanation=f"No answer was found in {MAX_ROUNDS} rounds."
+        ) from None
+    return _walk_answer(roots, result.mapping, provider)
+
+
+def _walk_answer(
+    roots: Sequence[Need], mapping: Mapping[Identifier, Candidate], provider: ModuleProvider
+) -> Resolution:
+    """Order the answer breadth first, keep what is reachable, and verify every requirement."""
+    modules: dict[ModuleName, list[str]] = {}
+    releases: dict[ModuleName, Release] = {}
+    warnings: list[str] = []
+    seen: set[Identifier] = set()
+    pending = deque(roots)
+    while pending:
+        need = pending.popleft()
+        identifier = (need.name, need.extra)
+        candidate = mapping[identifier]
+        if not provider.is_satisfied_by(need, candidate):
+            raise AssertionError(f"the engine chose {candidate.release} against {need}")
+        release = releases.setdefault(need.name, candidate.release)
+        if release is not candidate.release:
+            raise AssertionError(f"the engine chose two versions of {need.name}")
+        extras = modules.setdefault(need.name, [])
+        if identifier in seen:
+            continue
+        seen.add(identifier)
+        if need.extra is not None:
+            extras.append(need.extra)
+            if need.extra not in release.line.extras:
+                warnings.append(f"{release.name} {release.version} has no extra {need.extra!r}")
+        pending.extend(dependencies(candidate))
+    for release in releases.values():
+        if release.line.yanked is not None:
+            reason = release.line.yanked or "no reason was given"
+            warnings.append(f"{release.name} {release.version} was yanked: {reason}")
+    return Resolution(
+        modules={
+            name: Chosen(releases[name], tuple(sorted(extras))) for name, extras in modules.items()
+        },
+        warnings=tuple(warnings),
+    )

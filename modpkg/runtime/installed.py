@@ -1,0 +1,54 @@
+"""Finding an installed model: in the project around the working folder, else in the user's own."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from modpkg.environment.generations import Environment, Generation
+from modpkg.environment.project import Project, find_project
+from modpkg.errors import NoEnvironment, NotInstalled, NotRunnable
+from modpkg.names import module_name
+
+_REMEDIES = {
+    "adapter": "compose it with its base in a module of kind 'model', or under [models.NAME]",
+    "patch": "compose it with its base in a module of kind 'model', or under [models.NAME]",
+    "head": "compose it with its base in a module of kind 'model', or under [models.NAME]",
+    "expert": "compose it with its base in a module of kind 'model', or under [models.NAME]",
+    "model": "name it among the [dependencies] to have it composed",
+    "base": "name it among the [dependencies]; it has to have a config.json",
+}
+
+
+def find_model(name: str, *, user: bool = False, start: Path | None = None) -> tuple[Path, Path]:
+    """Return the folder of an installed model, and the folder of its environment's packs.
+
+    Raises:
+        NoEnvironment: nothing is installed.
+        NotInstalled, NotRunnable: there is no such model; says what to do.
+    """
+    wanted = module_name(name)
+    environment, generation = _environment(wanted, find_project(start, user=user))
+    if wanted in generation.models:
+        return environment.model_folder(wanted), environment.packs
+    for module in generation.modules:
+        if module.name == wanted:
+            remedy = _REMEDIES.get(module.kind, "it holds nothing to run")
+            raise NotRunnable(name=wanted, kind=module.kind, remedy=remedy)
+    close = difflib.get_close_matches(wanted, generation.models, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; 'modpkg install {wanted}' does it"
+    raise NotInstalled(name=wanted, path=environment.root, hint=hint)
+
+
+def _environment(name: str, project: Project) -> tuple[Environment, Generation]:
+    """Return the project's environment; the user's own when only that one has the model."""
+    environment = Environment(project.environment)
+    generation = environment.current()
+    if not project.is_user and (generation is None or name not in generation.models):
+        own = Environment(Project(find_project(user=True).manifest_path, True).environment)
+        own_generation = own.current()
+        if own_generation is not None and name in own_generation.models:
+            return own, own_generation
+    if generation is None:
+        raise NoEnvironment(path=environment.root)
+    return environment, generation

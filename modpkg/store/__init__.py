@@ -1,0 +1,1 @@
+"""The store: all bytes on this machine, each once."""

@@ -1,0 +1,1 @@
+"""Transfer: what is missing on this machine, and fetching it."""
