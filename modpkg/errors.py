@@ -79,6 +79,14 @@ class BadAlias(ModpkgError):
     )
 
 
+class BadSpecifier(ModpkgError):
+    code = "M108"
+    template = (
+        "{specifier!r} is not a version specifier{reason}; write it like '>=2.1', '>=1,<2', "
+        "'~=2.0', '^2.1', '==2.1.0', or '*' for any version."
+    )
+
+
 class ManifestError(ModpkgError):
     code = "M110"
     template = "{where}: {message}"

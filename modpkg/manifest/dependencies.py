@@ -61,6 +61,8 @@ def read_extras(
 
 def _keyed(entry: Node, registries: dict[str, str]) -> Dependency:
     name = entry.key_parsed(module_name)
+    if entry.value == "":
+        raise entry.fail('is empty; write "*" for any version')
     if isinstance(entry.value, str):
         requirement = make_requirement(name, set(), entry.parsed(manifest_specifier))
         return Dependency(requirement, where=entry.where)

@@ -18,6 +18,9 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _CLEARER = {
     "Cannot overwrite a value": "a key is given twice",
     "Expected '=' after a key in a key/value pair": "a key needs '=' and a value after it",
+    "Illegal character '\\n'": "a string is not closed on its line",
+    'Expected "\'"': "a string is not closed",
+    "Unterminated string": "a string is not closed",
     "Invalid value": "no value begins like this (strings need quotes)",
 }
 _DECLARED_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")

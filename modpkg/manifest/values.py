@@ -8,9 +8,16 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
-from modpkg.errors import BadAlias, BadLicense, BadRequirement, UnsafePath
+from modpkg.errors import (
+    BadAlias,
+    BadLicense,
+    BadRequirement,
+    BadSpecifier,
+    ModpkgError,
+    UnsafePath,
+)
 from modpkg.manifest.node import Node, brief
 from modpkg.names import ModuleName, parse_requirement, parse_specifier
 
@@ -57,17 +64,23 @@ def manifest_specifier(text: str) -> SpecifierSet:
     """Return a specifier as ``[dependencies]`` has it: PEP 440, ``"*"``, or ``"^1.2"``.
 
     Raises:
-        BadRequirement: it is none of these, or uses ``===``, which compares text.
-        BadVersion: what follows ``^`` is no version.
+        BadSpecifier: it is none of these, or uses ``===``, which compares text.
     """
     try:
+        specifier = parse_specifier(text)
+    except (ModpkgError, ValueError):
+        raise BadSpecifier(specifier=text, reason=_missing_operator(text)) from None
+    if _compares_text(specifier):
+        raise BadSpecifier(specifier=text, reason=" ('===' compares text, use '==')")
+    return specifier
+
+
+def _missing_operator(text: str) -> str:
+    try:
         Version(text)
-    except InvalidVersion:
-        pass
-    else:
-        remedy = f"a version needs an operator before it: '=={text}', '>={text}' or '^{text}'"
-        raise BadRequirement(requirement=text, reason=remedy)
-    return _plain(text, parse_specifier(text))
+    except ValueError:
+        return ""
+    return " (a bare version needs an operator before it)"
 
 
 def manifest_requirement(text: str) -> Requirement:
@@ -78,14 +91,13 @@ def manifest_requirement(text: str) -> Requirement:
         BadRequirement: it is no requirement, or uses ``===``.
     """
     requirement = parse_requirement(text)
-    _plain(text, requirement.specifier)
+    if _compares_text(requirement.specifier):
+        raise BadRequirement(requirement=text, reason="'===' compares text, use '=='")
     return requirement
 
 
-def _plain(text: str, specifier: SpecifierSet) -> SpecifierSet:
-    if any(item.operator == "===" for item in specifier):
-        raise BadRequirement(requirement=text, reason="'===' compares text, use '=='")
-    return specifier
+def _compares_text(specifier: SpecifierSet) -> bool:
+    return any(item.operator == "===" for item in specifier)
 
 
 def make_requirement(

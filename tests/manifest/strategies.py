@@ -1,0 +1,179 @@
+"""What the property tests of manifests are made of."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import tomlkit
+from hypothesis import settings
+from hypothesis import strategies as st
+
+steady = settings(derandomize=True, deadline=None, max_examples=200, database=None)
+"""Examples that are the same on every run and every machine."""
+
+names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
+versions = st.builds(
+    "{}.{}{}".format,
+    st.integers(0, 9),
+    st.integers(0, 99),
+    st.sampled_from(["", ".0", ".1", "rc1", "a2", ".post1", ".dev3"]),
+)
+clauses = st.builds(
+    "{}{}{}".format,
+    st.sampled_from([">=", "<", "~=", "==", "!=", "<=", ">", ">= "]),
+    versions,
+    st.just(""),
+)
+specifiers = st.one_of(
+    st.just("*"),
+    st.builds("^{}".format, versions),
+    st.lists(clauses, min_size=1, max_size=3).map(",".join),
+)
+words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
+texts = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=20)
+licenses = st.sampled_from(
+    [
+        "MIT",
+        "apache-2.0",
+        "mit or (BSD-3-Clause and Apache-2.0)",
+        "GPL-2.0-only with classpath-exception-2.0",
+        "LicenseRef-Llama-3",
+        "GPL-2.0+",
+    ]
+)
+numbers = st.one_of(
+    st.integers(-1000, 1000), st.floats(-1e6, 1e6, allow_nan=False, allow_subnormal=False)
+)
+paths = st.lists(words, min_size=1, max_size=3).map("/".join)
+
+
+def distinct_names(count: int) -> st.SearchStrategy[list[str]]:
+    """Lists of names that stay different when they are normalised."""
+    return st.lists(words, max_size=count, unique=True).map(
+        lambda found: [
+            name.rstrip("-_") + str(position) for position, name in enumerate(found)
+        ]
+    )
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> dict[str, Any]:
+    """Data of sound manifests, modules and apps, spelled as freely as people may."""
+    data: dict[str, Any] = {}
+    is_app = draw(st.booleans())
+    kind = draw(st.sampled_from(["base", "adapter", "head", "expert", "patch", "model", "suite"]))
+    if is_app:
+        data["app"] = {"name": "App-" + draw(names)}
+    else:
+        data["module"] = {
+            "name": "Own_" + draw(names),
+            "version": draw(versions),
+            "kind": kind,
+            "license": draw(licenses),
+        }
+        if draw(st.booleans()):
+            data["module"]["summary"] = draw(texts)
+    aliases = draw(distinct_names(2))
+    if aliases:
+        data["registries"] = {alias: "https://models.example/" + alias for alias in aliases}
+    dependencies = draw(distinct_names(4))
+    if dependencies:
+        data["dependencies"] = {
+            name: draw(
+                st.one_of(
+                    specifiers,
+                    st.fixed_dictionaries(
+                        {},
+                        optional={
+                            "version": specifiers,
+                            "extras": st.lists(names, max_size=2),
+                            "registry": st.sampled_from([*aliases, "default"]),
+                        },
+                    ),
+                )
+            )
+            for name in dependencies
+        }
+    if draw(st.booleans()):
+        data["extras"] = {
+            name: [f"{other}>=1" for other in draw(distinct_names(2))]
+            for name in draw(distinct_names(2))
+        }
+    task = st.fixed_dictionaries(
+        {"kind": st.sampled_from(["summarization", "text-generation"])},
+        optional={
+            "prompt": texts.map(lambda text: text + "\n{{ text }}"),
+            "system": texts,
+            "chat": st.booleans(),
+            "max_new_tokens": st.integers(1, 1000),
+        },
+    )
+    if dependencies and (is_app or kind == "model"):
+        composition = _compositions(dependencies)
+        if is_app:
+            data["models"] = {
+                f"model-{name}": draw(composition) | draw(st.sampled_from([{}, {"task": 0}]))
+                for name in draw(distinct_names(2))
+            }
+            for model in data["models"].values():
+                if "task" in model:
+                    model["task"] = draw(task)
+        else:
+            data["compose"] = draw(composition)
+    if not is_app and kind != "suite" and draw(st.booleans()):
+        data["task"] = draw(task)
+    if not is_app and draw(st.booleans()):
+        data["files"] = {"include": draw(st.lists(paths, max_size=2)), "exclude": ["*.bin"]}
+    data["tests"] = [
+        {"name": name, "cases": draw(paths), "metric": draw(words), "at_least": draw(numbers)}
+        for name in draw(distinct_names(2))
+    ]
+    return data
+
+
+def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    one = st.sampled_from(dependencies)
+    step = st.fixed_dictionaries(
+        {"op": words, "module": one},
+        optional={"scale": numbers, "replace": st.lists(texts, max_size=2)},
+    )
+    return st.fixed_dictionaries(
+        {"base": one},
+        optional={
+            "steps": st.lists(step, max_size=3),
+            "dtype": st.sampled_from(["float32", "bfloat16"]),
+        },
+    )
+
+
+toml_values = st.recursive(
+    st.one_of(
+        st.booleans(),
+        st.integers(-(2**63), 2**63 - 1),
+        st.integers(10**20, 10**30),
+        st.floats(),
+        st.text(max_size=12),
+        st.sampled_from(["", "*", ">=1", "a", "../x", "[x]", "#", '"""', "'''", "\u202e", "a\nb"]),
+        st.datetimes(),
+        st.dates(),
+        st.times().map(lambda time: time.replace(microsecond=0)),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+"""Any value that TOML has."""
+
+
+def toml(value: Any) -> str:
+    """Return ``value`` in TOML, on one line and free of any library's taste."""
+    if isinstance(value, dict):
+        pairs = [f"{toml(key)} = {toml(item)}" for key, item in value.items()]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    return tomlkit.item(value).as_string()
