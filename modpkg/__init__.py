@@ -2,4 +2,45 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "path"]
+
+
+def load(name: str, *, user: bool = False) -> torch.nn.Module:
+    """Return an installed model, ready to run.
+
+    The parameters are mapped from the environment's packs: nothing is copied, nothing is
+    initialised at random, no network is used. The model is found in the project around the
+    working folder, or, outside a project or with ``user``, in the user's own environment.
+
+    >>> import modpkg
+    >>> model = modpkg.load("summarizer")  # doctest: +SKIP
+
+    Raises:
+        modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+    """
+    from modpkg.runtime.installed import find_model
+    from modpkg.runtime.load import load_model
+
+    return load_model(*find_model(name, user=user))
+
+
+def path(name: str, *, user: bool = False) -> Path:
+    """Return the folder of an installed model's config and tokenizer.
+
+    >>> from transformers import AutoTokenizer  # doctest: +SKIP
+    >>> tokenizer = AutoTokenizer.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
+
+    Raises:
+        modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+    """
+    from modpkg.runtime.installed import find_model
+
+    return find_model(name, user=user)[0]

@@ -57,7 +57,7 @@ def _license_hint(text: str, reason: str) -> str:
     if not reason.startswith("Unknown license:") or len(text) > 60:
         return ""
     near = get_close_matches(text.lower().replace(" ", "-"), list(LICENSES), 1, 0.6)
-    return f"; did you mean {LICENSES[near[0]]['id']!r}?" if near else ""
+    return f" (did you mean {LICENSES[near[0]]['id']!r}?)" if near else ""
 
 
 def manifest_specifier(text: str) -> SpecifierSet:
@@ -72,7 +72,7 @@ def manifest_specifier(text: str) -> SpecifierSet:
         raise BadSpecifier(specifier=text, reason=_missing_operator(text)) from None
     if _compares_text(specifier):
         raise BadSpecifier(specifier=text, reason=" ('===' compares text, use '==')")
-    return specifier
+    return _distinct(specifier)
 
 
 def _missing_operator(text: str) -> str:
@@ -93,11 +93,18 @@ def manifest_requirement(text: str) -> Requirement:
     requirement = parse_requirement(text)
     if _compares_text(requirement.specifier):
         raise BadRequirement(requirement=text, reason="'===' compares text, use '=='")
+    requirement.specifier = _distinct(requirement.specifier)
     return requirement
 
 
 def _compares_text(specifier: SpecifierSet) -> bool:
     return any(item.operator == "===" for item in specifier)
+
+
+def _distinct(specifier: SpecifierSet) -> SpecifierSet:
+    """Return ``specifier`` with each clause once, so that its spelling is a normal form."""
+    clauses = dict.fromkeys(sorted(specifier, key=str))
+    return SpecifierSet(",".join(map(str, clauses)))
 
 
 def make_requirement(

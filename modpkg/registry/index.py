@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import Struct
+from packaging.version import Version
 
 from modpkg.errors import BadRecord
 from modpkg.names import module_name, parse_version
@@ -31,7 +32,7 @@ def parse_index(
     """
     warn = warn or (lambda message: None)
     lines: list[IndexLine] = []
-    places: dict[str, int] = {}
+    places: dict[Version, int] = {}
     for number, raw in enumerate(data.split(b"\n"), 1):
         if not raw.strip():
             continue
@@ -41,7 +42,7 @@ def parse_index(
             if line.spec > SPEC:
                 warn(f"{where}: skipped, it follows spec version {line.spec}, newer than {SPEC}")
                 continue
-            version = str(parse_version(line.version))
+            version = parse_version(line.version)
             if module_name(line.name) != name:
                 raise ValueError(f"it is of {line.name!r}")
         except Exception as error:

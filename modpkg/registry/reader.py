@@ -16,6 +16,7 @@ from modpkg.errors import (
     RegistryNewer,
 )
 from modpkg.files import write_atomically
+from modpkg.names import parse_version
 from modpkg.records import (
     SPEC,
     Expects,
@@ -110,8 +111,9 @@ class Registry:
         Raises:
             NoSuchRelease: the registry does not have it.
         """
+        wanted = parse_version(version)
         for line in self.index(name):
-            if line.version == version:
+            if parse_version(line.version) == wanted:
                 return line
         versions = ", ".join(line.version for line in self.index(name)[-5:])
         raise NoSuchRelease(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from modpkg.environment.generations import Environment, Generation
-from modpkg.environment.project import Project, find_project
+from modpkg.environment.generations import Environment
+from modpkg.environment.project import find_project
 from modpkg.errors import NoEnvironment, NotInstalled, NotRunnable
 from modpkg.names import module_name
 
@@ -28,7 +28,10 @@ def find_model(name: str, *, user: bool = False, start: Path | None = None) -> t
         NotInstalled, NotRunnable: there is no such model; says what to do.
     """
     wanted = module_name(name)
-    environment, generation = _environment(wanted, find_project(start, user=user))
+    environment = Environment(find_project(start, user=user).environment)
+    generation = environment.current()
+    if generation is None:
+        raise NoEnvironment(path=environment.root)
     if wanted in generation.models:
         return environment.model_folder(wanted), environment.packs
     for module in generation.modules:
@@ -38,17 +41,3 @@ def find_model(name: str, *, user: bool = False, start: Path | None = None) -> t
     close = difflib.get_close_matches(wanted, generation.models, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; 'modpkg install {wanted}' does it"
     raise NotInstalled(name=wanted, path=environment.root, hint=hint)
-
-
-def _environment(name: str, project: Project) -> tuple[Environment, Generation]:
-    """Return the project's environment; the user's own when only that one has the model."""
-    environment = Environment(project.environment)
-    generation = environment.current()
-    if not project.is_user and (generation is None or name not in generation.models):
-        own = Environment(Project(find_project(user=True).manifest_path, True).environment)
-        own_generation = own.current()
-        if own_generation is not None and name in own_generation.models:
-            return own, own_generation
-    if generation is None:
-        raise NoEnvironment(path=environment.root)
-    return environment, generation

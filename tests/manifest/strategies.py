@@ -51,9 +51,7 @@ paths = st.lists(words, min_size=1, max_size=3).map("/".join)
 def distinct_names(count: int) -> st.SearchStrategy[list[str]]:
     """Lists of names that stay different when they are normalised."""
     return st.lists(words, max_size=count, unique=True).map(
-        lambda found: [
-            name.rstrip("-_") + str(position) for position, name in enumerate(found)
-        ]
+        lambda found: [name.rstrip("-_") + str(position) for position, name in enumerate(found)]
     )
 
 

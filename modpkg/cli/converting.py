@@ -1,0 +1,158 @@
+"""``import`` and ``export``: from and to what other tools use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from modpkg.cli.options import json_option, user_option
+from modpkg.cli.output import TerminalProgress, good, note, print_json, say
+from modpkg.environment.locking import shown
+from modpkg.names import module_name, parse_requirement, parse_version
+
+_SOURCE = click.argument("source", type=click.Path(exists=True, path_type=Path))
+_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the new module. [default: its name]"
+)
+_NAME = click.option("--name", help="The module's name. [default: the source's]")
+_VERSION = click.option("--version", "version", default="1.0.0", show_default=True)
+_LICENSE = click.option("--license", "license_", help="SPDX expression, when the source has none.")
+
+
+@click.group("import")
+def import_command() -> None:
+    """Make a module project from what you have; then 'modpkg build' and 'modpkg publish'."""
+
+
+@import_command.command("hf")
+@_SOURCE
+@_OUT
+@_NAME
+@_VERSION
+@_LICENSE
+@json_option
+def import_hf_command(
+    source: Path,
+    out: Path | None,
+    name: str | None,
+    version: str,
+    license_: str | None,
+    as_json: bool,
+) -> None:
+    """From a directory as transformers or sentence-transformers saves it."""
+    from modpkg.interop.hf import import_hf
+
+    chosen, folder = _target(source, out, name)
+    with TerminalProgress() as progress:
+        progress.stage("Importing")
+        warnings = import_hf(source, folder, chosen, _version(version), license=license_)
+    _report(chosen, version, folder, warnings, as_json)
+
+
+@import_command.command("gguf")
+@_SOURCE
+@_OUT
+@_NAME
+@_VERSION
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="dtype that the weights are dequantised to.",
+)
+@_LICENSE
+@json_option
+def import_gguf_command(
+    source: Path,
+    out: Path | None,
+    name: str | None,
+    version: str,
+    dtype: str,
+    license_: str | None,
+    as_json: bool,
+) -> None:
+    """From a GGUF file: its weights are dequantised, its tokenizer converted."""
+    from modpkg.interop.gguf import import_gguf
+
+    chosen, folder = _target(source, out, name)
+    with TerminalProgress() as progress:
+        progress.stage("Importing")
+        warnings = import_gguf(
+            source, folder, chosen, _version(version), dtype=dtype, license=license_
+        )
+    _report(chosen, version, folder, warnings, as_json)
+
+
+@import_command.command("peft")
+@_SOURCE
+@_OUT
+@_NAME
+@_VERSION
+@click.option("--base", required=True, help='The base it was made for, like "smollm2-135m>=1,<2".')
+@_LICENSE
+@json_option
+def import_peft_command(
+    source: Path,
+    out: Path | None,
+    name: str | None,
+    version: str,
+    base: str,
+    license_: str | None,
+    as_json: bool,
+) -> None:
+    """From a directory with adapter_config.json, as PEFT saves it."""
+    from modpkg.interop.peft import import_peft
+
+    parse_requirement(base)
+    chosen, folder = _target(source, out, name)
+    with TerminalProgress() as progress:
+        progress.stage("Importing")
+        warnings = import_peft(
+            source, folder, chosen, _version(version), base=base, license=license_
+        )
+    _report(chosen, version, folder, warnings, as_json)
+
+
+@click.command("export")
+@click.argument("name")
+@click.option("--to", "form", type=click.Choice(["hf"]), default="hf", show_default=True)
+@click.argument("folder", type=click.Path(path_type=Path))
+@user_option
+@json_option
+def export_command(name: str, form: str, folder: Path, user: bool, as_json: bool) -> None:
+    """Write an installed model into FOLDER, as a directory that transformers opens by itself."""
+    from modpkg.interop.hf import export_hf
+    from modpkg.runtime.installed import find_model
+
+    model, packs = find_model(name, user=user)
+    with TerminalProgress() as progress:
+        progress.stage("Exporting")
+        files = export_hf(model, packs, folder)
+    if as_json:
+        print_json({"folder": str(folder), "format": form, "files": files})
+    else:
+        say(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")
+
+
+def _target(source: Path, out: Path | None, name: str | None) -> tuple[str, Path]:
+    chosen = module_name(name or source.resolve().name.removesuffix(".gguf"))
+    return chosen, out if out is not None else Path(chosen)
+
+
+def _version(text: str) -> str:
+    return str(parse_version(text))
+
+
+def _report(
+    name: str, version: str, folder: Path, warnings: Sequence[str], json_wanted: bool
+) -> None:
+    for warning in warnings:
+        note(f"warning: {warning}")
+    if json_wanted:
+        print_json({"name": name, "version": version, "folder": str(folder)})
+        return
+    say(f"{good('Wrote')} the module project {name} {version} to {shown(folder)}/.")
+    say(f"Look at {shown(folder)}/modpkg.toml, then: modpkg build {folder}")

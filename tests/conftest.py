@@ -1,0 +1,42 @@
+"""What all tests share: a home of their own, and small modules to publish."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("modpkg", derandomize=True, deadline=None)
+settings.load_profile("modpkg")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A modpkg home that no other test sees, and a working folder without a project."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("MODPKG_HOME", str(folder))
+    monkeypatch.delenv("MODPKG_REGISTRY", raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    yield folder
+
+
+def safetensors_bytes(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:
+    """Return a safetensors file of raw tensors, written without the code under test."""
+    import json
+
+    header: dict[str, object] = {}
+    data = b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data

@@ -1,0 +1,241 @@
+"""What is refused, each with the sentence that people read; and nothing else is ever raised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modpkg.errors import ManifestError
+from modpkg.manifest import parse_manifest, read_manifest
+
+from .strategies import manifests, steady, toml, toml_values
+
+MODULE = '[module]\nname = "a"\nversion = "1.0"\nkind = "model"\nlicense = "MIT"\n'
+APP = '[app]\nname = "a"\n'
+TEST = '[[tests]]\nname = "t"\ncases = "c"\nmetric = "m"\n'
+TASK = MODULE + '[task]\nkind = "summarization"\n'
+
+SPECIFIERS = "'>=2.1', '>=1,<2', '~=2.0', '^2.1', '==2.1.0', or '*' for any version."
+LICENSES = "'Apache-2.0', 'MIT OR Apache-2.0', or 'LicenseRef-' and a name of your own."
+NAMES = "use letters, digits, '-', '_' and '.', beginning and ending with a letter or digit."
+REQUIREMENTS = "'summarizer>=2.1', 'summarizer[news]~=2.0', summarizer@2.1 or summarizer@^2.1."
+
+
+def module(**changes: str) -> str:
+    text = MODULE
+    for key, value in changes.items():
+        lines = [
+            f"{key} = {value}" if line.startswith(key + " =") else line
+            for line in text.splitlines()
+        ]
+        text = "\n".join(lines) + "\n"
+    return text
+
+
+BAD = [
+    # neither a module nor an app
+    ("", "1: the manifest has neither [module] (to publish) nor [app] (to use models); "
+     "add one of them."),
+    (MODULE + APP, "6: app and [module] are both there, and a manifest is one of the two; "
+     "split it."),
+    ("[modul]\n", "1: modul is not a key of modpkg.toml; did you mean 'module'?"),
+    ("module = 3\n", "1: module has to be a table, not an integer."),
+    # [module]
+    (MODULE.replace("license", "licence"),
+     "5: module.licence is not a key of [module]; did you mean 'license'?"),
+    (MODULE.replace('license = "MIT"\n', ""),
+     '1: module.license is missing; add it, like: license = "Apache-2.0".'),
+    (module(license='"MTI"'),
+     f"5: module.license: 'MTI' is not an SPDX licence expression (did you mean 'MIT'?); "
+     f"write it like {LICENSES}"),
+    (module(license='"MIT AND (BSD-3-Clause"'),
+     "5: module.license: 'MIT AND (BSD-3-Clause' is not an SPDX licence expression; "
+     f"write it like {LICENSES}"),
+    (module(kind='"modle"'),
+     "4: module.kind is 'modle', which is no kind of module; did you mean 'model'?"),
+    (module(kind='"robot"'),
+     "4: module.kind is 'robot', which is no kind of module; known are base, adapter, head, "
+     "expert, patch, model, suite, collection."),
+    (module(version="1.0"), "3: module.version has to be a string, not a number."),
+    (module(version='"one"'),
+     "3: module.version: 'one' is not a version: write it as PEP 440 has it, "
+     "like 2.1.0 or 3.0rc1."),
+    (module(name='"-a"'), f"2: module.name: '-a' is not a module name: {NAMES}"),
+    (module(name='""'), "2: module.name is empty; fill it in or leave it out."),
+    (module(name='"a\\u001b[31m"'),
+     "2: module.name has a line break or a control character in it; take it out."),
+    (MODULE + f'summary = "{"x" * 501}"\n',
+     "6: module.summary is 501 characters long, and 500 is the most."),
+    # [dependencies]
+    (MODULE + '[dependencies]\n\na = "*"\n',
+     "8: dependencies.a makes 'a' depend on itself; take it out."),
+    (MODULE + '[dependencies]\nb = "1.0"\n',
+     "7: dependencies.b: '1.0' is not a version specifier (a bare version needs an operator "
+     f"before it); write it like {SPECIFIERS}"),
+    (MODULE + '[dependencies]\nb = "===1"\n',
+     "7: dependencies.b: '===1' is not a version specifier ('===' compares text, use '=='); "
+     f"write it like {SPECIFIERS}"),
+    (MODULE + '[dependencies]\nb = "^x"\n',
+     f"7: dependencies.b: '^x' is not a version specifier; write it like {SPECIFIERS}"),
+    (MODULE + '[dependencies]\nb = ""\n',
+     '7: dependencies.b is empty; write "*" for any version.'),
+    (MODULE + "[dependencies]\nb = 3\n",
+     '7: dependencies.b has to be a version specifier like ">=1.0", or a table, '
+     "not an integer."),
+    (MODULE + '[dependencies]\n"b c" = "*"\n',
+     f"7: dependencies.'b c': 'b c' is not a module name: {NAMES}"),
+    (MODULE + '[dependencies]\nb_c = "*"\nB-c = "*"\n',
+     "8: dependencies.B-c is the same module as dependencies.b_c (b-c); keep one of them."),
+    (MODULE + '[dependencies.b]\n# about\nverison = "*"\n',
+     "8: dependencies.b.verison is not a key of [dependencies.b]; did you mean 'version'?"),
+    (MODULE + '[dependencies]\nb = { registry = "acmee" }\n[registries]\nacme = "x"\n',
+     "7: dependencies.b.registry is 'acmee', which is not defined under [registries]; "
+     "did you mean 'acme'?"),
+    (MODULE + '[dependencies]\nb = { registry = "https://x" }\n',
+     "7: dependencies.b.registry: 'https://x' is not an alias of a registry: use letters, "
+     "digits, '-', '_' and '.', and put the address under [registries], "
+     'like: acme = "https://models.acme.example".'),
+    # [extras], [registries]
+    (MODULE + '[extras]\nnews = [\n  "b",\n  "a>=1",\n]\n',
+     "9: extras.news[1] makes 'a' depend on itself; take it out."),
+    (MODULE + '[extras]\nnews = ["b"]\nNEWS = ["c"]\n',
+     "8: extras.NEWS is the same name as an extra before it (news); keep one of them."),
+    (MODULE + '[extras]\nnews = ["b @ https://x"]\n',
+     "7: extras.news[0]: 'b @ https://x' is not a requirement (it has an address): "
+     f"write it like {REQUIREMENTS}"),
+    (MODULE + '[registries]\nx = "https://me:secret@x"\n',
+     "7: registries.x has a password in it, and manifests are published; take it out."),
+    # [compose]
+    (MODULE + '[compose]\nbase = "b"\n',
+     "7: compose.base is 'b', which is not among [dependencies]; add it there, like: b = \"*\"."),
+    (MODULE + '[compose]\nbase = "baes"\n[dependencies]\nbase = "*"\n',
+     "7: compose.base is 'baes', which is not among [dependencies]; did you mean 'base'?"),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\nsteps = [\n'
+     '  { op = "lora", module = "b" },\n  { op = "lora", modul = "c" },\n]\n',
+     "12: compose.steps[1].modul is not a key of [compose.steps[1]]; did you mean 'module'?"),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
+     '[[compose.steps]]\nop = "lora"\nmodule = "b"\nscale = inf\n',
+     "13: compose.steps[0].scale has to be a finite number."),
+    (MODULE + "[compose]\nsteps = []\n",
+     '6: compose.base is missing; add it, like: base = "smollm2-135m".'),
+    (module(kind='"adapter"') + '[compose]\nbase = "b"\n',
+     "6: compose does not go with kind 'adapter', only with kind 'model'; change one of them."),
+    # [task]
+    (TASK.replace("summarization", "summarize"),
+     "7: task.kind is 'summarize', which is no task; did you mean 'summarization'?"),
+    (TASK + 'prompt = "Sum up {{text}}"\n',
+     "8: task.prompt has no '{{ text }}', so the input would go nowhere; put it in."),
+    (TASK + "max_new_tokens = -1\n", "8: task.max_new_tokens has to be from 1 to 1000000."),
+    (TASK + 'chat = "yes"\n', "8: task.chat has to be true or false, not a string."),
+    (module(kind='"suite"') + '[task]\nkind = "summarization"\n',
+     "6: task does not go with kind 'suite', which has no model; take it out."),
+    # [[tests]], [files]
+    (MODULE + TEST + TEST, "11: tests[1].name is 't', and so is an earlier test's; rename one."),
+    (MODULE + TEST.replace('metric = "m"\n', ""),
+     '6: tests[0].metric is missing; add it, like: metric = "rouge_l".'),
+    (MODULE + TEST.replace('"c"', '"../c"'),
+     "8: tests[0].cases: '../c' is not a path that a release may hold (it has '..'): "
+     "use relative paths with '/' that stay inside the module."),
+    (MODULE + TEST + "at_least = 2\nat_most = 1\n",
+     "10: tests[0].at_least is more than at_most, so that nothing could pass; swap them."),
+    (MODULE + TEST + 'model = "b"\n',
+     "10: tests[0].model is not a key of [tests[0]]; known are name, cases, metric, at_least, "
+     "at_most."),
+    (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
+    # apps
+    (MODULE + '[models.x]\nbase = "b"\n',
+     "6: models belongs to an app; a module writes [compose] instead."),
+    (APP + '[compose]\nbase = "b"\n',
+     "3: compose belongs to a module; an app writes [models.NAME] instead."),
+    (APP + '[dependencies]\nx = "*"\n[models.X]\nbase = "x"\n',
+     "5: models.X has the name of a dependency (x); rename the model."),
+    (APP + TEST + 'model = "q"\n',
+     "7: tests[0].model is 'q', neither among [dependencies] nor in [models]."),
+    # not TOML
+    ("a = hello\n", "1: this is not TOML (column 5): no value begins like this "
+     "(strings need quotes)."),
+    ('a = "x\nb = 1\n', "1: this is not TOML (column 7): a string is not closed on its line."),
+    ("[a]\n\n[a]\n", "3: this is not TOML (column 3): table [a] is given twice."),
+    ("a = 1\na = 2\n", "2: this is not TOML (column 6): a key is given twice."),
+    ("a = [1,\n\n", "1: this is not TOML (at the end): no value begins like this "
+     "(strings need quotes)."),
+    ("a = 1" + "0" * 5000, "1: the file has a number of more than 100 characters."),
+    ("\na = " + "[" * 40, "2: the file nests tables or arrays more than 32 deep."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "sentence"), BAD)
+def test_it_is_refused_in_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(text, Path("modpkg.toml"))
+    assert str(caught.value) == f"modpkg.toml:{sentence}"
+
+
+def test_in_pyproject_paths_begin_with_tool_modpkg() -> None:
+    text = "[project]\n[tool.modpkg]\n[tool.modpkg.modul]\n"
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(text, Path("pyproject.toml"))
+    assert str(caught.value) == (
+        "pyproject.toml:3: tool.modpkg.modul is not a key of [tool.modpkg]; did you mean 'module'?"
+    )
+    with pytest.raises(ManifestError, match=r"^pyproject\.toml: it has no \[tool\.modpkg\]"):
+        parse_manifest("[tool.other]\n", Path("pyproject.toml"))
+    with pytest.raises(ManifestError, match=r"^pyproject\.toml:2: tool\.modpkg has to be a table"):
+        parse_manifest("[tool]\nmodpkg = 1\n", Path("pyproject.toml"))
+
+
+def is_read_or_refused(text: str) -> None:
+    try:
+        parse_manifest(text, Path("modpkg.toml"))
+    except ManifestError as error:
+        assert str(error).startswith("modpkg.toml")  # noqa: PT017 - both outcomes are right
+        assert str(error).isprintable(), "what a terminal shows cannot be forged"
+
+
+@given(st.binary(max_size=200))
+@steady
+def test_any_bytes_are_read_or_refused(tmp_path_factory: Any, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "modpkg.toml"
+    path.write_bytes(content)
+    with pytest.raises(ManifestError):
+        read_manifest(path)
+
+
+@given(manifests(), st.data())
+@steady
+def test_any_value_for_any_key_is_read_or_refused(data: dict[str, Any], draw: Any) -> None:
+    places: list[tuple[Any, Any]] = []
+
+    def visit(value: Any) -> None:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            places.append((value, key))
+            if isinstance(value[key], dict | list):
+                visit(value[key])
+
+    visit(data)
+    table, key = draw.draw(st.sampled_from(places))
+    table[key] = draw.draw(toml_values)
+    is_read_or_refused("\n".join(f"{key} = {toml(data[key])}" for key in data))
+
+
+@given(manifests(), st.data())
+@steady
+def test_any_typing_error_is_read_or_refused(data: dict[str, Any], draw: Any) -> None:
+    text = "\n".join(f"{key} = {toml(data[key])}" for key in data)
+    start = draw.draw(st.integers(0, len(text)))
+    end = draw.draw(st.integers(start, min(len(text), start + 5)))
+    new = draw.draw(st.text(st.sampled_from("ab=.,[]{}#\"'\\\n\r 1-_:\x00\u202eé"), max_size=4))
+    is_read_or_refused(text[:start] + new + text[end:])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["(" * 400, "MIT" + " or (MIT" * 60, "MIT WITH", "LicenseRef-\u0130", "or", ")(", "MIT (MIT)"],
+)
+def test_no_licence_breaks_the_reader(value: str) -> None:
+    with pytest.raises(ManifestError, match="is not an SPDX licence expression"):
+        parse_manifest(module(license=f'"{value}"'), Path("modpkg.toml"))

@@ -1,0 +1,199 @@
+"""Finding and reading manifests: what people write comes out typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from modpkg.errors import ManifestError, ManifestMissing
+from modpkg.manifest import Step, find_manifest, parse_manifest, read_manifest
+
+HERE = Path("modpkg.toml")
+
+SUMMARIZER = """\
+[module]
+name = "Summarizer"
+version = "2.1.0"
+kind = "model"
+license = "apache-2.0"            # SPDX expression
+summary = "Short factual summaries of news text"
+
+[dependencies]
+smollm2-135m = ">=1.0,<2"
+Summarize_LoRA = "~=1.2"
+
+[compose]
+base = "smollm2-135m"
+steps = [{ op = "lora", module = "summarize.lora", scale = 2, replace = ["lm_head.weight"] }]
+dtype = "bfloat16"
+
+[task]
+kind = "summarization"
+prompt = "Summarize in one sentence: {{ text }}"
+max_new_tokens = 80
+
+[extras]
+News = ["news-lora>=1"]
+
+[files]
+exclude = ["drafts/**"]
+
+[[tests]]
+name = "keeps names"
+cases = "tests/names.jsonl"
+metric = "rouge_l"
+at_least = 0.30
+"""
+
+NEWSROOM = """\
+[app]
+name = "newsroom"
+
+[dependencies]
+summarizer = ">=2.1"
+sentiment = { version = "^1.4", extras = ["fast"], registry = "acme" }
+minilm-l6 = "*"
+smollm2-135m = { registry = "default" }
+
+[registries]
+acme = "https://models.acme.example"
+default = "../models"
+
+[models.house-style]
+base = "smollm2-135m"
+
+[models.house-style.task]
+kind = "text-generation"
+
+[[tests]]
+name = "stays polite"
+cases = "tests/polite.jsonl"
+metric = "exact"
+model = "house-style"
+"""
+
+
+def test_a_module_is_read() -> None:
+    manifest = parse_manifest(SUMMARIZER, HERE)
+    assert manifest.module is not None
+    assert manifest.module.name == "summarizer"
+    assert manifest.module.version == Version("2.1.0")
+    assert manifest.module.license == "Apache-2.0"
+    base, lora = manifest.dependencies
+    assert base.requirement == Requirement("smollm2-135m>=1.0,<2")
+    assert (lora.name, lora.where) == ("summarize-lora", "modpkg.toml:10")
+    assert manifest.extras == {"news": manifest.extras["news"]}
+    (news,) = manifest.extras["news"]
+    assert (str(news.requirement), news.where) == ("news-lora>=1", "modpkg.toml:23")
+    assert manifest.compose is not None
+    assert manifest.compose.steps == (
+        Step(op="lora", module=lora.name, scale=2.0, replace=("lm_head.weight",)),
+    )
+    assert manifest.compose.dtype == "bfloat16"
+    assert manifest.task is not None
+    assert manifest.task.max_new_tokens == 80
+    assert manifest.files.exclude == ("drafts/**",)
+    assert manifest.tests[0].at_least == 0.3
+    assert manifest.folder == Path()
+
+
+def test_an_app_is_read() -> None:
+    manifest = parse_manifest(NEWSROOM, HERE)
+    assert manifest.app == "newsroom"
+    assert [str(dependency.requirement) for dependency in manifest.dependencies] == [
+        "summarizer>=2.1",
+        "sentiment[fast]<2,>=1.4",
+        "minilm-l6",
+        "smollm2-135m",
+    ]
+    assert [dependency.registry for dependency in manifest.dependencies] == [
+        None,
+        "acme",
+        None,
+        None,
+    ]
+    assert manifest.registries["default"] == "../models"
+    assert list(manifest.models) == list(manifest.tasks) == ["house-style"]
+
+
+def test_pyproject_says_the_same_under_tool_modpkg() -> None:
+    text = NEWSROOM.replace("[[", "[[tool.modpkg.").replace("\n[", "\n[tool.modpkg.")
+    text = "[tool.modpkg." + text[1:].replace("[tool.modpkg.[tool.", "[[tool.")
+    manifest = parse_manifest("[project]\nname = 'x'\n" + text, Path("pyproject.toml"))
+    assert manifest.dependencies[0].where == "pyproject.toml:7"
+    assert manifest.models == parse_manifest(NEWSROOM, HERE).models
+
+
+@pytest.mark.parametrize("awkward", ["\ufeff" + NEWSROOM, NEWSROOM.replace("\n", "\r\n")])
+def test_marks_and_line_ends_make_no_difference(awkward: str, tmp_path: Path) -> None:
+    path = tmp_path / "modpkg.toml"
+    path.write_bytes(awkward.encode())
+    manifest = read_manifest(path)
+    assert manifest.dependencies[2].where == f"{path}:7"
+    assert manifest.models == parse_manifest(NEWSROOM, HERE).models
+
+
+def test_the_file_is_shown_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "modpkg.toml").write_text("[app]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ManifestError, match=r"^a/modpkg\.toml:1: app\.name is missing"):
+        read_manifest(tmp_path / "a" / "modpkg.toml")
+
+
+def test_the_nearest_manifest_is_found(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "modpkg.toml").write_text(NEWSROOM)
+    assert find_manifest(inner) == tmp_path / "modpkg.toml"
+    (tmp_path / "a" / "pyproject.toml").write_text("[tool.other]\n# modpkg\n")
+    assert find_manifest(inner) == tmp_path / "modpkg.toml"
+    (tmp_path / "a" / "pyproject.toml").write_text("[tool.modpkg.app]\nname = 'x'\n")
+    assert find_manifest(inner) == tmp_path / "a" / "pyproject.toml"
+    (tmp_path / "a" / "modpkg.toml").write_text(NEWSROOM)
+    assert find_manifest(inner) == tmp_path / "a" / "modpkg.toml"
+
+
+def test_a_broken_pyproject_is_found_when_it_is_ours(tmp_path: Path) -> None:
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text("[tool.modpkg.app]\nname = x\n")
+    assert find_manifest(tmp_path) == pyproject
+    pyproject.write_bytes(b"modpkg = \xff\n")
+    assert find_manifest(tmp_path) != pyproject
+
+
+def test_what_is_not_there_or_not_readable_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ManifestMissing, match="modpkg init"):
+        read_manifest(tmp_path / "modpkg.toml")
+    with pytest.raises(ManifestError, match="it cannot be read: Is a directory"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a = 1\n# \xff\n", ":2: byte 0xff is not UTF-8; save the file as UTF-8."),
+        (b"#" * (1 << 20) + b"#", ": it is larger than 1 MiB, too large to read."),
+        (b"x = " + b"[" * 9999, ":1: the file nests tables or arrays more than 32 deep."),
+    ],
+)
+def test_hostile_bytes_are_refused(content: bytes, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "modpkg.toml"
+    path.write_bytes(content)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert str(caught.value) == f"{path}{sentence}"
+
+
+def test_importing_it_is_light() -> None:
+    heavy = "{'torch', 'numpy', 'rich', 'tomlkit', 'transformers', 'packaging.licenses'}"
+    code = f"import sys, modpkg.manifest; print({heavy} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "set()", found.stderr

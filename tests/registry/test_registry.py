@@ -1,0 +1,268 @@
+"""Registries: publish, read, yank; and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modpkg.errors import (
+    AlreadyPublished,
+    BadRecord,
+    BlobMissing,
+    DigestMismatch,
+    IndexLies,
+    NoSuchRelease,
+    NotWritable,
+    Offline,
+    RegistryMissing,
+    RegistryNewer,
+    RegistryUnreachable,
+)
+from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter
+from modpkg.tree import BlobTree
+from tests.modules import publish, publish_collection, write_module
+
+
+def edit_line(registry: Path, name: str, **fields: object) -> None:
+    path = registry / "index" / f"{name}.jsonl"
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps(line | fields) + "\n")
+
+
+def test_what_was_published_can_be_read(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    folder = write_module(tmp_path / "m", "m", files={"README.md": b"# m\n"})
+    published = publish(folder, registry)
+    reader = Registry(str(registry))
+    line = reader.line("m", "1.0")
+    assert line == published
+    record = reader.record(line)
+    assert record.license == "MIT"
+    assert reader.blob(record.files["README.md"].digest, "it") == b"# m\n"  # type: ignore[arg-type]
+    assert reader.names() == ["m"]
+    assert reader.name == "registry"
+
+
+def test_publishing_again_changes_nothing_and_other_content_is_refused(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    folder = write_module(tmp_path / "m", "m", files={"README.md": b"one"})
+    first = publish(folder, registry)
+    before = (registry / "index" / "m.jsonl").read_bytes()
+    assert publish(folder, registry) == first
+    assert (registry / "index" / "m.jsonl").read_bytes() == before
+    (folder / "README.md").write_bytes(b"two")
+    with pytest.raises(AlreadyPublished, match=r"m 1\.0 is already published"):
+        publish(folder, registry)
+    (folder / "modpkg.toml").write_text(
+        (folder / "modpkg.toml").read_text().replace('"1.0"', '"1.0.0"')
+    )
+    with pytest.raises(AlreadyPublished):  # 1.0.0 is 1.0 by PEP 440
+        publish(folder, registry)
+
+
+def test_building_is_deterministic(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    lines = []
+    for number in range(2):
+        folder = write_module(tmp_path / str(number) / "m", "m", files={"b.txt": b"b", "a": b"a"})
+        lines.append(publish(folder, tmp_path / f"registry{number}").release)
+    assert lines[0] == lines[1]
+    assert not registry.exists()
+
+
+def test_a_yank_is_a_mark_with_a_reason(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "m", "1.0")
+    publish_collection(registry, "m", "2.0")
+    writer = RegistryWriter(registry)
+    writer.yank("m", "2.0", "wrong labels")
+    assert [line.yanked for line in Registry(str(registry)).index("m")] == [None, "wrong labels"]
+    writer.yank("m", "2.0", None)
+    assert [line.yanked for line in Registry(str(registry)).index("m")] == [None, None]
+    with pytest.raises(NoSuchRelease, match=r"it has 1\.0, 2\.0"):
+        writer.yank("m", "3.0", "")
+
+
+def test_a_bad_line_is_skipped_with_a_warning_that_names_it(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "m", "1.0")
+    with open(registry / "index" / "m.jsonl", "a") as file:
+        file.write("{broken\n")
+        file.write('{"spec": 9, "new": true}\n')
+        file.write('{"name": "other", "version": "3", "kind": "base", "release": "sha256:')
+        file.write("0" * 64 + '"}\n\n')
+    warnings: list[str] = []
+    lines = Registry(str(registry), warn=warnings.append).index("m")
+    assert [line.version for line in lines] == ["1.0"]
+    assert [w.split("jsonl:")[1].split(",")[0] for w in warnings] == [
+        "2: skipped",
+        "3: skipped",
+        "4: skipped",
+    ]
+    assert "spec version 9" in warnings[1]
+
+
+def test_two_lines_of_one_version_are_an_error_that_names_both(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "m", "1.0")
+    path = registry / "index" / "m.jsonl"
+    path.write_bytes(path.read_bytes() + path.read_bytes().replace(b'"1.0"', b'"1.0.0"'))
+    with pytest.raises(BadRecord, match=r"lines 1 and 2 are both of version 1\.0"):
+        Registry(str(registry)).index("m")
+
+
+def test_an_index_line_that_lies_is_caught(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "lib", "1.0")
+    publish_collection(registry, "m", "1.0", {"lib": "<2"})
+    edit_line(registry, "m", requires=[])
+    reader = Registry(str(registry))
+    with pytest.raises(IndexLies, match="nothing of it was used"):
+        reader.record(reader.index("m")[0])
+
+
+def test_an_index_line_with_a_false_digest_is_caught(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "m", "1.0")
+    edit_line(registry, "m", release="sha256:" + "0" * 64)
+    reader = Registry(str(registry))
+    with pytest.raises(BlobMissing, match="the release record of m 1.0"):
+        reader.record(reader.index("m")[0])
+
+
+def test_a_tampered_record_is_caught(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    line = publish_collection(registry, "m", "1.0")
+    path = BlobTree(registry).path(line.release)  # type: ignore[arg-type]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"MIT", b"GPL"))
+    with pytest.raises(DigestMismatch, match="tampered"):
+        Registry(str(registry)).record(line)
+
+
+def test_no_registry_is_told_from_a_registry_without_the_name(tmp_path: Path) -> None:
+    publish_collection(tmp_path / "registry", "m")
+    assert Registry(str(tmp_path / "registry")).index("other") == []
+    with pytest.raises(RegistryMissing, match="no registry at"):
+        Registry(str(tmp_path / "nowhere")).index("other")
+
+
+def test_a_registry_of_a_newer_spec_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "registry.json").write_text('{"spec": 2, "name": "x"}')
+    with pytest.raises(RegistryNewer, match="update modpkg"):
+        _ = Registry(str(tmp_path)).info
+
+
+def test_publishing_somewhere_impossible_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = write_module(tmp_path / "m", "m")
+    with pytest.raises(NotWritable, match="cannot be published to"):
+        publish(folder, tmp_path / "file" / "registry")
+
+
+def test_a_killed_publisher_leaves_no_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever write fails, readers see the old state and publishing again completes it."""
+    registry = tmp_path / "registry"
+    publish_collection(registry, "m", "1.0")
+    folder = write_module(tmp_path / "m2", "m", "2.0", files={"a": b"a", "b": b"b"})
+    replace = Path.replace
+    for failing in range(1, 12):
+        left = failing
+
+        def failing_replace(self: Path, target: Path) -> Path:
+            nonlocal left
+            if str(registry) in str(target):
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", failing_replace)
+        try:
+            publish(folder, registry)
+        except KeyboardInterrupt:
+            monkeypatch.setattr(Path, "replace", replace)
+            assert [line.version for line in Registry(str(registry)).index("m")] == ["1.0"]
+            continue
+        break
+    monkeypatch.setattr(Path, "replace", replace)
+    assert failing > 3
+    publish(folder, registry)
+    reader = Registry(str(registry))
+    assert [line.version for line in reader.index("m")] == ["1.0", "2.0"]
+    reader.record(reader.line("m", "2.0"))
+
+
+# Over HTTP ---------------------------------------------------------------------------------
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    status: int | None = None
+
+    def do_GET(self) -> None:
+        if Handler.status is not None:
+            self.send_error(Handler.status)
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """A registry folder behind a real HTTP server."""
+    publish_collection(tmp_path / "registry", "m", "1.0")
+    Handler.status = None
+    handler = functools.partial(Handler, directory=str(tmp_path / "registry"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_registry_is_read_over_http(served: str, tmp_path: Path) -> None:
+    reader = Registry(served, cache=BlobTree(tmp_path / "store"))
+    assert reader.record(reader.line("m", "1.0")).license == "MIT"
+    assert reader.index("other") == []
+    assert reader.names() is None
+
+
+def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
+    cache = BlobTree(tmp_path / "store")
+    online = Registry(served, cache=cache)
+    online.record(online.line("m", "1.0"))
+    offline = Registry(served, cache=cache, offline=True)
+    assert offline.record(offline.line("m", "1.0")).version == "1.0"
+    with pytest.raises(Offline, match="--offline forbids fetching"):
+        offline.index("other")
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_what_a_server_refuses_is_told(served: str, status: int) -> None:
+    Handler.status = status
+    with pytest.raises((RegistryMissing, RegistryUnreachable)) as caught:
+        Registry(served).index("m")
+    assert (status == 404) == isinstance(caught.value, RegistryMissing)
+    if status != 404:
+        assert str(status) in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_told() -> None:
+    with pytest.raises(RegistryUnreachable, match="could not be read"):
+        Registry("http://127.0.0.1:1").index("m")
+
+
+def test_locks_do_not_show_as_modules(tmp_path: Path) -> None:
+    publish_collection(tmp_path / "registry", "m")
+    assert os.listdir(tmp_path / "registry" / "index") == ["m.jsonl"]
