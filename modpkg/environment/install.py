@@ -174,8 +174,6 @@ def plan_install(
     Raises:
         Everything that reading manifest, lock and registries can raise; nothing has changed.
     """
-    from modpkg.compose.plan import plan as plan_composition
-
     text = edited_manifest(project, request, project.text())
     manifest = project.parse(text)
     registries = Registries(
@@ -217,6 +215,8 @@ def plan_install(
     compositions: dict[str, Any] = {}
     compose_bytes = 0
     for model in models:
+        from modpkg.compose.plan import plan as plan_composition
+
         composition = plan_composition(model.name, model.version, model.recipe, modules)
         compositions[model.name] = composition
         compose_bytes += composition.bytes_to_write(store.root)
@@ -328,9 +328,6 @@ def _compose_all(
     frozen: bool,
 ) -> tuple[dict[str, str], list[LockedResult], dict[str, int]]:
     """Compose every model and lay it out in the staged generation."""
-    from modpkg.compose.executor import compose
-    from modpkg.compose.plan import COMPOSE_ENGINE
-
     environment.packs.mkdir(parents=True, exist_ok=True)
     (staged / "models").mkdir(parents=True)
     models: dict[str, str] = {}
@@ -338,6 +335,9 @@ def _compose_all(
     packs: dict[str, int] = {}
     known = {result.model: result for result in plan.lock.composed}
     for model in plan.recipes:
+        from modpkg.compose.executor import compose
+        from modpkg.compose.plan import COMPOSE_ENGINE
+
         progress.stage(f"Composing {model.name}")
 
         def advance(done: int, total: int) -> None:

@@ -1,0 +1,119 @@
+"""What belongs to a release: data only, plain files only, inside the folder only."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from modpkg.errors import FileMissing, LinkInRelease, NotData, UnsafePath
+from modpkg.manifest import read_manifest
+from modpkg.release.content import check_data, collect
+from tests.modules import write_module
+
+
+def names(folder: Path) -> list[str]:
+    content = collect(read_manifest(folder / "modpkg.toml"))
+    return [*content.weights, *content.files]
+
+
+def test_the_defaults_fit_most(tmp_path: Path) -> None:
+    folder = write_module(
+        tmp_path / "m",
+        "m",
+        files={
+            "model-00001-of-00002.safetensors": b"",
+            "model.safetensors.index.json": b"{}",
+            "config.json": b"{}",
+            "1_Pooling/config.json": b"{}",
+            "README.md": b"#",
+            "train.py": b"print()",
+            "dist/x": b"",
+            ".git/config": b"",
+            "modpkg.lock": b"",
+        },
+    )
+    assert names(folder) == [
+        "model-00001-of-00002.safetensors",
+        "1_Pooling/config.json",
+        "README.md",
+        "config.json",
+    ]
+
+
+def test_include_and_exclude(tmp_path: Path) -> None:
+    more = '[files]\ninclude = ["*.md", "data/*"]\nexclude = ["data/raw*"]\n'
+    files = {"a.md": b"", "b.txt": b"", "data/x.csv": b"", "data/raw.csv": b""}
+    assert names(write_module(tmp_path / "m", "m", more=more, files=files)) == [
+        "a.md",
+        "data/x.csv",
+    ]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m", more='[files]\ninclude = ["*.mdd"]\n')
+    with pytest.raises(FileMissing, match=r"\*\.mdd"):
+        names(folder)
+
+
+def test_missing_cases_of_a_test_are_an_error(tmp_path: Path) -> None:
+    more = '[[tests]]\nname = "t"\ncases = "tests/t.jsonl"\nmetric = "accuracy"\nat_least = 0.5\n'
+    with pytest.raises(FileMissing, match=r"tests/t\.jsonl"):
+        names(write_module(tmp_path / "m", "m", more=more))
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("data.pkl", b"")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("pytorch_model.bin", b"", "a pickle"),
+        ("weights.pt", b"", "a pickle"),
+        ("extension.so", b"", "code"),
+        ("notes.txt", pickle.dumps({"a": 1}), "a pickle"),
+        ("notes.txt", b"\x7fELF....", "a program"),
+        ("notes.txt", b"#!/bin/sh\n", "a script"),
+        ("notes.txt", archive(), "zip archive"),
+        ("model.onnx", b"", "hold code"),
+    ],
+)
+def test_code_and_pickles_are_refused(tmp_path: Path, name: str, data: bytes, what: str) -> None:
+    folder = write_module(tmp_path / "m", "m", files={name: data})
+    with pytest.raises(NotData, match=what):
+        names(folder)
+
+
+def test_an_included_script_is_refused(tmp_path: Path) -> None:
+    more = '[files]\ninclude = ["*.py"]\n'
+    with pytest.raises(NotData, match="code"):
+        names(write_module(tmp_path / "m", "m", more=more, files={"run.py": b"print()"}))
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m")
+    (folder / "config.json").symlink_to("/etc/passwd")
+    with pytest.raises(LinkInRelease, match="is a link"):
+        names(folder)
+    (folder / "config.json").unlink()
+    (folder / "more").symlink_to("/etc")
+    with pytest.raises(LinkInRelease):
+        names(folder)
+
+
+def test_unportable_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsafePath):
+        names(write_module(tmp_path / "m", "m", files={"a:b.txt": b""}))
+
+
+def test_plain_text_is_data(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    check_data(path, "a.json")
