@@ -103,14 +103,14 @@ def read_task(node: Node) -> Task:
 
 def read_tests(node: Node | None, models: Collection[ModuleName] | None) -> tuple[Test, ...]:
     """Return ``[[tests]]``; ``models`` are those that an app's tests may name, None in modules."""
-    tests: list[Test] = []
+    tests: dict[str, Test] = {}
     for item in node.items() if node else ():
         test = _test(item, models)
-        if any(test.name == other.name for other in tests):
+        if test.name in tests:
             name = item.child("name", test.name)
             raise name.fail(f"is {brief(test.name)}, and so is an earlier test's; rename one")
-        tests.append(test)
-    return tuple(tests)
+        tests[test.name] = test
+    return tuple(tests.values())
 
 
 def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
