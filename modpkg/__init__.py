@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
     import torch
 
+    from modpkg.runtime.tasks import Result
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "path"]
+__all__ = ["__version__", "load", "path", "run"]
 
 
 def load(name: str, *, user: bool = False) -> torch.nn.Module:
@@ -44,3 +46,17 @@ def path(name: str, *, user: bool = False) -> Path:
     from modpkg.runtime.installed import find_model
 
     return find_model(name, user=user)[0]
+
+
+def run(name: str, text: str, *, user: bool = False) -> Result:
+    """Run an installed model on a text, as ``modpkg run`` does, and return what it gave.
+
+    >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
+
+    Raises:
+        modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+    """
+    from modpkg.runtime.installed import find_model
+    from modpkg.runtime.tasks import run_task
+
+    return run_task(*find_model(name, user=user), text)

@@ -1,55 +1,5 @@
-"""What composing works on: modules whose bytes lie on this machine, and the recipe."""
+"""What composing works on."""
 
-from __future__ import annotations
+from modpkg.installed import InstalledModel, InstalledModule, TensorRef
 
-from pathlib import Path
-
-from msgspec import Struct
-
-from modpkg.records import DigestText, ReleaseRecord, Shape
-
-
-class TensorRef(Struct, frozen=True):
-    """A tensor's bytes on this machine; they were verified when they came into the store."""
-
-    file: str
-    """Path of the pack; absolute, or relative to an environment's ``packs`` folder."""
-    offset: int
-    length: int
-    dtype: str
-    """As safetensors spells it."""
-    shape: Shape
-    digest: DigestText
-
-
-class InstalledModule(Struct, frozen=True, kw_only=True):
-    """A module of the resolution, with everything of it in the store."""
-
-    name: str
-    version: str
-    kind: str
-    release: DigestText
-    record: ReleaseRecord
-    tensors: dict[str, TensorRef]
-    files: dict[str, Path]
-    """By path inside the release, the blob in the store."""
-
-
-class InstalledModel(Struct, kw_only=True):
-    """``model.json``: one runnable model of an environment, beside its config and tokenizer.
-
-    It lies in ``generations/<n>/models/<name>/``; ``file`` of its tensors is relative to the
-    environment's ``packs`` folder.
-    """
-
-    spec: int = 1
-    name: str
-    version: str
-    key: str
-    """Digest of the composition's inputs."""
-    result: str
-    """Digest of what was composed: sha256 of the canonical JSON of {tensor: [dtype, shape, digest]}."""
-    task: dict[str, object] | None
-    tensors: dict[str, TensorRef]
-    modules: dict[str, str]
-    """Modules that went in, with their versions."""
+__all__ = ["InstalledModel", "InstalledModule", "TensorRef"]

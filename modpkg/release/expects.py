@@ -41,7 +41,16 @@ def expects_of(
                 remedy="add the file that PEFT wrote beside the weights",
             )
         config = read_json(files[ADAPTER_CONFIG])
-        touched = {binding.target for binding in bind_lora(types, config, provides.tensors)}
+        architecture = provides.ports.get("architecture")
+        bindings = bind_lora(
+            module.name,
+            types,
+            config,
+            provides.tensors,
+            architecture=str(architecture) if architecture is not None else None,
+            base_name=f"{base.name} {base.version}",
+        )
+        touched = {binding.target for binding in bindings}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
     elif module.kind == "patch":

@@ -1,0 +1,57 @@
+"""What an operator is: how one module acts on a base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from modpkg.compose.composition import Term
+from modpkg.installed import InstalledModule, TensorRef
+from modpkg.manifest.schema import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """What an operator sees when a step is planned."""
+
+    model: str
+    """The result's name, for errors."""
+    step: Step
+    module: InstalledModule
+    base: InstalledModule
+    config: Mapping[str, Any]
+    """The base's ``config.json``."""
+
+
+class Effects(Struct, frozen=True, kw_only=True):
+    """What a step does; every tensor of its module is in here exactly once."""
+
+    terms: dict[str, Term] = {}
+    """By base tensor, the change to it; the step's scale is not in its weight."""
+    added: dict[str, TensorRef] = {}
+    """Tensors that the result has beside the base's, or in place of those in ``removed``."""
+    removed: tuple[str, ...] = ()
+    """Base tensors that the result does not have."""
+    config: dict[str, Any] = {}
+    """Keys of ``config.json`` that the step sets."""
+    files: dict[str, Path] = {}
+
+
+class Operator(Struct, frozen=True, kw_only=True):
+    """A registered operator: entry points of the group ``modpkg.operators`` name such objects."""
+
+    name: str
+    bind: Callable[[Situation], Effects]
+    """Plans a step; imports no torch."""
+    delta: Callable[[Mapping[str, Tensor], Term, int, int], Tensor] | None = None
+    """Returns rows [start, stop) of the unrounded change as float64, the term's weight in it.
+
+    The inputs come as float64, as they lie on disk otherwise. The function is pure, and what it
+    returns for a row must not depend on which other rows are asked for with it. None for
+    structural operators, which have no terms.
+    """

@@ -1,0 +1,242 @@
+"""From a recipe and modules to a composition. Pure, and imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modpkg.compose.composition import Composition, Made, Term, type_and_digest
+from modpkg.compose.operators import Effects, Situation, find_operator
+from modpkg.compose.operators.head import own_files
+from modpkg.digests import digest_bytes, digest_file
+from modpkg.errors import AccountsDoNotBalance, ComposeError
+from modpkg.installed import InstalledModule, TensorRef
+from modpkg.manifest.schema import Compose
+from modpkg.records import canonical_json
+from modpkg.release.data import read_json
+
+COMPOSE_ENGINE = "1"
+"""Raised whenever the same inputs would give other bytes."""
+
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_CONFIG = "config.json"
+
+
+def plan(
+    name: str, version: str, recipe: Compose, modules: Mapping[str, InstalledModule]
+) -> Composition:
+    """Return the composition that ``recipe`` describes; ``modules`` are those it names, by name.
+
+    Steps that commute are brought into one order, and equal changes are added up, before anything
+    is computed: the order in which a manifest writes them changes neither a byte nor the key, and
+    a change that is added and taken away leaves the base's bytes.
+
+    Raises:
+        ComposeError: the recipe cannot be composed; says why.
+        UnknownOperator: a step's operator is not known.
+        AccountsDoNotBalance: a tensor of a module would not be used.
+        AdapterUnsupported, NothingMatches, UnboundTensor, ShapeMismatch: a module does not fit.
+    """
+    base = _module(name, modules, recipe.base)
+    if base.kind not in ("base", "model") or not base.tensors:
+        raise ComposeError(
+            model=name, reason=f"{base.name} is of kind {base.kind!r} and cannot be its base"
+        )
+    if base.kind == "model" and recipe.steps:
+        raise ComposeError(
+            model=name,
+            reason=f"its base {base.name} is a model, and composing on top of a model is not "
+            "implemented; name that model's own base and steps",
+        )
+    if _CONFIG not in base.files:
+        raise ComposeError(model=name, reason=f"its base {base.name} has no {_CONFIG}")
+    config = read_json(base.files[_CONFIG])
+    effects: list[tuple[float, InstalledModule, Effects]] = []
+    for number, step in enumerate(recipe.steps, start=1):
+        operator = find_operator(step.op, f"step {number} of {name}")
+        module = _module(name, modules, step.module)
+        situation = Situation(model=name, step=step, module=module, base=base, config=config)
+        if not math.isfinite(step.scale):
+            raise ComposeError(model=name, reason=f"step {number} has scale {step.scale}")
+        effect = operator.bind(situation)
+        _balance(name, module, effect)
+        effects.append((step.scale, module, effect))
+    table = _table(name, base, effects)
+    terms = _terms(name, base, table, effects)
+    kept, made = _dtypes(name, base, recipe, table, terms)
+    return Composition(
+        name=name,
+        version=version,
+        key=_key(kept, made),
+        kept=kept,
+        made=made,
+        config=_config(name, config, recipe, effects),
+        files=_files(name, base, effects),
+    )
+
+
+def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> InstalledModule:
+    if wanted not in modules:
+        raise ComposeError(
+            model=name, reason=f"it names {wanted}, which is not among its [dependencies]"
+        )
+    return modules[wanted]
+
+
+def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
+    """Check that every tensor of the module is used exactly once."""
+    inputs = [ref for term in effect.terms.values() for ref in term.inputs.values()]
+    used = [(ref.file, ref.offset) for ref in (*inputs, *effect.added.values())]
+    # Tensors of no bytes share their place, and equal tensors of a release may too.
+    left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in set(used)]
+    if left or len(used) != len(module.tensors):
+        raise AccountsDoNotBalance(
+            model=name,
+            count=len(left) or abs(len(used) - len(module.tensors)),
+            module=module.name,
+            example=min(left or module.tensors),
+        )
+
+
+def _table(
+    name: str, base: InstalledModule, effects: list[tuple[float, InstalledModule, Effects]]
+) -> dict[str, TensorRef]:
+    """Return the result's tensors before any change to their values."""
+    table = dict(base.tensors)
+    for _, _, effect in effects:
+        for removed in effect.removed:
+            table.pop(removed, None)
+    for _, module, effect in effects:
+        for tensor, ref in effect.added.items():
+            if tensor in table:
+                raise ComposeError(
+                    model=name,
+                    reason=f"tensor {tensor!r} of {module.name} is also added by another step",
+                )
+            table[tensor] = ref
+    return table
+
+
+def _terms(
+    name: str,
+    base: InstalledModule,
+    table: dict[str, TensorRef],
+    effects: list[tuple[float, InstalledModule, Effects]],
+) -> dict[str, tuple[Term, ...]]:
+    """Return the changes by tensor, equal ones added up, in the canonical order."""
+    grouped: dict[str, dict[bytes, tuple[Term, list[float]]]] = {}
+    for scale, module, effect in effects:
+        for target, term in effect.terms.items():
+            if table.get(target) is not base.tensors[target]:
+                raise ComposeError(
+                    model=name,
+                    reason=f"{module.name} acts on {target!r}, which another step replaces",
+                )
+            group = grouped.setdefault(target, {})
+            group.setdefault(canonical_json(term.account()), (term, []))[1].append(scale)
+    found: dict[str, tuple[Term, ...]] = {}
+    for target, group in grouped.items():
+        summed = []
+        for _, (term, scales) in sorted(group.items()):
+            weight = math.fsum(scales) * term.weight
+            if weight != 0:
+                summed.append(
+                    Term(op=term.op, weight=weight, inputs=term.inputs, transposed=term.transposed)
+                )
+        if summed:
+            found[target] = tuple(summed)
+    return found
+
+
+def _dtypes(
+    name: str,
+    base: InstalledModule,
+    recipe: Compose,
+    table: dict[str, TensorRef],
+    terms: dict[str, tuple[Term, ...]],
+) -> tuple[dict[str, TensorRef], dict[str, Made]]:
+    """Part the tensors into those that are kept and those that are made."""
+    wanted = _DTYPES[recipe.dtype] if recipe.dtype is not None else None
+    own = {ref.dtype for ref in base.tensors.values() if ref.dtype in _FLOATS}
+    kept: dict[str, TensorRef] = {}
+    made: dict[str, Made] = {}
+    for tensor, ref in sorted(table.items()):
+        if wanted is not None and ref.dtype.startswith("F8_"):
+            raise ComposeError(
+                model=name,
+                reason=f"{tensor!r} is {ref.dtype}, which cannot be converted to {recipe.dtype} "
+                "without its scales",
+            )
+        if wanted is None and ref.dtype in _FLOATS and own and ref.dtype not in own:
+            choice = next(key for key, value in _DTYPES.items() if value in (*own, "F32"))
+            raise ComposeError(
+                model=name,
+                reason=f"{tensor!r} is {ref.dtype}, but {base.name} is {', '.join(sorted(own))}; "
+                f'say what the result is to be: dtype = "{choice}" under its compose table',
+            )
+        dtype = wanted if wanted is not None and ref.dtype in _FLOATS else ref.dtype
+        if tensor in terms or dtype != ref.dtype:
+            made[tensor] = Made(source=ref, dtype=dtype, terms=terms.get(tensor, ()))
+        else:
+            kept[tensor] = ref
+    return kept, made
+
+
+def _key(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
+    account = {
+        "engine": COMPOSE_ENGINE,
+        "kept": {name: type_and_digest(ref) for name, ref in kept.items()},
+        "made": {
+            name: {
+                "source": type_and_digest(item.source),
+                "dtype": item.dtype,
+                "reducer": item.reducer,
+                "terms": [term.account() for term in item.terms],
+            }
+            for name, item in made.items()
+        },
+    }
+    return digest_bytes(canonical_json(account))
+
+
+def _config(
+    name: str,
+    config: dict[str, Any],
+    recipe: Compose,
+    effects: list[tuple[float, InstalledModule, Effects]],
+) -> dict[str, Any]:
+    edited: dict[str, tuple[str, Any]] = {}
+    for _, module, effect in effects:
+        for key, value in effect.config.items():
+            other, before = edited.setdefault(key, (module.name, value))
+            if before != value:
+                raise ComposeError(
+                    model=name,
+                    reason=f"{other} and {module.name} both set {key!r} of {_CONFIG}",
+                )
+    merged = {**config, **{key: value for key, (_, value) in edited.items()}}
+    if recipe.dtype is not None:
+        merged["torch_dtype" if "torch_dtype" in merged else "dtype"] = recipe.dtype
+    return merged
+
+
+def _files(
+    name: str, base: InstalledModule, effects: list[tuple[float, InstalledModule, Effects]]
+) -> dict[str, Path]:
+    files = {
+        path: blob
+        for path, blob in base.files.items()
+        if path != _CONFIG and not path.endswith(".index.json")
+    }
+    for _, module, effect in effects:
+        for path, blob in own_files(effect.files).items():
+            if path in files and digest_file(files[path]) != digest_file(blob):
+                raise ComposeError(
+                    model=name,
+                    reason=f"{module.name} and another of its modules have different {path!r}",
+                )
+            files[path] = blob
+    return files

@@ -1,0 +1,73 @@
+"""From a config.json to a class: out of transformers or an installed package, never a registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modpkg.errors import ArchitectureUnknown, ExtraNeeded, RemoteCode, WeightsDoNotFit
+from modpkg.release.data import read_json
+
+_REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
+
+
+def refuse_remote_code(name: str, folder: Path) -> None:
+    """Raise `RemoteCode` when a config of the model asks for code of its own."""
+    for path in sorted(folder.glob("*config*.json")):
+        for key in _REMOTE:
+            if read_json(path).get(key):
+                raise RemoteCode(name=name, file=path.name, key=key)
+
+
+def transformers_module() -> Any:
+    """Return transformers, quiet and never looking for anything on a hub.
+
+    Raises:
+        ExtraNeeded: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ExtraNeeded(
+            what="Running a model", package="transformers", extra="transformers"
+        ) from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def model_class(name: str, folder: Path) -> tuple[Any, Any]:
+    """Return the class and the config object of a model.
+
+    The class is the one that config.json's ``architectures`` names, in transformers or under the
+    entry point group ``modpkg.architectures`` of a package the user installed.
+
+    Raises:
+        ArchitectureUnknown, RemoteCode, ExtraNeeded, WeightsDoNotFit.
+    """
+    refuse_remote_code(name, folder)
+    transformers = transformers_module()
+    raw = read_json(folder / "config.json")
+    names = raw.get("architectures")
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        raise WeightsDoNotFit(name=name, reason="config.json does not name one architecture")
+    unknown = ArchitectureUnknown(
+        name=name, version=transformers.__version__, architecture=names[0]
+    )
+    found = _plugin(names[0]) or getattr(transformers, names[0], None)
+    if found is None or not isinstance(found, type) or not hasattr(found, "config_class"):
+        raise unknown
+    try:
+        config = found.config_class.from_dict(raw)
+    except Exception as error:  # transformers validates configs with errors of many kinds
+        text = " ".join(str(error).split())[:300]
+        raise WeightsDoNotFit(name=name, reason=f"config.json is refused ({text})") from None
+    return found, config
+
+
+def _plugin(architecture: str) -> Any:
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="modpkg.architectures", name=architecture):
+        return entry.load()
+    return None

@@ -1,0 +1,152 @@
+"""Loading: an installed model as a ``torch.nn.Module`` whose parameters are mapped from packs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from modpkg.compose.mapping import map_tensors
+from modpkg.errors import EnvironmentDamaged, WeightsDoNotFit
+from modpkg.installed import InstalledModel
+from modpkg.runtime.architecture import model_class
+
+RECORD = "model.json"
+
+
+def read_model(folder: Path) -> InstalledModel:
+    """Return the record of an installed model.
+
+    Raises:
+        EnvironmentDamaged: it is missing or not sound.
+    """
+    try:
+        return msgspec.json.decode((folder / RECORD).read_bytes(), type=InstalledModel)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EnvironmentDamaged(path=folder, reason=str(error)) from None
+
+
+def load_model(folder: Path, packs: Path) -> torch.nn.Module:
+    """Return the model in ``folder``, in evaluation mode.
+
+    Parameters keep the dtype they have on disk and are views on private mappings of the packs:
+    nothing is copied, initialised at random or fetched, and training does not reach the files.
+    Strict: every parameter gets its tensor, and every tensor is a parameter's.
+
+    Raises:
+        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded, EnvironmentDamaged.
+    """
+    record = read_model(folder)
+    cls, config = model_class(record.name, folder)
+    tensors = map_tensors(record.tensors.items(), packs)
+    with _dtype_of(tensors):
+        model = _by_assignment(cls, config, tensors)
+        if model is None:
+            model = _by_transformers(record.name, cls, config, tensors)
+    model.eval()
+    _add_generation_config(model, folder)
+    return model
+
+
+@contextlib.contextmanager
+def _dtype_of(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Build the architecture in the weights' commonest floating dtype."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    before = torch.get_default_dtype()
+    if sizes:
+        torch.set_default_dtype(max(sizes, key=lambda dtype: sizes[dtype]))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _by_assignment(
+    cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
+) -> torch.nn.Module | None:
+    """Build the model without initialising it and put each tensor in its place.
+
+    Works when the names on disk are the model's, with or without the base's prefix. Returns None
+    when they are not, and transformers has to convert them.
+    """
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model: Any = cls(config)
+    wanted = set(model.state_dict().keys())
+    placed: dict[str, torch.Tensor] = {}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for name, tensor in tensors.items():
+        for candidate in (name, prefix + name, name.removeprefix(prefix)):
+            if candidate in wanted:
+                if candidate in placed:
+                    return None
+                placed[candidate] = tensor
+                break
+        else:
+            if not _may_be_left_out(model, name):
+                return None
+    for name, tensor in placed.items():
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        current = getattr(module, attribute)
+        if current.shape != tensor.shape:
+            return None
+        if attribute in module._parameters:
+            floating = tensor.is_floating_point()
+            module._parameters[attribute] = torch.nn.Parameter(tensor, requires_grad=floating)
+        else:
+            module._buffers[attribute] = tensor
+    model.tie_weights()
+    assigned = {id(value) for value in placed.values()}
+    storages = {tensor.data_ptr() for tensor in placed.values()}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in assigned and value.data_ptr() not in storages and value.numel():
+            return None if name not in placed else model
+    return model  # type: ignore[no-any-return]
+
+
+def _may_be_left_out(model: Any, name: str) -> bool:
+    """Say whether the architecture itself declares that it ignores a tensor of this name."""
+    import re
+
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _by_transformers(
+    name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
+) -> torch.nn.Module:
+    """Let transformers convert names and layouts; refuse anything missing, left over or reshaped."""
+    try:
+        model, info = cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=torch.get_default_dtype(),
+            output_loading_info=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise WeightsDoNotFit(name=name, reason=text) from None
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found := sorted(map(str, info[what])):
+            reason = f"{what.replace('_', ' ')}: {', '.join(found[:3])}"
+            raise WeightsDoNotFit(name=name, reason=reason)
+    return model  # type: ignore[no-any-return]
+
+
+def _add_generation_config(model: Any, folder: Path) -> None:
+    if (folder / "generation_config.json").exists() and hasattr(model, "generation_config"):
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
