@@ -11,24 +11,32 @@ import torch
 from modpkg.errors import PackError
 from modpkg.installed import TensorRef
 
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
+_NAMES: dict[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "U16": "uint16",
+    "I16": "int16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "U32": "uint32",
+    "I32": "int32",
+    "F32": "float32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
+    "C64": "complex64",
 }
+# An older torch has fewer of them.
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, attribute)
+    for name, attribute in _NAMES.items()
+    if hasattr(torch, attribute)
+}
+"""torch's dtype for each name that safetensors has."""
 
 
 def map_tensors(
@@ -56,8 +64,13 @@ def map_tensors(
         mapping = mappings[ref.file]
         if ref.offset + ref.length > len(mapping):
             raise PackError(path=folder / ref.file, reason=f"it ends before tensor {name!r}")
-        count = ref.length // dtype.itemsize
-        flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=ref.offset)
+        if ref.offset % dtype.itemsize:
+            # Packs that others wrote may hold a tensor at an odd place, which no vector unit likes.
+            copied = bytearray(mapping[ref.offset : ref.offset + ref.length])
+            flat = torch.frombuffer(copied, dtype=dtype)
+        else:
+            count = ref.length // dtype.itemsize
+            flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=ref.offset)
         found[name] = flat.view(list(ref.shape))
     return found
 

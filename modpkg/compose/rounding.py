@@ -1,13 +1,17 @@
 """Rounding float64 once, correctly, to the dtype of the result.
 
 torch converts float64 to bfloat16 and float16 through float32, which rounds twice: a value just
-above a tie can become the tie, and then go the wrong way. Both functions below give the value
+above a tie can become the tie, and then go the wrong way. Here every element becomes the value
 that is nearest to the float64, ties to even.
 """
 
 from __future__ import annotations
 
 import torch
+
+# A second rounding can only go wrong at a tie of the narrow dtype. In float32 a tie has these low
+# bits; float16 has further ties where it is subnormal, and all of them end in twelve zeros.
+_LOW_BITS = {torch.bfloat16: (0xFFFF, 0x8000), torch.float16: (0x0FFF, 0)}
 
 
 def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
@@ -21,17 +25,23 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
         return
     single = values.float()
     bits = single.view(torch.int32)
-    # bfloat16: only a float32 exactly half-way between two bfloat16 can mislead the second
-    # rounding. float16 has ties at other places where it is subnormal: there all inexact values
-    # are rounded to odd first (Boldo & Melquiond 2008), which a second rounding cannot harm.
-    half_way = (bits & 0xFFFF) == 0x8000
-    suspect = half_way if out.dtype == torch.bfloat16 else (bits & 1) == 0
+    mask, tie = _LOW_BITS[out.dtype]
+    suspect = bits.bitwise_and(mask).eq_(tie)
     if suspect.any():
-        where = suspect.nonzero(as_tuple=True)
-        residual = values[where] - single[where].double()
-        # int32 of the same sign is ordered by magnitude: one step away from or towards zero
-        sign = single[where].sign()
-        outward = torch.where(sign == 0, residual.abs(), residual * sign)
-        step = torch.sign(outward).nan_to_num_(0.0).to(torch.int32)
-        bits[where] += step
+        _round_to_odd(bits, single, values, suspect.nonzero(as_tuple=True))
     out.copy_(single)
+
+
+def _round_to_odd(
+    bits: torch.Tensor, single: torch.Tensor, values: torch.Tensor, where: tuple[torch.Tensor, ...]
+) -> None:
+    """Move inexact float32 off the tie, to the neighbour on the side of the true value.
+
+    That neighbour is odd, and rounding an odd one again is harmless: Boldo & Melquiond 2008,
+    https://hal.inria.fr/inria-00080427. ``bits`` is ``single`` as int32: it grows with magnitude.
+    """
+    nearest = single[where]
+    residual = values[where] - nearest.double()
+    sign = nearest.sign()
+    outward = torch.where(sign == 0, residual.abs(), residual * sign)
+    bits[where] += torch.sign(outward).nan_to_num_(0.0).to(torch.int32)

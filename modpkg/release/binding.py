@@ -1,329 +1,314 @@
-"""Binding: which tensors of a base, by their names on disk, a module acts on. No torch here.
+"""Which tensors of a base an adapter or a head touches. Imports no torch.
 
-Used when a module is built (what it expects of its base) and when it is composed.
+One meaning, used twice: when a module is built (to record what it expects of its base) and when
+it is composed. Accounts are strict: every tensor of the module is bound exactly once, or an
+error names it.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from modpkg.errors import AdapterUnsupported, NothingMatches, ShapeMismatch, UnboundTensor
-from modpkg.records import TensorType
-
-TensorTypes = Mapping[str, tuple[str, tuple[int, ...]]]
-"""dtype and shape of a module's own tensors, by name."""
-
-_LORA = re.compile(r"(?:base_model\.model\.)?(?P<path>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
-
-_CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-"""Architectures whose linear layers lie transposed ([in, out]) on disk."""
-
-_HARMLESS = frozenset(
-    {
-        "alpha_pattern",
-        "arrow_config",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "corda_config",
-        "ensure_weight_tying",
-        "eva_config",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_dropout",
-        "megatron_config",
-        "megatron_core",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "runtime_config",
-        "target_modules",
-        "task_type",
-        "use_rslora",
-        "velora_config",
-    }
+from modpkg.errors import (
+    AdapterUnsupported,
+    ComposeError,
+    NothingMatches,
+    ShapeMismatch,
+    UnboundTensor,
 )
-"""Keys of adapter_config.json that are read here, or that change training only."""
+from modpkg.release.lora_config import LoraConfig
 
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values of init_lora_weights under which PEFT changes the base's own weights at the start."""
+TypePair = tuple[str, Sequence[int]]
+"""A tensor's dtype (as safetensors spells it) and shape."""
+
+
+class HasType(Protocol):
+    """A tensor of a base: `TensorType`, `TensorEntry` and `TensorRef` are such."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 class LoraBinding(Struct, frozen=True):
-    """One pair of low-rank factors and the tensor it is added to."""
+    """One base tensor and the pair of adapter tensors that acts on it.
+
+    ``delta = scale · B @ A`` with A of shape (rank, in) and B of shape (out, rank); a base tensor
+    that is stored as (in, out) gets the transpose.
+    """
 
     target: str
     a: str
-    """Name of A, shape [rank, in]."""
     b: str
-    """Name of B, shape [out, rank]."""
+    rank: int
     scale: float
-    """alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+    """alpha / rank, or alpha / √rank (rsLoRA); the step's own scale is not in it."""
     transposed: bool
-    """Whether the target lies as [in, out]."""
 
 
 class HeadBinding(Struct, frozen=True):
-    """What a head brings."""
+    """What a head does to the table of tensors."""
 
     added: tuple[str, ...]
+    """The head's tensors that the base lacks."""
     replaced: tuple[str, ...]
+    """The head's tensors that take the place of the base's."""
+    removed: tuple[str, ...]
+    """The base's tensors under ``replace`` that the head has nothing for."""
+
+
+_PAIR = re.compile(r"^(?P<path>.{1,500})\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
+_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+"""Architectures whose linear layers are stored as (in, out)."""
+_PREFIXES = ("base_model.model.", "base_model.")
 
 
 def bind_lora(
     module: str,
-    tensors: TensorTypes,
+    names: Mapping[str, TypePair],
     config: Mapping[str, Any],
-    base: Mapping[str, TensorType],
+    base: Mapping[str, HasType],
     *,
     architecture: str | None = None,
-    base_name: str = "its base",
+    base_name: str = "the base",
 ) -> list[LoraBinding]:
-    """Return where each pair of LoRA factors of a PEFT adapter goes.
+    """Return which base tensor each pair of LoRA tensors acts on, sorted by target.
 
-    Method: Hu et al. 2021, arXiv 2106.09685; rsLoRA: Kalajdzievski 2023, arXiv 2312.03732. Ranks
-    and alphas follow PEFT, patterns included. Every tensor of the adapter is used exactly once.
+    ``names`` are the tensors of the adapter's file and ``config`` its ``adapter_config.json``, as
+    PEFT writes them; ``architecture`` is the base's ``model_type``. LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+
+    A module path matches the base tensor ``<path>.weight``. PEFT's paths are those of the model
+    class it was trained in, so one leading part (``bert.``, ``model.``, ``transformer.``) may
+    be missing on either side; but it is the same for all tensors of an adapter, and every one of
+    them has to match.
 
     Raises:
-        AdapterUnsupported: the config or a tensor asks for something this cannot do exactly.
-        NothingMatches, UnboundTensor, ShapeMismatch: the adapter is not one for this base.
+        AdapterUnsupported: the adapter needs something that would not be applied.
+        NothingMatches, UnboundTensor: some of its tensors have no place in the base.
+        ShapeMismatch: it was made for a base of another shape.
     """
-    _check_config(module, config)
-    pairs: dict[str, dict[str, str]] = {}
-    for name in sorted(tensors):
-        match = _LORA.fullmatch(name)
+    settings = LoraConfig.of(config, module)
+    pairs = _pairs(names, module, base_name)
+    place = _placement(pairs, base, module, base_name)
+    square: list[LoraBinding] = []
+    bindings: list[LoraBinding] = []
+    for path, (a, b) in sorted(pairs.items()):
+        target = place[path]
+        rank, scale = settings.scaling(path)
+        binding = LoraBinding(target, a, b, rank, scale, transposed=False)
+        fits = _orientations(binding, names, base[target], module, base_name)
+        if len(fits) == 2:
+            square.append(binding)
+        else:
+            bindings.append(structs.replace(binding, transposed=fits[0]))
+    # A square weight fits both ways. Its layer is of one kind with the adapter's other layers;
+    # where there are none, PEFT has written the kind into fan_in_fan_out itself.
+    conv1d = settings.fan_in_fan_out or architecture in _CONV1D
+    seen = {binding.transposed for binding in bindings} or {conv1d}
+    if square and len(seen) == 2:
+        raise AdapterUnsupported(
+            module=module,
+            reason=f"it acts on {square[0].target!r}, a square weight beside weights of both "
+            "orientations, so that its own cannot be told",
+        )
+    way = next(iter(seen))
+    bindings += [structs.replace(binding, transposed=way) for binding in square]
+    return sorted(bindings, key=lambda binding: binding.target)
+
+
+def _pairs(
+    names: Mapping[str, TypePair], module: str, base_name: str
+) -> dict[str, tuple[str, str]]:
+    """Group the adapter's tensors by module path; refuse all that are not a LoRA pair."""
+    found: dict[str, dict[str, str]] = {}
+    for name in sorted(names):
+        match = _PAIR.match(name)
         if match is None:
-            raise AdapterUnsupported(module=module, reason=f"it has a tensor {name!r}")
-        sides = pairs.setdefault(match["path"], {})
+            raise AdapterUnsupported(module=module, reason=_why_not(name))
+        path = match["path"]
+        for prefix in _PREFIXES:
+            if path.startswith(prefix):
+                path = path.removeprefix(prefix)
+                break
+        sides = found.setdefault(path, {})
         if match["side"] in sides:
-            raise AdapterUnsupported(module=module, reason=f"it has two tensors for {name!r}")
-        sides[match["side"]] = name
-    for path, sides in pairs.items():
-        if len(sides) != 2:
-            lone = next(iter(sides.values()))
-            raise UnboundTensor(
-                tensor=lone, module=module, base=base_name, reason=f"{path} lacks its other factor"
-            )
-    rename = _renaming(module, list(pairs), base, base_name, pairs)
-    return [
-        _bind_pair(
-            module, path, sides, rename(path), tensors, config, base, architecture, base_name
-        )
-        for path, sides in pairs.items()
-    ]
-
-
-def _bind_pair(
-    module: str,
-    path: str,
-    sides: Mapping[str, str],
-    target: str,
-    tensors: TensorTypes,
-    config: Mapping[str, Any],
-    base: Mapping[str, TensorType],
-    architecture: str | None,
-    base_name: str,
-) -> LoraBinding:
-    a_shape, b_shape = tensors[sides["A"]][1], tensors[sides["B"]][1]
-    shape = tuple(base[target].shape)
-    if len(a_shape) != 2 or len(b_shape) != 2 or len(shape) != 2:
-        raise AdapterUnsupported(
-            module=module, reason=f"{sides['A']!r} acts on a tensor that is not a matrix"
-        )
-    rank, width = a_shape
-    height = b_shape[0]
-    declared = _by_pattern(module, config, "rank_pattern", path, config.get("r", 8))
-    if b_shape[1] != rank or declared != rank:
-        raise AdapterUnsupported(
-            module=module,
-            reason=f"{sides['A']!r} has rank {rank}, {sides['B']!r} rank {b_shape[1]}, and "
-            f"adapter_config.json says {declared}",
-        )
-    straight, turned = shape == (height, width), shape == (width, height)
-    if not straight and not turned:
-        raise ShapeMismatch(
-            module=module,
-            tensor=sides["A"],
-            actual=list(a_shape),
-            target=target,
-            base=base_name,
-            expected=f"a factor for {list(shape)}",
-        )
-    if straight and turned:
-        flagged = bool(config.get("fan_in_fan_out"))
-        transposed = architecture in _CONV1D if architecture is not None else flagged
-    else:
-        transposed = turned
-    alpha = _by_pattern(module, config, "alpha_pattern", path, config.get("lora_alpha", 8))
-    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LoraBinding(target, sides["A"], sides["B"], scale, transposed)
-
-
-def _check_config(module: str, config: Mapping[str, Any]) -> None:
-    def refuse(reason: str) -> AdapterUnsupported:
-        return AdapterUnsupported(module=module, reason=reason)
-
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise refuse(f"its peft_type is {kind!r}, and the lora operator composes LORA")
-    if config.get("bias", "none") != "none":
-        raise refuse(f"it trains biases (bias = {config['bias']!r})")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-        raise refuse(
-            f"init_lora_weights = {start!r} changes the base's own weights; save it with PEFT's "
-            "path_initial_model_for_weight_conversion first"
-        )
-    for key, value in config.items():
-        if key not in _HARMLESS and value not in (None, False, {}, []):
-            raise refuse(f"adapter_config.json has {key} = {value!r}")
-    if config.get("arrow_config") or config.get("velora_config"):
-        raise refuse("adapter_config.json has arrow_config or velora_config")
-    for key in ("r", "lora_alpha"):
-        value = config.get(key, 8)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise refuse(f"adapter_config.json has {key} = {value!r}")
-
-
-def _by_pattern(
-    module: str, config: Mapping[str, Any], table: str, path: str, default: float
-) -> float:
-    """Return the entry of rank_pattern or alpha_pattern for a module path, as PEFT picks it.
-
-    PEFT matches ``(.*\\.)?(<key>)$`` with the first key that does. Keys come from outside, so
-    those whose matching could take exponential time are refused.
-    """
-    patterns = config.get(table) or {}
-    if not isinstance(patterns, dict):
-        raise AdapterUnsupported(module=module, reason=f"{table} is not a table")
-    for key, value in patterns.items():
-        if (
-            len(key) > 200
-            or re.search(r"[)*+?}][*+{]|\)\?|\\[1-9]|\(\?", key)
-            or key.count("*") > 3
-        ):
-            raise AdapterUnsupported(module=module, reason=f"{table} has the pattern {key!r}")
-        try:
-            matched = re.match(rf"(.*\.)?({key})$", path)
-        except re.error:
-            raise AdapterUnsupported(
-                module=module, reason=f"{table} has the pattern {key!r}"
-            ) from None
-        if matched:
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise AdapterUnsupported(module=module, reason=f"{table} has {key!r} = {value!r}")
-            return value
-    return default
-
-
-def _renaming(
-    module: str,
-    paths: Sequence[str],
-    base: Mapping[str, TensorType],
-    base_name: str,
-    pairs: Mapping[str, Mapping[str, str]],
-) -> Callable[[str], str]:
-    """Return how module paths become names on disk: one rule for the whole adapter.
-
-    In memory a model may carry a prefix that its file lacks (``bert.``), or the other way round.
-    """
-    prefixes = sorted({name.split(".", 1)[0] for name in base if "." in name})
-    rules = [_dropping(count) for count in (0, 1, 2)]
-    added = [_adding(prefix) for prefix in prefixes]
-    best: Callable[[str], str] = rules[0]
-    best_count = 0
-    for rule in [*rules, *added]:
-        count = sum(rule(path) in base for path in paths)
-        if count == len(paths) and paths:
-            others = [other for other in added if other is not rule and rule in added]
-            if any(all(other(path) in base for path in paths) for other in others):
-                raise UnboundTensor(
-                    tensor=pairs[paths[0]]["A"],
-                    module=module,
-                    base=base_name,
-                    reason="it fits under several prefixes",
-                )
-            return rule
-        if count > best_count:
-            best, best_count = rule, count
-    example = next((path for path in paths if best(path) not in base), "nothing")
-    if best_count == 0:
-        shown = pairs[example]["A"] if example in pairs else "nothing"
-        raise NothingMatches(
-            module=module, base=base_name, example=shown, target=f"{example}.weight"
-        )
-    raise UnboundTensor(
-        tensor=pairs[example]["A"],
-        module=module,
-        base=base_name,
-        reason=f"there is no tensor {best(example)!r}",
-    )
-
-
-def _dropping(count: int) -> Callable[[str], str]:
-    return lambda path: ".".join(path.split(".")[count:]) + ".weight"
-
-
-def _adding(prefix: str) -> Callable[[str], str]:
-    return lambda path: f"{prefix}.{path}.weight"
-
-
-def bind_head(
-    module: str,
-    tensors: TensorTypes,
-    base: Mapping[str, TensorType],
-    replace: Sequence[str],
-    *,
-    base_name: str = "its base",
-) -> HeadBinding:
-    """Return which of a head's tensors are new to the base, and which take the place of others.
-
-    A tensor whose name the base has needs to be listed in ``replace``, by its name or by a prefix
-    that ends with '.'.
-
-    Raises:
-        UnboundTensor: a name the base has is not listed, or a listed one does not occur.
-    """
-    added, replaced = [], []
-    used: set[str] = set()
-    for name in sorted(tensors):
-        if name not in base:
-            added.append(name)
-            continue
-        rules = [
-            rule
-            for rule in replace
-            if name == rule or (rule.endswith(".") and name.startswith(rule))
-        ]
-        if not rules:
             raise UnboundTensor(
                 tensor=name,
                 module=module,
                 base=base_name,
-                reason=f"the base has one of that name; to replace it, write replace = [{name!r}] "
-                "in the step",
+                reason=f"{sides[match['side']]!r} is for the same place",
             )
-        used.update(rules)
-        replaced.append(name)
-    for rule in replace:
-        if rule not in used:
+        sides[match["side"]] = name
+    pairs: dict[str, tuple[str, str]] = {}
+    for path, sides in found.items():
+        if len(sides) != 2:
+            (side, name) = next(iter(sides.items()))
+            other = "B" if side == "A" else "A"
             raise UnboundTensor(
-                tensor=rule,
+                tensor=name,
                 module=module,
                 base=base_name,
-                reason="the step's replace names it, but the head and the base do not share it",
+                reason=f"the lora_{other} that belongs to it is missing",
             )
-    return HeadBinding(tuple(added), tuple(replaced))
+        pairs[path] = (sides["A"], sides["B"])
+    if not pairs:
+        raise AdapterUnsupported(module=module, reason="it holds no tensor at all")
+    return pairs
+
+
+def _why_not(name: str) -> str:
+    known = {
+        "lora_magnitude_vector": "DoRA's magnitudes",
+        "lora_embedding_": "LoRA of an embedding",
+        ".bias": "a trained bias",
+        "modules_to_save": "a whole module that was trained (make it a module of kind 'head')",
+        "base_layer": "weights of the base itself",
+        "trainable_tokens": "trained rows of an embedding",
+    }
+    for part, what in known.items():
+        if part in name:
+            return f"tensor {name!r} is {what}"
+    return f"tensor {name!r} is not a part of a LoRA pair"
+
+
+def _placement(
+    pairs: Mapping[str, tuple[str, str]],
+    base: Mapping[str, HasType],
+    module: str,
+    base_name: str,
+) -> dict[str, str]:
+    """Return the base tensor of each module path: all under one change of the leading part."""
+    stripped = {path.partition(".")[0] for path in pairs if "." in path}
+    added = {name.partition(".")[0] for name in base if "." in name}
+    candidates: list[dict[str, str]] = [{path: f"{path}.weight" for path in pairs}]
+    candidates += [
+        {
+            path: f"{path.removeprefix(part + '.')}.weight"
+            for path in pairs
+            if path.startswith(part + ".")
+        }
+        for part in sorted(stripped)
+    ]
+    candidates += [{path: f"{part}.{path}.weight" for path in pairs} for part in sorted(added)]
+    whole = [c for c in candidates if len(c) == len(pairs) and all(t in base for t in c.values())]
+    if whole and whole[0] is candidates[0]:
+        return whole[0]
+    if len(whole) == 1:
+        return whole[0]
+    example = min(pairs)
+    if whole:
+        raise UnboundTensor(
+            tensor=pairs[example][0],
+            module=module,
+            base=base_name,
+            reason=f"both {whole[0][example]!r} and {whole[1][example]!r} are there",
+        )
+    best = max(candidates, key=lambda c: sum(target in base for target in c.values()))
+    if not any(target in base for target in best.values()):
+        raise NothingMatches(
+            module=module,
+            base=base_name,
+            example=pairs[example][0],
+            target=f"{example}.weight",
+        )
+    path = min(path for path in pairs if best.get(path) not in base)
+    raise UnboundTensor(
+        tensor=pairs[path][0],
+        module=module,
+        base=base_name,
+        reason=f"there is no {best.get(path, path + '.weight')!r} to act on",
+    )
+
+
+def _orientations(
+    binding: LoraBinding,
+    names: Mapping[str, TypePair],
+    target: HasType,
+    module: str,
+    base_name: str,
+) -> list[bool]:
+    """Return whether the pair fits the base tensor as it is (False), transposed (True) or both."""
+    (_, a), (_, b) = names[binding.a], names[binding.b]
+    shape = tuple(target.shape)
+    if len(shape) != 2 or len(a) != 2 or len(b) != 2:
+        raise AdapterUnsupported(
+            module=module,
+            reason=f"{binding.target!r} has shape {list(shape)} and {binding.a!r} has "
+            f"{list(a)}, and only matrices are implemented",
+        )
+    if a[0] != binding.rank or b[1] != binding.rank:
+        actual, expected, tensor = (
+            (list(a), [binding.rank, a[1]], binding.a)
+            if a[0] != binding.rank
+            else (list(b), [b[0], binding.rank], binding.b)
+        )
+        raise ShapeMismatch(
+            module=module,
+            tensor=tensor,
+            actual=actual,
+            target=f"rank {binding.rank} of adapter_config.json",
+            base=base_name,
+            expected=expected,
+        )
+    product = (b[0], a[1])
+    fits = [way for way in (False, True) if shape == (product[::-1] if way else product)]
+    if not fits:
+        raise ShapeMismatch(
+            module=module,
+            tensor=binding.b if b[0] != shape[0] else binding.a,
+            actual=list(product),
+            target=binding.target,
+            base=base_name,
+            expected=list(shape),
+        )
+    return fits
+
+
+def bind_head(
+    module: str,
+    names: Mapping[str, TypePair],
+    base: Mapping[str, HasType],
+    replace: Sequence[str] = (),
+    *,
+    base_name: str = "the base",
+) -> HeadBinding:
+    """Return what a head adds to the base and what it replaces there.
+
+    A tensor that the base has too needs to be named in ``replace``: by its name, or by a prefix
+    that ends with ``.``. What ``replace`` names and the head has nothing for, is removed.
+
+    Raises:
+        ComposeError: the head would replace a tensor that ``replace`` does not name, or ``replace``
+            names nothing.
+    """
+
+    def named(name: str) -> bool:
+        return any(name.startswith(r) if r.endswith(".") else name == r for r in replace)
+
+    if not names:
+        raise ComposeError(model=module, reason="the head holds no tensor at all")
+    clashes = sorted(name for name in names if name in base and not named(name))
+    if clashes:
+        raise ComposeError(
+            model=module,
+            reason=f"tensor {clashes[0]!r} is in {base_name} too; if the head is to replace it, "
+            f'write replace = ["{clashes[0]}"] in its step',
+        )
+    under = sorted(name for name in base if named(name))
+    for entry in replace:
+        if not any(n.startswith(entry) if entry.endswith(".") else n == entry for n in under):
+            raise ComposeError(
+                model=module,
+                reason=f"replace names {entry!r}, but {base_name} has no such tensor",
+            )
+    return HeadBinding(
+        added=tuple(sorted(name for name in names if name not in base)),
+        replaced=tuple(name for name in under if name in names),
+        removed=tuple(name for name in under if name not in names),
+    )

@@ -42,11 +42,11 @@ def bind(situation: Situation) -> Effects:
     if step.scale != 1.0:
         raise refuse(f"step 'head' of {module.name} has a scale, but a head is not added up")
     bound = bind_head(
+        situation.model,
         {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
         base.tensors,
         step.replace,
-        module=situation.model,
-        base_name=base.name,
+        base_name=f"{base.name} {base.version}",
     )
     config = read_json(module.files[_CONFIG]) if _CONFIG in module.files else {}
     if (kind := config.get("model_type")) not in (None, situation.config.get("model_type")):

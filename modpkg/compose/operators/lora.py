@@ -46,11 +46,12 @@ def bind(situation: Situation) -> Effects:
         )
     terms: dict[str, Term] = {}
     for binding in bind_lora(
+        module.name,
         {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
         read_json(module.files[_CONFIG]),
         base.tensors,
-        module=module.name,
-        base_name=base.name,
+        architecture=situation.config.get("model_type"),
+        base_name=f"{base.name} {base.version}",
     ):
         inputs = {"a": module.tensors[binding.a], "b": module.tensors[binding.b]}
         for name, ref in ((binding.target, base.tensors[binding.target]), *inputs.items()):

@@ -1,5 +1,0 @@
-"""What composing works on."""
-
-from modpkg.installed import InstalledModel, InstalledModule, TensorRef
-
-__all__ = ["InstalledModel", "InstalledModule", "TensorRef"]
