@@ -44,11 +44,13 @@ def parse_version(text: str) -> Version:
         BadVersion: ``text`` is no version, or has a local part (``+abc``), which no two
             publishers would understand alike.
     """
+    if len(text) > 100:
+        raise BadVersion(version=text[:100] + "…")
     try:
         version = Version(text)
     except InvalidVersion:
         raise BadVersion(version=text) from None
-    if version.local is not None or version.epoch > 9999 or len(text) > 100:
+    if version.local is not None or version.epoch > 9999:
         raise BadVersion(version=text)
     return version
 
@@ -78,6 +80,8 @@ def parse_requirement(text: str) -> Requirement:
     Raises:
         BadRequirement: it is none of these, or it has an URL or an environment marker.
     """
+    if len(text) > 1000:
+        raise BadRequirement(requirement=text[:100] + "…", reason="it is over 1000 characters")
     spelled = _expand_at(text)
     try:
         requirement = Requirement(spelled)
@@ -128,10 +132,23 @@ def parse_specifier(text: str) -> SpecifierSet:
 
 
 def requirement_text(name: str, extras: set[str] | frozenset[str], specifier: SpecifierSet) -> str:
-    """Return the normal spelling of a requirement: sorted extras, sorted specifiers.
+    """Return the normal spelling of a requirement.
 
     >>> requirement_text("a", {"y", "x"}, SpecifierSet("<2,>=1"))
-    'a[x,y]<2,>=1'
+    'a[x,y]>=1,<2'
     """
     shown = f"[{','.join(sorted(extras))}]" if extras else ""
-    return f"{name}{shown}{','.join(sorted(str(item) for item in specifier))}"
+    return f"{name}{shown}{specifier_text(specifier)}"
+
+
+_OPERATORS = ("===", "==", "~=", ">=", ">", "<=", "<", "!=")
+
+
+def specifier_text(specifier: SpecifierSet) -> str:
+    """Return the normal spelling of a specifier: lower bounds before upper ones.
+
+    >>> specifier_text(SpecifierSet("<2,>=1"))
+    '>=1,<2'
+    """
+    ordered = sorted(specifier, key=lambda item: (_OPERATORS.index(item.operator), item.version))
+    return ",".join(map(str, ordered))

@@ -24,10 +24,11 @@ def run_command(name: str, file: str, user: bool, as_json: bool) -> None:
     is printed as it comes.
     """
     from modpkg.runtime.installed import find_model
-    from modpkg.runtime.tasks import run_task
 
     folder, packs = find_model(name, user=user)
     text = _text(file)
+    from modpkg.runtime.tasks import run_task  # torch and transformers: after what can fail fast
+
     with TerminalProgress() as progress:
         result = run_task(
             folder, packs, text, stream=None if as_json else _print_piece, warn=progress.warn

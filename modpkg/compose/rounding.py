@@ -26,9 +26,9 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
     single = values.float()
     bits = single.view(torch.int32)
     mask, tie = _LOW_BITS[out.dtype]
-    suspect = bits.bitwise_and(mask).eq_(tie)
-    if suspect.any():
-        _round_to_odd(bits, single, values, suspect.nonzero(as_tuple=True))
+    suspects = bits.bitwise_and(mask).eq(tie).nonzero(as_tuple=True)
+    if suspects[0].numel():
+        _round_to_odd(bits, single, values, suspects)
     out.copy_(single)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from packaging.requirements import Requirement
 
 from modpkg.environment.generations import Generation, ModuleState
-from modpkg.names import ModuleName, parse_requirement
+from modpkg.names import ModuleName, parse_requirement, specifier_text
 
 
 class Graph:
@@ -66,7 +66,7 @@ class Graph:
 def shown_requirement(requirement: Requirement) -> str:
     """Return a requirement's specifier and extras for people, without the name."""
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return extras + (",".join(sorted(map(str, requirement.specifier))) or "any version")
+    return extras + (specifier_text(requirement.specifier) or "any version")
 
 
 def normal(name: str) -> ModuleName:

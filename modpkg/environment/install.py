@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from packaging.requirements import Requirement
 
-from modpkg.digests import digest_bytes
+from modpkg.digests import digest_bytes, parse_digest
 from modpkg.environment.fits import Fit, fits_of
 from modpkg.environment.generations import (
     COMPLETE,
@@ -38,11 +38,13 @@ from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling
 from modpkg.installed import InstalledModel, TensorRef
 from modpkg.lock import Lock, LockedResult, format_lock, read_lock
 from modpkg.manifest import Manifest, remove_dependency, set_dependency
-from modpkg.names import module_name
+from modpkg.names import module_name, specifier_text
 from modpkg.records import canonical_json
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
 from modpkg.transfer.plan import TransferPlan, plan_transfer
+
+_PLANNED_FROM = ("config.json", "adapter_config.json")
 
 
 class Request(Struct, kw_only=True):
@@ -138,7 +140,7 @@ def edited_manifest(project: Project, request: Request, text: str) -> str:
         old = present.get(name)
         if old is not None and not requirement.specifier and not requirement.extras:
             continue
-        specifier = ",".join(sorted(map(str, requirement.specifier))) or "*"
+        specifier = specifier_text(requirement.specifier) or "*"
         value: str | dict[str, Any] = specifier
         extras = sorted(requirement.extras | (old.requirement.extras if old is not None else set()))
         if extras or (old is not None and old.registry is not None):
@@ -212,6 +214,8 @@ def plan_install(
         module.name: store.module(transfer.records[module.name], module.release)
         for module in lock.module
     }
+    for model in models:
+        _fetch_configs(model, transfer, registries)
     compositions: dict[str, Any] = {}
     compose_bytes = 0
     for model in models:
@@ -232,6 +236,15 @@ def plan_install(
         compositions=compositions,
         compose_bytes=compose_bytes,
     )
+
+
+def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Registries) -> None:
+    """Bring the small files that planning a composition reads into the store."""
+    for name in model.modules():
+        record = transfer.records.get(name)
+        for path in _PLANNED_FROM:
+            if record is not None and (entry := record.files.get(path)) is not None:
+                registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
 
 
 def _anew(request: Request) -> bool:

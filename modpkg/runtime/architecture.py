@@ -8,15 +8,26 @@ from typing import Any
 from modpkg.errors import ArchitectureUnknown, ExtraNeeded, RemoteCode, WeightsDoNotFit
 from modpkg.release.data import read_json
 
+_CONFIGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Files that transformers reads, and that could name code."""
+
 _REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
 def refuse_remote_code(name: str, folder: Path) -> None:
     """Raise `RemoteCode` when a config of the model asks for code of its own."""
-    for path in sorted(folder.glob("*config*.json")):
+    for file in _CONFIGS:
+        path = folder / file
+        config = read_json(path) if path.exists() else {}
         for key in _REMOTE:
-            if read_json(path).get(key):
-                raise RemoteCode(name=name, file=path.name, key=key)
+            if config.get(key):
+                raise RemoteCode(name=name, file=file, key=key)
 
 
 def transformers_module() -> Any:

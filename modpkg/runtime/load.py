@@ -124,7 +124,7 @@ def _may_be_left_out(model: Any, name: str) -> bool:
 def _by_transformers(
     name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """Let transformers convert names and layouts; refuse anything missing, left over or reshaped."""
+    """Let transformers convert names and layouts; refuse what is missing, left over or reshaped."""
     try:
         model, info = cls.from_pretrained(
             None,

@@ -1,0 +1,93 @@
+"""Rounding is correct: against exact arithmetic on fractions."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modpkg.compose.rounding import round_into
+
+FORMATS = {torch.bfloat16: (8, -126, 127), torch.float16: (11, -14, 15)}
+"""Significant bits, least and greatest exponent of a normal value."""
+
+
+def exact(value: float, dtype: torch.dtype) -> float:
+    """Return ``value`` rounded to nearest, ties to even, by exact arithmetic."""
+    bits, least, greatest = FORMATS[dtype]
+    if value == 0:
+        return value
+    exponent = max(math.frexp(value)[1] - 1, least)
+    unit = Fraction(2) ** (exponent - bits + 1)
+    rounded = round(Fraction(value) / unit) * unit  # round() of a Fraction goes to even
+    if abs(rounded) >= Fraction(2) ** (greatest + 1):
+        return math.copysign(math.inf, value)
+    return math.copysign(float(rounded), value)
+
+
+def rounded(values: list[float], dtype: torch.dtype) -> list[float]:
+    source = torch.tensor(values, dtype=torch.float64)
+    out = torch.empty(len(values), dtype=dtype)
+    round_into(out, source)
+    assert source.tolist() == values
+    return out.double().tolist()
+
+
+def near_ties(dtype: torch.dtype) -> list[float]:
+    """Return values at and just beside ties, over all exponents and into the subnormals."""
+    bits, least, greatest = FORMATS[dtype]
+    found = []
+    for exponent in range(least - bits - 2, greatest + 1):
+        for significand in (
+            2**bits,
+            2**bits + 1,
+            2**bits + 2,
+            2 ** (bits + 1) - 1,
+            3 * 2**bits // 2 + 1,
+        ):
+            tie = math.ldexp(significand, exponent - bits)
+            for beside in (tie, math.nextafter(tie, 0), math.nextafter(tie, math.inf)):
+                for nudge in (0.0, 2.0**-26, -(2.0**-26), 2.0**-40, -(2.0**-40)):
+                    found += [beside * (1 + nudge), -beside * (1 + nudge)]
+    return found
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_ties_and_their_neighbours(dtype: torch.dtype) -> None:
+    values = near_ties(dtype)
+    assert rounded(values, dtype) == [exact(value, dtype) for value in values]
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_the_adversary_is_one(dtype: torch.dtype) -> None:
+    """torch's own conversion rounds twice, and these values show it."""
+    values = near_ties(dtype)
+    direct = torch.tensor(values, dtype=torch.float64).to(dtype).double().tolist()
+    assert direct != [exact(value, dtype) for value in values]
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@settings(max_examples=60)
+@given(st.lists(st.floats(-70000, 70000) | st.floats(-1e-4, 1e-4), min_size=1, max_size=200))
+def test_any_value(dtype: torch.dtype, values: list[float]) -> None:
+    assert rounded(values, dtype) == [exact(value, dtype) for value in values]
+
+
+def test_signed_zeros_and_what_is_not_finite() -> None:
+    for dtype in FORMATS:
+        out = rounded([0.0, -0.0, math.inf, -math.inf], dtype)
+        assert [math.copysign(1, value) for value in out] == [1, -1, 1, -1]
+        assert out[2:] == [math.inf, -math.inf]
+        assert math.isnan(rounded([math.nan], dtype)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_wider_dtypes_are_one_rounding(dtype: torch.dtype) -> None:
+    source = torch.randn(1000, dtype=torch.float64)
+    out = torch.empty(1000, dtype=dtype)
+    round_into(out, source)
+    assert torch.equal(out, source.to(dtype))
