@@ -157,12 +157,12 @@ def test_configurations_that_change_nothing_are_taken(config: dict[str, Any]) ->
 
 def test_rslora_and_patterns() -> None:
     names = pair("layers.1.q", rank=4) | pair("layers.10.q")
-    found = bind(
-        names, rank_pattern={"layers.1.q": 4}, alpha_pattern={r"10\.q": 8}, use_rslora=True
-    )
-    assert [(b.rank, b.scale) for b in found] == [(2, 8 / math.sqrt(2)), (4, 6 / 2)] or [
-        (b.rank, b.scale) for b in found
-    ] == [(4, 6 / 2), (2, 8 / math.sqrt(2))]
+    patterns = {"rank_pattern": {"layers.1.q": 4}, "alpha_pattern": {r"10\.q": 8}}
+    found = {b.target: (b.rank, b.scale) for b in bind(names, **patterns, use_rslora=True)}
+    assert found == {
+        "model.layers.1.q.weight": (4, 6 / 2),
+        "model.layers.10.q.weight": (2, 8 / math.sqrt(2)),
+    }
 
 
 def test_shapes_are_checked() -> None:

@@ -1,0 +1,206 @@
+"""The executor: exact results, and nothing half-made that is trusted."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import modpkg.compose.executor as executor_module
+import modpkg.compose.tensor as tensor_module
+from modpkg.compose.composition import RESULT, Composition
+from modpkg.compose.executor import WEIGHTS, compose
+from modpkg.errors import NotFinite
+from tests.compose.helpers import adapter, base, planned, raw, values
+
+Q, K = "model.layers.0.q", "model.layers.0.k"
+
+
+def example(folder: Path, rows: int = 300, columns: int = 700) -> Composition:
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    model = base(
+        folder,
+        {
+            f"{Q}.weight": draw(rows, columns).bfloat16(),
+            f"{K}.weight": draw(rows, columns).bfloat16(),
+            "model.norm.weight": draw(rows).bfloat16(),
+        },
+    )
+    pairs = {name: (draw(2, columns), draw(rows, 2)) for name in (Q, K)}
+    return planned(model, adapter(folder, "one", pairs), scales=[0.3])
+
+
+def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
+    composition = example(tmp_path)
+    made = composition.made[f"{Q}.weight"]
+    got = values(compose(composition, tmp_path).tensors)[f"{Q}.weight"]
+    part = values(made.terms[0].inputs)
+    source = values({"s": made.source})["s"].double()
+    exact = source + made.terms[0].weight * (part["b"].double() @ part["a"].double())
+    # The nearest bfloat16, found by trying the neighbours.
+    bits = got.view(torch.int16)
+    for step in (-1, 1):
+        other = (bits + step).view(torch.bfloat16).double()
+        assert ((got.double() - exact).abs() <= (other - exact).abs()).all()
+
+
+def test_the_result_is_an_ordinary_file_with_true_digests(tmp_path: Path) -> None:
+    composition = example(tmp_path)
+    composed = compose(composition, tmp_path)
+    loaded = load_file(composition.folder(tmp_path) / WEIGHTS)
+    assert loaded.keys() == composition.made.keys()
+    table = {}
+    for name, ref in composed.tensors.items():
+        assert ref.digest == "sha256:" + hashlib.sha256(raw(ref)).hexdigest()
+        assert Path(ref.file).is_absolute()
+        table[name] = [ref.dtype, list(ref.shape), ref.digest]
+    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    assert composed.result == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_a_byte(tmp_path: Path, threads: int) -> None:
+    first = compose(example(tmp_path), tmp_path / "first", threads=3)
+    assert compose(example(tmp_path), tmp_path / "other", threads=threads).result == first.result
+
+
+@pytest.mark.parametrize("elements", [1, 700, 9999, 1 << 22])
+def test_the_block_size_does_not_change_a_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
+    first = compose(example(tmp_path), tmp_path / "first")
+    monkeypatch.setattr(tensor_module, "BLOCK_ELEMENTS", elements)
+    assert compose(example(tmp_path), tmp_path / "other").result == first.result
+
+
+def test_other_processes_can_do_the_work(tmp_path: Path) -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    first = compose(example(tmp_path), tmp_path / "first")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert compose(example(tmp_path), tmp_path / "other", executor=pool).result == first.result
+
+
+def test_a_result_in_the_store_is_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composition = example(tmp_path)
+    done: list[tuple[int, int]] = []
+    first = compose(composition, tmp_path, progress=lambda n, total: done.append((n, total)))
+    assert done == [(1, 2), (2, 2)]
+    monkeypatch.setattr(executor_module, "make_tensor", None)
+    assert composition.bytes_to_write(tmp_path) == 0
+    assert compose(composition, tmp_path) == first
+
+
+@pytest.mark.parametrize("damage", ["record", "short", "other"])
+def test_a_damaged_result_is_computed_again(tmp_path: Path, damage: str) -> None:
+    composition = example(tmp_path)
+    first = compose(composition, tmp_path)
+    folder = composition.folder(tmp_path)
+    if damage == "record":
+        (folder / RESULT).write_text("{")
+    elif damage == "other":
+        (folder / RESULT).write_text((folder / RESULT).read_text().replace(composition.key, "x"))
+    else:
+        (folder / WEIGHTS).chmod(0o644)
+        with open(folder / WEIGHTS, "r+b") as file:
+            file.truncate(100)
+    assert compose(composition, tmp_path) == first
+    assert len(load_file(folder / WEIGHTS)) == 2
+
+
+def test_inputs_are_never_written_to(tmp_path: Path) -> None:
+    composition = example(tmp_path)
+    before = [raw(made.source) for made in composition.made.values()]
+    compose(composition, tmp_path)
+    assert [raw(made.source) for made in composition.made.values()] == before
+
+
+def test_two_at_once_both_succeed(tmp_path: Path) -> None:
+    composition = example(tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(compose, composition, tmp_path) for _ in range(4)]
+        assert len({job.result().result for job in jobs}) == 1
+    assert sorted(path.name for path in composition.folder(tmp_path).iterdir()) == [RESULT, WEIGHTS]
+
+
+_VICTIM = """
+import os, signal, sys
+from pathlib import Path
+from modpkg.compose.executor import compose
+from tests.compose.test_executor import example
+def die(done, total):
+    os.kill(os.getpid(), signal.SIGKILL)
+compose(example(Path(sys.argv[1])), Path(sys.argv[2]), progress=die)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_killed_in_the_middle_nothing_is_trusted(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", _VICTIM, str(tmp_path / "victim"), str(tmp_path / "store")]
+    killed = subprocess.run(
+        command, cwd=root, check=False, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    composition = example(tmp_path)
+    names = [path.name for path in composition.folder(tmp_path / "store").iterdir()]
+    assert RESULT not in names
+    assert WEIGHTS not in names
+    whole = compose(composition, tmp_path / "other")
+    assert compose(composition, tmp_path / "store").result == whole.result
+
+
+def test_nan_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    model = base(tmp_path, {f"{Q}.weight": torch.ones(4, 6)})
+    broken = adapter(tmp_path, "one", {Q: (torch.full((2, 6), torch.nan), torch.ones(4, 2))})
+    composition = planned(model, broken)
+    with pytest.raises(NotFinite, match=Q):
+        compose(composition, tmp_path)
+    assert list(composition.folder(tmp_path).iterdir()) == []
+
+
+def test_what_overflows_is_refused_and_what_was_infinite_may_stay(tmp_path: Path) -> None:
+    with pytest.raises(NotFinite):
+        compose(planned(base(tmp_path, {"w": torch.tensor([1e6])}), dtype="float16"), tmp_path)
+    mask = base(tmp_path, {"w": torch.tensor([1.0, -torch.inf])})
+    composed = compose(planned(mask, dtype="float16"), tmp_path)
+    assert values(composed.tensors)["w"].tolist() == [1.0, -torch.inf]
+
+
+def test_odd_shapes(tmp_path: Path) -> None:
+    tensors = {
+        "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(3.14159),
+        "deep": torch.randn(2, 3, 4, 5),
+        "double": torch.randn(7, dtype=torch.float64),
+        "count": torch.tensor([1, 2]),
+    }
+    got = values(compose(planned(base(tmp_path, tensors), dtype="bfloat16"), tmp_path).tensors)
+    for name, tensor in tensors.items():
+        wanted = tensor if name == "count" else tensor.bfloat16()
+        assert torch.equal(got[name], wanted), name
+        assert got[name].shape == wanted.shape
+
+
+def test_torch_keeps_its_threads(tmp_path: Path) -> None:
+    before, running = torch.get_num_threads(), threading.active_count()
+    compose(example(tmp_path), tmp_path)
+    assert torch.get_num_threads() == before
+    assert threading.active_count() == running
