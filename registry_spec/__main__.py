@@ -1,0 +1,67 @@
+"""``python -m registry_spec``: write schemas and vectors, or check a registry."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from modpkg.errors import ModpkgError
+from registry_spec import SCHEMAS, VECTORS
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Write the schemas and vectors of the registry spec (all, without a command), or check."""
+    if context.invoked_subcommand is None:
+        context.invoke(schemas_command)
+        context.invoke(vectors_command)
+
+
+@main.command("schemas")
+def schemas_command() -> None:
+    """Write the JSON Schemas that the code generates."""
+    from registry_spec.schemas import write_schemas
+
+    click.echo(f"Wrote {len(write_schemas())} schemas into {SCHEMAS}.")
+
+
+@main.command("vectors")
+def vectors_command() -> None:
+    """Write the test vectors."""
+    from registry_spec.vectors import write_vectors
+
+    write_vectors()
+    click.echo(f"Wrote the vectors into {VECTORS}.")
+
+
+@main.command("check")
+@click.argument("registry", metavar="FOLDER_OR_URL")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check_command(registry: str, names: tuple[str, ...], as_json: bool) -> None:
+    """Read a registry and verify everything in it; print one line per problem.
+
+    An HTTP server cannot list its modules: NAME them; what they require is checked too. Exit
+    status 1 when there is a problem, 2 when there is nothing to go by.
+    """
+    from registry_spec.check import NamesNeeded, check
+
+    try:
+        report = check(registry, names)
+    except NamesNeeded as error:
+        raise click.UsageError(str(error)) from None
+    except ModpkgError as error:
+        raise click.ClickException(f"[{error.code}] {error}") from None
+    if as_json:
+        click.echo(report.json())
+    else:
+        for problem in report.problems:
+            click.echo(f"{problem.where}: [{problem.code}] {problem.message}")
+        click.echo(report.summary(), err=bool(report.problems))
+    sys.exit(1 if report.problems else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m registry_spec")

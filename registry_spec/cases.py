@@ -1,0 +1,309 @@
+"""What invalid.json, normal.json and fits.json say: inputs and what has to come of them.
+
+The codes and fits are written by hand, not computed; the tests hold the code to them.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+A, B, C = ("sha256:" + digit * 64 for digit in "abc")
+
+Case = dict[str, Any]
+
+
+def _case(input: Any, code: str, why: str) -> Case:
+    return {"input": input, "code": code, "why": why}
+
+
+def _line(**changes: Any) -> str:
+    return json.dumps({"name": "m", "version": "1.0", "kind": "base", "release": A} | changes)
+
+
+def _record(**changes: Any) -> dict[str, Any]:
+    sound: dict[str, Any] = {
+        "name": "m",
+        "version": "1.0",
+        "kind": "base",
+        "license": "MIT",
+        "manifest": {},
+        "provenance": {"built_with": "hand"},
+    }
+    return sound | changes
+
+
+def _tensor(**changes: Any) -> dict[str, Any]:
+    entry = {"dtype": "U8", "shape": [4], "digest": A, "pack": B, "offset": 64, "length": 4}
+    return _record(packs={B: 68}, tensors={"t": entry | changes})
+
+
+def _pack(header: Any, data: bytes = b"", length: int | None = None) -> str:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    claimed = len(text) if length is None else length
+    return (struct.pack("<Q", claimed) + text + data).hex()
+
+
+def _entry(begin: int, end: int, shape: list[int], dtype: str = "U8") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def _lock(body: str = "", head: str = "spec = 1\nrequirements = []\n") -> str:
+    return head + body
+
+
+_MODULE = (
+    f'[[module]]\nname = "m"\nversion = "1.0"\nkind = "base"\nregistry = "r"\nrelease = "{A}"\n'
+)
+
+CASES: dict[str, list[Case]] = {
+    "names": [
+        _case("", "M101", "empty"),
+        _case("-m", "M101", "begins with a hyphen"),
+        _case("m.", "M101", "ends with a full stop"),
+        _case("a/b", "M101", "has a slash"),
+        _case("..", "M101", "climbs"),
+        _case("a b", "M101", "has a space"),
+        _case("modèle", "M101", "has a letter beyond ASCII"),
+        _case("m\n", "M101", "ends with a line break"),
+        _case("m" * 101, "M101", "longer than 100 characters"),
+    ],
+    "versions": [
+        _case("", "M102", "empty"),
+        _case("latest", "M102", "a word"),
+        _case("1.0-alpha-beta", "M102", "not PEP 440"),
+        _case("1.0+local", "M102", "has a local part"),
+        _case("10000!1.0", "M102", "its epoch is over 9999"),
+        _case("1." + "0." * 50 + "1", "M102", "longer than 100 characters"),
+    ],
+    "requirements": [
+        _case("", "M103", "empty"),
+        _case("m 1.0", "M103", "no operator"),
+        _case("m >= ", "M103", "no version"),
+        _case("m>=1.0+x", "M103", "a local part with an ordering"),
+        _case("m @ https://example.org/m", "M103", "an address"),
+        _case("m>=1; python_version > '3'", "M103", "an environment marker"),
+        _case("m@^x", "M103", "no version after the caret"),
+        _case("m>=1" + ".0" * 500, "M103", "longer than 1000 characters"),
+    ],
+    "digests": [
+        _case("", "M104", "empty"),
+        _case("a" * 64, "M104", "no algorithm"),
+        _case("sha256:" + "a" * 63, "M104", "a digit too few"),
+        _case("sha256:" + "A" * 64, "M104", "upper case"),
+        _case("sha512:" + "a" * 64, "M104", "another algorithm"),
+        _case("sha256:../" + "a" * 61, "M104", "a path"),
+        _case(A + "\n", "M104", "ends with a line break"),
+    ],
+    "paths": [
+        _case("", "M105", "empty"),
+        _case("/etc/passwd", "M105", "absolute"),
+        _case("../m", "M105", "climbs"),
+        _case("a/../b", "M105", "climbs inside"),
+        _case("./a", "M105", "has '.'"),
+        _case("a//b", "M105", "has an empty part"),
+        _case("a/", "M105", "ends with a slash"),
+        _case("C:/a", "M105", "has a drive"),
+        _case("a\\b", "M105", "has a backslash"),
+        _case("a\u0000", "M105", "has a NUL"),
+        _case("a\nb", "M105", "has a line break"),
+        _case("a.", "M105", "a part ends with a full stop"),
+        _case("a /b", "M105", "a part ends with a space"),
+        _case("nul.txt", "M105", "a name that Windows reserves"),
+        _case("a" * 513, "M105", "longer than 512 bytes"),
+    ],
+    "packs": [
+        _case("", "M201", "empty"),
+        _case("0000", "M201", "shorter than 8 bytes"),
+        _case(b"\x80\x04\x95\x00\x00\x00\x00\x00.".hex(), "M201", "a pickle"),
+        _case(b"PK\x03\x04\x00\x00\x00\x00\x00\x00".hex(), "M201", "a zip archive"),
+        _case(_pack(b"{}", length=100_000_001), "M201", "header claims over 100 000 000 bytes"),
+        _case(_pack(b"{}", length=3), "M201", "header goes beyond the file"),
+        _case(_pack(b"{"), "M201", "header is not JSON"),
+        _case(_pack(b"[]"), "M201", "header is no object"),
+        _case(_pack(b'{"t":{}}'), "M201", "entry without its keys"),
+        _case(
+            _pack({"t": _entry(0, 4, [4]) | {"x": 1}}, b"1234"), "M201", "entry with another key"
+        ),
+        _case(_pack({"t": _entry(0, 4, [4], "Q7")}, b"1234"), "M201", "unknown dtype"),
+        _case(_pack({"t": _entry(0, 4, [-4])}, b"1234"), "M201", "negative extent"),
+        _case(_pack({"t": _entry(0, 1, [1] * 17)}, b"1"), "M201", "more than 16 axes"),
+        _case(_pack({"t": _entry(0, 3, [4])}, b"123"), "M201", "fewer bytes than its shape needs"),
+        _case(_pack({"t": _entry(1, 4, [3])}, b"1234"), "M201", "a gap before the first tensor"),
+        _case(
+            _pack({"t": _entry(0, 3, [3]), "u": _entry(2, 4, [2])}, b"1234"), "M201", "an overlap"
+        ),
+        _case(_pack({"t": _entry(4, 0, [4])}, b"1234"), "M201", "ends before it begins"),
+        _case(_pack({"t": _entry(0, 4, [4])}, b"12345"), "M201", "bytes after the last tensor"),
+        _case(_pack({"t": _entry(0, 4, [4])}, b"123"), "M201", "the file is cut short"),
+    ],
+    "registries": [
+        _case("", "M209", "empty"),
+        _case("[]", "M209", "no object"),
+        _case('{"spec": 1}', "M209", "no name"),
+        _case('{"spec": "1", "name": "r"}', "M209", "spec is a string"),
+        _case('{"spec": 2, "name": "r"}', "M303", "a newer spec"),
+    ],
+    "index-lines": [
+        _case("{broken", "M209", "not JSON"),
+        _case("[]", "M209", "no object"),
+        _case(_line(kind="plugin"), "M209", "no such kind"),
+        _case(_line(release="sha256:0"), "M209", "release is no digest"),
+        _case(_line(provides="x"), "M209", "provides is no digest"),
+        _case(_line(expects={"b": "x"}), "M209", "expects is no digest"),
+        _case(_line(requires="b>=1"), "M209", "requires is a string"),
+        _case(_line(size=-1), "M209", "negative size"),
+        _case(_line(size=2**63), "M209", "size beyond 2**62"),
+        _case(_line(version="one"), "M102", "no version"),
+        _case(_line(version="1.0+x"), "M102", "local version"),
+        _case(_line(name="-"), "M101", "no name"),
+    ],
+    "indexes": [
+        _case(_line() + "\n" + _line(version="1.0.0") + "\n", "M209", "1.0 and 1.0.0 are equal"),
+        _case(_line() + "\n" + _line() + "\n", "M209", "the same line twice"),
+    ],
+    "records": [
+        _case({}, "M209", "nothing in it"),
+        _case(_record(spec=2), "M209", "a newer spec"),
+        _case(_record(name="M"), "M209", "its name is not in normal form"),
+        _case(_record(name="../m"), "M209", "its name is none"),
+        _case(_record(version="x"), "M209", "its version is none"),
+        _case(_record(kind="plugin"), "M209", "no such kind"),
+        _case(_record(requires=["b 1"]), "M209", "no requirement"),
+        _case(_record(extras={"x": ["b @ https://b.example"]}), "M209", "an address in an extra"),
+        _case(_record(files={"../x": {"digest": A, "size": 1}}), "M209", "a file that climbs"),
+        _case(_record(files={"x.py": {"digest": A, "size": 1}}), "M209", "a file that is code"),
+        _case(
+            _record(files={"x.pkl": {"digest": A, "size": 1}}), "M209", "a file that is a pickle"
+        ),
+        _case(
+            _record(files={"pytorch_model.bin": {"digest": A, "size": 1}}),
+            "M209",
+            "weights that are a pickle",
+        ),
+        _case(
+            _record(files={"a": {"digest": A, "size": 1}, "A": {"digest": B, "size": 1}}),
+            "M209",
+            "two files that differ only by case",
+        ),
+        _case(_record(files={"a": {"digest": A, "size": -1}}), "M209", "a negative size"),
+        _case(_record(packs={"x": 1}), "M209", "a pack without a digest"),
+        _case(_tensor(pack=C), "M209", "a tensor in a pack that is not listed"),
+        _case(_tensor(dtype="Q7"), "M209", "a tensor of unknown dtype"),
+        _case(_tensor(offset=65), "M209", "a tensor that ends after its pack"),
+        _case(_tensor(offset=2**63), "M209", "an offset beyond 2**62"),
+        _case(_tensor(shape=[1] * 17), "M209", "more than 16 axes"),
+        _case(_tensor(digest="sha256:"), "M209", "a tensor without a digest"),
+    ],
+    "locks": [
+        _case("spec = ", "M410", "not TOML"),
+        _case("spec = 1\n", "M410", "no requirements"),
+        _case(_lock(head="spec = 2\nrequirements = []\n"), "M410", "a newer spec"),
+        _case(_lock("other = 1\n"), "M410", "an unknown key"),
+        _case(_lock(_MODULE + _MODULE), "M410", "a name twice"),
+        _case(_lock(_MODULE.replace('"m"', '"M"')), "M410", "a name not in normal form"),
+        _case(_lock(_MODULE.replace('"1.0"', '"x"')), "M410", "no version"),
+        _case(_lock(_MODULE.replace("sha256", "md5")), "M410", "no digest"),
+        _case(_lock(_MODULE + 'url = "https://r.example"\n'), "M410", "an address"),
+    ],
+}
+"""By section: bad inputs, each with the error's code and what is bad about it."""
+
+NORMAL: dict[str, Any] = {
+    "names": {
+        "Summarize_LoRA": "summarize-lora",
+        "a.-_b": "a-b",
+        "m": "m",
+        "3d": "3d",
+    },
+    "requirements": {
+        "M": "m",
+        "m@latest": "m",
+        "m@2.1": "m==2.1",
+        "m@^2.1": "m>=2.1,<3",
+        "m@^0.3.1": "m>=0.3.1,<0.4",
+        "m@~2.1": "m~=2.1",
+        "m@~2": "m>=2,<3",
+        "M_x[B,a] >= 1, < 2": "m-x[a,b]>=1,<2",
+    },
+    "equal_versions": [
+        ["1.0", "1.0.0"],
+        ["1.0rc1", "1.0c1"],
+        ["v1", "1.0"],
+        ["1.0.post1", "1.0-1"],
+    ],
+}
+"""Spellings and their normal form, and versions that are one version."""
+
+
+def _fit(
+    why: str,
+    fit: str,
+    *,
+    shape: list[int] | None = None,
+    dtype: str = "F32",
+    digest: str = A,
+    offered: dict[str, Any] | None = None,
+    wanted: dict[str, Any] | None = None,
+    name: str = "w",
+    **outcome: Any,
+) -> Case:
+    return {
+        "why": why,
+        "expects": {
+            "tensors": {"w": {"dtype": "F32", "shape": [2, 2], "digest": A}},
+            "ports": wanted or {},
+        },
+        "provides": {
+            "tensors": {name: {"dtype": dtype, "shape": shape or [2, 2]}},
+            "ports": offered or {},
+        },
+        "digests": {name: digest},
+        "outcome": {"fit": fit, **outcome},
+    }
+
+
+FITS: list[Case] = [
+    _fit("the same tensor", "exact"),
+    _fit("other ports of the base do not matter", "exact", offered={"layers": 3}),
+    _fit("other values", "drifted", digest=B, changed=["w"], ports=[]),
+    _fit("another dtype is other bytes", "drifted", dtype="F16", digest=B, changed=["w"], ports=[]),
+    _fit(
+        "another tokenizer",
+        "drifted",
+        wanted={"tokenizer": A},
+        offered={"tokenizer": B},
+        changed=[],
+        ports=["tokenizer"],
+    ),
+    _fit(
+        "a head made for other weights",
+        "drifted",
+        wanted={"weights": C},
+        changed=[],
+        ports=["weights"],
+    ),
+    _fit("no such tensor", "unfit", name="v", reason="it has no tensor 'w'"),
+    _fit(
+        "another shape",
+        "unfit",
+        shape=[4, 2],
+        reason="its tensor 'w' has shape [4, 2], not [2, 2]",
+    ),
+    _fit("a missing port", "unfit", wanted={"hidden": 4}, reason="it has no port 'hidden'"),
+    _fit(
+        "a missing tokenizer",
+        "unfit",
+        wanted={"tokenizer": A},
+        reason="it has no port 'tokenizer'",
+    ),
+    _fit(
+        "another port",
+        "unfit",
+        wanted={"hidden": 4},
+        offered={"hidden": 8},
+        reason="its port 'hidden' is 8, not 4",
+    ),
+]
+"""Interfaces in pairs: what a module expects, what a base provides, and how the two fit."""

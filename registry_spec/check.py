@@ -1,0 +1,212 @@
+"""The checker: everything that a registry says of itself, verified with the package's reader."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.digests import Digest, blob_path, digest_file, parse_digest
+from modpkg.errors import BadRecord, BlobMissing, DigestMismatch, ModpkgError
+from modpkg.files import TEMPORARY
+from modpkg.names import module_name, parse_requirement
+from modpkg.records import IndexLine, canonical_json
+from modpkg.registry.reader import Registry
+from modpkg.tree import BlobTree
+from registry_spec.releases import check_release
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+_PLACE = re.compile(r"index/[^/:]+\.jsonl:\d+")
+
+
+class NamesNeeded(Exception):
+    """The registry cannot list its modules, and no name was given."""
+
+
+class Problem(Struct, frozen=True):
+    """One thing that is wrong."""
+
+    where: str
+    code: str
+    message: str
+
+
+class Report(Struct):
+    """What a check found."""
+
+    registry: str
+    modules: int = 0
+    releases: int = 0
+    blobs: int = 0
+    problems: list[Problem] = []
+
+    def summary(self) -> str:
+        """Return the last line of a report."""
+        counts = f"{self.modules} modules, {self.releases} releases, {self.blobs} blobs"
+        if self.problems:
+            return f"{self.registry} has {len(self.problems)} problem(s) ({counts})."
+        return f"{self.registry} is sound ({counts})."
+
+    def json(self) -> str:
+        """Return the report as one JSON object."""
+        return msgspec.json.encode(self).decode()
+
+
+def check(address: str, names: Sequence[str] = ()) -> Report:
+    """Return everything that is wrong with the registry at a folder or URL.
+
+    Raises:
+        NamesNeeded: it cannot list its modules, and ``names`` is empty.
+        BadName: one of ``names`` is none.
+    """
+    wanted = [module_name(name) for name in names]
+    with tempfile.TemporaryDirectory() as work:
+        return _Check(address, Path(work)).run(wanted)
+
+
+class _Check:
+    """One check of one registry."""
+
+    def __init__(self, address: str, work: Path) -> None:
+        self.warnings: list[str] = []
+        self.registry = Registry(address, warn=self.warnings.append)
+        self.local = BlobTree(work)
+        self.report = Report(registry=address)
+        self.seen: set[str] = set()
+
+    def run(self, names: Sequence[str]) -> Report:
+        with self._problems("registry.json"):
+            data = self.registry.source.read("registry.json") if self._info() else b""
+            _check_canonical(data.removesuffix(b"\n"), "registry.json")
+            if not self.registry.name.strip():
+                raise _bad("registry.json", "it has an empty name")
+        if self.report.problems:
+            return self.report
+        listed = self.registry.names()
+        if not names and listed is None:
+            raise NamesNeeded("this registry cannot list its modules; name those to check")
+        pending = list(names or listed or [])
+        queued = set(pending)
+        while pending:
+            for name in self._module(pending.pop(0)):
+                # Where names were given, what they require is checked too, as far as it is here.
+                if names and name not in queued and self.registry.index(name):
+                    queued.add(name)
+                    pending.append(name)
+        if self.registry.folder is not None and not names:
+            self._stray_blobs(self.registry.folder)
+        self._skipped_lines()
+        self.report.blobs = len(self.seen)
+        return self.report
+
+    def _info(self) -> bool:
+        return self.registry.info is not None
+
+    @contextlib.contextmanager
+    def _problems(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except ModpkgError as error:
+            problem = Problem(where, error.code, " ".join(str(error).split()))
+            if problem not in self.report.problems:
+                self.report.problems.append(problem)
+
+    def _module(self, name: str) -> list[str]:
+        """Check an index file and its releases; return the names that they require."""
+        path = f"index/{name}.jsonl"
+        self.report.modules += 1
+        required: list[str] = []
+        lines: list[IndexLine] = []
+        with self._problems(path):
+            if module_name(name) != name:
+                raise _bad(path, "its name is not in normal form")
+            lines = self.registry.index(name)
+            if not lines and not self.warnings:
+                raise _bad(path, "it has no release")
+        self._skipped_lines()
+        for line in lines:
+            where = f"{name} {line.version}"
+            self.report.releases += 1
+            with self._problems(where):
+                required += self._line(line, name)
+            for step in check_release(self.registry, line, self.file):
+                with self._problems(where):
+                    step()
+        return required
+
+    def _skipped_lines(self) -> None:
+        """Report the index lines that the reader left out with a warning."""
+        for warning in self.warnings:
+            place = _PLACE.search(warning)
+            where = place[0] if place else "index"
+            self.report.problems.append(Problem(where, BadRecord.code, warning))
+        self.warnings.clear()
+
+    def _line(self, line: IndexLine, name: str) -> list[str]:
+        what = f"the index line of {line.name} {line.version}"
+        if line.name != name:
+            raise _bad(what, f"its name {line.name!r} is not in normal form")
+        if line.published and not _TIME.fullmatch(line.published):
+            raise _bad(what, f"{line.published!r} is not a time like 2026-01-01T00:00:00Z")
+        requirements = [parse_requirement(text) for text in line.requires]
+        names = [requirement.name for requirement in requirements]
+        for extra, group in line.extras.items():
+            if module_name(extra) != extra:
+                raise _bad(what, f"extra {extra!r} is not in normal form")
+            requirements += [parse_requirement(text) for text in group]
+        for base in line.expects:
+            if base not in names:
+                raise _bad(what, f"it expects something of {base!r}, which it does not require")
+        return [requirement.name for requirement in requirements]
+
+    @contextlib.contextmanager
+    def file(self, digest: Digest, what: str) -> Iterator[Path]:
+        """Give a blob as a file whose digest holds; a distant one is removed afterwards."""
+        self.seen.add(digest)
+        folder = self.registry.folder
+        if folder is None:
+            self.local.add_stream(
+                self.registry.stream(digest, what), digest, what, self.registry.url
+            )
+            path = self.local.path(digest)
+            try:
+                yield path
+            finally:
+                path.unlink()
+            return
+        path = folder / blob_path(digest)
+        if not path.is_file():
+            raise BlobMissing(what=what, digest=digest, source=folder)
+        actual = digest_file(path)
+        if actual != digest:
+            raise DigestMismatch(what=what, expected=digest, actual=actual, source=folder)
+        yield path
+
+    def _stray_blobs(self, folder: Path) -> None:
+        """Check the blobs that no release names: a killed publisher may leave sound ones."""
+        for path in sorted((folder / "blobs").rglob("*")):
+            if path.is_dir() or path.name.startswith(TEMPORARY):
+                continue
+            shown = path.relative_to(folder).as_posix()
+            with self._problems(shown):
+                digest = parse_digest(f"sha256:{path.name}")
+                if shown != blob_path(digest):
+                    raise _bad(shown, "it is not in the folder of its first two digits")
+                if digest not in self.seen:
+                    with self.file(digest, "a blob that no release names"):
+                        pass
+
+
+def _check_canonical(data: bytes, what: str) -> None:
+    if canonical_json(msgspec.json.decode(data)) != data:
+        raise _bad(what, "it is not canonical JSON")
+
+
+def _bad(what: str, reason: str) -> BadRecord:
+    return BadRecord(what=what, kind="part of a registry", reason=reason)

@@ -1,0 +1,95 @@
+"""Giving the vectors to the code that reads such things in earnest."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modpkg.digests import parse_digest
+from modpkg.files import safe_path
+from modpkg.interface import drift_of, unfit_reason
+from modpkg.lock import parse_lock
+from modpkg.names import module_name, parse_requirement, parse_version
+from modpkg.packs import read_pack_header
+from modpkg.records import (
+    Expects,
+    IndexLine,
+    Provides,
+    ReleaseRecord,
+    TensorEntry,
+    canonical_json,
+    decode_record,
+)
+from modpkg.registry.index import parse_index
+from modpkg.registry.reader import Registry
+from modpkg.release.verify import check_record
+
+
+def _pack(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pack"
+        path.write_bytes(bytes.fromhex(text))
+        read_pack_header(path)
+
+
+def _registry(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "registry.json").write_text(text, "utf-8")
+        _ = Registry(folder).info
+
+
+def _index_line(text: str) -> None:
+    """Read a line as a reader does; it says why in a warning, and here as the error itself."""
+    data = text.encode()
+    warnings: list[str] = []
+    if parse_index(data, "m", "here", warnings.append) or not warnings:
+        return
+    line = decode_record(data, IndexLine, "the line")
+    parse_version(line.version)
+    module_name(line.name)
+
+
+def _record(value: Any) -> None:
+    check_record(decode_record(canonical_json(value), ReleaseRecord, "the record"))
+
+
+JUDGES: dict[str, Callable[[Any], object]] = {
+    "names": module_name,
+    "versions": parse_version,
+    "requirements": parse_requirement,
+    "digests": parse_digest,
+    "paths": safe_path,
+    "packs": _pack,
+    "registries": _registry,
+    "index-lines": _index_line,
+    "indexes": lambda text: parse_index(text.encode(), "m", "here"),
+    "records": _record,
+    "locks": lambda text: parse_lock(text, Path("modpkg.lock")),
+}
+"""By section of invalid.json, what reads an input; each raises a `ModpkgError`."""
+
+
+def fit(case: dict[str, Any]) -> dict[str, Any]:
+    """Return how a case of fits.json comes out: its fit, and what is changed or why it is unfit."""
+    expects = decode_record(canonical_json(case["expects"]), Expects, "the case")
+    provides = decode_record(canonical_json(case["provides"]), Provides, "the case")
+    reason = unfit_reason(expects, provides)
+    if reason is not None:
+        return {"fit": "unfit", "reason": reason}
+    tensors = {
+        name: TensorEntry(
+            dtype=kind.dtype,
+            shape=kind.shape,
+            digest=case["digests"][name],
+            pack="sha256:" + "0" * 64,
+            offset=0,
+            length=0,
+        )
+        for name, kind in provides.tensors.items()
+    }
+    drift = drift_of(expects, provides, tensors)
+    if drift.exact:
+        return {"fit": "exact"}
+    return {"fit": "drifted", "changed": list(drift.changed), "ports": list(drift.ports)}

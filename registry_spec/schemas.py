@@ -1,0 +1,114 @@
+"""JSON Schemas of every format, generated from the classes that the code reads them with."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.lock import Lock
+from modpkg.records import FORMATS, SPEC
+from registry_spec import SCHEMAS
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+IDENTITY = "urn:modpkg:registry-spec:{spec}:{name}"
+"""The ``$id`` of a schema: a name, not an address to fetch."""
+
+_TITLES = {
+    "registry": "registry.json",
+    "index-line": "A line of index/<name>.jsonl",
+    "release": "Release record",
+    "provides": "Interface that a release provides",
+    "expects": "Interface that a release expects",
+    "lock": "modpkg.lock",
+}
+
+
+def formats() -> dict[str, type[Struct]]:
+    """Return the class of every format that has a schema, by the schema's name."""
+    return {**FORMATS, "lock": Lock}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return one JSON Schema, with the docstrings of classes and fields as descriptions."""
+    kind = formats()[name]
+    generated = msgspec.json.schema(kind)
+    definitions: dict[str, Any] = generated["$defs"]
+    for struct in _structs(kind, set()):
+        definition = definitions[struct.__name__]
+        for field, text in field_docs(struct).items():
+            definition["properties"][field]["description"] = text
+    root = definitions.pop(kind.__name__)
+    found: dict[str, Any] = {
+        "$schema": DIALECT,
+        "$id": IDENTITY.format(spec=SPEC, name=name),
+        **root,
+        "title": _TITLES[name],
+    }
+    if definitions:
+        found["$defs"] = dict(sorted(definitions.items()))
+    return found
+
+
+def field_docs(struct: type[Struct]) -> dict[str, str]:
+    """Return the docstring below each field of a class.
+
+    >>> from modpkg.records import TensorEntry
+    >>> field_docs(TensorEntry)["length"]
+    'Bytes.'
+    """
+    body = ast.parse(textwrap.dedent(inspect.getsource(struct))).body[0]
+    if not isinstance(body, ast.ClassDef):
+        return {}
+    docs: dict[str, str] = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+            and isinstance(text.value.value, str)
+        ):
+            docs[field.target.id] = inspect.cleandoc(text.value.value)
+    return docs
+
+
+def _structs(kind: Any, seen: set[type[Struct]]) -> Iterator[type[Struct]]:
+    """Yield a class and all classes that its fields are made of, once each."""
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        if kind in seen:
+            return
+        seen.add(kind)
+        yield kind
+        for field in msgspec.structs.fields(kind):
+            yield from _structs(field.type, seen)
+        return
+    for part in getattr(kind, "__args__", ()):
+        yield from _structs(part, seen)
+
+
+def schema_files() -> dict[str, bytes]:
+    """Return the committed schema files, by name."""
+    return {
+        f"{name}.schema.json": (
+            json.dumps(schema(name), indent=2, ensure_ascii=False) + "\n"
+        ).encode()
+        for name in formats()
+    }
+
+
+def write_schemas(folder: Path = SCHEMAS) -> list[Path]:
+    """Write all schemas and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, data in schema_files().items():
+        (folder / name).write_bytes(data)
+        written.append(folder / name)
+    return written

@@ -1,0 +1,191 @@
+"""The vectors: a small registry with one release of most kinds, and its lock file.
+
+Written by the code that builds and publishes releases, with fixed times, so that the bytes are
+the same wherever and whenever they are written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import struct
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from modpkg.files import remove_tree, write_atomically
+from modpkg.lock import format_lock, lock_of
+from modpkg.manifest import read_manifest
+from modpkg.names import parse_requirement
+from modpkg.packs import pack_chunks
+from modpkg.records import canonical_json
+from modpkg.registry.base import find_base
+from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter
+from modpkg.release.build import Built, acts_on_base, build
+from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.provider import root_needs
+from modpkg.resolve.resolve import resolve
+from modpkg.tree import BlobTree
+from registry_spec import VECTORS
+from registry_spec.cases import CASES, FITS, NORMAL
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+BUILT_WITH = "registry_spec vectors"
+"""Stands for the builder's version, so that a new version of modpkg does not change the vectors."""
+REQUIREMENT = "tiny-model[all]>=1"
+"""What the vectors' lock file is a resolution of."""
+
+Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+def _f32(*shape: int, first: float = 0.0) -> tuple[str, tuple[int, ...], bytes]:
+    count = 1
+    for extent in shape:
+        count *= extent
+    values = [first + number / 8 for number in range(count)]
+    return "F32", shape, struct.pack(f"<{count}f", *values)
+
+
+def _weights(tensors: Tensors) -> bytes:
+    types = {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
+    return b"".join(pack_chunks(types, {name: [data] for name, (_, _, data) in tensors.items()}))
+
+
+def _base(norm: float) -> dict[str, bytes]:
+    config = {"model_type": "tiny", "hidden_size": 4, "num_hidden_layers": 1, "vocab_size": 8}
+    tensors: Tensors = {
+        "embed.weight": _f32(8, 4),
+        "layers.0.weight": _f32(4, 4, first=1.0),
+        "norm.weight": ("BF16", (4,), struct.pack("<f", norm)[2:] * 4),
+    }
+    return {
+        "config.json": json.dumps(config).encode(),
+        "tokenizer.json": b'{"model": {"type": "WordLevel", "vocab": {}}}',
+        "model.safetensors": _weights(tensors),
+    }
+
+
+_ADAPTER = {
+    "adapter_config.json": json.dumps(
+        {
+            "peft_type": "LORA",
+            "r": 2,
+            "lora_alpha": 4,
+            "target_modules": ["0"],
+            "fan_in_fan_out": False,
+            "bias": "none",
+        }
+    ).encode(),
+    "adapter_model.safetensors": _weights(
+        {
+            "base_model.model.layers.0.lora_A.weight": _f32(2, 4, first=-0.5),
+            "base_model.model.layers.0.lora_B.weight": _f32(4, 2, first=-0.5),
+        }
+    ),
+}
+
+_MODEL = """
+[dependencies]
+tiny-lora = "~=1.0"
+tiny-base = ">=1.0,<2"
+
+[extras]
+all = ["tiny-set>=1"]
+
+[compose]
+base = "tiny-base"
+steps = [{ op = "lora", module = "tiny-lora", scale = 0.5 }]
+
+[task]
+kind = "text-generation"
+prompt = "Say: {{ text }}"
+max_new_tokens = 8
+
+[[tests]]
+name = "says it"
+cases = "tests/cases.jsonl"
+metric = "exact_match"
+at_least = 0.5
+"""
+
+MODULES: tuple[tuple[str, str, str, str, dict[str, bytes]], ...] = (
+    ("tiny-base", "1.0.0", "base", "", _base(1.0)),
+    ("tiny-base", "1.1.0", "base", "", _base(2.0)),
+    ("tiny-base", "2.0.0rc1", "base", "", _base(-1.0)),
+    ("tiny-lora", "1.0.0", "adapter", '[dependencies]\ntiny-base = ">=1.0,<2"\n', _ADAPTER),
+    ("tiny-set", "1.0.0", "collection", '[dependencies]\ntiny-lora = "*"\n', {}),
+    (
+        "tiny-model",
+        "1.0.0",
+        "model",
+        _MODEL,
+        {"tests/cases.jsonl": b'{"text": "a", "expected": "a"}\n', "README.md": b"# tiny-model\n"},
+    ),
+)
+"""Name, version, kind, the rest of the manifest, and files, in the order they are published."""
+YANKED = ("tiny-base", "1.1.0", "its norm is twice what it should be")
+
+
+def write_registry(folder: Path) -> None:
+    """Write the vectors' registry into ``folder``, replacing what was there."""
+    remove_tree(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        writer = RegistryWriter(folder, name="vectors")
+        writer.prepare()
+        for name, version, kind, more, files in MODULES:
+            project = work / f"{name}-{version}"
+            for path, data in files.items():
+                (project / path).parent.mkdir(parents=True, exist_ok=True)
+                (project / path).write_bytes(data)
+            project.mkdir(exist_ok=True)
+            (project / "modpkg.toml").write_text(
+                f'[module]\nname = "{name}"\nversion = "{version}"\nkind = "{kind}"\n'
+                f'license = "MIT"\nsummary = "A vector"\n{more}'
+            )
+            built = _build(project, folder)
+            source = Registry(str(project / "dist"))
+            writer.publish(source, built.line, now=NOW)
+            if (name, version) == YANKED[:2]:
+                writer.yank(*YANKED)
+    remove_tree(folder / "locks")
+
+
+def _build(project: Path, registry: Path) -> Built:
+    """Build a project, and put a fixed word where the builder's version stands."""
+    manifest = read_manifest(project / "modpkg.toml")
+    if manifest.module is None:
+        raise AssertionError("a vector is a module")
+    base = None
+    if acts_on_base(manifest):
+        reader = Registry(str(registry))
+        base = find_base(manifest, {item.name: reader for item in manifest.dependencies}, "1.0.0")
+    out = project / "dist"
+    built = build(manifest, manifest.module, out, base=base)
+    provenance = msgspec.structs.replace(built.record.provenance, built_with=BUILT_WITH)
+    record = msgspec.structs.replace(built.record, provenance=provenance)
+    line = msgspec.structs.replace(built.line, release=BlobTree(out).add(canonical_json(record)))
+    return Built(line=line, record=record)
+
+
+def lock_text(registry: Path) -> str:
+    """Return the lock file that `REQUIREMENT` resolves to."""
+    asked = parse_requirement(REQUIREMENT)
+    roots = root_needs(asked.name, asked.extras, asked.specifier, "")
+    resolution = resolve(roots, Catalog(Registry(str(registry))))
+    return format_lock(lock_of([REQUIREMENT], resolution))
+
+
+def write_vectors(folder: Path = VECTORS) -> None:
+    """Write all vectors into ``folder``."""
+    write_registry(folder / "registry")
+    write_atomically(folder / "modpkg.lock", lock_text(folder / "registry").encode())
+    for path, data in (
+        ("invalid/invalid.json", CASES),
+        ("normal.json", NORMAL),
+        ("fits.json", FITS),
+    ):
+        text = json.dumps(data, indent=1, ensure_ascii=True) + "\n"
+        write_atomically(folder / path, text.encode())
