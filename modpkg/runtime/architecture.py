@@ -66,10 +66,11 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
         name=name, version=transformers.__version__, architecture=names[0]
     )
     found = _plugin(names[0]) or getattr(transformers, names[0], None)
-    if found is None or not isinstance(found, type) or not hasattr(found, "config_class"):
+    kind = getattr(found, "config_class", None)
+    if not isinstance(found, type) or kind is None:
         raise unknown
     try:
-        config = found.config_class.from_dict(raw)
+        config = kind.from_dict(raw)
     except Exception as error:  # transformers validates configs with errors of many kinds
         text = " ".join(str(error).split())[:300]
         raise WeightsDoNotFit(name=name, reason=f"config.json is refused ({text})") from None

@@ -44,7 +44,7 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     cls, config = model_class(record.name, folder)
     tensors = map_tensors(record.tensors.items(), packs)
     with _dtype_of(tensors):
-        model = _by_assignment(cls, config, tensors)
+        model = _by_assignment(record.name, cls, config, tensors)
         if model is None:
             model = _by_transformers(record.name, cls, config, tensors)
     model.eval()
@@ -69,35 +69,42 @@ def _dtype_of(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
 
 
 def _by_assignment(
-    cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
+    name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module | None:
     """Build the model without initialising it and put each tensor in its place.
 
     Works when the names on disk are the model's, with or without the base's prefix. Returns None
     when they are not, and transformers has to convert them.
+
+    Raises:
+        WeightsDoNotFit: two tensors are for one place, or the config describes no model.
     """
     from transformers.initialization import no_init_weights
 
-    with no_init_weights():
-        model: Any = cls(config)
+    try:
+        with no_init_weights():
+            model: Any = cls(config)
+    except Exception as error:  # a config can be wrong in any way that a constructor can fail
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise WeightsDoNotFit(name=name, reason=f"config.json is refused ({text})") from None
     wanted = set(model.state_dict().keys())
     placed: dict[str, torch.Tensor] = {}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for name, tensor in tensors.items():
-        for candidate in (name, prefix + name, name.removeprefix(prefix)):
+    for disk, tensor in tensors.items():
+        for candidate in (disk, prefix + disk, disk.removeprefix(prefix)):
             if candidate in wanted:
                 if candidate in placed:
-                    return None
+                    reason = f"{disk!r} is there with and without the prefix {prefix!r}"
+                    raise WeightsDoNotFit(name=name, reason=reason)
                 placed[candidate] = tensor
                 break
         else:
-            if not _may_be_left_out(model, name):
+            if not _may_be_left_out(model, disk):
                 return None
-    for name, tensor in placed.items():
-        owner, _, attribute = name.rpartition(".")
+    for place, tensor in placed.items():
+        owner, _, attribute = place.rpartition(".")
         module = model.get_submodule(owner)
-        current = getattr(module, attribute)
-        if current.shape != tensor.shape:
+        if getattr(module, attribute).shape != tensor.shape:
             return None
         if attribute in module._parameters:
             floating = tensor.is_floating_point()
@@ -105,11 +112,16 @@ def _by_assignment(
         else:
             module._buffers[attribute] = tensor
     model.tie_weights()
-    assigned = {id(value) for value in placed.values()}
-    storages = {tensor.data_ptr() for tensor in placed.values()}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in assigned and value.data_ptr() not in storages and value.numel():
-            return None if name not in placed else model
+    # Tying makes two places one: each place now holds a tensor of the files, and no tensor of the
+    # files was pushed out by another that differs from it.
+    mapped = {tensor.data_ptr() for tensor in placed.values()}
+    for place, value in model.state_dict(keep_vars=True).items():
+        if value.numel() and value.data_ptr() not in mapped:
+            return None
+        own = placed.get(place)
+        if own is not None and own.data_ptr() != value.data_ptr() and not torch.equal(own, value):
+            reason = f"config.json ties {place!r} to another tensor, and the two differ"
+            raise WeightsDoNotFit(name=name, reason=reason)
     return model  # type: ignore[no-any-return]
 
 

@@ -70,12 +70,16 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     """
     transformers = transformers_module()
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsDoNotFit(name=name, reason=f"no tokenizer ({reason})") from None
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        # Without its files transformers makes an empty one, to which every word is unknown.
+        raise WeightsDoNotFit(name=name, reason="no tokenizer (its files are missing)")
+    return tokenizer
 
 
 def _inferred(name: str, model: Any, folder: Path) -> str:

@@ -1,0 +1,109 @@
+"""Installed models made from models in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from modpkg.installed import InstalledModel, TensorRef
+from modpkg.packs import read_pack_header
+
+SPECIAL = ["<pad>", "<eos>", "<unk>"]
+WORDS = [*SPECIAL, "the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "slept"]
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def llama(**config: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    options = {"intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    return LlamaForCausalLM(LlamaConfig(**{**SMALL, **options, **ids, **config})).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)).eval()
+
+
+def bert() -> BertModel:
+    torch.manual_seed(0)
+    config = BertConfig(**SMALL, intermediate_size=48, max_position_embeddings=64)
+    return BertModel(config).eval()
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of a few words."""
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+
+
+def install(
+    folder: Path,
+    model: Any,
+    *,
+    task: dict[str, object] | None = None,
+    with_tokenizer: bool = True,
+    edit: Any = None,
+    config: dict[str, Any] | None = None,
+) -> tuple[Path, Path]:
+    """Lay a model out as an environment has it; return its folder and that of the packs.
+
+    ``edit`` changes the table of tensors on disk; ``config`` adds keys to config.json.
+    """
+    packs = folder / "packs"
+    packs.mkdir(parents=True, exist_ok=True)
+    saved = folder / "saved"
+    model.save_pretrained(saved)
+    tensors = load_file(saved / "model.safetensors")
+    if edit is not None:
+        tensors = edit(tensors)
+    save_file(tensors, packs / "weights.safetensors")
+    home = folder / "model"
+    home.mkdir()
+    text = json.loads((saved / "config.json").read_text())
+    (home / "config.json").write_text(json.dumps({**text, **(config or {})}))
+    if (saved / "generation_config.json").exists():
+        (saved / "generation_config.json").rename(home / "generation_config.json")
+    if with_tokenizer:
+        tokenizer().save_pretrained(home)
+    record = InstalledModel(
+        name="small",
+        version="1.0",
+        key="sha256:" + "0" * 64,
+        result="sha256:" + "0" * 64,
+        task=task,
+        tensors={
+            name: TensorRef(
+                "weights.safetensors",
+                place.offset,
+                place.length,
+                place.dtype,
+                list(place.shape),
+                "sha256:" + "0" * 64,
+            )
+            for name, place in read_pack_header(packs / "weights.safetensors").items()
+        },
+        modules={"small": "1.0"},
+    )
+    (home / "model.json").write_bytes(msgspec.json.encode(record))
+    return home, packs

@@ -1,0 +1,202 @@
+"""Loading: the same model as transformers loads, strictly, without a copy and without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from modpkg.errors import (
+    ArchitectureUnknown,
+    EnvironmentDamaged,
+    ModpkgError,
+    PackError,
+    RemoteCode,
+    WeightsDoNotFit,
+)
+from modpkg.runtime.load import load_model
+from tests.runtime.helpers import SMALL, bert, gpt2, install, llama
+
+Table = dict[str, torch.Tensor]
+IDS = torch.tensor([[3, 4, 5, 6, 7]])
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to open a connection fails the test."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        output = model(IDS)
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
+
+
+def mixtral() -> Any:
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        **SMALL, intermediate_size=48, num_key_value_heads=2, num_local_experts=4
+    )
+    return transformers.MixtralForCausalLM(config).eval()
+
+
+BUILDS: dict[str, Callable[[], Any]] = {
+    "tied llama": lambda: llama(tie_word_embeddings=True),
+    "untied llama": llama,
+    "bfloat16 llama": lambda: llama().bfloat16(),
+    "gpt2": gpt2,
+    "bert": bert,
+    "mixtral, whose names on disk are not the model's": mixtral,
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_same_model_as_transformers_loads(build: str, tmp_path: Path) -> None:
+    model = BUILDS[build]()
+    loaded = load_model(*install(tmp_path, model))
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert torch.equal(logits(loaded), logits(model))
+    expected = {name: (p.dtype, p.shape) for name, p in model.named_parameters()}
+    assert {name: (p.dtype, p.shape) for name, p in loaded.named_parameters()} == expected
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    loaded: Any = load_model(*install(tmp_path, llama(tie_word_embeddings=True)))
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+def test_training_does_not_reach_the_store(tmp_path: Path) -> None:
+    home, packs = install(tmp_path, llama())
+    pack = packs / "weights.safetensors"
+    before = hashlib.sha256(pack.read_bytes()).digest()
+    pack.chmod(0o444)
+    loaded: Any = load_model(home, packs)
+    optimizer = torch.optim.SGD(loaded.parameters(), lr=1.0)
+    loaded(IDS, labels=IDS).loss.backward()
+    weight = loaded.model.embed_tokens.weight
+    old = weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(old, weight)
+    assert hashlib.sha256(pack.read_bytes()).digest() == before
+
+
+def test_a_head_on_a_base_whose_names_lack_the_prefix(tmp_path: Path) -> None:
+    """As a composition leaves it: BertModel's names, and a classifier beside them."""
+
+    def with_head(tensors: Table) -> Table:
+        return {
+            **tensors,
+            "classifier.weight": torch.randn(3, 32),
+            "classifier.bias": torch.ones(3),
+        }
+
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {"0": "a", "1": "b", "2": "c"},
+    }
+    loaded: Any = load_model(*install(tmp_path, bert(), edit=with_head, config=config))
+    assert isinstance(loaded, transformers.BertForSequenceClassification)
+    assert loaded.config.id2label[2] == "c"
+    assert logits(loaded).shape == (1, 3)
+
+
+def drop(name: str) -> Callable[[Table], Table]:
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+def put(name: str, *shape: int) -> Callable[[Table], Table]:
+    return lambda tensors: {**tensors, name: torch.zeros(shape)}
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (drop("model.norm.weight"), "model.norm.weight"),
+        (drop("lm_head.weight"), "lm_head.weight"),
+        (put("model.surplus", 2), "model.surplus"),
+        (put("model.layers.7.mlp.up_proj.weight", 48, 32), "model.layers.7.mlp.up_proj.weight"),
+        (put("model.norm.weight", 31), "model.norm.weight"),
+        (put("norm.weight", 32), "norm.weight"),
+    ],
+    ids=["missing", "missing head", "surplus", "a layer too many", "shape", "twice"],
+)
+def test_what_does_not_fit_is_named(edit: Any, named: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsDoNotFit, match=named):
+        load_model(*install(tmp_path, llama(), edit=edit))
+
+
+def test_a_tied_weight_may_be_on_disk_twice(tmp_path: Path) -> None:
+    def twice(tensors: Table) -> Table:
+        return {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+
+    model = llama(tie_word_embeddings=True)
+    loaded = load_model(*install(tmp_path, model, edit=twice))
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_two_different_weights_for_one_tied_place(tmp_path: Path) -> None:
+    """Both are on disk, and the configuration says that they are one: neither is dropped."""
+    home = install(tmp_path, llama(tie_word_embeddings=True), edit=put("lm_head.weight", 97, 32))
+    with pytest.raises(WeightsDoNotFit, match=r"lm_head\.weight"):
+        load_model(*home)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_from_a_registry_is_refused(file: str, tmp_path: Path) -> None:
+    home, packs = install(tmp_path, llama())
+    text = json.loads((home / file).read_text())
+    (home / file).write_text(json.dumps({**text, "auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(RemoteCode, match="auto_map"):
+        load_model(home, packs)
+
+
+NONE = ["NoSuchModel", "pipeline", "__version__", "AutoModel", "LlamaConfig", "PreTrainedModel"]
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_an_architecture_that_is_none(name: str, tmp_path: Path) -> None:
+    home, packs = install(tmp_path, llama(), config={"architectures": [name]})
+    with pytest.raises((ArchitectureUnknown, WeightsDoNotFit), match=name):
+        load_model(home, packs)
+
+
+def test_damage_is_said(tmp_path: Path) -> None:
+    home, packs = install(tmp_path, llama())
+    with open(packs / "weights.safetensors", "r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(PackError, match="ends before"):
+        load_model(home, packs)
+    (packs / "weights.safetensors").unlink()
+    with pytest.raises(PackError, match="cannot be mapped"):
+        load_model(home, packs)
+    (home / "model.json").write_text("{}")
+    with pytest.raises(EnvironmentDamaged):
+        load_model(home, packs)
+
+
+@pytest.mark.parametrize("value", [{"hidden_size": "x"}, {"hidden_size": -1}, {"hidden_act": "?"}])
+def test_a_broken_config_is_an_error_for_people(value: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ModpkgError):
+        load_model(*install(tmp_path, llama(), config=value))
+
+
+def test_importing_the_room_imports_no_torch() -> None:
+    code = "import sys, modpkg, modpkg.runtime; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
