@@ -225,14 +225,6 @@ class AlreadyPublished(ModpkgError):
     )
 
 
-class NameTaken(ModpkgError):
-    code = "M308"
-    template = (
-        "{name!r} is the same name as {existing!r}, published before in {registry} "
-        "(names are compared without case, and '-', '_' and '.' are alike); choose another name."
-    )
-
-
 class NotWritable(ModpkgError):
     code = "M309"
     template = (
@@ -438,11 +430,6 @@ class RemoteCode(ModpkgError):
 class ImportRefused(ModpkgError):
     code = "M801"
     template = "{path} cannot be imported: {reason}."
-
-
-class ExportRefused(ModpkgError):
-    code = "M802"
-    template = "{name} cannot be exported: {reason}."
 
 
 class FolderNotEmpty(ModpkgError):

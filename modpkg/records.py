@@ -19,7 +19,10 @@ SPEC = 1
 Kind = Literal["base", "adapter", "head", "expert", "patch", "model", "suite", "collection"]
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
 
-DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
+DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
+RegistryName = Annotated[
+    str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*)$", max_length=100)
+]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 Shape = Annotated[list[Size], Meta(max_length=16)]
 Port = int | str
@@ -29,7 +32,7 @@ class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
     """``registry.json``: what a registry says of itself."""
 
     spec: int
-    name: str
+    name: RegistryName
     """The registry's identity: lock files record it, so it never changes."""
     api: str | None = None
     """Address of the publishing API, when there is one."""
@@ -171,10 +174,16 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
         BadRecord: the bytes are not JSON, or not such a record; ``what`` says where from.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        record = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        label = FORMAT_LABELS.get(kind.__name__, kind.__name__)
-        raise BadRecord(what=what, kind=label, reason=str(error)) from None
+        raise BadRecord(what=what, kind=FORMAT_LABELS[kind.__name__], reason=str(error)) from None
+    if record.spec > SPEC and kind is not RegistryInfo:
+        raise BadRecord(
+            what=what,
+            kind=FORMAT_LABELS[kind.__name__],
+            reason=f"it follows spec version {record.spec}; update modpkg",
+        )
+    return record
 
 
 FORMAT_LABELS = {

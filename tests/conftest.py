@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ settings.load_profile("modpkg")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A modpkg home that no other test sees, and a working folder without a project."""
     folder = tmp_path / "home"
     monkeypatch.setenv("MODPKG_HOME", str(folder))
@@ -22,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    yield folder
+    return folder
 
 
 def safetensors_bytes(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:

@@ -11,15 +11,8 @@ import click
 from modpkg.cli.options import json_option, offline_option, registry_option, user_option
 from modpkg.cli.output import TerminalProgress, bad, faint, good, note, print_json, say, strong
 from modpkg.environment.generations import Environment
-from modpkg.environment.install import (
-    Change,
-    InstallPlan,
-    Request,
-    apply_install,
-    nothing_to_do,
-    plan_install,
-    roll_back,
-)
+from modpkg.environment.install import apply_install, roll_back
+from modpkg.environment.plan import Change, InstallPlan, Request, nothing_to_do, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, UsageProblem
 from modpkg.files import human_bytes

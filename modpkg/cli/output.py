@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from modpkg.environment.install import Progress
+from modpkg.environment.plan import Progress
 from modpkg.errors import ModpkgError
 
 

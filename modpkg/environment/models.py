@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec import Struct
 
-from modpkg.errors import ComposeError
+from modpkg.errors import BadRecord, ComposeError
 from modpkg.lock import Lock
 from modpkg.manifest import Manifest, from_normal_form
 from modpkg.manifest.schema import Compose, Task
 from modpkg.records import ReleaseRecord
+from modpkg.release.build import requires_of
 
 
 class ModelRecipe(Struct, frozen=True):
@@ -66,7 +67,13 @@ def _assemblies(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]
 
 def manifest_of(record: ReleaseRecord) -> Manifest:
     """Return the manifest inside a release record, as strictly checked as a file."""
-    return from_normal_form(record.manifest, f"the manifest of {record.name} {record.version}")
+    what = f"the manifest of {record.name} {record.version}"
+    manifest = from_normal_form(record.manifest, what)
+    if requires_of(manifest) != (record.requires, record.extras):
+        raise BadRecord(
+            what=what, kind="manifest", reason="it requires other modules than the release record"
+        )
+    return manifest
 
 
 def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compose) -> Compose:

@@ -132,13 +132,15 @@ def manifest_of(root: Node, path: Path) -> Manifest:
     names = {dependency.name for dependency in dependencies}
     models, tasks = _models(table.get("models"), names)
     compose, task, files = table.get("compose"), table.get("task"), table.get("files")
+    extras = read_extras(table.get("extras"), owner)
+    optional = {dependency.name for group in extras.values() for dependency in group}
     return Manifest(
         path=path,
         module=module,
         app=app,
         dependencies=dependencies,
-        extras=read_extras(table.get("extras"), owner),
-        compose=read_compose(compose, names) if compose else None,
+        extras=extras,
+        compose=read_compose(compose, names | optional) if compose else None,
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),
         files=read_files(files) if files else FilesTable(),

@@ -32,12 +32,27 @@ def read_module(node: Node) -> ModuleTable:
     table = node.table(("name", "version", "kind", "license", "summary"))
     summary = table.get("summary")
     return ModuleTable(
-        name=table.need("name", 'name = "summarizer"').parsed(module_name),
+        name=_own_name(table.need("name", 'name = "summarizer"')),
         version=table.need("version", 'version = "1.0.0"').parsed(parse_version),
         kind=cast(Kind, table.need("kind", 'kind = "adapter"').choice(KINDS, "kind of module")),
         license=table.need("license", 'license = "Apache-2.0"').parsed(parse_license),
         summary=summary.text() if summary and summary.value != "" else "",
     )
+
+
+def _own_name(node: Node) -> ModuleName:
+    """Return the module's own name, which has to be written in its normal form.
+
+    Two spellings of one name would be one module in every registry; saying so here is kinder
+    than refusing the second one to publish.
+    """
+    name = node.parsed(module_name)
+    if node.text() != name:
+        raise node.fail(
+            f"is {brief(node.text())}; write it in its normal form, {name!r}: names that differ "
+            "only by case or by '-', '_' and '.' are one name"
+        )
+    return name
 
 
 def read_app(node: Node) -> ModuleName:

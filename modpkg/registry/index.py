@@ -9,7 +9,7 @@ from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.errors import BadRecord
-from modpkg.names import module_name, parse_version
+from modpkg.names import module_name, parse_requirement, parse_version
 from modpkg.records import SPEC, IndexLine, canonical_json
 
 _DECODER = msgspec.json.Decoder(IndexLine)
@@ -43,8 +43,9 @@ def parse_index(
                 warn(f"{where}: skipped, it follows spec version {line.spec}, newer than {SPEC}")
                 continue
             version = parse_version(line.version)
-            if module_name(line.name) != name:
+            if line.name != name:
                 raise ValueError(f"it is of {line.name!r}")
+            _check_requirements(line)
         except Exception as error:
             newer = _spec_of(raw)
             reason = f"it follows spec version {newer}" if newer > SPEC else str(error)
@@ -60,6 +61,16 @@ def parse_index(
         places[version] = number
         lines.append(line)
     return lines
+
+
+def _check_requirements(line: IndexLine) -> None:
+    """Raise what is wrong with a line's requirements: a resolver must not stumble over them."""
+    for extra, group in line.extras.items():
+        module_name(extra)
+        for text in group:
+            parse_requirement(text)
+    for text in line.requires:
+        parse_requirement(text)
 
 
 def _spec_of(raw: bytes) -> int:

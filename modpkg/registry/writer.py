@@ -43,7 +43,9 @@ class RegistryWriter:
             (self.folder / "index").mkdir(parents=True, exist_ok=True)
             (self.folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             if not (self.folder / "registry.json").exists():
-                info = RegistryInfo(spec=SPEC, name=self._name or self.folder.resolve().name)
+                info = RegistryInfo(
+                    spec=SPEC, name=self._name or self.folder.resolve().name or "registry"
+                )
                 write_atomically(self.folder / "registry.json", canonical_json(info) + b"\n")
             if not os.access(self.folder / "index", os.W_OK):
                 raise PermissionError(13, "Permission denied")

@@ -97,17 +97,15 @@ def build(
                 raise BaseNeeded(where=manifest.path, kind=module.kind)
             expects = expects_of(module, tensors, content.files, base.record, base.provides)
             expected[base.record.name] = tree.add(canonical_json(expects))
+        requires, extras = requires_of(manifest)
         record = ReleaseRecord(
             name=module.name,
             version=str(module.version),
             kind=module.kind,
             license=module.license,
             summary=module.summary,
-            requires=[_text(dependency) for dependency in manifest.dependencies],
-            extras={
-                extra: [_text(dependency) for dependency in group]
-                for extra, group in manifest.extras.items()
-            },
+            requires=requires,
+            extras=extras,
             manifest=normal_form(manifest),
             files=files,
             packs=packs,
@@ -144,6 +142,14 @@ def _index_line(record: ReleaseRecord, release: Digest) -> IndexLine:
         release=release,
         size=sum(record.packs.values()) + sum(file.size for file in record.files.values()),
     )
+
+
+def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:
+    """Return a manifest's requirements and extras as release record and index line have them."""
+    return [_text(dependency) for dependency in manifest.dependencies], {
+        str(extra): [_text(dependency) for dependency in group]
+        for extra, group in manifest.extras.items()
+    }
 
 
 def _text(dependency: Dependency) -> str:

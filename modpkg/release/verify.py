@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from modpkg.files import safe_path
 from modpkg.names import module_name, parse_requirement, parse_version
 from modpkg.packs import DTYPE_BYTES, read_pack_header
 from modpkg.records import SPEC, ReleaseRecord
-from modpkg.release.content import code_by_name
+from modpkg.release.content import check_data, code_by_name
 
 
 def check_record(record: ReleaseRecord) -> None:
@@ -39,6 +40,8 @@ def check_record(record: ReleaseRecord) -> None:
             *(r for group in record.extras.values() for r in group),
         ]:
             parse_requirement(requirement)
+        for extra in record.extras:
+            module_name(extra)
         for path in record.files:
             safe_path(path)
     except BadRecord:
@@ -49,8 +52,13 @@ def check_record(record: ReleaseRecord) -> None:
     for path in record.files:
         if (code := code_by_name(path)) is not None:
             raise refuse(f"{path} is {code}, and a module carries data only")
-        if (twin := folded.setdefault(path.casefold(), path)) != path:
-            raise refuse(f"{twin} and {path} differ only by case")
+        plain = unicodedata.normalize("NFC", path).casefold()
+        if (twin := folded.setdefault(plain, path)) != path:
+            raise refuse(f"{twin} and {path} differ only by case or by how letters are composed")
+    for plain, path in folded.items():
+        parents = [plain[:at] for at in range(len(plain)) if plain[at] == "/"]
+        if (parent := next((folded[p] for p in parents if p in folded), None)) is not None:
+            raise refuse(f"{parent} is a file, and {path} needs it to be a folder")
     for name, entry in record.tensors.items():
         if entry.pack not in record.packs:
             raise refuse(f"tensor {name!r} lies in a pack that is not listed")
@@ -94,14 +102,20 @@ def verify_release(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> 
     """Check a whole release whose blobs lie on this machine.
 
     Raises:
-        BadRecord, DigestMismatch, PackError: names what is wrong.
+        BadRecord, DigestMismatch, PackError, NotData: names what is wrong.
     """
     check_record(record)
+    for file, entry in sorted(record.files.items()):
+        path = path_of(parse_digest(entry.digest))
+        if not path.is_file() or path.stat().st_size != entry.size:
+            raise BadRecord(
+                what=f"the release record of {record.name} {record.version}",
+                kind="release record",
+                reason=f"{file} is not there with {entry.size} bytes",
+            )
+        check_data(path, file)
     for pack in sorted(record.packs):
         path = path_of(parse_digest(pack))
-        try:
-            if path.stat().st_size != record.packs[pack]:
-                raise PackError(path=path, reason=f"it does not have {record.packs[pack]} bytes")
-        except FileNotFoundError:
-            raise PackError(path=path, reason="it is not there") from None
+        if not path.is_file() or path.stat().st_size != record.packs[pack]:
+            raise PackError(path=path, reason=f"it is not there with {record.packs[pack]} bytes")
         check_pack(record, parse_digest(pack), path)

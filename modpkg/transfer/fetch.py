@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from modpkg.digests import digest_file, parse_digest
 from modpkg.errors import DiskFull
 from modpkg.files import human_bytes
 from modpkg.lock import LockedModule
-from modpkg.records import ReleaseRecord
-from modpkg.release.content import check_data
-from modpkg.release.verify import check_pack
+from modpkg.release.verify import verify_release
 from modpkg.store.store import Store
 from modpkg.transfer.plan import Fetch, TransferPlan
 
@@ -57,31 +54,8 @@ def fetch_all(
                 raise
     for module in modules:
         if not store.is_checked(module.release):
-            check_release(plan.records[module.name], store)
+            verify_release(plan.records[module.name], store.blobs.path)
             store.mark_checked(module.release)
-
-
-def check_release(record: ReleaseRecord, store: Store) -> None:
-    """Check that files are data and that packs hold what the record says.
-
-    Raises:
-        BadRecord, DigestMismatch, PackError, NotData.
-    """
-    for path, entry in record.files.items():
-        check_data(store.blobs.path(parse_digest(entry.digest)), path)
-    for pack in record.packs:
-        check_pack(record, parse_digest(pack), store.blobs.path(parse_digest(pack)))
-
-
-def is_sound(record: ReleaseRecord, store: Store) -> bool:
-    """Hash every blob of a release that is here; remove damaged ones; say whether all hold."""
-    sound = True
-    for text in [*record.packs, *(entry.digest for entry in record.files.values())]:
-        path = store.blobs.path(parse_digest(text))
-        if path.exists() and digest_file(path) != text:
-            path.unlink()
-            sound = False
-    return sound
 
 
 def _fetch(item: Fetch, store: Store, progress: Progress | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import tomlkit
 from hypothesis import settings
 from hypothesis import strategies as st
+from packaging.utils import canonicalize_name
 
 steady = settings(derandomize=True, deadline=None, max_examples=200, database=None)
 """Examples that are the same on every run and every machine."""
@@ -65,7 +66,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         data["app"] = {"name": "App-" + draw(names)}
     else:
         data["module"] = {
-            "name": "Own_" + draw(names),
+            "name": "own-" + canonicalize_name(draw(names)),
             "version": draw(versions),
             "kind": kind,
             "license": draw(licenses),

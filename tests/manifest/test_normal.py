@@ -47,7 +47,7 @@ def test_names_are_normal_and_defaults_left_out() -> None:
                 }
             ],
         },
-        "dependencies": ["smollm2-135m<2,>=1.0", "summarize-lora~=1.2"],
+        "dependencies": ["smollm2-135m>=1.0,<2", "summarize-lora~=1.2"],
         "extras": {"news": ["news-lora>=1"]},
         "files": {"exclude": ["drafts/**"]},
         "module": {
@@ -77,7 +77,7 @@ def test_a_registry_stays_with_its_dependency() -> None:
     form = normal_form(parse_manifest(NEWSROOM, HERE))
     assert form["dependencies"][1] == {
         "registry": "acme",
-        "requirement": "sentiment[fast]<2,>=1.4",
+        "requirement": "sentiment[fast]>=1.4,<2",
     }
 
 

@@ -1,0 +1,259 @@
+"""Planning an install: all that can be known before a byte of weights moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from packaging.requirements import Requirement
+
+from modpkg.digests import digest_bytes, parse_digest
+from modpkg.environment.fits import Fit, fits_of
+from modpkg.environment.generations import (
+    Environment,
+    Generation,
+)
+from modpkg.environment.locking import (
+    Locked,
+    current_lock,
+    make_lock,
+    requirements_of,
+    stale_reason,
+)
+from modpkg.environment.models import ModelRecipe, recipes
+from modpkg.environment.project import Project
+from modpkg.environment.registries import Registries
+from modpkg.errors import LockError, NotARequirementHere
+from modpkg.lock import Lock, read_lock
+from modpkg.manifest import Manifest, remove_dependency, set_dependency
+from modpkg.names import module_name, specifier_text
+from modpkg.store.store import Store
+from modpkg.transfer.plan import TransferPlan, plan_transfer
+
+_PLANNED_FROM = ("config.json", "adapter_config.json")
+
+
+class Request(Struct, kw_only=True):
+    """What a person asked for."""
+
+    add: Sequence[Requirement] = ()
+    remove: Sequence[str] = ()
+    registry: str | None = None
+    upgrade: Sequence[str] | None = ()
+    """Modules to take anew; None means all."""
+    frozen: bool = False
+    offline: bool = False
+    strict: bool = False
+
+
+class Progress:
+    """What happens, for whoever shows it; this one shows nothing."""
+
+    def stage(self, text: str) -> None:
+        """A stage begins."""
+
+    def total(self, count: int) -> None:
+        """The stage has so many bytes or tensors."""
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+
+    def warn(self, message: str) -> None:
+        """Something a person should know."""
+
+
+class Change(Struct, frozen=True):
+    """One module that an install adds, removes or replaces."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+class InstallPlan(Struct, frozen=True, kw_only=True):
+    """What an install will do, worked out before a byte of weights moves."""
+
+    project: Project
+    manifest: Manifest
+    manifest_text: str
+    lock: Lock
+    transfer: TransferPlan
+    recipes: tuple[ModelRecipe, ...]
+    fits: tuple[Fit, ...]
+    changes: tuple[Change, ...]
+    compositions: Mapping[str, Any]
+    """By model, the composition (`modpkg.compose.plan.Composition`)."""
+    compose_bytes: int
+    """Bytes that composing will write; 0 when all results are in the store."""
+
+
+def nothing_to_do(project: Project, environment: Environment, lock_text: str | None) -> bool:
+    """Say whether the environment already is what manifest and lock ask for."""
+    current = environment.current()
+    return (
+        current is not None
+        and lock_text is not None
+        and current.lock == digest_bytes(lock_text.encode())
+        and current.manifest == manifest_digest(project.text())
+        and environment.is_whole(current)
+    )
+
+
+def manifest_digest(text: str) -> str:
+    return digest_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def edited_manifest(project: Project, request: Request, text: str) -> str:
+    """Return the manifest's text with the request's requirements added and removed.
+
+    Raises:
+        NotARequirementHere: a name to remove is not there.
+    """
+    manifest = project.parse(text)
+    names = {dependency.name for dependency in manifest.dependencies}
+    for raw in request.remove:
+        name = module_name(raw)
+        if name not in names:
+            raise NotARequirementHere(
+                name=name,
+                manifest=manifest.path.name,
+                hint=f" (it has {', '.join(sorted(names))})" if names else "",
+            )
+        text = remove_dependency(text, name)
+    present = {dependency.name: dependency for dependency in manifest.dependencies}
+    for requirement in request.add:
+        name = module_name(requirement.name)
+        old = present.get(name)
+        if old is not None and not requirement.specifier and not requirement.extras:
+            continue
+        specifier = specifier_text(requirement.specifier) or "*"
+        value: str | dict[str, Any] = specifier
+        extras = sorted(requirement.extras | (old.requirement.extras if old is not None else set()))
+        if extras or (old is not None and old.registry is not None):
+            value = {"version": specifier}
+            if extras:
+                value["extras"] = extras
+            if old is not None and old.registry is not None:
+                value["registry"] = old.registry
+        text = set_dependency(text, name, value)
+    return text
+
+
+def _with_lower_bounds(project: Project, request: Request, text: str, lock: Lock) -> str:
+    """Write ``>=`` the chosen version for names that were added without a specifier."""
+    before = {dependency.name for dependency in project.parse().dependencies}
+    for requirement in request.add:
+        name = module_name(requirement.name)
+        locked = lock.find(name)
+        if requirement.specifier or name in before or locked is None:
+            continue
+        value: str | dict[str, Any] = f">={locked.version}"
+        if requirement.extras:
+            value = {"version": value, "extras": sorted(requirement.extras)}
+        text = set_dependency(text, name, value)
+    return text
+
+
+def plan_install(
+    project: Project, request: Request, store: Store, progress: Progress
+) -> InstallPlan:
+    """Work out an install: versions, what to fetch, how modules fit, what to compose.
+
+    Raises:
+        Everything that reading manifest, lock and registries can raise; nothing has changed.
+    """
+    text = edited_manifest(project, request, project.text())
+    manifest = project.parse(text)
+    registries = Registries(
+        manifest,
+        store.blobs,
+        default=request.registry,
+        offline=request.offline,
+        warn=progress.warn,
+    )
+    previous = _previous_lock(project, request, progress)
+    if request.frozen:
+        lock = current_lock(project, manifest, previous)
+    elif previous is not None and stale_reason(manifest, previous) is None and not _anew(request):
+        lock = previous
+    else:
+        progress.stage("Resolving")
+        locked = make_lock(manifest, registries, previous, upgrade=request.upgrade)
+        for warning in locked.warnings:
+            progress.warn(warning)
+        bounded = _with_lower_bounds(project, request, text, locked.lock)
+        if bounded != text:
+            text, manifest = bounded, project.parse(bounded)
+            locked = Locked(
+                msgspec.structs.replace(locked.lock, requirements=requirements_of(manifest))
+            )
+        lock = locked.lock
+    by_name = {module.name: registries.of(module.name) for module in lock.module}
+    transfer = plan_transfer(lock.module, by_name, store)
+    if transfer.fetches:
+        for module in lock.module:
+            if transfer.missing_of(module.name):
+                registries.check_identity(module)
+    fits = fits_of(transfer.records, registries, strict=request.strict)
+    models = recipes(manifest, lock, transfer.records)
+    modules = {
+        module.name: store.module(transfer.records[module.name], module.release)
+        for module in lock.module
+    }
+    for model in models:
+        _fetch_configs(model, transfer, registries)
+    compositions: dict[str, Any] = {}
+    compose_bytes = 0
+    for model in models:
+        from modpkg.compose.plan import plan as plan_composition
+
+        composition = plan_composition(model.name, model.version, model.recipe, modules)
+        compositions[model.name] = composition
+        compose_bytes += composition.bytes_to_write(store.root)
+    return InstallPlan(
+        project=project,
+        manifest=manifest,
+        manifest_text=text,
+        lock=lock,
+        transfer=transfer,
+        recipes=tuple(models),
+        fits=tuple(fits),
+        changes=_changes(Environment(project.environment).current(), lock),
+        compositions=compositions,
+        compose_bytes=compose_bytes,
+    )
+
+
+def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Registries) -> None:
+    """Bring the small files that planning a composition reads into the store."""
+    for name in model.modules():
+        record = transfer.records.get(name)
+        for path in _PLANNED_FROM:
+            if record is not None and (entry := record.files.get(path)) is not None:
+                registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
+
+
+def _anew(request: Request) -> bool:
+    return request.upgrade is None or bool(request.upgrade)
+
+
+def _previous_lock(project: Project, request: Request, progress: Progress) -> Lock | None:
+    try:
+        return read_lock(project.lock_path)
+    except LockError as error:
+        if request.frozen:
+            raise
+        progress.warn(f"{error} It is made anew now.")
+        return None
+
+
+def _changes(current: Generation | None, lock: Lock) -> tuple[Change, ...]:
+    before = {module.name: module.version for module in current.modules} if current else {}
+    after = {module.name: module.version for module in lock.module}
+    return tuple(
+        Change(name, before.get(name), after.get(name))
+        for name in [*after, *(name for name in before if name not in after)]
+        if before.get(name) != after.get(name)
+    )

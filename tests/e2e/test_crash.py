@@ -1,0 +1,136 @@
+"""Killing install anywhere: the environment loads, and the next install repairs it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modpkg.environment.generations import Environment
+from modpkg.environment.project import find_project
+from modpkg.runtime.load import load_model
+from tests import tiny
+from tests.command import modpkg
+
+MOMENTS = 50
+SEED = 20261123
+
+CHECKPOINTS = ["fetched", "composed", "staged", "generation", "locked", "manifest", "switched"]
+
+_KILLED_AT = """
+import os, signal, sys
+import modpkg.cli.installing as installing
+from modpkg.cli import main
+from modpkg.environment.install import apply_install
+
+def killed(*arguments, **options):
+    def checkpoint(point):
+        if point == {point!r}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return apply_install(*arguments, checkpoint=checkpoint, **options)
+
+installing.apply_install = killed
+main(["install", {requirement!r}])
+"""
+
+
+def installed_version() -> str:
+    """Load the installed model as a person would, and return its version."""
+    environment = Environment(find_project().environment)
+    generation = environment.current()
+    assert generation is not None
+    assert environment.is_whole(generation)
+    model = load_model(environment.model_folder("talker"), environment.packs)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1000
+    return generation.models["talker"]
+
+
+def leftovers() -> list[str]:
+    """Return unfinished files, which a later install has to have cleaned up or may leave unread."""
+    root = Environment(find_project().environment).root
+    return [str(path) for path in (root / "generations").iterdir() if not path.name.isdigit()]
+
+
+@pytest.fixture(autouse=True)
+def talker(home: Path, tmp_path: Path) -> None:
+    tiny.publish_talker(home / "registry", tmp_path / "projects")
+
+
+def test_fifty_random_moments(home: Path) -> None:
+    modpkg("install", "talker<2")
+    begun = time.monotonic()
+    modpkg("install", "talker>=2")
+    whole = time.monotonic() - begun
+    rng = random.Random(SEED)
+    outcomes = {"1.0": 0, "2.0": 0}
+    for number in range(MOMENTS):
+        before = installed_version()
+        target = "1.0" if before == "2.0" else "2.0"
+        if number % 2:  # every other time all has to be fetched and composed again
+            subprocess.run(["rm", "-rf", str(home / "store")], check=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modpkg", "install", f"talker=={target}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(rng.uniform(0.05, whole * 1.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        after = installed_version()
+        assert after in (before, target)
+        outcomes[after] += 1
+    assert min(outcomes.values()) > 0  # some moments came before the switch, some after
+    modpkg("install", "talker==2.0")
+    assert installed_version() == "2.0"
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("point", CHECKPOINTS)
+def test_between_any_two_steps(point: str) -> None:
+    modpkg("install", "talker<2")
+    code = _KILLED_AT.format(point=point, requirement="talker>=2")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    expected = "2.0" if point == "switched" else "1.0"
+    assert installed_version() == expected
+    modpkg("install", "talker>=2")
+    assert installed_version() == "2.0"
+    assert leftovers() == []
+
+
+def test_two_installs_at_once_both_succeed(home: Path, tmp_path: Path) -> None:
+    """In one environment they take turns; two environments share the store."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text(f'[app]\nname = "{folder.name}"\n')
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "modpkg", "install", requirement],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ,
+        )
+        for folder, requirement in (
+            (folders[0], "talker>=1"),
+            (folders[0], "tiny"),
+            (folders[1], "talker>=2"),
+            (folders[1], "tiny"),
+        )
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, (out, err)
+    for folder in folders:
+        environment = Environment(folder / ".modpkg")
+        generation = environment.current()
+        assert generation is not None
+        assert environment.is_whole(generation)
+        assert set(generation.models) == {"talker", "tiny"}

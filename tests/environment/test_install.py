@@ -1,0 +1,327 @@
+"""Installing: what changes, what stays, and that it is all or nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from modpkg.digests import digest_file
+from modpkg.environment.generations import Environment
+from modpkg.environment.install import apply_install, roll_back
+from modpkg.environment.plan import Progress, Request, nothing_to_do, plan_install
+from modpkg.environment.project import Project, find_project
+from modpkg.errors import (
+    DigestMismatch,
+    DiskFull,
+    Drifted,
+    LockStale,
+    ModpkgError,
+    NotARequirementHere,
+    NothingToRollBack,
+    RegistryChanged,
+    ResolutionImpossible,
+)
+from modpkg.lock import read_lock
+from modpkg.names import parse_requirement
+from modpkg.store.store import Store
+from tests import tiny
+from tests.modules import publish_collection
+
+
+@pytest.fixture
+def registry(home: Path, tmp_path: Path) -> Path:
+    """The embedded registry, with two versions of a model."""
+    tiny.publish_talker(home / "registry", tmp_path / "projects")
+    return home / "registry"
+
+
+def install(*requirements: str, project: Project | None = None, **options: object) -> Environment:
+    project = project or find_project()
+    environment = Environment(project.environment)
+    request = Request(add=[parse_requirement(text) for text in requirements], **options)  # type: ignore[arg-type]
+    store = Store(Path(os.environ["MODPKG_HOME"]) / "store")
+    with environment.exclusive():
+        plan = plan_install(project, request, store, Progress())
+        apply_install(plan, store, Progress(), frozen=request.frozen)
+    return environment
+
+
+def versions(environment: Environment) -> dict[str, str]:
+    generation = environment.current()
+    assert generation is not None
+    assert environment.is_whole(generation)
+    return {module.name: module.version for module in generation.modules}
+
+
+def test_the_newest_is_installed_and_recorded(registry: Path) -> None:
+    environment = install("talker")
+    assert versions(environment) == {"talker": "2.0", "tiny": "1.0", "tiny-lora": "2.0"}
+    project = find_project()
+    assert 'talker = ">=2.0"' in project.text()
+    lock = read_lock(project.lock_path)
+    assert lock is not None
+    assert [module.name for module in lock.module] == ["talker", "tiny", "tiny-lora"]
+    assert [result.model for result in lock.composed] == ["talker"]
+    assert nothing_to_do(project, environment, project.lock_path.read_text())
+    model = environment.model("talker")
+    assert model.modules == {"tiny": "1.0", "tiny-lora": "2.0"}
+    assert len({ref.file for ref in model.tensors.values()}) == 2
+
+
+def test_the_lock_is_the_same_wherever_it_is_made(registry: Path, tmp_path: Path) -> None:
+    texts = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text('[app]\nname = "x"\n[dependencies]\ntalker = "*"\n')
+        project = Project(folder / "modpkg.toml")
+        install(project=project)
+        texts.append(project.lock_path.read_bytes())
+    assert texts[0] == texts[1]
+    assert str(tmp_path).encode() not in texts[0]
+
+
+def test_an_installed_version_is_kept_until_asked(registry: Path, tmp_path: Path) -> None:
+    install("talker>=1")
+    tiny.publish(tiny.write_model(tmp_path / "t3", "3.0", "~=2.0"), registry)
+    assert versions(install())["talker"] == "2.0"
+    assert versions(install("talker"))["talker"] == "2.0"
+    assert versions(install(upgrade=None))["talker"] == "3.0"
+
+
+def test_a_requirement_can_be_lowered_and_removed(registry: Path) -> None:
+    install("talker")
+    assert versions(install("talker<2"))["talker"] == "1.0"
+    environment = install(remove=["talker"])
+    assert versions(environment) == {}
+    with pytest.raises(NotARequirementHere):
+        install(remove=["talker"])
+
+
+def test_a_failing_install_changes_nothing(registry: Path) -> None:
+    environment = install("talker<2")
+    project = find_project()
+    before = (project.text(), project.lock_path.read_bytes(), environment.current_number())
+    for requirement in ("talker>=9", "nothing-of-that-name"):
+        with pytest.raises(ModpkgError):
+            install(requirement)
+    assert before == (
+        project.text(),
+        project.lock_path.read_bytes(),
+        environment.current_number(),
+    )
+
+
+def test_rollback_returns_environment_lock_and_manifest(registry: Path) -> None:
+    install("talker<2")
+    install("talker>=2")
+    project = find_project()
+    generation, manifest_too = roll_back(project)
+    assert manifest_too
+    assert generation.number == 1
+    environment = Environment(project.environment)
+    assert versions(environment)["talker"] == "1.0"
+    assert 'talker = "<2"' in project.text()
+    assert nothing_to_do(project, environment, project.lock_path.read_text())
+    with pytest.raises(NothingToRollBack):
+        roll_back(project)
+    assert roll_back(project, 2)[0].number == 2
+
+
+def test_rollback_leaves_an_edited_manifest_alone(registry: Path) -> None:
+    install("talker<2")
+    install("talker>=2")
+    project = find_project()
+    project.write(project.text() + "# mine\n")
+    assert roll_back(project)[1] is False
+    assert "# mine" in project.text()
+
+
+def test_the_last_generations_stay(registry: Path) -> None:
+    for number in range(7):
+        environment = install("talker<2" if number % 2 else "talker>=2")
+    assert environment.numbers() == [3, 4, 5, 6, 7]
+    assert len(list(environment.packs.iterdir())) == 3  # the base and two compositions
+
+
+def test_frozen_installs_the_lock_or_fails(registry: Path, tmp_path: Path) -> None:
+    install("talker<2")
+    assert versions(install(frozen=True))["talker"] == "1.0"
+    project = find_project()
+    project.write(project.text().replace("<2", ">=2"))
+    with pytest.raises(LockStale, match="talker>=2 was added or changed"):
+        install(frozen=True)
+
+
+def test_equal_inputs_are_composed_once(registry: Path, home: Path, tmp_path: Path) -> None:
+    install("talker")
+    composed = list((home / "store" / "composed").rglob("composed.json"))
+    assert len(composed) == 1
+    stamp = composed[0].stat().st_mtime_ns
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "modpkg.toml").write_text(
+        '[app]\nname = "x"\n[dependencies]\ntalker = ">=2"\n'
+    )
+    install(project=Project(tmp_path / "other" / "modpkg.toml"))
+    assert composed[0].stat().st_mtime_ns == stamp
+
+
+def test_an_app_has_assemblies_of_its_own(registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "modpkg.toml").write_text(
+        '[app]\nname = "x"\n[dependencies]\ntiny = "*"\ntiny-lora = "~=1.0"\n'
+        '[models.half]\nbase = "tiny"\n'
+        'steps = [{ op = "lora", module = "tiny-lora", scale = 0.5 }]\n'
+        '[models.half.task]\nkind = "text-generation"\n'
+    )
+    environment = install(project=Project(tmp_path / "app" / "modpkg.toml"))
+    generation = environment.current()
+    assert generation is not None
+    assert generation.models == {"half": "0", "tiny": "1.0"}
+    assert environment.model("half").task == {
+        "kind": "text-generation",
+        "prompt": None,
+        "system": None,
+        "chat": None,
+        "max_new_tokens": 256,
+    }
+
+
+def test_extras_bring_optional_steps(registry: Path, tmp_path: Path) -> None:
+    folder = tiny.write_model(tmp_path / "p", "1.0", "~=1.0")
+    text = (folder / "modpkg.toml").read_text()
+    text = text.replace('"talker"', '"chatty"').replace('tiny-lora = "~=1.0"\n', "")
+    (folder / "modpkg.toml").write_text(text + '[extras]\nloud = ["tiny-lora~=1.0"]\n')
+    tiny.publish(folder, registry)
+    assert install("chatty").model("chatty").modules == {"tiny": "1.0"}
+    assert install("chatty[loud]").model("chatty").modules == {"tiny": "1.0", "tiny-lora": "1.0"}
+
+
+def test_drift_is_allowed_and_reported_and_refused_under_strict(
+    registry: Path, tmp_path: Path
+) -> None:
+    tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), registry)
+    environment = install("talker")
+    generation = environment.current()
+    assert generation is not None
+    fits = next(m.fits for m in generation.modules if m.name == "tiny-lora")
+    assert fits == {"tiny 1.1": "drifted (4 of the 4 tensors it touches differ)"}
+    with pytest.raises(Drifted, match="4 of the 4 tensors"):
+        install("talker", strict=True)
+    assert versions(install("tiny==1.0", strict=True))["tiny"] == "1.0"
+
+
+@pytest.mark.parametrize("shape", [{"layers": 1}, {"hidden": 12}])
+def test_an_unfit_base_is_passed_over_without_fetching_weights(
+    registry: Path, home: Path, tmp_path: Path, shape: dict[str, int]
+) -> None:
+    tiny.publish(tiny.write_base(tmp_path / "b", "2.0", **shape), registry)
+    assert versions(install("talker"))["tiny"] == "1.0"
+    with pytest.raises(ResolutionImpossible, match=r"tiny 2\.0 does not fit: it"):
+        install("tiny>=2")
+
+
+def test_fewer_layers_than_the_adapter_is_never_silent(
+    registry: Path, home: Path, tmp_path: Path
+) -> None:
+    """The field's commonest silent failure: an adapter for more layers than the base has."""
+    tiny.publish(tiny.write_base(tmp_path / "b", "2.0", layers=1), registry)
+    with pytest.raises(ModpkgError, match="layers.1"):
+        tiny.publish(tiny.write_adapter(tmp_path / "l", "3.0", base=">=2"), registry)
+
+
+def test_a_tampered_pack_is_caught_before_anything_changes(registry: Path, home: Path) -> None:
+    packs = sorted((registry / "blobs").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+    packs[-1].chmod(0o644)
+    data = bytearray(packs[-1].read_bytes())
+    data[-5] ^= 1
+    packs[-1].write_bytes(data)
+    with pytest.raises(DigestMismatch, match="weights of tiny 1.0"):
+        install("talker")
+    assert Environment(find_project().environment).current() is None
+    assert not find_project().lock_path.exists()
+
+
+def test_a_truncated_blob_in_the_store_is_fetched_again(registry: Path, home: Path) -> None:
+    environment = install("talker")
+    for blob in (home / "store" / "blobs").rglob("*"):
+        if blob.is_file():
+            blob.unlink()
+            blob.write_bytes(b"")
+    before = {path.name: digest_file(path) for path in environment.packs.iterdir()}
+    again = install("talker<2")
+    assert versions(again)["talker"] == "1.0"
+    assert digest_file(again.packs / next(iter(before))) in before.values()
+
+
+def test_a_cleared_store_leaves_environments_running(registry: Path, home: Path) -> None:
+    import shutil
+
+    environment = install("talker")
+    shutil.rmtree(home / "store")
+    generation = environment.current()
+    assert generation is not None
+    assert environment.is_whole(generation)
+
+
+def test_a_missing_pack_is_repaired_by_the_next_install(registry: Path) -> None:
+    environment = install("talker")
+    next(environment.packs.iterdir()).unlink()
+    project = find_project()
+    assert not nothing_to_do(project, environment, project.lock_path.read_text())
+    assert versions(install()) == {"talker": "2.0", "tiny": "1.0", "tiny-lora": "2.0"}
+
+
+def test_another_registry_at_the_address_is_noticed(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    import shutil
+
+    install("talker")
+    shutil.rmtree(home / "store")
+    tiny.publish_talker(tmp_path / "elsewhere", tmp_path / "projects2")
+    monkeypatch.setenv("MODPKG_REGISTRY", str(tmp_path / "elsewhere"))
+    next(Environment(find_project().environment).packs.iterdir()).unlink()
+    with pytest.raises(RegistryChanged, match="locked from the registry named 'registry'"):
+        install()
+
+
+def test_a_name_comes_from_the_registry_it_is_given_and_no_other(
+    registry: Path, tmp_path: Path
+) -> None:
+    publish_collection(tmp_path / "acme", "talker", "9.0")
+    (tmp_path / "app").mkdir()
+    manifest = tmp_path / "app" / "modpkg.toml"
+    manifest.write_text(
+        '[app]\nname = "x"\n[dependencies]\ntalker = { version = "*", registry = "acme" }\n'
+        '[registries]\nacme = "../acme"\n'
+    )
+    environment = install(project=Project(manifest))
+    assert versions(environment) == {"talker": "9.0"}
+    lock = read_lock(Project(manifest).lock_path)
+    assert lock is not None
+    assert lock.module[0].registry == "acme"
+    assert str(tmp_path) not in Project(manifest).lock_path.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_refused_before_the_first_byte(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a real, small file system."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(small)], check=True)
+    try:
+        monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
+        monkeypatch.setenv("MODPKG_HOME", str(small))
+        with pytest.raises(DiskFull, match="not enough disk"):
+            install("talker")
+        project = find_project()
+        assert Environment(project.environment).current() is None
+        assert not project.lock_path.exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
