@@ -107,7 +107,7 @@ def test_an_app_is_read() -> None:
     assert manifest.app == "newsroom"
     assert [str(dependency.requirement) for dependency in manifest.dependencies] == [
         "summarizer>=2.1",
-        "sentiment[fast]>=1.4,<2",
+        "sentiment[fast]<2,>=1.4",
         "minilm-l6",
         "smollm2-135m",
     ]

@@ -127,10 +127,10 @@ def test_a_missing_file_is_found(registry: Path, kind: str) -> None:
     [
         ({"kind": "model"}, "M310", "kind"),
         ({"requires": ["other"]}, "M310", "requires"),
-        ({"requires": ["b 1"]}, "M103", "b 1"),
+        ({"requires": ["b 1"]}, "M209", "b 1"),
         ({"provides": None}, "M310", "provides"),
         ({"expects": {"b": "sha256:" + "0" * 64}}, "M209", "does not require"),
-        ({"name": "Tiny_Base"}, "M209", "normal form"),
+        ({"name": "Tiny_Base"}, "M209", "it is of"),
         ({"published": "yesterday"}, "M209", "yesterday"),
         ({"spec": 2}, "M209", "spec version 2"),
         ({"version": "1.1"}, "M209", "both of version 1.1"),
