@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,11 @@ RELEASES = [
 """Releases that are folders here, in the order they are published."""
 
 
+def default_work() -> Path:
+    """Return where projects are made: ``MODPKG_WORK``, else build/examples."""
+    return Path(os.environ.get("MODPKG_WORK") or HERE.parent / "build" / "examples")
+
+
 def packaged(package: str, ending: str) -> Path:
     """Return a file of an installed package, without importing the package."""
     for file in importlib.metadata.files(package) or []:
@@ -51,7 +57,7 @@ def main() -> None:
     """Publish whatever is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--registry", help="folder [default: modpkg's own]")
-    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "examples")
+    parser.add_argument("--work", type=Path, default=default_work())
     arguments = parser.parse_args()
     registry = writable_folder(None, arguments.registry)
     RegistryWriter(registry, name="examples").prepare()

@@ -19,7 +19,6 @@ from modpkg.names import module_name, parse_version
 from modpkg.records import DigestText, Kind
 from modpkg.resolve.resolve import Resolution
 
-LOCK_NAME = "modpkg.lock"
 LOCK_SPEC = 1
 MAX_LOCK = 64 << 20
 

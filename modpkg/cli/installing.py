@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from modpkg.cli.options import json_option, offline_option, registry_option, user_option
 from modpkg.cli.output import TerminalProgress, bad, faint, good, note, print_json, say, strong
 from modpkg.environment.generations import Environment
-from modpkg.environment.install import apply_install, roll_back
-from modpkg.environment.plan import Change, InstallPlan, Request, nothing_to_do, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, UsageProblem
 from modpkg.files import human_bytes
-from modpkg.home import store_folder
-from modpkg.names import parse_requirement
-from modpkg.store.store import Store
+
+if TYPE_CHECKING:  # imported when there is something to do, so that nothing to do is quick
+    from modpkg.environment.plan import Change, InstallPlan, Request
 
 _WAITING = "Waiting for another modpkg command on this environment …"
 
@@ -54,6 +52,18 @@ def install_command(
     """
     if frozen and (requirements or upgrade or upgrade_package):
         raise UsageProblem(message="--frozen installs what the lock has; name no module with it.")
+    project = find_project(user=user)
+    if not (requirements or strict or upgrade or upgrade_package):
+        environment = Environment(project.environment)
+        lock_text = _lock_text(project)
+        if frozen and lock_text is None:
+            raise LockMissing(path=project.lock_path)
+        if environment.answers(project.text(), lock_text):
+            _report_nothing(environment, as_json)
+            return
+    from modpkg.environment.plan import Request
+    from modpkg.names import parse_requirement
+
     request = Request(
         add=[parse_requirement(text) for text in requirements],
         registry=registry,
@@ -62,7 +72,7 @@ def install_command(
         offline=offline,
         strict=strict,
     )
-    _carry_out(find_project(user=user), request, dry_run=dry_run, json_wanted=as_json)
+    _carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
 
 
 @click.command("remove")
@@ -81,6 +91,8 @@ def remove_command(
     as_json: bool,
 ) -> None:
     """Take modules out of the manifest, and out of the environment with all that only they need."""
+    from modpkg.environment.plan import Request
+
     request = Request(remove=names, registry=registry, offline=offline)
     _carry_out(find_project(user=user), request, dry_run=dry_run, json_wanted=as_json)
 
@@ -92,6 +104,8 @@ def remove_command(
 @json_option
 def rollback_command(to: int | None, listing: bool, user: bool, as_json: bool) -> None:
     """Return the environment, and its lock, to an earlier generation."""
+    from modpkg.environment.install import roll_back
+
     project = find_project(user=user)
     if listing:
         _list_generations(project, as_json)
@@ -129,15 +143,13 @@ def _list_generations(project: Project, json_wanted: bool) -> None:
 
 
 def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted: bool) -> None:
+    from modpkg.environment.install import apply_install
+    from modpkg.environment.plan import plan_install
+    from modpkg.home import store_folder
+    from modpkg.store.store import Store
+
     begun = time.monotonic()
     environment = Environment(project.environment)
-    if not (request.add or request.remove or request.upgrade is None or request.upgrade):
-        lock_text = _lock_text(project)
-        if request.frozen and lock_text is None:
-            raise LockMissing(path=project.lock_path)
-        if not request.strict and nothing_to_do(project, environment, lock_text):
-            _report_nothing(environment, json_wanted)
-            return
     store = Store(store_folder())
     with TerminalProgress() as progress:
         if dry_run:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 import msgspec
 
-from modpkg.environment.plan import Progress
 from modpkg.errors import ModpkgError
+from modpkg.progress import Progress
 
 
 def say(text: str = "") -> None:

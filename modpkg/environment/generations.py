@@ -15,14 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from modpkg.digests import Digest
+from modpkg.digests import Digest, digest_bytes
 from modpkg.errors import EnvironmentDamaged, NothingToRollBack
 from modpkg.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
 from modpkg.installed import InstalledModel
 from modpkg.records import Kind
+
+
+def text_digest(text: str) -> Digest:
+    """Return the digest of a text that may hold bytes that are no UTF-8."""
+    return digest_bytes(text.encode("utf-8", "surrogateescape"))
+
 
 KEPT = 5
 """Generations that stay, the current one among them."""
@@ -127,6 +132,17 @@ class Environment:
         models = self.folder(generation.number) / "models"
         return all((models / name / "model.json").is_file() for name in generation.models)
 
+    def answers(self, manifest_text: str, lock_text: str | None) -> bool:
+        """Say whether the environment already is what manifest and lock ask for."""
+        current = self.current()
+        return (
+            current is not None
+            and lock_text is not None
+            and current.lock == text_digest(lock_text)
+            and current.manifest == text_digest(manifest_text)
+            and self.is_whole(current)
+        )
+
     def model_folder(self, name: str) -> Path:
         """Return the folder of a model of the current generation."""
         number = self.current_number()
@@ -195,6 +211,8 @@ class Environment:
     @contextlib.contextmanager
     def exclusive(self, waiting: str | None = None) -> Iterator[None]:
         """Hold the environment while it is changed; two commands at once take turns."""
+        from filelock import FileLock, Timeout  # not needed to look
+
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"
         if not ignore.exists():

@@ -12,14 +12,20 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.digests import digest_bytes
-from modpkg.environment.generations import COMPLETE, Environment, Generation, ModuleState
-from modpkg.environment.plan import InstallPlan, Progress, manifest_digest
+from modpkg.environment.generations import (
+    COMPLETE,
+    Environment,
+    Generation,
+    ModuleState,
+    text_digest,
+)
+from modpkg.environment.plan import InstallPlan
 from modpkg.environment.project import Project
 from modpkg.errors import ResultDiffers
 from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling, write_atomically
 from modpkg.installed import InstalledModel, TensorRef
 from modpkg.lock import LockedResult, format_lock
+from modpkg.progress import Progress
 from modpkg.records import canonical_json
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
@@ -60,8 +66,8 @@ def apply_install(
         generation = Generation(
             number=number,
             created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            manifest=digest_bytes(plan.manifest_text.encode("utf-8", "surrogateescape")),
-            lock=digest_bytes(lock_text.encode()),
+            manifest=text_digest(plan.manifest_text),
+            lock=text_digest(lock_text),
             requirements=plan.lock.requirements,
             modules=_states(plan),
             models=models,
@@ -201,7 +207,7 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
         generation = environment.generation(number)
         folder = environment.folder(number)
         write_atomically(project.lock_path, (folder / "modpkg.lock").read_bytes())
-        untouched = current is not None and current.manifest == manifest_digest(project.text())
+        untouched = current is not None and current.manifest == text_digest(project.text())
         if untouched:
             text = (folder / project.manifest_path.name).read_bytes()
             write_atomically(project.manifest_path, text)

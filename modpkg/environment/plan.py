@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from packaging.requirements import Requirement
 
-from modpkg.digests import digest_bytes, parse_digest
+from modpkg.digests import parse_digest
 from modpkg.environment.fits import Fit, fits_of
 from modpkg.environment.generations import (
     Environment,
@@ -29,6 +29,7 @@ from modpkg.errors import LockError, NotARequirementHere
 from modpkg.lock import Lock, read_lock
 from modpkg.manifest import Manifest, remove_dependency, set_dependency
 from modpkg.names import module_name, specifier_text
+from modpkg.progress import Progress
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
@@ -46,22 +47,6 @@ class Request(Struct, kw_only=True):
     frozen: bool = False
     offline: bool = False
     strict: bool = False
-
-
-class Progress:
-    """What happens, for whoever shows it; this one shows nothing."""
-
-    def stage(self, text: str) -> None:
-        """A stage begins."""
-
-    def total(self, count: int) -> None:
-        """The stage has so many bytes or tensors."""
-
-    def advance(self, count: int) -> None:
-        """So many more are done."""
-
-    def warn(self, message: str) -> None:
-        """Something a person should know."""
 
 
 class Change(Struct, frozen=True):
@@ -87,22 +72,6 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
     compose_bytes: int
     """Bytes that composing will write; 0 when all results are in the store."""
-
-
-def nothing_to_do(project: Project, environment: Environment, lock_text: str | None) -> bool:
-    """Say whether the environment already is what manifest and lock ask for."""
-    current = environment.current()
-    return (
-        current is not None
-        and lock_text is not None
-        and current.lock == digest_bytes(lock_text.encode())
-        and current.manifest == manifest_digest(project.text())
-        and environment.is_whole(current)
-    )
-
-
-def manifest_digest(text: str) -> str:
-    return digest_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def edited_manifest(project: Project, request: Request, text: str) -> str:

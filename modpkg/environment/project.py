@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from modpkg.errors import ManifestMissing
 from modpkg.files import write_atomically
-from modpkg.home import user_project
-from modpkg.lock import LOCK_NAME
-from modpkg.manifest import Manifest, find_manifest, parse_manifest
+from modpkg.home import LOCK_NAME, user_project
+from modpkg.manifest.find import find_manifest
+
+if TYPE_CHECKING:
+    from modpkg.manifest import Manifest
 
 ENVIRONMENT = ".modpkg"
 _USER_MANIFEST = (
@@ -47,6 +50,8 @@ class Project(Struct, frozen=True):
 
     def parse(self, text: str | None = None) -> Manifest:
         """Return the manifest, or what ``text`` would be as this project's manifest."""
+        from modpkg.manifest import parse_manifest  # not needed to see that nothing changed
+
         return parse_manifest(self.text() if text is None else text, self.manifest_path)
 
     def write(self, text: str) -> None:

@@ -9,10 +9,8 @@ from typing import Any
 import tomli
 
 from modpkg.errors import ManifestError
+from modpkg.manifest.find import BOM, MAX_BYTES
 from modpkg.manifest.places import OverLimit, Places, scan
-
-MAX_BYTES = 1 << 20
-BOM = "\ufeff"
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _CLEARER = {

@@ -14,9 +14,9 @@ from typing import Any
 import tomli
 
 from modpkg.errors import ManifestError
-from modpkg.manifest.document import BOM, read_document
+from modpkg.manifest.document import read_document
+from modpkg.manifest.find import BOM, MANIFEST, PYPROJECT
 from modpkg.manifest.places import Path, Places, Statement, scan
-from modpkg.manifest.read import MANIFEST, PYPROJECT
 from modpkg.manifest.values import normal
 
 _OTHERS = ("tool", "project", "build-system")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modpkg.manifest.find import MANIFEST
 from modpkg.manifest.node import Node, Source
-from modpkg.manifest.read import MANIFEST, manifest_of
+from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import Compose, Dependency, Manifest, Step, Task, Test
 from modpkg.names import requirement_text
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import tomli
 
 from modpkg.errors import ManifestError, ManifestMissing
 from modpkg.manifest.dependencies import read_dependencies, read_extras, read_registries
-from modpkg.manifest.document import BOM, MAX_BYTES, decoded, read_document
+from modpkg.manifest.document import decoded, read_document
+from modpkg.manifest.find import PYPROJECT, head_of
 from modpkg.manifest.node import Node, Source, Table
 from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
 from modpkg.manifest.sections import (
@@ -22,9 +20,6 @@ from modpkg.manifest.sections import (
     read_tests,
 )
 from modpkg.names import ModuleName, module_name
-
-MANIFEST = "modpkg.toml"
-PYPROJECT = "pyproject.toml"
 
 _TABLES = (
     "module",
@@ -40,34 +35,6 @@ _TABLES = (
 )
 
 
-def find_manifest(start: Path) -> Path | None:
-    """Return the nearest manifest in ``start`` or above it; None where there is none.
-
-    In each folder ``modpkg.toml`` comes before a ``pyproject.toml`` that has ``[tool.modpkg]``.
-    """
-    folder = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave links behind
-    for place in (folder, *folder.parents):
-        if (place / MANIFEST).is_file():
-            return place / MANIFEST
-        if _has_table(place / PYPROJECT):
-            return place / PYPROJECT
-    return None
-
-
-def _has_table(path: Path) -> bool:
-    try:
-        content = _read(path)
-        if b"modpkg" not in content:
-            return False
-        tool = tomli.loads(content.decode().removeprefix(BOM)).get("tool")
-    except (ValueError, RecursionError):
-        # Broken, and it may be ours: reading it says what is wrong, passing it by would not.
-        return any(line.lstrip().startswith(b"[tool.modpkg") for line in content.splitlines())
-    except OSError:
-        return False
-    return isinstance(tool, dict) and "modpkg" in tool
-
-
 def read_manifest(path: Path) -> Manifest:
     """Return the manifest in the file at ``path``.
 
@@ -76,18 +43,13 @@ def read_manifest(path: Path) -> Manifest:
         ManifestError: it cannot be read, or is no manifest; says where, and what to do.
     """
     try:
-        content = _read(path)
+        content = head_of(path)
     except FileNotFoundError:
         raise ManifestMissing(folder=path.parent) from None
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
         raise ManifestError(where=_shown(path), message=message) from None
     return parse_manifest(decoded(content, _shown(path)), path)
-
-
-def _read(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(MAX_BYTES + 1)
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:

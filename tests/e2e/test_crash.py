@@ -25,9 +25,10 @@ CHECKPOINTS = ["fetched", "composed", "staged", "generation", "locked", "manifes
 
 _KILLED_AT = """
 import os, signal, sys
-import modpkg.cli.installing as installing
+import modpkg.environment.install as installing
 from modpkg.cli import main
-from modpkg.environment.install import apply_install
+
+apply_install = installing.apply_install
 
 def killed(*arguments, **options):
     def checkpoint(point):

@@ -11,7 +11,7 @@ import pytest
 from modpkg.digests import digest_file
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install, roll_back
-from modpkg.environment.plan import Progress, Request, nothing_to_do, plan_install
+from modpkg.environment.plan import Request, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import (
     DigestMismatch,
@@ -26,6 +26,7 @@ from modpkg.errors import (
 )
 from modpkg.lock import read_lock
 from modpkg.names import parse_requirement
+from modpkg.progress import Progress
 from modpkg.store.store import Store
 from tests import tiny
 from tests.modules import publish_collection
@@ -65,7 +66,7 @@ def test_the_newest_is_installed_and_recorded(registry: Path) -> None:
     assert lock is not None
     assert [module.name for module in lock.module] == ["talker", "tiny", "tiny-lora"]
     assert [result.model for result in lock.composed] == ["talker"]
-    assert nothing_to_do(project, environment, project.lock_path.read_text())
+    assert environment.answers(project.text(), project.lock_path.read_text())
     model = environment.model("talker")
     assert model.modules == {"tiny": "1.0", "tiny-lora": "2.0"}
     assert len({ref.file for ref in model.tensors.values()}) == 2
@@ -125,7 +126,7 @@ def test_rollback_returns_environment_lock_and_manifest(registry: Path) -> None:
     environment = Environment(project.environment)
     assert versions(environment)["talker"] == "1.0"
     assert 'talker = "<2"' in project.text()
-    assert nothing_to_do(project, environment, project.lock_path.read_text())
+    assert environment.answers(project.text(), project.lock_path.read_text())
     with pytest.raises(NothingToRollBack):
         roll_back(project)
     assert roll_back(project, 2)[0].number == 2
@@ -271,7 +272,7 @@ def test_a_missing_pack_is_repaired_by_the_next_install(registry: Path) -> None:
     environment = install("talker")
     next(environment.packs.iterdir()).unlink()
     project = find_project()
-    assert not nothing_to_do(project, environment, project.lock_path.read_text())
+    assert not environment.answers(project.text(), project.lock_path.read_text())
     assert versions(install()) == {"talker": "2.0", "tiny": "1.0", "tiny-lora": "2.0"}
 
 

@@ -1,0 +1,196 @@
+"""From weights on disk to a model that runs: modpkg beside transformers and PEFT.
+
+    python benchmarks/load.py BASE ADAPTER [ADAPTER ...] [--runs 7]
+
+BASE is a directory as transformers saves it, each ADAPTER one as PEFT saves it. Every figure is
+the median over fresh processes that have imported everything before the clock starts; files are
+in the page cache for all alike. Writes benchmarks/results/load.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+WAYS = {
+    "modpkg, composed before": "load",
+    "modpkg, composing": "compose",
+    "transformers + PEFT, merging": "peft",
+}
+TEXT_IDS = [[1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def by_modpkg(base: Path, adapter: Path, store: Path, clock: Any) -> Any:
+    """Compose (or find the composition in the store) and load."""
+    from benchmarks.inputs import installed_module, lay_out
+    from modpkg.compose.executor import compose
+    from modpkg.compose.plan import plan
+    from modpkg.manifest.schema import Compose, Step
+    from modpkg.names import ModuleName
+    from modpkg.runtime.load import load_model
+
+    # What an install knows already: digests of what lies in the store.
+    modules = {
+        "base": installed_module(base, "base", "base"),
+        "adapter": installed_module(adapter, "adapter", "adapter"),
+    }
+    recipe = Compose(
+        base=ModuleName("base"), steps=(Step(op="lora", module=ModuleName("adapter")),)
+    )
+    folder = store / "model"
+    clock()
+    if not (folder / "model.json").exists():
+        lay_out(compose(plan("model", "1.0", recipe, modules), store), folder)
+    return load_model(folder, Path("/"))
+
+
+def by_peft(base: Path, adapter: Path, clock: Any) -> Any:
+    """Load the base, load the adapter onto it, merge."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    clock()
+    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
+def child(way: str, base: Path, adapter: Path, store: Path) -> None:
+    """Do it once and print the figures as JSON."""
+    import peft  # noqa: F401
+    import torch
+    import transformers
+
+    import modpkg.compose.executor
+    import modpkg.runtime.load  # noqa: F401
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = json.loads((base / "config.json").read_text())
+    getattr(transformers, config["architectures"][0])
+    begun: list[float] = []
+
+    def clock() -> None:
+        begun[:] = [time.perf_counter(), peak()]
+
+    model = (
+        by_peft(base, adapter, clock) if way == "peft" else by_modpkg(base, adapter, store, clock)
+    )
+    loaded = time.perf_counter()
+    with torch.no_grad():
+        logits = model(torch.tensor(TEXT_IDS)).logits
+    ran = time.perf_counter()
+    figures = {
+        "seconds": loaded - begun[0],
+        "forward": ran - loaded,
+        "imports": begun[1],
+        "peak": peak(),
+        "logits": logits[0, -1, :64].float().tolist(),
+    }
+    print(json.dumps(figures))
+
+
+def peak() -> float:
+    """Return this process's greatest resident memory so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def measure(way: str, base: Path, adapter: Path, runs: int) -> list[dict[str, Any]]:
+    """Return the figures of each run."""
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Path(scratch) / "store"
+        for run in range(runs + 1):
+            if way == "compose":
+                shutil.rmtree(store, ignore_errors=True)
+            command = [sys.executable, __file__, "--child", way, str(base), str(adapter)]
+            output = subprocess.run(
+                [*command, "--store", str(store)], check=True, capture_output=True, text=True
+            ).stdout
+            if run:  # the first warms the page cache, and composes for the way "load"
+                found.append(json.loads(output.splitlines()[-1]))
+    return found
+
+
+def machine() -> str:
+    """Describe the machine and the versions."""
+    import peft
+    import torch
+    import transformers
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":")[1].strip() if names else model
+    versions = {"torch": torch, "transformers": transformers, "peft": peft}
+    shown = ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
+    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {shown}."
+
+
+def report(base: Path, adapters: list[Path], runs: int) -> str:
+    """Return the page of results."""
+    lines = ["# From weights on disk to a model that runs", "", machine(), ""]
+    lines += [
+        f"Base `{base.name}`. Median of {runs} fresh processes, everything imported and all files "
+        "in the page cache before the clock starts. Memory is the greatest resident set beyond "
+        "that of the imports (mapped files count). The first forward pass is apart, because "
+        "mapped weights are read then.",
+        "",
+    ]
+    for adapter in adapters:
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        targets = ", ".join(sorted(config["target_modules"]))
+        lines += [f"## Adapter `{adapter.name}`: rank {config['r']} on {targets}", ""]
+        lines += ["| | load | first forward | memory | faster |", "|---|---|---|---|---|"]
+        results = {name: measure(way, base, adapter, runs) for name, way in WAYS.items()}
+        slowest = statistics.median(r["seconds"] for r in results[list(WAYS)[-1]])
+        for name, found in results.items():
+            seconds = statistics.median(r["seconds"] for r in found)
+            forward = statistics.median(r["forward"] for r in found)
+            memory = statistics.median(r["peak"] - r["imports"] for r in found)
+            lines.append(
+                f"| {name} | {seconds * 1000:.0f} ms | {forward * 1000:.0f} ms | {memory:.0f} MB "
+                f"| {slowest / seconds:.1f}× |"
+            )
+        ours, theirs = (results[name][0]["logits"] for name in (list(WAYS)[0], list(WAYS)[-1]))
+        far = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        lines += ["", f"Greatest difference between the logits of the two: {far:.3g}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("base", type=Path)
+    parser.add_argument("adapters", type=Path, nargs="+")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--child", choices=list(WAYS.values()), help=argparse.SUPPRESS)
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child, options.base, options.adapters[0], options.store)
+        return
+    page = report(options.base, options.adapters, options.runs)
+    print(page)
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "load.md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Finding the manifest around a folder, without reading it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MANIFEST = "modpkg.toml"
+PYPROJECT = "pyproject.toml"
+
+MAX_BYTES = 1 << 20
+"""Longest manifest in bytes."""
+
+BOM = "\ufeff"
+
+
+def find_manifest(start: Path) -> Path | None:
+    """Return the nearest manifest in ``start`` or above it; None where there is none.
+
+    In each folder ``modpkg.toml`` comes before a ``pyproject.toml`` that has ``[tool.modpkg]``.
+    """
+    folder = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave links behind
+    for place in (folder, *folder.parents):
+        if (place / MANIFEST).is_file():
+            return place / MANIFEST
+        if _has_table(place / PYPROJECT):
+            return place / PYPROJECT
+    return None
+
+
+def _has_table(path: Path) -> bool:
+    try:
+        content = head_of(path)
+        if b"modpkg" not in content:
+            return False
+        import tomli
+
+        tool = tomli.loads(content.decode().removeprefix(BOM)).get("tool")
+    except (ValueError, RecursionError):
+        # Broken, and it may be ours: reading it says what is wrong, passing it by would not.
+        return any(line.lstrip().startswith(b"[tool.modpkg") for line in content.splitlines())
+    except OSError:
+        return False
+    return isinstance(tool, dict) and "modpkg" in tool
+
+
+def head_of(path: Path) -> bytes:
+    """Return a file's bytes, but no more than one byte over the longest manifest."""
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)

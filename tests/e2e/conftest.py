@@ -1,0 +1,59 @@
+"""The demo, run once for all end-to-end tests: real weights, real commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[2]
+
+
+class Demo(msgspec.Struct):
+    """What the demo printed, and the home it left."""
+
+    home: Path
+    output: str
+
+
+def run_demo(home: Path, *before: str) -> str:
+    """Run examples/demo.sh with a home of its own, and return what it printed."""
+    done = subprocess.run(
+        [*before, "bash", str(ROOT / "examples" / "demo.sh")],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "MODPKG_HOME": str(home),
+            "MODPKG_WORK": str(home / "work"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Run the demo once per test run, whatever the number of workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    home, said = shared / "demo-home", shared / "demo-output.txt"
+    with FileLock(shared / "demo.lock"):
+        if not said.exists():
+            said.write_text(run_demo(home))
+    return Demo(home, said.read_text())
+
+
+@pytest.fixture
+def examples(demo: Demo, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    """Use the example registry from a fresh home; return the registry's folder."""
+    registry = demo.home / "registry"
+    monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
+    return registry
