@@ -1,6 +1,6 @@
 """From weights on disk to a model that runs: modpkg beside transformers and PEFT.
 
-    python benchmarks/load.py BASE ADAPTER [ADAPTER ...] [--runs 7]
+    python benchmarks/load.py BASE ADAPTER [ADAPTER ...] [--runs 7] [--threads N]
 
 BASE is a directory as transformers saves it, each ADAPTER one as PEFT saves it. Every figure is
 the median over fresh processes that have imported everything before the clock starts; files are
@@ -34,7 +34,7 @@ WAYS = {
 TEXT_IDS = [[1, 2, 3, 4, 5, 6, 7, 8]]
 
 
-def by_modpkg(base: Path, adapter: Path, store: Path, clock: Any) -> Any:
+def by_modpkg(base: Path, adapter: Path, store: Path, threads: int, clock: Any) -> Any:
     """Compose (or find the composition in the store) and load."""
     from benchmarks.inputs import installed_module, lay_out
     from modpkg.compose.executor import compose
@@ -54,7 +54,8 @@ def by_modpkg(base: Path, adapter: Path, store: Path, clock: Any) -> Any:
     folder = store / "model"
     clock()
     if not (folder / "model.json").exists():
-        lay_out(compose(plan("model", "1.0", recipe, modules), store), folder)
+        composition = plan("model", "1.0", recipe, modules)
+        lay_out(compose(composition, store, threads=threads), folder)
     return load_model(folder, Path("/"))
 
 
@@ -68,7 +69,7 @@ def by_peft(base: Path, adapter: Path, clock: Any) -> Any:
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-def child(way: str, base: Path, adapter: Path, store: Path) -> None:
+def child(way: str, base: Path, adapter: Path, store: Path, threads: int) -> None:
     """Do it once and print the figures as JSON."""
     import peft  # noqa: F401
     import torch
@@ -77,6 +78,7 @@ def child(way: str, base: Path, adapter: Path, store: Path) -> None:
     import modpkg.compose.executor
     import modpkg.runtime.load  # noqa: F401
 
+    torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     config = json.loads((base / "config.json").read_text())
@@ -86,9 +88,10 @@ def child(way: str, base: Path, adapter: Path, store: Path) -> None:
     def clock() -> None:
         begun[:] = [time.perf_counter(), peak()]
 
-    model = (
-        by_peft(base, adapter, clock) if way == "peft" else by_modpkg(base, adapter, store, clock)
-    )
+    if way == "peft":
+        model = by_peft(base, adapter, clock)
+    else:
+        model = by_modpkg(base, adapter, store, threads, clock)
     loaded = time.perf_counter()
     with torch.no_grad():
         logits = model(torch.tensor(TEXT_IDS)).logits
@@ -109,7 +112,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def measure(way: str, base: Path, adapter: Path, runs: int) -> list[dict[str, Any]]:
+def measure(way: str, base: Path, adapter: Path, runs: int, threads: int) -> list[dict[str, Any]]:
     """Return the figures of each run."""
     found = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -118,11 +121,10 @@ def measure(way: str, base: Path, adapter: Path, runs: int) -> list[dict[str, An
             if way == "compose":
                 shutil.rmtree(store, ignore_errors=True)
             command = [sys.executable, __file__, "--child", way, str(base), str(adapter)]
-            output = subprocess.run(
-                [*command, "--store", str(store)], check=True, capture_output=True, text=True
-            ).stdout
+            command += ["--store", str(store), "--threads", str(threads)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             if run:  # the first warms the page cache, and composes for the way "load"
-                found.append(json.loads(output.splitlines()[-1]))
+                found.append(json.loads(done.stdout.splitlines()[-1]))
     return found
 
 
@@ -142,14 +144,16 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {shown}."
 
 
-def report(base: Path, adapters: list[Path], runs: int) -> str:
+def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
     """Return the page of results."""
     lines = ["# From weights on disk to a model that runs", "", machine(), ""]
     lines += [
-        f"Base `{base.name}`. Median of {runs} fresh processes, everything imported and all files "
-        "in the page cache before the clock starts. Memory is the greatest resident set beyond "
+        f"Base `{base.name}`. Median of {runs} fresh processes with {threads} thread(s) each, "
+        f"load average {os.getloadavg()[0]:.1f} at the start. Everything is imported and all files "
+        "are in the page cache before the clock starts. Memory is the greatest resident set beyond "
         "that of the imports (mapped files count). The first forward pass is apart, because "
-        "mapped weights are read then.",
+        "mapped weights are read then. Composing hashes what it writes and waits until the disk has "
+        "it, once per composition; merging does neither.",
         "",
     ]
     for adapter in adapters:
@@ -157,7 +161,8 @@ def report(base: Path, adapters: list[Path], runs: int) -> str:
         targets = ", ".join(sorted(config["target_modules"]))
         lines += [f"## Adapter `{adapter.name}`: rank {config['r']} on {targets}", ""]
         lines += ["| | load | first forward | memory | faster |", "|---|---|---|---|---|"]
-        results = {name: measure(way, base, adapter, runs) for name, way in WAYS.items()}
+        # In the order of WAYS.
+        results = {name: measure(way, base, adapter, runs, threads) for name, way in WAYS.items()}
         slowest = statistics.median(r["seconds"] for r in results[list(WAYS)[-1]])
         for name, found in results.items():
             seconds = statistics.median(r["seconds"] for r in found)
@@ -167,9 +172,14 @@ def report(base: Path, adapters: list[Path], runs: int) -> str:
                 f"| {name} | {seconds * 1000:.0f} ms | {forward * 1000:.0f} ms | {memory:.0f} MB "
                 f"| {slowest / seconds:.1f}× |"
             )
-        ours, theirs = (results[name][0]["logits"] for name in (list(WAYS)[0], list(WAYS)[-1]))
+        ours, _, theirs = (found[0]["logits"] for found in results.values())
         far = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-        lines += ["", f"Greatest difference between the logits of the two: {far:.3g}.", ""]
+        lines += [
+            "",
+            f"Greatest difference between the logits of the two: {far:.3g} "
+            "(PEFT rounds the change before it adds it; modpkg rounds once).",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -179,13 +189,14 @@ def main() -> None:
     parser.add_argument("base", type=Path)
     parser.add_argument("adapters", type=Path, nargs="+")
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", choices=list(WAYS.values()), help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.base, options.adapters[0], options.store)
+        child(options.child, options.base, options.adapters[0], options.store, options.threads)
         return
-    page = report(options.base, options.adapters, options.runs)
+    page = report(options.base, options.adapters, options.runs, options.threads)
     print(page)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)

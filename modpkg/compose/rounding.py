@@ -26,22 +26,30 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
     single = values.float()
     bits = single.view(torch.int32)
     mask, tie = _LOW_BITS[out.dtype]
-    suspects = bits.bitwise_and(mask).eq(tie).nonzero(as_tuple=True)
-    if suspects[0].numel():
-        _round_to_odd(bits, single, values, suspects)
+    suspects = _where(bits.bitwise_and(mask).eq(tie))
+    if suspects.numel():
+        _round_to_odd(bits.view(-1), single.view(-1), values.reshape(-1), suspects)
     out.copy_(single)
 
 
+def _where(flags: torch.Tensor) -> torch.Tensor:
+    """Return the flat positions of the flags that are set: few, so eight are looked at at once."""
+    flat = flags.view(-1)
+    if flat.numel() % 8:
+        return flat.nonzero().view(-1)
+    eights = flat.view(torch.int64).nonzero()
+    positions = eights * 8 + torch.arange(8)
+    return positions[flat.view(-1, 8)[eights.view(-1)]]
+
+
 def _round_to_odd(
-    bits: torch.Tensor, single: torch.Tensor, values: torch.Tensor, where: tuple[torch.Tensor, ...]
+    bits: torch.Tensor, single: torch.Tensor, values: torch.Tensor, where: torch.Tensor
 ) -> None:
     """Move inexact float32 off the tie, to the neighbour on the side of the true value.
 
     That neighbour is odd, and rounding an odd one again is harmless: Boldo & Melquiond 2008,
     https://hal.inria.fr/inria-00080427. ``bits`` is ``single`` as int32: it grows with magnitude.
+    All are flat.
     """
-    nearest = single[where]
-    residual = values[where] - nearest.double()
-    sign = nearest.sign()
-    outward = torch.where(sign == 0, residual.abs(), residual * sign)
-    bits[where] += torch.sign(outward).nan_to_num_(0.0).to(torch.int32)
+    nearest, true = single[where].double().abs(), values[where].abs()
+    bits[where] += (true > nearest).int() - (true < nearest).int()

@@ -65,7 +65,7 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
     unknown = ArchitectureUnknown(
         name=name, version=transformers.__version__, architecture=names[0]
     )
-    found = _plugin(names[0]) or getattr(transformers, names[0], None)
+    found = getattr(transformers, names[0], None) or _plugin(names[0])
     kind = getattr(found, "config_class", None)
     if not isinstance(found, type) or kind is None:
         raise unknown
