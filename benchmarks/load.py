@@ -152,8 +152,8 @@ def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
         f"load average {os.getloadavg()[0]:.1f} at the start. Everything is imported and all files "
         "are in the page cache before the clock starts. Memory is the greatest resident set beyond "
         "that of the imports (mapped files count). The first forward pass is apart, because "
-        "mapped weights are read then. Composing hashes what it writes and waits until the disk has "
-        "it, once per composition; merging does neither.",
+        "mapped weights are read then. Composing hashes what it writes and waits until the disk "
+        "has it, once per composition; merging does neither.",
         "",
     ]
     for adapter in adapters:
