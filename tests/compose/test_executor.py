@@ -151,7 +151,6 @@ compose(example(Path(sys.argv[1])), Path(sys.argv[2]), progress=die)
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_killed_in_the_middle_nothing_is_trusted(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", _VICTIM, str(tmp_path / "victim"), str(tmp_path / "store")]

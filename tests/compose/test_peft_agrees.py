@@ -6,14 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 
 from modpkg.compose.executor import compose
 from tests.compose.helpers import of_folder, planned, values
-
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 

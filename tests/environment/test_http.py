@@ -1,0 +1,66 @@
+"""Installing from a registry behind a real HTTP server, and without it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.command import modpkg, modpkg_json, refused
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.HTTPServer]:
+    tiny.publish_talker(tmp_path / "registry", tmp_path / "projects")
+    handler = functools.partial(Quiet, directory=str(tmp_path / "registry"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        monkeypatch.setenv("MODPKG_REGISTRY", f"http://127.0.0.1:{running.server_port}")
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_install_then_work_without_the_server(server: http.server.HTTPServer) -> None:
+    modpkg("install", "talker<2")
+    assert modpkg_json("install", "talker>=2", "--dry-run")["fetch"] > 0
+    server.shutdown()
+    server.server_close()
+    assert "Nothing to do" in modpkg("install").stdout
+    assert "Nothing to do" in modpkg("install", "--offline").stdout
+    modpkg("install", "--offline", "talker<2", "tiny")  # all of it is here already
+    assert modpkg_json("list")["models"].keys() == {"talker", "tiny"}
+    said = refused("install", "--offline", "talker>=2")
+    assert "--offline forbids fetching" in said
+    assert "talker 2.0" in said or "tiny-lora 2.0" in said
+    assert "could not be read" in refused("install", "talker>=2")
+    assert modpkg_json("list")["models"]["talker"] == "1.0"
+
+
+def test_the_lock_does_not_hold_the_address(
+    server: http.server.HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("modpkg.toml").write_text('[app]\nname = "a"\n')
+    modpkg("install", "talker")
+    over_http = Path("modpkg.lock").read_bytes()
+    assert b"127.0.0.1" not in over_http
+    monkeypatch.setenv("MODPKG_REGISTRY", str(tmp_path / "registry"))
+    monkeypatch.setenv("MODPKG_HOME", str(tmp_path / "another-home"))
+    Path("modpkg.lock").unlink()
+    modpkg("install")
+    assert Path("modpkg.lock").read_bytes() == over_http
+
+
+def test_publishing_to_an_address_is_refused(server: http.server.HTTPServer) -> None:
+    modpkg("init", "words", "--kind", "collection")
+    modpkg("build", "words")
+    assert "publishes to folders only" in refused("publish", "words")
