@@ -23,7 +23,9 @@ class ModpkgError(Exception):
 
     def __init__(self, **values: Any) -> None:
         self.values = values
-        super().__init__(self.template.format(**values))
+        sentence = self.template.format(**values)
+        # a hint that asks ("did you mean …?") has ended the sentence already
+        super().__init__(sentence[:-1] if sentence.endswith("?.") else sentence)
 
 
 # M1: names, versions, manifests -----------------------------------------------------------
