@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -20,11 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.machine import described  # noqa: E402
 
 WAYS = {
     "modpkg, composed before": "load",
@@ -128,25 +130,14 @@ def measure(way: str, base: Path, adapter: Path, runs: int, threads: int) -> lis
     return found
 
 
-def machine() -> str:
-    """Describe the machine and the versions."""
-    import peft
-    import torch
-    import transformers
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":")[1].strip() if names else model
-    versions = {"torch": torch, "transformers": transformers, "peft": peft}
-    shown = ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
-    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {shown}."
-
-
 def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
     """Return the page of results."""
-    lines = ["# From weights on disk to a model that runs", "", machine(), ""]
+    lines = [
+        "# From weights on disk to a model that runs",
+        "",
+        f"{described()}, transformers {version('transformers')}, peft {version('peft')}.",
+        "",
+    ]
     lines += [
         f"Base `{base.name}`. Median of {runs} fresh processes with {threads} thread(s) each, "
         f"load average {os.getloadavg()[0]:.1f} at the start. Everything is imported and all files "
@@ -160,17 +151,21 @@ def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
         config = json.loads((adapter / "adapter_config.json").read_text())
         targets = ", ".join(sorted(config["target_modules"]))
         lines += [f"## Adapter `{adapter.name}`: rank {config['r']} on {targets}", ""]
-        lines += ["| | load | first forward | memory | faster |", "|---|---|---|---|---|"]
+        lines += [
+            "| | load, median (range) | first forward | memory | faster |",
+            "|---|---|---|---|---|",
+        ]
         # In the order of WAYS.
         results = {name: measure(way, base, adapter, runs, threads) for name, way in WAYS.items()}
         slowest = statistics.median(r["seconds"] for r in results[list(WAYS)[-1]])
         for name, found in results.items():
-            seconds = statistics.median(r["seconds"] for r in found)
+            times = [1000 * r["seconds"] for r in found]
+            seconds = statistics.median(times) / 1000
             forward = statistics.median(r["forward"] for r in found)
             memory = statistics.median(r["peak"] - r["imports"] for r in found)
             lines.append(
-                f"| {name} | {seconds * 1000:.0f} ms | {forward * 1000:.0f} ms | {memory:.0f} MB "
-                f"| {slowest / seconds:.1f}× |"
+                f"| {name} | {seconds * 1000:.0f} ({min(times):.0f} to {max(times):.0f}) ms "
+                f"| {forward * 1000:.0f} ms | {memory:.0f} MB | {slowest / seconds:.1f}× |"
             )
         ours, _, theirs = (found[0]["logits"] for found in results.values())
         far = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))

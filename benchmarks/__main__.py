@@ -1,0 +1,23 @@
+"""Every benchmark, on the modules that `make demo` made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Run the benchmarks in turn; each writes its page into benchmarks/results."""
+    base = ROOT / "build" / "examples" / "smollm2-135m"
+    adapter = ROOT / "examples" / "modules" / "summarize-lora" / "1.2.0"
+    if not base.exists():
+        raise SystemExit(f"{base} is not there; run `make demo` once before")
+    for command in (["-m", "benchmarks.cli"], ["benchmarks/load.py", str(base), str(adapter)]):
+        subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    main()
