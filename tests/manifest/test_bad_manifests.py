@@ -202,7 +202,7 @@ def is_read_or_refused(text: str) -> None:
 @given(st.binary(max_size=200))
 @steady
 def test_any_bytes_are_read_or_refused(tmp_path_factory: Any, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "modpkg.toml"
+    path = tmp_path_factory.mktemp("bytes") / "modpkg.toml"
     path.write_bytes(content)
     with pytest.raises(ManifestError):
         read_manifest(path)
