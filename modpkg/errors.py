@@ -87,6 +87,14 @@ class BadSpecifier(ModpkgError):
     )
 
 
+class BadCutoff(ModpkgError):
+    code = "M109"
+    template = (
+        "{cutoff!r} is not a cut-off: write a date like '2026-01-01', a time like "
+        "'2026-01-01T12:00:00Z', or a span before now like '7 days' (minutes, hours, days, weeks)."
+    )
+
+
 class ManifestError(ModpkgError):
     code = "M110"
     template = "{where}: {message}"
