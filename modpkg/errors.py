@@ -258,12 +258,25 @@ class NoSuchRelease(ModpkgError):
     template = "{name} {version} is not in the registry {registry}{hint}."
 
 
+class RegistryGone(RegistryUnreachable):
+    code = "M313"
+    template = (
+        "The registry at {url} answers 410 Gone to {path}: it was taken away for good; ask its "
+        "owner where it is now, and put that address under [registries]."
+    )
+
+
 # M4: resolving and locking ----------------------------------------------------------------
 
 
 class ResolutionImpossible(ModpkgError):
     code = "M401"
     template = "There is no set of versions that fits together:\n{explanation}"
+
+
+class NotLocked(ModpkgError):
+    code = "M402"
+    template = "{name!r} is not among the modules of {path}{hint}; there is nothing to update."
 
 
 class LockError(ModpkgError):
