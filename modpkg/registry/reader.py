@@ -30,8 +30,16 @@ from modpkg.registry.index import parse_index
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
 from modpkg.tree import BlobTree, check_digest
 
-_CLAIMS = ("name", "version", "kind", "requires", "extras", "provides", "expects")
-_CLAIMS += ("requires_modpkg",)
+_CLAIMS = (
+    "name",
+    "version",
+    "kind",
+    "requires",
+    "extras",
+    "provides",
+    "expects",
+    "requires_modpkg",
+)
 """What an index line and its release record both say."""
 
 
