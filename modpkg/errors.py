@@ -286,7 +286,7 @@ class LockError(ModpkgError):
 
 class LockMissing(ModpkgError):
     code = "M411"
-    template = "There is no {path}, and --frozen forbids making it; run 'modpkg lock'."
+    template = "There is no {path}; run 'modpkg lock' to make it."
 
 
 class LockStale(ModpkgError):
@@ -299,6 +299,14 @@ class RegistryChanged(ModpkgError):
     template = (
         "{name} was locked from the registry named {locked!r}, but {alias!r} now is a registry "
         "named {actual!r}; put the right address under [registries], or run 'modpkg lock'."
+    )
+
+
+class EngineTooOld(ModpkgError):
+    code = "M415"
+    template = (
+        "{name} {version} needs modpkg {specifier}, and this is modpkg {engine}; install that "
+        "modpkg, or 'modpkg update {name}' to see whether another version will do."
     )
 
 

@@ -23,7 +23,7 @@ from modpkg.environment.locking import (
     stale_reason,
 )
 from modpkg.environment.models import ModelRecipe, recipes
-from modpkg.environment.policy import with_flags
+from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.errors import LockError, NotARequirementHere
@@ -170,6 +170,7 @@ def plan_install(
         for module in lock.module:
             if transfer.missing_of(module.name):
                 registries.check_identity(module)
+    check_engine(transfer.records.values())
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
     modules = {

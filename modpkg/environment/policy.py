@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
+from packaging.specifiers import SpecifierSet
 
+import modpkg
+from modpkg.errors import EngineTooOld
 from modpkg.lock import Lock, LockedPolicy
 from modpkg.manifest import Dependency, Manifest, Strategy
 from modpkg.manifest.cutoff import moment_text, parse_cutoff
 from modpkg.names import requirement_text
+from modpkg.records import ReleaseRecord
 from modpkg.resolve.policy import Bound, Policy
 
 
@@ -89,6 +94,23 @@ def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
         if before != after:
             return f"{field.encode_name} was {_shown(before)} and is {_shown(after)}"
     return None
+
+
+def check_engine(records: Iterable[ReleaseRecord]) -> None:
+    """Check that this modpkg can install these releases, also where a lock names them.
+
+    Raises:
+        EngineTooOld: names the first that needs another.
+    """
+    for record in records:
+        text = record.requires_modpkg
+        if text and not SpecifierSet(text).contains(modpkg.__version__, prereleases=True):
+            raise EngineTooOld(
+                name=record.name,
+                version=record.version,
+                specifier=text,
+                engine=modpkg.__version__,
+            )
 
 
 def _shown(value: str | list[str] | None) -> str:
