@@ -178,20 +178,22 @@ def test_a_module_for_a_newer_modpkg(registry: Path) -> None:
     assert "lib 4.0 needs modpkg >=99" in refused("lock")
 
 
-def test_requires_modpkg_travels_with_a_module(home: Path, tmp_path: Path) -> None:
-    Path("m").mkdir()
-    Path("m/modpkg.toml").write_text(
-        '[module]\nname = "m"\nversion = "1.0"\nkind = "collection"\nlicense = "MIT"\n'
-        'requires-modpkg = ">=0.1,<99"\n'
-    )
-    modpkg("build", "m")
-    modpkg("publish", "m")
-    line = json.loads((home / "registry" / "index" / "m.jsonl").read_text())
-    assert line["requires_modpkg"] == ">=0.1,<99"
-    assert modpkg_json("install", "m")["changes"][0]["after"] == "1.0"
-    edit(home / "registry", "m", "1.0", requires_modpkg=">=0.1")
-    modpkg("lock", "--user")  # resolving believes the index; installing anew does not
-    (home / "store").rename(tmp_path / "elsewhere")
+def test_requires_modpkg_travels_with_a_module(home: Path) -> None:
+    for version, needed in (("1.0", "<99, >=0.1"), ("2.0", ">=99")):
+        folder = Path(f"m-{version}")
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text(
+            f'[module]\nname = "m"\nversion = "{version}"\nkind = "collection"\n'
+            f'license = "MIT"\nrequires-modpkg = "{needed}"\n'
+        )
+        modpkg("build", folder)
+        modpkg("publish", folder)
+    lines = (home / "registry" / "index" / "m.jsonl").read_text().splitlines()
+    assert [json.loads(line)["requires_modpkg"] for line in lines] == [">=0.1,<99", ">=99"]
+    assert modpkg_json("install", "m", "--dry-run")["changes"][0]["after"] == "1.0"
+    edit(home / "registry", "m", "2.0", requires_modpkg="")  # the record still says it
+    said = refused("install", "m")
+    assert said.startswith("error[M415]: m 2.0 needs modpkg >=99, and this is modpkg 0")
 
 
 def test_an_app_for_a_newer_modpkg_is_told_before_anything_else(registry: Path) -> None:
