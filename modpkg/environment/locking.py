@@ -16,6 +16,7 @@ from modpkg.environment.registries import Registries
 from modpkg.errors import LockMissing, LockStale
 from modpkg.lock import Lock, format_lock, lock_of
 from modpkg.manifest import Manifest
+from modpkg.manifest.node import hint
 from modpkg.names import module_name, parse_version, requirement_text
 from modpkg.resolve.provider import Need, root_needs
 from modpkg.resolve.resolve import resolve
@@ -113,7 +114,18 @@ def make_lock(
     )
     if previous is not None and _same_but_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is no change worth committing
-    return Locked(lock, resolution.warnings)
+    return Locked(lock, (*resolution.warnings, *_in_vain(upgrade, previous, lock)))
+
+
+def _in_vain(upgrade: Iterable[str] | None, previous: Lock | None, lock: Lock) -> list[str]:
+    """Return a warning for each name that was to be upgraded and is not there."""
+    locks = [lock] if previous is None else [lock, previous]
+    known = {module.name for one in locks for module in one.module}
+    return [
+        f"nothing needs {name!r}, so there is nothing of it to upgrade{hint(name, known)}"
+        for name in sorted({module_name(name) for name in upgrade or ()})
+        if name not in known
+    ]
 
 
 def kept_versions(

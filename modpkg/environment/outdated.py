@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from modpkg.environment.trial import Trial
 from modpkg.errors import LockMissing
+from modpkg.home import LOCK_NAME
 from modpkg.names import ModuleName, requirement_text
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.provider import Candidate, Need, dependencies
@@ -35,7 +36,7 @@ def outdated(trial: Trial) -> list[Outdated]:
         LockMissing, ResolutionImpossible, UnknownModule.
     """
     if trial.lock is None:
-        raise LockMissing(path="modpkg.lock")
+        raise LockMissing(path=trial.manifest.folder / LOCK_NAME)
     updated = trial.resolve(upgrade=None)
     found = []
     for module in trial.lock.module:

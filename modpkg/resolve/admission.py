@@ -85,21 +85,22 @@ class Admission:
                 left.append(release)
             else:
                 refused[release.version] = reason
-        if name not in self._prereleases:
-            final = [r for r in left if not r.version.is_prerelease or r.version == locked]
-            if final and len(final) < len(left):
-                refused |= {
-                    r.version: "is a pre-release; name it in the requirement to allow it, or add "
-                    f'"{name}" to prereleases under [resolution]'
-                    for r in left
-                    if r.version.is_prerelease and r.version != locked
-                }
-            left = final or left
+        if name not in self._prereleases and any(not r.version.is_prerelease for r in left):
+            refused |= {
+                r.version: "is a pre-release; name it in the requirement to allow it, or add "
+                f'"{name}" to prereleases under [resolution]'
+                for r in left
+                if r.version.is_prerelease and r.version != locked
+            }
         bound = self._policy.constraints.get(name)
         if bound is not None:
-            outside = [r for r in left if not bound.specifier.contains(r.version, prereleases=True)]
-            refused |= {r.version: _outside(name, bound) for r in outside}
-            left = [r for r in left if r.version not in refused]
+            refused |= {
+                r.version: _outside(name, bound)
+                for r in left
+                if r.version not in refused
+                and not bound.specifier.contains(r.version, prereleases=True)
+            }
+        left = [release for release in left if release.version not in refused]
         if self.prefers_lowest(name):
             left = left[::-1]
         self._admitted[name] = sorted(left, key=lambda release: release.version != locked)

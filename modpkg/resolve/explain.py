@@ -49,6 +49,17 @@ def _releases(
     unknown = catalog.unknown(name)
     if unknown is not None:
         return [f"  {unknown}"]
+    overridden = catalog.overrides.get(name)
+    if overridden is not None:
+        what = requirement_text(name, set(), overridden.specifier)
+        return [
+            f"  Every requirement on {name} is {what} by the override in {overridden.where}.",
+            *_listed(name, needs, catalog, admission),
+        ]
+    return _listed(name, needs, catalog, admission)
+
+
+def _listed(name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission) -> list[str]:
     admitted = admission.releases(catalog, name)
     shown = ", ".join(str(release.version) for release in admitted[:8])
     more = f" and {len(admitted) - 8} older ones" if len(admitted) > 8 else ""

@@ -105,6 +105,7 @@ def test_upgrading_one_module_keeps_the_others(registry: Path) -> None:
     publish_collection(registry, "top", "1.1", {"mid": "*"})
     assert lock() == {"top": "1.0", "lib": "2.0", "mid": "1.0"}
     assert lock("--upgrade-package", "LIB") == {"top": "1.0", "lib": "2.5", "mid": "1.0"}
+    assert "did you mean 'lib'?" in modpkg("lock", "--upgrade-package", "libb").stderr
     assert lock("--upgrade-package", "top") == {"top": "1.1", "lib": "2.5", "mid": "1.0"}
     assert lock("--upgrade") == {"top": "1.1", "lib": "3.0", "mid": "1.1"}
 
