@@ -124,4 +124,4 @@ def _near(name: str, registry: Registry) -> str:
     if not names:
         return "" if names is None else " (it has no module at all)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}" if close else ""
