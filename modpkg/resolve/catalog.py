@@ -6,12 +6,11 @@ import difflib
 from collections.abc import Mapping
 from functools import cached_property
 
-from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.errors import UnknownModule
 from modpkg.interface import unfit_reason
-from modpkg.names import ModuleName, parse_requirement, parse_version
+from modpkg.names import ModuleName, ReadRequirement, parse_version, read_requirement
 from modpkg.records import IndexLine
 from modpkg.registry.reader import Registry
 
@@ -28,15 +27,15 @@ class Release:
         self.version: Version = parse_version(line.version)
 
     @cached_property
-    def requires(self) -> list[Requirement]:
+    def requires(self) -> list[ReadRequirement]:
         """Its dependencies, in the order they are written."""
-        return [parse_requirement(text) for text in self.line.requires]
+        return [read_requirement(text) for text in self.line.requires]
 
     @cached_property
-    def extras(self) -> dict[str, list[Requirement]]:
+    def extras(self) -> dict[str, list[ReadRequirement]]:
         """Its extras' dependencies."""
         return {
-            extra: [parse_requirement(text) for text in group]
+            extra: [read_requirement(text) for text in group]
             for extra, group in self.line.extras.items()
         }
 
