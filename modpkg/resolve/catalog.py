@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import cached_property
 
 from packaging.version import Version
 
@@ -18,7 +17,7 @@ from modpkg.registry.reader import Registry
 class Release:
     """One release as the resolver sees it."""
 
-    __slots__ = ("__dict__", "line", "name", "registry", "version")
+    __slots__ = ("line", "name", "registry", "version")
 
     def __init__(self, line: IndexLine, registry: Registry) -> None:
         self.line = line
@@ -26,12 +25,12 @@ class Release:
         self.name = ModuleName(line.name)
         self.version: Version = parse_version(line.version)
 
-    @cached_property
+    @property
     def requires(self) -> list[ReadRequirement]:
         """Its dependencies, in the order they are written."""
         return [read_requirement(text) for text in self.line.requires]
 
-    @cached_property
+    @property
     def extras(self) -> dict[str, list[ReadRequirement]]:
         """Its extras' dependencies."""
         return {

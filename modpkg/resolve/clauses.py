@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from modpkg.names import ModuleName
-from modpkg.resolve.order import Runs, within
+from modpkg.resolve.order import Runs, runs_of, within
 from modpkg.resolve.provider import Identifier, Need
 from modpkg.resolve.space import Space, identifier
 
@@ -41,6 +41,8 @@ class Clauses:
         self._count = 0
         self.reached: dict[Identifier, int] = {}
         """Per name or extra, the positions that can be asked for, as bits."""
+        self._holders: dict[Identifier, dict[tuple[ModuleName, str | None, Runs], int]] = {}
+        """What the releases of a name need; and which of them, as bits."""
         self._reach()
 
     def at_least(self, name: ModuleName, position: int) -> int:
@@ -84,8 +86,9 @@ class Clauses:
 
     def demands(self, need: Need) -> list[Clause]:
         """Return the clauses that say that a need is met."""
-        name, extra = need.name, need.extra
-        runs = self.space.allowed(need)
+        return self._demands(need.name, need.extra, self.space.allowed(need))
+
+    def _demands(self, name: ModuleName, extra: str | None, runs: Runs) -> list[Clause]:
         if not runs:
             return [[]]
         first, size = self._first[name], len(self.space.domain(name))
@@ -98,15 +101,15 @@ class Clauses:
             demands.append([self._extra[name, extra]])
         return demands
 
-    def needs(self, wanted: Identifier, at: int) -> Iterator[Need]:
-        """Yield what a release needs that it does not meet itself."""
+    def needs(self, wanted: Identifier, at: int) -> Iterator[tuple[Need, Runs]]:
+        """Yield what a release needs that it does not meet itself, and what that allows."""
         name, extra = wanted
         release = self.space.domain(name).ascending[at]
         for need in self.space.needs(release, extra):
-            if need.name != name:
-                yield need
-            elif not within(at, self.space.allowed(need)) or need.extra not in (None, extra):
-                yield need
+            runs = self.space.allowed(need)
+            own = need.name == name and need.extra in (None, extra)
+            if not own or not within(at, runs):
+                yield need, runs
 
     def chosen(self, wanted: Identifier, first: int, last: int) -> Clause:
         """Return the literals of which one holds unless a position in ``first..last`` is chosen."""
@@ -120,19 +123,15 @@ class Clauses:
 
     def requirements(self) -> Iterator[Clause]:
         """Yield what the releases need; releases in a row with one demand share its clause."""
-        for wanted, reached in self.reached.items():
-            holders: dict[tuple[int, ...], list[list[int]]] = {}
-            for at in bits(reached):
-                for need in self.needs(wanted, at):
-                    for demand in self.demands(need):
-                        runs = holders.setdefault(tuple(demand), [])
-                        if not runs or runs[-1][1] < at - 1:
-                            runs.append([at, at])
-                        else:
-                            runs[-1][1] = at
-            for literals, runs in holders.items():
-                for first, last in runs:
-                    yield [*self.chosen(wanted, first, last), *literals]
+        for wanted, holders in self._holders.items():
+            shared: dict[tuple[int, ...], int] = {}
+            for (name, extra, runs), positions in holders.items():
+                for demand in self._demands(name, extra, runs):
+                    literals = tuple(demand)
+                    shared[literals] = shared.get(literals, 0) | positions
+            for literals, positions in shared.items():
+                for first, end in runs_of(bits(positions)):
+                    yield [*self.chosen(wanted, first, end - 1), *literals]
 
     def all(self) -> Iterator[Clause]:
         """Yield every clause, the roots' included."""
@@ -149,9 +148,8 @@ class Clauses:
             roots[root.name] = roots.get(root.name, mask) & mask
         pending: deque[tuple[Identifier, int]] = deque()
 
-        def ask(need: Need) -> None:
-            mask = mask_of(self.space.allowed(need)) & roots.get(need.name, -1)
-            wanted = identifier(need)
+        def ask(wanted: Identifier, runs: Runs) -> None:
+            mask = mask_of(runs) & roots.get(wanted[0], -1)
             known = self.reached.get(wanted)
             if known is None:
                 self._introduce(wanted)
@@ -162,12 +160,17 @@ class Clauses:
                 pending.append((wanted, new))
 
         for root in self.roots:
-            ask(root)
+            ask(identifier(root), self.space.allowed(root))
         while pending:
             wanted, new = pending.popleft()
+            holders = self._holders.setdefault(wanted, {})
             for at in bits(new):
-                for need in self.needs(wanted, at):
-                    ask(need)
+                for need, runs in self.needs(wanted, at):
+                    asked = need.name, need.extra, runs
+                    if asked not in holders:
+                        holders[asked] = 0
+                        ask((need.name, need.extra), runs)
+                    holders[asked] |= 1 << at
 
     def _introduce(self, wanted: Identifier) -> None:
         name, extra = wanted

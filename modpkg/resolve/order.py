@@ -25,8 +25,9 @@ Bound = tuple[str, str, Version]
 class Order:
     """The versions of one name, oldest first."""
 
-    def __init__(self, versions: Sequence[Version]) -> None:
+    def __init__(self, versions: Sequence[Version], read: Bounds | None = None) -> None:
         self.versions = versions
+        self._read = Bounds() if read is None else read
         self._at = {str(version): position for position, version in enumerate(versions)}
         self._only_final = not any(v.is_prerelease or v.is_postrelease for v in versions)
         self._runs: dict[int, tuple[SpecifierSet, Runs]] = {}
@@ -40,7 +41,7 @@ class Order:
         return known[1]
 
     def _find(self, specifier: SpecifierSet) -> Runs:
-        found = bounds(str(specifier))
+        found = self._read.of(specifier)
         if found is None:
             return runs_of(
                 position
@@ -91,18 +92,29 @@ class Order:
         return at
 
 
-@lru_cache(maxsize=1 << 16)
-def bounds(specifier: str) -> tuple[Bound, ...] | None:
-    """Return a specifier's parts when each is a bound by a final version; else None."""
-    found = []
-    for item in SpecifierSet(specifier):
-        if item.operator in ("!=", "===") or item.version.endswith(".*"):
-            return None
-        version = Version(item.version)
-        if version.is_prerelease or version.is_postrelease or version.local is not None:
-            return None
-        found.append((item.operator, item.version, version))
-    return tuple(found)
+class Bounds:
+    """The bounds of specifiers, read once per specifier object: many needs share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[SpecifierSet, tuple[Bound, ...] | None]] = {}
+
+    def of(self, specifier: SpecifierSet) -> tuple[Bound, ...] | None:
+        """Return a specifier's parts when each is a bound by a final version; else None."""
+        known = self._known.get(id(specifier))
+        if known is None:
+            known = self._known[id(specifier)] = specifier, self._bounds(specifier)
+        return known[1]
+
+    def _bounds(self, specifier: SpecifierSet) -> tuple[Bound, ...] | None:
+        found = []
+        for item in specifier:
+            if item.operator in ("!=", "===") or item.version.endswith(".*"):
+                return None
+            version = Version(item.version)
+            if version.is_prerelease or version.is_postrelease or version.local is not None:
+                return None
+            found.append((item.operator, item.version, version))
+        return tuple(found)
 
 
 @lru_cache(maxsize=1 << 12)

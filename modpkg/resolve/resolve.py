@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 from packaging.version import Version
-from resolvelib import BaseReporter, ResolutionTooDeep, Resolver
+from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
 from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
 from modpkg.resolve.catalog import Catalog, Release
+from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
 from modpkg.resolve.provider import (
     Admission,
@@ -20,10 +21,7 @@ from modpkg.resolve.provider import (
     Identifier,
     ModuleProvider,
     Need,
-    dependencies,
 )
-
-MAX_ROUNDS = 2_000_000
 
 
 class Chosen(Struct, frozen=True):
@@ -58,16 +56,12 @@ def resolve(
     """
     admission = Admission(roots, locked or {})
     provider = ModuleProvider(catalog, admission, roots)
-    resolver: Resolver[Need, Candidate, Identifier] = Resolver(provider, BaseReporter())
+    engine = Engine(provider, BaseReporter())
     try:
-        result = resolver.resolve(roots, max_rounds=MAX_ROUNDS)
+        result = engine.resolve(roots)
     except Impossible as error:
         raise ResolutionImpossible(
             explanation=explain(list(error.causes), catalog, admission)
-        ) from None
-    except ResolutionTooDeep:
-        raise ResolutionImpossible(
-            explanation=f"No answer was found in {MAX_ROUNDS} rounds."
         ) from None
     return _walk_answer(roots, result.mapping, provider)
 
@@ -98,7 +92,7 @@ def _walk_answer(
             extras.append(need.extra)
             if need.extra not in release.line.extras:
                 warnings.append(f"{release.name} {release.version} has no extra {need.extra!r}")
-        pending.extend(dependencies(candidate))
+        pending.extend(provider.dependencies(candidate))
     for release in releases.values():
         if release.line.yanked is not None:
             reason = release.line.yanked or "no reason was given"

@@ -10,22 +10,19 @@ from functools import cached_property
 from modpkg.errors import UnknownModule
 from modpkg.names import ModuleName
 from modpkg.resolve.catalog import Release
-from modpkg.resolve.order import Order, Runs, both, runs_of
+from modpkg.resolve.order import Bounds, Order, Runs, both, runs_of
 from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
 
 
 class Domain:
     """The releases of one name that may be chosen at all."""
 
-    def __init__(self, best: list[Release]) -> None:
+    def __init__(self, best: list[Release], bounds: Bounds) -> None:
         self.best = best
         """In the order in which they are preferred."""
         self.ascending = sorted(best, key=lambda release: release.version)
         """By version; a position is an index into this list."""
-
-    @cached_property
-    def order(self) -> Order:
-        return Order([release.version for release in self.ascending])
+        self.order = Order([release.version for release in self.ascending], bounds)
 
     @cached_property
     def position(self) -> dict[Release, int]:
@@ -47,6 +44,7 @@ class Space:
         self.provider = provider
         self.unknown: dict[ModuleName, UnknownModule] = {}
         """Names that something asks for and no registry has: nothing that asks can be chosen."""
+        self._bounds = Bounds()
         self._domains: dict[ModuleName, Domain] = {}
         self._fitting: dict[tuple[str, str, ModuleName, Runs], Runs] = {}
         self._needs: dict[tuple[Release, str | None], list[Need]] = {}
@@ -60,7 +58,7 @@ class Space:
             except UnknownModule as error:
                 self.unknown[name] = error
                 best = []
-            domain = self._domains[name] = Domain(best)
+            domain = self._domains[name] = Domain(best, self._bounds)
         return domain
 
     def needs(self, release: Release, extra: str | None) -> list[Need]:
