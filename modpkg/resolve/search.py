@@ -10,7 +10,7 @@ from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 
 from modpkg.names import ModuleName
 from modpkg.resolve.clauses import Clauses
-from modpkg.resolve.frontier import Conflict, Frontier
+from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.provider import Candidate, Identifier, Need
 from modpkg.resolve.space import Space
 
@@ -87,7 +87,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
                 break
             better.append(at)
         else:
-            raise Conflict(f"the solver chose {name} against what is chosen {held} {better} {frontier.allowed[name]} {self.asked}")
+            raise AssertionError(f"the solver chose {name} against what is chosen")
         while better:
             assumed, asked = self._question(clauses, name, held, better)
             self.asked += 1
@@ -104,11 +104,15 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
     ) -> tuple[list[int], int]:
         """Return the assumption "one of the better ones", and how many of them it covers.
 
-        Where all that are better lie on one side of the release at hand that is one literal.
+        Where nothing worse lies among those that are better, that is a stretch: two literals.
         Otherwise (the locked release comes first) the best one is asked for alone.
         """
-        if min(better) > held:
-            return [clauses.at_least(name, min(better))], len(better)
-        if max(better) < held:
-            return [-clauses.at_least(name, max(better) + 1), clauses.at_least(name, 0)], len(better)
-        return clauses.equal(name, better[0]), 1
+        domain = self._space.domain(name)
+        first, last = min(better), max(better)
+        rank = domain.rank
+        if any(rank[at] >= rank[held] for at in range(first, last + 1)):
+            first = last = better[0]
+        assumed = [clauses.at_least(name, first)]
+        if last + 1 < len(domain):
+            assumed.append(-clauses.at_least(name, last + 1))
+        return assumed, len(better) if first < last else 1

@@ -33,6 +33,14 @@ class Domain:
         """The positions in the order in which they are preferred."""
         return [self.position[release] for release in self.best]
 
+    @cached_property
+    def rank(self) -> list[int]:
+        """By position, how many releases are preferred to the one there."""
+        found = [0] * len(self.best)
+        for rank, at in enumerate(self.preference):
+            found[at] = rank
+        return found
+
     def __len__(self) -> int:
         return len(self.best)
 
