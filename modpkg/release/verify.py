@@ -9,7 +9,7 @@ from pathlib import Path
 from modpkg.digests import Digest, digest_file, parse_digest
 from modpkg.errors import BadRecord, DigestMismatch, ModpkgError, PackError
 from modpkg.files import safe_path
-from modpkg.names import module_name, parse_requirement, parse_version
+from modpkg.names import module_name, parse_requirement, parse_specifier, parse_version
 from modpkg.packs import DTYPE_BYTES, read_pack_header
 from modpkg.records import SPEC, ReleaseRecord
 from modpkg.release.content import check_data, code_by_name
@@ -40,6 +40,7 @@ def check_record(record: ReleaseRecord) -> None:
             *(r for group in record.extras.values() for r in group),
         ]:
             parse_requirement(requirement)
+        parse_specifier(record.requires_modpkg or "*")
         for extra in record.extras:
             module_name(extra)
         for path in record.files:

@@ -19,6 +19,7 @@ conditional on it. Only releases that some chain of needs from the roots allows 
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -95,7 +96,7 @@ class Clauses:
         demands = [[first + runs[0][0]]]
         if runs[-1][1] < size:
             demands.append([-(first + runs[-1][1])])
-        for (_, end), (start, _) in zip(runs, runs[1:], strict=False):
+        for (_, end), (start, _) in itertools.pairwise(runs):
             demands.append([-(first + end), first + start])
         if extra is not None:
             demands.append([self._extra[name, extra]])

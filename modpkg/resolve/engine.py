@@ -15,7 +15,6 @@ from modpkg.resolve.search import Search
 from modpkg.resolve.space import Space
 from modpkg.resolve.walk import Walk
 
-
 MAX_ROUNDS = 2_000_000
 
 
@@ -35,15 +34,10 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
 
         Raises:
             resolvelib.ResolutionImpossible: there is none.
-            UnknownModule: a root's name does not exist.
             Conflict: the walk was forced, and would have to go back.
         """
         roots = list(requirements)
         forced = os.environ.get("MODPKG_SOLVER", "")
-        for root in roots:
-            self.space.domain(root.name)
-            if root.name in self.space.unknown:
-                raise self.space.unknown[root.name]
         if forced == "resolvelib":
             return Resolver(self.provider, self.reporter).resolve(roots, max_rounds=MAX_ROUNDS)
         if forced != "search":

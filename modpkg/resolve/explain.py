@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from modpkg.names import requirement_text
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.provider import Admission, Candidate, Need
+from modpkg.resolve.provider import Candidate, Need
 
 
 def explain(causes: Sequence[Any], catalog: Catalog, admission: Admission) -> str:
@@ -45,18 +46,19 @@ def _what(need: Need) -> str:
 def _releases(
     name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
 ) -> list[str]:
+    unknown = catalog.unknown(name)
+    if unknown is not None:
+        return [f"  {unknown}"]
     admitted = admission.releases(catalog, name)
     shown = ", ".join(str(release.version) for release in admitted[:8])
     more = f" and {len(admitted) - 8} older ones" if len(admitted) > 8 else ""
-    sentences = [f"  {name} can be had in {shown}{more}." if shown else f"  {name} has no release."]
+    sentences = [
+        f"  {name} can be had in {shown}{more}." if shown else f"  No release of {name} can be had."
+    ]
     for release in catalog.releases(name):
-        if release not in admitted and release.line.yanked is not None:
-            sentences.append(f"  {name} {release.version} was yanked: {release.line.yanked}.")
-        elif release not in admitted:
-            sentences.append(
-                f"  {name} {release.version} is a pre-release; "
-                "name it in the requirement to allow it."
-            )
+        refusal = admission.refusal(catalog, release)
+        if refusal is not None:
+            sentences.append(f"  {name} {release.version} {refusal}.")
         elif (reason := _unfit(release, needs, catalog)) is not None:
             sentences.append(f"  {name} {release.version} does not fit: {reason}.")
     return sentences

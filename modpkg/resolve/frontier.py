@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-
 from resolvelib.resolvers import Criterion, RequirementInformation, ResolverException, Result
 from resolvelib.structs import DirectedGraph
 

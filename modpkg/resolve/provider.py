@@ -11,6 +11,7 @@ from packaging.version import Version
 from resolvelib import AbstractProvider
 
 from modpkg.names import ModuleName
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 
 Identifier = tuple[ModuleName, str | None]
@@ -36,41 +37,6 @@ class Candidate(Struct, frozen=True, eq=False):
 
     release: Release
     extra: str | None
-
-
-class Admission:
-    """Which releases of a name may be chosen at all: pre-releases and yanked ones by PEP 440/592.
-
-    A pre-release is admitted when a root's specifier names one, or the name has no final release.
-    A yanked release is admitted when a root pins it with ``==``, or the lock already has it.
-    """
-
-    def __init__(self, roots: Iterable[Need], locked: Mapping[str, Version]) -> None:
-        self._locked = locked
-        self._prereleases = {root.name for root in roots if root.specifier.prereleases}
-        self._pinned: dict[str, set[Version]] = {}
-        for root in roots:
-            for item in root.specifier:
-                if item.operator in ("==", "===") and not item.version.endswith(".*"):
-                    self._pinned.setdefault(root.name, set()).add(Version(item.version))
-
-    def releases(self, catalog: Catalog, name: str) -> list[Release]:
-        """Return the admitted releases, the locked one first, then newest first."""
-        found = catalog.releases(name)
-        whole = [release for release in found if self.yank_accepted(release)]
-        if name not in self._prereleases:
-            locked = self._locked.get(name)
-            final = [r for r in whole if not r.version.is_prerelease or r.version == locked]
-            whole = final or whole
-        locked = self._locked.get(name)
-        return sorted(whole, key=lambda release: release.version != locked)
-
-    def yank_accepted(self, release: Release) -> bool:
-        """Say whether the release is not yanked, or is asked for by its exact version."""
-        if release.line.yanked is None:
-            return True
-        asked = self._pinned.get(release.name, set())
-        return release.version in asked or self._locked.get(release.name) == release.version
 
 
 class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
 from packaging.version import Version
 from resolvelib import BaseReporter
@@ -12,11 +13,12 @@ from resolvelib import ResolutionImpossible as Impossible
 
 from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
+from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import (
-    Admission,
     Candidate,
     Identifier,
     ModuleProvider,
@@ -43,18 +45,24 @@ def resolve(
     catalog: Catalog,
     *,
     locked: Mapping[str, Version] | None = None,
+    policy: Policy | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Resolution:
     """Return the newest versions that fit together, preferring those in ``locked``.
 
-    Names are visited breadth first from the roots; each takes the newest admitted version for
-    which a complete answer still exists. The answer is verified before it is returned.
+    Names are visited breadth first from the roots; each takes the newest (or, as ``policy`` has
+    it, the oldest) admitted version for which a complete answer still exists. The answer is
+    verified before it is returned.
 
     Raises:
         ResolutionImpossible: there is no answer; the message explains it.
-        UnknownModule: a name is in no registry.
+        UnknownModule: a root's name is not in its registry.
     """
-    admission = Admission(roots, locked or {})
+    roots = [_overridden(root, catalog) for root in roots]
+    for root in roots:
+        if (unknown := catalog.unknown(root.name)) is not None:
+            raise unknown
+    admission = Admission(roots, locked or {}, policy)
     provider = ModuleProvider(catalog, admission, roots)
     engine = Engine(provider, BaseReporter())
     try:
@@ -63,11 +71,24 @@ def resolve(
         raise ResolutionImpossible(
             explanation=explain(list(error.causes), catalog, admission)
         ) from None
-    return _walk_answer(roots, result.mapping, provider)
+    return _walk_answer(roots, result.mapping, provider, admission, catalog)
+
+
+def _overridden(root: Need, catalog: Catalog) -> Need:
+    """Return a root with the range that an override gives its name."""
+    bound = catalog.overrides.get(root.name)
+    if bound is None:
+        return root
+    where = f"{bound.where} (an override)"
+    return msgspec.structs.replace(root, specifier=bound.specifier, where=where)
 
 
 def _walk_answer(
-    roots: Sequence[Need], mapping: Mapping[Identifier, Candidate], provider: ModuleProvider
+    roots: Sequence[Need],
+    mapping: Mapping[Identifier, Candidate],
+    provider: ModuleProvider,
+    admission: Admission,
+    catalog: Catalog,
 ) -> Resolution:
     """Order the answer breadth first, keep what is reachable, and verify every requirement."""
     modules: dict[ModuleName, list[str]] = {}
@@ -88,9 +109,11 @@ def _walk_answer(
         if identifier in seen:
             continue
         seen.add(identifier)
+        if admission.refusal(catalog, release) is not None:
+            raise AssertionError(f"the engine chose {release}, which is not admitted")
         if need.extra is not None:
             extras.append(need.extra)
-            if need.extra not in release.line.extras:
+            if need.extra not in release.extras:
                 warnings.append(f"{release.name} {release.version} has no extra {need.extra!r}")
         pending.extend(provider.dependencies(candidate))
     for release in releases.values():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from modpkg.errors import UnknownModule
 from modpkg.names import ModuleName
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.order import Bounds, Order, Runs, both, runs_of
@@ -50,8 +49,6 @@ class Space:
 
     def __init__(self, provider: ModuleProvider) -> None:
         self.provider = provider
-        self.unknown: dict[ModuleName, UnknownModule] = {}
-        """Names that something asks for and no registry has: nothing that asks can be chosen."""
         self._bounds = Bounds()
         self._domains: dict[ModuleName, Domain] = {}
         self._fitting: dict[tuple[str, str, ModuleName, Runs], Runs] = {}
@@ -61,12 +58,7 @@ class Space:
         """Return the releases of a name; none when the name does not exist."""
         domain = self._domains.get(name)
         if domain is None:
-            try:
-                best = self.provider.admitted(name)
-            except UnknownModule as error:
-                self.unknown[name] = error
-                best = []
-            domain = self._domains[name] = Domain(best, self._bounds)
+            domain = self._domains[name] = Domain(self.provider.admitted(name), self._bounds)
         return domain
 
     def needs(self, release: Release, extra: str | None) -> list[Need]:

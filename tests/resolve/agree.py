@@ -8,10 +8,10 @@ from packaging.version import Version
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
-from modpkg.errors import UnknownModule
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.frontier import Conflict
-from modpkg.resolve.provider import Admission, ModuleProvider
+from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.search import Search
 from modpkg.resolve.space import Space
 from modpkg.resolve.walk import Walk
@@ -45,8 +45,7 @@ def searched(graph: Graph) -> dict[str, str] | None:
     try:
         return chosen(Search(space_of(graph), BaseReporter()).resolve(graph.needs()).mapping)
     except Impossible as error:
-        assert error.causes
-        return None
+        return None if error.causes else {}
 
 
 def compare(graph: Graph) -> str:
@@ -74,8 +73,4 @@ def compare(graph: Graph) -> str:
 
 
 def release_of(rules: Rules, name: str, version: str) -> Release:
-    try:
-        found = rules.releases(name)
-    except UnknownModule:
-        found = []
-    return next(release for release in found if str(release.version) == version)
+    return next(release for release in rules.releases(name) if str(release.version) == version)

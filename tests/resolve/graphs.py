@@ -98,7 +98,9 @@ def plain(table: str, *roots: str) -> Graph:
         head, _, needs = row.partition("->")
         name, version = head.split()
         # "p5>=2,<=3" has a comma of its own: needs are parted by ", ".
-        lines.append(line(name, version, *(need.strip() for need in needs.split(", ") if need.strip())))
+        lines.append(
+            line(name, version, *(need.strip() for need in needs.split(", ") if need.strip()))
+        )
     return Graph(list(roots), lines)
 
 
@@ -128,7 +130,9 @@ def random_graph(rng: random.Random, *, names: int, versions: int, tightness: fl
     def need(targets: Sequence[str]) -> str:
         name = rng.choice(list(targets)) if rng.random() > 0.005 else "missing"
         extra = f"[{rng.choice(EXTRAS)}]" if rng.random() < 0.15 else ""
-        bounds = [bound() for _ in range(rng.choice([1, 1, 1, 2]) if rng.random() < tightness else 0)]
+        bounds = [
+            bound() for _ in range(rng.choice([1, 1, 1, 2]) if rng.random() < tightness else 0)
+        ]
         return f"{name}{extra}{','.join(bounds)}"
 
     lines = []

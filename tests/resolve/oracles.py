@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from packaging.version import Version
 from pysat.solvers import Minisat22
 
-from modpkg.errors import UnknownModule
 from modpkg.interface import unfit_reason
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.provider import Admission, Candidate, Need, dependencies
+from modpkg.resolve.provider import Candidate, Need, dependencies
 from tests.resolve.graphs import EXPECTS, PROVIDES, Graph
 
 
@@ -31,10 +31,7 @@ class Rules:
         self.names = sorted({line.name for line in graph.lines})
 
     def releases(self, name: str) -> list[Release]:
-        try:
-            return self.admission.releases(self.catalog, name)
-        except UnknownModule:
-            return []
+        return self.admission.releases(self.catalog, name)
 
     def meets(self, need: Need, release: Release) -> bool:
         if need.exact is not None and release.version != need.exact:

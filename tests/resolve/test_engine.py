@@ -25,7 +25,6 @@ GRAPHS = int(os.environ.get("MODPKG_FUZZ_GRAPHS", "2500"))
 EXAMPLES = max(300, GRAPHS // 10)
 
 
-
 def test_random_graphs_agree_with_the_oracles() -> None:
     kinds = run(GRAPHS, seed=7)
     assert sum(kinds.values()) == GRAPHS
@@ -158,9 +157,7 @@ def specifiers(draw: st.DrawFn) -> SpecifierSet:
 def test_ranges_are_what_packaging_says(texts: list[str], specifier: SpecifierSet) -> None:
     versions = sorted({Version(text) for text in texts})
     expected = [
-        at
-        for at, version in enumerate(versions)
-        if specifier.contains(version, prereleases=True)
+        at for at, version in enumerate(versions) if specifier.contains(version, prereleases=True)
     ]
     runs = Order(versions).runs(specifier)
     assert runs == runs_of(expected)
