@@ -9,6 +9,7 @@ from typing import Any
 from resolvelib import AbstractResolver, Resolver
 from resolvelib.resolvers import ResolverException, Result
 
+from modpkg.resolve.core import SECONDS
 from modpkg.resolve.frontier import Conflict
 from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
 from modpkg.resolve.search import Search
@@ -28,9 +29,9 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
         self.space = Space(provider)
 
     def resolve(
-        self, requirements: Iterable[Need], **_: Any
+        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer.
+        """Return the preferred answer; ``seconds`` bound the work on an explanation.
 
         Raises:
             resolvelib.ResolutionImpossible: there is none.
@@ -46,4 +47,4 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
             except Conflict:
                 if forced == "walk":
                     raise
-        return Search(self.space, self.reporter).resolve(roots)
+        return Search(self.space, self.reporter).resolve(roots, seconds=seconds)

@@ -24,6 +24,7 @@ from modpkg.resolve.provider import (
     ModuleProvider,
     Need,
 )
+from modpkg.resolve.suggest import suggestions
 
 
 class Chosen(Struct, frozen=True):
@@ -64,13 +65,17 @@ def resolve(
             raise unknown
     admission = Admission(roots, locked or {}, policy)
     provider = ModuleProvider(catalog, admission, roots)
-    engine = Engine(provider, BaseReporter())
     try:
-        result = engine.resolve(roots)
+        result = Engine(provider, BaseReporter()).resolve(roots)
     except Impossible as error:
-        raise ResolutionImpossible(
-            explanation=explain(list(error.causes), catalog, admission)
-        ) from None
+        causes = list(error.causes)
+
+        def attempt(changed: Sequence[Need]) -> Mapping[Identifier, Candidate]:
+            trial = ModuleProvider(catalog, Admission(changed, locked or {}, policy), changed)
+            return Engine(trial, BaseReporter()).resolve(changed, seconds=0.0).mapping
+
+        helps = suggestions(roots, causes, catalog, admission, attempt)
+        raise ResolutionImpossible(explanation=explain(causes, catalog, admission, helps)) from None
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 

@@ -10,6 +10,7 @@ from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 
 from modpkg.names import ModuleName
 from modpkg.resolve.clauses import Clauses
+from modpkg.resolve.core import SECONDS, minimal_core
 from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.provider import Candidate, Identifier, Need
 from modpkg.resolve.space import Space
@@ -33,9 +34,9 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         """How often the solver was asked."""
 
     def resolve(
-        self, requirements: Iterable[Need], **_: Any
+        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer.
+        """Return the preferred answer; ``seconds`` bound the work on an explanation.
 
         Raises:
             resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
@@ -50,9 +51,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
                 solver.add_clause(clause)
             self.asked += 1
             if not solver.solve():
-                from modpkg.resolve.core import minimal_core
-
-                raise ResolutionImpossible(minimal_core(clauses))
+                raise ResolutionImpossible(minimal_core(clauses, seconds))
             return self._prefer(solver, clauses, Frontier(self._space, roots))
 
     def _prefer(
