@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from functools import cached_property
 
-from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.errors import UnknownModule
 from modpkg.interface import unfit_reason
-from modpkg.names import ModuleName, module_name, parse_requirement, parse_version
+from modpkg.names import (
+    ModuleName,
+    ReadRequirement,
+    module_name,
+    parse_version,
+    read_requirement,
+)
 from modpkg.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.resolve.policy import Bound
@@ -20,7 +24,7 @@ from modpkg.resolve.policy import Bound
 class Release:
     """One release as the resolver sees it."""
 
-    __slots__ = ("__dict__", "line", "name", "overrides", "registry", "version")
+    __slots__ = ("line", "name", "overrides", "registry", "version")
 
     def __init__(
         self, line: IndexLine, registry: Registry, overrides: Mapping[str, Bound] | None = None
@@ -31,24 +35,24 @@ class Release:
         self.name = ModuleName(line.name)
         self.version: Version = parse_version(line.version)
 
-    @cached_property
-    def requires(self) -> list[Requirement]:
+    @property
+    def requires(self) -> list[ReadRequirement]:
         """Its dependencies, in the order they are written."""
         return [self._requirement(text) for text in self.line.requires]
 
-    @cached_property
-    def extras(self) -> dict[str, list[Requirement]]:
+    @property
+    def extras(self) -> dict[str, list[ReadRequirement]]:
         """Its extras' dependencies, by the extra's name in normal form."""
-        groups: dict[str, list[Requirement]] = {}
+        groups: dict[str, list[ReadRequirement]] = {}
         for extra, texts in self.line.extras.items():
             groups.setdefault(module_name(extra), []).extend(map(self._requirement, texts))
         return groups
 
-    def _requirement(self, text: str) -> Requirement:
+    def _requirement(self, text: str) -> ReadRequirement:
         """Return what a text requires, after the project's overrides."""
-        requirement = parse_requirement(text)
+        requirement = read_requirement(text)
         if self.overrides and (bound := self.overrides.get(requirement.name)) is not None:
-            requirement.specifier = bound.specifier
+            return ReadRequirement(requirement.name, requirement.extras, str(bound.specifier))
         return requirement
 
     def __repr__(self) -> str:

@@ -46,8 +46,23 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         self._catalog = catalog
         self._admission = admission
         self._order: dict[Identifier, int] = {}
+        self._admitted: dict[str, list[Release]] = {}
         for root in roots:
             self._visit((root.name, root.extra))
+
+    def admitted(self, name: ModuleName) -> list[Release]:
+        """Return the releases of a name that may be chosen, best first."""
+        if name not in self._admitted:
+            self._admitted[name] = self._admission.releases(self._catalog, name)
+        return self._admitted[name]
+
+    def unfit(self, parent: Release, release: Release) -> str | None:
+        """Return why a module cannot act on a release; None if it can."""
+        return self._catalog.unfit(parent, release)
+
+    def dependencies(self, candidate: Candidate) -> list[Need]:
+        """Return what choosing a candidate asks for."""
+        return dependencies(candidate)
 
     def _visit(self, identifier: Identifier) -> None:
         self._order.setdefault(identifier, len(self._order))
@@ -79,7 +94,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         banned = {candidate.release for candidate in incompatibilities[identifier]}
         return [
             candidate
-            for release in self._admission.releases(self._catalog, name)
+            for release in self.admitted(name)
             if release not in banned
             for candidate in (Candidate(release, extra),)
             if all(self.is_satisfied_by(need, candidate) for need in needs)
@@ -95,7 +110,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         return parent is None or self._catalog.unfit(parent, release) is None
 
     def get_dependencies(self, candidate: Candidate) -> list[Need]:
-        needs = dependencies(candidate)
+        needs = self.dependencies(candidate)
         for need in needs:
             self._visit((need.name, need.extra))
         return needs
@@ -113,12 +128,15 @@ def dependencies(candidate: Candidate) -> list[Need]:
         needs: list[Need] = []
     else:
         requirements = release.extras.get(candidate.extra, [])
-        needs = [Need(release.name, None, SpecifierSet(), release, exact=release.version)]
+        needs = [Need(release.name, None, _ANY, release, exact=release.version)]
     for requirement in requirements:
         name = ModuleName(requirement.name)
-        for extra in (None, *sorted(requirement.extras)):
+        for extra in (None, *requirement.extras):
             needs.append(Need(name, extra, requirement.specifier, release))
     return needs
+
+
+_ANY = SpecifierSet()
 
 
 def root_needs(name: str, extras: Iterable[str], specifier: SpecifierSet, where: str) -> list[Need]:

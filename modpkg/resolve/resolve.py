@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 from packaging.version import Version
-from resolvelib import BaseReporter, ResolutionTooDeep, Resolver
+from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
 from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
+from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
 from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import (
@@ -22,10 +23,8 @@ from modpkg.resolve.provider import (
     Identifier,
     ModuleProvider,
     Need,
-    dependencies,
 )
-
-MAX_ROUNDS = 2_000_000
+from modpkg.resolve.suggest import suggestions
 
 
 class Chosen(Struct, frozen=True):
@@ -66,17 +65,17 @@ def resolve(
             raise unknown
     admission = Admission(roots, locked or {}, policy)
     provider = ModuleProvider(catalog, admission, roots)
-    resolver: Resolver[Need, Candidate, Identifier] = Resolver(provider, BaseReporter())
     try:
-        result = resolver.resolve(roots, max_rounds=MAX_ROUNDS)
+        result = Engine(provider, BaseReporter()).resolve(roots)
     except Impossible as error:
-        raise ResolutionImpossible(
-            explanation=explain(list(error.causes), catalog, admission)
-        ) from None
-    except ResolutionTooDeep:
-        raise ResolutionImpossible(
-            explanation=f"No answer was found in {MAX_ROUNDS} rounds."
-        ) from None
+        causes = list(error.causes)
+
+        def attempt(changed: Sequence[Need]) -> Mapping[Identifier, Candidate]:
+            trial = ModuleProvider(catalog, Admission(changed, locked or {}, policy), changed)
+            return Engine(trial, BaseReporter()).resolve(changed, seconds=0.0).mapping
+
+        helps = suggestions(roots, causes, catalog, admission, attempt)
+        raise ResolutionImpossible(explanation=explain(causes, catalog, admission, helps)) from None
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 
@@ -121,7 +120,7 @@ def _walk_answer(
             extras.append(need.extra)
             if need.extra not in release.extras:
                 warnings.append(f"{release.name} {release.version} has no extra {need.extra!r}")
-        pending.extend(dependencies(candidate))
+        pending.extend(provider.dependencies(candidate))
     for release in releases.values():
         if release.line.yanked is not None:
             reason = release.line.yanked or "no reason was given"
