@@ -17,6 +17,7 @@ from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
+from modpkg.resolve.keeping import held_names
 from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import (
     Candidate,
@@ -49,11 +50,12 @@ def resolve(
     policy: Policy | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Resolution:
-    """Return the newest versions that fit together, preferring those in ``locked``.
+    """Return the newest versions that fit together, keeping those in ``locked`` where it can.
 
-    Names are visited breadth first from the roots; each takes the newest (or, as ``policy`` has
-    it, the oldest) admitted version for which a complete answer still exists. The answer is
-    verified before it is returned.
+    First an answer is sought that holds what need not move (`modpkg.resolve.keeping`); where there
+    is none, locked versions are only preferred to others. Names are visited breadth first from the
+    roots; each takes the newest (or, as ``policy`` has it, the oldest) admitted version for which
+    a complete answer still exists. The answer is verified before it is returned.
 
     Raises:
         ResolutionImpossible: there is no answer; the message explains it.
@@ -64,6 +66,11 @@ def resolve(
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
     admission = Admission(roots, locked or {}, policy)
+    held = held_names(roots, catalog, admission) if locked else frozenset()
+    if held:
+        holding = Admission(roots, locked or {}, policy, held=held)
+        if (kept := _keeping(roots, catalog, holding)) is not None:
+            return kept
     provider = ModuleProvider(catalog, admission, roots)
     try:
         result = Engine(provider, BaseReporter()).resolve(roots)
@@ -76,6 +83,16 @@ def resolve(
 
         helps = suggestions(roots, causes, catalog, admission, attempt)
         raise ResolutionImpossible(explanation=explain(causes, catalog, admission, helps)) from None
+    return _walk_answer(roots, result.mapping, provider, admission, catalog)
+
+
+def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> Resolution | None:
+    """Return the answer in which every held name keeps its version; None where there is none."""
+    provider = ModuleProvider(catalog, admission, roots)
+    try:
+        result = Engine(provider, BaseReporter()).resolve(roots, seconds=0.0)
+    except Impossible:
+        return None
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 
