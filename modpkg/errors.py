@@ -89,6 +89,14 @@ class BadSpecifier(ModpkgError):
     )
 
 
+class BadCutoff(ModpkgError):
+    code = "M109"
+    template = (
+        "{cutoff!r} is not a cut-off: write a date like '2026-01-01', a time like "
+        "'2026-01-01T12:00:00Z', or a span before now like '7 days' (minutes, hours, days, weeks)."
+    )
+
+
 class ManifestError(ModpkgError):
     code = "M110"
     template = "{where}: {message}"
@@ -252,12 +260,25 @@ class NoSuchRelease(ModpkgError):
     template = "{name} {version} is not in the registry {registry}{hint}."
 
 
+class RegistryGone(RegistryUnreachable):
+    code = "M313"
+    template = (
+        "The registry at {url} answers 410 Gone to {path}: it was taken away for good; ask its "
+        "owner where it is now, and put that address under [registries]."
+    )
+
+
 # M4: resolving and locking ----------------------------------------------------------------
 
 
 class ResolutionImpossible(ModpkgError):
     code = "M401"
     template = "There is no set of versions that fits together:\n{explanation}"
+
+
+class NotLocked(ModpkgError):
+    code = "M402"
+    template = "{name!r} is not among the modules of {path}{hint}; there is nothing to update."
 
 
 class LockError(ModpkgError):
@@ -267,7 +288,7 @@ class LockError(ModpkgError):
 
 class LockMissing(ModpkgError):
     code = "M411"
-    template = "There is no {path}, and --frozen forbids making it; run 'modpkg lock'."
+    template = "There is no {path}; run 'modpkg lock' to make it."
 
 
 class LockStale(ModpkgError):
@@ -280,6 +301,14 @@ class RegistryChanged(ModpkgError):
     template = (
         "{name} was locked from the registry named {locked!r}, but {alias!r} now is a registry "
         "named {actual!r}; put the right address under [registries], or run 'modpkg lock'."
+    )
+
+
+class EngineTooOld(ModpkgError):
+    code = "M415"
+    template = (
+        "{name} {version} needs modpkg {specifier}, and this is modpkg {engine}; install that "
+        "modpkg, or 'modpkg update {name}' to see whether another version will do."
     )
 
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import tomli
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from modpkg.errors import LockError, ModpkgError
+from modpkg.manifest.schema import Strategy
 from modpkg.names import module_name, parse_version
 from modpkg.records import DigestText, Kind
 from modpkg.resolve.resolve import Resolution
 
 LOCK_SPEC = 1
 MAX_LOCK = 64 << 20
+_MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 
 class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +37,19 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     release: DigestText
     extras: list[str] = []
     requires: list[str] = []
+
+
+class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """``[resolution]``: what else decided which versions were chosen; as the manifest says it."""
+
+    strategy: Strategy = "highest"
+    prereleases: list[str] = []
+    exclude_newer: str | None = None
+    """The cut-off in its normal spelling: a time, or a span before the moment of locking."""
+    cutoff: Annotated[str, Meta(pattern=_MOMENT)] | None = None
+    """The time that `exclude-newer` meant when the lock was made."""
+    exclude_newer_package: list[str] = []
+    """Each ``name=TIME``, or ``name=false`` where a name has no cut-off."""
 
 
 class LockedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +69,11 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spec: int = LOCK_SPEC
     requirements: list[str]
     """The manifest's requirements that were resolved, to know when the lock is stale."""
+    constraints: list[str] = []
+    """The manifest's constraints in normal spelling, sorted by name."""
+    overrides: list[str] = []
+    """The manifest's overrides, likewise."""
+    resolution: LockedPolicy = LockedPolicy()
     module: list[LockedModule] = []
     """Breadth first from the requirements."""
     composed: list[LockedResult] = []
@@ -109,6 +130,11 @@ def format_lock(lock: Lock) -> str:
         f"spec = {lock.spec}",
         f"requirements = {_array(lock.requirements)}",
     ]
+    for key, bounds in (("constraints", lock.constraints), ("overrides", lock.overrides)):
+        if bounds:
+            lines.append(f"{key} = {_array(bounds)}")
+    if lock.resolution != LockedPolicy():
+        lines += ["", "[resolution]", *_fields(lock.resolution)]
     for module in lock.module:
         lines += ["", "[[module]]", *_fields(module)]
     for result in lock.composed:
@@ -118,13 +144,13 @@ def format_lock(lock: Lock) -> str:
 
 def _fields(item: Struct) -> list[str]:
     lines = []
-    for field in item.__struct_fields__:
-        value = getattr(item, field)
+    for field in msgspec.structs.fields(item):
+        value = getattr(item, field.name)
         if isinstance(value, list):
             if value:
-                lines.append(f"{field} = {_array(value)}")
-        else:
-            lines.append(f"{field} = {_string(value)}")
+                lines.append(f"{field.encode_name} = {_array(value)}")
+        elif value != field.default:
+            lines.append(f"{field.encode_name} = {_string(value)}")
     return lines
 
 
@@ -139,11 +165,20 @@ def _array(values: list[str]) -> str:
 
 
 def lock_of(
-    requirements: list[str], resolution: Resolution, composed: Iterable[LockedResult] = ()
+    requirements: list[str],
+    resolution: Resolution,
+    composed: Iterable[LockedResult] = (),
+    *,
+    constraints: Iterable[str] = (),
+    overrides: Iterable[str] = (),
+    policy: LockedPolicy | None = None,
 ) -> Lock:
     """Return the lock of a resolution."""
     return Lock(
         requirements=requirements,
+        constraints=list(constraints),
+        overrides=list(overrides),
+        resolution=policy or LockedPolicy(),
         module=[
             LockedModule(
                 name=name,

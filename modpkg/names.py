@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NewType
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -37,6 +38,7 @@ def module_name(text: str) -> ModuleName:
         raise BadName(name=text) from None
 
 
+@lru_cache(maxsize=1 << 16)
 def parse_version(text: str) -> Version:
     """Return ``text`` as a PEP 440 version without a local part.
 
@@ -95,6 +97,52 @@ def parse_requirement(text: str) -> Requirement:
     requirement.name = module_name(requirement.name)
     requirement.extras = {module_name(extra) for extra in requirement.extras}
     return requirement
+
+
+class ReadRequirement:
+    """A requirement as an index line has it: read once per text, shared, never changed."""
+
+    __slots__ = ("_bounds", "extras", "name")
+
+    def __init__(self, name: ModuleName, extras: tuple[str, ...], bounds: str) -> None:
+        self.name = name
+        self.extras = extras
+        """Sorted."""
+        self._bounds = bounds
+
+    @property
+    def specifier(self) -> SpecifierSet:
+        """The versions it allows; equal texts give the same object."""
+        return _shared_specifier(self._bounds)
+
+
+_PLAIN = re.compile(
+    r"([a-z0-9]+(?:-[a-z0-9]+)*)"
+    r"((?:(?:>=|<=|==|!=|>|<)[0-9]+(?:\.[0-9]+)*(?:,(?!$)|$)|~=[0-9]+(?:\.[0-9]+)+(?:,(?!$)|$))*)$",
+    re.ASCII,
+)
+"""The commonest spelling: a name in normal form, and bounds that are plain final versions."""
+
+
+@lru_cache(maxsize=1 << 17)
+def read_requirement(text: str) -> ReadRequirement:
+    """Return what `parse_requirement` does, for the tens of thousands in a registry's index.
+
+    Raises:
+        BadRequirement: `parse_requirement` would.
+    """
+    match = _PLAIN.match(text)
+    if match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text:
+        return ReadRequirement(ModuleName(match[1]), (), match[2])
+    requirement = parse_requirement(text)
+    return ReadRequirement(
+        ModuleName(requirement.name), tuple(sorted(requirement.extras)), str(requirement.specifier)
+    )
+
+
+@lru_cache(maxsize=1 << 16)
+def _shared_specifier(bounds: str) -> SpecifierSet:
+    return SpecifierSet(bounds)
 
 
 def _expand_at(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.errors import BadRecord
 
@@ -56,6 +56,8 @@ class IndexLine(Struct, kw_only=True):
     published: str = ""
     yanked: str | None = None
     """Why the release was yanked; `None` when it was not."""
+    requires_modpkg: str | UnsetType = UNSET
+    """The versions of modpkg that the release needs, as a specifier; left out when any will do."""
     spec: int = SPEC
 
 
@@ -115,6 +117,8 @@ class ReleaseRecord(Struct, kw_only=True):
     tensors: dict[str, TensorEntry] = {}
     provides: DigestText | None = None
     expects: dict[str, DigestText] = {}
+    requires_modpkg: str | UnsetType = UNSET
+    """The versions of modpkg that the release needs, as a specifier; left out when any will do."""
     provenance: Provenance
 
 

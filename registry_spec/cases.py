@@ -172,6 +172,7 @@ CASES: dict[str, list[Case]] = {
         _case(_record(kind="plugin"), "M209", "no such kind"),
         _case(_record(requires=["b 1"]), "M209", "no requirement"),
         _case(_record(extras={"x": ["b @ https://b.example"]}), "M209", "an address in an extra"),
+        _case(_record(requires_modpkg="new"), "M209", "requires_modpkg is no specifier"),
         _case(_record(files={"../x": {"digest": A, "size": 1}}), "M209", "a file that climbs"),
         _case(_record(files={"x.py": {"digest": A, "size": 1}}), "M209", "a file that is code"),
         _case(
@@ -201,6 +202,8 @@ CASES: dict[str, list[Case]] = {
         _case("spec = 1\n", "M410", "no requirements"),
         _case(_lock(head="spec = 2\nrequirements = []\n"), "M410", "a newer spec"),
         _case(_lock("other = 1\n"), "M410", "an unknown key"),
+        _case(_lock('[resolution]\nstrategy = "new"\n'), "M410", "no such strategy"),
+        _case(_lock('[resolution]\ncutoff = "2026-01-01"\n'), "M410", "a cut-off without time"),
         _case(_lock(_MODULE + _MODULE), "M410", "a name twice"),
         _case(_lock(_MODULE.replace('"m"', '"M"')), "M410", "a name not in normal form"),
         _case(_lock(_MODULE.replace('"1.0"', '"x"')), "M410", "no version"),

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from modpkg.digests import Digest, parse_digest
 from modpkg.errors import BadRecord, PackError
@@ -97,6 +98,7 @@ def _manifest(record: ReleaseRecord) -> None:
         "license": module.license,
         "summary": module.summary,
         "requires": texts(manifest.dependencies),
+        "requires_modpkg": manifest.requires_modpkg or UNSET,
         "extras": {extra: texts(group) for extra, group in manifest.extras.items()},
     }
     for key, value in said.items():

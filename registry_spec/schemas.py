@@ -43,8 +43,10 @@ def schema(name: str) -> dict[str, Any]:
     definitions: dict[str, Any] = generated["$defs"]
     for struct in _structs(kind, set()):
         definition = definitions[struct.__name__]
-        for field, text in field_docs(struct).items():
-            definition["properties"][field]["description"] = text
+        docs = field_docs(struct)
+        for field in msgspec.structs.fields(struct):
+            if field.name in docs:
+                definition["properties"][field.encode_name]["description"] = docs[field.name]
     root = definitions.pop(kind.__name__)
     found: dict[str, Any] = {
         "$schema": DIALECT,

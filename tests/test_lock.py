@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.errors import LockError, ModpkgError
-from modpkg.lock import Lock, LockedModule, LockedResult, format_lock, parse_lock, read_lock
+from modpkg.lock import (
+    Lock,
+    LockedModule,
+    LockedPolicy,
+    LockedResult,
+    format_lock,
+    parse_lock,
+    read_lock,
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 digests = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
@@ -24,6 +32,16 @@ modules = st.builds(
 locks = st.builds(
     Lock,
     requirements=st.lists(text, max_size=3),
+    constraints=st.lists(text, max_size=2),
+    overrides=st.lists(text, max_size=2),
+    resolution=st.builds(
+        LockedPolicy,
+        strategy=st.sampled_from(["highest", "lowest", "lowest-direct"]),
+        prereleases=st.lists(text, max_size=2),
+        exclude_newer=st.none() | text,
+        cutoff=st.none() | st.just("2026-01-01T00:00:00Z"),
+        exclude_newer_package=st.lists(text, max_size=2),
+    ),
     module=st.lists(modules, max_size=3, unique_by=lambda module: module.name),
     composed=st.lists(
         st.builds(LockedResult, model=text, engine=text, inputs=digests, result=digests),
@@ -57,6 +75,9 @@ MODULE = '[[module]]\nname = "a"\nversion = "1"\nkind = "base"\nregistry = "r"\n
         ("spec = 1\n", "requirements"),
         ("spec = 1\nrequirements = []\nmore = 1\n", "more"),
         ("spec = [", "Invalid"),
+        ('requirements = []\n[resolution]\nstrategy = "newest"\n', "newest"),
+        ('requirements = []\n[resolution]\ncutoff = "soon"\n', "cutoff"),
+        ("requirements = []\n[resolution]\nmore = 1\n", "more"),
         (f'requirements = []\n{MODULE}release = "sha256:zz"\n', "release"),
         (
             f'requirements = []\n{MODULE}release = "sha256:{"0" * 64}"\n'.replace('"a"', '"A"'),

@@ -15,12 +15,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "install": ("installing", "Install modules, or what the lock file says."),
     "remove": ("installing", "Take modules out of the manifest and the environment."),
     "lock": ("locking", "Resolve the manifest and write modpkg.lock."),
+    "update": ("installing", "Take newer versions, within what the manifest asks for."),
+    "outdated": ("comparing", "List what there is a newer version of."),
     "rollback": ("installing", "Return the environment to an earlier generation."),
     "run": ("running", "Run an installed model on a text."),
     "list": ("inspecting", "List what is installed."),
     "show": ("inspecting", "Show one installed module."),
     "tree": ("inspecting", "Show what depends on what."),
     "why": ("inspecting", "Show every path that leads to a module."),
+    "why-not": ("comparing", "Say what forbids a version that is not chosen."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "build": ("publishing", "Build a module's release into dist/."),
     "publish": ("publishing", "Publish what was built to a registry."),
@@ -41,7 +44,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"modpkg.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.options import (
+    json_option,
+    offline_option,
+    policy_options,
+    registry_option,
+    user_option,
+)
 from modpkg.cli.output import TerminalProgress, bad, faint, good, note, print_json, say, strong
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
-from modpkg.errors import LockMissing, UsageProblem
+from modpkg.errors import LockMissing, NotLocked, UsageProblem
 from modpkg.files import human_bytes
 
 if TYPE_CHECKING:  # imported when there is something to do, so that nothing to do is quick
     from modpkg.environment.plan import Change, InstallPlan, Request
+    from modpkg.manifest import Strategy
 
 _WAITING = "Waiting for another modpkg command on this environment …"
 
@@ -28,6 +35,7 @@ _WAITING = "Waiting for another modpkg command on this environment …"
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
 @click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@policy_options
 @registry_option
 @offline_option
 @user_option
@@ -39,6 +47,8 @@ def install_command(
     strict: bool,
     upgrade: bool,
     upgrade_package: tuple[str, ...],
+    resolution: Strategy | None,
+    exclude_newer: str | None,
     registry: str | None,
     offline: bool,
     user: bool,
@@ -53,7 +63,7 @@ def install_command(
     if frozen and (requirements or upgrade or upgrade_package):
         raise UsageProblem(message="--frozen installs what the lock has; name no module with it.")
     project = find_project(user=user)
-    if not (requirements or strict or upgrade or upgrade_package):
+    if not (requirements or strict or upgrade or upgrade_package or resolution or exclude_newer):
         environment = Environment(project.environment)
         lock_text = _lock_text(project)
         if frozen and lock_text is None:
@@ -68,7 +78,48 @@ def install_command(
         add=[parse_requirement(text) for text in requirements],
         registry=registry,
         upgrade=None if upgrade else upgrade_package,
+        strategy=resolution,
+        exclude_newer=exclude_newer,
         frozen=frozen,
+        offline=offline,
+        strict=strict,
+    )
+    _carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
+
+
+@click.command("update")
+@click.argument("names", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
+@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
+@policy_options
+@registry_option
+@offline_option
+@user_option
+@json_option
+def update_command(
+    names: tuple[str, ...],
+    dry_run: bool,
+    strict: bool,
+    resolution: Strategy | None,
+    exclude_newer: str | None,
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> None:
+    """Take newer versions of modules, or of all, within what the manifest asks for.
+
+    The manifest stays as it is. Named modules are updated; all others keep the version that the
+    lock has, where that still fits.
+    """
+    from modpkg.environment.plan import Request
+
+    project = find_project(user=user)
+    request = Request(
+        registry=registry,
+        upgrade=_locked_names(project, names) if names else None,
+        strategy=resolution,
+        exclude_newer=exclude_newer,
         offline=offline,
         strict=strict,
     )
@@ -124,6 +175,22 @@ def rollback_command(to: int | None, listing: bool, user: bool, as_json: bool) -
         )
 
 
+def _locked_names(project: Project, names: Sequence[str]) -> list[str]:
+    """Return names in normal form; each has to be in the lock."""
+    from modpkg.lock import read_lock
+    from modpkg.manifest.node import hint
+    from modpkg.names import module_name
+
+    lock = read_lock(project.lock_path)
+    known = [module.name for module in lock.module] if lock is not None else []
+    wanted = [module_name(name) for name in names]
+    for name in wanted:
+        if name not in known:
+            near = hint(name, known).removesuffix("?")
+            raise NotLocked(name=name, path=project.lock_path, hint=near)
+    return [str(name) for name in wanted]
+
+
 def _list_generations(project: Project, json_wanted: bool) -> None:
     environment = Environment(project.environment)
     current = environment.current_number()
@@ -169,7 +236,9 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     if json_wanted:
         print_json({**_plan_document(plan), "generation": generation.number})
         return
-    _show_changes(plan.changes)
+    show_changes(plan.changes)
+    if not plan.changes:
+        say("No version changes.")
     seconds = time.monotonic() - begun
     runnable = [recipe.name for recipe in plan.recipes]
     say(
@@ -197,7 +266,7 @@ def _report_nothing(environment: Environment, json_wanted: bool) -> None:
         say(f"Nothing to do: {count} modules are installed as the lock says.")
 
 
-def _show_changes(changes: Sequence[Change]) -> None:
+def show_changes(changes: Sequence[Change]) -> None:
     for change in changes:
         if change.before is None:
             say(f" {good('+')} {change.name} {change.after}")
@@ -232,7 +301,7 @@ def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
     if json_wanted:
         print_json({**_plan_document(plan), "dry_run": True})
         return
-    _show_changes(plan.changes)
+    show_changes(plan.changes)
     if not plan.changes:
         say("No version changes.")
     for module in plan.lock.module:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.options import (
+    json_option,
+    offline_option,
+    policy_options,
+    registry_option,
+    user_option,
+)
 from modpkg.cli.output import TerminalProgress, good, print_json, say
 from modpkg.environment.locking import current_lock, make_lock, shown
+from modpkg.environment.policy import with_flags
 from modpkg.environment.project import find_project
 from modpkg.environment.registries import Registries
 from modpkg.errors import LockError
 from modpkg.files import write_atomically
 from modpkg.home import store_folder
 from modpkg.lock import Lock, read_lock
+from modpkg.manifest import Strategy
 from modpkg.store.store import Store
 
 
@@ -20,6 +28,7 @@ from modpkg.store.store import Store
 @click.option("--check", is_flag=True, help="Only say whether the lock answers the manifest.")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
 @click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@policy_options
 @registry_option
 @offline_option
 @user_option
@@ -28,6 +37,8 @@ def lock_command(
     check: bool,
     upgrade: bool,
     upgrade_package: tuple[str, ...],
+    resolution: Strategy | None,
+    exclude_newer: str | None,
     registry: str | None,
     offline: bool,
     user: bool,
@@ -38,7 +49,7 @@ def lock_command(
     What the lock has is kept where it still fits; --upgrade takes the newest.
     """
     project = find_project(user=user)
-    manifest = project.parse()
+    manifest = with_flags(project.parse(), strategy=resolution, exclude_newer=exclude_newer)
     if check:
         lock = current_lock(project, manifest, read_lock(project.lock_path))
         _report(lock, as_json, f"{shown(project.lock_path)} answers {manifest.path.name}")

@@ -28,5 +28,20 @@ def registry_option(command: Command) -> Command:
     )(command)
 
 
+def policy_options(command: Command) -> Command:
+    """``--resolution`` and ``--exclude-newer``, which take the place of the manifest's."""
+    newer = click.option(
+        "--exclude-newer",
+        metavar="WHEN",
+        help="Leave out what was published later: a date, or '7 days' before now.",
+    )
+    strategy = click.option(
+        "--resolution",
+        type=click.Choice(["highest", "lowest", "lowest-direct"]),
+        help="Which versions to prefer. [default: the manifest's, else highest]",
+    )
+    return strategy(newer(command))
+
+
 def offline_option(command: Command) -> Command:
     return click.option("--offline", is_flag=True, help="Open no network connection.")(command)

@@ -15,6 +15,7 @@ from pathlib import Path
 from modpkg.errors import RedirectAmbiguous
 
 _TAKES_REQUIREMENTS = ("install",)
+_WITH_VALUE = ("--registry", "--upgrade-package", "--resolution", "--exclude-newer")
 
 
 def mend_redirect(arguments: list[str]) -> list[str]:
@@ -74,4 +75,4 @@ def _has_version(text: str) -> bool:
 
 
 def _is_value(arguments: list[str], position: int) -> bool:
-    return arguments[position - 1] in ("--registry", "--upgrade-package")
+    return arguments[position - 1] in _WITH_VALUE

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
+from packaging.version import Version
 
+from modpkg.environment.policy import changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.errors import LockMissing, LockStale
 from modpkg.lock import Lock, format_lock, lock_of
 from modpkg.manifest import Manifest
-from modpkg.names import parse_version, requirement_text
+from modpkg.manifest.node import hint
+from modpkg.names import module_name, parse_version, requirement_text
 from modpkg.resolve.provider import Need, root_needs
 from modpkg.resolve.resolve import resolve
 
@@ -70,7 +75,7 @@ def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
     """Return why a lock does not answer a manifest; None when it does."""
     wanted, had = requirements_of(manifest), lock.requirements
     if wanted == had:
-        return None
+        return changed_policy(manifest, lock)
     for text in wanted:
         if text not in had:
             return f"{text} was added or changed"
@@ -86,27 +91,71 @@ def make_lock(
     previous: Lock | None,
     *,
     upgrade: Iterable[str] | None = (),
+    now: datetime | None = None,
 ) -> Locked:
     """Resolve a manifest, keeping what ``previous`` has where it can.
 
-    ``upgrade`` names modules whose locked version is not kept; None means all.
+    ``upgrade`` names modules whose locked version is not kept; None means all. ``now`` is the
+    moment that spans of a cool-down are counted back from.
 
     Raises:
         ResolutionImpossible, UnknownModule, and what reading a registry raises.
     """
-    kept = {}
-    if previous is not None and upgrade is not None:
-        again = set(upgrade)
-        kept = {
-            module.name: parse_version(module.version)
-            for module in previous.module
-            if module.name not in again
-        }
-    resolution = resolve(roots_of(manifest), registries.catalog(), locked=kept)
+    policy = policy_of(manifest, now or datetime.now(timezone.utc))
+    kept = kept_versions(manifest, previous, upgrade)
+    resolution = resolve(roots_of(manifest), registries.catalog(), locked=kept, policy=policy)
     lock = lock_of(
-        requirements_of(manifest), resolution, previous.composed if previous is not None else ()
+        requirements_of(manifest),
+        resolution,
+        previous.composed if previous is not None else (),
+        constraints=recorded(manifest.constraints),
+        overrides=recorded(manifest.overrides),
+        policy=locked_policy(manifest, policy.cutoff),
     )
-    return Locked(lock, resolution.warnings)
+    if previous is not None and _same_but_cutoff(previous, lock):
+        lock = previous  # a later cut-off that changes nothing is no change worth committing
+    return Locked(lock, (*resolution.warnings, *_in_vain(upgrade, previous, lock)))
+
+
+def _in_vain(upgrade: Iterable[str] | None, previous: Lock | None, lock: Lock) -> list[str]:
+    """Return a warning for each name that was to be upgraded and is not there."""
+    locks = [lock] if previous is None else [lock, previous]
+    known = {module.name for one in locks for module in one.module}
+    return [
+        f"nothing needs {name!r}, so there is nothing of it to upgrade{hint(name, known)}"
+        for name in sorted({module_name(name) for name in upgrade or ()})
+        if name not in known
+    ]
+
+
+def kept_versions(
+    manifest: Manifest, previous: Lock | None, upgrade: Iterable[str] | None
+) -> dict[str, Version]:
+    """Return the locked versions that a new resolution prefers.
+
+    None are kept where the lock was made with another strategy: keeping them would undo the one
+    that is asked for now.
+    """
+    if previous is None or upgrade is None:
+        return {}
+    if previous.resolution.strategy != manifest.resolution.strategy:
+        return {}
+    again = {module_name(name) for name in upgrade}
+    return {
+        module.name: parse_version(module.version)
+        for module in previous.module
+        if module.name not in again
+    }
+
+
+def _same_but_cutoff(one: Lock, other: Lock) -> bool:
+    plain = [
+        msgspec.structs.replace(
+            lock, resolution=msgspec.structs.replace(lock.resolution, cutoff=None)
+        )
+        for lock in (one, other)
+    ]
+    return plain[0] == plain[1]
 
 
 def shown(path: Path) -> str:

@@ -23,11 +23,12 @@ from modpkg.environment.locking import (
     stale_reason,
 )
 from modpkg.environment.models import ModelRecipe, recipes
+from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.errors import LockError, NotARequirementHere
 from modpkg.lock import Lock, read_lock
-from modpkg.manifest import Manifest, remove_dependency, set_dependency
+from modpkg.manifest import Manifest, Strategy, remove_dependency, set_dependency
 from modpkg.names import module_name, specifier_text
 from modpkg.progress import Progress
 from modpkg.store.store import Store
@@ -44,6 +45,10 @@ class Request(Struct, kw_only=True):
     registry: str | None = None
     upgrade: Sequence[str] | None = ()
     """Modules to take anew; None means all."""
+    strategy: Strategy | None = None
+    """Takes the place of the manifest's."""
+    exclude_newer: str | None = None
+    """Takes the place of the manifest's."""
     frozen: bool = False
     offline: bool = False
     strict: bool = False
@@ -134,7 +139,7 @@ def plan_install(
         Everything that reading manifest, lock and registries can raise; nothing has changed.
     """
     text = edited_manifest(project, request, project.text())
-    manifest = project.parse(text)
+    manifest = _manifest(project, request, text)
     registries = Registries(
         manifest,
         store.blobs,
@@ -154,7 +159,7 @@ def plan_install(
             progress.warn(warning)
         bounded = _with_lower_bounds(project, request, text, locked.lock)
         if bounded != text:
-            text, manifest = bounded, project.parse(bounded)
+            text, manifest = bounded, _manifest(project, request, bounded)
             locked = Locked(
                 msgspec.structs.replace(locked.lock, requirements=requirements_of(manifest))
             )
@@ -165,6 +170,7 @@ def plan_install(
         for module in lock.module:
             if transfer.missing_of(module.name):
                 registries.check_identity(module)
+    check_engine(transfer.records.values())
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
     modules = {
@@ -192,6 +198,12 @@ def plan_install(
         changes=_changes(Environment(project.environment).current(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
+    )
+
+
+def _manifest(project: Project, request: Request, text: str) -> Manifest:
+    return with_flags(
+        project.parse(text), strategy=request.strategy, exclude_newer=request.exclude_newer
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modpkg.errors import RegistryChanged
+from modpkg.environment.policy import bounds_of
+from modpkg.errors import ModpkgError, RegistryChanged
 from modpkg.lock import LockedModule
 from modpkg.manifest import Manifest
+from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.location import default_address
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
@@ -37,6 +39,8 @@ class Registries:
             if dependency.registry is not None
         }
         self._urls = manifest.registries
+        self._overrides = bounds_of(manifest.overrides)
+        self._manifest_name = manifest.path.name
 
     def _open(self, url: str) -> Registry:
         if url not in self._by_url:
@@ -47,17 +51,41 @@ class Registries:
 
     def alias(self, name: str) -> str:
         """Return the alias of the registry that a name comes from."""
-        return self._aliases.get(name) or "default"
+        return self._aliases.get(name) or DEFAULT
 
     def of(self, name: str) -> Registry:
         """Return the registry that a name comes from."""
         alias = self.alias(name)
-        return self._open(self._default if alias == "default" else self._urls[alias])
+        return self._open(self._default if alias == DEFAULT else self._urls[alias])
 
     def catalog(self) -> Catalog:
         """Return what the resolver chooses from."""
         assigned: dict[str, Registry] = {name: self.of(name) for name in self._aliases}
-        return Catalog(self._open(self._default), assigned)
+        return Catalog(
+            self._open(self._default),
+            assigned,
+            overrides=self._overrides,
+            elsewhere=self.elsewhere,
+        )
+
+    def elsewhere(self, name: str) -> str:
+        """Return which line gets a name from another registry of the manifest, if one has it."""
+        for alias, url in self._urls.items():
+            if alias in (DEFAULT, self.alias(name)):
+                continue
+            try:
+                found = Registry(
+                    url, base=self._base, cache=self._cache, offline=self._offline
+                ).index(name)
+            except ModpkgError:
+                continue  # this is only for a hint
+            if found:
+                line = f'{name} = {{ version = "*", registry = "{alias}" }}'
+                return (
+                    f", but the registry {alias!r} has it: write {line} under [dependencies] of "
+                    f"{self._manifest_name}"
+                )
+        return ""
 
     def check_identity(self, module: LockedModule) -> None:
         """Check that a name's registry is the one it was locked from.

@@ -16,7 +16,8 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
     """Return ``manifest`` as data: keys sorted, names normalised, defaults left out.
 
     Equal manifests give equal data. Dependencies are a list, because their order matters and
-    JSON's objects have none. Where the manifest lies, and on which lines, is left out.
+    JSON's objects have none. Where the manifest lies, and on which lines, is left out; so are
+    ``[constraints]``, ``[overrides]`` and ``[resolution]``, which act only where they are written.
     """
     module = manifest.module
     return _plain(
@@ -28,8 +29,10 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
                 "kind": module.kind,
                 "license": module.license,
                 "summary": module.summary,
+                "requires-modpkg": manifest.requires_modpkg,
             },
-            "app": manifest.app and {"name": manifest.app},
+            "app": manifest.app
+            and {"name": manifest.app, "requires-modpkg": manifest.requires_modpkg},
             "dependencies": [_dependency(dependency) for dependency in manifest.dependencies],
             "extras": {
                 name: [_requirement(dependency) for dependency in dependencies]

@@ -9,10 +9,13 @@ from modpkg.manifest.dependencies import read_dependencies, read_extras, read_re
 from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
 from modpkg.manifest.node import Node, Source, Table
+from modpkg.manifest.resolution import read_bounds, read_resolution
 from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
 from modpkg.manifest.sections import (
+    check_engine,
     read_app,
     read_compose,
+    read_engine,
     read_files,
     read_model,
     read_module,
@@ -31,6 +34,9 @@ _TABLES = (
     "tests",
     "files",
     "registries",
+    "constraints",
+    "overrides",
+    "resolution",
     "models",
 )
 
@@ -85,12 +91,14 @@ def manifest_of(root: Node, path: Path) -> Manifest:
     Raises:
         ManifestError: they are none.
     """
+    check_engine(root)
     table = root.table(_TABLES)
     module, app = _owner(table)
     registries = read_registries(table.get("registries"))
     owner = module.name if module else None
     dependencies = read_dependencies(table.get("dependencies"), registries, owner)
     _check_tables(table, module)
+    owned = table.get("module") or table.get("app")
     names = {dependency.name for dependency in dependencies}
     models, tasks = _models(table.get("models"), names)
     compose, task, files = table.get("compose"), table.get("task"), table.get("files")
@@ -102,6 +110,10 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         app=app,
         dependencies=dependencies,
         extras=extras,
+        requires_modpkg=read_engine(owned) if owned else "",
+        constraints=read_bounds(table.get("constraints")),
+        overrides=read_bounds(table.get("overrides")),
+        resolution=read_resolution(table.get("resolution")),
         compose=read_compose(compose, names | optional) if compose else None,
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),

@@ -9,10 +9,12 @@ from msgspec import Struct
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from modpkg.manifest.cutoff import Cutoff
 from modpkg.names import ModuleName
 from modpkg.records import Kind
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
+Strategy = Literal["highest", "lowest", "lowest-direct"]
 TaskKind = Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
 
 
@@ -92,6 +94,18 @@ class FilesTable(Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
 
 
+class ResolutionTable(Struct, frozen=True, kw_only=True):
+    """``[resolution]``: how versions are chosen."""
+
+    strategy: Strategy = "highest"
+    prereleases: tuple[ModuleName, ...] = ()
+    """Names whose pre-releases may be chosen, sorted."""
+    exclude_newer: Cutoff | None = None
+    """Releases published after it are left out."""
+    exclude_newer_package: dict[ModuleName, Cutoff | None] = {}
+    """Names with a cut-off of their own, sorted; None where a name has none."""
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """A ``modpkg.toml``, or the ``[tool.modpkg]`` of a ``pyproject.toml``: module or app."""
 
@@ -99,9 +113,16 @@ class Manifest(Struct, frozen=True, kw_only=True):
     module: ModuleTable | None = None
     app: str | None = None
     """The app's name."""
+    requires_modpkg: str = ""
+    """The versions of modpkg that can read the manifest or install the module; "" for all."""
     dependencies: tuple[Dependency, ...] = ()
     """In the order they are written: the resolver visits them so."""
     extras: dict[ModuleName, tuple[Dependency, ...]] = {}
+    constraints: tuple[Dependency, ...] = ()
+    """Narrow a name where it is needed; sorted by name."""
+    overrides: tuple[Dependency, ...] = ()
+    """Replace every requirement on a name; sorted by name."""
+    resolution: ResolutionTable = ResolutionTable()
     compose: Compose | None = None
     task: Task | None = None
     tests: tuple[Test, ...] = ()

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast, get_args
 
+from packaging.specifiers import SpecifierSet
+
+import modpkg
 from modpkg.manifest.node import Node, Table, brief, hint
+from modpkg.manifest.resolution import engine_specifier
 from modpkg.manifest.schema import (
     Compose,
     DTypeName,
@@ -24,12 +28,14 @@ DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
 MOST_NEW_TOKENS = 1_000_000
 
+ENGINE = "requires-modpkg"
+
 _COMPOSITION = ("base", "steps", "dtype")
 
 
 def read_module(node: Node) -> ModuleTable:
     """Return ``[module]``."""
-    table = node.table(("name", "version", "kind", "license", "summary"))
+    table = node.table(("name", "version", "kind", "license", "summary", ENGINE))
     summary = table.get("summary")
     return ModuleTable(
         name=_own_name(table.need("name", 'name = "summarizer"')),
@@ -57,7 +63,32 @@ def _own_name(node: Node) -> ModuleName:
 
 def read_app(node: Node) -> ModuleName:
     """Return the name in ``[app]``."""
-    return node.table(("name",)).need("name", 'name = "newsroom"').parsed(module_name)
+    table = node.table(("name", ENGINE))
+    return table.need("name", 'name = "newsroom"').parsed(module_name)
+
+
+def read_engine(node: Node) -> str:
+    """Return ``requires-modpkg`` of ``[module]`` or ``[app]``; "" where it is left out."""
+    value = node.entries().get(ENGINE)
+    return value.parsed(engine_specifier) if value else ""
+
+
+def check_engine(root: Node) -> None:
+    """Refuse an app that is for another modpkg, before keys that this one may not know.
+
+    Raises:
+        ManifestError: says which version it needs.
+    """
+    app = root.value.get("app") if isinstance(root.value, dict) else None
+    if not isinstance(app, dict) or ENGINE not in app:
+        return
+    node = root.child("app", app).child(ENGINE, app[ENGINE])
+    specifier = node.parsed(engine_specifier)
+    if not SpecifierSet(specifier).contains(modpkg.__version__, prereleases=True):
+        raise node.fail(
+            f"is {specifier!r}, and this is modpkg {modpkg.__version__}; "
+            "install a version of modpkg in that range"
+        )
 
 
 def read_compose(node: Node, dependencies: Collection[ModuleName]) -> Compose:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.errors import BadRecord
-from modpkg.names import module_name, parse_requirement, parse_version
+from modpkg.names import module_name, parse_version, read_requirement
 from modpkg.records import SPEC, IndexLine, canonical_json
 
 _DECODER = msgspec.json.Decoder(IndexLine)
@@ -68,9 +68,9 @@ def _check_requirements(line: IndexLine) -> None:
     for extra, group in line.extras.items():
         module_name(extra)
         for text in group:
-            parse_requirement(text)
+            read_requirement(text)
     for text in line.requires:
-        parse_requirement(text)
+        read_requirement(text)
 
 
 def _spec_of(raw: bytes) -> int:

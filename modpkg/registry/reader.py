@@ -30,6 +30,18 @@ from modpkg.registry.index import parse_index
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
 from modpkg.tree import BlobTree, check_digest
 
+_CLAIMS = (
+    "name",
+    "version",
+    "kind",
+    "requires",
+    "extras",
+    "provides",
+    "expects",
+    "requires_modpkg",
+)
+"""What an index line and its release record both say."""
+
 
 class Registry:
     """One registry as it can be read from one address.
@@ -131,7 +143,7 @@ class Registry:
         """
         what = f"the release record of {line.name} {line.version}"
         record = decode_record(self.blob(parse_digest(line.release), what), ReleaseRecord, what)
-        for claim in ("name", "version", "kind", "requires", "extras", "provides", "expects"):
+        for claim in _CLAIMS:
             if getattr(line, claim) != getattr(record, claim):
                 raise IndexLies(
                     registry=self.url,

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from modpkg.digests import CHUNK, file_chunks
 from modpkg.errors import RegistryUnreachable
+from modpkg.registry.answers import refusal
 
 MAX_SMALL = 256 << 20
 """Longest file in bytes that is read whole into memory (an index, a record, an interface)."""
@@ -106,19 +107,14 @@ class ObjectSource:
                 yield bytes(chunk)
         except FileNotFoundError:
             raise NotThere(path) from None
-        except Exception as error:  # obstore raises many kinds, each already a sentence
-            raise RegistryUnreachable(url=self.url, reason=_http_reason(error, path)) from None
+        except Exception as error:  # obstore raises many kinds
+            raise refusal(error, self.url, path) from None
 
     def names(self, folder: str) -> list[str] | None:
         if urlsplit(self.url).scheme in ("http", "https"):
             return None
         found = self._store.list_with_delimiter(folder)
         return sorted(entry["path"].rsplit("/", 1)[-1] for entry in found["objects"])
-
-
-def _http_reason(error: Exception, path: str) -> str:
-    text = " ".join(str(error).split())
-    return f"{path}: {text[:300]}"
 
 
 def open_source(url: str, base: Path | None = None) -> Source:

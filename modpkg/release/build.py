@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 import modpkg
 from modpkg.digests import Digest, file_chunks
@@ -112,6 +112,7 @@ def build(
             tensors=tensors,
             provides=provides,
             expects=expected,
+            requires_modpkg=manifest.requires_modpkg or UNSET,
             provenance=Provenance(
                 built_with=f"modpkg {modpkg.__version__}",
                 built_from=[BuiltFrom(base.record.name, base.record.version, base.release)]
@@ -139,6 +140,7 @@ def _index_line(record: ReleaseRecord, release: Digest) -> IndexLine:
         extras=record.extras,
         provides=record.provides,
         expects=record.expects,
+        requires_modpkg=record.requires_modpkg,
         release=release,
         size=sum(record.packs.values()) + sum(file.size for file in record.files.values()),
     )

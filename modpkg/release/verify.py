@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from modpkg.digests import Digest, digest_file, parse_digest
 from modpkg.errors import BadRecord, DigestMismatch, ModpkgError, PackError
 from modpkg.files import safe_path
@@ -40,13 +42,14 @@ def check_record(record: ReleaseRecord) -> None:
             *(r for group in record.extras.values() for r in group),
         ]:
             parse_requirement(requirement)
+        SpecifierSet(record.requires_modpkg or "")
         for extra in record.extras:
             module_name(extra)
         for path in record.files:
             safe_path(path)
     except BadRecord:
         raise
-    except ModpkgError as error:
+    except (ModpkgError, InvalidSpecifier) as error:
         raise refuse(str(error)) from None
     folded: dict[str, str] = {}
     for path in record.files:

@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 
-from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.errors import UnknownModule
 from modpkg.interface import unfit_reason
-from modpkg.names import ModuleName, parse_requirement, parse_version
+from modpkg.names import (
+    ModuleName,
+    ReadRequirement,
+    module_name,
+    parse_version,
+    read_requirement,
+)
 from modpkg.records import IndexLine
 from modpkg.registry.reader import Registry
+from modpkg.resolve.policy import Bound
 
 
 class Release:
     """One release as the resolver sees it."""
 
-    __slots__ = ("__dict__", "line", "name", "registry", "version")
+    __slots__ = ("line", "name", "overrides", "registry", "version")
 
-    def __init__(self, line: IndexLine, registry: Registry) -> None:
+    def __init__(
+        self, line: IndexLine, registry: Registry, overrides: Mapping[str, Bound] | None = None
+    ) -> None:
         self.line = line
+        self.overrides = overrides
         self.registry = registry
         self.name = ModuleName(line.name)
         self.version: Version = parse_version(line.version)
 
-    @cached_property
-    def requires(self) -> list[Requirement]:
+    @property
+    def requires(self) -> list[ReadRequirement]:
         """Its dependencies, in the order they are written."""
-        return [parse_requirement(text) for text in self.line.requires]
+        return [self._requirement(text) for text in self.line.requires]
 
-    @cached_property
-    def extras(self) -> dict[str, list[Requirement]]:
-        """Its extras' dependencies."""
-        return {
-            extra: [parse_requirement(text) for text in group]
-            for extra, group in self.line.extras.items()
-        }
+    @property
+    def extras(self) -> dict[str, list[ReadRequirement]]:
+        """Its extras' dependencies, by the extra's name in normal form."""
+        groups: dict[str, list[ReadRequirement]] = {}
+        for extra, texts in self.line.extras.items():
+            groups.setdefault(module_name(extra), []).extend(map(self._requirement, texts))
+        return groups
+
+    def _requirement(self, text: str) -> ReadRequirement:
+        """Return what a text requires, after the project's overrides."""
+        requirement = read_requirement(text)
+        if self.overrides and (bound := self.overrides.get(requirement.name)) is not None:
+            return ReadRequirement(requirement.name, requirement.extras, str(bound.specifier))
+        return requirement
 
     def __repr__(self) -> str:
         return f"{self.name} {self.version}"
@@ -48,11 +63,21 @@ class Catalog:
     """All releases of all names, each name from exactly one registry.
 
     ``assigned`` says which registry a name comes from; every other name comes from ``default``.
-    A name is never looked for anywhere else.
+    A name is never looked for anywhere else. ``overrides`` replace what any release requires of a
+    name; ``elsewhere`` returns a hint for a name that its registry does not have.
     """
 
-    def __init__(self, default: Registry, assigned: Mapping[str, Registry] | None = None) -> None:
+    def __init__(
+        self,
+        default: Registry,
+        assigned: Mapping[str, Registry] | None = None,
+        *,
+        overrides: Mapping[str, Bound] | None = None,
+        elsewhere: Callable[[str], str] | None = None,
+    ) -> None:
         self._default = default
+        self.overrides: Mapping[str, Bound] = overrides or {}
+        self._elsewhere = elsewhere
         self._assigned = dict(assigned or {})
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
@@ -62,20 +87,22 @@ class Catalog:
         return self._assigned.get(name, self._default)
 
     def releases(self, name: str) -> list[Release]:
-        """Return all releases of a name, newest first.
-
-        Raises:
-            UnknownModule: the registry has no such name; near names are suggested.
-        """
+        """Return all releases of a name, newest first; none where `unknown` says why."""
         if name not in self._releases:
             registry = self.registry(name)
             lines = registry.index(name)
-            if not lines:
-                raise UnknownModule(name=name, registry=registry.url, hint=_near(name, registry))
-            found = [Release(line, registry) for line in lines]
+            found = [Release(line, registry, self.overrides) for line in lines]
             found.sort(key=lambda release: release.version, reverse=True)
             self._releases[name] = found
         return self._releases[name]
+
+    def unknown(self, name: str) -> UnknownModule | None:
+        """Return what to tell of a name that its registry does not have; None if it has it."""
+        if self.releases(name):
+            return None
+        registry = self.registry(name)
+        hint = (self._elsewhere(name) if self._elsewhere else "") or _near(name, registry)
+        return UnknownModule(name=name, registry=registry.url, hint=hint)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why ``parent`` cannot act on ``release``; None if it can, or expects nothing.
@@ -101,4 +128,4 @@ def _near(name: str, registry: Registry) -> str:
     if not names:
         return "" if names is None else " (it has no module at all)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}" if close else ""

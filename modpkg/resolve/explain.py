@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from modpkg.names import requirement_text
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.provider import Admission, Candidate, Need
+from modpkg.resolve.core import Cause
+from modpkg.resolve.provider import Candidate, Need
+
+SHOWN = 24
+"""Most sentences of one kind; a chain of a thousand names is told by its two ends."""
 
 
-def explain(causes: Sequence[Any], catalog: Catalog, admission: Admission) -> str:
-    """Return sentences from the requirements that the engine could not satisfy together."""
-    sentences: list[str] = []
-    names: list[str] = []
+def explain(
+    causes: Sequence[Cause],
+    catalog: Catalog,
+    admission: Admission,
+    suggestions: Sequence[str] = (),
+) -> str:
+    """Return sentences from the needs that cannot hold together, and what would help."""
+    asked: dict[tuple[str, ...], list[str]] = {}
+    names: dict[str, list[Need]] = {}
     for cause in causes:
-        need: Need = cause.requirement
-        parent: Candidate | None = cause.parent
-        sentence = f"  {_who(parent, need)} needs {_what(need)}."
-        if sentence not in sentences:
-            sentences.append(sentence)
-        if need.name not in names:
-            names.append(need.name)
-    for name in names:
-        needs = [cause.requirement for cause in causes if cause.requirement.name == name]
-        sentences += _releases(name, needs, catalog, admission)
-    return "\n".join(sentences)
+        need = cause.requirement
+        names.setdefault(need.name, []).append(need)
+        who, version = _who(cause.parent, need)
+        versions = asked.setdefault((*who, _what(need)), [])
+        if version and version not in versions:
+            versions.append(version)
+    sentences = [
+        f"  {' '.join(filter(None, (name, _listed(versions))))}{extra} "
+        f"{'need' if len(versions) > 1 else 'needs'} {what}."
+        for (name, extra, what), versions in asked.items()
+    ]
+    told = _ends(sentences)
+    several = [name for name in names if len(names) == 1 or not _settled(name, names[name])]
+    told += _ends(
+        [
+            sentence
+            for name in several or names
+            for sentence in _releases(name, names[name], catalog, admission)
+        ]
+    )
+    return "\n".join([*told, *(f"To go on: {suggestion}." for suggestion in suggestions)])
 
 
-def _who(parent: Candidate | None, need: Need) -> str:
+def _who(parent: Candidate | None, need: Need) -> tuple[tuple[str, str], str]:
+    """Return who asks, by name and extra; and its version."""
     if parent is None:
-        return need.where or "The request"
-    return f"{parent.release.name} {parent.release.version}"
+        return (need.where or "The request", ""), ""
+    extra = f" with its extra {parent.extra}" if parent.extra else ""
+    return (parent.release.name, extra), str(parent.release.version)
 
 
 def _what(need: Need) -> str:
@@ -42,21 +63,56 @@ def _what(need: Need) -> str:
     return text if need.specifier or need.exact else f"any version of {text}"
 
 
+def _listed(items: Sequence[str]) -> str:
+    if len(items) > 8:
+        return f"{', '.join(items[:7])} and {len(items) - 7} more"
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
+def _ends(sentences: list[str]) -> list[str]:
+    """Return sentences, the middle left out where there are very many."""
+    if len(sentences) <= 2 * SHOWN:
+        return sentences
+    left = len(sentences) - 2 * SHOWN
+    return [*sentences[:SHOWN], f"  … and {left} more like these …", *sentences[-SHOWN:]]
+
+
+def _settled(name: str, needs: Sequence[Need]) -> bool:
+    """Say whether a name only passes the conflict on: any version of it is asked for."""
+    return all(not need.specifier and need.exact is None for need in needs) and not any(
+        need.parent is not None and name in need.parent.line.expects for need in needs
+    )
+
+
 def _releases(
+    name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
+) -> list[str]:
+    unknown = catalog.unknown(name)
+    if unknown is not None:
+        return [f"  {unknown}"]
+    overridden = catalog.overrides.get(name)
+    if overridden is not None:
+        what = requirement_text(name, set(), overridden.specifier)
+        return [
+            f"  Every requirement on {name} is {what} by the override in {overridden.where}.",
+            *_available(name, needs, catalog, admission),
+        ]
+    return _available(name, needs, catalog, admission)
+
+
+def _available(
     name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
 ) -> list[str]:
     admitted = admission.releases(catalog, name)
     shown = ", ".join(str(release.version) for release in admitted[:8])
-    more = f" and {len(admitted) - 8} older ones" if len(admitted) > 8 else ""
-    sentences = [f"  {name} can be had in {shown}{more}." if shown else f"  {name} has no release."]
+    more = f" and {len(admitted) - 8} others" if len(admitted) > 8 else ""
+    sentences = [
+        f"  {name} can be had in {shown}{more}." if shown else f"  No release of {name} can be had."
+    ]
     for release in catalog.releases(name):
-        if release not in admitted and release.line.yanked is not None:
-            sentences.append(f"  {name} {release.version} was yanked: {release.line.yanked}.")
-        elif release not in admitted:
-            sentences.append(
-                f"  {name} {release.version} is a pre-release; "
-                "name it in the requirement to allow it."
-            )
+        refusal = admission.refusal(catalog, release)
+        if refusal is not None:
+            sentences.append(f"  {name} {release.version} {refusal}.")
         elif (reason := _unfit(release, needs, catalog)) is not None:
             sentences.append(f"  {name} {release.version} does not fit: {reason}.")
     return sentences

@@ -11,6 +11,7 @@ from packaging.version import Version
 from resolvelib import AbstractProvider
 
 from modpkg.names import ModuleName
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 
 Identifier = tuple[ModuleName, str | None]
@@ -38,41 +39,6 @@ class Candidate(Struct, frozen=True, eq=False):
     extra: str | None
 
 
-class Admission:
-    """Which releases of a name may be chosen at all: pre-releases and yanked ones by PEP 440/592.
-
-    A pre-release is admitted when a root's specifier names one, or the name has no final release.
-    A yanked release is admitted when a root pins it with ``==``, or the lock already has it.
-    """
-
-    def __init__(self, roots: Iterable[Need], locked: Mapping[str, Version]) -> None:
-        self._locked = locked
-        self._prereleases = {root.name for root in roots if root.specifier.prereleases}
-        self._pinned: dict[str, set[Version]] = {}
-        for root in roots:
-            for item in root.specifier:
-                if item.operator in ("==", "===") and not item.version.endswith(".*"):
-                    self._pinned.setdefault(root.name, set()).add(Version(item.version))
-
-    def releases(self, catalog: Catalog, name: str) -> list[Release]:
-        """Return the admitted releases, the locked one first, then newest first."""
-        found = catalog.releases(name)
-        whole = [release for release in found if self.yank_accepted(release)]
-        if name not in self._prereleases:
-            locked = self._locked.get(name)
-            final = [r for r in whole if not r.version.is_prerelease or r.version == locked]
-            whole = final or whole
-        locked = self._locked.get(name)
-        return sorted(whole, key=lambda release: release.version != locked)
-
-    def yank_accepted(self, release: Release) -> bool:
-        """Say whether the release is not yanked, or is asked for by its exact version."""
-        if release.line.yanked is None:
-            return True
-        asked = self._pinned.get(release.name, set())
-        return release.version in asked or self._locked.get(release.name) == release.version
-
-
 class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
     """What resolvelib asks of us."""
 
@@ -80,8 +46,23 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         self._catalog = catalog
         self._admission = admission
         self._order: dict[Identifier, int] = {}
+        self._admitted: dict[str, list[Release]] = {}
         for root in roots:
             self._visit((root.name, root.extra))
+
+    def admitted(self, name: ModuleName) -> list[Release]:
+        """Return the releases of a name that may be chosen, best first."""
+        if name not in self._admitted:
+            self._admitted[name] = self._admission.releases(self._catalog, name)
+        return self._admitted[name]
+
+    def unfit(self, parent: Release, release: Release) -> str | None:
+        """Return why a module cannot act on a release; None if it can."""
+        return self._catalog.unfit(parent, release)
+
+    def dependencies(self, candidate: Candidate) -> list[Need]:
+        """Return what choosing a candidate asks for."""
+        return dependencies(candidate)
 
     def _visit(self, identifier: Identifier) -> None:
         self._order.setdefault(identifier, len(self._order))
@@ -113,7 +94,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         banned = {candidate.release for candidate in incompatibilities[identifier]}
         return [
             candidate
-            for release in self._admission.releases(self._catalog, name)
+            for release in self.admitted(name)
             if release not in banned
             for candidate in (Candidate(release, extra),)
             if all(self.is_satisfied_by(need, candidate) for need in needs)
@@ -129,7 +110,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         return parent is None or self._catalog.unfit(parent, release) is None
 
     def get_dependencies(self, candidate: Candidate) -> list[Need]:
-        needs = dependencies(candidate)
+        needs = self.dependencies(candidate)
         for need in needs:
             self._visit((need.name, need.extra))
         return needs
@@ -147,12 +128,15 @@ def dependencies(candidate: Candidate) -> list[Need]:
         needs: list[Need] = []
     else:
         requirements = release.extras.get(candidate.extra, [])
-        needs = [Need(release.name, None, SpecifierSet(), release, exact=release.version)]
+        needs = [Need(release.name, None, _ANY, release, exact=release.version)]
     for requirement in requirements:
         name = ModuleName(requirement.name)
-        for extra in (None, *sorted(requirement.extras)):
+        for extra in (None, *requirement.extras):
             needs.append(Need(name, extra, requirement.specifier, release))
     return needs
+
+
+_ANY = SpecifierSet()
 
 
 def root_needs(name: str, extras: Iterable[str], specifier: SpecifierSet, where: str) -> list[Need]:

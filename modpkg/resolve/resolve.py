@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
 from packaging.version import Version
-from resolvelib import BaseReporter, ResolutionTooDeep, Resolver
+from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
 from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
+from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
+from modpkg.resolve.keeping import held_names
+from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import (
-    Admission,
     Candidate,
     Identifier,
     ModuleProvider,
     Need,
-    dependencies,
 )
-
-MAX_ROUNDS = 2_000_000
+from modpkg.resolve.suggest import suggestions
 
 
 class Chosen(Struct, frozen=True):
@@ -45,35 +47,70 @@ def resolve(
     catalog: Catalog,
     *,
     locked: Mapping[str, Version] | None = None,
+    policy: Policy | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Resolution:
-    """Return the newest versions that fit together, preferring those in ``locked``.
+    """Return the newest versions that fit together, keeping those in ``locked`` where it can.
 
-    Names are visited breadth first from the roots; each takes the newest admitted version for
-    which a complete answer still exists. The answer is verified before it is returned.
+    First an answer is sought that holds what need not move (`modpkg.resolve.keeping`); where there
+    is none, locked versions are only preferred to others. Names are visited breadth first from the
+    roots; each takes the newest (or, as ``policy`` has it, the oldest) admitted version for which
+    a complete answer still exists. The answer is verified before it is returned.
 
     Raises:
         ResolutionImpossible: there is no answer; the message explains it.
-        UnknownModule: a name is in no registry.
+        UnknownModule: a root's name is not in its registry.
     """
-    admission = Admission(roots, locked or {})
+    roots = [_overridden(root, catalog) for root in roots]
+    for root in roots:
+        if (unknown := catalog.unknown(root.name)) is not None:
+            raise unknown
+    admission = Admission(roots, locked or {}, policy)
+    held = held_names(roots, catalog, admission) if locked else frozenset()
+    if held:
+        holding = Admission(roots, locked or {}, policy, held=held)
+        if (kept := _keeping(roots, catalog, holding)) is not None:
+            return kept
     provider = ModuleProvider(catalog, admission, roots)
-    resolver: Resolver[Need, Candidate, Identifier] = Resolver(provider, BaseReporter())
     try:
-        result = resolver.resolve(roots, max_rounds=MAX_ROUNDS)
+        result = Engine(provider, BaseReporter()).resolve(roots)
     except Impossible as error:
-        raise ResolutionImpossible(
-            explanation=explain(list(error.causes), catalog, admission)
-        ) from None
-    except ResolutionTooDeep:
-        raise ResolutionImpossible(
-            explanation=f"No answer was found in {MAX_ROUNDS} rounds."
-        ) from None
-    return _walk_answer(roots, result.mapping, provider)
+        causes = list(error.causes)
+
+        def attempt(changed: Sequence[Need]) -> Mapping[Identifier, Candidate]:
+            trial = ModuleProvider(catalog, Admission(changed, locked or {}, policy), changed)
+            return Engine(trial, BaseReporter()).resolve(changed, seconds=0.0).mapping
+
+        helps = suggestions(roots, causes, catalog, admission, attempt)
+        raise ResolutionImpossible(explanation=explain(causes, catalog, admission, helps)) from None
+    return _walk_answer(roots, result.mapping, provider, admission, catalog)
+
+
+def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> Resolution | None:
+    """Return the answer in which every held name keeps its version; None where there is none."""
+    provider = ModuleProvider(catalog, admission, roots)
+    try:
+        result = Engine(provider, BaseReporter()).resolve(roots, seconds=0.0)
+    except Impossible:
+        return None
+    return _walk_answer(roots, result.mapping, provider, admission, catalog)
+
+
+def _overridden(root: Need, catalog: Catalog) -> Need:
+    """Return a root with the range that an override gives its name."""
+    bound = catalog.overrides.get(root.name)
+    if bound is None:
+        return root
+    where = f"{bound.where} (an override)"
+    return msgspec.structs.replace(root, specifier=bound.specifier, where=where)
 
 
 def _walk_answer(
-    roots: Sequence[Need], mapping: Mapping[Identifier, Candidate], provider: ModuleProvider
+    roots: Sequence[Need],
+    mapping: Mapping[Identifier, Candidate],
+    provider: ModuleProvider,
+    admission: Admission,
+    catalog: Catalog,
 ) -> Resolution:
     """Order the answer breadth first, keep what is reachable, and verify every requirement."""
     modules: dict[ModuleName, list[str]] = {}
@@ -94,11 +131,13 @@ def _walk_answer(
         if identifier in seen:
             continue
         seen.add(identifier)
+        if admission.refusal(catalog, release) is not None:
+            raise AssertionError(f"the engine chose {release}, which is not admitted")
         if need.extra is not None:
             extras.append(need.extra)
-            if need.extra not in release.line.extras:
+            if need.extra not in release.extras:
                 warnings.append(f"{release.name} {release.version} has no extra {need.extra!r}")
-        pending.extend(dependencies(candidate))
+        pending.extend(provider.dependencies(candidate))
     for release in releases.values():
         if release.line.yanked is not None:
             reason = release.line.yanked or "no reason was given"

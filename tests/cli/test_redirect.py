@@ -25,7 +25,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("option", ["", " --json", " --dry-run"])
+@pytest.mark.parametrize("option", ["", " --json", " --dry-run", " --exclude-newer 2099-01-01"])
 def test_what_was_meant_is_done(option: str) -> None:
     done = shell(f"{COMMAND} install summarizer>=2.1{option}")
     assert done.returncode == 0, done.stderr

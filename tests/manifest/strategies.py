@@ -56,6 +56,24 @@ def distinct_names(count: int) -> st.SearchStrategy[list[str]]:
     )
 
 
+_moments = st.one_of(
+    st.sampled_from(["2026-01-01", "2026-01-01T10:00:00Z", "2026-01-01 10:00+02:00"]),
+    st.dates(),
+    st.datetimes(min_value=datetime.datetime(1970, 1, 1)),
+)
+_resolutions = st.fixed_dictionaries(
+    {},
+    optional={
+        "strategy": st.sampled_from(["highest", "lowest", "lowest-direct"]),
+        "prereleases": st.lists(names, max_size=2),
+        "exclude-newer": st.one_of(_moments, st.sampled_from(["7 days", "1 week", "90 minutes"])),
+        "exclude-newer-package": st.dictionaries(
+            names, st.one_of(st.just(False), _moments), max_size=1
+        ),
+    },
+)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> dict[str, Any]:
     """Data of sound manifests, modules and apps, spelled as freely as people may."""
@@ -124,6 +142,13 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         data["task"] = draw(task)
     if not is_app and draw(st.booleans()):
         data["files"] = {"include": draw(st.lists(paths, max_size=2)), "exclude": ["*.bin"]}
+    if draw(st.booleans()):
+        data["constraints"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
+        data["overrides"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
+        data["resolution"] = draw(_resolutions)
+        data["app" if is_app else "module"]["requires-modpkg"] = draw(
+            st.sampled_from([">=0.0.1", ">=0.0.1, <1000", "!=0.0.1"])
+        )
     data["tests"] = [
         {"name": name, "cases": draw(paths), "metric": draw(words), "at_least": draw(numbers)}
         for name in draw(distinct_names(2))

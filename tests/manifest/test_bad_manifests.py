@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import modpkg
 from modpkg.errors import ManifestError
 from modpkg.manifest import parse_manifest, read_manifest
 
@@ -21,6 +22,10 @@ TASK = MODULE + '[task]\nkind = "summarization"\n'
 
 SPECIFIERS = "'>=2.1', '>=1,<2', '~=2.0', '^2.1', '==2.1.0', or '*' for any version."
 LICENSES = "'Apache-2.0', 'MIT OR Apache-2.0', or 'LicenseRef-' and a name of your own."
+CUTOFFS = (
+    "write a date like '2026-01-01', a time like '2026-01-01T12:00:00Z', or a span before now "
+    "like '7 days' (minutes, hours, days, weeks)."
+)
 NAMES = "use letters, digits, '-', '_' and '.', beginning and ending with a letter or digit."
 REQUIREMENTS = "'summarizer>=2.1', 'summarizer[news]~=2.0', summarizer@2.1 or summarizer@^2.1."
 
@@ -146,6 +151,42 @@ BAD = [
      "10: tests[0].model is not a key of [tests[0]]; known are name, cases, metric, at_least, "
      "at_most."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
+    # [constraints], [overrides], [resolution]
+    (APP + '[constraints]\nb = { version = "<2" }\n',
+     '4: constraints.b has to be a version specifier like "<2", not a table.'),
+    (APP + '[overrides]\nb = "2"\n',
+     "4: overrides.b: '2' is not a version specifier (a bare version needs an operator before "
+     f"it); write it like {SPECIFIERS}"),
+    (APP + '[overrides]\nb-c = "*"\nB_C = "*"\n',
+     "5: overrides.B_C is the same module as one before it (b-c); keep one of them."),
+    (APP + '[resolution]\nstratgy = "lowest"\n',
+     "4: resolution.stratgy is not a key of [resolution]; did you mean 'strategy'?"),
+    (APP + '[resolution]\nstrategy = "lowst"\n',
+     "4: resolution.strategy is 'lowst', which is no strategy; did you mean 'lowest'?"),
+    (APP + '[resolution]\nprereleases = "b"\n',
+     "4: resolution.prereleases has to be an array, not a string."),
+    (APP + '[resolution]\nexclude-newer = "last week"\n',
+     f"4: resolution.exclude-newer: 'last week' is not a cut-off: {CUTOFFS}"),
+    (APP + '[resolution]\nexclude-newer = 2026-02-30\n',
+     "4: this is not TOML (column 17): invalid date or datetime."),
+    (APP + '[resolution]\nexclude-newer = 7\n',
+     "4: resolution.exclude-newer has to be a string, not an integer."),
+    (APP + '[resolution]\nexclude-newer-package = { b = true }\n',
+     '4: resolution.exclude-newer-package.b has to be a date like "2026-01-01", or false, '
+     "not a boolean."),
+    (APP + '[resolution]\nexclude-newer-package = { b = "7 days" }\n',
+     "4: resolution.exclude-newer-package.b is a span; give one name a date, or false for no "
+     "cut-off."),
+    # requires-modpkg
+    (MODULE + 'requires-modpkg = "0.1"\n',
+     "6: module.requires-modpkg: '0.1' is not a version specifier (a bare version needs an "
+     f"operator before it); write it like {SPECIFIERS}"),
+    (MODULE + 'requires-modpkg = "*"\n',
+     "6: module.requires-modpkg: '*' is not a version specifier (any modpkg will do: leave the "
+     f"key out); write it like {SPECIFIERS}"),
+    (APP + 'requires-modpkg = ">=99"\n[new-table]\n',
+     f"3: app.requires-modpkg is '>=99', and this is modpkg {modpkg.__version__}; install a "
+     "version of modpkg in that range."),
     # apps
     (MODULE + '[models.x]\nbase = "b"\n',
      "6: models belongs to an app; a module writes [compose] instead."),
@@ -202,7 +243,8 @@ def is_read_or_refused(text: str) -> None:
 @given(st.binary(max_size=200))
 @steady
 def test_any_bytes_are_read_or_refused(tmp_path_factory: Any, content: bytes) -> None:
-    path = tmp_path_factory.mktemp("bytes") / "modpkg.toml"
+    path = tmp_path_factory.getbasetemp() / "any-bytes" / "modpkg.toml"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     with pytest.raises(ManifestError):
         read_manifest(path)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from modpkg.errors import ManifestError
-from modpkg.manifest import Dependency, Manifest, from_normal_form, normal_form, parse_manifest
+from modpkg.manifest import (
+    Dependency,
+    Manifest,
+    ResolutionTable,
+    from_normal_form,
+    normal_form,
+    parse_manifest,
+)
 from modpkg.records import canonical_json
 
 from .strategies import manifests, steady, toml
@@ -20,7 +27,7 @@ from .test_read import HERE, NEWSROOM, SUMMARIZER
 
 
 def placeless(manifest: Manifest) -> Manifest:
-    """The manifest without its places: a record has none."""
+    """The manifest without its places, and without what acts only where it is written."""
 
     def bare(dependencies: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
         return tuple(replace(dependency, where="") for dependency in dependencies)
@@ -30,6 +37,9 @@ def placeless(manifest: Manifest) -> Manifest:
         path=Path(),
         dependencies=bare(manifest.dependencies),
         extras={name: bare(found) for name, found in manifest.extras.items()},
+        constraints=(),
+        overrides=(),
+        resolution=ResolutionTable(),
     )
 
 

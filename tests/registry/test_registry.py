@@ -210,7 +210,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     status: int | None = None
 
     def do_GET(self) -> None:
-        if Handler.status is not None:
+        if Handler.status == 0:
+            self.close_connection = True
+            self.connection.close()
+        elif Handler.status is not None:
             self.send_error(Handler.status)
         else:
             super().do_GET()
@@ -248,19 +251,34 @@ def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
         offline.index("other")
 
 
-@pytest.mark.parametrize("status", [403, 404, 410])
-def test_what_a_server_refuses_is_told(served: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "sentence"),
+    [
+        (401, "M302", "it wants credentials for index/m.jsonl (401)"),
+        (403, "M302", "it forbids reading index/m.jsonl (403)"),
+        (404, "M301", "it has no registry.json"),
+        (410, "M313", "answers 410 Gone to index/m.jsonl: it was taken away for good"),
+        (418, "M302", "it answered index/m.jsonl with status 418"),
+        (500, "M302", "it failed on index/m.jsonl (status 500); try again"),
+        (0, "M302", "it closed the connection without an answer"),
+    ],
+)
+def test_what_a_server_refuses_is_told_apart(
+    served: str, status: int, code: str, sentence: str
+) -> None:
     Handler.status = status
     with pytest.raises((RegistryMissing, RegistryUnreachable)) as caught:
         Registry(served).index("m")
-    assert (status == 404) == isinstance(caught.value, RegistryMissing)
-    if status != 404:
-        assert str(status) in str(caught.value)
+    assert caught.value.code == code
+    assert sentence in str(caught.value)
+    assert "html" not in str(caught.value), "what a server writes is not repeated"
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    with pytest.raises(RegistryUnreachable, match="could not be read"):
+    with pytest.raises(RegistryUnreachable, match="the connection was refused"):
         Registry("http://127.0.0.1:1").index("m")
+    with pytest.raises(RegistryUnreachable, match="there is no host of that name"):
+        Registry("http://no-such-host.invalid").index("m")
 
 
 def test_locks_do_not_show_as_modules(tmp_path: Path) -> None:

@@ -5,56 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from packaging.version import Version
 
 from modpkg.errors import ResolutionImpossible, UnknownModule
 from modpkg.names import parse_requirement
-from modpkg.records import Expects, Provides, TensorType, TouchedTensor, canonical_json
+from modpkg.records import Expects, Provides, TensorType, TouchedTensor
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import RegistryWriter
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.provider import root_needs
-from modpkg.resolve.resolve import Resolution, resolve
-from modpkg.tree import BlobTree
+from modpkg.resolve.resolve import resolve
 from tests.modules import publish_collection
-
-
-class Universe:
-    """A registry written by hand, in the form of ``name version: requirement, …`` lines."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        RegistryWriter(folder, "universe").prepare()
-
-    def add(self, name: str, version: str, *requires: str, **fields: object) -> None:
-        line = {
-            "name": name,
-            "version": version,
-            "kind": "collection",
-            "requires": list(requires),
-            "release": "sha256:" + "0" * 64,
-            **fields,
-        }
-        path = self.folder / "index" / f"{name}.jsonl"
-        with open(path, "ab") as file:
-            file.write(canonical_json(line) + b"\n")
-
-    def document(self, value: Provides | Expects) -> str:
-        return BlobTree(self.folder).add(canonical_json(value))
-
-    def resolve(self, *roots: str, locked: dict[str, str] | None = None) -> Resolution:
-        needs = []
-        for number, text in enumerate(roots, 1):
-            requirement = parse_requirement(text)
-            needs += root_needs(
-                requirement.name, requirement.extras, requirement.specifier, f"modpkg.toml:{number}"
-            )
-        kept = {name: Version(version) for name, version in (locked or {}).items()}
-        return resolve(needs, Catalog(Registry(str(self.folder))), locked=kept)
-
-    def versions(self, *roots: str, locked: dict[str, str] | None = None) -> dict[str, str]:
-        found = self.resolve(*roots, locked=locked)
-        return {name: str(chosen.release.version) for name, chosen in found.modules.items()}
+from tests.resolve.universe import Universe
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""A manifest's policy, as the resolver takes it and as the lock records it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from packaging.specifiers import SpecifierSet
+
+import modpkg
+from modpkg.errors import EngineTooOld
+from modpkg.lock import Lock, LockedPolicy
+from modpkg.manifest import Dependency, Manifest, Strategy
+from modpkg.manifest.cutoff import moment_text, parse_cutoff
+from modpkg.names import requirement_text
+from modpkg.records import ReleaseRecord
+from modpkg.resolve.policy import Bound, Policy
+
+
+def with_flags(
+    manifest: Manifest, *, strategy: Strategy | None = None, exclude_newer: str | None = None
+) -> Manifest:
+    """Return a manifest as if it said what the command line says.
+
+    Raises:
+        BadCutoff: ``exclude_newer`` is none.
+    """
+    resolution = manifest.resolution
+    if strategy is not None:
+        resolution = msgspec.structs.replace(resolution, strategy=strategy)
+    if exclude_newer is not None:
+        cutoff = parse_cutoff(exclude_newer)
+        resolution = msgspec.structs.replace(resolution, exclude_newer=cutoff)
+    return msgspec.structs.replace(manifest, resolution=resolution)
+
+
+def policy_of(manifest: Manifest, now: datetime) -> Policy:
+    """Return the policy of a resolution at the moment ``now``."""
+    resolution = manifest.resolution
+    newer = resolution.exclude_newer
+    return Policy(
+        strategy=resolution.strategy,
+        prereleases=frozenset(resolution.prereleases),
+        constraints=bounds_of(manifest.constraints),
+        cutoff=newer.at(now) if newer is not None else None,
+        cutoffs={
+            name: cutoff.at(now) if cutoff is not None else None
+            for name, cutoff in resolution.exclude_newer_package.items()
+        },
+    )
+
+
+def bounds_of(bounds: tuple[Dependency, ...]) -> dict[str, Bound]:
+    """Return constraints or overrides as the resolver takes them."""
+    return {bound.name: Bound(bound.requirement.specifier, bound.where) for bound in bounds}
+
+
+def recorded(bounds: tuple[Dependency, ...]) -> list[str]:
+    """Return constraints or overrides as the lock records them."""
+    return [requirement_text(bound.name, set(), bound.requirement.specifier) for bound in bounds]
+
+
+def locked_policy(manifest: Manifest, cutoff: datetime | None) -> LockedPolicy:
+    """Return what a lock records of a manifest's ``[resolution]``."""
+    resolution = manifest.resolution
+    newer = resolution.exclude_newer
+    return LockedPolicy(
+        strategy=resolution.strategy,
+        prereleases=list(resolution.prereleases),
+        exclude_newer=newer.text if newer is not None else None,
+        cutoff=moment_text(cutoff) if cutoff is not None else None,
+        exclude_newer_package=[
+            f"{name}={own.text if own is not None else 'false'}"
+            for name, own in resolution.exclude_newer_package.items()
+        ],
+    )
+
+
+def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
+    """Return what of the policy is not as it was when the lock was made; None when nothing is."""
+    for title, had, wanted in (
+        ("constraints", lock.constraints, recorded(manifest.constraints)),
+        ("overrides", lock.overrides, recorded(manifest.overrides)),
+    ):
+        changed = sorted(set(had) ^ set(wanted))
+        if changed:
+            return f"[{title}] changed: {', '.join(changed)}"
+    now = locked_policy(manifest, None)
+    for field in msgspec.structs.fields(LockedPolicy):
+        if field.name == "cutoff":
+            continue
+        before, after = getattr(lock.resolution, field.name), getattr(now, field.name)
+        if before != after:
+            return f"{field.encode_name} was {_shown(before)} and is {_shown(after)}"
+    return None
+
+
+def check_engine(records: Iterable[ReleaseRecord]) -> None:
+    """Check that this modpkg can install these releases, also where a lock names them.
+
+    Raises:
+        EngineTooOld: names the first that needs another.
+    """
+    for record in records:
+        text = record.requires_modpkg
+        if text and not SpecifierSet(text).contains(modpkg.__version__, prereleases=True):
+            raise EngineTooOld(
+                name=record.name,
+                version=record.version,
+                specifier=text,
+                engine=modpkg.__version__,
+            )
+
+
+def _shown(value: str | list[str] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "empty"
+    return value or "not set"

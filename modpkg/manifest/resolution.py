@@ -1,0 +1,91 @@
+"""``[constraints]``, ``[overrides]`` and ``[resolution]``: how a project wants to be resolved.
+
+They act only where they are written: those of a dependency's manifest say nothing here.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import cast, get_args
+
+from modpkg.errors import BadSpecifier
+from modpkg.manifest.cutoff import Cutoff, parse_cutoff
+from modpkg.manifest.node import Node
+from modpkg.manifest.schema import Dependency, ResolutionTable, Strategy
+from modpkg.manifest.values import make_requirement, manifest_specifier
+from modpkg.names import ModuleName, module_name, specifier_text
+
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+_KEYS = ("strategy", "prereleases", "exclude-newer", "exclude-newer-package")
+
+
+def read_bounds(node: Node | None) -> tuple[Dependency, ...]:
+    """Return ``[constraints]`` or ``[overrides]``, sorted by name: their order says nothing."""
+    bounds: dict[ModuleName, Dependency] = {}
+    for entry in node.entries().values() if node else ():
+        name = entry.key_parsed(module_name)
+        if name in bounds:
+            raise entry.fail(f"is the same module as one before it ({name}); keep one of them")
+        if not isinstance(entry.value, str):
+            raise entry.wrong_type('a version specifier like "<2"')
+        requirement = make_requirement(name, set(), entry.parsed(manifest_specifier))
+        bounds[name] = Dependency(requirement, where=entry.where)
+    return tuple(bounds[name] for name in sorted(bounds))
+
+
+def read_resolution(node: Node | None) -> ResolutionTable:
+    """Return ``[resolution]``."""
+    if node is None:
+        return ResolutionTable()
+    table = node.table(_KEYS)
+    strategy, prereleases = table.get("strategy"), table.get("prereleases")
+    newer = table.get("exclude-newer")
+    return ResolutionTable(
+        strategy=read_strategy(strategy) if strategy else "highest",
+        prereleases=tuple(sorted({item.parsed(module_name) for item in prereleases.items()}))
+        if prereleases
+        else (),
+        exclude_newer=_cutoff(newer) if newer else None,
+        exclude_newer_package=_exemptions(table.get("exclude-newer-package")),
+    )
+
+
+def read_strategy(node: Node) -> Strategy:
+    return cast(Strategy, node.choice(STRATEGIES, "strategy"))
+
+
+def _cutoff(node: Node) -> Cutoff:
+    """Return a cut-off; TOML's own dates and times will do too."""
+    text = node.value.isoformat() if isinstance(node.value, date) else node.text()
+    return node.made(parse_cutoff, text)
+
+
+def _exemptions(node: Node | None) -> dict[ModuleName, Cutoff | None]:
+    """Return the cut-offs of single names; None where a name has none."""
+    found: dict[ModuleName, Cutoff | None] = {}
+    for entry in node.entries().values() if node else ():
+        name = entry.key_parsed(module_name)
+        if name in found:
+            raise entry.fail(f"is the same module as one before it ({name}); keep one of them")
+        if entry.value is False:
+            found[name] = None
+            continue
+        if isinstance(entry.value, bool) or not isinstance(entry.value, str | date):
+            raise entry.wrong_type('a date like "2026-01-01", or false')
+        cutoff = found[name] = _cutoff(entry)
+        if cutoff.moment is None:
+            raise entry.fail("is a span; give one name a date, or false for no cut-off")
+    return dict(sorted(found.items()))
+
+
+def engine_specifier(text: str) -> str:
+    """Return ``requires-modpkg`` in its normal spelling.
+
+    Raises:
+        BadSpecifier: it is none, or allows any version.
+    """
+    specifier = specifier_text(manifest_specifier(text))
+    if not specifier:
+        raise BadSpecifier(specifier=text, reason=" (any modpkg will do: leave the key out)")
+    return specifier

@@ -1,0 +1,170 @@
+"""Which releases of a name may be chosen at all, and in which order they are preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from modpkg.errors import BadCutoff
+from modpkg.manifest.cutoff import moment_text, parse_moment
+from modpkg.names import requirement_text
+from modpkg.resolve.policy import Bound, Policy
+
+if TYPE_CHECKING:
+    from modpkg.resolve.catalog import Catalog, Release
+    from modpkg.resolve.provider import Need
+
+
+class Admission:
+    """What the policy and the roots let a resolution choose from.
+
+    A release is left out for the first of these that holds:
+
+    1. it was published after the name's cut-off;
+    2. it needs another modpkg;
+    3. it was yanked, and neither a root (a constraint, an override) pins its version with ``==``
+       nor does the lock have it;
+    4. it is a pre-release that the lock does not have, nothing names a pre-release of the name,
+       and a final release is left;
+    5. a constraint on the name does not allow it.
+
+    A name among ``held`` has no other version than the one of the lock.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Need],
+        locked: Mapping[str, Version],
+        policy: Policy | None = None,
+        *,
+        held: Collection[str] = (),
+    ) -> None:
+        self._policy = policy or Policy()
+        self._locked = locked
+        self._roots: dict[str, list[SpecifierSet]] = {}
+        self._held = held
+        self._prereleases = set(self._policy.prereleases)
+        self._pinned: dict[str, set[Version]] = {}
+        self._admitted: dict[str, list[Release]] = {}
+        self._refused: dict[str, dict[Version, str]] = {}
+        for root in roots:
+            self._roots.setdefault(root.name, []).append(root.specifier)
+            self._note(root.name, root.specifier)
+        for name, bound in self._policy.constraints.items():
+            self._note(name, bound.specifier)
+
+    def _note(self, name: str, specifier: SpecifierSet) -> None:
+        """Take from a specifier which pre-releases and yanked releases it asks for."""
+        if specifier.prereleases:
+            self._prereleases.add(name)
+        for item in specifier:
+            if item.operator in ("==", "===") and not item.version.endswith(".*"):
+                self._pinned.setdefault(name, set()).add(Version(item.version))
+
+    def prefers_lowest(self, name: str) -> bool:
+        """Say whether the oldest version of a name is preferred, not the newest."""
+        strategy = self._policy.strategy
+        return strategy == "lowest" or (strategy == "lowest-direct" and name in self._roots)
+
+    def releases(self, catalog: Catalog, name: str) -> list[Release]:
+        """Return the admitted releases: the locked one first, then in the order preferred."""
+        if name not in self._admitted:
+            self._judge(catalog, name)
+        return self._admitted[name]
+
+    def refusal(self, catalog: Catalog, release: Release) -> str | None:
+        """Return why a release may not be chosen, as the rest of a sentence; None if it may."""
+        self.releases(catalog, release.name)
+        return self._refused[release.name].get(release.version)
+
+    def _judge(self, catalog: Catalog, name: str) -> None:
+        override = catalog.overrides.get(name)
+        if override is not None:
+            self._note(name, override.specifier)
+        locked = self._locked.get(name)
+        refused = self._refused[name] = {}
+        left: list[Release] = []
+        for release in catalog.releases(name):
+            reason = self._fault(release)
+            if reason is None:
+                left.append(release)
+            else:
+                refused[release.version] = reason
+        if name not in self._prereleases and any(not r.version.is_prerelease for r in left):
+            refused |= {
+                r.version: "is a pre-release; name it in the requirement to allow it, or add "
+                f'"{name}" to prereleases under [resolution]'
+                for r in left
+                if r.version.is_prerelease and r.version != locked
+            }
+        bound = self._policy.constraints.get(name)
+        if bound is not None:
+            refused |= {
+                r.version: _outside(name, bound)
+                for r in left
+                if r.version not in refused
+                and not bound.specifier.contains(r.version, prereleases=True)
+            }
+        left = [release for release in left if release.version not in refused]
+        if name in self._held:
+            left = [release for release in left if release.version == locked]
+        if self.prefers_lowest(name):
+            left = left[::-1]
+        self._admitted[name] = sorted(left, key=lambda release: release.version != locked)
+
+    def kept(self, catalog: Catalog, name: str) -> Release | None:
+        """Return the locked release of a name, if it is admitted and in the roots' ranges."""
+        locked = self._locked.get(name)
+        ranges = self._roots.get(name, ())
+        if locked is None or not all(r.contains(locked, prereleases=True) for r in ranges):
+            return None
+        first = next(iter(self.releases(catalog, name)), None)
+        return first if first is not None and first.version == locked else None
+
+    def _fault(self, release: Release) -> str | None:
+        """Return what keeps one release out, whatever else its name has."""
+        line = release.line
+        cutoff = self._policy.cutoff_of(release.name)
+        if cutoff is not None and line.published:
+            reason = _too_new(line.published, cutoff)
+            if reason is not None:
+                return reason
+        if line.requires_modpkg:
+            try:
+                fits = SpecifierSet(line.requires_modpkg).contains(
+                    self._policy.engine, prereleases=True
+                )
+            except InvalidSpecifier:
+                fits = False
+            if not fits:
+                return (
+                    f"needs modpkg {line.requires_modpkg}, and this is modpkg "
+                    f"{self._policy.engine}; install that modpkg to use it"
+                )
+        if line.yanked is not None and not (
+            release.version in self._pinned.get(release.name, ())
+            or self._locked.get(release.name) == release.version
+        ):
+            return f"was yanked: {line.yanked or 'no reason was given'}"
+        return None
+
+
+def _too_new(published: str, cutoff: datetime) -> str | None:
+    try:
+        if parse_moment(published) <= cutoff:
+            return None
+    except BadCutoff:
+        return "does not say when it was published, and there is a cut-off (exclude-newer)"
+    return (
+        f"was published {published}, after the cut-off {moment_text(cutoff)} (exclude-newer); "
+        "exempt it with exclude-newer-package under [resolution]"
+    )
+
+
+def _outside(name: str, bound: Bound) -> str:
+    where = f" ({bound.where})" if bound.where else ""
+    return f"is kept out by the constraint {requirement_text(name, set(), bound.specifier)}{where}"

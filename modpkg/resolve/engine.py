@@ -1,0 +1,50 @@
+"""The engine: the walk, and the search where the walk meets a conflict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from resolvelib import AbstractResolver, Resolver
+from resolvelib.resolvers import ResolverException, Result
+
+from modpkg.resolve.core import SECONDS
+from modpkg.resolve.frontier import Conflict
+from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
+from modpkg.resolve.search import Search
+from modpkg.resolve.space import Space
+from modpkg.resolve.walk import Walk
+
+MAX_ROUNDS = 2_000_000
+
+
+class Engine(AbstractResolver[Need, Candidate, Identifier]):
+    """Both steps as one resolver. ``MODPKG_SOLVER`` forces one of them, or resolvelib's own."""
+
+    base_exception = ResolverException
+
+    def __init__(self, provider: ModuleProvider, reporter: Any) -> None:
+        super().__init__(provider, reporter)
+        self.space = Space(provider)
+
+    def resolve(
+        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
+    ) -> Result[Need, Candidate, Identifier]:
+        """Return the preferred answer; ``seconds`` bound the work on an explanation.
+
+        Raises:
+            resolvelib.ResolutionImpossible: there is none.
+            Conflict: the walk was forced, and would have to go back.
+        """
+        roots = list(requirements)
+        forced = os.environ.get("MODPKG_SOLVER", "")
+        if forced == "resolvelib":
+            return Resolver(self.provider, self.reporter).resolve(roots, max_rounds=MAX_ROUNDS)
+        if forced != "search":
+            try:
+                return Walk(self.space, self.reporter).resolve(roots)
+            except Conflict:
+                if forced == "walk":
+                    raise
+        return Search(self.space, self.reporter).resolve(roots, seconds=seconds)

@@ -1,0 +1,170 @@
+"""The versions of one name in ascending order, and which stretches of them a specifier allows.
+
+A specifier is not tested against each version. Its bounds are found in the sorted list, by name
+where a version is spelled alike and by bisection elsewhere. What PEP 440 says of bounds that are
+pre-, post- or development releases, of ``!=`` and of ``===`` leaves holes; those few are tested
+one version at a time, by `packaging`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+Runs = tuple[tuple[int, int], ...]
+"""Stretches of positions ``lo <= position < hi``: ascending, none empty, none touching."""
+
+Bound = tuple[str, str, Version]
+"""An operator, the version's text, and the version."""
+
+
+class Order:
+    """The versions of one name, oldest first."""
+
+    def __init__(self, versions: Sequence[Version], read: Bounds | None = None) -> None:
+        self.versions = versions
+        self._read = Bounds() if read is None else read
+        self._at = {str(version): position for position, version in enumerate(versions)}
+        self._only_final = not any(v.is_prerelease or v.is_postrelease for v in versions)
+        self._runs: dict[int, tuple[SpecifierSet, Runs]] = {}
+
+    def runs(self, specifier: SpecifierSet) -> Runs:
+        """Return the positions of the versions that a specifier allows, pre-releases included."""
+        known = self._runs.get(id(specifier))
+        if known is None:
+            # The specifier is kept, so that no other one can come to have its id.
+            known = self._runs[id(specifier)] = specifier, self._find(specifier)
+        return known[1]
+
+    def _find(self, specifier: SpecifierSet) -> Runs:
+        found = self._read.of(specifier)
+        if found is None:
+            return runs_of(
+                position
+                for position, version in enumerate(self.versions)
+                if specifier.contains(version, prereleases=True)
+            )
+        low, high = 0, len(self.versions)
+        for operator, text, version in found:
+            if operator in (">=", "~=", "=="):
+                low = max(low, self._first(text, version))
+            elif operator == ">":
+                low = max(low, self._after_posts(text, version))
+            if operator in ("<=", "=="):
+                high = min(high, self._past(text, version))
+            elif operator == "<":
+                high = min(high, self._first_of_base(text, version))
+            elif operator == "~=":
+                base, upper = _next_prefix(text)
+                high = min(high, self._first_of_base(base, upper))
+        return ((low, high),) if low < high else ()
+
+    def _first(self, text: str, version: Version) -> int:
+        """Return the position of the first version that is not below ``version``."""
+        at = self._at.get(text)
+        return bisect_left(self.versions, version) if at is None else at
+
+    def _past(self, text: str, version: Version) -> int:
+        """Return the position of the first version above ``version``."""
+        at = self._at.get(text)
+        return bisect_right(self.versions, version) if at is None else at + 1
+
+    def _first_of_base(self, text: str, version: Version) -> int:
+        """Return where ``version``'s own pre-releases begin: ``<2`` does not allow ``2.0a1``."""
+        if self._only_final:
+            return self._first(text, version)
+        return bisect_left(self.versions, _first_prerelease(version))
+
+    def _after_posts(self, text: str, version: Version) -> int:
+        """Return where ``version``'s post-releases end: ``>2`` does not allow ``2.0.post1``."""
+        at = self._past(text, version)
+        while (
+            not self._only_final
+            and at < len(self.versions)
+            and self.versions[at].is_postrelease
+            and Version(self.versions[at].base_version) == version
+        ):
+            at += 1
+        return at
+
+
+class Bounds:
+    """The bounds of specifiers, read once per specifier object: many needs share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[SpecifierSet, tuple[Bound, ...] | None]] = {}
+
+    def of(self, specifier: SpecifierSet) -> tuple[Bound, ...] | None:
+        """Return a specifier's parts when each is a bound by a final version; else None."""
+        known = self._known.get(id(specifier))
+        if known is None:
+            known = self._known[id(specifier)] = specifier, self._bounds(specifier)
+        return known[1]
+
+    def _bounds(self, specifier: SpecifierSet) -> tuple[Bound, ...] | None:
+        found = []
+        for item in specifier:
+            if item.operator in ("!=", "===") or item.version.endswith(".*"):
+                return None
+            version = Version(item.version)
+            if version.is_prerelease or version.is_postrelease or version.local is not None:
+                return None
+            found.append((item.operator, item.version, version))
+        return tuple(found)
+
+
+@lru_cache(maxsize=1 << 12)
+def _first_prerelease(version: Version) -> Version:
+    return Version(f"{version}.dev0")
+
+
+@lru_cache(maxsize=1 << 12)
+def _next_prefix(text: str) -> tuple[str, Version]:
+    """Return the first version beyond ``~=text``: 3 for 2.1, 2.2 for 2.1.5."""
+    version = Version(text)
+    # As spelled, since ~=2.1.0 and ~=2.1 differ.
+    *head, last, _ = version.release
+    upper = ".".join(map(str, [*head, last + 1]))
+    upper = f"{version.epoch}!{upper}" if version.epoch else upper
+    return upper, Version(upper)
+
+
+def runs_of(positions: Iterable[int]) -> Runs:
+    """Return ascending positions as stretches.
+
+    >>> runs_of([0, 1, 4])
+    ((0, 2), (4, 5))
+    """
+    found: list[tuple[int, int]] = []
+    for position in positions:
+        if found and found[-1][1] == position:
+            found[-1] = found[-1][0], position + 1
+        else:
+            found.append((position, position + 1))
+    return tuple(found)
+
+
+def within(position: int, runs: Runs) -> bool:
+    """Say whether a position lies in one of the stretches."""
+    return any(low <= position < high for low, high in runs)
+
+
+def both(one: Runs, other: Runs) -> Runs:
+    """Return what two lists of stretches have in common.
+
+    >>> both(((0, 5),), ((1, 2), (4, 9)))
+    ((1, 2), (4, 5))
+    """
+    if one == other:
+        return one
+    found = []
+    for low, high in one:
+        for start, end in other:
+            first, last = max(low, start), min(high, end)
+            if first < last:
+                found.append((first, last))
+    return tuple(found)

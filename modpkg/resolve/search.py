@@ -1,0 +1,117 @@
+"""The search: a SAT solver says what is possible; names are asked one by one, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from resolvelib import AbstractResolver
+from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
+
+from modpkg.names import ModuleName
+from modpkg.resolve.clauses import Clauses
+from modpkg.resolve.core import SECONDS, minimal_core
+from modpkg.resolve.frontier import Frontier
+from modpkg.resolve.provider import Candidate, Identifier, Need
+from modpkg.resolve.space import Space
+
+
+class Search(AbstractResolver[Need, Candidate, Identifier]):
+    """The second step: complete, and with the walk's meaning.
+
+    One model, an answer that need not be the preferred one, is always at hand. Names are visited
+    as the walk visits them, and each asks: is there an answer with a better release of this name,
+    given the choices so far? The solver is asked only when the model at hand and the frontier do
+    not answer already.
+    """
+
+    base_exception = ResolverException
+
+    def __init__(self, space: Space, reporter: Any) -> None:
+        super().__init__(space.provider, reporter)
+        self._space = space
+        self.asked = 0
+        """How often the solver was asked."""
+
+    def resolve(
+        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
+    ) -> Result[Need, Candidate, Identifier]:
+        """Return the preferred answer; ``seconds`` bound the work on an explanation.
+
+        Raises:
+            resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
+                set that cannot hold together, as far as the time for making it small allows.
+        """
+        from pysat.solvers import Cadical195  # at conflicts only: it costs 50 ms
+
+        roots = list(requirements)
+        clauses = Clauses(self._space, roots)
+        with Cadical195() as solver:
+            for clause in clauses.all():
+                solver.add_clause(clause)
+            self.asked += 1
+            if not solver.solve():
+                raise ResolutionImpossible(minimal_core(clauses, seconds))
+            return self._prefer(solver, clauses, Frontier(self._space, roots))
+
+    def _prefer(
+        self, solver: Any, clauses: Clauses, frontier: Frontier
+    ) -> Result[Need, Candidate, Identifier]:
+        model: Sequence[int] = solver.get_model()
+        while frontier.pending:
+            name, extra = frontier.pending.popleft()
+            release = frontier.pinned.get(name)
+            if release is None:
+                at, model = self._best(solver, clauses, frontier, name, extra, model)
+                for literal in clauses.equal(name, at):
+                    solver.add_clause([literal])
+                release = self._space.domain(name).ascending[at]
+            frontier.pin(name, extra, release)
+        return frontier.result()
+
+    def _best(
+        self,
+        solver: Any,
+        clauses: Clauses,
+        frontier: Frontier,
+        name: ModuleName,
+        extra: str | None,
+        model: Sequence[int],
+    ) -> tuple[int, Sequence[int]]:
+        """Return the best position of a name for which there is an answer, and such an answer."""
+        held = clauses.position(name, model)
+        better: list[int] = []
+        for at in frontier.viable(name, extra):
+            if at == held:
+                break
+            better.append(at)
+        else:
+            raise AssertionError(f"the solver chose {name} against what is chosen")
+        while better:
+            assumed, asked = self._question(clauses, name, held, better)
+            self.asked += 1
+            if solver.solve(assumptions=assumed):
+                model = solver.get_model()
+                held = clauses.position(name, model)
+                better = better[: better.index(held)]
+            else:
+                better = better[asked:]
+        return held, model
+
+    def _question(
+        self, clauses: Clauses, name: ModuleName, held: int, better: Sequence[int]
+    ) -> tuple[list[int], int]:
+        """Return the assumption "one of the better ones", and how many of them it covers.
+
+        Where nothing worse lies among those that are better, that is a stretch: two literals.
+        Otherwise (the locked release comes first) the best one is asked for alone.
+        """
+        domain = self._space.domain(name)
+        first, last = min(better), max(better)
+        rank = domain.rank
+        if any(rank[at] >= rank[held] for at in range(first, last + 1)):
+            first = last = better[0]
+        assumed = [clauses.at_least(name, first)]
+        if last + 1 < len(domain):
+            assumed.append(-clauses.at_least(name, last + 1))
+        return assumed, len(better) if first < last else 1

@@ -1,0 +1,106 @@
+"""The space that both steps look for an answer in: per name its releases, per need its stretches.
+
+The walk and the search ask the same questions of the provider; here each is answered once.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from modpkg.names import ModuleName
+from modpkg.resolve.catalog import Release
+from modpkg.resolve.order import Bounds, Order, Runs, both, runs_of
+from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
+
+
+class Domain:
+    """The releases of one name that may be chosen at all."""
+
+    def __init__(self, best: list[Release], bounds: Bounds) -> None:
+        self.best = best
+        """In the order in which they are preferred."""
+        self.ascending = sorted(best, key=lambda release: release.version)
+        """By version; a position is an index into this list."""
+        self.order = Order([release.version for release in self.ascending], bounds)
+
+    @cached_property
+    def position(self) -> dict[Release, int]:
+        return {release: at for at, release in enumerate(self.ascending)}
+
+    @cached_property
+    def preference(self) -> list[int]:
+        """The positions in the order in which they are preferred."""
+        return [self.position[release] for release in self.best]
+
+    @cached_property
+    def rank(self) -> list[int]:
+        """By position, how many releases are preferred to the one there."""
+        found = [0] * len(self.best)
+        for rank, at in enumerate(self.preference):
+            found[at] = rank
+        return found
+
+    def __len__(self) -> int:
+        return len(self.best)
+
+
+class Space:
+    """What a provider allows, in positions and stretches of positions."""
+
+    def __init__(self, provider: ModuleProvider) -> None:
+        self.provider = provider
+        self._bounds = Bounds()
+        self._domains: dict[ModuleName, Domain] = {}
+        self._fitting: dict[tuple[str, str, ModuleName, Runs], Runs] = {}
+        self._needs: dict[tuple[Release, str | None], list[Need]] = {}
+
+    def domain(self, name: ModuleName) -> Domain:
+        """Return the releases of a name; none when the name does not exist."""
+        domain = self._domains.get(name)
+        if domain is None:
+            domain = self._domains[name] = Domain(self.provider.admitted(name), self._bounds)
+        return domain
+
+    def needs(self, release: Release, extra: str | None) -> list[Need]:
+        """Return what a release, or one extra of it, asks for."""
+        key = release, extra
+        found = self._needs.get(key)
+        if found is None:
+            found = self._needs[key] = self.provider.dependencies(Candidate(release, extra))
+        return found
+
+    def allowed(self, need: Need) -> Runs:
+        """Return the positions of the releases that satisfy a need."""
+        domain = self.domain(need.name)
+        runs = domain.order.runs(need.specifier)
+        if need.exact is not None:
+            runs = both(runs, self._exactly(domain, need))
+        parent = need.parent
+        if parent is None or not runs:
+            return runs
+        expects = parent.line.expects.get(need.name)
+        if expects is None:
+            return runs
+        key = parent.registry.url, expects, need.name, runs
+        if key not in self._fitting:
+            self._fitting[key] = runs_of(
+                at
+                for low, high in runs
+                for at in range(low, high)
+                if self.provider.unfit(parent, domain.ascending[at]) is None
+            )
+        return self._fitting[key]
+
+    def _exactly(self, domain: Domain, need: Need) -> Runs:
+        if need.parent is not None and need.parent in domain.position:
+            at = domain.position[need.parent]
+            if domain.ascending[at].version == need.exact:
+                return ((at, at + 1),)
+        return runs_of(
+            at for at, release in enumerate(domain.ascending) if release.version == need.exact
+        )
+
+
+def identifier(need: Need) -> Identifier:
+    """Return what a need is of."""
+    return need.name, need.extra

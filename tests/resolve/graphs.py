@@ -1,0 +1,171 @@
+"""Random registries in memory: acyclic and cyclic, extras, yanked, pre-releases, pins, fit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from modpkg.names import module_name, parse_requirement
+from modpkg.records import Expects, IndexLine, Provides, TensorType, TouchedTensor
+from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.provider import Need, root_needs
+
+DIGEST = "sha256:" + "0" * 64
+SMALL, LARGE = ("sha256:" + digit * 64 for digit in "12")
+EXPECTS_SMALL, EXPECTS_LARGE, EXPECTS_NOTHING = ("sha256:" + digit * 64 for digit in "345")
+PROVIDES = {
+    SMALL: Provides(tensors={"w": TensorType("F32", [2])}, ports={}),
+    LARGE: Provides(tensors={"w": TensorType("F32", [4])}, ports={}),
+}
+EXPECTS = {
+    EXPECTS_SMALL: Expects(tensors={"w": TouchedTensor("F32", [2], DIGEST)}),
+    EXPECTS_LARGE: Expects(tensors={"w": TouchedTensor("F32", [4], DIGEST)}),
+    EXPECTS_NOTHING: Expects(),
+}
+
+
+class MemoryRegistry:
+    """What a catalog asks of a registry, without files."""
+
+    url = "memory"
+    name = "memory"
+    folder = None
+
+    def __init__(self, lines: Sequence[IndexLine]) -> None:
+        self.lines: dict[str, list[IndexLine]] = {}
+        for line in lines:
+            self.lines.setdefault(line.name, []).append(line)
+
+    def index(self, name: str) -> list[IndexLine]:
+        return self.lines.get(name, [])
+
+    def names(self) -> list[str]:
+        return sorted(self.lines)
+
+    def provides(self, digest: str) -> Provides:
+        return PROVIDES[digest]
+
+    def expects(self, digest: str) -> Expects:
+        return EXPECTS[digest]
+
+
+@dataclass
+class Graph:
+    """A registry and what is asked of it."""
+
+    roots: list[str]
+    lines: list[IndexLine]
+    locked: dict[str, str] = field(default_factory=dict)
+
+    def catalog(self) -> Catalog:
+        return Catalog(MemoryRegistry(self.lines))
+
+    def needs(self) -> list[Need]:
+        found = []
+        for number, text in enumerate(self.roots, 1):
+            wanted = parse_requirement(text)
+            found += root_needs(
+                wanted.name, wanted.extras, wanted.specifier, f"modpkg.toml:{number}"
+            )
+        return found
+
+    def __str__(self) -> str:
+        rows = "\n".join(
+            f"  {line.name} {line.version} -> {', '.join(line.requires)}"
+            f" {line.extras or ''} {'yanked' if line.yanked is not None else ''}"
+            f" {line.provides or ''} {line.expects or ''}"
+            for line in self.lines
+        )
+        return f"roots {', '.join(self.roots)}; locked {self.locked}\n{rows}"
+
+
+def line(name: str, version: str, *requires: str, **fields: object) -> IndexLine:
+    return IndexLine(
+        name=name,
+        version=version,
+        kind="collection",
+        requires=list(requires),
+        release=DIGEST,
+        **fields,
+    )
+
+
+def plain(table: str, *roots: str) -> Graph:
+    """Return a graph from ``name version -> need, need; …``."""
+    lines = []
+    for row in table.split(";"):
+        head, _, needs = row.partition("->")
+        name, version = head.split()
+        # "p5>=2,<=3" has a comma of its own: needs are parted by ", ".
+        lines.append(
+            line(name, version, *(need.strip() for need in needs.split(", ") if need.strip()))
+        )
+    return Graph(list(roots), lines)
+
+
+FINAL = ["1", "1.1", "2", "2.1", "3", "3.0.1", "4", "5"]
+ODD = ["2rc1", "3a1", "2.dev1", "3.post1", "1!1", "2.1b2.post1"]
+EXTRAS = ["x", "y"]
+
+
+def random_graph(rng: random.Random, *, names: int, versions: int, tightness: float = 0.5) -> Graph:
+    """Return a random graph; ``rng`` may be hypothesis's, so that failures shrink."""
+    count = rng.randint(max(1, names // 2), names)
+    cyclic = rng.random() < 0.5
+    fits = rng.random() < 0.4
+    odd = rng.random() < 0.4
+    pool = FINAL[: versions + 1] + (ODD if odd else [])
+    known = [f"n{number}" for number in range(count)]
+
+    def bound() -> str:
+        operator = rng.choice([">=", "<=", "<=", "<", "<", ">", "!=", "~=", "=="])
+        version = rng.choice(pool)
+        if operator == "~=" and "." not in version.replace(".dev", "").replace(".post", ""):
+            version = "2.0"
+        if operator in ("==", "!=") and version in FINAL and rng.random() < 0.2:
+            version += ".*"
+        return operator + version
+
+    def need(targets: Sequence[str]) -> str:
+        name = rng.choice(list(targets)) if rng.random() > 0.005 else "missing"
+        extra = f"[{rng.choice(EXTRAS)}]" if rng.random() < 0.15 else ""
+        bounds = [
+            bound() for _ in range(rng.choice([1, 1, 1, 2]) if rng.random() < tightness else 0)
+        ]
+        return f"{name}{extra}{','.join(bounds)}"
+
+    lines = []
+    for number, name in enumerate(known):
+        targets = known if cyclic else known[number + 1 :]
+        for version in rng.sample(pool, rng.randint(1, min(versions, len(pool)))):
+            wanted = [need(targets) for _ in range(rng.choice([0, 1, 2, 2]))] if targets else []
+            extras = {
+                extra: [need(targets) for _ in range(rng.randint(0, 2))] if targets else []
+                for extra in EXTRAS
+                if rng.random() < 0.3
+            }
+            expects = {}
+            if fits and targets and rng.random() < 0.25:
+                expects[rng.choice(list(targets))] = rng.choice(list(EXPECTS))
+            lines.append(
+                line(
+                    name,
+                    version,
+                    *wanted,
+                    extras=extras,
+                    expects=expects,
+                    provides=rng.choice([SMALL, SMALL, SMALL, LARGE, None]) if fits else None,
+                    yanked="" if rng.random() < 0.05 else None,
+                )
+            )
+    roots = [
+        need(known) if rng.random() < 0.3 else rng.choice(known) for _ in range(rng.randint(1, 3))
+    ]
+    roots = [root for root in roots if not root.startswith("missing")] or [known[0]]
+    locked = {}
+    if rng.random() < 0.3:
+        some = rng.choice(lines)
+        locked[some.name] = some.version
+    assert all(module_name(name) == name for name in known)
+    return Graph(roots, lines, locked)

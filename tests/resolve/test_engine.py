@@ -1,0 +1,169 @@
+"""The engine against its oracles, and the graphs that other engines stumble over."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from benchmarks.resolver_fuzz import run
+from modpkg.resolve.order import Order, both, runs_of, within
+from modpkg.resolve.resolve import resolve
+from tests.resolve.agree import compare, searched, walked
+from tests.resolve.graphs import Graph, line, plain, random_graph
+
+ROOT = Path(__file__).parents[2]
+GRAPHS = int(os.environ.get("MODPKG_FUZZ_GRAPHS", "2500"))
+EXAMPLES = max(300, GRAPHS // 10)
+
+
+def test_random_graphs_agree_with_the_oracles() -> None:
+    kinds = run(GRAPHS, seed=7)
+    assert sum(kinds.values()) == GRAPHS
+    assert {kind.split(",")[0] for kind in kinds} == {"impossible", "searched", "walked"}
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.randoms(use_true_random=False))
+def test_hypothesis_finds_no_graph_that_disagrees(rng: random.Random) -> None:
+    compare(random_graph(rng, names=5, versions=3, tightness=0.8))
+
+
+def test_a_graph_that_the_stock_engine_may_deny() -> None:
+    graph = plain(
+        "p0 2 -> p4==3; p1 1 -> p3==3; p1 2 -> p5==1; p1 3 -> p4<=2; p3 3 -> p6==1;"
+        "p4 3 -> p5>=2,<=3; p5 2; p5 3 -> p6==3; p6 1; p6 3",
+        "p0",
+        "p1",
+    )
+    assert searched(graph) == {"p0": "2", "p1": "1", "p4": "3", "p3": "3", "p5": "2", "p6": "1"}
+    assert walked(graph) in (None, searched(graph))
+    assert compare(graph).endswith("brute force")
+
+
+def chain(length: int) -> Graph:
+    lines = [line(f"n{k}", "1", f"n{k + 1}>=1") for k in range(length - 1)]
+    return Graph(["n0"], [*lines, line(f"n{length - 1}", "1")])
+
+
+@pytest.mark.parametrize("step", [walked, searched])
+def test_a_chain_of_5000_names(step: object) -> None:
+    found = step(chain(5000))
+    assert len(found) == 5000
+
+
+def test_a_chain_that_ends_in_a_conflict_is_told() -> None:
+    graph = chain(1000)
+    graph.lines += [line("n999", "2"), line("top", "1", "n0", "n999>=2")]
+    graph.lines[998] = line("n998", "1", "n999<2")
+    graph.roots = ["top"]
+    assert searched(graph) is None
+    assert walked(graph) is None
+
+
+@pytest.mark.parametrize("step", [walked, searched])
+def test_a_ring_of_500_names(step: object) -> None:
+    lines = [
+        line(f"n{k}", version, f"n{(k + 1) % 500}>={version}")
+        for k in range(500)
+        for version in ("1", "2")
+    ]
+    assert set(step(Graph(["n7"], lines)).values()) == {"2"}
+    # Where the last link goes back, the first name has to be old, and no other.
+    lines[-1] = line("n499", "2", "n0<2")
+    found = searched(Graph(["n0"], lines))
+    assert found is not None
+    assert [name for name, version in found.items() if version == "1"] == ["n0"]
+
+
+def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
+    code = (
+        "import random\n"
+        "from tests.resolve.agree import searched\n"
+        "from tests.resolve.graphs import random_graph\n"
+        "for seed in range(60):\n"
+        "    graph = random_graph(random.Random(seed), names=12, versions=5, tightness=0.6)\n"
+        "    random.shuffle(graph.lines)\n"
+        "    print(searched(graph))\n"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("engine", ["walk", "search", "resolvelib", ""])
+def test_each_engine_can_be_forced(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODPKG_SOLVER", engine)
+    graph = plain("a 1; a 2 -> b<2, c; b 1; b 2; c 1 -> a", "a", "b<2")
+    found = resolve(graph.needs(), graph.catalog())
+    assert {name: str(one.release.version) for name, one in found.modules.items()} == {
+        "a": "2",
+        "b": "1",
+        "c": "1",
+    }
+
+
+VERSIONS = [
+    epoch + release + suffix
+    for epoch in ("", "1!")
+    for release in ("0", "1", "1.0", "1.0.1", "1.1", "1.10", "2", "2.0.0", "2.1")
+    for suffix in ("", ".dev0", "a1", "a1.dev2", "rc1", ".post0", ".post1", "rc1.post2")
+]
+
+
+@st.composite
+def specifiers(draw: st.DrawFn) -> SpecifierSet:
+    parts = []
+    for _ in range(draw(st.integers(0, 3))):
+        operator = draw(st.sampled_from([">=", "<=", ">", "<", "==", "!=", "~=", "==="]))
+        version = draw(st.sampled_from(VERSIONS))
+        if operator in ("==", "!=") and draw(st.booleans()):
+            version = f"{Version(version).base_version}.*"
+        parts.append(operator + version)
+    try:
+        return SpecifierSet(",".join(parts))
+    except InvalidSpecifier:
+        return SpecifierSet()
+
+
+@settings(max_examples=3 * EXAMPLES, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(VERSIONS), max_size=25), specifiers())
+@example(["2.0a1", "2"], SpecifierSet("<2"))
+@example(["1.0.post1", "1.1"], SpecifierSet(">1.0"))
+@example(["1a1", "1.0.post1", "2"], SpecifierSet(">1a1"))
+def test_ranges_are_what_packaging_says(texts: list[str], specifier: SpecifierSet) -> None:
+    versions = sorted({Version(text) for text in texts})
+    expected = [
+        at for at, version in enumerate(versions) if specifier.contains(version, prereleases=True)
+    ]
+    runs = Order(versions).runs(specifier)
+    assert runs == runs_of(expected)
+    assert [at for at in range(len(versions)) if within(at, runs)] == expected
+
+
+@given(st.sets(st.integers(0, 12)), st.sets(st.integers(0, 12)))
+def test_stretches_intersect_as_sets_do(one: set[int], other: set[int]) -> None:
+    assert both(runs_of(sorted(one)), runs_of(sorted(other))) == runs_of(sorted(one & other))
