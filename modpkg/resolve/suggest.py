@@ -124,5 +124,6 @@ def _still_guilty(roots: Sequence[Need], attempt: Attempt) -> Need | None:
     try:
         attempt(roots)
     except Impossible as error:
-        return [cause.requirement for cause in error.causes if cause.parent is None][-1]
+        guilty: list[Need] = [cause.requirement for cause in error.causes if cause.parent is None]
+        return guilty[-1]
     return None
