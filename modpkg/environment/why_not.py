@@ -15,9 +15,7 @@ from modpkg.errors import NoSuchRelease, ResolutionImpossible
 from modpkg.names import ModuleName
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.provider import Need
-
-ASKED = "Your question"
-"""Stands for the file and line of the requirement that is tried."""
+from modpkg.resolve.suggest import QUESTION
 
 
 class WhyNot(Struct, frozen=True, kw_only=True):
@@ -52,7 +50,7 @@ def why_not(trial: Trial, name: ModuleName, version: Version) -> WhyNot:
     )
     if chosen.get(name) == version:
         return answer
-    pin = Need(name, None, SpecifierSet(f"=={version}"), where=ASKED)
+    pin = Need(name, None, SpecifierSet(f"=={version}"), where=QUESTION)
     install = f'modpkg install "{name}=={version}"'
     try:
         found = versions_of(trial.resolve([*trial.roots, pin], upgrade=[name]))

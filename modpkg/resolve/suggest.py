@@ -20,6 +20,9 @@ SECONDS = 5.0
 """Longest time for looking; the change that is sure to help is looked for however long it takes."""
 MOST = 2
 
+QUESTION = "Your question"
+"""Where a root stands that was added to ask what forbids it: no change of it is an answer."""
+
 Attempt = Callable[[Sequence[Need]], Mapping[Identifier, Candidate]]
 """Resolves other roots; raises `resolvelib.ResolutionImpossible` where there is no answer."""
 
@@ -42,6 +45,9 @@ def suggestions(
 ) -> list[str]:
     """Return changes of the roots after which there is an answer, the smallest first."""
     guilty = [cause.requirement for cause in causes if cause.parent is None]
+    guilty = [need for need in guilty if need.where != QUESTION]
+    if not guilty:
+        return []
     deadline = time.monotonic() + SECONDS
     found: list[str] = []
     for change in _changes(roots, guilty, catalog, admission):
