@@ -14,6 +14,7 @@ from resolvelib import ResolutionImpossible as Impossible
 from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
 from modpkg.resolve.admission import Admission
+from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
@@ -60,10 +61,13 @@ def resolve(
         UnknownModule: a root's name is not in its registry.
     """
     roots = [_overridden(root, catalog) for root in roots]
+    kept = locked or {}
+    # With a lock, what it has is looked at first, and is nearly always all that is needed.
+    fetch_ahead(catalog, [*(root.name for root in roots), *kept], deep=not kept)
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
-    admission = Admission(roots, locked or {}, policy)
+    admission = Admission(roots, kept, policy)
     provider = ModuleProvider(catalog, admission, roots)
     try:
         result = Engine(provider, BaseReporter()).resolve(roots)
@@ -71,7 +75,7 @@ def resolve(
         causes = list(error.causes)
 
         def attempt(changed: Sequence[Need]) -> Mapping[Identifier, Candidate]:
-            trial = ModuleProvider(catalog, Admission(changed, locked or {}, policy), changed)
+            trial = ModuleProvider(catalog, Admission(changed, kept, policy), changed)
             return Engine(trial, BaseReporter()).resolve(changed, seconds=0.0).mapping
 
         helps = suggestions(roots, causes, catalog, admission, attempt)
