@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import Struct
@@ -70,7 +72,8 @@ def resolve(
     admission = Admission(roots, kept, policy)
     provider = ModuleProvider(catalog, admission, roots)
     try:
-        result = Engine(provider, BaseReporter()).resolve(roots)
+        with _collector_at_rest():
+            result = Engine(provider, BaseReporter()).resolve(roots)
     except Impossible as error:
         causes = list(error.causes)
 
@@ -81,6 +84,18 @@ def resolve(
         helps = suggestions(roots, causes, catalog, admission, attempt)
         raise ResolutionImpossible(explanation=explain(causes, catalog, admission, helps)) from None
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the garbage collector from going through what is all still in use, again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _overridden(root: Need, catalog: Catalog) -> Need:
