@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modpkg.digests import Digest, blob_path, parse_digest
 from modpkg.errors import (
@@ -42,6 +43,9 @@ _CLAIMS = (
 )
 """What an index line and its release record both say."""
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
 
 class Registry:
     """One registry as it can be read from one address.
@@ -65,6 +69,7 @@ class Registry:
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
+        self._ahead: dict[str, Future[bytes]] = {}
         self._provides: dict[str, Provides] = {}
         self._expects: dict[str, Expects] = {}
 
@@ -103,12 +108,21 @@ class Registry:
         """Return the releases of a module, in the index's order; empty when it has none."""
         if name not in self._indexes:
             try:
-                data = self._read_mutable(f"index/{name}.jsonl")
+                ahead = self._ahead.pop(name, None)
+                data = self._read_index(name) if ahead is None else ahead.result()
             except NotThere:
                 data = b""
                 _ = self.info  # tells a registry without this name from no registry at all
             self._indexes[name] = parse_index(data, name, self.url, self.warn)
         return self._indexes[name]
+
+    def fetch_ahead(self, name: str, pool: Executor) -> None:
+        """Begin to fetch a module's index file; `index` waits for it, and tells what went wrong."""
+        if name not in self._indexes and name not in self._ahead:
+            self._ahead[name] = pool.submit(self._read_index, name)
+
+    def _read_index(self, name: str) -> bytes:
+        return self._read_mutable(f"index/{name}.jsonl")
 
     def names(self) -> list[str] | None:
         """Return the names of all modules, sorted; None where the source cannot list."""

@@ -86,6 +86,13 @@ class Catalog:
         """Return the one registry that ``name`` comes from."""
         return self._assigned.get(name, self._default)
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether every index file lies in a folder of this machine."""
+        return all(
+            registry.folder is not None for registry in (self._default, *self._assigned.values())
+        )
+
     def releases(self, name: str) -> list[Release]:
         """Return all releases of a name, newest first; none where `unknown` says why."""
         if name not in self._releases:

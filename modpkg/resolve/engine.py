@@ -47,4 +47,5 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
             except Conflict:
                 if forced == "walk":
                     raise
+        self.space.provider.fetch_ahead()
         return Search(self.space, self.reporter).resolve(roots, seconds=seconds)

@@ -31,7 +31,7 @@ def explain(
         if version and version not in versions:
             versions.append(version)
     sentences = [
-        f"  {' '.join(filter(None, (name, _listed(versions))))}{extra} "
+        f"  {' '.join(filter(None, (name, _in_words(versions))))}{extra} "
         f"{'need' if len(versions) > 1 else 'needs'} {what}."
         for (name, extra, what), versions in asked.items()
     ]
@@ -63,7 +63,7 @@ def _what(need: Need) -> str:
     return text if need.specifier or need.exact else f"any version of {text}"
 
 
-def _listed(items: Sequence[str]) -> str:
+def _in_words(items: Sequence[str]) -> str:
     if len(items) > 8:
         return f"{', '.join(items[:7])} and {len(items) - 7} more"
     return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))

@@ -12,6 +12,7 @@ from resolvelib import AbstractProvider
 
 from modpkg.names import ModuleName
 from modpkg.resolve.admission import Admission
+from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.catalog import Catalog, Release
 
 Identifier = tuple[ModuleName, str | None]
@@ -46,15 +47,20 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         self._catalog = catalog
         self._admission = admission
         self._order: dict[Identifier, int] = {}
+        self._roots = [(root.name, root.extra) for root in roots]
         self._admitted: dict[str, list[Release]] = {}
-        for root in roots:
-            self._visit((root.name, root.extra))
+        for root in self._roots:
+            self._visit(root)
 
     def admitted(self, name: ModuleName) -> list[Release]:
         """Return the releases of a name that may be chosen, best first."""
         if name not in self._admitted:
             self._admitted[name] = self._admission.releases(self._catalog, name)
         return self._admitted[name]
+
+    def fetch_ahead(self) -> None:
+        """Fetch the metadata of everything that can be reached from the roots, side by side."""
+        fetch_ahead(self._catalog, [name for name, _ in self._roots], deep=True)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why a module cannot act on a release; None if it can."""

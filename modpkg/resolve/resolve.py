@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +16,7 @@ from resolvelib import ResolutionImpossible as Impossible
 from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
 from modpkg.resolve.admission import Admission
+from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
@@ -62,23 +65,27 @@ def resolve(
         UnknownModule: a root's name is not in its registry.
     """
     roots = [_overridden(root, catalog) for root in roots]
+    kept = locked or {}
+    # With a lock, what it has is looked at first, and is nearly always all that is needed.
+    fetch_ahead(catalog, [*(root.name for root in roots), *kept], deep=not kept)
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
-    admission = Admission(roots, locked or {}, policy)
-    held = held_names(roots, catalog, admission) if locked else frozenset()
+    admission = Admission(roots, kept, policy)
+    held = held_names(roots, catalog, admission) if kept else frozenset()
     if held:
-        holding = Admission(roots, locked or {}, policy, held=held)
-        if (kept := _keeping(roots, catalog, holding)) is not None:
-            return kept
+        holding = Admission(roots, kept, policy, held=held)
+        if (answer := _keeping(roots, catalog, holding)) is not None:
+            return answer
     provider = ModuleProvider(catalog, admission, roots)
     try:
-        result = Engine(provider, BaseReporter()).resolve(roots)
+        with _collector_at_rest():
+            result = Engine(provider, BaseReporter()).resolve(roots)
     except Impossible as error:
         causes = list(error.causes)
 
         def attempt(changed: Sequence[Need]) -> Mapping[Identifier, Candidate]:
-            trial = ModuleProvider(catalog, Admission(changed, locked or {}, policy), changed)
+            trial = ModuleProvider(catalog, Admission(changed, kept, policy), changed)
             return Engine(trial, BaseReporter()).resolve(changed, seconds=0.0).mapping
 
         helps = suggestions(roots, causes, catalog, admission, attempt)
@@ -90,10 +97,23 @@ def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> R
     """Return the answer in which every held name keeps its version; None where there is none."""
     provider = ModuleProvider(catalog, admission, roots)
     try:
-        result = Engine(provider, BaseReporter()).resolve(roots, seconds=0.0)
+        with _collector_at_rest():
+            result = Engine(provider, BaseReporter()).resolve(roots, seconds=0.0)
     except Impossible:
         return None
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the garbage collector from going through what is all still in use, again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _overridden(root: Need, catalog: Catalog) -> Need:

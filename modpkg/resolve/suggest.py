@@ -10,7 +10,7 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from resolvelib.resolvers import ResolutionImpossible as Impossible
 
-from modpkg.names import ModuleName
+from modpkg.names import ModuleName, specifier_text
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.core import Cause
@@ -63,19 +63,26 @@ def _changes(
     roots: Sequence[Need], guilty: Sequence[Need], catalog: Catalog, admission: Admission
 ) -> Iterator[Change]:
     """Yield what may help: dropping one bound, all bounds, admitting a release, dropping a root."""
-    for need in guilty:
+    # An override stands for more than the root; a change of it is not tried as a change of a root.
+    own = [need for need in guilty if need.name not in catalog.overrides]
+    for need in own:
         items = sorted(need.specifier, key=str)
         for item in items if len(items) > 1 else []:
             rest = SpecifierSet(",".join(str(other) for other in items if other is not item))
             yield _changed(roots, need, rest, f"drop `{item}` {_place(need)}")
-    for need in guilty:
+    for need in own:
         if need.specifier:
-            yield _changed(roots, need, SpecifierSet(), f"drop `{need.specifier}` {_place(need)}")
-    for need in guilty:
+            yield _changed(
+                roots,
+                need,
+                SpecifierSet(),
+                f"drop `{specifier_text(need.specifier)}` {_place(need)}",
+            )
+    for need in own:
         for release in catalog.releases(need.name):
             if admission.refusal(catalog, release) is not None:
                 pin = f"=={release.version}"
-                yield _changed(roots, need, SpecifierSet(pin), f"write `{pin}` {_place(need)}")
+                yield _changed(roots, need, SpecifierSet(pin), f"write `{pin}` for {_shown(need)}")
                 break
     for need in guilty:
         left = [root for root in roots if not _together(root, need)]
@@ -130,6 +137,6 @@ def _still_guilty(roots: Sequence[Need], attempt: Attempt) -> Need | None:
     try:
         attempt(roots)
     except Impossible as error:
-        guilty: list[Need] = [cause.requirement for cause in error.causes if cause.parent is None]
+        guilty: list[Need] = [c.requirement for c in error.causes if c.parent is None]
         return guilty[-1]
     return None

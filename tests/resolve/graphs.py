@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from modpkg.names import module_name, parse_requirement
 from modpkg.records import Expects, IndexLine, Provides, TensorType, TouchedTensor
@@ -30,7 +31,7 @@ class MemoryRegistry:
 
     url = "memory"
     name = "memory"
-    folder = None
+    folder = Path()
 
     def __init__(self, lines: Sequence[IndexLine]) -> None:
         self.lines: dict[str, list[IndexLine]] = {}

@@ -1,0 +1,252 @@
+"""Locking on hard and easy graphs, beside resolvelib, nab-resolver and uv on the same graphs.
+
+usage: python -m benchmarks.resolver [--limit SECONDS] [--largest NAMES]
+
+nab-resolver and uv are peers, not dependencies: `pip install nab-resolver uv`; what is not there is
+left out. Writes benchmarks/results/resolver.md and docs/resolver-growth.svg (with matplotlib).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import universe
+from benchmarks.machine import described
+
+RESULTS = Path(__file__).parent / "results" / "resolver.md"
+PLOT = Path(__file__).parents[1] / "docs" / "resolver-growth.svg"
+TIGHT = [
+    (500, 20, 4, 0.1, 1),
+    (300, 20, 4, 0.3, 1),
+    (300, 20, 4, 0.1, 2),
+    (1000, 20, 5, 0.1, 1),
+    (1000, 30, 3, 0.05, 4),
+    (3000, 30, 5, 0.2, 1),
+]
+EASY = [(500, 20, 4, 1), (2000, 20, 4, 1)]
+GROWTH = [(300, 20), (1000, 20), (2000, 30), (5000, 50), (10000, 50)]
+
+
+class Measured(NamedTuple):
+    """One run of a process."""
+
+    wall: float
+    cpu: float
+    mebibytes: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} ({self.cpu:.2f}, {self.mebibytes:.0f} MiB)"
+
+
+def measure(command: Sequence[str], folder: Path, limit: float) -> Measured | str:
+    """Run a command to its end; return what it took, or why it has no figure."""
+    begun = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.chdir(folder)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os.execv(command[0], command)
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        os.killpg(child, signal.SIGKILL)
+
+    timer = threading.Timer(limit, stop)
+    timer.start()
+    _, status, usage = os.wait4(child, 0)
+    timer.cancel()
+    if late.is_set():
+        return f"> {limit:.0f}"
+    if status != 0:
+        return f"failed ({os.waitstatus_to_exitcode(status)})"
+    wall = time.perf_counter() - begun
+    return Measured(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+class Simple(SimpleHTTPRequestHandler):
+    """A simple index in JSON."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/"):
+            self.path += "index.json"
+        super().do_GET()
+
+    def guess_type(self, path: Any) -> str:
+        json = "application/vnd.pypi.simple.v1+json"
+        return json if str(path).endswith(".json") else "application/octet-stream"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a simple index on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Simple, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/simple/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def locked(folder: Path, limit: float, runs: int = 3) -> Measured | str:
+    """Return the quickest of some runs of `modpkg lock` without an earlier lock."""
+    command = [sys.executable, "-m", "modpkg", "lock", "--registry", str(folder / "registry")]
+    best: Measured | str = "failed"
+    for number in range(runs):
+        (folder / "modpkg.lock").unlink(missing_ok=True)
+        found = measure(command, folder, limit)
+        if not isinstance(found, Measured):
+            return found
+        if number == 0 or found < best:  # type: ignore[operator]
+            best = found
+        if found.wall > 10:
+            break
+    return best
+
+
+def compiled(folder: Path, limit: float) -> Measured | str:
+    """Return the second run of `uv pip compile`: the first one fills its cache of metadata."""
+    uv = shutil.which("uv")
+    if uv is None:
+        return "not there"
+    with served(folder) as address:
+        command = [uv, "pip", "compile", "requirements.in", "--index-url", address, "-q"]
+        command += ["--cache-dir", str(folder / "uv-cache"), "--no-config"]
+        measure(command, folder, limit)
+        return measure(command, folder, limit)
+
+
+def peer(name: str, folder: Path, limit: float) -> Measured | str:
+    """Return one of the Python peers' runs."""
+    if name == "nab" and importlib.util.find_spec("nab_resolver") is None:
+        return "not there"
+    return measure(
+        [sys.executable, "-m", "benchmarks.resolver_peers", name, str(folder)], Path.cwd(), limit
+    )
+
+
+def row(label: str, table: universe.Table, limit: float) -> str:
+    """Measure one graph with every engine."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        universe.write_registry(table, folder)
+        universe.write_simple(table, folder)
+        ours = locked(folder, limit)
+        others = [peer("stock", folder, limit), peer("nab", folder, limit)]
+        others.append(compiled(folder, limit))
+        check = measure([sys.executable, "-m", "modpkg", "lock", "--check"], folder, limit)
+    best = min((o.wall for o in others if isinstance(o, Measured)), default=None)
+    if isinstance(ours, Measured) and best is not None:
+        ratio = f"{best / ours.wall:.1f}×"
+    else:
+        ratio = f"> {limit / ours.wall:.0f}×" if isinstance(ours, Measured) else "-"
+    cells = " | ".join(map(str, [ours, *others, ratio]))
+    print(label, cells, check, sep=" | ", flush=True)
+    shown = f"{1000 * check.cpu:.0f}" if isinstance(check, Measured) else check
+    return f"| {label} | {cells} | {shown} |"
+
+
+def grow(largest: int, limit: float) -> list[tuple[str, int, int, Measured | str]]:
+    """Measure how the time grows."""
+    found = []
+    for names, versions in GROWTH:
+        if names > largest:
+            continue
+        graphs = {
+            "easy": universe.easy(names, versions, 3, 1),
+            "tight": universe.tight(names, versions, 3, 0.05, 1),
+        }
+        for kind, table in graphs.items():
+            with tempfile.TemporaryDirectory() as name:
+                universe.write_registry(table, Path(name))
+                taken = locked(Path(name), limit, 1)
+                found.append((kind, names, versions, taken))
+                print(kind, names, versions, taken, flush=True)
+    return found
+
+
+def plot(points: list[tuple[str, int, int, Measured | str]]) -> bool:
+    """Draw the growth; say whether matplotlib is there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for kind in ("easy", "tight"):
+        drawn = [(n * v, m.wall) for k, n, v, m in points if k == kind and isinstance(m, Measured)]
+        axes.plot(*zip(*drawn, strict=True), marker="o", label=kind)
+    axes.set(xscale="log", yscale="log", xlabel="releases", ylabel="seconds, wall")
+    axes.set_title("modpkg lock, whole process")
+    axes.legend()
+    figure.tight_layout()
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT)
+    return True
+
+
+def main() -> None:
+    """Measure, and write the page and the plot."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--limit", type=float, default=60.0)
+    parser.add_argument("--largest", type=int, default=10_000)
+    given = parser.parse_args()
+    home = tempfile.TemporaryDirectory()
+    os.environ["MODPKG_HOME"] = home.name
+    limit = given.limit
+    head = "| stock resolvelib | nab-resolver | uv pip compile | peers' best ÷ ours | --check, ms |"
+    lines = [
+        "# The resolver",
+        "",
+        f"`python -m benchmarks.resolver`; {described()}; load when begun "
+        f"{os.getloadavg()[0]:.1f}. Whole processes: wall seconds (process CPU seconds, peak "
+        f"memory); limit {limit:.0f} s. `modpkg lock` from a folder, the quickest of three; uv from "
+        "a simple index on loopback, its second run, no previous output. `lock --check` in CPU ms.",
+        "",
+        f"| names, versions, deps, tight, seed | modpkg lock {head}",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [row(", ".join(map(str, shape)), universe.tight(*shape), limit) for shape in TIGHT]
+    for names, versions, deps, seed in EASY:
+        label = f"easy: {names}, {versions}, {deps}, {seed}"
+        lines.append(row(label, universe.easy(names, versions, deps, seed), limit))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text("\n".join(lines) + "\n")
+    points = grow(given.largest, 2 * limit)
+    lines += ["", "## Growth", "", "3 dependencies; tight is 0.05.", ""]
+    lines += ["| graph | names | versions | modpkg lock |", "|---|---:|---:|---:|"]
+    lines += [f"| {kind} | {n} | {v} | {taken} |" for kind, n, v, taken in points]
+    if plot(points):
+        lines += ["", "![Time over releases](../../docs/resolver-growth.svg)"]
+    RESULTS.write_text("\n".join(lines) + "\n")
+    print(RESULTS.read_text())
+    home.cleanup()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Metadata ahead of the resolution: index files are fetched side by side, and each once.
+
+A folder is read when it is asked: there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from modpkg.errors import ModpkgError
+from modpkg.names import read_requirement
+from modpkg.resolve.catalog import Catalog
+
+AT_ONCE = 32
+"""Index files on their way at one time; they are small, and a server answers them in parallel."""
+
+
+def fetch_ahead(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
+    """Fetch the index files of ``names``; and of all that can be reached from them, when deep.
+
+    What fails is not told here: it is asked for again, and told, if it is needed.
+    """
+    if catalog.at_hand:
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        seen: set[str] = set()
+        pending: deque[str] = deque()
+
+        def want(name: str) -> None:
+            if name not in seen:
+                seen.add(name)
+                pending.append(name)
+                catalog.registry(name).fetch_ahead(name, pool)
+
+        for name in names:
+            want(name)
+        while pending:
+            try:
+                releases = catalog.releases(pending.popleft())
+            except ModpkgError:
+                continue
+            for release in releases if deep else ():
+                for texts in (release.line.requires, *release.line.extras.values()):
+                    for text in texts:
+                        want(read_requirement(text).name)
