@@ -135,8 +135,8 @@ def compiled(folder: Path, limit: float) -> Measured | str:
     with served(folder) as address:
         command = [uv, "pip", "compile", "requirements.in", "--index-url", address, "-q"]
         command += ["--cache-dir", str(folder / "uv-cache"), "--no-config"]
-        measure(command, folder, limit)
-        return measure(command, folder, limit)
+        first = measure(command, folder, limit)
+        return measure(command, folder, limit) if isinstance(first, Measured) else first
 
 
 def peer(name: str, folder: Path, limit: float) -> Measured | str:
@@ -154,7 +154,7 @@ def row(label: str, table: universe.Table, limit: float) -> str:
         folder = Path(name)
         universe.write_registry(table, folder)
         universe.write_simple(table, folder)
-        ours = locked(folder, limit)
+        ours = locked(folder, 2 * limit)
         others = [peer("stock", folder, limit), peer("nab", folder, limit)]
         others.append(compiled(folder, limit))
         check = measure([sys.executable, "-m", "modpkg", "lock", "--check"], folder, limit)

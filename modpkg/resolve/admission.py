@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -31,19 +31,28 @@ class Admission:
     4. it is a pre-release that the lock does not have, nothing names a pre-release of the name,
        and a final release is left;
     5. a constraint on the name does not allow it.
+
+    A name among ``held`` has no other version than the one of the lock.
     """
 
     def __init__(
-        self, roots: Iterable[Need], locked: Mapping[str, Version], policy: Policy | None = None
+        self,
+        roots: Sequence[Need],
+        locked: Mapping[str, Version],
+        policy: Policy | None = None,
+        *,
+        held: Collection[str] = (),
     ) -> None:
         self._policy = policy or Policy()
         self._locked = locked
-        self._roots = {root.name for root in roots}
+        self._roots: dict[str, list[SpecifierSet]] = {}
+        self._held = held
         self._prereleases = set(self._policy.prereleases)
         self._pinned: dict[str, set[Version]] = {}
         self._admitted: dict[str, list[Release]] = {}
         self._refused: dict[str, dict[Version, str]] = {}
         for root in roots:
+            self._roots.setdefault(root.name, []).append(root.specifier)
             self._note(root.name, root.specifier)
         for name, bound in self._policy.constraints.items():
             self._note(name, bound.specifier)
@@ -101,9 +110,20 @@ class Admission:
                 and not bound.specifier.contains(r.version, prereleases=True)
             }
         left = [release for release in left if release.version not in refused]
+        if name in self._held:
+            left = [release for release in left if release.version == locked]
         if self.prefers_lowest(name):
             left = left[::-1]
         self._admitted[name] = sorted(left, key=lambda release: release.version != locked)
+
+    def kept(self, catalog: Catalog, name: str) -> Release | None:
+        """Return the locked release of a name, if it is admitted and in the roots' ranges."""
+        locked = self._locked.get(name)
+        ranges = self._roots.get(name, ())
+        if locked is None or not all(r.contains(locked, prereleases=True) for r in ranges):
+            return None
+        first = next(iter(self.releases(catalog, name)), None)
+        return first if first is not None and first.version == locked else None
 
     def _fault(self, release: Release) -> str | None:
         """Return what keeps one release out, whatever else its name has."""

@@ -95,12 +95,14 @@ def _releases(
         what = requirement_text(name, set(), overridden.specifier)
         return [
             f"  Every requirement on {name} is {what} by the override in {overridden.where}.",
-            *_listed(name, needs, catalog, admission),
+            *_available(name, needs, catalog, admission),
         ]
-    return _listed(name, needs, catalog, admission)
+    return _available(name, needs, catalog, admission)
 
 
-def _listed(name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission) -> list[str]:
+def _available(
+    name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
+) -> list[str]:
     admitted = admission.releases(catalog, name)
     shown = ", ".join(str(release.version) for release in admitted[:8])
     more = f" and {len(admitted) - 8} others" if len(admitted) > 8 else ""

@@ -20,6 +20,7 @@ from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
+from modpkg.resolve.keeping import held_names
 from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import (
     Candidate,
@@ -52,11 +53,12 @@ def resolve(
     policy: Policy | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Resolution:
-    """Return the newest versions that fit together, preferring those in ``locked``.
+    """Return the newest versions that fit together, keeping those in ``locked`` where it can.
 
-    Names are visited breadth first from the roots; each takes the newest (or, as ``policy`` has
-    it, the oldest) admitted version for which a complete answer still exists. The answer is
-    verified before it is returned.
+    First an answer is sought that holds what need not move (`modpkg.resolve.keeping`); where there
+    is none, locked versions are only preferred to others. Names are visited breadth first from the
+    roots; each takes the newest (or, as ``policy`` has it, the oldest) admitted version for which
+    a complete answer still exists. The answer is verified before it is returned.
 
     Raises:
         ResolutionImpossible: there is no answer; the message explains it.
@@ -69,7 +71,16 @@ def resolve(
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
+<<<<<<< HEAD
     admission = Admission(roots, kept, policy)
+=======
+    admission = Admission(roots, locked or {}, policy)
+    held = held_names(roots, catalog, admission) if locked else frozenset()
+    if held:
+        holding = Admission(roots, locked or {}, policy, held=held)
+        if (kept := _keeping(roots, catalog, holding)) is not None:
+            return kept
+>>>>>>> policies
     provider = ModuleProvider(catalog, admission, roots)
     try:
         with _collector_at_rest():
@@ -86,6 +97,7 @@ def resolve(
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 
+<<<<<<< HEAD
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
     """Keep the garbage collector from going through what is all still in use, again and again."""
@@ -96,6 +108,16 @@ def _collector_at_rest() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+=======
+def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> Resolution | None:
+    """Return the answer in which every held name keeps its version; None where there is none."""
+    provider = ModuleProvider(catalog, admission, roots)
+    try:
+        result = Engine(provider, BaseReporter()).resolve(roots, seconds=0.0)
+    except Impossible:
+        return None
+    return _walk_answer(roots, result.mapping, provider, admission, catalog)
+>>>>>>> policies
 
 
 def _overridden(root: Need, catalog: Catalog) -> Need:

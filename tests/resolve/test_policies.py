@@ -76,6 +76,38 @@ def test_upgrading_one_module_moves_only_what_it_must(universe: Universe) -> Non
     assert universe.versions("a", "c", "d", locked=locked) == {"a": "2", "c": "3", "d": "1"}
 
 
+def test_something_new_does_not_move_what_is_locked(universe: Universe) -> None:
+    universe.add("top", "1", "lib<3", "other")
+    universe.add("top", "2", "lib", "other")
+    for version in ("1", "2", "3"):
+        universe.add("new", version, f"lib>={version}")
+        universe.add("lib", version)
+        universe.add("other", version)
+    locked = {"top": "1", "lib": "1", "other": "1"}
+    found = universe.versions("new", "top", locked=locked)  # lib goes along, top holds it back
+    assert found == {"new": "2", "top": "1", "lib": "2", "other": "1"}
+    found = universe.versions("new>=3", "top", locked=locked)  # now top has to move too
+    assert found == {"new": "3", "top": "2", "lib": "3", "other": "1"}
+
+
+def test_what_is_held_does_not_depend_on_a_circle(universe: Universe) -> None:
+    for version in ("1", "2"):
+        universe.add("a", version, "b")
+        universe.add("b", version, "c")
+        universe.add("c", version, "b")
+        universe.add("d", version)
+    locked = {"a": "1", "b": "1", "d": "1"}
+    assert universe.versions("a", "d", locked=locked) == {"a": "1", "d": "1", "b": "1", "c": "2"}
+
+
+def test_a_locked_version_out_of_a_roots_range_moves_alone(universe: Universe) -> None:
+    for version in ("1", "2", "3"):
+        universe.add("a", version)
+        universe.add("b", version)
+    locked = {"a": "1", "b": "2"}
+    assert universe.versions("a>1", "b", locked=locked) == {"a": "3", "b": "2"}
+
+
 # Constraints and overrides
 
 
