@@ -231,7 +231,9 @@ def main() -> None:
         f"| names, versions, deps, tight, seed | modpkg lock {head}",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    lines += [row(", ".join(map(str, shape)), universe.tight(*shape), limit) for shape in TIGHT]
+    for shape in TIGHT:
+        label = ", ".join(map(str, shape))
+        lines += [row(label, universe.tight(*shape), limit)]
     for names, versions, deps, seed in EASY:
         label = f"easy: {names}, {versions}, {deps}, {seed}"
         lines.append(row(label, universe.easy(names, versions, deps, seed), limit))

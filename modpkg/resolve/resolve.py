@@ -71,16 +71,12 @@ def resolve(
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
-<<<<<<< HEAD
     admission = Admission(roots, kept, policy)
-=======
-    admission = Admission(roots, locked or {}, policy)
-    held = held_names(roots, catalog, admission) if locked else frozenset()
+    held = held_names(roots, catalog, admission) if kept else frozenset()
     if held:
-        holding = Admission(roots, locked or {}, policy, held=held)
-        if (kept := _keeping(roots, catalog, holding)) is not None:
-            return kept
->>>>>>> policies
+        holding = Admission(roots, kept, policy, held=held)
+        if (found := _keeping(roots, catalog, holding)) is not None:
+            return found
     provider = ModuleProvider(catalog, admission, roots)
     try:
         with _collector_at_rest():
@@ -97,7 +93,6 @@ def resolve(
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 
-<<<<<<< HEAD
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
     """Keep the garbage collector from going through what is all still in use, again and again."""
@@ -108,7 +103,8 @@ def _collector_at_rest() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
-=======
+
+
 def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> Resolution | None:
     """Return the answer in which every held name keeps its version; None where there is none."""
     provider = ModuleProvider(catalog, admission, roots)
@@ -117,7 +113,6 @@ def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> R
     except Impossible:
         return None
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
->>>>>>> policies
 
 
 def _overridden(root: Need, catalog: Catalog) -> Need:

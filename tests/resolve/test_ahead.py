@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -23,7 +24,7 @@ from tests.resolve.universe import Universe
 class Handler(SimpleHTTPRequestHandler):
     """A slow server that notes what it is asked, and how many times at once."""
 
-    asked: Counter[str] = Counter()
+    asked: ClassVar[Counter[str]] = Counter()
     now = 0
     most = 0
     guard = threading.Lock()
