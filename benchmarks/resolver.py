@@ -225,8 +225,8 @@ def main() -> None:
         "",
         f"`python -m benchmarks.resolver`; {described()}; load when begun "
         f"{os.getloadavg()[0]:.1f}. Whole processes: wall seconds (process CPU seconds, peak "
-        f"memory); limit {limit:.0f} s. `modpkg lock` from a folder, the quickest of three; uv from "
-        "a simple index on loopback, its second run, no previous output. `lock --check` in CPU ms.",
+        f"memory); limit {limit:.0f} s. `modpkg lock` from a folder, the quickest of three; uv "
+        "from a simple index on loopback, its second run, no previous output. `--check` in CPU ms.",
         "",
         f"| names, versions, deps, tight, seed | modpkg lock {head}",
         "|---|---:|---:|---:|---:|---:|---:|",
