@@ -1,0 +1,122 @@
+"""Why there is no answer: the smallest set of needs, in sentences, and changes that help."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from resolvelib import BaseReporter
+from resolvelib import ResolutionImpossible as Impossible
+
+from modpkg.errors import ResolutionImpossible
+from modpkg.names import requirement_text
+from modpkg.resolve.resolve import resolve
+from modpkg.resolve.search import Search
+from tests.resolve.agree import searched, space_of
+from tests.resolve.graphs import Graph, line, plain
+
+
+def told(graph: Graph) -> str:
+    with pytest.raises(ResolutionImpossible) as caught:
+        resolve(graph.needs(), graph.catalog())
+    return str(caught.value)
+
+
+def test_a_bound_of_a_root_is_named_with_its_line_and_what_dropping_it_allows() -> None:
+    text = told(plain("smol 1; smol 2; lora 1 -> smol>=2; lora 2 -> smol>=2", "lora", "smol>=1,<2"))
+    assert "modpkg.toml:2 needs smol>=1,<2." in text
+    assert "lora 1 and 2 need smol>=2." in text
+    assert "To go on: allow smol 2: drop `<2` from smol in modpkg.toml:2." in text
+
+
+def test_what_has_no_part_in_the_conflict_is_not_told() -> None:
+    text = told(plain("a 1 -> c<2; b 1 -> c>=2; c 1; c 2; d 1 -> c; e 1 -> d", "e", "a", "d", "b"))
+    assert "d 1" not in text
+    assert "e 1" not in text
+    assert "leave out a in modpkg.toml:2" in text
+
+
+def test_two_conflicts_take_two_changes() -> None:
+    text = told(plain("a 1 -> b>=2; b 1; y 1 -> z>=2; z 1", "a", "y"))
+    assert "To go on: leave out y in modpkg.toml:2 and a in modpkg.toml:1." in text or (
+        "To go on: leave out a in modpkg.toml:1 and y in modpkg.toml:2." in text
+    )
+
+
+def test_a_prerelease_that_would_do_is_suggested_by_its_pin() -> None:
+    text = told(plain("a 1; a 2rc1", "a>1"))
+    assert "allow a 2rc1: write `==2rc1` for a in modpkg.toml:1" in text
+
+
+def test_a_dependency_that_does_not_exist_is_passed_over_or_told() -> None:
+    assert searched(plain("a 1; a 2 -> nope", "a")) == {"a": "1"}
+    text = told(plain("a 1 -> noope; nope 1", "a"))
+    assert "a 1 needs any version of noope." in text
+    assert "did you mean 'nope'" in text
+
+
+def simple(rng: random.Random) -> Graph:
+    names = [f"n{number}" for number in range(6)]
+    bounds = ["", "<2", ">=2", "==1", ">=3", "<3"]
+    lines = [
+        line(
+            name,
+            version,
+            *(f"{other}{rng.choice(bounds)}" for other in rng.sample(names, rng.randint(0, 3))),
+        )
+        for name in names
+        for version in ("1", "2", "3")
+    ]
+    return Graph([f"{name}{rng.choice(bounds)}" for name in names[:3]], lines)
+
+
+def test_cores_cannot_hold_together_and_are_minimal() -> None:
+    rng = random.Random(3)
+    seen = 0
+    while seen < 60:
+        graph = simple(rng)
+        try:
+            Search(space_of(graph), BaseReporter()).resolve(graph.needs())
+        except Impossible as error:
+            causes = [
+                (cause.parent and (cause.parent.release.name, str(cause.parent.release.version)),
+                 requirement_text(cause.requirement.name, set(), cause.requirement.specifier))
+                for cause in error.causes
+            ]  # fmt: skip
+            seen += 1
+        else:
+            continue
+        assert searched(only(graph, causes)) is None
+        for left_out in causes:
+            rest = [cause for cause in causes if cause is not left_out]
+            assert searched(only(graph, rest)) is not None
+
+
+def only(graph: Graph, causes: list[tuple[tuple[str, str] | None, str]]) -> Graph:
+    """Return the graph with these needs and no others."""
+    lines = [
+        line(
+            row.name,
+            row.version,
+            *(need for parent, need in causes if parent == (row.name, row.version)),
+        )
+        for row in graph.lines
+    ]
+    return Graph([need for parent, need in causes if parent is None], lines)
+
+
+def test_a_long_chain_is_told_by_its_ends() -> None:
+    lines = [line(f"n{k}", "1", f"n{k + 1}") for k in range(300)]
+    text = told(Graph(["n0", "n300>=2"], [*lines, line("n300", "1"), line("n300", "2", "n0>=2")]))
+    assert re.search(r"and \d+ more like these", text) or len(text.splitlines()) < 20
+
+
+def test_the_example_in_the_docs() -> None:
+    graph = plain(
+        "app 1; app 2 -> base>=1; base 1; base 2; base 3;"
+        "plugin 1 -> base<2; plugin 2 -> base<2, glue; glue 1 -> base>=2",
+        "app",
+        "plugin",
+    )
+    assert searched(graph) == {"app": "2", "plugin": "1", "base": "1"}
