@@ -149,6 +149,14 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def shown(path: Path) -> str:
+    """Return a path for people: relative to the working folder when it is inside."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
 def human_bytes(count: int) -> str:
     """Return a byte count for people, in decimal units: ``460.8 kB``."""
     if count < 1000:

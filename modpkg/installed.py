@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
+from modpkg.errors import EnvironmentDamaged
 from modpkg.records import DigestText, ReleaseRecord, Shape
 
 
@@ -53,3 +55,19 @@ class InstalledModel(Struct, kw_only=True):
     tensors: dict[str, TensorRef]
     modules: dict[str, str]
     """Modules that went in, with their versions."""
+
+
+MODEL_RECORD = "model.json"
+"""Name of an installed model's record, in its folder."""
+
+
+def read_model(folder: Path) -> InstalledModel:
+    """Return the record of an installed model.
+
+    Raises:
+        EnvironmentDamaged: it is missing or not sound.
+    """
+    try:
+        return msgspec.json.decode((folder / MODEL_RECORD).read_bytes(), type=InstalledModel)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EnvironmentDamaged(path=folder, reason=str(error)) from None

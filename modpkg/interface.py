@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.digests import Digest, digest_bytes
+from modpkg.installed import TensorRef
 from modpkg.records import Expects, Port, Provides, TensorEntry, TensorType, canonical_json
 
 WEIGHTS_PORT = "weights"
@@ -79,7 +80,7 @@ def unfit_reason(expects: Expects, provides: Provides) -> str | None:
     return None
 
 
-def weights_digest(tensors: Mapping[str, TensorEntry]) -> Digest:
+def weights_digest(tensors: Mapping[str, TensorEntry] | Mapping[str, TensorRef]) -> Digest:
     """Return one digest for a set of tensors: of canonical JSON {name: [dtype, shape, digest]}."""
     return digest_bytes(
         canonical_json({name: [t.dtype, list(t.shape), t.digest] for name, t in tensors.items()})

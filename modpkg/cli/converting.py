@@ -9,7 +9,7 @@ import click
 
 from modpkg.cli.options import json_option, user_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, say
-from modpkg.environment.locking import shown
+from modpkg.files import shown
 from modpkg.names import module_name, parse_requirement, parse_version
 
 _SOURCE = click.argument("source", type=click.Path(exists=True, path_type=Path))

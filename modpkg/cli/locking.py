@@ -12,12 +12,12 @@ from modpkg.cli.options import (
     user_option,
 )
 from modpkg.cli.output import TerminalProgress, good, print_json, say
-from modpkg.environment.locking import current_lock, make_lock, shown
+from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.project import find_project
 from modpkg.environment.registries import Registries
 from modpkg.errors import LockError
-from modpkg.files import write_atomically
+from modpkg.files import shown, write_atomically
 from modpkg.home import store_folder
 from modpkg.lock import Lock, read_lock
 from modpkg.manifest import Strategy

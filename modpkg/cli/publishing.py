@@ -8,7 +8,6 @@ import click
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
-from modpkg.environment.locking import shown
 from modpkg.environment.registries import Registries
 from modpkg.errors import (
     ManifestKindNeeded,
@@ -17,7 +16,7 @@ from modpkg.errors import (
     NotWritable,
     UsageProblem,
 )
-from modpkg.files import human_bytes, write_atomically
+from modpkg.files import human_bytes, shown, write_atomically
 from modpkg.home import store_folder
 from modpkg.manifest import (
     MANIFEST,

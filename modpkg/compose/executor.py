@@ -17,12 +17,12 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from modpkg.compose.composition import RESULT, Composition, type_and_digest
+from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.tensor import Job, make_tensor
-from modpkg.digests import digest_bytes
 from modpkg.files import disk_errors, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
+from modpkg.interface import weights_digest
 from modpkg.packs import PackTensor, pack_header
 from modpkg.records import DigestText, canonical_json
 
@@ -91,10 +91,9 @@ def compose(
                 shape=list(place.shape),
                 digest=record.digests[name],
             )
-    account = {name: type_and_digest(ref) for name, ref in tensors.items()}
     return Composed(
         key=composition.key,
-        result=digest_bytes(canonical_json(account)),
+        result=weights_digest(tensors),
         tensors=dict(sorted(tensors.items())),
         config=composition.config,
         files=composition.files,

@@ -20,7 +20,7 @@ from msgspec import Struct
 from modpkg.digests import Digest, digest_bytes
 from modpkg.errors import EnvironmentDamaged, NothingToRollBack
 from modpkg.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
-from modpkg.installed import InstalledModel
+from modpkg.installed import MODEL_RECORD, InstalledModel, read_model
 from modpkg.records import Kind
 
 
@@ -130,7 +130,7 @@ class Environment:
             if not pack.is_file() or pack.stat().st_size != length:
                 return False
         models = self.folder(generation.number) / "models"
-        return all((models / name / "model.json").is_file() for name in generation.models)
+        return all((models / name / MODEL_RECORD).is_file() for name in generation.models)
 
     def answers(self, manifest_text: str, lock_text: str | None) -> bool:
         """Say whether the environment already is what manifest and lock ask for."""
@@ -149,12 +149,12 @@ class Environment:
         return self.folder(number or 0) / "models" / name
 
     def model(self, name: str) -> InstalledModel:
-        """Return a model's record."""
-        try:
-            data = (self.model_folder(name) / "model.json").read_bytes()
-            return msgspec.json.decode(data, type=InstalledModel)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise EnvironmentDamaged(path=self.root, reason=str(error)) from None
+        """Return a model's record.
+
+        Raises:
+            EnvironmentDamaged: it is missing or not sound.
+        """
+        return read_model(self.model_folder(name))
 
     def next_number(self) -> int:
         """Return a number that no generation, whole or not, has."""

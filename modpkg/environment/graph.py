@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from packaging.requirements import Requirement
 
 from modpkg.environment.generations import Generation, ModuleState
-from modpkg.names import ModuleName, parse_requirement, specifier_text
+from modpkg.names import parse_requirement, specifier_text
 
 
 class Graph:
@@ -67,8 +67,3 @@ def shown_requirement(requirement: Requirement) -> str:
     """Return a requirement's specifier and extras for people, without the name."""
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     return extras + (specifier_text(requirement.specifier) or "any version")
-
-
-def normal(name: str) -> ModuleName:
-    """Return a name from the command line in normal form."""
-    return ModuleName(parse_requirement(name).name)

@@ -23,7 +23,7 @@ from modpkg.environment.plan import InstallPlan
 from modpkg.environment.project import Project
 from modpkg.errors import ResultDiffers
 from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling, write_atomically
-from modpkg.installed import InstalledModel, TensorRef
+from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
 from modpkg.lock import LockedResult, format_lock
 from modpkg.progress import Progress
 from modpkg.records import canonical_json
@@ -156,7 +156,7 @@ def _compose_all(
             tensors=tensors,
             modules={name: plan.transfer.records[name].version for name in model.modules()},
         )
-        write_atomically(folder / "model.json", canonical_json(installed))
+        write_atomically(folder / MODEL_RECORD, canonical_json(installed))
         models[model.name] = model.version
     return models, results, packs
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -156,11 +155,3 @@ def _same_but_cutoff(one: Lock, other: Lock) -> bool:
         for lock in (one, other)
     ]
     return plain[0] == plain[1]
-
-
-def shown(path: Path) -> str:
-    """Return a path for people: relative to the working folder when it is inside."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

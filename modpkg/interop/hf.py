@@ -12,7 +12,7 @@ import msgspec
 from modpkg.digests import file_chunks
 from modpkg.errors import ImportRefused
 from modpkg.files import write_atomically
-from modpkg.installed import TensorRef
+from modpkg.installed import MODEL_RECORD, TensorRef, read_model
 from modpkg.interop.module_project import (
     copy_files,
     front_matter,
@@ -23,7 +23,6 @@ from modpkg.interop.module_project import (
 from modpkg.packs import pack_chunks, read_pack_header
 from modpkg.release.data import read_json
 from modpkg.runtime.architecture import refuse_remote_code
-from modpkg.runtime.load import read_model
 
 MAX_SHARD = 5_000_000_000
 """Bytes of tensors in one file; transformers' own default."""
@@ -100,7 +99,7 @@ def export_hf(
     with new_project(out) as staged:
         for path in sorted(folder.rglob("*")):
             relative = path.relative_to(folder)
-            if path.is_file() and relative.as_posix() != "model.json":
+            if path.is_file() and relative.as_posix() != MODEL_RECORD:
                 (staged / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, staged / relative)
                 (staged / relative).chmod(0o644)

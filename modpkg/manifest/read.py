@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.errors import ManifestError, ManifestMissing
+from modpkg.files import shown
 from modpkg.manifest.dependencies import read_dependencies, read_extras, read_registries
 from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
@@ -54,8 +55,8 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestMissing(folder=path.parent) from None
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
-        raise ManifestError(where=_shown(path), message=message) from None
-    return parse_manifest(decoded(content, _shown(path)), path)
+        raise ManifestError(where=shown(path), message=message) from None
+    return parse_manifest(decoded(content, shown(path)), path)
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:
@@ -64,7 +65,7 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     Raises:
         ManifestError: it is no manifest; says where, and what to do.
     """
-    name = _shown(path)
+    name = shown(path)
     document = read_document(text, name)
     if path.name != PYPROJECT:
         source = Source(name, document.places)
@@ -75,14 +76,6 @@ def parse_manifest(text: str, path: Path) -> Manifest:
         raise ManifestError(where=name, message=message)
     source = Source(name, document.places, ("tool", "modpkg"))
     return manifest_of(Node(source, (), tool["modpkg"]), path)
-
-
-def _shown(path: Path) -> str:
-    """Return ``path`` as errors show it: relative, where it lies in the current folder."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)
 
 
 def manifest_of(root: Node, path: Path) -> Manifest:

@@ -7,27 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from modpkg.compose.mapping import map_tensors
-from modpkg.errors import EnvironmentDamaged, WeightsDoNotFit
-from modpkg.installed import InstalledModel
+from modpkg.errors import WeightsDoNotFit
+from modpkg.installed import read_model
 from modpkg.runtime.architecture import model_class
-
-RECORD = "model.json"
-
-
-def read_model(folder: Path) -> InstalledModel:
-    """Return the record of an installed model.
-
-    Raises:
-        EnvironmentDamaged: it is missing or not sound.
-    """
-    try:
-        return msgspec.json.decode((folder / RECORD).read_bytes(), type=InstalledModel)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise EnvironmentDamaged(path=folder, reason=str(error)) from None
 
 
 def load_model(folder: Path, packs: Path) -> torch.nn.Module:

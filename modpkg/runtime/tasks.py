@@ -10,8 +10,9 @@ import torch
 from msgspec import Struct
 
 from modpkg.errors import TaskUnknown, WeightsDoNotFit
+from modpkg.installed import read_model
 from modpkg.runtime.architecture import transformers_module
-from modpkg.runtime.load import load_model, read_model
+from modpkg.runtime.load import load_model
 from modpkg.runtime.pooling import embed
 from modpkg.runtime.prompt import token_ids
 
