@@ -61,7 +61,15 @@ class IndexLine(Struct, kw_only=True):
     spec: int = SPEC
 
 
-class TensorEntry(Struct, frozen=True):
+class Encoding(Struct, frozen=True, omit_defaults=True):
+    """How a tensor's bytes are written in its pack, when they are not there as they are."""
+
+    method: Literal["sparse", "xor", "planes"]
+    base: DigestText | None = None
+    """The earlier tensor that it is decoded on; `None` for ``planes``."""
+
+
+class TensorEntry(Struct, frozen=True, omit_defaults=True):
     """Where one tensor of a release lies."""
 
     dtype: str
@@ -73,7 +81,8 @@ class TensorEntry(Struct, frozen=True):
     offset: Size
     """First byte, counted from the beginning of the pack file."""
     length: Size
-    """Bytes."""
+    """Bytes in the pack; the tensor's own when it has no encoding."""
+    encoding: Encoding | None = None
 
 
 class FileEntry(Struct, frozen=True):
@@ -113,8 +122,10 @@ class ReleaseRecord(Struct, kw_only=True):
     """The manifest in its normal form: defaults left out, names normalised."""
     files: dict[str, FileEntry] = {}
     packs: dict[DigestText, Size] = {}
-    """Every pack in which a tensor of this release lies, with its size in bytes."""
+    """Every pack in which a tensor or source of this release lies, with its size in bytes."""
     tensors: dict[str, TensorEntry] = {}
+    sources: dict[DigestText, TensorEntry] | UnsetType = UNSET
+    """By digest, earlier tensors that no name has here, but that encoded ones are decoded on."""
     provides: DigestText | None = None
     expects: dict[str, DigestText] = {}
     requires_modpkg: str | UnsetType = UNSET
