@@ -468,6 +468,14 @@ class FolderNotEmpty(ModpkgError):
     template = "{path} exists and is not empty; name a new folder."
 
 
+class NothingToCompare(ModpkgError):
+    code = "M804"
+    template = (
+        "{what} cannot be compared: {reason}. Name a release (NAME==VERSION), an installed model "
+        "(NAME or NAME@GENERATION) or a folder with *.safetensors."
+    )
+
+
 # M9: the command line ---------------------------------------------------------------------
 
 
