@@ -468,6 +468,11 @@ class FolderNotEmpty(ModpkgError):
     template = "{path} exists and is not empty; name a new folder."
 
 
+class NotExportable(ModpkgError):
+    code = "M805"
+    template = "{name} cannot be written as {form}: {reason}."
+
+
 class NothingToCompare(ModpkgError):
     code = "M804"
     template = (

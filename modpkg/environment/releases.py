@@ -1,4 +1,4 @@
-"""One release by its name and version, with everything of it in the store."""
+"""One release with everything of it in the store."""
 
 from __future__ import annotations
 
@@ -29,9 +29,21 @@ def fetch_release(
         registry=registry.name,
         release=line.release,
     )
-    plan = plan_transfer([module], {name: registry}, store)
+    return fetch_module(module, registries, store, progress)
+
+
+def fetch_module(
+    module: LockedModule, registries: Registries, store: Store, progress: Progress
+) -> InstalledModule:
+    """Return a locked release; what the store lacks of it is fetched.
+
+    Raises:
+        RegistryChanged: its name comes from another registry now. What fetching can raise.
+    """
+    plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)
     if plan.fetches:
+        registries.check_identity(module)
         progress.stage("Fetching")
         progress.total(plan.missing)
     fetch_all(plan, [module], store, lambda _, count: progress.advance(count))
-    return store.module(plan.records[name], line.release)
+    return store.module(plan.records[module.name], module.release)
