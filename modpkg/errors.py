@@ -185,6 +185,14 @@ class FileMissing(ModpkgError):
     template = "{where}: {path} does not exist; {remedy}."
 
 
+class BadEncoding(ModpkgError):
+    code = "M212"
+    template = (
+        "{what} cannot be decoded: {reason}; it was damaged or made wrongly, and nothing of it was "
+        "used. Ask the registry's owner to restore it."
+    )
+
+
 # M3: registries ---------------------------------------------------------------------------
 
 
