@@ -185,6 +185,14 @@ class FileMissing(ModpkgError):
     template = "{where}: {path} does not exist; {remedy}."
 
 
+class BadEncoding(ModpkgError):
+    code = "M212"
+    template = (
+        "{what} cannot be decoded: {reason}; it was damaged or made wrongly, and nothing of it was "
+        "used. Ask the registry's owner to restore it."
+    )
+
+
 # M3: registries ---------------------------------------------------------------------------
 
 
@@ -265,6 +273,27 @@ class RegistryGone(RegistryUnreachable):
     template = (
         "The registry at {url} answers 410 Gone to {path}: it was taken away for good; ask its "
         "owner where it is now, and put that address under [registries]."
+    )
+
+
+class RegistryRefuses(RegistryUnreachable):
+    code = "M314"
+    template = "The registry at {url} {reason} ({status}); {remedy}."
+
+
+class SecretInClear(ModpkgError):
+    code = "M315"
+    template = (
+        "What {config} has for {url} is not sent over plain http, where others can read it; "
+        "use an https:// address."
+    )
+
+
+class SecretInAddress(ModpkgError):
+    code = "M316"
+    template = (
+        "The address of {url} has a user or a password in it, which others may see; take it out, "
+        "and write it into {config}."
     )
 
 

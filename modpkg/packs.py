@@ -68,6 +68,16 @@ def read_pack_header(path: Path) -> dict[str, PackTensor]:
     Raises:
         PackError: any of this does not hold, or the file is something else (a pickle, say).
     """
+    header, size = read_header(path)
+    return parse_pack_header(header[8:], size - len(header), path)
+
+
+def read_header(path: Path) -> tuple[bytes, int]:
+    """Return the first bytes of a safetensors file, up to its data, and the file's length.
+
+    Raises:
+        PackError: it is too short for what it claims, or is something else.
+    """
     size = os.stat(path).st_size
     with open(path, "rb") as file:
         first = file.read(8)
@@ -82,8 +92,7 @@ def read_pack_header(path: Path) -> dict[str, PackTensor]:
             raise PackError(
                 path=path, reason=f"its header claims {length} bytes, but the file has {size}"
             )
-        header = file.read(length)
-    return parse_pack_header(header, size - 8 - length, path)
+        return first + file.read(length), size
 
 
 def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict[str, PackTensor]:

@@ -11,9 +11,10 @@ import modpkg
 
 PACKAGE = Path(modpkg.__file__).parent
 VOCABULARY = {"", "errors", "names", "digests", "records", "interface", "packs", "files", "tree"}
-VOCABULARY |= {"home", "installed", "progress"}
+VOCABULARY |= {"home", "installed", "progress", "deltas"}
 ORDER = [
     "manifest",
+    "settings",
     "release",
     "registry",
     "resolve",
@@ -90,7 +91,8 @@ def test_the_command_line_imports_nothing_heavy() -> None:
         "import modpkg.cli.inspecting, modpkg.cli.running, modpkg.cli.converting\n"
         "import modpkg.cli.comparing, modpkg.environment.why_not, modpkg.environment.outdated\n"
         "import modpkg.environment.install, modpkg.compose.plan, modpkg.resolve.resolve\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysat', 'rich.console'}\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysat', 'rich.console',\n"
+        "         'zstandard'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,1 +1,1 @@
-"""The store: all bytes on this machine, each once."""
+"""The store: all bytes on this machine, each tensor once."""

@@ -1,26 +1,57 @@
-"""The store: every blob of every release on this machine, each once, each verified."""
+"""The store: every tensor and file of every release on this machine, each verified."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from modpkg.digests import Digest, parse_digest
+from modpkg.errors import BlobMissing, PackError
 from modpkg.files import write_atomically
 from modpkg.installed import InstalledModule, TensorRef
+from modpkg.packs import DTYPE_BYTES, PackTensor
 from modpkg.records import ReleaseRecord, decode_record
+from modpkg.store.packs import PackFolder, PackLayout
+from modpkg.store.projects import Projects
+from modpkg.store.tensors import TensorIndex
+from modpkg.store.turns import held
 from modpkg.tree import BlobTree
 
 
-class Store:
-    """One folder per user, in the layout of a registry's blobs.
+class Place(Struct, frozen=True):
+    """Where a tensor's bytes lie in the store, or will lie."""
 
-    ``checked/`` holds an empty file for each release whose record and packs have been checked
-    against each other; a blob alone is only known to hash to its name.
+    pack: str
+    """Name of the pack: 64 hex digits."""
+    offset: int
+    length: int
+
+
+class Store:
+    """One folder per user; ``docs/store.md`` describes what lies where.
+
+    ``blobs`` has files, release records and interfaces; ``packs`` has tensors, under names of this
+    machine's own, whichever registry's pack they came in.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs = BlobTree(root)
+        self.packs = PackFolder(root / "packs")
+        self.index = TensorIndex(root / "tensors.sqlite", self.packs)
+        self.projects = Projects(root / "projects")
+        self._read: dict[str, dict[str, PackTensor]] = {}
+
+    @contextlib.contextmanager
+    def used(self, *, alone: bool = False) -> Iterator[None]:
+        """Hold the store while things in it are relied on; ``alone`` while things are removed."""
+        with held(self.root / "lock", alone=alone):
+            yield
 
     def record(self, release: str, what: str) -> ReleaseRecord | None:
         """Return a release record that is here; None when it is not.
@@ -38,12 +69,22 @@ class Store:
         return self._mark(release).exists()
 
     def mark_checked(self, release: str) -> None:
-        """Remember that a release was checked as a whole."""
-        write_atomically(self._mark(release), b"")
+        """Remember that a release was checked as a whole, and that it is used now."""
+        try:
+            os.utime(self._mark(release))
+        except FileNotFoundError:
+            write_atomically(self._mark(release), b"")
 
     def forget_checked(self, release: str) -> None:
         """Have the release checked again."""
         self._mark(release).unlink(missing_ok=True)
+
+    def last_used(self, release: str) -> float | None:
+        """Return when a release was last installed, in seconds of `time.time`; None: never."""
+        try:
+            return self._mark(release).stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def _mark(self, release: str) -> Path:
         return self.root / "checked" / parse_digest(release)[7:]
@@ -55,28 +96,89 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def module(self, record: ReleaseRecord, release: str) -> InstalledModule:
-        """Return a module whose blobs are all here, as composing wants it."""
-        paths = {pack: str(self.blobs.path(parse_digest(pack))) for pack in record.packs}
+    def find(self, wanted: Mapping[str, int]) -> dict[str, Place]:
+        """Return where tensors lie, for those that are here.
+
+        ``wanted`` is by digest the bytes per element: a tensor that begins at no multiple of it
+        counts as not here. Of several places the one is taken whose pack has most of the others.
+        """
+        for _ in range(2):
+            candidates = self.index.packs_with(wanted)
+            try:
+                return self._places(wanted, candidates)
+            except PackError:  # the index has what no pack has
+                self._read.clear()
+                self.index.rebuild()
+        return {}
+
+    def _places(
+        self, wanted: Mapping[str, int], candidates: Mapping[str, list[str]]
+    ) -> dict[str, Place]:
+        counts = Counter(name for names in candidates.values() for name in names)
+        found = {}
+        for digest, names in candidates.items():
+            for name in sorted(names, key=lambda name: (-counts[name], name)):
+                if name not in self._read:
+                    self._read[name] = self.packs.read(name)
+                place = self._read[name].get(digest)
+                if place is None:
+                    raise PackError(path=self.packs.path(name), reason="a tensor is not in it")
+                if place.offset % wanted[digest] == 0:
+                    found[digest] = Place(name, place.offset, place.length)
+                    break
+        return found
+
+    def add_pack(self, staged: Path, layout: PackLayout) -> None:
+        """Take in a finished pack, every tensor of which was verified."""
+        self.packs.adopt(staged, layout.name)
+        self.index.add(layout.name, layout.size, layout.places)
+
+    def module(
+        self, record: ReleaseRecord, release: str, places: Mapping[str, Place] | None = None
+    ) -> InstalledModule:
+        """Return a module as composing wants it.
+
+        ``places`` tells by digest where its tensors lie, or will lie; by default they are looked
+        up and have to be here.
+
+        Raises:
+            BlobMissing: a tensor is not here.
+        """
+        if places is None:
+            places = self.find(alignments(record))
+        tensors = {}
+        for name, entry in record.tensors.items():
+            place = places.get(entry.digest)
+            if place is None:
+                what = f"tensor {name!r} of {record.name} {record.version}"
+                raise BlobMissing(what=what, digest=entry.digest, source=self.root)
+            tensors[name] = TensorRef(
+                file=str(self.packs.path(place.pack)),
+                offset=place.offset,
+                length=place.length,
+                dtype=entry.dtype,
+                shape=entry.shape,
+                digest=entry.digest,
+            )
         return InstalledModule(
             name=record.name,
             version=record.version,
             kind=record.kind,
             release=release,
             record=record,
-            tensors={
-                name: TensorRef(
-                    file=paths[entry.pack],
-                    offset=entry.offset,
-                    length=entry.length,
-                    dtype=entry.dtype,
-                    shape=entry.shape,
-                    digest=entry.digest,
-                )
-                for name, entry in record.tensors.items()
-            },
+            tensors=tensors,
             files={
                 path: self.blobs.path(parse_digest(entry.digest))
                 for path, entry in record.files.items()
             },
         )
+
+
+def alignments(*records: ReleaseRecord) -> dict[str, int]:
+    """Return by digest the bytes per element of the widest tensor that has these bytes."""
+    widths: dict[str, int] = {}
+    for record in records:
+        for entry in record.tensors.values():
+            width = DTYPE_BYTES[entry.dtype]
+            widths[entry.digest] = max(width, widths.get(entry.digest, 1))
+    return widths

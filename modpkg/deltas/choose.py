@@ -1,0 +1,37 @@
+"""Encoding a tensor: which method, by a fixed rule, so that equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+from modpkg.deltas.frame import write_frame
+from modpkg.deltas.planes import split_planes
+from modpkg.deltas.sparse import count_changes, split_changes
+from modpkg.packs import DTYPE_BYTES
+
+# Every method decodes at over 500 MB/s within these bounds, so that size alone chooses; the
+# figures are in benchmarks/results/deltas.md.
+WORTH_IT = 0.9
+"""An encoding has at most this share of the plain bytes, or it is not chosen."""
+WORTH_A_BASE = 0.9
+"""One that needs an earlier tensor has at most this share of what ``planes`` takes."""
+SPARSE_SHARE = 0.25
+"""Share of changed elements up to which ``sparse`` is tried; it decodes more slowly beyond."""
+
+
+def encode(new: memoryview, old: memoryview | None, dtype: str) -> tuple[str, bytes] | None:
+    """Return the smallest encoding of a tensor, as method and payload; None when plain is best.
+
+    ``old`` has the bytes of an earlier tensor of the same dtype and shape, if there is one.
+    Takes as much memory as the payloads that are compared.
+    """
+    width = DTYPE_BYTES[dtype]
+    planes = write_frame(split_planes(new, None, width), len(new))
+    best, limit = ("planes", planes), WORTH_IT * len(new)
+    if old is not None:
+        on_base = ("xor", write_frame(split_planes(new, old, width), len(new)))
+        if count_changes(new, old, width) <= SPARSE_SHARE * (len(new) // width):
+            content = list(split_changes(new, old, width))
+            sparse = write_frame(content, sum(map(len, content)))
+            on_base = min(("sparse", sparse), on_base, key=lambda found: len(found[1]))
+        if len(on_base[1]) <= WORTH_A_BASE * len(planes):
+            best = on_base
+    return best if len(best[1]) <= limit else None

@@ -1,0 +1,44 @@
+"""Decoding a tensor: streamed in blocks, whatever the payload claims."""
+
+from __future__ import annotations
+
+from modpkg.deltas.frame import FrameReader
+from modpkg.deltas.planes import join_planes
+from modpkg.deltas.sparse import apply_changes, content_bounds
+from modpkg.errors import BadEncoding
+from modpkg.packs import DTYPE_BYTES
+
+METHODS = ("sparse", "xor", "planes")
+
+
+def decode(
+    method: str,
+    payload: memoryview | bytes,
+    base: memoryview | None,
+    out: memoryview,
+    dtype: str,
+    what: str,
+) -> None:
+    """Fill ``out``, the tensor's own bytes, from its encoded ones.
+
+    ``base`` has the earlier tensor's bytes, as many as ``out``; None for ``planes``. Memory: the
+    window (at most 8 MiB) and two blocks (at most 1 MiB each). The caller verifies the digest of
+    ``out``: what is decodable need not be right.
+
+    Raises:
+        BadEncoding: the payload is not such an encoding; ``what`` names the tensor, and ``out``
+            may be filled in part.
+    """
+    width = DTYPE_BYTES[dtype]
+    length = len(out)
+    if method not in METHODS or (base is None) != (method == "planes"):
+        raise BadEncoding(what=what, reason=f"its method is {method!r}")
+    if length % width or (base is not None and len(base) != length):
+        raise BadEncoding(what=what, reason="it is of another length than the earlier tensor")
+    bounds = content_bounds(length, width) if method == "sparse" else (length, length)
+    reader = FrameReader(memoryview(payload), *bounds, what)
+    if method == "sparse" and base is not None:
+        apply_changes(reader, base, out, width)
+    else:
+        join_planes(reader, base, out, width)
+    reader.finish()

@@ -1,0 +1,88 @@
+"""Sparse changes: which elements differ from the earlier tensor, and what they are now.
+
+By blocks of 65 536 elements: how many changed (4 bytes), then the gaps before each of them as two
+byte planes (how many unchanged elements lie between it and the one before, or the block's
+beginning), then their new values as byte planes. Gaps can neither repeat nor go back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modpkg.deltas.frame import FrameReader
+from modpkg.deltas.planes import merge_planes
+
+BLOCK = 1 << 16
+"""Elements to a block: a gap then has 16 bits."""
+COUNT_BYTES = 4
+GAP_BYTES = 2
+
+
+def split_changes(new: memoryview, old: memoryview, width: int) -> Iterator[bytes]:
+    """Yield the content of a sparse frame, block by block."""
+    import numpy as np
+
+    step = BLOCK * width
+    kind = f"<u{width}"
+    for start in range(0, len(new), step):
+        block = np.frombuffer(new[start : start + step], kind)
+        places = np.flatnonzero(block != np.frombuffer(old[start : start + step], kind))
+        gaps = (np.diff(places, prepend=-1) - 1).astype("<u2")
+        yield len(places).to_bytes(COUNT_BYTES, "little")
+        yield gaps.view(np.uint8).reshape(-1, GAP_BYTES).T.tobytes()
+        yield block[places].view(np.uint8).reshape(-1, width).T.tobytes()
+
+
+def count_changes(new: memoryview, old: memoryview, width: int) -> int:
+    """Return how many elements differ, as bytes: -0.0 is not 0.0, and a NaN equals itself."""
+    import numpy as np
+
+    step = BLOCK * width
+    kind = f"<u{width}"
+    return sum(
+        int(
+            np.count_nonzero(
+                np.frombuffer(new[start : start + step], kind)
+                != np.frombuffer(old[start : start + step], kind)
+            )
+        )
+        for start in range(0, len(new), step)
+    )
+
+
+def content_bounds(length: int, width: int) -> tuple[int, int]:
+    """Return the least and the most bytes that the content of a sparse frame can have."""
+    counts = -(-length // (BLOCK * width)) * COUNT_BYTES
+    return counts, counts + length // width * (GAP_BYTES + width)
+
+
+def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: int) -> None:
+    """Fill ``out`` with ``old`` and the changes that ``reader`` gives.
+
+    Raises:
+        BadEncoding: a change lies outside its block, or the frame does not hold them.
+    """
+    import numpy as np
+
+    step = BLOCK * width
+    kind = f"<u{width}"
+    count_bytes = bytearray(COUNT_BYTES)
+    for start in range(0, len(out), step):
+        block = np.frombuffer(out[start : start + step], kind)
+        block[...] = np.frombuffer(old[start : start + step], kind)
+        reader.fill(memoryview(count_bytes))
+        count = int.from_bytes(count_bytes, "little")
+        if count > len(block):
+            raise reader.refused(f"it changes {count} of {len(block)} elements")
+        if not count:
+            continue
+        planes = np.empty((GAP_BYTES + width, count), np.uint8)
+        reader.fill(planes.reshape(-1).data)
+        gaps = np.empty(count * GAP_BYTES, np.uint8)
+        merge_planes(planes[:GAP_BYTES], gaps)
+        places = np.cumsum(gaps.view("<u2"), dtype=np.int64) + np.arange(count)
+        if places[-1] >= len(block):
+            raise reader.refused("it changes an element beyond the tensor's end")
+        values = np.empty(count * width, np.uint8)
+        merge_planes(planes[GAP_BYTES:], values)
+        block[places] = values.view(kind)

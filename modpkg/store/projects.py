@@ -1,0 +1,54 @@
+"""Known projects: whose locks say what the store must keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.digests import digest_bytes
+from modpkg.files import write_atomically
+from modpkg.records import canonical_json
+
+
+class KnownProject(Struct, frozen=True, kw_only=True):
+    """``projects/<hex>``: where a project lies that was installed with this store."""
+
+    spec: int = 1
+    lock: str
+    """Path of its lock file."""
+    environment: str
+    """Path of its environment's folder."""
+
+
+class Projects:
+    """One small file per project, named by the digest of its lock file's path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def note(self, lock: Path, environment: Path) -> None:
+        """Remember a project."""
+        project = KnownProject(lock=str(lock.absolute()), environment=str(environment.absolute()))
+        path = self.root / digest_bytes(project.lock.encode("utf-8", "surrogateescape"))[7:]
+        data = canonical_json(msgspec.to_builtins(project))
+        try:
+            if path.read_bytes() == data:
+                return
+        except FileNotFoundError:
+            pass
+        write_atomically(path, data)
+
+    def known(self) -> dict[Path, KnownProject]:
+        """Return all known projects, by the file that remembers them; damaged ones are left out."""
+        paths = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        read = {path: _read(path) for path in paths}
+        return {path: project for path, project in read.items() if project is not None}
+
+
+def _read(path: Path) -> KnownProject | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=KnownProject)
+    except (OSError, msgspec.MsgspecError):
+        return None
