@@ -81,7 +81,7 @@ def _composed(folder: Path, key: Digest) -> Iterator[Damage]:
             raise ValueError("it holds other tensors than composed.json says")
     except (OSError, msgspec.MsgspecError, PackError, ValueError) as error:
         reason = str(error.values["reason"]) if isinstance(error, PackError) else str(error)
-        yield Damage(kind="composed", path=str(folder), digest=key, reason=reason)
+        yield Damage(kind="composed", path=str(weights), digest=key, reason=reason)
         return
     yield from _tensors("composed", weights, {known[name]: places[name] for name in known})
 

@@ -34,10 +34,12 @@ def record(tensors: list[int], files: list[int]) -> ReleaseRecord:
     )
 
 
+Drawn = tuple[Contents, Needs, dict[Digest, ReleaseRecord], dict[str, set[str]]]
+NOTHING = Needs(frozenset(), frozenset())
+
+
 @st.composite
-def stores(
-    draw: st.DrawFn,
-) -> tuple[Contents, Needs, dict[Digest, ReleaseRecord], dict[str, set[str]]]:
+def stores(draw: st.DrawFn) -> Drawn:
     """Draw releases over shared tensors and files, tensors over packs, and what is needed."""
     some = st.lists(st.integers(0, 7), max_size=4)
     records = {
