@@ -276,6 +276,14 @@ class RegistryGone(RegistryUnreachable):
     )
 
 
+class TensorsElsewhere(ModpkgError):
+    code = "M314"
+    template = (
+        "{name} {version} was built for a registry that has {count} of its packs already, and "
+        "{registry} does not; run 'modpkg build --registry {registry}' and publish again."
+    )
+
+
 # M4: resolving and locking ----------------------------------------------------------------
 
 

@@ -151,6 +151,7 @@ def write_registry(folder: Path) -> None:
             if (name, version) == YANKED[:2]:
                 writer.yank(*YANKED)
     remove_tree(folder / "locks")
+    remove_tree(folder / "lookup")
 
 
 def _build(project: Path, registry: Path) -> Built:
@@ -167,7 +168,7 @@ def _build(project: Path, registry: Path) -> Built:
     provenance = msgspec.structs.replace(built.record.provenance, built_with=BUILT_WITH)
     record = msgspec.structs.replace(built.record, provenance=provenance)
     line = msgspec.structs.replace(built.line, release=BlobTree(out).add(canonical_json(record)))
-    return Built(line=line, record=record)
+    return Built(line=line, record=record, tally=built.tally)
 
 
 def lock_text(registry: Path) -> str:
