@@ -127,12 +127,11 @@ def build_command(
     say(f"{good('Built')} {strong(line.name)} {line.version} ({line.kind}) in {shown(target)}/")
     say(f"  release  {line.release}")
     if tally.tensors:
-        kept = f"{tally.unchanged} unchanged" if tally.unchanged else ""
-        changes = f"{tally.changes} as changes" if tally.changes else ""
-        said = ", ".join(part for part in (f"{tally.tensors} tensors", kept, changes) if part)
-        size = human_bytes(tally.bytes)
-        new = f"{human_bytes(tally.new_bytes)} new of {size}" if kept or changes else size
-        say(f"  weights  {said}: {new}")
+        known = [f"{tally.unchanged} unchanged"] if tally.unchanged else []
+        known += [f"{tally.changes} as changes"] if tally.changes else []
+        total = human_bytes(tally.bytes)
+        known += [f"{human_bytes(tally.new_bytes)} new of {total}" if known else total]
+        say(f"  weights  {', '.join([f'{tally.tensors} tensors', *known])}")
     size = sum(entry.size for entry in built.record.files.values())
     say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
     for origin in built.record.provenance.built_from:
