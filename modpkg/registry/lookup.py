@@ -61,8 +61,7 @@ class TensorLookup:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._registry = Registry(str(folder))
-        _ = self._registry.info
+        _ = Registry(str(folder)).info
         self._records: dict[str, dict[bytes, ReleaseRecord]] = {}
         self._guard = threading.Lock()
         self._database = self._open()
@@ -114,10 +113,11 @@ class TensorLookup:
             "SELECT name, version FROM releases WHERE digest = ?", (release,)
         ).fetchone()
         try:
-            line = self._registry.line(*row) if row is not None else None
+            registry = Registry(str(self._folder))  # another process may have published meanwhile
+            line = registry.line(*row) if row is not None else None
             if line is None or line.release != release:
                 raise _Damaged
-            record = self._registry.record(line)
+            record = registry.record(line)
         except ModpkgError:
             raise _Damaged from None
         return {canonical_json([key_of(e), e]): record for _, e in labelled_entries(record)}
@@ -127,6 +127,7 @@ class TensorLookup:
     def _open(self, anew: bool = False) -> sqlite3.Connection:
         """Return the lookup, brought up to date; in memory, when it cannot be written."""
         path = self._folder / PLACE
+        self._records.clear()
         for again in (anew, True):
             with (
                 contextlib.suppress(OSError, sqlite3.Error, _Damaged),
@@ -167,7 +168,8 @@ class TensorLookup:
             stamps = self._stamps()
             had = dict(database.execute("SELECT name, stamp FROM modules"))
             changed = [name for name in stamps if had.get(name) != stamps[name]]
-            lines = {line.release: line for name in changed for line in self._lines(name)}
+            registry = Registry(str(self._folder))
+            lines = {line.release: line for name in changed for line in _lines(registry, name)}
             rows = database.execute("SELECT digest, name FROM releases").fetchall()
             for digest, name in rows:
                 if name not in stamps or (name in changed and digest not in lines):
@@ -175,40 +177,13 @@ class TensorLookup:
             broken = {
                 lines[release].name
                 for release in sorted(lines.keys() - {digest for digest, _ in rows})
-                if not self._add(database, lines[release])
+                if not _add(database, registry, lines[release])
             }
             database.executemany(
                 "INSERT OR REPLACE INTO modules VALUES (?, ?)",
                 [(name, stamps[name]) for name in changed if name not in broken],
             )
         return database
-
-    def _lines(self, name: str) -> list[IndexLine]:
-        """Return a module's releases; none when its index cannot be used."""
-        try:
-            return self._registry.index(name)
-        except ModpkgError:
-            return []
-
-    def _add(self, database: sqlite3.Connection, line: IndexLine) -> bool:
-        """Add a release; False when its record is not sound, so that nothing refers to it."""
-        try:
-            record = self._registry.record(line)
-            check_record(record)
-        except ModpkgError:
-            return False
-        find = entries_by_key(record).get
-        database.execute(
-            "INSERT INTO releases VALUES (?, ?, ?)", (line.release, line.name, line.version)
-        )
-        database.executemany(
-            _ADD,
-            [
-                (canonical_json(key_of(e)), canonical_json(e), len(chain_of(e, find)), line.release)
-                for _, e in labelled_entries(record)
-            ],
-        )
-        return True
 
     def _stamps(self) -> dict[str, str]:
         """Return what changes of each index file whenever it is written."""
@@ -219,3 +194,32 @@ class TensorLookup:
                 stamp = f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
                 stamps[entry.name[: -len(".jsonl")]] = stamp
         return stamps
+
+
+def _lines(registry: Registry, name: str) -> list[IndexLine]:
+    """Return a module's releases; none when its index cannot be used."""
+    try:
+        return registry.index(name)
+    except ModpkgError:
+        return []
+
+
+def _add(database: sqlite3.Connection, registry: Registry, line: IndexLine) -> bool:
+    """Add a release; False when its record is not sound, so that nothing refers to it."""
+    try:
+        record = registry.record(line)
+        check_record(record)
+    except ModpkgError:
+        return False
+    find = entries_by_key(record).get
+    database.execute(
+        "INSERT INTO releases VALUES (?, ?, ?)", (line.release, line.name, line.version)
+    )
+    database.executemany(
+        _ADD,
+        [
+            (canonical_json(key_of(e)), canonical_json(e), len(chain_of(e, find)), line.release)
+            for _, e in labelled_entries(record)
+        ],
+    )
+    return True
