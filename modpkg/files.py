@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -83,6 +84,28 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing.
+
+    Inside a folder that its group may write to, it can be written by that group too, whatever
+    the umask: what users share stays shared.
+    """
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        if folder.parent.stat().st_mode & stat.S_IWGRP:
+            with contextlib.suppress(PermissionError):  # somebody else made it meanwhile
+                folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXG)
+
+
+def shared_mode(folder: Path) -> int:
+    """Return the mode of a file in ``folder`` that whoever may write to the folder may change."""
+    return 0o664 if folder.stat().st_mode & stat.S_IWGRP else 0o644
+
+
 def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644) -> Digest:
     """Write a file so that it is either whole or not there, and return its digest.
 
@@ -93,7 +116,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
     """
     if isinstance(chunks, bytes):
         chunks = (chunks,)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_sibling(path)
     state = hashlib.sha256()
     with disk_errors(path.parent):
