@@ -204,16 +204,19 @@ class Registry:
             self.cache.add(data)
         return data
 
-    def stream(self, digest: Digest, what: str) -> Iterator[bytes]:
-        """Yield a blob of any size, not yet verified.
+    def stream(
+        self, digest: Digest, what: str, start: int = 0, stop: int | None = None
+    ) -> Iterator[bytes]:
+        """Yield a blob of any size, or the part from ``start`` to before ``stop``; not verified.
 
         Raises:
             BlobMissing, Offline, RegistryUnreachable.
+            NoRanges: a part was asked for, and the registry gives whole files only.
         """
         if self.offline:
             raise Offline(what=what)
         try:
-            yield from self.source.stream(blob_path(digest))
+            yield from self.source.stream(blob_path(digest), start, stop)
         except NotThere:
             raise BlobMissing(what=what, digest=digest, source=self.url) from None
 

@@ -20,6 +20,10 @@ class NotThere(Exception):
     """The source answered, and says that it has no such file."""
 
 
+class NoRanges(Exception):
+    """The source gives whole files only; read the file without ``start`` and ``stop``."""
+
+
 class Source(Protocol):
     """The read side of a registry's tree. Paths are relative, with ``/``."""
 
@@ -29,8 +33,15 @@ class Source(Protocol):
         """Return a small file. Raises `NotThere` or `RegistryUnreachable`."""
         ...
 
-    def stream(self, path: str) -> Iterator[bytes]:
-        """Yield a file in chunks. Raises `NotThere` or `RegistryUnreachable`."""
+    def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` to before ``stop`` of a file, in chunks.
+
+        A file that ends before ``stop`` yields what it has.
+
+        Raises:
+            NotThere, RegistryUnreachable.
+            NoRanges: a part was asked for, before its first byte.
+        """
         ...
 
     def names(self, folder: str) -> list[str] | None:
@@ -57,9 +68,10 @@ class FolderSource:
         except OSError as error:
             raise RegistryUnreachable(url=self.url, reason=_reason(error, path)) from None
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
-            yield from file_chunks(self.root / path)
+            length = None if stop is None else stop - start
+            yield from file_chunks(self.root / path, start, length)
         except (FileNotFoundError, NotADirectoryError):
             raise NotThere(path) from None
         except OSError as error:
@@ -100,13 +112,22 @@ class ObjectSource:
                 raise RegistryUnreachable(url=self.url, reason=f"{path} is over {MAX_SMALL} bytes")
         return bytes(whole)
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        from obstore.exceptions import NotSupportedError
+
+        if stop is not None and stop <= start:
+            return  # obstore has no empty ranges
+        part: Any = None
+        if start or stop is not None:
+            part = {"range": {"offset": start} if stop is None else (start, stop)}
         try:
-            result = self._store.get(path)
+            result = self._store.get(path, options=part)
             for chunk in result.stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
         except FileNotFoundError:
             raise NotThere(path) from None
+        except NotSupportedError:
+            raise NoRanges(path) from None
         except Exception as error:  # obstore raises many kinds
             raise refusal(error, self.url, path) from None
 
