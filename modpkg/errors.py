@@ -268,6 +268,27 @@ class RegistryGone(RegistryUnreachable):
     )
 
 
+class RegistryRefuses(RegistryUnreachable):
+    code = "M314"
+    template = "The registry at {url} {reason} ({status}); {remedy}."
+
+
+class SecretInClear(ModpkgError):
+    code = "M315"
+    template = (
+        "What {config} has for {url} is not sent over plain http, where others can read it; "
+        "use an https:// address."
+    )
+
+
+class SecretInAddress(ModpkgError):
+    code = "M316"
+    template = (
+        "The address of {url} has a user or a password in it, which others may see; take it out, "
+        "and write it into {config}."
+    )
+
+
 # M4: resolving and locking ----------------------------------------------------------------
 
 

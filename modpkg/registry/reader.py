@@ -28,7 +28,9 @@ from modpkg.records import (
     decode_record,
 )
 from modpkg.registry.index import parse_index
+from modpkg.registry.mirrors import INFO, MirroredSource
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
+from modpkg.settings import Settings
 from modpkg.tree import BlobTree, check_digest
 
 _CLAIMS = (
@@ -52,6 +54,7 @@ class Registry:
 
     Index files are read once per instance. Records and interfaces are immutable and are kept in
     ``cache`` (the store); index files of a distant registry are kept beside it for ``offline``.
+    ``settings`` says which mirrors it has, and how to log in.
     """
 
     def __init__(
@@ -62,10 +65,19 @@ class Registry:
         cache: BlobTree | None = None,
         offline: bool = False,
         warn: Callable[[str], None] | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self.source: Source = open_source(url, base)
+        settings = settings or Settings()
+        own = settings.of(url)
+        self.source: Source = open_source(url, base, own.login)
         self.cache = cache
         self.warn = warn
+        if own.mirrors:
+            mirrors = [
+                open_source(mirror, None, settings.mirror_login(mirror, url))
+                for mirror in own.mirrors
+            ]
+            self.source = MirroredSource(self.source, mirrors, self._remembered_name, warn)
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
@@ -91,10 +103,10 @@ class Registry:
         """
         if self._info is None:
             try:
-                data = self._read_mutable("registry.json")
+                data = self._read_mutable(INFO)
             except NotThere:
                 raise RegistryMissing(url=self.url, reason="no such file") from None
-            info = decode_record(data, RegistryInfo, f"{self.url}/registry.json")
+            info = decode_record(data, RegistryInfo, f"{self.url}/{INFO}")
             if info.spec > SPEC:
                 raise RegistryNewer(url=self.url, spec=info.spec, known=SPEC)
             self._info = info
@@ -220,20 +232,47 @@ class Registry:
         except NotThere:
             raise BlobMissing(what=what, digest=digest, source=self.url) from None
 
-    def _read_mutable(self, path: str) -> bytes:
-        """Return a file that may change; a distant one is remembered for work offline."""
+    @property
+    def serving(self) -> str:
+        """The address that blobs are read from first now: a mirror's, or the registry's own."""
+        return self.source.serving if isinstance(self.source, MirroredSource) else self.url
+
+    def pass_over(self, address: str, why: str) -> bool:
+        """Ask a mirror no more; False when the address is the registry's own.
+
+        For what is found only after a stream has ended: that its bytes have another digest.
+        ``address`` is what `serving` was before the stream began.
+        """
+        return isinstance(self.source, MirroredSource) and self.source.pass_over(address, why)
+
+    def _remembered_name(self) -> str | None:
+        kept = self._kept(INFO)
+        try:
+            data = kept.read_bytes() if kept is not None else b""
+            return decode_record(data, RegistryInfo, str(kept)).name
+        except (OSError, ModpkgError):
+            return None
+
+    def _kept(self, path: str) -> Path | None:
+        """Return where a distant registry's file that may change is remembered."""
         if isinstance(self.source, FolderSource) or self.cache is None:
-            return self.source.read(path)
+            return None
         from hashlib import sha256
 
         site = sha256(self.url.encode()).hexdigest()[:16]
-        kept = self.cache.root / "index-cache" / site / path
+        return self.cache.root / "index-cache" / site / path
+
+    def _read_mutable(self, path: str) -> bytes:
+        """Return a file that may change; a distant one is remembered for work offline."""
+        kept = self._kept(path)
         if self.offline:
             try:
-                return kept.read_bytes()
+                if kept is not None:
+                    return kept.read_bytes()
             except FileNotFoundError:
-                raise Offline(what=f"{self.url}/{path}") from None
+                pass
+            raise Offline(what=f"{self.url}/{path}")
         data = self.source.read(path)
-        if not kept.exists() or kept.read_bytes() != data:
+        if kept is not None and (not kept.exists() or kept.read_bytes() != data):
             write_atomically(kept, data)
         return data

@@ -58,5 +58,5 @@ def test_a_server_without_ranges_is_told_apart(server: Server) -> None:
 
 def test_an_address_that_is_none() -> None:
     with pytest.raises(RegistryUnreachable, match="could not be read"):
-        open_source("gopher://models.example")
+        open_source("gopher://models.example").read("registry.json")
     assert isinstance(open_source("models"), FolderSource)
