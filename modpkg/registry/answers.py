@@ -12,6 +12,7 @@ _STATUSES = {
     429: "it is asked too often (429)",
 }
 _SILENCES = (
+    ("kind: Redirect", "it redirects {path} in circles, or from https to http"),
     ("dns error", "there is no host of that name"),
     ("ConnectionRefused", "nothing answers there (the connection was refused)"),
     ("IncompleteBody", "it closed the connection in the middle of {path}"),
