@@ -21,7 +21,7 @@ _SILENCES = (
     ("ConnectionReset", "it closed the connection without an answer"),
     ("TimedOut", "it did not answer in time"),
     ("timed out", "it did not answer in time"),
-    ("certificate", "its certificate is not trusted"),
+    ("InvalidCertificate", "its certificate is not trusted"),
 )
 
 

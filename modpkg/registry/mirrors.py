@@ -29,16 +29,16 @@ class MirroredSource:
         self,
         home: Source,
         mirrors: Sequence[Source],
-        remembered: Callable[[], str | None],
+        home_name: Callable[[], str | None],
         warn: Callable[[str], None] | None,
     ) -> None:
-        """``remembered`` returns the registry's name as it was when it was last read, if it was."""
+        """``home_name`` returns the registry's name; None where it cannot be had."""
         self.url = home.url
         self._home = home
         self._mirrors = list(mirrors)
         self._left = list(mirrors)
         self._proved: set[str] = set()
-        self._remembered = remembered
+        self._home_name = home_name
         self._name: str | None = None
         self._warn = warn
         self._lock = threading.RLock()
@@ -133,25 +133,12 @@ class MirroredSource:
         except (NotThere, ModpkgError) as error:
             self.pass_over(mirror.url, _reason(error, INFO))
             return False
-        expected = self._expected() or name
-        if name != expected:
-            self.pass_over(mirror.url, f"it is of the registry {name!r}, not of {expected!r}")
+        self._name = self._name or self._home_name() or name
+        if name != self._name:
+            self.pass_over(mirror.url, f"it is of the registry {name!r}, not of {self._name!r}")
             return False
-        self._name = name
         self._proved.add(mirror.url)
         return True
-
-    def _expected(self) -> str | None:
-        """Return the registry's name; None where it cannot be had and was never read."""
-        if self._name is None:
-            self._name = self._remembered()
-        if self._name is None:
-            try:
-                what = f"{self.url}/{INFO}"
-                self._name = decode_record(self._home.read(INFO), RegistryInfo, what).name
-            except (NotThere, RegistryUnreachable):
-                return None
-        return self._name
 
 
 def _reason(error: Exception, path: str) -> str:
@@ -159,6 +146,6 @@ def _reason(error: Exception, path: str) -> str:
         return f"it does not have {path}"
     if isinstance(error, DigestMismatch):
         return f"what it has as {path} has another digest"
-    if isinstance(error, ModpkgError):
-        return str(error.values.get("reason", error))
-    return str(error)
+    if isinstance(error, RegistryUnreachable):
+        return str(error.values["reason"])
+    return str(error).rstrip(".")

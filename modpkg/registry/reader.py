@@ -69,7 +69,8 @@ class Registry:
     ) -> None:
         settings = settings or Settings()
         own = settings.of(url)
-        self.source: Source = open_source(url, base, own.login)
+        self._home = open_source(url, base, own.login)
+        self.source: Source = self._home
         self.cache = cache
         self.warn = warn
         if own.mirrors:
@@ -77,7 +78,7 @@ class Registry:
                 open_source(mirror, None, settings.mirror_login(mirror, url))
                 for mirror in own.mirrors
             ]
-            self.source = MirroredSource(self.source, mirrors, self._remembered_name, warn)
+            self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
@@ -245,13 +246,26 @@ class Registry:
         """
         return isinstance(self.source, MirroredSource) and self.source.pass_over(address, why)
 
-    def _remembered_name(self) -> str | None:
-        kept = self._kept(INFO)
+    def _home_name(self) -> str | None:
+        """Return the registry's name as it is remembered, or else as the registry itself says."""
+        kept, what = self._kept(INFO), f"{self.url}/{INFO}"
+        if kept is not None:
+            try:
+                return decode_record(kept.read_bytes(), RegistryInfo, what).name
+            except (OSError, ModpkgError):
+                pass  # not read before, or damaged
         try:
-            data = kept.read_bytes() if kept is not None else b""
-            return decode_record(data, RegistryInfo, str(kept)).name
-        except (OSError, ModpkgError):
+            data = self._home.read(INFO)
+            name = decode_record(data, RegistryInfo, what).name
+        except (NotThere, ModpkgError):
             return None
+        if kept is not None:
+            self._remember(kept, data)
+        return name
+
+    def _remember(self, kept: Path, data: bytes) -> None:
+        if not kept.exists() or kept.read_bytes() != data:
+            write_atomically(kept, data)
 
     def _kept(self, path: str) -> Path | None:
         """Return where a distant registry's file that may change is remembered."""
@@ -273,6 +287,6 @@ class Registry:
                 pass
             raise Offline(what=f"{self.url}/{path}")
         data = self.source.read(path)
-        if kept is not None and (not kept.exists() or kept.read_bytes() != data):
-            write_atomically(kept, data)
+        if kept is not None:
+            self._remember(kept, data)
         return data
