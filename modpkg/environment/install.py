@@ -55,6 +55,9 @@ def apply_install(
     fetch_all(
         plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
     )
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
     checkpoint("fetched")
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))

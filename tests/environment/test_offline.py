@@ -30,9 +30,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def watched(*arguments: str | Path) -> tuple[int, str, list[str]]:
     """Run a command; return its status, what it said, and the sockets it opened."""
     trace = Path("trace").absolute()
+    watch = [str(STRACE), "-f", "-e", "trace=socket,connect", "-o", str(trace)]
     done = subprocess.run(
-        [str(STRACE), "-f", "-e", "trace=socket,connect", "-o", trace]
-        + [sys.executable, "-m", "modpkg", *map(str, arguments)],
+        [*watch, sys.executable, "-m", "modpkg", *map(str, arguments)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
