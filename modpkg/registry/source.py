@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -232,6 +231,8 @@ def _is_private(url: str) -> bool:
     host = parts.hostname or ""
     if parts.scheme != "http":
         return True
+    import ipaddress
+
     try:
         here = ipaddress.ip_address(host).is_loopback
     except ValueError:
