@@ -122,6 +122,23 @@ def check_encoded(
             reader.read(entry, f"{what} of {record.name}")
 
 
+def check_files(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> None:
+    """Check that every file of a record is there with its length, and is data.
+
+    Raises:
+        BadRecord, NotData: names the file.
+    """
+    for file, entry in sorted(record.files.items()):
+        path = path_of(parse_digest(entry.digest))
+        if not path.is_file() or path.stat().st_size != entry.size:
+            raise BadRecord(
+                what=f"the release record of {record.name} {record.version}",
+                kind="release record",
+                reason=f"{file} is not there with {entry.size} bytes",
+            )
+        check_data(path, file)
+
+
 def verify_release(
     record: ReleaseRecord,
     path_of: Callable[[Digest], Path],
@@ -136,15 +153,7 @@ def verify_release(
         BadRecord, BadEncoding, DigestMismatch, PackError, NotData: names what is wrong.
     """
     check_record(record)
-    for file, entry in sorted(record.files.items()):
-        path = path_of(parse_digest(entry.digest))
-        if not path.is_file() or path.stat().st_size != entry.size:
-            raise BadRecord(
-                what=f"the release record of {record.name} {record.version}",
-                kind="release record",
-                reason=f"{file} is not there with {entry.size} bytes",
-            )
-        check_data(path, file)
+    check_files(record, path_of)
     for pack in sorted(record.packs):
         path = path_of(parse_digest(pack))
         if not path.is_file() or path.stat().st_size != record.packs[pack]:

@@ -7,6 +7,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from modpkg.digests import blob_path, parse_digest
 from modpkg.errors import BlobMissing, PackError, RegistryUnreachable
@@ -113,8 +114,8 @@ class RemotePack:
             BlobMissing, Offline, RegistryUnreachable, DiskFull.
         """
         span, segments = self.pieces[number]
-        if self.registry.folder is not None:
-            self._copy(segments)
+        if (folder := self.registry.folder) is not None:
+            self._copy(folder / blob_path(self.pack), segments)
             return
         try:
             self._stream(span, segments)
@@ -124,9 +125,7 @@ class RemotePack:
                     self._stream_whole()
                     self._came_whole = True
 
-    def _copy(self, segments: Iterable[Segment]) -> None:
-        assert self.registry.folder is not None
-        path = self.registry.folder / blob_path(self.pack)
+    def _copy(self, path: Path, segments: Iterable[Segment]) -> None:
         try:
             source = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except (FileNotFoundError, NotADirectoryError):

@@ -77,6 +77,8 @@ class TransferPlan(Struct, frozen=True, kw_only=True):
     packs: tuple[PackFetch, ...]
     places: dict[str, Place]
     """By digest, where every tensor of every module lies, or will lie."""
+    bases: dict[str, Place]
+    """By digest, where tensors lie that fetched ones are decoded on, for those that are here."""
     fetch: dict[str, int]
     """By module, bytes to fetch for it; none that an interrupted fetch has left here."""
     here: int
@@ -123,7 +125,6 @@ def plan_transfer(
                 files[digest] = FileFetch(digest, file.size, what, module.name, registry)
                 fetch[module.name] = fetch.get(module.name, 0) + file.size
     planner = _TensorPlanner(records, registries, store)
-    here |= {digest: place.length for digest, place in planner.places.items()}
     planner.run()
     disk = sum(file.size for file in files.values())
     folder = store.root / "partial"
@@ -142,8 +143,9 @@ def plan_transfer(
         tensors=tuple(planner.tensors),
         packs=tuple(planner.packs),
         places=planner.places,
+        bases=planner.bases,
         fetch=fetch,
-        here=sum(here.values()) + resumed,
+        here=sum(here.values()) + planner.here + resumed,
         disk=disk,
     )
 
@@ -192,12 +194,12 @@ class _TensorPlanner:
             entry.encoding.base: 1
             for entries in self._entries.values()
             for _, entry in entries.values()
-            if entry.encoding is not None
+            if entry.digest not in self.places
+            and entry.encoding is not None
             and entry.encoding.base is not None
-            and entry.encoding.base not in self.places
-            and entry.digest not in self.places
         }
-        self._bases = store.find(bases)
+        self.bases = store.find(bases)
+        self.here = sum(place.length for place in self.places.values())
         self._listed: dict[str, _Wanted] = {}
 
     def run(self) -> None:
@@ -215,7 +217,7 @@ class _TensorPlanner:
             return
         what, entry = self._entries[source][digest]
         base = entry.encoding.base if entry.encoding is not None else None
-        if base is not None and base not in self.places and base not in self._bases:
+        if base is not None and base not in self.bases:
             self._list(base, source)
         owner = self._owners.get(digest)
         self._listed[digest] = _Wanted(entry, what, source, owner or source, owner is not None)

@@ -41,15 +41,12 @@ Written = tuple[list[Span], list[Span]]
 
 def written(folder: Path, name: str, sizes: Sequence[int]) -> Written:
     """Return by file what an unfinished pack has, as its journal says."""
-    for suffix, size in zip(_SUFFIXES, sizes, strict=True):
-        try:
-            if (folder / f"{name}{suffix}").stat().st_size != size:
-                return [], []
-        except FileNotFoundError:
-            return [], []
     try:
+        lengths = [(folder / f"{name}{suffix}").stat().st_size for suffix in _SUFFIXES]
         data = (folder / f"{name}.journal").read_bytes()
     except FileNotFoundError:
+        return [], []
+    if lengths != list(sizes):
         return [], []
     spans: Written = [], []
     fresh: Written = [], []
@@ -70,11 +67,10 @@ def allocated(folder: Path, name: str) -> int:
     """Return the bytes of disk that an unfinished pack has taken already."""
     taken = 0
     for suffix in _SUFFIXES:
-        try:
-            state = (folder / f"{name}{suffix}").stat()
-        except FileNotFoundError:
-            continue
-        taken += min(state.st_size, getattr(state, "st_blocks", 0) * 512)
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            state = path.stat()
+            taken += min(state.st_size, getattr(state, "st_blocks", 0) * 512)
     return taken
 
 
@@ -88,7 +84,7 @@ class StagedPack:
         self.done: Written = ([], [])
         self._store = store
         self._folder = store.root / "partial"
-        self._lock = held(self._folder / f"{pack.staging}.lock", alone=True)
+        self._lock = held(self._partial(".lock"), alone=True)
         self._files: list[int] = []
         self._journal = -1
         self._maps: dict[int, memoryview] = {}
@@ -98,7 +94,10 @@ class StagedPack:
         """Return where the bytes of a file are now."""
         if number == PACK and self.finished:
             return self._store.packs.path(self.pack.layout.name)
-        return self._folder / f"{self.pack.staging}{_SUFFIXES[number]}"
+        return self._partial(_SUFFIXES[number])
+
+    def _partial(self, suffix: str) -> Path:
+        return self._folder / f"{self.pack.staging}{suffix}"
 
     def __enter__(self) -> StagedPack:
         self._lock.__enter__()
@@ -112,19 +111,19 @@ class StagedPack:
             DiskFull: there is too little; nothing remains.
         """
         self.done = written(self._folder, self.pack.staging, self.pack.sizes)
-        journal = self._folder / f"{self.pack.staging}.journal"
+        journal = self._partial(".journal")
         if self.done == ([], []):
             journal.unlink(missing_ok=True)
         with disk_errors(self._folder):
             try:
                 for number, size in enumerate(self.pack.sizes):
-                    file = os.open(self.path(number), os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
-                    self._files.append(file)
-                    reserve(file, size)
+                    path = self._partial(_SUFFIXES[number])
+                    self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644))
+                    reserve(self._files[number], size)
             except OSError:
                 if self.done == ([], []):
-                    self._remove(PACK)
-                    self._remove(SPOOL)
+                    for suffix in _SUFFIXES:
+                        self._partial(suffix).unlink(missing_ok=True)
                 raise
             _write(self._files[PACK], 0, self.pack.layout.header)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY
@@ -184,14 +183,20 @@ class StagedPack:
             os.close(descriptor)
         if self.finished:
             for suffix in (".pack", ".spool", ".journal", ".lock"):
-                (self._folder / f"{self.pack.staging}{suffix}").unlink(missing_ok=True)
+                self._partial(suffix).unlink(missing_ok=True)
         self._lock.__exit__(kind, error, trace)
-
-    def _remove(self, number: int) -> None:
-        (self._folder / f"{self.pack.staging}{_SUFFIXES[number]}").unlink(missing_ok=True)
 
 
 _BINARY = getattr(os, "O_BINARY", 0)
+
+
+def map_part(path: Path, offset: int, length: int) -> memoryview:
+    """Return bytes of a file, mapped for reading."""
+    if not length:
+        return memoryview(b"")
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return memoryview(mapping)[offset : offset + length]
 
 
 def _write(file: int, position: int, data: memoryview | bytes) -> None:
