@@ -297,6 +297,14 @@ class SecretInAddress(ModpkgError):
     )
 
 
+class TensorsElsewhere(ModpkgError):
+    code = "M317"
+    template = (
+        "{name} {version} was built for a registry that has {count} of its packs already, and "
+        "{registry} does not; run 'modpkg build --registry {registry}' and publish again."
+    )
+
+
 # M4: resolving and locking ----------------------------------------------------------------
 
 

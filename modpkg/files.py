@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -83,6 +84,28 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing.
+
+    Inside a folder that its group may write to, it can be written by that group too, whatever
+    the umask: what users share stays shared.
+    """
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        if folder.parent.stat().st_mode & stat.S_IWGRP:
+            with contextlib.suppress(PermissionError):  # somebody else made it meanwhile
+                folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXG)
+
+
+def shared_mode(folder: Path) -> int:
+    """Return the mode of a file in ``folder`` that whoever may write to the folder may change."""
+    return 0o664 if folder.stat().st_mode & stat.S_IWGRP else 0o644
+
+
 def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644) -> Digest:
     """Write a file so that it is either whole or not there, and return its digest.
 
@@ -93,7 +116,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
     """
     if isinstance(chunks, bytes):
         chunks = (chunks,)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_sibling(path)
     state = hashlib.sha256()
     with disk_errors(path.parent):
@@ -125,8 +148,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put ``source``'s bytes at ``target``: a hard link where possible, else an atomic copy."""
-    if target.exists():
+    """Put ``source``'s bytes at ``target``, at no cost where possible.
+
+    A hard link, else a reflink (a copy that shares blocks), else an atomic copy. What is at
+    ``target`` stays when it has the same length: callers name files by their content.
+    """
+    if target.exists() and target.stat().st_size == source.stat().st_size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(target)
@@ -135,11 +162,68 @@ def link_or_copy(source: Path, target: Path) -> None:
             try:
                 os.link(source, temporary)
             except OSError:
-                shutil.copyfile(source, temporary)
+                _copy(source, temporary)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+_FICLONE = 0x40049409
+"""Linux's request to share a whole file's blocks."""
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            import fcntl
+
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except (ImportError, OSError):  # another file system, or one that cannot
+            shutil.copyfileobj(old, new, 1 << 20)
+
+
+def copy_range(source: int, offset: int, target: int, position: int, length: int) -> int:
+    """Copy bytes from one open file to another, and return how many there were.
+
+    The system does it, and shares blocks where it can; elsewhere they are read and written.
+    """
+    left = length
+    while left and hasattr(os, "copy_file_range"):
+        try:
+            count = os.copy_file_range(source, target, left, offset, position)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            break
+        if not count:
+            return length - left
+        left, offset, position = left - count, offset + count, position + count
+    while left:
+        data = os.pread(source, min(left, 1 << 20), offset)
+        if not data:
+            break
+        count = os.pwrite(target, data, position)
+        left, offset, position = left - count, offset + count, position + count
+    return length - left
+
+
+def reserve(file: int, length: int) -> None:
+    """Give an open file its length, and take the room on the disk now: later there is no way back.
+
+    Writing through a mapping, say, has no other way to tell that the disk is full.
+    """
+    begun = os.fstat(file).st_size
+    if begun > length:
+        os.ftruncate(file, length)
+    if hasattr(os, "posix_fallocate"):
+        if length:
+            os.posix_fallocate(file, 0, length)
+        return
+    os.lseek(file, begun, os.SEEK_SET)
+    zeros = bytes(1 << 20)
+    for start in range(begun, length, len(zeros)):
+        os.write(file, zeros[: length - start])
 
 
 def remove_tree(path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -16,6 +16,16 @@ WEIGHTS_PORT = "weights"
 
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+
+class HasType(Protocol):
+    """A tensor as far as its type: `TensorType`, `TensorEntry` and `TensorRef` are such."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 class Drift(Struct, frozen=True):
@@ -48,7 +58,7 @@ def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
     return ports
 
 
-def provides_of(tensors: dict[str, TensorEntry], ports: dict[str, Port]) -> Provides:
+def provides_of(tensors: Mapping[str, HasType], ports: dict[str, Port]) -> Provides:
     """Return the interface document of a base with these tensors and ports."""
     return Provides(
         tensors={

@@ -61,10 +61,14 @@ class IndexLine(Struct, kw_only=True):
     spec: int = SPEC
 
 
+Method = Literal["sparse", "xor", "planes"]
+METHODS: tuple[str, ...] = Method.__args__  # type: ignore[attr-defined]
+
+
 class Encoding(Struct, frozen=True, omit_defaults=True):
     """How a tensor's bytes are written in its pack, when they are not there as they are."""
 
-    method: Literal["sparse", "xor", "planes"]
+    method: Method
     base: DigestText | None = None
     """The earlier tensor that it is decoded on; `None` for ``planes``."""
 

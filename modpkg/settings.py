@@ -20,7 +20,7 @@ from modpkg.manifest.node import Node, Source, Table, brief
 from modpkg.manifest.values import has_secret
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
-"""What an address in the settings may begin with."""
+"""What an address in the settings may begin with; only mirrors may be folders."""
 _TABLES = ("registry", "store")
 _REGISTRY = (
     "mirrors",
@@ -213,6 +213,8 @@ def parse_settings(text: str, path: Path) -> Settings:
     if (tables := root.get("registry")) is not None:
         for key, node in tables.entries().items():
             address = normal_address(_address(node, key))
+            if origin(address)[0] == "file":
+                raise node.fail("is a folder of this machine, and nothing is set for those")
             if address in registries:
                 raise node.fail("is set twice, in two spellings of one address; keep one")
             registries[address] = _registry(node, address)

@@ -39,6 +39,84 @@ def _tensor(**changes: Any) -> dict[str, Any]:
     return _record(packs={B: 68}, tensors={"t": entry | changes})
 
 
+def _digest(number: int) -> str:
+    return f"sha256:{number:064x}"
+
+
+def _changed(
+    chain: list[int], sources: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Return a record of one tensor that is decoded on those of ``chain``, the last one plain."""
+    entries: dict[str, Any] = {}
+    for number, base in zip([0, *chain], [*chain, None], strict=True):
+        entry: Case = {"dtype": "BF16", "shape": [2, 4], "digest": _digest(number), "pack": B}
+        if base is None:
+            entries[_digest(number)] = entry | {"offset": 64, "length": 16}
+        else:
+            encoding = {"method": "xor", "base": _digest(base)}
+            entries[_digest(number)] = entry | {"offset": 80, "length": 9, "encoding": encoding}
+    tensor = entries.pop(_digest(0)) | changes
+    return _record(packs={B: 89}, tensors={"t": tensor}, sources=entries | (sources or {}))
+
+
+def _plain(number: int, **changes: Any) -> dict[str, Any]:
+    """Return an entry of a plain tensor of the kind that `_changed` has."""
+    entry = {"dtype": "BF16", "shape": [2, 4], "digest": _digest(number), "pack": B}
+    return entry | {"offset": 64, "length": 16} | changes
+
+
+def _frame(content: bytes) -> bytes:
+    """Return a zstd frame of at most 255 bytes that compresses nothing."""
+    block = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    return b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)]) + block
+
+
+def _payload(method: str, payload: bytes, base: bytes | None = None, **changes: Any) -> Any:
+    return {
+        "method": method,
+        "dtype": "U16",
+        "length": 8,
+        "base": None if base is None else base.hex(),
+        "payload": payload.hex(),
+    } | changes
+
+
+_OLD = bytes([0, 1, 2, 3, 4, 5, 6, 7])
+
+DECODED: list[Case] = [
+    {
+        "why": "planes: the first bytes of all elements, then the second ones",
+        "input": _payload("planes", _frame(bytes([1, 2, 3, 4, 5, 6, 7, 8]))),
+        "tensor": "0105020603070408",
+    },
+    {
+        "why": "xor: planes of the exclusive or",
+        "input": _payload("xor", _frame(bytes([255, 0, 0, 0, 0, 0, 0, 1])), _OLD),
+        "tensor": "ff01020304050606",
+    },
+    {
+        "why": "sparse: the elements 1 and 3 are new",
+        "input": _payload(
+            "sparse",
+            _frame(bytes([2, 0, 0, 0, 1, 1, 0, 0, 0xAA, 0xBB, 0xCC, 0xDD])),
+            _OLD,
+        ),
+        "tensor": "0001aacc0405bbdd",
+    },
+    {
+        "why": "sparse: no element is new",
+        "input": _payload("sparse", _frame(bytes(4)), _OLD),
+        "tensor": "0001020304050607",
+    },
+    {
+        "why": "planes of elements of 4 bytes",
+        "input": _payload("planes", _frame(bytes([1, 5, 2, 6, 3, 7, 4, 8])), dtype="F32"),
+        "tensor": "0102030405060708",
+    },
+]
+"""Payloads of encoded tensors, with the bytes of the tensor that come out."""
+
+
 def _pack(header: Any, data: bytes = b"", length: int | None = None) -> str:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     claimed = len(text) if length is None else length
@@ -196,6 +274,104 @@ CASES: dict[str, list[Case]] = {
         _case(_tensor(offset=2**63), "M209", "an offset beyond 2**62"),
         _case(_tensor(shape=[1] * 17), "M209", "more than 16 axes"),
         _case(_tensor(digest="sha256:"), "M209", "a tensor without a digest"),
+        _case(_tensor(length=3), "M209", "a plain tensor shorter than its shape needs"),
+        _case(_record(packs={B: 68}), "M209", "a pack in which no tensor lies"),
+        _case(_changed([1, 2, 3, 4, 5]), "M209", "decoded on five tensors in a row"),
+        _case(
+            _changed([1], encoding={"method": "xor", "base": _digest(0)}) | {"sources": {}},
+            "M209",
+            "decoded on itself",
+        ),
+        _case(
+            _changed([1, 2], {_digest(2): _changed([1])["tensors"]["t"] | {"digest": _digest(2)}}),
+            "M209",
+            "decoded on two tensors that are decoded on each other",
+        ),
+        _case(_changed([1]) | {"sources": {}}, "M209", "decoded on a tensor that is not there"),
+        _case(_changed([1], dtype="F16"), "M209", "decoded on a tensor of another dtype"),
+        _case(_changed([1], shape=[8]), "M209", "decoded on a tensor of another shape"),
+        _case(_changed([1], encoding={"method": "xor"}), "M209", "xor with no earlier tensor"),
+        _case(
+            _changed([1], encoding={"method": "planes", "base": _digest(1)}),
+            "M209",
+            "planes with an earlier tensor",
+        ),
+        _case(_changed([1], encoding={"method": "gzip"}), "M209", "no such method"),
+        _case(_changed([1], length=16, offset=70), "M209", "as long encoded as it is plain"),
+        _case(_changed([1], length=0), "M209", "encoded in no bytes"),
+        _case(_changed([1], {_digest(2): _plain(2)}), "M209", "a source of nothing"),
+        _case(_changed([1], {_digest(1): _plain(2)}), "M209", "a source under another's digest"),
+        _case(
+            _changed([1], {_digest(1): _plain(1, pack=C)}),
+            "M209",
+            "a source in a pack that is not listed",
+        ),
+        _case(
+            _changed([1]) | {"tensors": {"t": _changed([1])["tensors"]["t"], "u": _plain(1)}},
+            "M209",
+            "a source that is a tensor of the release too",
+        ),
+        _case(
+            _changed([1]) | {"tensors": {"t": _changed([1])["tensors"]["t"], "u": _plain(0)}},
+            "M209",
+            "equal tensors, one of them encoded",
+        ),
+    ],
+    "payloads": [
+        _case(_payload("planes", b""), "M212", "empty"),
+        _case(_payload("planes", bytes(8)), "M212", "no zstd frame"),
+        _case(_payload("planes", _frame(bytes(7))), "M212", "a byte too few"),
+        _case(_payload("planes", _frame(bytes(9))), "M212", "a byte too many"),
+        _case(_payload("planes", _frame(bytes(8))[:-1]), "M212", "cut short"),
+        _case(_payload("planes", _frame(bytes(8)) + b"\0"), "M212", "a byte after the frame"),
+        _case(_payload("planes", _frame(bytes(8)) * 2), "M212", "two frames"),
+        _case(
+            _payload("planes", b"\x28\xb5\x2f\xfd\x00\x58\x41\0\0" + bytes(8)),
+            "M212",
+            "a frame that does not say its size",
+        ),
+        _case(
+            _payload(
+                "planes",
+                b"\x28\xb5\x2f\xfd\x80\x70\x08\0\0\0\x41\0\0" + bytes(8),
+            ),
+            "M212",
+            "a window of 16 MiB",
+        ),
+        _case(
+            _payload("planes", b"\x28\xb5\x2f\xfd\x21\x07\x08\x41\0\0" + bytes(8)),
+            "M212",
+            "a dictionary",
+        ),
+        _case(_payload("planes", _frame(bytes(8)), _OLD), "M212", "planes with an earlier tensor"),
+        _case(_payload("xor", _frame(bytes(8))), "M212", "xor without an earlier tensor"),
+        _case(_payload("xor", _frame(bytes(8)), _OLD[:6]), "M212", "another length"),
+        _case(_payload("gzip", _frame(bytes(8)), _OLD), "M212", "no such method"),
+        _case(
+            _payload("sparse", _frame(bytes([1, 0, 0, 0, 4, 0, 0, 0])), _OLD),
+            "M212",
+            "an element after the last",
+        ),
+        _case(
+            _payload("sparse", _frame(bytes([2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])), _OLD),
+            "M212",
+            "a second element after the last",
+        ),
+        _case(
+            _payload("sparse", _frame(bytes([5, 0, 0, 0]) + bytes(20)), _OLD),
+            "M212",
+            "more changes than elements",
+        ),
+        _case(
+            _payload("sparse", _frame(bytes([1, 0, 0, 0, 0, 0, 0])), _OLD),
+            "M212",
+            "a value is cut short",
+        ),
+        _case(
+            _payload("sparse", _frame(bytes([0, 0, 0, 0, 0])), _OLD),
+            "M212",
+            "a byte after the changes",
+        ),
     ],
     "locks": [
         _case("spec = ", "M410", "not TOML"),

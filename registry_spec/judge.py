@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modpkg.deltas import decode
 from modpkg.digests import parse_digest
 from modpkg.files import safe_path
 from modpkg.interface import drift_of, unfit_reason
@@ -55,6 +56,15 @@ def _record(value: Any) -> None:
     check_record(decode_record(canonical_json(value), ReleaseRecord, "the record"))
 
 
+def decoded(case: dict[str, Any]) -> bytes:
+    """Return the tensor that an encoded payload is of."""
+    base = case["base"] and memoryview(bytes.fromhex(case["base"]))
+    out = bytearray(case["length"])
+    payload = bytes.fromhex(case["payload"])
+    decode(case["method"], payload, base, memoryview(out), case["dtype"], "the tensor")
+    return bytes(out)
+
+
 JUDGES: dict[str, Callable[[Any], object]] = {
     "names": module_name,
     "versions": parse_version,
@@ -66,6 +76,7 @@ JUDGES: dict[str, Callable[[Any], object]] = {
     "index-lines": _index_line,
     "indexes": lambda text: parse_index(text.encode(), "m", "here"),
     "records": _record,
+    "payloads": decoded,
     "locks": lambda text: parse_lock(text, Path("modpkg.lock")),
 }
 """By section of invalid.json, what reads an input; each raises a `ModpkgError`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import msgspec
@@ -26,7 +26,8 @@ from modpkg.records import (
 )
 from modpkg.registry.reader import Registry
 from modpkg.release.content import check_data
-from modpkg.release.verify import check_pack, check_record
+from modpkg.release.places import labelled_entries
+from modpkg.release.verify import check_encoded, check_pack, check_record
 
 Files = Callable[[Digest, str], AbstractContextManager[Path]]
 """Gives a blob, by its digest, as a file whose digest holds."""
@@ -54,6 +55,8 @@ def check_release(registry: Registry, line: IndexLine, files: Files) -> Iterator
         yield lambda path=path, entry=entry: _file(record, path, entry.digest, entry.size, files)  # type: ignore[misc]
     for pack, size in record.packs.items():
         yield lambda pack=pack, size=size: _pack(record, pack, size, files)  # type: ignore[misc]
+    if any(entry.encoding is not None for _, entry in labelled_entries(record)):
+        yield lambda: _encoded(record, files)
     if record.provides is not None:
         digest = record.provides
         yield lambda: _provides(record, digest, files)
@@ -120,6 +123,18 @@ def _pack(record: ReleaseRecord, pack: str, size: int, files: Files) -> None:
         if file.stat().st_size != size:
             raise PackError(path=file, reason=f"it does not have {size} bytes")
         check_pack(record, parse_digest(pack), file)
+
+
+def _encoded(record: ReleaseRecord, files: Files) -> None:
+    """Decode every encoded tensor; a chain may cross all packs, so all are given at once."""
+    with ExitStack() as stack:
+        paths = {
+            parse_digest(pack): stack.enter_context(
+                files(parse_digest(pack), f"a pack of {record.name}")
+            )
+            for pack in record.packs
+        }
+        check_encoded(record, paths.__getitem__)
 
 
 def _provides(record: ReleaseRecord, digest: str, files: Files) -> None:

@@ -21,6 +21,7 @@ from modpkg.names import parse_requirement
 from modpkg.packs import pack_chunks
 from modpkg.records import canonical_json
 from modpkg.registry.base import find_base
+from modpkg.registry.known import known_tensors
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import Built, acts_on_base, build
@@ -29,7 +30,7 @@ from modpkg.resolve.provider import root_needs
 from modpkg.resolve.resolve import resolve
 from modpkg.tree import BlobTree
 from registry_spec import VECTORS
-from registry_spec.cases import CASES, FITS, NORMAL
+from registry_spec.cases import CASES, DECODED, FITS, NORMAL
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 BUILT_WITH = "registry_spec vectors"
@@ -65,6 +66,31 @@ def _base(norm: float) -> dict[str, bytes]:
         "tokenizer.json": b'{"model": {"type": "WordLevel", "vocab": {}}}',
         "model.safetensors": _weights(tensors),
     }
+
+
+def _bf16(seed: int, count: int = 1200) -> list[int]:
+    """Return bfloat16 numbers as trained weights are: exponents alike, mantissas of any kind."""
+    numbers = []
+    for _ in range(count):
+        seed = (seed * 1103515245 + 12345) % 2**31  # the C standard's example of rand()
+        numbers.append(0x3C00 | seed >> 9 & 0x81FF)
+    return numbers
+
+
+def _tuned(step: int) -> dict[str, bytes]:
+    """Return a base whose tensors changed in as many ways as there are encodings."""
+    few, little = _bf16(1), _bf16(2)
+    for done in range(1, step + 1):
+        for place in range(7 * done, len(few), 100):
+            few[place] = _bf16(10 * done, 1)[0] + place
+        if done == 1:
+            little = [number ^ (place % 3 == 0) for place, number in enumerate(little)]
+    bits = {"few": few, "little": little, "other": _bf16(3 + min(step, 1)), "same": _bf16(5)}
+    tensors: Tensors = {
+        f"{name}.weight": ("BF16", (30, 40), struct.pack("<1200H", *numbers))
+        for name, numbers in bits.items()
+    }
+    return {"config.json": b'{"model_type": "tiny"}', "model.safetensors": _weights(tensors)}
 
 
 _ADAPTER = {
@@ -114,6 +140,10 @@ MODULES: tuple[tuple[str, str, str, str, dict[str, bytes]], ...] = (
     ("tiny-base", "1.0.0", "base", "", _base(1.0)),
     ("tiny-base", "1.1.0", "base", "", _base(2.0)),
     ("tiny-base", "2.0.0rc1", "base", "", _base(-1.0)),
+    ("tiny-tune", "1.0.0", "base", "", _tuned(0)),
+    ("tiny-tune", "1.1.0", "base", "", _tuned(1)),
+    ("tiny-tune", "1.2.0", "base", "", _tuned(2)),
+    ("tiny-fork", "1.0.0", "base", "", _tuned(2)),
     ("tiny-lora", "1.0.0", "adapter", '[dependencies]\ntiny-base = ">=1.0,<2"\n', _ADAPTER),
     ("tiny-set", "1.0.0", "collection", '[dependencies]\ntiny-lora = "*"\n', {}),
     (
@@ -151,6 +181,7 @@ def write_registry(folder: Path) -> None:
             if (name, version) == YANKED[:2]:
                 writer.yank(*YANKED)
     remove_tree(folder / "locks")
+    remove_tree(folder / "lookup")
 
 
 def _build(project: Path, registry: Path) -> Built:
@@ -163,11 +194,13 @@ def _build(project: Path, registry: Path) -> Built:
         reader = Registry(str(registry))
         base = find_base(manifest, {item.name: reader for item in manifest.dependencies}, "1.0.0")
     out = project / "dist"
-    built = build(manifest, manifest.module, out, base=base)
+    module = manifest.module
+    known = known_tensors(registry, module.name, module.version)
+    built = build(manifest, module, out, base=base, known=known)
     provenance = msgspec.structs.replace(built.record.provenance, built_with=BUILT_WITH)
     record = msgspec.structs.replace(built.record, provenance=provenance)
     line = msgspec.structs.replace(built.line, release=BlobTree(out).add(canonical_json(record)))
-    return Built(line=line, record=record)
+    return Built(line=line, record=record, tally=built.tally)
 
 
 def lock_text(registry: Path) -> str:
@@ -186,6 +219,7 @@ def write_vectors(folder: Path = VECTORS) -> None:
         ("invalid/invalid.json", CASES),
         ("normal.json", NORMAL),
         ("fits.json", FITS),
+        ("decoded.json", DECODED),
     ):
         text = json.dumps(data, indent=1, ensure_ascii=True) + "\n"
         write_atomically(folder / path, text.encode())

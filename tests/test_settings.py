@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import modpkg
 from modpkg.errors import ManifestError
 from modpkg.settings import normal_address, origin, parse_settings, read_settings
 
@@ -67,6 +68,7 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             REGISTRY + '[registry."https://models.acme.example:443/"]',
             "is set twice, in two spellings of one address; keep one.",
         ),
+        ('[registry."file:///srv"]', "c.toml:1: registry.'file:///srv' is a folder of this mach"),
         ('[registry."s3://b"]\ntoken = "x"', "c.toml:2: registry.'s3://b'.token is for http(s) ad"),
         ("[store]\nmax-size = 5", "c.toml:2: store.max-size has to be a string"),
         ('[store]\nmax-size = "5 GiB"', "c.toml:2: store.max-size is '5 GiB'; write it like '100"),
@@ -177,3 +179,11 @@ def test_addresses_are_compared_in_normal_form() -> None:
     assert normal_address("abfs://c@a.dfs.example/p") == "abfs://c@a.dfs.example/p"
     assert normal_address("https://h:99999") == "https://h:99999"
     assert normal_address("a/b/") == "a/b/"
+
+
+def test_the_example_of_the_docs_is_sound() -> None:
+    docs = Path(modpkg.__file__).parents[1] / "docs/configuration.md"
+    _, _, rest = docs.read_text().partition("```toml\n")
+    settings = parse_settings(rest.partition("```")[0], docs)
+    assert len(settings.registries) == 2
+    assert settings.max_size == 100_000_000_000

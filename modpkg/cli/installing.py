@@ -220,11 +220,12 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     store = Store(store_folder())
     with TerminalProgress() as progress:
         if dry_run:
-            plan = plan_install(project, request, store, progress)
+            with store.used():
+                plan = plan_install(project, request, store, progress)
             progress.close()
             _show_plan(plan, json_wanted)
             return
-        with environment.exclusive(_WAITING):
+        with environment.exclusive(_WAITING), store.used():
             plan = plan_install(project, request, store, progress)
             for fit in plan.fits:
                 if not fit.drift.exact:
@@ -293,6 +294,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
         "fetch": plan.transfer.missing,
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
+        "disk": plan.disk,
         "models": [recipe.name for recipe in plan.recipes],
     }
 
@@ -313,6 +315,6 @@ def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
         f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)}; "
-        f"disk needed {human_bytes(plan.transfer.missing + plan.compose_bytes)}."
+        f"disk needed {human_bytes(plan.disk)}."
     )
     say("Dry run: nothing was changed.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
@@ -29,6 +30,7 @@ from modpkg.manifest import (
 from modpkg.names import module_name, parse_version
 from modpkg.records import KINDS
 from modpkg.registry.base import find_base
+from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
@@ -72,6 +74,7 @@ def _module_project(folder: Path) -> tuple[Manifest, ModuleTable]:
 @click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
 @click.option("--against", metavar="VERSION", help="Version of the base it was made for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to. [default: dist/]")
+@click.option("--no-deltas", is_flag=True, help="Write changed tensors whole.")
 @registry_option
 @offline_option
 @json_option
@@ -79,6 +82,7 @@ def build_command(
     folder: Path,
     against: str | None,
     out: Path | None,
+    no_deltas: bool,
     registry: str | None,
     offline: bool,
     as_json: bool,
@@ -86,7 +90,9 @@ def build_command(
     """Build the release of the module in FOLDER: digests, tensor table and interface included.
 
     An adapter, head or patch is bound to the newest release of its base that its requirement
-    allows (or the one that --against names), so the registry of the base is read.
+    allows (or the one that --against names), so the registry of the base is read. Tensors that
+    the registry to publish to has already are referred to, and those that changed since the
+    release before are written as changes.
     """
     manifest, module = _module_project(folder)
     with TerminalProgress() as progress:
@@ -105,20 +111,40 @@ def build_command(
             base = find_base(manifest, by_name, against)
         progress.stage(f"Building {module.name}")
         target = out if out is not None else manifest.folder / DIST
-        built = build(manifest, module, target, base=base, progress=progress.advance)
-    line = built.line
+        built = build(
+            manifest,
+            module,
+            target,
+            base=base,
+            known=_known(manifest, module, registry),
+            deltas=not no_deltas,
+            progress=progress.advance,
+        )
+    line, tally = built.line, built.tally
     if as_json:
-        print_json(line)
+        print_json({**msgspec.to_builtins(line), "weights": tally})
         return
     say(f"{good('Built')} {strong(line.name)} {line.version} ({line.kind}) in {shown(target)}/")
     say(f"  release  {line.release}")
-    if built.record.tensors:
-        packs = sum(built.record.packs.values())
-        say(f"  weights  {len(built.record.tensors)} tensors, {human_bytes(packs)}")
+    if tally.tensors:
+        known = [f"{tally.unchanged} unchanged"] if tally.unchanged else []
+        known += [f"{tally.changes} as changes"] if tally.changes else []
+        total = human_bytes(tally.bytes)
+        known += [f"{human_bytes(tally.new_bytes)} new of {total}" if known else total]
+        say(f"  weights  {', '.join([f'{tally.tensors} tensors', *known])}")
     size = sum(entry.size for entry in built.record.files.values())
     say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
     for origin in built.record.provenance.built_from:
         say(f"  against  {origin.name} {origin.version}")
+
+
+def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:
+    """Return what the registry has that the release will be published to, if that is a folder."""
+    try:
+        folder = writable_folder(manifest, registry)
+    except NotWritable:
+        return None
+    return known_tensors(folder, module.name, module.version)
 
 
 @click.command("publish")

@@ -11,7 +11,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import torch
@@ -20,7 +20,7 @@ from msgspec import Struct
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.tensor import Job, make_tensor
-from modpkg.files import disk_errors, sync_folder, temporary_sibling, write_atomically
+from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
 from modpkg.interface import weights_digest
 from modpkg.packs import PackTensor, pack_header
@@ -130,7 +130,8 @@ def _compute(
     try:
         with disk_errors(folder), open(staged, "xb") as file:
             file.write(header)
-            _reserve(file, len(header), length)
+            file.flush()
+            reserve(file.fileno(), length)
             digests = _run(composition, places, staged, pool, progress)
             os.fsync(file.fileno())
         staged.chmod(0o444)
@@ -142,18 +143,6 @@ def _compute(
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
     write_atomically(folder / RESULT, canonical_json(record))
     return record
-
-
-def _reserve(file: BinaryIO, begun: int, length: int) -> None:
-    """Take the file's room on the disk now: writing a mapping has no other way to say "full"."""
-    file.flush()
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, length)
-        return
-    zeros = bytes(1 << 20)
-    for position in range(begun, length, len(zeros)):
-        file.write(zeros[: length - position])
-    file.flush()
 
 
 def _run(

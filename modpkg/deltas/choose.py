@@ -6,6 +6,7 @@ from modpkg.deltas.frame import write_frame
 from modpkg.deltas.planes import split_planes
 from modpkg.deltas.sparse import count_changes, split_changes
 from modpkg.packs import DTYPE_BYTES
+from modpkg.records import Method
 
 # Every method decodes at over 500 MB/s within these bounds, so that size alone chooses; the
 # figures are in benchmarks/results/deltas.md.
@@ -17,7 +18,7 @@ SPARSE_SHARE = 0.25
 """Share of changed elements up to which ``sparse`` is tried; it decodes more slowly beyond."""
 
 
-def encode(new: memoryview, old: memoryview | None, dtype: str) -> tuple[str, bytes] | None:
+def encode(new: memoryview, old: memoryview | None, dtype: str) -> tuple[Method, bytes] | None:
     """Return the smallest encoding of a tensor, as method and payload; None when plain is best.
 
     ``old`` has the bytes of an earlier tensor of the same dtype and shape, if there is one.
@@ -25,13 +26,15 @@ def encode(new: memoryview, old: memoryview | None, dtype: str) -> tuple[str, by
     """
     width = DTYPE_BYTES[dtype]
     planes = write_frame(split_planes(new, None, width), len(new))
-    best, limit = ("planes", planes), WORTH_IT * len(new)
+    best: tuple[Method, bytes] = ("planes", planes)
     if old is not None:
+        on_base: tuple[Method, bytes]
         on_base = ("xor", write_frame(split_planes(new, old, width), len(new)))
         if count_changes(new, old, width) <= SPARSE_SHARE * (len(new) // width):
             content = list(split_changes(new, old, width))
             sparse = write_frame(content, sum(map(len, content)))
-            on_base = min(("sparse", sparse), on_base, key=lambda found: len(found[1]))
+            if len(sparse) <= len(on_base[1]):
+                on_base = ("sparse", sparse)
         if len(on_base[1]) <= WORTH_A_BASE * len(planes):
             best = on_base
-    return best if len(best[1]) <= limit else None
+    return best if len(best[1]) <= WORTH_IT * len(new) else None

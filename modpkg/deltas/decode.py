@@ -7,8 +7,7 @@ from modpkg.deltas.planes import join_planes
 from modpkg.deltas.sparse import apply_changes, content_bounds
 from modpkg.errors import BadEncoding
 from modpkg.packs import DTYPE_BYTES
-
-METHODS = ("sparse", "xor", "planes")
+from modpkg.records import METHODS
 
 
 def decode(

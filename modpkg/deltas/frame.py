@@ -60,7 +60,8 @@ class FrameReader:
             raise self.refused(f"its frame's header is not understood ({error})") from None
         self.size = parameters.content_size
         if not least <= self.size <= most:
-            raise self.refused(f"its frame does not hold {least} to {most} bytes")
+            wanted = f"{least}" if least == most else f"{least} to {most}"
+            raise self.refused(f"its frame does not hold {wanted} bytes")
         if parameters.window_size > MAX_WINDOW:
             raise self.refused(f"its frame wants a window of {parameters.window_size} bytes")
         if parameters.dict_id:

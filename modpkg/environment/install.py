@@ -39,7 +39,7 @@ def apply_install(
     frozen: bool = False,
     checkpoint: Callable[[str], None] = lambda point: None,
 ) -> Generation:
-    """Carry out a plan; the caller holds the environment exclusively.
+    """Carry out a plan; the caller holds the environment exclusively, and uses the store.
 
     ``checkpoint`` is called between the steps, for tests that kill the process there.
 
@@ -48,13 +48,17 @@ def apply_install(
         the manifest are then what they were.
     """
     environment = Environment(plan.project.environment)
-    check_space(store.root, plan.transfer.missing + plan.compose_bytes)
-    if plan.transfer.fetches:
+    check_space(store.root, plan.disk)
+    store.projects.note(plan.project.lock_path, plan.project.environment)
+    if plan.transfer.needed:
         progress.stage("Fetching")
         progress.total(plan.transfer.missing)
     fetch_all(
         plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
     )
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
     checkpoint("fetched")
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))

@@ -78,6 +78,11 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     compose_bytes: int
     """Bytes that composing will write; 0 when all results are in the store."""
 
+    @property
+    def disk(self) -> int:
+        """Bytes that the install will take on the store's disk."""
+        return self.transfer.disk + self.compose_bytes
+
 
 def edited_manifest(project: Project, request: Request, text: str) -> str:
     """Return the manifest's text with the request's requirements added and removed.
@@ -166,7 +171,7 @@ def plan_install(
         lock = locked.lock
     by_name = {module.name: registries.of(module.name) for module in lock.module}
     transfer = plan_transfer(lock.module, by_name, store)
-    if transfer.fetches:
+    if transfer.needed:
         for module in lock.module:
             if transfer.missing_of(module.name):
                 registries.check_identity(module)
@@ -174,7 +179,7 @@ def plan_install(
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
     modules = {
-        module.name: store.module(transfer.records[module.name], module.release)
+        module.name: store.module(transfer.records[module.name], module.release, transfer.places)
         for module in lock.module
     }
     for model in models:

@@ -40,10 +40,11 @@ def fetch_module(
     Raises:
         RegistryChanged: its name comes from another registry now. What fetching can raise.
     """
-    plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)
-    if plan.fetches:
-        registries.check_identity(module)
-        progress.stage("Fetching")
-        progress.total(plan.missing)
-    fetch_all(plan, [module], store, lambda _, count: progress.advance(count))
-    return store.module(plan.records[module.name], module.release)
+    with store.used():
+        plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)
+        if plan.needed:
+            registries.check_identity(module)
+            progress.stage("Fetching")
+            progress.total(plan.missing)
+        fetch_all(plan, [module], store, lambda _, count: progress.advance(count))
+        return store.module(plan.records[module.name], module.release, plan.places)

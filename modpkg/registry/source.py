@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from modpkg.digests import CHUNK, file_chunks
+from modpkg.digests import file_chunks
 from modpkg.errors import RegistryUnreachable, SecretInClear
 from modpkg.home import config_path
 from modpkg.registry.answers import refusal
 from modpkg.settings import Login
 
+ARRIVAL = 1 << 18
+"""Bytes that are handed on as soon as they came; a slow line still shows that it moves."""
 MAX_SMALL = 256 << 20
 """Longest file in bytes that is read whole into memory (an index, a record, an interface)."""
 
@@ -191,7 +192,7 @@ class ObjectSource:
             raise NoRanges(path) from None
         except Exception as error:  # obstore raises many kinds
             raise self._refusal(error, path) from None
-        parts = result.stream(min_chunk_size=CHUNK)
+        parts = result.stream(min_chunk_size=ARRIVAL)
         while True:
             try:
                 chunk = next(parts, None)
@@ -230,6 +231,8 @@ def _is_private(url: str) -> bool:
     host = parts.hostname or ""
     if parts.scheme != "http":
         return True
+    import ipaddress
+
     try:
         here = ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -2,10 +2,12 @@
 
 Order of writes: blobs, then the release record, then the index line. A reader therefore never
 sees a release that is not whole, and a killed publisher leaves at most blobs that nothing names.
+Packs that earlier releases brought are not copied again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Callable
@@ -15,11 +17,13 @@ import msgspec
 from filelock import FileLock
 
 from modpkg.digests import Digest, parse_digest
-from modpkg.errors import AlreadyPublished, NotWritable
-from modpkg.files import write_atomically
+from modpkg.errors import AlreadyPublished, NotWritable, TensorsElsewhere
+from modpkg.files import make_folder, write_atomically
 from modpkg.names import parse_version
 from modpkg.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
 from modpkg.registry.index import format_index
+from modpkg.registry.locking import folder_lock
+from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.release.verify import verify_release
 from modpkg.tree import BlobTree
@@ -40,8 +44,8 @@ class RegistryWriter:
             NotWritable: the folder cannot be made or written to.
         """
         try:
-            (self.folder / "index").mkdir(parents=True, exist_ok=True)
-            (self.folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / "index")
+            make_folder(self.folder / "blobs" / "sha256")
             if not (self.folder / "registry.json").exists():
                 info = RegistryInfo(
                     spec=SPEC, name=self._name or self.folder.resolve().name or "registry"
@@ -62,15 +66,18 @@ class RegistryWriter:
     ) -> IndexLine:
         """Copy one release from a built tree into this registry and return its index line.
 
-        Publishing the same release again changes nothing.
+        Publishing the same release again changes nothing. Packs that the release refers to and
+        the built tree lacks have to be here already.
 
         Raises:
             AlreadyPublished: the version is there with another release digest.
-            DigestMismatch, BadRecord, PackError: the built tree is not sound; nothing appears.
+            TensorsElsewhere: a pack is neither in the built tree nor here.
+            DigestMismatch, BadRecord, BadEncoding, PackError: the release is not sound; nothing
+                appears.
         """
         self.prepare()
         record = built.record(line)
-        verify_release(record, BlobTree(Path(built.url)).path)
+        self._verify(record, BlobTree(Path(built.url)))
         with self._locked(line.name):
             present = self._reader().index(line.name)
             for existing in present:
@@ -91,7 +98,28 @@ class RegistryWriter:
                 line, size=added, published=_timestamp(now), yanked=None
             )
             self._write_index(line.name, [*present, published])
+        TensorLookup(self.folder).close()  # brings it up to date
         return published
+
+    def _verify(self, record: ReleaseRecord, built: BlobTree) -> None:
+        """Check a release of which the built tree may carry a part only."""
+
+        def path_of(digest: Digest) -> Path:
+            return built.path(digest) if built.has(digest) else self.blobs.path(digest)
+
+        elsewhere = [pack for pack in record.packs if not built.has(parse_digest(pack))]
+        if lacking := [pack for pack in elsewhere if not self.blobs.has(parse_digest(pack))]:
+            raise TensorsElsewhere(
+                name=record.name,
+                version=record.version,
+                count=len(lacking),
+                registry=self.folder,
+            )
+        if not elsewhere:
+            verify_release(record, path_of)
+            return
+        with contextlib.closing(TensorLookup(self.folder)) as lookup:
+            verify_release(record, path_of, lambda e: e.pack in elsewhere and lookup.holds(e))
 
     def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
         """Mark a release as yanked with a reason, or take that back with ``reason=None``.
@@ -115,9 +143,7 @@ class RegistryWriter:
         write_atomically(self.folder / "index" / f"{name}.jsonl", format_index(lines))
 
     def _locked(self, name: str) -> FileLock:
-        locks = self.folder / "locks"
-        locks.mkdir(exist_ok=True)
-        return FileLock(locks / f"{name}.lock")
+        return folder_lock(self.folder, name)
 
     def _copy(
         self, built: Registry, digest: Digest, what: str, progress: Callable[[int], None] | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -20,20 +20,11 @@ from modpkg.errors import (
     ShapeMismatch,
     UnboundTensor,
 )
+from modpkg.interface import HasType
 from modpkg.release.lora_config import LoraConfig
 
 TypePair = tuple[str, Sequence[int]]
 """A tensor's dtype (as safetensors spells it) and shape."""
-
-
-class HasType(Protocol):
-    """A tensor of a base: `TensorType`, `TensorEntry` and `TensorRef` are such."""
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> Sequence[int]: ...
 
 
 class LoraBinding(Struct, frozen=True):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import UNSET, Struct
 
 import modpkg
-from modpkg.digests import Digest, file_chunks
-from modpkg.errors import BaseNeeded, DuplicateTensor, NoWeights
+from modpkg.digests import Digest
+from modpkg.errors import BaseNeeded, NoWeights
 from modpkg.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.interface import ports_of, provides_of
 from modpkg.manifest import Manifest, normal_form
 from modpkg.manifest.schema import Dependency, ModuleTable
 from modpkg.names import requirement_text
-from modpkg.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.records import (
     SPEC,
     BuiltFrom,
@@ -26,12 +24,13 @@ from modpkg.records import (
     Provides,
     RegistryInfo,
     ReleaseRecord,
-    TensorEntry,
     canonical_json,
 )
 from modpkg.release.content import collect
 from modpkg.release.data import read_json
 from modpkg.release.expects import expects_of
+from modpkg.release.known import Known
+from modpkg.release.packing import Tally, find_tensors, pack_tensors
 from modpkg.tree import BlobTree
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
@@ -51,6 +50,7 @@ class Built(Struct, frozen=True):
 
     line: IndexLine
     record: ReleaseRecord
+    tally: Tally
 
 
 def acts_on_base(manifest: Manifest) -> bool:
@@ -64,17 +64,21 @@ def build(
     out: Path,
     *,
     base: Base | None = None,
+    known: Known | None = None,
+    deltas: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing what was there.
 
     Everything a computer can work out is worked out here: digests, tensor table, the interface
-    that the module offers or expects, and what it was built against. The same project gives the
-    same bytes.
+    that the module offers or expects, and what it was built against. Tensors that the registry
+    has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
+    is off. The same project and the same registry give the same bytes.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
         NothingMatches, UnboundTensor, AdapterRefused: names the file or tensor.
+        DigestMismatch, BadEncoding: an earlier tensor is damaged in the registry.
         DiskFull: nothing is left in ``out``.
     """
     content = collect(manifest)
@@ -83,19 +87,22 @@ def build(
     staged = temporary_sibling(out)
     try:
         tree = BlobTree(staged)
-        packs, tensors = _pack(tree, content.weights, progress)
         files = {path: _add_file(tree, file) for path, file in content.files.items()}
         config = read_json(content.files["config.json"]) if "config.json" in content.files else {}
         tokenizer = files.get("tokenizer.json")
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
+        parts = find_tensors(content.weights)
         provides = None
-        if module.kind == "base" or (module.kind == "model" and tensors):
-            provides = tree.add(canonical_json(provides_of(tensors, ports)))
+        if module.kind == "base" or (module.kind == "model" and parts):
+            provides = tree.add(canonical_json(provides_of(parts, ports)))
+        packed = pack_tensors(
+            tree, parts, known=known, provides=provides, deltas=deltas, progress=progress
+        )
         expected: dict[str, str] = {}
         if module.kind in _ACTS_ON_BASE:
             if base is None:
                 raise BaseNeeded(where=manifest.path, kind=module.kind)
-            expects = expects_of(module, tensors, content.files, base.record, base.provides)
+            expects = expects_of(module, packed.tensors, content.files, base.record, base.provides)
             expected[base.record.name] = tree.add(canonical_json(expects))
         requires, extras = requires_of(manifest)
         record = ReleaseRecord(
@@ -108,8 +115,9 @@ def build(
             extras=extras,
             manifest=normal_form(manifest),
             files=files,
-            packs=packs,
-            tensors=tensors,
+            packs=packed.packs,
+            tensors=packed.tensors,
+            sources=packed.sources or UNSET,
             provides=provides,
             expects=expected,
             requires_modpkg=manifest.requires_modpkg or UNSET,
@@ -120,7 +128,7 @@ def build(
                 else [],
             ),
         )
-        line = _index_line(record, tree.add(canonical_json(record)))
+        line = _index_line(record, tree.add(canonical_json(record)), packed.tally.new_bytes)
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
         write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
@@ -128,10 +136,10 @@ def build(
         staged.rename(out)
     finally:
         remove_tree(staged)
-    return Built(line=line, record=record)
+    return Built(line=line, record=record, tally=packed.tally)
 
 
-def _index_line(record: ReleaseRecord, release: Digest) -> IndexLine:
+def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:
     return IndexLine(
         name=record.name,
         version=record.version,
@@ -142,7 +150,7 @@ def _index_line(record: ReleaseRecord, release: Digest) -> IndexLine:
         expects=record.expects,
         requires_modpkg=record.requires_modpkg,
         release=release,
-        size=sum(record.packs.values()) + sum(file.size for file in record.files.values()),
+        size=weights + sum(file.size for file in record.files.values()),
     )
 
 
@@ -157,53 +165,6 @@ def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:
 def _text(dependency: Dependency) -> str:
     requirement = dependency.requirement
     return requirement_text(requirement.name, requirement.extras, requirement.specifier)
-
-
-def _pack(
-    tree: BlobTree, weights: dict[str, Path], progress: Callable[[int], None] | None
-) -> tuple[dict[str, int], dict[str, TensorEntry]]:
-    """Write all weights as one pack; return the packs' sizes and the tensor table."""
-    sources: dict[str, tuple[Path, PackTensor]] = {}
-    for path in weights.values():
-        for name, tensor in read_pack_header(path).items():
-            if name in sources:
-                raise DuplicateTensor(tensor=name, first=sources[name][0], second=path)
-            sources[name] = (path, tensor)
-    if not sources:
-        return {}, {}
-    types = {name: (tensor.dtype, tensor.shape) for name, (_, tensor) in sources.items()}
-    digests: dict[str, Digest] = {}
-
-    def data(name: str) -> Iterator[bytes]:
-        path, tensor = sources[name]
-        state = hashlib.sha256()
-        for chunk in file_chunks(path, tensor.offset, tensor.length):
-            state.update(chunk)
-            if progress is not None:
-                progress(len(chunk))
-            yield chunk
-        digests[name] = Digest("sha256:" + state.hexdigest())
-
-    staged = tree.root / "pack"
-    pack = write_atomically(
-        staged, pack_chunks(types, {name: data(name) for name in types}), mode=0o444
-    )
-    target = tree.path(pack)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged.rename(target)
-    _, places = pack_header(types)
-    tensors = {
-        name: TensorEntry(
-            dtype=place.dtype,
-            shape=list(place.shape),
-            digest=digests[name],
-            pack=pack,
-            offset=place.offset,
-            length=place.length,
-        )
-        for name, place in sorted(places.items())
-    }
-    return {pack: target.stat().st_size}, tensors
 
 
 def _add_file(tree: BlobTree, path: Path) -> FileEntry:

@@ -12,16 +12,20 @@ from modpkg.digests import Digest, digest_file, parse_digest
 from modpkg.errors import BadRecord, DigestMismatch, ModpkgError, PackError
 from modpkg.files import safe_path
 from modpkg.names import module_name, parse_requirement, parse_version
-from modpkg.packs import DTYPE_BYTES, read_pack_header
-from modpkg.records import SPEC, ReleaseRecord
+from modpkg.packs import read_pack_header
+from modpkg.records import SPEC, ReleaseRecord, TensorEntry
 from modpkg.release.content import check_data, code_by_name
+from modpkg.release.places import entries_by_key, labelled_entries, place_problem
+from modpkg.release.tensors import TensorReader
+
+Vouched = Callable[[TensorEntry], bool]
 
 
 def check_record(record: ReleaseRecord) -> None:
     """Check what can be known of a release record without its blobs.
 
     Names and versions are normal, paths stay inside, no file is code, every tensor lies in a
-    pack that the record names, inside its bounds.
+    pack that the record names, inside its bounds, and can be decoded on what the record names.
 
     Raises:
         BadRecord: names what is wrong.
@@ -62,52 +66,68 @@ def check_record(record: ReleaseRecord) -> None:
         parents = [plain[:at] for at in range(len(plain)) if plain[at] == "/"]
         if (parent := next((folded[p] for p in parents if p in folded), None)) is not None:
             raise refuse(f"{parent} is a file, and {path} needs it to be a folder")
-    for name, entry in record.tensors.items():
-        if entry.pack not in record.packs:
-            raise refuse(f"tensor {name!r} lies in a pack that is not listed")
-        if entry.dtype not in DTYPE_BYTES:
-            raise refuse(f"tensor {name!r} has unknown dtype {entry.dtype!r}")
-        if entry.offset + entry.length > record.packs[entry.pack]:
-            raise refuse(f"tensor {name!r} lies outside its pack")
+    if (reason := place_problem(record)) is not None:
+        raise refuse(reason)
 
 
-def check_pack(record: ReleaseRecord, pack: Digest, path: Path) -> None:
-    """Check that every tensor the record places in ``pack`` is there, with its digest.
+def check_pack(
+    record: ReleaseRecord, pack: Digest, path: Path, vouched: Vouched = lambda entry: False
+) -> None:
+    """Check that every tensor the record places in ``pack`` is there, plain ones by their digest.
 
     The pack's own digest has been verified before; this catches a record that lies about
-    what its packs hold.
+    what its packs hold. Entries that are ``vouched`` for are passed over.
 
     Raises:
         PackError, BadRecord, DigestMismatch.
     """
     places = {(t.offset, t.length): t for t in read_pack_header(path).values()}
-    for name, entry in record.tensors.items():
-        if entry.pack != pack:
+    for what, entry in labelled_entries(record):
+        if entry.pack != pack or vouched(entry):
             continue
+        encoded = entry.encoding is not None
+        kind = ("U8", [entry.length]) if encoded else (entry.dtype, list(entry.shape))
         place = places.get((entry.offset, entry.length))
-        if place is None or place.dtype != entry.dtype or list(place.shape) != list(entry.shape):
+        if place is None or (place.dtype, list(place.shape)) != kind:
             raise BadRecord(
                 what=f"the tensor table of {record.name} {record.version}",
                 kind="release record",
-                reason=f"tensor {name!r} is not at the place it names in its pack",
+                reason=f"{what} is not at the place it names in its pack",
             )
+        if encoded:
+            continue
         actual = digest_file(path, entry.offset, entry.length)
         if actual != entry.digest:
             raise DigestMismatch(
-                what=f"tensor {name!r} of {record.name}",
+                what=f"{what} of {record.name}",
                 expected=entry.digest,
                 actual=actual,
                 source=path,
             )
 
 
-def verify_release(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> None:
-    """Check a whole release whose blobs lie on this machine.
+def check_encoded(
+    record: ReleaseRecord,
+    path_of: Callable[[Digest], Path],
+    vouched: Vouched = lambda entry: False,
+) -> None:
+    """Check that every encoded tensor of a record decodes to its digest.
 
     Raises:
-        BadRecord, DigestMismatch, PackError, NotData: names what is wrong.
+        BadEncoding, DigestMismatch, PackError: names the tensor.
     """
-    check_record(record)
+    reader = TensorReader(path_of, entries_by_key(record).__getitem__)
+    for what, entry in labelled_entries(record):
+        if entry.encoding is not None and not vouched(entry):
+            reader.read(entry, f"{what} of {record.name}")
+
+
+def check_files(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> None:
+    """Check that every file of a record is there with its length, and is data.
+
+    Raises:
+        BadRecord, NotData: names the file.
+    """
     for file, entry in sorted(record.files.items()):
         path = path_of(parse_digest(entry.digest))
         if not path.is_file() or path.stat().st_size != entry.size:
@@ -117,8 +137,26 @@ def verify_release(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> 
                 reason=f"{file} is not there with {entry.size} bytes",
             )
         check_data(path, file)
+
+
+def verify_release(
+    record: ReleaseRecord,
+    path_of: Callable[[Digest], Path],
+    vouched: Vouched = lambda entry: False,
+) -> None:
+    """Check a whole release whose blobs lie on this machine, each where ``path_of`` says.
+
+    ``vouched`` tells of a tensor or source that another release, which was verified, has at the
+    same place: it is not hashed again.
+
+    Raises:
+        BadRecord, BadEncoding, DigestMismatch, PackError, NotData: names what is wrong.
+    """
+    check_record(record)
+    check_files(record, path_of)
     for pack in sorted(record.packs):
         path = path_of(parse_digest(pack))
         if not path.is_file() or path.stat().st_size != record.packs[pack]:
             raise PackError(path=path, reason=f"it is not there with {record.packs[pack]} bytes")
-        check_pack(record, parse_digest(pack), path)
+        check_pack(record, parse_digest(pack), path, vouched)
+    check_encoded(record, path_of, vouched)

@@ -1,25 +1,42 @@
-"""Fetching what a plan names: in parallel, hashed while it streams, checked before it is used."""
+"""Fetching what a plan names: many ranges at once, each tensor hashed before it is used.
+
+Bytes go straight to their places in unfinished packs (`modpkg.transfer.staging`), from which
+another process can go on. A tensor is decoded when it is encoded, hashed, and only then counted; a
+pack whose tensors are all there is renamed into the store.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
-from modpkg.errors import DiskFull
+from modpkg.errors import BadEncoding, DigestMismatch, DiskFull, ModpkgError
 from modpkg.files import human_bytes
 from modpkg.lock import LockedModule
-from modpkg.release.verify import verify_release
+from modpkg.release.verify import check_files
 from modpkg.store.store import Store
-from modpkg.transfer.plan import Fetch, TransferPlan
+from modpkg.transfer.pieces import Cancelled, Progress, RemotePack, Sink
+from modpkg.transfer.plan import FileFetch, TensorFetch, TransferPlan
+from modpkg.transfer.ranges import Segment, pieces_of, subtract
+from modpkg.transfer.staging import PACK, StagedPack, map_part
 
-WORKERS = 8
+CONNECTIONS = 8
+"""Pieces that are fetched at once."""
+PIECE = 16 << 20
+"""Longest piece in bytes."""
+GAP = 64 << 10
+"""Bytes between two wanted ranges that are fetched too: quicker than another request."""
 SPARE = 16 << 20
 """Bytes that are left free on the disk beyond what is fetched."""
-
-Progress = Callable[[str, int], None]
-"""Called with a module's name and how many more bytes of it have come."""
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -36,40 +53,262 @@ def fetch_all(
     store: Store,
     progress: Progress | None = None,
 ) -> None:
-    """Bring every missing blob into the store, and check each release as a whole once.
+    """Bring all that is missing into the store, and check each release as a whole once.
+
+    What was fetched before an error stays for the next time.
 
     Raises:
-        DigestMismatch, BadRecord, PackError, NotData: what came is not what the lock names.
-        DiskFull, Offline, RegistryUnreachable, BlobMissing.
+        DigestMismatch, BadEncoding, BadRecord, PackError, NotData: what came is not what the lock
+            names. DiskFull, Offline, RegistryUnreachable, BlobMissing.
     """
-    if plan.fetches:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            jobs = [pool.submit(_fetch, item, store, progress) for item in plan.fetches]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                for job in jobs:
-                    job.cancel()
-                raise
+    if plan.needed:
+        with contextlib.ExitStack() as held:
+            # In one order, so that two processes never wait for each other.
+            packs = sorted(plan.packs, key=lambda pack: pack.staging)
+            staged = {p.staging: held.enter_context(StagedPack(store, p)) for p in packs}
+            _Transfer(plan, staged, store, progress).run()
     for module in modules:
         if not store.is_checked(module.release):
-            verify_release(plan.records[module.name], store.blobs.path)
-            store.mark_checked(module.release)
+            check_files(plan.records[module.name], store.blobs.path)
+        store.mark_checked(module.release)
 
 
-def _fetch(item: Fetch, store: Store, progress: Progress | None) -> None:
-    chunks = _bounded(item, progress)
-    store.blobs.add_stream(chunks, item.digest, item.what, item.registry.url)
+class _Transfer:
+    """One run of a plan: the pools, and what all its rounds share."""
+
+    def __init__(
+        self,
+        plan: TransferPlan,
+        staged: dict[str, StagedPack],
+        store: Store,
+        progress: Progress | None,
+    ) -> None:
+        self.plan = plan
+        self.staged = staged
+        self.progress = progress
+        self.cancelled = threading.Event()
+        self.network = ThreadPoolExecutor(CONNECTIONS, "modpkg-fetch")
+        self.work = ThreadPoolExecutor(_cores(), "modpkg-hash")
+        self._store = store
+        self._listed = {tensor.entry.digest: tensor for tensor in plan.tensors}
+        self._events: SimpleQueue[tuple[Future[Any], Callable[[Any], None]]] = SimpleQueue()
+        self._running = 0
+
+    def run(self) -> None:
+        """Fetch everything; rounds, because what turns out to be wrong may be fetched once more."""
+        todo = self._needed()
+        for name in sorted({tensor.staging for tensor in todo}):
+            self.staged[name].begin()
+        try:
+            for file in self.plan.files:
+                self.submit(self.network, partial(self._fetch_file, file))
+            while todo:
+                todo = _Round(self, todo).run()
+            self.wait()
+        finally:
+            self.cancelled.set()
+            self.network.shutdown(cancel_futures=True)
+            self.work.shutdown(cancel_futures=True)
+
+    def _needed(self) -> list[TensorFetch]:
+        """Return what is to be fetched now: another process may have finished some packs."""
+        needed: set[str] = set()
+        for tensor in reversed(self.plan.tensors):
+            kept = tensor.final[0] == PACK
+            if kept and self.staged[tensor.staging].finished:
+                continue
+            if kept or tensor.entry.digest in needed:
+                needed.add(tensor.entry.digest)
+                if (earlier := self.earlier(tensor)) is not None:
+                    needed.add(earlier.entry.digest)
+        listed = (t for t in self.plan.tensors if t.entry.digest in needed)
+        return [t for t in listed if t.final[0] != PACK or not self.staged[t.staging].finished]
+
+    def submit(
+        self,
+        pool: ThreadPoolExecutor,
+        job: Callable[[], Any],
+        then: Callable[[Any], None] = lambda result: None,
+    ) -> None:
+        """Have a job done, and its result told in this thread, while it waits."""
+        self._running += 1
+        pool.submit(job).add_done_callback(lambda future: self._events.put((future, then)))
+
+    def wait(self) -> None:
+        """Wait for all jobs, and those that they lead to; raise the first error."""
+        while self._running:
+            future, then = self._events.get()
+            self._running -= 1
+            then(future.result())
+
+    def _fetch_file(self, file: FileFetch) -> None:
+        chunks = self._bounded(file)
+        self._store.blobs.add_stream(chunks, file.digest, file.what, file.registry.url)
+
+    def _bounded(self, file: FileFetch) -> Iterator[bytes]:
+        """Yield the file's chunks, and stop one that is longer than the record says."""
+        left = file.size
+        for chunk in file.registry.stream(file.digest, file.what):
+            left -= len(chunk)
+            if self.cancelled.is_set():
+                raise Cancelled
+            if self.progress is not None:
+                self.progress(file.module, len(chunk))
+            yield chunk
+            if left < 0:
+                return  # the digest cannot match any more; do not fill the disk
+
+    def earlier(self, tensor: TensorFetch) -> TensorFetch | None:
+        """Return the tensor of the plan that one is decoded on; None when that one is here."""
+        encoding = tensor.entry.encoding
+        if encoding is None or encoding.base is None or encoding.base in self.plan.bases:
+            return None
+        return self._listed[encoding.base]
+
+    def base(self, tensor: TensorFetch) -> memoryview | None:
+        """Return the bytes that a tensor is decoded on; None when it needs none."""
+        encoding = tensor.entry.encoding
+        if encoding is None or encoding.base is None:
+            return None
+        earlier = self.earlier(tensor)
+        if earlier is not None and not self._finished_elsewhere(earlier):
+            return self.staged[earlier.staging].view(*earlier.final)
+        place = (self.plan.bases if earlier is None else self.plan.places)[encoding.base]
+        return map_part(self._store.packs.path(place.pack), place.offset, place.length)
+
+    def _finished_elsewhere(self, tensor: TensorFetch) -> bool:
+        return tensor.final[0] == PACK and self.staged[tensor.staging].finished
 
 
-def _bounded(item: Fetch, progress: Progress | None) -> Iterator[bytes]:
-    """Yield the blob's chunks, and stop one that is longer than the record says."""
-    left = item.size
-    for chunk in item.registry.stream(item.digest, item.what):
-        left -= len(chunk)
-        if progress is not None:
-            progress(item.module, len(chunk))
-        yield chunk
-        if left < 0:
-            return  # the digest cannot match any more; do not fill the disk
+class _Round:
+    """All that is missing, once: pieces come, tensors are checked, packs are finished."""
+
+    def __init__(self, transfer: _Transfer, todo: list[TensorFetch]) -> None:
+        self._transfer = transfer
+        self._todo = todo
+        self._numbers = {tensor.entry.digest: number for number, tensor in enumerate(todo)}
+        self._waiting: Counter[int] = Counter()
+        """By tensor, how many pieces and earlier tensors it still waits for."""
+        self._followers: dict[int, list[int]] = {}
+        self._resumed: set[int] = set()
+        self._remotes: dict[tuple[int, str], RemotePack] = {}
+        self._good: set[int] = set()
+        self._errors: dict[int, ModpkgError] = {}
+        self._open = Counter(t.staging for t in todo if t.final[0] == PACK)
+
+    def run(self) -> list[TensorFetch]:
+        """Return what has to be fetched again."""
+        pieces = self._plan_pieces()
+        for number, tensor in enumerate(self._todo):
+            earlier = self._transfer.earlier(tensor)
+            before = self._numbers.get(earlier.entry.digest) if earlier is not None else None
+            if before is not None:
+                self._waiting[number] += 1
+                self._followers.setdefault(before, []).append(number)
+        for number in range(len(self._todo)):
+            if not self._waiting[number]:
+                self._check(number)
+        for remote, at, targets in pieces:
+            self._transfer.submit(
+                self._transfer.network,
+                partial(remote.fetch, at),
+                partial(self._came, targets),
+            )
+        self._transfer.wait()
+        for number, error in sorted(self._errors.items()):
+            tensor = self._todo[number]
+            self._transfer.staged[tensor.staging].forget(*tensor.payload)
+            if not self._worth_another_try(number, error):
+                raise error
+        for staged in self._transfer.staged.values():
+            staged.refresh()
+        return [tensor for number, tensor in enumerate(self._todo) if number not in self._good]
+
+    def _plan_pieces(self) -> list[tuple[RemotePack, int, set[int]]]:
+        """Return what to fetch: pieces of packs, and the tensors that each piece is for."""
+        sink = Sink(
+            self._todo, self._transfer.staged, self._transfer.progress, self._transfer.cancelled
+        )
+        segments: dict[tuple[int, str], list[Segment]] = {}
+        for number, tensor in enumerate(self._todo):
+            area, span = tensor.payload
+            left = subtract([span], self._transfer.staged[tensor.staging].done[area])
+            if left != [span]:
+                self._resumed.add(number)
+            source = id(tensor.registry), tensor.entry.pack
+            shift = tensor.entry.offset - span[0]
+            segments.setdefault(source, []).extend(
+                Segment(start + shift, stop + shift, number, start) for start, stop in left
+            )
+            if source not in self._remotes:
+                what = f"the weights of {tensor.label}"
+                self._remotes[source] = RemotePack(tensor.registry, source[1], what, sink)
+        pieces = []
+        for source, wanted in segments.items():
+            remote = self._remotes[source]
+            remote.pieces = pieces_of(wanted, GAP, PIECE)
+            for at, (_, inside) in enumerate(remote.pieces):
+                targets = {segment.target for segment in inside}
+                self._waiting.update(targets)
+                pieces.append((remote, at, targets))
+        return pieces
+
+    def _came(self, targets: Iterable[int], result: None = None) -> None:
+        for number in sorted(targets):
+            self._waiting[number] -= 1
+            if not self._waiting[number]:
+                self._check(number)
+
+    def _check(self, number: int) -> None:
+        self._transfer.submit(
+            self._transfer.work,
+            partial(self._error_in, self._todo[number]),
+            partial(self._checked, number),
+        )
+
+    def _error_in(self, tensor: TensorFetch) -> ModpkgError | None:
+        """Decode a tensor if it is encoded, and hash it; return what is wrong with it."""
+        staged = self._transfer.staged[tensor.staging]
+        entry = tensor.entry
+        if entry.encoding is not None:
+            from modpkg.deltas import decode
+
+            base = self._transfer.base(tensor)
+            payload, out = staged.view(*tensor.payload), staged.view(*tensor.final)
+            try:
+                decode(entry.encoding.method, payload, base, out, entry.dtype, tensor.what)
+            except BadEncoding as error:
+                return error
+        actual = staged.digest(*tensor.final)
+        if actual == entry.digest:
+            return None
+        return DigestMismatch(
+            what=tensor.what, expected=entry.digest, actual=actual, source=tensor.registry.url
+        )
+
+    def _checked(self, number: int, error: ModpkgError | None) -> None:
+        if error is not None:
+            self._errors[number] = error
+            return
+        tensor = self._todo[number]
+        self._good.add(number)
+        self._came(self._followers.get(number, ()))
+        if tensor.final[0] == PACK:
+            self._open[tensor.staging] -= 1
+            if not self._open[tensor.staging]:
+                staged = self._transfer.staged[tensor.staging]
+                self._transfer.submit(self._transfer.work, staged.finish)
+
+    def _worth_another_try(self, number: int, error: ModpkgError) -> bool:
+        """Say whether the bytes may come right: they are old ones, or from a mirror."""
+        tensor = self._todo[number]
+        remote = self._remotes[id(tensor.registry), tensor.entry.pack]
+        why = f"what it has of {tensor.what} is not what the release names ({error.code})"
+        mirrors = [tensor.registry.pass_over(address, why) for address in remote.addresses]
+        return number in self._resumed or any(mirrors)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

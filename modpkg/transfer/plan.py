@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
 from modpkg.digests import Digest, parse_digest
 from modpkg.errors import BadRecord, ModpkgError
 from modpkg.lock import LockedModule
-from modpkg.records import ReleaseRecord, decode_record
+from modpkg.packs import DTYPE_BYTES
+from modpkg.records import ReleaseRecord, TensorEntry, canonical_json, decode_record
 from modpkg.registry.reader import Registry
+from modpkg.release.places import labelled_entries, plain_length
 from modpkg.release.verify import check_record
-from modpkg.store.store import Store
+from modpkg.store.packs import PackLayout, lay_out
+from modpkg.store.store import Place, Store, alignments
+from modpkg.transfer.ranges import Span, length, subtract
+from modpkg.transfer.staging import PACK, SPOOL, allocated, written
+
+_ALIGNED = 64
 
 
-class Fetch(Struct, frozen=True):
-    """One blob that is missing."""
+class FileFetch(Struct, frozen=True):
+    """One file that is missing."""
 
     digest: Digest
     size: int
@@ -25,51 +34,240 @@ class Fetch(Struct, frozen=True):
     registry: Registry
 
 
-class TransferPlan(Struct, frozen=True):
+class TensorFetch(Struct, frozen=True, kw_only=True):
+    """One tensor that is missing."""
+
+    entry: TensorEntry
+    what: str
+    module: str
+    """That it is fetched for."""
+    label: str
+    """The module with its version."""
+    registry: Registry
+    staging: str
+    """Name of the unfinished pack that it goes through."""
+    payload: tuple[int, Span]
+    """Where the fetched bytes go: which of the unfinished pack's files, and where in it."""
+    final: tuple[int, Span]
+    """Where its own bytes are in the end: the same place, when they need no decoding."""
+
+
+class PackFetch(Struct, frozen=True, kw_only=True):
+    """One pack of the store that is made of what is fetched."""
+
+    staging: str
+    layout: PackLayout
+    spool: int
+    """Bytes of what is only fetched to decode others: encoded tensors, and earlier ones."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the unfinished pack's files, by their number."""
+        return self.layout.size, self.spool
+
+
+class TransferPlan(Struct, frozen=True, kw_only=True):
     """What to fetch, and what is here already."""
 
     records: dict[str, ReleaseRecord]
     """By module name, the release record of every locked module."""
-    fetches: tuple[Fetch, ...]
+    files: tuple[FileFetch, ...]
+    tensors: tuple[TensorFetch, ...]
+    """Each comes after the one that it is decoded on."""
+    packs: tuple[PackFetch, ...]
+    places: dict[str, Place]
+    """By digest, where every tensor of every module lies, or will lie."""
+    bases: dict[str, Place]
+    """By digest, where tensors lie that fetched ones are decoded on, for those that are here."""
+    fetch: dict[str, int]
+    """By module, bytes to fetch for it; none that an interrupted fetch has left here."""
     here: int
-    """Bytes of the lock's blobs that the store has."""
+    """Bytes of the lock's files and tensors that are here, unfinished packs among them."""
+    disk: int
+    """Bytes that fetching will take on the disk."""
+
+    @property
+    def needed(self) -> bool:
+        """Say whether anything is missing."""
+        return bool(self.files or self.tensors)
 
     @property
     def missing(self) -> int:
         """Bytes to fetch."""
-        return sum(fetch.size for fetch in self.fetches)
+        return sum(self.fetch.values())
 
     def missing_of(self, module: str) -> int:
         """Bytes to fetch for one module."""
-        return sum(fetch.size for fetch in self.fetches if fetch.module == module)
+        return self.fetch.get(module, 0)
 
 
 def plan_transfer(
     modules: Sequence[LockedModule], registries: Mapping[str, Registry], store: Store
 ) -> TransferPlan:
-    """Read the release records (from the store, else the registry) and list missing blobs.
+    """Read the release records (from the store, else the registry) and list what is missing.
 
     Raises:
         DigestMismatch, BadRecord, BlobMissing: a record is not what the lock names.
         Offline, RegistryUnreachable, RegistryMissing: a record is not here and not to be had.
     """
-    records: dict[str, ReleaseRecord] = {}
-    fetches: dict[Digest, Fetch] = {}
-    here: dict[Digest, int] = {}
+    records = {m.name: _record(m, registries[m.name], store) for m in modules}
+    fetch: dict[str, int] = {}
+    here: dict[str, int] = {}
+    files: dict[Digest, FileFetch] = {}
     for module in modules:
-        registry = registries[module.name]
-        record = _record(module, registry, store)
-        records[module.name] = record
-        blobs = [(pack, size, "weights") for pack, size in record.packs.items()]
-        blobs += [(entry.digest, entry.size, path) for path, entry in record.files.items()]
-        for text, size, what in blobs:
-            digest = parse_digest(text)
-            if store.size_of(digest) == size:
-                here[digest] = size
-            elif digest not in fetches:
-                label = f"{what} of {module.name} {module.version}"
-                fetches[digest] = Fetch(digest, size, label, module.name, registry)
-    return TransferPlan(records=records, fetches=tuple(fetches.values()), here=sum(here.values()))
+        for path, file in records[module.name].files.items():
+            digest = parse_digest(file.digest)
+            if store.size_of(digest) == file.size:
+                here[digest] = file.size
+            elif digest not in files:
+                what = f"{path} of {module.name} {module.version}"
+                registry = registries[module.name]
+                files[digest] = FileFetch(digest, file.size, what, module.name, registry)
+                fetch[module.name] = fetch.get(module.name, 0) + file.size
+    planner = _TensorPlanner(records, registries, store)
+    planner.run()
+    disk = sum(file.size for file in files.values())
+    folder = store.root / "partial"
+    resumed = 0
+    for pack in planner.packs:
+        disk += max(0, sum(pack.sizes) - allocated(folder, pack.staging))
+    done = {pack.staging: written(folder, pack.staging, pack.sizes) for pack in planner.packs}
+    for tensor in planner.tensors:
+        area, span = tensor.payload
+        left = length(subtract([span], done[tensor.staging][area]))
+        resumed += span[1] - span[0] - left
+        fetch[tensor.module] = fetch.get(tensor.module, 0) + left
+    return TransferPlan(
+        records=records,
+        files=tuple(files.values()),
+        tensors=tuple(planner.tensors),
+        packs=tuple(planner.packs),
+        places=planner.places,
+        bases=planner.bases,
+        fetch=fetch,
+        here=sum(here.values()) + planner.here + resumed,
+        disk=disk,
+    )
+
+
+class _Wanted(Struct, frozen=True):
+    """A missing tensor before it has a place."""
+
+    entry: TensorEntry
+    what: str
+    source: str
+    """The module whose record tells where it is fetched from."""
+    owner: str
+    """The module whose pack it goes into, or is fetched beside."""
+    kept: bool
+
+
+class _TensorPlanner:
+    """Which tensors are missing, in an order in which they can be decoded, and where they go."""
+
+    def __init__(
+        self, records: Mapping[str, ReleaseRecord], registries: Mapping[str, Registry], store: Store
+    ) -> None:
+        self._records = records
+        self._registries = registries
+        self._store = store
+        self.tensors: list[TensorFetch] = []
+        self.packs: list[PackFetch] = []
+        self._entries = {
+            name: {entry.digest: (what, entry) for what, entry in labelled_entries(record)}
+            for name, record in records.items()
+        }
+        wanted = alignments(*records.values())
+        self.places = store.find(wanted)
+        self._owners: dict[str, str] = {}
+        """By digest of a missing tensor, the first module that has it under a name."""
+        self._kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for name, record in records.items():
+            for entry in record.tensors.values():
+                if entry.digest in self.places:
+                    continue
+                self._owners.setdefault(entry.digest, name)
+                if DTYPE_BYTES[entry.dtype] == wanted[entry.digest]:
+                    kind = entry.dtype, tuple(entry.shape)
+                    self._kinds[entry.digest] = min(kind, self._kinds.get(entry.digest, kind))
+        bases = {
+            entry.encoding.base: 1
+            for entries in self._entries.values()
+            for _, entry in entries.values()
+            if entry.digest not in self.places
+            and entry.encoding is not None
+            and entry.encoding.base is not None
+        }
+        self.bases = store.find(bases)
+        self.here = sum(place.length for place in self.places.values())
+        self._listed: dict[str, _Wanted] = {}
+
+    def run(self) -> None:
+        for digest, owner in self._owners.items():
+            self._list(digest, owner)
+        for name in self._records:
+            if any(wanted.owner == name for wanted in self._listed.values()):
+                self._place(name)
+        order = {digest: number for number, digest in enumerate(self._listed)}
+        self.tensors.sort(key=lambda tensor: order[tensor.entry.digest])
+
+    def _list(self, digest: str, source: str) -> None:
+        """List a tensor, after the one that it is decoded on; `check_record` bounds the chain."""
+        if digest in self._listed:
+            return
+        what, entry = self._entries[source][digest]
+        base = entry.encoding.base if entry.encoding is not None else None
+        if base is not None and base not in self.bases:
+            self._list(base, source)
+        owner = self._owners.get(digest)
+        self._listed[digest] = _Wanted(entry, what, source, owner or source, owner is not None)
+
+    def _place(self, name: str) -> None:
+        """Lay out the pack of one module, and the spool beside it."""
+        mine = [wanted for wanted in self._listed.values() if wanted.owner == name]
+        layout = lay_out({w.entry.digest: self._kinds[w.entry.digest] for w in mine if w.kept})
+        payloads: dict[str, tuple[int, Span]] = {}
+        finals: dict[str, tuple[int, Span]] = {}
+        end = 0
+
+        def spooled(size: int) -> tuple[int, Span]:
+            nonlocal end
+            start = end
+            end += size + -size % _ALIGNED
+            return SPOOL, (start, start + size)
+
+        account: list[Any] = []
+        for wanted in mine:
+            entry = wanted.entry
+            digest = entry.digest
+            if wanted.kept:
+                place = layout.places[digest]
+                finals[digest] = PACK, (place.offset, place.offset + place.length)
+                self.places[digest] = Place(layout.name, place.offset, place.length)
+            else:
+                finals[digest] = spooled(plain_length(entry))
+            payloads[digest] = finals[digest] if entry.encoding is None else spooled(entry.length)
+            if payloads[digest][0] == SPOOL:
+                account.append([entry, wanted.kept])
+        staging = layout.name
+        if account:  # another spool makes other unfinished files, of the same pack
+            staging += "-" + hashlib.sha256(canonical_json(account)).hexdigest()[:16]
+        self.packs.append(PackFetch(staging=staging, layout=layout, spool=end))
+        for wanted in mine:
+            record = self._records[wanted.source]
+            label = f"{record.name} {record.version}"
+            self.tensors.append(
+                TensorFetch(
+                    entry=wanted.entry,
+                    what=f"{wanted.what} of {label}",
+                    module=wanted.source,
+                    label=label,
+                    registry=self._registries[wanted.source],
+                    staging=staging,
+                    payload=payloads[wanted.entry.digest],
+                    final=finals[wanted.entry.digest],
+                )
+            )
 
 
 def _record(module: LockedModule, registry: Registry, store: Store) -> ReleaseRecord:

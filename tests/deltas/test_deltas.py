@@ -17,8 +17,8 @@ from modpkg.deltas.sparse import BLOCK as SPARSE_BLOCK
 from modpkg.deltas.sparse import count_changes, split_changes
 from modpkg.errors import BadEncoding
 from modpkg.packs import DTYPE_BYTES
+from modpkg.records import METHODS
 
-METHODS = ("sparse", "xor", "planes")
 EDGES = [0, 1, 2, 3, 7, 255]
 EDGES += [edge + step for edge in (SPARSE_BLOCK, BLOCK, 2 * BLOCK) for step in (-1, 0, 1)]
 

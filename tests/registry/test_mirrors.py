@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,14 @@ def test_offline_asks_no_mirror(stage: Stage) -> None:
     offline = stage.registry(offline=True)
     assert offline.record(offline.line("m", "1.0")) == record
     assert stage.asked() == before
+
+
+def test_many_threads_warn_of_a_mirror_once(stage: Stage) -> None:
+    registry = stage.registry()
+    line = registry.line("m", "1.0")
+    path = blob_path(Digest(line.release))
+    fail_on_blobs(stage)
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(lambda: b"".join(registry.source.stream(path))) for _ in range(16)]
+    assert len({job.result() for job in jobs}) == 1
+    assert len(stage.warnings) == 1

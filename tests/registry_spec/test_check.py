@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -69,7 +70,7 @@ def edit_line(registry: Path, module: str, /, **fields: object) -> None:
 
 
 def edit_record(
-    registry: Path, name: str, version: str, change: Callable[[dict[str, object]], object]
+    registry: Path, name: str, version: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
     """Change a release record, and let everything that names it name the new one."""
     reader = Registry(str(registry))
@@ -84,10 +85,10 @@ def edit_record(
 def test_the_vectors_are_sound() -> None:
     report = check(str(VECTORS / "registry"))
     assert report.problems == []
-    assert (report.modules, report.releases) == (4, 6)
+    assert (report.modules, report.releases) == (6, 10)
     done = run(str(VECTORS / "registry"))
     assert done.exit_code == 0
-    assert "is sound (4 modules, 6 releases" in done.output
+    assert "is sound (6 modules, 10 releases" in done.output
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
@@ -164,7 +165,7 @@ def set_deep(record: dict[str, object], path: tuple[str, ...], value: object) ->
         (("tensors", "norm.weight", "shape"), [2, 2], "not at the place"),
         (("tensors", "norm.weight", "digest"), "sha256:" + "0" * 64, "does not hash"),
         (("tensors", "norm.weight", "offset"), 0, "not at the place"),
-        (("tensors",), {}, "not that of its tensor table"),
+        (("tensors",), {}, "no tensor lies in pack"),
         (("spec",), 2, "spec version 2"),
     ],
     ids=lambda value: str(value)[:40],
@@ -175,6 +176,15 @@ def test_a_record_that_lies_is_found(
     edit_record(registry, "tiny-base", "1.0.0", lambda record: set_deep(record, path, value))
     problems = check(str(registry)).problems
     assert any(said in problem.message for problem in problems), problems
+
+
+def test_an_interface_that_leaves_out_a_tensor_is_found(registry: Path) -> None:
+    def name_twice(record: dict[str, Any]) -> None:
+        record["tensors"]["other.weight"] = record["tensors"]["norm.weight"]
+
+    edit_record(registry, "tiny-base", "1.0.0", name_twice)
+    problems = check(str(registry)).problems
+    assert any("not that of its tensor table" in problem.message for problem in problems)
 
 
 def test_an_adapter_that_was_made_for_other_weights_is_found(registry: Path) -> None:

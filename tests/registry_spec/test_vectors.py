@@ -12,8 +12,9 @@ from modpkg.errors import ModpkgError
 from modpkg.lock import read_lock
 from modpkg.names import module_name, parse_requirement, parse_version, requirement_text
 from modpkg.registry.reader import Registry
+from modpkg.release.places import chain_of, entries_by_key
 from registry_spec import VECTORS
-from registry_spec.judge import JUDGES, fit
+from registry_spec.judge import JUDGES, decoded, fit
 from registry_spec.vectors import YANKED, write_vectors
 
 
@@ -81,6 +82,30 @@ def test_every_section_of_invalid_inputs_has_a_judge() -> None:
 @pytest.mark.parametrize("case", load("fits.json"), ids=lambda case: case["why"])
 def test_each_pair_of_interfaces_fits_as_it_says(case: dict[str, Any]) -> None:
     assert fit(case) == case["outcome"]
+
+
+@pytest.mark.parametrize("case", load("decoded.json"), ids=lambda case: case["why"])
+def test_each_payload_decodes_to_its_tensor(case: dict[str, Any]) -> None:
+    assert decoded(case["input"]).hex() == case["tensor"]
+
+
+def test_the_vectors_hold_every_encoding_and_a_chain() -> None:
+    registry = Registry(str(VECTORS / "registry"))
+    first, second, third = map(registry.record, registry.index("tiny-tune"))
+    assert all(entry.encoding is None for entry in first.tensors.values())
+    methods = {n: e.encoding and e.encoding.method for n, e in second.tensors.items()}
+    assert methods == {
+        "few.weight": "sparse",
+        "little.weight": "xor",
+        "other.weight": "planes",
+        "same.weight": None,
+    }
+    chain = chain_of(third.tensors["few.weight"], entries_by_key(third).get)
+    assert [entry.digest for entry in chain] == [
+        record.tensors["few.weight"].digest for record in (second, first)
+    ]
+    fork = registry.record(registry.line("tiny-fork", "1.0.0"))
+    assert (fork.tensors, fork.sources) == (third.tensors, third.sources)
 
 
 def test_normal_forms() -> None:

@@ -1,0 +1,85 @@
+"""What a registry folder has that a build may refer to, or write its tensors as changes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from packaging.version import Version
+
+from modpkg.digests import parse_digest
+from modpkg.names import parse_version
+from modpkg.records import IndexLine, TensorEntry
+from modpkg.registry.lookup import TensorLookup
+from modpkg.registry.reader import Registry
+from modpkg.release.places import Key, key_of
+from modpkg.release.tensors import TensorReader
+from modpkg.tree import BlobTree
+
+
+class KnownTensors:
+    """The tensors of a registry folder, for the build of one release (`modpkg.release.known`)."""
+
+    def __init__(self, folder: Path, name: str, version: Version) -> None:
+        self._blobs = BlobTree(folder)
+        self._registry = Registry(str(folder))
+        self._lookup = TensorLookup(folder)
+        self._reader = TensorReader(self._blobs.path, self._sure)
+        self._name = name
+        self._version = version
+
+    def find(self, key: Key) -> TensorEntry | None:
+        return self._lookup.find(key)
+
+    def _sure(self, key: Key) -> TensorEntry:
+        found = self._lookup.find(key)
+        if found is None:
+            raise AssertionError(f"{key[0]} was there a moment ago")
+        return found
+
+    def size(self, pack: str) -> int:
+        return self._blobs.path(parse_digest(pack)).stat().st_size
+
+    def read(self, entry: TensorEntry, what: str) -> memoryview:
+        return self._reader.read(entry, what)
+
+    def earlier(self, provides: str | None, keys: Mapping[str, Key]) -> Mapping[str, TensorEntry]:
+        """Return the tensors of the newest lower version of the module.
+
+        Where there is none (a fork, a copy): of the release with the same interface that shares
+        most tensors with the build, the one published last of several.
+        """
+        lower = [
+            line
+            for line in self._registry.index(self._name)
+            if parse_version(line.version) < self._version
+        ]
+        if lower:
+            line = max(lower, key=lambda line: parse_version(line.version))
+            return self._registry.record(line).tensors
+        wanted = set(keys.values())
+        best: tuple[tuple[int, str, str, str], Mapping[str, TensorEntry]] | None = None
+        for line in self._alike(provides):
+            tensors = self._registry.record(line).tensors
+            shared = len(wanted & {key_of(entry) for entry in tensors.values()})
+            rank = (shared, line.published, line.name, line.release)
+            if best is None or rank > best[0]:
+                best = (rank, tensors)
+        return {} if best is None else best[1]
+
+    def _alike(self, provides: str | None) -> list[IndexLine]:
+        """Return the releases of any name that offer this interface."""
+        if provides is None:
+            return []
+        names = self._registry.names() or []
+        return [
+            line
+            for name in names
+            for line in self._registry.index(name)
+            if line.provides == provides
+        ]
+
+
+def known_tensors(folder: Path, name: str, version: Version) -> KnownTensors | None:
+    """Return what a build for that folder may refer to; None where there is no registry yet."""
+    return KnownTensors(folder, name, version) if (folder / "registry.json").exists() else None

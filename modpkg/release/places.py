@@ -1,0 +1,120 @@
+"""Where a release's tensors lie, and on what the encoded ones are decoded: checked as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+from msgspec import UNSET, structs
+
+from modpkg.packs import DTYPE_BYTES
+from modpkg.records import ReleaseRecord, TensorEntry
+
+Key = tuple[str, str, tuple[int, ...]]
+"""A tensor's digest, dtype and shape."""
+MAX_CHAIN = 4
+"""Most earlier tensors that a tensor is decoded on, one after the other."""
+
+
+def plain_length(entry: TensorEntry) -> int:
+    """Return how many bytes the tensor itself has."""
+    return math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]
+
+
+def labelled_entries(record: ReleaseRecord) -> Iterator[tuple[str, TensorEntry]]:
+    """Yield every tensor and source of a release, with words for it."""
+    for name, entry in record.tensors.items():
+        yield f"tensor {name!r}", entry
+    for digest, entry in sources_of(record).items():
+        yield f"source {digest}", entry
+
+
+def sources_of(record: ReleaseRecord) -> Mapping[str, TensorEntry]:
+    """Return a release's sources, of which it may have none."""
+    return {} if record.sources is UNSET else record.sources
+
+
+def key_of(entry: TensorEntry) -> Key:
+    """Return what makes a tensor this one: equal bytes may be of another dtype or shape."""
+    return entry.digest, entry.dtype, tuple(entry.shape)
+
+
+def entries_by_key(record: ReleaseRecord) -> dict[Key, TensorEntry]:
+    """Return one entry for each tensor and source of a release."""
+    return {key_of(entry): entry for _, entry in labelled_entries(record)}
+
+
+def base_of(entry: TensorEntry) -> Key | None:
+    """Return the tensor that an encoded one is decoded on; None when there is none."""
+    if entry.encoding is None or entry.encoding.base is None:
+        return None
+    return entry.encoding.base, entry.dtype, tuple(entry.shape)
+
+
+def chain_of(entry: TensorEntry, find: Callable[[Key], TensorEntry | None]) -> list[TensorEntry]:
+    """Return the earlier tensors that ``entry`` is decoded on, the nearest first.
+
+    Raises:
+        ValueError: the chain is longer than `MAX_CHAIN`, or one in it is not found; the message
+            is the reason.
+    """
+    chain: list[TensorEntry] = []
+    while (base := base_of(entry)) is not None:
+        if len(chain) == MAX_CHAIN:
+            raise ValueError(f"is decoded on more than {MAX_CHAIN} earlier tensors")
+        if (earlier := find(base)) is None:
+            raise ValueError("is decoded on what is no tensor or source of its dtype and shape")
+        chain.append(earlier)
+        entry = earlier
+    return chain
+
+
+def place_problem(record: ReleaseRecord) -> str | None:
+    """Return what is wrong with a record's packs, tensors and sources; None when nothing is."""
+    for what, entry in labelled_entries(record):
+        if (reason := _entry_problem(entry, record.packs)) is not None:
+            return f"{what} {reason}"
+    sources = sources_of(record)
+    named = {entry.digest for entry in record.tensors.values()}
+    for digest, entry in sources.items():
+        if entry.digest != digest:
+            return f"source {digest} has digest {entry.digest}"
+        if digest in named:
+            return f"source {digest} is a tensor that has a name too"
+    by_key = entries_by_key(record)
+    by_digest = {entry.digest: entry for entry in by_key.values()}
+    used: set[str] = set()
+    for what, entry in labelled_entries(record):
+        other = by_digest[entry.digest]
+        if entry.encoding is None and other.encoding is None:
+            pass
+        elif structs.replace(entry, shape=other.shape) != other:
+            return f"{what} is equal to another one, but is not the same encoded bytes"
+        try:
+            used.update(earlier.digest for earlier in chain_of(entry, by_key.get))
+        except ValueError as error:
+            return f"{what} {error}"
+    if unused := sorted(sources.keys() - used):
+        return f"no tensor is decoded on source {unused[0]}"
+    if idle := sorted(record.packs.keys() - {e.pack for _, e in labelled_entries(record)}):
+        return f"no tensor lies in pack {idle[0]}"
+    return None
+
+
+def _entry_problem(entry: TensorEntry, packs: Mapping[str, int]) -> str | None:
+    """Return what is wrong with one entry by itself."""
+    if entry.pack not in packs:
+        return "lies in a pack that is not listed"
+    if entry.dtype not in DTYPE_BYTES:
+        return f"has unknown dtype {entry.dtype!r}"
+    if entry.offset + entry.length > packs[entry.pack]:
+        return "lies outside its pack"
+    length = plain_length(entry)
+    if entry.encoding is None:
+        if entry.length != length:
+            return f"has {entry.length} bytes, not the {length} that its shape needs"
+    elif (entry.encoding.base is None) != (entry.encoding.method == "planes"):
+        return f"has a base that does not go with {entry.encoding.method!r}"
+    elif not 0 < entry.length < length:
+        return f"takes {entry.length} encoded bytes for {length}"
+    return None

@@ -1,0 +1,73 @@
+"""The bytes of a release's tensors, out of packs on this machine."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from modpkg.deltas import decode
+from modpkg.digests import Digest, digest_bytes, parse_digest
+from modpkg.errors import DigestMismatch, PackError
+from modpkg.records import TensorEntry
+from modpkg.release.places import Key, base_of, plain_length
+
+
+class TensorReader:
+    """Reads tensors where entries say they lie, decodes them, and verifies their digests.
+
+    ``path_of`` tells where a pack lies; ``find`` gives the entry of a tensor that an encoded one
+    is decoded on. Both were checked before (see `modpkg.release.places`). Plain tensors are mapped;
+    an encoded one takes memory for itself and for the one before it.
+    """
+
+    def __init__(
+        self, path_of: Callable[[Digest], Path], find: Callable[[Key], TensorEntry]
+    ) -> None:
+        self._path_of = path_of
+        self._find = find
+        self._maps: dict[str, memoryview] = {}
+
+    def read(self, entry: TensorEntry, what: str) -> memoryview:
+        """Return the tensor's own bytes.
+
+        Raises:
+            DigestMismatch, BadEncoding, PackError: ``what`` names the tensor.
+        """
+        data = self._decoded(entry, what)
+        actual = digest_bytes(data)
+        if actual != entry.digest:
+            raise DigestMismatch(
+                what=what,
+                expected=entry.digest,
+                actual=actual,
+                source=self._path_of(parse_digest(entry.pack)),
+            )
+        return data
+
+    def _decoded(self, entry: TensorEntry, what: str) -> memoryview:
+        data = self._pack(entry.pack)[entry.offset : entry.offset + entry.length]
+        if len(data) != entry.length:
+            path = self._path_of(parse_digest(entry.pack))
+            raise PackError(path=path, reason=f"it ends before {what}")
+        if entry.encoding is None:
+            return data
+        base = None
+        if (key := base_of(entry)) is not None:
+            base = self._decoded(self._find(key), what)
+        out = memoryview(bytearray(plain_length(entry)))
+        decode(entry.encoding.method, data, base, out, entry.dtype, what)
+        return out.toreadonly()
+
+    def _pack(self, pack: str) -> memoryview:
+        if pack not in self._maps:
+            path = self._path_of(parse_digest(pack))
+            try:
+                with open(path, "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            except FileNotFoundError:
+                raise PackError(path=path, reason="it is not there") from None
+            self._maps[pack] = memoryview(data)
+        return self._maps[pack]

@@ -1,0 +1,206 @@
+"""Unfinished packs: files at their full length, and a journal of what has been written to them.
+
+They lie in the store's ``partial/``. Whoever comes next, after a kill or a cut line, goes on from
+what the journal says. Nothing in them is trusted before it was hashed.
+
+  <name>.pack      becomes a pack of the store
+  <name>.spool     encoded tensors, and earlier ones that are only needed to decode others
+  <name>.journal   24 bytes per write: number of the file, first byte, length
+  <name>.lock      held by the process that fetches
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from modpkg.digests import digest_file
+from modpkg.files import copy_range, disk_errors, reserve
+from modpkg.store.turns import held
+from modpkg.transfer.ranges import Span, merge, subtract
+
+if TYPE_CHECKING:
+    from modpkg.store.store import Store
+    from modpkg.transfer.plan import PackFetch
+
+PACK, SPOOL = 0, 1
+"""Numbers of an unfinished pack's files."""
+_SUFFIXES = (".pack", ".spool")
+_ENTRY = struct.Struct("<QQQ")
+_FORGOTTEN = 2
+"""Added to a file's number in the journal: the bytes were found to be wrong."""
+
+Written = tuple[list[Span], list[Span]]
+
+
+def written(folder: Path, name: str, sizes: Sequence[int]) -> Written:
+    """Return by file what an unfinished pack has, as its journal says."""
+    try:
+        lengths = [(folder / f"{name}{suffix}").stat().st_size for suffix in _SUFFIXES]
+        data = (folder / f"{name}.journal").read_bytes()
+    except FileNotFoundError:
+        return [], []
+    if lengths != list(sizes):
+        return [], []
+    spans: Written = [], []
+    fresh: Written = [], []
+    whole = len(data) - len(data) % _ENTRY.size  # a killed writer may leave half an entry
+    for kind, start, length in _ENTRY.iter_unpack(data[:whole]):
+        number = kind % _FORGOTTEN
+        if kind >= 2 * _FORGOTTEN or start + length > sizes[number]:
+            return [], []
+        if kind < _FORGOTTEN:
+            fresh[number].append((start, start + length))
+        else:
+            spans[number][:] = subtract([*spans[number], *fresh[number]], [(start, start + length)])
+            fresh[number].clear()
+    return merge([*spans[0], *fresh[0]]), merge([*spans[1], *fresh[1]])
+
+
+def allocated(folder: Path, name: str) -> int:
+    """Return the bytes of disk that an unfinished pack has taken already."""
+    taken = 0
+    for suffix in _SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            state = path.stat()
+            taken += min(state.st_size, getattr(state, "st_blocks", 0) * 512)
+    return taken
+
+
+class StagedPack:
+    """One unfinished pack, held by this process; the block ends and lets go of it."""
+
+    def __init__(self, store: Store, pack: PackFetch) -> None:
+        self.pack = pack
+        self.finished = False
+        """Whether the pack is in the store, by this process or another."""
+        self.done: Written = ([], [])
+        self._store = store
+        self._folder = store.root / "partial"
+        self._lock = held(self._partial(".lock"), alone=True)
+        self._files: list[int] = []
+        self._journal = -1
+        self._maps: dict[int, memoryview] = {}
+        self._mapping = threading.Lock()
+
+    def path(self, number: int) -> Path:
+        """Return where the bytes of a file are now."""
+        if number == PACK and self.finished:
+            return self._store.packs.path(self.pack.layout.name)
+        return self._partial(_SUFFIXES[number])
+
+    def _partial(self, suffix: str) -> Path:
+        return self._folder / f"{self.pack.staging}{suffix}"
+
+    def __enter__(self) -> StagedPack:
+        self._lock.__enter__()
+        self.finished = self._store.packs.has(self.pack.layout)
+        return self
+
+    def begin(self) -> None:
+        """Take the disk that is needed, and find what is here.
+
+        Raises:
+            DiskFull: there is too little; nothing remains.
+        """
+        self.done = written(self._folder, self.pack.staging, self.pack.sizes)
+        journal = self._partial(".journal")
+        if self.done == ([], []):
+            journal.unlink(missing_ok=True)
+        with disk_errors(self._folder):
+            try:
+                for number, size in enumerate(self.pack.sizes):
+                    path = self._partial(_SUFFIXES[number])
+                    self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644))
+                    reserve(self._files[number], size)
+            except OSError:
+                if self.done == ([], []):
+                    for suffix in _SUFFIXES:
+                        self._partial(suffix).unlink(missing_ok=True)
+                raise
+            _write(self._files[PACK], 0, self.pack.layout.header)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY
+            self._journal = os.open(journal, flags, 0o644)
+
+    def write(self, number: int, parts: Iterable[tuple[int, memoryview]]) -> None:
+        """Write bytes to places of a file, then note it."""
+        notes = []
+        with disk_errors(self._folder):
+            for position, data in parts:
+                _write(self._files[number], position, data)
+                notes.append(_ENTRY.pack(number, position, len(data)))
+            os.write(self._journal, b"".join(notes))
+
+    def copy(self, number: int, position: int, source: int, offset: int, length: int) -> int:
+        """Copy bytes of another file, without moving them where the system can; return how many."""
+        with disk_errors(self._folder):
+            count = copy_range(source, offset, self._files[number], position, length)
+            os.write(self._journal, _ENTRY.pack(number, position, count))
+        return count
+
+    def forget(self, number: int, span: Span) -> None:
+        """Note that bytes were wrong."""
+        if span[0] < span[1]:
+            entry = _ENTRY.pack(number + _FORGOTTEN, span[0], span[1] - span[0])
+            os.write(self._journal, entry)
+
+    def refresh(self) -> None:
+        """Read anew what has been written."""
+        self.done = written(self._folder, self.pack.staging, self.pack.sizes)
+
+    def digest(self, number: int, span: Span) -> str:
+        """Return the digest of bytes of a file."""
+        return digest_file(self.path(number), span[0], span[1] - span[0])
+
+    def view(self, number: int, span: Span) -> memoryview:
+        """Return bytes of a file, mapped for reading and writing."""
+        with self._mapping:
+            if number not in self._maps and span[0] < span[1]:
+                self._maps[number] = memoryview(mmap.mmap(self._files[number], 0))
+        return self._maps.get(number, memoryview(bytearray()))[span[0] : span[1]]
+
+    def finish(self) -> None:
+        """Put the pack, every tensor of which was verified, into the store."""
+        os.fsync(self._files[PACK])
+        self._store.add_pack(self.path(PACK), self.pack.layout)
+        self.finished = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._maps.clear()
+        for descriptor in [*self._files, *([self._journal] if self._journal >= 0 else [])]:
+            os.close(descriptor)
+        if self.finished:
+            for suffix in (".pack", ".spool", ".journal", ".lock"):
+                self._partial(suffix).unlink(missing_ok=True)
+        self._lock.__exit__(kind, error, trace)
+
+
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def map_part(path: Path, offset: int, length: int) -> memoryview:
+    """Return bytes of a file, mapped for reading."""
+    if not length:
+        return memoryview(b"")
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return memoryview(mapping)[offset : offset + length]
+
+
+def _write(file: int, position: int, data: memoryview | bytes) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(file, view, position)
+        view, position = view[count:], position + count

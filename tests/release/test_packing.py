@@ -1,0 +1,230 @@
+"""Which tensors a build carries, refers to, and writes as changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modpkg.deltas.choose import encode
+from modpkg.digests import digest_bytes, parse_digest
+from modpkg.errors import BadEncoding, DigestMismatch
+from modpkg.packs import read_pack_header
+from modpkg.records import IndexLine
+from modpkg.registry.lookup import TensorLookup
+from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter
+from modpkg.release.places import MAX_CHAIN, chain_of, entries_by_key, sources_of
+from modpkg.release.tensors import TensorReader
+from modpkg.release.verify import check_encoded, verify_release
+from modpkg.tree import BlobTree
+from tests.changing import (
+    Numbers,
+    a_little,
+    build_for,
+    here_and_there,
+    numbers,
+    publish_to,
+    record_of,
+    write,
+)
+from tests.conftest import safetensors_bytes
+from tests.modules import write_module
+
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    return tmp_path / "registry"
+
+
+def check_reads(registry: Path, line: IndexLine, tensors: Numbers) -> None:
+    """Check that a published release's tensors come back, from the registry alone."""
+    record = record_of(registry, line)
+    verify_release(record, BlobTree(registry).path)
+    reader = TensorReader(BlobTree(registry).path, entries_by_key(record).__getitem__)
+    assert record.tensors.keys() == tensors.keys()
+    for name, entry in record.tensors.items():
+        assert bytes(reader.read(entry, name)) == tensors[name].tobytes()
+
+
+def test_a_first_release_is_one_plain_pack(registry: Path, tmp_path: Path) -> None:
+    first = numbers(*NAMES)
+    publish_to(registry, numbers("z", seed=9), "other")
+    built = build_for(write(tmp_path / "m", first), registry)
+    (pack,) = built.record.packs
+    held = read_pack_header(BlobTree(tmp_path / "m" / "dist").path(parse_digest(pack)))
+    assert {name: place.dtype for name, place in held.items()} == dict.fromkeys(NAMES, "BF16")
+    assert sources_of(built.record) == {}
+    assert (built.tally.tensors, built.tally.unchanged, built.tally.changes) == (4, 0, 0)
+    assert built.tally.bytes == sum(value.nbytes for value in first.values())
+    assert built.tally.new_bytes == built.record.packs[pack]
+
+
+def test_an_update_carries_what_changed(registry: Path) -> None:
+    first = numbers(*NAMES)
+    second = here_and_there(a_little(first, "b"), "c") | {"e": numbers("e", seed=5)["e"]}
+    one = publish_to(registry, first)
+    two = publish_to(registry, second, version="1.1")
+    record = record_of(registry, two)
+    methods = {name: entry.encoding for name, entry in record.tensors.items()}
+    assert methods["a"] is methods["d"] is methods["e"] is None
+    assert methods["b"] is not None
+    assert methods["b"].method == "xor"
+    assert methods["c"] is not None
+    assert methods["c"].method == "sparse"
+    old = record_of(registry, one).tensors
+    assert record.tensors["a"] == old["a"]
+    assert sources_of(record) == {old[name].digest: old[name] for name in "bc"}
+    assert len(record.packs) == 2
+    assert two.size < 0.7 * one.size
+    check_reads(registry, two, second)
+
+
+def test_no_deltas_writes_what_changed_whole(registry: Path) -> None:
+    first = numbers(*NAMES)
+    publish_to(registry, first)
+    line = publish_to(registry, a_little(first, "b"), version="1.1", deltas=False)
+    record = record_of(registry, line)
+    assert [entry.encoding for entry in record.tensors.values()] == [None] * 4
+    assert len(record.packs) == 2
+    check_reads(registry, line, a_little(first, "b"))
+
+
+def test_chains_end_at_four_and_begin_anew_at_the_first(registry: Path) -> None:
+    tensors, depths = numbers("a"), []
+    for version in range(MAX_CHAIN + 3):
+        if version:
+            tensors = here_and_there(tensors, "a", seed=version)
+        line = publish_to(registry, tensors, version=f"1.{version}")
+        record = record_of(registry, line)
+        depths.append(len(chain_of(record.tensors["a"], entries_by_key(record).get)))
+        check_reads(registry, line, tensors)
+    assert depths == [0, 1, 2, 3, 4, 1, 2]
+
+
+def test_a_tensor_that_came_back_is_referred_to(registry: Path) -> None:
+    first = numbers(*NAMES)
+    one = publish_to(registry, first)
+    publish_to(registry, a_little(first, "a"), version="1.1")
+    back = publish_to(registry, first, version="1.2")
+    assert record_of(registry, back).tensors == record_of(registry, one).tensors
+    assert sources_of(record_of(registry, back)) == {}
+
+
+def test_a_fork_is_encoded_on_the_release_that_it_is_nearest_to(registry: Path) -> None:
+    mine, theirs = numbers(*NAMES), numbers(*NAMES, seed=7)
+    publish_to(registry, mine, "mine")
+    publish_to(registry, theirs, "theirs")
+    fork = here_and_there(mine, "b")
+    record = record_of(registry, publish_to(registry, fork, "fork"))
+    assert record.tensors["b"].encoding is not None
+    assert record.tensors["b"].encoding.base == digest_bytes(mine["b"].tobytes())
+
+
+def test_the_same_project_and_registry_give_the_same_bytes(registry: Path, tmp_path: Path) -> None:
+    first = numbers(*NAMES)
+    publish_to(registry, first)
+    publish_to(registry, a_little(first, "a"), "fork")
+    folder = write(tmp_path / "m", here_and_there(a_little(first, "a"), "b"), version="1.1")
+    once = build_for(folder, registry).line
+    (registry / "lookup" / "tensors.sqlite").unlink()
+    assert build_for(folder, registry).line == once
+
+
+def test_equal_tensors_are_written_once(tmp_path: Path, registry: Path) -> None:
+    zeros = {"a": ("F32", [4], bytes(16)), "b": ("F32", [4], bytes(16))}
+    kinds = {"c": ("F32", [2, 2], bytes(16)), "d": ("I32", [4], bytes(16))}
+    files = {"model.safetensors": safetensors_bytes(zeros | kinds)}
+    record = build_for(
+        write_module(tmp_path / "m", "m", "1.0", "base", files=files), registry
+    ).record
+    assert record.tensors["a"] == record.tensors["b"]
+    assert len({(entry.pack, entry.offset) for entry in record.tensors.values()}) == 3
+    verify_release(record, BlobTree(tmp_path / "m" / "dist").path)
+
+
+def kinds_of(values: Numbers, **others: tuple[str, list[int], bytes]) -> bytes:
+    plain = {name: ("BF16", [len(v)], v.tobytes()) for name, v in values.items()}
+    return safetensors_bytes(plain | others)
+
+
+def test_bytes_with_two_types_are_never_encoded(tmp_path: Path, registry: Path) -> None:
+    """A digest alone says how a tensor is decoded, so such ones are plain in one record."""
+    first = numbers("a")
+    second = here_and_there(first, "a")
+    raw = second["a"].tobytes()
+
+    def publish(version: str, weights: bytes) -> IndexLine:
+        folder = write_module(
+            tmp_path / version, "m", version, "base", files={"model.safetensors": weights}
+        )
+        built = build_for(folder, registry)
+        return RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
+
+    publish("1.0", kinds_of(first))
+    encoded = record_of(registry, publish("1.1", kinds_of(second)))
+    assert encoded.tensors["a"].encoding is not None
+    # The encoded tensor's bytes, and those of its base, under another type too
+    for version, other in (("1.2", raw), ("1.3", first["a"].tobytes())):
+        line = publish(version, kinds_of(second, t=("U16", [len(other) // 2], other)))
+        record = record_of(registry, line)
+        assert [entry.encoding for entry in record.tensors.values()] == [None, None]
+
+
+def test_a_damaged_earlier_tensor_stops_the_build(registry: Path, tmp_path: Path) -> None:
+    first = numbers("a", "b")
+    entry = record_of(registry, publish_to(registry, first)).tensors["a"]
+    pack = BlobTree(registry).path(parse_digest(entry.pack))
+    data = bytearray(pack.read_bytes())
+    data[entry.offset] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(data)
+    folder = write(tmp_path / "m", here_and_there(first, "a"), version="1.1")
+    with pytest.raises(DigestMismatch, match="the earlier tensor 'a'"):
+        build_for(folder, registry)
+    assert not (folder / "dist").exists()
+
+
+@pytest.mark.parametrize("name", ["b", "c"])
+def test_a_payload_that_was_tampered_with_is_not_published(
+    registry: Path, tmp_path: Path, name: str
+) -> None:
+    """Wherever behind the frame's header; the pack may be a liar's, whose digest holds."""
+    first = numbers(*NAMES)
+    publish_to(registry, first)
+    folder = write(tmp_path / "m", here_and_there(a_little(first, "b"), "c"), version="1.1")
+    record = build_for(folder, registry).record
+    trees = [BlobTree(folder / "dist"), BlobTree(registry)]
+    entry = record.tensors[name]
+    here = BlobTree(folder / "dist").path(parse_digest(entry.pack))
+    data = here.read_bytes()
+    here.chmod(0o644)
+    for place in range(entry.offset + 9, entry.offset + entry.length, 41):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        here.write_bytes(damaged)
+        with pytest.raises((BadEncoding, DigestMismatch), match=f"tensor '{name}'"):
+            check_encoded(record, lambda pack: next(t.path(pack) for t in trees if t.has(pack)))
+
+
+def test_what_gains_little_is_plain(registry: Path) -> None:
+    first = numbers("a")
+    noise = {"a": np.random.default_rng(3).integers(0, 2**16, len(first["a"])).astype("<u2")}
+    assert encode(noise["a"].view("u1").data, first["a"].view("u1").data, "BF16") is None
+    publish_to(registry, first)
+    record = record_of(registry, publish_to(registry, noise, version="1.1"))
+    assert record.tensors["a"].encoding is None
+    assert sources_of(record) == {}
+
+
+def test_tensors_of_a_yanked_release_are_there_still(registry: Path) -> None:
+    first = numbers(*NAMES)
+    publish_to(registry, first)
+    RegistryWriter(registry).yank("m", "1.0", "wrong labels")
+    line = publish_to(registry, here_and_there(first, "a"), version="1.1")
+    check_reads(registry, line, here_and_there(first, "a"))
+    lookup = TensorLookup(registry)
+    assert all(lookup.holds(entry) for entry in record_of(registry, line).tensors.values())

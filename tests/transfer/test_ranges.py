@@ -1,0 +1,79 @@
+"""Byte ranges: every byte is asked for once, and goes where it belongs."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modpkg.transfer.ranges import Segment, length, merge, pieces_of, split, subtract
+
+spans = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda pair: (pair[0], sum(pair))),
+    max_size=8,
+)
+
+
+def members(parts: list[tuple[int, int]]) -> set[int]:
+    return {byte for start, stop in parts for byte in range(start, stop)}
+
+
+@given(spans, st.integers(0, 10))
+def test_merging_loses_nothing_and_adds_only_small_gaps(parts: list, gap: int) -> None:
+    merged = merge(parts, gap)
+    assert members(parts) <= members(merged)
+    assert all(before[1] + gap < after[0] for before, after in zip(merged, merged[1:]))
+    added = sorted(members(merged) - members(parts))
+    runs = [n for n, byte in enumerate(added) if byte - 1 not in added]
+    assert all(stop - start <= gap for start, stop in zip(runs, [*runs[1:], len(added)]))
+
+
+@given(spans, spans)
+def test_subtracting_leaves_what_is_in_one_and_not_the_other(parts: list, done: list) -> None:
+    left = subtract(parts, done)
+    assert members(left) == members(parts) - members(done)
+    assert left == sorted(left)
+    assert length(left) == len(members(left))
+
+
+@given(spans, st.integers(1, 9))
+def test_splitting_keeps_order_and_bounds(parts: list, size: int) -> None:
+    merged = merge(parts)
+    cut = list(split(merged, size))
+    assert members(cut) == members(merged)
+    assert all(0 < stop - start <= size for start, stop in cut)
+    assert merge(cut) == merged
+
+
+segments = st.lists(
+    st.builds(
+        lambda start, size, target, position: Segment(start, start + size, target, position),
+        st.integers(0, 60),
+        st.integers(0, 25),
+        st.integers(0, 1),
+        st.integers(0, 100),
+    ),
+    max_size=8,
+)
+
+
+@given(segments, st.integers(0, 10), st.integers(1, 30))
+def test_pieces_bring_every_byte_where_it_belongs(parts: list, gap: int, size: int) -> None:
+    def writes(segment: Segment) -> list[tuple[int, int, int]]:
+        shift = segment.position - segment.start
+        return [(byte, segment.target, byte + shift) for byte in range(segment.start, segment.stop)]
+
+    pieces = pieces_of(parts, gap, size)
+    wanted = sorted(write for segment in parts for write in writes(segment))
+    brought = sorted(write for _, inside in pieces for part in inside for write in writes(part))
+    assert brought == wanted
+    for (start, stop), inside in pieces:
+        assert 0 < stop - start <= size
+        assert all(start <= part.start < part.stop <= stop for part in inside)
+    asked = [byte for span, _ in pieces for byte in range(*span)]
+    assert len(asked) == len(set(asked))
+
+
+def test_the_whole_pack_is_one_range_when_most_is_wanted() -> None:
+    parts = [Segment(100 * n, 100 * n + 90, 0, 90 * n) for n in range(50)]
+    assert [span for span, _ in pieces_of(parts, 64, 1 << 20)] == [(0, 4990)]
+    assert len(pieces_of(parts, 5, 1 << 20)) == 50
