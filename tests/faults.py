@@ -33,8 +33,8 @@ COUNT = "faults.count"
 def writes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
     """Say whether an audit event is a change under ``folder``."""
     if event == "open":
-        path, mode, flags = arguments
-        changes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(flags, int) else False
+        path, _, flags = arguments
+        changes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         return bool(changes) and _under(path, folder)
     return event in EVENTS and any(_under(path, folder) for path in arguments[:2])
 
@@ -42,7 +42,7 @@ def writes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
 def _under(path: object, folder: str) -> bool:
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    return isinstance(path, str | Path) and os.path.abspath(path).startswith(folder)
+    return isinstance(path, str | Path) and str(Path.cwd() / path).startswith(folder)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "publish": ("publishing", "Publish what was built to a registry."),
     "yank": ("publishing", "Take a release out of new resolutions."),
     "store": ("storing", "See to the store: info, verify, gc, clear."),
+    "vendor": ("storing", "Copy what modpkg.lock names into a folder, to take along."),
     "import": ("converting", "Make a module from what you have (hf, gguf, peft …)."),
     "export": ("converting", "Write an installed model as a directory other tools open."),
 }

@@ -213,6 +213,8 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     from modpkg.environment.install import apply_install
     from modpkg.environment.plan import plan_install
     from modpkg.home import store_folder
+    from modpkg.settings import read_settings
+    from modpkg.store.garbage import collect_over
     from modpkg.store.store import Store
 
     begun = time.monotonic()
@@ -234,6 +236,8 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
                         f"{fit.base_version}: {fit.text()}."
                     )
             generation = apply_install(plan, store, progress, frozen=request.frozen)
+        if (cap := read_settings().max_size) is not None:
+            collect_over(store, cap, now=time.time(), warn=progress.warn)
     if json_wanted:
         print_json({**_plan_document(plan), "generation": generation.number})
         return

@@ -1,4 +1,4 @@
-"""``store``: what lies on this machine, whether it is sound, and what can go."""
+"""``store`` and ``vendor``: what lies on this machine, whether it is sound, and taking it along."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from modpkg.cli.options import json_option, offline_option
+from modpkg.cli.options import json_option, offline_option, registry_option, user_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
 from modpkg.errors import UsageProblem
 from modpkg.files import human_bytes, parse_bytes, shown
@@ -191,3 +191,42 @@ def verify_command(no_repair: bool, offline: bool, as_json: bool) -> None:
             + (f"{len(damaged)} damaged, {len(repaired)} repaired." if damaged else "all sound.")
         )
     raise SystemExit(1 if left else 0)
+
+
+@click.command("vendor")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@registry_option
+@offline_option
+@user_option
+@json_option
+def vendor_command(
+    folder: Path, registry: str | None, offline: bool, user: bool, as_json: bool
+) -> None:
+    """Write a registry into FOLDER that holds exactly what modpkg.lock names.
+
+    Take it to a machine without a network, and install from it: the lock stays what it is.
+    """
+    from modpkg.environment.locking import current_lock
+    from modpkg.environment.project import find_project
+    from modpkg.environment.registries import Registries
+    from modpkg.environment.vendor import vendor
+    from modpkg.lock import read_lock
+
+    project = find_project(user=user)
+    manifest = project.parse()
+    lock = current_lock(project, manifest, read_lock(project.lock_path))
+    with TerminalProgress() as progress:
+        blobs = Store(store_folder()).blobs
+        registries = Registries(
+            manifest, blobs, default=registry, offline=offline, warn=progress.warn
+        )
+        done = vendor(lock, registries, folder, progress)
+    if as_json:
+        print_json(done)
+        return
+    say(f"{good('Vendored')} {done.modules} modules into {folder}/ ({human_bytes(done.size)}).")
+    if len(done.folders) == 1:
+        say(f"There: modpkg install --frozen --offline --registry {folder}")
+    else:
+        for name, path in done.folders.items():
+            say(f"  {name}: {path}")

@@ -138,9 +138,7 @@ def _bring_back(plan: InstallPlan, store: Store, progress: Progress, missing: se
         progress.stage("Fetching")
         progress.total(transfer.missing)
     try:
-        fetch_all(
-            transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
-        )
+        fetch_all(transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count))
     except ModpkgError as error:
         progress.warn(f"not everything could be fetched for {plan.project.folder}: {error}")
         return

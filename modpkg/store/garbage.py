@@ -186,7 +186,14 @@ def collect_garbage(
         )
         if not dry_run:
             remove_garbage(store, garbage, checkpoint)
+            store.projects.forget_gone()
     return garbage
+
+
+def collect_over(store: Store, max_size: int, *, now: float, warn: Callable[[str], None]) -> None:
+    """Find and remove garbage if the store is over ``max_size`` bytes."""
+    if contents_of(store).size > max_size:
+        collect_garbage(store, now=now, max_size=max_size, warn=warn)
 
 
 def clear(store: Store) -> None:

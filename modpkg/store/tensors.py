@@ -202,9 +202,7 @@ def _delete(connection: sqlite3.Connection, names: list[str]) -> None:
     connection.executemany("DELETE FROM packs WHERE pack = ?", packs)
 
 
-def _many(
-    connection: sqlite3.Connection, query: str, rows: list[tuple[bytes, bytes]]
-) -> None:
+def _many(connection: sqlite3.Connection, query: str, rows: list[tuple[bytes, bytes]]) -> None:
     connection.executemany(query, rows)
 
 
