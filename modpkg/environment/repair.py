@@ -51,13 +51,14 @@ class _Wound:
         kind, name = items[0].kind, self._path.name
         self.missing = {item.digest for item in items}
         """Digests of tensors, of a file, or of what a composed result is made from."""
-        inside = store.index.tensors_in(name) if kind in ("pack", "tensor") else set()
-        self._within = kind == "tensor" and self.missing < inside
+        # The header vouches for what is inside; a repair that was killed may have left the index
+        # without some of it.
+        self._within = kind == "tensor" and self.missing < store.packs.read(name).keys()
         if self._within:
             store.index.lose(name, self.missing)
             return
         if kind in ("pack", "tensor"):
-            self.missing = inside
+            self.missing |= store.index.tensors_in(name)
             store.index.forget([name])
         elif kind == "composed":
             self.missing = {f"sha256:{self._path.parent.name}"}
