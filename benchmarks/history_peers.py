@@ -106,7 +106,9 @@ class GitLfs:
 
     def __init__(self, work: Path) -> None:
         self._home = work
-        self._server, self._author, self._user = (work / n for n in ("server.git", "author", "user"))
+        self._server, self._author, self._user = (
+            work / n for n in ("server.git", "author", "user")
+        )
         work.mkdir(parents=True)
         self._git(work, "lfs", "install", "--skip-repo")
         self._git(work, "init", "--quiet", "--bare", "--initial-branch=main", self._server)

@@ -159,5 +159,7 @@ def make(base: Path, work: Path) -> dict[str, Path]:
         mean(folders["few"], folders["all"], folders["merge"])
     if missing("fork"):
         same = load_file(folders["merge"] / WEIGHTS)
-        write(folders["fork"], folders["merge"], same, {"method": f"copy of {folders['merge'].name}"})
+        write(
+            folders["fork"], folders["merge"], same, {"method": f"copy of {folders['merge'].name}"}
+        )
     return folders
