@@ -190,7 +190,8 @@ def training(folders: dict[str, Path]) -> list[str]:
             text += (
                 f", learning rate {told['lr']:g} (constant), {told['steps']} steps of "
                 f"{told['batch']} texts, {told['tokens']} tokens, seed {told['seed']}; mean loss "
-                f"of the first and last 8 steps {told['loss_first']:.2f} and {told['loss_last']:.2f}; "
+                f"{told['loss_first']:.2f} over the first 8 steps, {told['loss_last']:.2f} over "
+                f"the last 8; "
                 f"{told['tensors_changed']} of {told['tensors']} tensors and "
                 f"{100 * told['values_changed']:.1f} % of all values changed"
             )

@@ -31,7 +31,7 @@ BEFORE_LAST = ("model.layers.28.mlp.", "model.layers.28.post_attention_layernorm
 
 
 FEW_LR, FEW_STEPS = 5e-5, 32
-ALL_LR, ALL_STEPS = 5e-5, 96
+ALL_LR, ALL_STEPS = 1e-4, 64
 
 
 def few(name: str) -> bool:
