@@ -54,6 +54,14 @@ STEPS = (
 )
 
 
+TRAINED = (
+    ", learning rate {lr:g} (reached after a tenth of the steps), {steps} steps of {batch} texts, "
+    "{tokens} tokens, seed {seed}; mean loss {loss_first:.2f} over the first 8 steps and "
+    "{loss_last:.2f} over the last 8; {tensors_changed} of {tensors} tensors and "
+    "{values_changed:.1%} of all values changed"
+)
+
+
 @dataclass
 class Column:
     """What one way of updating costs, step by step, in bytes."""
@@ -181,21 +189,10 @@ def training(folders: dict[str, Path]) -> list[str]:
     lines = []
     for step in STEPS:
         path = folders[step.key] / "made.json"
-        if not path.exists():
-            lines.append(f"- `{step.module}` {step.version}: the adapter of examples/, rank 8.")
-            continue
-        told = json.loads(path.read_text())
-        text = f"- `{step.module}` {step.version}: {told['method']}"
+        told = json.loads(path.read_text()) if path.exists() else {"method": "as in examples/"}
         if "lr" in told:
-            text += (
-                f", learning rate {told['lr']:g} (constant), {told['steps']} steps of "
-                f"{told['batch']} texts, {told['tokens']} tokens, seed {told['seed']}; mean loss "
-                f"{told['loss_first']:.2f} over the first 8 steps, {told['loss_last']:.2f} over "
-                f"the last 8; "
-                f"{told['tensors_changed']} of {told['tensors']} tensors and "
-                f"{100 * told['values_changed']:.1f} % of all values changed"
-            )
-        lines.append(text + ".")
+            told["method"] += TRAINED.format_map(told)
+        lines.append(f"- `{step.module}` {step.version}: {told['method']}.")
     return lines
 
 
