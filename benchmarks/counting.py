@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,16 +18,17 @@ class CountingServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.sent = 0
+        self.sent: Counter[str] = Counter()
+        """Bytes of bodies that were sent, by path."""
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
-    def count(self, more: int) -> None:
-        """Add to the bytes of bodies that were sent."""
+    def count(self, path: str, more: int) -> None:
+        """Add to the bytes that were sent of a path."""
         with self._lock:
-            self.sent += more
+            self.sent[path] += more
 
     def close(self) -> None:
         """Stop serving."""
@@ -67,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             with open(path, "rb") as file:
                 file.seek(start)
                 _copy(file, cast(BinaryIO, self.wfile), stop - start)
-            self.counting.count(stop - start)
+            self.counting.count(self.path, stop - start)
 
     do_HEAD = do_GET  # noqa: N815
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.counting import CountingServer
 from benchmarks.history_peers import Chunks, GitLfs, WholeFiles, bytes_below, content
 from benchmarks.machine import described
+from modpkg.registry.reader import Registry
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "history.md"
@@ -56,9 +57,8 @@ STEPS = (
 
 TRAINED = (
     ", learning rate {lr:g} (reached after a tenth of the steps), {steps} steps of {batch} texts, "
-    "{tokens} tokens, seed {seed}; mean loss {loss_first:.2f} over the first 8 steps and "
-    "{loss_last:.2f} over the last 8; {tensors_changed} of {tensors} tensors and "
-    "{values_changed:.1%} of all values changed"
+    "{tokens} tokens, seed {seed}; {tensors_changed} of {tensors} tensors and {values_changed:.1%} "
+    "of all values changed"
 )
 
 
@@ -82,6 +82,8 @@ class Modpkg:
         self.server = CountingServer(self.registry)
         self.published = 0
         """Bytes of the registry: packs, files, records, index lines."""
+        self.weights = 0
+        """Bytes of packs among those that the last installing moved."""
         self.store = 0
         """Bytes of the user's store."""
 
@@ -109,10 +111,17 @@ class Modpkg:
         (app / "modpkg.toml").write_text(
             "\n".join(['[app]\nname = "app"\n\n[dependencies]', *asked]) + "\n"
         )
-        before = self.server.sent
+        self.server.sent.clear()
         self._run("install", "--registry", self.server.url, cwd=app)
         self.store = bytes_below(self.work / "home" / "store")
-        return self.server.sent - before
+        registry = Registry(str(self.registry))
+        packs = registry.record(registry.line(step.module, step.version)).packs
+        self.weights = sum(
+            count
+            for path, count in self.server.sent.items()
+            if f"sha256:{Path(path).name}" in packs
+        )
+        return self.server.sent.total()
 
     def _run(self, *arguments: str | Path, cwd: Path | None = None) -> None:
         environment = os.environ | {"MODPKG_HOME": str(self.work / "home")}
@@ -126,7 +135,15 @@ def measure(folders: dict[str, Path], work: Path) -> list[Column]:
     shutil.rmtree(work, ignore_errors=True)
     whole, chunks, lfs = WholeFiles(), Chunks(), GitLfs(work / "git-lfs")
     modpkg = Modpkg(work / "modpkg")
-    names = ("whole files", "64 KiB chunks", "chunks, zstd", "git-lfs", "modpkg", "registry")
+    names = (
+        "whole files",
+        "64 KiB chunks",
+        "chunks, zstd",
+        "git-lfs",
+        "modpkg",
+        "weights",
+        "registry",
+    )
     columns = {name: Column(name) for name in names}
     try:
         for step in STEPS:
@@ -138,7 +155,7 @@ def measure(folders: dict[str, Path], work: Path) -> list[Column]:
                 "git-lfs": lfs.add(step.module, folder),
                 "modpkg": modpkg.add(step, folder),
             }
-            moved["chunks, zstd"] = chunks.packed
+            moved |= {"chunks, zstd": chunks.packed, "weights": modpkg.weights}
             kept = {
                 "whole files": whole.disk,
                 "64 KiB chunks": chunks.disk,
@@ -165,7 +182,11 @@ def table(columns: list[Column], attribute: str, plain: list[int] | None) -> lis
     """Return one table; with ``plain``, modpkg's bytes as a share of the release's own too."""
     shown = [column for column in columns if getattr(column, attribute)]
     titles = [
-        {"modpkg": "**modpkg**", "registry": "modpkg's registry"}.get(c.title, c.title)
+        {
+            "modpkg": "**modpkg**",
+            "weights": "of that, weights",
+            "registry": "modpkg's registry",
+        }.get(c.title, c.title)
         for c in shown
     ]
     if attribute == "disk":
@@ -180,7 +201,9 @@ def table(columns: list[Column], attribute: str, plain: list[int] | None) -> lis
         if plain:
             ours = next(column for column in shown if column.title == "modpkg")
             cells.append(f"{100 * ours.wire[row] / plain[0]:.2f} %")
-        lines.append("| " + " | ".join([f"{step.version}, {step.title}", *cells]) + " |")
+        lines.append(
+            "| " + " | ".join([f"`{step.module}` {step.version}: {step.title}", *cells]) + " |"
+        )
     return lines
 
 
@@ -192,6 +215,8 @@ def training(folders: dict[str, Path]) -> list[str]:
         told = json.loads(path.read_text()) if path.exists() else {"method": "as in examples/"}
         if "lr" in told:
             told["method"] += TRAINED.format_map(told)
+        if "held_out" in told:
+            told["method"] += f"; loss on held-out texts {told['held_out']:.2f}"
         lines.append(f"- `{step.module}` {step.version}: {told['method']}.")
     return lines
 
