@@ -72,6 +72,7 @@ def apply_install(
             modules=_states(plan),
             models=models,
             packs=packs,
+            flagged=plan.flagged,
         )
         write_atomically(staged / plan.project.manifest_path.name, plan.manifest_text.encode())
         write_atomically(staged / "modpkg.lock", lock_text.encode())

@@ -77,6 +77,8 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
     compose_bytes: int
     """Bytes that composing will write; 0 when all results are in the store."""
+    flagged: bool
+    """Whether the lock answers the manifest only with what the request put in its place."""
 
 
 def edited_manifest(project: Project, request: Request, text: str) -> str:
@@ -198,6 +200,7 @@ def plan_install(
         changes=_changes(Environment(project.environment).current(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
+        flagged=stale_reason(project.parse(text), lock) is not None,
     )
 
 

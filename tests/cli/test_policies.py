@@ -46,6 +46,9 @@ def lock_file() -> dict[str, Any]:
     return tomli.loads(Path("modpkg.lock").read_text())
 
 
+LIB_GOES_UP = {"name": "lib", "before": "1.0", "after": "2.0"}
+
+
 def test_a_strategy_is_recorded_and_sets_the_earlier_lock_aside(registry: Path) -> None:
     app('lib = "<2"')
     assert lock() == {"lib": "1.5"}
@@ -67,6 +70,39 @@ def test_install_takes_a_strategy_too(registry: Path) -> None:
     assert {m["name"]: m["version"] for m in found["modules"]}["lib"] == "1.5"
     assert "is not what modpkg.toml asks for" in refused("install", "--frozen", "--strict")
     assert modpkg_json("install", "--frozen", "--resolution", "lowest-direct")["changes"] == []
+
+
+def test_a_strategy_of_the_command_line_lasts_no_longer_than_the_command(registry: Path) -> None:
+    """The lock records what it was resolved with, and every command reads that the same way."""
+    app('lib = "<3"')
+    assert "lib 1.0" in modpkg("install", "--resolution", "lowest").stdout
+    stale = "strategy was lowest and is highest"
+    for command in (["lock", "--check"], ["install", "--frozen"]):
+        assert stale in refused(*command)
+        assert "answers" in modpkg("lock", "--check", "--resolution", "lowest").stdout
+    assert modpkg_json("update", "--dry-run")["changes"] == [LIB_GOES_UP]
+    assert modpkg_json("update", "lib", "--dry-run")["changes"] == [LIB_GOES_UP]
+    assert modpkg_json("install", "--dry-run")["changes"] == [LIB_GOES_UP]
+    done = modpkg("install")
+    assert "~ lib 1.0 -> 2.0" in done.stdout
+    assert f"modpkg.lock is resolved anew: {stale}" in done.stderr
+    assert "answers" in modpkg("lock", "--check").stdout
+    assert "Nothing to do" in modpkg("install").stdout
+    assert "Nothing to do" in modpkg("install", "--frozen").stdout
+    assert lock("--resolution", "lowest") == {"lib": "1.0"}
+    assert stale in modpkg("lock").stderr
+    assert lock_file()["module"][0]["version"] == "2.0"
+
+
+def test_a_cutoff_of_the_command_line_lasts_no_longer_than_the_command(registry: Path) -> None:
+    edit(registry, "lib", "1.0", published="2026-01-01T00:00:00Z")
+    app('lib = "*"')
+    modpkg("install", "--exclude-newer", "2026-01-02")
+    assert "exclude-newer was 2026-01-02T00:00:00Z and is not set" in refused("lock", "--check")
+    assert "exclude-newer was 2026-01-02T00:00:00Z" in refused("install", "--frozen")
+    assert modpkg_json("install")["changes"] == [], "what the lock has is kept where it fits"
+    assert "answers" in modpkg("lock", "--check").stdout
+    assert "Nothing to do" in modpkg("install").stdout
 
 
 def test_constraints_and_overrides_are_recorded_and_make_a_lock_stale(registry: Path) -> None:
