@@ -82,6 +82,16 @@ class Catalog:
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
 
+    def overriding(self, overrides: Mapping[str, Bound]) -> Catalog:
+        """Return the same releases under other overrides; nothing is fetched again."""
+        if overrides is self.overrides:
+            return self
+        other = Catalog(
+            self._default, self._assigned, overrides=overrides, elsewhere=self._elsewhere
+        )
+        other._fits = self._fits
+        return other
+
     def registry(self, name: str) -> Registry:
         """Return the one registry that ``name`` comes from."""
         return self._assigned.get(name, self._default)
