@@ -232,6 +232,9 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
                         f"{fit.module} was made for other weights of {fit.base} "
                         f"{fit.base_version}: {fit.text()}."
                     )
+            if _is_done(environment, plan):
+                _report_nothing(environment, json_wanted)
+                return
             generation = apply_install(plan, store, progress, frozen=request.frozen)
     if json_wanted:
         print_json({**_plan_document(plan), "generation": generation.number})
@@ -248,6 +251,18 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     )
     if runnable and request.add:
         say(faint(f"Run it: modpkg run {runnable[-1]} FILE"))
+
+
+def _is_done(environment: Environment, plan: InstallPlan) -> bool:
+    """Say whether the plan would make a generation that is the current one over again."""
+    from modpkg.lock import format_lock
+
+    lock_text = _lock_text(plan.project)
+    return (
+        lock_text == format_lock(plan.lock)
+        and plan.project.text() == plan.manifest_text
+        and environment.answers(plan.manifest_text, lock_text)
+    )
 
 
 def _lock_text(project: Project) -> str | None:

@@ -52,6 +52,8 @@ class ModuleState(Struct, frozen=True, kw_only=True):
     extras: list[str]
     fits: dict[str, str]
     """By base, how the module fits it: ``exact`` or ``drifted``, with numbers."""
+    extra_requires: list[str] = []
+    """What its chosen extras require beside `requires`."""
 
 
 class Generation(Struct, frozen=True, kw_only=True):

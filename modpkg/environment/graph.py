@@ -23,8 +23,10 @@ class Graph:
         self._edges = {
             module.name: [
                 requirement
-                for requirement in map(parse_requirement, module.requires)
-                if requirement.name in self.modules
+                for requirement in map(
+                    parse_requirement, [*module.requires, *module.extra_requires]
+                )
+                if requirement.name in self.modules and requirement.name != module.name
             ]
             for module in generation.modules
         }
@@ -65,5 +67,5 @@ class Graph:
 
 def shown_requirement(requirement: Requirement) -> str:
     """Return a requirement's specifier and extras for people, without the name."""
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    extras = f"[{','.join(sorted(requirement.extras))}] " if requirement.extras else ""
     return extras + (specifier_text(requirement.specifier) or "any version")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from modpkg.names import requirement_text
 from modpkg.resolve.admission import Admission
@@ -55,7 +55,7 @@ def explain(
     ]
     told = _ends(sentences)
     listed = len(names) <= FEW
-    several = [name for name in names if len(names) == 1 or not _settled(name, names[name])]
+    several = [name for name in names if _telling(name, names, catalog)]
     told += _ends(
         [
             sentence
@@ -101,10 +101,17 @@ def _ends(sentences: list[str]) -> list[str]:
     return [*sentences[:SHOWN], f"  … and {left} more like these …", *sentences[-SHOWN:]]
 
 
-def _settled(name: str, needs: Sequence[Need]) -> bool:
-    """Say whether a name only passes the conflict on: any version of it is asked for."""
-    return all(not need.specifier and need.exact is None for need in needs) and not any(
-        need.parent is not None and name in need.parent.line.expects for need in needs
+def _telling(name: str, names: Mapping[str, Sequence[Need]], catalog: Catalog) -> bool:
+    """Say whether a name does more than to pass the conflict on: not any version of it will do."""
+    return (
+        len(names) == 1
+        or not catalog.releases(name)
+        or any(
+            need.specifier
+            or need.exact is not None
+            or (need.parent is not None and name in need.parent.line.expects)
+            for need in names[name]
+        )
     )
 
 

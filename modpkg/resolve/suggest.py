@@ -167,8 +167,10 @@ def _changes(
         yield from _pinned(item, asked, attempt)
     for name in names:
         yield from _admitted(asked, name, attempt)
+    questions = {root.name for root in asked.roots if root.where == QUESTION}
     for need in guilty:
-        yield Change(_without(asked, [need]), need.name, f"leave out {_shown(need)}")
+        if need.name not in questions:
+            yield Change(_without(asked, [need]), need.name, f"leave out {_shown(need)}")
 
 
 def _bounds(

@@ -300,6 +300,41 @@ def test_why_not_needs_one_version_that_exists(registry: Path) -> None:
     assert "did you mean 'lib'" in refused("why-not", "libb==7")
 
 
+def test_why_not_a_version_that_needs_what_does_not_exist(registry: Path) -> None:
+    publish_collection(registry, "broken", "1.0", {"lbi": "*"})
+    app('top = "*"')
+    said = modpkg("why-not", "broken==1.0").stdout
+    assert "There is no module named 'lbi' in the registry" in said
+    assert "did you mean 'lib'" in said
+
+
+def test_why_not_suggests_the_constraint_that_forbids(registry: Path) -> None:
+    app('lib = "*"', '[constraints]\nlib = "<2"\n')
+    said = modpkg("why-not", "lib==3.0").stdout
+    assert "To go on: allow lib 3.0: leave out the constraint `lib<2` in modpkg.toml:6." in said
+    assert "leave out lib in" not in said, "that is what the question is about"
+
+
+# why
+
+
+def test_why_follows_the_extras_that_are_chosen(registry: Path) -> None:
+    publish_collection(registry, "tool", "1.0")
+    extras = '[extras]\nall = ["tool[deep]", "lib<2"]\nunused = ["mid"]\n'
+    publish_collection(registry, "news", "1.0", {"top": "*"}, extras)
+    app('news = { version = "*", extras = ["all"] }')
+    modpkg("install")
+    assert modpkg("why", "tool").stdout == (
+        "the manifest -> news 1.0 ([all] any version) -> tool 1.0 ([deep] any version)\n"
+    )
+    paths = modpkg_json("why", "lib")
+    assert [[step["name"] for step in path] for path in paths] == [
+        ["news", "lib"],
+        ["news", "top", "mid", "lib"],
+    ]
+    assert [row["name"] for row in modpkg_json("tree")[0]["requires"]] == ["top", "tool", "lib"]
+
+
 # outdated and update
 
 
@@ -347,6 +382,8 @@ def test_update_takes_newer_versions_within_the_manifest(registry: Path) -> None
     ]
     assert "~ top 1.0 -> 1.5" in modpkg("update").stdout
     assert Path("modpkg.toml").read_text() == text
-    assert "No version changes." in modpkg("update").stdout
+    generation = modpkg_json("list")["number"]
+    assert "Nothing to do: 3 modules" in modpkg("update").stdout
+    assert modpkg_json("update", "lib") == {"changes": [], "generation": generation}
     assert "did you mean 'lib'; there is nothing to update" in refused("update", "libb")
     assert modpkg_json("update", "lib", "--resolution", "lowest")["changes"] != []

@@ -7,6 +7,8 @@ import re
 from datetime import datetime, timezone
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
@@ -19,6 +21,7 @@ from modpkg.resolve.search import Search
 from modpkg.resolve.suggest import QUESTION
 from tests.resolve.agree import searched, space_of
 from tests.resolve.graphs import Graph, line, plain
+from tests.resolve.oracles import Rules, brute_force
 from tests.resolve.universe import bound
 
 
@@ -161,11 +164,7 @@ def test_cores_cannot_hold_together_and_are_minimal() -> None:
         try:
             Search(space_of(graph), BaseReporter()).resolve(graph.needs())
         except Impossible as error:
-            causes = [
-                (cause.parent and (cause.parent.release.name, str(cause.parent.release.version)),
-                 requirement_text(cause.requirement.name, set(), cause.requirement.specifier))
-                for cause in error.causes
-            ]  # fmt: skip
+            causes = told_causes(error)
             seen += 1
         else:
             continue
@@ -175,7 +174,52 @@ def test_cores_cannot_hold_together_and_are_minimal() -> None:
             assert searched(only(graph, rest)) is not None
 
 
-def only(graph: Graph, causes: list[tuple[tuple[str, str] | None, str]]) -> Graph:
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.randoms(use_true_random=False))
+def test_brute_force_finds_the_core_impossible_and_minimal(rng: random.Random) -> None:
+    """Extras and interfaces are left out here; which needs are left is all that differs."""
+    names = [f"n{number}" for number in range(4)]
+    bounds = ["", "<2", ">=2", "==1", ">1", "!=1", "<1"]
+    lines = [
+        line(
+            name,
+            version,
+            *(f"{other}{rng.choice(bounds)}" for other in rng.sample(names, rng.randint(0, 3))),
+        )
+        for name in names
+        for version in ("1", "2")
+    ]
+    graph = Graph([f"{name}{rng.choice(bounds)}" for name in rng.sample(names, 2)], lines)
+    possible = brute_force(Rules(graph)) is not None
+    try:
+        Search(space_of(graph), BaseReporter()).resolve(graph.needs())
+    except Impossible as error:
+        assert not possible
+        causes = told_causes(error)
+    else:
+        assert possible
+        return
+    assert brute_force(Rules(only(graph, causes))) is None
+    for left_out in causes:
+        rest = [cause for cause in causes if cause is not left_out]
+        assert brute_force(Rules(only(graph, rest))) is not None
+
+
+Told = tuple[tuple[str, str] | None, str]
+"""Who asks, None for a root, and what."""
+
+
+def told_causes(error: Impossible) -> list[Told]:
+    return [
+        (
+            cause.parent and (cause.parent.release.name, str(cause.parent.release.version)),
+            requirement_text(cause.requirement.name, set(), cause.requirement.specifier),
+        )
+        for cause in error.causes
+    ]
+
+
+def only(graph: Graph, causes: list[Told]) -> Graph:
     """Return the graph with these needs and no others."""
     lines = [
         line(
