@@ -112,8 +112,10 @@ class Registry:
                 data = self._read_index(name) if ahead is None else ahead.result()
             except NotThere:
                 data = b""
+            lines = parse_index(data, name, self.url, self.warn)
+            if not lines:
                 _ = self.info  # tells a registry without this name from no registry at all
-            self._indexes[name] = parse_index(data, name, self.url, self.warn)
+            self._indexes[name] = lines
         return self._indexes[name]
 
     def fetch_ahead(self, name: str, pool: Executor) -> None:
@@ -130,6 +132,11 @@ class Registry:
         if found is None:
             return None
         return [name[: -len(".jsonl")] for name in found if name.endswith(".jsonl")]
+
+    def remembered(self) -> list[str]:
+        """Return the names whose index files were read from a distant registry before, sorted."""
+        kept = self._kept("index")
+        return [] if kept is None else sorted(path.stem for path in kept.glob("[!.]*.jsonl"))
 
     def line(self, name: str, version: str) -> IndexLine:
         """Return one release's index line.
@@ -217,14 +224,20 @@ class Registry:
         except NotThere:
             raise BlobMissing(what=what, digest=digest, source=self.url) from None
 
-    def _read_mutable(self, path: str) -> bytes:
-        """Return a file that may change; a distant one is remembered for work offline."""
+    def _kept(self, path: str) -> Path | None:
+        """Return where a distant registry's file that may change is remembered."""
         if isinstance(self.source, FolderSource) or self.cache is None:
-            return self.source.read(path)
+            return None
         from hashlib import sha256
 
         site = sha256(self.url.encode()).hexdigest()[:16]
-        kept = self.cache.root / "index-cache" / site / path
+        return self.cache.root / "index-cache" / site / path
+
+    def _read_mutable(self, path: str) -> bytes:
+        """Return a file that may change; a distant one is remembered for work offline."""
+        kept = self._kept(path)
+        if kept is None:
+            return self.source.read(path)
         if self.offline:
             try:
                 return kept.read_bytes()

@@ -142,7 +142,9 @@ class Catalog:
 
 def _near(name: str, registry: Registry) -> str:
     names = registry.names()
-    if not names:
-        return "" if names is None else " (it has no module at all)"
+    if names is None:  # it cannot list; what was read before may have the name that is meant
+        names = registry.remembered()
+    elif not names:
+        return " (it has no module at all)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}" if close else ""
