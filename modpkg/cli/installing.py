@@ -10,12 +10,22 @@ import click
 
 from modpkg.cli.options import (
     json_option,
-    offline_option,
     policy_options,
-    registry_option,
+    project_options,
+    upgrade_options,
     user_option,
 )
-from modpkg.cli.output import TerminalProgress, bad, faint, good, note, print_json, say, strong
+from modpkg.cli.output import (
+    TerminalProgress,
+    bad,
+    counted,
+    faint,
+    good,
+    note,
+    print_json,
+    say,
+    strong,
+)
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, NotLocked, UsageProblem
@@ -33,13 +43,9 @@ _WAITING = "Waiting for another modpkg command on this environment …"
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
 @click.option("--frozen", is_flag=True, help="Install exactly the lock; fail if it is stale.")
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
-@click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
-@click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@upgrade_options
 @policy_options
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def install_command(
     requirements: tuple[str, ...],
     dry_run: bool,
@@ -92,10 +98,7 @@ def install_command(
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
 @policy_options
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def update_command(
     names: tuple[str, ...],
     dry_run: bool,
@@ -129,10 +132,7 @@ def update_command(
 @click.command("remove")
 @click.argument("names", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def remove_command(
     names: tuple[str, ...],
     dry_run: bool,
@@ -245,7 +245,7 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     seconds = time.monotonic() - begun
     runnable = [recipe.name for recipe in plan.recipes]
     say(
-        f"{good('Installed')} {len(generation.modules)} modules in {seconds:.1f} s "
+        f"{good('Installed')} {counted(len(generation.modules), 'module')} in {seconds:.1f} s "
         f"({human_bytes(plan.transfer.missing)} fetched, "
         f"{human_bytes(plan.compose_bytes)} composed)."
     )
@@ -278,7 +278,8 @@ def _report_nothing(environment: Environment, json_wanted: bool) -> None:
     if json_wanted:
         print_json({"changes": [], "generation": current.number if current else None})
     else:
-        say(f"Nothing to do: {count} modules are installed as the lock says.")
+        verb = "is" if count == 1 else "are"
+        say(f"Nothing to do: {counted(count, 'module')} {verb} installed as the lock says.")
 
 
 def show_changes(changes: Sequence[Change]) -> None:

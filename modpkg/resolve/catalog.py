@@ -146,5 +146,7 @@ def _near(name: str, registry: Registry) -> str:
         names = registry.remembered()
     elif not names:
         return " (it has no module at all)"
+    elif name in names:
+        return " that can be read (its index file has no line that is sound)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}" if close else ""
