@@ -335,6 +335,21 @@ def test_why_follows_the_extras_that_are_chosen(registry: Path) -> None:
     assert [row["name"] for row in modpkg_json("tree")[0]["requires"]] == ["top", "tool", "lib"]
 
 
+def test_why_ends_where_there_are_more_paths_than_can_be_shown(registry: Path) -> None:
+    """Two modules in each of fourteen layers, each needing both of the next: 16,384 paths."""
+    deep = 14
+    for layer in range(deep):
+        needs = {f"{side}{layer + 1}": "*" for side in "ab"} if layer + 1 < deep else {"lib": "*"}
+        for side in "ab":
+            publish_collection(registry, f"{side}{layer}", "1.0", needs)
+    app('a0 = "*"\nb0 = "*"\nlib = "*"')
+    modpkg("install")
+    done = modpkg("why", "lib")
+    assert done.stdout.splitlines()[0] == "the manifest -> lib 3.0 (any version)"
+    assert len(done.stdout.splitlines()) == 500
+    assert done.stderr == "There are more paths than these 500.\n"
+
+
 # outdated and update
 
 
