@@ -25,6 +25,7 @@ from modpkg.errors import ResultDiffers
 from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling, write_atomically
 from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
 from modpkg.lock import LockedResult, format_lock
+from modpkg.names import module_name
 from modpkg.progress import Progress
 from modpkg.records import canonical_json
 from modpkg.store.store import Store
@@ -76,6 +77,7 @@ def apply_install(
             modules=_states(plan),
             models=models,
             packs=packs,
+            flagged=plan.flagged,
         )
         write_atomically(staged / plan.project.manifest_path.name, plan.manifest_text.encode())
         write_atomically(staged / "modpkg.lock", lock_text.encode())
@@ -191,6 +193,13 @@ def _states(plan: InstallPlan) -> list[ModuleState]:
                 requires=module.requires,
                 extras=module.extras,
                 fits=fits.get(module.name, {}),
+                extra_requires=[
+                    text
+                    for extra, texts in record.extras.items()
+                    if module_name(extra) in module.extras
+                    for text in texts
+                    if text not in module.requires
+                ],
             )
         )
     return states

@@ -113,7 +113,19 @@ def make_lock(
     )
     if previous is not None and _same_but_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is no change worth committing
-    return Locked(lock, (*resolution.warnings, *_in_vain(upgrade, previous, lock)))
+    warnings = (
+        *_set_aside(manifest, previous),
+        *resolution.warnings,
+        *_in_vain(upgrade, previous, lock),
+    )
+    return Locked(lock, warnings)
+
+
+def _set_aside(manifest: Manifest, previous: Lock | None) -> list[str]:
+    """Return a warning where nothing of the earlier lock is kept (see `kept_versions`)."""
+    now = manifest.resolution.strategy
+    before = now if previous is None else previous.resolution.strategy
+    return [f"modpkg.lock is resolved anew: strategy was {before} and is {now}"] * (before != now)
 
 
 def _in_vain(upgrade: Iterable[str] | None, previous: Lock | None, lock: Lock) -> list[str]:

@@ -77,6 +77,8 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
     compose_bytes: int
     """Bytes that composing will write; 0 when all results are in the store."""
+    flagged: bool
+    """Whether the lock answers the manifest only with what the request put in its place."""
 
     @property
     def disk(self) -> int:
@@ -203,6 +205,7 @@ def plan_install(
         changes=_changes(Environment(project.environment).current(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
+        flagged=stale_reason(project.parse(text), lock) is not None,
     )
 
 

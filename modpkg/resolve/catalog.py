@@ -82,6 +82,16 @@ class Catalog:
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
 
+    def overriding(self, overrides: Mapping[str, Bound]) -> Catalog:
+        """Return the same releases under other overrides; nothing is fetched again."""
+        if overrides is self.overrides:
+            return self
+        other = Catalog(
+            self._default, self._assigned, overrides=overrides, elsewhere=self._elsewhere
+        )
+        other._fits = self._fits
+        return other
+
     def registry(self, name: str) -> Registry:
         """Return the one registry that ``name`` comes from."""
         return self._assigned.get(name, self._default)
@@ -132,7 +142,11 @@ class Catalog:
 
 def _near(name: str, registry: Registry) -> str:
     names = registry.names()
-    if not names:
-        return "" if names is None else " (it has no module at all)"
+    if names is None:  # it cannot list; what was read before may have the name that is meant
+        names = registry.remembered()
+    elif not names:
+        return " (it has no module at all)"
+    elif name in names:
+        return " that can be read (its index file has no line that is sound)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}" if close else ""

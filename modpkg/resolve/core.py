@@ -1,4 +1,4 @@
-"""The core: a smallest set of needs that cannot hold together.
+"""The core: a smallest set of needs that cannot hold together; and roots that can.
 
 Each need, of a root or of one release, gets a literal that switches its clauses on. The solver is
 asked with all of them on, and says which of them its refutation used. From those, one after the
@@ -9,39 +9,50 @@ is minimal: leave any one out, and the rest can be met. It need not be the one w
 
 from __future__ import annotations
 
-import time
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+from packaging.specifiers import SpecifierSet
 from resolvelib.resolvers import RequirementInformation
 
+from modpkg.resolve.budget import Budget, Spent
 from modpkg.resolve.clauses import Clauses, bits
 from modpkg.resolve.provider import Candidate, Need
-
-SECONDS = 5.0
-"""Longest time for making a core small; what is left then is told as it is."""
+from modpkg.resolve.space import Space
 
 Cause = RequirementInformation[Need, Candidate]
 
 
-def minimal_core(clauses: Clauses, seconds: float = SECONDS) -> list[Cause]:
-    """Return needs that cannot hold together, roots first, then in the order they are reached."""
+def minimal_core(clauses: Clauses, budget: Budget) -> list[Cause]:
+    """Return needs that cannot hold together, roots first, then in the order they are reached.
+
+    Where the budget is spent early, they are more than they have to be; at worst, all the roots.
+    """
     from pysat.solvers import Cadical195
 
     switches: dict[int, Cause] = {}
     with Cadical195() as solver:
-        for clause in clauses.ordering():
-            solver.add_clause(clause)
-        for root in clauses.roots:
-            _switched(solver, clauses, switches, RequirementInformation(root, None), [])
-        for wanted, reached in clauses.reached.items():
-            name, extra = wanted
-            for at in bits(reached):
-                candidate = Candidate(clauses.space.domain(name).ascending[at], extra)
-                condition = clauses.chosen(wanted, at, at)
-                for need, _ in clauses.needs(wanted, at):
-                    cause = RequirementInformation(need, candidate)
-                    _switched(solver, clauses, switches, cause, condition)
-        core = _minimal(solver, list(switches), time.monotonic() + seconds)
+        try:
+            budget.write(0)
+            for clause in clauses.ordering():
+                solver.add_clause(clause)
+            for root in clauses.roots:
+                _switched(solver, clauses, switches, RequirementInformation(root, None), [])
+            for wanted, reached in clauses.reached.items():
+                name, extra = wanted
+                for at in bits(reached):
+                    candidate = Candidate(clauses.space.domain(name).ascending[at], extra)
+                    condition = clauses.chosen(wanted, at, at)
+                    for need, _ in clauses.needs(wanted, at):
+                        cause = RequirementInformation(need, candidate)
+                        _switched(solver, clauses, switches, cause, condition)
+            if budget.solve(solver, list(switches)):
+                raise AssertionError("what was refuted can be met, once each need has its switch")
+        except Spent:
+            return [RequirementInformation(root, None) for root in clauses.roots]
+        core = _minimal(solver, sorted(solver.get_core() or []), budget)
     return [switches[switch] for switch in core]
 
 
@@ -58,17 +69,42 @@ def _switched(
         solver.add_clause([-switch, *condition, *demand])
 
 
-def _minimal(solver: Any, switches: list[int], deadline: float) -> list[int]:
-    if solver.solve(assumptions=switches):
-        raise AssertionError("what was refuted can be met, once each need has its switch")
-    core = sorted(solver.get_core() or [])
+def _minimal(solver: Any, core: list[int], budget: Budget) -> list[int]:
     # The last ones first: the roots, which a person can change, are the last to be left out.
     for switch in reversed(core.copy()):
-        if time.monotonic() > deadline:
-            break
         if switch not in core:
             continue
         rest = [other for other in core if other != switch]
-        if not solver.solve(assumptions=rest):
-            core = sorted(solver.get_core() or [])
+        try:
+            if not budget.solve(solver, rest):
+                core = sorted(solver.get_core() or [])
+        except Spent:
+            break
     return core
+
+
+def holding(space: Space, roots: Sequence[Need], budget: Budget) -> list[Need]:
+    """Return roots that can hold together, the first ones rather than the last ones.
+
+    They are as many as can be: with any one of the others more, they cannot.
+
+    Raises:
+        Spent: the budget does not reach for it.
+    """
+    from pysat.solvers import Cadical195
+
+    # A root that is left out bounds nothing: its name is encoded whole.
+    free = [msgspec.structs.replace(root, specifier=SpecifierSet()) for root in roots]
+    clauses = Clauses(space, free)
+    held: dict[int, Need] = {}
+    with Cadical195() as solver:
+        for clause in itertools.chain(clauses.ordering(), clauses.requirements()):
+            solver.add_clause(clause)
+        budget.write(solver.nof_clauses())
+        for root in roots:
+            switch = clauses.new_variable()
+            for demand in clauses.demands(root):
+                solver.add_clause([-switch, *demand])
+            if budget.solve(solver, [*held, switch]):
+                held[switch] = root
+    return list(held.values())

@@ -9,8 +9,9 @@ from resolvelib import AbstractResolver
 from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 
 from modpkg.names import ModuleName
+from modpkg.resolve.budget import CORE, Budget
 from modpkg.resolve.clauses import Clauses
-from modpkg.resolve.core import SECONDS, minimal_core
+from modpkg.resolve.core import minimal_core
 from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.provider import Candidate, Identifier, Need
 from modpkg.resolve.space import Space
@@ -36,28 +37,43 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         self._space = space
         self.asked = 0
         """How often the solver was asked."""
+        self._limit: Budget | None = None
 
     def resolve(
-        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
+        self,
+        requirements: Iterable[Need],
+        *,
+        limit: Budget | None = None,
+        explaining: Budget | None = None,
+        **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer; ``seconds`` bound the work on an explanation.
+        """Return the preferred answer; ``limit`` bounds the search, which has no bound of its own.
 
         Raises:
             resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
-                set that cannot hold together, as far as the time for making it small allows.
+                set that cannot hold together, as far as the budget ``explaining`` allows.
+            Spent: the limit was reached.
         """
         from pysat.solvers import Cadical195  # at conflicts only: it costs 50 ms
 
         roots = list(requirements)
+        self._limit = limit
         clauses = Clauses(self._space, roots)
         with Cadical195() as solver:
             solver.configure(OPTIONS)
             for clause in clauses.all():
                 solver.add_clause(clause)
-            self.asked += 1
-            if not solver.solve():
-                raise ResolutionImpossible(minimal_core(clauses, seconds))
+            if limit is not None:
+                limit.write(solver.nof_clauses())
+            if not self._ask(solver, []):
+                raise ResolutionImpossible(minimal_core(clauses, explaining or Budget(CORE)))
             return self._prefer(solver, clauses, Frontier(self._space, roots))
+
+    def _ask(self, solver: Any, assumptions: list[int]) -> bool:
+        self.asked += 1
+        if self._limit is not None:
+            return self._limit.solve(solver, assumptions)
+        return bool(solver.solve(assumptions=assumptions))
 
     def _prefer(
         self, solver: Any, clauses: Clauses, frontier: Frontier
@@ -94,8 +110,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
             raise AssertionError(f"the solver chose {name} against what is chosen")
         while better:
             assumed, asked = self._question(clauses, name, held, better)
-            self.asked += 1
-            if solver.solve(assumptions=assumed):
+            if self._ask(solver, assumed):
                 model = solver.get_model()
                 held = clauses.position(name, model)
                 better = better[: better.index(held)]
