@@ -37,7 +37,7 @@ def minimal_core(clauses: Clauses, seconds: float = SECONDS) -> list[Cause]:
             name, extra = wanted
             for at in bits(reached):
                 candidate = Candidate(clauses.space.domain(name).ascending[at], extra)
-                condition = clauses.chosen(wanted, at, at)
+                condition = clauses.otherwise(wanted, at, at)
                 for need, _ in clauses.needs(wanted, at):
                     cause = RequirementInformation(need, candidate)
                     _switched(solver, clauses, switches, cause, condition)

@@ -15,9 +15,10 @@ from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.provider import Candidate, Identifier, Need
 from modpkg.resolve.space import Space
 
-OPTIONS = {"stabilizeonly": 1}
-"""CaDiCaL's "stable mode" throughout: few restarts, and decisions that keep near the last model. Of
-the benchmark's universes the slowest gain much by it, and the quick ones lose some hundredths."""
+OPTIONS = {"stabilizeonly": 1, "inprocessing": 0}
+"""CaDiCaL's "stable mode" throughout: few restarts, and decisions that keep near the last model; and
+no simplifying of the clauses between the questions. Both make the slowest of the benchmark's
+universes several times quicker."""
 
 
 class Search(AbstractResolver[Need, Candidate, Identifier]):
@@ -54,6 +55,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
             solver.configure(OPTIONS)
             for clause in clauses.all():
                 solver.add_clause(clause)
+            solver.set_phases(clauses.preferred())
             self.asked += 1
             if not solver.solve():
                 raise ResolutionImpossible(minimal_core(clauses, seconds))
@@ -68,7 +70,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
             release = frontier.pinned.get(name)
             if release is None:
                 at, model = self._best(solver, clauses, frontier, name, extra, model)
-                for literal in clauses.equal(name, at):
+                for literal in clauses.among(name, at, at):
                     solver.add_clause([literal])
                 release = self._space.domain(name).ascending[at]
             frontier.pin(name, extra, release)
@@ -116,7 +118,4 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         rank = domain.rank
         if any(rank[at] >= rank[held] for at in range(first, last + 1)):
             first = last = better[0]
-        assumed = [clauses.at_least(name, first)]
-        if last + 1 < len(domain):
-            assumed.append(-clauses.at_least(name, last + 1))
-        return assumed, len(better) if first < last else 1
+        return clauses.among(name, first, last), len(better) if first < last else 1
