@@ -32,7 +32,7 @@ from modpkg.resolve.order import Runs, runs_of, within
 from modpkg.resolve.provider import Identifier, Need
 from modpkg.resolve.space import Space, identifier
 
-Clause = list[int]
+Clause = tuple[int, ...]
 
 
 class Clauses:
@@ -46,8 +46,8 @@ class Clauses:
         self._count = 0
         self.reached: dict[Identifier, int] = {}
         """Per name or extra, the positions that can be asked for, as bits."""
-        self._holders: dict[Identifier, dict[tuple[ModuleName, str | None, Runs], int]] = {}
-        """What the releases of a name need; and which of them, as bits."""
+        self._demanded: dict[Identifier, dict[Clause, int]] = {}
+        """What the releases of a name demand; and which of them, as bits."""
         self._reach()
 
     def new_variable(self) -> int:
@@ -94,12 +94,12 @@ class Clauses:
         """Yield "at least i+1 implies at least i", and "an extra implies its name"."""
         for name, wanted in self._wanted.items():
             for variable in range(wanted + 1, wanted + len(self.space.domain(name)) - 1):
-                yield [-variable - 1, variable]
+                yield -variable - 1, variable
         for (name, _), variable in self._extra.items():
             if len(self.space.domain(name)):
-                yield [-variable, self._wanted[name]]
+                yield -variable, self._wanted[name]
         # No clause need have the last release of the last name: here every variable is known.
-        yield [self.new_variable()]
+        yield (self.new_variable(),)
 
     def demands(self, need: Need) -> list[Clause]:
         """Return the clauses that say that a need is met."""
@@ -107,23 +107,24 @@ class Clauses:
 
     def _demands(self, name: ModuleName, extra: str | None, runs: Runs) -> list[Clause]:
         if not runs:
-            return [[]]
+            return [()]
         wanted = self._wanted[name]
-        demands = [[literal] for literal in self.among(name, runs[0][0], runs[-1][1] - 1)]
+        demands: list[Clause] = [
+            (literal,) for literal in self.among(name, runs[0][0], runs[-1][1] - 1)
+        ]
         for (_, end), (start, _) in itertools.pairwise(runs):
-            demands.append([-(wanted + end), wanted + start])
+            demands.append((-(wanted + end), wanted + start))
         if extra is not None:
-            demands.append([self._extra[name, extra]])
+            demands.append((self._extra[name, extra],))
         return demands
 
     def needs(self, wanted: Identifier, at: int) -> Iterator[tuple[Need, Runs]]:
         """Yield what a release needs that it does not meet itself, and what that allows."""
         name, extra = wanted
-        release = self.space.domain(name).ascending[at]
-        for need in self.space.needs(release, extra):
-            runs = self.space.allowed(need)
-            own = need.name == name and need.extra in (None, extra)
-            if not own or not within(at, runs):
+        allowed = self.space.allowed
+        for need in self.space.needs(self.space.domain(name).ascending[at], extra):
+            runs = allowed(need)
+            if need.name != name or need.extra not in (None, extra) or not within(at, runs):
                 yield need, runs
 
     def otherwise(self, wanted: Identifier, first: int, last: int) -> Clause:
@@ -132,19 +133,22 @@ class Clauses:
         clause = [-literal for literal in self.among(name, first, last)]
         if extra is not None:
             clause.append(-self._extra[wanted])
-        return clause
+        return tuple(clause)
 
     def requirements(self) -> Iterator[Clause]:
         """Yield what the releases need; releases in a row with one demand share its clause."""
-        for wanted, holders in self._holders.items():
-            shared: dict[tuple[int, ...], int] = {}
-            for (name, extra, runs), positions in holders.items():
-                for demand in self._demands(name, extra, runs):
-                    literals = tuple(demand)
-                    shared[literals] = shared.get(literals, 0) | positions
-            for literals, positions in shared.items():
-                for first, end in runs_of(bits(positions)):
-                    yield [*self.otherwise(wanted, first, end - 1), *literals]
+        for wanted, demanded in self._demanded.items():
+            conditions: dict[int, Clause] = {}
+            for demand, positions in demanded.items():
+                rest = positions
+                while rest:
+                    row = rest & ~(rest + (rest & -rest))
+                    condition = conditions.get(row)
+                    if condition is None:
+                        ((first, end),) = runs_of(bits(row))
+                        condition = conditions[row] = self.otherwise(wanted, first, end - 1)
+                    yield condition + demand
+                    rest ^= row
 
     def all(self) -> Iterator[Clause]:
         """Yield every clause, the roots' included."""
@@ -174,16 +178,20 @@ class Clauses:
 
         for root in self.roots:
             ask(identifier(root), self.space.allowed(root))
+        known: dict[tuple[ModuleName, str | None, Runs], list[Clause]] = {}
         while pending:
             wanted, new = pending.popleft()
-            holders = self._holders.setdefault(wanted, {})
+            demanded = self._demanded.setdefault(wanted, {})
             for at in bits(new):
+                bit = 1 << at
                 for need, runs in self.needs(wanted, at):
                     asked = need.name, need.extra, runs
-                    if asked not in holders:
-                        holders[asked] = 0
-                        ask((need.name, need.extra), runs)
-                    holders[asked] |= 1 << at
+                    demands = known.get(asked)
+                    if demands is None:
+                        ask(identifier(need), runs)
+                        demands = known[asked] = self._demands(*asked)
+                    for demand in demands:
+                        demanded[demand] = demanded.get(demand, 0) | bit
 
     def _introduce(self, wanted: Identifier) -> None:
         name, extra = wanted

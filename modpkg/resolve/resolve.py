@@ -106,13 +106,14 @@ def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> R
 
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Keep the garbage collector from going through what is all still in use, again and again."""
+    """Keep the garbage collector from going through what is all still in use, now and later."""
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if running:
+            gc.freeze()
             gc.enable()
 
 
