@@ -10,12 +10,12 @@ is minimal: leave any one out, and the rest can be met. It need not be the one w
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from resolvelib.resolvers import RequirementInformation
 
-from modpkg.resolve.clauses import Clauses, bits
+from modpkg.resolve.clauses import Clause, Clauses, bits
 from modpkg.resolve.provider import Candidate, Need
+from modpkg.resolve.solver import Solver
 
 SECONDS = 5.0
 """Longest time for making a core small; what is left then is told as it is."""
@@ -25,14 +25,11 @@ Cause = RequirementInformation[Need, Candidate]
 
 def minimal_core(clauses: Clauses, seconds: float = SECONDS) -> list[Cause]:
     """Return needs that cannot hold together, roots first, then in the order they are reached."""
-    from pysat.solvers import Cadical195
-
     switches: dict[int, Cause] = {}
-    with Cadical195() as solver:
-        for clause in clauses.ordering():
-            solver.add_clause(clause)
+    with Solver() as solver:
+        solver.add(clauses.ordering())
         for root in clauses.roots:
-            _switched(solver, clauses, switches, RequirementInformation(root, None), [])
+            _switched(solver, clauses, switches, RequirementInformation(root, None), ())
         for wanted, reached in clauses.reached.items():
             name, extra = wanted
             for at in bits(reached):
@@ -46,22 +43,21 @@ def minimal_core(clauses: Clauses, seconds: float = SECONDS) -> list[Cause]:
 
 
 def _switched(
-    solver: Any,
+    solver: Solver,
     clauses: Clauses,
     switches: dict[int, Cause],
     cause: Cause,
-    condition: list[int],
+    condition: Clause,
 ) -> None:
     switch = clauses.new_variable()
     switches[switch] = cause
-    for demand in clauses.demands(cause.requirement):
-        solver.add_clause([-switch, *condition, *demand])
+    solver.add((-switch, *condition, *demand) for demand in clauses.demands(cause.requirement))
 
 
-def _minimal(solver: Any, switches: list[int], deadline: float) -> list[int]:
-    if solver.solve(assumptions=switches):
+def _minimal(solver: Solver, switches: list[int], deadline: float) -> list[int]:
+    if solver.ask(switches):
         raise AssertionError("what was refuted can be met, once each need has its switch")
-    core = sorted(solver.get_core() or [])
+    core = sorted(solver.core())
     # The last ones first: the roots, which a person can change, are the last to be left out.
     for switch in reversed(core.copy()):
         if time.monotonic() > deadline:
@@ -69,6 +65,6 @@ def _minimal(solver: Any, switches: list[int], deadline: float) -> list[int]:
         if switch not in core:
             continue
         rest = [other for other in core if other != switch]
-        if not solver.solve(assumptions=rest):
-            core = sorted(solver.get_core() or [])
+        if not solver.ask(rest):
+            core = sorted(solver.core())
     return core

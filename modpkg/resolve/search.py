@@ -13,12 +13,8 @@ from modpkg.resolve.clauses import Clauses
 from modpkg.resolve.core import SECONDS, minimal_core
 from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.provider import Candidate, Identifier, Need
+from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
-
-OPTIONS = {"stabilizeonly": 1, "inprocessing": 0}
-"""CaDiCaL's "stable mode" throughout: few restarts, and decisions that keep near the last model; and
-no simplifying of the clauses between the questions. Both make the slowest of the benchmark's
-universes several times quicker."""
 
 
 class Search(AbstractResolver[Need, Candidate, Identifier]):
@@ -47,38 +43,33 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
             resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
                 set that cannot hold together, as far as the time for making it small allows.
         """
-        from pysat.solvers import Cadical195  # at conflicts only: it costs 50 ms
-
         roots = list(requirements)
         clauses = Clauses(self._space, roots)
-        with Cadical195() as solver:
-            solver.configure(OPTIONS)
-            for clause in clauses.all():
-                solver.add_clause(clause)
-            solver.set_phases(clauses.preferred())
+        with Solver() as solver:
+            solver.add(clauses.all())
+            solver.prefer(clauses.preferred())
             self.asked += 1
-            if not solver.solve():
+            if not solver.ask():
                 raise ResolutionImpossible(minimal_core(clauses, seconds))
             return self._prefer(solver, clauses, Frontier(self._space, roots))
 
     def _prefer(
-        self, solver: Any, clauses: Clauses, frontier: Frontier
+        self, solver: Solver, clauses: Clauses, frontier: Frontier
     ) -> Result[Need, Candidate, Identifier]:
-        model: Sequence[int] = solver.get_model()
+        model = solver.model()
         while frontier.pending:
             name, extra = frontier.pending.popleft()
             release = frontier.pinned.get(name)
             if release is None:
                 at, model = self._best(solver, clauses, frontier, name, extra, model)
-                for literal in clauses.among(name, at, at):
-                    solver.add_clause([literal])
+                solver.add([literal] for literal in clauses.among(name, at, at))
                 release = self._space.domain(name).ascending[at]
             frontier.pin(name, extra, release)
         return frontier.result()
 
     def _best(
         self,
-        solver: Any,
+        solver: Solver,
         clauses: Clauses,
         frontier: Frontier,
         name: ModuleName,
@@ -97,8 +88,8 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         while better:
             assumed, asked = self._question(clauses, name, held, better)
             self.asked += 1
-            if solver.solve(assumptions=assumed):
-                model = solver.get_model()
+            if solver.ask(assumed):
+                model = solver.model()
                 held = clauses.position(name, model)
                 better = better[: better.index(held)]
             else:
