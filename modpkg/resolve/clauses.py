@@ -79,16 +79,13 @@ class Clauses:
             literals.append(-(wanted + last + 1))
         return literals
 
-    def preferred(self) -> Iterator[int]:
-        """Yield what to try first: nothing is wanted, and each name has its best release."""
-        for name, wanted in self._wanted.items():
-            domain = self.space.domain(name)
-            if len(domain):
-                yield -wanted
-            for at in range(1, len(domain)):
-                yield wanted + at if at <= domain.preference[0] else -(wanted + at)
-        for variable in self._extra.values():
-            yield -variable
+    def values(self, name: ModuleName, position: int) -> list[int]:
+        """Return the literal of each variable of a name that holds when a position is chosen."""
+        wanted = self._wanted[name]
+        return [
+            wanted + at if at <= position else -(wanted + at)
+            for at in range(len(self.space.domain(name)))
+        ]
 
     def ordering(self) -> Iterator[Clause]:
         """Yield "at least i+1 implies at least i", and "an extra implies its name"."""

@@ -47,7 +47,6 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         clauses = Clauses(self._space, roots)
         with Solver() as solver:
             solver.add(clauses.all())
-            solver.prefer(clauses.preferred())
             self.asked += 1
             if not solver.ask():
                 raise ResolutionImpossible(minimal_core(clauses, seconds))
@@ -88,6 +87,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         while better:
             assumed, asked = self._question(clauses, name, held, better)
             self.asked += 1
+            solver.prefer(clauses.values(name, better[0]))
             if solver.ask(assumed):
                 model = solver.model()
                 held = clauses.position(name, model)
