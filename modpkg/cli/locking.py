@@ -9,7 +9,6 @@ from modpkg.cli.output import TerminalProgress, counted, good, print_json, say
 from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.project import find_project
-from modpkg.environment.registries import Registries
 from modpkg.errors import LockError
 from modpkg.files import shown, write_atomically
 from modpkg.home import store_folder
@@ -44,6 +43,8 @@ def lock_command(
         lock = current_lock(project, manifest, read_lock(project.lock_path))
         _report(lock, as_json, f"{shown(project.lock_path)} answers {manifest.path.name}")
         return
+    from modpkg.environment.registries import Registries  # a check reads no registry
+
     with TerminalProgress() as progress:
         try:
             previous = read_lock(project.lock_path)

@@ -6,9 +6,6 @@ busy a machine is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 CORE = 100_000
 """For making the set of needs that collide small."""
 HELPS = 100_000
@@ -27,25 +24,19 @@ class Budget:
     """Conflicts that may still be spent."""
 
     def __init__(self, conflicts: int) -> None:
-        self._left = conflicts
+        self.left = conflicts
         self.spent = False
         """Whether a question was left open for want of budget."""
 
-    def solve(self, solver: Any, assumptions: Sequence[int] = ()) -> bool:
-        """Return whether there is a model under the assumptions.
+    def check(self) -> None:
+        """Raise `Spent` when nothing is left."""
+        if self.left <= 0:
+            self.spent = True
+            raise Spent
 
-        Raises:
-            Spent: that would cost more than is left.
-        """
-        self._check()
-        before = solver.accum_stats()["conflicts"]
-        solver.conf_budget(self._left)
-        answer: bool | None = solver.solve_limited(assumptions=list(assumptions))
-        self._left -= solver.accum_stats()["conflicts"] - before + _QUESTION
-        if answer is None:
-            self._left = 0
-            self._check()
-        return bool(answer)
+    def ask(self, conflicts: int) -> None:
+        """Take what a question cost that met so many conflicts."""
+        self.left -= conflicts + _QUESTION
 
     def write(self, clauses: int) -> None:
         """Take what writing so many clauses costs.
@@ -53,10 +44,5 @@ class Budget:
         Raises:
             Spent: nothing is left after that.
         """
-        self._left -= clauses // _CLAUSES
-        self._check()
-
-    def _check(self) -> None:
-        if self._left <= 0:
-            self.spent = True
-            raise Spent
+        self.left -= clauses // _CLAUSES
+        self.check()

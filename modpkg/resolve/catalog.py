@@ -38,22 +38,27 @@ class Release:
     @property
     def requires(self) -> list[ReadRequirement]:
         """Its dependencies, in the order they are written."""
-        return [self._requirement(text) for text in self.line.requires]
+        return self._requirements(self.line.requires)
 
     @property
     def extras(self) -> dict[str, list[ReadRequirement]]:
         """Its extras' dependencies, by the extra's name in normal form."""
         groups: dict[str, list[ReadRequirement]] = {}
         for extra, texts in self.line.extras.items():
-            groups.setdefault(module_name(extra), []).extend(map(self._requirement, texts))
+            groups.setdefault(module_name(extra), []).extend(self._requirements(texts))
         return groups
 
-    def _requirement(self, text: str) -> ReadRequirement:
-        """Return what a text requires, after the project's overrides."""
-        requirement = read_requirement(text)
-        if self.overrides and (bound := self.overrides.get(requirement.name)) is not None:
-            return ReadRequirement(requirement.name, requirement.extras, str(bound.specifier))
-        return requirement
+    def _requirements(self, texts: list[str]) -> list[ReadRequirement]:
+        """Return what texts require, after the project's overrides."""
+        found = list(map(read_requirement, texts))
+        if not self.overrides:
+            return found
+        return [
+            item
+            if (bound := self.overrides.get(item.name)) is None
+            else ReadRequirement(item.name, item.extras, bound.specifier)
+            for item in found
+        ]
 
     def __repr__(self) -> str:
         return f"{self.name} {self.version}"

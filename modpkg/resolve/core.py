@@ -9,17 +9,16 @@ is minimal: leave any one out, and the rest can be met. It need not be the one w
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from packaging.specifiers import SpecifierSet
 from resolvelib.resolvers import RequirementInformation
 
 from modpkg.resolve.budget import Budget, Spent
-from modpkg.resolve.clauses import Clauses, bits
+from modpkg.resolve.clauses import Clause, Clauses, bits
 from modpkg.resolve.provider import Candidate, Need
+from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
 
 Cause = RequirementInformation[Need, Candidate]
@@ -30,54 +29,50 @@ def minimal_core(clauses: Clauses, budget: Budget) -> list[Cause]:
 
     Where the budget is spent early, they are more than they have to be; at worst, all the roots.
     """
-    from pysat.solvers import Cadical195
-
     switches: dict[int, Cause] = {}
-    with Cadical195() as solver:
+    with Solver(budget) as solver:
         try:
             budget.write(0)
-            for clause in clauses.ordering():
-                solver.add_clause(clause)
+            solver.add(clauses.ordering())
             for root in clauses.roots:
-                _switched(solver, clauses, switches, RequirementInformation(root, None), [])
+                _switched(solver, clauses, switches, RequirementInformation(root, None), ())
             for wanted, reached in clauses.reached.items():
                 name, extra = wanted
                 for at in bits(reached):
                     candidate = Candidate(clauses.space.domain(name).ascending[at], extra)
-                    condition = clauses.chosen(wanted, at, at)
+                    condition = clauses.otherwise(wanted, at, at)
                     for need, _ in clauses.needs(wanted, at):
                         cause = RequirementInformation(need, candidate)
                         _switched(solver, clauses, switches, cause, condition)
-            if budget.solve(solver, list(switches)):
+            if solver.ask(list(switches)):
                 raise AssertionError("what was refuted can be met, once each need has its switch")
         except Spent:
             return [RequirementInformation(root, None) for root in clauses.roots]
-        core = _minimal(solver, sorted(solver.get_core() or []), budget)
+        core = _minimal(solver, sorted(solver.core()))
     return [switches[switch] for switch in core]
 
 
 def _switched(
-    solver: Any,
+    solver: Solver,
     clauses: Clauses,
     switches: dict[int, Cause],
     cause: Cause,
-    condition: list[int],
+    condition: Clause,
 ) -> None:
     switch = clauses.new_variable()
     switches[switch] = cause
-    for demand in clauses.demands(cause.requirement):
-        solver.add_clause([-switch, *condition, *demand])
+    solver.add((-switch, *condition, *demand) for demand in clauses.demands(cause.requirement))
 
 
-def _minimal(solver: Any, core: list[int], budget: Budget) -> list[int]:
+def _minimal(solver: Solver, core: list[int]) -> list[int]:
     # The last ones first: the roots, which a person can change, are the last to be left out.
     for switch in reversed(core.copy()):
         if switch not in core:
             continue
         rest = [other for other in core if other != switch]
         try:
-            if not budget.solve(solver, rest):
-                core = sorted(solver.get_core() or [])
+            if not solver.ask(rest):
+                core = sorted(solver.core())
         except Spent:
             break
     return core
@@ -91,20 +86,17 @@ def holding(space: Space, roots: Sequence[Need], budget: Budget) -> list[Need]:
     Raises:
         Spent: the budget does not reach for it.
     """
-    from pysat.solvers import Cadical195
-
     # A root that is left out bounds nothing: its name is encoded whole.
     free = [msgspec.structs.replace(root, specifier=SpecifierSet()) for root in roots]
     clauses = Clauses(space, free)
     held: dict[int, Need] = {}
-    with Cadical195() as solver:
-        for clause in itertools.chain(clauses.ordering(), clauses.requirements()):
-            solver.add_clause(clause)
-        budget.write(solver.nof_clauses())
+    with Solver(budget) as solver:
+        solver.add(clauses.ordering())
+        solver.add(clauses.requirements())
+        budget.write(solver.clauses)
         for root in roots:
             switch = clauses.new_variable()
-            for demand in clauses.demands(root):
-                solver.add_clause([-switch, *demand])
-            if budget.solve(solver, [*held, switch]):
+            solver.add((-switch, *demand) for demand in clauses.demands(root))
+            if solver.ask([*held, switch]):
                 held[switch] = root
     return list(held.values())

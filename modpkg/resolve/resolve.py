@@ -162,13 +162,14 @@ def _resolved(
 
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Keep the garbage collector from going through what is all still in use, again and again."""
+    """Keep the garbage collector from going through what is all still in use, now and later."""
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if running:
+            gc.freeze()
             gc.enable()
 
 
