@@ -277,7 +277,7 @@ class RegistryGone(RegistryUnreachable):
 
 
 class TensorsElsewhere(ModpkgError):
-    code = "M314"
+    code = "M317"
     template = (
         "{name} {version} was built for a registry that has {count} of its packs already, and "
         "{registry} does not; run 'modpkg build --registry {registry}' and publish again."
