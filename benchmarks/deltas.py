@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import mmap
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -147,18 +148,19 @@ def main() -> None:
     lines = [
         "# Encodings of changed tensors",
         "",
-        f"`python benchmarks/deltas.py EARLIER LATER …` on {described()}. One thread; sizes as a",
-        "share of the plain bytes; MB/s of the tensors' own bytes, decoding without hashing (sha256",
-        f"by itself: {hashing:.0f} MB/s here). *slowest*: of the tensors over 1 MiB, the one that is",
-        "decoded most slowly.",
+        f"`python benchmarks/deltas.py EARLIER LATER …` on {described()}, load average "
+        f"{os.getloadavg()[0]:.1f} at the start. One thread, best of {arguments.runs} runs. Sizes are "
+        "shares of the plain bytes, rates of the tensors' own bytes; decoding is without hashing "
+        f"(sha256 by itself: {hashing:.0f} MB/s). *slowest*: of the tensors over 1 MiB, the one that "
+        "is decoded most slowly.",
     ]
     for path in arguments.later:
         told, rows = measure(earlier, tensors(path), arguments.runs)
         lines += ["", f"## {path.stem}", "", f"{told}.", ""]
         lines += ["| method | size | encode, MB/s | decode, MB/s | slowest |"]
         lines += ["|---|---|---|---|---|", *rows]
-    lines += ["", "## Other levels of zstd", "", "Size, encode and decode MB/s by level and window:"]
-    lines += ["", "| level, window | `sparse` | `xor` | `planes` |", "|---|---|---|---|"]
+    lines += ["", "## Other levels of zstd", "", "Size, and MB/s of encoding and decoding.", ""]
+    lines += ["| level, window | `sparse` | `xor` | `planes` |", "|---|---|---|---|"]
     lines += levels(earlier, tensors(arguments.later[0]))
     text = "\n".join(lines) + "\n"
     (ROOT / "benchmarks" / "results" / "deltas.md").write_text(text)
