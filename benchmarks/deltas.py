@@ -1,10 +1,10 @@
 """Encodings of changed tensors: their size, and how fast they are written and read.
 
-    python benchmarks/deltas.py EARLIER LATER [LATER ...] [--runs 3]
+    python benchmarks/deltas.py EARLIER LATER [EARLIER LATER ...] [--runs 3]
 
-EARLIER and each LATER are safetensors files with tensors of the same names. One process, one
-thread, files in the page cache; a rate is of the tensors' own bytes, best of the runs; hashing is
-not in it, and is measured by itself. Every decoded tensor is compared with what was encoded.
+Each pair is of safetensors files with tensors of the same names. One process, one thread, files
+in the page cache; a rate is of the tensors' own bytes, best of the runs; hashing is not in it, and
+is measured by itself. Every decoded tensor is compared with what was encoded.
 Writes benchmarks/results/deltas.md.
 """
 
@@ -138,30 +138,30 @@ def levels(earlier: Tensors, later: Tensors) -> list[str]:
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("earlier", type=Path)
-    parser.add_argument("later", type=Path, nargs="+")
+    parser.add_argument("files", type=Path, nargs="+", metavar="EARLIER LATER")
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    earlier = tensors(arguments.earlier)
+    pairs = list(zip(arguments.files[::2], arguments.files[1::2], strict=True))
+    earlier = tensors(pairs[0][0])
     whole = b"".join(bytes(data) for _, data in list(earlier.values())[:40])
     hashing = len(whole) / timed(3, lambda: hashlib.sha256(whole)) / 1e6
     lines = [
         "# Encodings of changed tensors",
         "",
         f"`python benchmarks/deltas.py EARLIER LATER …` on {described()}, load average "
-        f"{os.getloadavg()[0]:.1f} at the start. One thread, best of {arguments.runs} runs. Sizes are "
-        "shares of the plain bytes, rates of the tensors' own bytes; decoding is without hashing "
-        f"(sha256 by itself: {hashing:.0f} MB/s). *slowest*: of the tensors over 1 MiB, the one that "
-        "is decoded most slowly.",
+        f"{os.getloadavg()[0]:.1f} at the start. One thread, best of {arguments.runs} runs. Sizes "
+        "are shares of the plain bytes, rates of the tensors' own bytes; decoding is without "
+        f"hashing (sha256 by itself: {hashing:.0f} MB/s). *slowest*: of the tensors over 1 MiB, "
+        "the one that is decoded most slowly.",
     ]
-    for path in arguments.later:
-        told, rows = measure(earlier, tensors(path), arguments.runs)
-        lines += ["", f"## {path.stem}", "", f"{told}.", ""]
+    for before, after in pairs:
+        told, rows = measure(tensors(before), tensors(after), arguments.runs)
+        lines += ["", f"## {after.stem}", "", f"{told}.", ""]
         lines += ["| method | size | encode, MB/s | decode, MB/s | slowest |"]
         lines += ["|---|---|---|---|---|", *rows]
     lines += ["", "## Other levels of zstd", "", "Size, and MB/s of encoding and decoding.", ""]
     lines += ["| level, window | `sparse` | `xor` | `planes` |", "|---|---|---|---|"]
-    lines += levels(earlier, tensors(arguments.later[0]))
+    lines += levels(earlier, tensors(pairs[0][1]))
     text = "\n".join(lines) + "\n"
     (ROOT / "benchmarks" / "results" / "deltas.md").write_text(text)
     print(text)
