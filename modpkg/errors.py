@@ -484,6 +484,19 @@ class FolderNotEmpty(ModpkgError):
     template = "{path} exists and is not empty; name a new folder."
 
 
+class NotExportable(ModpkgError):
+    code = "M805"
+    template = "{name} cannot be written as {form}: {reason}."
+
+
+class NothingToCompare(ModpkgError):
+    code = "M804"
+    template = (
+        "{what} cannot be compared: {reason}. Name a release (NAME==VERSION), an installed model "
+        "(NAME or NAME@GENERATION) or a folder with *.safetensors."
+    )
+
+
 # M9: the command line ---------------------------------------------------------------------
 
 

@@ -155,6 +155,7 @@ def _compose_all(
             task=msgspec.to_builtins(model.task) if model.task is not None else None,
             tensors=tensors,
             modules={name: plan.transfer.records[name].version for name in model.modules()},
+            recipe=msgspec.to_builtins(model.recipe),
         )
         write_atomically(folder / MODEL_RECORD, canonical_json(installed))
         models[model.name] = model.version
