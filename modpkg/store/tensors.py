@@ -50,7 +50,7 @@ class TensorIndex:
                 for digest, pack in connection.execute(query, part):
                     found.setdefault(f"sha256:{digest.hex()}", []).append(pack.hex())
 
-        if keys:
+        if keys and self._packs.root.is_dir():
             self._use(look)
         return {digest: sorted(names) for digest, names in found.items()}
 

@@ -16,7 +16,7 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
 from modpkg.runtime.load import load_model
 from tests import tiny
-from tests.command import modpkg
+from tests.command import modpkg, modpkg_json
 
 MOMENTS = 50
 SEED = 20261123
@@ -39,6 +39,35 @@ def killed(*arguments, **options):
 installing.apply_install = killed
 main(["install", {requirement!r}])
 """
+
+
+_KILLED_IN = """
+import os, signal, sys
+from modpkg.cli import main
+from modpkg.store.packs import PackFolder
+from modpkg.store.tensors import TensorIndex
+from modpkg.transfer.staging import StagedPack
+
+owner, name, left = {owner}, {name!r}, {calls}
+wrapped = getattr(owner, name)
+
+def counted(*arguments, **options):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wrapped(*arguments, **options)
+
+setattr(owner, name, counted)
+main(["install", {requirement!r}])
+"""
+
+
+def killed_in(owner: str, name: str, calls: int, requirement: str) -> None:
+    """Run an install that is killed when a method is called, after so many calls."""
+    code = _KILLED_IN.format(owner=owner, name=name, calls=calls, requirement=requirement)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def installed_version() -> str:
@@ -103,6 +132,35 @@ def test_between_any_two_steps(point: str) -> None:
     modpkg("install", "talker>=2")
     assert installed_version() == "2.0"
     assert leftovers() == []
+
+
+@pytest.mark.parametrize("calls", [0, 7, 20])
+def test_killed_while_fetching_it_goes_on(home: Path, calls: int) -> None:
+    modpkg("install", "tiny-lora<2")
+    killed_in("StagedPack", "copy", calls, "talker>=2")
+    before = modpkg_json("install", "talker>=2", "--dry-run")
+    modpkg("install", "talker>=2")
+    assert installed_version() == "2.0"
+    assert leftovers() == []
+    assert list((home / "store" / "partial").iterdir()) == []
+    unfinished = modpkg_json("install", "talker>=2", "--dry-run")["here"] - before["here"]
+    assert unfinished == before["fetch"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [("StagedPack", "finish"), ("PackFolder", "adopt"), ("TensorIndex", "add")],
+)
+def test_killed_around_the_rename_nothing_is_fetched_twice(
+    home: Path, owner: str, name: str
+) -> None:
+    """The last of them: the pack is in the store, and the index does not know of it."""
+    modpkg("install", "tiny-lora<2")
+    killed_in(owner, name, 0, "talker>=2")
+    plan = modpkg_json("install", "talker>=2", "--dry-run")
+    modpkg("install", "talker>=2")
+    assert installed_version() == "2.0"
+    assert plan["fetch"] < 5000
 
 
 def test_two_installs_at_once_both_succeed(home: Path, tmp_path: Path) -> None:
