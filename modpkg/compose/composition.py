@@ -13,20 +13,21 @@ from modpkg.packs import DTYPE_BYTES, pack_header
 
 
 class Term(Struct, frozen=True, kw_only=True):
-    """One change to one tensor: ``weight · operator(inputs)``."""
+    """One change to one tensor: ``weight · operator(inputs, base tensor)``."""
 
     op: str
     weight: float
     inputs: dict[str, TensorRef]
     """By the operator's own name for them."""
-    transposed: bool = False
+    parameters: dict[str, Any] = {}
+    """The operator's own, as JSON has them: they are a part of what the result is kept under."""
 
     def account(self) -> dict[str, Any]:
         """Return what of this term decides a byte: digests, but no names and no places."""
         return {
             "op": self.op,
             "weight": self.weight,
-            "transposed": self.transposed,
+            "parameters": self.parameters,
             "inputs": {role: type_and_digest(ref) for role, ref in self.inputs.items()},
         }
 

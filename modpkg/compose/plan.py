@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from modpkg.compose.composition import Composition, Made, Term, type_and_digest
 from modpkg.compose.operators import Effects, Situation, find_operator
 from modpkg.compose.operators.head import own_files
@@ -143,9 +145,7 @@ def _terms(
         for _, (term, scales) in sorted(group.items()):
             weight = math.fsum(scales) * term.weight
             if weight != 0:
-                summed.append(
-                    Term(op=term.op, weight=weight, inputs=term.inputs, transposed=term.transposed)
-                )
+                summed.append(structs.replace(term, weight=weight))
         if summed:
             found[target] = tuple(summed)
     return found

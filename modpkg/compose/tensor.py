@@ -49,7 +49,8 @@ def make_tensor(job: Job) -> Digest:
     made, place = job.made, job.place
     state = hashlib.sha256()
     if place.length:
-        source = _matrix(_map(made.source))
+        base = _map(made.source)
+        source = _matrix(base)
         terms = [(term, _inputs(term)) for term in made.terms]
         # A mapping begins at a multiple of the page size (of 64 KiB on Windows).
         skip = place.offset % mmap.ALLOCATIONGRANULARITY
@@ -64,7 +65,7 @@ def make_tensor(job: Job) -> Digest:
             step = max(1, BLOCK_ELEMENTS // columns)
             for start in range(0, rows, step):
                 stop = min(start + step, rows)
-                _make_block(job, out[start:stop], source[start:stop], terms, start, stop)
+                _make_block(job, out[start:stop], base, source[start:stop], terms, start, stop)
                 width = columns * out.element_size()
                 state.update(window[start * width : stop * width])
             del out  # the mapping cannot be closed while a tensor lies in it
@@ -74,12 +75,13 @@ def make_tensor(job: Job) -> Digest:
 def _make_block(
     job: Job,
     out: torch.Tensor,
+    base: torch.Tensor,
     source: torch.Tensor,
     terms: list[tuple[Term, dict[str, torch.Tensor]]],
     start: int,
     stop: int,
 ) -> None:
-    """Write rows ``start`` to ``stop`` of the result into ``out``."""
+    """Write rows ``start`` to ``stop`` of the result into ``out``; ``source`` is those of base."""
     if not terms and source.dtype != torch.float64:
         out.copy_(source)  # a conversion is one rounding already
     else:
@@ -89,7 +91,7 @@ def _make_block(
             delta = find_operator(term.op, job.model).delta
             if delta is None:
                 raise UnknownOperator(where=job.model, op=term.op, known="those with a delta")
-            deltas.append(delta(inputs, term, start, stop).view(values.shape))
+            deltas.append(delta(inputs, term, start, stop, base).view(values.shape))
         if deltas:
             values = find_reducer(job.made.reducer, job.model)(values, deltas)
         round_into(out, values)

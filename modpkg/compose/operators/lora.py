@@ -62,15 +62,20 @@ def bind(situation: Situation) -> Effects:
                     f"({DTYPE_BYTES[ref.dtype]} byte per element), which 'lora' does not add to",
                 )
         terms[binding.target] = Term(
-            op="lora", weight=binding.scale, inputs=inputs, transposed=binding.transposed
+            op="lora",
+            weight=binding.scale,
+            inputs=inputs,
+            parameters={"transposed": True} if binding.transposed else {},
         )
     return Effects(terms=terms)
 
 
-def delta(inputs: Mapping[str, Tensor], term: Term, start: int, stop: int) -> Tensor:
+def delta(
+    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
+) -> Tensor:
     """Return rows ``start`` to ``stop`` of weight · B @ A (of its transpose, if so)."""
     a, b = inputs["a"], inputs["b"]
-    if term.transposed:
+    if term.parameters.get("transposed"):
         return a[:, start:stop].t().mul(term.weight) @ b.t()
     return b[start:stop].mul(term.weight) @ a
 

@@ -48,10 +48,13 @@ class Operator(Struct, frozen=True, kw_only=True):
     name: str
     bind: Callable[[Situation], Effects]
     """Plans a step; imports no torch."""
-    delta: Callable[[Mapping[str, Tensor], Term, int, int], Tensor] | None = None
-    """Returns rows [start, stop) of the unrounded change as float64, the term's weight in it.
+    delta: Callable[[Mapping[str, Tensor], Term, int, int, Tensor], Tensor] | None = None
+    """``delta(inputs, term, start, stop, source)``: the unrounded change, the term's weight in it.
 
-    The inputs come as float64, as they lie on disk otherwise. The function is pure, and what it
-    returns for a row must not depend on which other rows are asked for with it. None for
-    structural operators, which have no terms.
+    The inputs come as float64, as they lie on disk otherwise. ``source`` is the base's tensor,
+    mapped, in its own dtype and shape, and not to be changed. Seen as a matrix (first extent ×
+    all others; a vector is one column), rows [start, stop) of the change to it are returned, as
+    float64. The function is pure, and what it returns for a row must not depend on which other
+    rows are asked for with it; it may read ``source`` whole. None for structural operators,
+    which have no terms.
     """
