@@ -374,6 +374,11 @@ class UnknownOperator(ModpkgError):
     template = "{where}: there is no operator {op!r}; known are {known}."
 
 
+class UnknownMethod(ModpkgError):
+    code = "M620"
+    template = "{where}: there is no method {method!r}; known are {known}."
+
+
 class AccountsDoNotBalance(ModpkgError):
     code = "M603"
     template = (

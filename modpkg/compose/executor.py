@@ -19,6 +19,8 @@ from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.plan import COMPOSE_ENGINE
+from modpkg.compose.reducers import find_reducer
+from modpkg.compose.rows import ModelBlocks
 from modpkg.compose.tensor import Job, make_tensor
 from modpkg.files import disk_errors, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
@@ -165,6 +167,7 @@ def _run(
 ) -> dict[str, DigestText]:
     """Make all tensors, the largest first, and return their digests."""
     order = sorted(composition.made, key=lambda name: (-places[name].length, name))
+    measured = _measured(composition)
     futures = {}
     for name in order:
         job = Job(
@@ -173,6 +176,7 @@ def _run(
             made=composition.made[name],
             file=str(staged),
             place=places[name],
+            measured=measured,
         )
         futures[pool.submit(make_tensor, job)] = name
     digests: dict[str, DigestText] = {}
@@ -187,3 +191,14 @@ def _run(
         concurrent.futures.wait(futures)
         raise
     return digests
+
+
+def _measured(composition: Composition) -> Any:
+    """Return what the method has to know of all tensors, if it has to."""
+    made = [(name, item) for name, item in composition.made.items() if item.terms]
+    if not made:
+        return None
+    reducer = find_reducer(made[0][1].reducer, composition.name)
+    if reducer.measure is None or not reducer.across:
+        return None
+    return reducer.measure(ModelBlocks(composition.name, made))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from modpkg.compose.operators.dense import DENSE
 from modpkg.compose.operators.head import HEAD
 from modpkg.compose.operators.lora import LORA
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.compose.plugins import find, known
 from modpkg.errors import UnknownOperator
 
-OPERATORS: dict[str, Operator] = {operator.name: operator for operator in (HEAD, LORA)}
+OPERATORS: dict[str, Operator] = {operator.name: operator for operator in (DENSE, HEAD, LORA)}
 GROUP = "modpkg.operators"
 
 

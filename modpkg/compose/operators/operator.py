@@ -58,3 +58,5 @@ class Operator(Struct, frozen=True, kw_only=True):
     rows are asked for with it; it may read ``source`` whole. None for structural operators,
     which have no terms.
     """
+    by_rows: tuple[str, ...] = ()
+    """Inputs of the base's shape that come as the rows asked for, and not whole."""

@@ -1,0 +1,351 @@
+"""Methods that keep a part of each change: TIES, DARE, DELLA, Breadcrumbs.
+
+    composed = base + lambda · merge(keep(delta_1), …, keep(delta_n))
+
+`keep` is by magnitude or at random, and `merge` a weighted sum, or one of the values whose sign
+has the majority. Where equal magnitudes straddle a threshold, all of them are kept, as TIES'
+authors do: a choice among them would depend on the order of a sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from modpkg.compose.reducers.reducer import Blocks, Change, reducer
+from modpkg.compose.reducers.selection import kth_largest
+from modpkg.compose.reducers.weighted import divisor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Bounds = Sequence[tuple[float, float, float]]
+"""By change: least and greatest magnitude that is kept, and what the kept are multiplied by."""
+
+_SHARE = {"density": (0.0, 1.0), "gamma": (0.0, 1.0), "epsilon": (0.0, 1.0)}
+_NOTHING = float("inf")
+
+
+# What is kept ---------------------------------------------------------------------------------
+
+
+def thresholds(blocks: Blocks, *, rescale: bool = False, more: int = 0, **_: Any) -> Bounds:
+    """Return what is kept of each change: the ``density`` of it that is largest.
+
+    With a parameter ``gamma`` the largest gamma of all are left out first. With ``rescale`` what
+    is kept is brought to the sum of magnitudes that all had. ``more`` are kept beyond the density.
+    """
+    found: list[tuple[float, float, float]] = []
+    for index, step in enumerate(blocks.steps):
+        low, high = _bounds(blocks, index, more=more, **step)
+        factor = 1.0
+        if rescale and (low > 0 or high < _NOTHING):
+            before = after = 0.0
+            for delta in blocks.deltas(index):
+                size = delta.abs()
+                before += float(size.sum())
+                after += float(size[(size >= low) & (size <= high)].sum())
+            factor = before / after if min(before, after) >= 1e-7 else 1.0
+        found.append((low, high, factor))
+    return found
+
+
+def _bounds(
+    blocks: Blocks, index: int, density: float, gamma: float = 0.0, more: int = 0
+) -> tuple[float, float]:
+    if density >= 1 or not blocks.count:
+        return 0.0, _NOTHING
+    # mergekit keeps one value of a tensor where the density is for less than one.
+    kept = int(density * blocks.count) + more or int(density > 0 and not gamma)
+    if not kept:
+        return _NOTHING, _NOTHING
+    sample = blocks.sample(index).abs()
+
+    def magnitudes() -> Iterator[Tensor]:
+        return (delta.abs().flatten() for delta in blocks.deltas(index))
+
+    def largest(rank: int) -> float:
+        return kth_largest(magnitudes, sample, rank, blocks.count)
+
+    above = min(int(gamma * blocks.count), blocks.count - kept)  # the density is kept to
+    # The largest that are left out are cut just below the least of them.
+    return largest(above + kept), largest(above + 1) if above else _NOTHING
+
+
+def by_magnitude(change: Change, bounds: tuple[float, float, float]) -> Tensor:
+    """Return the change with what is out of bounds at 0."""
+    low, high, factor = bounds
+    if low <= 0 and high == _NOTHING:
+        return change.delta
+    size = change.delta.abs()
+    left_out = size < low
+    if high < _NOTHING:
+        left_out |= size > high
+    kept = change.delta.masked_fill(left_out, 0.0)
+    return kept.mul_(factor) if factor != 1.0 else kept
+
+
+def at_random(change: Change, seed: int, *, rescale: bool) -> Tensor:
+    """Return the change with each value at 0 but with the probability ``density``."""
+    from modpkg.compose.reducers.stream import uniform
+
+    density = change.parameters["density"]
+    if density >= 1:
+        return change.delta
+    draws = uniform(seed, change.key, change.first, change.delta.shape)
+    kept = change.delta.masked_fill(draws >= density, 0.0)
+    return kept.div_(density) if rescale and density > 0 else kept
+
+
+def by_rank(change: Change, seed: int, *, rescale: bool) -> Tensor:
+    """Return the change with values at 0 at random, small ones of a row more often (MagPrune)."""
+    from modpkg.compose.reducers.stream import uniform
+
+    density, epsilon = change.parameters["density"], change.parameters["epsilon"]
+    if density >= 1:
+        return change.delta
+    if density <= 0:
+        return change.delta.new_zeros(change.delta.shape)
+    if density + epsilon >= 1 or density - epsilon <= 0:
+        raise ValueError("density plus and minus epsilon have to be between 0 and 1")
+    rows = change.delta.shape[1]
+    order = change.delta.abs().argsort(dim=1, stable=True)
+    ranks = order.argsort(dim=1, stable=True).double().div_(max(rows - 1, 1))
+    chance = ranks.mul_(2 * epsilon).add_(density - epsilon)
+    draws = uniform(seed, change.key, change.first, change.delta.shape)
+    kept = change.delta.masked_fill(draws >= chance, 0.0)
+    return kept.div_(chance) if rescale else kept
+
+
+# How it becomes one ---------------------------------------------------------------------------
+
+
+def summed(parts: Sequence[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
+    """Return Σ w_i · part_i, divided by Σ w_i if normalized."""
+    found = parts[0] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        found.add_(part, alpha=weight)
+    return found.div_(divisor(sum(weights))) if normalize else found
+
+
+def elected(
+    parts: Sequence[Tensor],
+    weights: Sequence[float],
+    *,
+    votes: str = "weighted",
+    divide: str = "",
+) -> Tensor:
+    """Return Σ w_i · part_i over the parts of the sign that has the majority.
+
+    ``votes`` says whose sign that is: of Σ w_i · part_i (``weighted``), Σ part_i (``total``) or
+    Σ sign(part_i) (``frequency``); a sum of 0 is positive. It may be divided by Σ w_i over the
+    same parts (``weights``), or by how many they are (``count``).
+    """
+    balance: Tensor | None = None
+    for part, weight in zip(parts, weights, strict=True):
+        vote = part.sign() if votes == "frequency" else part
+        factor = weight if votes == "weighted" else 1.0
+        balance = vote * factor if balance is None else balance.add_(vote, alpha=factor)
+    assert balance is not None
+    positive = balance >= 0
+    found, below = balance.zero_(), None
+    for part, weight in zip(parts, weights, strict=True):
+        up = part > 0 if weight > 0 or votes != "weighted" else part < 0
+        left_out = up.ne_(positive).logical_or_(part == 0)
+        found.add_(part.masked_fill(left_out, 0.0), alpha=weight)
+        if divide:
+            share = left_out.logical_not_().double()
+            share.mul_(weight if divide == "weights" else 1.0)
+            below = share if below is None else below.add_(share)
+    return found if below is None else found.div_(below.masked_fill_(below == 0, 1.0))
+
+
+def _weights(changes: Sequence[Change]) -> list[float]:
+    return [change.weight for change in changes]
+
+
+def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Tensor]:
+    return [by_magnitude(*each) for each in zip(changes, bounds, strict=True)]
+
+
+# The methods ----------------------------------------------------------------------------------
+
+
+@reducer("ties-mergekit", step={"density": 1.0}, bounds=_SHARE, measure=thresholds)
+def ties_mergekit(
+    base: Tensor,
+    changes: Sequence[Change],
+    bounds: Bounds,
+    *,
+    normalize: bool = True,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``ties-mergekit``: mergekit's TIES: trimmed tensor by tensor; the mean is by the weights.
+
+    The sign is that of Σ w_i · delta_i, a sum of 0 is positive, and it is divided by the weights
+    of those that have it. mergekit 0.1.5; Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
+    """
+    found = elected(
+        _trimmed(changes, bounds), _weights(changes), divide="weights" if normalize else ""
+    )
+    return base.add_(found, alpha=lambda_)
+
+
+@reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds)
+def ties_peft(
+    base: Tensor,
+    changes: Sequence[Change],
+    bounds: Bounds,
+    *,
+    majority_sign: str = "total",
+) -> Tensor:
+    """``ties-peft``: PEFT's TIES: trimmed tensor by tensor; weighted values, divided by a count.
+
+    The sign is that of Σ delta_i (``total``) or of Σ sign(delta_i) (``frequency``), both without
+    the weights. PEFT 0.21, utils/merge_utils.py; Yadav et al. 2023,
+    https://arxiv.org/abs/2306.01708.
+    """
+    if majority_sign not in ("total", "frequency"):
+        raise ValueError("majority_sign has to be 'total' or 'frequency'")
+    parts = _trimmed(changes, bounds)
+    return base.add_(elected(parts, _weights(changes), votes=majority_sign, divide="count"))
+
+
+def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
+    return thresholds(blocks, more=1)  # their k-th value is one of those that they keep
+
+
+@reducer(
+    "ties",
+    step={"density": 0.2},
+    bounds=_SHARE,
+    weighted=False,
+    measure=_over_the_model,
+    across=True,
+)
+def ties(
+    base: Tensor, changes: Sequence[Change], bounds: Bounds, *, lambda_: float = 1.0
+) -> Tensor:
+    """``ties``: the authors': each change trimmed over all of the model, then the signs' mean.
+
+    Of what is left, the sign is that of Σ delta_i, and the values that have it are divided by how
+    many they are. There are no weights, only lambda. All tensors that any step changes count in
+    the threshold. Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
+    """
+    parts = _trimmed(changes, bounds)
+    found = elected(parts, _weights(changes), votes="total", divide="count")
+    return base.add_(found, alpha=lambda_)
+
+
+@reducer("dare-linear", step={"density": 1.0}, bounds=_SHARE, additive=True)
+def dare_linear(
+    base: Tensor,
+    changes: Sequence[Change],
+    *,
+    seed: int = 0,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``dare-linear``: values of each change dropped at random, the rest divided by density.
+
+    Yu et al. 2023, https://arxiv.org/abs/2311.03099.
+    """
+    parts = [at_random(change, seed, rescale=rescale) for change in changes]
+    return base.add_(summed(parts, _weights(changes), normalize=normalize), alpha=lambda_)
+
+
+@reducer("dare-ties", step={"density": 1.0}, bounds=_SHARE)
+def dare_ties(
+    base: Tensor,
+    changes: Sequence[Change],
+    *,
+    seed: int = 0,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``dare-ties``: as ``dare-linear``, and then only values of the majority's sign.
+
+    Yu et al. 2023, https://arxiv.org/abs/2311.03099.
+    """
+    parts = [at_random(change, seed, rescale=rescale) for change in changes]
+    found = elected(parts, _weights(changes), divide="weights" if normalize else "")
+    return base.add_(found, alpha=lambda_)
+
+
+_DELLA = {"density": 1.0, "epsilon": 0.15}
+
+
+@reducer("della", step=_DELLA, bounds=_SHARE)
+def della(
+    base: Tensor,
+    changes: Sequence[Change],
+    *,
+    seed: int = 0,
+    normalize: bool = True,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``della``: values dropped at random, the small of a row more often, then the majority's.
+
+    A value's chance to stay goes from density − epsilon to density + epsilon by its rank in its
+    row, and what stays is divided by it. Deep et al. 2024, https://arxiv.org/abs/2406.11617.
+    """
+    parts = [by_rank(change, seed, rescale=rescale) for change in changes]
+    found = elected(parts, _weights(changes), divide="weights" if normalize else "")
+    return base.add_(found, alpha=lambda_)
+
+
+@reducer("della-linear", step=_DELLA, bounds=_SHARE, additive=True)
+def della_linear(
+    base: Tensor,
+    changes: Sequence[Change],
+    *,
+    seed: int = 0,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``della-linear``: as ``della``, but summed up without a vote on signs."""
+    parts = [by_rank(change, seed, rescale=rescale) for change in changes]
+    return base.add_(summed(parts, _weights(changes), normalize=normalize), alpha=lambda_)
+
+
+_BREADCRUMBS = {"density": 1.0, "gamma": 0.01}
+
+
+@reducer("breadcrumbs", step=_BREADCRUMBS, bounds=_SHARE, additive=True, measure=thresholds)
+def breadcrumbs(
+    base: Tensor,
+    changes: Sequence[Change],
+    bounds: Bounds,
+    *,
+    normalize: bool = False,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``breadcrumbs``: the largest gamma of each change left out, then the small ones.
+
+    Davari & Belilovsky 2023, https://arxiv.org/abs/2312.06795.
+    """
+    parts = _trimmed(changes, bounds)
+    return base.add_(summed(parts, _weights(changes), normalize=normalize), alpha=lambda_)
+
+
+@reducer("breadcrumbs-ties", step=_BREADCRUMBS, bounds=_SHARE, measure=thresholds)
+def breadcrumbs_ties(
+    base: Tensor,
+    changes: Sequence[Change],
+    bounds: Bounds,
+    *,
+    normalize: bool = False,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """``breadcrumbs-ties``: as ``breadcrumbs``, and then only values of the majority's sign."""
+    found = elected(
+        _trimmed(changes, bounds), _weights(changes), divide="weights" if normalize else ""
+    )
+    return base.add_(found, alpha=lambda_)

@@ -1,0 +1,165 @@
+"""A tensor to make, gone through in blocks of rows: the base's, and what each term changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from modpkg.compose.composition import NOTHING, Made, Term
+from modpkg.compose.mapping import map_tensors
+from modpkg.compose.operators import Operator, find_operator
+from modpkg.compose.reducers import Change
+from modpkg.digests import digest_bytes
+from modpkg.errors import UnknownOperator
+from modpkg.installed import TensorRef
+from modpkg.records import canonical_json
+
+BLOCK_ELEMENTS = 1 << 19
+"""Elements of a row block: a float64 block is 4 MiB. Smaller ones were slower here: every block
+costs some dozen calls, for which threads wait on each other.
+
+It is a constant, because a matrix product may round differently in blocks of another height."""
+
+_SAMPLE_RUNS = 16
+_SAMPLE_ELEMENTS = 1 << 13
+
+
+class Bound:
+    """A term with its inputs mapped."""
+
+    def __init__(self, model: str, tensor: str, term: Term, base: torch.Tensor) -> None:
+        self.term, self._base = term, base
+        self._operator: Operator | None = None
+        self._whole: dict[str, torch.Tensor] = {}
+        self._rows: dict[str, torch.Tensor] = {}
+        if term.op != NOTHING:
+            self._operator = find_operator(term.op, model)
+            if self._operator.delta is None:
+                raise UnknownOperator(where=model, op=term.op, known="those with a delta")
+            for role, ref in term.inputs.items():
+                if role in self._operator.by_rows:
+                    self._rows[role] = matrix(mapped(ref))
+                else:
+                    self._whole[role] = mapped(ref).double()
+        self._importance = None if term.importance is None else matrix(mapped(term.importance))
+        about = [tensor, {key: value for key, value in term.account().items() if key in _SOURCE}]
+        self._key = digest_bytes(canonical_json(about)).encode()
+
+    def delta(self, start: int, stop: int, columns: int) -> torch.Tensor:
+        """Return rows of the change, the term's weight in it, as float64."""
+        if self._operator is None:
+            return torch.zeros((), dtype=torch.float64).expand(stop - start, columns)
+        inputs = dict(self._whole)
+        for role, rows in self._rows.items():
+            inputs[role] = rows[start:stop].double()
+        assert self._operator.delta is not None
+        found = self._operator.delta(inputs, self.term, start, stop, self._base)
+        return found.view(stop - start, columns)
+
+    def change(self, start: int, stop: int, columns: int) -> Change:
+        """Return rows of the change as a reducer sees it."""
+        importance: Any = self.term.settings.get("importance", 1.0)
+        if self._importance is not None:
+            importance = self._importance[start:stop].double()
+        return Change(
+            delta=self.delta(start, stop, columns),
+            weight=self.term.scale,
+            parameters=self.term.settings,
+            key=self._key,
+            first=start * columns,
+            importance=importance,
+        )
+
+
+_SOURCE = ("op", "parameters", "inputs")
+"""What a random stream is named by: the source, however it is weighed."""
+
+
+class TensorBlocks:
+    """See `modpkg.compose.reducers.Blocks`."""
+
+    def __init__(self, model: str, tensor: str, made: Made) -> None:
+        base = mapped(made.source)
+        self.source = matrix(base)
+        self.terms = [Bound(model, tensor, term, base) for term in made.terms]
+        self.count = self.source.numel()
+        self.steps: Sequence[dict[str, Any]] = [term.settings for term in made.terms]
+        self.rows, self.columns = self.source.shape
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield the first row of each block, and the one after its last."""
+        step = max(1, BLOCK_ELEMENTS // max(self.columns, 1))
+        for start in range(0, self.rows if self.count else 0, step):
+            yield start, min(start + step, self.rows)
+
+    def base(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows of the base, as float64 that may be overwritten."""
+        return self.source[start:stop].to(torch.float64, copy=True)
+
+    def changes(self, start: int, stop: int) -> list[Change]:
+        return [term.change(start, stop, self.columns) for term in self.terms]
+
+    def __call__(self) -> Iterator[tuple[torch.Tensor, list[Change]]]:
+        for start, stop in self.ranges():
+            yield self.base(start, stop), self.changes(start, stop)
+
+    def deltas(self, index: int) -> Iterator[torch.Tensor]:
+        for start, stop in self.ranges():
+            yield self.terms[index].delta(start, stop, self.columns)
+
+    def sample(self, index: int) -> torch.Tensor:
+        if self.count <= BLOCK_ELEMENTS:
+            return torch.cat([delta.flatten() for delta in self.deltas(index)])
+        size = max(1, _SAMPLE_ELEMENTS // self.columns)
+        last = max(self.rows - size, 0)
+        starts = sorted({last * run // (_SAMPLE_RUNS - 1) for run in range(_SAMPLE_RUNS)})
+        return torch.cat(
+            [
+                self.terms[index].delta(start, min(start + size, self.rows), self.columns).flatten()
+                for start in starts
+            ]
+        )
+
+
+class ModelBlocks:
+    """All tensors of a model in one, for what is measured over a model."""
+
+    def __init__(self, model: str, made: Sequence[tuple[str, Made]]) -> None:
+        self._model, self._made = model, made
+        self.count = sum(torch.Size(item.source.shape).numel() for _, item in made)
+        self.steps: Sequence[dict[str, Any]] = [term.settings for term in made[0][1].terms]
+
+    def _tensors(self) -> Iterator[TensorBlocks]:
+        return (TensorBlocks(self._model, name, item) for name, item in self._made)
+
+    def __call__(self) -> Iterator[tuple[torch.Tensor, list[Change]]]:
+        for tensor in self._tensors():
+            yield from tensor()
+
+    def deltas(self, index: int) -> Iterator[torch.Tensor]:
+        for tensor in self._tensors():
+            yield from tensor.deltas(index)
+
+    def sample(self, index: int) -> torch.Tensor:
+        """Return as much of each tensor as it has of the model."""
+        found = []
+        for tensor in self._tensors():
+            values = tensor.sample(index)
+            wanted = max(1, (1 << 20) * tensor.count // max(self.count, 1))
+            found.append(values[:: max(1, values.numel() // wanted)] if tensor.count else values)
+        return torch.cat(found)
+
+
+def mapped(ref: TensorRef) -> torch.Tensor:
+    """Return a tensor as it lies in its pack."""
+    return map_tensors([(ref.file, ref)])[ref.file]
+
+
+def matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor with its first extent as rows and all others as columns.
+
+    A vector has one column, so that long ones are cut into blocks too.
+    """
+    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1 if tensor.numel() else 1)
