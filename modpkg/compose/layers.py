@@ -55,7 +55,11 @@ def positions(names: Sequence[str]) -> dict[str, float]:
         if place is not None:
             last[place.stack] = max(last.get(place.stack, 0), place.layer)
     return {
-        name: 0.0 if place is None else place.layer / last[place.stack] if last[place.stack] else 1.0
+        name: 0.0
+        if place is None
+        else place.layer / last[place.stack]
+        if last[place.stack]
+        else 1.0
         for name, place in places.items()
     }
 
@@ -128,9 +132,7 @@ def _stack(name: str, module: InstalledModule) -> str:
     return stacks[0]
 
 
-def _take(
-    name: str, wanted: str, module: InstalledModule, tensors: dict[str, TensorRef]
-) -> None:
+def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, TensorRef]) -> None:
     """Put the tensors that ``wanted`` names in place of the base's."""
     names = [
         tensor

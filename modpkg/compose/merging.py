@@ -170,9 +170,7 @@ class Merging:
                 summed.append(structs.replace(term, scale=scale))
         return tuple(summed) if any(term.op != NOTHING for term in summed) else ()
 
-    def _with_settings(
-        self, base: InstalledModule, done: Done, target: str, term: Term
-    ) -> Term:
+    def _with_settings(self, base: InstalledModule, done: Done, target: str, term: Term) -> Term:
         settings = self._step_settings(done, target)
         named = settings.get(IMPORTANCE)
         if not isinstance(named, str):

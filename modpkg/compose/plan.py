@@ -178,9 +178,7 @@ def _made(
     return kept, made
 
 
-def _dtype(
-    name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef
-) -> str:
+def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef) -> str:
     """Return the dtype of a tensor of the result."""
     own = sorted({other.dtype for other in base.tensors.values() if other.dtype in _FLOATS})
     if recipe.dtype is not None and ref.dtype.startswith("F8_"):

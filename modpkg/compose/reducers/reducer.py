@@ -52,6 +52,7 @@ class Blocks(Protocol):
     def sample(self, index: int) -> Tensor:
         """Return some of its values, flat, from all over the tensor."""
 
+
 REQUIRED: Any = inspect.Parameter.empty
 
 
@@ -88,8 +89,6 @@ class Reducer(Struct, frozen=True, kw_only=True):
     """Whether tensors that no step changes are not the base's all the same."""
 
 
-
-
 def reducer(
     name: str, *, step: Mapping[str, Any] | None = None, **options: Any
 ) -> Callable[[Callable[..., Tensor]], Reducer]:
@@ -118,8 +117,5 @@ def reducer(
 
 def as_arguments(reducer: Reducer, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's parameters by the names of its function's arguments."""
-    names = {
-        name.rstrip("_"): name
-        for name in inspect.signature(reducer.reduce).parameters
-    }
+    names = {name.rstrip("_"): name for name in inspect.signature(reducer.reduce).parameters}
     return {names[key]: value for key, value in parameters.items()}

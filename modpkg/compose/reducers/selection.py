@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,9 +13,19 @@ _DIGITS = (53, 42, 31, 20, 9, 0)
 """Bits of a float64 that remain below each digit; without its sign it grows with its bits."""
 
 
+class Ranked(NamedTuple):
+    """A magnitude of a given rank."""
+
+    value: float
+    above: int
+    """How many are larger."""
+    equal: int
+    """How many are it."""
+
+
 def kth_largest(
     magnitudes: Callable[[], Iterable[Tensor]], sample: Tensor, k: int, count: int
-) -> float:
+) -> Ranked:
     """Return the ``k``-th largest of ``count`` magnitudes (k from 1), exactly.
 
     ``magnitudes()`` yields blocks of them: float64, flat, not negative. It is mostly called once:
@@ -36,8 +46,21 @@ def kth_largest(
     values = torch.cat(kept)
     if above < k <= above + values.numel():
         # torch counts from the smallest.
-        return float(values.kthvalue(values.numel() - (k - above) + 1).values)
+        value = float(values.kthvalue(values.numel() - (k - above) + 1).values)
+        return Ranked(value, above + int((values > value).sum()), int((values == value).sum()))
     return _by_digits(magnitudes, k)
+
+
+def position(magnitudes: Callable[[], Iterable[Tensor]], value: float, number: int) -> int:
+    """Return the place in all of the ``number``-th (from 1) that is ``value``."""
+    before = 0
+    for block in magnitudes():
+        found = (block == value).nonzero()
+        if number <= found.numel():
+            return before + int(found[number - 1])
+        number -= found.numel()
+        before += block.numel()
+    raise AssertionError("there are not as many of it")
 
 
 def _guess(sample: Tensor, k: int, count: int) -> tuple[float, float]:
@@ -53,7 +76,7 @@ def _guess(sample: Tensor, k: int, count: int) -> tuple[float, float]:
     return low, high
 
 
-def _by_digits(magnitudes: Callable[[], Iterable[Tensor]], k: int) -> float:
+def _by_digits(magnitudes: Callable[[], Iterable[Tensor]], k: int) -> Ranked:
     """Find it as a radix sort would: from the highest digit on, counting what has each digit."""
     import torch
 
@@ -72,4 +95,6 @@ def _by_digits(magnitudes: Callable[[], Iterable[Tensor]], k: int) -> float:
         digit = _BINS - 1 - position
         width = before - shift if before < 64 else 11
         prefix, before = (prefix << width) | digit, shift
-    return float(torch.tensor([prefix], dtype=torch.int64).view(torch.float64))
+    # What is left is the rank among those that are equal, and the last count theirs.
+    value = float(torch.tensor([prefix], dtype=torch.int64).view(torch.float64))
+    return Ranked(value, k - left, int(counts[digit]))

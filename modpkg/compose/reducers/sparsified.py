@@ -3,86 +3,121 @@
     composed = base + lambda · merge(keep(delta_1), …, keep(delta_n))
 
 `keep` is by magnitude or at random, and `merge` a weighted sum, or one of the values whose sign
-has the majority. Where equal magnitudes straddle a threshold, all of them are kept, as TIES'
-authors do: a choice among them would depend on the order of a sort.
+has the majority. Where equal magnitudes straddle a threshold, as they do in narrow dtypes, the
+authors' TIES keeps all of them; the others keep to the density, and to those that come first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.compose.reducers.reducer import Blocks, Change, reducer
-from modpkg.compose.reducers.selection import kth_largest
+from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.weighted import divisor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Bounds = Sequence[tuple[float, float, float]]
-"""By change: least and greatest magnitude that is kept, and what the kept are multiplied by."""
+
+class Kept(NamedTuple):
+    """What is kept of a change; ``None`` for a place is that all equal ones are."""
+
+    low: float = 0.0
+    """Least magnitude."""
+    low_before: int | None = None
+    """Of those that have it, the ones before this place of the tensor."""
+    high: float = float("inf")
+    """Greatest magnitude."""
+    high_before: int | None = None
+    factor: float = 1.0
+    """What the kept are multiplied by."""
+
+
+Bounds = Sequence[Kept]
 
 _SHARE = {"density": (0.0, 1.0), "gamma": (0.0, 1.0), "epsilon": (0.0, 1.0)}
-_NOTHING = float("inf")
+_NONE = Kept(low=float("inf"))
 
 
 # What is kept ---------------------------------------------------------------------------------
 
 
-def thresholds(blocks: Blocks, *, rescale: bool = False, more: int = 0, **_: Any) -> Bounds:
+def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
     """Return what is kept of each change: the ``density`` of it that is largest.
 
     With a parameter ``gamma`` the largest gamma of all are left out first. With ``rescale`` what
-    is kept is brought to the sum of magnitudes that all had. ``more`` are kept beyond the density.
+    is kept is brought to the sum of magnitudes that all had.
     """
-    found: list[tuple[float, float, float]] = []
+    found = []
     for index, step in enumerate(blocks.steps):
-        low, high = _bounds(blocks, index, more=more, **step)
-        factor = 1.0
-        if rescale and (low > 0 or high < _NOTHING):
+        kept = _kept(blocks, index, **step)
+        if rescale and kept not in (Kept(), _NONE):
             before = after = 0.0
+            first = 0
             for delta in blocks.deltas(index):
                 size = delta.abs()
                 before += float(size.sum())
-                after += float(size[(size >= low) & (size <= high)].sum())
-            factor = before / after if min(before, after) >= 1e-7 else 1.0
-        found.append((low, high, factor))
+                after += float(size.masked_fill_(_left_out(size, first, kept), 0.0).sum())
+                first += size.numel()
+            if min(before, after) >= 1e-7:
+                kept = kept._replace(factor=before / after)
+        found.append(kept)
     return found
 
 
-def _bounds(
-    blocks: Blocks, index: int, density: float, gamma: float = 0.0, more: int = 0
-) -> tuple[float, float]:
-    if density >= 1 or not blocks.count:
-        return 0.0, _NOTHING
-    # mergekit keeps one value of a tensor where the density is for less than one.
-    kept = int(density * blocks.count) + more or int(density > 0 and not gamma)
-    if not kept:
-        return _NOTHING, _NOTHING
+def _kept(blocks: Blocks, index: int, density: float, gamma: float | None = None) -> Kept:
+    count = blocks.count
+    if density >= 1 or not count:
+        return Kept()
+    wanted = int(density * count)
+    if gamma is None and density > 0:
+        wanted = max(wanted, 1)  # as mergekit has it
+    if not wanted:
+        return _NONE
     sample = blocks.sample(index).abs()
 
     def magnitudes() -> Iterator[Tensor]:
         return (delta.abs().flatten() for delta in blocks.deltas(index))
 
-    def largest(rank: int) -> float:
-        return kth_largest(magnitudes, sample, rank, blocks.count)
+    above = min(int((gamma or 0.0) * count), count - wanted)  # the density is kept to
+    low = kth_largest(magnitudes, sample, above + wanted, count)
+    kept = Kept(low.value)
+    if (inside := above + wanted - low.above) < low.equal:
+        kept = Kept(low.value, low_before=position(magnitudes, low.value, inside) + 1)
+    if above:
+        high = kth_largest(magnitudes, sample, above, count)
+        inside = high.equal - (above - high.above)  # of the equal ones, the first stay
+        before = position(magnitudes, high.value, inside) + 1 if inside else 0
+        kept = kept._replace(high=high.value, high_before=before)
+    return kept
 
-    above = min(int(gamma * blocks.count), blocks.count - kept)  # the density is kept to
-    # The largest that are left out are cut just below the least of them.
-    return largest(above + kept), largest(above + 1) if above else _NOTHING
+
+def _left_out(size: Tensor, first: int, kept: Kept) -> Tensor:
+    """Return where magnitudes are not kept; ``first`` is the place of their first."""
+    found = size < kept.low
+    if kept.low_before is not None:
+        found |= (size == kept.low).logical_and_(_from(size, first, kept.low_before))
+    if kept.high_before is not None:
+        found |= size > kept.high
+        found |= (size == kept.high).logical_and_(_from(size, first, kept.high_before))
+    return found
 
 
-def by_magnitude(change: Change, bounds: tuple[float, float, float]) -> Tensor:
-    """Return the change with what is out of bounds at 0."""
-    low, high, factor = bounds
-    if low <= 0 and high == _NOTHING:
+def _from(size: Tensor, first: int, place: int) -> Tensor:
+    """Return where in rows that begin at ``first`` the elements from ``place`` on are."""
+    found = size.new_zeros(size.numel(), dtype=bool)
+    found[max(0, place - first) :] = True
+    return found.view(size.shape)
+
+
+def by_magnitude(change: Change, kept: Kept) -> Tensor:
+    """Return the change with what is not kept at 0."""
+    if kept == Kept():
         return change.delta
-    size = change.delta.abs()
-    left_out = size < low
-    if high < _NOTHING:
-        left_out |= size > high
-    kept = change.delta.masked_fill(left_out, 0.0)
-    return kept.mul_(factor) if factor != 1.0 else kept
+    left_out = _left_out(change.delta.abs(), change.first, kept)
+    found = change.delta.masked_fill(left_out, 0.0)
+    return found.mul_(kept.factor) if kept.factor != 1.0 else found
 
 
 def at_random(change: Change, seed: int, *, rescale: bool) -> Tensor:
@@ -213,7 +248,13 @@ def ties_peft(
 
 
 def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
-    return thresholds(blocks, more=1)  # their k-th value is one of those that they keep
+    found = []
+    for index, step in enumerate(blocks.steps):
+        # Their k-th value is itself one of those that they keep.
+        more = int(step["density"] * blocks.count) + 1
+        kept = _kept(blocks, index, more / blocks.count) if step["density"] else _NONE
+        found.append(Kept(kept.low))
+    return found
 
 
 @reducer(
