@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def expects_of(
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
     elif module.kind == "patch":
-        touched = set(types)
+        # Scattered values lie beside the places they go to.
+        touched = {re.sub(r"\.(?:indices|values)$", "", name) for name in types}
         if missing := sorted(touched - base.tensors.keys()):
             raise AdapterRefused(
                 path=module.name,

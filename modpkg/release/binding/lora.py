@@ -56,7 +56,7 @@ _MEANINGS = {
     "alora_invocation_tokens": "activated LoRA acts on a part of the text only",
     "arrow_config": "Arrow routes between adapters by token",
     "kasa_config": "KaSA changes the base's weights",
-    "layer_replication": "layers are repeated; compose the deeper base first",
+    "layer_replication": "layers of the base are repeated, each copy with changes of its own",
     "megatron_config": "its layers are split over machines",
     "monteclora_config": "MonteCLoRA draws its weights at random",
     "use_bdlora": "its factors are block-diagonal",
