@@ -16,14 +16,16 @@ from modpkg.errors import UnknownOperator
 from modpkg.installed import TensorRef
 from modpkg.records import canonical_json
 
-BLOCK_ELEMENTS = 1 << 19
-"""Elements of a row block: a float64 block is 4 MiB. Smaller ones were slower here: every block
-costs some dozen calls, for which threads wait on each other.
+BLOCK_ELEMENTS = 1 << 16
+"""Elements of a row block: a float64 block is 512 KiB, of which a handful fit into a core's cache.
+Larger ones take fresh memory from the system with every operation, which cost five times what was
+computed in it; smaller ones cost calls.
 
 It is a constant, because a matrix product may round differently in blocks of another height."""
 
 _SAMPLE_RUNS = 16
-_SAMPLE_ELEMENTS = 1 << 13
+_SAMPLE_ELEMENTS = 1 << 9
+"""Least elements of a run; of a large tensor, a two-thousandth."""
 
 
 class Bound:
@@ -110,9 +112,9 @@ class TensorBlocks:
             yield self.terms[index].delta(start, stop, self.columns)
 
     def sample(self, index: int) -> torch.Tensor:
-        if self.count <= BLOCK_ELEMENTS:
+        if self.count <= _SAMPLE_RUNS * _SAMPLE_ELEMENTS:
             return torch.cat([delta.flatten() for delta in self.deltas(index)])
-        size = max(1, _SAMPLE_ELEMENTS // self.columns)
+        size = max(1, max(_SAMPLE_ELEMENTS, self.count >> 11) // self.columns)
         last = max(self.rows - size, 0)
         starts = sorted({last * run // (_SAMPLE_RUNS - 1) for run in range(_SAMPLE_RUNS)})
         return torch.cat(
