@@ -379,6 +379,11 @@ class UnknownMethod(ModpkgError):
     template = "{where}: there is no method {method!r}; known are {known}."
 
 
+class ExecutorProblem(ModpkgError):
+    code = "M621"
+    template = "--executor {address}: {reason}."
+
+
 class AccountsDoNotBalance(ModpkgError):
     code = "M603"
     template = (

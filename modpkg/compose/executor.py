@@ -18,6 +18,7 @@ import torch
 from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
+from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.rows import ModelBlocks
@@ -76,8 +77,7 @@ def compose(
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
-            count = threads or len(os.sched_getaffinity(0) if _AFFINITY else range(_CORES))
-            pool = executor or concurrent.futures.ThreadPoolExecutor(count)
+            pool = executor or concurrent.futures.ThreadPoolExecutor(threads or default_threads())
             try:
                 record = _compute(composition, folder, pool, progress)
             finally:
@@ -100,10 +100,6 @@ def compose(
         config=composition.config,
         files=composition.files,
     )
-
-
-_AFFINITY = hasattr(os, "sched_getaffinity")
-_CORES = os.cpu_count() or 1
 
 
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:

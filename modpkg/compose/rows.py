@@ -9,19 +9,13 @@ import torch
 
 from modpkg.compose.composition import NOTHING, Made, Term
 from modpkg.compose.mapping import map_tensors
-from modpkg.compose.operators import Operator, find_operator
+from modpkg.compose.memory import BLOCK_ELEMENTS
+from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import Change
 from modpkg.digests import digest_bytes
 from modpkg.errors import UnknownOperator
 from modpkg.installed import TensorRef
 from modpkg.records import canonical_json
-
-BLOCK_ELEMENTS = 1 << 16
-"""Elements of a row block: a float64 block is 512 KiB, of which a handful fit into a core's cache.
-Larger ones take fresh memory from the system with every operation, which cost five times what was
-computed in it; smaller ones cost calls.
-
-It is a constant, because a matrix product may round differently in blocks of another height."""
 
 _SAMPLE_RUNS = 16
 _SAMPLE_ELEMENTS = 1 << 9
@@ -33,15 +27,15 @@ class Bound:
 
     def __init__(self, model: str, tensor: str, term: Term, base: torch.Tensor) -> None:
         self.term, self._base = term, base
-        self._operator: Operator | None = None
         self._whole: dict[str, torch.Tensor] = {}
         self._rows: dict[str, torch.Tensor] = {}
         if term.op != NOTHING:
-            self._operator = find_operator(term.op, model)
-            if self._operator.delta is None:
+            operator = find_operator(term.op, model)
+            if operator.delta is None:
                 raise UnknownOperator(where=model, op=term.op, known="those with a delta")
+            self._delta = operator.delta
             for role, ref in term.inputs.items():
-                if role in self._operator.by_rows:
+                if role in operator.by_rows:
                     self._rows[role] = matrix(mapped(ref))
                 else:
                     self._whole[role] = mapped(ref).double()
@@ -51,13 +45,12 @@ class Bound:
 
     def delta(self, start: int, stop: int, columns: int) -> torch.Tensor:
         """Return rows of the change, the term's weight in it, as float64."""
-        if self._operator is None:
+        if self.term.op == NOTHING:
             return torch.zeros((), dtype=torch.float64).expand(stop - start, columns)
         inputs = dict(self._whole)
         for role, rows in self._rows.items():
             inputs[role] = rows[start:stop].double()
-        assert self._operator.delta is not None
-        found = self._operator.delta(inputs, self.term, start, stop, self._base)
+        found = self._delta(inputs, self.term, start, stop, self._base)
         return found.view(stop - start, columns)
 
     def change(self, start: int, stop: int, columns: int) -> Change:

@@ -106,7 +106,9 @@ def _left_out(size: Tensor, first: int, kept: Kept) -> Tensor:
 
 def _from(size: Tensor, first: int, place: int) -> Tensor:
     """Return where in rows that begin at ``first`` the elements from ``place`` on are."""
-    found = size.new_zeros(size.numel(), dtype=bool)
+    import torch
+
+    found = torch.zeros(size.numel(), dtype=torch.bool)
     found[max(0, place - first) :] = True
     return found.view(size.shape)
 
@@ -176,12 +178,10 @@ def elected(
     Σ sign(part_i) (``frequency``); a sum of 0 is positive. It may be divided by Σ w_i over the
     same parts (``weights``), or by how many they are (``count``).
     """
-    balance: Tensor | None = None
+    balance = parts[0].new_zeros(parts[0].shape)
     for part, weight in zip(parts, weights, strict=True):
         vote = part.sign() if votes == "frequency" else part
-        factor = weight if votes == "weighted" else 1.0
-        balance = vote * factor if balance is None else balance.add_(vote, alpha=factor)
-    assert balance is not None
+        balance.add_(vote, alpha=weight if votes == "weighted" else 1.0)
     positive = balance >= 0
     found, below = balance.zero_(), None
     for part, weight in zip(parts, weights, strict=True):
