@@ -41,5 +41,8 @@ def test_other_addresses_are_refused(address: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_nobody_there_is_said() -> None:
-    with pytest.raises(ExecutorProblem, match="nobody answers"), open_executor("dask://x.invalid:1"):
+    with (
+        pytest.raises(ExecutorProblem, match="nobody answers"),
+        open_executor("dask://x.invalid:1"),
+    ):
         pass

@@ -166,7 +166,7 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
     lengths = [length(table, index) for index in size]
     unit = [[table[i][j] / ((lengths[i] + eps) * (lengths[j] + eps)) for j in size] for i in size]
     norm = math.sqrt(max(sum(weights[i] * weights[j] * unit[i][j] for i in size for j in size), 0))
-    if norm < eps and len(weights) == 2:
+    if norm < eps and (len(weights) == 2 or not any(lengths)):
         return list(weights)
     if norm < eps:
         raise ValueError("its vectors cancel each other; give them other weights")
