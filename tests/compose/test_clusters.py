@@ -28,8 +28,8 @@ def test_a_dask_cluster_composes_the_same_bytes(tmp_path: Path) -> None:
             assert dask.result == threads.result
             model = base(tmp_path, {f"{Q}.weight": torch.ones(4, 6)})
             pair = (torch.full((2, 6), torch.nan), torch.ones(4, 2))
+            broken = planned(model, adapter(tmp_path, "one", {Q: pair}))
             with pytest.raises(NotFinite):
-                broken = planned(model, adapter(tmp_path, "one", {Q: pair}))
                 compose(broken, tmp_path / "dask", executor=executor)
 
 
