@@ -50,7 +50,7 @@ def make_tensor(job: Job) -> Digest:
         # Reused for all blocks: fresh memory costs more than what is computed in it.
         dtype = TORCH_DTYPES[place.dtype]
         width = blocks.columns * dtype.itemsize
-        scratch = bytearray(max(stop - start for start, stop in blocks.ranges()) * width)
+        scratch = bytearray(blocks.height * width)
         out = torch.frombuffer(scratch, dtype=dtype).view(-1, blocks.columns)
         with open(job.file, "r+b", buffering=0) as file:
             file.seek(place.offset)

@@ -59,4 +59,5 @@ class Operator(Struct, frozen=True, kw_only=True):
     which have no terms.
     """
     by_rows: tuple[str, ...] = ()
-    """Inputs of the base's shape that come as the rows asked for, and not whole."""
+    """Inputs of the base's shape that come as the rows asked for, and not whole; they may be
+    overwritten."""

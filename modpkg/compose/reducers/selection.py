@@ -37,12 +37,9 @@ def kth_largest(
     low, high = _guess(sample, k, count)
     above, kept = 0, []
     for block in magnitudes():
-        inside = block[block >= low]
-        if high < float("inf"):
-            over = inside > high
-            above += int(over.sum())
-            inside = inside[~over]
-        kept.append(inside)
+        over = block > high
+        above += int(over.count_nonzero())
+        kept.append(block[(block >= low).logical_xor_(over)])
     values = torch.cat(kept)
     if above < k <= above + values.numel():
         # torch counts from the smallest.
