@@ -74,7 +74,9 @@ def read_pack_header(path: Path) -> dict[str, PackTensor]:
         if len(first) < 8:
             raise PackError(path=path, reason="it is shorter than 8 bytes")
         (length,) = struct.unpack("<Q", first)
-        if first[:1] == b"\x80" or first[:4] == b"PK\x03\x04":
+        # A header may be 640 bytes long and so begin as pickles do; but then an object follows.
+        pickled = first[:1] == b"\x80" or first[:4] == b"PK\x03\x04"
+        if pickled and file.read(1) != b"{":
             raise PackError(path=path, reason="it is a pickle or a zip archive, as .bin files are")
         if length > MAX_HEADER:
             raise PackError(path=path, reason=f"its header claims to be {length} bytes long")
@@ -82,6 +84,7 @@ def read_pack_header(path: Path) -> dict[str, PackTensor]:
             raise PackError(
                 path=path, reason=f"its header claims {length} bytes, but the file has {size}"
             )
+        file.seek(8)
         header = file.read(length)
     return parse_pack_header(header, size - 8 - length, path)
 

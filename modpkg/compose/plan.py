@@ -12,6 +12,7 @@ from modpkg.compose.merging import Done, Merging
 from modpkg.compose.operators import Effects, Situation, find_operator
 from modpkg.compose.operators.head import own_files
 from modpkg.compose.reducers import find_reducer
+from modpkg.compose.sense import check_alone, check_together
 from modpkg.compose.settings import value_for
 from modpkg.digests import digest_bytes, digest_file
 from modpkg.errors import AccountsDoNotBalance, ComposeError
@@ -72,7 +73,9 @@ def plan(
         situation = Situation(model=name, step=step, module=module, base=base, config=config)
         effect = operator.bind(situation)
         _balance(name, module, effect)
+        check_alone(name, number, module, base, effect)
         steps.append(Done(number, step, module, effect))
+    check_together(name, steps)
     table = _table(name, base, steps)
     for done in steps:
         for target in done.effects.terms:
@@ -102,17 +105,14 @@ def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> I
 
 
 def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
-    """Check that every tensor of the module is used exactly once."""
+    """Check that every tensor of the module is used."""
     inputs = [ref for term in effect.terms.values() for ref in term.inputs.values()]
-    used = [(ref.file, ref.offset) for ref in (*inputs, *effect.added.values())]
-    # Tensors of no bytes share their place, and equal tensors of a release may too.
-    left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in set(used)]
-    if left or len(used) != len(module.tensors):
+    used = {(ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.same)}
+    # One that many layers share is in many terms; that no place is taken twice, binding checks.
+    left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]
+    if left:
         raise AccountsDoNotBalance(
-            model=name,
-            count=len(left) or abs(len(used) - len(module.tensors)),
-            module=module.name,
-            example=min(left or module.tensors),
+            model=name, count=len(left), module=module.name, example=min(left)
         )
 
 

@@ -58,6 +58,8 @@ class Bound:
                     self._rows[role] = Rows(ref)
                 else:
                     self._whole[role] = mapped(ref).double()
+            if operator.prepare is not None:
+                self._whole = dict(operator.prepare(self._whole, term, base))
         self._importance = None if term.importance is None else Rows(term.importance)
         about = [tensor, {key: value for key, value in term.account().items() if key in _SOURCE}]
         self._key = digest_bytes(canonical_json(about)).encode()

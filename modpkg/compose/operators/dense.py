@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from modpkg.compose.composition import Term
+from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.errors import ComposeError, ShapeMismatch
 
@@ -68,4 +69,6 @@ def delta(
     return found if term.weight == 1.0 else found.mul_(term.weight)
 
 
+LN_TUNING = Operator(name="ln-tuning", bind=bind_adapter)
+"""Norms that were trained whole: Zhao et al. 2023, https://arxiv.org/abs/2312.11420."""
 DENSE = Operator(name="dense", bind=bind, delta=delta, by_rows=("values",))
