@@ -123,6 +123,9 @@ def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
     fetch_all(
         plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
     )
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
 
 
 def _counted(progress: Progress) -> Callable[[int, int], None]:
@@ -191,6 +194,7 @@ def _compose_all(
             task=msgspec.to_builtins(model.task) if model.task is not None else None,
             tensors=tensors,
             modules={name: plan.transfer.records[name].version for name in model.modules()},
+            recipe=msgspec.to_builtins(model.recipe),
         )
         write_atomically(folder / MODEL_RECORD, canonical_json(installed))
         models[model.name] = model.version
