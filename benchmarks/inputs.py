@@ -64,5 +64,6 @@ def lay_out(composed: Composed, folder: Path) -> None:
         task=None,
         tensors=composed.tensors,
         modules={},
+        recipe={},
     )
     (folder / "model.json").write_bytes(msgspec.json.encode(model))

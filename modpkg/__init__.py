@@ -35,17 +35,21 @@ def load(name: str, *, user: bool = False) -> torch.nn.Module:
 
 
 def path(name: str, *, user: bool = False) -> Path:
-    """Return the folder of an installed model's config and tokenizer.
+    """Return a directory with an installed model, as transformers and its friends open it.
 
-    >>> from transformers import AutoTokenizer  # doctest: +SKIP
-    >>> tokenizer = AutoTokenizer.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
+    It is written the first time, weights included, and kept as long as the environment has the
+    model. ``load`` needs no such copy.
+
+    >>> from transformers import AutoModel  # doctest: +SKIP
+    >>> model = AutoModel.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
 
     Raises:
         modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
     """
+    from modpkg.interop.directory import directory_of
     from modpkg.runtime.installed import find_model
 
-    return find_model(name, user=user)[0]
+    return directory_of(*find_model(name, user=user))
 
 
 def run(name: str, text: str, *, user: bool = False) -> Result:

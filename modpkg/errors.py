@@ -268,6 +268,27 @@ class RegistryGone(RegistryUnreachable):
     )
 
 
+class RegistryRefuses(RegistryUnreachable):
+    code = "M314"
+    template = "The registry at {url} {reason} ({status}); {remedy}."
+
+
+class SecretInClear(ModpkgError):
+    code = "M315"
+    template = (
+        "What {config} has for {url} is not sent over plain http, where others can read it; "
+        "use an https:// address."
+    )
+
+
+class SecretInAddress(ModpkgError):
+    code = "M316"
+    template = (
+        "The address of {url} has a user or a password in it, which others may see; take it out, "
+        "and write it into {config}."
+    )
+
+
 # M4: resolving and locking ----------------------------------------------------------------
 
 
@@ -379,6 +400,11 @@ class UnknownMethod(ModpkgError):
     template = "{where}: there is no method {method!r}; known are {known}."
 
 
+class ExecutorProblem(ModpkgError):
+    code = "M621"
+    template = "--executor {address}: {reason}."
+
+
 class AccountsDoNotBalance(ModpkgError):
     code = "M603"
     template = (
@@ -471,6 +497,19 @@ class ImportRefused(ModpkgError):
 class FolderNotEmpty(ModpkgError):
     code = "M803"
     template = "{path} exists and is not empty; name a new folder."
+
+
+class NotExportable(ModpkgError):
+    code = "M805"
+    template = "{name} cannot be written as {form}: {reason}."
+
+
+class NothingToCompare(ModpkgError):
+    code = "M804"
+    template = (
+        "{what} cannot be compared: {reason}. Name a release (NAME==VERSION), an installed model "
+        "(NAME or NAME@GENERATION) or a folder with *.safetensors."
+    )
 
 
 # M9: the command line ---------------------------------------------------------------------

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 from modpkg.digests import Digest
@@ -157,12 +159,27 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def parse_bytes(text: str) -> int | None:
+    """Return the bytes that a size is, in decimal units; None where it is no size.
+
+    >>> parse_bytes("1.5 GB"), parse_bytes("much")
+    (1500000000, None)
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB)", text.strip())
+    if match is None:
+        return None
+    return int(Decimal(match[1]) * 1000 ** _UNITS.index(match[2]))
+
+
 def human_bytes(count: int) -> str:
     """Return a byte count for people, in decimal units: ``460.8 kB``."""
     if count < 1000:
         return f"{count} B"
     value = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
+    for unit in _UNITS[1:]:
         value /= 1000
         if value < 999.95 or unit == "TB":
             break

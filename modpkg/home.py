@@ -18,6 +18,11 @@ def home() -> Path:
     return Path(platformdirs.user_data_dir("modpkg", appauthor=False))
 
 
+def config_path() -> Path:
+    """Return the file with what the user has set."""
+    return home() / "config.toml"
+
+
 def store_folder() -> Path:
     """Return the folder of the store, one per user."""
     return home() / "store"

@@ -55,6 +55,8 @@ class InstalledModel(Struct, kw_only=True):
     tensors: dict[str, TensorRef]
     modules: dict[str, str]
     """Modules that went in, with their versions."""
+    recipe: dict[str, object]
+    """What it was composed by: ``base``, ``steps`` …, as under ``[compose]``."""
 
 
 MODEL_RECORD = "model.json"

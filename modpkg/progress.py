@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Progress:
-    """What happens, for whoever shows it; this one shows nothing."""
+    """What happens, for whoever shows it; this one shows nothing. Any thread may call it."""
 
     def stage(self, text: str) -> None:
         """A stage begins."""
@@ -14,6 +14,9 @@ class Progress:
 
     def advance(self, count: int) -> None:
         """So many more are done."""
+
+    def fetched(self, name: str, version: str, size: int) -> None:
+        """A module has been fetched: so many bytes of it were missing."""
 
     def warn(self, message: str) -> None:
         """Something a person should know."""

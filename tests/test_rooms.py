@@ -14,6 +14,7 @@ VOCABULARY = {"", "errors", "names", "digests", "records", "interface", "packs",
 VOCABULARY |= {"home", "installed", "progress"}
 ORDER = [
     "manifest",
+    "settings",
     "release",
     "registry",
     "resolve",

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lock": ("locking", "Resolve the manifest and write modpkg.lock."),
     "update": ("installing", "Take newer versions, within what the manifest asks for."),
     "outdated": ("comparing", "List what there is a newer version of."),
+    "compose": ("composing", "Compose the models into the store, here or on a cluster."),
     "rollback": ("installing", "Return the environment to an earlier generation."),
     "run": ("running", "Run an installed model on a text."),
     "list": ("inspecting", "List what is installed."),
@@ -24,11 +25,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tree": ("inspecting", "Show what depends on what."),
     "why": ("inspecting", "Show every path that leads to a module."),
     "why-not": ("comparing", "Say what forbids a version that is not chosen."),
+    "diff": ("differing", "Show how far two sets of weights are apart."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "build": ("publishing", "Build a module's release into dist/."),
     "publish": ("publishing", "Publish what was built to a registry."),
     "yank": ("publishing", "Take a release out of new resolutions."),
-    "import": ("converting", "Make a module from what you have (hf, gguf, peft)."),
+    "import": ("converting", "Make a module from what you have (hf, gguf, peft …)."),
     "export": ("converting", "Write an installed model as a directory other tools open."),
 }
 """Every command: the file under ``modpkg/cli/`` that has it, and its line of help."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from modpkg.cli.options import json_option, user_option
+from modpkg.cli.options import json_option, offline_option, user_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, say
 from modpkg.files import shown
 from modpkg.names import module_name, parse_requirement, parse_version
@@ -116,29 +116,118 @@ def import_peft_command(
     _report(chosen, version, folder, warnings, as_json)
 
 
+@import_command.command("mergekit")
+@_SOURCE
+@_OUT
+@_NAME
+@_VERSION
+@_LICENSE
+@json_option
+def import_mergekit_command(
+    source: Path,
+    out: Path | None,
+    name: str | None,
+    version: str,
+    license_: str | None,
+    as_json: bool,
+) -> None:
+    """From a recipe of mergekit (its YAML): a model made of the same models, by the same method."""
+    from modpkg.interop.mergekit import import_mergekit
+
+    chosen, folder = _target(source, out, name or source.stem)
+    warnings = import_mergekit(source, folder, chosen, _version(version), license=license_)
+    _report(chosen, version, folder, warnings, as_json)
+
+
+@import_command.command("safetensors")
+@_SOURCE
+@_OUT
+@_NAME
+@_VERSION
+@_LICENSE
+@json_option
+def import_safetensors_command(
+    source: Path,
+    out: Path | None,
+    name: str | None,
+    version: str,
+    license_: str | None,
+    as_json: bool,
+) -> None:
+    """From one safetensors file: a base without a config, to build and compare against."""
+    from modpkg.interop.plain import import_plain
+
+    chosen, folder = _target(source, out, name)
+    with TerminalProgress() as progress:
+        progress.stage("Importing")
+        warnings = import_plain(source, folder, chosen, _version(version), license=license_)
+    _report(chosen, version, folder, warnings, as_json)
+
+
 @click.command("export")
 @click.argument("name")
-@click.option("--to", "form", type=click.Choice(["hf"]), default="hf", show_default=True)
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["hf", "sentence-transformers", "peft", "safetensors"]),
+    default="hf",
+    show_default=True,
+    help="peft: the adapter alone; safetensors: the weights alone.",
+)
 @click.argument("folder", type=click.Path(path_type=Path))
+@offline_option
 @user_option
 @json_option
-def export_command(name: str, form: str, folder: Path, user: bool, as_json: bool) -> None:
-    """Write an installed model into FOLDER, as a directory that transformers opens by itself."""
-    from modpkg.interop.hf import export_hf
-    from modpkg.runtime.installed import find_model
-
-    model, packs = find_model(name, user=user)
+def export_command(
+    name: str, form: str, folder: Path, offline: bool, user: bool, as_json: bool
+) -> None:
+    """Write an installed model into FOLDER, as a directory that other tools open by themselves."""
     with TerminalProgress() as progress:
         progress.stage("Exporting")
-        files = export_hf(model, packs, folder)
+        if form == "peft":
+            files = _export_adapter(name, folder, offline, user, progress)
+        else:
+            files = _export_model(name, form, folder, user)
     if as_json:
         print_json({"folder": str(folder), "format": form, "files": files})
     else:
         say(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")
 
 
+def _export_model(name: str, form: str, folder: Path, user: bool) -> list[str]:
+    from modpkg.interop.hf import export_hf
+    from modpkg.interop.plain import export_plain
+    from modpkg.interop.sentence_transformers import export_sentence_transformers
+    from modpkg.runtime.installed import find_model
+
+    writers = {
+        "hf": export_hf,
+        "sentence-transformers": export_sentence_transformers,
+        "safetensors": export_plain,
+    }
+    return writers[form](*find_model(name, user=user), folder)
+
+
+def _export_adapter(
+    name: str, folder: Path, offline: bool, user: bool, progress: TerminalProgress
+) -> list[str]:
+    from modpkg.environment.adapter import fetch_adapter
+    from modpkg.environment.project import find_project
+    from modpkg.environment.registries import Registries
+    from modpkg.home import store_folder
+    from modpkg.interop.peft import export_peft
+    from modpkg.store.store import Store
+
+    project, store = find_project(user=user), Store(store_folder())
+    registries = Registries(project.parse(), store.blobs, offline=offline, warn=progress.warn)
+    module, scale = fetch_adapter(project, module_name(name), registries, store, progress)
+    return export_peft(module, folder, scale=scale)
+
+
 def _target(source: Path, out: Path | None, name: str | None) -> tuple[str, Path]:
-    chosen = module_name(name or source.resolve().name.removesuffix(".gguf"))
+    chosen = module_name(
+        name or source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
+    )
     return chosen, out if out is not None else Path(chosen)
 
 

@@ -293,6 +293,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
         "fetch": plan.transfer.missing,
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
+        "compose_memory": plan.compose_memory,
         "models": [recipe.name for recipe in plan.recipes],
     }
 
@@ -312,7 +313,8 @@ def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
         say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
-        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)}; "
+        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)} "
+        f"in at most {human_bytes(plan.compose_memory)} of memory; "
         f"disk needed {human_bytes(plan.transfer.missing + plan.compose_bytes)}."
     )
     say("Dry run: nothing was changed.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import click
 import msgspec
 
 from modpkg.errors import ModpkgError
+from modpkg.files import human_bytes
 from modpkg.progress import Progress
 
 
@@ -73,7 +75,11 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
 
 
 class TerminalProgress(Progress):
-    """Progress on a terminal's standard error, for what takes over half a second; else none."""
+    """Progress on standard error.
+
+    On a terminal, a bar for what takes over half a second, with rate and time left where bytes are
+    counted; elsewhere no bar, but a line for each module that was fetched.
+    """
 
     PATIENCE = 0.5
     """Seconds before anything is shown."""
@@ -86,23 +92,31 @@ class TerminalProgress(Progress):
         self._begun = time.monotonic()
         self._total: int | None = None
         self._done = 0
+        self._lock = threading.RLock()
 
     def stage(self, text: str) -> None:
-        self.close()
-        self._text, self._total, self._done = text, None, 0
-        self._begun = time.monotonic()
+        with self._lock:
+            self.close()
+            self._text, self._total, self._done = text, None, 0
+            self._begun = time.monotonic()
 
     def total(self, count: int) -> None:
         self._total = count
 
     def advance(self, count: int) -> None:
-        self._done += count
+        with self._lock:
+            self._done += count
+            if not self._terminal:
+                return
+            if self._bar is None and time.monotonic() - self._begun > self.PATIENCE:
+                self._open()
+            if self._bar is not None:
+                self._bar.update(self._task, completed=self._done, total=self._total)
+
+    def fetched(self, name: str, version: str, size: int) -> None:
         if not self._terminal:
-            return
-        if self._bar is None and time.monotonic() - self._begun > self.PATIENCE:
-            self._open()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, total=self._total)
+            with self._lock:
+                note(f"Fetched {name} {version} ({human_bytes(size)})")
 
     def _open(self) -> None:
         from rich.console import Console
@@ -126,13 +140,15 @@ class TerminalProgress(Progress):
 
     def close(self) -> None:
         """Take the bar off the terminal."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
 
     def warn(self, message: str) -> None:
-        self.close()
-        note(f"{click.style('warning', fg='yellow', bold=True)}: {message}")
+        with self._lock:
+            self.close()
+            note(f"{click.style('warning', fg='yellow', bold=True)}: {message}")
 
     def __enter__(self) -> TerminalProgress:
         return self

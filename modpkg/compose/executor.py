@@ -1,7 +1,7 @@
 """The executor: tensor by tensor, in row blocks, over threads, straight into a pack.
 
-Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, outputs
-are written through a mapping of the new pack. A result is kept in the store under the key of
+Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, and each
+block is written to its place in the new pack. A result is kept in the store under the key of
 its inputs, and its record is written last: a killed composition leaves nothing that is trusted.
 """
 
@@ -11,13 +11,14 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import torch
 from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
+from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.rows import ModelBlocks
@@ -76,8 +77,7 @@ def compose(
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
-            count = threads or len(os.sched_getaffinity(0) if _AFFINITY else range(_CORES))
-            pool = executor or concurrent.futures.ThreadPoolExecutor(count)
+            pool = executor or concurrent.futures.ThreadPoolExecutor(threads or default_threads())
             try:
                 record = _compute(composition, folder, pool, progress)
             finally:
@@ -100,10 +100,6 @@ def compose(
         config=composition.config,
         files=composition.files,
     )
-
-
-_AFFINITY = hasattr(os, "sched_getaffinity")
-_CORES = os.cpu_count() or 1
 
 
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
@@ -132,7 +128,8 @@ def _compute(
     try:
         with disk_errors(folder), open(staged, "xb") as file:
             file.write(header)
-            _reserve(file, len(header), length)
+            file.flush()
+            file.truncate(length)
             digests = _run(composition, places, staged, pool, progress)
             os.fsync(file.fileno())
         staged.chmod(0o444)
@@ -144,18 +141,6 @@ def _compute(
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
     write_atomically(folder / RESULT, canonical_json(record))
     return record
-
-
-def _reserve(file: BinaryIO, begun: int, length: int) -> None:
-    """Take the file's room on the disk now: writing a mapping has no other way to say "full"."""
-    file.flush()
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, length)
-        return
-    zeros = bytes(1 << 20)
-    for position in range(begun, length, len(zeros)):
-        file.write(zeros[: length - position])
-    file.flush()
 
 
 def _run(

@@ -69,8 +69,9 @@ class Assembled(Struct, frozen=True):
 
     base: InstalledModule
     config: dict[str, Any]
-    scales: dict[str, tuple[Setting, str]]
-    """By tensor of a run with a scale: it, and the tensor's name in the module."""
+    scales: dict[str, tuple[Setting, str, float]]
+    """By tensor of a run with a scale: it, the tensor's name in the module, and how far up in the
+    run it is, from 0 to 1."""
 
 
 def assemble(
@@ -85,7 +86,7 @@ def assemble(
     """
     stack = _stack(name, base)
     tensors = {t: ref for t, ref in base.tensors.items() if place_of(t) is None}
-    scales: dict[str, tuple[Setting, str]] = {}
+    scales: dict[str, tuple[Setting, str, float]] = {}
     origin: list[tuple[InstalledModule, int]] = []
     for run in runs:
         module = modules[run.module]
@@ -107,7 +108,9 @@ def assemble(
                 renamed = f"{stack}.{len(origin)}.{place.rest}"
                 tensors[renamed] = ref
                 if run.scale is not None:
-                    scales[renamed] = run.scale, tensor
+                    first, stop = run.range
+                    height = (layer - first) / (stop - first - 1) if stop - first > 1 else 1.0
+                    scales[renamed] = run.scale, tensor, height
             if not found:
                 raise ComposeError(
                     model=name, reason=f"{module.name} has no layer {layer}, which [compose] takes"
@@ -158,8 +161,8 @@ def _renumbered(
         raise ComposeError(
             model=name, reason=f"its base's {_CONFIG} does not say how many layers there are"
         )
-    before = config[keys[0]]
-    edited = {**config, **dict.fromkeys(keys, len(origin))}
+    before = int(config[keys[0]])
+    edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(origin))}
     own = {
         module.name: read_json(module.files[_CONFIG])
         for module, _ in origin
@@ -167,7 +170,8 @@ def _renumbered(
     }
     for key, value in config.items():
         if isinstance(value, list) and len(value) == before and before > 1:
-            lists = [(own.get(module.name, {}).get(key), layer) for module, layer in origin]
-            if all(isinstance(items, list) and layer < len(items) for items, layer in lists):
+            found = [(own.get(module.name, {}).get(key), layer) for module, layer in origin]
+            lists = [(items, layer) for items, layer in found if isinstance(items, list)]
+            if len(lists) == len(found) and all(layer < len(items) for items, layer in lists):
                 edited[key] = [items[layer] for items, layer in lists]
     return edited

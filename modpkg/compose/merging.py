@@ -1,4 +1,4 @@
-"""From what the steps do to the terms of each tensor, under the method of the recipe. Torch-free."""
+"""From what the steps do to the terms of each tensor, under the recipe's method. Torch-free."""
 
 from __future__ import annotations
 

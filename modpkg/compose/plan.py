@@ -21,7 +21,7 @@ from modpkg.manifest.schema import Compose, Setting
 from modpkg.records import canonical_json
 from modpkg.release.data import read_json
 
-COMPOSE_ENGINE = "1"
+COMPOSE_ENGINE = "2"
 """Raised whenever the same inputs would give other bytes."""
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -60,7 +60,7 @@ def plan(
     config = read_json(base.files[_CONFIG])
     for named in recipe.modules():
         _module(name, modules, named)
-    scales: Mapping[str, tuple[Setting, str]] = {}
+    scales: Mapping[str, tuple[Setting, str, float]] = {}
     if recipe.layers:
         assembled = assemble(name, recipe.layers, base, config, modules)
         base, config, scales = assembled.base, assembled.config, assembled.scales
@@ -140,15 +140,15 @@ def _made(
     table: dict[str, TensorRef],
     merging: Merging,
     steps: Sequence[Done],
-    scales: Mapping[str, tuple[Setting, str]],
+    scales: Mapping[str, tuple[Setting, str, float]],
 ) -> tuple[dict[str, TensorRef], dict[str, Made]]:
     """Part the tensors into those that are kept and those that are made."""
     terms = merging.terms(base, steps)
     everywhere = merging.everywhere(
         {tensor: ref for tensor, ref in table.items() if ref.dtype in _FLOATS}
     )
-    for tensor, (setting, own) in scales.items():
-        scale = value_for(setting, own, 0.0)
+    for tensor, (setting, own, height) in scales.items():
+        scale = value_for(setting, own, height)
         if scale is None or table[tensor].dtype not in _FLOATS:
             continue
         if recipe.method != "passthrough":

@@ -8,22 +8,37 @@ from typing import Any
 import torch
 
 from modpkg.compose.composition import NOTHING, Made, Term
-from modpkg.compose.mapping import map_tensors
-from modpkg.compose.operators import Operator, find_operator
+from modpkg.compose.mapping import MappedTensor, map_tensors
+from modpkg.compose.memory import BLOCK_ELEMENTS
+from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import Change
 from modpkg.digests import digest_bytes
 from modpkg.errors import UnknownOperator
 from modpkg.installed import TensorRef
 from modpkg.records import canonical_json
 
-BLOCK_ELEMENTS = 1 << 19
-"""Elements of a row block: a float64 block is 4 MiB. Smaller ones were slower here: every block
-costs some dozen calls, for which threads wait on each other.
-
-It is a constant, because a matrix product may round differently in blocks of another height."""
-
 _SAMPLE_RUNS = 16
-_SAMPLE_ELEMENTS = 1 << 13
+_SAMPLE_ELEMENTS = 1 << 9
+"""Least elements of a run; of a large tensor, a two-thousandth."""
+
+
+class Rows:
+    """A tensor that is read by rows, and whose memory is given back behind them."""
+
+    def __init__(self, ref: TensorRef) -> None:
+        self._mapped = MappedTensor(ref)
+        self.tensor = self._mapped.tensor
+        self.matrix = matrix(self.tensor)
+
+    def take(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows as float64 that may be overwritten."""
+        found = self.matrix[start:stop].to(torch.float64, copy=True)
+        self.release(start, stop)
+        return found
+
+    def release(self, start: int, stop: int) -> None:
+        width = self.matrix.shape[1] * self.tensor.element_size()
+        self._mapped.release(start * width, stop * width)
 
 
 class Bound:
@@ -31,40 +46,39 @@ class Bound:
 
     def __init__(self, model: str, tensor: str, term: Term, base: torch.Tensor) -> None:
         self.term, self._base = term, base
-        self._operator: Operator | None = None
         self._whole: dict[str, torch.Tensor] = {}
-        self._rows: dict[str, torch.Tensor] = {}
+        self._rows: dict[str, Rows] = {}
         if term.op != NOTHING:
-            self._operator = find_operator(term.op, model)
-            if self._operator.delta is None:
+            operator = find_operator(term.op, model)
+            if operator.delta is None:
                 raise UnknownOperator(where=model, op=term.op, known="those with a delta")
+            self._delta = operator.delta
             for role, ref in term.inputs.items():
-                if role in self._operator.by_rows:
-                    self._rows[role] = matrix(mapped(ref))
+                if role in operator.by_rows:
+                    self._rows[role] = Rows(ref)
                 else:
                     self._whole[role] = mapped(ref).double()
-            if self._operator.prepare is not None:
-                self._whole = dict(self._operator.prepare(self._whole, term, base))
-        self._importance = None if term.importance is None else matrix(mapped(term.importance))
+            if operator.prepare is not None:
+                self._whole = dict(operator.prepare(self._whole, term, base))
+        self._importance = None if term.importance is None else Rows(term.importance)
         about = [tensor, {key: value for key, value in term.account().items() if key in _SOURCE}]
         self._key = digest_bytes(canonical_json(about)).encode()
 
     def delta(self, start: int, stop: int, columns: int) -> torch.Tensor:
         """Return rows of the change, the term's weight in it, as float64."""
-        if self._operator is None:
+        if self.term.op == NOTHING:
             return torch.zeros((), dtype=torch.float64).expand(stop - start, columns)
         inputs = dict(self._whole)
         for role, rows in self._rows.items():
-            inputs[role] = rows[start:stop].double()
-        assert self._operator.delta is not None
-        found = self._operator.delta(inputs, self.term, start, stop, self._base)
+            inputs[role] = rows.take(start, stop)
+        found = self._delta(inputs, self.term, start, stop, self._base)
         return found.view(stop - start, columns)
 
     def change(self, start: int, stop: int, columns: int) -> Change:
         """Return rows of the change as a reducer sees it."""
         importance: Any = self.term.settings.get("importance", 1.0)
         if self._importance is not None:
-            importance = self._importance[start:stop].double()
+            importance = self._importance.take(start, stop)
         return Change(
             delta=self.delta(start, stop, columns),
             weight=self.term.scale,
@@ -83,18 +97,21 @@ class TensorBlocks:
     """See `modpkg.compose.reducers.Blocks`."""
 
     def __init__(self, model: str, tensor: str, made: Made) -> None:
-        base = mapped(made.source)
-        self.source = matrix(base)
-        self.terms = [Bound(model, tensor, term, base) for term in made.terms]
+        self._base = Rows(made.source)
+        self.source = self._base.matrix
+        self.terms = [Bound(model, tensor, term, self._base.tensor) for term in made.terms]
         self.count = self.source.numel()
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in made.terms]
         self.rows, self.columns = self.source.shape
+        self.height = min(self.rows, max(1, BLOCK_ELEMENTS // max(self.columns, 1)))
+        """Rows of a block, but for the last."""
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the first row of each block, and the one after its last."""
-        step = max(1, BLOCK_ELEMENTS // max(self.columns, 1))
-        for start in range(0, self.rows if self.count else 0, step):
-            yield start, min(start + step, self.rows)
+        for start in range(0, self.rows if self.count else 0, self.height):
+            stop = min(start + self.height, self.rows)
+            yield start, stop
+            self._base.release(start, stop)
 
     def base(self, start: int, stop: int) -> torch.Tensor:
         """Return rows of the base, as float64 that may be overwritten."""
@@ -112,9 +129,9 @@ class TensorBlocks:
             yield self.terms[index].delta(start, stop, self.columns)
 
     def sample(self, index: int) -> torch.Tensor:
-        if self.count <= BLOCK_ELEMENTS:
+        if self.count <= _SAMPLE_RUNS * _SAMPLE_ELEMENTS:
             return torch.cat([delta.flatten() for delta in self.deltas(index)])
-        size = max(1, _SAMPLE_ELEMENTS // self.columns)
+        size = max(1, max(_SAMPLE_ELEMENTS, self.count >> 11) // self.columns)
         last = max(self.rows - size, 0)
         starts = sorted({last * run // (_SAMPLE_RUNS - 1) for run in range(_SAMPLE_RUNS)})
         return torch.cat(

@@ -1,4 +1,4 @@
-"""What a setting of a composition is for one tensor: filters and gradients, as mergekit has them."""
+"""What a setting of a composition is for one tensor: filters, and gradients over layers."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from typing import Any
 
 import torch
@@ -48,22 +47,19 @@ def make_tensor(job: Job) -> Digest:
     if place.length:
         blocks = TensorBlocks(job.model, job.name, job.made)
         reduction = Reduction(job, blocks)
-        # A mapping begins at a multiple of the page size (of 64 KiB on Windows).
-        skip = place.offset % mmap.ALLOCATIONGRANULARITY
-        with (
-            open(job.file, "r+b") as file,
-            mmap.mmap(file.fileno(), skip + place.length, offset=place.offset - skip) as mapping,
-            memoryview(mapping) as whole,
-            whole[skip:] as window,
-        ):
-            out = torch.frombuffer(window, dtype=TORCH_DTYPES[place.dtype]).view(
-                blocks.source.shape
-            )
-            width = blocks.columns * out.element_size()
+        # Reused for all blocks: fresh memory costs more than what is computed in it.
+        dtype = TORCH_DTYPES[place.dtype]
+        width = blocks.columns * dtype.itemsize
+        scratch = bytearray(blocks.height * width)
+        out = torch.frombuffer(scratch, dtype=dtype).view(-1, blocks.columns)
+        with open(job.file, "r+b", buffering=0) as file:
+            file.seek(place.offset)
             for start, stop in blocks.ranges():
-                reduction.block(out[start:stop], start, stop)
-                state.update(window[start * width : stop * width])
-            del out  # the mapping cannot be closed while a tensor lies in it
+                reduction.block(out[: stop - start], start, stop)
+                data = memoryview(scratch)[: (stop - start) * width]
+                state.update(data)
+                while data:
+                    data = data[file.write(data) :]
     return Digest("sha256:" + state.hexdigest())
 
 

@@ -3,6 +3,7 @@
 .modpkg/
   current -> generations/7       a symbolic link; replacing it is the switch
   generations/<n>/               generation.json, modpkg.toml, modpkg.lock, models/<name>/
+  generations/<n>/directories/   models written out for other tools, when one asked for them
   packs/                         weights, hard-linked from the store, shared by generations
   lock                           held by whoever changes the environment
 """

@@ -6,6 +6,7 @@ in a generation that nothing names yet, and one rename makes it the current one.
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -48,13 +49,7 @@ def apply_install(
         the manifest are then what they were.
     """
     environment = Environment(plan.project.environment)
-    check_space(store.root, plan.transfer.missing + plan.compose_bytes)
-    if plan.transfer.fetches:
-        progress.stage("Fetching")
-        progress.total(plan.transfer.missing)
-    fetch_all(
-        plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
-    )
+    _fetch(plan, store, progress)
     checkpoint("fetched")
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
@@ -92,6 +87,55 @@ def apply_install(
     return generation
 
 
+def compose_models(
+    plan: InstallPlan,
+    store: Store,
+    progress: Progress,
+    *,
+    threads: int | None = None,
+    executor: concurrent.futures.Executor | None = None,
+) -> dict[str, str]:
+    """Fetch and compose what an install would, into the store alone; return results by model.
+
+    An install with the same store, by whomever, then finds them there.
+
+    Raises:
+        Everything that fetching and composing can raise.
+    """
+    from modpkg.compose.executor import compose
+
+    _fetch(plan, store, progress)
+    results = {}
+    for model in plan.recipes:
+        progress.stage(f"Composing {model.name}")
+        composition = plan.compositions[model.name]
+        results[model.name] = compose(
+            composition, store.root, threads=threads, executor=executor, progress=_counted(progress)
+        ).result
+    return results
+
+
+def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
+    check_space(store.root, plan.transfer.missing + plan.compose_bytes)
+    if plan.transfer.fetches:
+        progress.stage("Fetching")
+        progress.total(plan.transfer.missing)
+    fetch_all(
+        plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
+    )
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
+
+
+def _counted(progress: Progress) -> Callable[[int, int], None]:
+    def advance(done: int, total: int) -> None:
+        progress.total(total)
+        progress.advance(1)
+
+    return advance
+
+
 def _compose_all(
     plan: InstallPlan,
     store: Store,
@@ -112,12 +156,7 @@ def _compose_all(
         from modpkg.compose.plan import COMPOSE_ENGINE
 
         progress.stage(f"Composing {model.name}")
-
-        def advance(done: int, total: int) -> None:
-            progress.total(total)
-            progress.advance(1)
-
-        composed = compose(plan.compositions[model.name], store.root, progress=advance)
+        composed = compose(plan.compositions[model.name], store.root, progress=_counted(progress))
         before = known.get(model.name)
         if (
             before is not None
@@ -155,6 +194,7 @@ def _compose_all(
             task=msgspec.to_builtins(model.task) if model.task is not None else None,
             tensors=tensors,
             modules={name: plan.transfer.records[name].version for name in model.modules()},
+            recipe=msgspec.to_builtins(model.recipe),
         )
         write_atomically(folder / MODEL_RECORD, canonical_json(installed))
         models[model.name] = model.version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 from modpkg.environment.policy import bounds_of
 from modpkg.errors import ModpkgError, RegistryChanged
@@ -12,6 +13,7 @@ from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.location import default_address
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
+from modpkg.settings import Settings, read_settings
 from modpkg.tree import BlobTree
 
 
@@ -44,10 +46,22 @@ class Registries:
 
     def _open(self, url: str) -> Registry:
         if url not in self._by_url:
-            self._by_url[url] = Registry(
-                url, base=self._base, cache=self._cache, offline=self._offline, warn=self._warn
-            )
+            self._by_url[url] = self._registry(url, self._warn)
         return self._by_url[url]
+
+    def _registry(self, url: str, warn: Callable[[str], None] | None) -> Registry:
+        return Registry(
+            url,
+            base=self._base,
+            cache=self._cache,
+            offline=self._offline,
+            warn=warn,
+            settings=self._settings,
+        )
+
+    @cached_property
+    def _settings(self) -> Settings:
+        return read_settings(self._warn)
 
     def alias(self, name: str) -> str:
         """Return the alias of the registry that a name comes from."""
@@ -74,9 +88,7 @@ class Registries:
             if alias in (DEFAULT, self.alias(name)):
                 continue
             try:
-                found = Registry(
-                    url, base=self._base, cache=self._cache, offline=self._offline
-                ).index(name)
+                found = self._registry(url, None).index(name)
             except ModpkgError:
                 continue  # this is only for a hint
             if found:

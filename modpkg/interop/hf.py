@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from modpkg.digests import file_chunks
 from modpkg.errors import ImportRefused
-from modpkg.files import write_atomically
-from modpkg.installed import MODEL_RECORD, TensorRef, read_model
+from modpkg.installed import MODEL_RECORD, InstalledModel, read_model
 from modpkg.interop.module_project import (
     copy_files,
+    files_of,
     front_matter,
     license_of,
     new_project,
     write_manifest,
 )
-from modpkg.packs import pack_chunks, read_pack_header
+from modpkg.interop.weights import MAX_SHARD, write_weights
+from modpkg.packs import read_pack_header
 from modpkg.release.data import read_json
 from modpkg.runtime.architecture import refuse_remote_code
-
-MAX_SHARD = 5_000_000_000
-"""Bytes of tensors in one file; transformers' own default."""
+from modpkg.runtime.sentence import EMBEDS, after_transformer
 
 _SKIP = ("onnx/*", "openvino/*", "*.safetensors.index.json", "*.msgpack", "*.h5", "*.bin", "*.ot")
 
@@ -84,6 +80,31 @@ def _task(source: Path, config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def write_hf(
+    model: InstalledModel,
+    folder: Path,
+    packs: Path,
+    staged: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD,
+) -> None:
+    """Write an installed model's files and weights as transformers has them.
+
+    What sentence-transformers does after the transformer stays behind when the model is there for
+    another task: a head reads the transformer's own output.
+    """
+    left: tuple[str, ...] = (MODEL_RECORD,)
+    if (model.task or {}).get("kind", EMBEDS) != EMBEDS:
+        left += after_transformer(model.name, folder)
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_file() and relative not in left:
+            (staged / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, staged / relative)
+            (staged / relative).chmod(0o644)
+    write_weights(model.tensors, packs, staged, max_shard_bytes=max_shard_bytes)
+
+
 def export_hf(
     folder: Path, packs: Path, out: Path, *, max_shard_bytes: int = MAX_SHARD
 ) -> list[str]:
@@ -95,48 +116,6 @@ def export_hf(
     Raises:
         FolderNotEmpty, DiskFull, EnvironmentDamaged.
     """
-    model = read_model(folder)
     with new_project(out) as staged:
-        for path in sorted(folder.rglob("*")):
-            relative = path.relative_to(folder)
-            if path.is_file() and relative.as_posix() != MODEL_RECORD:
-                (staged / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, staged / relative)
-                (staged / relative).chmod(0o644)
-        shards = _shards(model.tensors, max_shard_bytes)
-        weight_map: dict[str, str] = {}
-        for number, names in enumerate(shards, 1):
-            file = "model.safetensors"
-            if len(shards) > 1:
-                file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            refs = {name: model.tensors[name] for name in names}
-            types = {name: (ref.dtype, tuple(ref.shape)) for name, ref in refs.items()}
-            data = {name: _bytes(packs, ref) for name, ref in refs.items()}
-            write_atomically(staged / file, pack_chunks(types, data))
-            weight_map |= dict.fromkeys(names, file)
-        if len(shards) > 1:
-            index = {
-                "metadata": {"total_size": sum(ref.length for ref in model.tensors.values())},
-                "weight_map": dict(sorted(weight_map.items())),
-            }
-            text = msgspec.json.format(msgspec.json.encode(index), indent=2)
-            write_atomically(staged / "model.safetensors.index.json", text)
-    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-
-
-def _shards(tensors: Mapping[str, TensorRef], limit: int) -> list[list[str]]:
-    """Split tensors into groups of at most ``limit`` bytes, in the order of their names."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name in sorted(tensors):
-        length = tensors[name].length
-        if groups[-1] and size + length > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += length
-    return groups
-
-
-def _bytes(packs: Path, ref: TensorRef) -> Iterator[bytes]:
-    yield from file_chunks(packs / ref.file, ref.offset, ref.length)
+        write_hf(read_model(folder), folder, packs, staged, max_shard_bytes=max_shard_bytes)
+    return files_of(out)

@@ -151,10 +151,7 @@ class Recipe:
 
     def manifest(self, name: str, version: str, license: str) -> str:
         """Return the text of the manifest."""
-        if self._method.name == "passthrough":
-            compose = self._passthrough()
-        else:
-            compose = self._merge()
+        compose = self._passthrough() if self._method.name == "passthrough" else self._merge()
         dtype = self._data.get("out_dtype") or self._data.get("dtype")
         if dtype is not None:
             if dtype not in DTYPES:

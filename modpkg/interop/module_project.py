@@ -90,6 +90,12 @@ def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[
     return left
 
 
+def files_of(folder: Path) -> list[str]:
+    """Return the files in a folder, by their path in it."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found)
+
+
 def license_of(source: Path, given: str | None) -> tuple[str, list[str]]:
     """Return an SPDX expression and warnings: what was given, else the README's front matter.
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from modpkg.errors import ImportRefused
-from modpkg.interop.module_project import copy_files, license_of, new_project, write_manifest
+import msgspec
+
+from modpkg.errors import ImportRefused, NotExportable
+from modpkg.files import safe_path, write_atomically
+from modpkg.installed import InstalledModule
+from modpkg.interop.module_project import (
+    copy_files,
+    files_of,
+    license_of,
+    new_project,
+    write_manifest,
+)
+from modpkg.interop.weights import write_weights
 from modpkg.names import parse_requirement, specifier_text
 from modpkg.packs import read_pack_header
 from modpkg.release.data import read_json
@@ -58,3 +72,53 @@ def import_peft(
             base=(requirement.name, specifier_text(requirement.specifier) or "*"),
         )
     return warnings
+
+
+def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> list[str]:
+    """Write an adapter as a directory that PEFT opens; return the file names.
+
+    A ``scale`` other than 1 goes into LoRA's alpha: ``alpha / rank`` (or ``/ √rank``) is all that
+    multiplies B @ A.
+
+    Raises:
+        NotExportable: it is no adapter of PEFT's, or its method has no alpha to take the scale.
+        FolderNotEmpty, DiskFull.
+    """
+
+    def refuse(reason: str) -> NotExportable:
+        return NotExportable(name=f"{module.name} {module.version}", form="peft", reason=reason)
+
+    if _CONFIG not in module.files:
+        raise refuse(f"it has no {_CONFIG}")
+    config = read_json(module.files[_CONFIG])
+    if scale != 1.0:
+        if config.get("peft_type") != "LORA" or config.get("use_dora"):
+            raise refuse(
+                f"it is composed with scale {scale:g}, which {config.get('peft_type')} has no "
+                "place for"
+            )
+        config = _scaled(config, scale)
+    with new_project(out) as staged:
+        for path, blob in module.files.items():
+            target = staged / safe_path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(blob, target)
+            target.chmod(0o644)
+        if scale != 1.0:
+            text = msgspec.json.format(msgspec.json.encode(config), indent=2)
+            write_atomically(staged / _CONFIG, text)
+        write_weights(module.tensors, Path(), staged, stem="adapter_model", max_shard_bytes=2**62)
+    return files_of(out)
+
+
+_CONFIG = "adapter_config.json"
+
+
+def _scaled(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    alpha = config.get("lora_alpha", 8)  # 8 is PEFT's own default
+    patterns = config.get("alpha_pattern") or {}
+    return {
+        **config,
+        "lora_alpha": alpha * scale,
+        "alpha_pattern": {pattern: value * scale for pattern, value in patterns.items()},
+    }

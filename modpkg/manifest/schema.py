@@ -92,11 +92,8 @@ class Compose(Struct, frozen=True, kw_only=True):
 
     def modules(self) -> list[str]:
         """Return the names of the modules that go in, base first."""
-        named = [
-            setting
-            for owner in (self, *self.steps)
-            if isinstance(setting := owner.parameters.get(IMPORTANCE), str)
-        ]
+        owners = [self.parameters, *(step.parameters for step in self.steps)]
+        named = [s for owner in owners if isinstance(s := owner.get(IMPORTANCE), str)]
         taken = [*(run.module for run in self.layers), *(step.module for step in self.steps)]
         return list(dict.fromkeys([self.base, *taken, *named]))
 

@@ -11,9 +11,9 @@ import modpkg
 from modpkg.manifest.node import Node, Table, brief, hint
 from modpkg.manifest.resolution import engine_specifier
 from modpkg.manifest.schema import (
+    IMPORTANCE,
     Compose,
     DTypeName,
-    IMPORTANCE,
     FilesTable,
     Layers,
     ModuleTable,

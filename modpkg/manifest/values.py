@@ -133,12 +133,23 @@ def parse_alias(text: str) -> str:
     return text
 
 
+def has_secret(text: str) -> bool:
+    """Say whether a password or, for a web server, a user (who may be a token) is in an URL.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    parts = urlsplit(text)
+    return parts.password is not None or (
+        parts.scheme in ("http", "https") and parts.username is not None
+    )
+
+
 def address(node: Node) -> str:
     """Return a registry's URL or path."""
     text = node.text(most=2000)
     try:
-        parts = urlsplit(text)
-        secret = parts.password is not None
+        secret = has_secret(text)
     except ValueError:
         raise node.fail(f"is {brief(text)}, which is neither an URL nor a path") from None
     if secret:

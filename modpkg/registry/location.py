@@ -6,24 +6,36 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from modpkg.errors import NotWritable
-from modpkg.home import default_registry
+from modpkg.errors import NotWritable, SecretInAddress
+from modpkg.home import config_path, default_registry
 from modpkg.manifest import Manifest
+from modpkg.manifest.values import has_secret
 
 
 def default_address(manifest: Manifest | None, override: str | None = None) -> str:
     """Return the default registry's address: flag, then environment, then manifest, then home.
 
     A relative path is relative to the working folder, or, in a manifest, to the manifest.
+
+    Raises:
+        SecretInAddress: the flag or the environment has a password in its URL.
     """
     chosen = override or os.environ.get("MODPKG_REGISTRY")
     if chosen:
+        _refuse_secret(chosen)
         return chosen if "://" in chosen else str(Path(chosen).expanduser().absolute())
     if manifest is not None and (written := manifest.registries.get("default")):
         if "://" in written:
             return written
         return str((manifest.folder / Path(written).expanduser()).absolute())
     return default_registry()
+
+
+def _refuse_secret(address: str) -> None:
+    parts = urlsplit(address)
+    if "://" in address and has_secret(address):
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise SecretInAddress(url=place, config=config_path())
 
 
 def writable_folder(manifest: Manifest | None, override: str | None) -> Path:

@@ -28,7 +28,9 @@ from modpkg.records import (
     decode_record,
 )
 from modpkg.registry.index import parse_index
+from modpkg.registry.mirrors import INFO, MirroredSource
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
+from modpkg.settings import Settings
 from modpkg.tree import BlobTree, check_digest
 
 _CLAIMS = (
@@ -52,6 +54,7 @@ class Registry:
 
     Index files are read once per instance. Records and interfaces are immutable and are kept in
     ``cache`` (the store); index files of a distant registry are kept beside it for ``offline``.
+    ``settings`` says which mirrors it has, and how to log in.
     """
 
     def __init__(
@@ -62,10 +65,20 @@ class Registry:
         cache: BlobTree | None = None,
         offline: bool = False,
         warn: Callable[[str], None] | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self.source: Source = open_source(url, base)
+        settings = settings or Settings()
+        own = settings.of(url)
+        self._home = open_source(url, base, own.login)
+        self.source: Source = self._home
         self.cache = cache
         self.warn = warn
+        if own.mirrors:
+            mirrors = [
+                open_source(mirror, None, settings.mirror_login(mirror, url))
+                for mirror in own.mirrors
+            ]
+            self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
@@ -91,10 +104,10 @@ class Registry:
         """
         if self._info is None:
             try:
-                data = self._read_mutable("registry.json")
+                data = self._read_mutable(INFO)
             except NotThere:
                 raise RegistryMissing(url=self.url, reason="no such file") from None
-            info = decode_record(data, RegistryInfo, f"{self.url}/registry.json")
+            info = decode_record(data, RegistryInfo, f"{self.url}/{INFO}")
             if info.spec > SPEC:
                 raise RegistryNewer(url=self.url, spec=info.spec, known=SPEC)
             self._info = info
@@ -108,12 +121,13 @@ class Registry:
         """Return the releases of a module, in the index's order; empty when it has none."""
         if name not in self._indexes:
             try:
-                ahead = self._ahead.pop(name, None)
+                ahead = self._ahead.get(name)  # what failed stays: it was tried often enough
                 data = self._read_index(name) if ahead is None else ahead.result()
             except NotThere:
                 data = b""
                 _ = self.info  # tells a registry without this name from no registry at all
             self._indexes[name] = parse_index(data, name, self.url, self.warn)
+            self._ahead.pop(name, None)
         return self._indexes[name]
 
     def fetch_ahead(self, name: str, pool: Executor) -> None:
@@ -204,33 +218,76 @@ class Registry:
             self.cache.add(data)
         return data
 
-    def stream(self, digest: Digest, what: str) -> Iterator[bytes]:
-        """Yield a blob of any size, not yet verified.
+    def stream(
+        self, digest: Digest, what: str, start: int = 0, stop: int | None = None
+    ) -> Iterator[bytes]:
+        """Yield a blob of any size, or the part from ``start`` to before ``stop``; not verified.
 
         Raises:
             BlobMissing, Offline, RegistryUnreachable.
+            NoRanges: a part was asked for, and the registry gives whole files only.
         """
         if self.offline:
             raise Offline(what=what)
         try:
-            yield from self.source.stream(blob_path(digest))
+            yield from self.source.stream(blob_path(digest), start, stop)
         except NotThere:
             raise BlobMissing(what=what, digest=digest, source=self.url) from None
 
-    def _read_mutable(self, path: str) -> bytes:
-        """Return a file that may change; a distant one is remembered for work offline."""
+    @property
+    def serving(self) -> str:
+        """The address that blobs are read from first now: a mirror's, or the registry's own."""
+        return self.source.serving if isinstance(self.source, MirroredSource) else self.url
+
+    def pass_over(self, address: str, why: str) -> bool:
+        """Ask a mirror no more; False when the address is the registry's own.
+
+        For what is found only after a stream has ended: that its bytes have another digest.
+        ``address`` is what `serving` was before the stream began.
+        """
+        return isinstance(self.source, MirroredSource) and self.source.pass_over(address, why)
+
+    def _home_name(self) -> str | None:
+        """Return the registry's name as it is remembered, or else as the registry itself says."""
+        kept, what = self._kept(INFO), f"{self.url}/{INFO}"
+        if kept is not None:
+            try:
+                return decode_record(kept.read_bytes(), RegistryInfo, what).name
+            except (OSError, ModpkgError):
+                pass  # not read before, or damaged
+        try:
+            data = self._home.read(INFO)
+            name = decode_record(data, RegistryInfo, what).name
+        except (NotThere, ModpkgError):
+            return None
+        if kept is not None:
+            self._remember(kept, data)
+        return name
+
+    def _remember(self, kept: Path, data: bytes) -> None:
+        if not kept.exists() or kept.read_bytes() != data:
+            write_atomically(kept, data)
+
+    def _kept(self, path: str) -> Path | None:
+        """Return where a distant registry's file that may change is remembered."""
         if isinstance(self.source, FolderSource) or self.cache is None:
-            return self.source.read(path)
+            return None
         from hashlib import sha256
 
         site = sha256(self.url.encode()).hexdigest()[:16]
-        kept = self.cache.root / "index-cache" / site / path
+        return self.cache.root / "index-cache" / site / path
+
+    def _read_mutable(self, path: str) -> bytes:
+        """Return a file that may change; a distant one is remembered for work offline."""
+        kept = self._kept(path)
         if self.offline:
             try:
-                return kept.read_bytes()
+                if kept is not None:
+                    return kept.read_bytes()
             except FileNotFoundError:
-                raise Offline(what=f"{self.url}/{path}") from None
+                pass
+            raise Offline(what=f"{self.url}/{path}")
         data = self.source.read(path)
-        if not kept.exists() or kept.read_bytes() != data:
-            write_atomically(kept, data)
+        if kept is not None:
+            self._remember(kept, data)
         return data

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import torch
 
 from modpkg.errors import WeightsDoNotFit
-from modpkg.files import safe_path
 from modpkg.release.data import read_json
+from modpkg.runtime.sentence import modules_of
 
 
 def embed(name: str, folder: Path, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -22,29 +21,17 @@ def embed(name: str, folder: Path, states: torch.Tensor, mask: torch.Tensor) -> 
         WeightsDoNotFit: a module there is not known.
     """
     result: torch.Tensor | None = None
-    for kind, path in _modules(name, folder):
+    for kind, path in modules_of(name, folder):
         if kind == "Transformer":
             continue
         if kind == "Pooling":
-            config = read_json(folder / safe_path(f"{path}/config.json"))
+            config = read_json(folder / path / "config.json")
             result = _pool(name, config, states, mask)
         elif kind == "Normalize" and result is not None:
             result = torch.nn.functional.normalize(result, dim=-1)
         else:
             raise WeightsDoNotFit(name=name, reason=f"modules.json names {kind}, not known here")
     return _mean(states, mask) if result is None else result
-
-
-def _modules(name: str, folder: Path) -> list[tuple[str, str]]:
-    path = folder / "modules.json"
-    if not path.exists():
-        return []
-    try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, str | int]])
-        ordered = sorted(entries, key=lambda entry: int(entry.get("idx", 0)))
-        return [(str(e["type"]).rsplit(".", 1)[-1], str(e.get("path", ""))) for e in ordered]
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
-        raise WeightsDoNotFit(name=name, reason=f"modules.json: {error}") from None
 
 
 def _pool(

@@ -213,21 +213,32 @@ def test_the_sentiment_head_classifies(examples: Path) -> None:
     _, info = AutoModelForSequenceClassification.from_pretrained("out", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+    assert not Path("out/modules.json").exists()  # it reads the transformer itself, not a pooling
 
 
-def test_embeddings_equal_sentence_transformers(examples: Path) -> None:
-    """Mean pooling and normalising, done by hand with plain transformers on the same files."""
-    from transformers import AutoModel, AutoTokenizer
+@pytest.mark.parametrize("described", [True, False], ids=["with modules.json", "without"])
+def test_embeddings_equal_sentence_transformers(examples: Path, described: bool) -> None:
+    """What `modpkg run` prints is what sentence-transformers makes of the export."""
+    from sentence_transformers import SentenceTransformer
 
+    name = "minilm-l6"
     app('minilm-l6 = "~=1.0"\n')
+    if not described:
+        modpkg("export", name, "--to", "hf", "bare")
+        for path in (Path("bare/modules.json"), Path("bare/sentence_bert_config.json")):
+            path.unlink(missing_ok=True)
+        shutil.rmtree("bare/1_Pooling")
+        name = "bare"
+        registry = str(Path("registry").absolute())
+        modpkg("import", "hf", "bare", "--name", name, "--license", "MIT", "--out", "module")
+        modpkg("build", "module", "--registry", registry)
+        modpkg("publish", "module", "--registry", registry)
+        app('bare = { version = "*", registry = "own" }\n[registries]\nown = "registry"\n')
     Path("text.txt").write_text("A bridge was reopened.")
-    ours = torch.tensor(modpkg_json("run", "minilm-l6", "text.txt")["embedding"])
-    modpkg("export", "minilm-l6", "--to", "hf", "out")
-    inputs = AutoTokenizer.from_pretrained("out")("A bridge was reopened.", return_tensors="pt")
-    with torch.inference_mode():
-        states = AutoModel.from_pretrained("out")(**inputs).last_hidden_state
-    theirs = torch.nn.functional.normalize(states.mean(1), dim=-1)[0]
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    ours = torch.tensor(modpkg_json("run", name, "text.txt")["embedding"])
+    modpkg("export", name, "--to", "sentence-transformers", "out")
+    theirs = SentenceTransformer("out", device="cpu").encode(["A bridge was reopened."])[0]
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-6, rtol=1e-5)
 
 
 def test_an_app_uses_models_by_name_and_version(examples: Path) -> None:

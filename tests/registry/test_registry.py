@@ -254,8 +254,8 @@ def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "sentence"),
     [
-        (401, "M302", "it wants credentials for index/m.jsonl (401)"),
-        (403, "M302", "it forbids reading index/m.jsonl (403)"),
+        (401, "M314", "wants credentials for index/m.jsonl (401); put them into"),
+        (403, "M314", "forbids reading index/m.jsonl (403); ask its owner"),
         (404, "M301", "it has no registry.json"),
         (410, "M313", "answers 410 Gone to index/m.jsonl: it was taken away for good"),
         (418, "M302", "it answered index/m.jsonl with status 418"),

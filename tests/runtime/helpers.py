@@ -104,6 +104,7 @@ def install(
             for name, place in read_pack_header(packs / "weights.safetensors").items()
         },
         modules={"small": "1.0"},
+        recipe={},
     )
     (home / "model.json").write_bytes(msgspec.json.encode(record))
     return home, packs

@@ -65,7 +65,7 @@ def delta(
 ) -> Tensor:
     """Return rows ``start`` to ``stop`` of weight · (x − base)."""
     rows = source.reshape(source.shape[0] if source.ndim else 1, -1)[start:stop]
-    found = inputs["values"].sub(rows)
+    found = inputs["values"].sub_(rows)
     return found if term.weight == 1.0 else found.mul_(term.weight)
 
 

@@ -73,4 +73,5 @@ class Operator(Struct, frozen=True, kw_only=True):
     """Whether the change is one to what the base's tensor is multiplied by: beside another change
     to the same tensor, both then act on the base, and neither on the other."""
     by_rows: tuple[str, ...] = ()
-    """Inputs of the base's shape that come as the rows asked for, and not whole."""
+    """Inputs of the base's shape that come as the rows asked for, and not whole; they may be
+    overwritten."""

@@ -35,19 +35,30 @@ def kth_largest(
     import torch
 
     low, high = _guess(sample, k, count)
-    above, kept = 0, []
+    above = equal_high = equal_low = 0
+    kept = []
     for block in magnitudes():
-        inside = block[block >= low]
-        if high < float("inf"):
-            over = inside > high
-            above += int(over.sum())
-            inside = inside[~over]
+        over = block > high
+        above += int(over.count_nonzero())
+        near = block[(block >= low).logical_xor_(over)]
+        # Narrow dtypes have many equal values, and the bounds are among them: these are counted.
+        inside = near[(near > low) & (near < high)]
+        if inside.numel() < near.numel():
+            equal_high += int((near == high).count_nonzero())
+            equal_low += int((near == low).count_nonzero()) if low < high else 0
         kept.append(inside)
-    values = torch.cat(kept)
-    if above < k <= above + values.numel():
+    between = sum(part.numel() for part in kept)
+    if above < k <= above + equal_high:
+        return Ranked(high, above, equal_high)
+    above += equal_high
+    if above < k <= above + between:
+        values = torch.cat(kept)
         # torch counts from the smallest.
-        value = float(values.kthvalue(values.numel() - (k - above) + 1).values)
+        value = float(values.kthvalue(between - (k - above) + 1).values)
         return Ranked(value, above + int((values > value).sum()), int((values == value).sum()))
+    above += between
+    if above < k <= above + equal_low:
+        return Ranked(low, above, equal_low)
     return _by_digits(magnitudes, k)
 
 

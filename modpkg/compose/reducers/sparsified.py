@@ -9,6 +9,7 @@ authors' TIES keeps all of them; the others keep to the density, and to those th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,7 +107,9 @@ def _left_out(size: Tensor, first: int, kept: Kept) -> Tensor:
 
 def _from(size: Tensor, first: int, place: int) -> Tensor:
     """Return where in rows that begin at ``first`` the elements from ``place`` on are."""
-    found = size.new_zeros(size.numel(), dtype=bool)
+    import torch
+
+    found = torch.zeros(size.numel(), dtype=torch.bool)
     found[max(0, place - first) :] = True
     return found.view(size.shape)
 
@@ -115,9 +118,20 @@ def by_magnitude(change: Change, kept: Kept) -> Tensor:
     """Return the change with what is not kept at 0."""
     if kept == Kept():
         return change.delta
+    if kept.high_before is None and (least := _least(change, kept)) is not None:
+        found = change.delta.hardshrink(math.nextafter(least, -1.0)) if least else change.delta
+        return found * kept.factor if kept.factor != 1.0 else found
     left_out = _left_out(change.delta.abs(), change.first, kept)
     found = change.delta.masked_fill(left_out, 0.0)
     return found.mul_(kept.factor) if kept.factor != 1.0 else found
+
+
+def _least(change: Change, kept: Kept) -> float | None:
+    """Return the least magnitude that is kept in these rows; None where equal ones part in them."""
+    place = kept.low_before
+    if place is None or place >= change.first + change.delta.numel():
+        return kept.low
+    return math.nextafter(kept.low, math.inf) if place <= change.first else None
 
 
 def at_random(change: Change, seed: int, *, rescale: bool) -> Tensor:
@@ -176,23 +190,22 @@ def elected(
     Σ sign(part_i) (``frequency``); a sum of 0 is positive. It may be divided by Σ w_i over the
     same parts (``weights``), or by how many they are (``count``).
     """
-    balance: Tensor | None = None
+    if votes == "weighted":
+        parts = [part * weight for part, weight in zip(parts, weights, strict=True)]
+    balance = parts[0].sign() if votes == "frequency" else parts[0].clone()
+    for part in parts[1:]:
+        balance.add_(part.sign() if votes == "frequency" else part)
+    sign = balance.sign_().add_(0.5).sign_()
+    found, below = sign.new_zeros(sign.shape), None
     for part, weight in zip(parts, weights, strict=True):
-        vote = part.sign() if votes == "frequency" else part
-        factor = weight if votes == "weighted" else 1.0
-        balance = vote * factor if balance is None else balance.add_(vote, alpha=factor)
-    assert balance is not None
-    positive = balance >= 0
-    found, below = balance.zero_(), None
-    for part, weight in zip(parts, weights, strict=True):
-        up = part > 0 if weight > 0 or votes != "weighted" else part < 0
-        left_out = up.ne_(positive).logical_or_(part == 0)
-        found.add_(part.masked_fill(left_out, 0.0), alpha=weight)
+        chosen = (part * sign).clamp_(min=0.0)
+        found.add_(chosen, alpha=1.0 if votes == "weighted" else weight)
         if divide:
-            share = left_out.logical_not_().double()
-            share.mul_(weight if divide == "weights" else 1.0)
+            share = chosen.sign_().mul_(weight if divide == "weights" else 1.0)
             below = share if below is None else below.add_(share)
-    return found if below is None else found.div_(below.masked_fill_(below == 0, 1.0))
+    if below is not None:
+        found.div_(below.masked_fill_(below == 0, 1.0))
+    return found.mul_(sign)
 
 
 def _weights(changes: Sequence[Change]) -> list[float]:

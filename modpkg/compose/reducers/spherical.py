@@ -166,7 +166,7 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
     lengths = [length(table, index) for index in size]
     unit = [[table[i][j] / ((lengths[i] + eps) * (lengths[j] + eps)) for j in size] for i in size]
     norm = math.sqrt(max(sum(weights[i] * weights[j] * unit[i][j] for i in size for j in size), 0))
-    if norm < eps and len(weights) == 2:
+    if norm < eps and (len(weights) == 2 or not any(lengths)):
         return list(weights)
     if norm < eps:
         raise ValueError("its vectors cancel each other; give them other weights")
@@ -278,10 +278,13 @@ def model_stock(
 
 def _row_cosines(changes: Sequence[Change]) -> Tensor:
     """Return the mean cosine between the changes, row by row, as a column."""
-    found = []
+    found: list[Tensor] = []
     for position, one in enumerate(changes):
         for other in changes[position + 1 :]:
             lengths = one.delta.norm(dim=1) * other.delta.norm(dim=1)
             inner = (one.delta * other.delta).sum(dim=1)
             found.append((inner / lengths.clamp(min=1e-6)).clamp(-1, 1))
-    return sum(found[1:], found[0]).div(len(found)).unsqueeze(1)
+    total: Tensor = found[0]
+    for cosines in found[1:]:
+        total = total + cosines
+    return total.div(len(found)).unsqueeze(1)

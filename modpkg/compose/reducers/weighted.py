@@ -103,15 +103,12 @@ def fisher(base: Tensor, changes: Sequence[Change], *, base_importance: float = 
     all importances are 0, it is the mean by the weights. Matena & Raffel 2022,
     https://arxiv.org/abs/2111.09832.
     """
-    above, below = None, None
-    for change in changes:
-        factor = change.importance * change.weight
-        part = change.delta * factor
-        above = part if above is None else above.add_(part)
-        whole = factor if not isinstance(factor, float) else part.new_full((), factor)
-        below = whole if below is None else below + whole
-    assert above is not None
-    assert below is not None
+    factors = [change.importance * change.weight for change in changes]
+    above = changes[0].delta * factors[0]
+    below = above.new_zeros(()) + factors[0]
+    for change, factor in zip(changes[1:], factors[1:], strict=True):
+        above.add_(change.delta * factor)
+        below = below + factor
     below = (below + base_importance).expand_as(above)
     nothing = below == 0
     if nothing.any():

@@ -1,0 +1,1 @@
+"""What a community does with models: compare, test, vet, merge, bisect."""

@@ -1,0 +1,124 @@
+"""What ``modpkg diff`` compares: a release, an installed model, or a directory of weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from modpkg.digests import digest_file
+from modpkg.environment.generations import Environment
+from modpkg.environment.project import Project, find_project
+from modpkg.environment.registries import Registries
+from modpkg.environment.releases import fetch_release
+from modpkg.errors import DuplicateTensor, NothingToCompare, NotInstalled
+from modpkg.installed import InstalledModel, TensorRef, read_model
+from modpkg.names import module_name, parse_version
+from modpkg.packs import read_pack_header
+from modpkg.progress import Progress
+from modpkg.store.store import Store
+
+_RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
+_GENERATION = re.compile(r"^(?P<name>[^=@/\\]+)@(?P<number>\d{1,9})$")
+
+
+class Side(Struct, frozen=True):
+    """One side of a comparison."""
+
+    label: str
+    tensors: dict[str, TensorRef]
+    """``file`` is absolute."""
+
+
+def find_side(
+    text: str,
+    store: Store,
+    progress: Progress,
+    *,
+    user: bool = False,
+    registry: str | None = None,
+    offline: bool = False,
+) -> Side:
+    """Return what a person named: ``NAME==VERSION``, ``NAME``, ``NAME@GENERATION`` or a folder.
+
+    A release is fetched as far as the store lacks it. ``NAME`` is a model of the current
+    environment, and ``NAME@3`` the same model as generation 3 has it. A folder is one with
+    safetensors files: of a module project, or as transformers and PEFT save them.
+
+    Raises:
+        NothingToCompare: there is no such thing. Everything that fetching can raise.
+    """
+    project = find_project(user=user)
+    if found := _RELEASE.match(text):
+        name, version = module_name(found["name"]), str(parse_version(found["version"]))
+        registries = Registries(
+            project.parse(), store.blobs, default=registry, offline=offline, warn=progress.warn
+        )
+        module = fetch_release(name, version, registries, store, progress)
+        return Side(f"{name} {module.version}", _absolute(module.tensors, Path()))
+    if Path(text).is_dir():
+        return Side(text, _of_folder(Path(text).absolute(), progress))
+    if found := _GENERATION.match(text):
+        name, number = module_name(found["name"]), int(found["number"])
+        model = _installed(project, name, number)
+        return Side(f"{name} {model.version} (generation {number})", _packs(project, model))
+    if "/" in text or "\\" in text:
+        raise NothingToCompare(what=text, reason="there is no such folder")
+    model = _installed(project, module_name(text), None)
+    return Side(f"{model.name} {model.version} (installed)", _packs(project, model))
+
+
+def _installed(project: Project, name: str, number: int | None) -> InstalledModel:
+    environment = Environment(project.environment)
+    if number is None:
+        number = environment.current_number()
+    if number is None or number not in environment.numbers():
+        whole = environment.numbers()
+        raise NothingToCompare(
+            what=name,
+            reason=f"{environment.root} has no generation {number or 1}"
+            + (f"; it has {', '.join(map(str, whole))}" if whole else "; nothing is installed"),
+        )
+    generation = environment.generation(number)
+    if name not in generation.models:
+        raise NotInstalled(
+            name=name,
+            path=environment.root,
+            hint=f"; to compare a release, name its version: {name}==1.0.0",
+        )
+    return read_model(environment.folder(number) / "models" / name)
+
+
+def _packs(project: Project, model: InstalledModel) -> dict[str, TensorRef]:
+    return _absolute(model.tensors, Environment(project.environment).packs)
+
+
+def _absolute(tensors: dict[str, TensorRef], folder: Path) -> dict[str, TensorRef]:
+    return {
+        name: structs.replace(ref, file=str(folder.absolute() / ref.file))
+        for name, ref in tensors.items()
+    }
+
+
+def _of_folder(folder: Path, progress: Progress) -> dict[str, TensorRef]:
+    packs = sorted(folder.glob("*.safetensors"))
+    if not packs:
+        raise NothingToCompare(what=folder, reason="it has no *.safetensors")
+    progress.stage(f"Reading {folder.name}")
+    progress.total(sum(pack.stat().st_size for pack in packs))
+    tensors: dict[str, TensorRef] = {}
+    for pack in packs:
+        for name, place in read_pack_header(pack).items():
+            if name in tensors:
+                raise DuplicateTensor(tensor=name, first=tensors[name].file, second=pack)
+            tensors[name] = TensorRef(
+                file=str(pack),
+                offset=place.offset,
+                length=place.length,
+                dtype=place.dtype,
+                shape=list(place.shape),
+                digest=digest_file(pack, place.offset, place.length),
+            )
+            progress.advance(place.length)
+    return tensors

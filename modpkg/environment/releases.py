@@ -1,0 +1,49 @@
+"""One release with everything of it in the store."""
+
+from __future__ import annotations
+
+from modpkg.environment.registries import Registries
+from modpkg.installed import InstalledModule
+from modpkg.lock import LockedModule
+from modpkg.names import ModuleName
+from modpkg.progress import Progress
+from modpkg.store.store import Store
+from modpkg.transfer.fetch import fetch_all
+from modpkg.transfer.plan import plan_transfer
+
+
+def fetch_release(
+    name: ModuleName, version: str, registries: Registries, store: Store, progress: Progress
+) -> InstalledModule:
+    """Return a release of the registry that the name comes from; what is missing is fetched.
+
+    Raises:
+        NoSuchRelease: the registry does not have it. Everything that fetching can raise.
+    """
+    registry = registries.of(name)
+    line = registry.line(name, version)
+    module = LockedModule(
+        name=name,
+        version=line.version,
+        kind=line.kind,
+        registry=registry.name,
+        release=line.release,
+    )
+    return fetch_module(module, registries, store, progress)
+
+
+def fetch_module(
+    module: LockedModule, registries: Registries, store: Store, progress: Progress
+) -> InstalledModule:
+    """Return a locked release; what the store lacks of it is fetched.
+
+    Raises:
+        RegistryChanged: its name comes from another registry now. What fetching can raise.
+    """
+    plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)
+    if plan.fetches:
+        registries.check_identity(module)
+        progress.stage("Fetching")
+        progress.total(plan.missing)
+    fetch_all(plan, [module], store, lambda _, count: progress.advance(count))
+    return store.module(plan.records[module.name], module.release)

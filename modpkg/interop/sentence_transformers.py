@@ -1,0 +1,66 @@
+"""Models as directories that sentence-transformers opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from modpkg.errors import NotExportable
+from modpkg.files import write_atomically
+from modpkg.installed import read_model
+from modpkg.interop.hf import write_hf
+from modpkg.interop.module_project import files_of, new_project
+from modpkg.release.data import read_json
+from modpkg.runtime.sentence import EMBEDS, MODULES
+
+_POOLING = "1_Pooling"
+_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
+
+
+def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[str]:
+    """Write an installed model as sentence-transformers has it; return the file names.
+
+    A model that does not say what follows its transformer gets what ``modpkg run`` does: the mean
+    over the tokens, not normalised.
+
+    Raises:
+        NotExportable: its task is another than to embed. FolderNotEmpty, DiskFull.
+    """
+    model = read_model(folder)
+    config = read_json(folder / "config.json")
+    task = (model.task or {}).get("kind")
+    architecture = str((config.get("architectures") or [""])[0])
+    if task != EMBEDS and (task is not None or not architecture.endswith("Model")):
+        raise NotExportable(
+            name=model.name,
+            form="sentence-transformers",
+            reason=f"its task is {task!r}, not {EMBEDS!r}"
+            if task is not None
+            else f"its architecture {architecture!r} is not one that embeds",
+        )
+    with new_project(out) as staged:
+        write_hf(model, folder, packs, staged)
+        if not (staged / MODULES).exists():
+            width = next((config[key] for key in _HIDDEN if isinstance(config.get(key), int)), None)
+            if width is None:
+                raise NotExportable(
+                    name=model.name,
+                    form="sentence-transformers",
+                    reason=f"its config.json has none of {', '.join(_HIDDEN)}",
+                )
+            _write(
+                staged / MODULES, [_module(0, "Transformer", ""), _module(1, "Pooling", _POOLING)]
+            )
+            pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+            _write(staged / _POOLING / "config.json", pooling)
+    return files_of(out)
+
+
+def _module(number: int, kind: str, path: str) -> dict[str, object]:
+    name = f"sentence_transformers.models.{kind}"
+    return {"idx": number, "name": str(number), "path": path, "type": name}
+
+
+def _write(path: Path, value: object) -> None:
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(value), indent=2))

@@ -1,0 +1,104 @@
+"""``--offline`` opens no socket, seen from outside the process; and says what it would need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.command import modpkg
+from tests.registry.servers import Server, serve
+
+STRACE = shutil.which("strace")
+pytestmark = pytest.mark.skipif(STRACE is None, reason="strace watches the system calls")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    tiny.publish_talker(tmp_path / "registry", tmp_path / "projects")
+    with serve(tmp_path / "registry") as running:
+        monkeypatch.setenv("MODPKG_REGISTRY", running.url)
+        yield running
+
+
+def watched(*arguments: str | Path) -> tuple[int, str, list[str]]:
+    """Run a command; return its status, what it said, and the sockets it opened."""
+    trace = Path("trace").absolute()
+    watch = [str(STRACE), "-f", "-e", "trace=socket,connect", "-o", str(trace)]
+    done = subprocess.run(
+        [*watch, sys.executable, "-m", "modpkg", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+    )
+    sockets = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+    return done.returncode, done.stdout + done.stderr, sockets
+
+
+def offline(*arguments: str | Path) -> str:
+    """Run a command that has to do without a network and can."""
+    status, said, sockets = watched(*arguments, "--offline")
+    assert status == 0, said
+    assert sockets == []
+    return said
+
+
+def refused(*arguments: str | Path) -> str:
+    status, said, sockets = watched(*arguments, "--offline")
+    assert status == 1, said
+    assert sockets == []
+    assert "error[M501]: --offline forbids fetching " in said
+    return said
+
+
+def test_the_watch_sees_a_socket(server: Server) -> None:
+    status, said, sockets = watched("install", "talker")
+    assert status == 0, said
+    assert sockets != []
+
+
+def test_what_is_here_needs_no_socket(server: Server, tmp_path: Path) -> None:
+    Path("modpkg.toml").write_text('[app]\nname = "a"\n')
+    modpkg("install", "talker")
+    modpkg("why-not", "tiny-lora==1.0")
+    asked = len(server.seen)
+    offline("install")
+    shutil.rmtree(".modpkg")
+    assert "Installed" in offline("install", "--frozen")
+    Path("modpkg.lock").unlink()
+    offline("lock")
+    offline("update")
+    assert "cannot be chosen" in offline("why-not", "tiny-lora==1.0")
+    offline("outdated")
+    offline("build", tmp_path / "projects/lora-1")
+    assert len(server.seen) == asked
+
+
+def test_what_is_missing_is_named_without_a_socket(server: Server, tmp_path: Path) -> None:
+    Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\ntalker = "*"\n')
+    said = f"fetching {server.url}/index/"
+    assert f"{said}talker.jsonl" in refused("install")
+    assert f"{said}talker.jsonl" in refused("lock")
+    assert f"{said}talker.jsonl" in refused("update")
+    assert f"{said}talker.jsonl" in refused("why-not", "talker==1.0")
+    assert f"{said}tiny.jsonl" in refused("build", tmp_path / "projects/lora-1")
+    modpkg("lock")
+    Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\nother = "*"\n')
+    assert f"{said}other.jsonl" in refused("install")
+    assert server.paths().count("/index/talker.jsonl") == 1
+
+
+def test_a_blob_that_is_missing_is_named(server: Server) -> None:
+    Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\ntalker = "*"\n')
+    modpkg("lock")
+    said = refused("install", "--frozen")
+    assert " of ti" in said or " of talker" in said
+    assert not Path(".modpkg/current").exists()

@@ -1,0 +1,110 @@
+"""What other tools open: exports of a small model, read back by those tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import modpkg as package
+from tests import tiny
+from tests.command import modpkg, modpkg_json, refused
+
+IDS = torch.tensor([[1, 5, 9, 3]])
+
+
+@pytest.fixture
+def talker(home: Path, tmp_path: Path) -> Path:
+    """An app with talker 2.0 and an assembly of half its adapter; returns the projects."""
+    tiny.publish_talker(home / "registry", tmp_path / "projects")
+    step = '{ op = "lora", module = "tiny-lora", scale = 0.5 }'
+    Path("modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\ntalker = "*"\ntiny = "*"\ntiny-lora = "*"\n'
+        f'[models.half]\nbase = "tiny"\nsteps = [{step}]\n'
+    )
+    modpkg("install")
+    return tmp_path / "projects"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["talker", "half"])
+def test_an_exported_adapter_on_the_exported_base_is_the_model(talker: Path, model: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    modpkg("export", "tiny", "base")
+    modpkg("export", model, "--to", "peft", "adapter")
+    base = AutoModelForCausalLM.from_pretrained("base")
+    merged = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
+    with torch.inference_mode():
+        expected, got = merged(IDS).logits, package.load(model)(IDS).logits
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_by_its_own_name_is_what_was_published(talker: Path) -> None:
+    assert set(modpkg_json("export", "tiny-lora", "adapter", "--to", "peft")["files"]) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    original = talker / "lora-2"
+    assert json.loads(Path("adapter/adapter_config.json").read_text()) == tiny.ADAPTER_CONFIG
+    ours, theirs = (
+        load_file(folder / "adapter_model.safetensors") for folder in (Path("adapter"), original)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_exporting_and_importing_again_is_the_identity(talker: Path) -> None:
+    modpkg("export", "talker", "--to", "hf", "out")
+    modpkg("import", "hf", "out", "--name", "fused", "--license", "MIT", "--version", "3.0")
+    modpkg("build", "fused")
+    modpkg("publish", "fused")
+    assert " tensors  20 same" in modpkg("diff", "fused==3.0", "talker").stdout
+
+    modpkg("export", "talker", "--to", "safetensors", "plain")
+    assert [path.name for path in Path("plain").iterdir()] == ["model.safetensors"]
+    file = "plain/model.safetensors"
+    modpkg("import", "safetensors", file, "--name", "bare", "--license", "MIT")
+    modpkg("build", "bare")
+    modpkg("publish", "bare")
+    assert " tensors  20 same" in modpkg("diff", "bare==1.0.0", "talker").stdout
+
+
+def test_a_path_is_a_directory_that_transformers_opens(talker: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = package.path("talker")
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.inference_mode():
+        assert torch.equal(model(IDS).logits, package.load("talker")(IDS).logits)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert package.path("talker") == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("tiny", "--to", "peft"), "it is composed in 0 steps"),
+        (("talker", "--to", "sentence-transformers"), "its task is 'text-generation'"),
+        (("tiny", "--to", "sentence-transformers"), "its architecture 'LlamaForCausalLM'"),
+        (("nothing", "--to", "peft"), "'nothing' is not installed"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    talker: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    assert reason in refused("export", *arguments, "out")
+    assert not Path("out").exists()
+
+
+def test_only_a_safetensors_file_is_imported_plain(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    assert "it is not a .safetensors file" in refused(
+        "import", "safetensors", tmp_path / "model.bin"
+    )
