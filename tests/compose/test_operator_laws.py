@@ -208,11 +208,12 @@ def test_a_step_that_changes_nothing_is_an_error(
         World(kind, 1).weight(("one", 1.0))
 
 
-def test_the_base_itself_is_no_fine_tune(tmp_path: Path) -> None:
+def test_a_merge_may_weigh_in_the_base_itself(tmp_path: Path) -> None:
     tensors = {f"{T}.weight": torch.ones(2, 2)}
     own, same = base(tmp_path, tensors), module(tmp_path, "same", "patch", tensors)
-    with pytest.raises(ComposeError, match="changes nothing"):
-        planned(own, same, steps=[Step(op="dense", module=ModuleName("same"))])
+    plan = planned(own, same, steps=[Step(op="dense", module=ModuleName("same"))])
+    result = compose(plan, tmp_path / "store").tensors[f"{T}.weight"]
+    assert raw(result) == raw(own.tensors[f"{T}.weight"])
 
 
 @pytest.mark.parametrize(
