@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lock": ("locking", "Resolve the manifest and write modpkg.lock."),
     "update": ("installing", "Take newer versions, within what the manifest asks for."),
     "outdated": ("comparing", "List what there is a newer version of."),
+    "compose": ("composing", "Compose the models into the store, here or on a cluster."),
     "rollback": ("installing", "Return the environment to an earlier generation."),
     "run": ("running", "Run an installed model on a text."),
     "list": ("inspecting", "List what is installed."),

@@ -315,6 +315,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
         "disk": plan.disk,
+        "compose_memory": plan.compose_memory,
         "models": [recipe.name for recipe in plan.recipes],
     }
 
@@ -334,7 +335,8 @@ def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
         say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
-        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)}; "
+        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)} "
+        f"in at most {human_bytes(plan.compose_memory)} of memory; "
         f"disk needed {human_bytes(plan.disk)}."
     )
     say("Dry run: nothing was changed.")
