@@ -59,4 +59,9 @@ def _only_adapter(
             reason=f"it is composed in {len(recipe.steps)} steps ({len(adapters)} with an "
             "adapter), and only a base with one adapter is an adapter of PEFT's",
         )
-    return states[adapters[0].module], adapters[0].scale
+    scale = adapters[0].scale
+    if not isinstance(scale, float):
+        raise NotExportable(
+            name=name, form="peft", reason="its scale differs by tensor, which PEFT has no form for"
+        )
+    return states[adapters[0].module], scale
