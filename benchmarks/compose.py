@@ -195,7 +195,7 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
 
     lines = [
         "# Composing whole models", "", f"{described()}.", "",
-        f"`{a.name}` and others of its shape; median of {options.runs} processes each, "
+        f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
         "load, the time of the processor says more than that of the clock.", "",
     ]  # fmt: skip
