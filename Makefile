@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint format schemas bench clean
+.PHONY: demo test lint format schemas bench mergekit clean
 
 demo: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -27,6 +27,13 @@ schemas: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+
+# mergekit pins other versions, so it gets an environment of its own; its results are compared
+# with those that the tests keep.
+mergekit: $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)-mergekit
+	$(VENV)-mergekit/bin/pip install --quiet mergekit==0.1.5
+	MERGEKIT_PYTHON=$(CURDIR)/$(VENV)-mergekit/bin/python $(BIN)/pytest tests/compose/test_mergekit.py
 
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .ruff_cache

@@ -113,10 +113,12 @@ def table(title: str, found: dict[str, dict[str, float]]) -> list[str]:
     lines = [f"## {title}", "", "| | whole process | processor | memory | modpkg takes |"]
     lines += ["|---|---|---|---|---|"]
     for name, figures in found.items():
-        less = "" if figures is ours else (
-            f"1/{figures['seconds'] / ours['seconds']:.1f} of the time, "
-            f"1/{figures['memory'] / ours['memory']:.1f} of the memory"
-        )  # fmt: skip
+        times = figures["seconds"] / ours["seconds"]
+        less = f"1/{times:.1f} of the time" if times > 1 else f"{1 / times:.0f} times as long"
+        if times > 1:
+            less += f", 1/{figures['memory'] / ours['memory']:.1f} of the memory"
+        if figures is ours:
+            less = ""
         lines.append(
             f"| {name} | {figures['seconds']:.2f} s | {figures['processor']:.2f} s "
             f"| {figures['memory']:.0f} MB | {less} |"
@@ -195,7 +197,7 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
 
     lines = [
         "# Composing whole models", "", f"{described()}.", "",
-        f"`{a.name}` and others of its shape; median of {options.runs} processes each, "
+        f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
         "load, the time of the processor says more than that of the clock.", "",
     ]  # fmt: skip

@@ -46,7 +46,7 @@ class Filtered(Struct, frozen=True):
     filter: str | None = None
 
 
-Setting = Scalar | Gradient | tuple[Filtered, ...]
+Setting = Scalar | tuple[Scalar | Filtered, ...]
 """A parameter of a composition: one value, a gradient over the layers, or values by filter, of
 which the first that fits holds."""
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
 from modpkg.compose.rounding import round_into
+from modpkg.errors import ImportRefused
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest import read_manifest
 from tests.compose.helpers import module, values
@@ -126,3 +127,42 @@ def test_the_expected_files_are_what_mergekit_makes(tmp_path: Path) -> None:
         live, kept = (load_file(d / f"{recipe}.safetensors") for d in (tmp_path, HERE))
         assert live.keys() == kept.keys()
         assert all(torch.equal(live[key], kept[key]) for key in live), recipe
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("- a list", "no table of keys"),
+        ("merge_method: sce", "merge_method is 'sce'"),
+        ("merge_method: slerp\nmodels: [{model: a}, {model: b}]", "needs a base_model"),
+        ("merge_method: linear\nmodels: [{model: a+lora}]", "a model with a LoRA"),
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]", "has no weight"),
+        ("merge_method: linear\nmodels: []\nflavour: x", "'flavour' is not known"),
+        (
+            "merge_method: karcher\nmodels: [{model: a}, {model: b}]\ntokenizer_source: union",
+            "tokenizer_source is 'union'",
+        ),
+        (
+            "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n"
+            "parameters: {weight: 1, nuslerp_flatten: false}",
+            "nuslerp_flatten = False has no form here",
+        ),
+        ("a: [", "no YAML"),
+    ],
+)
+def test_what_a_manifest_cannot_say_is_refused_by_name(
+    tmp_path: Path, recipe: str, message: str
+) -> None:
+    (tmp_path / "r.yml").write_text(recipe)
+    with pytest.raises(ImportRefused, match=message):
+        import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_as_it_was_is_said(tmp_path: Path) -> None:
+    recipe = "merge_method: ties\nbase_model: org/base@main\ndtype: bfloat16\nchat_template: auto\n"
+    recipe += "tokenizer_source: base\nparameters: {int8_mask: true, weight: 1}\n"
+    (tmp_path / "r.yml").write_text(recipe + "models: [{model: org/base}, {model: x/Tuned_1}]")
+    notes = " ".join(import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0"))
+    for word in ("int8_mask", "chat_template", "tokenizer_source", "revision main", "tuned-1"):
+        assert word in notes

@@ -156,15 +156,34 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
     return data
 
 
+def _settings(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    gradients = st.lists(values, min_size=1, max_size=3)
+    filtered = st.fixed_dictionaries({"value": values | gradients}, optional={"filter": texts})
+    return values | gradients | st.lists(filtered, min_size=1, max_size=3)
+
+
 def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
     one = st.sampled_from(dependencies)
+    keys = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
+    parameters = st.dictionaries(keys, _settings(numbers | st.booleans() | texts), max_size=2)
     step = st.fixed_dictionaries(
         {"op": words, "module": one},
-        optional={"scale": numbers, "replace": st.lists(texts, max_size=2)},
+        optional={
+            "scale": _settings(numbers),
+            "replace": st.lists(texts, max_size=2),
+            "parameters": parameters,
+        },
+    )
+    layers = st.fixed_dictionaries(
+        {"module": one, "range": st.tuples(st.integers(0, 9), st.integers(10, 20)).map(list)},
+        optional={"scale": _settings(numbers), "tensors": st.lists(texts, max_size=2)},
     )
     return st.fixed_dictionaries(
         {"base": one},
         optional={
+            "method": words,
+            "parameters": parameters | st.fixed_dictionaries({"importance": one}),
+            "layers": st.lists(layers, max_size=2),
             "steps": st.lists(step, max_size=3),
             "dtype": st.sampled_from(["float32", "bfloat16"]),
         },

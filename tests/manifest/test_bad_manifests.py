@@ -125,6 +125,18 @@ BAD = [
     (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
      '[[compose.steps]]\nop = "lora"\nmodule = "b"\nscale = inf\n',
      "13: compose.steps[0].scale has to be a finite number."),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
+     '[[compose.steps]]\nop = "lora"\nmodule = "b"\nscale = [1, { value = 2 }]\n',
+     "13: compose.steps[0].scale[0] has to be a table, not an integer."),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\nparameters = { t = [] }\n',
+     "10: compose.parameters.t is empty; give it a value or leave it out."),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\nparameters = { importance = "c" }\n',
+     '10: compose.parameters.importance is \'c\', which is not among [dependencies]; '
+     'add it there, like: c = "*".'),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
+     'layers = [{ module = "b", range = [4, 4] }]\n',
+     "10: compose.layers[0].range has to be the first layer and the one after the last, "
+     "like [0, 16]."),
     (MODULE + "[compose]\nsteps = []\n",
      '6: compose.base is missing; add it, like: base = "smollm2-135m".'),
     (module(kind='"adapter"') + '[compose]\nbase = "b"\n',
