@@ -92,7 +92,13 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
         raise refuse(f"it has no {_CONFIG}")
     config = read_json(module.files[_CONFIG])
     if scale != 1.0:
-        if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        # DoRA has a magnitude of its own, and whole tensors and rows are not scaled by alpha.
+        unscaled = ("use_dora", "modules_to_save", "trainable_token_indices")
+        if (
+            config.get("peft_type") != "LORA"
+            or config.get("bias", "none") != "none"
+            or any(config.get(key) for key in unscaled)
+        ):
             raise refuse(
                 f"it is composed with scale {scale:g}, which {config.get('peft_type')} has no "
                 "place for"
