@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ def main() -> None:
     adapter = ROOT / "examples" / "modules" / "summarize-lora" / "1.2.0"
     if not base.exists():
         raise SystemExit(f"{base} is not there; run `make demo` once before")
-    for command in (["-m", "benchmarks.cli"], ["benchmarks/load.py", str(base), str(adapter)]):
+    commands = [["-m", "benchmarks.cli"], ["benchmarks/load.py", str(base), str(adapter)]]
+    if shutil.which("nginx"):
+        commands.append(["-m", "benchmarks.transfer"])
+    for command in commands:
         subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
 
 

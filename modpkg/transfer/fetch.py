@@ -142,8 +142,16 @@ class _Transfer:
             then(future.result())
 
     def _fetch_file(self, file: FileFetch) -> None:
-        chunks = self._bounded(file)
-        self._store.blobs.add_stream(chunks, file.digest, file.what, file.registry.url)
+        while True:
+            address = file.registry.serving
+            try:
+                chunks = self._bounded(file)
+                self._store.blobs.add_stream(chunks, file.digest, file.what, address)
+                return
+            except DigestMismatch:
+                why = f"what it has as {file.what} has another digest"
+                if not file.registry.pass_over(address, why):
+                    raise
 
     def _bounded(self, file: FileFetch) -> Iterator[bytes]:
         """Yield the file's chunks, and stop one that is longer than the record says."""
