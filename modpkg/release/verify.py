@@ -81,14 +81,13 @@ def check_pack(
     Raises:
         PackError, BadRecord, DigestMismatch.
     """
-    places = {(t.offset, t.length): t for t in read_pack_header(path).values()}
+    places = {(t.offset, t.length, t.dtype, t.shape) for t in read_pack_header(path).values()}
     for what, entry in labelled_entries(record):
         if entry.pack != pack or vouched(entry):
             continue
         encoded = entry.encoding is not None
-        kind = ("U8", [entry.length]) if encoded else (entry.dtype, list(entry.shape))
-        place = places.get((entry.offset, entry.length))
-        if place is None or (place.dtype, list(place.shape)) != kind:
+        kind = ("U8", (entry.length,)) if encoded else (entry.dtype, tuple(entry.shape))
+        if (entry.offset, entry.length, *kind) not in places:
             raise BadRecord(
                 what=f"the tensor table of {record.name} {record.version}",
                 kind="release record",

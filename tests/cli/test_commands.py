@@ -15,6 +15,7 @@ import pytest
 from modpkg.cli import COMMANDS
 from modpkg.environment.project import find_project
 from tests import tiny
+from tests.changing import a_little, here_and_there, numbers, write
 from tests.command import modpkg, modpkg_json, refused
 from tests.modules import publish_collection, write_module
 
@@ -232,3 +233,37 @@ def in_terminal(command: str, environment: dict[str, str]) -> bytes:
         pass
     os.close(main)
     return written
+
+
+def test_build_says_what_an_update_costs(home: Path, tmp_path: Path) -> None:
+    first = numbers("a", "b", "c")
+    folder = write(tmp_path / "m", first)
+    assert "weights  3 tensors, 36.0 kB" in modpkg("build", folder).stdout
+    modpkg("publish", folder)
+    write(folder, here_and_there(a_little(first, "a"), "b"), version="1.1")
+    weights = modpkg_json("build", folder)["weights"]
+    assert {key: weights[key] for key in ("tensors", "unchanged", "changes", "bytes")} == {
+        "tensors": 3,
+        "unchanged": 1,
+        "changes": 2,
+        "bytes": 36_000,
+    }
+    said = modpkg("build", folder).stdout
+    assert (
+        f"weights  3 tensors, 1 unchanged, 2 as changes, {weights['new_bytes'] / 1000:.1f}" in said
+    )
+    assert "kB new of 36.0 kB" in said
+    whole = modpkg_json("build", folder, "--no-deltas")["weights"]
+    assert (whole["unchanged"], whole["changes"]) == (1, 0)
+    assert whole["new_bytes"] > 24_000 > weights["new_bytes"]
+    assert "was built for a registry that has 1 of its packs" in refused(
+        "publish", folder, "--registry", tmp_path / "elsewhere"
+    )
+    modpkg("publish", folder)
+
+
+def test_a_registry_behind_a_server_is_built_for_without_it(tmp_path: Path) -> None:
+    """Nothing can be published there, so nothing of it is referred to, and it is not asked."""
+    folder = write(tmp_path / "m", numbers("a"))
+    built = modpkg_json("build", folder, "--registry", "http://127.0.0.1:1")["weights"]
+    assert built["unchanged"] == 0

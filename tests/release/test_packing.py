@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from modpkg.deltas.choose import encode
 from modpkg.digests import digest_bytes, parse_digest
@@ -19,6 +22,7 @@ from modpkg.release.places import MAX_CHAIN, chain_of, entries_by_key, sources_o
 from modpkg.release.tensors import TensorReader
 from modpkg.release.verify import check_encoded, verify_release
 from modpkg.tree import BlobTree
+from registry_spec.check import check
 from tests.changing import (
     Numbers,
     a_little,
@@ -172,6 +176,52 @@ def test_bytes_with_two_types_are_never_encoded(tmp_path: Path, registry: Path) 
         line = publish(version, kinds_of(second, t=("U16", [len(other) // 2], other)))
         record = record_of(registry, line)
         assert [entry.encoding for entry in record.tensors.values()] == [None, None]
+
+
+def test_tensors_without_elements_lie_where_others_do(registry: Path, tmp_path: Path) -> None:
+    empty = {"a": ("F32", [0], b""), "b": ("F32", [0, 3], b""), "c": ("U8", [0], b"")}
+    files = {"model.safetensors": safetensors_bytes(empty)}
+    folder = write_module(tmp_path / "m", "m", "1.0", "base", files=files)
+    built = build_for(folder, registry)
+    line = RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
+    verify_release(record_of(registry, line), BlobTree(registry).path)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["little", "few", "other", "swap", "back"]),
+        st.sampled_from(NAMES),
+        st.sampled_from(["m", "m", "fork"]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=STEPS)
+def test_whatever_the_history_every_release_comes_back(
+    steps: list[tuple[str, str, str, bool]],
+) -> None:
+    """From its own record and the registry's packs, whichever way its tensors changed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        registry = Path(temporary) / "registry"
+        history = [numbers(*NAMES, count=2000)]
+        publish_to(registry, history[0])
+        for at, (how, name, module, deltas) in enumerate(steps, 1):
+            old = history[-1]
+            new = {
+                "little": a_little(old, name, seed=at),
+                "few": here_and_there(old, name, seed=at),
+                "other": old | numbers(name, seed=at, count=2000),
+                "swap": old | {name: old["a"], "a": old[name]},
+                "back": history[at // 2],
+            }[how]
+            line = publish_to(registry, new, module, f"1.{at}", deltas=deltas)
+            check_reads(registry, line, new)
+            history.append(new)
+        assert check(str(registry)).problems == []
 
 
 def test_a_damaged_earlier_tensor_stops_the_build(registry: Path, tmp_path: Path) -> None:
