@@ -121,12 +121,13 @@ class Registry:
         """Return the releases of a module, in the index's order; empty when it has none."""
         if name not in self._indexes:
             try:
-                ahead = self._ahead.pop(name, None)
+                ahead = self._ahead.get(name)  # what failed stays: it was tried often enough
                 data = self._read_index(name) if ahead is None else ahead.result()
             except NotThere:
                 data = b""
                 _ = self.info  # tells a registry without this name from no registry at all
             self._indexes[name] = parse_index(data, name, self.url, self.warn)
+            self._ahead.pop(name, None)
         return self._indexes[name]
 
     def fetch_ahead(self, name: str, pool: Executor) -> None:

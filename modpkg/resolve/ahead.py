@@ -20,7 +20,7 @@ AT_ONCE = 32
 def fetch_ahead(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
     """Fetch the index files of ``names``; and of all that can be reached from them, when deep.
 
-    What fails is not told here: it is asked for again, and told, if it is needed.
+    What fails is not told here but when it is needed; it is not asked for again.
     """
     if catalog.at_hand:
         return

@@ -112,3 +112,9 @@ def test_a_server_that_stumbles_is_asked_again(server: Server) -> None:
     server.fault = fault
     assert "warning" not in modpkg("install", "talker").stderr
     assert server.paths().count("/index/talker.jsonl") == 3
+
+
+def test_what_failed_is_not_asked_for_twice(server: Server) -> None:
+    server.fault = failing(1000, 418)
+    assert "it answered index/talker.jsonl with status 418" in refused("install", "talker")
+    assert server.paths() == ["/index/talker.jsonl"]
