@@ -4,7 +4,8 @@
 
 Each pair is of safetensors files with tensors of the same names. One process, one thread, files
 in the page cache; a rate is of the tensors' own bytes in a second of processor time, best of the
-runs; hashing is not in it, and is measured by itself. Every decoded tensor is compared with what was encoded.
+runs; hashing is not in it, and is measured by itself. Every decoded tensor is compared with what
+was encoded.
 Writes benchmarks/results/deltas.md.
 """
 

@@ -1,6 +1,8 @@
 """Locking on hard and easy graphs, beside resolvelib, nab-resolver and uv on the same graphs.
 
-usage: python -m benchmarks.resolver [--limit SECONDS] [--largest NAMES]
+usage: python -m benchmarks.resolver [--limit SECONDS] [--largest NAMES] [--seeds N]
+
+The limits are of process CPU time, so that a busy machine does not decide what finishes.
 
 nab-resolver and uv are peers, not dependencies: `pip install nab-resolver uv`; what is not there is
 left out. Writes benchmarks/results/resolver.md and docs/resolver-growth.svg (with matplotlib).
@@ -11,8 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import resource
 import shutil
 import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -21,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,11 +59,15 @@ class Measured(NamedTuple):
 
 
 def measure(command: Sequence[str], folder: Path, limit: float) -> Measured | str:
-    """Run a command to its end; return what it took, or why it has no figure."""
+    """Run a command to its end; return what it took, or why it has no figure.
+
+    ``limit`` is of its CPU seconds; one that does nothing is stopped after ten times as long.
+    """
     begun = time.perf_counter()
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         os.chdir(folder)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -69,11 +79,11 @@ def measure(command: Sequence[str], folder: Path, limit: float) -> Measured | st
         late.set()
         os.killpg(child, signal.SIGKILL)
 
-    timer = threading.Timer(limit, stop)
+    timer = threading.Timer(10 * limit, stop)
     timer.start()
     _, status, usage = os.wait4(child, 0)
     timer.cancel()
-    if late.is_set():
+    if late.is_set() or os.WIFSIGNALED(status):
         return f"> {limit:.0f}"
     if status != 0:
         return f"failed ({os.waitstatus_to_exitcode(status)})"
@@ -127,6 +137,37 @@ def locked(folder: Path, limit: float, runs: int = 3) -> Measured | str:
     return best
 
 
+def spread(shape: tuple[int, int, int, float, int], seeds: int, limit: float) -> str:
+    """Measure other seeds of one size."""
+    names, versions, deps, tightness, _ = shape
+    taken: list[float] = []
+    late = 0
+    for seed in range(1, seeds + 1):
+        with tempfile.TemporaryDirectory() as name:
+            table = universe.tight(names, versions, deps, tightness, seed)
+            universe.write_registry(table, Path(name))
+            found = locked(Path(name), limit, 1)
+        if isinstance(found, Measured):
+            taken.append(found.cpu)
+        else:
+            late += 1
+    worst = f"> {limit:.0f}" if late else f"{max(taken):.2f}"
+    middle = f"{statistics.median(taken):.2f}" if taken else "-"
+    return f"| {names}, {versions}, {deps}, {tightness} | {seeds} | {middle} | {worst} |"
+
+
+def peers_named() -> str:
+    """Return the peers' names and versions."""
+    found = [f"resolvelib {version('resolvelib')}"]
+    if importlib.util.find_spec("nab_resolver") is not None:
+        found.append(f"nab-resolver {version('nab-resolver')}")
+    uv = shutil.which("uv")
+    if uv is not None:
+        shown = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True)
+        found.append(" ".join(shown.stdout.split()[:2]))
+    return ", ".join(found)
+
+
 def compiled(folder: Path, limit: float) -> Measured | str:
     """Return the second run of `uv pip compile`: the first one fills its cache of metadata."""
     uv = shutil.which("uv")
@@ -162,7 +203,7 @@ def row(label: str, table: universe.Table, limit: float) -> str:
     if isinstance(ours, Measured) and best is not None:
         ratio = f"{best / ours.wall:.1f}×"
     else:
-        ratio = f"> {limit / ours.wall:.0f}×" if isinstance(ours, Measured) else "-"
+        ratio = f"> {limit / ours.cpu:.0f}×" if isinstance(ours, Measured) else "-"
     cells = " | ".join(map(str, [ours, *others, ratio]))
     print(label, cells, check, sep=" | ", flush=True)
     shown = f"{1000 * check.cpu:.0f}" if isinstance(check, Measured) else check
@@ -199,9 +240,9 @@ def plot(points: list[tuple[str, int, int, Measured | str]]) -> bool:
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for kind in ("easy", "tight"):
-        drawn = [(n * v, m.wall) for k, n, v, m in points if k == kind and isinstance(m, Measured)]
+        drawn = [(n * v, m.cpu) for k, n, v, m in points if k == kind and isinstance(m, Measured)]
         axes.plot(*zip(*drawn, strict=True), marker="o", label=kind)
-    axes.set(xscale="log", yscale="log", xlabel="releases", ylabel="seconds, wall")
+    axes.set(xscale="log", yscale="log", xlabel="releases", ylabel="process CPU seconds")
     axes.set_title("modpkg lock, whole process")
     axes.legend()
     figure.tight_layout()
@@ -215,6 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit", type=float, default=60.0)
     parser.add_argument("--largest", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=6)
     given = parser.parse_args()
     home = tempfile.TemporaryDirectory()
     os.environ["MODPKG_HOME"] = home.name
@@ -225,8 +267,9 @@ def main() -> None:
         "",
         f"`python -m benchmarks.resolver`; {described()}; load when begun "
         f"{os.getloadavg()[0]:.1f}. Whole processes: wall seconds (process CPU seconds, peak "
-        f"memory); limit {limit:.0f} s. `modpkg lock` from a folder, the quickest of three; uv "
-        "from a simple index on loopback, its second run, no previous output. `--check` in CPU ms.",
+        f"memory); limit {limit:.0f} s of CPU. {peers_named()}. `modpkg lock` from a folder, the "
+        "quickest of three; uv from a simple index on loopback, its second run, no previous "
+        "output. `--check` in CPU ms.",
         "",
         f"| names, versions, deps, tight, seed | modpkg lock {head}",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -238,6 +281,13 @@ def main() -> None:
         label = f"easy: {names}, {versions}, {deps}, {seed}"
         lines.append(row(label, universe.easy(names, versions, deps, seed), limit))
     RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text("\n".join(lines) + "\n")
+    lines += ["", "## Other seeds", "", "`modpkg lock`, process CPU seconds, seeds from 1 on.", ""]
+    lines += ["| names, versions, deps, tight | seeds | median | worst |", "|---|---:|---:|---:|"]
+    lines += [
+        spread(shape, given.seeds, limit)
+        for shape in dict.fromkeys((*shape[:-1], 0) for shape in TIGHT[:-1])
+    ]
     RESULTS.write_text("\n".join(lines) + "\n")
     points = grow(given.largest, 2 * limit)
     lines += ["", "## Growth", "", "3 dependencies; tight is 0.05.", ""]

@@ -63,7 +63,19 @@ def nab(folder: Path) -> int:
             return -conflicts.get(package, 0), package
 
         def widen_decision(self, package: str, version: Any) -> Any:
-            return None
+            # Versions in a row that need the same are rejected as one.
+            known = versions(package)
+            newest = oldest = known.index(version)
+            while newest and needs(package, known[newest - 1]) == needs(package, version):
+                newest -= 1
+            while oldest + 1 < len(known) and (
+                needs(package, known[oldest + 1]) == needs(package, version)
+            ):
+                oldest += 1
+            if newest == oldest:
+                return None
+            widened = Range.at_least(known[oldest])
+            return widened & Range.less_than(known[newest - 1]) if newest else widened
 
     @cache
     def versions(package: str) -> list[Any]:

@@ -411,6 +411,16 @@ class UnknownOperator(ModpkgError):
     template = "{where}: there is no operator {op!r}; known are {known}."
 
 
+class UnknownMethod(ModpkgError):
+    code = "M620"
+    template = "{where}: there is no method {method!r}; known are {known}."
+
+
+class ExecutorProblem(ModpkgError):
+    code = "M621"
+    template = "--executor {address}: {reason}."
+
+
 class AccountsDoNotBalance(ModpkgError):
     code = "M603"
     template = (

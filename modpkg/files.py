@@ -162,7 +162,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             try:
                 os.link(source, temporary)
             except OSError:
-                _copy(source, temporary)
+                copy_file(source, temporary)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -173,7 +173,11 @@ _FICLONE = 0x40049409
 """Linux's request to share a whole file's blocks."""
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Write ``source``'s bytes to a new file, sharing blocks where the file system can.
+
+    Unlike a hard link it stays what it is when somebody edits the source.
+    """
     with open(source, "rb") as old, open(target, "xb") as new:
         try:
             import fcntl

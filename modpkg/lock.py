@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import tomli
@@ -19,7 +19,9 @@ from modpkg.errors import LockError, ModpkgError
 from modpkg.manifest.schema import Strategy
 from modpkg.names import module_name, parse_version
 from modpkg.records import DigestText, Kind
-from modpkg.resolve.resolve import Resolution
+
+if TYPE_CHECKING:
+    from modpkg.resolve.resolve import Resolution
 
 LOCK_SPEC = 1
 MAX_LOCK = 64 << 20

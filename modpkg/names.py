@@ -102,18 +102,14 @@ def parse_requirement(text: str) -> Requirement:
 class ReadRequirement:
     """A requirement as an index line has it: read once per text, shared, never changed."""
 
-    __slots__ = ("_bounds", "extras", "name")
+    __slots__ = ("extras", "name", "specifier")
 
-    def __init__(self, name: ModuleName, extras: tuple[str, ...], bounds: str) -> None:
+    def __init__(self, name: ModuleName, extras: tuple[str, ...], specifier: SpecifierSet) -> None:
         self.name = name
         self.extras = extras
         """Sorted."""
-        self._bounds = bounds
-
-    @property
-    def specifier(self) -> SpecifierSet:
+        self.specifier = specifier
         """The versions it allows; equal texts give the same object."""
-        return _shared_specifier(self._bounds)
 
 
 _PLAIN = re.compile(
@@ -133,10 +129,12 @@ def read_requirement(text: str) -> ReadRequirement:
     """
     match = _PLAIN.match(text)
     if match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text:
-        return ReadRequirement(ModuleName(match[1]), (), match[2])
+        return ReadRequirement(ModuleName(match[1]), (), _shared_specifier(match[2]))
     requirement = parse_requirement(text)
     return ReadRequirement(
-        ModuleName(requirement.name), tuple(sorted(requirement.extras)), str(requirement.specifier)
+        ModuleName(requirement.name),
+        tuple(sorted(requirement.extras)),
+        _shared_specifier(str(requirement.specifier)),
     )
 
 

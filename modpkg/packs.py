@@ -84,8 +84,9 @@ def read_header(path: Path) -> tuple[bytes, int]:
         if len(first) < 8:
             raise PackError(path=path, reason="it is shorter than 8 bytes")
         (length,) = struct.unpack("<Q", first)
-        # A sound header may be 128 bytes long, say, which begins as a pickle does.
-        if (first[:1] == b"\x80" and length > MAX_HEADER) or first[:4] == b"PK\x03\x04":
+        # A header may be 640 bytes long and so begin as pickles do; but then an object follows.
+        pickled = first[:1] == b"\x80" or first[:4] == b"PK\x03\x04"
+        if pickled and file.read(1) != b"{":
             raise PackError(path=path, reason="it is a pickle or a zip archive, as .bin files are")
         if length > MAX_HEADER:
             raise PackError(path=path, reason=f"its header claims to be {length} bytes long")
@@ -93,6 +94,7 @@ def read_header(path: Path) -> tuple[bytes, int]:
             raise PackError(
                 path=path, reason=f"its header claims {length} bytes, but the file has {size}"
             )
+        file.seek(8)
         return first + file.read(length), size
 
 

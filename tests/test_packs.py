@@ -129,3 +129,12 @@ def test_what_we_write_safetensors_reads(
     assert ours == places
     for place in ours.values():
         assert place.offset % DTYPE_BYTES[place.dtype] == 0
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_read(tmp_path: Path) -> None:
+    """640 bytes are written ``80 02``, the first bytes of a pickle."""
+    place = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    filler = "x" * (640 - len(json.dumps({"__metadata__": {"a": ""}, "t": place})))
+    path = file_of(tmp_path, {"__metadata__": {"a": filler}, "t": place}, b"\0" * 4)
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert list(read_pack_header(path)) == ["t"]

@@ -91,7 +91,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
         "import modpkg.cli.inspecting, modpkg.cli.running, modpkg.cli.converting\n"
         "import modpkg.cli.comparing, modpkg.environment.why_not, modpkg.environment.outdated\n"
         "import modpkg.environment.install, modpkg.compose.plan, modpkg.resolve.resolve\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysat', 'rich.console',\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysolvers', 'rich.console',\n"
         "         'zstandard'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

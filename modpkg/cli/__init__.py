@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lock": ("locking", "Resolve the manifest and write modpkg.lock."),
     "update": ("installing", "Take newer versions, within what the manifest asks for."),
     "outdated": ("comparing", "List what there is a newer version of."),
+    "compose": ("composing", "Compose the models into the store, here or on a cluster."),
     "rollback": ("installing", "Return the environment to an earlier generation."),
     "run": ("running", "Run an installed model on a text."),
     "list": ("inspecting", "List what is installed."),
@@ -29,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("publishing", "Build a module's release into dist/."),
     "publish": ("publishing", "Publish what was built to a registry."),
     "yank": ("publishing", "Take a release out of new resolutions."),
+    "store": ("storing", "See to the store: info, verify, gc, clear."),
+    "vendor": ("storing", "Copy what modpkg.lock names into a folder, to take along."),
     "import": ("converting", "Make a module from what you have (hf, gguf, peft …)."),
     "export": ("converting", "Write an installed model as a directory other tools open."),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modpkg.cli.installing import show_changes
-from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.options import project_options
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
 from modpkg.environment.project import find_project
 from modpkg.errors import UsageProblem
@@ -39,10 +39,7 @@ def _trial(progress: TerminalProgress, registry: str | None, offline: bool, user
 
 @click.command("why-not")
 @click.argument("requirement", metavar="NAME==VERSION")
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def why_not_command(
     requirement: str, registry: str | None, offline: bool, user: bool, as_json: bool
 ) -> None:
@@ -82,10 +79,7 @@ def why_not_command(
 
 
 @click.command("outdated")
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def outdated_command(registry: str | None, offline: bool, user: bool, as_json: bool) -> None:
     """List locked modules for which there is a newer version.
 

@@ -116,6 +116,29 @@ def import_peft_command(
     _report(chosen, version, folder, warnings, as_json)
 
 
+@import_command.command("mergekit")
+@_SOURCE
+@_OUT
+@_NAME
+@_VERSION
+@_LICENSE
+@json_option
+def import_mergekit_command(
+    source: Path,
+    out: Path | None,
+    name: str | None,
+    version: str,
+    license_: str | None,
+    as_json: bool,
+) -> None:
+    """From a recipe of mergekit (its YAML): a model made of the same models, by the same method."""
+    from modpkg.interop.mergekit import import_mergekit
+
+    chosen, folder = _target(source, out, name or source.stem)
+    warnings = import_mergekit(source, folder, chosen, _version(version), license=license_)
+    _report(chosen, version, folder, warnings, as_json)
+
+
 @import_command.command("safetensors")
 @_SOURCE
 @_OUT

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.options import project_options
 from modpkg.cli.output import TerminalProgress, faint, good, print_json, say, strong, table
 from modpkg.files import shown, write_atomically
 from modpkg.home import store_folder
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the difference by layer."
 )
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def diff_command(
     before: str,
     after: str,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import Any
 
 import click
 
 from modpkg.cli.options import json_option, user_option
-from modpkg.cli.output import faint, print_json, say, strong, table
+from modpkg.cli.output import faint, note, print_json, say, strong, table
 from modpkg.environment.generations import Environment, Generation, ModuleState
 from modpkg.environment.graph import Graph, shown_requirement
 from modpkg.environment.project import find_project
 from modpkg.errors import NoEnvironment, NotInstalled
 from modpkg.files import human_bytes
 from modpkg.names import module_name
+
+MOST_PATHS = 500
+"""Most paths that ``why`` shows: there can be more of them than atoms."""
 
 
 def _installed(user: bool) -> tuple[Environment, Generation]:
@@ -145,11 +149,14 @@ def _draw(branch: dict[str, Any], lead: str, below: str) -> None:
 @user_option
 @json_option
 def why_command(name: str, user: bool, as_json: bool) -> None:
-    """Show every path of requirements that leads to a module."""
+    """Show every path of requirements that leads to a module, the shortest first."""
     environment, generation = _installed(user)
     graph = Graph(generation)
     module = _module(graph, environment, name)
-    paths = list(graph.paths(module.name))
+    found = list(itertools.islice(graph.paths(module.name), MOST_PATHS + 1))
+    paths = sorted(found[:MOST_PATHS], key=len)
+    if len(found) > MOST_PATHS:
+        note(f"There are more paths than these {MOST_PATHS}.")
     if as_json:
         print_json(
             [

@@ -10,12 +10,22 @@ import click
 
 from modpkg.cli.options import (
     json_option,
-    offline_option,
     policy_options,
-    registry_option,
+    project_options,
+    upgrade_options,
     user_option,
 )
-from modpkg.cli.output import TerminalProgress, bad, faint, good, note, print_json, say, strong
+from modpkg.cli.output import (
+    TerminalProgress,
+    bad,
+    counted,
+    faint,
+    good,
+    note,
+    print_json,
+    say,
+    strong,
+)
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, NotLocked, UsageProblem
@@ -33,13 +43,9 @@ _WAITING = "Waiting for another modpkg command on this environment …"
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
 @click.option("--frozen", is_flag=True, help="Install exactly the lock; fail if it is stale.")
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
-@click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
-@click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@upgrade_options
 @policy_options
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def install_command(
     requirements: tuple[str, ...],
     dry_run: bool,
@@ -92,10 +98,7 @@ def install_command(
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
 @policy_options
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def update_command(
     names: tuple[str, ...],
     dry_run: bool,
@@ -129,10 +132,7 @@ def update_command(
 @click.command("remove")
 @click.argument("names", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def remove_command(
     names: tuple[str, ...],
     dry_run: bool,
@@ -213,6 +213,8 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     from modpkg.environment.install import apply_install
     from modpkg.environment.plan import plan_install
     from modpkg.home import store_folder
+    from modpkg.settings import read_settings
+    from modpkg.store.garbage import collect_over
     from modpkg.store.store import Store
 
     begun = time.monotonic()
@@ -233,7 +235,12 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
                         f"{fit.module} was made for other weights of {fit.base} "
                         f"{fit.base_version}: {fit.text()}."
                     )
+            if _is_done(environment, plan):
+                _report_nothing(environment, json_wanted)
+                return
             generation = apply_install(plan, store, progress, frozen=request.frozen)
+        if (cap := read_settings().max_size) is not None:
+            collect_over(store, cap, now=time.time(), warn=progress.warn)
     if json_wanted:
         print_json({**_plan_document(plan), "generation": generation.number})
         return
@@ -243,12 +250,24 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     seconds = time.monotonic() - begun
     runnable = [recipe.name for recipe in plan.recipes]
     say(
-        f"{good('Installed')} {len(generation.modules)} modules in {seconds:.1f} s "
+        f"{good('Installed')} {counted(len(generation.modules), 'module')} in {seconds:.1f} s "
         f"({human_bytes(plan.transfer.missing)} fetched, "
         f"{human_bytes(plan.compose_bytes)} composed)."
     )
     if runnable and request.add:
         say(faint(f"Run it: modpkg run {runnable[-1]} FILE"))
+
+
+def _is_done(environment: Environment, plan: InstallPlan) -> bool:
+    """Say whether the plan would make a generation that is the current one over again."""
+    from modpkg.lock import format_lock
+
+    lock_text = _lock_text(plan.project)
+    return (
+        lock_text == format_lock(plan.lock)
+        and plan.project.text() == plan.manifest_text
+        and environment.answers(plan.manifest_text, lock_text)
+    )
 
 
 def _lock_text(project: Project) -> str | None:
@@ -264,7 +283,8 @@ def _report_nothing(environment: Environment, json_wanted: bool) -> None:
     if json_wanted:
         print_json({"changes": [], "generation": current.number if current else None})
     else:
-        say(f"Nothing to do: {count} modules are installed as the lock says.")
+        verb = "is" if count == 1 else "are"
+        say(f"Nothing to do: {counted(count, 'module')} {verb} installed as the lock says.")
 
 
 def show_changes(changes: Sequence[Change]) -> None:
@@ -295,6 +315,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
         "disk": plan.disk,
+        "compose_memory": plan.compose_memory,
         "models": [recipe.name for recipe in plan.recipes],
     }
 
@@ -314,7 +335,8 @@ def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
         say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
-        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)}; "
+        f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)} "
+        f"in at most {human_bytes(plan.compose_memory)} of memory; "
         f"disk needed {human_bytes(plan.disk)}."
     )
     say("Dry run: nothing was changed.")

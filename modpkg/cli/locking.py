@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import click
 
-from modpkg.cli.options import (
-    json_option,
-    offline_option,
-    policy_options,
-    registry_option,
-    user_option,
-)
-from modpkg.cli.output import TerminalProgress, good, print_json, say
+from modpkg.cli.options import policy_options, project_options, upgrade_options
+from modpkg.cli.output import TerminalProgress, counted, good, print_json, say
 from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.project import find_project
-from modpkg.environment.registries import Registries
 from modpkg.errors import LockError
 from modpkg.files import shown, write_atomically
 from modpkg.home import store_folder
@@ -26,13 +19,9 @@ from modpkg.store.store import Store
 
 @click.command("lock")
 @click.option("--check", is_flag=True, help="Only say whether the lock answers the manifest.")
-@click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has.")
-@click.option("--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one.")
+@upgrade_options
 @policy_options
-@registry_option
-@offline_option
-@user_option
-@json_option
+@project_options
 def lock_command(
     check: bool,
     upgrade: bool,
@@ -54,6 +43,8 @@ def lock_command(
         lock = current_lock(project, manifest, read_lock(project.lock_path))
         _report(lock, as_json, f"{shown(project.lock_path)} answers {manifest.path.name}")
         return
+    from modpkg.environment.registries import Registries  # a check reads no registry
+
     with TerminalProgress() as progress:
         try:
             previous = read_lock(project.lock_path)
@@ -80,4 +71,4 @@ def _report(lock: Lock, json_wanted: bool, text: str) -> None:
     if json_wanted:
         print_json(lock)
     else:
-        say(f"{text}: {len(lock.module)} modules.")
+        say(f"{text}: {counted(len(lock.module), 'module')}.")

@@ -33,15 +33,31 @@ def policy_options(command: Command) -> Command:
     newer = click.option(
         "--exclude-newer",
         metavar="WHEN",
-        help="Leave out what was published later: a date, or '7 days' before now.",
+        help="Leave out what was published later, this time: a date, or '7 days' before now.",
     )
     strategy = click.option(
         "--resolution",
         type=click.Choice(["highest", "lowest", "lowest-direct"]),
-        help="Which versions to prefer. [default: the manifest's, else highest]",
+        help="Which versions to prefer, this time. [default: the manifest's, else highest]",
     )
     return strategy(newer(command))
 
 
 def offline_option(command: Command) -> Command:
     return click.option("--offline", is_flag=True, help="Open no network connection.")(command)
+
+
+def project_options(command: Command) -> Command:
+    """What every command has that reads a project and its registries."""
+    return registry_option(offline_option(user_option(json_option(command))))
+
+
+def upgrade_options(command: Command) -> Command:
+    """``--upgrade`` and ``--upgrade-package``: which locked versions are not kept."""
+    one = click.option(
+        "--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one."
+    )
+    every = click.option(
+        "--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has."
+    )
+    return every(one(command))

@@ -64,6 +64,11 @@ def show_error(error: ModpkgError, *, as_json: bool) -> None:
         note(f"{bad(f'error[{error.code}]')}: {error}")
 
 
+def counted(count: int, thing: str) -> str:
+    """Return "1 module" or "2 modules"."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
     """Print aligned columns, the head in bold."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]

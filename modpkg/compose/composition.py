@@ -13,22 +13,36 @@ from modpkg.packs import DTYPE_BYTES, pack_header
 
 
 class Term(Struct, frozen=True, kw_only=True):
-    """One change to one tensor: ``weight · operator(inputs)``."""
+    """One change to one tensor: ``weight · operator(inputs, base tensor)``."""
 
     op: str
     weight: float
     inputs: dict[str, TensorRef]
     """By the operator's own name for them."""
-    transposed: bool = False
+    parameters: dict[str, Any] = {}
+    """The operator's own, as JSON has them: they are a part of what the result is kept under."""
+    scale: float = 1.0
+    """What the reducer weighs the change with, where that is not in ``weight``."""
+    settings: dict[str, Any] = {}
+    """The step's parameters for the reducer."""
+    importance: TensorRef | None = None
+    """How much each value counts, for reducers that ask."""
 
     def account(self) -> dict[str, Any]:
         """Return what of this term decides a byte: digests, but no names and no places."""
-        return {
+        told: dict[str, Any] = {
             "op": self.op,
             "weight": self.weight,
-            "transposed": self.transposed,
+            "parameters": self.parameters,
             "inputs": {role: type_and_digest(ref) for role, ref in self.inputs.items()},
         }
+        if self.scale != 1.0:
+            told["scale"] = self.scale
+        if self.settings:
+            told["settings"] = self.settings
+        if self.importance is not None:
+            told["importance"] = type_and_digest(self.importance)
+        return told
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -38,8 +52,10 @@ class Made(Struct, frozen=True, kw_only=True):
     dtype: str
     """Of the result."""
     terms: tuple[Term, ...] = ()
-    """In the canonical order; none when only the dtype changes."""
+    """In the canonical order; none when only the dtype changes, or the reducer takes none."""
     reducer: str = "sum"
+    settings: dict[str, Any] = {}
+    """The reducer's parameters, each with a value."""
 
     @property
     def length(self) -> int:
@@ -78,6 +94,9 @@ class Composition(Struct, frozen=True, kw_only=True):
         """Return dtype and shape of the tensors that are made."""
         return {name: (made.dtype, tuple(made.source.shape)) for name, made in self.made.items()}
 
+
+NOTHING = "nothing"
+"""The operator of a term of a step that does not change this tensor, for methods that count."""
 
 RESULT = "composed.json"
 """The record that is written last: what it describes is whole."""

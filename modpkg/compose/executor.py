@@ -1,7 +1,7 @@
 """The executor: tensor by tensor, in row blocks, over threads, straight into a pack.
 
-Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, outputs
-are written through a mapping of the new pack. A result is kept in the store under the key of
+Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, and each
+block is written to its place in the new pack. A result is kept in the store under the key of
 its inputs, and its record is written last: a killed composition leaves nothing that is trusted.
 """
 
@@ -18,7 +18,10 @@ import torch
 from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
+from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
+from modpkg.compose.reducers import find_reducer
+from modpkg.compose.rows import ModelBlocks
 from modpkg.compose.tensor import Job, make_tensor
 from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
@@ -74,8 +77,7 @@ def compose(
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
-            count = threads or len(os.sched_getaffinity(0) if _AFFINITY else range(_CORES))
-            pool = executor or concurrent.futures.ThreadPoolExecutor(count)
+            pool = executor or concurrent.futures.ThreadPoolExecutor(threads or default_threads())
             try:
                 record = _compute(composition, folder, pool, progress)
             finally:
@@ -98,10 +100,6 @@ def compose(
         config=composition.config,
         files=composition.files,
     )
-
-
-_AFFINITY = hasattr(os, "sched_getaffinity")
-_CORES = os.cpu_count() or 1
 
 
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
@@ -154,6 +152,7 @@ def _run(
 ) -> dict[str, DigestText]:
     """Make all tensors, the largest first, and return their digests."""
     order = sorted(composition.made, key=lambda name: (-places[name].length, name))
+    measured = _measured(composition)
     futures = {}
     for name in order:
         job = Job(
@@ -162,6 +161,7 @@ def _run(
             made=composition.made[name],
             file=str(staged),
             place=places[name],
+            measured=measured,
         )
         futures[pool.submit(make_tensor, job)] = name
     digests: dict[str, DigestText] = {}
@@ -176,3 +176,14 @@ def _run(
         concurrent.futures.wait(futures)
         raise
     return digests
+
+
+def _measured(composition: Composition) -> Any:
+    """Return what the method has to know of all tensors, if it has to."""
+    made = [(name, item) for name, item in composition.made.items() if item.terms]
+    if not made:
+        return None
+    reducer = find_reducer(made[0][1].reducer, composition.name)
+    if reducer.measure is None or not reducer.across:
+        return None
+    return reducer.measure(ModelBlocks(composition.name, made))

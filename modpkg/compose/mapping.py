@@ -51,28 +51,48 @@ def map_tensors(
         PackError: a pack is missing or too short, or its dtype is unknown to this torch.
     """
     mappings: dict[str, mmap.mmap] = {}
-    found: dict[str, torch.Tensor] = {}
-    for name, ref in refs:
-        if ref.dtype not in TORCH_DTYPES:
-            raise PackError(path=ref.file, reason=f"tensor {name!r} has dtype {ref.dtype}")
-        dtype = TORCH_DTYPES[ref.dtype]
-        if ref.length == 0:
-            found[name] = torch.empty(list(ref.shape), dtype=dtype)
-            continue
-        if ref.file not in mappings:
-            mappings[ref.file] = _map(folder / ref.file)
-        mapping = mappings[ref.file]
-        if ref.offset + ref.length > len(mapping):
-            raise PackError(path=folder / ref.file, reason=f"it ends before tensor {name!r}")
-        if ref.offset % dtype.itemsize:
-            # Packs that others wrote may hold a tensor at an odd place, which no vector unit likes.
-            copied = bytearray(mapping[ref.offset : ref.offset + ref.length])
-            flat = torch.frombuffer(copied, dtype=dtype)
-        else:
-            count = ref.length // dtype.itemsize
-            flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=ref.offset)
-        found[name] = flat.view(list(ref.shape))
-    return found
+    return {name: _view(name, ref, folder, mappings) for name, ref in refs}
+
+
+def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap]) -> torch.Tensor:
+    if ref.dtype not in TORCH_DTYPES:
+        raise PackError(path=ref.file, reason=f"tensor {name!r} has dtype {ref.dtype}")
+    dtype = TORCH_DTYPES[ref.dtype]
+    if ref.length == 0:
+        return torch.empty(list(ref.shape), dtype=dtype)
+    if ref.file not in mappings:
+        mappings[ref.file] = _map(folder / ref.file)
+    mapping = mappings[ref.file]
+    if ref.offset + ref.length > len(mapping):
+        raise PackError(path=folder / ref.file, reason=f"it ends before tensor {name!r}")
+    if ref.offset % dtype.itemsize:
+        # Packs that others wrote may hold a tensor at an odd place, which no vector unit likes.
+        copied = bytearray(mapping[ref.offset : ref.offset + ref.length])
+        flat = torch.frombuffer(copied, dtype=dtype)
+    else:
+        count = ref.length // dtype.itemsize
+        flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=ref.offset)
+    return flat.view(list(ref.shape))
+
+
+class MappedTensor:
+    """One tensor that is read from its beginning to its end, and let go of behind the reader."""
+
+    def __init__(self, ref: TensorRef) -> None:
+        self._ref = ref
+        self._mappings: dict[str, mmap.mmap] = {}
+        self.tensor = _view(ref.file, ref, Path(), self._mappings)
+
+    def release(self, start: int, stop: int) -> None:
+        """Give memory back that holds these bytes of the tensor; they are read again if needed."""
+        mapping = self._mappings.get(self._ref.file)
+        if mapping is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        # The page that the next bytes are on stays.
+        first = (self._ref.offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        last = (self._ref.offset + stop) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modpkg.compose.composition import Composition, Made, Term, type_and_digest
+from modpkg.compose.composition import Composition, Made, type_and_digest
+from modpkg.compose.layers import assemble, positions
+from modpkg.compose.merging import Done, Merging
 from modpkg.compose.operators import Effects, Situation, find_operator
 from modpkg.compose.operators.head import own_files
+from modpkg.compose.reducers import find_reducer
+from modpkg.compose.sense import check_alone, check_together
+from modpkg.compose.settings import value_for
 from modpkg.digests import digest_bytes, digest_file
 from modpkg.errors import AccountsDoNotBalance, ComposeError
 from modpkg.installed import InstalledModule, TensorRef
-from modpkg.manifest.schema import Compose
+from modpkg.manifest.schema import Compose, Setting
 from modpkg.records import canonical_json
 from modpkg.release.data import read_json
 
-COMPOSE_ENGINE = "1"
+COMPOSE_ENGINE = "2"
 """Raised whenever the same inputs would give other bytes."""
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -36,7 +40,7 @@ def plan(
 
     Raises:
         ComposeError: the recipe cannot be composed; says why.
-        UnknownOperator: a step's operator is not known.
+        UnknownOperator, UnknownMethod: a step's operator, or the method, is not known.
         AccountsDoNotBalance: a tensor of a module would not be used.
         AdapterUnsupported, NothingMatches, UnboundTensor, ShapeMismatch: a module does not fit.
     """
@@ -54,27 +58,42 @@ def plan(
     if _CONFIG not in base.files:
         raise ComposeError(model=name, reason=f"its base {base.name} has no {_CONFIG}")
     config = read_json(base.files[_CONFIG])
-    effects: list[tuple[float, InstalledModule, Effects]] = []
+    for named in recipe.modules():
+        _module(name, modules, named)
+    scales: Mapping[str, tuple[Setting, str, float]] = {}
+    if recipe.layers:
+        assembled = assemble(name, recipe.layers, base, config, modules)
+        base, config, scales = assembled.base, assembled.config, assembled.scales
+    reducer = find_reducer(recipe.method, f"[compose] of {name}")
+    merging = Merging(name, recipe, reducer, modules, positions(list(base.tensors)))
+    steps: list[Done] = []
     for number, step in enumerate(recipe.steps, start=1):
         operator = find_operator(step.op, f"step {number} of {name}")
         module = _module(name, modules, step.module)
         situation = Situation(model=name, step=step, module=module, base=base, config=config)
-        if not math.isfinite(step.scale):
-            raise ComposeError(model=name, reason=f"step {number} has scale {step.scale}")
         effect = operator.bind(situation)
         _balance(name, module, effect)
-        effects.append((step.scale, module, effect))
-    table = _table(name, base, effects)
-    terms = _terms(name, base, table, effects)
-    kept, made = _dtypes(name, base, recipe, table, terms)
+        if operator.name != "dense":  # a merge may weigh in the base itself
+            check_alone(name, number, module, base, effect)
+        steps.append(Done(number, step, module, effect))
+    check_together(name, steps)
+    table = _table(name, base, steps)
+    for done in steps:
+        for target in done.effects.terms:
+            if table.get(target) is not base.tensors[target]:
+                raise ComposeError(
+                    model=name,
+                    reason=f"{done.module.name} acts on {target!r}, which another step replaces",
+                )
+    kept, made = _made(name, base, recipe, table, merging, steps, scales)
     return Composition(
         name=name,
         version=version,
         key=_key(kept, made),
         kept=kept,
         made=made,
-        config=_config(name, config, recipe, effects),
-        files=_files(name, base, effects),
+        config=_config(name, config, recipe, steps),
+        files=_files(name, base, steps),
     )
 
 
@@ -87,102 +106,96 @@ def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> I
 
 
 def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
-    """Check that every tensor of the module is used exactly once."""
+    """Check that every tensor of the module is used."""
     inputs = [ref for term in effect.terms.values() for ref in term.inputs.values()]
-    used = [(ref.file, ref.offset) for ref in (*inputs, *effect.added.values())]
-    # Tensors of no bytes share their place, and equal tensors of a release may too.
-    left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in set(used)]
-    if left or len(used) != len(module.tensors):
+    used = {(ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.same)}
+    # One that many layers share is in many terms; that no place is taken twice, binding checks.
+    left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]
+    if left:
         raise AccountsDoNotBalance(
-            model=name,
-            count=len(left) or abs(len(used) - len(module.tensors)),
-            module=module.name,
-            example=min(left or module.tensors),
+            model=name, count=len(left), module=module.name, example=min(left)
         )
 
 
-def _table(
-    name: str, base: InstalledModule, effects: list[tuple[float, InstalledModule, Effects]]
-) -> dict[str, TensorRef]:
+def _table(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str, TensorRef]:
     """Return the result's tensors before any change to their values."""
     table = dict(base.tensors)
-    for _, _, effect in effects:
-        for removed in effect.removed:
+    for done in steps:
+        for removed in done.effects.removed:
             table.pop(removed, None)
-    for _, module, effect in effects:
-        for tensor, ref in effect.added.items():
+    for done in steps:
+        for tensor, ref in done.effects.added.items():
             if tensor in table:
                 raise ComposeError(
                     model=name,
-                    reason=f"tensor {tensor!r} of {module.name} is also added by another step",
+                    reason=f"tensor {tensor!r} of {done.module.name} is also added by another step",
                 )
             table[tensor] = ref
     return table
 
 
-def _terms(
-    name: str,
-    base: InstalledModule,
-    table: dict[str, TensorRef],
-    effects: list[tuple[float, InstalledModule, Effects]],
-) -> dict[str, tuple[Term, ...]]:
-    """Return the changes by tensor, equal ones added up, in the canonical order."""
-    grouped: dict[str, dict[bytes, tuple[Term, list[float]]]] = {}
-    for scale, module, effect in effects:
-        for target, term in effect.terms.items():
-            if table.get(target) is not base.tensors[target]:
-                raise ComposeError(
-                    model=name,
-                    reason=f"{module.name} acts on {target!r}, which another step replaces",
-                )
-            group = grouped.setdefault(target, {})
-            group.setdefault(canonical_json(term.account()), (term, []))[1].append(scale)
-    found: dict[str, tuple[Term, ...]] = {}
-    for target, group in grouped.items():
-        summed = []
-        for _, (term, scales) in sorted(group.items()):
-            weight = math.fsum(scales) * term.weight
-            if weight != 0:
-                summed.append(
-                    Term(op=term.op, weight=weight, inputs=term.inputs, transposed=term.transposed)
-                )
-        if summed:
-            found[target] = tuple(summed)
-    return found
-
-
-def _dtypes(
+def _made(
     name: str,
     base: InstalledModule,
     recipe: Compose,
     table: dict[str, TensorRef],
-    terms: dict[str, tuple[Term, ...]],
+    merging: Merging,
+    steps: Sequence[Done],
+    scales: Mapping[str, tuple[Setting, str, float]],
 ) -> tuple[dict[str, TensorRef], dict[str, Made]]:
     """Part the tensors into those that are kept and those that are made."""
-    wanted = _DTYPES[recipe.dtype] if recipe.dtype is not None else None
-    own = {ref.dtype for ref in base.tensors.values() if ref.dtype in _FLOATS}
+    terms = merging.terms(base, steps)
+    everywhere = merging.everywhere(
+        {tensor: ref for tensor, ref in table.items() if ref.dtype in _FLOATS}
+    )
+    for tensor, (setting, own, height) in scales.items():
+        scale = value_for(setting, own, height)
+        if scale is None or table[tensor].dtype not in _FLOATS:
+            continue
+        if recipe.method != "passthrough":
+            raise ComposeError(
+                model=name, reason='layers with a scale go with method = "passthrough" alone'
+            )
+        everywhere.pop(tensor, None)
+        if scale != 1.0:
+            everywhere[tensor] = {"scale": scale}
     kept: dict[str, TensorRef] = {}
     made: dict[str, Made] = {}
     for tensor, ref in sorted(table.items()):
-        if wanted is not None and ref.dtype.startswith("F8_"):
-            raise ComposeError(
-                model=name,
-                reason=f"{tensor!r} is {ref.dtype}, which cannot be converted to {recipe.dtype} "
-                "without its scales",
-            )
-        if wanted is None and ref.dtype in _FLOATS and own and ref.dtype not in own:
-            choice = next(key for key, value in _DTYPES.items() if value in (*own, "F32"))
-            raise ComposeError(
-                model=name,
-                reason=f"{tensor!r} is {ref.dtype}, but {base.name} is {', '.join(sorted(own))}; "
-                f'say what the result is to be: dtype = "{choice}" under its compose table',
-            )
-        dtype = wanted if wanted is not None and ref.dtype in _FLOATS else ref.dtype
-        if tensor in terms or dtype != ref.dtype:
-            made[tensor] = Made(source=ref, dtype=dtype, terms=terms.get(tensor, ()))
-        else:
-            kept[tensor] = ref
+        dtype = _dtype(name, base, recipe, tensor, ref)
+        if tensor not in terms and tensor not in everywhere:
+            if dtype == ref.dtype:
+                kept[tensor] = ref
+            else:
+                made[tensor] = Made(source=ref, dtype=dtype)
+            continue
+        made[tensor] = Made(
+            source=ref,
+            dtype=dtype,
+            terms=terms.get(tensor, ()),
+            reducer=recipe.method,
+            settings=everywhere.get(tensor) or merging.settings(tensor),
+        )
     return kept, made
+
+
+def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef) -> str:
+    """Return the dtype of a tensor of the result."""
+    own = sorted({other.dtype for other in base.tensors.values() if other.dtype in _FLOATS})
+    if recipe.dtype is not None and ref.dtype.startswith("F8_"):
+        raise ComposeError(
+            model=name,
+            reason=f"{tensor!r} is {ref.dtype}, which cannot be converted to {recipe.dtype} "
+            "without its scales",
+        )
+    if recipe.dtype is None and ref.dtype in _FLOATS and own and ref.dtype not in own:
+        choice = next(key for key, value in _DTYPES.items() if value in (*own, "F32"))
+        raise ComposeError(
+            model=name,
+            reason=f"{tensor!r} is {ref.dtype}, but {base.name} is {', '.join(own)}; "
+            f'say what the result is to be: dtype = "{choice}" under its compose table',
+        )
+    return _DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in _FLOATS else ref.dtype
 
 
 def _key(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
@@ -194,6 +207,7 @@ def _key(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
                 "source": type_and_digest(item.source),
                 "dtype": item.dtype,
                 "reducer": item.reducer,
+                "settings": item.settings,
                 "terms": [term.account() for term in item.terms],
             }
             for name, item in made.items()
@@ -206,16 +220,16 @@ def _config(
     name: str,
     config: dict[str, Any],
     recipe: Compose,
-    effects: list[tuple[float, InstalledModule, Effects]],
+    steps: Sequence[Done],
 ) -> dict[str, Any]:
     edited: dict[str, tuple[str, Any]] = {}
-    for _, module, effect in effects:
-        for key, value in effect.config.items():
-            other, before = edited.setdefault(key, (module.name, value))
+    for done in steps:
+        for key, value in done.effects.config.items():
+            other, before = edited.setdefault(key, (done.module.name, value))
             if before != value:
                 raise ComposeError(
                     model=name,
-                    reason=f"{other} and {module.name} both set {key!r} of {_CONFIG}",
+                    reason=f"{other} and {done.module.name} both set {key!r} of {_CONFIG}",
                 )
     merged = {**config, **{key: value for key, (_, value) in edited.items()}}
     if recipe.dtype is not None:
@@ -223,20 +237,18 @@ def _config(
     return merged
 
 
-def _files(
-    name: str, base: InstalledModule, effects: list[tuple[float, InstalledModule, Effects]]
-) -> dict[str, Path]:
+def _files(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str, Path]:
     files = {
         path: blob
         for path, blob in base.files.items()
         if path != _CONFIG and not path.endswith(".index.json")
     }
-    for _, module, effect in effects:
-        for path, blob in own_files(effect.files).items():
+    for done in steps:
+        for path, blob in own_files(done.effects.files).items():
             if path in files and digest_file(files[path]) != digest_file(blob):
                 raise ComposeError(
                     model=name,
-                    reason=f"{module.name} and another of its modules have different {path!r}",
+                    reason=f"{done.module.name} and another of its modules have different {path!r}",
                 )
             files[path] = blob
     return files

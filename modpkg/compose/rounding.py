@@ -26,20 +26,28 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
     single = values.float()
     bits = single.view(torch.int32)
     mask, tie = _LOW_BITS[out.dtype]
-    suspects = _where(bits.bitwise_and(mask).eq(tie))
+    flags = bits.bitwise_and(mask).eq(tie).view(-1)
+    if flags.numel() % 8:
+        suspects = flags.nonzero().view(-1)
+    else:  # few of them mostly, so eight are looked at at once
+        eights = flags.view(torch.int64).nonzero().view(-1)
+        if eights.numel() > flags.numel() // 64:
+            # Means of narrow numbers are ties all over.
+            _all_to_odd(bits, single, values, flags.view(values.shape))
+            eights = eights[:0]
+        suspects = (eights.unsqueeze(1) * 8 + torch.arange(8))[flags.view(-1, 8)[eights]]
     if suspects.numel():
         _round_to_odd(bits.view(-1), single.view(-1), values.reshape(-1), suspects)
     out.copy_(single)
 
 
-def _where(flags: torch.Tensor) -> torch.Tensor:
-    """Return the flat positions of the flags that are set: few, so eight are looked at at once."""
-    flat = flags.view(-1)
-    if flat.numel() % 8:
-        return flat.nonzero().view(-1)
-    eights = flat.view(torch.int64).nonzero()
-    positions = eights * 8 + torch.arange(8)
-    return positions[flat.view(-1, 8)[eights.view(-1)]]
+def _all_to_odd(
+    bits: torch.Tensor, single: torch.Tensor, values: torch.Tensor, flags: torch.Tensor
+) -> None:
+    """Do what `_round_to_odd` does where ``flags`` are set, without picking them out."""
+    # Away from zero is +1 for the bits: the sign of the error, turned where the value is negative.
+    error = single.double().neg_().add_(values).sign_().mul_(single.sign())
+    bits.add_(error.mul_(flags).int())
 
 
 def _round_to_odd(

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
+from typing import Any
 
 import torch
 from msgspec import Struct
 
-from modpkg.compose.composition import Made, Term
-from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
-from modpkg.compose.operators import find_operator
-from modpkg.compose.reducers import find_reducer
+from modpkg.compose.composition import Made
+from modpkg.compose.mapping import TORCH_DTYPES
+from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
+from modpkg.compose.rows import TensorBlocks
 from modpkg.digests import Digest
-from modpkg.errors import NotFinite, UnknownOperator
-from modpkg.installed import TensorRef
+from modpkg.errors import ComposeError, NotFinite
 from modpkg.packs import PackTensor
-
-BLOCK_ELEMENTS = 1 << 19
-"""Elements of a row block: a float64 block is 4 MiB. Smaller ones were slower here: every block
-costs some dozen calls, for which threads wait on each other.
-
-It is a constant, because a matrix product may round differently in blocks of another height."""
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -35,6 +28,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """The pack, at its full length already."""
     place: PackTensor
     """Where in it the result goes."""
+    measured: Any = None
+    """What the reducer measured over the model, if it is one of those."""
 
 
 def make_tensor(job: Job) -> Digest:
@@ -44,75 +39,77 @@ def make_tensor(job: Job) -> Digest:
 
     Raises:
         NotFinite: the result has NaN or infinity. PackError: an input cannot be read.
+        ComposeError: the method cannot do with these values.
     """
     torch.set_num_threads(1)
-    made, place = job.made, job.place
+    place = job.place
     state = hashlib.sha256()
     if place.length:
-        source = _matrix(_map(made.source))
-        terms = [(term, _inputs(term)) for term in made.terms]
-        # A mapping begins at a multiple of the page size (of 64 KiB on Windows).
-        skip = place.offset % mmap.ALLOCATIONGRANULARITY
-        with (
-            open(job.file, "r+b") as file,
-            mmap.mmap(file.fileno(), skip + place.length, offset=place.offset - skip) as mapping,
-            memoryview(mapping) as whole,
-            whole[skip:] as window,
-        ):
-            out = torch.frombuffer(window, dtype=TORCH_DTYPES[place.dtype]).view(source.shape)
-            rows, columns = source.shape
-            step = max(1, BLOCK_ELEMENTS // columns)
-            for start in range(0, rows, step):
-                stop = min(start + step, rows)
-                _make_block(job, out[start:stop], source[start:stop], terms, start, stop)
-                width = columns * out.element_size()
-                state.update(window[start * width : stop * width])
-            del out  # the mapping cannot be closed while a tensor lies in it
+        blocks = TensorBlocks(job.model, job.name, job.made)
+        reduction = Reduction(job, blocks)
+        # Reused for all blocks: fresh memory costs more than what is computed in it.
+        dtype = TORCH_DTYPES[place.dtype]
+        width = blocks.columns * dtype.itemsize
+        scratch = bytearray(blocks.height * width)
+        out = torch.frombuffer(scratch, dtype=dtype).view(-1, blocks.columns)
+        with open(job.file, "r+b", buffering=0) as file:
+            file.seek(place.offset)
+            for start, stop in blocks.ranges():
+                reduction.block(out[: stop - start], start, stop)
+                data = memoryview(scratch)[: (stop - start) * width]
+                state.update(data)
+                while data:
+                    data = data[file.write(data) :]
     return Digest("sha256:" + state.hexdigest())
 
 
-def _make_block(
-    job: Job,
-    out: torch.Tensor,
-    source: torch.Tensor,
-    terms: list[tuple[Term, dict[str, torch.Tensor]]],
-    start: int,
-    stop: int,
-) -> None:
-    """Write rows ``start`` to ``stop`` of the result into ``out``."""
-    if not terms and source.dtype != torch.float64:
-        out.copy_(source)  # a conversion is one rounding already
-    else:
-        values = source.double() if source.dtype != torch.float64 else source.clone()
-        deltas = []
-        for term, inputs in terms:
-            delta = find_operator(term.op, job.model).delta
-            if delta is None:
-                raise UnknownOperator(where=job.model, op=term.op, known="those with a delta")
-            deltas.append(delta(inputs, term, start, stop).view(values.shape))
-        if deltas:
-            values = find_reducer(job.made.reducer, job.model)(values, deltas)
-        round_into(out, values)
-    # NaN and infinity show in the extremes. Those that a base has itself may stay when only the
-    # dtype changes: attention masks are kept so.
-    low, high = torch.aminmax(out)
-    if not torch.isfinite(high - low) and not torch.isfinite(out).all():
-        broken = ~torch.isfinite(out)
-        if terms or torch.isfinite(source[broken]).any():
-            raise NotFinite(model=job.model, tensor=job.name)
+class Reduction:
+    """How the rows of one tensor become those of the result."""
+
+    def __init__(self, job: Job, blocks: TensorBlocks) -> None:
+        made = job.made
+        self._job, self._blocks = job, blocks
+        self._reducer: Reducer | None = None
+        self._measured: tuple[Any, ...] = ()
+        if made.terms or made.settings:
+            self._reducer = find_reducer(made.reducer, job.model)
+            self._arguments = as_arguments(self._reducer, made.settings)
+            if self._reducer.measure is not None:
+                self._measured = (job.measured,)
+                if not self._reducer.across:
+                    self._measured = (_said(job, self._reducer.measure, blocks, **self._arguments),)
+
+    def block(self, out: torch.Tensor, start: int, stop: int) -> None:
+        """Write rows ``start`` to ``stop`` of the result into ``out``."""
+        source = self._blocks.source[start:stop]
+        if self._reducer is None and source.dtype != torch.float64:
+            out.copy_(source)  # a conversion is one rounding already
+        else:
+            values = self._blocks.base(start, stop)
+            if self._reducer is not None:
+                changes = self._blocks.changes(start, stop)
+                values = _said(
+                    self._job,
+                    self._reducer.reduce,
+                    values,
+                    changes,
+                    *self._measured,
+                    **self._arguments,
+                )
+            round_into(out, values)
+        # NaN and infinity show in the extremes. Those that a base has itself may stay when only
+        # the dtype changes: attention masks are kept so.
+        low, high = torch.aminmax(out)
+        if not torch.isfinite(high - low) and not torch.isfinite(out).all():
+            broken = ~torch.isfinite(out)
+            if self._reducer is not None or torch.isfinite(source[broken]).any():
+                raise NotFinite(model=self._job.model, tensor=self._job.name)
 
 
-def _map(ref: TensorRef) -> torch.Tensor:
-    return map_tensors([(ref.file, ref)])[ref.file]
-
-
-def _inputs(term: Term) -> dict[str, torch.Tensor]:
-    return {role: _map(ref).double() for role, ref in term.inputs.items()}
-
-
-def _matrix(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor with its first extent as rows and all others as columns.
-
-    A vector has one column, so that long ones are cut into blocks too.
-    """
-    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
+def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
+    """Return what a method's function returns; its ValueError names the tensor."""
+    try:
+        return function(*positional, **named)
+    except ValueError as error:
+        reason = f"method {job.made.reducer!r} cannot make {job.name!r}: {error}"
+        raise ComposeError(model=job.model, reason=reason) from error

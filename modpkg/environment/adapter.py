@@ -52,11 +52,13 @@ def _only_adapter(
 ) -> tuple[ModuleState, float]:
     recipe = msgspec.convert(environment.model(name).recipe, Compose)
     adapters = [step for step in recipe.steps if states[step.module].kind == "adapter"]
-    if len(adapters) != 1 or len(recipe.steps) != 1:
+    scale = adapters[0].scale if adapters else None
+    plain = recipe.method == "sum" and not recipe.layers and len(recipe.steps) == 1
+    if not plain or not isinstance(scale, int | float):
         raise NotExportable(
             name=name,
             form="peft",
             reason=f"it is composed in {len(recipe.steps)} steps ({len(adapters)} with an "
-            "adapter), and only a base with one adapter is an adapter of PEFT's",
+            "adapter), and only a base with one adapter at one scale is an adapter of PEFT's",
         )
-    return states[adapters[0].module], adapters[0].scale
+    return states[adapters[0].module], scale

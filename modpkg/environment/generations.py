@@ -52,6 +52,8 @@ class ModuleState(Struct, frozen=True, kw_only=True):
     extras: list[str]
     fits: dict[str, str]
     """By base, how the module fits it: ``exact`` or ``drifted``, with numbers."""
+    extra_requires: list[str] = []
+    """What its chosen extras require beside `requires`."""
 
 
 class Generation(Struct, frozen=True, kw_only=True):
@@ -70,6 +72,8 @@ class Generation(Struct, frozen=True, kw_only=True):
     """Runnable models, with their versions."""
     packs: dict[str, int]
     """Files of ``packs/`` that it needs, with their lengths."""
+    flagged: bool = False
+    """Whether the lock answers the manifest only with what the command line put in its place."""
 
 
 class Environment:
@@ -138,6 +142,7 @@ class Environment:
         current = self.current()
         return (
             current is not None
+            and not current.flagged
             and lock_text is not None
             and current.lock == text_digest(lock_text)
             and current.manifest == text_digest(manifest_text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 
 from packaging.requirements import Requirement
 
@@ -23,8 +24,10 @@ class Graph:
         self._edges = {
             module.name: [
                 requirement
-                for requirement in map(parse_requirement, module.requires)
-                if requirement.name in self.modules
+                for requirement in map(
+                    parse_requirement, [*module.requires, *module.extra_requires]
+                )
+                if requirement.name in self.modules and requirement.name != module.name
             ]
             for module in generation.modules
         }
@@ -34,36 +37,47 @@ class Graph:
         return self._edges.get(name, [])
 
     def paths(self, name: str) -> Iterator[list[Requirement]]:
-        """Yield every path of requirements from a root to ``name``, shortest first per root."""
-        reaching = self._reaching(name)
-        pending = [[root] for root in self.roots if root.name in reaching]
+        """Yield every path of requirements from a root to ``name``; there can be very many.
+
+        Roots and requirements that are nearer to ``name`` come first.
+        """
+        far = self._distances(name)
+
+        def nearest_last(steps: Iterable[Requirement]) -> list[Requirement]:
+            known = [step for step in steps if step.name in far]
+            return sorted(known, key=lambda step: far[step.name])[::-1]
+
+        pending = [[root] for root in nearest_last(self.roots)]
         while pending:
-            path = pending.pop(0)
+            path = pending.pop()
             if path[-1].name == name:
                 yield path
                 continue
             on_path = {step.name for step in path}
             pending += [
                 [*path, requirement]
-                for requirement in self.requirements(path[-1].name)
-                if requirement.name in reaching and requirement.name not in on_path
+                for requirement in nearest_last(self.requirements(path[-1].name))
+                if requirement.name not in on_path
             ]
 
-    def _reaching(self, name: str) -> set[str]:
-        """Return the names from which ``name`` can be reached, itself among them."""
-        found = {name}
-        while True:
-            more = {
-                module
-                for module, requirements in self._edges.items()
-                if module not in found and any(r.name in found for r in requirements)
-            }
-            if not more:
-                return found
-            found |= more
+    def _distances(self, name: str) -> dict[str, int]:
+        """Return from which names ``name`` can be reached, and in how many steps."""
+        asking: dict[str, list[str]] = {}
+        for module, requirements in self._edges.items():
+            for requirement in requirements:
+                asking.setdefault(requirement.name, []).append(module)
+        found = {name: 0}
+        pending = deque([name])
+        while pending:
+            at = pending.popleft()
+            for module in asking.get(at, []):
+                if module not in found:
+                    found[module] = found[at] + 1
+                    pending.append(module)
+        return found
 
 
 def shown_requirement(requirement: Requirement) -> str:
     """Return a requirement's specifier and extras for people, without the name."""
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    extras = f"[{','.join(sorted(requirement.extras))}] " if requirement.extras else ""
     return extras + (specifier_text(requirement.specifier) or "any version")

@@ -6,6 +6,7 @@ in a generation that nothing names yet, and one rename makes it the current one.
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from modpkg.errors import ResultDiffers
 from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling, write_atomically
 from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
 from modpkg.lock import LockedResult, format_lock
+from modpkg.names import module_name
 from modpkg.progress import Progress
 from modpkg.records import canonical_json
 from modpkg.store.store import Store
@@ -48,17 +50,7 @@ def apply_install(
         the manifest are then what they were.
     """
     environment = Environment(plan.project.environment)
-    check_space(store.root, plan.disk)
-    store.projects.note(plan.project.lock_path, plan.project.environment)
-    if plan.transfer.needed:
-        progress.stage("Fetching")
-        progress.total(plan.transfer.missing)
-    fetch_all(
-        plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
-    )
-    for module in plan.lock.module:
-        if size := plan.transfer.missing_of(module.name):
-            progress.fetched(module.name, module.version, size)
+    _fetch(plan, store, progress)
     checkpoint("fetched")
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
@@ -76,6 +68,7 @@ def apply_install(
             modules=_states(plan),
             models=models,
             packs=packs,
+            flagged=plan.flagged,
         )
         write_atomically(staged / plan.project.manifest_path.name, plan.manifest_text.encode())
         write_atomically(staged / "modpkg.lock", lock_text.encode())
@@ -94,6 +87,57 @@ def apply_install(
     checkpoint("switched")
     environment.prune()
     return generation
+
+
+def compose_models(
+    plan: InstallPlan,
+    store: Store,
+    progress: Progress,
+    *,
+    threads: int | None = None,
+    executor: concurrent.futures.Executor | None = None,
+) -> dict[str, str]:
+    """Fetch and compose what an install would, into the store alone; return results by model.
+
+    An install with the same store, by whomever, then finds them there.
+
+    Raises:
+        Everything that fetching and composing can raise.
+    """
+    from modpkg.compose.executor import compose
+
+    _fetch(plan, store, progress)
+    results = {}
+    for model in plan.recipes:
+        progress.stage(f"Composing {model.name}")
+        composition = plan.compositions[model.name]
+        results[model.name] = compose(
+            composition, store.root, threads=threads, executor=executor, progress=_counted(progress)
+        ).result
+    return results
+
+
+def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
+    """Bring what the plan lacks into the store."""
+    check_space(store.root, plan.disk)
+    store.projects.note(plan.project.lock_path, plan.project.environment)
+    if plan.transfer.needed:
+        progress.stage("Fetching")
+        progress.total(plan.transfer.missing)
+    fetch_all(
+        plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
+    )
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
+
+
+def _counted(progress: Progress) -> Callable[[int, int], None]:
+    def advance(done: int, total: int) -> None:
+        progress.total(total)
+        progress.advance(1)
+
+    return advance
 
 
 def _compose_all(
@@ -116,12 +160,7 @@ def _compose_all(
         from modpkg.compose.plan import COMPOSE_ENGINE
 
         progress.stage(f"Composing {model.name}")
-
-        def advance(done: int, total: int) -> None:
-            progress.total(total)
-            progress.advance(1)
-
-        composed = compose(plan.compositions[model.name], store.root, progress=advance)
+        composed = compose(plan.compositions[model.name], store.root, progress=_counted(progress))
         before = known.get(model.name)
         if (
             before is not None
@@ -191,6 +230,13 @@ def _states(plan: InstallPlan) -> list[ModuleState]:
                 requires=module.requires,
                 extras=module.extras,
                 fits=fits.get(module.name, {}),
+                extra_requires=[
+                    text
+                    for extra, texts in record.extras.items()
+                    if module_name(extra) in module.extras
+                    for text in texts
+                    if text not in module.requires
+                ],
             )
         )
     return states

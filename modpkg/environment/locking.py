@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -11,14 +12,15 @@ from packaging.version import Version
 
 from modpkg.environment.policy import changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
-from modpkg.environment.registries import Registries
 from modpkg.errors import LockMissing, LockStale
 from modpkg.lock import Lock, format_lock, lock_of
 from modpkg.manifest import Manifest
 from modpkg.manifest.node import hint
 from modpkg.names import module_name, parse_version, requirement_text
-from modpkg.resolve.provider import Need, root_needs
-from modpkg.resolve.resolve import resolve
+
+if TYPE_CHECKING:
+    from modpkg.environment.registries import Registries
+    from modpkg.resolve.provider import Need
 
 
 class Locked(Struct, frozen=True):
@@ -44,6 +46,8 @@ def requirements_of(manifest: Manifest) -> list[str]:
 
 def roots_of(manifest: Manifest) -> list[Need]:
     """Return the resolver's roots, in the order the manifest has them."""
+    from modpkg.resolve.provider import root_needs
+
     return [
         need
         for dependency in manifest.dependencies
@@ -100,6 +104,8 @@ def make_lock(
     Raises:
         ResolutionImpossible, UnknownModule, and what reading a registry raises.
     """
+    from modpkg.resolve.resolve import resolve  # `lock --check` does without
+
     policy = policy_of(manifest, now or datetime.now(timezone.utc))
     kept = kept_versions(manifest, previous, upgrade)
     resolution = resolve(roots_of(manifest), registries.catalog(), locked=kept, policy=policy)
@@ -113,7 +119,19 @@ def make_lock(
     )
     if previous is not None and _same_but_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is no change worth committing
-    return Locked(lock, (*resolution.warnings, *_in_vain(upgrade, previous, lock)))
+    warnings = (
+        *_set_aside(manifest, previous),
+        *resolution.warnings,
+        *_in_vain(upgrade, previous, lock),
+    )
+    return Locked(lock, warnings)
+
+
+def _set_aside(manifest: Manifest, previous: Lock | None) -> list[str]:
+    """Return a warning where nothing of the earlier lock is kept (see `kept_versions`)."""
+    now = manifest.resolution.strategy
+    before = now if previous is None else previous.resolution.strategy
+    return [f"modpkg.lock is resolved anew: strategy was {before} and is {now}"] * (before != now)
 
 
 def _in_vain(upgrade: Iterable[str] | None, previous: Lock | None, lock: Lock) -> list[str]:

@@ -25,7 +25,7 @@ class ModelRecipe(Struct, frozen=True):
 
     def modules(self) -> list[str]:
         """Return the names of the modules that go in, base first."""
-        return list(dict.fromkeys([self.recipe.base, *(s.module for s in self.recipe.steps)]))
+        return self.recipe.modules()
 
 
 def recipes(

@@ -77,6 +77,10 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
     compose_bytes: int
     """Bytes that composing will write; 0 when all results are in the store."""
+    compose_memory: int
+    """Bytes that composing takes at most at a time, beside Python and torch."""
+    flagged: bool
+    """Whether the lock answers the manifest only with what the request put in its place."""
 
     @property
     def disk(self) -> int:
@@ -185,13 +189,16 @@ def plan_install(
     for model in models:
         _fetch_configs(model, transfer, registries)
     compositions: dict[str, Any] = {}
-    compose_bytes = 0
+    compose_bytes = compose_memory = 0
     for model in models:
+        from modpkg.compose.memory import default_threads, peak_bytes
         from modpkg.compose.plan import plan as plan_composition
 
         composition = plan_composition(model.name, model.version, model.recipe, modules)
         compositions[model.name] = composition
-        compose_bytes += composition.bytes_to_write(store.root)
+        if to_write := composition.bytes_to_write(store.root):
+            compose_bytes += to_write
+            compose_memory = max(compose_memory, peak_bytes(composition, default_threads()))
     return InstallPlan(
         project=project,
         manifest=manifest,
@@ -203,6 +210,8 @@ def plan_install(
         changes=_changes(Environment(project.environment).current(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
+        flagged=stale_reason(project.parse(text), lock) is not None,
+        compose_memory=compose_memory,
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from modpkg.errors import FolderNotEmpty, ImportRefused
-from modpkg.files import disk_errors, link_or_copy, remove_tree, temporary_sibling
+from modpkg.files import copy_file, disk_errors, remove_tree, temporary_sibling
 from modpkg.manifest import MANIFEST, parse_manifest
 from modpkg.release.content import check_data
 
@@ -58,7 +57,7 @@ def new_project(out: Path) -> Iterator[Path]:
 
 
 def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[str]:
-    """Bring a folder's data files over (hard links where possible); return what was left out.
+    """Copy a folder's data files; return what was left out.
 
     Hidden files, links, code, pickles and paths that match ``skip`` stay behind.
     """
@@ -82,11 +81,8 @@ def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[
             left.append(f"{relative} (not data)")
             continue
         target = staged / relative
-        if path.suffix == ".safetensors":
-            link_or_copy(real, target)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(real, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(real, target)
     return left
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.errors import ImportRefused
-from modpkg.files import link_or_copy
+from modpkg.files import copy_file
 from modpkg.installed import read_model
 from modpkg.interop.module_project import files_of, license_of, new_project, write_manifest
 from modpkg.interop.weights import write_weights
@@ -31,7 +31,7 @@ def import_plain(
     read_pack_header(source.resolve())
     spdx, warnings = license_of(source.parent, license)
     with new_project(out) as staged:
-        link_or_copy(source.resolve(), staged / source.name)
+        copy_file(source.resolve(), staged / source.name)
         write_manifest(
             staged,
             name=name,

@@ -8,7 +8,17 @@ from typing import Any
 from modpkg.manifest.find import MANIFEST
 from modpkg.manifest.node import Node, Source
 from modpkg.manifest.read import manifest_of
-from modpkg.manifest.schema import Compose, Dependency, Manifest, Step, Task, Test
+from modpkg.manifest.schema import (
+    Compose,
+    Dependency,
+    Layers,
+    Manifest,
+    Setting,
+    Step,
+    Task,
+    Test,
+)
+from modpkg.manifest.settings import plain_setting
 from modpkg.names import requirement_text
 
 
@@ -93,17 +103,38 @@ def _dependency(dependency: Dependency) -> str | dict[str, Any]:
 
 
 def _compose(compose: Compose) -> dict[str, Any]:
-    steps = [_step(step) for step in compose.steps]
-    return {"base": compose.base, "steps": steps, "dtype": compose.dtype}
+    return {
+        "base": compose.base,
+        "method": compose.method if compose.method != "sum" else None,
+        "parameters": _parameters(compose.parameters),
+        "layers": [_layers(run) for run in compose.layers],
+        "steps": [_step(step) for step in compose.steps],
+        "dtype": compose.dtype,
+    }
 
 
 def _step(step: Step) -> dict[str, Any]:
     data: dict[str, Any] = {"module": step.module, "op": step.op}
+    if step.parameters:
+        data["parameters"] = _parameters(step.parameters)
     if step.replace:
         data["replace"] = list(step.replace)
     if step.scale != 1.0:
-        data["scale"] = step.scale
+        data["scale"] = plain_setting(step.scale)
     return data
+
+
+def _layers(run: Layers) -> dict[str, Any]:
+    data: dict[str, Any] = {"module": run.module, "range": list(run.range)}
+    if run.scale is not None:
+        data["scale"] = plain_setting(run.scale)
+    if run.tensors:
+        data["tensors"] = list(run.tensors)
+    return data
+
+
+def _parameters(parameters: dict[str, Setting]) -> dict[str, Any]:
+    return {key: plain_setting(setting) for key, setting in sorted(parameters.items())}
 
 
 def _task(task: Task) -> dict[str, Any]:

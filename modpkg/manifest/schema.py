@@ -15,6 +15,8 @@ from modpkg.records import Kind
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Strategy = Literal["highest", "lowest", "lowest-direct"]
+IMPORTANCE = "importance"
+"""The parameter that may name a module: one whose tensors weigh those of another."""
 TaskKind = Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
 
 
@@ -32,23 +34,68 @@ class Dependency(Struct, frozen=True):
         return ModuleName(self.requirement.name)
 
 
+Scalar = bool | float | str
+Gradient = tuple[Scalar, ...]
+"""Values at equal distances from the first layer to the last."""
+
+
+class Filtered(Struct, frozen=True):
+    """A value for the tensors whose name has ``filter`` in it; None is for every tensor."""
+
+    value: Scalar | Gradient
+    filter: str | None = None
+
+
+Setting = Scalar | Gradient | tuple[Filtered, ...]
+"""A parameter of a composition: one value, a gradient over the layers, or values by filter, of
+which the first that fits holds."""
+
+
 class Step(Struct, frozen=True, kw_only=True):
     """One step of a composition: a module acts on the base through an operator."""
 
     op: str
     module: ModuleName
-    scale: float = 1.0
+    scale: Setting = 1.0
+    """Numbers alone."""
     replace: tuple[str, ...] = ()
     """Names of base tensors (or prefixes that end with '.') that the module may replace."""
+    parameters: dict[str, Setting] = {}
+    """Sorted by name; what they mean the operator and the method say."""
+
+
+class Layers(Struct, frozen=True, kw_only=True):
+    """A run of layers that a model is put together from."""
+
+    module: ModuleName
+    range: tuple[int, int]
+    """Of the module's layers, the first, and the one after the last."""
+    scale: Setting | None = None
+    """What their tensors are multiplied by; None leaves them as they are."""
+    tensors: tuple[str, ...] = ()
+    """Names (or prefixes that end with '.') of tensors outside of layers to take from it too."""
 
 
 class Compose(Struct, frozen=True, kw_only=True):
     """``[compose]`` of a model module, or ``[models.NAME]`` of an app."""
 
     base: ModuleName
+    method: str = "sum"
+    """How the changes of the steps become one."""
+    parameters: dict[str, Setting] = {}
+    """The method's own, and what holds for steps that do not say otherwise; sorted by name."""
+    layers: tuple[Layers, ...] = ()
+    """In place of the base's layers, in this order."""
     steps: tuple[Step, ...] = ()
     dtype: DTypeName | None = None
     """dtype of the result's floating-point tensors; None keeps the base's."""
+
+    def modules(self) -> list[str]:
+        """Return the names of the modules that go in, base first."""
+        owners = [self.parameters, *(step.parameters for step in self.steps)]
+        named = [s for owner in owners if isinstance(s := owner.get(IMPORTANCE), str)]
+        taken = [*(run.module for run in self.layers), *(step.module for step in self.steps)]
+        return list(dict.fromkeys([self.base, *taken, *named]))
 
 
 class Task(Struct, frozen=True, kw_only=True):

@@ -11,15 +11,19 @@ import modpkg
 from modpkg.manifest.node import Node, Table, brief, hint
 from modpkg.manifest.resolution import engine_specifier
 from modpkg.manifest.schema import (
+    IMPORTANCE,
     Compose,
     DTypeName,
     FilesTable,
+    Layers,
     ModuleTable,
+    Setting,
     Step,
     Task,
     TaskKind,
     Test,
 )
+from modpkg.manifest.settings import PARAMETER, read_setting, scalar
 from modpkg.manifest.values import inner_path, parse_license, prompt, word
 from modpkg.names import ModuleName, module_name, parse_version
 from modpkg.records import KINDS, Kind
@@ -27,10 +31,11 @@ from modpkg.records import KINDS, Kind
 DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
 MOST_NEW_TOKENS = 1_000_000
+MOST_LAYERS = 100_000
 
 ENGINE = "requires-modpkg"
 
-_COMPOSITION = ("base", "steps", "dtype")
+_COMPOSITION = ("base", "method", "parameters", "layers", "steps", "dtype")
 
 
 def read_module(node: Node) -> ModuleTable:
@@ -105,23 +110,60 @@ def read_model(node: Node, dependencies: Collection[ModuleName]) -> tuple[Compos
 
 def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
     base = table.need("base", 'base = "smollm2-135m"')
+    method, layers = table.get("method"), table.get("layers")
     steps, dtype = table.get("steps"), table.get("dtype")
     return Compose(
         base=_dependency(base, dependencies),
+        method=word(method, "a method") if method else "sum",
+        parameters=_parameters(table.get("parameters"), dependencies),
+        layers=tuple(_layers(run, dependencies) for run in layers.items()) if layers else (),
         steps=tuple(_step(step, dependencies) for step in steps.items()) if steps else (),
         dtype=cast(DTypeName, dtype.choice(DTYPES, "dtype")) if dtype else None,
     )
 
 
 def _step(node: Node, dependencies: Collection[ModuleName]) -> Step:
-    table = node.table(("op", "module", "scale", "replace"))
+    table = node.table(("op", "module", "scale", "replace", "parameters"))
     scale, replace = table.get("scale"), table.get("replace")
     return Step(
         op=word(table.need("op", 'op = "lora"'), "an operator"),
         module=_dependency(table.need("module", 'module = "summarize-lora"'), dependencies),
-        scale=scale.number() if scale else 1.0,
+        scale=read_setting(scale, _number) if scale else 1.0,
         replace=tuple(name.text() for name in replace.items()) if replace else (),
+        parameters=_parameters(table.get("parameters"), dependencies),
     )
+
+
+def _layers(node: Node, dependencies: Collection[ModuleName]) -> Layers:
+    table = node.table(("module", "range", "scale", "tensors"))
+    module = table.need("module", 'module = "smollm2-135m"')
+    extent = table.need("range", "range = [0, 16]")
+    ends = [end.integer(0, MOST_LAYERS) for end in extent.items()]
+    if len(ends) != 2 or ends[0] >= ends[1]:
+        raise extent.fail("has to be the first layer and the one after the last, like [0, 16]")
+    scale, tensors = table.get("scale"), table.get("tensors")
+    return Layers(
+        module=_dependency(module, dependencies),
+        range=(ends[0], ends[1]),
+        scale=read_setting(scale, _number) if scale else None,
+        tensors=tuple(name.text() for name in tensors.items()) if tensors else (),
+    )
+
+
+def _number(node: Node) -> float:
+    return node.number()
+
+
+def _parameters(node: Node | None, dependencies: Collection[ModuleName]) -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    for key, value in sorted(node.entries().items()) if node else ():
+        if not PARAMETER.fullmatch(key):
+            raise value.fail("cannot be a parameter's name (lower-case words like 'density')")
+        if key == IMPORTANCE and isinstance(value.value, str):
+            found[key] = _dependency(value, dependencies)
+        else:
+            found[key] = read_setting(value, scalar)
+    return found
 
 
 def _dependency(node: Node, dependencies: Collection[ModuleName]) -> ModuleName:

@@ -30,47 +30,75 @@ def parse_index(
     Raises:
         BadRecord: two lines are of one version.
     """
-    warn = warn or (lambda message: None)
-    lines: list[IndexLine] = []
+    found = _whole(data, name)
+    if found is None:
+        found = _line_by_line(data, name, source, warn or (lambda message: None))
     places: dict[Version, int] = {}
+    for number, line in found.items():
+        other = places.setdefault(parse_version(line.version), number)
+        if other != number:
+            raise BadRecord(
+                what=f"{source}/index/{name}.jsonl",
+                kind="index",
+                reason=f"lines {other} and {number} are both of version "
+                f"{parse_version(line.version)}; "
+                "a version is published once, so the registry has to be mended",
+            )
+    return list(found.values())
+
+
+def _whole(data: bytes, name: str) -> dict[int, IndexLine] | None:
+    """Return the lines of an index file by number, read at once; None if any one is amiss."""
+    try:
+        lines = _DECODER.decode_lines(data)
+        # Nothing but a newline between two lines, and none within one: the numbers are right.
+        if data.count(b"\n") != len(lines) or data.count(b"}\n{") != len(lines) - 1:
+            return None
+        for line in lines:
+            _check(line, name)
+    except Exception:
+        return None
+    return dict(enumerate(lines, 1))
+
+
+def _line_by_line(
+    data: bytes, name: str, source: str, warn: Callable[[str], None]
+) -> dict[int, IndexLine]:
+    """Return the lines that can be used by number, and warn of each of the others."""
+    found: dict[int, IndexLine] = {}
     for number, raw in enumerate(data.split(b"\n"), 1):
         if not raw.strip():
             continue
         where = f"{source}/index/{name}.jsonl:{number}"
         try:
             line = _DECODER.decode(raw)
-            if line.spec > SPEC:
-                warn(f"{where}: skipped, it follows spec version {line.spec}, newer than {SPEC}")
-                continue
-            version = parse_version(line.version)
-            if line.name != name:
-                raise ValueError(f"it is of {line.name!r}")
-            _check_requirements(line)
+            _check(line, name)
         except Exception as error:
             newer = _spec_of(raw)
-            reason = f"it follows spec version {newer}" if newer > SPEC else str(error)
-            warn(f"{where}: skipped, {reason}")
-            continue
-        if version in places:
-            raise BadRecord(
-                what=f"{source}/index/{name}.jsonl",
-                kind="index",
-                reason=f"lines {places[version]} and {number} are both of version {version}; "
-                "a version is published once, so the registry has to be mended",
+            reason = (
+                f"it follows spec version {newer}, newer than {SPEC}"
+                if newer > SPEC
+                else str(error)
             )
-        places[version] = number
-        lines.append(line)
-    return lines
+            warn(f"{where}: skipped, {reason}")
+        else:
+            found[number] = line
+    return found
 
 
-def _check_requirements(line: IndexLine) -> None:
-    """Raise what is wrong with a line's requirements: a resolver must not stumble over them."""
+def _check(line: IndexLine, name: str) -> None:
+    """Raise what is wrong with a line: a resolver must not stumble over it."""
+    if line.spec > SPEC:
+        raise ValueError(f"it follows spec version {line.spec}")
+    parse_version(line.version)
+    if line.name != name:
+        raise ValueError(f"it is of {line.name!r}")
+    for text in line.requires:
+        read_requirement(text)
     for extra, group in line.extras.items():
         module_name(extra)
         for text in group:
             read_requirement(text)
-    for text in line.requires:
-        read_requirement(text)
 
 
 def _spec_of(raw: bytes) -> int:

@@ -125,8 +125,10 @@ class Registry:
                 data = self._read_index(name) if ahead is None else ahead.result()
             except NotThere:
                 data = b""
+            lines = parse_index(data, name, self.url, self.warn)
+            if not lines:
                 _ = self.info  # tells a registry without this name from no registry at all
-            self._indexes[name] = parse_index(data, name, self.url, self.warn)
+            self._indexes[name] = lines
             self._ahead.pop(name, None)
         return self._indexes[name]
 
@@ -144,6 +146,11 @@ class Registry:
         if found is None:
             return None
         return [name[: -len(".jsonl")] for name in found if name.endswith(".jsonl")]
+
+    def remembered(self) -> list[str]:
+        """Return the names whose index files were read from a distant registry before, sorted."""
+        kept = self._kept("index")
+        return [] if kept is None else sorted(path.stem for path in kept.glob("[!.]*.jsonl"))
 
     def line(self, name: str, version: str) -> IndexLine:
         """Return one release's index line.

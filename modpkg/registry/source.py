@@ -64,11 +64,12 @@ class FolderSource:
 
     def read(self, path: str) -> bytes:
         try:
-            file = self.root / path
-            size = os.stat(file).st_size
-            if size > MAX_SMALL:
-                raise RegistryUnreachable(url=self.url, reason=f"{path} has {size} bytes")
-            return file.read_bytes()
+            # Thousands of index files are read so: no more system calls than it takes.
+            with open(f"{self.url}/{path}", "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_SMALL:
+                    raise RegistryUnreachable(url=self.url, reason=f"{path} has {size} bytes")
+                return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             raise NotThere(path) from None
         except OSError as error:

@@ -79,27 +79,54 @@ class RegistryWriter:
         record = built.record(line)
         self._verify(record, BlobTree(Path(built.url)))
         with self._locked(line.name):
-            present = self._reader().index(line.name)
-            for existing in present:
-                if parse_version(existing.version) == parse_version(line.version):
-                    if existing.release == line.release:
-                        return existing
-                    raise AlreadyPublished(
-                        name=line.name,
-                        version=line.version,
-                        registry=self.folder,
-                        manifest="modpkg.toml",
-                    )
+            for existing in self._reader().index(line.name):
+                if existing.release == line.release:
+                    return existing
+            others = self._others(line)
             added = sum(
-                self._copy(built, digest, what, progress) for digest, what in _needed(record)
+                self._copy(built, digest, what, progress) for digest, what in blobs_of(record)
             )
             added += self._copy(built, parse_digest(line.release), "the release record", progress)
             published = msgspec.structs.replace(
                 line, size=added, published=_timestamp(now), yanked=None
             )
-            self._write_index(line.name, [*present, published])
+            self._write_index(line.name, [*others, published])
         TensorLookup(self.folder).close()  # brings it up to date
         return published
+
+    def take(
+        self, source: Registry, line: IndexLine, progress: Callable[[int], None] | None = None
+    ) -> ReleaseRecord:
+        """Copy one release as another registry has it, its line too, and return its record.
+
+        Raises:
+            DigestMismatch, BadRecord, IndexLies: the other registry is not sound; the release does
+                not appear. AlreadyPublished: the version is here with another release digest.
+        """
+        self.prepare()
+        record = source.record(line)
+        with self._locked(line.name):
+            others = self._others(line)
+            for digest, what in blobs_of(record):
+                self._copy(source, digest, what, progress)
+            self._copy(source, parse_digest(line.release), "the release record", progress)
+            self._write_index(line.name, [*others, line])
+        return record
+
+    def _others(self, line: IndexLine) -> list[IndexLine]:
+        """Return the module's other versions; raises `AlreadyPublished` as `take` does."""
+        others = []
+        for existing in self._reader().index(line.name):
+            if parse_version(existing.version) != parse_version(line.version):
+                others.append(existing)
+            elif existing.release != line.release:
+                raise AlreadyPublished(
+                    name=line.name,
+                    version=line.version,
+                    registry=self.folder,
+                    manifest="modpkg.toml",
+                )
+        return others
 
     def _verify(self, record: ReleaseRecord, built: BlobTree) -> None:
         """Check a release of which the built tree may carry a part only."""
@@ -157,7 +184,8 @@ class RegistryWriter:
         return size
 
 
-def _needed(record: ReleaseRecord) -> list[tuple[Digest, str]]:
+def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
+    """Return every blob that a release names, with words for it; its record is not among them."""
     needed: dict[str, str] = {}
     for digest in sorted(record.packs):
         needed[digest] = f"a pack of {record.name}"

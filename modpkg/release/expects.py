@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from modpkg.errors import AdapterRefused, FileMissing
 from modpkg.interface import WEIGHTS_PORT, weights_digest
 from modpkg.manifest.schema import ModuleTable
 from modpkg.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
-from modpkg.release.binding import bind_lora
+from modpkg.release.binding import bind_adapter
 from modpkg.release.data import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -42,19 +43,21 @@ def expects_of(
             )
         config = read_json(files[ADAPTER_CONFIG])
         architecture = provides.ports.get("architecture")
-        bindings = bind_lora(
+        bound = bind_adapter(
             module.name,
             types,
             config,
             provides.tensors,
             architecture=str(architecture) if architecture is not None else None,
             base_name=f"{base.name} {base.version}",
+            digests={name: entry.digest for name, entry in tensors.items()},
         )
-        touched = {binding.target for binding in bindings}
+        touched = {change.target for change in bound.changes}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
     elif module.kind == "patch":
-        touched = set(types)
+        # Scattered values lie beside the places they go to.
+        touched = {re.sub(r"\.(?:indices|values)$", "", name) for name in types}
         if missing := sorted(touched - base.tensors.keys()):
             raise AdapterRefused(
                 path=module.name,

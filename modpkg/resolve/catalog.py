@@ -38,22 +38,27 @@ class Release:
     @property
     def requires(self) -> list[ReadRequirement]:
         """Its dependencies, in the order they are written."""
-        return [self._requirement(text) for text in self.line.requires]
+        return self._requirements(self.line.requires)
 
     @property
     def extras(self) -> dict[str, list[ReadRequirement]]:
         """Its extras' dependencies, by the extra's name in normal form."""
         groups: dict[str, list[ReadRequirement]] = {}
         for extra, texts in self.line.extras.items():
-            groups.setdefault(module_name(extra), []).extend(map(self._requirement, texts))
+            groups.setdefault(module_name(extra), []).extend(self._requirements(texts))
         return groups
 
-    def _requirement(self, text: str) -> ReadRequirement:
-        """Return what a text requires, after the project's overrides."""
-        requirement = read_requirement(text)
-        if self.overrides and (bound := self.overrides.get(requirement.name)) is not None:
-            return ReadRequirement(requirement.name, requirement.extras, str(bound.specifier))
-        return requirement
+    def _requirements(self, texts: list[str]) -> list[ReadRequirement]:
+        """Return what texts require, after the project's overrides."""
+        found = list(map(read_requirement, texts))
+        if not self.overrides:
+            return found
+        return [
+            item
+            if (bound := self.overrides.get(item.name)) is None
+            else ReadRequirement(item.name, item.extras, bound.specifier)
+            for item in found
+        ]
 
     def __repr__(self) -> str:
         return f"{self.name} {self.version}"
@@ -81,6 +86,16 @@ class Catalog:
         self._assigned = dict(assigned or {})
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
+
+    def overriding(self, overrides: Mapping[str, Bound]) -> Catalog:
+        """Return the same releases under other overrides; nothing is fetched again."""
+        if overrides is self.overrides:
+            return self
+        other = Catalog(
+            self._default, self._assigned, overrides=overrides, elsewhere=self._elsewhere
+        )
+        other._fits = self._fits
+        return other
 
     def registry(self, name: str) -> Registry:
         """Return the one registry that ``name`` comes from."""
@@ -132,7 +147,11 @@ class Catalog:
 
 def _near(name: str, registry: Registry) -> str:
     names = registry.names()
-    if not names:
-        return "" if names is None else " (it has no module at all)"
+    if names is None:  # it cannot list; what was read before may have the name that is meant
+        names = registry.remembered()
+    elif not names:
+        return " (it has no module at all)"
+    elif name in names:
+        return " that can be read (its index file has no line that is sound)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}" if close else ""

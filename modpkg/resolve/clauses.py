@@ -1,20 +1,24 @@
 """The reachable part of a registry as clauses for a SAT solver, in an order encoding.
 
-For each name with ``k`` admitted releases there are ``k`` variables: ``at least 0`` (the name is in
-the answer at all), ``at least 1`` … ``at least k-1`` (the chosen position is that or a later one).
-``at least i+1`` implies ``at least i``; so "one release at most" needs no clause, a stretch of
-positions is two literals however long it is, and a name that nothing asks for is simply free.
+For each name with ``k`` admitted releases there are ``k`` variables: ``wanted`` (the name is in the
+answer), and ``at least 1`` … ``at least k-1`` (its position is that or a later one). ``at least
+i+1`` implies ``at least i``; so "one release at most" needs no clause, and a stretch of positions
+is two literals however long it is.
 (The encoding is that of Crawford and Baker, "Experimental results on the application of
 satisfiability algorithms to scheduling problems", AAAI 1994, and of Tamura et al., "Compiling
 finite linear CSP into SAT", Constraints 14, 2009.)
 
-A release at position ``i`` that needs ``n`` in ``[a, b)`` is two clauses of three literals::
+A release of ``m`` at position ``i`` that needs ``n`` in ``[a, b)`` is three clauses, of which
+releases in a row with the same demand share one::
 
-    not (at least i)  or  at least i+1  or  n at least a
-    not (at least i)  or  at least i+1  or  not (n at least b)
+    not (m wanted)  or  not (m at least i)  or  m at least i+1  or  n wanted
+    not (m wanted)  or  not (m at least i)  or  m at least i+1  or  n at least a
+    not (m wanted)  or  not (m at least i)  or  m at least i+1  or  not (n at least b)
 
-An extra of a name has one variable of its own, which implies the name; what it needs is
-conditional on it. Only releases that some chain of needs from the roots allows are encoded.
+Where a name is not wanted, all that its releases need is met: its position is free, and asks for
+nothing. An extra of a name has one variable of its own, which implies that the name is wanted; what
+it needs is conditional on it. Only releases that some chain of needs from the roots allows are
+encoded.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from modpkg.resolve.order import Runs, runs_of, within
 from modpkg.resolve.provider import Identifier, Need
 from modpkg.resolve.space import Space, identifier
 
-Clause = list[int]
+Clause = tuple[int, ...]
 
 
 class Clauses:
@@ -37,18 +41,14 @@ class Clauses:
     def __init__(self, space: Space, roots: Sequence[Need]) -> None:
         self.space = space
         self.roots = roots
-        self._first: dict[ModuleName, int] = {}
+        self._wanted: dict[ModuleName, int] = {}
         self._extra: dict[Identifier, int] = {}
         self._count = 0
         self.reached: dict[Identifier, int] = {}
         """Per name or extra, the positions that can be asked for, as bits."""
-        self._holders: dict[Identifier, dict[tuple[ModuleName, str | None, Runs], int]] = {}
-        """What the releases of a name need; and which of them, as bits."""
+        self._demanded: dict[Identifier, dict[Clause, int]] = {}
+        """What the releases of a name demand; and which of them, as bits."""
         self._reach()
-
-    def at_least(self, name: ModuleName, position: int) -> int:
-        """Return the variable for "the chosen position is ``position`` or later"."""
-        return self._first[name] + position
 
     def new_variable(self) -> int:
         """Return a variable that nothing else uses."""
@@ -57,33 +57,46 @@ class Clauses:
 
     def names(self) -> list[ModuleName]:
         """Return the names that can be reached."""
-        return list(self._first)
+        return list(self._wanted)
 
     def position(self, name: ModuleName, model: Sequence[int]) -> int:
         """Return the position that a model chooses for a name; -1 when it leaves it out."""
-        first = self._first[name]
-        at = -1
-        for variable in range(first, first + len(self.space.domain(name))):
-            if model[variable - 1] < 0:
-                break
+        wanted = self._wanted[name]
+        if model[wanted - 1] < 0:
+            return -1
+        at = 0
+        while at + 1 < len(self.space.domain(name)) and model[wanted + at] > 0:
             at += 1
         return at
 
-    def equal(self, name: ModuleName, position: int) -> list[int]:
-        """Return the literals that say that exactly this position is chosen."""
-        literals = [self._first[name] + position]
-        if position + 1 < len(self.space.domain(name)):
-            literals.append(-(self._first[name] + position + 1))
+    def among(self, name: ModuleName, first: int, last: int) -> list[int]:
+        """Return the literals that say that a position in ``first..last`` is chosen."""
+        wanted = self._wanted[name]
+        literals = [wanted]
+        if first:
+            literals.append(wanted + first)
+        if last + 1 < len(self.space.domain(name)):
+            literals.append(-(wanted + last + 1))
         return literals
+
+    def values(self, name: ModuleName, position: int) -> list[int]:
+        """Return the literal of each variable of a name that holds when a position is chosen."""
+        wanted = self._wanted[name]
+        return [
+            wanted + at if at <= position else -(wanted + at)
+            for at in range(len(self.space.domain(name)))
+        ]
 
     def ordering(self) -> Iterator[Clause]:
         """Yield "at least i+1 implies at least i", and "an extra implies its name"."""
-        for name, first in self._first.items():
-            for variable in range(first, first + len(self.space.domain(name)) - 1):
-                yield [-variable - 1, variable]
+        for name, wanted in self._wanted.items():
+            for variable in range(wanted + 1, wanted + len(self.space.domain(name)) - 1):
+                yield -variable - 1, variable
         for (name, _), variable in self._extra.items():
             if len(self.space.domain(name)):
-                yield [-variable, self._first[name]]
+                yield -variable, self._wanted[name]
+        # No clause need have the last release of the last name: here every variable is known.
+        yield (self.new_variable(),)
 
     def demands(self, need: Need) -> list[Clause]:
         """Return the clauses that say that a need is met."""
@@ -91,48 +104,48 @@ class Clauses:
 
     def _demands(self, name: ModuleName, extra: str | None, runs: Runs) -> list[Clause]:
         if not runs:
-            return [[]]
-        first, size = self._first[name], len(self.space.domain(name))
-        demands = [[first + runs[0][0]]]
-        if runs[-1][1] < size:
-            demands.append([-(first + runs[-1][1])])
+            return [()]
+        wanted = self._wanted[name]
+        demands: list[Clause] = [
+            (literal,) for literal in self.among(name, runs[0][0], runs[-1][1] - 1)
+        ]
         for (_, end), (start, _) in itertools.pairwise(runs):
-            demands.append([-(first + end), first + start])
+            demands.append((-(wanted + end), wanted + start))
         if extra is not None:
-            demands.append([self._extra[name, extra]])
+            demands.append((self._extra[name, extra],))
         return demands
 
     def needs(self, wanted: Identifier, at: int) -> Iterator[tuple[Need, Runs]]:
         """Yield what a release needs that it does not meet itself, and what that allows."""
         name, extra = wanted
-        release = self.space.domain(name).ascending[at]
-        for need in self.space.needs(release, extra):
-            runs = self.space.allowed(need)
-            own = need.name == name and need.extra in (None, extra)
-            if not own or not within(at, runs):
+        allowed = self.space.allowed
+        for need in self.space.needs(self.space.domain(name).ascending[at], extra):
+            runs = allowed(need)
+            if need.name != name or need.extra not in (None, extra) or not within(at, runs):
                 yield need, runs
 
-    def chosen(self, wanted: Identifier, first: int, last: int) -> Clause:
+    def otherwise(self, wanted: Identifier, first: int, last: int) -> Clause:
         """Return the literals of which one holds unless a position in ``first..last`` is chosen."""
         name, extra = wanted
-        base = self._first[name]
-        clause = [] if extra is None else [-self._extra[wanted]]
-        clause.append(-(base + first))
-        if last + 1 < len(self.space.domain(name)):
-            clause.append(base + last + 1)
-        return clause
+        clause = [-literal for literal in self.among(name, first, last)]
+        if extra is not None:
+            clause.append(-self._extra[wanted])
+        return tuple(clause)
 
     def requirements(self) -> Iterator[Clause]:
         """Yield what the releases need; releases in a row with one demand share its clause."""
-        for wanted, holders in self._holders.items():
-            shared: dict[tuple[int, ...], int] = {}
-            for (name, extra, runs), positions in holders.items():
-                for demand in self._demands(name, extra, runs):
-                    literals = tuple(demand)
-                    shared[literals] = shared.get(literals, 0) | positions
-            for literals, positions in shared.items():
-                for first, end in runs_of(bits(positions)):
-                    yield [*self.chosen(wanted, first, end - 1), *literals]
+        for wanted, demanded in self._demanded.items():
+            conditions: dict[int, Clause] = {}
+            for demand, positions in demanded.items():
+                rest = positions
+                while rest:
+                    row = rest & ~(rest + (rest & -rest))
+                    condition = conditions.get(row)
+                    if condition is None:
+                        ((first, end),) = runs_of(bits(row))
+                        condition = conditions[row] = self.otherwise(wanted, first, end - 1)
+                    yield condition + demand
+                    rest ^= row
 
     def all(self) -> Iterator[Clause]:
         """Yield every clause, the roots' included."""
@@ -162,21 +175,25 @@ class Clauses:
 
         for root in self.roots:
             ask(identifier(root), self.space.allowed(root))
+        known: dict[tuple[ModuleName, str | None, Runs], list[Clause]] = {}
         while pending:
             wanted, new = pending.popleft()
-            holders = self._holders.setdefault(wanted, {})
+            demanded = self._demanded.setdefault(wanted, {})
             for at in bits(new):
+                bit = 1 << at
                 for need, runs in self.needs(wanted, at):
                     asked = need.name, need.extra, runs
-                    if asked not in holders:
-                        holders[asked] = 0
-                        ask((need.name, need.extra), runs)
-                    holders[asked] |= 1 << at
+                    demands = known.get(asked)
+                    if demands is None:
+                        ask(identifier(need), runs)
+                        demands = known[asked] = self._demands(*asked)
+                    for demand in demands:
+                        demanded[demand] = demanded.get(demand, 0) | bit
 
     def _introduce(self, wanted: Identifier) -> None:
         name, extra = wanted
-        if name not in self._first:
-            self._first[name] = self._count + 1
+        if name not in self._wanted:
+            self._wanted[name] = self._count + 1
             self._count += len(self.space.domain(name))
         if extra is not None:
             self._extra[wanted] = self.new_variable()

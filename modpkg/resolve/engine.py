@@ -9,7 +9,7 @@ from typing import Any
 from resolvelib import AbstractResolver, Resolver
 from resolvelib.resolvers import ResolverException, Result
 
-from modpkg.resolve.core import SECONDS
+from modpkg.resolve.budget import Budget
 from modpkg.resolve.frontier import Conflict
 from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
 from modpkg.resolve.search import Search
@@ -29,12 +29,18 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
         self.space = Space(provider)
 
     def resolve(
-        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
+        self,
+        requirements: Iterable[Need],
+        *,
+        limit: Budget | None = None,
+        explaining: Budget | None = None,
+        **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer; ``seconds`` bound the work on an explanation.
+        """Return the preferred answer; the budgets are those of `Search.resolve`.
 
         Raises:
             resolvelib.ResolutionImpossible: there is none.
+            Spent: ``limit`` was reached.
             Conflict: the walk was forced, and would have to go back.
         """
         roots = list(requirements)
@@ -48,4 +54,4 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
                 if forced == "walk":
                     raise
         self.space.provider.fetch_ahead()
-        return Search(self.space, self.reporter).resolve(roots, seconds=seconds)
+        return Search(self.space, self.reporter).resolve(roots, limit=limit, explaining=explaining)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from modpkg.names import requirement_text
 from modpkg.resolve.admission import Admission
@@ -12,6 +12,17 @@ from modpkg.resolve.provider import Candidate, Need
 
 SHOWN = 24
 """Most sentences of one kind; a chain of a thousand names is told by its two ends."""
+FEW = 12
+"""Most names whose versions are all listed; of more, only what keeps a version out is told."""
+
+_MORE = (
+    "This cannot hold together, but part of it may have no part in the conflict: the graph is so "
+    "tangled that the search for the smallest set was given up."
+)
+_UNTRIED = (
+    "No change that helps was found before the search for one was given up; try without some of "
+    "the requirements above."
+)
 
 
 def explain(
@@ -19,8 +30,15 @@ def explain(
     catalog: Catalog,
     admission: Admission,
     suggestions: Sequence[str] = (),
+    *,
+    smallest: bool = True,
+    tried: bool = True,
 ) -> str:
-    """Return sentences from the needs that cannot hold together, and what would help."""
+    """Return sentences from the needs that cannot hold together, and what would help.
+
+    ``smallest`` says that none of the needs could be left out, ``tried`` that every change was
+    tried; where either is not so, the text says it.
+    """
     asked: dict[tuple[str, ...], list[str]] = {}
     names: dict[str, list[Need]] = {}
     for cause in causes:
@@ -36,15 +54,21 @@ def explain(
         for (name, extra, what), versions in asked.items()
     ]
     told = _ends(sentences)
-    several = [name for name in names if len(names) == 1 or not _settled(name, names[name])]
+    listed = len(names) <= FEW
+    several = [name for name in names if _telling(name, names, catalog)]
     told += _ends(
         [
             sentence
             for name in several or names
-            for sentence in _releases(name, names[name], catalog, admission)
+            for sentence in _releases(name, names[name], catalog, admission, listed=listed)
         ]
     )
-    return "\n".join([*told, *(f"To go on: {suggestion}." for suggestion in suggestions)])
+    if not smallest:
+        told.append(_MORE)
+    told += [f"To go on: {suggestion}." for suggestion in suggestions]
+    if not suggestions and not tried:
+        told.append(_UNTRIED)
+    return "\n".join(told)
 
 
 def _who(parent: Candidate | None, need: Need) -> tuple[tuple[str, str], str]:
@@ -77,15 +101,27 @@ def _ends(sentences: list[str]) -> list[str]:
     return [*sentences[:SHOWN], f"  … and {left} more like these …", *sentences[-SHOWN:]]
 
 
-def _settled(name: str, needs: Sequence[Need]) -> bool:
-    """Say whether a name only passes the conflict on: any version of it is asked for."""
-    return all(not need.specifier and need.exact is None for need in needs) and not any(
-        need.parent is not None and name in need.parent.line.expects for need in needs
+def _telling(name: str, names: Mapping[str, Sequence[Need]], catalog: Catalog) -> bool:
+    """Say whether a name does more than to pass the conflict on: not any version of it will do."""
+    return (
+        len(names) == 1
+        or not catalog.releases(name)
+        or any(
+            need.specifier
+            or need.exact is not None
+            or (need.parent is not None and name in need.parent.line.expects)
+            for need in names[name]
+        )
     )
 
 
 def _releases(
-    name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
+    name: str,
+    needs: Sequence[Need],
+    catalog: Catalog,
+    admission: Admission,
+    *,
+    listed: bool,
 ) -> list[str]:
     unknown = catalog.unknown(name)
     if unknown is not None:
@@ -95,20 +131,27 @@ def _releases(
         what = requirement_text(name, set(), overridden.specifier)
         return [
             f"  Every requirement on {name} is {what} by the override in {overridden.where}.",
-            *_available(name, needs, catalog, admission),
+            *_available(name, needs, catalog, admission, listed=listed),
         ]
-    return _available(name, needs, catalog, admission)
+    return _available(name, needs, catalog, admission, listed=listed)
 
 
 def _available(
-    name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
+    name: str,
+    needs: Sequence[Need],
+    catalog: Catalog,
+    admission: Admission,
+    *,
+    listed: bool,
 ) -> list[str]:
     admitted = admission.releases(catalog, name)
     shown = ", ".join(str(release.version) for release in admitted[:8])
     more = f" and {len(admitted) - 8} others" if len(admitted) > 8 else ""
-    sentences = [
-        f"  {name} can be had in {shown}{more}." if shown else f"  No release of {name} can be had."
-    ]
+    sentences = []
+    if not admitted:
+        sentences.append(f"  No release of {name} can be had.")
+    elif listed:
+        sentences.append(f"  {name} can be had in {shown}{more}.")
     for release in catalog.releases(name):
         refusal = admission.refusal(catalog, release)
         if refusal is not None:

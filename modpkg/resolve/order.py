@@ -18,19 +18,26 @@ from packaging.version import Version
 Runs = tuple[tuple[int, int], ...]
 """Stretches of positions ``lo <= position < hi``: ascending, none empty, none touching."""
 
-Bound = tuple[str, str, Version]
-"""An operator, the version's text, and the version."""
+Bound = tuple[str, str, str, Version]
+"""The bound as it is written, its operator, its version's text, and its version."""
 
 
 class Order:
     """The versions of one name, oldest first."""
 
-    def __init__(self, versions: Sequence[Version], read: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        versions: Sequence[Version],
+        read: Bounds | None = None,
+        spelled: Sequence[str] | None = None,
+    ) -> None:
         self.versions = versions
         self._read = Bounds() if read is None else read
-        self._at = {str(version): position for position, version in enumerate(versions)}
+        texts = map(str, versions) if spelled is None else spelled
+        self._at = {text: position for position, text in enumerate(texts)}
         self._only_final = not any(v.is_prerelease or v.is_postrelease for v in versions)
         self._runs: dict[int, tuple[SpecifierSet, Runs]] = {}
+        self._stretches: dict[str, tuple[int, int]] = {}
 
     def runs(self, specifier: SpecifierSet) -> Runs:
         """Return the positions of the versions that a specifier allows, pre-releases included."""
@@ -41,27 +48,40 @@ class Order:
         return known[1]
 
     def _find(self, specifier: SpecifierSet) -> Runs:
-        found = self._read.of(specifier)
-        if found is None:
+        bounds = self._read.of(specifier)
+        if bounds is None:
             return runs_of(
                 position
                 for position, version in enumerate(self.versions)
                 if specifier.contains(version, prereleases=True)
             )
         low, high = 0, len(self.versions)
-        for operator, text, version in found:
-            if operator in (">=", "~=", "=="):
-                low = max(low, self._first(text, version))
-            elif operator == ">":
-                low = max(low, self._after_posts(text, version))
-            if operator in ("<=", "=="):
-                high = min(high, self._past(text, version))
-            elif operator == "<":
-                high = min(high, self._first_of_base(text, version))
-            elif operator == "~=":
-                base, upper = _next_prefix(text)
-                high = min(high, self._first_of_base(base, upper))
+        for bound in bounds:
+            stretch = self._stretches.get(bound[0])
+            if stretch is None:
+                stretch = self._stretches[bound[0]] = self._stretch(bound)
+            start, end = stretch
+            if start > low:
+                low = start
+            if end < high:
+                high = end
         return ((low, high),) if low < high else ()
+
+    def _stretch(self, bound: Bound) -> tuple[int, int]:
+        """Return the first position that one bound allows, and the first beyond."""
+        _, operator, text, version = bound
+        low, high = 0, len(self.versions)
+        if operator in (">=", "~=", "=="):
+            low = self._first(text, version)
+        elif operator == ">":
+            low = self._after_posts(text, version)
+        if operator in ("<=", "=="):
+            high = self._past(text, version)
+        elif operator == "<":
+            high = self._first_of_base(text, version)
+        elif operator == "~=":
+            high = self._first_of_base(*_next_prefix(text))
+        return low, high
 
     def _first(self, text: str, version: Version) -> int:
         """Return the position of the first version that is not below ``version``."""
@@ -113,7 +133,7 @@ class Bounds:
             version = Version(item.version)
             if version.is_prerelease or version.is_postrelease or version.local is not None:
                 return None
-            found.append((item.operator, item.version, version))
+            found.append((str(item), item.operator, item.version, version))
         return tuple(found)
 
 

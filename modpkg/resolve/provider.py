@@ -136,9 +136,10 @@ def dependencies(candidate: Candidate) -> list[Need]:
         requirements = release.extras.get(candidate.extra, [])
         needs = [Need(release.name, None, _ANY, release, exact=release.version)]
     for requirement in requirements:
-        name = ModuleName(requirement.name)
-        for extra in (None, *requirement.extras):
-            needs.append(Need(name, extra, requirement.specifier, release))
+        name, specifier = requirement.name, requirement.specifier
+        needs.append(Need(name, None, specifier, release))
+        for extra in requirement.extras:
+            needs.append(Need(name, extra, specifier, release))
     return needs
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +17,9 @@ from modpkg.errors import ResolutionImpossible
 from modpkg.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.ahead import fetch_ahead
+from modpkg.resolve.budget import CORE, HELPS, Budget
 from modpkg.resolve.catalog import Catalog, Release
+from modpkg.resolve.core import holding
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
 from modpkg.resolve.keeping import held_names
@@ -28,7 +30,8 @@ from modpkg.resolve.provider import (
     ModuleProvider,
     Need,
 )
-from modpkg.resolve.suggest import suggestions
+from modpkg.resolve.space import Space
+from modpkg.resolve.suggest import Asked, suggestions
 
 
 class Chosen(Struct, frozen=True):
@@ -64,55 +67,109 @@ def resolve(
         ResolutionImpossible: there is no answer; the message explains it.
         UnknownModule: a root's name is not in its registry.
     """
-    roots = [_overridden(root, catalog) for root in roots]
+    policy = policy or Policy()
     kept = locked or {}
+    asked = Asked(list(roots), policy, catalog.overrides)
     # With a lock, what it has is looked at first, and is nearly always all that is needed.
     fetch_ahead(catalog, [*(root.name for root in roots), *kept], deep=not kept)
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
-    admission = Admission(roots, kept, policy)
+    work = Budget(CORE)
+    try:
+        return _answer(asked, catalog, kept, explaining=work)
+    except Impossible as error:
+        trials = _Trials(catalog, kept)
+        explanation = explain(
+            list(error.causes),
+            catalog,
+            Admission(_needs(asked, catalog), kept, policy),
+            suggestions(asked, list(error.causes), trials),
+            smallest=not work.spent,
+            tried=not trials.budget.spent,
+        )
+    raise ResolutionImpossible(explanation=explanation)
+
+
+class _Trials:
+    """What suggestions are tried with: resolving in earnest, but within a budget."""
+
+    def __init__(self, catalog: Catalog, kept: Mapping[str, Version]) -> None:
+        self._catalog = catalog
+        self._kept = kept
+        self.budget = Budget(HELPS)
+
+    def versions(self, asked: Asked) -> dict[str, Version]:
+        catalog = self._catalog.overriding(asked.overrides)
+        found = _answer(asked, catalog, self._kept, limit=self.budget, explaining=Budget(0))
+        return {name: chosen.release.version for name, chosen in found.modules.items()}
+
+    def holding(self, asked: Asked) -> list[Need]:
+        roots = _needs(asked, self._catalog)
+        admission = Admission(roots, self._kept, asked.policy)
+        return holding(Space(ModuleProvider(self._catalog, admission, roots)), roots, self.budget)
+
+    def refusals(self, asked: Asked, name: str) -> dict[Version, str | None]:
+        catalog = self._catalog.overriding(asked.overrides)
+        admission = Admission(_needs(asked, catalog), self._kept, asked.policy)
+        return {
+            release.version: admission.refusal(catalog, release)
+            for release in catalog.releases(name)
+        }
+
+
+def _needs(asked: Asked, catalog: Catalog) -> list[Need]:
+    """Return the roots with the ranges that overrides give them."""
+    return [_overridden(root, catalog) for root in asked.roots]
+
+
+def _answer(
+    asked: Asked,
+    catalog: Catalog,
+    kept: Mapping[str, Version],
+    *,
+    limit: Budget | None = None,
+    explaining: Budget,
+) -> Resolution:
+    """Return the answer, with every held name as the lock has it where that can be.
+
+    Raises:
+        resolvelib.ResolutionImpossible, Spent.
+    """
+    roots = _needs(asked, catalog)
+    admission = Admission(roots, kept, asked.policy)
     held = held_names(roots, catalog, admission) if kept else frozenset()
     if held:
-        holding = Admission(roots, kept, policy, held=held)
-        if (answer := _keeping(roots, catalog, holding)) is not None:
-            return answer
+        holding = Admission(roots, kept, asked.policy, held=held)
+        with suppress(Impossible):
+            return _resolved(roots, catalog, holding, limit, Budget(0))
+    return _resolved(roots, catalog, admission, limit, explaining)
+
+
+def _resolved(
+    roots: Sequence[Need],
+    catalog: Catalog,
+    admission: Admission,
+    limit: Budget | None,
+    explaining: Budget,
+) -> Resolution:
     provider = ModuleProvider(catalog, admission, roots)
-    try:
-        with _collector_at_rest():
-            result = Engine(provider, BaseReporter()).resolve(roots)
-    except Impossible as error:
-        causes = list(error.causes)
-
-        def attempt(changed: Sequence[Need]) -> Mapping[Identifier, Candidate]:
-            trial = ModuleProvider(catalog, Admission(changed, kept, policy), changed)
-            return Engine(trial, BaseReporter()).resolve(changed, seconds=0.0).mapping
-
-        helps = suggestions(roots, causes, catalog, admission, attempt)
-        raise ResolutionImpossible(explanation=explain(causes, catalog, admission, helps)) from None
-    return _walk_answer(roots, result.mapping, provider, admission, catalog)
-
-
-def _keeping(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> Resolution | None:
-    """Return the answer in which every held name keeps its version; None where there is none."""
-    provider = ModuleProvider(catalog, admission, roots)
-    try:
-        with _collector_at_rest():
-            result = Engine(provider, BaseReporter()).resolve(roots, seconds=0.0)
-    except Impossible:
-        return None
+    with _collector_at_rest():
+        engine = Engine(provider, BaseReporter())
+        result = engine.resolve(roots, limit=limit, explaining=explaining)
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Keep the garbage collector from going through what is all still in use, again and again."""
+    """Keep the garbage collector from going through what is all still in use, now and later."""
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if running:
+            gc.freeze()
             gc.enable()
 
 

@@ -9,15 +9,13 @@ from resolvelib import AbstractResolver
 from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 
 from modpkg.names import ModuleName
+from modpkg.resolve.budget import CORE, Budget
 from modpkg.resolve.clauses import Clauses
-from modpkg.resolve.core import SECONDS, minimal_core
+from modpkg.resolve.core import minimal_core
 from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.provider import Candidate, Identifier, Need
+from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
-
-OPTIONS = {"stabilizeonly": 1}
-"""CaDiCaL's "stable mode" throughout: few restarts, and decisions that keep near the last model. Of
-the benchmark's universes the slowest gain much by it, and the quick ones lose some hundredths."""
 
 
 class Search(AbstractResolver[Need, Candidate, Identifier]):
@@ -38,45 +36,48 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         """How often the solver was asked."""
 
     def resolve(
-        self, requirements: Iterable[Need], *, seconds: float = SECONDS, **_: Any
+        self,
+        requirements: Iterable[Need],
+        *,
+        limit: Budget | None = None,
+        explaining: Budget | None = None,
+        **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer; ``seconds`` bound the work on an explanation.
+        """Return the preferred answer; ``limit`` bounds the search, which has no bound of its own.
 
         Raises:
             resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
-                set that cannot hold together, as far as the time for making it small allows.
+                set that cannot hold together, as far as the budget ``explaining`` allows.
+            Spent: the limit was reached.
         """
-        from pysat.solvers import Cadical195  # at conflicts only: it costs 50 ms
-
         roots = list(requirements)
         clauses = Clauses(self._space, roots)
-        with Cadical195() as solver:
-            solver.configure(OPTIONS)
-            for clause in clauses.all():
-                solver.add_clause(clause)
+        with Solver(limit) as solver:
+            solver.add(clauses.all())
+            if limit is not None:
+                limit.write(solver.clauses)
             self.asked += 1
-            if not solver.solve():
-                raise ResolutionImpossible(minimal_core(clauses, seconds))
+            if not solver.ask():
+                raise ResolutionImpossible(minimal_core(clauses, explaining or Budget(CORE)))
             return self._prefer(solver, clauses, Frontier(self._space, roots))
 
     def _prefer(
-        self, solver: Any, clauses: Clauses, frontier: Frontier
+        self, solver: Solver, clauses: Clauses, frontier: Frontier
     ) -> Result[Need, Candidate, Identifier]:
-        model: Sequence[int] = solver.get_model()
+        model = solver.model()
         while frontier.pending:
             name, extra = frontier.pending.popleft()
             release = frontier.pinned.get(name)
             if release is None:
                 at, model = self._best(solver, clauses, frontier, name, extra, model)
-                for literal in clauses.equal(name, at):
-                    solver.add_clause([literal])
+                solver.add([literal] for literal in clauses.among(name, at, at))
                 release = self._space.domain(name).ascending[at]
             frontier.pin(name, extra, release)
         return frontier.result()
 
     def _best(
         self,
-        solver: Any,
+        solver: Solver,
         clauses: Clauses,
         frontier: Frontier,
         name: ModuleName,
@@ -95,8 +96,9 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         while better:
             assumed, asked = self._question(clauses, name, held, better)
             self.asked += 1
-            if solver.solve(assumptions=assumed):
-                model = solver.get_model()
+            solver.prefer(clauses.values(name, better[0]))
+            if solver.ask(assumed):
+                model = solver.model()
                 held = clauses.position(name, model)
                 better = better[: better.index(held)]
             else:
@@ -116,7 +118,4 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         rank = domain.rank
         if any(rank[at] >= rank[held] for at in range(first, last + 1)):
             first = last = better[0]
-        assumed = [clauses.at_least(name, first)]
-        if last + 1 < len(domain):
-            assumed.append(-clauses.at_least(name, last + 1))
-        return assumed, len(better) if first < last else 1
+        return clauses.among(name, first, last), len(better) if first < last else 1

@@ -21,7 +21,11 @@ class Domain:
         """In the order in which they are preferred."""
         self.ascending = sorted(best, key=lambda release: release.version)
         """By version; a position is an index into this list."""
-        self.order = Order([release.version for release in self.ascending], bounds)
+        self.order = Order(
+            [release.version for release in self.ascending],
+            bounds,
+            [release.line.version for release in self.ascending],
+        )
 
     @cached_property
     def position(self) -> dict[Release, int]:
@@ -71,7 +75,7 @@ class Space:
 
     def allowed(self, need: Need) -> Runs:
         """Return the positions of the releases that satisfy a need."""
-        domain = self.domain(need.name)
+        domain = self._domains.get(need.name) or self.domain(need.name)
         runs = domain.order.runs(need.specifier)
         if need.exact is not None:
             runs = both(runs, self._exactly(domain, need))

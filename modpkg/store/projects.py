@@ -46,6 +46,12 @@ class Projects:
         read = {path: _read(path) for path in paths}
         return {path: project for path, project in read.items() if project is not None}
 
+    def forget_gone(self) -> None:
+        """Forget projects of which neither lock nor environment is there any more."""
+        for path, project in self.known().items():
+            if not Path(project.lock).exists() and not Path(project.environment).exists():
+                path.unlink(missing_ok=True)
+
 
 def _read(path: Path) -> KnownProject | None:
     try:

@@ -65,6 +65,24 @@ class TensorIndex:
         self._use(look)
         return found
 
+    def tensors_in(self, name: str) -> set[str]:
+        """Return the digests of a pack's tensors."""
+        found: set[str] = set()
+
+        def look(connection: sqlite3.Connection) -> None:
+            query = "SELECT digest FROM tensors WHERE pack = ?"
+            rows = connection.execute(query, [bytes.fromhex(name)])
+            found.update(f"sha256:{digest.hex()}" for (digest,) in rows)
+
+        self._use(look)
+        return found
+
+    def lose(self, name: str, digests: Iterable[str]) -> None:
+        """Note that some of a pack's tensors are damaged: they are not there for anyone."""
+        rows = [(bytes.fromhex(digest[7:]), bytes.fromhex(name)) for digest in digests]
+        query = "DELETE FROM tensors WHERE digest = ? AND pack = ?"
+        self._use(lambda connection: _many(connection, query, rows))
+
     def add(self, name: str, size: int, digests: Iterable[str]) -> None:
         """Note a pack that has just come into the store."""
         rows = [bytes.fromhex(digest[7:]) for digest in digests]
@@ -182,6 +200,10 @@ def _delete(connection: sqlite3.Connection, names: list[str]) -> None:
     packs = [(bytes.fromhex(name),) for name in names]
     connection.executemany("DELETE FROM tensors WHERE pack = ?", packs)
     connection.executemany("DELETE FROM packs WHERE pack = ?", packs)
+
+
+def _many(connection: sqlite3.Connection, query: str, rows: list[tuple[bytes, bytes]]) -> None:
+    connection.executemany(query, rows)
 
 
 def _is_full(error: Exception) -> bool:

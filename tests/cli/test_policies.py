@@ -46,6 +46,9 @@ def lock_file() -> dict[str, Any]:
     return tomli.loads(Path("modpkg.lock").read_text())
 
 
+LIB_GOES_UP = {"name": "lib", "before": "1.0", "after": "2.0"}
+
+
 def test_a_strategy_is_recorded_and_sets_the_earlier_lock_aside(registry: Path) -> None:
     app('lib = "<2"')
     assert lock() == {"lib": "1.5"}
@@ -67,6 +70,39 @@ def test_install_takes_a_strategy_too(registry: Path) -> None:
     assert {m["name"]: m["version"] for m in found["modules"]}["lib"] == "1.5"
     assert "is not what modpkg.toml asks for" in refused("install", "--frozen", "--strict")
     assert modpkg_json("install", "--frozen", "--resolution", "lowest-direct")["changes"] == []
+
+
+def test_a_strategy_of_the_command_line_lasts_no_longer_than_the_command(registry: Path) -> None:
+    """The lock records what it was resolved with, and every command reads that the same way."""
+    app('lib = "<3"')
+    assert "lib 1.0" in modpkg("install", "--resolution", "lowest").stdout
+    stale = "strategy was lowest and is highest"
+    for command in (["lock", "--check"], ["install", "--frozen"]):
+        assert stale in refused(*command)
+        assert "answers" in modpkg("lock", "--check", "--resolution", "lowest").stdout
+    assert modpkg_json("update", "--dry-run")["changes"] == [LIB_GOES_UP]
+    assert modpkg_json("update", "lib", "--dry-run")["changes"] == [LIB_GOES_UP]
+    assert modpkg_json("install", "--dry-run")["changes"] == [LIB_GOES_UP]
+    done = modpkg("install")
+    assert "~ lib 1.0 -> 2.0" in done.stdout
+    assert f"modpkg.lock is resolved anew: {stale}" in done.stderr
+    assert "answers" in modpkg("lock", "--check").stdout
+    assert "Nothing to do" in modpkg("install").stdout
+    assert "Nothing to do" in modpkg("install", "--frozen").stdout
+    assert lock("--resolution", "lowest") == {"lib": "1.0"}
+    assert stale in modpkg("lock").stderr
+    assert lock_file()["module"][0]["version"] == "2.0"
+
+
+def test_a_cutoff_of_the_command_line_lasts_no_longer_than_the_command(registry: Path) -> None:
+    edit(registry, "lib", "1.0", published="2026-01-01T00:00:00Z")
+    app('lib = "*"')
+    modpkg("install", "--exclude-newer", "2026-01-02")
+    assert "exclude-newer was 2026-01-02T00:00:00Z and is not set" in refused("lock", "--check")
+    assert "exclude-newer was 2026-01-02T00:00:00Z" in refused("install", "--frozen")
+    assert modpkg_json("install")["changes"] == [], "what the lock has is kept where it fits"
+    assert "answers" in modpkg("lock", "--check").stdout
+    assert "Nothing to do" in modpkg("install").stdout
 
 
 def test_constraints_and_overrides_are_recorded_and_make_a_lock_stale(registry: Path) -> None:
@@ -264,6 +300,56 @@ def test_why_not_needs_one_version_that_exists(registry: Path) -> None:
     assert "did you mean 'lib'" in refused("why-not", "libb==7")
 
 
+def test_why_not_a_version_that_needs_what_does_not_exist(registry: Path) -> None:
+    publish_collection(registry, "broken", "1.0", {"lbi": "*"})
+    app('top = "*"')
+    said = modpkg("why-not", "broken==1.0").stdout
+    assert "There is no module named 'lbi' in the registry" in said
+    assert "did you mean 'lib'" in said
+
+
+def test_why_not_suggests_the_constraint_that_forbids(registry: Path) -> None:
+    app('lib = "*"', '[constraints]\nlib = "<2"\n')
+    said = modpkg("why-not", "lib==3.0").stdout
+    assert "To go on: allow lib 3.0: leave out the constraint `lib<2` in modpkg.toml:6." in said
+    assert "leave out lib in" not in said, "that is what the question is about"
+
+
+# why
+
+
+def test_why_follows_the_extras_that_are_chosen(registry: Path) -> None:
+    publish_collection(registry, "tool", "1.0")
+    extras = '[extras]\nall = ["tool[deep]", "lib<2"]\nunused = ["mid"]\n'
+    publish_collection(registry, "news", "1.0", {"top": "*"}, extras)
+    app('news = { version = "*", extras = ["all"] }')
+    modpkg("install")
+    assert modpkg("why", "tool").stdout == (
+        "the manifest -> news 1.0 ([all] any version) -> tool 1.0 ([deep] any version)\n"
+    )
+    paths = modpkg_json("why", "lib")
+    assert [[step["name"] for step in path] for path in paths] == [
+        ["news", "lib"],
+        ["news", "top", "mid", "lib"],
+    ]
+    assert [row["name"] for row in modpkg_json("tree")[0]["requires"]] == ["top", "tool", "lib"]
+
+
+def test_why_ends_where_there_are_more_paths_than_can_be_shown(registry: Path) -> None:
+    """Two modules in each of fourteen layers, each needing both of the next: 16,384 paths."""
+    deep = 14
+    for layer in range(deep):
+        needs = {f"{side}{layer + 1}": "*" for side in "ab"} if layer + 1 < deep else {"lib": "*"}
+        for side in "ab":
+            publish_collection(registry, f"{side}{layer}", "1.0", needs)
+    app('a0 = "*"\nb0 = "*"\nlib = "*"')
+    modpkg("install")
+    done = modpkg("why", "lib")
+    assert done.stdout.splitlines()[0] == "the manifest -> lib 3.0 (any version)"
+    assert len(done.stdout.splitlines()) == 500
+    assert done.stderr == "There are more paths than these 500.\n"
+
+
 # outdated and update
 
 
@@ -311,6 +397,8 @@ def test_update_takes_newer_versions_within_the_manifest(registry: Path) -> None
     ]
     assert "~ top 1.0 -> 1.5" in modpkg("update").stdout
     assert Path("modpkg.toml").read_text() == text
-    assert "No version changes." in modpkg("update").stdout
+    generation = modpkg_json("list")["number"]
+    assert "Nothing to do: 3 modules" in modpkg("update").stdout
+    assert modpkg_json("update", "lib") == {"changes": [], "generation": generation}
     assert "did you mean 'lib'; there is nothing to update" in refused("update", "libb")
     assert modpkg_json("update", "lib", "--resolution", "lowest")["changes"] != []

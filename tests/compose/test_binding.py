@@ -16,7 +16,7 @@ from modpkg.errors import (
     UnboundTensor,
 )
 from modpkg.records import TensorType
-from modpkg.release.binding import LoraBinding, bind_head, bind_lora
+from modpkg.release.binding import Change, bind_adapter, bind_head
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
 BASE = {
@@ -34,14 +34,19 @@ def pair(path: str, rank: int = 2, rows: int = 4, columns: int = 6) -> dict[str,
     }
 
 
-def bind(names: dict[str, Any], base: Any = BASE, **config: Any) -> list[LoraBinding]:
-    return bind_lora("an-adapter", names, {**PLAIN, **config}, base, base_name="a-base 1.0")
+def bind(names: dict[str, Any], base: Any = BASE, **config: Any) -> tuple[Change, ...]:
+    settings = {**PLAIN, **config}
+    return bind_adapter("an-adapter", names, settings, base, base_name="a-base 1.0").changes
+
+
+def transposed(change: Change) -> bool:
+    return bool(change.parameters.get("transposed"))
 
 
 def test_a_pair_finds_its_tensor() -> None:
     (binding,) = bind(pair("model.layers.0.q"))
-    assert (binding.target, binding.scale) == ("model.layers.0.q.weight", 3.0)
-    assert not binding.transposed
+    assert (binding.target, binding.weight) == ("model.layers.0.q.weight", 3.0)
+    assert not transposed(binding)
 
 
 @pytest.mark.parametrize("path", ["layers.0.q", "bert.model.layers.0.q"])
@@ -95,24 +100,31 @@ def test_half_a_pair_is_refused() -> None:
         "layers.0.q.lora_magnitude_vector",
         "layers.0.q.lora_embedding_A",
         "layers.0.q.lora_B.bias",
+        "layers.0.q.lora_A.bias",
+        "layers.0.q.lora_C.weight",
         "layers.0.q.bias",
+        "layers.0.q.trainable_tokens_delta",
         "classifier.modules_to_save.weight",
         "score.weight",
+        "odd",
     ],
 )
 def test_every_other_tensor_is_refused_by_name(extra: str) -> None:
-    with pytest.raises(AdapterUnsupported, match=extra):
+    with pytest.raises((AdapterUnsupported, UnboundTensor), match=extra):
         bind(pair("layers.0.q") | {f"base_model.model.{extra}": ("F32", (4,))})
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        {"peft_type": "IA3"},
+        {"peft_type": "PREFIX_TUNING"},
+        {"peft_type": "XLORA"},
+        {"peft_type": "NEW"},
+        {"peft_type": None},
         {"use_dora": True},
-        {"bias": "lora_only"},
         {"lora_bias": True},
-        {"modules_to_save": ["classifier"]},
+        {"modules_to_save": "classifier"},
+        {"trainable_token_indices": ["a"]},
         {"trainable_token_indices": [3]},
         {"target_parameters": ["experts.up"]},
         {"layer_replication": [[0, 4], [2, 5]]},
@@ -147,21 +159,23 @@ def test_configurations_that_would_not_be_applied_are_refused(config: dict[str, 
         {"init_lora_weights": "gaussian"},
         {"init_lora_weights": False},
         {"lora_dropout": 0.1, "target_modules": ["q"], "task_type": "CAUSAL_LM"},
+        {"bias": "lora_only"},  # of a base without biases there are none
+        {"modules_to_save": ["classifier", "score"]},  # PEFT names both, whichever there is
         {"use_dora": False, "modules_to_save": None, "something_new": None, "bias": "none"},
     ],
     ids=str,
 )
 def test_configurations_that_change_nothing_are_taken(config: dict[str, Any]) -> None:
-    assert bind(pair("layers.0.q"), **config)[0].scale == 3.0
+    assert bind(pair("layers.0.q"), **config)[0].weight == 3.0
 
 
 def test_rslora_and_patterns() -> None:
     names = pair("layers.1.q", rank=4) | pair("layers.10.q")
     patterns = {"rank_pattern": {"layers.1.q": 4}, "alpha_pattern": {r"10\.q": 8}}
-    found = {b.target: (b.rank, b.scale) for b in bind(names, **patterns, use_rslora=True)}
+    found = {b.target: b.weight for b in bind(names, **patterns, use_rslora=True)}
     assert found == {
-        "model.layers.1.q.weight": (4, 6 / 2),
-        "model.layers.10.q.weight": (2, 8 / math.sqrt(2)),
+        "model.layers.1.q.weight": 6 / 2,
+        "model.layers.10.q.weight": 8 / math.sqrt(2),
     }
 
 
@@ -173,18 +187,22 @@ def test_shapes_are_checked() -> None:
 
 
 def test_only_matrices() -> None:
-    with pytest.raises(AdapterUnsupported, match="only matrices"):
+    with pytest.raises(AdapterUnsupported, match="only matrices and convolutions"):
         bind(pair("norm"))
 
 
 def test_transposed_weights_are_told_by_shape_and_by_architecture() -> None:
     base = {"c.weight": TensorType("F32", [6, 4]), "s.weight": TensorType("F32", [4, 4])}
     square = pair("s", columns=4)
-    assert [b.transposed for b in bind(pair("c") | square, base)] == [True, True]
-    assert [b.transposed for b in bind(square, base)] == [False]
-    assert [b.transposed for b in bind(square, base, fan_in_fan_out=True)] == [True]
-    (binding,) = bind_lora("a", square, PLAIN, base, architecture="gpt2")
-    assert binding.transposed
+    assert [transposed(b) for b in bind(pair("c") | square, base)] == [True, True]
+    assert [transposed(b) for b in bind(square, base)] == [False]
+    assert [transposed(b) for b in bind(square, base, fan_in_fan_out=True)] == [True]
+    (binding,) = bind_adapter("a", square, PLAIN, base, architecture="gpt2").changes
+    assert not transposed(binding)  # its output layer is stored as others are
+    base = {"h.0.c_proj.weight": TensorType("F32", [4, 4])}
+    square = pair("h.0.c_proj", columns=4)
+    (binding,) = bind_adapter("a", square, PLAIN, base, architecture="gpt2").changes
+    assert transposed(binding)
 
 
 def test_a_square_weight_between_both_kinds_cannot_be_told() -> None:

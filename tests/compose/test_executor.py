@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import modpkg.compose.executor as executor_module
-import modpkg.compose.tensor as tensor_module
+import modpkg.compose.rows as rows_module
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.executor import WEIGHTS, compose
 from modpkg.errors import NotFinite
@@ -83,7 +83,7 @@ def test_the_block_size_does_not_change_a_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int
 ) -> None:
     first = compose(example(tmp_path), tmp_path / "first")
-    monkeypatch.setattr(tensor_module, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(rows_module, "BLOCK_ELEMENTS", elements)
     assert compose(example(tmp_path), tmp_path / "other").result == first.result
 
 

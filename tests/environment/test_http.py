@@ -15,12 +15,25 @@ from tests.command import modpkg, modpkg_json, refused
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    status = 0
+    """Where it is set, all that is answered: 200 is somebody's web page."""
+
+    def do_GET(self) -> None:
+        if not Quiet.status:
+            super().do_GET()
+            return
+        self.send_response(Quiet.status)
+        self.send_header("Content-Length", "13")
+        self.end_headers()
+        self.wfile.write(b"<html></html>")
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.HTTPServer]:
+    monkeypatch.setattr(Quiet, "status", 0)
     tiny.publish_talker(tmp_path / "registry", tmp_path / "projects")
     handler = functools.partial(Quiet, directory=str(tmp_path / "registry"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
@@ -58,6 +71,32 @@ def test_the_lock_does_not_hold_the_address(
     Path("modpkg.lock").unlink()
     modpkg("install")
     assert Path("modpkg.lock").read_bytes() == over_http
+
+
+def test_a_near_name_is_suggested_among_those_that_were_read_before(
+    server: http.server.HTTPServer,
+) -> None:
+    assert "did you mean" not in refused("install", "talkr")
+    modpkg("install", "talker", "--dry-run")
+    assert "; did you mean 'talker'." in refused("install", "talkr")
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (200, "/registry.json"),
+        (404, "There is no registry at"),
+        (410, "410"),
+        (500, "it failed on index/talker.jsonl (status 500); try again"),
+    ],
+)
+def test_what_a_server_answers_is_told_apart_in_one_sentence(
+    server: http.server.HTTPServer, status: int, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Quiet, "status", status)
+    said = refused("install", "talker")
+    assert sentence in said
+    assert sum(line.startswith("error[") for line in said.splitlines()) == 1
 
 
 def test_publishing_to_an_address_is_refused(server: http.server.HTTPServer) -> None:

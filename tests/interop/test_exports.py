@@ -108,3 +108,14 @@ def test_only_a_safetensors_file_is_imported_plain(tmp_path: Path) -> None:
     assert "it is not a .safetensors file" in refused(
         "import", "safetensors", tmp_path / "model.bin"
     )
+
+
+def test_an_import_is_a_copy(talker: Path) -> None:
+    """Editing it in place leaves the source as it was."""
+    modpkg("export", "talker", "out")
+    weights = Path("out/model.safetensors")
+    before = weights.read_bytes()
+    modpkg("import", "hf", "out", "--name", "mine", "--license", "MIT")
+    with open("mine/model.safetensors", "r+b") as file:
+        file.write(b"\xff" * 8)
+    assert weights.read_bytes() == before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from modpkg.errors import BadRecord, ResolutionImpossible
+from modpkg.errors import BadRecord, ResolutionImpossible, UnknownModule
 from tests.resolve.universe import Universe, bound
 
 
@@ -313,6 +313,12 @@ def test_bad_rows_are_skipped_and_the_rest_works(universe: Universe) -> None:
         "4: skipped",
     ]
     assert "spec version 2" in universe.warnings[1]
+
+
+def test_an_index_without_a_sound_row_is_told_from_no_index(universe: Universe) -> None:
+    universe.write("a", b"garbage")
+    with pytest.raises(UnknownModule, match="that can be read .its index file has no line that"):
+        universe.versions("a")
 
 
 def test_two_rows_of_one_version_are_named_both(universe: Universe) -> None:

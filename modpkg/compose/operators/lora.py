@@ -3,8 +3,9 @@
     delta = scale · alpha / rank · B @ A
 
 with A of shape (rank, in) and B of shape (out, rank); for weights that are stored as (in, out),
-as GPT-2's are, the transpose. Hu et al. 2021, https://arxiv.org/abs/2106.09685; with rsLoRA
-√rank takes the place of rank: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732.
+as GPT-2's are, and for embeddings, the transpose; for convolutions, A and B flattened to
+matrices. Hu et al. 2021, https://arxiv.org/abs/2106.09685; with rsLoRA √rank takes the place of
+rank: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; with AdaLoRA, A's rows are scaled by E.
 """
 
 from __future__ import annotations
@@ -13,66 +14,67 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from modpkg.compose.composition import Term
-from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.errors import ComposeError
-from modpkg.packs import DTYPE_BYTES
-from modpkg.release.binding import bind_lora
-from modpkg.release.data import read_json
+from modpkg.compose.operators.adapter import bind
+from modpkg.compose.operators.matrix import rows
+from modpkg.compose.operators.operator import Operator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_CONFIG = "adapter_config.json"
 
+def delta(
+    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of weight · B @ A, of its transpose, or of what else the inputs are.
 
-def bind(situation: Situation) -> Effects:
-    """Return the adapter's terms by base tensor.
-
-    Raises:
-        ComposeError: the module is no adapter, or acts on tensors that are not plain floats.
-        AdapterUnsupported, NothingMatches, UnboundTensor, ShapeMismatch: see `bind_lora`.
+    ``bias`` alone is added as it is. With ``values``, the base itself was replaced as well:
+    weight · (values − base + scaling · B @ A).
     """
-    module, base = situation.module, situation.base
-    if _CONFIG not in module.files:
-        raise ComposeError(
-            model=situation.model,
-            reason=f"step 'lora' names {module.name}, which has no {_CONFIG} and so is no adapter",
-        )
-    if situation.step.replace:
-        raise ComposeError(
-            model=situation.model,
-            reason=f"step 'lora' of {module.name} has replace, but an adapter replaces nothing",
-        )
-    terms: dict[str, Term] = {}
-    for binding in bind_lora(
-        module.name,
-        {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
-        read_json(module.files[_CONFIG]),
-        base.tensors,
-        architecture=situation.config.get("model_type"),
-        base_name=f"{base.name} {base.version}",
-    ):
-        inputs = {"a": module.tensors[binding.a], "b": module.tensors[binding.b]}
-        for name, ref in ((binding.target, base.tensors[binding.target]), *inputs.items()):
-            if ref.dtype not in _FLOATS:
-                raise ComposeError(
-                    model=situation.model,
-                    reason=f"{name!r} has dtype {ref.dtype} "
-                    f"({DTYPE_BYTES[ref.dtype]} byte per element), which 'lora' does not add to",
-                )
-        terms[binding.target] = Term(
-            op="lora", weight=binding.scale, inputs=inputs, transposed=binding.transposed
-        )
-    return Effects(terms=terms)
+    if "bias" in inputs:
+        return inputs["bias"][start:stop].mul(term.weight)
+    if "values" not in inputs:
+        return product(inputs, term, start, stop, term.weight)
+    change = product(inputs, term, start, stop, term.parameters["scaling"])
+    return change.add_(inputs["values"]).sub_(rows(source, start, stop)).mul_(term.weight)
 
 
-def delta(inputs: Mapping[str, Tensor], term: Term, start: int, stop: int) -> Tensor:
-    """Return rows ``start`` to ``stop`` of weight · B @ A (of its transpose, if so)."""
+def product(
+    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, scale: float
+) -> Tensor:
+    """Return rows ``start`` to ``stop`` of scale · B @ A, laid out as the base's tensor is."""
     a, b = inputs["a"], inputs["b"]
-    if term.transposed:
-        return a[:, start:stop].t().mul(term.weight) @ b.t()
-    return b[start:stop].mul(term.weight) @ a
+    if "e" in inputs:
+        a = a * inputs["e"]
+    parameters = term.parameters
+    if "experts" in parameters:
+        return _experts(a, b, term, start, stop, scale)
+    if parameters.get("transposed"):
+        return a[:, start:stop].t().mul(scale) @ b.t()
+    return b[start:stop].flatten(1).mul(scale) @ a.flatten(1)
 
 
-LORA = Operator(name="lora", bind=bind, delta=delta)
+def _experts(a: Tensor, b: Tensor, term: Term, start: int, stop: int, scale: float) -> Tensor:
+    """Return rows of one expert's weight, or experts as rows: A (experts · rank, in), B (out,
+    rank · experts)."""
+    parameters = term.parameters
+    experts = parameters["experts"]
+    a = a.view(experts, -1, a.shape[1])
+    b = b.view(b.shape[0], -1, experts)
+    if "expert" in parameters:
+        begin, expert = parameters["begin"], parameters["expert"]
+        return b[begin + start : begin + stop, :, expert].mul(scale) @ a[expert]
+    if experts == 1:
+        return b[start:stop, :, 0].mul(scale) @ a[0]
+    change = b.permute(2, 0, 1)[start:stop].mul(scale) @ a[start:stop]
+    if parameters.get("transposed"):
+        change = change.transpose(1, 2)
+    return change.flatten(1)
+
+
+LORA = Operator(
+    name="lora",
+    bind=bind,
+    delta=delta,
+    null=("a", "b", "e", "bias"),
+    by_rows=("values",),
+)

@@ -33,6 +33,8 @@ class Effects(Struct, frozen=True, kw_only=True):
 
     terms: dict[str, Term] = {}
     """By base tensor, the change to it; the step's scale is not in its weight."""
+    same: tuple[TensorRef, ...] = ()
+    """The module's tensors that change nothing: copies of others of it."""
     added: dict[str, TensorRef] = {}
     """Tensors that the result has beside the base's, or in place of those in ``removed``."""
     removed: tuple[str, ...] = ()
@@ -41,6 +43,10 @@ class Effects(Struct, frozen=True, kw_only=True):
     """Keys of ``config.json`` that the step sets."""
     files: dict[str, Path] = {}
 
+    def empty(self) -> bool:
+        """Say whether the step does nothing."""
+        return not (self.terms or self.added or self.removed or self.config or self.files)
+
 
 class Operator(Struct, frozen=True, kw_only=True):
     """A registered operator: entry points of the group ``modpkg.operators`` name such objects."""
@@ -48,10 +54,24 @@ class Operator(Struct, frozen=True, kw_only=True):
     name: str
     bind: Callable[[Situation], Effects]
     """Plans a step; imports no torch."""
-    delta: Callable[[Mapping[str, Tensor], Term, int, int], Tensor] | None = None
-    """Returns rows [start, stop) of the unrounded change as float64, the term's weight in it.
+    delta: Callable[[Mapping[str, Tensor], Term, int, int, Tensor], Tensor] | None = None
+    """``delta(inputs, term, start, stop, source)``: the unrounded change, the term's weight in it.
 
-    The inputs come as float64, as they lie on disk otherwise. The function is pure, and what it
-    returns for a row must not depend on which other rows are asked for with it. None for
-    structural operators, which have no terms.
+    The inputs come as float64, as they lie on disk otherwise. ``source`` is the base's tensor,
+    mapped, in its own dtype and shape, and not to be changed. Seen as a matrix (first extent ×
+    all others; a vector is one column), rows [start, stop) of the change to it are returned, as
+    float64. The function is pure, and what it returns for a row must not depend on which other
+    rows are asked for with it; it may read ``source`` whole. None for structural operators,
+    which have no terms.
     """
+    prepare: Callable[[Mapping[str, Tensor], Term, Tensor], Mapping[str, Tensor]] | None = None
+    """``prepare(inputs, term, source)``: what `delta` gets as its inputs, worked out once for a
+    tensor; pure likewise. Inputs in ``by_rows`` are not among them."""
+    null: tuple[str, ...] = ()
+    """Inputs any of which makes no change where all of it is 0."""
+    multiplies: bool = False
+    """Whether the change is one to what the base's tensor is multiplied by: beside another change
+    to the same tensor, both then act on the base, and neither on the other."""
+    by_rows: tuple[str, ...] = ()
+    """Inputs of the base's shape that come as the rows asked for, and not whole; they may be
+    overwritten."""

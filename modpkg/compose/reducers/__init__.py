@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
 from modpkg.compose.plugins import find, known
-from modpkg.compose.reducers.sum import sum_reducer
-from modpkg.errors import UnknownOperator
+from modpkg.compose.reducers import sparsified, spherical, weighted
+from modpkg.compose.reducers.reducer import (
+    REQUIRED,
+    Blocks,
+    Change,
+    Reducer,
+    Rows,
+    as_arguments,
+    reducer,
+)
+from modpkg.errors import UnknownMethod
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Reducer = Callable[["Tensor", Sequence["Tensor"]], "Tensor"]
-"""(base rows, changes to them), all float64 and of one shape, to the result's rows.
-
-The first argument may be overwritten. The function is pure otherwise, and elementwise.
-"""
-
-REDUCERS: dict[str, Reducer] = {"sum": sum_reducer}
+REDUCERS: dict[str, Reducer] = {
+    item.name: item
+    for module in (weighted, spherical, sparsified)
+    for item in vars(module).values()
+    if isinstance(item, Reducer)
+}
 GROUP = "modpkg.reducers"
 
 
@@ -26,12 +28,23 @@ def find_reducer(name: str, where: str) -> Reducer:
     """Return a reducer.
 
     Raises:
-        UnknownOperator: neither modpkg nor an installed package has it.
+        UnknownMethod: neither modpkg nor an installed package has it; the error names those that
+            are known.
     """
-    reducer = find(REDUCERS, GROUP, name)
-    if reducer is None:
-        raise UnknownOperator(where=where, op=name, known=known(REDUCERS, GROUP))
-    return reducer
+    found = find(REDUCERS, GROUP, name)
+    if found is None:
+        raise UnknownMethod(where=where, method=name, known=known(REDUCERS, GROUP))
+    return found
 
 
-__all__ = ["REDUCERS", "Reducer", "find_reducer"]
+__all__ = [
+    "REDUCERS",
+    "REQUIRED",
+    "Blocks",
+    "Change",
+    "Reducer",
+    "Rows",
+    "as_arguments",
+    "find_reducer",
+    "reducer",
+]

@@ -1,0 +1,41 @@
+"""Executors by address: where a composition is carried out, when not in this process."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import Iterator
+
+from modpkg.errors import ExecutorProblem, ExtraNeeded
+
+_SCHEMES = ("dask://",)
+
+
+@contextlib.contextmanager
+def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor | None]:
+    """Yield an executor that `modpkg.compose.executor.compose` can use; None for None.
+
+    ``dask://HOST:PORT`` is a Dask scheduler. Its workers have modpkg and torch installed, and see
+    the store under the path that it has here.
+
+    Raises:
+        ExecutorProblem: the address is none that is known, or nobody answers there.
+        ExtraNeeded: distributed is not installed.
+    """
+    if address is None:
+        yield None
+        return
+    if not address.startswith(_SCHEMES):
+        raise ExecutorProblem(
+            address=address, reason="it has to be like dask://127.0.0.1:8786, a Dask scheduler"
+        )
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ExtraNeeded(what="A Dask cluster", package="distributed", extra="dask") from None
+    try:
+        client = Client(f"tcp://{address.removeprefix('dask://')}", timeout=10)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ExecutorProblem(address=address, reason=f"nobody answers there ({error})") from None
+    with client, client.get_executor(pure=False) as executor:
+        yield executor

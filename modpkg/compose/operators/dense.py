@@ -1,0 +1,74 @@
+"""``dense``: a fine-tune, as what it differs by from the base.
+
+    delta = x − base
+
+The scale of the step goes from the base (0) to the fine-tune (1). Ilharco et al. 2023,
+https://arxiv.org/abs/2212.04089.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from modpkg.compose.composition import Term
+from modpkg.compose.operators.adapter import bind as bind_adapter
+from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.errors import ComposeError, ShapeMismatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def bind(situation: Situation) -> Effects:
+    """Return a term for each tensor of floats that is not the base's own.
+
+    Raises:
+        ComposeError: the module has other tensors than the base, or other integers.
+        ShapeMismatch: a tensor has another shape.
+    """
+    module, base = situation.module, situation.base
+    for one, other in ((module, base), (base, module)):
+        if left := sorted(one.tensors.keys() - other.tensors.keys()):
+            raise ComposeError(
+                model=situation.model,
+                reason=f"step 'dense' names {module.name}, but {one.name} has {left[0]!r} and "
+                f"{other.name} does not",
+            )
+    terms: dict[str, Term] = {}
+    for name, ref in module.tensors.items():
+        own = base.tensors[name]
+        if ref.shape != own.shape:
+            raise ShapeMismatch(
+                module=module.name,
+                tensor=name,
+                actual=ref.shape,
+                target=name,
+                base=base.name,
+                expected=own.shape,
+            )
+        if own.dtype not in _FLOATS or ref.dtype not in _FLOATS:
+            if (own.dtype, own.digest) == (ref.dtype, ref.digest):
+                continue
+            raise ComposeError(
+                model=situation.model,
+                reason=f"{name!r} has dtype {ref.dtype} and differs from that of {base.name}",
+            )
+        terms[name] = Term(op="dense", weight=1.0, inputs={"values": ref})
+    return Effects(terms=terms)
+
+
+def delta(
+    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows ``start`` to ``stop`` of weight · (x − base)."""
+    rows = source.reshape(source.shape[0] if source.ndim else 1, -1)[start:stop]
+    found = inputs["values"].sub_(rows)
+    return found if term.weight == 1.0 else found.mul_(term.weight)
+
+
+LN_TUNING = Operator(name="ln-tuning", bind=bind_adapter)
+"""Norms that were trained whole: Zhao et al. 2023, https://arxiv.org/abs/2312.11420."""
+DENSE = Operator(name="dense", bind=bind, delta=delta, by_rows=("values",))

@@ -1,0 +1,109 @@
+"""``sparse``: values that are added at single places.
+
+    delta[place] = value
+
+A module has ``<tensor>.indices``, flat places in the base's tensor (I32 or I64), and
+``<tensor>.values`` beside it. SHiRA adapters (Bhardwaj et al. 2024,
+https://arxiv.org/abs/2406.13175) have rows and columns instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from modpkg.compose.composition import Term
+from modpkg.compose.operators.adapter import CONFIG
+from modpkg.compose.operators.adapter import bind as bind_adapter
+from modpkg.compose.operators.matrix import matrix
+from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.errors import ComposeError, UnboundTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_INDICES = ("I32", "I64")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def bind(situation: Situation) -> Effects:
+    """Return a term for each pair of places and values.
+
+    Raises:
+        ComposeError: they do not belong together. UnboundTensor: the base has no such tensor.
+    """
+    module, base = situation.module, situation.base
+    if CONFIG in module.files:
+        return bind_adapter(situation)
+    terms: dict[str, Term] = {}
+    for name in sorted(module.tensors):
+        target, _, role = name.rpartition(".")
+        other = f"{target}.{'values' if role == 'indices' else 'indices'}"
+        if role not in ("indices", "values") or other not in module.tensors:
+            raise UnboundTensor(
+                tensor=name,
+                module=module.name,
+                base=base.name,
+                reason="a sparse module has '<tensor>.indices' and '<tensor>.values' only",
+            )
+        if target not in base.tensors:
+            raise UnboundTensor(
+                tensor=name,
+                module=module.name,
+                base=f"{base.name} {base.version}",
+                reason=f"there is no {target!r} to act on",
+            )
+        indices = module.tensors[f"{target}.indices"]
+        values = module.tensors[f"{target}.values"]
+        if (
+            indices.dtype not in _INDICES
+            or values.dtype not in _FLOATS
+            or base.tensors[target].dtype not in _FLOATS
+            or len(indices.shape) != 1
+            or list(indices.shape) != list(values.shape)
+            or indices.shape[0] > math.prod(base.tensors[target].shape)
+        ):
+            raise ComposeError(
+                model=situation.model,
+                reason=f"{module.name} has {indices.dtype} places {list(indices.shape)} and "
+                f"{values.dtype} values {list(values.shape)} for {target!r}",
+            )
+        terms[target] = Term(op="sparse", weight=1.0, inputs={"indices": indices, "values": values})
+    return Effects(terms=terms)
+
+
+def prepare(inputs: Mapping[str, Tensor], term: Term, source: Tensor) -> Mapping[str, Tensor]:
+    """Return flat places in order, and their values.
+
+    Raises:
+        ComposeError: a place is outside of the tensor, or there twice.
+    """
+    places, values = inputs["indices"].long(), inputs["values"].flatten()
+    if places.ndim == 2:
+        rows, columns = places
+        if columns.numel() and (int(columns.min()) < 0 or int(columns.max()) >= source.shape[1]):
+            raise ComposeError(model="sparse", reason="a column is outside of the base's tensor")
+        places = rows * source.shape[1] + columns
+    places, order = places.sort(stable=True)
+    if places.numel() and (int(places[0]) < 0 or int(places[-1]) >= source.numel()):
+        raise ComposeError(model="sparse", reason="a place is outside of the base's tensor")
+    if bool((places[1:] == places[:-1]).any()):
+        raise ComposeError(model="sparse", reason="a place is there twice")
+    return {"places": places, "values": values[order]}
+
+
+def delta(
+    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of weight · the scattered values."""
+    places, columns = inputs["places"], matrix(source).shape[1]
+    first = int((places < start * columns).sum())
+    last = int((places < stop * columns).sum())
+    change = inputs["values"].new_zeros(stop - start, columns)
+    own = inputs["values"][first:last].mul(term.weight)
+    change.view(-1)[places[first:last] - start * columns] = own
+    return change
+
+
+SPARSE = Operator(name="sparse", bind=bind, delta=delta, prepare=prepare, null=("values",))

@@ -1,0 +1,290 @@
+"""Methods on spheres, and others that are linear combinations of whole tensors.
+
+All of them need is the tensors' lengths and angles. So the tensor is gone through once for the
+inner products of base and changes, a handful of coefficients follows from these, and the second
+time each row becomes a sum: memory is that of a few rows, whatever the tensor's size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Change, reducer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Products = list[list[float]]
+_NEARLY_ONE = 0.9995
+
+
+def products(blocks: Blocks, **_: object) -> Products:
+    """Return the inner products of [base, delta_1, …] over the whole tensor."""
+    found: Products = []
+    for base, changes in blocks():
+        flat = [base.flatten(), *(change.delta.flatten() for change in changes)]
+        found = found or [[0.0] * len(flat) for _ in flat]
+        for row, one in enumerate(flat):
+            for column in range(row, len(flat)):
+                found[row][column] += float(one.dot(flat[column]))
+                found[column][row] = found[row][column]
+    return found
+
+
+def models(found: Products) -> Products:
+    """Return the inner products of the models [base, base + delta_1, …]."""
+    own = found[0][0]
+    size = range(len(found))
+
+    def of(row: int, column: int) -> float:
+        value = own
+        if row:
+            value += found[row][0]
+        if column:
+            value += found[0][column]
+        if row and column:
+            value += found[row][column]
+        return value
+
+    return [[of(row, column) for column in size] for row in size]
+
+
+def length(found: Products, index: int) -> float:
+    return math.sqrt(max(found[index][index], 0.0))
+
+
+def cosine(found: Products, one: int, other: int, least: float = 0.0) -> float:
+    """Return the cosine between two; a vector shorter than ``least`` counts as one of length 1."""
+    lengths = [length(found, index) for index in (one, other)]
+    lengths = [value if value > least else 1.0 for value in lengths]
+    return max(-1.0, min(1.0, found[one][other] / (lengths[0] * lengths[1])))
+
+
+def arc(cos: float, t: float, *, straight: bool) -> tuple[float, float]:
+    """Return the coefficients of two ends of an arc at ``t``; on a line if ``straight``."""
+    if straight:
+        return 1 - t, t
+    theta = math.acos(cos)
+    return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
+
+
+def combined(base: Tensor, changes: Sequence[Change], factors: Sequence[float]) -> Tensor:
+    """Return factors[0] · base + Σ factors[i] · delta_i."""
+    found = base.mul_(factors[0])
+    for change, factor in zip(changes, factors[1:], strict=True):
+        found.add_(change.delta, alpha=factor)
+    return found
+
+
+def of_models(factors: Sequence[float]) -> list[float]:
+    """Return the factors of [base, delta_1, …] for those of the models."""
+    return [math.fsum(factors), *factors[1:]]
+
+
+@reducer("slerp", steps=(1, 1), weighted=False, measure=products)
+def slerp(
+    base: Tensor, changes: Sequence[Change], found: Products, *, t: float = REQUIRED
+) -> Tensor:
+    """``slerp``: from the base (t = 0) to the step's model (t = 1) along the arc between them.
+
+        sin((1 − t)θ) / sin θ · base + sin(tθ) / sin θ · x
+
+    θ is the angle between the tensors as vectors; where |cos θ| > 0.9995, it is a straight line.
+    Shoemake 1985, https://doi.org/10.1145/325334.325242.
+    """
+    cos = cosine(models(found), 0, 1, least=1e-8)
+    return combined(base, changes, of_models(arc(cos, t, straight=abs(cos) > _NEARLY_ONE)))
+
+
+@reducer("nuslerp", steps=(1, 2), measure=products)
+def nuslerp(
+    base: Tensor,
+    changes: Sequence[Change],
+    found: Products,
+    *,
+    from_base: bool = True,
+    base_weight: float = 1.0,
+) -> Tensor:
+    """``nuslerp``: slerp with weights in the place of t = weight_2 / (weight_1 + weight_2).
+
+    With from_base and two steps, the arc is between the changes, and the base is added after; with
+    one step and from_base = false, it is between the models of the base (with base_weight) and of
+    the step. Weights that cancel count as equal. Goddard 2024, https://github.com/arcee-ai/mergekit.
+    """
+    if from_base != (len(changes) == 2):
+        wanted = "two steps" if from_base else "one step"
+        raise ValueError(f"nuslerp with from_base = {str(from_base).lower()} takes {wanted}")
+    if from_base:
+        first, second = (change.weight for change in changes)
+        cos = cosine(found, 1, 2, least=1e-7)
+    else:
+        first, second = base_weight, changes[0].weight
+        cos = cosine(models(found), 0, 1, least=1e-7)
+    t = second / (first + second) if abs(first + second) >= 1e-6 else 0.5
+    factors = arc(cos, t, straight=1 - cos * cos <= 1e-16)
+    return combined(base, changes, [1.0, *factors] if from_base else of_models(factors))
+
+
+@reducer("multislerp", measure=products)
+def multislerp(
+    base: Tensor,
+    changes: Sequence[Change],
+    found: Products,
+    *,
+    from_base: bool = True,
+    base_weight: float = 1.0,
+    normalize_weights: bool = True,
+    eps: float = 1e-8,
+) -> Tensor:
+    """``multislerp``: a weighted mean on a sphere, in the plane that touches it at the mean.
+
+    Of the changes where from_base, else of the models (the base with base_weight):
+
+        u_i = x_i / |x_i|;  m = Σ w_i u_i / |Σ w_i u_i|;  v = Σ w_i (u_i − (u_i·m) m)
+        result = (Σ w_i |x_i|) · (cos|v| · m + sin|v| · v/|v|)
+
+    Two that cancel are combined on a line. Goddard 2025,
+    https://goddard.blog/posts/multislerp-wow-what-a-cool-idea.
+    """
+    weights = [change.weight for change in changes]
+    table = [row[1:] for row in found[1:]]
+    if not from_base:
+        weights, table = [base_weight, *weights], models(found)
+    if len(weights) == 1:
+        return combined(base, changes, [1.0, 1.0])
+    if normalize_weights:
+        weights = [weight / sum(weights) for weight in weights]
+    factors = _around(table, weights, eps)
+    return combined(base, changes, [1.0, *factors] if from_base else of_models(factors))
+
+
+def _around(table: Products, weights: Sequence[float], eps: float) -> list[float]:
+    """Return the factors of the vectors in their mean on the sphere."""
+    size = range(len(weights))
+    lengths = [length(table, index) for index in size]
+    unit = [[table[i][j] / ((lengths[i] + eps) * (lengths[j] + eps)) for j in size] for i in size]
+    norm = math.sqrt(max(sum(weights[i] * weights[j] * unit[i][j] for i in size for j in size), 0))
+    if norm < eps and (len(weights) == 2 or not any(lengths)):
+        return list(weights)
+    if norm < eps:
+        raise ValueError("its vectors cancel each other; give them other weights")
+    mean = [weight / norm for weight in weights]
+    dots = [sum(unit[i][j] * mean[j] for j in size) for i in size]
+    slope = sum(weights[i] * dots[i] for i in size)
+    tangent = [weights[i] - slope * mean[i] for i in size]
+    far = sum(tangent[i] * tangent[j] * unit[i][j] for i in size for j in size)
+    angle = math.sqrt(max(far, 0)) + eps
+    reach = sum(weights[i] * lengths[i] for i in size)
+    return [
+        reach
+        * (mean[i] * math.cos(angle) + tangent[i] * math.sin(angle) / angle)
+        / (lengths[i] + eps)
+        for i in size
+    ]
+
+
+@reducer("karcher", weighted=False, measure=products)
+def karcher(
+    base: Tensor,
+    changes: Sequence[Change],
+    found: Products,
+    *,
+    with_base: bool = True,
+    max_iter: int = 10,
+    tol: float = 1e-5,
+) -> Tensor:
+    """``karcher``: the Karcher mean of the models' directions, as long as they are on average.
+
+    Each round the mean moves to cos|v| · m + sin|v| · v/|v| with v = Σ α_i θ_i / sin θ_i · (u_i −
+    cos θ_i · m), until |v| < tol or max_iter rounds. Karcher 1977,
+    https://doi.org/10.1002/cpa.3160300502.
+    """
+    table = models(found)
+    if not with_base:
+        table = [row[1:] for row in table[1:]]
+    if len(table) == 1:
+        return combined(base, changes, [1.0, 1.0])
+    factors = _karcher(table, max_iter, tol)
+    return combined(base, changes, of_models(factors if with_base else [0.0, *factors]))
+
+
+def _karcher(table: Products, rounds: int, tol: float) -> list[float]:
+    lengths = [length(table, index) for index in range(len(table))]
+    valid = [index for index, value in enumerate(lengths) if value > tol]
+    if not valid:
+        return [0.0] * len(table)
+    unit = {i: {j: table[i][j] / (lengths[i] * lengths[j]) for j in valid} for i in valid}
+    alpha = 1 / len(valid)
+
+    def size(v: dict[int, float]) -> float:
+        return math.sqrt(max(sum(v[i] * v[j] * unit[i][j] for i in valid for j in valid), 0))
+
+    mean = dict.fromkeys(valid, alpha)
+    if (norm := size(mean)) < tol:
+        mean = {index: float(index == valid[0]) for index in valid}
+    else:
+        mean = {index: value / norm for index, value in mean.items()}
+    for _ in range(rounds):
+        tangent = dict.fromkeys(valid, 0.0)
+        for i in valid:
+            dot = max(-1.0, min(1.0, sum(mean[j] * unit[i][j] for j in valid)))
+            theta = math.acos(dot)
+            if theta < tol:
+                continue
+            pull = alpha * theta / math.sin(theta)
+            for j in valid:
+                tangent[j] += pull * ((i == j) - dot * mean[j])
+        if (norm := size(tangent)) < tol:
+            break
+        mean = {j: math.cos(norm) * mean[j] + math.sin(norm) * tangent[j] / norm for j in valid}
+        if (norm := size(mean)) > tol:
+            mean = {j: value / norm for j, value in mean.items()}
+    reach = sum(lengths) / len(lengths)
+    return [reach * mean[i] / lengths[i] if i in mean else 0.0 for i in range(len(lengths))]
+
+
+@reducer("model-stock", steps=(2, None), weighted=False, measure=products)
+def model_stock(
+    base: Tensor, changes: Sequence[Change], found: Products, *, filter_wise: bool = False
+) -> Tensor:
+    """``model-stock``: between the base and the mean of n models, as far as their angle says.
+
+        t = n cos θ / (1 + (n − 1) cos θ);  result = t · mean + (1 − t) · base
+
+    θ is the mean angle between their changes, over the tensor, or with filter_wise row by row (a
+    vector is one row). Jang et al. 2024, https://arxiv.org/abs/2403.19522.
+    """
+    count = len(changes)
+    mean = changes[0].delta.clone()
+    for change in changes[1:]:
+        mean.add_(change.delta)
+    mean.div_(count)
+    if filter_wise and base.shape[1] > 1:
+        cos = _row_cosines(changes)
+        below = 1 + (count - 1) * cos
+        flat = below.abs() < 1e-6
+        share = (count * cos / below.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
+        return base.add_(mean.mul_(share))
+    pairs = [(i, j) for i in range(1, count + 1) for j in range(i + 1, count + 1)]
+    angle = sum(
+        max(-1, min(1, found[i][j] / max(length(found, i) * length(found, j), 1e-6)))
+        for i, j in pairs
+    ) / len(pairs)
+    below_ = 1 + (count - 1) * angle
+    return base.add_(mean, alpha=0.0 if abs(below_) < 1e-6 else count * angle / below_)
+
+
+def _row_cosines(changes: Sequence[Change]) -> Tensor:
+    """Return the mean cosine between the changes, row by row, as a column."""
+    found: list[Tensor] = []
+    for position, one in enumerate(changes):
+        for other in changes[position + 1 :]:
+            lengths = one.delta.norm(dim=1) * other.delta.norm(dim=1)
+            inner = (one.delta * other.delta).sum(dim=1)
+            found.append((inner / lengths.clamp(min=1e-6)).clamp(-1, 1))
+    total: Tensor = found[0]
+    for cosines in found[1:]:
+        total = total + cosines
+    return total.div(len(found)).unsqueeze(1)

@@ -1,0 +1,36 @@
+"""What a setting of a composition is for one tensor: filters, and gradients over layers."""
+
+from __future__ import annotations
+
+from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
+
+
+def value_for(setting: Setting, tensor: str, position: float) -> Scalar | None:
+    """Return the value of ``setting`` for a tensor; None where no filter fits.
+
+    ``position`` is how far up in the layers the tensor is, from 0 to 1. A gradient of numbers is
+    interpolated; of one of words or of booleans the value below is taken. The first filter that
+    is a part of the tensor's name holds, and ``"*"`` fits all.
+
+    >>> value_for((0.0, 1.0, 0.5), "model.layers.3.q", 0.75)
+    0.75
+    """
+    if not isinstance(setting, tuple):
+        return setting
+    gradient: list[Scalar] = []
+    for item in setting:
+        if not isinstance(item, Filtered):
+            gradient.append(item)
+        elif item.filter in (None, "*") or (item.filter or "") in tensor:
+            return _at(item.value, position) if isinstance(item.value, tuple) else item.value
+    return _at(tuple(gradient), position) if gradient else None
+
+
+def _at(gradient: Gradient, position: float) -> Scalar:
+    scaled = position * (len(gradient) - 1)
+    index = int(scaled)
+    if not all(isinstance(value, float) for value in gradient):
+        return gradient[index]
+    share = scaled - index
+    low, high = gradient[index], gradient[min(index + 1, len(gradient) - 1)]
+    return (1 - share) * float(low) + share * float(high)

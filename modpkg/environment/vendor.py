@@ -1,0 +1,97 @@
+"""Vendoring: a registry folder with exactly what a lock names, for machines without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from modpkg.digests import Digest, parse_digest
+from modpkg.environment.registries import Registries
+from modpkg.errors import DigestMismatch, FolderNotEmpty
+from modpkg.files import remove_tree, write_atomically
+from modpkg.lock import Lock, LockedModule
+from modpkg.progress import Progress
+from modpkg.records import IndexLine
+from modpkg.registry.index import format_index
+from modpkg.registry.writer import RegistryWriter, blobs_of
+
+MARK = ".vendored"
+"""File that says a folder is a vendored copy: what a lock no longer names may be removed there."""
+
+
+class Vendored(Struct, frozen=True):
+    """What was written."""
+
+    folders: dict[str, Path]
+    """By registry identity, its folder."""
+    modules: int
+    size: int
+    """Bytes of the folders."""
+
+
+def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) -> Vendored:
+    """Write the releases of a lock into ``out``, which then holds nothing else.
+
+    With one registry, ``out`` is that registry; with several, each is a folder in it by its name.
+    They keep their identities, so that the lock holds for the copy too. It is a whole registry at
+    every moment; blobs that an earlier copy has are not fetched again.
+
+    Raises:
+        FolderNotEmpty: ``out`` is no vendored copy. DigestMismatch: the registry has another
+        release of a version than the lock. What reading registries can raise.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        raise FolderNotEmpty(path=out)
+    lines: dict[str, list[IndexLine]] = {}
+    for module in lock.module:
+        lines.setdefault(module.registry, []).append(_line(module, registries))
+    folders = {name: out / _folder_name(name) if len(lines) > 1 else out for name in lines}
+    write_atomically(out / MARK, b"")
+    progress.stage("Vendoring")
+    progress.total(sum(line.size for of_one in lines.values() for line in of_one))
+    for name, of_one in lines.items():
+        writer = RegistryWriter(folders[name], name=name)
+        kept: set[Digest] = set()
+        for line in of_one:
+            record = writer.take(registries.of(line.name), line, progress.advance)
+            kept |= {parse_digest(line.release), *(digest for digest, _ in blobs_of(record))}
+        _remove_others(writer, of_one, kept)
+    for path in out.iterdir():
+        if len(lines) > 1 and path.name != MARK and path not in folders.values():
+            remove_tree(path) if path.is_dir() else path.unlink()
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return Vendored(folders, len(lock.module), size)
+
+
+def _line(module: LockedModule, registries: Registries) -> IndexLine:
+    registries.check_identity(module)
+    registry = registries.of(module.name)
+    line = registry.line(module.name, module.version)
+    if line.release != module.release:
+        raise DigestMismatch(
+            what=f"the release record of {module.name} {module.version}",
+            expected=module.release,
+            actual=line.release,
+            source=registry.url,
+        )
+    return line
+
+
+def _folder_name(registry: str) -> str:
+    """Return a registry's identity as a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in registry)
+
+
+def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Digest]) -> None:
+    """Remove index lines first, then the blobs that only they named."""
+    for path in (writer.folder / "index").iterdir():
+        own = [line for line in lines if path.name == f"{line.name}.jsonl"]
+        if own:
+            write_atomically(path, format_index(own))
+        else:
+            path.unlink()
+    for path in (writer.folder / "blobs" / "sha256").glob("*/*"):
+        if f"sha256:{path.name}" not in kept:
+            path.unlink()
+    remove_tree(writer.folder / "locks")

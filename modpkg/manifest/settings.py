@@ -1,0 +1,72 @@
+"""Settings of a composition: a value, a gradient over the layers, or values by filter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from modpkg.manifest.node import Node
+from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
+
+PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,99}")
+MOST_VALUES = 1000
+
+
+def scalar(node: Node) -> Scalar:
+    """Return one value of a setting; all numbers are floats."""
+    if isinstance(node.value, bool):
+        return node.value
+    if isinstance(node.value, str):
+        return node.text()
+    return node.number()
+
+
+def read_setting(node: Node, read: Callable[[Node], Scalar]) -> Setting:
+    """Return a setting whose values ``read`` reads.
+
+    Raises:
+        ManifestError: it is none.
+    """
+    if not isinstance(node.value, list):
+        return read(node)
+    items = _items(node)
+    if not any(isinstance(item.value, dict) for item in items):
+        return tuple(read(item) for item in items)
+    return tuple(_filtered(item, read) for item in items)
+
+
+def _filtered(node: Node, read: Callable[[Node], Scalar]) -> Filtered:
+    table = node.table(("filter", "value"))
+    value, chosen = table.need("value", "value = 0.5"), table.get("filter")
+    return Filtered(
+        value=_gradient(value, read) if isinstance(value.value, list) else read(value),
+        filter=chosen.text() if chosen else None,
+    )
+
+
+def _gradient(node: Node, read: Callable[[Node], Scalar]) -> Gradient:
+    return tuple(read(item) for item in _items(node))
+
+
+def _items(node: Node) -> list[Node]:
+    items = node.items()
+    if not items:
+        raise node.fail("is empty; give it a value or leave it out")
+    if len(items) > MOST_VALUES:
+        raise node.fail(f"has {len(items)} values, and {MOST_VALUES} is the most")
+    return items
+
+
+def plain_setting(setting: Setting) -> Any:
+    """Return a setting as JSON has it."""
+    if not isinstance(setting, tuple):
+        return setting
+    return [_plain(item) for item in setting]
+
+
+def _plain(item: Scalar | Filtered) -> Any:
+    if not isinstance(item, Filtered):
+        return item
+    value = list(item.value) if isinstance(item.value, tuple) else item.value
+    return {"value": value} if item.filter is None else {"filter": item.filter, "value": value}

@@ -1,0 +1,23 @@
+"""Which tensors of a base an adapter or a head touches. Imports no torch.
+
+One meaning, used twice: when a module is built (to record what it expects of its base) and when
+it is composed. Accounts are strict: every tensor of the module is bound exactly once, or an
+error names it.
+"""
+
+from __future__ import annotations
+
+from modpkg.release.binding.adapter import METHODS, REFUSED, bind_adapter
+from modpkg.release.binding.head import HeadBinding, bind_head
+from modpkg.release.binding.words import Bound, Change, TypePair
+
+__all__ = [
+    "METHODS",
+    "REFUSED",
+    "Bound",
+    "Change",
+    "HeadBinding",
+    "TypePair",
+    "bind_adapter",
+    "bind_head",
+]

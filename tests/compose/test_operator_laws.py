@@ -1,0 +1,303 @@
+"""The algebra of changes, for every operator: laws that hold bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modpkg.compose import rows
+from modpkg.compose.executor import compose
+from modpkg.errors import ComposeError, ModpkgError, NotFinite, ShapeMismatch, UnboundTensor
+from modpkg.installed import InstalledModule
+from modpkg.manifest.schema import Step
+from modpkg.names import ModuleName
+from tests.compose.helpers import PREFIX, base, module, planned, raw, values
+
+ROWS, COLUMNS = 8, 6
+T = "model.layers.0.q"
+Draw = Callable[..., torch.Tensor]
+FEW = settings(max_examples=5)
+
+
+def lora(draw: Draw, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"lora_A.weight": draw(2, COLUMNS), "lora_B.weight": draw(ROWS, 2), **extra}
+
+
+KINDS: dict[str, tuple[dict[str, Any], Callable[[Draw], dict[str, torch.Tensor]]]] = {
+    "lora": ({"r": 2, "lora_alpha": 4}, lora),
+    "dora": (
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True},
+        lambda draw: lora(draw, lora_magnitude_vector=draw(ROWS).abs()),
+    ),
+    "ia3": ({"feedforward_modules": []}, lambda draw: {"ia3_l": draw(ROWS, 1)}),
+    "loha": (
+        {"r": 2, "alpha": 3},
+        lambda draw: {
+            **{f"hada_w{n}_a": draw(ROWS, 2) for n in "12"},
+            **{f"hada_w{n}_b": draw(2, COLUMNS) for n in "12"},
+        },
+    ),
+    "lokr": (
+        {"r": 2, "alpha": 3},
+        lambda draw: {"lokr_w1": draw(2, 3), "lokr_w2": draw(4, 2)},
+    ),
+    "oft": ({}, lambda draw: {"oft_R.weight": draw(3, 1)}),
+    "boft": ({}, lambda draw: {"boft_R": draw(1, 3, 2, 2), "boft_s": draw(ROWS, 1)}),
+    "hra": ({}, lambda draw: {"hra_u": draw(COLUMNS, 2)}),
+    "hira": ({}, lambda draw: {"hira_A": draw(2, COLUMNS), "hira_B": draw(ROWS, 2)}),
+    "miss": ({}, lambda draw: {"miss_block": draw(4, ROWS)}),
+    "shira": (
+        {},
+        lambda draw: {
+            "shira_weight": draw(3),
+            "shira_indices": torch.tensor([[7, 0, 3], [1, 5, 2]]),
+        },
+    ),
+    "vera": (
+        {},
+        lambda draw: {"vera_lambda_b": draw(ROWS), "vera_lambda_d": draw(2)},
+    ),
+    "ln_tuning": ({}, lambda draw: {"ln_tuning_layers.weight": draw(ROWS, COLUMNS)}),
+    "trainable_tokens": (
+        {"token_indices": [6, 1]},
+        lambda draw: {"trainable_tokens_delta": draw(2, COLUMNS)},
+    ),
+    "dense": ({}, lambda draw: {f"{T}.weight": draw(ROWS, COLUMNS)}),
+    "sparse": (
+        {},
+        lambda draw: {
+            f"{T}.weight.indices": torch.tensor([40, 3, 11]),
+            f"{T}.weight.values": draw(3),
+        },
+    ),
+}
+OPERATORS = {
+    "dora": "lora",
+    "shira": "sparse",
+    "ln_tuning": "ln-tuning",
+    "trainable_tokens": "trainable-tokens",
+}
+
+
+class World:
+    def __init__(self, kind: str, seed: int, dtype: torch.dtype = torch.float32) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator)
+
+        self.folder = Path(tempfile.mkdtemp())
+        self.kind = kind
+        self.base = base(self.folder, {f"{T}.weight": draw(ROWS, COLUMNS).to(dtype)})
+        self.modules = [self._module(name, draw) for name in ("one", "two")]
+
+    def _module(self, name: str, draw: Draw) -> InstalledModule:
+        config, tensors_of = KINDS[self.kind]
+        tensors = tensors_of(draw)
+        if self.kind in ("dense", "sparse"):
+            return module(self.folder, name, "patch", tensors)
+        tensors = {f"{PREFIX}{T}.{part}": tensor for part, tensor in tensors.items()}
+        if self.kind == "vera":
+            tensors |= {"base_model.vera_A": draw(2, 9), "base_model.vera_B": draw(9, 2)}
+        settings = {"peft_type": self.kind.upper(), **config}
+        return module(self.folder, name, "adapter", tensors, adapter_config=settings)
+
+    def weight(self, *steps: tuple[str, float], threads: int = 1, on: bool = True) -> bytes:
+        """Return the bytes of the composed weight, computed anew."""
+        op = OPERATORS.get(self.kind, self.kind)
+        written = [
+            Step(
+                op=op,
+                module=ModuleName(name),
+                scale=scale,
+                parameters={"on": "base"} if on else {},
+            )
+            for name, scale in steps
+        ]
+        composition = planned(self.base, *self.modules, steps=written)
+        store = Path(tempfile.mkdtemp())
+        return raw(compose(composition, store, threads=threads).tensors[f"{T}.weight"])
+
+    def original(self) -> bytes:
+        return raw(self.base.tensors[f"{T}.weight"])
+
+
+SEEDS = st.integers(0, 1000)
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+SCALES = st.sampled_from([0.25, -1.5, 2.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(SEEDS, DTYPES, SCALES)
+@FEW
+def test_laws(kind: str, seed: int, dtype: torch.dtype, scale: float) -> None:
+    w = World(kind, seed, dtype)
+    alone = w.weight(("one", 1.0))
+    assert alone != w.original()
+    assert w.weight(("one", 0.0)) == w.original()
+    assert w.weight(("one", 1.0), ("two", 0.0)) == alone
+    assert w.weight(("one", scale), ("one", -scale)) == w.original()
+    assert w.weight(("one", scale), ("two", 1.0), ("one", -scale)) == w.weight(("two", 1.0))
+    assert w.weight(("one", 0.5), ("one", 0.5)) == alone
+    both = w.weight(("one", scale), ("two", 1.0))
+    assert w.weight(("two", 1.0), ("one", scale)) == both
+    assert w.weight(("one", scale), ("two", 1.0), threads=3) == both
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("elements", [1, 18, 30])
+def test_the_size_of_blocks_changes_nothing(
+    kind: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = World(kind, 3)
+    whole = w.weight(("one", 1.0))
+    monkeypatch.setattr(rows, "BLOCK_ELEMENTS", elements)
+    assert w.weight(("one", 1.0)) == whole
+
+
+@pytest.mark.parametrize("kind", ["dense", "ln_tuning"])
+@given(SEEDS, DTYPES)
+@FEW
+def test_a_whole_value_alone_is_the_result(kind: str, seed: int, dtype: torch.dtype) -> None:
+    w = World(kind, seed, dtype)
+    (value,) = values(w.modules[0].tensors).values()
+    got = torch.frombuffer(bytearray(w.weight(("one", 1.0))), dtype=dtype)
+    assert torch.equal(got.view(ROWS, COLUMNS), value.to(dtype))
+
+
+MULTIPLYING = ("dora", "ia3", "oft", "boft", "hra", "hira")
+
+
+@pytest.mark.parametrize("kind", MULTIPLYING)
+def test_what_multiplies_the_base_stands_alone_unless_told(kind: str) -> None:
+    w = World(kind, 1)
+    w.weight(("one", 1.0), on=False)
+    w.weight(("one", 0.5), ("one", 0.5), on=False)
+    with pytest.raises(ComposeError, match=r'one.*multiplies .*two.*on = "base"'):
+        w.weight(("one", 1.0), ("two", 1.0), on=False)
+
+
+NULL = {
+    "lora": "lora_B.weight",
+    "loha": "hada_w2_a",
+    "lokr": "lokr_w1",
+    "oft": "oft_R.weight",
+    "vera": "vera_lambda_b",
+    "miss": "miss_block",
+    "shira": "shira_weight",
+    "hira": "hira_B",
+}
+
+
+@pytest.mark.parametrize("kind", NULL)
+def test_a_step_that_changes_nothing_is_an_error(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, tensors_of = KINDS[kind]
+    role = NULL[kind]
+    zero = (settings, lambda draw: {**(t := tensors_of(draw)), role: torch.zeros_like(t[role])})
+    monkeypatch.setitem(KINDS, kind, zero)
+    with pytest.raises(ComposeError, match="step 1 changes nothing: one"):
+        World(kind, 1).weight(("one", 1.0))
+
+
+def test_a_merge_may_weigh_in_the_base_itself(tmp_path: Path) -> None:
+    tensors = {f"{T}.weight": torch.ones(2, 2)}
+    own, same = base(tmp_path, tensors), module(tmp_path, "same", "patch", tensors)
+    plan = planned(own, same, steps=[Step(op="dense", module=ModuleName("same"))])
+    result = compose(plan, tmp_path / "store").tensors[f"{T}.weight"]
+    assert raw(result) == raw(own.tensors[f"{T}.weight"])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "message"),
+    [
+        ({f"{T}.weight.indices": torch.tensor([1])}, UnboundTensor, "indices"),
+        ({"x.indices": torch.tensor([1]), "x.values": torch.ones(1)}, UnboundTensor, "no 'x'"),
+        (
+            {f"{T}.weight.indices": torch.tensor([1, 2]), f"{T}.weight.values": torch.ones(1)},
+            ComposeError,
+            "places",
+        ),
+    ],
+)
+def test_sparse_parts_belong_together(
+    tensors: dict[str, torch.Tensor], error: type[ModpkgError], message: str, tmp_path: Path
+) -> None:
+    own = base(tmp_path, {f"{T}.weight": torch.ones(4, 2)})
+    odd = module(tmp_path, "odd", "patch", tensors)
+    with pytest.raises(error, match=message):
+        planned(own, odd, steps=[Step(op="sparse", module=ModuleName("odd"))])
+
+
+@pytest.mark.parametrize(("places", "message"), [([8, 1], "outside"), ([3, 3], "twice")])
+def test_sparse_places_are_checked(places: list[int], message: str, tmp_path: Path) -> None:
+    own = base(tmp_path, {f"{T}.weight": torch.ones(4, 2)})
+    tensors = {
+        f"{T}.weight.indices": torch.tensor(places),
+        f"{T}.weight.values": torch.ones(2),
+    }
+    odd = module(tmp_path, "odd", "patch", tensors)
+    plan = planned(own, odd, steps=[Step(op="sparse", module=ModuleName("odd"))])
+    with pytest.raises(ComposeError, match=message):
+        compose(plan, tmp_path / "store")
+
+
+def replacing(tmp_path: Path, *shape: int, name: str = f"{T}.weight", **step: Any) -> bytes:
+    own = base(tmp_path, {f"{T}.weight": torch.ones(4, 2)})
+    one = module(tmp_path, "one", "patch", {name: torch.full(shape, 2.0)})
+    plan = planned(own, one, steps=[Step(op="replace", module=ModuleName("one"), **step)])
+    return raw(compose(plan, tmp_path / "store").tensors[f"{T}.weight"])
+
+
+def test_replace_takes_whole_tensors(tmp_path: Path) -> None:
+    assert replacing(tmp_path, 4, 2) == torch.full((4, 2), 2.0).numpy().tobytes()
+
+
+def test_replace_is_held_to_the_base(tmp_path: Path) -> None:
+    with pytest.raises(ShapeMismatch):
+        replacing(tmp_path / "a", 4, 3)
+    with pytest.raises(ComposeError, match="does not have"):
+        replacing(tmp_path / "b", 4, 2, name="other")
+    with pytest.raises(ComposeError, match="a scale"):
+        replacing(tmp_path / "c", 4, 2, scale=0.5)
+
+
+def test_a_tensor_is_not_replaced_twice_nor_replaced_and_changed(tmp_path: Path) -> None:
+    own = base(tmp_path, {f"{T}.weight": torch.ones(8, 6)})
+    one = module(tmp_path, "one", "patch", {f"{T}.weight": torch.zeros(8, 6)})
+    two = module(tmp_path, "two", "patch", {f"{T}.weight": torch.full((8, 6), 3.0)})
+    steps = [Step(op="replace", module=ModuleName(name)) for name in ("one", "two")]
+    with pytest.raises(ComposeError, match="also added by another step"):
+        planned(own, one, two, steps=steps)
+    mixed = [steps[0], Step(op="dense", module=ModuleName("two"))]
+    with pytest.raises(ComposeError, match="which another step replaces"):
+        planned(own, one, two, steps=mixed)
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3", "oft", "dense", "sparse"])
+def test_nan_in_a_module_is_an_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, tensors_of = KINDS[kind]
+
+    def broken(draw: Draw) -> dict[str, torch.Tensor]:
+        tensors = tensors_of(draw)
+        last = list(tensors)[-1]
+        return {**tensors, last: tensors[last] * torch.nan}
+
+    monkeypatch.setitem(KINDS, kind, (config, broken))
+    with pytest.raises(NotFinite, match="NaN or infinity"):
+        World(kind, 1).weight(("one", 1.0))
+
+
+def test_the_operator_is_the_adapters_own() -> None:
+    w = World("ia3", 1)
+    step = Step(op="lora", module=ModuleName("one"))
+    with pytest.raises(ComposeError, match=r'of type IA3; write op = "ia3"'):
+        planned(w.base, *w.modules, steps=[step])

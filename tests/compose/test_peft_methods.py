@@ -1,0 +1,268 @@
+"""Every method × target kind, on small modules of plain torch: PEFT's forward is the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from modpkg.errors import AdapterUnsupported, ModpkgError
+from tests.compose.oracle import agrees_on_modules, applied, save_adapter, shake
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FLOATS = torch.randn(3, 6, generator=torch.Generator().manual_seed(5))
+TOKENS = torch.tensor([[0, 3, 6], [1, 1, 5]])
+
+
+def image(*extents: int) -> torch.Tensor:
+    return torch.randn(2, *extents, generator=torch.Generator().manual_seed(5))
+
+
+class Linear(nn.Module):
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 10, bias=bias)
+        self.square = nn.Linear(10, 10, bias=bias)
+        self.norm = nn.LayerNorm(10)
+        self.last = nn.Linear(10, 4, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.square(self.first(x)).tanh()))
+
+
+class Transposed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Conv1D(10, 6)
+        self.square = Conv1D(10, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.square(self.first(x).tanh())
+
+
+class Embedding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(8, 6)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.emb(x))
+
+
+class Conv(nn.Module):
+    def __init__(self, kind: Any, *, kernel: int = 3, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = kind(4, 8, kernel, padding=kernel // 2, groups=groups)
+        self.next = kind(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.next(self.conv(x).tanh())
+
+
+def convolution(kind: Any, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: Conv(kind, **options)
+
+
+INPUTS: dict[str, tuple[Callable[[], nn.Module], list[str], torch.Tensor]] = {
+    "linear": (Linear, ["first", "square", "last"], FLOATS),
+    "no bias": (lambda: Linear(bias=False), ["first", "last"], FLOATS),
+    "Conv1D": (Transposed, ["first", "square"], FLOATS),
+    "embedding": (Embedding, ["emb"], TOKENS),
+    "both": (Embedding, ["emb", "last"], TOKENS),
+    "conv 1": (convolution(nn.Conv1d), ["conv", "next"], image(4, 7)),
+    "conv 2": (convolution(nn.Conv2d), ["conv", "next"], image(4, 5, 5)),
+    "conv 3": (convolution(nn.Conv3d), ["conv", "next"], image(4, 3, 3, 3)),
+    "conv 1x1": (convolution(nn.Conv2d, kernel=1), ["conv", "next"], image(4, 5, 5)),
+    "groups": (convolution(nn.Conv2d, groups=2), ["conv", "next"], image(4, 5, 5)),
+}
+
+
+def lora(**options: Any) -> Callable[[list[str]], Any]:
+    return lambda targets: peft.LoraConfig(
+        **{
+            "r": 3,
+            "lora_alpha": 5,
+            "init_lora_weights": False,
+            "target_modules": targets,
+            **options,
+        }
+    )
+
+
+def method(kind: Any, **options: Any) -> Callable[[list[str]], Any]:
+    return lambda targets: kind(**{"target_modules": targets, **options})
+
+
+IA3 = method(peft.IA3Config, feedforward_modules=[])
+LOHA = method(peft.LoHaConfig, r=3, alpha=5, init_weights=False)
+LOKR = method(peft.LoKrConfig, r=2, alpha=5, init_weights=False)
+OFT = method(peft.OFTConfig, oft_block_size=2, r=0, init_weights=False)
+HRA = method(peft.HRAConfig, r=4, init_weights=False)
+MISS = method(peft.MissConfig, r=4, init_weights=True)
+CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
+    *(("lora", lora(), kind) for kind in INPUTS if kind != "groups"),
+    *(("rslora", lora(use_rslora=True), kind) for kind in ("linear", "Conv1D", "embedding")),
+    *(("dora", lora(use_dora=True), kind) for kind in INPUTS if kind not in ("groups",)),
+    ("lora bias", lora(lora_bias=True), "linear"),
+    ("lora bias conv", lora(lora_bias=True), "conv 2"),
+    ("bias all", lora(bias="all", target_modules=["first"]), "linear"),
+    ("bias lora_only", lora(bias="lora_only", target_modules=["first"]), "linear"),
+    (
+        "patterns",
+        lora(rank_pattern={"^first": 2, "last": 4}, alpha_pattern={"square": 9}),
+        "linear",
+    ),
+    ("modules_to_save", lora(target_modules=["first"], modules_to_save=["norm"]), "linear"),
+    ("modules_to_save linear", lora(target_modules=["first"], modules_to_save=["last"]), "linear"),
+    ("tokens", lora(target_modules=["last"], trainable_token_indices={"emb": [1, 6]}), "both"),
+    ("parameters", lora(target_modules=[], target_parameters=["first.weight"]), "linear"),
+    *(("ia3", IA3, kind) for kind in INPUTS if kind not in ("embedding", "both", "conv 1")),
+    *(
+        (f"ia3 {name}", method(peft.IA3Config, feedforward_modules=[name]), kind)
+        for name, kinds in (("first", ("linear", "Conv1D")), ("conv", ("conv 2", "groups")))
+        for kind in kinds
+    ),
+    *(
+        ("loha", LOHA, kind)
+        for kind in ("linear", "no bias", "conv 1", "conv 2", "conv 1x1", "groups")
+    ),
+    *(
+        (
+            "loha core",
+            method(peft.LoHaConfig, r=3, init_weights=False, use_effective_conv2d=True),
+            k,
+        )
+        for k in ("conv 1", "conv 2")
+    ),
+    *(
+        ("lokr", LOKR, kind)
+        for kind in ("linear", "no bias", "conv 1", "conv 2", "conv 1x1", "groups")
+    ),
+    *(
+        (
+            "lokr both",
+            method(peft.LoKrConfig, r=1, init_weights=False, decompose_both=True, **more),
+            kind,
+        )
+        for kind, more in (
+            ("linear", {}),
+            ("conv 1", {}),
+            ("conv 2", {}),
+            ("conv 2", {"use_effective_conv2d": True}),
+        )
+    ),
+    ("lokr whole", method(peft.LoKrConfig, r=64, init_weights=False), "conv 1"),
+    ("lokr whole", method(peft.LoKrConfig, r=64, init_weights=False), "conv 2"),
+    *(("oft", OFT, kind) for kind in ("linear", "no bias", "conv 1x1", "embedding")),
+    *(
+        (
+            f"oft {more}",
+            method(peft.OFTConfig, oft_block_size=2, r=0, init_weights=False, **more),
+            kind,
+        )
+        for kind in ("linear", "embedding")
+        for more in (
+            {"use_cayley_neumann": False},
+            {"block_share": True},
+            {"coft": True, "eps": 1e-2},
+            *({"num_cayley_neumann_terms": n} for n in (2, 3, 4, 7)),
+        )
+    ),
+    (
+        "boft",
+        method(peft.BOFTConfig, boft_block_size=2, boft_n_butterfly_factor=1, init_weights=False),
+        "linear",
+    ),
+    *(
+        ("vera", method(peft.VeraConfig, r=3, init_weights=False, d_initial=0.5), kind)
+        for kind in ("linear", "Conv1D")
+    ),
+    *(("hra", HRA, kind) for kind in ("linear", "conv 2")),
+    ("hra GS", method(peft.HRAConfig, r=4, apply_GS=True, init_weights=False), "linear"),
+    ("miss", MISS, "linear"),
+    ("miss uneven", method(peft.MissConfig, r=4, init_weights=True), "no bias"),
+    ("miss mini", method(peft.MissConfig, r=2, mini_r=2, init_weights="mini"), "linear"),
+    ("miss bat", method(peft.MissConfig, r=2, init_weights="bat"), "linear"),
+    ("shira", method(peft.ShiraConfig, r=1, init_weights=False), "linear"),
+    *(
+        ("hira", method(peft.HiraConfig, r=2, init_weights=False), kind)
+        for kind in ("linear", "Conv1D")
+    ),
+    ("ln tuning", method(peft.LNTuningConfig, target_modules=["norm"]), "linear"),
+    (
+        "adalora",
+        method(peft.AdaLoraConfig, init_r=3, target_r=2, total_step=10, init_lora_weights=False),
+        "linear",
+    ),
+    (
+        "trainable tokens",
+        method(peft.TrainableTokensConfig, token_indices=[0, 5], init_weights=False),
+        "embedding",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "kind"), CASES, ids=[f"{n}-{k}" for n, _, k in CASES])
+def test_the_forward_is_pefts(
+    name: str, config: Callable[[list[str]], Any], kind: str, tmp_path: Path
+) -> None:
+    build, targets, inputs = INPUTS[kind]
+    agrees_on_modules(tmp_path, build, config(targets), inputs)
+
+
+REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
+    ("groups", lambda: lora(r=4)(["conv"]), "groups", "convolution in groups"),
+    ("oft conv", lambda: OFT(["conv"]), "conv 2", "overlapping patches"),
+    (
+        "vera without projections",
+        lambda: peft.VeraConfig(r=2, save_projection=False, target_modules=["first"]),
+        "linear",
+        "save_projection",
+    ),
+    (
+        "fourierft",
+        lambda: peft.FourierFTConfig(n_frequency=4, target_modules=["first"]),
+        "linear",
+        "FOURIERFT.*seed",
+    ),
+    ("c3a", lambda: peft.C3AConfig(block_size=2, target_modules=["first"]), "linear", "'C3A'"),
+    (
+        "randlora",
+        lambda: peft.RandLoraConfig(r=2, target_modules=["first"]),
+        "linear",
+        "RANDLORA.*random",
+    ),
+    ("lora bias", lambda: lora(lora_bias=True)(["first"]), "no bias", "no bias beside"),
+    ("pissa", lambda: lora(init_lora_weights="pissa")(["first"]), "linear", "init_lora_weights"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "kind", "message"), REFUSED, ids=[name for name, *_ in REFUSED]
+)
+def test_what_is_not_exact_is_refused(
+    name: str, config: Callable[[], Any], kind: str, message: str, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    build, _, _ = INPUTS[kind]
+    torch.manual_seed(3)
+    model = build()
+    (tmp_path / "base").mkdir()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    wrapped = peft.get_peft_model(model, config())
+    shake(wrapped)
+    save_adapter(wrapped, tmp_path)
+    with pytest.raises(AdapterUnsupported, match=message) as caught:
+        applied(tmp_path)
+    assert isinstance(caught.value, ModpkgError)

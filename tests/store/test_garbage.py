@@ -1,0 +1,154 @@
+"""What a collection may remove, as laws over small stores that never were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modpkg.digests import Digest, digest_bytes
+from modpkg.records import FileEntry, Provenance, ReleaseRecord, TensorEntry
+from modpkg.store.contents import Contents, Item
+from modpkg.store.garbage import AGE, DAY, STALE, Garbage, find_garbage
+from modpkg.store.needs import Needs
+
+NOW = 1_000 * DAY
+
+
+def named(kind: str, number: int) -> Digest:
+    return digest_bytes(f"{kind} {number}".encode())
+
+
+def record(tensors: list[int], files: list[int]) -> ReleaseRecord:
+    pack = named("registry's pack", 0)
+    return ReleaseRecord(
+        name="m",
+        version="1",
+        kind="base",
+        license="MIT",
+        manifest={},
+        files={f"f{n}": FileEntry(named("file", n), 1) for n in files},
+        tensors={f"t{n}": TensorEntry("U8", [1], named("tensor", n), pack, 0, 1) for n in tensors},
+        provenance=Provenance(built_with="a test"),
+    )
+
+
+Drawn = tuple[Contents, Needs, dict[Digest, ReleaseRecord], dict[str, set[str]]]
+NOTHING = Needs(frozenset(), frozenset())
+
+
+@st.composite
+def stores(draw: st.DrawFn) -> Drawn:
+    """Draw releases over shared tensors and files, tensors over packs, and what is needed."""
+    some = st.lists(st.integers(0, 7), max_size=4)
+    records = {
+        named("release", n): record(draw(some), draw(some)) for n in range(draw(st.integers(0, 5)))
+    }
+    moments = st.floats(NOW - 90 * DAY, NOW + 9 * DAY)
+    sizes = st.integers(0, 1000)
+
+    def items(kind: str, most: int) -> dict[Digest, Item]:
+        return {
+            named(kind, n): Item(draw(sizes), draw(moments))
+            for n in range(draw(st.integers(0, most)))
+        }
+
+    packs = {digest[7:]: item for digest, item in items("pack", 4).items()}
+    packs_of = {
+        named("tensor", n): set(draw(st.sets(st.sampled_from(sorted(packs)))) if packs else ())
+        for n in range(8)
+    }
+    contents = Contents(
+        releases={digest: draw(moments) for digest in records if draw(st.booleans())},
+        packs=packs,
+        blobs=items("file", 8) | {digest: Item(10, draw(moments)) for digest in records},
+        composed=items("composed", 3),
+        partial={Path(f"p{n}"): Item(5, draw(moments)) for n in range(draw(st.integers(0, 2)))},
+    )
+    needed = draw(st.sets(st.sampled_from(sorted(records)))) if records else set()
+    composed = sorted(contents.composed)
+    kept = draw(st.sets(st.sampled_from(composed))) if composed else set()
+    return contents, Needs(frozenset(needed), frozenset(kept)), records, packs_of
+
+
+caps = st.one_of(st.none(), st.integers(0, 5000))
+
+
+@given(stores(), caps)
+def test_what_stays_is_whole(store: Drawn, max_size: int | None) -> None:
+    contents, needs, records, packs_of = store
+    garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
+    assert not set(garbage.releases) & needs.releases
+    assert not set(garbage.composed) & needs.composed
+    for digest, item in records.items():
+        if digest in needs.releases or digest in set(contents.releases) - set(garbage.releases):
+            assert digest not in garbage.blobs
+            for entry in item.tensors.values():
+                assert not packs_of[entry.digest] & set(garbage.packs)
+            assert not {file.digest for file in item.files.values()} & set(garbage.blobs)
+
+
+@given(stores(), caps)
+def test_the_account_of_bytes_is_right(store: Drawn, max_size: int | None) -> None:
+    contents, needs, records, packs_of = store
+    garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
+    assert garbage.freed == sum(
+        kind[name].size
+        for kind, names in (
+            (contents.packs, garbage.packs),
+            (contents.blobs, garbage.blobs),
+            (contents.composed, garbage.composed),
+            (contents.partial, garbage.partial),
+        )
+        for name in names  # type: ignore[attr-defined]
+    )
+    assert garbage.left == contents.size - garbage.freed
+
+
+@given(stores(), st.integers(0, 5000))
+def test_over_the_cap_nothing_stays_that_could_go(store: Drawn, max_size: int) -> None:
+    contents, needs, records, packs_of = store
+    garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
+    if garbage.left > max_size:
+        gone = set(garbage.releases) | set(garbage.composed)
+        there = {digest for digest in contents.releases if digest in records}
+        assert (there | contents.composed.keys()) - gone <= needs.releases | needs.composed
+
+
+def collected(contents: Contents, needs: Needs = NOTHING, **how: float) -> Garbage:
+    records = {named("release", n): record([n], [n]) for n in range(3)}
+    packs_of = {named("tensor", n): {named("pack", n)[7:]} for n in range(3)}
+    return find_garbage(contents, needs, records, packs_of, now=NOW, **how)  # type: ignore[arg-type]
+
+
+def three(*used: float) -> Contents:
+    """Return a store with three releases of a pack of 100 bytes and a file of 10 each."""
+    return Contents(
+        releases={named("release", n): used[n] for n in range(3)},
+        packs={named("pack", n)[7:]: Item(100, NOW) for n in range(3)},
+        blobs={named("file", n): Item(10, NOW) for n in range(3)},
+        composed={},
+        partial={},
+    )
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    contents = three(NOW - 2 * DAY, NOW - 3 * DAY, NOW - 1 * DAY)
+    assert collected(contents).releases == ()
+    once = collected(contents, max_size=250)
+    assert (once.releases, once.freed) == ((named("release", 1),), 110)
+    assert set(collected(contents, max_size=115).releases) == {named("release", n) for n in (0, 1)}
+    needs = Needs(frozenset({named("release", 1)}), frozenset())
+    assert collected(contents, needs, max_size=250).releases == (named("release", 0),)
+
+
+def test_age_counts_from_the_last_use_and_a_wrong_clock_frees_nothing_early() -> None:
+    contents = three(NOW - AGE - DAY, NOW - AGE + DAY, NOW + 1000 * DAY)
+    assert collected(contents).releases == (named("release", 0),)
+
+
+def test_unfinished_packs_go_when_they_are_stale() -> None:
+    paths = {Path("old"): Item(7, NOW - STALE - 1), Path("new"): Item(7, NOW - 1)}
+    contents = Contents(releases={}, packs={}, blobs={}, composed={}, partial=paths)
+    assert collected(contents).partial == (Path("old"),)
