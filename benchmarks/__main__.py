@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ def main() -> None:
     adapter = ROOT / "examples" / "modules" / "summarize-lora" / "1.2.0"
     if base.exists():
         commands += [["-m", "benchmarks.cli"], ["benchmarks/load.py", str(base), str(adapter)]]
+        if shutil.which("nginx"):
+            commands.append(["-m", "benchmarks.transfer"])
     else:
         print(f"{base} is not there; run `make demo` once before for the other benchmarks")
     for command in commands:

@@ -28,7 +28,13 @@ from typing import NamedTuple
 
 from benchmarks.machine import described
 from modpkg.digests import blob_path, parse_digest
+from modpkg.environment.generations import Environment
+from modpkg.environment.install import apply_install
+from modpkg.environment.plan import Request, plan_install
+from modpkg.environment.project import Project
 from modpkg.lock import LockedModule
+from modpkg.names import parse_requirement
+from modpkg.progress import Progress
 from modpkg.records import ReleaseRecord
 from modpkg.registry.reader import Registry
 from modpkg.store.store import Store
@@ -236,6 +242,26 @@ def resumed(slow: str, fast: str, log: Path, module: str, work: Path) -> tuple[i
     return total, total - left, came - left
 
 
+def environments(registry: Path, module: str, work: Path, count: int = 100) -> tuple[int, int]:
+    """Return the disk that one environment takes, store and all, and that ``count`` take."""
+    home = Path(tempfile.mkdtemp(dir=work))
+    store = Store(home / "store")
+    taken = []
+    for number in range(count):
+        folder = home / f"app-{number}"
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text('[app]\nname = "app"\n')
+        project = Project(folder / "modpkg.toml")
+        request = Request(add=[parse_requirement(module)], registry=str(registry))
+        with Environment(project.environment).exclusive(), store.used():
+            apply_install(plan_install(project, request, store, Progress()), store, Progress())
+        if number in (0, count - 1):
+            disk = subprocess.run(["du", "-sB1", home], capture_output=True, text=True, check=True)
+            taken.append(int(disk.stdout.split()[0]))
+    shutil.rmtree(home)
+    return taken[0], taken[-1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--registry", type=Path, default=ROOT / "build/demo/registry")
@@ -269,8 +295,9 @@ def main() -> None:
             for _ in range(options.runs):
                 for way, act in ways.items():
                     runs[way].append(act())
-            total, here, again = resumed(slow, fast, log, options.module, folder)
-    options.out.write_text(page(options, record, size, load, runs, (total, here, again)))
+            resume = resumed(slow, fast, log, options.module, folder)
+        shared = environments(options.registry.absolute(), options.module, folder)
+    options.out.write_text(page(options, record, size, load, runs, resume, shared))
     print(options.out.read_text())
 
 
@@ -288,6 +315,7 @@ def page(
     load: float,
     runs: dict[str, list[Run]],
     resume: tuple[int, int, int],
+    shared: tuple[int, int],
 ) -> str:
     """Return the results as Markdown."""
     rates = {way: [size / run.seconds / 1e6 for run in of] for way, of in runs.items()}
@@ -329,6 +357,9 @@ disk.
 Killed (SIGKILL) halfway and started again: of {total / 1e6:.1f} MB, {here / 1e6:.1f} MB were \
 here; {again / 1e6:.2f} MB more than was missing were fetched, {100 * again / here:.2f} % of what \
 was here.
+
+One environment with `{record.name}` takes {shared[0] / 1e6:.1f} MB of disk, the store \
+with it; 100 take {shared[1] / 1e6:.1f} MB.
 """
 
 

@@ -35,6 +35,8 @@ PIECE = 16 << 20
 """Longest piece in bytes."""
 GAP = 64 << 10
 """Bytes between two wanted ranges that are fetched too: quicker than another request."""
+FLUSH = 4
+"""Pieces after which the disk is asked to take what has come."""
 SPARE = 16 << 20
 """Bytes that are left free on the disk beyond what is fetched."""
 
@@ -89,6 +91,7 @@ class _Transfer:
         self.cancelled = threading.Event()
         self.network = ThreadPoolExecutor(CONNECTIONS, "modpkg-fetch")
         self.work = ThreadPoolExecutor(_cores(), "modpkg-hash")
+        self.disk = ThreadPoolExecutor(1, "modpkg-disk")
         self._store = store
         self._listed = {tensor.entry.digest: tensor for tensor in plan.tensors}
         self._events: SimpleQueue[tuple[Future[Any], Callable[[Any], None]]] = SimpleQueue()
@@ -107,8 +110,8 @@ class _Transfer:
             self.wait()
         finally:
             self.cancelled.set()
-            self.network.shutdown(cancel_futures=True)
-            self.work.shutdown(cancel_futures=True)
+            for pool in (self.network, self.work, self.disk):
+                pool.shutdown(cancel_futures=True)
 
     def _needed(self) -> list[TensorFetch]:
         """Return what is to be fetched now: another process may have finished some packs."""
@@ -142,8 +145,16 @@ class _Transfer:
             then(future.result())
 
     def _fetch_file(self, file: FileFetch) -> None:
-        chunks = self._bounded(file)
-        self._store.blobs.add_stream(chunks, file.digest, file.what, file.registry.url)
+        while True:
+            address = file.registry.serving
+            try:
+                chunks = self._bounded(file)
+                self._store.blobs.add_stream(chunks, file.digest, file.what, address)
+                return
+            except DigestMismatch:
+                why = f"what it has as {file.what} has another digest"
+                if not file.registry.pass_over(address, why):
+                    raise
 
     def _bounded(self, file: FileFetch) -> Iterator[bytes]:
         """Yield the file's chunks, and stop one that is longer than the record says."""
@@ -194,6 +205,7 @@ class _Round:
         self._remotes: dict[tuple[int, str], RemotePack] = {}
         self._good: set[int] = set()
         self._errors: dict[int, ModpkgError] = {}
+        self._pieces: Counter[str] = Counter()
         self._open = Counter(t.staging for t in todo if t.final[0] == PACK)
 
     def run(self) -> list[TensorFetch]:
@@ -212,7 +224,7 @@ class _Round:
             self._transfer.submit(
                 self._transfer.network,
                 partial(remote.fetch, at),
-                partial(self._came, targets),
+                partial(self._piece_came, targets),
             )
         self._transfer.wait()
         for number, error in sorted(self._errors.items()):
@@ -253,7 +265,14 @@ class _Round:
                 pieces.append((remote, at, targets))
         return pieces
 
-    def _came(self, targets: Iterable[int], result: None = None) -> None:
+    def _piece_came(self, targets: set[int], result: None = None) -> None:
+        for staging in {self._todo[number].staging for number in targets}:
+            self._pieces[staging] += 1
+            if self._pieces[staging] % FLUSH == 0:
+                self._transfer.submit(self._transfer.disk, self._transfer.staged[staging].flush)
+        self._came(targets)
+
+    def _came(self, targets: Iterable[int]) -> None:
         for number in sorted(targets):
             self._waiting[number] -= 1
             if not self._waiting[number]:

@@ -166,9 +166,13 @@ class StagedPack:
                 self._maps[number] = memoryview(mmap.mmap(self._files[number], 0))
         return self._maps.get(number, memoryview(bytearray()))[span[0] : span[1]]
 
+    def flush(self) -> None:
+        """Have the disk take what was written so far, while more is coming: the end is quicker."""
+        os.fsync(self._files[PACK])
+
     def finish(self) -> None:
         """Put the pack, every tensor of which was verified, into the store."""
-        os.fsync(self._files[PACK])
+        self.flush()
         self._store.add_pack(self.path(PACK), self.pack.layout)
         self.finished = True
 

@@ -134,9 +134,9 @@ def test_between_any_two_steps(point: str) -> None:
     assert leftovers() == []
 
 
-@pytest.mark.parametrize("calls", [0, 7, 20])
+@pytest.mark.parametrize("calls", [0, 3, 7])
 def test_killed_while_fetching_it_goes_on(home: Path, calls: int) -> None:
-    modpkg("install", "tiny-lora<2")
+    modpkg("install", "tiny")
     killed_in("StagedPack", "copy", calls, "talker>=2")
     before = modpkg_json("install", "talker>=2", "--dry-run")
     modpkg("install", "talker>=2")
@@ -155,12 +155,14 @@ def test_killed_around_the_rename_nothing_is_fetched_twice(
     home: Path, owner: str, name: str
 ) -> None:
     """The last of them: the pack is in the store, and the index does not know of it."""
-    modpkg("install", "tiny-lora<2")
+    modpkg("install", "tiny")
+    before = modpkg_json("install", "talker>=2", "--dry-run")
     killed_in(owner, name, 0, "talker>=2")
     plan = modpkg_json("install", "talker>=2", "--dry-run")
     modpkg("install", "talker>=2")
     assert installed_version() == "2.0"
-    assert plan["fetch"] < 5000
+    adapter = 8 * tiny.RANK * tiny.HIDDEN * 4  # bytes of its tensors
+    assert plan["fetch"] <= before["fetch"] - adapter
 
 
 def test_two_installs_at_once_both_succeed(home: Path, tmp_path: Path) -> None:

@@ -269,6 +269,27 @@ def test_a_cleared_store_leaves_environments_running(registry: Path, home: Path)
     assert environment.is_whole(generation)
 
 
+def test_environments_share_the_bytes_of_a_base(registry: Path, tmp_path: Path) -> None:
+    inodes = set()
+    for number in range(10):
+        folder = tmp_path / f"app-{number}"
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text('[app]\nname = "x"\n[dependencies]\ntiny = "*"\n')
+        environment = install(project=Project(folder / "modpkg.toml"))
+        inodes |= {path.stat().st_ino for path in environment.packs.iterdir()}
+    assert len(inodes) == 1
+    known = Store(Path(os.environ["MODPKG_HOME"]) / "store").projects.known().values()
+    assert {Path(project.lock).parent.name for project in known} == {f"app-{n}" for n in range(10)}
+
+
+def test_a_cut_pack_is_repaired_by_the_next_install(registry: Path, home: Path) -> None:
+    """The environment and the store share the file, so both have to have it anew."""
+    environment = install("talker")
+    for pack in list(environment.packs.iterdir()):
+        os.truncate(pack, pack.stat().st_size - 1)
+    assert versions(install()) == {"talker": "2.0", "tiny": "1.0", "tiny-lora": "2.0"}
+
+
 def test_a_missing_pack_is_repaired_by_the_next_install(registry: Path) -> None:
     environment = install("talker")
     next(environment.packs.iterdir()).unlink()

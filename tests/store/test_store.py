@@ -18,7 +18,7 @@ from modpkg.errors import PackError
 from modpkg.packs import read_pack_header
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
-from modpkg.store.store import Place, Store
+from modpkg.store.store import Store
 from modpkg.store.turns import held
 
 
@@ -238,8 +238,10 @@ def test_eight_processes_at_once(store: Store) -> None:
     assert len(Store(store.root).index.packs()) == 64
 
 
-def test_a_place_is_a_value() -> None:
-    assert Place("a", 1, 2) == Place("a", 1, 2)
+def test_installing_imports_sqlite_only_to_look_something_up() -> None:
+    code = "import sys, modpkg.cli.installing, modpkg.environment.install as i; "
+    code += "sys.exit('sqlite3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_use_is_recorded(store: Store) -> None:

@@ -9,6 +9,7 @@ from modpkg.installed import InstalledModule
 from modpkg.lock import LockedModule
 from modpkg.records import IndexLine
 from modpkg.registry.reader import Registry
+from modpkg.settings import Settings
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import fetch_all
 from modpkg.transfer.plan import TransferPlan, plan_transfer
@@ -26,15 +27,19 @@ def locked(line: IndexLine) -> LockedModule:
     )
 
 
-def plan_of(store: Store, url: str, *lines: IndexLine) -> TransferPlan:
-    registry = Registry(url, cache=store.blobs)
+def plan_of(
+    store: Store, url: str, *lines: IndexLine, settings: Settings | None = None
+) -> TransferPlan:
+    registry = Registry(url, cache=store.blobs, settings=settings)
     registries = {line.name: registry for line in lines}
     return plan_transfer([locked(line) for line in lines], registries, store)
 
 
-def fetch(store: Store, url: str, *lines: IndexLine) -> TransferPlan:
+def fetch(
+    store: Store, url: str, *lines: IndexLine, settings: Settings | None = None
+) -> TransferPlan:
     """Bring releases into a store, check that every byte is right, and return the plan."""
-    plan = plan_of(store, url, *lines)
+    plan = plan_of(store, url, *lines, settings=settings)
     came: list[int] = []
     fetch_all(plan, [locked(line) for line in lines], store, lambda _, count: came.append(count))
     again = plan_of(Store(store.root), url, *lines)

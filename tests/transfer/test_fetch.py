@@ -21,6 +21,7 @@ from modpkg.errors import (
     RegistryUnreachable,
 )
 from modpkg.records import canonical_json
+from modpkg.settings import parse_settings
 from modpkg.store.store import Store
 from modpkg.transfer import fetch as fetching
 from modpkg.transfer import pieces
@@ -278,6 +279,26 @@ def test_a_flipped_bit_in_a_registry_gets_nowhere(
     server.seen.clear()
     fetch(store, server.url, line)
     assert asked_for(server) == entry.length  # all else had come
+
+
+@pytest.mark.parametrize("what", ["tensor", "file"])
+def test_wrong_bytes_of_a_mirror_are_fetched_from_the_registry(
+    registry: Path, server: Server, store: Store, tmp_path: Path, what: str
+) -> None:
+    line = publish_to(registry, numbers(*NAMES), deltas=False)
+    record = record_of(registry, line)
+    shutil.copytree(registry, tmp_path / "mirror")
+    entry = record.tensors["b"]
+    if what == "tensor":
+        flip(tmp_path / "mirror" / blob_path(parse_digest(entry.pack)), entry.offset)
+    else:
+        path = blob_path(parse_digest(record.files["config.json"].digest))
+        flip(tmp_path / "mirror" / path, 3)
+    with serve(tmp_path / "mirror") as mirror:
+        text = f'[registry."{server.url}"]\nmirrors = ["{mirror.url}"]'
+        fetch(store, server.url, line, settings=parse_settings(text, tmp_path / "config.toml"))
+        assert any("/blobs/" in path for path in mirror.paths())
+    assert any("/blobs/" in path for path in server.paths())
 
 
 def interrupted(server: Server, store: Store, line: object, after: int) -> None:
