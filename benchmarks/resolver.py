@@ -236,6 +236,7 @@ def plot(points: list[tuple[str, int, int, Measured | str]]) -> bool:
     import matplotlib as mpl
 
     mpl.use("svg")
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
@@ -247,7 +248,7 @@ def plot(points: list[tuple[str, int, int, Measured | str]]) -> bool:
     axes.legend()
     figure.tight_layout()
     PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT)
+    figure.savefig(PLOT, metadata={"Date": None})
     return True
 
 
@@ -289,7 +290,7 @@ def main() -> None:
         for shape in dict.fromkeys((*shape[:-1], 0) for shape in TIGHT[:-1])
     ]
     RESULTS.write_text("\n".join(lines) + "\n")
-    points = grow(given.largest, 2 * limit)
+    points = grow(given.largest, 5 * limit)
     lines += ["", "## Growth", "", "3 dependencies; tight is 0.05.", ""]
     lines += ["| graph | names | versions | modpkg lock |", "|---|---:|---:|---:|"]
     lines += [f"| {kind} | {n} | {v} | {taken} |" for kind, n, v, taken in points]

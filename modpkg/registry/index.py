@@ -51,8 +51,9 @@ def _whole(data: bytes, name: str) -> dict[int, IndexLine] | None:
     """Return the lines of an index file by number, read at once; None if any one is amiss."""
     try:
         lines = _DECODER.decode_lines(data)
-        # Nothing but a newline between two lines, and none within one: the numbers are right.
-        if data.count(b"\n") != len(lines) or data.count(b"}\n{") != len(lines) - 1:
+        # One newline after each, none within one: the numbers are those of the lines.
+        between, ends = data.count(b"}\n{"), data.count(b"\n")
+        if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
             return None
         for line in lines:
             _check(line, name)
