@@ -33,7 +33,7 @@ bench: $(VENV)/.installed
 mergekit: $(VENV)/.installed
 	$(PYTHON) -m venv $(VENV)-mergekit
 	$(VENV)-mergekit/bin/pip install --quiet mergekit==0.1.5
-	MERGEKIT_PYTHON=$(CURDIR)/$(VENV)-mergekit/bin/python $(BIN)/pytest tests/compose/test_mergekit.py
+	MERGEKIT_PYTHON=$(CURDIR)/$(VENV)-mergekit/bin/python $(BIN)/pytest tests/compose/mergekit/live.py
 
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .ruff_cache

@@ -1,0 +1,21 @@
+"""What the tests keep of mergekit, against mergekit itself: run by ``make mergekit``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tests.compose.test_mergekit import HERE, RECIPES
+
+
+def test_the_expected_files_are_what_mergekit_makes(tmp_path: Path) -> None:
+    script = HERE / "make_expected.py"
+    subprocess.run([os.environ["MERGEKIT_PYTHON"], script, tmp_path], check=True)
+    for recipe in RECIPES:
+        live, kept = (load_file(d / f"{recipe}.safetensors") for d in (tmp_path, HERE))
+        assert live.keys() == kept.keys()
+        assert all(torch.equal(live[key], kept[key]) for key in live), recipe
