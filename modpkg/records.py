@@ -61,7 +61,7 @@ class IndexLine(Struct, kw_only=True):
     spec: int = SPEC
 
 
-Method = Literal["sparse", "xor", "planes"]
+Method = Literal["sparse", "difference", "planes"]
 METHODS: tuple[str, ...] = Method.__args__  # type: ignore[attr-defined]
 
 

@@ -53,7 +53,7 @@ def _changed(
         if base is None:
             entries[_digest(number)] = entry | {"offset": 64, "length": 16}
         else:
-            encoding = {"method": "xor", "base": _digest(base)}
+            encoding = {"method": "difference", "base": _digest(base)}
             entries[_digest(number)] = entry | {"offset": 80, "length": 9, "encoding": encoding}
     tensor = entries.pop(_digest(0)) | changes
     return _record(packs={B: 89}, tensors={"t": tensor}, sources=entries | (sources or {}))
@@ -90,18 +90,20 @@ DECODED: list[Case] = [
         "tensor": "0105020603070408",
     },
     {
-        "why": "xor: planes of the exclusive or",
-        "input": _payload("xor", _frame(bytes([255, 0, 0, 0, 0, 0, 0, 1])), _OLD),
-        "tensor": "ff01020304050606",
+        "why": "difference: planes of tensor - base + 0x0080, modulo 65536",
+        "input": _payload(
+            "difference", _frame(bytes([0x81, 0x7F, 0x80, 0x80, 0, 0, 0xFF, 2])), _OLD
+        ),
+        "tensor": "0101010304040609",
     },
     {
-        "why": "sparse: the elements 1 and 3 are new",
+        "why": "sparse: the elements 1 and 3 differ, by 0x0102 and by -1",
         "input": _payload(
             "sparse",
-            _frame(bytes([2, 0, 0, 0, 1, 1, 0, 0, 0xAA, 0xBB, 0xCC, 0xDD])),
+            _frame(bytes([2, 0, 0, 0, 1, 1, 0, 0, 0x82, 0x7F, 1, 0])),
             _OLD,
         ),
-        "tensor": "0001aacc0405bbdd",
+        "tensor": "0001040404050507",
     },
     {
         "why": "sparse: no element is new",
@@ -278,7 +280,7 @@ CASES: dict[str, list[Case]] = {
         _case(_record(packs={B: 68}), "M209", "a pack in which no tensor lies"),
         _case(_changed([1, 2, 3, 4, 5]), "M209", "decoded on five tensors in a row"),
         _case(
-            _changed([1], encoding={"method": "xor", "base": _digest(0)}) | {"sources": {}},
+            _changed([1], encoding={"method": "difference", "base": _digest(0)}) | {"sources": {}},
             "M209",
             "decoded on itself",
         ),
@@ -290,7 +292,11 @@ CASES: dict[str, list[Case]] = {
         _case(_changed([1]) | {"sources": {}}, "M209", "decoded on a tensor that is not there"),
         _case(_changed([1], dtype="F16"), "M209", "decoded on a tensor of another dtype"),
         _case(_changed([1], shape=[8]), "M209", "decoded on a tensor of another shape"),
-        _case(_changed([1], encoding={"method": "xor"}), "M209", "xor with no earlier tensor"),
+        _case(
+            _changed([1], encoding={"method": "difference"}),
+            "M209",
+            "difference with no earlier tensor",
+        ),
         _case(
             _changed([1], encoding={"method": "planes", "base": _digest(1)}),
             "M209",
@@ -344,8 +350,10 @@ CASES: dict[str, list[Case]] = {
             "a dictionary",
         ),
         _case(_payload("planes", _frame(bytes(8)), _OLD), "M212", "planes with an earlier tensor"),
-        _case(_payload("xor", _frame(bytes(8))), "M212", "xor without an earlier tensor"),
-        _case(_payload("xor", _frame(bytes(8)), _OLD[:6]), "M212", "another length"),
+        _case(
+            _payload("difference", _frame(bytes(8))), "M212", "difference without an earlier tensor"
+        ),
+        _case(_payload("difference", _frame(bytes(8)), _OLD[:6]), "M212", "another length"),
         _case(_payload("gzip", _frame(bytes(8)), _OLD), "M212", "no such method"),
         _case(
             _payload("sparse", _frame(bytes([1, 0, 0, 0, 4, 0, 0, 0])), _OLD),

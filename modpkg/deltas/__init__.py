@@ -1,7 +1,7 @@
 """Deltas: a tensor written as a change to an earlier one, or packed more tightly by itself.
 
 Three methods, each one zstd frame, all exact to the bit: ``sparse`` (positions of the changed
-elements and their new values), ``xor`` (exclusive or with the earlier tensor, in byte planes) and
+elements and by how much), ``difference`` (from the earlier tensor, in byte planes) and
 ``planes`` (the tensor itself, in byte planes). ``registry_spec/release.md`` fixes the layout.
 """
 

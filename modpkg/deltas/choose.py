@@ -29,7 +29,7 @@ def encode(new: memoryview, old: memoryview | None, dtype: str) -> tuple[Method,
     best: tuple[Method, bytes] = ("planes", planes)
     if old is not None:
         on_base: tuple[Method, bytes]
-        on_base = ("xor", write_frame(split_planes(new, old, width), len(new)))
+        on_base = ("difference", write_frame(split_planes(new, old, width), len(new)))
         if count_changes(new, old, width) <= SPARSE_SHARE * (len(new) // width):
             content = list(split_changes(new, old, width))
             sparse = write_frame(content, sum(map(len, content)))

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from modpkg.errors import BadEncoding
 
 LEVEL = 1
-"""zstd's level: byte planes gain from entropy coding alone; see benchmarks/results/deltas.md."""
+SEARCH = {"hash_log": 6, "min_match": 7}
+"""zstd looks for hardly any repetition: byte planes gain from entropy coding alone, and what it
+would find, it finds by chance; see benchmarks/results/deltas.md."""
 WINDOW_LOG = 17
 """log2 of the window that is written: one plane, since planes repeat little of each other."""
 MAX_WINDOW = 8 << 20
@@ -28,6 +30,7 @@ def write_frame(chunks: Iterable[bytes], size: int) -> bytes:
     settings = zstandard.ZstdCompressionParameters.from_level(
         LEVEL,
         window_log=WINDOW_LOG,
+        **SEARCH,
         write_content_size=True,
         write_checksum=False,
         write_dict_id=False,

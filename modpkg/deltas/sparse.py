@@ -1,8 +1,9 @@
-"""Sparse changes: which elements differ from the earlier tensor, and what they are now.
+"""Sparse changes: which elements differ from the earlier tensor, and by how much.
 
 By blocks of 65 536 elements: how many changed (4 bytes), then the gaps before each of them as two
 byte planes (how many unchanged elements lie between it and the one before, or the block's
-beginning), then their new values as byte planes. Gaps can neither repeat nor go back.
+beginning), then their differences (see `planes`) as byte planes. Gaps can neither repeat nor go
+back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modpkg.deltas.frame import FrameReader
-from modpkg.deltas.planes import merge_planes
+from modpkg.deltas.planes import add_difference, difference, merge_planes
 
 BLOCK = 1 << 16
 """Elements to a block: a gap then has 16 bits."""
@@ -26,11 +27,13 @@ def split_changes(new: memoryview, old: memoryview, width: int) -> Iterator[byte
     kind = f"<u{width}"
     for start in range(0, len(new), step):
         block = np.frombuffer(new[start : start + step], kind)
-        places = np.flatnonzero(block != np.frombuffer(old[start : start + step], kind))
+        before = np.frombuffer(old[start : start + step], kind)
+        places = np.flatnonzero(block != before)
         gaps = (np.diff(places, prepend=-1) - 1).astype("<u2")
         yield len(places).to_bytes(COUNT_BYTES, "little")
         yield gaps.view(np.uint8).reshape(-1, GAP_BYTES).T.tobytes()
-        yield block[places].view(np.uint8).reshape(-1, width).T.tobytes()
+        moved = difference(block[places], before[places], width)
+        yield moved.view(np.uint8).reshape(-1, width).T.tobytes()
 
 
 def count_changes(new: memoryview, old: memoryview, width: int) -> int:
@@ -83,6 +86,7 @@ def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: 
         places = np.cumsum(gaps.view("<u2"), dtype=np.int64) + np.arange(count)
         if places[-1] >= len(block):
             raise reader.refused("it changes an element beyond the tensor's end")
-        values = np.empty(count * width, np.uint8)
-        merge_planes(planes[GAP_BYTES:], values)
-        block[places] = values.view(kind)
+        moved = np.empty(count * width, np.uint8)
+        merge_planes(planes[GAP_BYTES:], moved)
+        add_difference(moved.view(kind), block[places], width)
+        block[places] = moved.view(kind)

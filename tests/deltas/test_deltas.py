@@ -29,7 +29,9 @@ def written(method: str, new: bytes, old: bytes, width: int) -> bytes:
     if method == "sparse":
         content = list(split_changes(one, other, width))
         return write_frame(content, sum(map(len, content)))
-    return write_frame(split_planes(one, other if method == "xor" else None, width), len(new))
+    return write_frame(
+        split_planes(one, other if method == "difference" else None, width), len(new)
+    )
 
 
 def read(method: str, payload: bytes, old: bytes, length: int, dtype: str) -> bytes:
@@ -126,7 +128,7 @@ def test_the_method_follows_the_kind_of_change() -> None:
     for name, new in {"few": few, "little": little, "other": other, "noise": noise}.items():
         found = encode(new.view(np.uint8).data, old.view(np.uint8).data, "BF16")
         chosen[name] = found and found[0]
-    assert chosen == {"few": "sparse", "little": "xor", "other": "planes", "noise": None}
+    assert chosen == {"few": "sparse", "little": "difference", "other": "planes", "noise": None}
 
 
 @pytest.mark.parametrize("size", [0, 2, 4])
@@ -204,9 +206,9 @@ def test_a_bomb_that_lies_about_its_size_ends_at_the_size() -> None:
     payload = bytearray(zstd(bytes(1 << 20), write_content_size=True))
     at = payload.index((1 << 20).to_bytes(4, "little"))
     payload[at : at + 4] = (4096).to_bytes(4, "little")
-    refused("xor", bytes(payload))
+    refused("difference", bytes(payload))
     payload[at : at + 4] = (1 << 21).to_bytes(4, "little")
-    refused("xor", bytes(payload), length=1 << 21)
+    refused("difference", bytes(payload), length=1 << 21)
 
 
 def test_a_frame_of_empty_blocks_ends_early() -> None:
@@ -229,7 +231,7 @@ def test_a_frame_of_empty_blocks_ends_early() -> None:
     ],
 )
 def test_a_frame_is_one_frame_with_its_size(payload: bytes, sentence: str) -> None:
-    assert sentence in refused("xor", payload)
+    assert sentence in refused("difference", payload)
 
 
 def test_a_wide_window_is_refused() -> None:
@@ -268,18 +270,23 @@ def test_a_dictionary_is_refused() -> None:
 )
 def test_changes_stay_inside_the_tensor(content: bytes, sentence: str | None) -> None:
     if sentence is None:
-        assert read("sparse", zstd(content), b"\1" * 8, 8, "BF16").count(0) >= 2
+        assert read("sparse", zstd(content), b"\1" * 8, 8, "BF16") != b"\1" * 8
     else:
         assert sentence in refused("sparse", zstd(content), length=8)
 
 
 def test_a_method_has_its_earlier_tensor() -> None:
     payload, out = zstd(bytes(8)), memoryview(bytearray(8))
-    for method, base in [("planes", bytes(8)), ("xor", None), ("sparse", None), ("new", bytes(8))]:
+    for method, base in [
+        ("planes", bytes(8)),
+        ("difference", None),
+        ("sparse", None),
+        ("new", bytes(8)),
+    ]:
         with pytest.raises(BadEncoding, match="its method is"):
             decode(method, payload, base and memoryview(base), out, "F32", "tensor 't'")
     with pytest.raises(BadEncoding, match="another length"):
-        decode("xor", payload, memoryview(bytes(4)), out, "F32", "tensor 't'")
+        decode("difference", payload, memoryview(bytes(4)), out, "F32", "tensor 't'")
     with pytest.raises(BadEncoding, match="another length"):
         decode("planes", payload, None, out[:7], "F32", "tensor 't'")
 
@@ -291,7 +298,7 @@ def test_decoding_takes_memory_for_blocks_only() -> None:
     payload = write_frame([bytes(1 << 20)] * 64, length)
     out, base = memoryview(bytearray(length)), memoryview(bytes(length))
     tracemalloc.start()
-    decode("xor", payload, base, out, "F64", "tensor 't'")
+    decode("difference", payload, base, out, "F64", "tensor 't'")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20

@@ -96,7 +96,7 @@ def test_the_vectors_hold_every_encoding_and_a_chain() -> None:
     methods = {n: e.encoding and e.encoding.method for n, e in second.tensors.items()}
     assert methods == {
         "few.weight": "sparse",
-        "little.weight": "xor",
+        "little.weight": "difference",
         "other.weight": "planes",
         "same.weight": None,
     }

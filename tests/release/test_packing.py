@@ -76,7 +76,7 @@ def test_an_update_carries_what_changed(registry: Path) -> None:
     methods = {name: entry.encoding for name, entry in record.tensors.items()}
     assert methods["a"] is methods["d"] is methods["e"] is None
     assert methods["b"] is not None
-    assert methods["b"].method == "xor"
+    assert methods["b"].method == "difference"
     assert methods["c"] is not None
     assert methods["c"].method == "sparse"
     old = record_of(registry, one).tensors
