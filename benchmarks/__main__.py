@@ -1,4 +1,4 @@
-"""Every benchmark; those of the command line and of loading need what `make demo` made."""
+"""Every benchmark; those of loading and of fetching need what `make demo` made."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """Run the benchmarks in turn; each writes its page into benchmarks/results."""
-    commands = [["-m", "benchmarks.resolver"]]
+    commands = [["-m", "benchmarks.resolver"], ["-m", "benchmarks.cli"]]
     base = ROOT / "build" / "examples" / "smollm2-135m"
     adapter = ROOT / "examples" / "modules" / "summarize-lora" / "1.2.0"
     if base.exists():
-        commands += [["-m", "benchmarks.cli"], ["benchmarks/load.py", str(base), str(adapter)]]
+        commands.append(["benchmarks/load.py", str(base), str(adapter)])
         if shutil.which("nginx"):
             commands.append(["-m", "benchmarks.transfer"])
     else:

@@ -17,7 +17,9 @@ _OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the new module. [default: its name]"
 )
 _NAME = click.option("--name", help="The module's name. [default: the source's]")
-_VERSION = click.option("--version", "version", default="1.0.0", show_default=True)
+_VERSION = click.option(
+    "--version", "version", default="1.0.0", show_default=True, help="The module's version."
+)
 _LICENSE = click.option("--license", "license_", help="SPDX expression, when the source has none.")
 
 
@@ -41,7 +43,7 @@ def import_hf_command(
     license_: str | None,
     as_json: bool,
 ) -> None:
-    """From a directory as transformers or sentence-transformers saves it."""
+    """From a transformers or sentence-transformers directory."""
     from modpkg.interop.hf import import_hf
 
     chosen, folder = _target(source, out, name)
@@ -74,7 +76,7 @@ def import_gguf_command(
     license_: str | None,
     as_json: bool,
 ) -> None:
-    """From a GGUF file: its weights are dequantised, its tokenizer converted."""
+    """From a GGUF file. Its weights are dequantised, its tokenizer converted."""
     from modpkg.interop.gguf import import_gguf
 
     chosen, folder = _target(source, out, name)
@@ -131,7 +133,7 @@ def import_mergekit_command(
     license_: str | None,
     as_json: bool,
 ) -> None:
-    """From a recipe of mergekit (its YAML): a model made of the same models, by the same method."""
+    """From a recipe of mergekit (YAML). It becomes a model, by the same method."""
     from modpkg.interop.mergekit import import_mergekit
 
     chosen, folder = _target(source, out, name or source.stem)
@@ -154,7 +156,7 @@ def import_safetensors_command(
     license_: str | None,
     as_json: bool,
 ) -> None:
-    """From one safetensors file: a base without a config, to build and compare against."""
+    """From one safetensors file. It becomes a base without a config, to compare against."""
     from modpkg.interop.plain import import_plain
 
     chosen, folder = _target(source, out, name)

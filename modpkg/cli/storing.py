@@ -49,7 +49,7 @@ def _span(context: click.Context, option: click.Parameter, text: str) -> float:
 @store_command.command("info")
 @json_option
 def info_command(as_json: bool) -> None:
-    """Say where the store is, how much is in it, and which projects it is kept for."""
+    """Say where the store is, what is in it, and for which projects."""
     from modpkg.store.contents import contents_of
 
     store = Store(store_folder())
@@ -109,7 +109,7 @@ def _counted(items: Any) -> dict[str, int]:
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 @json_option
 def gc_command(age: float, max_size: int | None, dry_run: bool, as_json: bool) -> None:
-    """Remove what no known project's lock needs, by age and down to a size."""
+    """Remove what no known project's lock needs, by age and size."""
     from modpkg.settings import read_settings
     from modpkg.store.garbage import collect_garbage
 
