@@ -109,10 +109,17 @@ class Simple(SimpleHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A server that does not mind a client that was stopped at its limit."""
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Serve a simple index on loopback."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Simple, directory=str(folder)))
+    server = Server(("127.0.0.1", 0), partial(Simple, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/simple/"
