@@ -11,7 +11,6 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
 from pathlib import Path
 
 from modpkg.digests import Digest
@@ -259,7 +258,10 @@ def parse_bytes(text: str) -> int | None:
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB)", text.strip())
     if match is None:
         return None
-    return int(Decimal(match[1]) * 1000 ** _UNITS.index(match[2]))
+    whole, _, part = match[1].partition(".")
+    exact = int(whole + part.ljust(9, "0"))  # in billionths
+    power: int = 1000 ** _UNITS.index(match[2])
+    return exact * power // 10**9
 
 
 def human_bytes(count: int) -> str:

@@ -75,6 +75,7 @@ def install_command(
         if frozen and lock_text is None:
             raise LockMissing(path=project.lock_path)
         if environment.answers(project.text(), lock_text):
+            environment.tidy()
             _report_nothing(environment, as_json)
             return
     from modpkg.environment.plan import Request
@@ -236,6 +237,7 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
                         f"{fit.base_version}: {fit.text()}."
                     )
             if _is_done(environment, plan):
+                environment.prune()
                 _report_nothing(environment, json_wanted)
                 return
             generation = apply_install(plan, store, progress, frozen=request.frozen)

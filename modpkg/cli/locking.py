@@ -14,7 +14,6 @@ from modpkg.files import shown, write_atomically
 from modpkg.home import store_folder
 from modpkg.lock import Lock, read_lock
 from modpkg.manifest import Strategy
-from modpkg.store.store import Store
 
 
 @click.command("lock")
@@ -44,6 +43,7 @@ def lock_command(
         _report(lock, as_json, f"{shown(project.lock_path)} answers {manifest.path.name}")
         return
     from modpkg.environment.registries import Registries  # a check reads no registry
+    from modpkg.store.store import Store
 
     with TerminalProgress() as progress:
         try:

@@ -214,6 +214,13 @@ class Environment:
             if path.name.startswith(TEMPORARY):
                 path.unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Remove what killed commands have left, if they left anything."""
+        entries = os.scandir(self.root / "generations")
+        if any(entry.name.startswith(TEMPORARY) for entry in entries):
+            with self.exclusive():
+                self.prune()
+
     @contextlib.contextmanager
     def exclusive(self, waiting: str | None = None) -> Iterator[None]:
         """Hold the environment while it is changed; two commands at once take turns."""

@@ -29,6 +29,7 @@ from modpkg.names import parse_requirement
 from modpkg.progress import Progress
 from modpkg.store.store import Store
 from tests import tiny
+from tests.command import modpkg
 from tests.modules import publish_collection
 
 
@@ -348,3 +349,14 @@ def test_a_full_disk_is_refused_before_the_first_byte(
         assert not project.lock_path.exists()
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_an_install_with_nothing_to_do_removes_what_a_kill_left(home: Path) -> None:
+    publish_collection(home / "registry", "lib")
+    modpkg("install", "lib")
+    environment = Environment(find_project().environment)
+    for arguments in ([], ["lib"]):
+        left = environment.root / "generations" / ".tmp-2-killed"
+        left.mkdir()
+        assert modpkg("install", *arguments).stdout.startswith("Nothing to do")
+        assert not left.exists()
