@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import msgspec
 
 from modpkg.compose.executor import Composed
 from modpkg.digests import digest_bytes, digest_file
 from modpkg.installed import InstalledModel, InstalledModule, TensorRef
 from modpkg.packs import read_pack_header
 from modpkg.records import Kind, Provenance, ReleaseRecord
+from modpkg.sealed import seal
 
 
 def installed_module(folder: Path, name: str, kind: Kind) -> InstalledModule:
@@ -66,4 +66,4 @@ def lay_out(composed: Composed, folder: Path) -> None:
         modules={},
         recipe={},
     )
-    (folder / "model.json").write_bytes(msgspec.json.encode(model))
+    (folder / "model.json").write_bytes(seal(model))

@@ -393,6 +393,14 @@ class EnvironmentDamaged(ModpkgError):
     template = "{path} is damaged ({reason}); 'modpkg install' repairs it."
 
 
+class StoreDamaged(ModpkgError):
+    code = "M508"
+    template = (
+        "{what} has changed in {path} since it was fetched; nothing of it was used, and "
+        "'modpkg store verify' repairs it."
+    )
+
+
 class NotARequirementHere(ModpkgError):
     code = "M507"
     template = "{name!r} is not among the [dependencies] of {manifest}{hint}."

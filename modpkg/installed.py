@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from modpkg.errors import EnvironmentDamaged
 from modpkg.records import DigestText, ReleaseRecord, Shape
+from modpkg.sealed import unseal
 
 
 class TensorRef(Struct, frozen=True):
@@ -40,8 +41,8 @@ class InstalledModule(Struct, frozen=True, kw_only=True):
 class InstalledModel(Struct, kw_only=True):
     """``model.json``: one runnable model of an environment, beside its config and tokenizer.
 
-    It lies in ``generations/<n>/models/<name>/``; ``file`` of its tensors is relative to the
-    environment's ``packs`` folder.
+    It is sealed (`modpkg.sealed`), lies in ``generations/<n>/models/<name>/``, and ``file`` of its tensors is
+    relative to the environment's ``packs`` folder.
     """
 
     spec: int = 1
@@ -70,6 +71,6 @@ def read_model(folder: Path) -> InstalledModel:
         EnvironmentDamaged: it is missing or not sound.
     """
     try:
-        return msgspec.json.decode((folder / MODEL_RECORD).read_bytes(), type=InstalledModel)
+        return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)
     except (OSError, msgspec.MsgspecError) as error:
         raise EnvironmentDamaged(path=folder, reason=str(error)) from None

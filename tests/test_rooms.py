@@ -11,7 +11,7 @@ import modpkg
 
 PACKAGE = Path(modpkg.__file__).parent
 VOCABULARY = {"", "errors", "names", "digests", "records", "interface", "packs", "files", "tree"}
-VOCABULARY |= {"home", "installed", "progress", "deltas"}
+VOCABULARY |= {"home", "installed", "progress", "deltas", "sealed"}
 ORDER = [
     "manifest",
     "settings",

@@ -57,6 +57,14 @@ class Made(Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     """The reducer's parameters, each with a value."""
 
+    def inputs(self) -> list[TensorRef]:
+        """Return all that the result is computed from."""
+        found = [self.source]
+        for term in self.terms:
+            found += term.inputs.values()
+            found += [term.importance] * (term.importance is not None)
+        return found
+
     @property
     def length(self) -> int:
         """Bytes of the result."""

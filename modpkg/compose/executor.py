@@ -27,13 +27,14 @@ from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, w
 from modpkg.installed import TensorRef
 from modpkg.interface import weights_digest
 from modpkg.packs import PackTensor, pack_header
-from modpkg.records import DigestText, canonical_json
+from modpkg.records import DigestText
+from modpkg.sealed import seal, unseal
 
 WEIGHTS = "weights.safetensors"
 
 
 class ComposedRecord(Struct, frozen=True):
-    """``composed.json``: digests of what a composition computed, and its pack's length."""
+    """``composed.json``, sealed: digests of what a composition computed, and its pack's length."""
 
     engine: str
     key: DigestText
@@ -105,7 +106,7 @@ def compose(
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
     """Return the record of a result that is in the store, if it is whole."""
     try:
-        record = msgspec.json.decode((folder / RESULT).read_bytes(), type=ComposedRecord)
+        record = unseal((folder / RESULT).read_bytes(), ComposedRecord)
         whole = (folder / WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None
@@ -139,7 +140,7 @@ def _compute(
         staged.unlink(missing_ok=True)
     sync_folder(folder)
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
-    write_atomically(folder / RESULT, canonical_json(record))
+    write_atomically(folder / RESULT, seal(record))
     return record
 
 

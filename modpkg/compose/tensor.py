@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from modpkg.compose.mapping import TORCH_DTYPES
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
 from modpkg.compose.rows import TensorBlocks
-from modpkg.digests import Digest
-from modpkg.errors import ComposeError, NotFinite
+from modpkg.digests import Digest, digest_file
+from modpkg.errors import ComposeError, NotFinite, StoreDamaged
 from modpkg.packs import PackTensor
 
 
@@ -35,15 +36,20 @@ class Job(Struct, frozen=True, kw_only=True):
 def make_tensor(job: Job) -> Digest:
     """Compute a tensor block by block into its place, and return the digest of its bytes.
 
-    Everything is summed in float64 and rounded once.
+    Everything is summed in float64 and rounded once. What goes in is hashed first: it may have lain
+    here for years, and what is made of damaged bytes would count as sound.
 
     Raises:
         NotFinite: the result has NaN or infinity. PackError: an input cannot be read.
+        StoreDamaged: an input is not what it was when it was fetched.
         ComposeError: the method cannot do with these values.
     """
     torch.set_num_threads(1)
     place = job.place
     state = hashlib.sha256()
+    for ref in job.made.inputs():
+        if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
+            raise StoreDamaged(what=f"What {job.name!r} of {job.model} is made of", path=ref.file)
     if place.length:
         blocks = TensorBlocks(job.model, job.name, job.made)
         reduction = Reduction(job, blocks)

@@ -23,6 +23,7 @@ from modpkg.errors import EnvironmentDamaged, NothingToRollBack
 from modpkg.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
 from modpkg.installed import MODEL_RECORD, InstalledModel, read_model
 from modpkg.records import Kind
+from modpkg.sealed import check_seal, unseal
 
 
 def text_digest(text: str) -> Digest:
@@ -57,7 +58,7 @@ class ModuleState(Struct, frozen=True, kw_only=True):
 
 
 class Generation(Struct, frozen=True, kw_only=True):
-    """``generation.json``: what a generation was made from, and what it holds."""
+    """``generation.json``, sealed: what a generation was made from, and what it holds."""
 
     spec: int = 1
     number: int
@@ -120,26 +121,43 @@ class Environment:
         number = self.current_number()
         return None if number is None else self.generation(number)
 
+    def sound(self) -> Generation | None:
+        """Return the current generation; None when nothing is installed, or it cannot be read."""
+        try:
+            return self.current()
+        except EnvironmentDamaged:
+            return None
+
     def generation(self, number: int) -> Generation:
-        """Return one generation's record."""
+        """Return one generation's record.
+
+        Raises:
+            EnvironmentDamaged: it is missing or not sound.
+        """
         try:
             data = (self.folder(number) / COMPLETE).read_bytes()
-            return msgspec.json.decode(data, type=Generation)
+            return unseal(data, Generation)
         except (OSError, msgspec.MsgspecError) as error:
             raise EnvironmentDamaged(path=self.root, reason=str(error)) from None
 
     def is_whole(self, generation: Generation) -> bool:
-        """Say whether every file that the generation needs is there, with its length."""
+        """Say whether every pack that the generation needs is there, with its length, and every
+        model's record as it was written."""
         for name, length in generation.packs.items():
             pack = self.packs / name
             if not pack.is_file() or pack.stat().st_size != length:
                 return False
         models = self.folder(generation.number) / "models"
-        return all((models / name / MODEL_RECORD).is_file() for name in generation.models)
+        try:
+            for name in generation.models:
+                check_seal((models / name / MODEL_RECORD).read_bytes())
+        except (OSError, msgspec.MsgspecError):
+            return False
+        return True
 
     def answers(self, manifest_text: str, lock_text: str | None) -> bool:
         """Say whether the environment already is what manifest and lock ask for."""
-        current = self.current()
+        current = self.sound()
         return (
             current is not None
             and not current.flagged
@@ -195,9 +213,16 @@ class Environment:
         return earlier[-1]
 
     def prune(self) -> None:
-        """Remove all but the last generations, packs that none needs, and unfinished files."""
+        """Remove all but the last generations, packs that none needs, and unfinished files.
+
+        A generation that is damaged goes too: nothing says any more what it needs.
+        """
         current = self.current_number()
-        numbers = self.numbers()
+        sound: dict[int, Generation] = {}
+        for number in self.numbers():
+            with contextlib.suppress(EnvironmentDamaged):
+                sound[number] = self.generation(number)
+        numbers = list(sound)
         kept = {number for number in numbers[-KEPT:] if number != current}
         while len(kept) > KEPT - 1:
             kept.remove(min(kept))
@@ -206,7 +231,7 @@ class Environment:
         for path in (self.root / "generations").iterdir():
             if not (path.name.isdigit() and int(path.name) in kept):
                 remove_tree(path)
-        needed = {name for number in kept for name in self.generation(number).packs}
+        needed = {name for number in kept for name in sound[number].packs}
         for path in self.packs.iterdir():
             if path.name not in needed:
                 path.unlink(missing_ok=True)

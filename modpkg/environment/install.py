@@ -22,13 +22,14 @@ from modpkg.environment.generations import (
 )
 from modpkg.environment.plan import InstallPlan
 from modpkg.environment.project import Project
-from modpkg.errors import ResultDiffers
+from modpkg.errors import EnvironmentDamaged, ResultDiffers
 from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling, write_atomically
 from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
 from modpkg.lock import LockedResult, format_lock
 from modpkg.names import module_name
 from modpkg.progress import Progress
 from modpkg.records import canonical_json
+from modpkg.sealed import seal
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
 
@@ -72,7 +73,7 @@ def apply_install(
         )
         write_atomically(staged / plan.project.manifest_path.name, plan.manifest_text.encode())
         write_atomically(staged / "modpkg.lock", lock_text.encode())
-        write_atomically(staged / COMPLETE, canonical_json(generation))
+        write_atomically(staged / COMPLETE, seal(generation))
         checkpoint("staged")
         staged.rename(environment.folder(number))
     finally:
@@ -200,7 +201,7 @@ def _compose_all(
             modules={name: plan.transfer.records[name].version for name in model.modules()},
             recipe=msgspec.to_builtins(model.recipe),
         )
-        write_atomically(folder / MODEL_RECORD, canonical_json(installed))
+        write_atomically(folder / MODEL_RECORD, seal(installed))
         models[model.name] = model.version
     return models, results, packs
 
@@ -249,14 +250,16 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
     left was installed from; one that a person has edited since is not touched.
 
     Raises:
-        NothingToRollBack: there is no such generation.
+        NothingToRollBack: there is no such generation. EnvironmentDamaged: it is not whole.
     """
     environment = Environment(project.environment)
     with environment.exclusive("Waiting for another modpkg command …"):
-        current = environment.current()
+        current = environment.sound()
         number = environment.previous_number(to)
         generation = environment.generation(number)
         folder = environment.folder(number)
+        if not environment.is_whole(generation):
+            raise EnvironmentDamaged(path=folder, reason="a pack or a model's record is not whole")
         write_atomically(project.lock_path, (folder / "modpkg.lock").read_bytes())
         untouched = current is not None and current.manifest == text_digest(project.text())
         if untouched:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.environment.policy import changed_policy, locked_policy, policy_of, recorded
+from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
-from modpkg.errors import LockMissing, LockStale
+from modpkg.errors import LockError, LockMissing, LockStale
 from modpkg.lock import Lock, format_lock, lock_of
 from modpkg.manifest import Manifest
 from modpkg.manifest.node import hint
-from modpkg.names import module_name, parse_version, requirement_text
+from modpkg.names import module_name, parse_version, read_requirement, requirement_text
+from modpkg.records import ReleaseRecord
 
 if TYPE_CHECKING:
     from modpkg.environment.registries import Registries
@@ -86,6 +88,36 @@ def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
         if text not in wanted:
             return f"{text} was removed or changed"
     return "the requirements are in another order"
+
+
+def check_closed(
+    lock: Lock, records: Mapping[str, ReleaseRecord], manifest: Manifest, path: Path
+) -> None:
+    """Check that a lock says of its releases what their records say, and has all that they need.
+
+    Raises:
+        LockError: it was edited, or made from an index that lied.
+    """
+    overrides = bounds_of(manifest.overrides)
+    for module in lock.module:
+        record = records[module.name]
+        needed = record.requires
+        groups = {module_name(extra): texts for extra, texts in record.extras.items()}
+        if module.requires != needed or not groups.keys() >= set(module.extras):
+            reason = f"{module.name} {module.version} does not have the requirements that it names"
+            raise LockError(path=path, reason=reason)
+        for text in [*needed, *(text for extra in module.extras for text in groups[extra])]:
+            wanted = read_requirement(text)
+            found = lock.find(wanted.name)
+            bound = overrides.get(wanted.name)
+            specifier = wanted.specifier if bound is None else bound.specifier
+            if (
+                found is None
+                or not specifier.contains(found.version, prereleases=True)
+                or not set(map(module_name, wanted.extras)) <= set(found.extras)
+            ):
+                reason = f"{module.name} {module.version} requires {text}, and it does not have that"
+                raise LockError(path=path, reason=reason)
 
 
 def make_lock(

@@ -17,6 +17,7 @@ from modpkg.environment.generations import (
 )
 from modpkg.environment.locking import (
     Locked,
+    check_closed,
     current_lock,
     make_lock,
     requirements_of,
@@ -27,7 +28,7 @@ from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.errors import LockError, NotARequirementHere
-from modpkg.lock import Lock, read_lock
+from modpkg.lock import Lock, LockedModule, read_lock
 from modpkg.manifest import Manifest, Strategy, remove_dependency, set_dependency
 from modpkg.names import module_name, specifier_text
 from modpkg.progress import Progress
@@ -157,6 +158,7 @@ def plan_install(
         warn=progress.warn,
     )
     previous = _previous_lock(project, request, progress)
+    chosen: Sequence[LockedModule] = ()
     if request.frozen:
         lock = current_lock(project, manifest, previous)
     elif previous is not None and stale_reason(manifest, previous) is None and not _anew(request):
@@ -173,8 +175,13 @@ def plan_install(
                 msgspec.structs.replace(locked.lock, requirements=requirements_of(manifest))
             )
         lock = locked.lock
+        chosen = lock.module
     by_name = {module.name: registries.of(module.name) for module in lock.module}
     transfer = plan_transfer(lock.module, by_name, store)
+    for module in chosen:
+        line = by_name[module.name].line(module.name, module.version)
+        by_name[module.name].check_line(line, transfer.records[module.name])
+    check_closed(lock, transfer.records, manifest, project.lock_path)
     if transfer.needed:
         for module in lock.module:
             if transfer.missing_of(module.name):
@@ -207,7 +214,7 @@ def plan_install(
         transfer=transfer,
         recipes=tuple(models),
         fits=tuple(fits),
-        changes=_changes(Environment(project.environment).current(), lock),
+        changes=_changes(Environment(project.environment).sound(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
         flagged=stale_reason(project.parse(text), lock) is not None,

@@ -178,6 +178,15 @@ class Registry:
         """
         what = f"the release record of {line.name} {line.version}"
         record = decode_record(self.blob(parse_digest(line.release), what), ReleaseRecord, what)
+        self.check_line(line, record)
+        return record
+
+    def check_line(self, line: IndexLine, record: ReleaseRecord) -> None:
+        """Check that an index line says of a release what its record says.
+
+        Raises:
+            IndexLies
+        """
         for claim in _CLAIMS:
             if getattr(line, claim) != getattr(record, claim):
                 raise IndexLies(
@@ -187,7 +196,6 @@ class Registry:
                     claim=f"{claim} = {getattr(line, claim)!r}",
                     truth=f"{getattr(record, claim)!r}",
                 )
-        return record
 
     def provides(self, digest: str) -> Provides:
         """Return an interface that a release provides."""

@@ -15,6 +15,7 @@ from modpkg.digests import Digest, digest_file
 from modpkg.errors import PackError
 from modpkg.packs import PackTensor, read_pack_header
 from modpkg.records import DigestText
+from modpkg.sealed import unseal
 from modpkg.store.contents import COMPOSED, Contents
 from modpkg.store.store import Store
 
@@ -75,7 +76,7 @@ def _composed(folder: Path, key: Digest) -> Iterator[Damage]:
     if not record.exists():
         return  # never finished, never trusted
     try:
-        known = msgspec.json.decode(record.read_bytes(), type=_ComposedDigests).digests
+        known = unseal(record.read_bytes(), _ComposedDigests).digests
         places = read_pack_header(weights)
         if places.keys() != known.keys():
             raise ValueError("it holds other tensors than composed.json says")

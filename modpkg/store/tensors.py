@@ -48,7 +48,7 @@ class TensorIndex:
                 marks = ",".join("?" * len(part))
                 query = f"SELECT digest, pack FROM tensors WHERE digest IN ({marks})"  # noqa: S608
                 for digest, pack in connection.execute(query, part):
-                    found.setdefault(f"sha256:{digest.hex()}", []).append(pack.hex())
+                    found.setdefault(f"sha256:{_hex(digest)}", []).append(_hex(pack))
 
         if keys and self._packs.root.is_dir():
             self._use(look)
@@ -60,7 +60,7 @@ class TensorIndex:
 
         def look(connection: sqlite3.Connection) -> None:
             rows = connection.execute("SELECT pack, size FROM packs")
-            found.update((pack.hex(), size) for pack, size in rows)
+            found.update((_hex(pack), size) for pack, size in rows)
 
         self._use(look)
         return found
@@ -72,7 +72,7 @@ class TensorIndex:
         def look(connection: sqlite3.Connection) -> None:
             query = "SELECT digest FROM tensors WHERE pack = ?"
             rows = connection.execute(query, [bytes.fromhex(name)])
-            found.update(f"sha256:{digest.hex()}" for (digest,) in rows)
+            found.update(f"sha256:{_hex(digest)}" for (digest,) in rows)
 
         self._use(look)
         return found
@@ -145,7 +145,7 @@ class TensorIndex:
 
     def _mend(self, connection: sqlite3.Connection) -> None:
         """Make the index agree with the packs that are there."""
-        known = {pack.hex(): size for pack, size in connection.execute("SELECT * FROM packs")}
+        known = {_hex(pack): size for pack, size in connection.execute("SELECT * FROM packs")}
         there = self._packs.sizes()
         if there == known:
             return
@@ -200,6 +200,13 @@ def _delete(connection: sqlite3.Connection, names: list[str]) -> None:
     packs = [(bytes.fromhex(name),) for name in names]
     connection.executemany("DELETE FROM tensors WHERE pack = ?", packs)
     connection.executemany("DELETE FROM packs WHERE pack = ?", packs)
+
+
+def _hex(value: object) -> str:
+    """Return a digest that the file has, in hex; one that is no digest shows that it is damaged."""
+    if not isinstance(value, bytes) or len(value) != 32:
+        raise ValueError("no digest")
+    return value.hex()
 
 
 def _many(connection: sqlite3.Connection, query: str, rows: list[tuple[bytes, bytes]]) -> None:

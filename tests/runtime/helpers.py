@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -22,6 +21,7 @@ from transformers import (
 
 from modpkg.installed import InstalledModel, TensorRef
 from modpkg.packs import read_pack_header
+from modpkg.sealed import seal
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 WORDS = [*SPECIAL, "the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "slept"]
@@ -106,5 +106,5 @@ def install(
         modules={"small": "1.0"},
         recipe={},
     )
-    (home / "model.json").write_bytes(msgspec.json.encode(record))
+    (home / "model.json").write_bytes(seal(record))
     return home, packs
