@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-
 from modpkg.compose.executor import Composed
 from modpkg.digests import digest_bytes, digest_file
 from modpkg.installed import InstalledModel, InstalledModule, TensorRef

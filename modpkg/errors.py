@@ -462,7 +462,8 @@ class ResultDiffers(ModpkgError):
     code = "M607"
     template = (
         "{model}: the composed weights are {actual}, but modpkg.lock has {expected}; "
-        "another machine or engine rounds differently. 'modpkg lock' takes the new result."
+        "another machine or engine rounds differently, or the lock was damaged. "
+        "'modpkg lock' takes the new result."
     )
 
 

@@ -41,8 +41,8 @@ class InstalledModule(Struct, frozen=True, kw_only=True):
 class InstalledModel(Struct, kw_only=True):
     """``model.json``: one runnable model of an environment, beside its config and tokenizer.
 
-    It is sealed (`modpkg.sealed`), lies in ``generations/<n>/models/<name>/``, and ``file`` of its tensors is
-    relative to the environment's ``packs`` folder.
+    It lies in ``generations/<n>/models/<name>/``, sealed (`modpkg.sealed`); ``file`` of its tensors
+    is relative to the environment's ``packs`` folder.
     """
 
     spec: int = 1

@@ -62,7 +62,8 @@ class Made(Struct, frozen=True, kw_only=True):
         found = [self.source]
         for term in self.terms:
             found += term.inputs.values()
-            found += [term.importance] * (term.importance is not None)
+            if term.importance is not None:
+                found.append(term.importance)
         return found
 
     @property

@@ -102,7 +102,7 @@ def check_closed(
     for module in lock.module:
         record = records[module.name]
         needed = record.requires
-        groups = {module_name(extra): texts for extra, texts in record.extras.items()}
+        groups = {str(module_name(extra)): texts for extra, texts in record.extras.items()}
         if module.requires != needed or not groups.keys() >= set(module.extras):
             reason = f"{module.name} {module.version} does not have the requirements that it names"
             raise LockError(path=path, reason=reason)
@@ -116,7 +116,7 @@ def check_closed(
                 or not specifier.contains(found.version, prereleases=True)
                 or not set(map(module_name, wanted.extras)) <= set(found.extras)
             ):
-                reason = f"{module.name} {module.version} requires {text}, and it does not have that"
+                reason = f"{module.name} {module.version} requires {text}, which it does not have"
                 raise LockError(path=path, reason=reason)
 
 
