@@ -103,10 +103,11 @@ def check_closed(
         record = records[module.name]
         needed = record.requires
         groups = {str(module_name(extra)): texts for extra, texts in record.extras.items()}
-        if module.requires != needed or not groups.keys() >= set(module.extras):
+        if module.requires != needed:
             reason = f"{module.name} {module.version} does not have the requirements that it names"
             raise LockError(path=path, reason=reason)
-        for text in [*needed, *(text for extra in module.extras for text in groups[extra])]:
+        # An extra that a release does not have asks for nothing: resolving has warned of it.
+        for text in [*needed, *(text for e in module.extras for text in groups.get(e, []))]:
             wanted = read_requirement(text)
             found = lock.find(wanted.name)
             bound = overrides.get(wanted.name)

@@ -178,6 +178,7 @@ def plan_install(
         chosen = lock.module
     by_name = {module.name: registries.of(module.name) for module in lock.module}
     transfer = plan_transfer(lock.module, by_name, store)
+    check_engine(transfer.records.values())
     for module in chosen:
         line = by_name[module.name].line(module.name, module.version)
         by_name[module.name].check_line(line, transfer.records[module.name])
@@ -186,7 +187,6 @@ def plan_install(
         for module in lock.module:
             if transfer.missing_of(module.name):
                 registries.check_identity(module)
-    check_engine(transfer.records.values())
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
     modules = {
