@@ -99,26 +99,40 @@ def check_closed(
         LockError: it was edited, or made from an index that lied.
     """
     overrides = bounds_of(manifest.overrides)
+    asked: dict[str, set[str]] = {}
+    for dependency in manifest.dependencies:
+        asked.setdefault(dependency.name, set()).update(dependency.requirement.extras)
     for module in lock.module:
         record = records[module.name]
-        needed = record.requires
-        groups = {str(module_name(extra)): texts for extra, texts in record.extras.items()}
-        if module.requires != needed:
+        if module.requires != record.requires:
             reason = f"{module.name} {module.version} does not have the requirements that it names"
             raise LockError(path=path, reason=reason)
-        # An extra that a release does not have asks for nothing: resolving has warned of it.
-        for text in [*needed, *(text for e in module.extras for text in groups.get(e, []))]:
+        groups = _groups(record)
+        for text in [*record.requires, *(t for e in module.extras for t in groups.get(e, []))]:
             wanted = read_requirement(text)
             found = lock.find(wanted.name)
             bound = overrides.get(wanted.name)
             specifier = wanted.specifier if bound is None else bound.specifier
+            extras = set(map(module_name, wanted.extras))
+            asked.setdefault(wanted.name, set()).update(extras)
             if (
                 found is None
                 or not specifier.contains(found.version, prereleases=True)
-                or not set(map(module_name, wanted.extras)) <= set(found.extras)
+                or not extras <= set(found.extras)
             ):
                 reason = f"{module.name} {module.version} requires {text}, which it does not have"
                 raise LockError(path=path, reason=reason)
+    for module in lock.module:
+        # An extra that the release lacks asks for nothing, and resolving has warned of it.
+        known = _groups(records[module.name]).keys() | asked.get(module.name, set())
+        if strange := sorted(set(module.extras) - known):
+            reason = f"{module.name} {module.version} has no extra {strange[0]!r}"
+            raise LockError(path=path, reason=reason)
+
+
+def _groups(record: ReleaseRecord) -> dict[str, list[str]]:
+    """Return a release's extras by their normal names."""
+    return {str(module_name(extra)): texts for extra, texts in record.extras.items()}
 
 
 def make_lock(
