@@ -26,7 +26,7 @@ from modpkg.cli.output import (
     say,
     strong,
 )
-from modpkg.environment.generations import Environment
+from modpkg.environment.generations import EXACT, Environment, Generation
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, NotLocked, UsageProblem
 from modpkg.files import human_bytes
@@ -230,17 +230,13 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
             return
         with environment.exclusive(_WAITING), store.used():
             plan = plan_install(project, request, store, progress)
-            for fit in plan.fits:
-                if not fit.drift.exact:
-                    progress.warn(
-                        f"{fit.module} was made for other weights of {fit.base} "
-                        f"{fit.base_version}: {fit.text()}."
-                    )
             if _is_done(environment, plan):
+                _warn_of_drift(environment.current(), progress)
                 environment.prune()
                 _report_nothing(environment, json_wanted)
                 return
             generation = apply_install(plan, store, progress, frozen=request.frozen)
+            _warn_of_drift(generation, progress)
         if (cap := read_settings().max_size) is not None:
             collect_over(store, cap, now=time.time(), warn=progress.warn)
     if json_wanted:
@@ -258,6 +254,13 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     )
     if runnable and request.add:
         say(faint(f"Run it: modpkg run {runnable[-1]} FILE"))
+
+
+def _warn_of_drift(generation: Generation | None, progress: TerminalProgress) -> None:
+    for module in generation.modules if generation is not None else ():
+        for base, fit in module.fits.items():
+            if fit != EXACT:
+                progress.warn(f"{module.name} was made for other weights of {base}: {fit}.")
 
 
 def _is_done(environment: Environment, plan: InstallPlan) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from modpkg.environment.generations import (
     COMPLETE,
@@ -53,12 +54,13 @@ def apply_install(
     environment = Environment(plan.project.environment)
     _fetch(plan, store, progress)
     checkpoint("fetched")
+    plan = _with_drift(plan, store, progress)
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
     try:
         models, results, packs = _compose_all(plan, store, environment, staged, progress, frozen)
         checkpoint("composed")
-        lock = msgspec.structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
+        lock = structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
         lock_text = plan.project.lock_path.read_text("utf-8") if frozen else format_lock(lock)
         generation = Generation(
             number=number,
@@ -133,6 +135,16 @@ def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
             progress.fetched(module.name, module.version, size)
 
 
+def _with_drift(plan: InstallPlan, store: Store, progress: Progress) -> InstallPlan:
+    """Say how far the weights moved that modules were made for; this reads both sides' tensors."""
+    if not any(fit.before for fit in plan.fits):
+        return plan
+    from modpkg.environment.moved import measure_drift
+
+    progress.stage("Measuring drift")
+    return structs.replace(plan, fits=measure_drift(plan.fits, plan.transfer.records, store))
+
+
 def _counted(progress: Progress) -> Callable[[int, int], None]:
     def advance(done: int, total: int) -> None:
         progress.total(total)
@@ -185,7 +197,7 @@ def _compose_all(
             if pack not in packs:
                 link_or_copy(Path(ref.file), environment.packs / pack)
                 packs[pack] = (environment.packs / pack).stat().st_size
-            tensors[name] = msgspec.structs.replace(ref, file=pack)
+            tensors[name] = structs.replace(ref, file=pack)
         for path, source in composed.files.items():
             link_or_copy(source, folder / safe_path(path))
         write_atomically(
