@@ -553,3 +553,14 @@ class RedirectAmbiguous(ModpkgError):
         "The shell read '>' as a redirect into a file named {file!r}, and it cannot be told which "
         "of {names} it belongs to; quote the requirement: modpkg {command} '{example}'."
     )
+
+
+# M76-M78: versions, lineage, licences ------------------------------------------------------
+
+
+class OriginUnknown(ModpkgError):
+    code = "M760"
+    template = (
+        "{where}: {name} {version} is not in the registry {registry}{hint}; "
+        "name under [provenance] a release that is published."
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec import UNSET
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
@@ -32,6 +33,7 @@ from modpkg.records import KINDS
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder
+from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import acts_on_base, build
@@ -97,14 +99,15 @@ def build_command(
     manifest, module = _module_project(folder)
     with TerminalProgress() as progress:
         base = None
+        registries = Registries(
+            manifest,
+            Store(store_folder()).blobs,
+            default=registry,
+            offline=offline,
+            warn=progress.warn,
+        )
+        origins = find_origins(manifest, registries.of)
         if acts_on_base(manifest):
-            registries = Registries(
-                manifest,
-                Store(store_folder()).blobs,
-                default=registry,
-                offline=offline,
-                warn=progress.warn,
-            )
             by_name: dict[str, Registry] = {
                 item.name: registries.of(item.name) for item in manifest.dependencies
             }
@@ -116,6 +119,7 @@ def build_command(
             module,
             target,
             base=base,
+            origins=origins,
             known=_known(manifest, module, registry),
             deltas=not no_deltas,
             progress=progress.advance,
@@ -135,7 +139,8 @@ def build_command(
     size = sum(entry.size for entry in built.record.files.values())
     say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
     for origin in built.record.provenance.built_from:
-        say(f"  against  {origin.name} {origin.version}")
+        how = "against " if origin.relation is UNSET else f"{origin.relation} from"
+        say(f"  {how} {origin.name} {origin.version}")
 
 
 def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:

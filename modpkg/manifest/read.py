@@ -10,6 +10,7 @@ from modpkg.manifest.dependencies import read_dependencies, read_extras, read_re
 from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
 from modpkg.manifest.node import Node, Source, Table
+from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
 from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
 from modpkg.manifest.sections import (
@@ -34,6 +35,7 @@ _TABLES = (
     "task",
     "tests",
     "files",
+    "provenance",
     "registries",
     "constraints",
     "overrides",
@@ -111,6 +113,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),
         files=read_files(files) if files else FilesTable(),
+        origins=read_origins(table.get("provenance"), module),
         registries=registries,
         models=models,
         tasks=tasks,
@@ -138,8 +141,9 @@ def _check_tables(table: Table, module: ModuleTable | None) -> None:
             raise compose.fail("belongs to a module; an app writes [models.NAME] instead")
         if task:
             raise task.fail("belongs to a module; an app writes [models.NAME.task] instead")
-        if files:
-            raise files.fail("belongs to a module, and an app is never published; take it out")
+        for owned in (files, table.get("provenance")):
+            if owned:
+                raise owned.fail("belongs to a module, and an app is never published; take it out")
         return
     if models:
         raise models.fail("belongs to an app; a module writes [compose] instead")

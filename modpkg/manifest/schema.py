@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from modpkg.manifest.cutoff import Cutoff
 from modpkg.names import ModuleName
-from modpkg.records import Kind
+from modpkg.records import Kind, Relation
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Strategy = Literal["highest", "lowest", "lowest-direct"]
@@ -141,6 +141,16 @@ class FilesTable(Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """One entry of ``[provenance] built-from``: a release that the module was made from."""
+
+    name: ModuleName
+    version: Version
+    relation: Relation = "built"
+    where: str = ""
+    """``file:line``, for explanations."""
+
+
 class ResolutionTable(Struct, frozen=True, kw_only=True):
     """``[resolution]``: how versions are chosen."""
 
@@ -174,6 +184,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     task: Task | None = None
     tests: tuple[Test, ...] = ()
     files: FilesTable = FilesTable()
+    origins: tuple[Origin, ...] = ()
+    """``[provenance]``: what a module was made from, besides the base that it acts on."""
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}

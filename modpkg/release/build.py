@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import UNSET, Struct
@@ -14,7 +14,7 @@ from modpkg.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.interface import ports_of, provides_of
 from modpkg.manifest import Manifest, normal_form
 from modpkg.manifest.schema import Dependency, ModuleTable
-from modpkg.names import requirement_text
+from modpkg.names import parse_version, requirement_text
 from modpkg.records import (
     SPEC,
     BuiltFrom,
@@ -64,6 +64,7 @@ def build(
     out: Path,
     *,
     base: Base | None = None,
+    origins: Sequence[BuiltFrom] = (),
     known: Known | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -73,7 +74,9 @@ def build(
     Everything a computer can work out is worked out here: digests, tensor table, the interface
     that the module offers or expects, and what it was built against. Tensors that the registry
     has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
-    is off. The same project and the same registry give the same bytes.
+    is off. ``origins`` are the releases that the manifest's ``[provenance]`` names, as
+    `modpkg.registry.origins.find_origins` finds them. The same project and the same registry give
+    the same bytes.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
@@ -123,9 +126,7 @@ def build(
             requires_modpkg=manifest.requires_modpkg or UNSET,
             provenance=Provenance(
                 built_with=f"modpkg {modpkg.__version__}",
-                built_from=[BuiltFrom(base.record.name, base.record.version, base.release)]
-                if base is not None
-                else [],
+                built_from=_built_from(manifest, base, origins),
             ),
         )
         line = _index_line(record, tree.add(canonical_json(record)), packed.tally.new_bytes)
@@ -152,6 +153,20 @@ def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLi
         release=release,
         size=weights + sum(file.size for file in record.files.values()),
     )
+
+
+def _built_from(
+    manifest: Manifest, base: Base | None, origins: Sequence[BuiltFrom]
+) -> list[BuiltFrom]:
+    """Return what a release was made from: the base that it acts on first, then its origins."""
+    told = [(origin.name, origin.version) for origin in manifest.origins]
+    if [(origin.name, parse_version(origin.version)) for origin in origins] != told:
+        raise AssertionError(f"{manifest.path}: [provenance] was not looked up in a registry")
+    if base is None:
+        return list(origins)
+    own = BuiltFrom(base.record.name, base.record.version, base.release)
+    same = [origin for origin in origins if origin.release == own.release]
+    return [*(same or [own]), *(origin for origin in origins if origin not in same)]
 
 
 def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:

@@ -142,6 +142,14 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         data["task"] = draw(task)
     if not is_app and draw(st.booleans()):
         data["files"] = {"include": draw(st.lists(paths, max_size=2)), "exclude": ["*.bin"]}
+    if not is_app and draw(st.booleans()):
+        origin = st.fixed_dictionaries(
+            {"version": versions},
+            optional={"relation": st.sampled_from(["built", "merged", "trained", "forked"])},
+        )
+        data["provenance"] = {
+            "built-from": [{"name": name, **draw(origin)} for name in draw(distinct_names(2))]
+        }
     if draw(st.booleans()):
         data["constraints"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
         data["overrides"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
