@@ -553,3 +553,19 @@ class RedirectAmbiguous(ModpkgError):
         "The shell read '>' as a redirect into a file named {file!r}, and it cannot be told which "
         "of {names} it belongs to; quote the requirement: modpkg {command} '{example}'."
     )
+
+
+# M710 to M729: tests, reports and vetting -----------------------------------------------------
+
+
+class BadReport(ModpkgError):
+    code = "M710"
+    template = "{what} is not a sound report: {reason}; 'modpkg test' writes a new one."
+
+
+class LyingReport(ModpkgError):
+    code = "M711"
+    template = (
+        "{path} is a report of another {what}: it says {said}, and what is built here is {actual}. "
+        "Run 'modpkg test' again, or take the file out."
+    )
