@@ -555,6 +555,22 @@ class RedirectAmbiguous(ModpkgError):
     )
 
 
+# M710 to M729: tests, reports and vetting -----------------------------------------------------
+
+
+class BadReport(ModpkgError):
+    code = "M710"
+    template = "{what} is not a sound report: {reason}; 'modpkg test' writes a new one."
+
+
+class LyingReport(ModpkgError):
+    code = "M711"
+    template = (
+        "{path} is a report of another {what}: it says {said}, and what is built here is {actual}. "
+        "Run 'modpkg test' again, or take the file out."
+    )
+
+
 # M76-M78: versions, lineage, licences ------------------------------------------------------
 
 
