@@ -580,3 +580,12 @@ class OriginUnknown(ModpkgError):
         "{where}: {name} {version} is not in the registry {registry}{hint}; "
         "name under [provenance] a release that is published."
     )
+
+
+class BumpTooSmall(ModpkgError):
+    code = "M761"
+    template = (
+        "{name} {version} would be a {level} change after {against}:{facts}\n"
+        "Raise the version in modpkg.toml to {lowest} or higher, or publish it with "
+        '--allow-breaking "why", which is recorded.'
+    )

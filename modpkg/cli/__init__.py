@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why-not": ("comparing", "Say what forbids a version that is not chosen."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
+    "check": ("versioning", "Say which version what changed asks for."),
     "build": ("publishing", "Build a module's release into dist/."),
     "publish": ("publishing", "Publish what was built to a registry."),
     "yank": ("publishing", "Take a release out of new resolutions."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, Struct
 
 import modpkg
@@ -138,6 +139,16 @@ def build(
     finally:
         remove_tree(staged)
     return Built(line=line, record=record, tally=packed.tally)
+
+
+def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:
+    """Record in a built tree why its release has a lower version than it should; its new line."""
+    provenance = msgspec.structs.replace(record.provenance, breaking=reason)
+    stamped = msgspec.structs.replace(record, provenance=provenance)
+    release = BlobTree(out).add(canonical_json(stamped))
+    told = msgspec.structs.replace(line, release=release)
+    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(told) + b"\n")
+    return told
 
 
 def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:
