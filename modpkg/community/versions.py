@@ -52,7 +52,8 @@ def check_project(
     after = of_project(manifest, module, progress.advance)
     before = None if line is None else released(line, registries, store, progress)
     progress.stage("Comparing")
-    return check(before, after, published=_published(registries), progress=progress.advance)
+    with store.used():
+        return check(before, after, published=_published(registries), progress=progress.advance)
 
 
 def check_build(
@@ -71,7 +72,7 @@ def check_build(
     lines = reader.index(line.name) if (registry / "registry.json").exists() else []
     earlier = earlier_release(lines, parse_version(line.version))
     before = None if earlier is None else released(earlier, registries, store, progress)
-    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool:
+    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.used():
         after = built(line, dist, registry, Path(spool))
         return check(before, after, published=_published(registries), count=False)
 
