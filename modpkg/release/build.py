@@ -69,6 +69,7 @@ def build(
     known: Known | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
+    accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing what was there.
 
@@ -77,7 +78,8 @@ def build(
     has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
     is off. ``origins`` are the releases that the manifest's ``[provenance]`` names, as
     `modpkg.registry.origins.find_origins` finds them. The same project and the same registry give
-    the same bytes.
+    the same bytes. ``accept`` sees the finished tree before it takes ``out``'s place; what it
+    raises leaves ``out`` as it was.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
@@ -134,6 +136,7 @@ def build(
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
         write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
+        accept(staged, record)
         remove_tree(out)
         staged.rename(out)
     finally:
