@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("versioning", "Say which version what changed asks for."),
     "build": ("publishing", "Build a module's release into dist/."),
     "publish": ("publishing", "Publish what was built to a registry."),
+    "fork": ("forking", "Begin a module of your own from a release."),
+    "log": ("forking", "Show releases, and what each was made from."),
     "yank": ("publishing", "Take a release out of new resolutions."),
     "store": ("storing", "See to the store: info, verify, gc, clear."),
     "vendor": ("storing", "Copy what modpkg.lock names into a folder, to take along."),

@@ -48,7 +48,11 @@ def fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
         FolderNotEmpty: there is something in ``out``. DiskFull: nothing remains.
         BadRecord, ManifestError, UnsafePath: the release is not sound.
     """
-    files = {safe_path(path): blob for path, blob in module.files.items() if path != REPORT}
+    files = {
+        safe_path(path): blob
+        for path, blob in module.files.items()
+        if path not in (REPORT, MANIFEST)
+    }
     with new_project(out) as staged:
         for path, blob in files.items():
             make_folder((staged / path).parent)
