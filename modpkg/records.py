@@ -96,12 +96,18 @@ class FileEntry(Struct, frozen=True):
     size: Size
 
 
+Relation = Literal["built", "merged", "trained", "forked", "patched"]
+RELATIONS: tuple[str, ...] = Relation.__args__  # type: ignore[attr-defined]
+
+
 class BuiltFrom(Struct, frozen=True):
     """A release that this one was built against or out of."""
 
     name: str
     version: str
     release: DigestText
+    relation: Relation | UnsetType = UNSET
+    """How this one was made from it; left out where it was built against it (``built``)."""
 
 
 class Provenance(Struct, omit_defaults=True):
@@ -109,6 +115,8 @@ class Provenance(Struct, omit_defaults=True):
 
     built_with: str
     built_from: list[BuiltFrom] = []
+    breaking: str | UnsetType = UNSET
+    """Why it was published although what changed asked for a higher version (``check``)."""
 
 
 class ReleaseRecord(Struct, kw_only=True):

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+import torch
 from msgspec import Struct
 
-from modpkg.compose.distance import distance_of, relative
+from modpkg.compose.distance import bits_of, distance_of, relative
 from modpkg.compose.mapping import map_tensors
 from modpkg.installed import TensorRef
 
@@ -151,6 +152,24 @@ def _measured(
         distance=found.distance,
         largest=found.largest,
     )
+
+
+def kept_places(
+    places: TensorRef, values: TensorRef, new_places: TensorRef, new_values: TensorRef
+) -> int:
+    """Return how many of a sparse tensor's places are in another one too, with the same bits.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
+    found = map_tensors(named)
+    where, order = found["q"].long().sort(stable=True)
+    if not where.numel():
+        return 0
+    near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
+    bits = [bits_of(found["v"]), bits_of(found["w"])[order][near]]
+    return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
 
 
 class PartDifference(Struct, frozen=True, kw_only=True):

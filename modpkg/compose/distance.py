@@ -45,8 +45,7 @@ def distance_of(
         x = old.double()
         gap = new.double() - x
         if old.dtype == new.dtype:
-            bits = _INTEGERS[old.element_size()]
-            changed += int(torch.count_nonzero(old.view(bits) - new.view(bits)))
+            changed += int(torch.count_nonzero(bits_of(old) - bits_of(new)))
         else:
             changed += int(torch.count_nonzero(gap))
         norm += float(torch.dot(x, x))
@@ -54,6 +53,11 @@ def distance_of(
         low, high = torch.aminmax(gap)
         largest = max(largest, float(high), -float(low))
     return Distance(changed, math.sqrt(norm), math.sqrt(distance), largest)
+
+
+def bits_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor's elements as whole numbers, so that they can be compared to the bit."""
+    return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
