@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("inspecting", "Show every path that leads to a module."),
     "why-not": ("comparing", "Say what forbids a version that is not chosen."),
     "test": ("testing", "Run the tests of a module, an app or an installed model."),
+    "vet": ("vetting", "Compare a new release with the one before it, by tests."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "build": ("publishing", "Build a module's release into dist/."),
