@@ -44,6 +44,11 @@ class Runner:
         self._listener: threading.Thread | None = None
         self._ready = False
 
+    @property
+    def started(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
     def measure(
         self, asked: Measurement, *, suite: str, model: str, limit: float = LIMIT
     ) -> Outcome:

@@ -31,12 +31,11 @@ from modpkg.names import parse_version
 from modpkg.progress import Progress
 from modpkg.records import IndexLine, ReleaseRecord, canonical_json
 from modpkg.sealed import seal, unseal
+from modpkg.store.contents import TESTED
 from modpkg.store.store import Store
 
 TEST_ENGINE = "1"
 """Raised whenever the same model and test would give another outcome."""
-TESTED = "tested"
-"""Folder of the store with outcomes: ``<aa>/<hex>``, named by what they are of."""
 
 
 class SuiteTest(Struct, frozen=True, kw_only=True):
@@ -196,6 +195,11 @@ class Bench:
     def __exit__(self, *exception: object) -> None:
         self._runner.close()
         self._folders.cleanup()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything so far was in the store."""
+        return not self._runner.started
 
     def run(self, what: Runnable, tests: Sequence[SuiteTest]) -> Tried:
         """Run tests on a model, as far as the store has not what they give.
