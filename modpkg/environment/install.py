@@ -51,8 +51,7 @@ def apply_install(
         the manifest are then what they were.
     """
     environment = Environment(plan.project.environment)
-    store.projects.note(plan.project.lock_path, plan.project.environment)
-    fetch_plan(plan, store, progress)
+    _fetch(plan, store, progress)
     checkpoint("fetched")
     plan = _with_drift(plan, store, progress)
     number = environment.next_number()
@@ -109,8 +108,7 @@ def compose_models(
     """
     from modpkg.compose.executor import compose
 
-    store.projects.note(plan.project.lock_path, plan.project.environment)
-    fetch_plan(plan, store, progress)
+    _fetch(plan, store, progress)
     results = {}
     for model in plan.recipes:
         progress.stage(f"Composing {model.name}")
@@ -119,6 +117,15 @@ def compose_models(
             composition, store.root, threads=threads, executor=executor, progress=counted(progress)
         ).result
     return results
+
+
+def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
+    """Bring what a project lacks into the store, and say so."""
+    store.projects.note(plan.project.lock_path, plan.project.environment)
+    fetch_plan(plan, store, progress)
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
 
 
 def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
@@ -134,9 +141,6 @@ def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
     fetch_all(
         plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
     )
-    for module in plan.lock.module:
-        if size := plan.transfer.missing_of(module.name):
-            progress.fetched(module.name, module.version, size)
 
 
 def _with_drift(plan: InstallPlan, store: Store, progress: Progress) -> InstallPlan:
