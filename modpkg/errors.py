@@ -611,7 +611,7 @@ class PatchMatchesNothing(ModpkgError):
 class PatchNotFinite(ModpkgError):
     code = "M733"
     template = (
-        "{tensor!r} of {what} has NaN or infinity in {count} values that changed; mend the "
+        "{tensor!r} of {what} changed and has {count} values that are NaN or infinite; mend the "
         "training that made it."
     )
 

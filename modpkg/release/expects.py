@@ -27,9 +27,9 @@ def expects_of(
     """Return the part of ``base`` that the module touches, with the digests it has now.
 
     An adapter touches the tensors that it is added to, a patch those that it changes or removes
-    (all of which have to be the base's own, as they were when it was made). A head replaces those that it brings under
-    a name the base has, and reads the base's output, so it also expects the base's width, and
-    records the digest of all of its weights.
+    (all of which have to be the base's own, as they were when it was made). A head replaces those
+    that it brings under a name the base has, and reads the base's output, so it also expects the
+    base's width, and records the digest of all of its weights.
 
     Raises:
         AdapterRefused, NothingMatches, UnboundTensor, ShapeMismatch: the module does not fit.
