@@ -571,6 +571,62 @@ class LyingReport(ModpkgError):
     )
 
 
+class BadCases(ModpkgError):
+    code = "M712"
+    template = "{where}: {reason}; these are the cases of a test, and none of them was run."
+
+
+class UnknownMetric(ModpkgError):
+    code = "M713"
+    template = "{where}: there is no metric {metric!r}{hint}."
+
+
+class BadMetric(ModpkgError):
+    code = "M714"
+    template = "Metric {metric!r} cannot be used: {reason}."
+
+
+class MetricUnfit(ModpkgError):
+    code = "M715"
+    template = (
+        "{test}: metric {metric!r} needs {needs}, which {name} is not; "
+        "take a metric that fits its task."
+    )
+
+
+class OutputNotFinite(ModpkgError):
+    code = "M716"
+    template = "{name} gives NaN or infinity in test {test!r} for {text}; its weights are broken."
+
+
+class StoppedTest(ModpkgError):
+    code = "M717"
+    template = (
+        "Test {test!r} of {suite} did not end on {name} within {limit:g} seconds and was stopped; "
+        "give it less to do, or more time (--time-limit, or time_limit in [[tests]])."
+    )
+
+
+class CrashedTest(ModpkgError):
+    code = "M718"
+    template = "Test {test!r} of {suite} ended the process that ran it on {name} ({reason})."
+
+
+class NothingToTest(ModpkgError):
+    code = "M719"
+    template = "There is nothing to test: {reason}."
+
+
+class NotASuite(ModpkgError):
+    code = "M720"
+    template = "{name} {version} is of kind {kind!r}, and [suites] names modules of kind 'suite'."
+
+
+class NothingToVet(ModpkgError):
+    code = "M721"
+    template = "{what} cannot be vetted: {reason}."
+
+
 # M76-M78: versions, lineage, licences ------------------------------------------------------
 
 
@@ -651,3 +707,12 @@ class BadResolution(ModpkgError):
 class CannotMerge(ModpkgError):
     code = "M742"
     template = "{what} cannot be merged: {reason}."
+
+
+class BumpTooSmall(ModpkgError):
+    code = "M761"
+    template = (
+        "{name} {version} would be a {level} change after {against}:{facts}\n"
+        "Raise the version in modpkg.toml to {lowest} or higher, or publish it with "
+        '--allow-breaking "why", which is recorded.'
+    )

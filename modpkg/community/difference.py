@@ -154,8 +154,7 @@ def _measured(
         x = old.double()
         gap = new.double() - x
         if old.dtype == new.dtype:
-            bits = _INTEGERS[old.element_size()]
-            changed += int(torch.count_nonzero(old.view(bits) - new.view(bits)))
+            changed += int(torch.count_nonzero(_bits(old) - _bits(new)))
         else:
             changed += int(torch.count_nonzero(gap))
         norm += float(torch.dot(x, x))
@@ -187,6 +186,28 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 def _blocks(one: torch.Tensor, two: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     for start in range(0, one.numel(), BLOCK_ELEMENTS):
         yield one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
+
+
+def kept_places(
+    places: TensorRef, values: TensorRef, new_places: TensorRef, new_values: TensorRef
+) -> int:
+    """Return how many of a sparse tensor's places are in another one too, with the same bits.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
+    found = map_tensors(named)
+    where, order = found["q"].long().sort(stable=True)
+    if not where.numel():
+        return 0
+    near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
+    bits = [_bits(found["v"]), _bits(found["w"])[order][near]]
+    return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 class PartDifference(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,9 @@ REPORT = "report.json"
 REPORT_SPEC = 1
 MAX_REPORT = 16 << 20
 
+ROUNDING = 1e-9
+"""What float arithmetic may add to a difference of two values."""
+
 Better = Literal["higher", "lower"]
 
 
@@ -170,7 +173,7 @@ def worse(before: Report, after: Report) -> list[Worse]:
                 found.append(_worse(old, new, "it passed, and it fails as it is defined now"))
         elif old.passed and not new.passed:
             found.append(_worse(old, new, "it passed, and fails now"))
-        elif loss(old, new) > old.tolerance:
+        elif loss(old, new) > old.tolerance + ROUNDING:
             limit = f"its tolerance of {old.tolerance:g}" if old.tolerance else "nothing"
             found.append(
                 _worse(old, new, f"it lost {loss(old, new):.4g}, and {limit} is what it may lose")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, Struct
 
 import modpkg
@@ -69,6 +70,7 @@ def build(
     known: Known | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
+    accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing what was there.
 
@@ -77,7 +79,8 @@ def build(
     has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
     is off. ``origins`` are the releases that the manifest's ``[provenance]`` names, as
     `modpkg.registry.origins.find_origins` finds them. The same project and the same registry give
-    the same bytes.
+    the same bytes. ``accept`` sees the finished tree before it takes ``out``'s place; what it
+    raises leaves ``out`` as it was.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
@@ -142,11 +145,22 @@ def build(
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
         write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
+        accept(staged, record)
         remove_tree(out)
         staged.rename(out)
     finally:
         remove_tree(staged)
     return Built(line=line, record=record, tally=packed.tally)
+
+
+def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:
+    """Record in a built tree why its release has a lower version than it should; its new line."""
+    provenance = msgspec.structs.replace(record.provenance, breaking=reason)
+    stamped = msgspec.structs.replace(record, provenance=provenance)
+    release = BlobTree(out).add(canonical_json(stamped))
+    told = msgspec.structs.replace(line, release=release)
+    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(told) + b"\n")
+    return told
 
 
 def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:

@@ -161,7 +161,7 @@ BAD = [
      "10: tests[0].at_least is more than at_most, so that nothing could pass; swap them."),
     (MODULE + TEST + 'model = "b"\n',
      "10: tests[0].model is not a key of [tests[0]]; known are name, cases, metric, at_least, "
-     "at_most."),
+     "at_most, tolerance, seed, time_limit."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
     # [provenance]
     (MODULE + '[provenance]\nbuilt_from = []\n',

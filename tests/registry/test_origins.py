@@ -11,7 +11,7 @@ from modpkg.registry.reader import Registry
 from registry_spec.check import check
 from tests.command import modpkg, refused
 from tests.modules import write_module
-from tests.tiny import write_adapter, write_base
+from tests.tiny import publish, write_adapter, write_base
 
 
 @pytest.fixture
@@ -20,13 +20,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "registry"
     monkeypatch.setenv("MODPKG_REGISTRY", str(folder))
     for number, version in enumerate(("1.0", "1.1")):
-        release(write_base(tmp_path / f"tiny-{version}", version, seed=number))
+        publish(write_base(tmp_path / f"tiny-{version}", version, seed=number), folder)
     return folder
-
-
-def release(project: Path) -> None:
-    modpkg("build", project)
-    modpkg("publish", project)
 
 
 def add(project: Path, text: str) -> Path:
@@ -47,7 +42,7 @@ def test_what_a_module_was_made_from_is_recorded_with_digests(
     told = modpkg("build", project).stdout
     assert "merged from tiny 1.0\n" in told
     assert "against  tiny 1.1\n" in told
-    modpkg("publish", project)
+    modpkg("publish", project, "--allow-breaking", "a merge")
     reader = Registry(str(registry))
     lines = {line.version: line for line in reader.index("tiny")}
     record = json.loads(
@@ -71,7 +66,7 @@ def test_the_base_that_a_module_acts_on_comes_first_and_once(
         '  { name = "tiny", version = "1.0", relation = "trained" },\n'
         '  { name = "tiny", version = "1.1", relation = "patched" },\n]\n',
     )
-    release(project)
+    publish(project, registry)
     reader = Registry(str(registry))
     made = reader.record(reader.line("tiny-lora", "1.0")).provenance.built_from
     assert [(b.version, b.relation) for b in made] == [("1.1", "patched"), ("1.0", "trained")]
