@@ -91,7 +91,7 @@ def plan(
     return Composition(
         name=name,
         version=version,
-        key=_key(kept, made),
+        key=key_of(kept, made),
         kept=kept,
         made=made,
         checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
@@ -122,7 +122,7 @@ def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
 
 def _brought(steps: Sequence[Done]) -> list[TensorRef]:
     """Return the tensors that patches bring whole."""
-    found = []
+    found: list[TensorRef] = []
     for done in steps:
         if done.step.op == PATCHED.name:
             found += done.effects.added.values()
@@ -223,7 +223,8 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
     return _DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in _FLOATS else ref.dtype
 
 
-def _key(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
+def key_of(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
+    """Return the digest of everything that decides a byte of the result."""
     account = {
         "engine": COMPOSE_ENGINE,
         "kept": {name: type_and_digest(ref) for name, ref in kept.items()},

@@ -23,7 +23,15 @@ from modpkg.release.data import read_json
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence import EMBEDS, after_transformer
 
-NOT_TAKEN = ("onnx/*", "openvino/*", "*.safetensors.index.json", "*.msgpack", "*.h5", "*.bin", "*.ot")
+NOT_TAKEN = (
+    "onnx/*",
+    "openvino/*",
+    "*.safetensors.index.json",
+    "*.msgpack",
+    "*.h5",
+    "*.bin",
+    "*.ot",
+)
 """What of a model's directory no module takes."""
 
 

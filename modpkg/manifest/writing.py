@@ -38,10 +38,13 @@ def manifest_text(normal: Mapping[str, Any]) -> str:
 
 
 _ORDER = ("module", "dependencies")
+_FIRST = ("name", "version", "kind")
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
-    return [toml_value({key: value})[2:-2] for key, value in table.items()]
+    keys = [key for key in _FIRST if key in table]
+    keys += [key for key in table if key not in keys]
+    return [toml_value({key: table[key]})[2:-2] for key in keys]
 
 
 def _dependency(item: str | Mapping[str, str]) -> str:
