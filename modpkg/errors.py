@@ -716,3 +716,19 @@ class BumpTooSmall(ModpkgError):
         "Raise the version in modpkg.toml to {lowest} or higher, or publish it with "
         '--allow-breaking "why", which is recorded.'
     )
+
+
+class LicenseRefused(ModpkgError):
+    code = "M770"
+    template = (
+        "{where}: {name} {version} is under {license}, and {reason} ({policy}); take another "
+        "module, or name it under [licenses] exceptions."
+    )
+
+
+class LicenseConflict(ModpkgError):
+    code = "M771"
+    template = (
+        "{where}: {model} is not installed: {text} ({policy}); take other modules, or name one of "
+        "{names} under [licenses] exceptions if its owner permits it."
+    )

@@ -283,6 +283,16 @@ CASES: dict[str, list[Case]] = {
             "M209",
             "an origin without a digest",
         ),
+        _case(
+            _record(provenance={"built_with": "hand", "built_from": [_origin(name="../b")]}),
+            "M209",
+            "an origin whose name is none",
+        ),
+        _case(
+            _record(provenance={"built_with": "hand", "breaking": "a\nb"}),
+            "M209",
+            "a reason of two lines",
+        ),
         _case(_record(packs={"x": 1}), "M209", "a pack without a digest"),
         _case(_tensor(pack=C), "M209", "a tensor in a pack that is not listed"),
         _case(_tensor(dtype="Q7"), "M209", "a tensor of unknown dtype"),

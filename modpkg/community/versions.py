@@ -11,7 +11,13 @@ from packaging.version import Version
 from modpkg.community.check import Check, check, earlier_release
 from modpkg.community.edition import built, of_project, released
 from modpkg.environment.registries import Registries
-from modpkg.errors import BumpTooSmall, ModpkgError, RegistryMissing, UsageProblem
+from modpkg.errors import (
+    BumpTooSmall,
+    ModpkgError,
+    RegistryMissing,
+    UnknownModule,
+    UsageProblem,
+)
 from modpkg.home import store_folder
 from modpkg.manifest import Manifest, ModuleTable
 from modpkg.names import module_name, parse_version
@@ -94,6 +100,23 @@ def require_legal(found: Check) -> None:
         lowest=found.lowest,
         facts="".join(f"\n  {reason}" for reason in reasons[:10]),
     )
+
+
+def newest_or_named(text: str, registries: Registries) -> IndexLine:
+    """Return the release that ``NAME==VERSION`` names, or the newest one of ``NAME``.
+
+    Raises:
+        UnknownModule, NoSuchRelease.
+    """
+    if "==" in text:
+        return named_release(text, registries)
+    name = module_name(text)
+    lines = registries.of(name).index(name)
+    if not lines:
+        raise UnknownModule(name=name, registry=registries.of(name).url, hint="")
+    latest = max(parse_version(line.version) for line in lines)
+    chosen = earlier_release(lines, latest, itself=True)
+    return chosen if chosen is not None else lines[-1]
 
 
 def named_release(text: str, registries: Registries) -> IndexLine:

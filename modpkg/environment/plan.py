@@ -15,6 +15,7 @@ from modpkg.environment.generations import (
     Environment,
     Generation,
 )
+from modpkg.environment.licences import Licences, licences_of, require_accepted
 from modpkg.environment.locking import (
     Locked,
     check_closed,
@@ -74,6 +75,7 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     transfer: TransferPlan
     recipes: tuple[ModelRecipe, ...]
     fits: tuple[Fit, ...]
+    licences: Licences
     changes: tuple[Change, ...]
     compositions: Mapping[str, Any]
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
@@ -190,6 +192,8 @@ def plan_install(
                 registries.check_identity(module)
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
+    licences = licences_of(manifest, transfer.records, models)
+    require_accepted(licences, manifest, lock)
     modules = {
         module.name: store.module(transfer.records[module.name], module.release, transfer.places)
         for module in lock.module
@@ -215,6 +219,7 @@ def plan_install(
         transfer=transfer,
         recipes=tuple(models),
         fits=tuple(fits),
+        licences=licences,
         changes=_changes(Environment(project.environment).sound(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,

@@ -28,7 +28,8 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
 
     Equal manifests give equal data. Dependencies are a list, because their order matters and
     JSON's objects have none. Where the manifest lies, and on which lines, is left out; so are
-    ``[constraints]``, ``[overrides]`` and ``[resolution]``, which act only where they are written.
+    ``[constraints]``, ``[overrides]``, ``[resolution]`` and ``[licenses]``, which act only where
+    they are written.
     """
     module = manifest.module
     return _plain(

@@ -14,6 +14,7 @@ from modpkg.manifest.dependencies import (
 )
 from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
+from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.node import Node, Source, Table
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
@@ -46,6 +47,7 @@ _TABLES = (
     "constraints",
     "overrides",
     "resolution",
+    "licenses",
     "models",
 )
 
@@ -115,6 +117,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         constraints=read_bounds(table.get("constraints")),
         overrides=read_bounds(table.get("overrides")),
         resolution=read_resolution(table.get("resolution")),
+        licenses=read_licenses(table.get("licenses")),
         compose=read_compose(compose, names | optional) if compose else None,
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),

@@ -147,6 +147,25 @@ class FilesTable(Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
 
 
+Manner = Literal["warn", "refuse"]
+
+
+class LicensePolicy(Struct, frozen=True, kw_only=True):
+    """``[licenses]``: what a project accepts of the modules that it installs."""
+
+    allow: tuple[str, ...] | None = None
+    """The only licences that will do; None for any."""
+    deny: tuple[str, ...] = ()
+    unknown: Manner = "warn"
+    """What to do where nobody knows whether the licences of a composition go together."""
+    conflicts: Manner = "warn"
+    """What to do where they do not."""
+    exceptions: dict[ModuleName, tuple[str, ...]] = {}
+    """Licences that will do for one module, whatever else is said of them; sorted by name."""
+    where: str = ""
+    """``file:line``, for explanations."""
+
+
 class Origin(Struct, frozen=True, kw_only=True):
     """One entry of ``[provenance] built-from``: a release that the module was made from."""
 
@@ -186,6 +205,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     overrides: tuple[Dependency, ...] = ()
     """Replace every requirement on a name; sorted by name."""
     resolution: ResolutionTable = ResolutionTable()
+    licenses: LicensePolicy = LicensePolicy()
     compose: Compose | None = None
     task: Task | None = None
     tests: tuple[Test, ...] = ()

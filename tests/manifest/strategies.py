@@ -73,6 +73,18 @@ _resolutions = st.fixed_dictionaries(
     },
 )
 
+_single = st.lists(st.sampled_from(["mit", "Apache-2.0", "LicenseRef-x"]), max_size=2)
+_policies = st.fixed_dictionaries(
+    {},
+    optional={
+        "allow": _single,
+        "deny": st.just(["GPL-2.0-only"]),
+        "unknown": st.sampled_from(["warn", "refuse"]),
+        "conflicts": st.sampled_from(["warn", "refuse"]),
+        "exceptions": st.dictionaries(names, _single, max_size=1),
+    },
+)
+
 
 @st.composite
 def manifests(draw: st.DrawFn) -> dict[str, Any]:
@@ -154,6 +166,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         data["constraints"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
         data["overrides"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
         data["resolution"] = draw(_resolutions)
+        data["licenses"] = draw(_policies)
         data["app" if is_app else "module"]["requires-modpkg"] = draw(
             st.sampled_from([">=0.0.1", ">=0.0.1, <1000", "!=0.0.1"])
         )

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from modpkg.errors import ManifestError
 from modpkg.manifest import (
     Dependency,
+    LicensePolicy,
     Manifest,
     ResolutionTable,
     from_normal_form,
@@ -41,6 +42,7 @@ def placeless(manifest: Manifest) -> Manifest:
         constraints=(),
         overrides=(),
         resolution=ResolutionTable(),
+        licenses=LicensePolicy(),
     )
 
 
