@@ -14,8 +14,8 @@ from modpkg.files import safe_path
 from modpkg.installed import InstalledModule, TensorRef
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
-from modpkg.manifest import MANIFEST
-from modpkg.manifest.writing import manifest_text
+from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest.written import manifest_text
 
 Origin = tuple[str, str, str]
 """Name, version and relation of a release that another is made from."""
@@ -58,6 +58,7 @@ def write_candidate(
     normal["provenance"] = {"built-from": built}
     text = manifest_text(normal)
     with new_project(out) as staged:
+        parse_manifest(text, staged / MANIFEST)
         (staged / MANIFEST).write_text(text)
         for path, file in sorted(files.items()):
             if path == REPORT:

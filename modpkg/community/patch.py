@@ -21,8 +21,8 @@ from modpkg.errors import NotACopy, NothingChanged
 from modpkg.files import safe_path, write_atomically
 from modpkg.installed import InstalledModule, TensorRef
 from modpkg.interop.module_project import new_project
-from modpkg.manifest import MANIFEST
-from modpkg.manifest.writing import manifest_text
+from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest.written import manifest_text
 from modpkg.packs import pack_chunks
 from modpkg.records import (
     PATCH,
@@ -233,6 +233,7 @@ def write_patch(
                 data[own] = _chunks(parts, role)
     text = manifest_text(normal)
     with new_project(out) as staged:
+        parse_manifest(text, staged / MANIFEST)
         (staged / MANIFEST).write_text(text)
         write_atomically(staged / WEIGHTS, pack_chunks(types, data))
         write_atomically(
