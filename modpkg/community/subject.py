@@ -27,7 +27,7 @@ from modpkg.manifest.schema import Compose, Dependency, Step, Task
 from modpkg.manifest.values import make_requirement
 from modpkg.names import ModuleName, module_name, parse_version
 from modpkg.progress import Progress
-from modpkg.records import ReleaseRecord, canonical_json
+from modpkg.records import PATCH, ReleaseRecord, canonical_json
 from modpkg.registry.base import find_base
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
@@ -223,6 +223,8 @@ def _operator(record: ReleaseRecord, store: Store) -> str:
         config = read_json(store.blobs.path(digest))
         method = METHODS.get(str(config.get("peft_type")))
         return method.operator if method is not None else "lora"
+    if PATCH in record.files:
+        return "patch"
     scattered = all(name.endswith((".indices", ".values")) for name in record.tensors)
     return "sparse" if scattered else "replace"
 

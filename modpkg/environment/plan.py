@@ -33,10 +33,11 @@ from modpkg.lock import Lock, LockedModule, read_lock
 from modpkg.manifest import Manifest, Strategy, remove_dependency, set_dependency
 from modpkg.names import module_name, specifier_text
 from modpkg.progress import Progress
+from modpkg.records import PATCH, PATCHED_FILES
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
-_PLANNED_FROM = ("config.json", "adapter_config.json")
+_PLANNED_FROM = ("config.json", "adapter_config.json", PATCH)
 
 
 class Request(Struct, kw_only=True):
@@ -237,8 +238,8 @@ def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Regis
     """Bring the small files that planning a composition reads into the store."""
     for name in model.modules():
         record = transfer.records.get(name)
-        for path in _PLANNED_FROM:
-            if record is not None and (entry := record.files.get(path)) is not None:
+        for path, entry in record.files.items() if record is not None else ():
+            if path in _PLANNED_FROM or path.startswith(PATCHED_FILES):
                 registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 
 import modpkg
 from modpkg.digests import Digest
-from modpkg.errors import BaseNeeded, NoWeights
+from modpkg.errors import BaseNeeded, NoWeights, PatchNotFinite
 from modpkg.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.interface import ports_of, provides_of
 from modpkg.manifest import Manifest, normal_form
@@ -30,8 +30,9 @@ from modpkg.records import (
 from modpkg.release.content import collect
 from modpkg.release.data import read_json
 from modpkg.release.expects import expects_of
+from modpkg.release.finite import count_not_finite
 from modpkg.release.known import Known
-from modpkg.release.packing import Tally, find_tensors, pack_tensors
+from modpkg.release.packing import Part, Tally, find_tensors, pack_tensors
 from modpkg.tree import BlobTree
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
@@ -83,7 +84,7 @@ def build(
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
-        NothingMatches, UnboundTensor, AdapterRefused: names the file or tensor.
+        NothingMatches, UnboundTensor, AdapterRefused, PatchNotFinite: names the file or tensor.
         DigestMismatch, BadEncoding: an earlier tensor is damaged in the registry.
         DiskFull: nothing is left in ``out``.
     """
@@ -98,11 +99,19 @@ def build(
         tokenizer = files.get("tokenizer.json")
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
         parts = find_tensors(content.weights)
+        if module.kind == "patch":
+            _check_finite(module.name, parts)
         provides = None
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
         packed = pack_tensors(
-            tree, parts, known=known, provides=provides, deltas=deltas, progress=progress
+            tree,
+            parts,
+            known=known,
+            provides=provides,
+            patched=base.record.tensors if base is not None and module.kind == "patch" else None,
+            deltas=deltas,
+            progress=progress,
         )
         expected: dict[str, str] = {}
         if module.kind in _ACTS_ON_BASE:
@@ -167,6 +176,13 @@ def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLi
         release=release,
         size=weights + sum(file.size for file in record.files.values()),
     )
+
+
+def _check_finite(what: str, parts: Mapping[str, Part]) -> None:
+    """Check that a patch's tensors are finite: what it is put on need not be read to see that."""
+    for name, part in parts.items():
+        if count := count_not_finite(part.path, part.offset, part.length, part.dtype):
+            raise PatchNotFinite(what=what, tensor=name, count=count)
 
 
 def _built_from(
