@@ -35,7 +35,7 @@ from modpkg.progress import Progress
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
-_PLANNED_FROM = ("config.json", "adapter_config.json")
+_PLANNED_FROM = ("config.json", "adapter_config.json", "router.json")
 
 
 class Request(Struct, kw_only=True):
