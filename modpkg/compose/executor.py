@@ -18,6 +18,7 @@ import torch
 from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
+from modpkg.compose.gates import write_gates
 from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
@@ -76,7 +77,7 @@ def compose(
     tensors = dict(composition.kept)
     for name in composition.checked:
         check_finite(composition.name, name, tensors[name])
-    if composition.made:
+    if types := composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
@@ -86,7 +87,7 @@ def compose(
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
-        _, places = pack_header(composition.types())
+        _, places = pack_header(types)
         for name, place in places.items():
             tensors[name] = TensorRef(
                 file=str(folder / WEIGHTS),
@@ -112,7 +113,7 @@ def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
         whole = (folder / WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None
-    sound = record.key == composition.key and record.digests.keys() == composition.made.keys()
+    sound = record.key == composition.key and record.digests.keys() == composition.types().keys()
     return record if whole and sound else None
 
 
@@ -134,6 +135,7 @@ def _compute(
             file.flush()
             reserve(file.fileno(), length)
             digests = _run(composition, places, staged, pool, progress)
+            digests |= write_gates(composition, places, staged)
             os.fsync(file.fileno())
         staged.chmod(0o444)
         staged.replace(folder / WEIGHTS)
