@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why-not": ("comparing", "Say what forbids a version that is not chosen."),
     "test": ("testing", "Run the tests of a module, an app or an installed model."),
     "licenses": ("licensing", "List licences, and which do not go together."),
+    "vet": ("vetting", "Compare a new release with the one before it, by tests."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "check": ("versioning", "Say which version what changed asks for."),

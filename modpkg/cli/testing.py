@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modpkg.cli.options import Command, project_options
+from modpkg.cli.options import limit_option, project_options
 from modpkg.cli.output import TerminalProgress, bad, counted, faint, good, print_json, say, strong
 from modpkg.files import shown, write_atomically
 from modpkg.home import store_folder
@@ -15,17 +15,6 @@ from modpkg.store.store import Store
 
 if TYPE_CHECKING:
     from modpkg.community.suite import Tried
-
-
-def limit_option(command: Command) -> Command:
-    return click.option(
-        "--time-limit",
-        type=click.FloatRange(min=0, min_open=True),
-        default=1800.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="What a test may take on one model before it is stopped.",
-    )(command)
 
 
 @click.command("test")

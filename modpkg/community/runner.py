@@ -42,6 +42,12 @@ class Runner:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._listener: threading.Thread | None = None
+        self._ready = False
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
 
     def measure(
         self, asked: Measurement, *, suite: str, model: str, limit: float = LIMIT
@@ -100,9 +106,10 @@ class Runner:
             raise self._crash(crashed)
         return answer
 
-    def _started(self, crashed: dict[str, str]) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
+        """Start the process and let it import what it needs, while other work goes on."""
         if self._process is not None:
-            return self._process
+            return
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
@@ -125,8 +132,16 @@ class Runner:
 
         self._listener = threading.Thread(target=listen, daemon=True)
         self._listener.start()
-        stopped = CrashedTest(**crashed, reason="torch and transformers could not be imported")
-        self._next(time.monotonic() + _START, stopped, crashed)
+        self._ready = False
+
+    def _started(self, crashed: dict[str, str]) -> subprocess.Popen[bytes]:
+        self.start()
+        assert self._process is not None  # noqa: S101
+        process = self._process
+        if not self._ready:
+            stopped = CrashedTest(**crashed, reason="torch and transformers were not imported")
+            self._next(time.monotonic() + _START, stopped, crashed)
+            self._ready = True
         return process
 
     def _crash(self, crashed: dict[str, str]) -> CrashedTest:

@@ -31,12 +31,11 @@ from modpkg.names import parse_version
 from modpkg.progress import Progress
 from modpkg.records import IndexLine, ReleaseRecord, canonical_json
 from modpkg.sealed import seal, unseal
+from modpkg.store.contents import TESTED
 from modpkg.store.store import Store
 
 TEST_ENGINE = "1"
 """Raised whenever the same model and test would give another outcome."""
-TESTED = "tested"
-"""Folder of the store with outcomes: ``<aa>/<hex>``, named by what they are of."""
 
 
 class SuiteTest(Struct, frozen=True, kw_only=True):
@@ -52,11 +51,12 @@ class SuiteTest(Struct, frozen=True, kw_only=True):
     """Of what of it decides an outcome: not its bounds, tolerance or time."""
 
 
-class Kept(Struct, frozen=True):
-    """``tested/<aa>/<hex>``, sealed: an outcome, under what it is of."""
+class Kept(Struct, frozen=True, omit_defaults=True):
+    """``tested/<aa>/<hex>``, sealed: an outcome or a difference of two, under what it is of."""
 
     key: Digest
-    outcome: Outcome
+    outcome: Outcome | None = None
+    difference: Difference | None = None
 
 
 class Tried(Struct, frozen=True):
@@ -196,6 +196,11 @@ class Bench:
         self._runner.close()
         self._folders.cleanup()
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything so far was in the store."""
+        return not self._runner.started
+
     def run(self, what: Runnable, tests: Sequence[SuiteTest]) -> Tried:
         """Run tests on a model, as far as the store has not what they give.
 
@@ -217,6 +222,12 @@ class Bench:
 
     def compare(self, test: SuiteTest, model: str, before: Outcome, after: Outcome) -> Difference:
         """Return how far a test's value moved between two outcomes of it."""
+        if before.rows == after.rows:
+            return Difference(0.0, 0.0, 0.0)
+        told = [before.digest, after.digest, test.test.metric, test.measured, test.test.seed]
+        kept = self._kept(key := digest_bytes(canonical_json(told)))
+        if kept is not None and kept.difference is not None:
+            return kept.difference
         asked = Comparison(
             metric=test.test.metric,
             test=test.test.name,
@@ -225,22 +236,19 @@ class Bench:
             seed=test.test.seed,
         )
         limit = self._limit_of(test)
-        return self._runner.compare(asked, suite=test.suite, model=model, limit=limit)
+        found = self._runner.compare(asked, suite=test.suite, model=model, limit=limit)
+        self._keep(Kept(key, difference=found))
+        return found
 
     def _limit_of(self, test: SuiteTest) -> float:
         return min(test.test.time_limit or self._limit, self._limit)
 
     def _outcome(self, what: Runnable, test: SuiteTest) -> tuple[Outcome, bool]:
         told = [what.digest, test.measured, self._engine]
-        key = digest_bytes(canonical_json(told))
-        path = self._store.root / TESTED / key[7:9] / key[7:]
-        if not self._fresh:
-            try:
-                kept = unseal(path.read_bytes(), Kept)
-                if kept.key == key:
-                    return kept.outcome, False
-            except (OSError, msgspec.MsgspecError):
-                pass  # not there, or damaged: it is measured anew
+        kept = self._kept(key := digest_bytes(canonical_json(told)))
+        if kept is not None and kept.outcome is not None:
+            return kept.outcome, False
+        self._runner.start()
         folder = self._laid_out_model(what)
         self._progress.stage(f"Testing {what.subject.name}: {test.test.name}")
         asked = Measurement(
@@ -254,8 +262,23 @@ class Bench:
         outcome = self._runner.measure(
             asked, suite=test.suite, model=what.subject.name, limit=self._limit_of(test)
         )
-        write_atomically(path, seal(Kept(key, outcome)))
+        self._keep(Kept(key, outcome=outcome))
         return outcome, True
+
+    def _kept(self, key: Digest) -> Kept | None:
+        if self._fresh:
+            return None
+        try:
+            kept = unseal(self._path(key).read_bytes(), Kept)
+        except (OSError, msgspec.MsgspecError):
+            return None  # not there, or damaged: it is measured anew
+        return kept if kept.key == key else None
+
+    def _keep(self, kept: Kept) -> None:
+        write_atomically(self._path(kept.key), seal(kept))
+
+    def _path(self, key: Digest) -> Path:
+        return self._store.root / TESTED / key[7:9] / key[7:]
 
     def _laid_out_model(self, what: Runnable) -> Path:
         """Return the model's folder; it is fetched, composed and laid out when first needed."""

@@ -51,8 +51,7 @@ def apply_install(
         the manifest are then what they were.
     """
     environment = Environment(plan.project.environment)
-    store.projects.note(plan.project.lock_path, plan.project.environment)
-    fetch_plan(plan, store, progress)
+    _fetch(plan, store, progress)
     checkpoint("fetched")
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
@@ -108,8 +107,7 @@ def compose_models(
     """
     from modpkg.compose.executor import compose
 
-    store.projects.note(plan.project.lock_path, plan.project.environment)
-    fetch_plan(plan, store, progress)
+    _fetch(plan, store, progress)
     results = {}
     for model in plan.recipes:
         progress.stage(f"Composing {model.name}")
@@ -118,6 +116,15 @@ def compose_models(
             composition, store.root, threads=threads, executor=executor, progress=counted(progress)
         ).result
     return results
+
+
+def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
+    """Bring what a project lacks into the store, and say so."""
+    store.projects.note(plan.project.lock_path, plan.project.environment)
+    fetch_plan(plan, store, progress)
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
 
 
 def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
@@ -133,9 +140,6 @@ def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
     fetch_all(
         plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
     )
-    for module in plan.lock.module:
-        if size := plan.transfer.missing_of(module.name):
-            progress.fetched(module.name, module.version, size)
 
 
 def counted(progress: Progress) -> Callable[[int, int], None]:
