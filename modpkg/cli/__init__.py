@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vet": ("vetting", "Compare a new release with the one before it, by tests."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "patch": ("patching", "Make a small module of what a fine-tuned copy changed."),
+    "merge": ("merging", "Make one release of several patches or copies of a base."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "check": ("versioning", "Say which version what changed asks for."),
     "build": ("publishing", "Build a module's release into dist/."),
