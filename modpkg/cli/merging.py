@@ -34,8 +34,8 @@ AUTO = "auto"
 @click.option(
     "--method",
     metavar="METHOD",
-    help="What makes one of tensors that conflict: mean, ties, fisher … (docs/merging.md), or auto: "
-    "the one of several that the base's tests like best.",
+    help="What makes one of tensors that conflict: mean, ties, fisher … (docs/merging.md), or "
+    "auto: the one of several that the base's tests like best.",
 )
 @click.option("--parameter", multiple=True, metavar="KEY=VALUE", help="Of the method: density=0.5.")
 @click.option(
