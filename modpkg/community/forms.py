@@ -212,7 +212,7 @@ class _Search:
     def exact(self, inputs: Inputs) -> bool:
         """Say whether composing gives the copy's bits with it."""
         return all(
-            bool(_rounded(self._old[start:stop].double().add_(change), self._new[start:stop]).all())
+            bool(_rounded(self._old[start:stop].double() + change, self._new[start:stop]).all())
             for start, stop, change in self._deltas(inputs)
         )
 
