@@ -184,13 +184,15 @@ class PatchedTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the tensor that the patch makes."""
     was: DigestText | None = None
     """Of the base's tensor; `None` for one that the base does not have."""
-    inputs: dict[str, str]
+    inputs: dict[str, str] = {}
     """By role, the patch's own tensors that it is made with; the roles say how:
 
     ``whole``: the tensor itself. ``a``, ``b``: b · a is added. ``rows`` or ``columns``: each row
     (column) is multiplied by a number. ``gaps``, ``values``: values that stand at single places,
     alone or after one of the two before; see ``registry_spec/release.md``.
     """
+    first: int | None = None
+    """How many of the base's rows are left, from the first on; there are no inputs then."""
 
 
 class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):

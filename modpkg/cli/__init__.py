@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bisect": ("bisecting", "Find the module versions that broke a command."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "patch": ("patching", "Make a small module of what a fine-tuned copy changed."),
+    "merge": ("merging", "Make one release of several patches or copies of a base."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "check": ("versioning", "Say which version what changed asks for."),
     "changelog": ("versioning", "Write what changed between two releases, or locks."),

@@ -67,7 +67,7 @@ def patch_create_command(
     store = Store(store_folder())
     given = parse_version(version)
     with TerminalProgress() as progress:
-        module = _base(base, store, progress, registry, offline)
+        module = base_release(base, store, progress, registry, offline)
         side = find_side(copy, store, progress, user=user, registry=registry, offline=offline)
         chosen = module_name(name or f"{side.name or Path(copy).resolve().name}-patch")
         folder = out if out is not None else Path(chosen)
@@ -193,9 +193,9 @@ def patch_apply_command(
 
     store = Store(store_folder())
     with TerminalProgress() as progress, store.used():
-        module = _base(base, store, progress, registry, offline)
+        module = base_release(base, store, progress, registry, offline)
         side = find_side(patch, store, progress, user=user, registry=registry, offline=offline)
-        chosen, number = _target(module, name, version)
+        chosen, number = target_of(module, name, version)
         folder = out if out is not None else Path(f"{chosen}-{number}")
         found = apply(module, side, store, progress)
         origins = [(module.name, module.version, "patched")]
@@ -216,14 +216,14 @@ def patch_apply_command(
         say(f"{good('Wrote')} {strong(chosen)} {number} to {shown(folder)}/.")
 
 
-def _target(base: InstalledModule, name: str | None, version: str | None) -> tuple[str, str]:
+def target_of(base: InstalledModule, name: str | None, version: str | None) -> tuple[str, str]:
     from modpkg.community.candidate import next_version
 
     chosen = module_name(name or base.name)
     return chosen, str(parse_version(version or next_version(base.version)))
 
 
-def _base(
+def base_release(
     text: str, store: Store, progress: TerminalProgress, registry: str | None, offline: bool
 ) -> InstalledModule:
     """Return the release that a person named as the base."""

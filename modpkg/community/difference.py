@@ -19,6 +19,17 @@ Status = Literal["same", "changed", "reshaped", "added", "removed"]
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
+def layer_of(name: str) -> int | None:
+    """Return the first number in a tensor's name."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def part_of(name: str) -> str:
+    """Return a tensor's name without its layer's number."""
+    return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), name, count=1)
+
+
 class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One tensor on both sides, A and B. Norms are Euclidean, over all elements, in float64."""
 
@@ -49,13 +60,12 @@ class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def layer(self) -> int | None:
         """The first number in the name."""
-        found = _LAYER.search(self.name)
-        return int(found[1]) if found else None
+        return layer_of(self.name)
 
     @property
     def part(self) -> str:
         """The name without its layer's number: ``model.layers.*.mlp.down_proj.weight``."""
-        return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), self.name, count=1)
+        return part_of(self.name)
 
 
 class Difference(Struct, frozen=True):

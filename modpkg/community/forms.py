@@ -17,6 +17,7 @@ from modpkg.compose.operators.patch import ESCAPE, PATCHED
 from modpkg.compose.rounding import round_into
 from modpkg.compose.rows import mapped, matrix
 from modpkg.deltas import encode
+from modpkg.digests import digest_file
 from modpkg.errors import PatchNotFinite
 from modpkg.installed import TensorRef
 from modpkg.packs import DTYPE_BYTES
@@ -40,6 +41,8 @@ class Form(Struct, frozen=True, kw_only=True):
 
     inputs: Inputs | None
     """By role; None for the tensor itself, which is not copied."""
+    first: int | None = None
+    """How many of the base's rows it is, if that is all."""
     bytes: int
     """In a release."""
     elements: int
@@ -48,6 +51,8 @@ class Form(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
+        if self.first is not None:
+            return "first rows"
         return "whole" if self.inputs is None else FORMS[frozenset(self.inputs)]
 
     @property
@@ -75,6 +80,9 @@ def find_form(
         raise PatchNotFinite(tensor=name, what=what, count=count)
     elements = math.prod(copy.shape)
     length = copy.length + ENTRY + len(name)
+    if base is not None and _is_beginning(base, copy):
+        first = copy.shape[0]
+        return Form(inputs={}, first=first, bytes=0, elements=elements, changed=0)
     if base is None or (base.dtype, list(base.shape)) != (copy.dtype, list(copy.shape)):
         return Form(inputs=None, bytes=length, elements=elements, changed=elements)
     old, new = mapped(base), mapped(copy)
@@ -92,6 +100,17 @@ def find_form(
         if size < best.bytes and search.exact(candidate):
             best = Form(inputs=candidate, bytes=size, elements=elements, changed=changed)
     return best
+
+
+def _is_beginning(base: TensorRef, copy: TensorRef) -> bool:
+    """Say whether a tensor is the first rows of the base's."""
+    return (
+        base.dtype == copy.dtype
+        and len(base.shape) == len(copy.shape) > 0
+        and list(base.shape[1:]) == list(copy.shape[1:])
+        and copy.shape[0] < base.shape[0]
+        and digest_file(Path(base.file), base.offset, copy.length) == copy.digest
+    )
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -193,7 +212,7 @@ class _Search:
     def exact(self, inputs: Inputs) -> bool:
         """Say whether composing gives the copy's bits with it."""
         return all(
-            bool(_rounded(self._old[start:stop].double().add_(change), self._new[start:stop]).all())
+            bool(_rounded(self._old[start:stop].double() + change, self._new[start:stop]).all())
             for start, stop, change in self._deltas(inputs)
         )
 

@@ -192,7 +192,9 @@ def _table(
                 taken.add(own)
                 inputs[role] = own
         was = base.tensors[name].digest if name in base.tensors else None
-        table[name] = PatchedTensor(digest=changed[name].digest, was=was, inputs=inputs)
+        table[name] = PatchedTensor(
+            digest=changed[name].digest, was=was, inputs=inputs, first=form.first
+        )
     return table
 
 

@@ -73,9 +73,9 @@ def compose(
     """
     tensors = dict(composition.kept)
     if composition.checked:
-        from modpkg.compose.tensor import check_finite
+        from modpkg.compose.tensor import check_brought
     for name in composition.checked:
-        check_finite(composition.name, name, tensors[name])
+        check_brought(composition.name, name, tensors[name])
     if types := composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)

@@ -16,7 +16,7 @@ from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
 from modpkg.compose.rows import Rows, TensorBlocks
 from modpkg.digests import Digest, digest_file
-from modpkg.errors import ComposeError, NotFinite, StoreDamaged
+from modpkg.errors import BadPatch, ComposeError, NotFinite, StoreDamaged
 from modpkg.installed import TensorRef
 from modpkg.packs import PackTensor
 
@@ -114,12 +114,16 @@ class Reduction:
                 raise NotFinite(model=self._job.model, tensor=self._job.name)
 
 
-def check_finite(model: str, name: str, ref: TensorRef) -> None:
-    """Check the values of a tensor that is taken as it is.
+def check_brought(model: str, name: str, ref: TensorRef) -> None:
+    """Check a tensor that a patch brings, and that is taken as it is.
 
     Raises:
-        NotFinite: it has NaN or infinity. PackError: it cannot be read.
+        NotFinite: it has NaN or infinity. BadPatch: it is not what the patch says.
+        PackError: it cannot be read.
     """
+    if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
+        reason = f"{name!r} is not the tensor that it says (or the store is damaged)"
+        raise BadPatch(patch=f"A module of {model}", reason=reason)
     rows = Rows(ref)
     if not rows.tensor.dtype.is_floating_point:
         return

@@ -91,6 +91,11 @@ def _problem(
     name: str, item: PatchedTensor, own: Mapping[str, Typed], table: Mapping[str, Typed]
 ) -> str | None:
     """Return what is wrong with one tensor of a patch; None when nothing is."""
+    if item.first is not None:
+        own_shape = list(table[name].shape) if item.was is not None else []
+        if item.inputs or not own_shape or not 0 <= item.first < own_shape[0]:
+            return f"is said to be the first {item.first} rows of what has shape {own_shape}"
+        return None
     form = FORMS.get(frozenset(item.inputs))
     if form is None:
         return f"is made of {', '.join(sorted(item.inputs)) or 'nothing'}, which is no form"

@@ -5,6 +5,8 @@
           = W · (l − 1)      by rows or by columns
     and at single places   v − W
 
+or the first rows of the base's tensor alone.
+
 On the base that it was made for, and alone, it gives the copy's tensors bit for bit: whole ones
 are taken as they are, and the others were compared when the patch was made. Beside other steps it
 is a change like any other.
@@ -12,13 +14,18 @@ is a change like any other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.matrix import matrix, rows
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.errors import BadPatch, ComposeError
+from modpkg.installed import TensorRef
+from modpkg.packs import DTYPE_BYTES
 from modpkg.records import PATCH, PATCHED_FILES
 from modpkg.release.data import read_json
 from modpkg.release.patched import FLOATS, check_against, read_patch
@@ -49,7 +56,9 @@ def bind(situation: Situation) -> Effects:
     for name, item in record.tensors.items():
         inputs = {role: module.tensors[tensor] for role, tensor in item.inputs.items()}
         own, whole = base.tensors.get(name), inputs.get("whole")
-        if whole is not None and (
+        if own is not None and item.first is not None:
+            added[name] = first_rows(own, item.first, item.digest)
+        elif whole is not None and (
             own is None
             or own.dtype not in FLOATS
             or (own.dtype, list(own.shape)) != (whole.dtype, list(whole.shape))
@@ -83,6 +92,13 @@ def bind(situation: Situation) -> Effects:
         files=files,
         replaced=(*record.removed_files, *files),
     )
+
+
+def first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:
+    """Return the first rows of a tensor as one, where they lie."""
+    shape = [count, *ref.shape[1:]]
+    length = math.prod(shape) * DTYPE_BYTES[ref.dtype]
+    return structs.replace(ref, length=length, shape=shape, digest=digest)
 
 
 def _config(path: Any, situation: Situation) -> tuple[dict[str, Any], tuple[str, ...]]:
