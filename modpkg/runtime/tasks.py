@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from msgspec import Struct
 
+from modpkg.compose.mapping import map_tensors
 from modpkg.errors import TaskUnknown, WeightsDoNotFit
-from modpkg.installed import read_model
+from modpkg.installed import InstalledModel, read_model
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.load import load_model
 from modpkg.runtime.pooling import embed
 from modpkg.runtime.prompt import token_ids
+from modpkg.runtime.sentence import apart
 
 KNOWN = ("text-generation", "summarization", "text-classification", "feature-extraction")
 Stream = Callable[[str], None]
@@ -58,7 +60,7 @@ def run_task(
         if kind == "text-classification":
             return Result(kind, labels=_classify(model, tokenizer, task, text, warn))
         if kind == "feature-extraction":
-            vector = _embed(record.name, folder, model, tokenizer, task, text, warn)
+            vector = _embed(record, folder, packs, model, tokenizer, task, text, warn)
             return Result(kind, embedding=vector)
     raise TaskUnknown(name=record.name, task=kind, known=", ".join(KNOWN))
 
@@ -171,8 +173,9 @@ def _classify(
 
 
 def _embed(
-    name: str,
+    record: InstalledModel,
     folder: Path,
+    packs: Path,
     model: Any,
     tokenizer: Any,
     task: Mapping[str, Any],
@@ -182,5 +185,7 @@ def _embed(
     ids = _ids(model, tokenizer, {**task, "chat": False}, text, _context(model, tokenizer), warn)
     mask = torch.ones_like(ids)
     states = model(ids, attention_mask=mask).last_hidden_state
-    vector: list[float] = embed(name, folder, states, mask)[0].float().tolist()
+    _, after = apart(record.name, folder, record.tensors)
+    weights = {path: map_tensors(own.items(), packs) for path, own in after.items()}
+    vector: list[float] = embed(record.name, folder, states, mask, weights)[0].float().tolist()
     return vector
