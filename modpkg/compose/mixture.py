@@ -165,8 +165,10 @@ def dense_of(
                 "does not have"
             )
     kinds = config.get("layer_types")
-    if kinds is not None and set(kinds) != {"full_attention"}:
-        raise refuse(f"the base's layers are of several kinds ({', '.join(sorted(set(kinds)))})")
+    if kinds is not None and not (
+        isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
+    ):
+        raise refuse("the layer_types of the base's config.json are not all 'full_attention'")
     prefixes = tuple(layer.prefix for layer in layers)
     if len(prefixes) != config.get("num_hidden_layers", dense.defaults.get("num_hidden_layers")):
         raise refuse(f"{len(prefixes)} layers have a block, and its config.json says another count")
@@ -192,10 +194,10 @@ def mixture_config(
     Raises:
         What ``refuse`` makes of the reason: it does not say which architecture it is.
     """
-    named = config.get("architectures") or [""]
-    match = _CLASS.match(str(named[0]))
+    named = config.get("architectures")
+    match = _CLASS.match(str(named[0])) if isinstance(named, list) and named else None
     if match is None or match["stem"] != dense.stem:
-        raise refuse(f"the base's config.json names the architecture {named[0]!r}")
+        raise refuse(f"the base's config.json names the architectures {named!r}")
     into = dense.into
     edits = {key: value for key, value in dense.defaults.items() if key not in config}
     heads = config.get("num_attention_heads", edits.get("num_attention_heads", 32))

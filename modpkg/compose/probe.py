@@ -24,6 +24,7 @@ from modpkg.compose.mapping import map_tensors
 from modpkg.digests import digest_file
 from modpkg.errors import ComposeError, ExtraNeeded, RemoteCode, StoreDamaged
 from modpkg.installed import TensorRef
+from modpkg.release.binding.expert import layers_of
 from modpkg.release.data import read_json
 
 _LEAST = 1e-8
@@ -91,8 +92,7 @@ class Reader:
             # Rows of the embedding, for all of it as float64 can be larger than a layer.
             embeddings = self._tensor(_EMBEDDINGS)[torch.tensor(ids)].double()[None]
             if self._probe.mode == "cheap_embed":
-                layers = int(self._probe.config["num_hidden_layers"])
-                state = embeddings[0].sum(dim=0).expand(layers, -1)
+                state = embeddings[0].sum(dim=0).expand(len(layers_of(self._tensors)), -1)
             else:
                 before = self._before(embeddings)
                 average = self._probe.mode == "hidden_avg"

@@ -367,10 +367,16 @@ def test_nan_in_a_row_is_refused_when_it_is_composed(tmp_path: Path) -> None:
         ("llama", {"attention_bias": True}, "attention_bias = True"),
         ("llama", {"mlp_bias": True}, "mlp_bias = True"),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
+        ("llama", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
+        ("llama", {"layer_types": 5}, "layer_types"),
+        ("llama", {"architectures": {"a": 1}}, "names the architectures"),
+        ("llama", {"architectures": ["MistralForCausalLM"]}, "names the architectures"),
+        ("llama", {"num_hidden_layers": 4}, "config.json says another count"),
+        (["llama"], {}, r"architecture is \['llama'\]"),
     ],
 )
 def test_a_base_that_is_no_mixture_exactly(
-    tmp_path: Path, kind: str, config: dict[str, Any], message: str
+    tmp_path: Path, kind: Any, config: dict[str, Any], message: str
 ) -> None:
     base = dense(tmp_path, "llama")
     path = tmp_path / "base" / "config.json"

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from modpkg.errors import ImportRefused
+from modpkg.interop.mergekit import import_mergekit
+from modpkg.manifest import read_manifest
 from tests.compose.helpers import of_folder
 from tests.compose.mergekit.make_experts import HERE, RECIPES, write_models
 from tests.compose.mixtures import Parameters, mixed, opened, saved
@@ -46,3 +50,53 @@ def test_a_mixture_is_mergekits(tmp_path: Path, recipe: str) -> None:
         # two ways of summing norms in float32 are apart by its last digits
         torch.testing.assert_close(ours[name].double(), judge, rtol=1e-5, atol=1e-6)
         assert (ours[name] - judge).abs().max() <= (tensor - judge).abs().max() + 2e-7
+
+
+MIXTURE = """
+base_model: a
+gate_mode: hidden
+experts_per_token: 1
+dtype: float32
+experts:
+  - {source_model: a, positive_prompts: ["the cat sat"]}
+  - {source_model: org/b, positive_prompts: ["a mat"], negative_prompts: ["it", "on"]}
+"""
+
+
+def test_a_recipe_of_a_mixture_becomes_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "r.yml").write_text(MIXTURE)
+    notes = " ".join(import_mergekit(tmp_path / "r.yml", tmp_path / "out", "mix", "1.0"))
+    assert "reads prompts in float64" in notes
+    recipe = read_manifest(tmp_path / "out" / "modpkg.toml").compose
+    assert recipe is not None
+    assert [(s.op, s.module) for s in recipe.steps] == [
+        ("expert", "a"), ("expert", "b"), ("router", "a"),
+    ]  # fmt: skip
+    assert recipe.steps[1].parameters == {
+        "negative_prompts": ("it", "on"),
+        "others": "drop",
+        "prompts": ("a mat",),
+    }
+    assert recipe.steps[2].parameters == {"experts_per_token": 1.0, "gates": "hidden"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("gate_mode: random", "gate_mode is 'random'"),
+        ("architecture: deepseek", "architecture is 'deepseek'"),
+        ("shared_experts: [{source_model: a}]", "'shared_experts' has no form"),
+        ("experts: []", "experts in a list"),
+        ("experts: [{source_model: b, noise_scale: 0.1}]", "'noise_scale' of an expert"),
+        ("experts: [{source_model: b, positive_prompts: x}]", "no list of texts"),
+        ("experts: [b]", "a table with source_model"),
+        ("merge_method: ties", "'merge_method' is not known"),
+    ],
+)
+def test_what_a_mixture_cannot_say_here_is_refused(
+    tmp_path: Path, change: str, message: str
+) -> None:
+    recipe = {**yaml.safe_load(MIXTURE), **yaml.safe_load(change)}
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ImportRefused, match=message):
+        import_mergekit(tmp_path / "r.yml", tmp_path / "out", "mix", "1.0")

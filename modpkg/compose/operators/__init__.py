@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from modpkg.compose.operators.boft import BOFT
+from modpkg.compose.operators.c3a import C3A
+from modpkg.compose.operators.delora import DELORA
 from modpkg.compose.operators.dense import DENSE, LN_TUNING
 from modpkg.compose.operators.dora import DORA
 from modpkg.compose.operators.expert import EXPERT
@@ -28,8 +30,8 @@ from modpkg.errors import UnknownOperator
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
-        *(BOFT, DENSE, DORA, EXPERT, HEAD, HIRA, HRA, IA3, LN_TUNING, LOHA, LOKR, LORA),
-        *(MISS, OFT, PATCHED, REPLACE, ROUTER, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
+        *(BOFT, C3A, DELORA, DENSE, DORA, EXPERT, HEAD, HIRA, HRA, IA3, LN_TUNING, LOHA, LOKR),
+        *(LORA, MISS, OFT, PATCHED, REPLACE, ROUTER, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
     )
 }
 GROUP = "modpkg.operators"
