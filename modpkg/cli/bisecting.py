@@ -53,6 +53,7 @@ def bisect_command(
     environment variable MODPKG_PROJECT; your own project and environment are not touched.
     """
     from modpkg.community.bisect import bisect
+    from modpkg.community.command import CommandJudge
     from modpkg.community.mixes import Mixes
     from modpkg.community.trials import Command, Trials
     from modpkg.environment.plan import Request
@@ -64,29 +65,25 @@ def bisect_command(
     before, after = _lock(old, project), _lock(new, project)
     store = Store(store_folder())
     with TerminalProgress() as progress:
-        trials = Trials(
-            Command(
-                arguments=list(command),
-                shown=shlex.join(command),
-                folder=str(Path.cwd()),
-                timeout=timeout,
-                repeat=repeat,
-            ),
-            store,
-            progress,
-            project=project,
-            request=Request(registry=registry, offline=offline),
-            tell=progress.told,
+        judged = Command(
+            arguments=list(command),
+            shown=shlex.join(command),
+            folder=str(Path.cwd()),
+            timeout=timeout,
+            repeat=repeat,
         )
+        request = Request(registry=registry, offline=offline)
+        judge = CommandJudge(judged, project, request, store, progress)
+        trials = Trials(judged, judge, progress, progress.told)
         registries = Registries(
-            trials.project.parse(trials.text),
+            judge.project.parse(judge.text),
             store.blobs,
             default=registry,
             offline=offline,
             warn=progress.warn,
         )
         with trials.held(fresh=fresh):
-            mixes = Mixes(trials.project, trials.text, before, after, registries)
+            mixes = Mixes(judge.project, judge.text, before, after, registries)
             found = bisect(mixes, trials, progress.told, old=old, new=new)
     if as_json:
         print_json(found)
