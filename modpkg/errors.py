@@ -555,6 +555,78 @@ class RedirectAmbiguous(ModpkgError):
     )
 
 
+# M710 to M729: tests, reports and vetting -----------------------------------------------------
+
+
+class BadReport(ModpkgError):
+    code = "M710"
+    template = "{what} is not a sound report: {reason}; 'modpkg test' writes a new one."
+
+
+class LyingReport(ModpkgError):
+    code = "M711"
+    template = (
+        "{path} is a report of another {what}: it says {said}, and what is built here is {actual}. "
+        "Run 'modpkg test' again, or take the file out."
+    )
+
+
+class BadCases(ModpkgError):
+    code = "M712"
+    template = "{where}: {reason}; these are the cases of a test, and none of them was run."
+
+
+class UnknownMetric(ModpkgError):
+    code = "M713"
+    template = "{where}: there is no metric {metric!r}{hint}."
+
+
+class BadMetric(ModpkgError):
+    code = "M714"
+    template = "Metric {metric!r} cannot be used: {reason}."
+
+
+class MetricUnfit(ModpkgError):
+    code = "M715"
+    template = (
+        "{test}: metric {metric!r} needs {needs}, which {name} is not; "
+        "take a metric that fits its task."
+    )
+
+
+class OutputNotFinite(ModpkgError):
+    code = "M716"
+    template = "{name} gives NaN or infinity in test {test!r} for {text}; its weights are broken."
+
+
+class StoppedTest(ModpkgError):
+    code = "M717"
+    template = (
+        "Test {test!r} of {suite} did not end on {name} within {limit:g} seconds and was stopped; "
+        "give it less to do, or more time (--time-limit, or time_limit in [[tests]])."
+    )
+
+
+class CrashedTest(ModpkgError):
+    code = "M718"
+    template = "Test {test!r} of {suite} ended the process that ran it on {name} ({reason})."
+
+
+class NothingToTest(ModpkgError):
+    code = "M719"
+    template = "There is nothing to test: {reason}."
+
+
+class NotASuite(ModpkgError):
+    code = "M720"
+    template = "{name} {version} is of kind {kind!r}, and [suites] names modules of kind 'suite'."
+
+
+class NothingToVet(ModpkgError):
+    code = "M721"
+    template = "{what} cannot be vetted: {reason}."
+
+
 # M79: bisecting and tested updates --------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tree": ("inspecting", "Show what depends on what."),
     "why": ("inspecting", "Show every path that leads to a module."),
     "why-not": ("comparing", "Say what forbids a version that is not chosen."),
+    "test": ("testing", "Run the tests of a module, an app or an installed model."),
+    "vet": ("vetting", "Compare a new release with the one before it, by tests."),
     "bisect": ("bisecting", "Find the module versions that broke a command."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),

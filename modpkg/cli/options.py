@@ -63,6 +63,18 @@ def upgrade_options(command: Command) -> Command:
     return every(one(command))
 
 
+def limit_option(command: Command) -> Command:
+    """``--time-limit``: what a test may take."""
+    return click.option(
+        "--time-limit",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1800.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="What a test may take on one model before it is stopped.",
+    )(command)
+
+
 def trial_options(command: Command) -> Command:
     """How a command judges what is tried."""
     timeout = click.option(

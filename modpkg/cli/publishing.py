@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import msgspec
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
-from modpkg.environment.registries import Registries
+from modpkg.environment.registries import Registries, Wishes
 from modpkg.errors import (
     ManifestKindNeeded,
     ManifestMissing,
@@ -28,7 +29,8 @@ from modpkg.manifest import (
     read_manifest,
 )
 from modpkg.names import module_name, parse_version
-from modpkg.records import KINDS
+from modpkg.progress import Progress
+from modpkg.records import KINDS, ReleaseRecord
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder
@@ -119,6 +121,7 @@ def build_command(
             known=_known(manifest, module, registry),
             deltas=not no_deltas,
             progress=progress.advance,
+            accept=partial(_accept, manifest, progress, Wishes(registry, offline)),
         )
     line, tally = built.line, built.tally
     if as_json:
@@ -136,6 +139,16 @@ def build_command(
     say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
     for origin in built.record.provenance.built_from:
         say(f"  against  {origin.name} {origin.version}")
+
+
+def _accept(
+    manifest: Manifest, progress: Progress, wishes: Wishes, tree: Path, record: ReleaseRecord
+) -> None:
+    """Refuse a release whose report.json is of something else."""
+    if "report.json" in record.files:
+        from modpkg.community.projects import check_claim
+
+        check_claim(tree, record, manifest, Store(store_folder()), progress, wishes)
 
 
 def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:

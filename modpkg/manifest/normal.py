@@ -51,6 +51,7 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
             "compose": manifest.compose and _compose(manifest.compose),
             "task": manifest.task and _task(manifest.task),
             "tests": [_test(test) for test in manifest.tests],
+            "suites": [_dependency(suite) for suite in manifest.suites],
             "files": {
                 "include": list(manifest.files.include),
                 "exclude": list(manifest.files.exclude),
@@ -157,6 +158,9 @@ def _test(test: Test) -> dict[str, Any]:
             "metric": test.metric,
             "at_least": test.at_least,
             "at_most": test.at_most,
+            "tolerance": test.tolerance or None,
+            "seed": test.seed or None,
+            "time_limit": test.time_limit,
             "model": test.model,
         }
     )

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from modpkg.errors import ManifestError, ManifestMissing
 from modpkg.files import shown
-from modpkg.manifest.dependencies import read_dependencies, read_extras, read_registries
+from modpkg.manifest.dependencies import (
+    read_dependencies,
+    read_extras,
+    read_registries,
+    read_suites,
+)
 from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
 from modpkg.manifest.node import Node, Source, Table
@@ -33,6 +38,7 @@ _TABLES = (
     "compose",
     "task",
     "tests",
+    "suites",
     "files",
     "registries",
     "constraints",
@@ -110,6 +116,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         compose=read_compose(compose, names | optional) if compose else None,
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),
+        suites=read_suites(table.get("suites"), registries, owner),
         files=read_files(files) if files else FilesTable(),
         registries=registries,
         models=models,
@@ -132,8 +139,10 @@ def _owner(table: Table) -> tuple[ModuleTable | None, ModuleName | None]:
 def _check_tables(table: Table, module: ModuleTable | None) -> None:
     """Refuse the tables that this kind of manifest cannot have."""
     compose, task, files = table.get("compose"), table.get("task"), table.get("files")
-    models = table.get("models")
+    models, suites = table.get("models"), table.get("suites")
     if module is None:
+        if suites:
+            raise suites.fail("belongs to a module; an app writes [[tests]] of its own instead")
         if compose:
             raise compose.fail("belongs to a module; an app writes [models.NAME] instead")
         if task:
@@ -143,6 +152,8 @@ def _check_tables(table: Table, module: ModuleTable | None) -> None:
         return
     if models:
         raise models.fail("belongs to an app; a module writes [compose] instead")
+    if suites and module.kind in ("suite", "collection"):
+        raise suites.fail(f"does not go with kind {module.kind!r}, which has no model; take it out")
     if compose and module.kind != "model":
         raise compose.fail(
             f"does not go with kind {module.kind!r}, only with kind 'model'; change one of them"

@@ -119,6 +119,12 @@ class Test(Struct, frozen=True, kw_only=True):
     metric: str
     at_least: float | None = None
     at_most: float | None = None
+    tolerance: float = 0.0
+    """How much worse the value of an update may be."""
+    seed: int = 0
+    """Of what is drawn at random: the resamples of an interval, and a metric's own."""
+    time_limit: float | None = None
+    """Seconds that the test may take on one model; None leaves it to the one who runs it."""
     model: ModuleName | None = None
     """In an app: the dependency or assembly that is tested; None means each of its models."""
 
@@ -173,6 +179,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     compose: Compose | None = None
     task: Task | None = None
     tests: tuple[Test, ...] = ()
+    suites: tuple[Dependency, ...] = ()
+    """Modules of kind ``suite`` whose tests the module has to pass too; nothing installs them."""
     files: FilesTable = FilesTable()
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}

@@ -67,13 +67,15 @@ def build(
     known: Known | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
+    accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing what was there.
 
     Everything a computer can work out is worked out here: digests, tensor table, the interface
     that the module offers or expects, and what it was built against. Tensors that the registry
     has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
-    is off. The same project and the same registry give the same bytes.
+    is off. The same project and the same registry give the same bytes. ``accept`` sees the
+    finished tree before it takes ``out``'s place; what it raises leaves ``out`` as it was.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
@@ -132,6 +134,7 @@ def build(
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
         write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
+        accept(staged, record)
         remove_tree(out)
         staged.rename(out)
     finally:

@@ -23,7 +23,7 @@ _NOT_MERGED = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
 _CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
 _DOCUMENT = re.compile(
     r"(?i)^(?:(?:readme|licen[cs]e|copying|notice|changelog)(?:[._-].*)?|\.git.*|tests/.*|dist/.*"
-    r"|modpkg\.toml|.*\.index\.json|config\.json)$"
+    r"|modpkg\.toml|report\.json|.*\.(?:index\.json|jsonl|csv|parquet)|config\.json)$"
 )
 
 
