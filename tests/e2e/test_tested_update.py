@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modpkg.lock import read_lock
-from tests import tiny
 from tests.command import modpkg, modpkg_json, refused
+from tests.community.tiny import labelled, publish, table, write_encoder, write_head
 from tests.planted import (
     contents,
     publish_graph,
@@ -133,9 +132,7 @@ def test_nothing_is_switched_while_it_fails_or_is_killed(app: Path) -> None:
 
 
 def test_a_lock_that_somebody_changes_meanwhile_is_left_alone(app: Path) -> None:
-    other = write_check(app, "").copy()
     command = check(app, "Path('modpkg.lock').write_bytes(Path('other.lock').read_bytes())")
-    assert other
     lock = (app / "modpkg.lock").read_text()
     (app / "other.lock").write_text(lock.replace('kind = "collection"', 'kind = "model"', 1))
     assert "M797" in refused("update", "--test", command)
@@ -168,13 +165,27 @@ def test_what_holds_each_other_moves_together(home: Path) -> None:
 
 
 def test_the_tests_of_the_app(home: Path, tmp_path: Path) -> None:
-    """Adapters from 3.0 on answer otherwise, and the app's own test says which answer is right."""
+    """Heads from 3.0 on are others, and the app's own test says which labels are right."""
     registry, projects = home / "registry", tmp_path / "projects"
-    tiny.publish(tiny.write_base(projects / "base"), registry)
-    for number in range(1, 5):
-        folder = tiny.write_adapter(projects / f"l{number}", f"{number}.0", seed=1 + number // 3)
-        tiny.publish(folder, registry)
-    tiny.publish(tiny.write_model(projects / "talker", "1.0"), registry)
+    publish(write_encoder(projects / "encoder"), registry)
+    for number in range(1, 6):
+        head = projects / f"mood-{number}"
+        publish(write_head(head, version=f"{number}.0", seed=int(number > 2)), registry)
     folder = Path.cwd()
-    pytest.skip("to be written")
-    assert sys
+    recipe = (
+        '[app]\nname = "mine"\n[dependencies]\nencoder = "*"\nmood = "*"\n'
+        '[models.judge]\nbase = "encoder"\nsteps = [{ op = "head", module = "mood" }]\n'
+    )
+    manifest = folder / "modpkg.toml"
+    manifest.write_text(recipe + '[constraints]\nmood = "==1.0"\n')
+    modpkg("install")
+    (folder / "tests").mkdir()
+    cases = labelled(projects / "mood-1", projects / "encoder")
+    (folder / "tests" / "moods.jsonl").write_bytes(cases)
+    manifest.write_text(recipe + table(more='at_least = 1.0\nmodel = "judge"\n'))
+    modpkg("install")
+    said = modpkg("update", "--dry-run", "--test").stdout
+    assert "mood stays at 2.0: with 3.0 the tests fail (the newest is 5.0)." in said
+    assert versions(folder)["mood"] == "1.0"
+    assert updated("--test")["runs"] == 4
+    assert versions(folder)["mood"] == "2.0"
