@@ -1,9 +1,9 @@
-"""Trials: a mix of versions is installed in a project of its own, and a command judges it.
+"""Trials: mixes of versions are judged one after the other, and what each run said is kept.
 
 ``trials/<hex>/`` in modpkg's home, named by the command and the folder it runs in:
 
   state.json       what every run so far said, sealed; written anew after each run
-  runs/<n>.log     what the n-th run printed
+  runs/<hex>.log   what a run printed
   project/         the manifest, lock and environment of the mix that is tried
   lock             held by the command that tries
 """
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -24,19 +23,19 @@ from msgspec import Struct
 from modpkg.community.minimize import Verdict
 from modpkg.community.mixes import Impossible, Mix
 from modpkg.digests import Digest, digest_bytes
-from modpkg.environment.generations import Environment
-from modpkg.environment.install import apply_install
-from modpkg.environment.plan import Request, plan_install
-from modpkg.environment.project import PROJECT_VARIABLE, Project
-from modpkg.errors import CommandEnded, LockError, ManifestMissing, ModpkgError
+from modpkg.errors import (
+    BadEndPasses,
+    CommandEnded,
+    CommandWavers,
+    EndNotTested,
+    GoodEndFails,
+    ModpkgError,
+)
 from modpkg.files import make_folder, remove_tree, write_atomically
 from modpkg.home import trials_folder
-from modpkg.lock import parse_lock
-from modpkg.manifest.edit import with_absolute_registries
 from modpkg.progress import Progress
 from modpkg.records import canonical_json
 from modpkg.sealed import seal, unseal
-from modpkg.store.store import Store
 
 SKIP = 125
 """The exit status that says neither good nor bad, as for ``git bisect run``."""
@@ -65,8 +64,9 @@ class Command(Struct, frozen=True, kw_only=True):
     """How often it has to pass."""
 
     @property
-    def digest(self) -> Digest:
-        return digest_bytes(canonical_json(self))
+    def root(self) -> Path:
+        """The folder of its trials."""
+        return trials_folder() / digest_bytes(canonical_json(self)).removeprefix("sha256:")
 
 
 class Runs(Struct, kw_only=True):
@@ -95,6 +95,23 @@ class State(Struct, kw_only=True):
     """When the search has come to its end: what the command's folder was like then."""
 
 
+class Judge(Protocol):
+    """What says whether a mix is good."""
+
+    def prepare(self, mix: Mix) -> None:
+        """Make the mix ready to be judged.
+
+        Raises:
+            ModpkgError: it cannot be; where it cannot be composed, that makes it unknown.
+        """
+
+    def judge(self, output: IO[bytes]) -> int:
+        """Return an exit status for what was prepared last; what is printed goes to ``output``."""
+
+    def clear(self) -> None:
+        """Remove what was made ready."""
+
+
 class Outcome(Struct, frozen=True, kw_only=True):
     """What a trial said."""
 
@@ -111,28 +128,19 @@ class Trials:
     def __init__(
         self,
         command: Command,
-        store: Store,
+        judge: Judge,
         progress: Progress,
-        *,
-        project: Project,
-        request: Request,
         tell: Callable[[str], None],
     ) -> None:
-        """``project`` is the user's: its manifest is read, and nothing of it is changed.
-
-        ``request`` has the registry and the wishes of every trial's install.
-        """
+        """``tell`` gets a line for each run."""
         self.command = command
-        self.root = trials_folder() / command.digest.removeprefix("sha256:")
-        self.project = Project(self.root / "project" / project.manifest_path.name)
-        self.text = with_absolute_registries(project.text(), project.folder)
+        self.root = command.root
         self.made = 0
         """Runs made now."""
         self.remembered = 0
         """Runs made by an earlier command, and used now."""
-        self._store = store
+        self._judge = judge
         self._progress = progress
-        self._request = request
         self._tell = tell
         self._state = State(command=command)
         self._earlier: set[Digest] = set()
@@ -157,6 +165,10 @@ class Trials:
         try:
             self._begin(fresh)
             yield
+        except (GoodEndFails, BadEndPasses, EndNotTested, CommandWavers):
+            self._state.runs.clear()  # whatever is mended now, it is to be seen
+            self.end()
+            raise
         finally:
             lock.release()
 
@@ -180,13 +192,13 @@ class Trials:
                     "forgets them."
                 )
             return
-        remove_tree(self.root / "project")
+        self._judge.clear()
         remove_tree(self.root / "runs")
         self._save()
 
     def end(self) -> None:
         """Say that the search has come to its end; what was installed for it is removed."""
-        remove_tree(self.root / "project")
+        self._judge.clear()
         self._state.ended = _fingerprint(Path(self.command.folder))
         self._save()
         _forget_old(self.root)
@@ -203,7 +215,7 @@ class Trials:
         runs = self._runs_of(mix, label)
         while (verdict := runs.verdict(self.command.repeat)) is None:
             try:
-                self._install(mix)
+                self._judge.prepare(mix)
             except ModpkgError as error:
                 if not error.code.startswith("M6"):
                     raise
@@ -232,17 +244,6 @@ class Trials:
         self._used.add(digest)
         return runs
 
-    def _install(self, mix: Mix) -> None:
-        project, environment = self.project, Environment(self.project.environment)
-        if _lies(project, mix):
-            return
-        write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
-        request = msgspec.structs.replace(self._request, lock=mix.lock)
-        quiet = _Warnings(self._progress)
-        with environment.exclusive(), self._store.used():
-            plan = plan_install(project, request, self._store, quiet)
-            apply_install(plan, self._store, quiet)
-
     def _log(self, runs: Runs, number: int) -> Path:
         return self.root / "runs" / f"{runs.mix[7:23]}-{number}.log"
 
@@ -251,7 +252,7 @@ class Trials:
         log.parent.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
         with open(log, "wb") as output:
-            status = _status(self.command, self.project.folder, output.fileno())
+            status = self._judge.judge(output)
         self.made += 1
         taken = time.monotonic() - begun
         if not 0 <= status <= _LAST:
@@ -279,67 +280,10 @@ class Trials:
         write_atomically(self.root / "state.json", seal(self._state))
 
 
-class _Warnings(Progress):
-    """Passes on warnings alone."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def warn(self, message: str) -> None:
-        self._progress.warn(message)
-
-
-def _status(command: Command, project: Path, output: int) -> int:
-    """Run a command and return its exit status; it is ended when its time is over, or ours."""
-    try:
-        process = subprocess.Popen(
-            command.arguments,
-            cwd=command.folder,
-            env=os.environ | {PROJECT_VARIABLE: str(project)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        os.write(output, f"{command.arguments[0]}: {error.strerror}\n".encode())
-        return 127 if isinstance(error, FileNotFoundError) else 126  # as shells have it
-    try:
-        return process.wait(command.timeout)
-    except subprocess.TimeoutExpired:
-        return HUNG
-    finally:
-        _end_group(process)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and whatever it has begun that still runs."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
-
-
 def _how(status: int) -> str:
     if status < 0:
         return f"was ended by signal {-status}"
     return f"ends with exit status {status}"
-
-
-def _lies(project: Project, mix: Mix) -> bool:
-    """Say whether a mix is what is installed in a project, and whole."""
-    try:
-        lock_text = project.lock_path.read_text("utf-8")
-        lock = parse_lock(lock_text, project.lock_path)
-        return (
-            project.text() == mix.manifest
-            and lock.module == mix.lock.module
-            and Environment(project.environment).answers(mix.manifest, lock_text)
-        )
-    except (OSError, UnicodeDecodeError, LockError, ManifestMissing):
-        return False
 
 
 def _read(path: Path) -> State | None:
