@@ -3,6 +3,7 @@
 Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, and each
 block is written to its place in the new pack. A result is kept in the store under the key of
 its inputs, and its record is written last: a killed composition leaves nothing that is trusted.
+What needs no computing, or is in the store, imports no torch.
 """
 
 from __future__ import annotations
@@ -14,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.rows import ModelBlocks
-from modpkg.compose.tensor import Job, make_tensor
 from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
 from modpkg.interface import weights_digest
@@ -121,6 +119,8 @@ def _compute(
     progress: Callable[[int, int], None] | None,
 ) -> ComposedRecord:
     """Write the pack, then its record."""
+    import torch
+
     header, places = pack_header(composition.types())
     length = max(place.offset + place.length for place in places.values())
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,8 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, DigestText]:
     """Make all tensors, the largest first, and return their digests."""
+    from modpkg.compose.tensor import Job, make_tensor
+
     order = sorted(composition.made, key=lambda name: (-places[name].length, name))
     measured = _measured(composition)
     futures = {}
@@ -187,4 +189,6 @@ def _measured(composition: Composition) -> Any:
     reducer = find_reducer(made[0][1].reducer, composition.name)
     if reducer.measure is None or not reducer.across:
         return None
+    from modpkg.compose.rows import ModelBlocks
+
     return reducer.measure(ModelBlocks(composition.name, made))

@@ -37,6 +37,7 @@ def placeless(manifest: Manifest) -> Manifest:
         path=Path(),
         dependencies=bare(manifest.dependencies),
         extras={name: bare(found) for name, found in manifest.extras.items()},
+        suites=bare(manifest.suites),
         constraints=(),
         overrides=(),
         resolution=ResolutionTable(),
