@@ -23,7 +23,7 @@ from modpkg.manifest.schema import Compose, Setting
 from modpkg.records import canonical_json
 from modpkg.release.data import read_json
 
-COMPOSE_ENGINE = "2"
+COMPOSE_ENGINE = "3"
 """Raised whenever the same inputs would give other bytes."""
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
