@@ -28,6 +28,7 @@ _TITLES = {
     "release": "Release record",
     "provides": "Interface that a release provides",
     "expects": "Interface that a release expects",
+    "patch": "patch.json of a release of kind patch",
     "lock": "modpkg.lock",
     "report": "report.json",
 }

@@ -28,7 +28,7 @@ from modpkg.cli.output import (
     say,
     strong,
 )
-from modpkg.environment.generations import Environment
+from modpkg.environment.generations import EXACT, Environment, Generation
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, NotLocked, UsageProblem
 from modpkg.files import human_bytes
@@ -271,17 +271,15 @@ def _carry_out(
             return
         with environment.exclusive(_WAITING), store.used():
             plan = plan_install(project, request, store, progress)
-            for fit in plan.fits:
-                if not fit.drift.exact:
-                    progress.warn(
-                        f"{fit.module} was made for other weights of {fit.base} "
-                        f"{fit.base_version}: {fit.text()}."
-                    )
+            for said in plan.licences.warnings():
+                progress.warn(said)
             if _is_done(environment, plan):
+                _warn_of_drift(environment.current(), progress)
                 environment.prune()
                 _report_nothing(environment, json_wanted, told or {})
                 return
             generation = apply_install(plan, store, progress, frozen=request.frozen)
+            _warn_of_drift(generation, progress)
         if (cap := read_settings().max_size) is not None:
             collect_over(store, cap, now=time.time(), warn=progress.warn)
     if json_wanted:
@@ -299,6 +297,13 @@ def _carry_out(
     )
     if runnable and request.add:
         say(faint(f"Run it: modpkg run {runnable[-1]} FILE"))
+
+
+def _warn_of_drift(generation: Generation | None, progress: TerminalProgress) -> None:
+    for module in generation.modules if generation is not None else ():
+        for base, fit in module.fits.items():
+            if fit != EXACT:
+                progress.warn(f"{module.name} was made for other weights of {base}: {fit}.")
 
 
 def _is_done(environment: Environment, plan: InstallPlan) -> bool:
@@ -356,6 +361,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
             for module in plan.lock.module
         ],
         "fits": {f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
+        "licenses": plan.licences,
         "fetch": plan.transfer.missing,
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
@@ -378,6 +384,8 @@ def _show_plan(plan: InstallPlan, json_wanted: bool, told: Mapping[str, Any]) ->
         say(f"   {strong(module.name)} {module.version} ({module.kind}): {what}")
     for fit in plan.fits:
         say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
+    for said in plan.licences.warnings():
+        say(f"   {bad('licences')}: {said}")
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
         f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)} "

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from msgspec import Struct
 
+from modpkg.compose.distance import bits_of, distance_of, relative
 from modpkg.compose.mapping import map_tensors
 from modpkg.installed import TensorRef
 
 Status = Literal["same", "changed", "reshaped", "added", "removed"]
 
-BLOCK_ELEMENTS = 1 << 17
-"""Elements that are compared at once: the float64 copies of a block take 2 MiB."""
-
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def layer_of(name: str) -> int | None:
+    """Return the first number in a tensor's name."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def part_of(name: str) -> str:
+    """Return a tensor's name without its layer's number."""
+    return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), name, count=1)
 
 
 class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,18 +55,17 @@ class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def relative(self) -> float:
         """‖B − A‖ / ‖A‖; infinite where A is zero and B is not."""
-        return _ratio(self.distance, self.norm)
+        return relative(self.distance, self.norm)
 
     @property
     def layer(self) -> int | None:
         """The first number in the name."""
-        found = _LAYER.search(self.name)
-        return int(found[1]) if found else None
+        return layer_of(self.name)
 
     @property
     def part(self) -> str:
         """The name without its layer's number: ``model.layers.*.mlp.down_proj.weight``."""
-        return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), self.name, count=1)
+        return part_of(self.name)
 
 
 class Difference(Struct, frozen=True):
@@ -88,13 +95,7 @@ class Difference(Struct, frozen=True):
     @property
     def relative(self) -> float:
         """That norm, relative to A's of the same tensors."""
-        return _ratio(self.distance, math.hypot(*(tensor.norm for tensor in self.tensors)))
-
-
-def _ratio(distance: float, norm: float) -> float:
-    if norm == 0:
-        return 0.0 if distance == 0 else math.inf
-    return distance / norm
+        return relative(self.distance, math.hypot(*(tensor.norm for tensor in self.tensors)))
 
 
 def difference(
@@ -146,22 +147,8 @@ def _plain(
 def _measured(
     name: str, a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None
 ) -> TensorDifference:
-    one, two = (_flat(map_tensors([(name, ref)])[name]) for ref in (a, b))
-    changed, norm, distance, largest = 0, 0.0, 0.0, 0.0
-    for old, new in _blocks(one, two):
-        if progress is not None:
-            progress(new.numel() * new.element_size())
-        x = old.double()
-        gap = new.double() - x
-        if old.dtype == new.dtype:
-            bits = _INTEGERS[old.element_size()]
-            changed += int(torch.count_nonzero(old.view(bits) - new.view(bits)))
-        else:
-            changed += int(torch.count_nonzero(gap))
-        norm += float(torch.dot(x, x))
-        distance += float(torch.dot(gap, gap))
-        low, high = torch.aminmax(gap)
-        largest = max(largest, float(high), -float(low))
+    old, new = (map_tensors([(name, ref)])[name] for ref in (a, b))
+    found = distance_of(old, new, progress)
     plain = _plain(name, b, "changed", a)
     return TensorDifference(
         name=name,
@@ -170,23 +157,29 @@ def _measured(
         shape=plain.shape,
         dtype_before=plain.dtype_before,
         elements=plain.elements,
-        changed=changed,
-        norm=math.sqrt(norm),
-        distance=math.sqrt(distance),
-        largest=largest,
+        changed=found.changed,
+        norm=found.norm,
+        distance=found.distance,
+        largest=found.largest,
     )
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor as a row of real numbers (or booleans as bytes)."""
-    if tensor.is_complex():
-        return torch.view_as_real(tensor).flatten()
-    return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).flatten()
+def kept_places(
+    places: TensorRef, values: TensorRef, new_places: TensorRef, new_values: TensorRef
+) -> int:
+    """Return how many of a sparse tensor's places are in another one too, with the same bits.
 
-
-def _blocks(one: torch.Tensor, two: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, one.numel(), BLOCK_ELEMENTS):
-        yield one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
+    found = map_tensors(named)
+    where, order = found["q"].long().sort(stable=True)
+    if not where.numel():
+        return 0
+    near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
+    bits = [bits_of(found["v"]), bits_of(found["w"])[order][near]]
+    return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
 
 
 class PartDifference(Struct, frozen=True, kw_only=True):
@@ -218,7 +211,7 @@ def by_part(found: Difference) -> list[PartDifference]:
                 elements=sum(tensor.elements for tensor in tensors),
                 changed=sum(tensor.changed for tensor in tensors),
                 distance=distance,
-                relative=_ratio(distance, math.hypot(*(tensor.norm for tensor in tensors))),
+                relative=relative(distance, math.hypot(*(tensor.norm for tensor in tensors))),
             )
         )
     return sorted(rows, key=lambda row: (-row.relative, row.touched == 0, row.part))

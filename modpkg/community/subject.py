@@ -27,8 +27,9 @@ from modpkg.manifest.schema import Compose, Dependency, Step, Task
 from modpkg.manifest.values import make_requirement
 from modpkg.names import ModuleName, module_name, parse_version
 from modpkg.progress import Progress
-from modpkg.records import ReleaseRecord, canonical_json
+from modpkg.records import PATCH, ReleaseRecord, canonical_json
 from modpkg.registry.base import find_base
+from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.release.binding import METHODS
 from modpkg.release.build import acts_on_base, build
@@ -42,7 +43,6 @@ _NOT_RUN = re.compile(
 """Files that nothing reads when a model runs; they may change without making it another."""
 
 
-_PATCH = "patch.json"
 """What `modpkg patch create` leaves among a patch's files."""
 _BLOB = re.compile("[0-9a-f]{64}")
 
@@ -232,7 +232,7 @@ def _operator(record: ReleaseRecord, store: Store) -> str:
         config = read_json(store.blobs.path(digest))
         method = METHODS.get(str(config.get("peft_type")))
         return method.operator if method is not None else "lora"
-    if _PATCH in record.files:
+    if PATCH in record.files:
         return "patch"
     scattered = all(name.endswith((".indices", ".values")) for name in record.tensors)
     return "sparse" if scattered else "replace"
@@ -311,8 +311,9 @@ def built_release(
     if module is None:
         raise NothingToTest(reason=f"{manifest.path.name} is an app's, and a module's is needed")
     base = None
+    registries = trial_registries(manifest, (), store, progress, wishes)
+    origins = find_origins(manifest, registries.of)
     if acts_on_base(manifest):
-        registries = trial_registries(manifest, (), store, progress, wishes)
         by_name: dict[str, Registry] = {
             item.name: registries.of(item.name) for item in manifest.dependencies
         }
@@ -320,6 +321,6 @@ def built_release(
     with tempfile.TemporaryDirectory(prefix="modpkg-build-") as folder:
         tree = Path(folder) / "tree"
         progress.stage(f"Building {module.name}")
-        built = build(manifest, module, tree, base=base, progress=progress.advance)
+        built = build(manifest, module, tree, base=base, origins=origins, progress=progress.advance)
         pin = Pin(module.name, built.line.version, str(tree))
         yield Release(pin=pin, record=built.record, around=manifest)

@@ -72,7 +72,11 @@ def compose(
         NotFinite: the result has NaN or infinity. ComposeError, PackError, DiskFull.
     """
     tensors = dict(composition.kept)
-    if composition.made:
+    if composition.checked:
+        from modpkg.compose.tensor import check_brought
+    for name in composition.checked:
+        check_brought(composition.name, name, tensors[name])
+    if types := composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
@@ -82,7 +86,7 @@ def compose(
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
-        _, places = pack_header(composition.types())
+        _, places = pack_header(types)
         for name, place in places.items():
             tensors[name] = TensorRef(
                 file=str(folder / WEIGHTS),
@@ -108,7 +112,7 @@ def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
         whole = (folder / WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None
-    sound = record.key == composition.key and record.digests.keys() == composition.made.keys()
+    sound = record.key == composition.key and record.digests.keys() == composition.types().keys()
     return record if whole and sound else None
 
 
@@ -132,6 +136,10 @@ def _compute(
             file.flush()
             reserve(file.fileno(), length)
             digests = _run(composition, places, staged, pool, progress)
+            if composition.gates:
+                from modpkg.compose.gates import write_gates
+
+                digests |= write_gates(composition, places, staged)
             os.fsync(file.fileno())
         staged.chmod(0o444)
         staged.replace(folder / WEIGHTS)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, Struct
 
 import modpkg
 from modpkg.digests import Digest
-from modpkg.errors import BaseNeeded, NoWeights
+from modpkg.errors import BadRecord, BaseNeeded, NoWeights, PatchNotFinite
 from modpkg.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.interface import ports_of, provides_of
 from modpkg.manifest import Manifest, normal_form
 from modpkg.manifest.schema import Dependency, ModuleTable
-from modpkg.names import requirement_text
+from modpkg.names import parse_version, requirement_text
 from modpkg.records import (
     SPEC,
     BuiltFrom,
@@ -26,11 +27,13 @@ from modpkg.records import (
     ReleaseRecord,
     canonical_json,
 )
-from modpkg.release.content import collect
+from modpkg.release.content import Content, collect
 from modpkg.release.data import read_json
 from modpkg.release.expects import expects_of
+from modpkg.release.finite import count_not_finite
 from modpkg.release.known import Known
-from modpkg.release.packing import Tally, find_tensors, pack_tensors
+from modpkg.release.packing import Part, Tally, find_tensors, pack_tensors
+from modpkg.release.sequence import MODULES, folders_of
 from modpkg.tree import BlobTree
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
@@ -64,6 +67,7 @@ def build(
     out: Path,
     *,
     base: Base | None = None,
+    origins: Sequence[BuiltFrom] = (),
     known: Known | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -74,12 +78,14 @@ def build(
     Everything a computer can work out is worked out here: digests, tensor table, the interface
     that the module offers or expects, and what it was built against. Tensors that the registry
     has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
-    is off. The same project and the same registry give the same bytes. ``accept`` sees the
-    finished tree before it takes ``out``'s place; what it raises leaves ``out`` as it was.
+    is off. ``origins`` are the releases that the manifest's ``[provenance]`` names, as
+    `modpkg.registry.origins.find_origins` finds them. The same project and the same registry give
+    the same bytes. ``accept`` sees the finished tree before it takes ``out``'s place; what it
+    raises leaves ``out`` as it was.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
-        NothingMatches, UnboundTensor, AdapterRefused: names the file or tensor.
+        NothingMatches, UnboundTensor, AdapterRefused, PatchNotFinite: names the file or tensor.
         DigestMismatch, BadEncoding: an earlier tensor is damaged in the registry.
         DiskFull: nothing is left in ``out``.
     """
@@ -93,12 +99,20 @@ def build(
         config = read_json(content.files["config.json"]) if "config.json" in content.files else {}
         tokenizer = files.get("tokenizer.json")
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
-        parts = find_tensors(content.weights)
+        parts = find_tensors(content.weights, _apart(content))
+        if module.kind == "patch":
+            _check_finite(module.name, parts)
         provides = None
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
         packed = pack_tensors(
-            tree, parts, known=known, provides=provides, deltas=deltas, progress=progress
+            tree,
+            parts,
+            known=known,
+            provides=provides,
+            patched=base.record.tensors if base is not None and module.kind == "patch" else None,
+            deltas=deltas,
+            progress=progress,
         )
         expected: dict[str, str] = {}
         if module.kind in _ACTS_ON_BASE:
@@ -125,9 +139,7 @@ def build(
             requires_modpkg=manifest.requires_modpkg or UNSET,
             provenance=Provenance(
                 built_with=f"modpkg {modpkg.__version__}",
-                built_from=[BuiltFrom(base.record.name, base.record.version, base.release)]
-                if base is not None
-                else [],
+                built_from=_built_from(manifest, base, origins),
             ),
         )
         line = _index_line(record, tree.add(canonical_json(record)), packed.tally.new_bytes)
@@ -140,6 +152,27 @@ def build(
     finally:
         remove_tree(staged)
     return Built(line=line, record=record, tally=packed.tally)
+
+
+def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:
+    """Record in a built tree why its release has a lower version than it should; its new line."""
+    provenance = msgspec.structs.replace(record.provenance, breaking=reason)
+    stamped = msgspec.structs.replace(record, provenance=provenance)
+    release = BlobTree(out).add(canonical_json(stamped))
+    told = msgspec.structs.replace(line, release=release)
+    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(told) + b"\n")
+    return told
+
+
+def _apart(content: Content) -> tuple[str, ...]:
+    """Return the folders whose tensors keep the folder in their name."""
+    if MODULES not in content.files:
+        return ()
+    path = content.files[MODULES]
+    try:
+        return folders_of(path)
+    except ValueError as error:
+        raise BadRecord(what=path, kind=f"{MODULES} file", reason=str(error)) from None
 
 
 def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:
@@ -155,6 +188,27 @@ def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLi
         release=release,
         size=weights + sum(file.size for file in record.files.values()),
     )
+
+
+def _check_finite(what: str, parts: Mapping[str, Part]) -> None:
+    """Check that a patch's tensors are finite: what it is put on need not be read to see that."""
+    for name, part in parts.items():
+        if count := count_not_finite(part.path, part.offset, part.length, part.dtype):
+            raise PatchNotFinite(what=what, tensor=name, count=count)
+
+
+def _built_from(
+    manifest: Manifest, base: Base | None, origins: Sequence[BuiltFrom]
+) -> list[BuiltFrom]:
+    """Return what a release was made from: the base that it acts on first, then its origins."""
+    told = [(origin.name, origin.version) for origin in manifest.origins]
+    if [(origin.name, parse_version(origin.version)) for origin in origins] != told:
+        raise AssertionError(f"{manifest.path}: [provenance] was not looked up in a registry")
+    if base is None:
+        return list(origins)
+    own = BuiltFrom(base.record.name, base.record.version, base.release)
+    same = [origin for origin in origins if origin.release == own.release]
+    return [*(same or [own]), *(origin for origin in origins if origin not in same)]
 
 
 def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,15 +54,19 @@ class Packed(Struct, frozen=True):
     tally: Tally
 
 
-def find_tensors(weights: Mapping[str, Path]) -> dict[str, Part]:
+def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> dict[str, Part]:
     """Return every tensor in the files of weights, sorted by name.
+
+    Those in one of the folders ``apart`` are named ``folder/tensor``.
 
     Raises:
         DuplicateTensor, PackError: names the file.
     """
     found: dict[str, Part] = {}
-    for path in weights.values():
-        for name, place in read_pack_header(path).items():
+    for relative, path in weights.items():
+        folder = relative.rpartition("/")[0]
+        for own, place in read_pack_header(path).items():
+            name = f"{folder}/{own}" if folder in apart else own
             if name in found:
                 raise DuplicateTensor(tensor=name, first=found[name].path, second=path)
             found[name] = _part(path, place)
@@ -79,10 +83,13 @@ def pack_tensors(
     *,
     known: Known | None = None,
     provides: str | None = None,
+    patched: Mapping[str, TensorEntry] | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
     """Write what ``known`` lacks of these tensors as one pack, changed ones encoded if ``deltas``.
+
+    ``patched`` are the tensors that those of a patch take the place of.
 
     Equal tensors are written once. Memory: for each processor, a tensor's bytes as they are and
     as they are encoded.
@@ -99,7 +106,7 @@ def pack_tensors(
             if progress is not None:
                 progress(parts[name].length)
         holdings = Holdings(keys, known)
-        bases = holdings.bases(provides, keys) if deltas else {}
+        bases = holdings.bases(provides, keys, patched or {}) if deltas else {}
 
         def shrink(key: Key) -> tuple[Part, Encoding] | None:
             name = holdings.missing[key]
