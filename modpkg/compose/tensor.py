@@ -11,14 +11,14 @@ from msgspec import Struct
 
 from modpkg.compose.composition import Made
 from modpkg.compose.mapping import TORCH_DTYPES
-from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
-from modpkg.compose.rows import Rows, TensorBlocks
+from modpkg.compose.rows import TensorBlocks
 from modpkg.digests import Digest, digest_file
 from modpkg.errors import BadPatch, ComposeError, NotFinite, StoreDamaged
 from modpkg.installed import TensorRef
 from modpkg.packs import PackTensor
+from modpkg.release.finite import count_not_finite
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -124,15 +124,8 @@ def check_brought(model: str, name: str, ref: TensorRef) -> None:
     if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
         reason = f"{name!r} is not the tensor that it says (or the store is damaged)"
         raise BadPatch(patch=f"A module of {model}", reason=reason)
-    rows = Rows(ref)
-    if not rows.tensor.dtype.is_floating_point:
-        return
-    height = max(1, BLOCK_ELEMENTS // max(rows.matrix.shape[1], 1))
-    for start in range(0, rows.matrix.shape[0], height):
-        stop = min(start + height, rows.matrix.shape[0])
-        if not torch.isfinite(rows.matrix[start:stop].double()).all():
-            raise NotFinite(model=model, tensor=name)
-        rows.release(start, stop)
+    if count_not_finite(Path(ref.file), ref.offset, ref.length, ref.dtype):
+        raise NotFinite(model=model, tensor=name)
 
 
 def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
