@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ settings.load_profile("modpkg")
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A modpkg home that no other test sees, and a working folder without a project."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = tmp_path / "home"
     monkeypatch.setenv("MODPKG_HOME", str(folder))
     monkeypatch.delenv("MODPKG_REGISTRY", raising=False)
+    monkeypatch.delenv("MODPKG_PROJECT", raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
