@@ -93,7 +93,7 @@ class Modpkg:
     def __init__(self, work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
         self.work, self.registry = work, work / "registry"
-        work.mkdir(parents=True)
+        (work / "projects").mkdir(parents=True)
         self.size = self.store = 0
         """Bytes of the registry, and of a user's store after every commit was checked out."""
         self.told: dict[str, str] = {}
@@ -113,21 +113,23 @@ class Modpkg:
     def commit(self, step: str, folder: Path) -> int:
         """Publish a commit, and return the bytes by which the registry grows: tensors, files and
         records."""
-        project = self.work / "projects" / step
+        project, copy = self.work / "projects" / step, self.work / "copies" / step
+        copy.mkdir(parents=True)
+        for path in content(folder):
+            shutil.copyfile(path, copy / path.name)
         if step == "base":
-            project.mkdir(parents=True)
-            for path in content(folder):
-                shutil.copyfile(path, project / path.name)
+            copy.rename(project)
             (project / "modpkg.toml").write_text(
                 f'[module]\nname = "{BASE}"\nversion = "{VERSION}"\nkind = "base"\n'
                 'license = "Apache-2.0"\n\n[task]\nkind = "text-generation"\n'
             )
         else:
             told = json.loads(
-                self.run("patch", "create", folder, "--base", f"{BASE}=={VERSION}", "--name", step,
+                self.run("patch", "create", copy, "--base", f"{BASE}=={VERSION}", "--name", step,
                          "--out", project, "--json")
             )  # fmt: skip
             self.told[step] = forms(told)
+            shutil.rmtree(copy)
         self.run("build", project)
         self.run("publish", project)
         before, self.size = self.size, bytes_below(self.registry)
