@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,9 @@ from msgspec import Struct
 
 from modpkg.compose.arrays import Stored
 from modpkg.compose.composition import Made
-<<<<<<< HEAD
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
-from modpkg.compose.rounding import FLOATS, all_finite, is_finite, rounded
-from modpkg.compose.rows import Rows, TensorBlocks
-=======
-from modpkg.compose.mapping import TORCH_DTYPES
-from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
-from modpkg.compose.rounding import round_into
+from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.compose.rows import TensorBlocks
->>>>>>> patch
 from modpkg.digests import Digest, digest_file
 from modpkg.errors import BadPatch, ComposeError, NotFinite
 from modpkg.installed import TensorRef
@@ -131,17 +123,8 @@ def check_brought(model: str, name: str, ref: TensorRef) -> None:
     if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
         reason = f"{name!r} is not the tensor that it says (or the store is damaged)"
         raise BadPatch(patch=f"A module of {model}", reason=reason)
-<<<<<<< HEAD
-    if ref.dtype not in FLOATS:
-        return
-    with contextlib.closing(Rows(ref)) as rows:
-        for start, stop in rows.ranges():
-            if not all_finite(rows.stored(start, stop), ref.dtype):
-                raise NotFinite(model=model, tensor=name)
-=======
     if count_not_finite(Path(ref.file), ref.offset, ref.length, ref.dtype):
         raise NotFinite(model=model, tensor=name)
->>>>>>> patch
 
 
 def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+from modpkg.compose.reducers.numbers import np
 
-from modpkg.compose.arrays import Array
+if TYPE_CHECKING:
+    from modpkg.compose.arrays import Array
 
 KEPT_ELEMENTS = 1 << 22
 """Most values that are kept aside, before they are counted digit by digit."""

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from modpkg.compose.arrays import Array
+from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Blocks, Change, reducer
 from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.weighted import added, divisor
+
+if TYPE_CHECKING:
+    from modpkg.compose.arrays import Array
 
 
 class Kept(NamedTuple):
@@ -40,7 +41,7 @@ Bounds = Sequence[Kept]
 
 _SHARE = {"density": (0.0, 1.0), "gamma": (0.0, 1.0), "epsilon": (0.0, 1.0)}
 _NONE = Kept(low=float("inf"))
-_SIGN = np.int64(-(1 << 63))
+_SIGN = -(1 << 63)
 """The bit of a float64 that is its sign."""
 
 

@@ -11,8 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Change, reducer
 from modpkg.compose.reducers.weighted import added
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from modpkg.compose.reducers.numbers import np
 
-from modpkg.compose.arrays import Array
+if TYPE_CHECKING:
+    from modpkg.compose.arrays import Array
 
 _INCREMENT = 0x9E3779B97F4A7C15  # the golden ratio
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
@@ -26,9 +27,9 @@ def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
     x *= np.uint64(_INCREMENT)
     x += np.uint64(start)
     _mix(x, 30)
-    x *= _FIRST
+    x *= np.uint64(_FIRST)
     _mix(x, 27)
-    x *= _SECOND
+    x *= np.uint64(_SECOND)
     _mix(x, 31)
     x >>= np.uint64(11)
     return (x.astype(np.float64) * 2.0**-53).reshape(shape)

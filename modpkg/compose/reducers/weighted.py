@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Change, reducer
 
 if TYPE_CHECKING:
