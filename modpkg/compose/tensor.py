@@ -14,7 +14,7 @@ from modpkg.compose.mapping import TORCH_DTYPES
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
-from modpkg.compose.rows import Rows, TensorBlocks
+from modpkg.compose.rows import Rows, TensorBlocks, matrix
 from modpkg.digests import Digest, digest_file
 from modpkg.errors import BadPatch, ComposeError, NotFinite, StoreDamaged
 from modpkg.installed import TensorRef
@@ -69,6 +69,22 @@ def make_tensor(job: Job) -> Digest:
                 while data:
                     data = data[file.write(data) :]
     return Digest("sha256:" + state.hexdigest())
+
+
+def tensor_in_memory(model: str, name: str, made: Made) -> torch.Tensor:
+    """Return the tensor that `make_tensor` would write, to the last bit; inputs are not hashed.
+
+    Raises:
+        NotFinite, ComposeError, PackError: as `make_tensor`.
+    """
+    blocks = TensorBlocks(model, name, made)
+    out = torch.empty(list(made.source.shape), dtype=TORCH_DTYPES[made.dtype])
+    place = PackTensor(made.dtype, tuple(made.source.shape), 0, made.length)
+    reduction = Reduction(Job(model=model, name=name, made=made, file="", place=place), blocks)
+    rows = matrix(out)
+    for start, stop in blocks.ranges():
+        reduction.block(rows[start:stop], start, stop)
+    return out
 
 
 class Reduction:

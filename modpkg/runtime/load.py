@@ -28,13 +28,21 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
         WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded, EnvironmentDamaged.
     """
     record = read_model(folder)
-    cls, config = model_class(record.name, folder)
     own, _ = apart(record.name, folder, record.tensors)
-    tensors = map_tensors(own.items(), packs)
+    return build_model(record.name, folder, map_tensors(own.items(), packs))
+
+
+def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """Return the model that the configuration in ``folder`` describes, of these tensors.
+
+    Raises:
+        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded.
+    """
+    cls, config = model_class(name, folder)
     with _dtype_of(tensors):
-        model = _by_assignment(record.name, cls, config, tensors)
+        model = _by_assignment(name, cls, config, tensors)
         if model is None:
-            model = _by_transformers(record.name, cls, config, tensors)
+            model = _by_transformers(name, cls, config, tensors)
     model.eval()
     _add_generation_config(model, folder)
     return model
