@@ -529,6 +529,11 @@ class LiveRefused(ModpkgError):
     template = "{name} cannot be live: {reason}."
 
 
+class PromptRefused(ModpkgError):
+    code = "M710"
+    template = "The virtual tokens of {name} {reason}."
+
+
 class AdapterChoice(ModpkgError):
     code = "M709"
     template = "{choice} cannot be chosen: {reason}."

@@ -113,6 +113,12 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
             reason=f"it is put together by {recipe.method!r}, and only changes that are added up "
             "can be switched one by one",
         )
+    if composition.prompt is not None:
+        raise LiveRefused(
+            name=name,
+            reason=f"it reads the virtual tokens of {composition.prompt.module}, which are not "
+            "switched; load it without live=True",
+        )
     for tensor, made in composition.made.items():
         if made.dtype != made.source.dtype:
             raise LiveRefused(
