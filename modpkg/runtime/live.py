@@ -50,6 +50,8 @@ class LiveModel(torch.nn.Module):
         self._rows = Rows()
         self._effects: dict[str, dict[Site, Effect]] = {}
         """By adapter, for those that rows have had since the last choice."""
+        self._set: dict[Site, Effect] = {}
+        """What all rows have."""
         self._sites = _sites(name, self.model, tensors, parts, self._rows, self._effect_of)
         self._active: dict[str, float] = {}
         self.set_adapter(next(iter(parts.changes)))
@@ -100,11 +102,13 @@ class LiveModel(torch.nn.Module):
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """Run the base alone inside of the block."""
-        self._use({})
+        for site in self._sites:
+            site.use(Effect({}, []))
         try:
             yield
         finally:
-            self._use(self._sum(self._active))
+            for site, effect in self._set.items():
+                site.use(effect)
 
     def _named(self, name: str) -> Changes:
         if name == BASE:
@@ -120,7 +124,8 @@ class LiveModel(torch.nn.Module):
 
     def _use(self, changes: Changes) -> None:
         self._effects.clear()
-        for site, effect in self._made(changes).items():
+        self._set = self._made(changes)
+        for site, effect in self._set.items():
             site.use(effect)
 
     def _made(self, changes: Changes) -> dict[Site, Effect]:
@@ -187,19 +192,14 @@ class LiveModel(torch.nn.Module):
                 choice="One adapter for each row",
                 reason=f"the batch has {rows} rows, and there are {len(names)} names",
             )
-        kept = {name: made for name, made in self._effects.items() if name in names}
-        for site in self._sites:
-            site.use(Effect({}, []))
-        self._effects.clear()
-        self._effects.update(kept)
-        self._rows.names = tuple(names)
-        try:
-            yield
-        finally:
-            self._rows.names = ()
-            kept = dict(self._effects)
-            self._use(self._sum(self._active))
-            self._effects.update(kept)
+        for name in self._effects.keys() - set(names):
+            del self._effects[name]
+        with self.disable_adapter():
+            self._rows.names = tuple(names)
+            try:
+                yield
+            finally:
+                self._rows.names = ()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LiveModel:
         """Move or convert the base; what lies beside it follows."""

@@ -103,6 +103,17 @@ def outputs(model: Any, ids: torch.Tensor = IDS, **more: Any) -> torch.Tensor:
     return found
 
 
+def squeezed() -> Any:
+    """A language model of convolutions."""
+    torch.manual_seed(0)
+    groups = {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "output")}
+    groups["intermediate_groups"] = 1
+    config = transformers.SqueezeBertConfig(
+        **SMALL, intermediate_size=48, embedding_size=32, max_position_embeddings=64, **groups
+    )
+    return transformers.SqueezeBertForSequenceClassification(config).eval()
+
+
 def lora(*targets: str, **options: Any) -> Any:
     return peft.LoraConfig(
         target_modules=list(targets), r=3, lora_alpha=5, init_lora_weights=False, **options
@@ -129,6 +140,7 @@ CASES: dict[str, tuple[Callable[[], Any], Any]] = {
     "tokens": (llama, lora("q_proj", trainable_token_indices=[3, 5])),
     "whole modules": (llama, lora("q_proj", modules_to_save=["norm"])),
     "encoder and decoder": (t5, lora("q", "v", "wi", "wo")),
+    "convolutions": (squeezed, lora("query", "value")),
     "adalora": (
         llama,
         peft.AdaLoraConfig(
