@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from modpkg.compose.composition import Made
+from modpkg.compose.composition import Made, Term
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.tensor import tensor_in_memory
 from modpkg.errors import AdapterChoice, LiveRefused
@@ -52,7 +52,9 @@ class LiveModel(torch.nn.Module):
         """By adapter, for those that rows have had since the last choice."""
         self._set: dict[Site, Effect] = {}
         """What all rows have."""
-        self._sites = _sites(name, self.model, tensors, parts, self._rows, self._effect_of)
+        self._inputs = map_tensors(_inputs(parts).items())
+        calls = (self._rows, self._effect_of, self._inputs_of)
+        self._sites = _sites(name, self.model, tensors, parts, *calls)
         self._active: dict[str, float] = {}
         self.set_adapter(next(iter(parts.changes)))
 
@@ -146,6 +148,9 @@ class LiveModel(torch.nn.Module):
             self._effects[name] = self._made(self._named(name))
         return self._effects[name][site]
 
+    def _inputs_of(self, term: Term) -> dict[str, torch.Tensor]:
+        return {role: self._inputs[_place(ref)] for role, ref in term.inputs.items()}
+
     # Running ------------------------------------------------------------------------------
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
@@ -195,11 +200,11 @@ class LiveModel(torch.nn.Module):
         for name in self._effects.keys() - set(names):
             del self._effects[name]
         with self.disable_adapter():
-            self._rows.names = tuple(names)
+            self._rows.set(names)
             try:
                 yield
             finally:
-                self._rows.names = ()
+                self._rows.set(())
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LiveModel:
         """Move or convert the base; what lies beside it follows."""
@@ -221,6 +226,16 @@ def _weights(adapter: str | Sequence[str] | Mapping[str, float]) -> dict[str, fl
     return dict.fromkeys([adapter] if isinstance(adapter, str) else adapter, 1.0)
 
 
+def _inputs(parts: Parts) -> dict[str, TensorRef]:
+    """Return all that the adapters bring, so that each of their files is mapped once."""
+    terms = (t for changes in parts.changes.values() for each in changes.values() for t in each)
+    return {_place(ref): ref for term in terms for ref in term.inputs.values()}
+
+
+def _place(ref: TensorRef) -> str:
+    return f"{ref.offset} {ref.dtype} {ref.file}"
+
+
 def _sites(
     name: str,
     model: torch.nn.Module,
@@ -228,6 +243,7 @@ def _sites(
     parts: Parts,
     rows: Rows,
     effect_of: Callable[[str, Site], Effect],
+    inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
 ) -> list[Site]:
     """Return the modules that some adapter changes, found by where their parameters' bytes lie.
 
@@ -258,7 +274,8 @@ def _sites(
         for path, module, attribute in found:
             if path not in sites:
                 tokens = module is embedding or path.endswith((".embed_tokens", "shared"))
-                sites[path] = Site(path, module, rows, effect_of, reads_tokens=tokens)
+                calls = (rows, effect_of, inputs_of)
+                sites[path] = Site(path, module, *calls, reads_tokens=tokens)
             sites[path].targets[attribute] = target
             if len(found) > 1:
                 sites[path].shared.add(attribute)

@@ -18,7 +18,6 @@ from msgspec import Struct
 from torch.nn import functional
 
 from modpkg.compose.composition import Term
-from modpkg.compose.mapping import map_tensors
 from modpkg.errors import AdapterChoice
 
 _EXPERTS = re.compile(r"(?:^|\.)experts?\.")
@@ -47,6 +46,12 @@ class Rows:
 
     def __init__(self) -> None:
         self.names: Sequence[str] = ()
+        self._groups: dict[int, dict[str, torch.Tensor]] = {}
+
+    def set(self, names: Sequence[str]) -> None:
+        """Set the names of a batch's rows."""
+        self.names = tuple(names)
+        self._groups.clear()
 
     def groups(self, count: int, site: str) -> dict[str, torch.Tensor]:
         """Return, by adapter, its rows of ``count``: beams lie beside each other.
@@ -60,10 +65,12 @@ class Rows:
                 choice="One adapter for each row",
                 reason=f"{site!r} gets {count} rows, and there are {len(self.names)} names",
             )
-        found: dict[str, list[int]] = {}
-        for row in range(count):
-            found.setdefault(self.names[row // each], []).append(row)
-        return {name: torch.tensor(rows) for name, rows in found.items()}
+        if count not in self._groups:
+            found: dict[str, list[int]] = {}
+            for row in range(count):
+                found.setdefault(self.names[row // each], []).append(row)
+            self._groups[count] = {name: torch.tensor(rows) for name, rows in found.items()}
+        return self._groups[count]
 
 
 class Site:
@@ -75,10 +82,12 @@ class Site:
         module: torch.nn.Module,
         rows: Rows,
         effect_of: Callable[[str, Site], Effect],
+        inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
         *,
         reads_tokens: bool,
     ) -> None:
-        self.name, self._rows, self._effect_of = name, rows, effect_of
+        self.name, self._rows = name, rows
+        self._effect_of, self._inputs_of = effect_of, inputs_of
         self.targets: dict[str, str] = {}
         """By attribute, the tensor's name on disk."""
         self.shared: set[str] = set()
@@ -126,14 +135,14 @@ class Site:
         return found
 
     def _factors(self, term: Term) -> tuple[torch.Tensor, torch.Tensor, float]:
-        inputs = map_tensors(term.inputs.items())
+        inputs = self._inputs_of(term)
         a, b = inputs["a"].to(self._device), inputs["b"].to(self._device)
         if "e" in inputs:
             a = a * inputs["e"].to(a)
         return a, b, term.weight
 
     def _scale(self, effect: Effect, term: Term) -> None:
-        vector = map_tensors(term.inputs.items())["l"].flatten().double()
+        vector = self._inputs_of(term)["l"].flatten().double()
         factor = (1.0 + term.weight * (vector - 1.0)).to(self.parameter("weight"))
         if bool(term.parameters.get("columns")) == (_kind(self._module) == "linear"):
             effect.inputs = factor
@@ -173,7 +182,7 @@ class Site:
             found = self._forward(rows)
             for name, places in groups.items():
                 if change := self._low(effects[name], rows[places.to(rows.device)]):
-                    found = found.index_add(0, places.to(found.device), change[0].to(found.dtype))
+                    found.index_add_(0, places.to(found.device), change[0].to(found.dtype))
             return found
         parts = []
         for name, places in groups.items():
