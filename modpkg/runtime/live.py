@@ -16,6 +16,7 @@ from modpkg.errors import AdapterChoice, LiveRefused
 from modpkg.installed import TensorRef
 from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import Changes, Parts, combined, find_parts
+from modpkg.runtime.sentence import apart
 from modpkg.runtime.sites import Effect, Rows, Site
 
 BASE = "__base__"
@@ -43,7 +44,8 @@ class LiveModel(torch.nn.Module):
 
     def __init__(self, name: str, parts: Parts) -> None:
         super().__init__()
-        tensors = map_tensors(parts.table.items())
+        own, _ = apart(name, parts.folder, parts.table)
+        tensors = map_tensors(own.items())
         self.model = build_model(name, parts.folder, tensors)
         self._table: dict[str, TensorRef] = parts.table
         self._changes: dict[str, Changes] = dict(parts.changes)

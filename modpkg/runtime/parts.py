@@ -119,6 +119,10 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
             reason=f"it reads the virtual tokens of {composition.prompt.module}, which are not "
             "switched; load it without live=True",
         )
+    if composition.gates:
+        raise LiveRefused(
+            name=name, reason="its experts' gates are put together by rows; nothing adds them up"
+        )
     for tensor, made in composition.made.items():
         if made.dtype != made.source.dtype:
             raise LiveRefused(
