@@ -25,7 +25,7 @@ from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
-from modpkg.installed import TensorRef
+from modpkg.installed import Prompt, TensorRef
 from modpkg.interface import weights_digest
 from modpkg.packs import PackTensor, pack_header
 from modpkg.records import DigestText
@@ -54,6 +54,7 @@ class Composed(Struct, frozen=True, kw_only=True):
     """``file`` is absolute."""
     config: dict[str, Any]
     files: dict[str, Path]
+    prompt: Prompt | None
 
 
 def compose(
@@ -105,6 +106,7 @@ def compose(
         tensors=dict(sorted(tensors.items())),
         config=composition.config,
         files=composition.files,
+        prompt=composition.prompt,
     )
 
 

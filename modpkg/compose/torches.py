@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from modpkg.compose.arrays import Array
+from modpkg.compose.composition import Made
 from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
 from modpkg.compose.rounding import rounded
+from modpkg.compose.rows import TensorBlocks
+from modpkg.compose.tensor import Job, Reduction
 from modpkg.installed import TensorRef
+from modpkg.packs import PackTensor
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
@@ -40,6 +45,27 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
     """
     found = rounded(values.numpy(), _NAMES[out.dtype])
     out.copy_(torch.from_numpy(found.view(f"i{out.itemsize}")).view(out.dtype))
+
+
+def tensor_in_memory(model: str, name: str, made: Made) -> torch.Tensor:
+    """Return the tensor that `make_tensor` would write, to the last bit.
+
+    Raises:
+        NotFinite, ComposeError, PackError, StoreDamaged: as `make_tensor`.
+    """
+    out = torch.empty(list(made.source.shape), dtype=TORCH_DTYPES[made.dtype])
+    place = PackTensor(made.dtype, tuple(made.source.shape), 0, made.length)
+    job = Job(model=model, name=name, made=made, file="", place=place)
+    rows = matrix(out)
+    with np.errstate(all="ignore"), TensorBlocks(model, name, made) as blocks:
+        if place.length:
+            reduction = Reduction(job, blocks)
+            for start, stop in blocks.ranges():
+                found = reduction.block(start, stop)
+                same = torch.from_numpy(found.view(f"i{out.itemsize}")).view(out.dtype)
+                rows[start:stop] = same.reshape(stop - start, -1)
+        blocks.check()
+    return out
 
 
 def one_thread() -> None:

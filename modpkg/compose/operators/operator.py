@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 from modpkg.compose.composition import Gate, Probe, Term
-from modpkg.installed import InstalledModule, TensorRef
+from modpkg.installed import InstalledModule, Prompt, TensorRef
 from modpkg.manifest.schema import Compose, Step
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ class Effects(Struct, frozen=True, kw_only=True):
     files: dict[str, Path] = {}
     replaced: tuple[str, ...] = ()
     """Files of the base that the result does not have, or has from ``files``."""
+    prompt: Prompt | None = None
+    """What the result reads before its text."""
 
     def empty(self) -> bool:
         """Say whether the step does nothing."""
-        edits = self.config or self.unset or self.files or self.replaced
+        edits = self.config or self.unset or self.files or self.replaced or self.prompt
         return not (self.terms or self.added or self.removed or self.gates or edits)
 
 
