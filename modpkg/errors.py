@@ -530,7 +530,7 @@ class LiveRefused(ModpkgError):
 
 
 class PromptRefused(ModpkgError):
-    code = "M710"
+    code = "M700"
     template = "The virtual tokens of {name} {reason}."
 
 
