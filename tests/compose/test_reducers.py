@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from modpkg.compose.arrays import Array
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
-from modpkg.compose.reducers import REDUCERS, Change, Reducer
+from modpkg.compose.reducers import REDUCERS, Change, Reducer, selection
 from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.stream import uniform
 from modpkg.errors import ComposeError, ShapeMismatch, UnknownMethod
@@ -302,7 +303,9 @@ def test_selection_is_that_of_a_sort(
     cuts = range(width, len(numbers), width)
     k = data.draw(st.integers(1, len(numbers)))
     sample = array if lucky else np.full(7, 1e-5)
-    found = kth_largest(lambda: np.split(array, cuts), sample, k, len(numbers) + (not lucky))
+    kept = data.draw(st.sampled_from([0, 2, selection.KEPT_ELEMENTS]))
+    with mock.patch.object(selection, "KEPT_ELEMENTS", kept):
+        found = kth_largest(lambda: np.split(array, cuts), sample, k, len(numbers) + (not lucky))
     value = sorted(numbers, reverse=True)[k - 1]
     assert found == (value, sum(n > value for n in numbers), numbers.count(value))
     number = data.draw(st.integers(1, found.equal))
