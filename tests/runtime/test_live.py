@@ -30,6 +30,7 @@ from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import parts_of
 from tests import tiny
 from tests.command import modpkg as command
+from tests.compose import mixtures
 from tests.compose.helpers import of_folder
 from tests.compose.oracle import close, shake
 from tests.runtime.helpers import SMALL, bert, gpt2, llama
@@ -371,6 +372,20 @@ def test_experts_that_transformers_joins(tmp_path: Path) -> None:
     modules = saved(tmp_path, transformers.MixtralForCausalLM(config).eval(), {"one": adapter})
     with pytest.raises(LiveRefused, match=r"experts\.0\.w2.*joined"):
         live_of(tmp_path, modules, a={"one": 1.0})
+
+
+def test_a_mixture_of_experts(tmp_path: Path) -> None:
+    base = mixtures.dense(tmp_path, "llama")
+    experts = [
+        mixtures.expert(tmp_path, base, name, seed, gate=seed)
+        for seed, name in enumerate(("one", "two"))
+    ]
+    steps = [mixtures.step("expert", module.name) for module in experts]
+    steps.append(mixtures.step("router", base.name, {"gates": "vectors"}))
+    modules = {module.name: module for module in (base, *experts)}
+    mixture = Compose(base=ModuleName(base.name), steps=tuple(steps))
+    with pytest.raises(LiveRefused, match="gates are put together"):
+        parts_of(tmp_path, {"x": mixture}, modules)
 
 
 # Installed ----------------------------------------------------------------------------------
