@@ -7,7 +7,7 @@ Machine Learning Models" (ICML 2023, https://arxiv.org/abs/2306.04529): a base w
 that nothing uses, a LoRA trained on it, a dense update on a branch, another on main, the average
 of both, and the removal of the sentinels. LoRA, updates and removal are patches that `modpkg patch
 create` finds in the whole copy alone; the average is what `modpkg merge` makes of two patches, and
-is released as the base's next version, which the last patch is for. git-lfs gets the same copies
+is released as version 2.0.0 of the base, which the last patch is for. git-lfs gets the same copies
 in the same run. The copies are trained once, and kept in the work folder. Writes
 benchmarks/results/git_theta.md.
 """
@@ -30,7 +30,7 @@ from benchmarks.machine import described
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "git_theta.md"
-BASE, VERSION, MERGED = "smollm2-135m", "1.0.0", "1.0.1"
+BASE, VERSION, MERGED = "smollm2-135m", "1.0.0", "2.0.0"
 EMBEDDING = "model.embed_tokens.weight"
 SENTINELS = 100
 """As many as T5 has."""
@@ -154,7 +154,7 @@ class Modpkg:
         """Merge the patches of branch and main."""
         parents = [self.work / "projects" / step for step in ("branch", "main")]
         shutil.rmtree(out, ignore_errors=True)
-        self.run("merge", *parents, "--base", f"{BASE}=={VERSION}", "--method", "mean",
+        self.run("merge", *parents, "--base", f"{BASE}=={VERSION}", "--method", "mean", "--version", MERGED,
                  "--out", out, "--json")  # fmt: skip
 
     def check_out(self, step: str, home: str = "home") -> None:
