@@ -115,6 +115,25 @@ class GitLfs:
         self._git(work, "clone", "--quiet", self._server, self._author)
         self._git(self._author, "lfs", "track", "*.safetensors", "tokenizer.json")
         self.disk = 0
+        self._commits: list[str] = []
+
+    def commit(self, module: str, folder: Path) -> int:
+        """Commit a release and pull it; return the bytes by which a user's clone grows."""
+        moved = self.add(module, folder)
+        self._commits.append(self._git(self._author, "rev-parse", "HEAD").strip())
+        return moved
+
+    def check_out(self, number: int) -> None:
+        """Switch the user's clone to a commit, whose objects it has."""
+        self._git(self._user, "checkout", "--quiet", "--force", self._commits[number])
+
+    def clone(self, number: int) -> None:
+        """Get one commit alone into a new clone, which is removed again."""
+        fresh = self._home / "fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        self._git(self._home, "clone", "--quiet", "--no-checkout", self._server, fresh)
+        self._git(fresh, "checkout", "--quiet", self._commits[number])
+        shutil.rmtree(fresh)
 
     def add(self, module: str, folder: Path) -> int:
         """Return the bytes by which what a user's clone keeps grows, its working files aside."""
@@ -132,7 +151,7 @@ class GitLfs:
         before, self.disk = self.disk, bytes_below(self._user / ".git")
         return self.disk - before
 
-    def _git(self, folder: Path, *arguments: str | Path) -> None:
+    def _git(self, folder: Path, *arguments: str | Path) -> str:
         environment = os.environ | {"HOME": str(self._home), "GIT_CONFIG_NOSYSTEM": "1"}
         who = ["-c", "user.name=history", "-c", "user.email=history@models.example"]
         done = subprocess.run(
@@ -144,3 +163,4 @@ class GitLfs:
         )
         if done.returncode:
             raise SystemExit(f"git {arguments}: {done.stderr}")
+        return done.stdout

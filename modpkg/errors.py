@@ -3,7 +3,7 @@
 Each error is a class with a code and one sentence that names the thing and the remedy.
 Codes are grouped by room: M1 names and manifests, M2 release, M3 registry, M4 resolving and
 locking, M5 transfer, store and environments, M6 composing, M7 running, M8 import and export,
-M9 the command line. A code, once released, keeps its meaning.
+M9 the command line; patches and merges are M73 to M75. A code, once released, keeps its meaning.
 """
 
 from __future__ import annotations
@@ -552,4 +552,183 @@ class RedirectAmbiguous(ModpkgError):
     template = (
         "The shell read '>' as a redirect into a file named {file!r}, and it cannot be told which "
         "of {names} it belongs to; quote the requirement: modpkg {command} '{example}'."
+    )
+
+
+# M710 to M729: tests, reports and vetting -----------------------------------------------------
+
+
+class BadReport(ModpkgError):
+    code = "M710"
+    template = "{what} is not a sound report: {reason}; 'modpkg test' writes a new one."
+
+
+class LyingReport(ModpkgError):
+    code = "M711"
+    template = (
+        "{path} is a report of another {what}: it says {said}, and what is built here is {actual}. "
+        "Run 'modpkg test' again, or take the file out."
+    )
+
+
+class BadCases(ModpkgError):
+    code = "M712"
+    template = "{where}: {reason}; these are the cases of a test, and none of them was run."
+
+
+class UnknownMetric(ModpkgError):
+    code = "M713"
+    template = "{where}: there is no metric {metric!r}{hint}."
+
+
+class BadMetric(ModpkgError):
+    code = "M714"
+    template = "Metric {metric!r} cannot be used: {reason}."
+
+
+class MetricUnfit(ModpkgError):
+    code = "M715"
+    template = (
+        "{test}: metric {metric!r} needs {needs}, which {name} is not; "
+        "take a metric that fits its task."
+    )
+
+
+class OutputNotFinite(ModpkgError):
+    code = "M716"
+    template = "{name} gives NaN or infinity in test {test!r} for {text}; its weights are broken."
+
+
+class StoppedTest(ModpkgError):
+    code = "M717"
+    template = (
+        "Test {test!r} of {suite} did not end on {name} within {limit:g} seconds and was stopped; "
+        "give it less to do, or more time (--time-limit, or time_limit in [[tests]])."
+    )
+
+
+class CrashedTest(ModpkgError):
+    code = "M718"
+    template = "Test {test!r} of {suite} ended the process that ran it on {name} ({reason})."
+
+
+class NothingToTest(ModpkgError):
+    code = "M719"
+    template = "There is nothing to test: {reason}."
+
+
+class NotASuite(ModpkgError):
+    code = "M720"
+    template = "{name} {version} is of kind {kind!r}, and [suites] names modules of kind 'suite'."
+
+
+class NothingToVet(ModpkgError):
+    code = "M721"
+    template = "{what} cannot be vetted: {reason}."
+
+
+# M76-M78: versions, lineage, licences ------------------------------------------------------
+
+
+class OriginUnknown(ModpkgError):
+    code = "M760"
+    template = (
+        "{where}: {name} {version} is not in the registry {registry}{hint}; "
+        "name under [provenance] a release that is published."
+    )
+
+
+# M73-M75: patches and merges --------------------------------------------------------------
+
+
+class BadPatch(ModpkgError):
+    code = "M730"
+    template = (
+        "{patch} cannot be used as a patch: {reason}; make it anew with 'modpkg patch create'."
+    )
+
+
+class PatchForAnotherBase(ModpkgError):
+    code = "M731"
+    template = (
+        "{patch} was made for {made_for}, and {tensor!r} of {base} is another one; name the base "
+        "that it was made for, or merge the two: modpkg merge --base {made_for} {patch} OTHER."
+    )
+
+
+class PatchMatchesNothing(ModpkgError):
+    code = "M732"
+    template = (
+        "{patch} has nothing to act on: {base} does not have {tensor!r}; name the base that it was "
+        "made for."
+    )
+
+
+class PatchNotFinite(ModpkgError):
+    code = "M733"
+    template = (
+        "{tensor!r} of {what} changed and has {count} values that are NaN or infinite; mend the "
+        "training that made it."
+    )
+
+
+class NothingChanged(ModpkgError):
+    code = "M734"
+    template = "{copy} has the tensors and files of {base}: there is nothing to make a patch of."
+
+
+class NotACopy(ModpkgError):
+    code = "M735"
+    template = "{what} is no changed copy of {base}: {reason}."
+
+
+class PatchGivesOther(ModpkgError):
+    code = "M736"
+    template = (
+        "{patch} does not make the {tensor!r} that it says it does from {base} (it made {actual}, "
+        "not {expected}); report this with both, and use the copy that the patch was made of."
+    )
+
+
+class MergeConflicts(ModpkgError):
+    code = "M740"
+    template = (
+        "{conflicts}; say how to choose: --method mean (or ties, fisher, auto …) for tensors, or "
+        "--resolution FILE with, for example, '[{table}]' and '\"{example}\" = \"ours\"' (ours, "
+        "theirs, mean or base)."
+    )
+
+
+class BadResolution(ModpkgError):
+    code = "M741"
+    template = "{path}: {entry!r} {reason}."
+
+
+class CannotMerge(ModpkgError):
+    code = "M742"
+    template = "{what} cannot be merged: {reason}."
+
+
+class BumpTooSmall(ModpkgError):
+    code = "M761"
+    template = (
+        "{name} {version} would be a {level} change after {against}:{facts}\n"
+        "Raise the version in modpkg.toml to {lowest} or higher, or publish it with "
+        '--allow-breaking "why", which is recorded.'
+    )
+
+
+class LicenseRefused(ModpkgError):
+    code = "M770"
+    template = (
+        "{where}: {name} {version} is under {license}, and {reason} ({policy}); take another "
+        "module, or name it under [licenses] exceptions."
+    )
+
+
+class LicenseConflict(ModpkgError):
+    code = "M771"
+    template = (
+        "{where}: {model} is not installed: {text} ({policy}); take other modules, or name one of "
+        "{names} under [licenses] exceptions if its owner permits it."
     )

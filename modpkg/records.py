@@ -96,12 +96,18 @@ class FileEntry(Struct, frozen=True):
     size: Size
 
 
+Relation = Literal["built", "merged", "trained", "forked", "patched"]
+RELATIONS: tuple[str, ...] = Relation.__args__  # type: ignore[attr-defined]
+
+
 class BuiltFrom(Struct, frozen=True):
     """A release that this one was built against or out of."""
 
     name: str
     version: str
     release: DigestText
+    relation: Relation | UnsetType = UNSET
+    """How this one was made from it; left out where it was built against it (``built``)."""
 
 
 class Provenance(Struct, omit_defaults=True):
@@ -109,6 +115,8 @@ class Provenance(Struct, omit_defaults=True):
 
     built_with: str
     built_from: list[BuiltFrom] = []
+    breaking: str | UnsetType = UNSET
+    """Why it was published although what changed asked for a higher version (``check``)."""
 
 
 class ReleaseRecord(Struct, kw_only=True):
@@ -169,7 +177,46 @@ class Expects(Struct, kw_only=True):
     ports: dict[str, Port] = {}
 
 
-Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects)
+class PatchedTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a patch makes one tensor."""
+
+    digest: DigestText
+    """Of the tensor that the patch makes."""
+    was: DigestText | None = None
+    """Of the base's tensor; `None` for one that the base does not have."""
+    inputs: dict[str, str] = {}
+    """By role, the patch's own tensors that it is made with; the roles say how:
+
+    ``whole``: the tensor itself. ``a``, ``b``: b · a is added. ``rows`` or ``columns``: each row
+    (column) is multiplied by a number. ``gaps``, ``values``: values that stand at single places,
+    alone or after one of the two before; see ``registry_spec/release.md``.
+    """
+    first: int | None = None
+    """How many of the base's rows are left, from the first on; there are no inputs then."""
+
+
+class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``patch.json``: what a patch does to the one base release that it was made for."""
+
+    spec: int = SPEC
+    base: str
+    """Name of the base."""
+    version: str
+    """Version of the base."""
+    tensors: dict[str, PatchedTensor] = {}
+    """By name on disk, those that the result has and the base has not."""
+    removed: dict[str, DigestText] = {}
+    """Tensors of the base, as they were, that the result does not have."""
+    removed_files: list[str] = []
+    """Files of the base that the result does not have; new ones lie under ``files/``."""
+
+
+PATCH = "patch.json"
+"""Name of a patch's record among its files."""
+PATCHED_FILES = "files/"
+"""Where in a patch the files lie that take the place of the base's."""
+
+Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects, PatchRecord)
 
 FORMATS: dict[str, type[Struct]] = {
     "registry": RegistryInfo,
@@ -177,6 +224,7 @@ FORMATS: dict[str, type[Struct]] = {
     "release": ReleaseRecord,
     "provides": Provides,
     "expects": Expects,
+    "patch": PatchRecord,
 }
 """The formats of the registry spec, by the name of their JSON Schema."""
 
@@ -211,4 +259,5 @@ FORMAT_LABELS = {
     "ReleaseRecord": "release record",
     "Provides": "interface",
     "Expects": "interface",
+    "PatchRecord": "patch.json",
 }

@@ -34,6 +34,10 @@ def _record(**changes: Any) -> dict[str, Any]:
     return sound | changes
 
 
+def _origin(**changes: Any) -> dict[str, Any]:
+    return {"name": "b", "version": "1.0", "release": A} | changes
+
+
 def _tensor(**changes: Any) -> dict[str, Any]:
     entry = {"dtype": "U8", "shape": [4], "digest": A, "pack": B, "offset": 64, "length": 4}
     return _record(packs={B: 68}, tensors={"t": entry | changes})
@@ -269,6 +273,26 @@ CASES: dict[str, list[Case]] = {
             "two files that differ only by case",
         ),
         _case(_record(files={"a": {"digest": A, "size": -1}}), "M209", "a negative size"),
+        _case(
+            _record(provenance={"built_with": "hand", "built_from": [_origin(relation="stolen")]}),
+            "M209",
+            "no such relation",
+        ),
+        _case(
+            _record(provenance={"built_with": "hand", "built_from": [_origin(release="x")]}),
+            "M209",
+            "an origin without a digest",
+        ),
+        _case(
+            _record(provenance={"built_with": "hand", "built_from": [_origin(name="../b")]}),
+            "M209",
+            "an origin whose name is none",
+        ),
+        _case(
+            _record(provenance={"built_with": "hand", "breaking": "a\nb"}),
+            "M209",
+            "a reason of two lines",
+        ),
         _case(_record(packs={"x": 1}), "M209", "a pack without a digest"),
         _case(_tensor(pack=C), "M209", "a tensor in a pack that is not listed"),
         _case(_tensor(dtype="Q7"), "M209", "a tensor of unknown dtype"),

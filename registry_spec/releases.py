@@ -13,7 +13,7 @@ from modpkg.digests import Digest, parse_digest
 from modpkg.errors import BadRecord, PackError
 from modpkg.interface import drift_of, unfit_reason
 from modpkg.manifest.normal import from_normal_form, normal_form
-from modpkg.names import requirement_text
+from modpkg.names import parse_version, requirement_text
 from modpkg.records import (
     SPEC,
     Expects,
@@ -87,6 +87,16 @@ def _manifest(record: ReleaseRecord) -> None:
         raise _refuse(record, "its manifest is an app's")
     if normal_form(manifest) != record.manifest:
         raise _refuse(record, "its manifest is not in normal form")
+
+    made = {(b.name, parse_version(b.version)): b for b in record.provenance.built_from}
+    for origin in manifest.origins:
+        told = made.get((origin.name, origin.version))
+        if told is None or (told.relation or "built") != origin.relation:
+            raise _refuse(
+                record,
+                f"its manifest says {origin.relation} from {origin.name} {origin.version}, "
+                "and its provenance does not",
+            )
 
     def texts(group: object) -> list[str]:
         return [

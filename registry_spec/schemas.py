@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from modpkg.community.report import Report
 from modpkg.lock import Lock
 from modpkg.records import FORMATS, SPEC
 from registry_spec import SCHEMAS
@@ -27,13 +28,15 @@ _TITLES = {
     "release": "Release record",
     "provides": "Interface that a release provides",
     "expects": "Interface that a release expects",
+    "patch": "patch.json of a release of kind patch",
     "lock": "modpkg.lock",
+    "report": "report.json",
 }
 
 
 def formats() -> dict[str, type[Struct]]:
     """Return the class of every format that has a schema, by the schema's name."""
-    return {**FORMATS, "lock": Lock}
+    return {**FORMATS, "lock": Lock, "report": Report}
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from modpkg.packs import pack_chunks
 from modpkg.records import canonical_json
 from modpkg.registry.base import find_base
 from modpkg.registry.known import known_tensors
+from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import Built, acts_on_base, build
@@ -136,6 +137,11 @@ metric = "exact_match"
 at_least = 0.5
 """
 
+_FORKED = """
+[provenance]
+built-from = [{ name = "tiny-tune", version = "1.2.0", relation = "forked" }]
+"""
+
 MODULES: tuple[tuple[str, str, str, str, dict[str, bytes]], ...] = (
     ("tiny-base", "1.0.0", "base", "", _base(1.0)),
     ("tiny-base", "1.1.0", "base", "", _base(2.0)),
@@ -143,7 +149,7 @@ MODULES: tuple[tuple[str, str, str, str, dict[str, bytes]], ...] = (
     ("tiny-tune", "1.0.0", "base", "", _tuned(0)),
     ("tiny-tune", "1.1.0", "base", "", _tuned(1)),
     ("tiny-tune", "1.2.0", "base", "", _tuned(2)),
-    ("tiny-fork", "1.0.0", "base", "", _tuned(2)),
+    ("tiny-fork", "1.0.0", "base", _FORKED, _tuned(2)),
     ("tiny-lora", "1.0.0", "adapter", '[dependencies]\ntiny-base = ">=1.0,<2"\n', _ADAPTER),
     ("tiny-set", "1.0.0", "collection", '[dependencies]\ntiny-lora = "*"\n', {}),
     (
@@ -190,13 +196,14 @@ def _build(project: Path, registry: Path) -> Built:
     if manifest.module is None:
         raise AssertionError("a vector is a module")
     base = None
+    reader = Registry(str(registry))
     if acts_on_base(manifest):
-        reader = Registry(str(registry))
         base = find_base(manifest, {item.name: reader for item in manifest.dependencies}, "1.0.0")
     out = project / "dist"
     module = manifest.module
     known = known_tensors(registry, module.name, module.version)
-    built = build(manifest, module, out, base=base, known=known)
+    origins = find_origins(manifest, lambda name: reader)
+    built = build(manifest, module, out, base=base, origins=origins, known=known)
     provenance = msgspec.structs.replace(built.record.provenance, built_with=BUILT_WITH)
     record = msgspec.structs.replace(built.record, provenance=provenance)
     line = msgspec.structs.replace(built.line, release=BlobTree(out).add(canonical_json(record)))

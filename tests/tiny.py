@@ -10,6 +10,7 @@ from pathlib import Path
 from modpkg.manifest import read_manifest
 from modpkg.records import IndexLine
 from modpkg.registry.base import find_base
+from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import acts_on_base, build
@@ -111,11 +112,11 @@ def publish(folder: Path, registry: Path) -> IndexLine:
     """Build any module against the registry's bases, and publish it."""
     manifest = read_manifest(folder / "modpkg.toml")
     assert manifest.module is not None
-    base = None
+    base, reader = None, Registry(str(registry))
     if acts_on_base(manifest):
-        reader = Registry(str(registry))
         base = find_base(manifest, {d.name: reader for d in manifest.dependencies}, None)
-    built = build(manifest, manifest.module, folder / "dist", base=base)
+    origins = find_origins(manifest, lambda name: reader)
+    built = build(manifest, manifest.module, folder / "dist", base=base, origins=origins)
     return RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
 
 

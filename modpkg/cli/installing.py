@@ -236,6 +236,8 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
                         f"{fit.module} was made for other weights of {fit.base} "
                         f"{fit.base_version}: {fit.text()}."
                     )
+            for said in plan.licences.warnings():
+                progress.warn(said)
             if _is_done(environment, plan):
                 environment.prune()
                 _report_nothing(environment, json_wanted)
@@ -313,6 +315,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
             for module in plan.lock.module
         ],
         "fits": {f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
+        "licenses": plan.licences,
         "fetch": plan.transfer.missing,
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
@@ -335,6 +338,8 @@ def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
         say(f"   {strong(module.name)} {module.version} ({module.kind}): {what}")
     for fit in plan.fits:
         say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
+    for said in plan.licences.warnings():
+        say(f"   {bad('licences')}: {said}")
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
         f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)} "

@@ -61,3 +61,15 @@ def upgrade_options(command: Command) -> Command:
         "--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has."
     )
     return every(one(command))
+
+
+def limit_option(command: Command) -> Command:
+    """``--time-limit``: what a test may take."""
+    return click.option(
+        "--time-limit",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1800.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="What a test may take on one model before it is stopped.",
+    )(command)

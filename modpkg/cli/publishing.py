@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 import msgspec
+from msgspec import UNSET
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
-from modpkg.environment.registries import Registries
+from modpkg.environment.registries import Registries, Wishes
 from modpkg.errors import (
     ManifestKindNeeded,
     ManifestMissing,
@@ -28,13 +30,15 @@ from modpkg.manifest import (
     read_manifest,
 )
 from modpkg.names import module_name, parse_version
-from modpkg.records import KINDS
+from modpkg.progress import Progress
+from modpkg.records import KINDS, IndexLine, ReleaseRecord
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder
+from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.release.build import acts_on_base, build
+from modpkg.release.build import acts_on_base, build, with_reason
 from modpkg.store.store import Store
 
 DIST = "dist"
@@ -55,7 +59,12 @@ def init_command(folder: Path, kind: str | None, name: str | None) -> None:
     say(f"{good('Wrote')} {path}, {'a ' + kind if kind else 'an app'} named {chosen}.")
 
 
-def _module_project(folder: Path) -> tuple[Manifest, ModuleTable]:
+def module_project(folder: Path) -> tuple[Manifest, ModuleTable]:
+    """Return the manifest of the module project around a folder.
+
+    Raises:
+        ManifestMissing. ManifestKindNeeded: it is an app's.
+    """
     path = find_manifest(folder.absolute())
     if path is None:
         raise ManifestMissing(folder=folder)
@@ -94,17 +103,18 @@ def build_command(
     the registry to publish to has already are referred to, and those that changed since the
     release before are written as changes.
     """
-    manifest, module = _module_project(folder)
+    manifest, module = module_project(folder)
     with TerminalProgress() as progress:
         base = None
+        registries = Registries(
+            manifest,
+            Store(store_folder()).blobs,
+            default=registry,
+            offline=offline,
+            warn=progress.warn,
+        )
+        origins = find_origins(manifest, registries.of)
         if acts_on_base(manifest):
-            registries = Registries(
-                manifest,
-                Store(store_folder()).blobs,
-                default=registry,
-                offline=offline,
-                warn=progress.warn,
-            )
             by_name: dict[str, Registry] = {
                 item.name: registries.of(item.name) for item in manifest.dependencies
             }
@@ -116,9 +126,11 @@ def build_command(
             module,
             target,
             base=base,
+            origins=origins,
             known=_known(manifest, module, registry),
             deltas=not no_deltas,
             progress=progress.advance,
+            accept=partial(_accept, manifest, progress, Wishes(registry, offline)),
         )
     line, tally = built.line, built.tally
     if as_json:
@@ -135,7 +147,18 @@ def build_command(
     size = sum(entry.size for entry in built.record.files.values())
     say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
     for origin in built.record.provenance.built_from:
-        say(f"  against  {origin.name} {origin.version}")
+        how = "against " if origin.relation is UNSET else f"{origin.relation} from"
+        say(f"  {how} {origin.name} {origin.version}")
+
+
+def _accept(
+    manifest: Manifest, progress: Progress, wishes: Wishes, tree: Path, record: ReleaseRecord
+) -> None:
+    """Refuse a release whose report.json is of something else."""
+    if "report.json" in record.files:
+        from modpkg.community.projects import check_claim
+
+        check_claim(tree, record, manifest, Store(store_folder()), progress, wishes)
 
 
 def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:
@@ -149,14 +172,22 @@ def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> Kno
 
 @click.command("publish")
 @click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
+@click.option(
+    "--allow-breaking",
+    metavar="WHY",
+    help="Publish although what changed asks for a higher version; why is recorded.",
+)
 @registry_option
 @json_option
-def publish_command(folder: Path, registry: str | None, as_json: bool) -> None:
+def publish_command(
+    folder: Path, allow_breaking: str | None, registry: str | None, as_json: bool
+) -> None:
     """Publish what 'modpkg build' left in FOLDER/dist to a registry; it is made if need be.
 
     A version, once published, is never replaced; publishing the same release again does nothing.
+    A version lower than what changed asks for ('modpkg check') is refused.
     """
-    manifest, module = _module_project(folder)
+    manifest, module = module_project(folder)
     dist = manifest.folder / DIST
     if not (dist / "registry.json").exists():
         raise NotBuilt(folder=shown(dist))
@@ -167,6 +198,8 @@ def publish_command(folder: Path, registry: str | None, as_json: bool) -> None:
     line = built.line(module.name, str(module.version))
     writer = RegistryWriter(writable_folder(manifest, registry))
     with TerminalProgress() as progress:
+        line = _allowed(manifest, built, line, writer.folder, allow_breaking, progress)
+        built = Registry(str(dist.absolute()))
         progress.stage(f"Publishing {module.name}")
         progress.total(line.size)
         published = writer.publish(built, line, progress=progress.advance)
@@ -177,6 +210,39 @@ def publish_command(folder: Path, registry: str | None, as_json: bool) -> None:
         f"{good('Published')} {strong(published.name)} {published.version} to {writer.folder} "
         f"({human_bytes(published.size)} new)."
     )
+
+
+def _allowed(
+    manifest: Manifest,
+    built: Registry,
+    line: IndexLine,
+    registry: Path,
+    reason: str | None,
+    progress: TerminalProgress,
+) -> IndexLine:
+    """Return the line to publish, once its version is what changed asks for, or a reason is given.
+
+    Raises:
+        BumpTooSmall: it is not, and none is.
+    """
+    if reason is not None and (not reason.strip() or not reason.isprintable()):
+        raise UsageProblem(message="--allow-breaking needs a reason in words, on one line.")
+    if not (registry / "registry.json").exists():
+        return line
+    lines = Registry(str(registry.absolute())).index(line.name)
+    versions = [parse_version(other.version) for other in lines]
+    if parse_version(line.version) in versions or not versions:
+        return line  # publishing tells whether it is the same release
+    from modpkg.community.versions import check_build, require_legal
+
+    found = check_build(manifest, built, line, registry, progress)
+    given = built.record(line).provenance.breaking or None
+    if found.legal or (reason is None and given is not None):
+        return line
+    if reason is None:
+        require_legal(found)
+        return line
+    return with_reason(Path(built.url), line, built.record(line), reason)
 
 
 @click.command("yank")

@@ -63,6 +63,7 @@ def info_command(as_json: bool) -> None:
         "packs": _counted(contents.packs),
         "files": _counted(contents.blobs),
         "composed": _counted(contents.composed),
+        "tested": _counted(contents.tested),
         "unfinished": _counted(contents.partial),
         "projects": [project.lock for project in projects],
     }
@@ -77,6 +78,7 @@ def info_command(as_json: bool) -> None:
             ("packs", "packs of tensors"),
             ("files", "files and records"),
             ("composed", "composed results"),
+            ("tested", "outcomes of tests"),
             ("unfinished", "unfinished fetches"),
         )
     ]
@@ -127,6 +129,7 @@ def gc_command(age: float, max_size: int | None, dry_run: bool, as_json: bool) -
                 "left": garbage.left,
                 "releases": garbage.releases,
                 "composed": garbage.composed,
+                "tested": garbage.tested,
                 "dry_run": dry_run,
             }
         )

@@ -22,6 +22,17 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+def layer_of(name: str) -> int | None:
+    """Return the first number in a tensor's name."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def part_of(name: str) -> str:
+    """Return a tensor's name without its layer's number."""
+    return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), name, count=1)
+
+
 class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One tensor on both sides, A and B. Norms are Euclidean, over all elements, in float64."""
 
@@ -52,13 +63,12 @@ class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def layer(self) -> int | None:
         """The first number in the name."""
-        found = _LAYER.search(self.name)
-        return int(found[1]) if found else None
+        return layer_of(self.name)
 
     @property
     def part(self) -> str:
         """The name without its layer's number: ``model.layers.*.mlp.down_proj.weight``."""
-        return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), self.name, count=1)
+        return part_of(self.name)
 
 
 class Difference(Struct, frozen=True):
@@ -154,8 +164,7 @@ def _measured(
         x = old.double()
         gap = new.double() - x
         if old.dtype == new.dtype:
-            bits = _INTEGERS[old.element_size()]
-            changed += int(torch.count_nonzero(old.view(bits) - new.view(bits)))
+            changed += int(torch.count_nonzero(_bits(old) - _bits(new)))
         else:
             changed += int(torch.count_nonzero(gap))
         norm += float(torch.dot(x, x))
@@ -187,6 +196,28 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 def _blocks(one: torch.Tensor, two: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     for start in range(0, one.numel(), BLOCK_ELEMENTS):
         yield one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
+
+
+def kept_places(
+    places: TensorRef, values: TensorRef, new_places: TensorRef, new_values: TensorRef
+) -> int:
+    """Return how many of a sparse tensor's places are in another one too, with the same bits.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
+    found = map_tensors(named)
+    where, order = found["q"].long().sort(stable=True)
+    if not where.numel():
+        return 0
+    near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
+    bits = [_bits(found["v"]), _bits(found["w"])[order][near]]
+    return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 class PartDifference(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
-"""What ``modpkg diff`` compares: a release, an installed model, or a directory of weights."""
+"""What is compared or merged: a release, an installed model, or a directory of weights."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -12,11 +13,20 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
-from modpkg.errors import DuplicateTensor, NothingToCompare, NotInstalled
-from modpkg.installed import InstalledModel, TensorRef, read_model
+from modpkg.errors import DuplicateTensor, NotData, NothingToCompare, NotInstalled
+from modpkg.installed import (
+    MODEL_RECORD,
+    InstalledModel,
+    InstalledModule,
+    TensorRef,
+    read_model,
+)
+from modpkg.interop.hf import NOT_TAKEN
+from modpkg.manifest import MANIFEST, read_manifest
 from modpkg.names import module_name, parse_version
 from modpkg.packs import read_pack_header
 from modpkg.progress import Progress
+from modpkg.release.content import check_data, collect
 from modpkg.store.store import Store
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
@@ -29,6 +39,11 @@ class Side(Struct, frozen=True):
     label: str
     tensors: dict[str, TensorRef]
     """``file`` is absolute."""
+    files: dict[str, Path] = {}
+    """The other files, by path."""
+    name: str | None = None
+    """Of the module, where it is one."""
+    version: str | None = None
 
 
 def find_side(
@@ -56,17 +71,32 @@ def find_side(
             project.parse(), store.blobs, default=registry, offline=offline, warn=progress.warn
         )
         module = fetch_release(name, version, registries, store, progress)
-        return Side(f"{name} {module.version}", _absolute(module.tensors, Path()))
+        return side_of(module)
     if Path(text).is_dir():
-        return Side(text, _of_folder(Path(text).absolute(), progress))
+        return _of_folder(text, Path(text).absolute(), progress)
     if found := _GENERATION.match(text):
         name, number = module_name(found["name"]), int(found["number"])
         model = _installed(project, name, number)
-        return Side(f"{name} {model.version} (generation {number})", _packs(project, model))
+        return _of_model(project, model, number, f"generation {number}")
     if "/" in text or "\\" in text:
         raise NothingToCompare(what=text, reason="there is no such folder")
     model = _installed(project, module_name(text), None)
-    return Side(f"{model.name} {model.version} (installed)", _packs(project, model))
+    return _of_model(project, model, None, "installed")
+
+
+def side_of(module: InstalledModule) -> Side:
+    """Return a release as a side."""
+    tensors = _absolute(module.tensors, Path())
+    label = f"{module.name} {module.version}"
+    return Side(label, tensors, dict(module.files), module.name, module.version)
+
+
+def _of_model(project: Project, model: InstalledModel, number: int | None, how: str) -> Side:
+    environment = Environment(project.environment)
+    folder = environment.folder(number or environment.current_number() or 1)
+    files = _below(folder / "models" / model.name)
+    files.pop(MODEL_RECORD, None)
+    return Side(f"{model.name} {model.version} ({how})", _packs(project, model), files)
 
 
 def _installed(project: Project, name: str, number: int | None) -> InstalledModel:
@@ -101,18 +131,28 @@ def _absolute(tensors: dict[str, TensorRef], folder: Path) -> dict[str, TensorRe
     }
 
 
-def _of_folder(folder: Path, progress: Progress) -> dict[str, TensorRef]:
-    packs = sorted(folder.glob("*.safetensors"))
+def _of_folder(text: str, folder: Path, progress: Progress) -> Side:
+    """Return a folder: a module project's content, or all data files as a trainer left them."""
+    name = version = None
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder / MANIFEST)
+        content = collect(manifest)
+        packs, files = list(content.weights.values()), content.files
+        if manifest.module is not None:
+            name, version = manifest.module.name, str(manifest.module.version)
+    else:
+        packs = sorted(folder.glob("*.safetensors"))
+        files = _below(folder)
     if not packs:
         raise NothingToCompare(what=folder, reason="it has no *.safetensors")
     progress.stage(f"Reading {folder.name}")
     progress.total(sum(pack.stat().st_size for pack in packs))
     tensors: dict[str, TensorRef] = {}
     for pack in packs:
-        for name, place in read_pack_header(pack).items():
-            if name in tensors:
-                raise DuplicateTensor(tensor=name, first=tensors[name].file, second=pack)
-            tensors[name] = TensorRef(
+        for tensor, place in read_pack_header(pack).items():
+            if tensor in tensors:
+                raise DuplicateTensor(tensor=tensor, first=tensors[tensor].file, second=pack)
+            tensors[tensor] = TensorRef(
                 file=str(pack),
                 offset=place.offset,
                 length=place.length,
@@ -121,4 +161,21 @@ def _of_folder(folder: Path, progress: Progress) -> dict[str, TensorRef]:
                 digest=digest_file(pack, place.offset, place.length),
             )
             progress.advance(place.length)
-    return tensors
+    return Side(text, tensors, files, name, version)
+
+
+def _below(folder: Path) -> dict[str, Path]:
+    """Return the data files in a folder, by path; what trainers leave beside them stays out."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        real = path.resolve()  # a hub's cache holds links to its blobs
+        if hidden or not real.is_file() or any(relative.match(pattern) for pattern in NOT_TAKEN):
+            continue
+        if path.suffix == ".safetensors":
+            continue
+        with contextlib.suppress(NotData):
+            check_data(real, relative.as_posix())
+            files[relative.as_posix()] = real
+    return files

@@ -80,8 +80,10 @@ class Composition(Struct, frozen=True, kw_only=True):
     key: str
     """Digest of everything that decides a byte of the weights."""
     kept: dict[str, TensorRef]
-    """Tensors that no step touches, where they lie."""
+    """Tensors that are as they lie there: no step touches them, or one brings them whole."""
     made: dict[str, Made]
+    checked: tuple[str, ...] = ()
+    """Of those that are kept, the ones whose values have to be finite: patches brought them."""
     config: dict[str, Any]
     """The ``config.json`` of the result."""
     files: dict[str, Path]

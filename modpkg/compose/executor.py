@@ -22,7 +22,7 @@ from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.rows import ModelBlocks
-from modpkg.compose.tensor import Job, make_tensor
+from modpkg.compose.tensor import Job, check_brought, make_tensor
 from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
 from modpkg.interface import weights_digest
@@ -74,6 +74,8 @@ def compose(
         NotFinite: the result has NaN or infinity. ComposeError, PackError, DiskFull.
     """
     tensors = dict(composition.kept)
+    for name in composition.checked:
+        check_brought(composition.name, name, tensors[name])
     if composition.made:
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)

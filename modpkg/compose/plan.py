@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modpkg.compose.composition import Composition, Made, type_and_digest
+from modpkg.compose.composition import Composition, Made, Term, type_and_digest
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import Done, Merging
 from modpkg.compose.operators import Effects, Situation, find_operator
 from modpkg.compose.operators.head import own_files
+from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.sense import check_alone, check_together
 from modpkg.compose.settings import value_for
@@ -86,12 +87,14 @@ def plan(
                     reason=f"{done.module.name} acts on {target!r}, which another step replaces",
                 )
     kept, made = _made(name, base, recipe, table, merging, steps, scales)
+    brought = {(ref.file, ref.offset) for ref in _brought(steps)}
     return Composition(
         name=name,
         version=version,
-        key=_key(kept, made),
+        key=key_of(kept, made),
         kept=kept,
         made=made,
+        checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
         config=_config(name, config, recipe, steps),
         files=_files(name, base, steps),
     )
@@ -115,6 +118,16 @@ def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
         raise AccountsDoNotBalance(
             model=name, count=len(left), module=module.name, example=min(left)
         )
+
+
+def _brought(steps: Sequence[Done]) -> list[TensorRef]:
+    """Return the tensors that patches bring whole."""
+    found: list[TensorRef] = []
+    for done in steps:
+        if done.step.op == PATCHED.name:
+            found += done.effects.added.values()
+            found += [t.inputs["whole"] for t in done.effects.terms.values() if "whole" in t.inputs]
+    return found
 
 
 def _table(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str, TensorRef]:
@@ -169,6 +182,9 @@ def _made(
             else:
                 made[tensor] = Made(source=ref, dtype=dtype)
             continue
+        if tensor not in everywhere and (whole := _whole(recipe, terms[tensor], dtype)) is not None:
+            kept[tensor] = whole
+            continue
         made[tensor] = Made(
             source=ref,
             dtype=dtype,
@@ -177,6 +193,15 @@ def _made(
             settings=everywhere.get(tensor) or merging.settings(tensor),
         )
     return kept, made
+
+
+def _whole(recipe: Compose, terms: Sequence[Term], dtype: str) -> TensorRef | None:
+    """Return the tensor that is the result as it is: a patch brings it whole, and nothing else
+    changes it."""
+    if recipe.method != "sum" or len(terms) != 1 or terms[0].op != PATCHED.name:
+        return None
+    found = terms[0].inputs.get("whole")
+    return found if found is not None and terms[0].weight == 1.0 and found.dtype == dtype else None
 
 
 def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef) -> str:
@@ -198,7 +223,8 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
     return _DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in _FLOATS else ref.dtype
 
 
-def _key(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
+def key_of(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
+    """Return the digest of everything that decides a byte of the result."""
     account = {
         "engine": COMPOSE_ENGINE,
         "kept": {name: type_and_digest(ref) for name, ref in kept.items()},
@@ -231,7 +257,15 @@ def _config(
                     model=name,
                     reason=f"{other} and {done.module.name} both set {key!r} of {_CONFIG}",
                 )
-    merged = {**config, **{key: value for key, (_, value) in edited.items()}}
+    unset = {key: done.module.name for done in steps for key in done.effects.unset}
+    if both := sorted(unset.keys() & edited.keys()):
+        raise ComposeError(
+            model=name,
+            reason=f"{unset[both[0]]} takes {both[0]!r} out of {_CONFIG}, and "
+            f"{edited[both[0]][0]} sets it",
+        )
+    merged = {key: value for key, value in config.items() if key not in unset}
+    merged |= {key: value for key, (_, value) in edited.items()}
     if recipe.dtype is not None:
         merged["torch_dtype" if "torch_dtype" in merged else "dtype"] = recipe.dtype
     return merged
@@ -243,8 +277,19 @@ def _files(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str,
         for path, blob in base.files.items()
         if path != _CONFIG and not path.endswith(".index.json")
     }
+    gone: dict[str, str] = {}
+    for done in steps:
+        for path in done.effects.replaced:
+            files.pop(path, None)
+            if path not in done.effects.files:
+                gone[path] = done.module.name
     for done in steps:
         for path, blob in own_files(done.effects.files).items():
+            if path in gone:
+                raise ComposeError(
+                    model=name,
+                    reason=f"{gone[path]} takes {path!r} away, and {done.module.name} changes it",
+                )
             if path in files and digest_file(files[path]) != digest_file(blob):
                 raise ComposeError(
                     model=name,

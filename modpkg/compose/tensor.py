@@ -11,11 +11,13 @@ from msgspec import Struct
 
 from modpkg.compose.composition import Made
 from modpkg.compose.mapping import TORCH_DTYPES
+from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
-from modpkg.compose.rows import TensorBlocks
+from modpkg.compose.rows import Rows, TensorBlocks
 from modpkg.digests import Digest, digest_file
-from modpkg.errors import ComposeError, NotFinite, StoreDamaged
+from modpkg.errors import BadPatch, ComposeError, NotFinite, StoreDamaged
+from modpkg.installed import TensorRef
 from modpkg.packs import PackTensor
 
 
@@ -110,6 +112,27 @@ class Reduction:
             broken = ~torch.isfinite(out)
             if self._reducer is not None or torch.isfinite(source[broken]).any():
                 raise NotFinite(model=self._job.model, tensor=self._job.name)
+
+
+def check_brought(model: str, name: str, ref: TensorRef) -> None:
+    """Check a tensor that a patch brings, and that is taken as it is.
+
+    Raises:
+        NotFinite: it has NaN or infinity. BadPatch: it is not what the patch says.
+        PackError: it cannot be read.
+    """
+    if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
+        reason = f"{name!r} is not the tensor that it says (or the store is damaged)"
+        raise BadPatch(patch=f"A module of {model}", reason=reason)
+    rows = Rows(ref)
+    if not rows.tensor.dtype.is_floating_point:
+        return
+    height = max(1, BLOCK_ELEMENTS // max(rows.matrix.shape[1], 1))
+    for start in range(0, rows.matrix.shape[0], height):
+        stop = min(start + height, rows.matrix.shape[0])
+        if not torch.isfinite(rows.matrix[start:stop].double()).all():
+            raise NotFinite(model=model, tensor=name)
+        rows.release(start, stop)
 
 
 def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:

@@ -20,15 +20,15 @@ from modpkg.environment.generations import (
     ModuleState,
     text_digest,
 )
+from modpkg.environment.models import lay_out_model
 from modpkg.environment.plan import InstallPlan
 from modpkg.environment.project import Project
 from modpkg.errors import EnvironmentDamaged, ResultDiffers
-from modpkg.files import link_or_copy, remove_tree, safe_path, temporary_sibling, write_atomically
-from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
+from modpkg.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
+from modpkg.installed import TensorRef
 from modpkg.lock import LockedResult, format_lock
 from modpkg.names import module_name
 from modpkg.progress import Progress
-from modpkg.records import canonical_json
 from modpkg.sealed import seal
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
@@ -113,27 +113,38 @@ def compose_models(
         progress.stage(f"Composing {model.name}")
         composition = plan.compositions[model.name]
         results[model.name] = compose(
-            composition, store.root, threads=threads, executor=executor, progress=_counted(progress)
+            composition, store.root, threads=threads, executor=executor, progress=counted(progress)
         ).result
     return results
 
 
 def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
-    """Bring what the plan lacks into the store."""
-    check_space(store.root, plan.disk)
+    """Bring what a project lacks into the store, and say so."""
     store.projects.note(plan.project.lock_path, plan.project.environment)
+    fetch_plan(plan, store, progress)
+    for module in plan.lock.module:
+        if size := plan.transfer.missing_of(module.name):
+            progress.fetched(module.name, module.version, size)
+
+
+def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
+    """Bring what the plan lacks into the store.
+
+    Raises:
+        Everything that fetching can raise.
+    """
+    check_space(store.root, plan.disk)
     if plan.transfer.needed:
         progress.stage("Fetching")
         progress.total(plan.transfer.missing)
     fetch_all(
         plan.transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count)
     )
-    for module in plan.lock.module:
-        if size := plan.transfer.missing_of(module.name):
-            progress.fetched(module.name, module.version, size)
 
 
-def _counted(progress: Progress) -> Callable[[int, int], None]:
+def counted(progress: Progress) -> Callable[[int, int], None]:
+    """Return what composing calls, so that ``progress`` counts tensors."""
+
     def advance(done: int, total: int) -> None:
         progress.total(total)
         progress.advance(1)
@@ -161,7 +172,7 @@ def _compose_all(
         from modpkg.compose.plan import COMPOSE_ENGINE
 
         progress.stage(f"Composing {model.name}")
-        composed = compose(plan.compositions[model.name], store.root, progress=_counted(progress))
+        composed = compose(plan.compositions[model.name], store.root, progress=counted(progress))
         before = known.get(model.name)
         if (
             before is not None
@@ -178,7 +189,6 @@ def _compose_all(
             )
         )
         folder = staged / "models" / model.name
-        folder.mkdir()
         tensors: dict[str, TensorRef] = {}
         for name, ref in composed.tensors.items():
             pack = _pack_name(Path(ref.file))
@@ -186,22 +196,8 @@ def _compose_all(
                 link_or_copy(Path(ref.file), environment.packs / pack)
                 packs[pack] = (environment.packs / pack).stat().st_size
             tensors[name] = msgspec.structs.replace(ref, file=pack)
-        for path, source in composed.files.items():
-            link_or_copy(source, folder / safe_path(path))
-        write_atomically(
-            folder / "config.json", msgspec.json.format(canonical_json(composed.config), indent=2)
-        )
-        installed = InstalledModel(
-            name=model.name,
-            version=model.version,
-            key=composed.key,
-            result=composed.result,
-            task=msgspec.to_builtins(model.task) if model.task is not None else None,
-            tensors=tensors,
-            modules={name: plan.transfer.records[name].version for name in model.modules()},
-            recipe=msgspec.to_builtins(model.recipe),
-        )
-        write_atomically(folder / MODEL_RECORD, seal(installed))
+        modules = {name: plan.transfer.records[name].version for name in model.modules()}
+        lay_out_model(folder, composed, model, modules, tensors)
         models[model.name] = model.version
     return models, results, packs
 

@@ -1,18 +1,26 @@
-"""Which runnable models an environment holds, and the recipe of each."""
+"""Which runnable models an environment holds, the recipe of each, and how one is laid out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from modpkg.errors import BadRecord, ComposeError
+from modpkg.files import link_or_copy, safe_path, write_atomically
+from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
 from modpkg.lock import Lock
 from modpkg.manifest import Manifest, from_normal_form
 from modpkg.manifest.schema import Compose, Task
-from modpkg.records import ReleaseRecord
+from modpkg.records import ReleaseRecord, canonical_json
 from modpkg.release.build import requires_of
+from modpkg.sealed import seal
+
+if TYPE_CHECKING:
+    from modpkg.compose.executor import Composed
 
 
 class ModelRecipe(Struct, frozen=True):
@@ -93,3 +101,34 @@ def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compos
                 reason=f"step {step.op!r} names {step.module}, which it does not require",
             )
     return msgspec.structs.replace(recipe, steps=tuple(steps))
+
+
+def lay_out_model(
+    folder: Path,
+    composed: Composed,
+    model: ModelRecipe,
+    modules: Mapping[str, str],
+    tensors: Mapping[str, TensorRef],
+) -> None:
+    """Write a composed model's folder: its record, config and files.
+
+    ``modules`` are the versions that went in; ``tensors`` says where the weights lie, as the
+    record is to have it.
+    """
+    folder.mkdir(parents=True)
+    for path, source in composed.files.items():
+        link_or_copy(source, folder / safe_path(path))
+    write_atomically(
+        folder / "config.json", msgspec.json.format(canonical_json(composed.config), indent=2)
+    )
+    installed = InstalledModel(
+        name=model.name,
+        version=model.version,
+        key=composed.key,
+        result=composed.result,
+        task=msgspec.to_builtins(model.task) if model.task is not None else None,
+        tensors=dict(tensors),
+        modules=dict(modules),
+        recipe=msgspec.to_builtins(model.recipe),
+    )
+    write_atomically(folder / MODEL_RECORD, seal(installed))

@@ -15,6 +15,7 @@ from modpkg.environment.generations import (
     Environment,
     Generation,
 )
+from modpkg.environment.licences import Licences, licences_of, require_accepted
 from modpkg.environment.locking import (
     Locked,
     check_closed,
@@ -32,10 +33,11 @@ from modpkg.lock import Lock, LockedModule, read_lock
 from modpkg.manifest import Manifest, Strategy, remove_dependency, set_dependency
 from modpkg.names import module_name, specifier_text
 from modpkg.progress import Progress
+from modpkg.records import PATCH, PATCHED_FILES
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
-_PLANNED_FROM = ("config.json", "adapter_config.json")
+_PLANNED_FROM = ("config.json", "adapter_config.json", PATCH)
 
 
 class Request(Struct, kw_only=True):
@@ -73,6 +75,7 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     transfer: TransferPlan
     recipes: tuple[ModelRecipe, ...]
     fits: tuple[Fit, ...]
+    licences: Licences
     changes: tuple[Change, ...]
     compositions: Mapping[str, Any]
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
@@ -189,6 +192,8 @@ def plan_install(
                 registries.check_identity(module)
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
+    licences = licences_of(manifest, transfer.records, models)
+    require_accepted(licences, manifest, lock)
     modules = {
         module.name: store.module(transfer.records[module.name], module.release, transfer.places)
         for module in lock.module
@@ -214,6 +219,7 @@ def plan_install(
         transfer=transfer,
         recipes=tuple(models),
         fits=tuple(fits),
+        licences=licences,
         changes=_changes(Environment(project.environment).sound(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
@@ -232,8 +238,8 @@ def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Regis
     """Bring the small files that planning a composition reads into the store."""
     for name in model.modules():
         record = transfer.records.get(name)
-        for path in _PLANNED_FROM:
-            if record is not None and (entry := record.files.get(path)) is not None:
+        for path, entry in record.files.items() if record is not None else ():
+            if path in _PLANNED_FROM or path.startswith(PATCHED_FILES):
                 registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
 
 

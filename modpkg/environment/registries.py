@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+from msgspec import Struct
+
 from modpkg.environment.policy import bounds_of
 from modpkg.errors import ModpkgError, RegistryChanged
 from modpkg.lock import LockedModule
@@ -15,6 +17,17 @@ from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 from modpkg.settings import Settings, read_settings
 from modpkg.tree import BlobTree
+
+
+class Wishes(Struct, frozen=True):
+    """What the command line says of registries."""
+
+    registry: str | None = None
+    """Takes the place of the default one."""
+    offline: bool = False
+
+
+NO_WISHES = Wishes()
 
 
 class Registries:
@@ -37,7 +50,7 @@ class Registries:
         self._default = default_address(manifest, default)
         self._aliases: dict[str, str] = {
             dependency.name: dependency.registry
-            for dependency in manifest.dependencies
+            for dependency in (*manifest.dependencies, *manifest.suites)
             if dependency.registry is not None
         }
         self._urls = manifest.registries

@@ -23,7 +23,16 @@ from modpkg.release.data import read_json
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence import EMBEDS, after_transformer
 
-_SKIP = ("onnx/*", "openvino/*", "*.safetensors.index.json", "*.msgpack", "*.h5", "*.bin", "*.ot")
+NOT_TAKEN = (
+    "onnx/*",
+    "openvino/*",
+    "*.safetensors.index.json",
+    "*.msgpack",
+    "*.h5",
+    "*.bin",
+    "*.ot",
+)
+"""What of a model's directory no module takes."""
 
 
 def import_hf(
@@ -54,7 +63,7 @@ def import_hf(
         read_pack_header(path.resolve())
     spdx, warnings = license_of(source, license)
     with new_project(out) as staged:
-        left = copy_files(source, staged, skip=_SKIP)
+        left = copy_files(source, staged, skip=NOT_TAKEN)
         warnings += [f"left out: {item}" for item in left]
         write_manifest(
             staged,

@@ -40,6 +40,17 @@ def read_dependencies(
     return _distinct(found, owner)
 
 
+def read_suites(
+    node: Node | None, registries: dict[str, str], owner: ModuleName | None
+) -> tuple[Dependency, ...]:
+    """Return the suites in their order, written as dependencies are; a suite has no extras."""
+    suites = read_dependencies(node, registries, owner)
+    for suite in suites:
+        if node is not None and suite.requirement.extras:
+            raise node.fail(f"asks for extras of {suite.name}, and a suite has none; take them out")
+    return suites
+
+
 def read_extras(
     node: Node | None, owner: ModuleName | None
 ) -> dict[ModuleName, tuple[Dependency, ...]]:

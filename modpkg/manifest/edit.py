@@ -75,12 +75,13 @@ def toml_value(value: Any) -> str:
         # A JSON string is a TOML string, but for the one control character that JSON lets pass.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, dict):
-        pairs = [f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items()]
+        pairs = [f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value)
 
 
-def _toml_key(key: str) -> str:
+def toml_key(key: str) -> str:
+    """Return ``key`` as TOML: bare where that will do."""
     return key if _BARE.fullmatch(key) else toml_value(key)

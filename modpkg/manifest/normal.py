@@ -13,6 +13,7 @@ from modpkg.manifest.schema import (
     Dependency,
     Layers,
     Manifest,
+    Origin,
     Setting,
     Step,
     Task,
@@ -27,7 +28,8 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
 
     Equal manifests give equal data. Dependencies are a list, because their order matters and
     JSON's objects have none. Where the manifest lies, and on which lines, is left out; so are
-    ``[constraints]``, ``[overrides]`` and ``[resolution]``, which act only where they are written.
+    ``[constraints]``, ``[overrides]``, ``[resolution]`` and ``[licenses]``, which act only where
+    they are written.
     """
     module = manifest.module
     return _plain(
@@ -51,10 +53,12 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
             "compose": manifest.compose and _compose(manifest.compose),
             "task": manifest.task and _task(manifest.task),
             "tests": [_test(test) for test in manifest.tests],
+            "suites": [_dependency(suite) for suite in manifest.suites],
             "files": {
                 "include": list(manifest.files.include),
                 "exclude": list(manifest.files.exclude),
             },
+            "provenance": {"built-from": [_origin(origin) for origin in manifest.origins]},
             "registries": dict(manifest.registries),
             "models": {
                 name: {
@@ -100,6 +104,11 @@ def _dependency(dependency: Dependency) -> str | dict[str, Any]:
     if dependency.registry is None:
         return _requirement(dependency)
     return {"registry": dependency.registry, "requirement": _requirement(dependency)}
+
+
+def _origin(origin: Origin) -> dict[str, Any]:
+    data = {"name": str(origin.name), "version": str(origin.version)}
+    return data if origin.relation == "built" else {**data, "relation": origin.relation}
 
 
 def _compose(compose: Compose) -> dict[str, Any]:
@@ -157,6 +166,9 @@ def _test(test: Test) -> dict[str, Any]:
             "metric": test.metric,
             "at_least": test.at_least,
             "at_most": test.at_most,
+            "tolerance": test.tolerance or None,
+            "seed": test.seed or None,
+            "time_limit": test.time_limit,
             "model": test.model,
         }
     )

@@ -6,10 +6,17 @@ from pathlib import Path
 
 from modpkg.errors import ManifestError, ManifestMissing
 from modpkg.files import shown
-from modpkg.manifest.dependencies import read_dependencies, read_extras, read_registries
+from modpkg.manifest.dependencies import (
+    read_dependencies,
+    read_extras,
+    read_registries,
+    read_suites,
+)
 from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
+from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.node import Node, Source, Table
+from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
 from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
 from modpkg.manifest.sections import (
@@ -33,11 +40,14 @@ _TABLES = (
     "compose",
     "task",
     "tests",
+    "suites",
     "files",
+    "provenance",
     "registries",
     "constraints",
     "overrides",
     "resolution",
+    "licenses",
     "models",
 )
 
@@ -107,10 +117,13 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         constraints=read_bounds(table.get("constraints")),
         overrides=read_bounds(table.get("overrides")),
         resolution=read_resolution(table.get("resolution")),
+        licenses=read_licenses(table.get("licenses")),
         compose=read_compose(compose, names | optional) if compose else None,
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),
+        suites=read_suites(table.get("suites"), registries, owner),
         files=read_files(files) if files else FilesTable(),
+        origins=read_origins(table.get("provenance"), module),
         registries=registries,
         models=models,
         tasks=tasks,
@@ -132,17 +145,22 @@ def _owner(table: Table) -> tuple[ModuleTable | None, ModuleName | None]:
 def _check_tables(table: Table, module: ModuleTable | None) -> None:
     """Refuse the tables that this kind of manifest cannot have."""
     compose, task, files = table.get("compose"), table.get("task"), table.get("files")
-    models = table.get("models")
+    models, suites = table.get("models"), table.get("suites")
     if module is None:
+        if suites:
+            raise suites.fail("belongs to a module; an app writes [[tests]] of its own instead")
         if compose:
             raise compose.fail("belongs to a module; an app writes [models.NAME] instead")
         if task:
             raise task.fail("belongs to a module; an app writes [models.NAME.task] instead")
-        if files:
-            raise files.fail("belongs to a module, and an app is never published; take it out")
+        for owned in (files, table.get("provenance")):
+            if owned:
+                raise owned.fail("belongs to a module, and an app is never published; take it out")
         return
     if models:
         raise models.fail("belongs to an app; a module writes [compose] instead")
+    if suites and module.kind in ("suite", "collection"):
+        raise suites.fail(f"does not go with kind {module.kind!r}, which has no model; take it out")
     if compose and module.kind != "model":
         raise compose.fail(
             f"does not go with kind {module.kind!r}, only with kind 'model'; change one of them"

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from modpkg.manifest.cutoff import Cutoff
 from modpkg.names import ModuleName
-from modpkg.records import Kind
+from modpkg.records import Kind, Relation
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Strategy = Literal["highest", "lowest", "lowest-direct"]
@@ -119,6 +119,12 @@ class Test(Struct, frozen=True, kw_only=True):
     metric: str
     at_least: float | None = None
     at_most: float | None = None
+    tolerance: float = 0.0
+    """How much worse the value of an update may be."""
+    seed: int = 0
+    """Of what is drawn at random: the resamples of an interval, and a metric's own."""
+    time_limit: float | None = None
+    """Seconds that the test may take on one model; None leaves it to the one who runs it."""
     model: ModuleName | None = None
     """In an app: the dependency or assembly that is tested; None means each of its models."""
 
@@ -139,6 +145,35 @@ class FilesTable(Struct, frozen=True, kw_only=True):
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+
+Manner = Literal["warn", "refuse"]
+
+
+class LicensePolicy(Struct, frozen=True, kw_only=True):
+    """``[licenses]``: what a project accepts of the modules that it installs."""
+
+    allow: tuple[str, ...] | None = None
+    """The only licences that will do; None for any."""
+    deny: tuple[str, ...] = ()
+    unknown: Manner = "warn"
+    """What to do where nobody knows whether the licences of a composition go together."""
+    conflicts: Manner = "warn"
+    """What to do where they do not."""
+    exceptions: dict[ModuleName, tuple[str, ...]] = {}
+    """Licences that will do for one module, whatever else is said of them; sorted by name."""
+    where: str = ""
+    """``file:line``, for explanations."""
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """One entry of ``[provenance] built-from``: a release that the module was made from."""
+
+    name: ModuleName
+    version: Version
+    relation: Relation = "built"
+    where: str = ""
+    """``file:line``, for explanations."""
 
 
 class ResolutionTable(Struct, frozen=True, kw_only=True):
@@ -170,10 +205,15 @@ class Manifest(Struct, frozen=True, kw_only=True):
     overrides: tuple[Dependency, ...] = ()
     """Replace every requirement on a name; sorted by name."""
     resolution: ResolutionTable = ResolutionTable()
+    licenses: LicensePolicy = LicensePolicy()
     compose: Compose | None = None
     task: Task | None = None
     tests: tuple[Test, ...] = ()
+    suites: tuple[Dependency, ...] = ()
+    """Modules of kind ``suite`` whose tests the module has to pass too; nothing installs them."""
     files: FilesTable = FilesTable()
+    origins: tuple[Origin, ...] = ()
+    """``[provenance]``: what a module was made from, besides the base that it acts on."""
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}

@@ -32,6 +32,8 @@ DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
 MOST_NEW_TOKENS = 1_000_000
 MOST_LAYERS = 100_000
+MOST_SEED = (1 << 31) - 1
+LONGEST_TEST = 7 * 24 * 3600
 
 ENGINE = "requires-modpkg"
 
@@ -203,19 +205,28 @@ def read_tests(node: Node | None, models: Collection[ModuleName] | None) -> tupl
 
 def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
     own = () if models is None else ("model",)
-    table = node.table(("name", "cases", "metric", "at_least", "at_most", *own))
+    known = ("name", "cases", "metric", "at_least", "at_most", "tolerance", "seed", "time_limit")
+    table = node.table((*known, *own))
     least, most, model = table.get("at_least"), table.get("at_most"), table.get("model")
+    tolerance, seed, limit = table.get("tolerance"), table.get("seed"), table.get("time_limit")
     test = Test(
         name=table.need("name", 'name = "keeps names"').text(),
         cases=inner_path(table.need("cases", 'cases = "tests/names.jsonl"')),
         metric=word(table.need("metric", 'metric = "rouge_l"'), "a metric"),
         at_least=least.number() if least else None,
         at_most=most.number() if most else None,
+        tolerance=tolerance.number() if tolerance else 0.0,
+        seed=seed.integer(0, MOST_SEED) if seed else 0,
+        time_limit=limit.number() if limit else None,
         model=model.parsed(module_name) if model else None,
     )
     if least and test.at_least is not None and test.at_most is not None:  # noqa: SIM102
         if test.at_least > test.at_most:
             raise least.fail("is more than at_most, so that nothing could pass; swap them")
+    if tolerance and test.tolerance < 0:
+        raise tolerance.fail("is less than 0; write how much worse the value may be")
+    if limit and test.time_limit is not None and not 0 < test.time_limit <= LONGEST_TEST:
+        raise limit.fail(f"has to be more than 0 and at most {LONGEST_TEST} seconds")
     if model and models is not None and test.model not in models:
         near = hint(str(test.model), models)
         raise model.fail(

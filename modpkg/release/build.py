@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, Struct
 
 import modpkg
 from modpkg.digests import Digest
-from modpkg.errors import BaseNeeded, NoWeights
+from modpkg.errors import BaseNeeded, NoWeights, PatchNotFinite
 from modpkg.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.interface import ports_of, provides_of
 from modpkg.manifest import Manifest, normal_form
 from modpkg.manifest.schema import Dependency, ModuleTable
-from modpkg.names import requirement_text
+from modpkg.names import parse_version, requirement_text
 from modpkg.records import (
     SPEC,
     BuiltFrom,
@@ -29,8 +30,9 @@ from modpkg.records import (
 from modpkg.release.content import collect
 from modpkg.release.data import read_json
 from modpkg.release.expects import expects_of
+from modpkg.release.finite import count_not_finite
 from modpkg.release.known import Known
-from modpkg.release.packing import Tally, find_tensors, pack_tensors
+from modpkg.release.packing import Part, Tally, find_tensors, pack_tensors
 from modpkg.tree import BlobTree
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
@@ -64,20 +66,25 @@ def build(
     out: Path,
     *,
     base: Base | None = None,
+    origins: Sequence[BuiltFrom] = (),
     known: Known | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
+    accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing what was there.
 
     Everything a computer can work out is worked out here: digests, tensor table, the interface
     that the module offers or expects, and what it was built against. Tensors that the registry
     has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
-    is off. The same project and the same registry give the same bytes.
+    is off. ``origins`` are the releases that the manifest's ``[provenance]`` names, as
+    `modpkg.registry.origins.find_origins` finds them. The same project and the same registry give
+    the same bytes. ``accept`` sees the finished tree before it takes ``out``'s place; what it
+    raises leaves ``out`` as it was.
 
     Raises:
         NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
-        NothingMatches, UnboundTensor, AdapterRefused: names the file or tensor.
+        NothingMatches, UnboundTensor, AdapterRefused, PatchNotFinite: names the file or tensor.
         DigestMismatch, BadEncoding: an earlier tensor is damaged in the registry.
         DiskFull: nothing is left in ``out``.
     """
@@ -92,11 +99,19 @@ def build(
         tokenizer = files.get("tokenizer.json")
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
         parts = find_tensors(content.weights)
+        if module.kind == "patch":
+            _check_finite(module.name, parts)
         provides = None
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
         packed = pack_tensors(
-            tree, parts, known=known, provides=provides, deltas=deltas, progress=progress
+            tree,
+            parts,
+            known=known,
+            provides=provides,
+            patched=base.record.tensors if base is not None and module.kind == "patch" else None,
+            deltas=deltas,
+            progress=progress,
         )
         expected: dict[str, str] = {}
         if module.kind in _ACTS_ON_BASE:
@@ -123,20 +138,29 @@ def build(
             requires_modpkg=manifest.requires_modpkg or UNSET,
             provenance=Provenance(
                 built_with=f"modpkg {modpkg.__version__}",
-                built_from=[BuiltFrom(base.record.name, base.record.version, base.release)]
-                if base is not None
-                else [],
+                built_from=_built_from(manifest, base, origins),
             ),
         )
         line = _index_line(record, tree.add(canonical_json(record)), packed.tally.new_bytes)
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
         write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
+        accept(staged, record)
         remove_tree(out)
         staged.rename(out)
     finally:
         remove_tree(staged)
     return Built(line=line, record=record, tally=packed.tally)
+
+
+def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:
+    """Record in a built tree why its release has a lower version than it should; its new line."""
+    provenance = msgspec.structs.replace(record.provenance, breaking=reason)
+    stamped = msgspec.structs.replace(record, provenance=provenance)
+    release = BlobTree(out).add(canonical_json(stamped))
+    told = msgspec.structs.replace(line, release=release)
+    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(told) + b"\n")
+    return told
 
 
 def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:
@@ -152,6 +176,27 @@ def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLi
         release=release,
         size=weights + sum(file.size for file in record.files.values()),
     )
+
+
+def _check_finite(what: str, parts: Mapping[str, Part]) -> None:
+    """Check that a patch's tensors are finite: what it is put on need not be read to see that."""
+    for name, part in parts.items():
+        if count := count_not_finite(part.path, part.offset, part.length, part.dtype):
+            raise PatchNotFinite(what=what, tensor=name, count=count)
+
+
+def _built_from(
+    manifest: Manifest, base: Base | None, origins: Sequence[BuiltFrom]
+) -> list[BuiltFrom]:
+    """Return what a release was made from: the base that it acts on first, then its origins."""
+    told = [(origin.name, origin.version) for origin in manifest.origins]
+    if [(origin.name, parse_version(origin.version)) for origin in origins] != told:
+        raise AssertionError(f"{manifest.path}: [provenance] was not looked up in a registry")
+    if base is None:
+        return list(origins)
+    own = BuiltFrom(base.record.name, base.record.version, base.release)
+    same = [origin for origin in origins if origin.release == own.release]
+    return [*(same or [own]), *(origin for origin in origins if origin not in same)]
 
 
 def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:

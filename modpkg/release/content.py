@@ -64,7 +64,7 @@ def collect(manifest: Manifest) -> Content:
             continue
         if include and not chosen:
             continue
-        if not include and _left_out(relative):
+        if not include and is_left_out(relative):
             continue
         if path.is_symlink():
             raise LinkInRelease(path=path)
@@ -131,6 +131,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield relative, path
 
 
-def _left_out(relative: str) -> bool:
+def is_left_out(relative: str) -> bool:
+    """Say whether a file belongs to no release unless ``[files] include`` names it."""
     top = relative.split("/", 1)[0]
     return top in _LEFT_OUT or relative.endswith(_SOURCES_OF_A_PROJECT)

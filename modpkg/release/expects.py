@@ -9,9 +9,10 @@ from pathlib import Path
 from modpkg.errors import AdapterRefused, FileMissing
 from modpkg.interface import WEIGHTS_PORT, weights_digest
 from modpkg.manifest.schema import ModuleTable
-from modpkg.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
+from modpkg.records import PATCH, Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
 from modpkg.release.binding import bind_adapter
 from modpkg.release.data import read_json
+from modpkg.release.patched import check_against, read_patch
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -25,12 +26,14 @@ def expects_of(
 ) -> Expects:
     """Return the part of ``base`` that the module touches, with the digests it has now.
 
-    An adapter touches the tensors that it is added to. A head replaces those that it brings under
-    a name the base has, and reads the base's output, so it also expects the base's width, and
-    records the digest of all of its weights.
+    An adapter touches the tensors that it is added to, a patch those that it changes or removes
+    (all of which have to be the base's own, as they were when it was made). A head replaces those
+    that it brings under a name the base has, and reads the base's output, so it also expects the
+    base's width, and records the digest of all of its weights.
 
     Raises:
         AdapterRefused, NothingMatches, UnboundTensor, ShapeMismatch: the module does not fit.
+        PatchForAnotherBase, PatchMatchesNothing, BadPatch, AccountsDoNotBalance: a patch does not.
     """
     types = {name: (entry.dtype, tuple(entry.shape)) for name, entry in tensors.items()}
     ports: dict[str, Port] = {}
@@ -55,6 +58,12 @@ def expects_of(
         touched = {change.target for change in bound.changes}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
+    elif module.kind == "patch" and PATCH in files:
+        record = read_patch(files[PATCH], module.name)
+        check_against(record, module.name, tensors, f"{base.name} {base.version}", base.tensors)
+        touched = record.removed.keys() | {
+            name for name, item in record.tensors.items() if item.was is not None
+        }
     elif module.kind == "patch":
         # Scattered values lie beside the places they go to.
         touched = {re.sub(r"\.(?:indices|values)$", "", name) for name in types}

@@ -68,15 +68,17 @@ class Holdings:
         keys = map(key_of, entries)
         return all(self._kinds.get(key[0], {key}) == {key} for key in keys)
 
-    def bases(self, provides: str | None, keys: Mapping[str, Key]) -> dict[Key, TensorEntry]:
+    def bases(
+        self, provides: str | None, keys: Mapping[str, Key], patched: Mapping[str, TensorEntry]
+    ) -> dict[Key, TensorEntry]:
         """Return, for missing tensors that have an earlier form, what to encode them on.
 
-        It is the tensor of this name, dtype and shape in the earlier release; where that one's
-        own chain is as long as can be, the tensor at its end.
+        It is the tensor of this name, dtype and shape in the earlier release, or else in
+        ``patched``; where that one's own chain is as long as can be, the tensor at its end.
         """
         if self._known is None or not self.missing:
             return {}
-        earlier = self._known.earlier(provides, keys)
+        earlier = {**patched, **self._known.earlier(provides, keys)}
         found: dict[Key, TensorEntry] = {}
         for name, key in keys.items():
             if name not in earlier or key in found or key not in self.missing:

@@ -79,10 +79,13 @@ def pack_tensors(
     *,
     known: Known | None = None,
     provides: str | None = None,
+    patched: Mapping[str, TensorEntry] | None = None,
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
     """Write what ``known`` lacks of these tensors as one pack, changed ones encoded if ``deltas``.
+
+    ``patched`` are the tensors that those of a patch take the place of.
 
     Equal tensors are written once. Memory: for each processor, a tensor's bytes as they are and
     as they are encoded.
@@ -99,7 +102,7 @@ def pack_tensors(
             if progress is not None:
                 progress(parts[name].length)
         holdings = Holdings(keys, known)
-        bases = holdings.bases(provides, keys) if deltas else {}
+        bases = holdings.bases(provides, keys, patched or {}) if deltas else {}
 
         def shrink(key: Key) -> tuple[Part, Encoding] | None:
             name = holdings.missing[key]

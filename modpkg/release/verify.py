@@ -49,6 +49,12 @@ def check_record(record: ReleaseRecord) -> None:
         SpecifierSet(record.requires_modpkg or "")
         for extra in record.extras:
             module_name(extra)
+        for origin in record.provenance.built_from:
+            parse_version(origin.version)
+            if module_name(origin.name) != origin.name:
+                raise refuse(f"it was built from {origin.name!r}, which is not in normal form")
+        if not (record.provenance.breaking or "").isprintable():
+            raise refuse("why it breaks is not a line of text")
         for path in record.files:
             safe_path(path)
     except BadRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from msgspec import Struct
 from modpkg.errors import TaskUnknown, WeightsDoNotFit
 from modpkg.installed import read_model
 from modpkg.runtime.architecture import transformers_module
+from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.load import load_model
-from modpkg.runtime.pooling import embed
-from modpkg.runtime.prompt import token_ids
 
-KNOWN = ("text-generation", "summarization", "text-classification", "feature-extraction")
+WRITING = ("text-generation", "summarization")
+KNOWN = (*WRITING, "text-classification", "feature-extraction")
 Stream = Callable[[str], None]
 
 
@@ -49,17 +49,20 @@ def run_task(
     """
     record = read_model(folder)
     model = load_model(folder, packs)
-    task = record.task or {"kind": _inferred(record.name, model, folder)}
+    task = record.task or {"kind": inferred_task(record.name, model, folder)}
     kind = str(task["kind"])
     tokenizer = load_tokenizer(record.name, folder)
     with torch.inference_mode():
-        if kind in ("text-generation", "summarization"):
-            return Result(kind, text=_generate(model, tokenizer, task, text, stream, warn))
+        if kind in WRITING:
+            streamer = _streamer(tokenizer, stream)
+            made = generate(model, tokenizer, task, [text], warn=warn, streamer=streamer)
+            return Result(kind, text=made[0])
         if kind == "text-classification":
-            return Result(kind, labels=_classify(model, tokenizer, task, text, warn))
+            labels = classify(model, tokenizer, task, [text], warn=warn)[0]
+            return Result(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
         if kind == "feature-extraction":
-            vector = _embed(record.name, folder, model, tokenizer, task, text, warn)
-            return Result(kind, embedding=vector)
+            found = embed_texts(record.name, folder, model, tokenizer, task, [text], warn=warn)
+            return Result(kind, embedding=found[0].tolist())
     raise TaskUnknown(name=record.name, task=kind, known=", ".join(KNOWN))
 
 
@@ -83,7 +86,7 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     return tokenizer
 
 
-def _inferred(name: str, model: Any, folder: Path) -> str:
+def inferred_task(name: str, model: Any, folder: Path) -> str:
     """Return the task that an architecture is made for."""
     architecture = type(model).__name__
     if architecture.endswith("ForSequenceClassification"):
@@ -93,47 +96,6 @@ def _inferred(name: str, model: Any, folder: Path) -> str:
     if architecture.endswith("Model") or (folder / "modules.json").exists():
         return "feature-extraction"
     raise TaskUnknown(name=name, task=f"of {architecture}", known=", ".join(KNOWN))
-
-
-def _context(model: Any, tokenizer: Any) -> int:
-    limits = [getattr(model.config, "max_position_embeddings", None)]
-    limits.append(getattr(tokenizer, "model_max_length", None))
-    return int(min((n for n in limits if isinstance(n, int) and n > 0), default=1 << 30))
-
-
-def _ids(
-    model: Any,
-    tokenizer: Any,
-    task: Mapping[str, Any],
-    text: str,
-    limit: int,
-    warn: Callable[[str], None],
-) -> Any:
-    ids, cut = token_ids(tokenizer, task, text, limit)
-    if cut:
-        warn(f"the text is longer than the model's {_context(model, tokenizer)} tokens; it was cut")
-    return torch.tensor([ids])
-
-
-def _generate(
-    model: Any,
-    tokenizer: Any,
-    task: Mapping[str, Any],
-    text: str,
-    stream: Stream | None,
-    warn: Callable[[str], None],
-) -> str:
-    new = int(task.get("max_new_tokens") or 256)
-    ids = _ids(model, tokenizer, task, text, max(1, _context(model, tokenizer) - new), warn)
-    streamer = _streamer(tokenizer, stream)
-    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "streamer": streamer}
-    for name in ("temperature", "top_p", "top_k"):  # sampling has no place in greedy decoding
-        setattr(model.generation_config, name, None)
-    if model.generation_config.pad_token_id is None:
-        options["pad_token_id"] = model.config.pad_token_id or tokenizer.eos_token_id
-    output = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-    made = output[0] if model.config.is_encoder_decoder else output[0, ids.shape[1] :]
-    return str(tokenizer.decode(made, skip_special_tokens=True)).strip()
 
 
 def _streamer(tokenizer: Any, stream: Stream | None) -> Any:
@@ -153,34 +115,3 @@ def _streamer(tokenizer: Any, stream: Stream | None) -> Any:
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     streamer.on_finalized_text = put
     return streamer
-
-
-def _classify(
-    model: Any,
-    tokenizer: Any,
-    task: Mapping[str, Any],
-    text: str,
-    warn: Callable[[str], None],
-) -> list[tuple[str, float]]:
-    ids = _ids(model, tokenizer, {**task, "chat": False}, text, _context(model, tokenizer), warn)
-    logits = model(ids, attention_mask=torch.ones_like(ids)).logits[0].float()
-    several = getattr(model.config, "problem_type", None) == "multi_label_classification"
-    scores = logits.sigmoid() if several else logits.softmax(-1)
-    labels = [str(model.config.id2label[number]) for number in range(len(scores))]
-    return sorted(zip(labels, scores.tolist(), strict=True), key=lambda pair: -pair[1])
-
-
-def _embed(
-    name: str,
-    folder: Path,
-    model: Any,
-    tokenizer: Any,
-    task: Mapping[str, Any],
-    text: str,
-    warn: Callable[[str], None],
-) -> list[float]:
-    ids = _ids(model, tokenizer, {**task, "chat": False}, text, _context(model, tokenizer), warn)
-    mask = torch.ones_like(ids)
-    states = model(ids, attention_mask=mask).last_hidden_state
-    vector: list[float] = embed(name, folder, states, mask)[0].float().tolist()
-    return vector

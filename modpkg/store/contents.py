@@ -14,6 +14,8 @@ from modpkg.store.store import Store
 
 COMPOSED = "composed"
 """Folder of composed results: ``<aa>/<hex>/``, named by the digest of what went in."""
+TESTED = "tested"
+"""Folder of what tests gave: ``<aa>/<hex>``, named by the digest of what was tested, and how."""
 PARTIAL = "partial"
 """Folder of packs that are not whole yet."""
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -39,11 +41,13 @@ class Contents(Struct, frozen=True, kw_only=True):
     composed: dict[Digest, Item]
     """By the digest of what went in."""
     partial: dict[Path, Item]
+    tested: dict[Digest, Item] = {}
+    """What tests gave, likewise; nothing needs it, but having it spares another run."""
 
     @property
     def size(self) -> int:
         """Bytes of all of it."""
-        kinds = (self.packs, self.blobs, self.composed, self.partial)
+        kinds = (self.packs, self.blobs, self.composed, self.partial, self.tested)
         return sum(item.size for kind in kinds for item in kind.values())
 
 
@@ -55,6 +59,7 @@ def contents_of(store: Store) -> Contents:
         packs={name: _item(store.packs.path(name)) for name in store.packs.sizes()},
         blobs=_by_digest(root / "blobs" / "sha256"),
         composed=_by_digest(root / COMPOSED),
+        tested=_by_digest(root / TESTED),
         partial={Path(entry.path): _item(Path(entry.path)) for entry in _entries(root / PARTIAL)},
     )
 

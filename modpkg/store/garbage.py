@@ -12,7 +12,7 @@ from modpkg.digests import Digest, parse_digest
 from modpkg.errors import ModpkgError
 from modpkg.files import remove_tree
 from modpkg.records import ReleaseRecord
-from modpkg.store.contents import COMPOSED, Contents, contents_of
+from modpkg.store.contents import COMPOSED, TESTED, Contents, contents_of
 from modpkg.store.needs import Needs, needs_of
 from modpkg.store.store import Store
 
@@ -35,6 +35,7 @@ class Garbage(Struct, frozen=True, kw_only=True):
     """Bytes of it."""
     left: int
     """Bytes that stay."""
+    tested: tuple[Digest, ...] = ()
 
 
 def find_garbage(
@@ -60,6 +61,7 @@ def find_garbage(
     for digest, item in contents.composed.items():
         if digest not in needs.composed:
             used[digest] = min(item.used, now)
+    used |= {digest: min(item.used, now) for digest, item in contents.tested.items()}
     live = _Live(contents, packs_of)
     for digest, record in records.items():
         if digest in contents.releases or digest in needs.releases:
@@ -77,6 +79,8 @@ def find_garbage(
         gone.add(digest)
         if digest in contents.composed:
             freed += contents.composed[digest].size
+        if digest in contents.tested:
+            freed += contents.tested[digest].size
         if digest in contents.releases:
             freed += live.count(digest, records[digest], -1)
     releases = sorted(digest for digest in gone if digest in contents.releases)
@@ -89,6 +93,7 @@ def find_garbage(
         partial=tuple(partial),
         freed=freed,
         left=contents.size - freed,
+        tested=tuple(sorted(digest for digest in gone if digest in contents.tested)),
     )
 
 
@@ -223,6 +228,8 @@ def remove_garbage(
     checkpoint("forgotten")
     for digest in garbage.composed:
         remove_tree(store.root / COMPOSED / digest[7:9] / digest[7:])
+    for digest in garbage.tested:
+        (store.root / TESTED / digest[7:9] / digest[7:]).unlink(missing_ok=True)
     checkpoint("composed removed")
     store.index.forget(garbage.packs)
     checkpoint("index forgotten")

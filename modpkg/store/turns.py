@@ -25,7 +25,7 @@ def held(path: Path, *, alone: bool = False) -> Iterator[None]:
     if not _TOGETHER:
         from filelock import FileLock
 
-        with FileLock(path):
+        with FileLock(path, is_singleton=True):  # who holds it may take it again
             yield
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -44,9 +44,9 @@ def test_eight_processes_at_once(home: Path, tmp_path: Path) -> None:
         work.append((app, [["install", f"talker=={version}"] for version in versions]))
     for number in range(2):
         folders = []
-        for version in ("3.0", "4.0"):
-            folder = tmp_path / "new" / f"{number}-{version}"
-            tiny.write_adapter(folder, f"{version}.{number}", seed=int(number + float(version)))
+        for version in (3 + number, 5 + number):
+            folder = tmp_path / "new" / f"{version}"
+            tiny.write_adapter(folder, f"{version}.0", seed=version)
             modpkg("build", folder)
             folders.append(folder)
         work.append((tmp_path, [["publish", str(folder)] for folder in folders]))

@@ -73,6 +73,18 @@ _resolutions = st.fixed_dictionaries(
     },
 )
 
+_single = st.lists(st.sampled_from(["mit", "Apache-2.0", "LicenseRef-x"]), max_size=2)
+_policies = st.fixed_dictionaries(
+    {},
+    optional={
+        "allow": _single,
+        "deny": st.just(["GPL-2.0-only"]),
+        "unknown": st.sampled_from(["warn", "refuse"]),
+        "conflicts": st.sampled_from(["warn", "refuse"]),
+        "exceptions": st.dictionaries(names, _single, max_size=1),
+    },
+)
+
 
 @st.composite
 def manifests(draw: st.DrawFn) -> dict[str, Any]:
@@ -142,10 +154,19 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         data["task"] = draw(task)
     if not is_app and draw(st.booleans()):
         data["files"] = {"include": draw(st.lists(paths, max_size=2)), "exclude": ["*.bin"]}
+    if not is_app and draw(st.booleans()):
+        origin = st.fixed_dictionaries(
+            {"version": versions},
+            optional={"relation": st.sampled_from(["built", "merged", "trained", "forked"])},
+        )
+        data["provenance"] = {
+            "built-from": [{"name": name, **draw(origin)} for name in draw(distinct_names(2))]
+        }
     if draw(st.booleans()):
         data["constraints"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
         data["overrides"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
         data["resolution"] = draw(_resolutions)
+        data["licenses"] = draw(_policies)
         data["app" if is_app else "module"]["requires-modpkg"] = draw(
             st.sampled_from([">=0.0.1", ">=0.0.1, <1000", "!=0.0.1"])
         )

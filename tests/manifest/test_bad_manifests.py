@@ -161,8 +161,27 @@ BAD = [
      "10: tests[0].at_least is more than at_most, so that nothing could pass; swap them."),
     (MODULE + TEST + 'model = "b"\n',
      "10: tests[0].model is not a key of [tests[0]]; known are name, cases, metric, at_least, "
-     "at_most."),
+     "at_most, tolerance, seed, time_limit."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
+    # [provenance]
+    (MODULE + '[provenance]\nbuilt_from = []\n',
+     "7: provenance.built_from is not a key of [provenance]; did you mean 'built-from'?"),
+    (MODULE + '[provenance]\n',
+     '6: provenance.built-from is missing; add it, like: '
+     'built-from = [{ name = "clamp", version = "1.0.0", relation = "merged" }].'),
+    (MODULE + '[provenance]\nbuilt-from = [\n  { name = "b", version = ">=1" },\n]\n',
+     "8: provenance.built-from[0].version: '>=1' is not a version: write it as PEP 440 has it, "
+     "like 2.1.0 or 3.0rc1."),
+    (MODULE + '[provenance]\nbuilt-from = [{ name = "b", version = "1", relation = "fork" }]\n',
+     "7: provenance.built-from[0].relation is 'fork', which is no relation; "
+     "did you mean 'forked'?"),
+    (MODULE + '[provenance]\nbuilt-from = [{ name = "A", version = "1.0.0" }]\n',
+     "7: provenance.built-from[0] makes the release its own ancestor; name an earlier version."),
+    (MODULE + '[[provenance.built-from]]\nname = "b"\nversion = "1"\n'
+     '[[provenance.built-from]]\nname = "B"\nversion = "1.0"\n',
+     "9: provenance.built-from[1] is b 1.0 again; keep one of them."),
+    (APP + '[provenance]\nbuilt-from = []\n',
+     "3: provenance belongs to a module, and an app is never published; take it out."),
     # [constraints], [overrides], [resolution]
     (APP + '[constraints]\nb = { version = "<2" }\n',
      '4: constraints.b has to be a version specifier like "<2", not a table.'),
@@ -189,6 +208,20 @@ BAD = [
     (APP + '[resolution]\nexclude-newer-package = { b = "7 days" }\n',
      "4: resolution.exclude-newer-package.b is a span; give one name a date, or false for no "
      "cut-off."),
+    # [licenses]
+    (APP + '[licenses]\nalow = []\n',
+     "4: licenses.alow is not a key of [licenses]; did you mean 'allow'?"),
+    (APP + '[licenses]\nallow = ["MTI"]\n',
+     "4: licenses.allow[0]: 'MTI' is not an SPDX licence expression (did you mean 'MIT'?); "
+     f"write it like {LICENSES}"),
+    (APP + '[licenses]\nallow = ["MIT OR ISC"]\n',
+     "4: licenses.allow[0] is 'MIT OR ISC'; write its licences one by one."),
+    (APP + '[licenses]\nallow = ["MIT"]\ndeny = ["mit"]\n',
+     "5: licenses.deny has MIT, and so has allow; take it out of one of them."),
+    (APP + '[licenses]\nunknown = "allow"\n',
+     "4: licenses.unknown is 'allow', which is no way to deal with it; known are warn, refuse."),
+    (APP + '[licenses.exceptions]\na_b = ["MIT"]\nA-b = ["MIT"]\n',
+     "5: licenses.exceptions.A-b is the same module as one before it (a-b); keep one of them."),
     # requires-modpkg
     (MODULE + 'requires-modpkg = "0.1"\n',
      "6: module.requires-modpkg: '0.1' is not a version specifier (a bare version needs an "

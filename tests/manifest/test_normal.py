@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from modpkg.errors import ManifestError
 from modpkg.manifest import (
     Dependency,
+    LicensePolicy,
     Manifest,
     ResolutionTable,
     from_normal_form,
@@ -37,9 +38,11 @@ def placeless(manifest: Manifest) -> Manifest:
         path=Path(),
         dependencies=bare(manifest.dependencies),
         extras={name: bare(found) for name, found in manifest.extras.items()},
+        origins=tuple(replace(origin, where="") for origin in manifest.origins),
         constraints=(),
         overrides=(),
         resolution=ResolutionTable(),
+        licenses=LicensePolicy(),
     )
 
 

@@ -64,6 +64,7 @@ def stores(draw: st.DrawFn) -> Drawn:
         packs=packs,
         blobs=items("file", 8) | {digest: Item(10, draw(moments)) for digest in records},
         composed=items("composed", 3),
+        tested=items("tested", 3),
         partial={Path(f"p{n}"): Item(5, draw(moments)) for n in range(draw(st.integers(0, 2)))},
     )
     needed = draw(st.sets(st.sampled_from(sorted(records)))) if records else set()
@@ -99,6 +100,7 @@ def test_the_account_of_bytes_is_right(store: Drawn, max_size: int | None) -> No
             (contents.packs, garbage.packs),
             (contents.blobs, garbage.blobs),
             (contents.composed, garbage.composed),
+            (contents.tested, garbage.tested),
             (contents.partial, garbage.partial),
         )
         for name in names  # type: ignore[attr-defined]
@@ -111,6 +113,7 @@ def test_over_the_cap_nothing_stays_that_could_go(store: Drawn, max_size: int) -
     contents, needs, records, packs_of = store
     garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
     if garbage.left > max_size:
+        assert set(garbage.tested) == contents.tested.keys()
         gone = set(garbage.releases) | set(garbage.composed)
         there = {digest for digest in contents.releases if digest in records}
         assert (there | contents.composed.keys()) - gone <= needs.releases | needs.composed

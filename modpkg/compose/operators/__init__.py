@@ -15,6 +15,7 @@ from modpkg.compose.operators.lora import LORA
 from modpkg.compose.operators.miss import MISS
 from modpkg.compose.operators.oft import OFT
 from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.operators.replace import REPLACE
 from modpkg.compose.operators.rows import ROWS, TRAINABLE_TOKENS
 from modpkg.compose.operators.sparse import SPARSE
@@ -26,7 +27,7 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         *(BOFT, DENSE, DORA, HEAD, HIRA, HRA, IA3, LN_TUNING, LOHA, LOKR, LORA),
-        *(MISS, OFT, REPLACE, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
+        *(MISS, OFT, PATCHED, REPLACE, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
     )
 }
 GROUP = "modpkg.operators"

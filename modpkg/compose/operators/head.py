@@ -23,7 +23,7 @@ _NOT_MERGED = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
 _CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
 _DOCUMENT = re.compile(
     r"(?i)^(?:(?:readme|licen[cs]e|copying|notice|changelog)(?:[._-].*)?|\.git.*|tests/.*|dist/.*"
-    r"|modpkg\.toml|.*\.index\.json|config\.json)$"
+    r"|modpkg\.toml|report\.json|.*\.(?:index\.json|jsonl|csv|parquet)|config\.json)$"
 )
 
 
@@ -67,7 +67,12 @@ def bind(situation: Situation) -> Effects:
 
 def own_files(files: dict[str, Path]) -> dict[str, Path]:
     """Return the files that a running model reads: no documents, tests or shard indexes."""
-    return {path: blob for path, blob in files.items() if not _DOCUMENT.match(path)}
+    return {path: blob for path, blob in files.items() if not is_document(path)}
+
+
+def is_document(path: str) -> bool:
+    """Say whether a file of a module is for people, tests or tools, and no running model's."""
+    return _DOCUMENT.match(path) is not None
 
 
 def _classifier(config: Any, refuse: Any) -> str:

@@ -41,11 +41,16 @@ class Effects(Struct, frozen=True, kw_only=True):
     """Base tensors that the result does not have."""
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that the step sets."""
+    unset: tuple[str, ...] = ()
+    """Keys of ``config.json`` that the result does not have."""
     files: dict[str, Path] = {}
+    replaced: tuple[str, ...] = ()
+    """Files of the base that the result does not have, or has from ``files``."""
 
     def empty(self) -> bool:
         """Say whether the step does nothing."""
-        return not (self.terms or self.added or self.removed or self.config or self.files)
+        edits = self.config or self.unset or self.files or self.replaced
+        return not (self.terms or self.added or self.removed or edits)
 
 
 class Operator(Struct, frozen=True, kw_only=True):

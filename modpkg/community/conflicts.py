@@ -1,0 +1,207 @@
+"""Where changed copies of one base are at odds: tensor by tensor, value by value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from msgspec import Struct
+
+from modpkg.community.difference import layer_of
+from modpkg.community.picture import Square, draw
+from modpkg.community.sides import Side
+from modpkg.compose.memory import BLOCK_ELEMENTS
+from modpkg.compose.rows import mapped
+from modpkg.installed import TensorRef
+from modpkg.release.patched import FLOATS
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Overlap(Struct, frozen=True, kw_only=True):
+    """A tensor that several parents changed, and not to the same."""
+
+    name: str
+    parents: tuple[int, ...]
+    """Those that changed it, by their places among all."""
+    reason: str = ""
+    """Why it cannot be looked at value by value: removed, or of another shape. Else empty."""
+    elements: int = 0
+    positions: int = 0
+    """Values that two parents or more changed."""
+    different: int = 0
+    """Of these, the ones that they changed to different values: what conflicts."""
+    opposite: int = 0
+    """Of these, the ones that they moved in opposite directions."""
+
+    @property
+    def conflicts(self) -> bool:
+        """Whether a choice is needed; a tensor that parents changed at different places, or alike,
+        is put together without one."""
+        return bool(self.reason or self.different)
+
+
+class Overlaps(Struct, frozen=True):
+    """What several parents did to the tensors of a base."""
+
+    base: Mapping[str, TensorRef]
+    parents: Sequence[Side]
+    tensors: tuple[Overlap, ...]
+    """Sorted by layer and name."""
+    clean: dict[str, int | None]
+    """By name, the parent that has what every parent that changed a tensor made of it; None where
+    nobody changed it."""
+
+    @property
+    def conflicts(self) -> list[Overlap]:
+        return [tensor for tensor in self.tensors if tensor.conflicts]
+
+
+def find_overlaps(
+    base: Mapping[str, TensorRef],
+    parents: Sequence[Side],
+    progress: Callable[[int], None] | None = None,
+) -> Overlaps:
+    """Compare what parents made of a base; tensors that at most one of them changed are not read.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    clean: dict[str, int | None] = {}
+    found = []
+    for name in sorted({*base, *(name for side in parents for name in side.tensors)}):
+        own = _kind(base.get(name))
+        kinds = [_kind(side.tensors.get(name)) for side in parents]
+        changers = [number for number, kind in enumerate(kinds) if kind != own]
+        if len({kinds[number] for number in changers}) < 2:
+            clean[name] = changers[0] if changers else None
+            continue
+        refs = [parents[number].tensors.get(name) for number in changers]
+        overlap = _measured(name, base.get(name), refs, tuple(changers))
+        found.append(overlap)
+        if progress is not None:
+            progress(sum(ref.length for ref in refs if ref is not None))
+    ordered = sorted(found, key=lambda tensor: (_order(tensor.name), tensor.name))
+    return Overlaps(base, parents, tuple(ordered), clean)
+
+
+def _kind(ref: TensorRef | None) -> tuple[str, str, tuple[int, ...]] | None:
+    return None if ref is None else (ref.digest, ref.dtype, tuple(ref.shape))
+
+
+def _order(name: str) -> int:
+    layer = layer_of(name)
+    return -1 if layer is None else layer
+
+
+def _measured(
+    name: str,
+    base: TensorRef | None,
+    refs: Sequence[TensorRef | None],
+    parents: tuple[int, ...],
+) -> Overlap:
+    if base is None:
+        return Overlap(name=name, parents=parents, reason="new in each, and not the same")
+    there = [ref for ref in refs if ref is not None]
+    if len(there) < len(refs):
+        return Overlap(name=name, parents=parents, reason="removed in one, changed in another")
+    if any((ref.dtype, list(ref.shape)) != (base.dtype, list(base.shape)) for ref in there):
+        return Overlap(name=name, parents=parents, reason="of another shape or dtype in one")
+    positions = different = opposite = 0
+    for old, copies, moved in blocks(base, there):
+        several = torch.stack(moved).sum(0) > 1
+        positions += int(several.count_nonzero())
+        clash = torch.zeros_like(several)
+        against = torch.zeros_like(several)
+        for one, two in combinations(range(len(copies)), 2):
+            both = moved[one] & moved[two] & _unlike(copies[one], copies[two])
+            clash |= both
+            if base.dtype in FLOATS:
+                x, y = (copies[n].double() - old.double() for n in (one, two))
+                against |= both & (x.sign() * y.sign() < 0)
+        different += int(clash.count_nonzero())
+        opposite += int(against.count_nonzero())
+    return Overlap(
+        name=name,
+        parents=parents,
+        elements=math.prod(base.shape),
+        positions=positions,
+        different=different,
+        opposite=opposite,
+    )
+
+
+def blocks(
+    base: TensorRef, refs: Sequence[TensorRef]
+) -> Iterator[tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]:
+    """Yield blocks of a base's tensor, of the copies', and which elements each copy changed."""
+    old, copies = mapped(base).reshape(-1), [mapped(ref).reshape(-1) for ref in refs]
+    for start in range(0, old.numel(), BLOCK_ELEMENTS):
+        stop = start + BLOCK_ELEMENTS
+        part, parts = old[start:stop], [copy[start:stop] for copy in copies]
+        yield part, parts, [_unlike(part, copy) for copy in parts]
+
+
+def _unlike(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Say which elements have other bits."""
+    if one.is_complex() or one.dtype == torch.bool:
+        return one.ne(two)
+    kind = _INTEGERS[one.element_size()]
+    return one.view(kind).ne(two.view(kind))
+
+
+class LayerConflicts(Struct, frozen=True, kw_only=True):
+    """The conflicts of one layer, taken together."""
+
+    layer: int | None
+    tensors: int
+    conflicts: int
+    positions: int
+    different: int
+    opposite: int
+
+
+def by_layer(found: Overlaps) -> list[LayerConflicts]:
+    """Return the tensors that several parents changed, by layer; what is in none comes first."""
+    groups: dict[int | None, list[Overlap]] = {}
+    for tensor in found.tensors:
+        groups.setdefault(layer_of(tensor.name), []).append(tensor)
+    return [
+        LayerConflicts(
+            layer=layer,
+            tensors=len(tensors),
+            conflicts=sum(tensor.conflicts for tensor in tensors),
+            positions=sum(tensor.positions for tensor in tensors),
+            different=sum(tensor.different for tensor in tensors),
+            opposite=sum(tensor.opposite for tensor in tensors),
+        )
+        for layer, tensors in groups.items()
+    ]
+
+
+def conflict_picture(found: Overlaps, title: str) -> str:
+    """Return all tensors as an SVG: the darker, the larger the share of values in conflict."""
+    tensors = {tensor.name: tensor for tensor in found.tensors}
+    names = sorted({*found.clean, *tensors}, key=lambda name: (_order(name), name))
+    squares = []
+    for name in names:
+        tensor = tensors.get(name)
+        if tensor is None:
+            changed = found.clean[name] is not None
+            squares.append(Square(name, 0.0, "changed once" if changed else "not changed"))
+        elif tensor.reason:
+            squares.append(Square(name, None, tensor.reason))
+        else:
+            squares.append(
+                Square(
+                    name,
+                    tensor.different / max(tensor.elements, 1),
+                    f"{tensor.different} of {tensor.elements} values differ, "
+                    f"{tensor.opposite} with opposite signs",
+                )
+            )
+    return draw(
+        squares, title, same="no conflict", other="removed, new, reshaped", scale="of the values"
+    )

@@ -1,0 +1,42 @@
+"""``[provenance]``: the releases that a module was made from, as its maker tells them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from packaging.version import Version
+
+from modpkg.manifest.node import Node
+from modpkg.manifest.schema import ModuleTable, Origin
+from modpkg.names import ModuleName, module_name, parse_version
+from modpkg.records import RELATIONS, Relation
+
+_EXAMPLE = 'built-from = [{ name = "clamp", version = "1.0.0", relation = "merged" }]'
+
+
+def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, ...]:
+    """Return the entries of ``built-from``, in their order; ``owner`` is made from them.
+
+    Their releases' digests are not written down: building reads them from the registry.
+    """
+    if node is None:
+        return ()
+    found: dict[tuple[ModuleName, Version], Origin] = {}
+    for item in node.table(("built-from",)).need("built-from", _EXAMPLE).items():
+        table = item.table(("name", "version", "relation"))
+        relation = table.get("relation")
+        origin = Origin(
+            name=table.need("name", 'name = "clamp"').parsed(module_name),
+            version=table.need("version", 'version = "1.0.0"').parsed(parse_version),
+            relation=cast(Relation, relation.choice(RELATIONS, "relation"))
+            if relation
+            else "built",
+            where=item.where,
+        )
+        release = (origin.name, origin.version)
+        if owner is not None and release == (owner.name, owner.version):
+            raise item.fail("makes the release its own ancestor; name an earlier version")
+        if release in found:
+            raise item.fail(f"is {origin.name} {origin.version} again; keep one of them")
+        found[release] = origin
+    return tuple(found.values())

@@ -1,0 +1,38 @@
+"""Finding the releases that a module was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import UNSET
+
+from modpkg.errors import NoSuchRelease, OriginUnknown
+from modpkg.manifest import Manifest
+from modpkg.records import BuiltFrom
+from modpkg.registry.reader import Registry
+
+
+def find_origins(manifest: Manifest, registry_of: Callable[[str], Registry]) -> list[BuiltFrom]:
+    """Return what ``[provenance]`` of a module names, each with its release digest.
+
+    ``registry_of`` gives the registry that a name comes from.
+
+    Raises:
+        OriginUnknown: there is no such release; names the line that asks for it.
+    """
+    found = []
+    for origin in manifest.origins:
+        name, version = str(origin.name), str(origin.version)
+        try:
+            line = registry_of(name).line(name, version)
+        except NoSuchRelease as error:
+            raise OriginUnknown(
+                where=origin.where,
+                name=name,
+                version=version,
+                registry=error.values["registry"],
+                hint=error.values["hint"],
+            ) from None
+        relation = UNSET if origin.relation == "built" else origin.relation
+        found.append(BuiltFrom(name, line.version, line.release, relation))
+    return found

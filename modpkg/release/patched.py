@@ -1,0 +1,141 @@
+"""Patches: what ``patch.json`` says, checked against the patch's tensors and a base's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from modpkg.errors import (
+    AccountsDoNotBalance,
+    BadPatch,
+    BadRecord,
+    PatchForAnotherBase,
+    PatchMatchesNothing,
+)
+from modpkg.files import safe_path
+from modpkg.records import PATCH, PatchedTensor, PatchRecord, decode_record
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""dtypes whose values a patch can change one by one."""
+FORMS: dict[frozenset[str], str] = {
+    frozenset(("whole",)): "whole",
+    frozenset(("gaps", "values")): "sparse",
+    frozenset(("a", "b")): "low rank",
+    frozenset(("a", "b", "gaps", "values")): "low rank",
+    frozenset(("rows",)): "rows",
+    frozenset(("rows", "gaps", "values")): "rows",
+    frozenset(("columns",)): "columns",
+    frozenset(("columns", "gaps", "values")): "columns",
+}
+"""What the roles of a patched tensor's inputs may be, and what that form is called."""
+
+
+class Typed(Protocol):
+    """A tensor of a table, wherever it lies."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def digest(self) -> str: ...
+
+
+def read_patch(path: Path, patch: str) -> PatchRecord:
+    """Return the record in a file.
+
+    Raises:
+        BadPatch: it is none, or it is not there.
+    """
+    try:
+        record = decode_record(path.read_bytes(), PatchRecord, f"{PATCH} of {patch}")
+        for file in record.removed_files:
+            safe_path(file)
+    except FileNotFoundError:
+        raise BadPatch(patch=patch, reason=f"it has no {PATCH}") from None
+    except BadRecord as error:
+        raise BadPatch(patch=patch, reason=str(error).rstrip(".")) from None
+    return record
+
+
+def check_against(
+    record: PatchRecord, patch: str, own: Mapping[str, Typed], base: str, table: Mapping[str, Typed]
+) -> None:
+    """Check that a patch's tensors are used once each, and that the base is the one it was made
+    for: every tensor that it changes or removes has the bytes that it had then.
+
+    Raises:
+        PatchMatchesNothing, PatchForAnotherBase, BadPatch, AccountsDoNotBalance: names the tensor.
+    """
+    told = {name: item.was for name, item in record.tensors.items() if item.was is not None}
+    for name, was in sorted({**told, **record.removed}.items()):
+        if name not in table:
+            raise PatchMatchesNothing(patch=patch, base=base, tensor=name)
+        if table[name].digest != was:
+            raise PatchForAnotherBase(
+                patch=patch, made_for=f"{record.base}=={record.version}", base=base, tensor=name
+            )
+    for name, item in sorted(record.tensors.items()):
+        if (reason := _problem(name, item, own, table)) is not None:
+            raise BadPatch(patch=patch, reason=f"{name!r} {reason}")
+    if both := sorted(record.tensors.keys() & record.removed.keys()):
+        raise BadPatch(patch=patch, reason=f"{both[0]!r} is both made and removed")
+    used = [tensor for item in record.tensors.values() for tensor in item.inputs.values()]
+    if left := sorted(own.keys() - set(used)):
+        raise AccountsDoNotBalance(model=base, count=len(left), module=patch, example=left[0])
+
+
+def _problem(
+    name: str, item: PatchedTensor, own: Mapping[str, Typed], table: Mapping[str, Typed]
+) -> str | None:
+    """Return what is wrong with one tensor of a patch; None when nothing is."""
+    if item.first is not None:
+        own_shape = list(table[name].shape) if item.was is not None else []
+        if item.inputs or not own_shape or not 0 <= item.first < own_shape[0]:
+            return f"is said to be the first {item.first} rows of what has shape {own_shape}"
+        return None
+    form = FORMS.get(frozenset(item.inputs))
+    if form is None:
+        return f"is made of {', '.join(sorted(item.inputs)) or 'nothing'}, which is no form"
+    for role, tensor in item.inputs.items():
+        if tensor not in own:
+            return f"names {tensor!r} as its {role}, which the patch does not have"
+    if form == "whole":
+        if own[item.inputs["whole"]].digest != item.digest:
+            return "is another tensor than the patch has for it"
+        if item.was is None and name in table:
+            return "is said to be new, but the base has it"
+        return None
+    if item.was is None:
+        return "is new, and so has to be there whole"
+    source = table[name]
+    if source.dtype not in FLOATS:
+        return f"has dtype {source.dtype}, whose values cannot be changed one by one"
+    return _shapes({role: own[tensor] for role, tensor in item.inputs.items()}, source)
+
+
+def _shapes(inputs: Mapping[str, Typed], source: Typed) -> str | None:
+    """Return what is wrong with the types of a form's tensors, seen beside the base's."""
+    shape = list(source.shape)
+    height = shape[0] if shape else 1
+    width = math.prod(shape[1:]) if shape else 1
+    for role, ref in inputs.items():
+        if (ref.dtype == "U8") != (role == "gaps") or (role != "gaps" and ref.dtype not in FLOATS):
+            return f"has {role} of dtype {ref.dtype}"
+    lengths = {"rows": height, "columns": width}
+    for role, length in lengths.items():
+        if role in inputs and list(inputs[role].shape) != [length]:
+            return f"has {role} of shape {list(inputs[role].shape)}, not {[length]}"
+    if "a" in inputs:
+        a, b = list(inputs["a"].shape), list(inputs["b"].shape)
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or [b[0], a[1]] != [height, width]:
+            return f"has a of shape {a} and b of shape {b}, whose product is not {[height, width]}"
+    if "gaps" in inputs:
+        gaps, values = list(inputs["gaps"].shape), list(inputs["values"].shape)
+        if len(gaps) != 1 or len(values) != 1 or not values[0] <= gaps[0]:
+            return f"has gaps of shape {gaps} for values of shape {values}"
+        if values[0] > height * width:
+            return f"has {values[0]} values for {height * width} places"
+    return None
