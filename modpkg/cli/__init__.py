@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merging", "Make one release of several patches or copies of a base."),
     "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
     "check": ("versioning", "Say which version what changed asks for."),
+    "changelog": ("versioning", "Write what changed between two releases, or locks."),
     "build": ("publishing", "Build a module's release into dist/."),
     "publish": ("publishing", "Publish what was built to a registry."),
     "fork": ("forking", "Begin a module of your own from a release."),

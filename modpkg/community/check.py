@@ -44,20 +44,24 @@ class Check(Struct, frozen=True, kw_only=True):
     tests: Tests | None
 
     @property
+    def change(self) -> str:
+        """What changed most, in a clause."""
+        reasons = [fact for fact in self.facts if fact.level == self.level != "none"]
+        because = f"{reasons[0].about}: {reasons[0].text}" if reasons else "nothing runs otherwise"
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        change = f"a {self.level} change" if self.level != "none" else "no change"
+        return f"{self.name} {self.against} to {self.version} is {change}: {because}{more}"
+
+    @property
     def sentence(self) -> str:
         """The verdict."""
         if self.against is None:
             return f"{self.name} has no earlier release, so {self.version} is as good as any."
         if self.level == "none" and self.version == self.against:
             return f"This is {self.name} {self.against} as it is published."
-        reasons = [fact for fact in self.facts if fact.level == self.level != "none"]
-        because = f"{reasons[0].about}: {reasons[0].text}" if reasons else "nothing runs otherwise"
-        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        change = f"a {self.level} change" if self.level != "none" else "no change"
-        verdict = f"{self.name} {self.against} to {self.version} is {change}: {because}{more}"
         if self.legal:
-            return f"{verdict}; {self.version} is legal."
-        return f"{verdict}; the lowest legal version is {self.lowest}."
+            return f"{self.change}; {self.version} is legal."
+        return f"{self.change}; the lowest legal version is {self.lowest}."
 
 
 def check(
@@ -67,11 +71,13 @@ def check(
     published: Callable[[str], Iterable[Version]],
     count: bool = True,
     progress: Callable[[int], None] | None = None,
+    stale: str = "",
 ) -> Check:
     """Work out what changed from one edition to another, and which version that asks for.
 
     ``published`` gives the versions that there are of a dependency. Without ``count``, changed
-    values are counted only where the verdict hangs on their number.
+    values are counted only where the verdict hangs on their number. ``stale`` says why the later
+    edition's report is not one of it, where it is not.
 
     Raises:
         What reading and fetching the earlier release can raise; BadReport.
@@ -89,7 +95,7 @@ def check(
             weights=None,
             tests=None,
         )
-    tests = compare_tests(before, after)
+    tests = compare_tests(before, after) if not stale else Tests(0, (), stale)
     weights = compare_weights(before, after, count=count, progress=progress)
     facts = [
         *weight_facts(weights),

@@ -34,8 +34,11 @@ def family_picture(found: Lineage) -> str:
         for column, digest in enumerate(order)
     }
     used = [r for r in _COLOURS if any(_has(found.ancestors[d], r) for d in order)]
+    marks = sorted({_mark(node) for node in found.ancestors.values()} - {"release"})
     title = f"Lineage of {found.name}"
-    width = max(left + len(order) * _STEP, _SIDE * 2 + len(title) * 8, 480.0)
+    words = [*(WORDS[relation] for relation in used), *marks]
+    legend = 2 * _SIDE + sum(44 + len(word) * _LETTER for word in words)
+    width = max(left + len(order) * _STEP, 2 * _SIDE + len(title) * 8, legend, 320.0)
     height = _TOP + len(lanes) * _LANE + 44
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
@@ -61,7 +64,7 @@ def family_picture(found: Lineage) -> str:
         if parent.release in places
     ]
     lines += [_release(found.ancestors[digest], places[digest]) for digest in order]
-    return "\n".join([*lines, *_legend(used, height - 22), "</svg>"]) + "\n"
+    return "\n".join([*lines, *_legend(used, marks, height - 22), "</svg>"]) + "\n"
 
 
 def _lanes(found: Lineage, order: list[str]) -> list[str]:
@@ -85,17 +88,26 @@ def _arc(start: tuple[float, float], end: tuple[float, float], colour: str) -> s
     return f'<path d="{path}{x2:.1f} {y2}" fill="none" stroke="{colour}" stroke-width="2"/>'
 
 
+def _mark(node: Ancestor) -> str:
+    """Return how a release is drawn, by what is known of it."""
+    if node.missing:
+        return "missing"
+    if node.yanked is not None:
+        return "yanked"
+    return "pre-release" if parse_version(node.version).is_prerelease else "release"
+
+
+def _circle(x: float, y: float, mark: str) -> str:
+    fill = {"release": "#333", "yanked": "#c9c9c9"}.get(mark, "white")
+    dashes = ' stroke-dasharray="3 2"' if mark == "missing" else ""
+    return f'<circle cx="{x:.1f}" cy="{y}" r="{_RADIUS}" fill="{fill}" stroke="#333"{dashes}/>'
+
+
 def _release(node: Ancestor, place: tuple[float, float]) -> str:
     x, y = place
-    final = not node.missing and not parse_version(node.version).is_prerelease
-    fill = "#333" if final else "white"
-    dashes = ' stroke-dasharray="3 2"' if node.missing else ""
-    if node.yanked is not None:
-        fill = "#c9c9c9"
     shown = node.version if len(node.version) <= 12 else node.version[:11] + "…"
     return (
-        f"<g><title>{escape(_tip(node))}</title>"
-        f'<circle cx="{x:.1f}" cy="{y}" r="{_RADIUS}" fill="{fill}" stroke="#333"{dashes}/>'
+        f"<g><title>{escape(_tip(node))}</title>{_circle(x, y, _mark(node))}"
         f'<text x="{x:.1f}" y="{y + 22}" text-anchor="middle">{escape(shown)}</text></g>'
     )
 
@@ -111,7 +123,7 @@ def _tip(node: Ancestor) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _legend(used: list[Relation], y: int) -> list[str]:
+def _legend(used: list[Relation], marks: list[str], y: int) -> list[str]:
     lines, x = [], float(_SIDE)
     for relation in used:
         lines.append(
@@ -120,4 +132,8 @@ def _legend(used: list[Relation], y: int) -> list[str]:
         )
         lines.append(f'<text x="{x + 28:.1f}" y="{y + 4}">{WORDS[relation]}</text>')
         x += 44 + len(WORDS[relation]) * _LETTER
+    for mark in marks:
+        lines.append(_circle(x + _RADIUS, y, mark))
+        lines.append(f'<text x="{x + 22:.1f}" y="{y + 4}">{mark}</text>')
+        x += 38 + len(mark) * _LETTER
     return lines

@@ -6,19 +6,32 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from packaging.version import Version
 
+from modpkg.community.changelog import (
+    Changes,
+    LockChange,
+    figures,
+    layer_changes,
+    lock_changes,
+)
 from modpkg.community.check import Check, check, earlier_release
 from modpkg.community.edition import built, of_project, released
-from modpkg.environment.registries import Registries
+from modpkg.community.projects import check_claim
+from modpkg.community.report import REPORT
+from modpkg.community.subject import built_release
+from modpkg.environment.registries import Registries, Wishes
 from modpkg.errors import (
     BumpTooSmall,
+    LyingReport,
     ModpkgError,
     RegistryMissing,
     UnknownModule,
     UsageProblem,
 )
 from modpkg.home import store_folder
+from modpkg.lock import Lock, LockedModule
 from modpkg.manifest import Manifest, ModuleTable
 from modpkg.names import module_name, parse_version
 from modpkg.progress import Progress
@@ -57,9 +70,29 @@ def check_project(
     progress.stage(f"Reading {module.name}")
     after = of_project(manifest, module, progress.advance)
     before = None if line is None else released(line, registries, store, progress)
+    stale = ""
+    if before is not None and REPORT in before.files and REPORT in after.files:
+        stale = _stale(manifest, store, progress, Wishes(registry, offline))
     progress.stage("Comparing")
     with store.used():
-        return check(before, after, published=_published(registries), progress=progress.advance)
+        return check(
+            before,
+            after,
+            published=_published(registries),
+            progress=progress.advance,
+            stale=stale,
+        )
+
+
+def _stale(manifest: Manifest, store: Store, progress: Progress, wishes: Wishes) -> str:
+    """Return why a project's report is not one of what building it would give; "" where it is."""
+    with store.used(), built_release(manifest, store, progress, wishes) as release:
+        try:
+            tree = Path(release.pin.registry or "")
+            check_claim(tree, release.record, manifest, store, progress, wishes)
+        except LyingReport as error:
+            return f"tests were not compared: {error} The verdict is about the rest alone."
+    return ""
 
 
 def check_build(
@@ -81,6 +114,64 @@ def check_build(
     with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.used():
         after = built(line, dist, registry, Path(spool))
         return check(before, after, published=_published(registries), count=False)
+
+
+def changes_between(
+    one: IndexLine, two: IndexLine, registries: Registries, progress: Progress, *, count: bool
+) -> Changes:
+    """Return what changed from one release of a module to another.
+
+    Without ``count`` no weights are fetched unless the level of the change hangs on them.
+
+    Raises:
+        What reading and fetching the releases can raise; BadReport.
+    """
+    store = Store(store_folder())
+    before, after = (released(line, registries, store, progress) for line in (one, two))
+    progress.stage("Comparing")
+    with store.used():
+        found = check(before, after, published=_published(registries), count=count)
+        layers = layer_changes(before, after, progress) if count else ()
+    record = registries.of(two.name).record(two)
+    return Changes(
+        check=found,
+        layers=layers,
+        figures=figures(before, after),
+        licenses=(before.module.license, after.module.license),
+        yanked=two.yanked,
+        breaking=record.provenance.breaking or "",
+    )
+
+
+def lock_changelog(
+    before: Lock, after: Lock, registries: Registries, progress: Progress
+) -> list[LockChange]:
+    """Return what changed from one lock of an app to another, module by module.
+
+    Raises:
+        What reading the registries can raise.
+    """
+    found = []
+    for name, one, two in lock_changes(before, after):
+        changes = None
+        if one is not None and two is not None and one.version != two.version:
+            lines = [_locked_line(module, registries) for module in (one, two)]
+            changes = changes_between(lines[0], lines[1], registries, progress, count=False)
+        found.append(
+            LockChange(
+                name=name,
+                before=None if one is None else one.version,
+                after=None if two is None else two.version,
+                changes=changes,
+            )
+        )
+    return found
+
+
+def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
+    """Return the index line of a locked release: that of its version, with the lock's digest."""
+    line = registries.of(module.name).line(module.name, module.version)
+    return msgspec.structs.replace(line, release=module.release)
 
 
 def require_legal(found: Check) -> None:

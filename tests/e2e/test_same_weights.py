@@ -48,3 +48,22 @@ def test_the_same_weights_out_of_another_package_move_no_tensor(
     assert (record.tensors, record.packs) == (theirs.tensors, theirs.packs)
     # The record and small files alone; the tokenizer is the same one too.
     assert line["size"] < 100_000 < sum(entry.size for entry in record.files.values())
+
+
+def test_a_fork_of_a_fork_of_real_weights_moves_none(registry: Path, tmp_path: Path) -> None:
+    """It is installed and run like its origin, and until it differs it takes no room."""
+    for origin, name in (("minilm-l6", "mine"), ("mine", "yours")):
+        modpkg("fork", origin, name, "--out", tmp_path / name)
+        built = modpkg_json("build", tmp_path / name)["weights"]
+        assert (built["unchanged"], built["new_bytes"]) == (built["tensors"], 0)
+        assert modpkg_json("publish", tmp_path / name)["size"] < 100_000
+    reader = Registry(str(registry))
+    origin, fork = (reader.record(reader.line(n, "1.0.0")) for n in ("minilm-l6", "yours"))
+    assert fork.tensors == origin.tensors
+    assert [(b.name, b.relation) for b in fork.provenance.built_from] == [("mine", "forked")]
+    modpkg("install", "yours", "minilm-l6")
+    Path("text.txt").write_text("A bridge was reopened.")
+    said = [modpkg_json("run", name, "text.txt") for name in ("yours", "minilm-l6")]
+    assert said[0]["embedding"] == said[1]["embedding"]
+    assert "└── forked from mine 1.0.0" in modpkg("log", "yours").stdout
+    assert modpkg_json("check", tmp_path / "yours")["level"] == "none"

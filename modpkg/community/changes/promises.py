@@ -26,6 +26,9 @@ def promise_facts(before: Edition, after: Edition) -> list[Fact]:
     for name in old.keys() & new.keys():
         found += _changed(name, old[name], new[name], stricter)
         found += _cases(name, before, old[name], after, new[name], stricter)
+    had, has = ({str(suite.name) for suite in side.manifest.suites} for side in (before, after))
+    found += [Fact("suites", f"{name} is gone", "major") for name in had - has]
+    found += [Fact("suites", f"{name} is new", "patch") for name in has - had]
     return sorted(found, key=lambda fact: fact.text)
 
 
