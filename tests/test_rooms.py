@@ -90,6 +90,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
         "import sys, modpkg.cli, modpkg.cli.installing, modpkg.cli.publishing, modpkg.cli.locking\n"
         "import modpkg.cli.inspecting, modpkg.cli.running, modpkg.cli.converting\n"
         "import modpkg.cli.comparing, modpkg.environment.why_not, modpkg.environment.outdated\n"
+        "import modpkg.cli.testing, modpkg.cli.vetting\n"
         "import modpkg.environment.install, modpkg.compose.plan, modpkg.resolve.resolve\n"
         "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysolvers', 'rich.console',\n"
         "         'zstandard'}\n"

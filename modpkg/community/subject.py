@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from modpkg.community.report import REPORT, Subject
 from modpkg.compose.composition import Composition
-from modpkg.digests import Digest, digest_bytes
+from modpkg.digests import Digest, digest_bytes, digest_file
 from modpkg.environment.models import ModelRecipe, manifest_of
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
@@ -41,6 +41,11 @@ _NOT_RUN = re.compile(
     r"(?i)(?:^|/)(?:readme|licen[cs]e|copying|notice)[^/]*$|\.(?:md|jsonl|csv|parquet)$"
 )
 """Files that nothing reads when a model runs; they may change without making it another."""
+
+
+_PATCH = "patch.json"
+"""What `modpkg patch create` leaves among a patch's files."""
+_BLOB = re.compile("[0-9a-f]{64}")
 
 
 class Runnable(Struct, frozen=True, kw_only=True):
@@ -86,7 +91,7 @@ def composition_digest(composition: Composition, task: Task | None) -> Digest:
                 "weights": composition.key,
                 "config": composition.config,
                 "files": {
-                    path: blob.name
+                    path: _named(blob)
                     for path, blob in composition.files.items()
                     if path != REPORT and not _NOT_RUN.search(path)
                 },
@@ -94,6 +99,11 @@ def composition_digest(composition: Composition, task: Task | None) -> Digest:
             }
         )
     )
+
+
+def _named(file: Path) -> str:
+    """Return the digest of a file: a blob of the store is named by it."""
+    return file.name if _BLOB.fullmatch(file.name) else digest_file(file)[7:]
 
 
 def runnable(plan: InstallPlan, name: str, kind: str) -> Runnable:

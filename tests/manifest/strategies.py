@@ -171,9 +171,19 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from([">=0.0.1", ">=0.0.1, <1000", "!=0.0.1"])
         )
     data["tests"] = [
-        {"name": name, "cases": draw(paths), "metric": draw(words), "at_least": draw(numbers)}
+        {
+            "name": name,
+            "cases": draw(paths),
+            "metric": draw(words),
+            "at_least": draw(numbers),
+            "tolerance": draw(st.floats(0, 10)),
+            "seed": draw(st.integers(0, 9)),
+            "time_limit": draw(st.floats(0.1, 100)),
+        }
         for name in draw(distinct_names(2))
     ]
+    if not is_app and kind not in ("suite", "collection"):
+        data["suites"] = {f"suite-of-{name}": draw(specifiers) for name in draw(distinct_names(2))}
     return data
 
 

@@ -162,6 +162,17 @@ BAD = [
     (MODULE + TEST + 'model = "b"\n',
      "10: tests[0].model is not a key of [tests[0]]; known are name, cases, metric, at_least, "
      "at_most, tolerance, seed, time_limit."),
+    (MODULE + TEST + "tolerance = -0.1\n",
+     "10: tests[0].tolerance is less than 0; write how much worse the value may be."),
+    (MODULE + TEST + "time_limit = 0\n",
+     "10: tests[0].time_limit has to be more than 0 and at most 604800 seconds."),
+    (MODULE + TEST + "seed = -1\n", "10: tests[0].seed has to be from 0 to 2147483647."),
+    (MODULE + '[suites]\ns = { extras = ["x"] }\n',
+     "6: suites asks for extras of s, and a suite has none; take them out."),
+    (APP + '[suites]\ns = "*"\n',
+     "3: suites belongs to a module; an app writes [[tests]] of its own instead."),
+    (MODULE.replace('"model"', '"suite"') + '[suites]\ns = "*"\n',
+     "6: suites does not go with kind 'suite', which has no model; take it out."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
     # [provenance]
     (MODULE + '[provenance]\nbuilt_from = []\n',

@@ -39,6 +39,7 @@ def placeless(manifest: Manifest) -> Manifest:
         dependencies=bare(manifest.dependencies),
         extras={name: bare(found) for name, found in manifest.extras.items()},
         origins=tuple(replace(origin, where="") for origin in manifest.origins),
+        suites=bare(manifest.suites),
         constraints=(),
         overrides=(),
         resolution=ResolutionTable(),
