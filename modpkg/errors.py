@@ -731,4 +731,65 @@ class LicenseConflict(ModpkgError):
     template = (
         "{where}: {model} is not installed: {text} ({policy}); take other modules, or name one of "
         "{names} under [licenses] exceptions if its owner permits it."
+# M79: bisecting and tested updates --------------------------------------------------------
+
+
+class NothingBetween(ModpkgError):
+    code = "M790"
+    template = (
+        "{old} and {new} have the same versions of the same modules, so no change of theirs can "
+        "break anything; name two locks that differ."
+    )
+
+
+class GoodEndFails(ModpkgError):
+    code = "M791"
+    template = (
+        "{command!r} has to pass with {end}, and it {how}, so nothing that came later is to blame; "
+        "{remedy}. What it printed: {log}"
+    )
+
+
+class BadEndPasses(ModpkgError):
+    code = "M792"
+    template = (
+        "{command!r} passes with {end}, so there is nothing to find; name a lock with which it "
+        "fails, or, if it fails only now and then, add --repeat."
+    )
+
+
+class EndNotTested(ModpkgError):
+    code = "M793"
+    template = "{command!r} could not be tried with {end}, and both ends have to be: {reason}"
+
+
+class CommandEnded(ModpkgError):
+    code = "M794"
+    template = (
+        "{command!r} {how} with {label}, which is no verdict (0 is good, 125 skips, 1 to 127 are "
+        "bad). Nothing was changed; the same command goes on from here. What it printed: {log}"
+    )
+
+
+class LockNotThere(ModpkgError):
+    code = "M795"
+    template = (
+        "A lock has {name} {version} ({release}), and the registry {registry} has no such release; "
+        "use the registry that it was locked from."
+    )
+
+
+class CommandWavers(ModpkgError):
+    code = "M796"
+    template = (
+        "{command!r} is not to be relied on: with {end} it {how}. Let it pass or fail for good, "
+        "with a fixed seed say; a search would blame what is not to blame. What it printed: {log}"
+    )
+
+
+class ProjectChanged(ModpkgError):
+    code = "M797"
+    template = (
+        "{path} was changed while the tests ran, so what they passed on is not what would be "
+        "installed; nothing was changed. Run the command again: the runs made so far are kept."
     )

@@ -36,3 +36,8 @@ def default_registry() -> str:
 def user_project() -> Path:
     """Return the folder of the user's own environment; it has a manifest and a lock too."""
     return home() / "environment"
+
+
+def trials_folder() -> Path:
+    """Return the folder where bisecting and tested updates install what they try."""
+    return home() / "trials"

@@ -20,6 +20,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("MODPKG_HOME", str(folder))
     monkeypatch.delenv("MODPKG_REGISTRY", raising=False)
+    monkeypatch.delenv("MODPKG_PROJECT", raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

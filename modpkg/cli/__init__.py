@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("testing", "Run the tests of a module, an app or an installed model."),
     "licenses": ("licensing", "List licences, and which do not go together."),
     "vet": ("vetting", "Compare a new release with the one before it, by tests."),
+    "bisect": ("bisecting", "Find the module versions that broke a command."),
     "diff": ("differing", "Show how far two sets of weights are apart."),
     "patch": ("patching", "Make a small module of what a fine-tuned copy changed."),
     "merge": ("merging", "Make one release of several patches or copies of a base."),
@@ -98,8 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     from modpkg.errors import ModpkgError, UsageProblem
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    if "--debug" in arguments[1:]:  # accepted before and after the command's name
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in own
+    if "--debug" in own[1:]:  # accepted before and after the command's name
         arguments.remove("--debug")
         arguments.insert(0, "--debug")
     try:
@@ -121,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         from modpkg.cli.output import show_error
 
-        show_error(error, as_json="--json" in arguments)
+        show_error(error, as_json="--json" in own)
         sys.exit(2 if isinstance(error, UsageProblem) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

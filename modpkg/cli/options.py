@@ -73,3 +73,22 @@ def limit_option(command: Command) -> Command:
         metavar="SECONDS",
         help="What a test may take on one model before it is stopped.",
     )(command)
+
+
+def trial_options(command: Command) -> Command:
+    """How a command judges what is tried."""
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Take a run that is not over by then as bad.",
+    )
+    repeat = click.option(
+        "--repeat",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Run N times; good is what passes every time.",
+    )
+    fresh = click.option("--fresh", is_flag=True, help="Forget the runs made before.")
+    return timeout(repeat(fresh(command)))

@@ -155,6 +155,13 @@ class TerminalProgress(Progress):
             self.close()
             note(f"{click.style('warning', fg='yellow', bold=True)}: {message}")
 
+    def told(self, text: str) -> None:
+        """Print a line about a step of long work, on a terminal."""
+        if self._terminal:
+            with self._lock:
+                self.close()
+                note(faint(text))
+
     def __enter__(self) -> TerminalProgress:
         return self
 

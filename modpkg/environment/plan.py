@@ -52,6 +52,8 @@ class Request(Struct, kw_only=True):
     """Takes the place of the manifest's."""
     exclude_newer: str | None = None
     """Takes the place of the manifest's."""
+    lock: Lock | None = None
+    """Exactly what to install, in the place of what the project's lock says."""
     frozen: bool = False
     offline: bool = False
     strict: bool = False
@@ -160,9 +162,9 @@ def plan_install(
         offline=request.offline,
         warn=progress.warn,
     )
-    previous = _previous_lock(project, request, progress)
+    previous = request.lock or _previous_lock(project, request, progress)
     chosen: Sequence[LockedModule] = ()
-    if request.frozen:
+    if request.frozen or request.lock is not None:
         lock = current_lock(project, manifest, previous)
     elif previous is not None and stale_reason(manifest, previous) is None and not _anew(request):
         lock = previous

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from modpkg.manifest import Manifest
 
 ENVIRONMENT = ".modpkg"
+PROJECT_VARIABLE = "MODPKG_PROJECT"
+"""The environment variable that names a project's folder, in place of the one around a command."""
 _USER_MANIFEST = (
     '# The modules of your own environment, outside any project.\n[app]\nname = "user"\n'
 )
@@ -63,7 +66,19 @@ class Project(Struct, frozen=True):
 
 
 def find_project(start: Path | None = None, *, user: bool = False) -> Project:
-    """Return the project around ``start``, else (or with ``user``) the user's own environment."""
+    """Return the project around ``start``, else (or with ``user``) the user's own environment.
+
+    Where no ``start`` is given, ``MODPKG_PROJECT`` comes first, also before the user's own.
+
+    Raises:
+        ManifestMissing: ``MODPKG_PROJECT`` names a folder without a manifest.
+    """
+    if start is None and (chosen := os.environ.get(PROJECT_VARIABLE)):
+        folder = Path(chosen).expanduser().absolute()
+        path = find_manifest(folder)
+        if path is None or path.parent != folder:
+            raise ManifestMissing(folder=folder)
+        return Project(path)
     if not user:
         path = find_manifest(start or Path.cwd())
         if path is not None:

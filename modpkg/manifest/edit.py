@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from modpkg.errors import NotARequirementHere
@@ -63,6 +64,24 @@ def remove_dependency(text: str, name: str) -> str:
     for old in held:
         layout = layout.without(old)
     return layout.checked(wanted)
+
+
+def with_absolute_registries(text: str, folder: Path) -> str:
+    """Return the manifest ``text`` as it says the same in another folder than its own, ``folder``.
+
+    Raises:
+        ManifestError: ``text`` is not TOML, or no manifest that can be edited.
+    """
+    layout = Layout.of(text)
+    table: Any = layout.data
+    for key in (*layout.root, "registries"):
+        table = table.get(key, {}) if isinstance(table, dict) else {}
+    for alias, address in table.items() if isinstance(table, dict) else ():
+        pair = layout.pair((*layout.root, "registries", alias))
+        if isinstance(address, str) and "://" not in address and pair is not None:
+            place = str((folder / Path(address).expanduser()).absolute())
+            layout = layout.cut(pair.value, pair.end, toml_value(place))
+    return layout.mark + layout.text
 
 
 def toml_value(value: Any) -> str:

@@ -1,0 +1,125 @@
+"""A command as the judge of mixes: each is installed in a project of its own, where it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from modpkg.community.mixes import Mix
+from modpkg.community.trials import HUNG, Command
+from modpkg.environment.generations import Environment
+from modpkg.environment.install import apply_install
+from modpkg.environment.plan import Request, plan_install
+from modpkg.environment.project import PROJECT_VARIABLE, Project
+from modpkg.errors import LockError, ManifestMissing
+from modpkg.files import remove_tree, write_atomically
+from modpkg.lock import parse_lock
+from modpkg.manifest.edit import with_absolute_registries
+from modpkg.progress import Progress
+from modpkg.store.store import Store
+
+
+class CommandJudge:
+    """Runs a command where the folder it is called in is, with a project of its own to look at."""
+
+    def __init__(
+        self,
+        command: Command,
+        project: Project,
+        request: Request,
+        store: Store,
+        progress: Progress,
+    ) -> None:
+        """``project`` is the user's: its manifest is read, and nothing of it is changed.
+
+        ``request`` has the registry and the wishes of every install.
+        """
+        self._command = command
+        self.project = Project(command.root / "project" / project.manifest_path.name)
+        self.text = with_absolute_registries(project.text(), project.folder)
+        """The manifest, as it says the same in the project of the trials."""
+        self._request = request
+        self._store = store
+        self._progress = _Warnings(progress)
+
+    def prepare(self, mix: Mix) -> None:
+        """Install a mix; see `Judge`."""
+        project, environment = self.project, Environment(self.project.environment)
+        if _lies(project, mix):
+            return
+        write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
+        request = msgspec.structs.replace(self._request, lock=mix.lock)
+        with environment.exclusive(), self._store.used():
+            plan = plan_install(project, request, self._store, self._progress)
+            apply_install(plan, self._store, self._progress)
+
+    def judge(self, output: IO[bytes]) -> int:
+        """Run the command; see `Judge`."""
+        return _status(self._command, self.project.folder, output.fileno())
+
+    def clear(self) -> None:
+        """Remove the project of the trials."""
+        remove_tree(self.project.folder)
+
+
+class _Warnings(Progress):
+    """Passes on warnings alone."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def warn(self, message: str) -> None:
+        self._progress.warn(message)
+
+
+def _lies(project: Project, mix: Mix) -> bool:
+    """Say whether a mix is what is installed in a project, and whole."""
+    try:
+        lock_text = project.lock_path.read_text("utf-8")
+        lock = parse_lock(lock_text, project.lock_path)
+        return (
+            project.text() == mix.manifest
+            and lock.module == mix.lock.module
+            and Environment(project.environment).answers(mix.manifest, lock_text)
+        )
+    except (OSError, UnicodeDecodeError, LockError, ManifestMissing):
+        return False
+
+
+def _status(command: Command, project: Path, output: int) -> int:
+    """Run a command and return its exit status; it is ended when its time is over, or ours."""
+    try:
+        process = subprocess.Popen(
+            command.arguments,
+            cwd=command.folder,
+            env=os.environ | {PROJECT_VARIABLE: str(project)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        os.write(output, f"{command.arguments[0]}: {error.strerror}\n".encode())
+        return 127 if isinstance(error, FileNotFoundError) else 126  # as shells have it
+    try:
+        return process.wait(command.timeout)
+    except subprocess.TimeoutExpired:
+        return HUNG
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and whatever it has begun that still runs."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
