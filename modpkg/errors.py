@@ -731,6 +731,9 @@ class LicenseConflict(ModpkgError):
     template = (
         "{where}: {model} is not installed: {text} ({policy}); take other modules, or name one of "
         "{names} under [licenses] exceptions if its owner permits it."
+    )
+
+
 # M79: bisecting and tested updates --------------------------------------------------------
 
 
