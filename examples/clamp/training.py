@@ -6,6 +6,7 @@ give is kept, and training begins there. A group trains in half a minute.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -54,9 +55,9 @@ def save_head(model: Any, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = type(model.config)(id2label=model.config.id2label, label2id=model.config.label2id)
-    config.problem_type = model.config.problem_type
-    (folder / "config.json").write_text(config.to_json_string(use_diff=True), "utf-8")
+    told = {key: getattr(model.config, key) for key in ("id2label", "label2id", "problem_type")}
+    config = json.dumps({**told, "num_labels": len(told["id2label"])}, indent=2)
+    (folder / "config.json").write_text(config + "\n", "utf-8")
 
 
 def layers_of(model: Any) -> nn.ModuleList:
