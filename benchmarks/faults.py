@@ -29,15 +29,16 @@ def main() -> None:
         try:
             killings = Killings(name, folder / "kills")
             points = range(1, killings.points + 1, options.every)
-            after = Counter(killings.kill(point) for point in points)
+            outcomes = [killings.kill(point) for point in points]
         finally:
             shutil.rmtree(folder)
+        after = Counter(version for version in outcomes if version is not None)
+        tried = after.total()
         *befores, last = SCENARIOS[name].versions
         outcome = f"{sum(after[v] for v in befores)} / {after[last]}" if befores else "-"
         minutes = (time.monotonic() - begun) / 60
         rows.append(
-            f"| {name} | {killings.points} | {len(points)} | {outcome} | {len(points)} |"
-            f" {minutes:.1f} |"
+            f"| {name} | {killings.points} | {tried} | {outcome} | {tried} | {minutes:.1f} |"
         )
         print(rows[-1], flush=True)
     _write(rows)

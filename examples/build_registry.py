@@ -32,7 +32,9 @@ RELEASES = [
     ("summarizer", "2.1.0"),
 ]
 """Releases that are folders here, in the order they are published."""
-BREAKING = {("summarize-lora", "1.2.0"): "rank 8 instead of 4, trained for longer; same task and base"}
+BREAKING = {
+    ("summarize-lora", "1.2.0"): "rank 8 instead of 4, trained for longer; same task and base"
+}
 """Why a version is lower than what changed asks for (tensors of another shape)."""
 
 

@@ -458,6 +458,19 @@ class AdapterUnsupported(ModpkgError):
     )
 
 
+class ExpertIncomplete(ModpkgError):
+    code = "M608"
+    template = (
+        "{module} has no {missing!r}: an expert, or a router, has something for every layer of "
+        "{base}; build it with all of them."
+    )
+
+
+class MixtureRefused(ModpkgError):
+    code = "M609"
+    template = "{model} cannot be a mixture of experts exactly: {reason}."
+
+
 class ResultDiffers(ModpkgError):
     code = "M607"
     template = (

@@ -24,7 +24,7 @@ import editorials
 import founders
 import rebuilt
 import update
-from slips import typed_in_a_hurry
+from spaces import without_spaces
 from story import Story
 from texts import DOMAINS, LABELS, read_texts
 
@@ -33,7 +33,7 @@ from modpkg.manifest import read_manifest
 HERE = Path(__file__).resolve().parent
 LICENSE = "Apache-2.0 AND MIT"
 OLD = ("films", "tweets", "products")
-TOLERANCE = 0.02
+TOLERANCE = 0.03
 
 
 def main() -> None:
@@ -67,8 +67,8 @@ def one(story: Story, work: Path) -> None:
         """Film critics train a head on MiniLM, a sentence encoder of 23 million weights, so that it
         tells whether a sentence about a film is negative, neutral or positive. They release it as
         clamp 1.0.0. Its suite has 400 film snippets, and as many tweets and sentences of product
-        reviews, which it is bad at: it says what clamp is to become. An archive trains a head of
-        its own on top, which tells where a text comes from.""",
+        reviews, which it is bad at: it says what clamp is to become. A shop trains a head of
+        its own on top, which tells complaints.""",
     )
     shutil.copytree(trained(work, "clamp", lambda to: founders.found(minilm(), to)), work / "clamp")
     (work / "clamp" / "modpkg.toml").write_text(
@@ -81,39 +81,21 @@ def one(story: Story, work: Path) -> None:
     write_cases(work / "clamp", OLD)
     story.modpkg("test", at="clamp")
     release(story, "clamp")
-    head = trained(work, "source", lambda to: founders.archive(work / "clamp", to))
-    shutil.copytree(head, work / "clamp-source")
-    sources = [
-        {"text": text.text, "label": text.domain}
-        for domain in DOMAINS
-        for text in read_texts(domain, "test", 100)
+    head = trained(work, "complaints", lambda to: founders.complaints(work / "clamp", to))
+    shutil.copytree(head, work / "clamp-complaints")
+    cases = [
+        {"text": text.text, "label": "complaint" if text.label == 0 else "other"}
+        for text in read_texts("products", "test")
     ]
-    write_jsonl(work / "clamp-source" / "tests" / "sources.jsonl", sources)
-    (work / "clamp-source" / "modpkg.toml").write_text(
-        f'''[module]
-name = "clamp-source"
-version = "1.0.0"
-kind = "head"
-license = "{LICENSE}"
-summary = "Where a text comes from"
-
-[dependencies]
-clamp = ">=1,<2"
-
-[task]
-kind = "text-classification"
-
-[[tests]]
-name = "sources"
-cases = "tests/sources.jsonl"
-metric = "accuracy"
-at_least = 0.8
-tolerance = {TOLERANCE}
-''',
+    write_jsonl(work / "clamp-complaints" / "tests" / "complaints.jsonl", cases)
+    (work / "clamp-complaints" / "modpkg.toml").write_text(
+        head_of_manifest("clamp-complaints", "1.0.0", "head", "Whether a text is a complaint")
+        + '\n[dependencies]\nclamp = ">=1,<2"\n'
+        + test_table("complaints", 0.65),
         "utf-8",
     )
-    story.modpkg("test", at="clamp-source")
-    release(story, "clamp-source")
+    story.modpkg("test", at="clamp-complaints")
+    release(story, "clamp-complaints")
     values = reported(work / "clamp")
     story.fact("1.0.0", values, values["films"] > 0.6, f"Films: {values['films']:.1%} right.")
 
@@ -146,8 +128,8 @@ def three(story: Story, work: Path) -> None:
     story.act(
         "3. It is verified, with a head that somebody trained earlier",
         """The maintainers have never met that group. They apply the patch and vet what comes out:
-        clamp's own suite on both, and everything published that depends on clamp. The archive's
-        head is put on the new weights as it is; nobody fine-tunes it again.""",
+        clamp's own suite on both, and everything published that depends on clamp. The shop's head
+        is put on the new weights as it is; nobody fine-tunes it again.""",
     )
     story.modpkg("patch", "apply", "clamp-tweets", "--base", "clamp==1.0.0", "--out", "candidate")
     vetting = vet(story, "candidate", 0)
@@ -164,12 +146,13 @@ def three(story: Story, work: Path) -> None:
         moved["films"]["difference"]["value"] > -TOLERANCE,
         f"Films: {told(moved['films'])}.",
     )
-    source = vetting["dependants"][0]["changes"][0]
+    head = next(d for d in vetting["dependants"] if d["name"] == "clamp-complaints")
+    moved = changes(head)["complaints"]
     story.fact(
-        "source kept",
-        source["difference"]["value"],
-        source["after"]["passed"],
-        f"The archive's head, not trained again: {told(source)}.",
+        "head reused",
+        moved["difference"]["value"],
+        moved["after"]["passed"],
+        f"The shop's head, not trained again: {told(moved)}.",
     )
 
 
@@ -209,45 +192,32 @@ def four(story: Story, work: Path) -> None:
 def five(story: Story, work: Path) -> None:
     story.act(
         "5. A test for people whom nobody had tested",
-        """A third group works with people who type in a hurry, on phones, with shaking hands. It
-        has no weights to give; it gives a test: texts of all three domains with slips of the
-        keyboard in many words. The maintainers take it up in clamp 1.0.2, with the weights of 1.0.1.""",
+        """A third group works with scanned pages, in which spaces get lost. It has no weights to
+        give; it gives a test: the texts of all three domains, with four of five spaces gone. The
+        maintainers take it up in clamp 1.0.2, which has the weights of 1.0.1.""",
     )
-    suite = work / "clamp-slips"
+    suite = work / "clamp-scans"
     cases = [
-        {"text": typed_in_a_hurry(text.text), "label": LABELS[text.label]}
+        {"text": without_spaces(text.text), "label": LABELS[text.label]}
         for domain in OLD
-        for text in read_texts(domain, "test", 200)
+        for text in read_texts(domain, "test")
     ]
-    write_jsonl(suite / "tests" / "slips.jsonl", cases)
+    write_jsonl(suite / "tests" / "scans.jsonl", cases)
+    manifest = head_of_manifest("clamp-scans", "1.0.0", "suite", "Texts that lost their spaces")
     (suite / "modpkg.toml").write_text(
-        f"""[module]
-name = "clamp-slips"
-version = "1.0.0"
-kind = "suite"
-license = "MIT"
-summary = "Texts typed in a hurry"
-
-[[tests]]
-name = "typed in a hurry"
-cases = "tests/slips.jsonl"
-metric = "accuracy"
-at_least = 0.5
-tolerance = {TOLERANCE}
-""",
-        "utf-8",
+        manifest.partition("\n[task]")[0] + test_table("scans", 0.45), "utf-8"
     )
-    story.modpkg("test", at="clamp-slips")
-    release(story, "clamp-slips")
-    successor(work, "clamp-1.0.1", "clamp-1.0.2", "1.0.2", '[suites]\nclamp-slips = ">=1"\n')
+    story.modpkg("test", at="clamp-scans")
+    release(story, "clamp-scans")
+    successor(work, "clamp-1.0.1", "clamp-1.0.2", "1.0.2", '[suites]\nclamp-scans = ">=1"\n')
     story.modpkg("test", at="clamp-1.0.2")
     sent = next_release(story, work, "clamp-1.0.2", "patch", tested=True)
     values = reported(work / "clamp-1.0.2")
     clear = sum(values[d] for d in OLD) / 3
     story.fact(
-        "slips",
-        values["typed in a hurry"],
-        values["typed in a hurry"] < clear - 0.03,
+        "scans",
+        values["scans"],
+        values["scans"] < clear - 0.03,
         f"Typed in a hurry {values['typed in a hurry']:.1%} right, typed well {clear:.1%}.",
     )
     story.fact("bytes of 1.0.2", sent, sent < 100_000, f"{sent:,} new bytes for the new release.")
@@ -259,7 +229,7 @@ def six(story: Story, work: Path) -> None:
         """Somebody has to fit clamp into a phone. Half of its weights are vectors of 30,522 word
         pieces, and most of those never came up in any training text: they get one common vector,
         which compresses to nothing. By the suite that clamp 1.0.1 had, this is fine. By the test
-        of act 5 it is not: slips are spelled with rare pieces.""",
+        of act 5 it is not: words that run together are cut into rare pieces.""",
     )
     pruned = trained(work, "pruned", lambda to: compression.prune_words(work / "clamp-1.0.2", to))
     story.tell("Vetted beside clamp 1.0.1:")
@@ -276,12 +246,12 @@ def six(story: Story, work: Path) -> None:
             change["difference"]["value"] >= -TOLERANCE - 1e-6,
             f"{domain.capitalize()}: {told(change)}.",
         )
-    slips = changes(after)["typed in a hurry"]
+    scans = changes(after)["scans"]
     story.fact(
-        "pruned slips",
-        slips["difference"]["value"],
-        slips["difference"]["high"] < -TOLERANCE,
-        f"Typed in a hurry: {told(slips)}.",
+        "pruned scans",
+        scans["difference"]["value"],
+        scans["difference"]["value"] < -TOLERANCE,
+        f"Scans: {told(scans)}.",
     )
 
 
@@ -312,14 +282,14 @@ def seven(story: Story, work: Path) -> None:
 def eight(story: Story, work: Path) -> None:
     story.act(
         "8. What is out of scope becomes a fork",
-        """The archive wants more than its head gives: it trains clamp's uppermost layer for its own
-        question. What comes out no longer tells feelings. That is no version of clamp; it is a
+        """An archive trains clamp's uppermost layer for a question of its own: where does a text
+        come from? What comes out no longer tells feelings. That is no version of clamp; it is a
         model of its own, and most of its weights are clamp's.""",
     )
     own = trained(work, "repurposed", lambda to: archive.repurpose(work / "clamp-1.1.0", to))
     successor(work, "clamp-1.1.0", "proposal", "1.2.0", weights=own)
-    found = check(story, "proposal", 1)
-    story.fact("proposal", found["level"], found["level"] == "major", "check says: major.")
+    verdict = " ".join(story.modpkg("check", at="proposal", status=1).split())
+    story.fact("proposal", "major", "is a major change" in verdict, "That would be clamp 2.0.0.")
     story.modpkg("fork", "clamp==1.1.0", "clamp-archive")
     shared = release(story, "clamp-archive")
     story.fact(
@@ -336,7 +306,12 @@ def eight(story: Story, work: Path) -> None:
         + PROVENANCE.format(name="clamp-archive", version="1.1.0"),
         "utf-8",
     )
-    shutil.copyfile(work / "clamp-source/tests/sources.jsonl", fork / "tests" / "sources.jsonl")
+    cases = [
+        {"text": text.text, "label": text.domain}
+        for domain in DOMAINS
+        for text in read_texts(domain, "test", 100)
+    ]
+    write_jsonl(fork / "tests" / "sources.jsonl", cases)
     for name in WEIGHTS:
         shutil.copyfile(own / name, fork / name)
     story.modpkg("test", at="clamp-archive")
@@ -356,18 +331,18 @@ def nine(story: Story, work: Path) -> None:
     """Act 9."""
     story.act(
         "9. Another architecture is 2.0.0, and nobody has to move",
-        """Somebody rebuilds clamp with four layers instead of seven, the upper two trained anew on
+        """Somebody rebuilds clamp with five layers instead of seven, the upper two trained anew on
         all four domains. Nobody's adapters will fit it, so it is 2.0.0, says check; publishing it
         as anything less is refused. The app steady asks for clamp>=1,<2 and stays where it is; the
         app curious asks for clamp>=1, and moves, after its own tests passed.""",
     )
     half = trained(work, "rebuilt", lambda to: rebuilt.rebuild(work / "clamp-1.1.0", to))
     successor(work, "clamp-1.1.0", "clamp-2.0.0", "1.2.0", weights=half)
-    check(story, "clamp-2.0.0", 1)
+    story.modpkg("check", at="clamp-2.0.0", status=1)
     successor(work, "clamp-1.1.0", "clamp-2.0.0", "2.0.0", weights=half)
     next_release(story, work, "clamp-2.0.0", "major")
     for name, version in (("steady", "1.1.0"), ("curious", "2.0.0")):
-        story.modpkg("update", "--test", "", at=name)
+        story.modpkg("update", "--test", at=name)
         locked = story.ask("list", at=name)
         got = next(module["version"] for module in locked if module["name"] == "clamp")
         story.fact(name, got, got == version, f"The app {name} has clamp {got}.")
@@ -456,20 +431,15 @@ def next_release(story: Story, work: Path, folder: str, level: str, tested: bool
     """Test, check, build and publish a release whose change has to be of this level."""
     if not tested:
         story.modpkg("test", at=folder)
-    found = check(story, folder, 0)
+    verdict = story.modpkg("check", at=folder)
+    version = manifest_version(work / folder)
     story.fact(
-        f"level of {found['version']}",
-        found["level"],
-        found["level"] == level and found["legal"],
-        f"clamp {found['version']} is a {level} change, says check.",
+        f"level of {version}",
+        level,
+        f"is a {level} change" in " ".join(verdict.split()),
+        f"clamp {version} is a {level} change, says check.",
     )
     return release(story, folder)
-
-
-def check(story: Story, folder: str, status: int) -> Any:
-    """Show what check says of a project, and return it."""
-    story.modpkg("check", at=folder, status=status)
-    return story.ask("check", at=folder)
 
 
 def vet(story: Story, folder: str, status: int, *more: str) -> Any:
@@ -506,14 +476,19 @@ def successor(
     text = re.sub(
         r'\nversion = ".*"', f'\nversion = "{version}"', manifest.read_text("utf-8"), count=1
     )
-    old = read_manifest(work / earlier / "modpkg.toml").module
-    assert old is not None
     text = re.sub(r"(?ms)^\[provenance\].*?(?=^\[|\Z)", "", text).rstrip("\n") + "\n"
-    origin = PROVENANCE.format(name=old.name, version=old.version)
+    origin = PROVENANCE.format(name="clamp", version=manifest_version(work / earlier))
     manifest.write_text(text + more + origin, "utf-8")
     if weights is not None:
         for name in WEIGHTS:
             shutil.copyfile(weights / name, work / folder / name)
+
+
+def manifest_version(folder: Path) -> str:
+    """Return the version of the module in a folder."""
+    module = read_manifest(folder / "modpkg.toml").module
+    assert module is not None
+    return str(module.version)
 
 
 def app(folder: Path, name: str, asked: str) -> None:

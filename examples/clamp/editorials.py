@@ -10,12 +10,13 @@ import copy
 from pathlib import Path
 
 import torch
-from texts import DOMAINS, read_texts
+from spaces import without_spaces
+from texts import read_texts
 from training import fit, layers_of, load, lower, save
 
 
 def extend(clamp: Path, folder: Path) -> None:
-    """Add a layer to clamp and train it on editorials, beside some of all that it knows."""
+    """Add a layer to clamp and train it on editorials, beside some of what it knows, scanned or not."""
     model = load(clamp)
     layers = layers_of(model)
     count = len(layers)
@@ -25,7 +26,9 @@ def extend(clamp: Path, folder: Path) -> None:
             dense.weight.zero_()
             dense.bias.zero_()
     model.config.num_hidden_layers = count + 1
-    texts = [t for d in DOMAINS for t in read_texts(d, "train", None if d == "editorials" else 400)]
+    known = [text for d in ("films", "tweets", "products") for text in read_texts(d, "train", 600)]
+    scanned = [text._replace(text=without_spaces(text.text)) for text in known[::3]]
+    texts = [*read_texts("editorials", "train"), *known, *scanned]
     states = lower(model, clamp, texts, count)
     wanted = [text.label for text in texts]
     fit(model, count, layers[-1].parameters(), states, wanted, rate=5e-4, epochs=2)

@@ -14,11 +14,15 @@ from modpkg.cli.output import TerminalProgress, bad, counted, good, print_json, 
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing
+from modpkg.home import store_folder
 from modpkg.lock import Lock, read_lock
+from modpkg.store.store import Store
 
 if TYPE_CHECKING:
     from modpkg.community.bisect import Bisection
     from modpkg.community.blame import Blamed, Skipped
+    from modpkg.community.updating import TestedUpdate
+    from modpkg.environment.plan import Request
 
 _GENERATION = re.compile(r"@(\d{1,9})")
 
@@ -53,42 +57,73 @@ def bisect_command(
     environment variable MODPKG_PROJECT; your own project and environment are not touched.
     """
     from modpkg.community.bisect import bisect
-    from modpkg.community.command import CommandJudge
-    from modpkg.community.mixes import Mixes
-    from modpkg.community.trials import Command, Trials
+    from modpkg.community.session import session
+    from modpkg.community.trials import Command
     from modpkg.environment.plan import Request
-    from modpkg.environment.registries import Registries
-    from modpkg.home import store_folder
-    from modpkg.store.store import Store
 
     project = find_project(user=user)
     before, after = _lock(old, project), _lock(new, project)
+    judged = Command(
+        arguments=list(command),
+        shown=shlex.join(command),
+        folder=str(Path.cwd()),
+        timeout=timeout,
+        repeat=repeat,
+    )
+    request = Request(registry=registry, offline=offline)
     store = Store(store_folder())
-    with TerminalProgress() as progress:
-        judged = Command(
-            arguments=list(command),
-            shown=shlex.join(command),
-            folder=str(Path.cwd()),
-            timeout=timeout,
-            repeat=repeat,
-        )
-        request = Request(registry=registry, offline=offline)
-        judge = CommandJudge(judged, project, request, store, progress)
-        trials = Trials(judged, judge, progress, progress.told)
-        registries = Registries(
-            judge.project.parse(judge.text),
-            store.blobs,
-            default=registry,
-            offline=offline,
-            warn=progress.warn,
-        )
-        with trials.held(fresh=fresh):
-            mixes = Mixes(judge.project, judge.text, before, after, registries)
-            found = bisect(mixes, trials, progress.told, old=old, new=new)
+    with (
+        TerminalProgress() as progress,
+        session(project, judged, request, store, progress, progress.told, fresh=fresh) as found_by,
+    ):
+        found = bisect(found_by, before, after, old=old, new=new)
     if as_json:
         print_json(found)
         return
     _show(found, project.manifest_path.name)
+
+
+def tested(
+    project: Project,
+    text: str,
+    request: Request,
+    *,
+    timeout: float | None,
+    repeat: int,
+    fresh: bool,
+) -> TestedUpdate:
+    """Return the newest set of versions with which a shell's command, or [[tests]], pass."""
+    from modpkg.community.command import shell_command
+    from modpkg.community.session import session
+    from modpkg.community.trials import Command
+    from modpkg.community.updating import tested_update
+
+    command = Command(
+        arguments=shell_command(text) if text else [],
+        shown=text or "[[tests]]",
+        folder=str(Path.cwd() if text else project.folder),
+        timeout=timeout,
+        repeat=repeat,
+    )
+    store = Store(store_folder())
+    with (
+        TerminalProgress() as progress,
+        session(project, command, request, store, progress, progress.told, fresh=fresh) as tried,
+    ):
+        return tested_update(tried)
+
+
+def show_tested(update: TestedUpdate, text: str) -> None:
+    """Print what a tested update holds back, and why."""
+    for held in update.held:
+        beside = f" together with {', '.join(held.together)}" if held.together else ""
+        say(
+            f"{strong(held.name)} stays at {held.version}: with {held.bad}{beside} the tests fail "
+            f"(the newest is {held.newest})."
+        )
+    show_skipped(update.skipped)
+    if update.runs:
+        say(f"{good('Tested')}: {text or '[[tests]]'} passes, after {counted(update.runs, 'run')}.")
 
 
 def _lock(text: str, project: Project) -> Lock:

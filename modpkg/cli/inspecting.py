@@ -10,7 +10,7 @@ import click
 
 from modpkg.cli.options import json_option, user_option
 from modpkg.cli.output import faint, note, print_json, say, strong, table
-from modpkg.environment.generations import Environment, Generation, ModuleState
+from modpkg.environment.generations import EXACT, Environment, Generation, ModuleState
 from modpkg.environment.graph import Graph, shown_requirement
 from modpkg.environment.project import find_project
 from modpkg.errors import NoEnvironment, NotInstalled
@@ -133,7 +133,7 @@ def _draw(branch: dict[str, Any], lead: str, below: str) -> None:
     text = f"{strong(branch['name'])} {branch['version']} {faint(branch['kind'])}"
     if "required" in branch:
         text += faint(f" (needs {branch['required']})")
-    drifted = [fit for fit in branch.get("fits", {}).values() if fit != "exact"]
+    drifted = [fit for fit in branch.get("fits", {}).values() if fit != EXACT]
     text += "".join(f" {fit}" for fit in drifted)
     if branch.get("cycle"):
         text += faint(" (see above)")

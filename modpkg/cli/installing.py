@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from modpkg.cli.options import (
     json_option,
     policy_options,
     project_options,
+    trial_options,
     upgrade_options,
     user_option,
 )
@@ -26,7 +28,7 @@ from modpkg.cli.output import (
     say,
     strong,
 )
-from modpkg.environment.generations import Environment
+from modpkg.environment.generations import EXACT, Environment, Generation
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import LockMissing, NotLocked, UsageProblem
 from modpkg.files import human_bytes
@@ -98,12 +100,24 @@ def install_command(
 @click.argument("names", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
+@click.option(
+    "--test",
+    is_flag=False,
+    flag_value="",
+    metavar="[COMMAND]",
+    help="Take only what COMMAND passes with; without COMMAND, the project's [[tests]].",
+)
+@trial_options
 @policy_options
 @project_options
 def update_command(
     names: tuple[str, ...],
     dry_run: bool,
     strict: bool,
+    test: str | None,
+    timeout: float | None,
+    repeat: int,
+    fresh: bool,
     resolution: Strategy | None,
     exclude_newer: str | None,
     registry: str | None,
@@ -115,10 +129,17 @@ def update_command(
 
     The manifest stays as it is. Named modules are updated; all others keep the version that the
     lock has, where that still fits.
+
+    With --test the newest set of versions is taken with which COMMAND passes (its exit status is
+    0; 125 says neither); what breaks it is held back. It runs in this folder, by the shell, and
+    sees each set that is tried by the environment variable MODPKG_PROJECT. Nothing is switched
+    before it has passed. --timeout, --repeat and --fresh are for --test.
     """
     from modpkg.environment.plan import Request
 
     project = find_project(user=user)
+    if test is None and (timeout is not None or repeat > 1 or fresh):
+        raise UsageProblem(message="--timeout, --repeat and --fresh say how to test; add --test.")
     request = Request(
         registry=registry,
         upgrade=_locked_names(project, names) if names else None,
@@ -127,7 +148,19 @@ def update_command(
         offline=offline,
         strict=strict,
     )
-    _carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
+    if test is None:
+        _carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
+        return
+    import msgspec
+
+    from modpkg.cli.bisecting import show_tested, tested
+
+    update = tested(project, test, request, timeout=timeout, repeat=repeat, fresh=fresh)
+    if not as_json:
+        show_tested(update, test)
+    request = msgspec.structs.replace(request, lock=update.lock)
+    told = {"held": update.held, "skipped": update.skipped, "runs": update.runs}
+    _carry_out(project, request, dry_run=dry_run, json_wanted=as_json, told=told)
 
 
 @click.command("remove")
@@ -210,7 +243,15 @@ def _list_generations(project: Project, json_wanted: bool) -> None:
         say(f"{mark} {row.number}  {row.created}  {modules}")
 
 
-def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted: bool) -> None:
+def _carry_out(
+    project: Project,
+    request: Request,
+    *,
+    dry_run: bool,
+    json_wanted: bool,
+    told: Mapping[str, Any] | None = None,
+) -> None:
+    """Plan and install; ``told`` is what else JSON has to say."""
     from modpkg.environment.install import apply_install
     from modpkg.environment.plan import plan_install
     from modpkg.home import store_folder
@@ -226,27 +267,23 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
             with store.used():
                 plan = plan_install(project, request, store, progress)
             progress.close()
-            _show_plan(plan, json_wanted)
+            _show_plan(plan, json_wanted, told or {})
             return
         with environment.exclusive(_WAITING), store.used():
             plan = plan_install(project, request, store, progress)
-            for fit in plan.fits:
-                if not fit.drift.exact:
-                    progress.warn(
-                        f"{fit.module} was made for other weights of {fit.base} "
-                        f"{fit.base_version}: {fit.text()}."
-                    )
             for said in plan.licences.warnings():
                 progress.warn(said)
             if _is_done(environment, plan):
+                _warn_of_drift(environment.current(), progress)
                 environment.prune()
-                _report_nothing(environment, json_wanted)
+                _report_nothing(environment, json_wanted, told or {})
                 return
             generation = apply_install(plan, store, progress, frozen=request.frozen)
+            _warn_of_drift(generation, progress)
         if (cap := read_settings().max_size) is not None:
             collect_over(store, cap, now=time.time(), warn=progress.warn)
     if json_wanted:
-        print_json({**_plan_document(plan), "generation": generation.number})
+        print_json({**_plan_document(plan), "generation": generation.number, **(told or {})})
         return
     show_changes(plan.changes)
     if not plan.changes:
@@ -260,6 +297,13 @@ def _carry_out(project: Project, request: Request, *, dry_run: bool, json_wanted
     )
     if runnable and request.add:
         say(faint(f"Run it: modpkg run {runnable[-1]} FILE"))
+
+
+def _warn_of_drift(generation: Generation | None, progress: TerminalProgress) -> None:
+    for module in generation.modules if generation is not None else ():
+        for base, fit in module.fits.items():
+            if fit != EXACT:
+                progress.warn(f"{module.name} was made for other weights of {base}: {fit}.")
 
 
 def _is_done(environment: Environment, plan: InstallPlan) -> bool:
@@ -281,11 +325,13 @@ def _lock_text(project: Project) -> str | None:
         return None
 
 
-def _report_nothing(environment: Environment, json_wanted: bool) -> None:
+def _report_nothing(
+    environment: Environment, json_wanted: bool, told: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     current = environment.current()
     count = len(current.modules) if current is not None else 0
     if json_wanted:
-        print_json({"changes": [], "generation": current.number if current else None})
+        print_json({"changes": [], "generation": current.number if current else None, **told})
     else:
         verb = "is" if count == 1 else "are"
         say(f"Nothing to do: {counted(count, 'module')} {verb} installed as the lock says.")
@@ -325,9 +371,9 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
     }
 
 
-def _show_plan(plan: InstallPlan, json_wanted: bool) -> None:
+def _show_plan(plan: InstallPlan, json_wanted: bool, told: Mapping[str, Any]) -> None:
     if json_wanted:
-        print_json({**_plan_document(plan), "dry_run": True})
+        print_json({**_plan_document(plan), "dry_run": True, **told})
         return
     show_changes(plan.changes)
     if not plan.changes:

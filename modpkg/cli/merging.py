@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import structs
 
 from modpkg.cli.options import limit_option, project_options
 from modpkg.cli.output import TerminalProgress, faint, good, print_json, say, strong, table
@@ -93,6 +94,7 @@ def merge_command(
         raise UsageProblem(message="--parameter and --importance belong to a --method.")
     if importance and len(importance) != len(parents):
         raise UsageProblem(message="Name one --importance for each PATCH, in their order.")
+    how = _method(method, parameter)
     store = Store(store_folder())
     choices = read_choices(resolution) if resolution is not None else None
     with TerminalProgress() as progress, store.used():
@@ -113,7 +115,9 @@ def merge_command(
             if as_json:
                 print_json(_document(merging))
             return int(bool(merging.overlaps.conflicts or merging.files.conflicts))
-        how = _method(method, parameter, [find(folder).tensors for folder in importance])
+        if how is not None and importance:
+            counts = tuple(find(folder).tensors for folder in importance)
+            how = structs.replace(how, importance=counts)
         with tempfile.TemporaryDirectory(prefix="modpkg-merge-") as scratch:
             attempts: list[Attempt] = []
             if method == AUTO and merging.open:
@@ -154,9 +158,7 @@ def merge_command(
     return 0
 
 
-def _method(
-    name: str | None, parameters: Sequence[str], importance: Sequence[Mapping[str, Any]]
-) -> Method | None:
+def _method(name: str | None, parameters: Sequence[str]) -> Method | None:
     from modpkg.community.merge import Method
     from modpkg.compose.reducers import find_reducer
 
@@ -169,7 +171,7 @@ def _method(
         if not separator:
             raise UsageProblem(message=f"Write --parameter {key}=VALUE.")
         told[key] = _value(value)
-    return Method(name=name, parameters=told, importance=tuple(importance))
+    return Method(name=name, parameters=told)
 
 
 def _value(text: str) -> Setting:

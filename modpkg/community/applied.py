@@ -14,7 +14,7 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import key_of
 from modpkg.errors import BadPatch, PatchGivesOther
 from modpkg.installed import InstalledModule, TensorRef
-from modpkg.manifest.schema import Step
+from modpkg.manifest.schema import Compose, Step
 from modpkg.names import module_name
 from modpkg.progress import Progress
 from modpkg.records import PATCH, PATCHED_FILES, Provenance, ReleaseRecord
@@ -34,7 +34,15 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
     module = _module(patch)
     step = Step(op=PATCHED.name, module=module_name(module.name))
     effects = PATCHED.bind(
-        Situation(model=patch.label, step=step, module=module, base=base, config={})
+        Situation(
+            model=patch.label,
+            step=step,
+            module=module,
+            base=base,
+            config={},
+            recipe=Compose(base=module_name(base.name), steps=(step,)),
+            modules={base.name: base, module.name: module},
+        )
     )
     kept = {name: ref for name, ref in base.tensors.items() if name not in effects.removed}
     kept |= effects.added

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msgspec import Struct
-from packaging.specifiers import SpecifierSet
 
-from modpkg.community.blame import Blamed, Search, Skipped, check_good, try_end
+from modpkg.community.blame import Blamed, Search, Skipped, check_good, held_below, try_end
 from modpkg.community.minimize import Verdict
 from modpkg.community.mixes import Mixes
+from modpkg.community.session import Session
 from modpkg.community.trials import Trials
 from modpkg.errors import BadEndPasses, NothingBetween
+from modpkg.lock import Lock
 
 
 class Keeping(Struct, frozen=True, kw_only=True):
@@ -47,22 +46,24 @@ class Bisection(Struct, frozen=True, kw_only=True):
 
 
 def bisect(
-    mixes: Mixes,
-    trials: Trials,
-    tell: Callable[[str], None],
+    session: Session,
+    before: Lock,
+    after: Lock,
     *,
     old: str = "the old lock",
     new: str = "the new lock",
 ) -> Bisection:
-    """Find what breaks a command between two locks; see `minimize` for how many runs it takes.
+    """Find what breaks a command between two locks, which errors call ``old`` and ``new``.
 
     After the two ends, with n changed modules and k of them to blame, each with v versions, there
-    are about k·(log2 n + 2 + log2 v) runs, and one to see whether the remedy is enough.
+    are about k·(log2 n + 2 + log2 v) runs, and one to see whether the remedy is enough; see
+    `minimize` for the exact bound.
 
     Raises:
         NothingBetween, GoodEndFails, BadEndPasses, EndNotTested, CommandWavers: there is nothing
             to search. CommandEnded, and what installing can raise; the search can be gone on with.
     """
+    trials, mixes = session.trials, session.mixes(before, after)
     changes = mixes.changes
     if not changes.names:
         raise NothingBetween(old=old, new=new)
@@ -70,7 +71,7 @@ def bisect(
     check_good(trials, mixes.mix(()), old, remedy)
     if try_end(trials, mixes.mix(changes.names), new).verdict is Verdict.GOOD:
         raise BadEndPasses(command=trials.command.shown, end=new)
-    search = Search(mixes, trials, tell)
+    search = Search(mixes, trials, session.tell)
     found = search.smallest()
     blamed = search.narrowed(found)
     keep = _keeping(mixes, trials, blamed, new)
@@ -105,11 +106,3 @@ def _keeping(mixes: Mixes, trials: Trials, blamed: list[Blamed], new: str) -> Ke
         enough=enough,
         reason="" if enough else outcome.reason,
     )
-
-
-def held_below(mixes: Mixes, one: Blamed) -> SpecifierSet:
-    """Return the range that keeps a module out of its bad versions."""
-    versions = mixes.between(one.name)
-    if versions[0] > versions[-1]:
-        return SpecifierSet(f"=={one.good}")
-    return SpecifierSet(f"<={one.good}" if one.untested else f"<{one.bad}")

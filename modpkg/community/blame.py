@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec import Struct
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.community.minimize import Smallest, Units, Verdict, boundary, smallest_bad
@@ -210,11 +211,9 @@ def check_good(trials: Trials, mix: Mix | Impossible, label: str, remedy: str) -
     )
 
 
-def listed(texts: Iterable[str]) -> str:
-    """Return texts as a sentence has them.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    *first, last = texts
-    return f"{', '.join(first)} and {last}" if first else last
+def held_below(mixes: Mixes, one: Blamed) -> SpecifierSet:
+    """Return the range that keeps a module out of its bad versions."""
+    versions = mixes.between(one.name)
+    if versions[0] > versions[-1]:
+        return SpecifierSet(f"=={one.good}")
+    return SpecifierSet(f"<={one.good}" if one.untested else f"<{one.bad}")

@@ -8,11 +8,11 @@ from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.community.bump import Fact, Level, is_legal, level_of, lowest
-from modpkg.community.changes.config import config_facts, file_facts
-from modpkg.community.changes.promises import cases_of, promise_facts
-from modpkg.community.changes.requirements import manifest_facts
-from modpkg.community.changes.weights import Weights, compare_weights, weight_facts
 from modpkg.community.edition import Edition
+from modpkg.community.facts.config import config_facts, file_facts
+from modpkg.community.facts.promises import cases_of, promise_facts
+from modpkg.community.facts.requirements import manifest_facts
+from modpkg.community.facts.weights import Weights, compare_weights, weight_facts
 from modpkg.community.report import Worse, worse
 from modpkg.names import parse_version
 from modpkg.records import IndexLine

@@ -20,7 +20,6 @@ from modpkg.environment.project import PROJECT_VARIABLE, Project
 from modpkg.errors import LockError, ManifestMissing
 from modpkg.files import remove_tree, write_atomically
 from modpkg.lock import parse_lock
-from modpkg.manifest.edit import with_absolute_registries
 from modpkg.progress import Progress
 from modpkg.store.store import Store
 
@@ -31,26 +30,21 @@ class CommandJudge:
     def __init__(
         self,
         command: Command,
-        project: Project,
+        place: Project,
         request: Request,
         store: Store,
         progress: Progress,
     ) -> None:
-        """``project`` is the user's: its manifest is read, and nothing of it is changed.
-
-        ``request`` has the registry and the wishes of every install.
-        """
+        """Mixes are installed in ``place``, with the wishes that ``request`` has."""
         self._command = command
-        self.project = Project(command.root / "project" / project.manifest_path.name)
-        self.text = with_absolute_registries(project.text(), project.folder)
-        """The manifest, as it says the same in the project of the trials."""
+        self._place = place
         self._request = request
         self._store = store
         self._progress = _Warnings(progress)
 
     def prepare(self, mix: Mix) -> None:
         """Install a mix; see `Judge`."""
-        project, environment = self.project, Environment(self.project.environment)
+        project, environment = self._place, Environment(self._place.environment)
         if _lies(project, mix):
             return
         write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
@@ -61,11 +55,16 @@ class CommandJudge:
 
     def judge(self, output: IO[bytes]) -> int:
         """Run the command; see `Judge`."""
-        return _status(self._command, self.project.folder, output.fileno())
+        return _status(self._command, self._place.folder, output.fileno())
 
     def clear(self) -> None:
         """Remove the project of the trials."""
-        remove_tree(self.project.folder)
+        remove_tree(self._place.folder)
+
+
+def shell_command(text: str) -> list[str]:
+    """Return the arguments that have the system's shell run a line."""
+    return ["cmd", "/c", text] if os.name == "nt" else ["/bin/sh", "-c", text]
 
 
 class _Warnings(Progress):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from msgspec import Struct
 
+from modpkg.compose.distance import bits_of, distance_of, relative
 from modpkg.compose.mapping import map_tensors
 from modpkg.installed import TensorRef
 
 Status = Literal["same", "changed", "reshaped", "added", "removed"]
 
-BLOCK_ELEMENTS = 1 << 17
-"""Elements that are compared at once: the float64 copies of a block take 2 MiB."""
-
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def layer_of(name: str) -> int | None:
@@ -58,7 +55,7 @@ class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def relative(self) -> float:
         """‖B − A‖ / ‖A‖; infinite where A is zero and B is not."""
-        return _ratio(self.distance, self.norm)
+        return relative(self.distance, self.norm)
 
     @property
     def layer(self) -> int | None:
@@ -98,13 +95,7 @@ class Difference(Struct, frozen=True):
     @property
     def relative(self) -> float:
         """That norm, relative to A's of the same tensors."""
-        return _ratio(self.distance, math.hypot(*(tensor.norm for tensor in self.tensors)))
-
-
-def _ratio(distance: float, norm: float) -> float:
-    if norm == 0:
-        return 0.0 if distance == 0 else math.inf
-    return distance / norm
+        return relative(self.distance, math.hypot(*(tensor.norm for tensor in self.tensors)))
 
 
 def difference(
@@ -156,21 +147,8 @@ def _plain(
 def _measured(
     name: str, a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None
 ) -> TensorDifference:
-    one, two = (_flat(map_tensors([(name, ref)])[name]) for ref in (a, b))
-    changed, norm, distance, largest = 0, 0.0, 0.0, 0.0
-    for old, new in _blocks(one, two):
-        if progress is not None:
-            progress(new.numel() * new.element_size())
-        x = old.double()
-        gap = new.double() - x
-        if old.dtype == new.dtype:
-            changed += int(torch.count_nonzero(_bits(old) - _bits(new)))
-        else:
-            changed += int(torch.count_nonzero(gap))
-        norm += float(torch.dot(x, x))
-        distance += float(torch.dot(gap, gap))
-        low, high = torch.aminmax(gap)
-        largest = max(largest, float(high), -float(low))
+    old, new = (map_tensors([(name, ref)])[name] for ref in (a, b))
+    found = distance_of(old, new, progress)
     plain = _plain(name, b, "changed", a)
     return TensorDifference(
         name=name,
@@ -179,23 +157,11 @@ def _measured(
         shape=plain.shape,
         dtype_before=plain.dtype_before,
         elements=plain.elements,
-        changed=changed,
-        norm=math.sqrt(norm),
-        distance=math.sqrt(distance),
-        largest=largest,
+        changed=found.changed,
+        norm=found.norm,
+        distance=found.distance,
+        largest=found.largest,
     )
-
-
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor as a row of real numbers (or booleans as bytes)."""
-    if tensor.is_complex():
-        return torch.view_as_real(tensor).flatten()
-    return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).flatten()
-
-
-def _blocks(one: torch.Tensor, two: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, one.numel(), BLOCK_ELEMENTS):
-        yield one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
 
 
 def kept_places(
@@ -212,12 +178,8 @@ def kept_places(
     if not where.numel():
         return 0
     near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
-    bits = [_bits(found["v"]), _bits(found["w"])[order][near]]
+    bits = [bits_of(found["v"]), bits_of(found["w"])[order][near]]
     return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 class PartDifference(Struct, frozen=True, kw_only=True):
@@ -249,7 +211,7 @@ def by_part(found: Difference) -> list[PartDifference]:
                 elements=sum(tensor.elements for tensor in tensors),
                 changed=sum(tensor.changed for tensor in tensors),
                 distance=distance,
-                relative=_ratio(distance, math.hypot(*(tensor.norm for tensor in tensors))),
+                relative=relative(distance, math.hypot(*(tensor.norm for tensor in tensors))),
             )
         )
     return sorted(rows, key=lambda row: (-row.relative, row.touched == 0, row.part))

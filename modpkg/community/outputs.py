@@ -18,6 +18,7 @@ from modpkg.errors import BadCases, BadMetric, MetricUnfit, OutputNotFinite
 from modpkg.installed import read_model
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
 from modpkg.runtime.load import load_model
+from modpkg.runtime.pooling import embedder
 from modpkg.runtime.tasks import WRITING, inferred_task, load_tokenizer
 
 Tick = Callable[[int], None]
@@ -40,6 +41,7 @@ class LoadedModel:
         self.model: Any = load_model(folder, folder)
         self.task = record.task or {"kind": inferred_task(record.name, self.model, folder)}
         self.tokenizer = load_tokenizer(record.name, folder)
+        self._embed = embedder(record, folder, folder)
         self._known: dict[tuple[Output, tuple[str, ...]], list[Any]] = {}
 
     def gives(self, output: Output) -> bool:
@@ -71,12 +73,10 @@ class LoadedModel:
                 return list(generate(model, tokenizer, task, texts, warn=_quiet, tick=tick))
             if output == "likelihood":
                 return list(likelihoods(model, tokenizer, texts, warn=_quiet, tick=tick))
-            return [
-                vector.numpy()
-                for vector in embed_texts(
-                    self.name, self.folder, model, tokenizer, task, texts, warn=_quiet, tick=tick
-                )
-            ]
+            vectors = embed_texts(
+                self._embed, model, tokenizer, task, texts, warn=_quiet, tick=tick
+            )
+            return [vector.numpy() for vector in vectors]
 
 
 def _quiet(message: str) -> None:

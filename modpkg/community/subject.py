@@ -43,6 +43,7 @@ _NOT_RUN = re.compile(
 """Files that nothing reads when a model runs; they may change without making it another."""
 
 
+"""What `modpkg patch create` leaves among a patch's files."""
 _BLOB = re.compile("[0-9a-f]{64}")
 
 

@@ -18,6 +18,7 @@ from modpkg.community.outcome import Comparison, Difference, Measurement, Outcom
 from modpkg.community.report import Better, Report, Result, within
 from modpkg.community.runner import LIMIT, Runner
 from modpkg.community.subject import Runnable
+from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.digests import Digest, digest_bytes, digest_file
 from modpkg.environment.install import counted, fetch_plan
@@ -283,8 +284,6 @@ class Bench:
     def _laid_out_model(self, what: Runnable) -> Path:
         """Return the model's folder; it is fetched, composed and laid out when first needed."""
         if what.digest not in self._laid_out:
-            from modpkg.compose.executor import compose  # torch
-
             fetch_plan(what.plan, self._store, self._progress)
             self._progress.stage(f"Composing {what.subject.name}")
             composed = compose(

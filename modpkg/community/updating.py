@@ -8,8 +8,6 @@ the latest with what is locked now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import msgspec
 from msgspec import Struct
 from packaging.requirements import Requirement
@@ -17,12 +15,12 @@ from packaging.specifiers import SpecifierSet
 
 from modpkg.community.blame import Blamed, Search, Skipped, check_good, held_below, try_end
 from modpkg.community.minimize import Verdict
-from modpkg.community.mixes import Mixes
-from modpkg.community.trials import Trials
-from modpkg.environment.locking import make_lock
-from modpkg.environment.project import Project
+from modpkg.community.session import Session
+from modpkg.environment.locking import current_lock, make_lock
+from modpkg.environment.policy import recorded, with_flags
 from modpkg.environment.registries import Registries
-from modpkg.lock import Lock
+from modpkg.errors import ProjectChanged
+from modpkg.lock import Lock, read_lock
 from modpkg.manifest import Dependency, Manifest
 from modpkg.names import ModuleName
 
@@ -52,52 +50,53 @@ class TestedUpdate(Struct, frozen=True, kw_only=True):
     earlier: int
 
 
-def tested_update(
-    project: Project,
-    text: str,
-    manifest: Manifest,
-    current: Lock,
-    registries: Registries,
-    trials: Trials,
-    tell: Callable[[str], None],
-    *,
-    upgrade: Iterable[str] | None,
-) -> TestedUpdate:
+def tested_update(session: Session) -> TestedUpdate:
     """Find the newest set of versions with which the tests pass; nothing is switched.
 
-    ``project`` and ``text`` are of the trials, ``manifest`` is the user's, with what the command
-    line puts in its place. ``current`` answers it. ``upgrade`` are the modules to take anew; None
-    means all.
+    The session's request has the modules to take anew, and what the command line puts in the
+    manifest's place.
 
     Raises:
-        GoodEndFails: the tests fail with what is locked now already. EndNotTested, CommandWavers,
-            CommandEnded, and what resolving and installing can raise.
+        LockMissing, LockStale: there is no lock to begin from.
+        GoodEndFails: the tests fail with what is locked now already.
+        EndNotTested, CommandWavers, CommandEnded: as for bisecting.
+        ProjectChanged: somebody changed manifest or lock meanwhile.
+        What resolving and installing can raise.
     """
-    wanted = list(upgrade) if upgrade is not None else None
+    project, request, trials = session.project, session.request, session.trials
+    before = project.text()
+    plain = project.parse(before)
+    current = current_lock(project, plain, read_lock(project.lock_path))
+    manifest = with_flags(plain, strategy=request.strategy, exclude_newer=request.exclude_newer)
+    wanted = list(request.upgrade) if request.upgrade is not None else None
     bounds: dict[str, SpecifierSet] = {}
     blamed: dict[str, tuple[Blamed, list[str]]] = {}
     skipped: list[Skipped] = []
     newest: Lock | None = None
     while True:
-        target = _newest(manifest, registries, current, wanted, bounds)
+        target = _newest(manifest, session.registries, current, wanted, bounds)
         newest = newest or target
         if target.module == current.module:
             break
-        mixes = Mixes(project, text, current, target, registries)
+        mixes = session.mixes(current, target)
         label = "everything newest" if not bounds else f"everything newest but {', '.join(bounds)}"
         if try_end(trials, mixes.mix(mixes.changes.names), label).verdict is Verdict.GOOD:
             break
         if not bounds:
             remedy = "mend what fails first, or name tests that pass"
             check_good(trials, mixes.mix(()), "what is locked now", remedy)
-        search = Search(mixes, trials, tell)
+        search = Search(mixes, trials, session.tell)
         found = search.smallest()
         leaders = search.leaders(found)
         (one,) = search.narrowed(found, only_first=True)
         bounds[one.name] = held_below(mixes, one)
         blamed[one.name] = one, [name for name in leaders if name != one.name]
         skipped += search.skipped
-        tell(f"{one.name} is held below {one.bad}")
+        session.tell(f"{one.name} is held below {one.bad}")
+    if project.text() != before:
+        raise ProjectChanged(path=project.manifest_path)
+    if read_lock(project.lock_path) != current:
+        raise ProjectChanged(path=project.lock_path)
     trials.end()
     held = [
         Held(
@@ -135,7 +134,7 @@ def _newest(
         manifest, constraints=tuple(constraints[name] for name in sorted(constraints))
     )
     lock = make_lock(narrowed, registries, current, upgrade=upgrade).lock
-    return msgspec.structs.replace(lock, constraints=current.constraints)
+    return msgspec.structs.replace(lock, constraints=recorded(manifest.constraints))
 
 
 def _version(lock: Lock, name: str) -> str:

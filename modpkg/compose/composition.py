@@ -72,6 +72,65 @@ class Made(Struct, frozen=True, kw_only=True):
         return math.prod(self.source.shape) * DTYPE_BYTES[self.dtype]
 
 
+class Taken(Struct, frozen=True, tag=True):
+    """A row that lies in a module."""
+
+    ref: TensorRef
+    row: int
+
+
+class Felt(Struct, frozen=True, tag=True):
+    """A row that the base makes of prompts: its state at a layer; see `modpkg.compose.probe`."""
+
+    layer: int
+    """Its place among the base's layers, from 0."""
+    positive: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+
+
+class Gate(Struct, frozen=True, kw_only=True):
+    """A tensor that is put together by rows, such as the router of a mixture of experts."""
+
+    dtype: str
+    shape: tuple[int, int]
+    rows: tuple[Taken | Felt | None, ...] = ()
+    """One for each row, None for zeros; none at all where all of it is 0."""
+
+    def account(self) -> list[Any]:
+        """Return what of it decides a byte."""
+        told: list[Any] = [self.dtype, list(self.shape)]
+        for row in self.rows:
+            if isinstance(row, Taken):
+                told.append([*type_and_digest(row.ref), row.row])
+            elif row is not None:
+                told.append({"layer": row.layer, "prompts": [row.positive, row.negative]})
+            else:
+                told.append(None)
+        return told
+
+
+class Probe(Struct, frozen=True, kw_only=True):
+    """The base as it reads prompts, to tell which expert is for what."""
+
+    mode: str
+    """Which of its states count: ``hidden``, ``hidden_avg`` or ``cheap_embed``."""
+    config: dict[str, Any]
+    tensors: dict[str, TensorRef]
+    files: dict[str, Path]
+    """The tokenizer's."""
+    digests: dict[str, str]
+    """Of those files."""
+
+    def account(self) -> dict[str, Any]:
+        """Return what of it decides a byte."""
+        return {
+            "mode": self.mode,
+            "config": self.config,
+            "tensors": {name: type_and_digest(ref) for name, ref in self.tensors.items()},
+            "tokenizer": self.digests,
+        }
+
+
 class Composition(Struct, frozen=True, kw_only=True):
     """All that `modpkg.compose.executor.compose` needs, and all that a plan can tell."""
 
@@ -88,6 +147,10 @@ class Composition(Struct, frozen=True, kw_only=True):
     """The ``config.json`` of the result."""
     files: dict[str, Path]
     """The result's other files, by path."""
+    gates: dict[str, Gate] = {}
+    """Tensors that are put together by rows."""
+    probe: Probe | None = None
+    """What makes the rows of prompts, where there are any."""
 
     def folder(self, store: Path) -> Path:
         """Return where the result lies in a store."""
@@ -96,14 +159,16 @@ class Composition(Struct, frozen=True, kw_only=True):
 
     def bytes_to_write(self, store: Path) -> int:
         """Return how many bytes composing will write; 0 when the result is in the store."""
-        if not self.made or (self.folder(store) / RESULT).is_file():
+        types = self.types()
+        if not types or (self.folder(store) / RESULT).is_file():
             return 0
-        header, _ = pack_header(self.types())
-        return len(header) + sum(made.length for made in self.made.values())
+        header, places = pack_header(types)
+        return len(header) + sum(place.length for place in places.values())
 
     def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return dtype and shape of the tensors that are made."""
-        return {name: (made.dtype, tuple(made.source.shape)) for name, made in self.made.items()}
+        """Return dtype and shape of the tensors that are computed."""
+        made = {name: (item.dtype, tuple(item.source.shape)) for name, item in self.made.items()}
+        return made | {name: (gate.dtype, gate.shape) for name, gate in self.gates.items()}
 
 
 NOTHING = "nothing"

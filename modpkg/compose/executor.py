@@ -3,6 +3,7 @@
 Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, and each
 block is written to its place in the new pack. A result is kept in the store under the key of
 its inputs, and its record is written last: a killed composition leaves nothing that is trusted.
+What needs no computing, or is in the store, imports no torch.
 """
 
 from __future__ import annotations
@@ -14,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from msgspec import Struct
 
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.memory import default_threads
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.rows import ModelBlocks
-from modpkg.compose.tensor import Job, check_brought, make_tensor
 from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.installed import TensorRef
 from modpkg.interface import weights_digest
@@ -74,9 +72,11 @@ def compose(
         NotFinite: the result has NaN or infinity. ComposeError, PackError, DiskFull.
     """
     tensors = dict(composition.kept)
+    if composition.checked:
+        from modpkg.compose.tensor import check_brought
     for name in composition.checked:
         check_brought(composition.name, name, tensors[name])
-    if composition.made:
+    if types := composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
@@ -86,7 +86,7 @@ def compose(
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
-        _, places = pack_header(composition.types())
+        _, places = pack_header(types)
         for name, place in places.items():
             tensors[name] = TensorRef(
                 file=str(folder / WEIGHTS),
@@ -112,7 +112,7 @@ def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
         whole = (folder / WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None
-    sound = record.key == composition.key and record.digests.keys() == composition.made.keys()
+    sound = record.key == composition.key and record.digests.keys() == composition.types().keys()
     return record if whole and sound else None
 
 
@@ -123,6 +123,8 @@ def _compute(
     progress: Callable[[int, int], None] | None,
 ) -> ComposedRecord:
     """Write the pack, then its record."""
+    import torch
+
     header, places = pack_header(composition.types())
     length = max(place.offset + place.length for place in places.values())
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +136,10 @@ def _compute(
             file.flush()
             reserve(file.fileno(), length)
             digests = _run(composition, places, staged, pool, progress)
+            if composition.gates:
+                from modpkg.compose.gates import write_gates
+
+                digests |= write_gates(composition, places, staged)
             os.fsync(file.fileno())
         staged.chmod(0o444)
         staged.replace(folder / WEIGHTS)
@@ -154,6 +160,8 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, DigestText]:
     """Make all tensors, the largest first, and return their digests."""
+    from modpkg.compose.tensor import Job, make_tensor
+
     order = sorted(composition.made, key=lambda name: (-places[name].length, name))
     measured = _measured(composition)
     futures = {}
@@ -189,4 +197,6 @@ def _measured(composition: Composition) -> Any:
     reducer = find_reducer(made[0][1].reducer, composition.name)
     if reducer.measure is None or not reducer.across:
         return None
+    from modpkg.compose.rows import ModelBlocks
+
     return reducer.measure(ModelBlocks(composition.name, made))

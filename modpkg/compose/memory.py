@@ -6,6 +6,7 @@ import math
 import os
 
 from modpkg.compose.composition import NOTHING, Composition, Made
+from modpkg.compose.layers import place_of
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
 
@@ -37,7 +38,21 @@ def peak_bytes(composition: Composition, threads: int) -> int:
     the system leaves them there, the mapped pages of that tensor's inputs.
     """
     needs = sorted(_needs(composition.name, made) for made in composition.made.values())
-    return sum(needs[-threads:])
+    return sum(needs[-threads:]) + _gates(composition)
+
+
+def _gates(composition: Composition) -> int:
+    """Return a bound for what is put together by rows: all of it, and one layer of what reads."""
+    total = sum(_DOUBLE * math.prod(gate.shape) for gate in composition.gates.values())
+    if composition.probe is not None:
+        layers: dict[str, int] = {}
+        for name, ref in composition.probe.tensors.items():
+            place = place_of(name)
+            if place is not None:
+                key = f"{place.stack}.{place.layer}"
+                layers[key] = layers.get(key, 0) + _DOUBLE * math.prod(ref.shape) + ref.length
+        total += max(layers.values(), default=0)
+    return total
 
 
 def _needs(model: str, made: Made) -> int:

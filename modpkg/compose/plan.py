@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from modpkg.compose.composition import Composition, Made, Term, type_and_digest
+from modpkg.compose.composition import Composition, Gate, Made, Probe, Term, type_and_digest
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import Done, Merging
 from modpkg.compose.operators import Effects, Situation, find_operator
@@ -71,7 +72,15 @@ def plan(
     for number, step in enumerate(recipe.steps, start=1):
         operator = find_operator(step.op, f"step {number} of {name}")
         module = _module(name, modules, step.module)
-        situation = Situation(model=name, step=step, module=module, base=base, config=config)
+        situation = Situation(
+            model=name,
+            step=step,
+            module=module,
+            base=base,
+            config=config,
+            recipe=recipe,
+            modules=modules,
+        )
         effect = operator.bind(situation)
         _balance(name, module, effect)
         if operator.name != "dense":  # a merge may weigh in the base itself
@@ -87,16 +96,20 @@ def plan(
                     reason=f"{done.module.name} acts on {target!r}, which another step replaces",
                 )
     kept, made = _made(name, base, recipe, table, merging, steps, scales)
+    gates = {tensor: gate for done in steps for tensor, gate in done.effects.gates.items()}
+    probe = next((done.effects.probe for done in steps if done.effects.probe is not None), None)
     brought = {(ref.file, ref.offset) for ref in _brought(steps)}
     return Composition(
         name=name,
         version=version,
-        key=key_of(kept, made),
+        key=key_of(kept, made, gates, probe),
         kept=kept,
         made=made,
         checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
         config=_config(name, config, recipe, steps),
         files=_files(name, base, steps),
+        gates=gates,
+        probe=probe,
     )
 
 
@@ -223,9 +236,14 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
     return _DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in _FLOATS else ref.dtype
 
 
-def key_of(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
+def key_of(
+    kept: dict[str, TensorRef],
+    made: dict[str, Made],
+    gates: Mapping[str, Gate] = MappingProxyType({}),
+    probe: Probe | None = None,
+) -> str:
     """Return the digest of everything that decides a byte of the result."""
-    account = {
+    account: dict[str, Any] = {
         "engine": COMPOSE_ENGINE,
         "kept": {name: type_and_digest(ref) for name, ref in kept.items()},
         "made": {
@@ -239,6 +257,10 @@ def key_of(kept: dict[str, TensorRef], made: dict[str, Made]) -> str:
             for name, item in made.items()
         },
     }
+    if gates:
+        account["gates"] = {name: gate.account() for name, gate in gates.items()}
+    if probe is not None:
+        account["probe"] = probe.account()
     return digest_bytes(canonical_json(account))
 
 

@@ -6,10 +6,33 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from modpkg.environment.generations import EXACT
 from modpkg.environment.registries import Registries
 from modpkg.errors import Drifted, ResolutionImpossible
 from modpkg.interface import Drift, drift_of, unfit_reason
-from modpkg.records import ReleaseRecord
+from modpkg.records import ReleaseRecord, TouchedTensor
+
+
+class Moved(Struct, frozen=True):
+    """How far tensors moved: ‖new − old‖ / ‖old‖ of each, where the old one is on this machine."""
+
+    tensors: int
+    """How many could be measured; the figures are of those."""
+    middle: float = 0.0
+    """The median."""
+    most: float = 0.0
+    name: str = ""
+    """Of the tensor that moved most."""
+
+    def text(self, changed: int) -> str:
+        """Return the figures as part of a sentence about ``changed`` tensors."""
+        if not self.tensors:
+            return "how far they moved is not known, as the earlier ones are not on this machine"
+        some = "" if self.tensors == changed else f" (of {self.tensors} that could be measured)"
+        return (
+            f"they moved by {self.middle:.2%} of their norm in the median{some}, "
+            f"at most by {self.most:.2%}, {self.name!r}"
+        )
 
 
 class Fit(Struct, frozen=True):
@@ -19,16 +42,22 @@ class Fit(Struct, frozen=True):
     base: str
     base_version: str
     drift: Drift
+    before: dict[str, TouchedTensor] = {}
+    """The tensors that differ, as they were when the module was made."""
+    moved: Moved | None = None
+    """None until they were measured, which takes both sides' weights."""
 
     def text(self) -> str:
         """Return the fit in a word, with numbers when it is not exact."""
         if self.drift.exact:
-            return "exact"
+            return EXACT
         parts = []
         if self.drift.changed:
             parts.append(
                 f"{len(self.drift.changed)} of the {self.drift.touched} tensors it touches differ"
             )
+            if self.moved is not None:
+                parts.append(self.moved.text(len(self.drift.changed)))
         if self.drift.ports:
             parts.append(f"other {', '.join(self.drift.ports)}")
         return f"drifted ({'; '.join(parts)})"
@@ -58,7 +87,8 @@ def fits_of(
                     f"{base.version}: {reason}."
                 )
             drift = drift_of(expects, provides, base.tensors)
-            fit = Fit(record.name, base_name, base.version, drift)
+            before = {name: expects.tensors[name] for name in drift.changed}
+            fit = Fit(record.name, base_name, base.version, drift, before)
             if strict and not drift.exact:
                 raise Drifted(
                     module=record.name,

@@ -35,6 +35,8 @@ KEPT = 5
 """Generations that stay, the current one among them."""
 
 COMPLETE = "generation.json"
+EXACT = "exact"
+"""The fit of a module on the very weights that it was made for."""
 
 
 class ModuleState(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
+from msgspec import structs
 
 from modpkg.environment.generations import (
     COMPLETE,
@@ -53,12 +53,13 @@ def apply_install(
     environment = Environment(plan.project.environment)
     _fetch(plan, store, progress)
     checkpoint("fetched")
+    plan = _with_drift(plan, store, progress)
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
     try:
         models, results, packs = _compose_all(plan, store, environment, staged, progress, frozen)
         checkpoint("composed")
-        lock = msgspec.structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
+        lock = structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
         lock_text = plan.project.lock_path.read_text("utf-8") if frozen else format_lock(lock)
         generation = Generation(
             number=number,
@@ -142,6 +143,16 @@ def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
     )
 
 
+def _with_drift(plan: InstallPlan, store: Store, progress: Progress) -> InstallPlan:
+    """Say how far the weights moved that modules were made for; this reads both sides' tensors."""
+    if not any(fit.before for fit in plan.fits):
+        return plan
+    from modpkg.environment.moved import measure_drift
+
+    progress.stage("Measuring drift")
+    return structs.replace(plan, fits=measure_drift(plan.fits, plan.transfer.records, store))
+
+
 def counted(progress: Progress) -> Callable[[int, int], None]:
     """Return what composing calls, so that ``progress`` counts tensors."""
 
@@ -195,7 +206,7 @@ def _compose_all(
             if pack not in packs:
                 link_or_copy(Path(ref.file), environment.packs / pack)
                 packs[pack] = (environment.packs / pack).stat().st_size
-            tensors[name] = msgspec.structs.replace(ref, file=pack)
+            tensors[name] = structs.replace(ref, file=pack)
         modules = {name: plan.transfer.records[name].version for name in model.modules()}
         lay_out_model(folder, composed, model, modules, tensors)
         models[model.name] = model.version

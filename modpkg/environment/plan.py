@@ -37,7 +37,7 @@ from modpkg.records import PATCH, PATCHED_FILES
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
-_PLANNED_FROM = ("config.json", "adapter_config.json", PATCH)
+_PLANNED_FROM = ("config.json", "adapter_config.json", "router.json", PATCH)
 
 
 class Request(Struct, kw_only=True):

@@ -9,7 +9,7 @@ from msgspec import Struct
 from modpkg.digests import Digest, parse_digest
 from modpkg.environment.registries import Registries
 from modpkg.errors import DigestMismatch, FolderNotEmpty
-from modpkg.files import remove_tree, write_atomically
+from modpkg.files import TEMPORARY, remove_tree, write_atomically
 from modpkg.lock import Lock, LockedModule
 from modpkg.progress import Progress
 from modpkg.records import IndexLine
@@ -41,7 +41,7 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
         FolderNotEmpty: ``out`` is no vendored copy. DigestMismatch: the registry has another
         release of a version than the lock. What reading registries can raise.
     """
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+    if out.exists() and not (out / MARK).exists() and not all(map(_is_ours, out.iterdir())):
         raise FolderNotEmpty(path=out)
     lines: dict[str, list[IndexLine]] = {}
     for module in lock.module:
@@ -58,10 +58,16 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
             kept |= {parse_digest(line.release), *(digest for digest, _ in blobs_of(record))}
         _remove_others(writer, of_one, kept)
     for path in out.iterdir():
-        if len(lines) > 1 and path.name != MARK and path not in folders.values():
+        left = len(lines) > 1 and path.name != MARK and path not in folders.values()
+        if left or _is_ours(path):
             remove_tree(path) if path.is_dir() else path.unlink()
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Vendored(folders, len(lock.module), size)
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether a file is one that a killed command was about to name."""
+    return path.name.startswith(TEMPORARY)
 
 
 def _line(module: LockedModule, registries: Registries) -> IndexLine:

@@ -21,7 +21,7 @@ from modpkg.interop.weights import MAX_SHARD, write_weights
 from modpkg.packs import read_pack_header
 from modpkg.release.data import read_json
 from modpkg.runtime.architecture import refuse_remote_code
-from modpkg.runtime.sentence import EMBEDS, after_transformer
+from modpkg.runtime.sentence import EMBEDS, after_transformer, apart, modules_of
 
 NOT_TAKEN = (
     "onnx/*",
@@ -59,6 +59,10 @@ def import_hf(
         )
     config = read_json(source / "config.json")
     refuse_remote_code(name, source)
+    for kind, part in modules_of(name, source):
+        if kind == "Dense" and not (source / part / "model.safetensors").is_file():
+            reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
+            raise ImportRefused(path=source, reason=reason + "save() it")
     for path in weights:
         read_pack_header(path.resolve())
     spdx, warnings = license_of(source, license)
@@ -103,15 +107,20 @@ def write_hf(
     another task: a head reads the transformer's own output.
     """
     left: tuple[str, ...] = (MODEL_RECORD,)
+    own, after = apart(model.name, folder, model.tensors)
     if (model.task or {}).get("kind", EMBEDS) != EMBEDS:
         left += after_transformer(model.name, folder)
+        after = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if path.is_file() and relative not in left:
             (staged / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / relative)
             (staged / relative).chmod(0o644)
-    write_weights(model.tensors, packs, staged, max_shard_bytes=max_shard_bytes)
+    write_weights(own, packs, staged, max_shard_bytes=max_shard_bytes)
+    for part, tensors in after.items():
+        (staged / part).mkdir(parents=True, exist_ok=True)
+        write_weights(tensors, packs, staged / part)
 
 
 def export_hf(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from modpkg.packs import read_pack_header
 
 DTYPES = ("float32", "float16", "bfloat16")
 _LARGEST = 1 << 20
+_KEYS = (
+    *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
+    *("tokenizer_source", "tokenizer", "chat_template", "modules", "name"),
+)
 
 
 class Method(Struct, frozen=True, kw_only=True):
@@ -91,7 +95,10 @@ def import_mergekit(
         ImportRefused: the recipe is none, or says what a manifest cannot; names the key.
         ExtraNeeded: PyYAML is not installed. FolderNotEmpty, DiskFull.
     """
-    recipe = Recipe(source, _read(source))
+    from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
+
+    data = _read(source)
+    recipe = MixtureRecipe(source, data) if EXPERTS in data else MergeRecipe(source, data)
     spdx, warnings = license_of(source.parent, license)
     if license is None:
         spdx = UNKNOWN_LICENSE
@@ -127,31 +134,26 @@ def _read(source: Path) -> dict[str, Any]:
 class Recipe:
     """A recipe that is being read; ``notes`` grows as it is."""
 
-    def __init__(self, path: Path, data: dict[str, Any]) -> None:
+    summary = ""
+
+    def __init__(self, path: Path, data: dict[str, Any], keys: Collection[str]) -> None:
         self._path, self._data = path, data
         self._names: dict[str, str] = {}
         self.notes: list[str] = []
-        known = {
-            "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype",
-            "tokenizer_source", "tokenizer", "chat_template", "modules", "name",
-        }  # fmt: skip
         for key in data:
-            if key not in known:
+            if key not in keys:
                 raise self._refuse(f"its key {key!r} is not known")
-        if data.get("modules"):
-            raise self._refuse("'modules' (several towers of one model) has no form here")
-        written = data.get("merge_method")
-        if written not in METHODS:
-            raise self._refuse(f"its merge_method is {written!r}; known are {', '.join(METHODS)}")
-        self._method = METHODS[written]
-        self.notes += [f"{written}: {note}" for note in self._method.notes]
+
+    def _compose(self) -> dict[str, Any]:
+        """Return what stands under ``[compose]``."""
+        raise NotImplementedError
 
     def _refuse(self, reason: str) -> ImportRefused:
         return ImportRefused(path=self._path, reason=reason)
 
     def manifest(self, name: str, version: str, license: str) -> str:
         """Return the text of the manifest."""
-        compose = self._passthrough() if self._method.name == "passthrough" else self._merge()
+        compose = self._compose()
         dtype = self._data.get("out_dtype") or self._data.get("dtype")
         if dtype is not None:
             if dtype not in DTYPES:
@@ -161,7 +163,6 @@ class Recipe:
                 "dtype says what the result is; modpkg computes in float64 and rounds once, "
                 "whatever it says"
             )
-        self._tokenizer()
         self.notes.append(
             "the models are named "
             + ", ".join(f"{new!r} (for {old})" for old, new in self._names.items())
@@ -170,7 +171,7 @@ class Recipe:
         lines = ["[module]"]
         for key, value in (
             ("name", name), ("version", version), ("kind", "model"), ("license", license),
-            ("summary", f"{self._data['merge_method']} merge"),
+            ("summary", self.summary),
         ):  # fmt: skip
             lines.append(f"{key} = {toml_value(value)}")
         lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._names.values())]
@@ -182,8 +183,6 @@ class Recipe:
             elif value not in ({}, None):
                 lines.append(f"{key} = {toml_value(value)}")
         return "\n".join(lines) + "\n"
-
-    # Models -------------------------------------------------------------------------------
 
     def _model(self, reference: Any) -> str:
         """Return the module's name for a reference to a model."""
@@ -216,6 +215,27 @@ class Recipe:
             else:
                 raise self._refuse(f"{reference!r} names no model")
         return self._names[path]
+
+
+class MergeRecipe(Recipe):
+    """A recipe of a merge."""
+
+    def __init__(self, path: Path, data: dict[str, Any]) -> None:
+        super().__init__(path, data, _KEYS)
+        if data.get("modules"):
+            raise self._refuse("'modules' (several towers of one model) has no form here")
+        written = data.get("merge_method")
+        if written not in METHODS:
+            raise self._refuse(f"its merge_method is {written!r}; known are {', '.join(METHODS)}")
+        self._method = METHODS[written]
+        self.summary = f"{written} merge"
+        self.notes += [f"{written}: {note}" for note in self._method.notes]
+
+    def _compose(self) -> dict[str, Any]:
+        self._tokenizer()
+        return self._passthrough() if self._method.name == "passthrough" else self._merge()
+
+    # Models -------------------------------------------------------------------------------
 
     def _sources(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the models that are merged, and the parameters of their slice."""

@@ -92,16 +92,9 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
         raise refuse(f"it has no {_CONFIG}")
     config = read_json(module.files[_CONFIG])
     if scale != 1.0:
-        # DoRA has a magnitude of its own, and whole tensors and rows are not scaled by alpha.
-        unscaled = ("use_dora", "modules_to_save", "trainable_token_indices")
-        if (
-            config.get("peft_type") != "LORA"
-            or config.get("bias", "none") != "none"
-            or any(config.get(key) for key in unscaled)
-        ):
+        if (unscaled := _unscaled(config)) is not None:
             raise refuse(
-                f"it is composed with scale {scale:g}, which {config.get('peft_type')} has no "
-                "place for"
+                f"it is composed with scale {scale:g}, and alpha does not scale {unscaled}"
             )
         config = _scaled(config, scale)
     with new_project(out) as staged:
@@ -118,6 +111,18 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
 
 
 _CONFIG = "adapter_config.json"
+
+
+def _unscaled(config: Mapping[str, Any]) -> str | None:
+    """Return what of an adapter alpha does not multiply; None when it multiplies all."""
+    if (method := config.get("peft_type")) != "LORA":
+        return f"what {method} does"
+    if config.get("bias", "none") != "none":
+        return "its biases"
+    for key in ("use_dora", "modules_to_save", "trainable_token_indices"):
+        if config.get(key):
+            return f"its {key}"
+    return None
 
 
 def _scaled(config: Mapping[str, Any], scale: float) -> dict[str, Any]:

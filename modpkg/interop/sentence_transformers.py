@@ -12,7 +12,8 @@ from modpkg.installed import read_model
 from modpkg.interop.hf import write_hf
 from modpkg.interop.module_project import files_of, new_project
 from modpkg.release.data import read_json
-from modpkg.runtime.sentence import EMBEDS, MODULES
+from modpkg.release.sequence import MODULES
+from modpkg.runtime.sentence import EMBEDS
 
 _POOLING = "1_Pooling"
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from modpkg.errors import AdapterRefused, FileMissing
+from modpkg.errors import AdapterRefused, FileMissing, UnboundTensor
 from modpkg.interface import WEIGHTS_PORT, weights_digest
 from modpkg.manifest.schema import ModuleTable
 from modpkg.records import PATCH, Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
-from modpkg.release.binding import bind_adapter
+from modpkg.release.binding import bind_adapter, bind_expert, bind_router
+from modpkg.release.binding.expert import ROUTER, experts_of
+from modpkg.release.binding.words import TypePair
 from modpkg.release.data import read_json
 from modpkg.release.patched import check_against, read_patch
 
@@ -29,10 +31,12 @@ def expects_of(
     An adapter touches the tensors that it is added to, a patch those that it changes or removes
     (all of which have to be the base's own, as they were when it was made). A head replaces those
     that it brings under a name the base has, and reads the base's output, so it also expects the
-    base's width, and records the digest of all of its weights.
+    base's width, and records the digest of all of its weights. An expert likewise, and as many
+    layers.
 
     Raises:
-        AdapterRefused, NothingMatches, UnboundTensor, ShapeMismatch: the module does not fit.
+        AdapterRefused, NothingMatches, UnboundTensor, ShapeMismatch, ExpertIncomplete: the module
+            does not fit.
         PatchForAnotherBase, PatchMatchesNothing, BadPatch, AccountsDoNotBalance: a patch does not.
     """
     types = {name: (entry.dtype, tuple(entry.shape)) for name, entry in tensors.items()}
@@ -74,7 +78,11 @@ def expects_of(
             )
     else:
         touched = types.keys() & base.tensors.keys()
-        for port in ("architecture", "hidden", "tokenizer"):
+        known: tuple[str, ...] = ("architecture", "hidden", "tokenizer")
+        if module.kind == "expert":
+            known += ("layers",)
+            _bind_expert(module.name, types, files, base, provides)
+        for port in known:
             if port in provides.ports:
                 ports[port] = provides.ports[port]
         ports[WEIGHTS_PORT] = weights_digest(base.tensors)
@@ -86,3 +94,21 @@ def expects_of(
         },
         ports=ports,
     )
+
+
+def _bind_expert(
+    name: str,
+    types: Mapping[str, TypePair],
+    files: Mapping[str, Path],
+    base: ReleaseRecord,
+    provides: Provides,
+) -> None:
+    """Check that an expert, or a router, has its place in the base."""
+    base_name = f"{base.name} {base.version}"
+    if ROUTER in files:
+        bind_router(name, types, experts_of(files[ROUTER]), provides.tensors, base_name=base_name)
+        return
+    others = bind_expert(name, types, provides.tensors, base_name=base_name).others
+    if others:
+        reason = "an expert is made of mlp.gate_proj, mlp.up_proj and mlp.down_proj"
+        raise UnboundTensor(tensor=others[0], module=name, base=base_name, reason=reason)

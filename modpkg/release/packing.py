@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,15 +54,19 @@ class Packed(Struct, frozen=True):
     tally: Tally
 
 
-def find_tensors(weights: Mapping[str, Path]) -> dict[str, Part]:
+def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> dict[str, Part]:
     """Return every tensor in the files of weights, sorted by name.
+
+    Those in one of the folders ``apart`` are named ``folder/tensor``.
 
     Raises:
         DuplicateTensor, PackError: names the file.
     """
     found: dict[str, Part] = {}
-    for path in weights.values():
-        for name, place in read_pack_header(path).items():
+    for relative, path in weights.items():
+        folder = relative.rpartition("/")[0]
+        for own, place in read_pack_header(path).items():
+            name = f"{folder}/{own}" if folder in apart else own
             if name in found:
                 raise DuplicateTensor(tensor=name, first=found[name].path, second=path)
             found[name] = _part(path, place)

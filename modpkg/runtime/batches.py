@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from modpkg.runtime.pooling import embed
+from modpkg.runtime.pooling import Embedder
 from modpkg.runtime.prompt import token_ids
 
 MOST_TEXTS = 32
@@ -71,8 +70,7 @@ def classify(
 
 
 def embed_texts(
-    name: str,
-    folder: Path,
+    embed: Embedder,
     model: Any,
     tokenizer: Any,
     task: Mapping[str, Any],
@@ -88,7 +86,7 @@ def embed_texts(
     for places in _batches(encoded):
         ids, mask = _padded([encoded[place] for place in places], _pad_id(model, tokenizer))
         states = model(ids, attention_mask=mask).last_hidden_state
-        vectors = embed(name, folder, states, mask).float()
+        vectors = embed(states, mask).float()
         for place, vector in zip(places, vectors, strict=True):
             found[place] = vector.clone()
         tick(len(places))

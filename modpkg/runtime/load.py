@@ -13,6 +13,7 @@ from modpkg.compose.mapping import map_tensors
 from modpkg.errors import WeightsDoNotFit
 from modpkg.installed import read_model
 from modpkg.runtime.architecture import model_class
+from modpkg.runtime.sentence import apart
 
 
 def load_model(folder: Path, packs: Path) -> torch.nn.Module:
@@ -20,14 +21,16 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
 
     Parameters keep the dtype they have on disk and are views on private mappings of the packs:
     nothing is copied, initialised at random or fetched, and training does not reach the files.
-    Strict: every parameter gets its tensor, and every tensor is a parameter's.
+    Strict: every parameter gets its tensor, and every tensor is a parameter's; of a
+    sentence-transformers model it is the transformer, and `embed` does the rest.
 
     Raises:
         WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded, EnvironmentDamaged.
     """
     record = read_model(folder)
     cls, config = model_class(record.name, folder)
-    tensors = map_tensors(record.tensors.items(), packs)
+    own, _ = apart(record.name, folder, record.tensors)
+    tensors = map_tensors(own.items(), packs)
     with _dtype_of(tensors):
         model = _by_assignment(record.name, cls, config, tensors)
         if model is None:

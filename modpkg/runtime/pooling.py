@@ -2,64 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from modpkg.compose.mapping import map_tensors
 from modpkg.errors import WeightsDoNotFit
+from modpkg.installed import InstalledModel
 from modpkg.release.data import read_json
-from modpkg.runtime.sentence import modules_of
+from modpkg.runtime.dense import project
+from modpkg.runtime.sentence import apart, modules_of
+
+SENTENCE = "sentence_embedding"
+"""What sentence-transformers calls the one vector of a text, which modules after Pooling change."""
+_LEGACY = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""In the order in which several are put side by side."""
 
 
-def embed(name: str, folder: Path, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return embeddings of shape [batch, width] from states [batch, length, width].
+Embedder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From states [batch, length, hidden] and their mask to embeddings [batch, width]."""
 
-    ``modules.json`` says what follows the transformer: Pooling, then Normalize. Without it the
-    states are averaged (Reimers & Gurevych 2019, arXiv 1908.10084) and not normalised.
+
+def embedder(record: InstalledModel, folder: Path, packs: Path) -> Embedder:
+    """Return what makes embeddings of an installed model's states; see `embed`."""
+    _, after = apart(record.name, folder, record.tensors)
+    weights = {path: map_tensors(own.items(), packs) for path, own in after.items()}
+    return lambda states, mask: embed(record.name, folder, states, mask, weights)
+
+
+def embed(
+    name: str,
+    folder: Path,
+    states: torch.Tensor,
+    mask: torch.Tensor,
+    weights: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+) -> torch.Tensor:
+    """Return embeddings of shape [batch, width] from states [batch, length, hidden].
+
+    ``modules.json`` says what follows the transformer: Pooling, then Dense and Normalize in any
+    order; ``weights`` are the tensors of each, by its folder. Without it the states are averaged
+    (Reimers & Gurevych 2019, arXiv 1908.10084) and not normalised.
 
     Raises:
-        WeightsDoNotFit: a module there is not known.
+        WeightsDoNotFit: a module there is not known, or its weights are not those it needs.
     """
     result: torch.Tensor | None = None
+    left = dict(weights or {})
     for kind, path in modules_of(name, folder):
         if kind == "Transformer":
             continue
+        file = folder / path / "config.json"
+        config = read_json(file) if path and file.exists() else {}
+        for key in ("module_input_name", "module_output_name"):
+            if kind != "Pooling" and config.get(key) not in (None, SENTENCE):
+                reason = f"{path} has {key} {config[key]!r}, and {SENTENCE!r} alone is known here"
+                raise WeightsDoNotFit(name=name, reason=reason)
         if kind == "Pooling":
-            config = read_json(folder / path / "config.json")
             result = _pool(name, config, states, mask)
         elif kind == "Normalize" and result is not None:
             result = torch.nn.functional.normalize(result, dim=-1)
+        elif kind == "Dense" and result is not None:
+            result = project(name, path, config, left.pop(path, {}), result)
         else:
             raise WeightsDoNotFit(name=name, reason=f"modules.json names {kind}, not known here")
+    if left:
+        raise WeightsDoNotFit(name=name, reason=f"{min(left)} has weights that nothing reads")
     return _mean(states, mask) if result is None else result
 
 
 def _pool(
-    name: str, config: dict[str, object], states: torch.Tensor, mask: torch.Tensor
+    name: str, config: Mapping[str, Any], states: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    modes = [
-        key.removeprefix("pooling_mode_")
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    if isinstance(mode := config.get("pooling_mode"), str):
-        modes = [mode]
-    parts = []
-    for mode in modes:
-        if mode in ("mean_tokens", "mean"):
-            parts.append(_mean(states, mask))
-        elif mode in ("cls_token", "cls"):
-            parts.append(states[:, 0])
-        elif mode in ("max_tokens", "max"):
-            hidden = states.masked_fill(mask[..., None] == 0, float("-inf"))
-            parts.append(hidden.max(dim=1).values)
-        else:
-            raise WeightsDoNotFit(name=name, reason=f"pooling mode {mode!r} is not known here")
-    if not parts:
+    modes = [mode for key, mode in _LEGACY.items() if config.get(key) is True]
+    if (own := config.get("pooling_mode")) is not None:
+        modes = [str(mode) for mode in own] if isinstance(own, list) else [str(own)]
+    # sentence-transformers itself takes the mean where the old keys are all off.
+    if not modes and any(key in config for key in _LEGACY):
+        modes = ["mean"]
+    if not modes:
         raise WeightsDoNotFit(name=name, reason="the pooling's config.json names no mode")
-    return torch.cat(parts, dim=-1)
+    return torch.cat([_pooled(name, mode, states, mask) for mode in modes], dim=-1)
+
+
+def _pooled(name: str, mode: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return one vector [batch, hidden] for each text."""
+    if mode in ("mean_tokens", "mean"):
+        return _mean(states, mask)
+    if mode in ("cls_token", "cls"):
+        return states[:, 0]
+    if mode in ("max_tokens", "max"):
+        return states.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values
+    if mode == "mean_sqrt_len_tokens":
+        return _weighted(states, mask, mask.sum(dim=1, keepdim=True).sqrt())
+    if mode == "weightedmean":
+        # Positions count from 1 at the first token that is none of padding.
+        weights = mask * (torch.arange(1, mask.shape[1] + 1) - mask.int().argmax(1, keepdim=True))
+        return _weighted(states, weights, weights.sum(dim=1, keepdim=True))
+    if mode == "lasttoken":
+        last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
+        return states[torch.arange(len(states)), last]
+    raise WeightsDoNotFit(name=name, reason=f"pooling mode {mode!r} is not known here")
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    weights = mask[..., None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+    return _weighted(states, mask, mask.sum(dim=1, keepdim=True))
+
+
+def _weighted(states: torch.Tensor, weights: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Return Σ weight · state / total, summed in float32 at least."""
+    wide = torch.promote_types(states.dtype, torch.float32)
+    summed = (states.to(wide) * weights[..., None].to(wide)).sum(dim=1)
+    return (summed / total.to(wide).clamp(min=1e-9)).to(states.dtype)

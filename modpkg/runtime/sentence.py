@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
+from typing import TypeVar
 
 from modpkg.errors import WeightsDoNotFit
-from modpkg.files import safe_path
+from modpkg.release.sequence import MODULES, TRANSFORMER, sequence_of
 
 EMBEDS = "feature-extraction"
 """The task of models that sentence-transformers runs."""
-MODULES = "modules.json"
 _BESIDE = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
+Tensor = TypeVar("Tensor")
 
 
 def modules_of(name: str, folder: Path) -> list[tuple[str, str]]:
@@ -25,20 +25,34 @@ def modules_of(name: str, folder: Path) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, str | int]])
-        ordered = sorted(entries, key=lambda entry: int(entry.get("idx", 0)))
-        found = [(str(e["type"]).rsplit(".", 1)[-1], str(e.get("path", ""))) for e in ordered]
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
-        raise WeightsDoNotFit(name=name, reason=f"{MODULES}: {error}") from None
-    return [(kind, safe_path(path) if path else "") for kind, path in found]
+        return sequence_of(path)
+    except ValueError as error:
+        raise WeightsDoNotFit(name=name, reason=str(error)) from None
+
+
+def folders_after(name: str, folder: Path) -> list[str]:
+    """Return the folders of the modules after the transformer."""
+    return [path for kind, path in modules_of(name, folder) if kind != TRANSFORMER and path]
+
+
+def apart(
+    name: str, folder: Path, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Part a model's tensors into the transformer's and, by folder, those of what follows it."""
+    own = dict(tensors)
+    after: dict[str, dict[str, Tensor]] = {}
+    for path in folders_after(name, folder):
+        names = [tensor for tensor in own if tensor.startswith(f"{path}/")]
+        if names:
+            after[path] = {tensor.removeprefix(f"{path}/"): own.pop(tensor) for tensor in names}
+    return own, after
 
 
 def after_transformer(name: str, folder: Path) -> tuple[str, ...]:
     """Return the files that only sentence-transformers reads, by their path in the folder."""
-    folders = [path for kind, path in modules_of(name, folder) if kind != "Transformer" and path]
     inside = [
         path.relative_to(folder).as_posix()
-        for part in folders
+        for part in folders_after(name, folder)
         for path in sorted((folder / part).rglob("*"))
         if path.is_file()
     ]

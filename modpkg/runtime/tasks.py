@@ -14,6 +14,7 @@ from modpkg.installed import read_model
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.load import load_model
+from modpkg.runtime.pooling import embedder
 
 WRITING = ("text-generation", "summarization")
 KNOWN = (*WRITING, "text-classification", "feature-extraction")
@@ -61,8 +62,10 @@ def run_task(
             labels = classify(model, tokenizer, task, [text], warn=warn)[0]
             return Result(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
         if kind == "feature-extraction":
-            found = embed_texts(record.name, folder, model, tokenizer, task, [text], warn=warn)
-            return Result(kind, embedding=found[0].tolist())
+            vectors = embed_texts(
+                embedder(record, folder, packs), model, tokenizer, task, [text], warn=warn
+            )
+            return Result(kind, embedding=vectors[0].tolist())
     raise TaskUnknown(name=record.name, task=kind, known=", ".join(KNOWN))
 
 

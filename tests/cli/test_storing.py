@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modpkg.environment.generations import Environment
+from modpkg.files import TEMPORARY
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused
 
@@ -188,6 +189,13 @@ def test_a_vendored_copy_installs_without_the_registry(app: Path, home: Path) ->
     modpkg("install", "--frozen", "--offline", "--registry", "copy")
     assert digests(app) == before
     assert Path("modpkg.lock").read_text() == locked
+
+
+def test_vendoring_goes_on_after_a_kill_at_its_first_file(app: Path) -> None:
+    Path("copy").mkdir()
+    Path("copy", f"{TEMPORARY}0-0").write_text("")
+    modpkg("vendor", "copy")
+    assert not list(Path("copy").glob(f"{TEMPORARY}*"))
 
 
 def test_vendoring_again_leaves_exactly_the_lock(app: Path) -> None:

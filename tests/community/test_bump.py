@@ -8,8 +8,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.community.bump import LEVELS, Fact, Level, is_legal, level_of, lowest
-from modpkg.community.changes.config import extends
-from modpkg.community.changes.ranges import allowed, breaking_line, probes
+from modpkg.community.facts.config import extends
+from modpkg.community.facts.ranges import allowed, breaking_line, probes
 from modpkg.names import caret
 from tests.manifest.strategies import steady
 

@@ -314,3 +314,27 @@ def test_what_is_compared_has_to_be_there(registry: Path, tmp_path: Path) -> Non
     project = base(tmp_path, "1.0.1")
     assert "error[M312]" in refused("check", project, "--against", "tiny==7")
     assert "NAME==VERSION" in refused("check", project, "--against", "tiny", status=2)
+
+
+def sparse(folder: Path, version: str, places: dict[int, float]) -> Path:
+    indices = struct.pack(f"<{len(places)}i", *places)
+    values = struct.pack(f"<{len(places)}f", *places.values())
+    tensors = {
+        "model.norm.weight.indices": ("I32", [len(places)], indices),
+        "model.norm.weight.values": ("F32", [len(places)], values),
+    }
+    files = {"patch.safetensors": safetensors_bytes(tensors)}
+    return write_module(
+        folder / f"patch-{version}", "fix", version, "patch", {"tiny": ">=1,<2"}, files=files
+    )
+
+
+def test_places_of_a_patch_are_kept_where_their_value_is(registry: Path, tmp_path: Path) -> None:
+    publish(base(tmp_path, "1.0.0"), registry)
+    publish(sparse(tmp_path, "1.0.0", {1: 0.5, 3: 0.25, 6: 1.0}), registry)
+    more = checked(sparse(tmp_path, "1.0.1", {6: 1.0, 0: 2.0, 3: 0.25, 1: 0.5}))
+    assert (more.level, more.weights and more.weights.changed_values) == ("patch", 0)
+    one = checked(sparse(tmp_path, "1.0.2", {1: 0.5, 3: 0.25, 6: 9.0}))
+    assert (one.level, one.facts[0].text) == ("patch", "1 of 6 values changed (16.7 %)")
+    most = checked(sparse(tmp_path, "1.0.3", {1: 0.5}))
+    assert (most.level, most.weights and most.weights.changed_values) == ("major", 4)

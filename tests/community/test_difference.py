@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from modpkg.community.difference import BLOCK_ELEMENTS, Difference, by_part, difference
+from modpkg.community.difference import Difference, by_part, difference
+from modpkg.compose.distance import BLOCK_ELEMENTS
 from tests.compose.helpers import of_folder
 
 

@@ -126,6 +126,23 @@ def test_a_module_has_to_pass_the_suites_that_it_names(registry: Path, tmp_path:
     assert said.startswith("error[M110]" if "depend" in said else "error[M720]")
 
 
+def test_a_suites_tests_run_on_each_model_that_it_depends_on(
+    registry: Path, tmp_path: Path
+) -> None:
+    suite = write_module(
+        tmp_path / "near",
+        "near",
+        kind="suite",
+        requires={"encoder": "*"},
+        more=table("near", "pairs.csv", "cosine", "at_least = 0.999\n"),
+        files={"pairs.csv": b"text,other\nthe cat,the cat\n"},
+    )
+    [report] = modpkg_json_of(suite)
+    assert report["subject"] == {"name": "encoder", "version": "1.0", "kind": "base"}
+    assert [(r["suite"], r["passed"]) for r in report["results"]] == [("near", True)]
+    assert not (suite / "report.json").exists()
+
+
 def modpkg_json_of(folder: Path) -> Any:
     return json.loads(modpkg("test", "--json", cwd=folder, check=False).stdout)
 

@@ -103,7 +103,7 @@ def test_a_result_in_the_store_is_not_computed_again(
     done: list[tuple[int, int]] = []
     first = compose(composition, tmp_path, progress=lambda n, total: done.append((n, total)))
     assert done == [(1, 2), (2, 2)]
-    monkeypatch.setattr(executor_module, "make_tensor", None)
+    monkeypatch.setattr(executor_module, "_compute", None)
     assert composition.bytes_to_write(tmp_path) == 0
     assert compose(composition, tmp_path) == first
 

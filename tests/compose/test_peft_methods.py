@@ -196,6 +196,16 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
         ("hira", method(peft.HiraConfig, r=2, init_weights=False), kind)
         for kind in ("linear", "Conv1D")
     ),
+    *(
+        ("delora", method(peft.DeloraConfig, r=3, delora_lambda=2, init_weights=False), kind)
+        for kind in ("linear", "no bias")
+    ),
+    ("c3a", method(peft.C3AConfig, block_size=2, init_weights="gaussian"), "linear"),
+    (
+        "c3a of several sizes",
+        method(peft.C3AConfig, block_size=2, block_size_pattern={"square": 5}),
+        "no bias",
+    ),
     ("ln tuning", method(peft.LNTuningConfig, target_modules=["norm"]), "linear"),
     (
         "adalora",
@@ -233,7 +243,12 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
         "linear",
         "FOURIERFT.*seed",
     ),
-    ("c3a", lambda: peft.C3AConfig(block_size=2, target_modules=["first"]), "linear", "'C3A'"),
+    (
+        "gralora",
+        lambda: peft.GraloraConfig(r=2, gralora_k=2, target_modules=["first"]),
+        "linear",
+        "'GRALORA'",
+    ),
     (
         "randlora",
         lambda: peft.RandLoraConfig(r=2, target_modules=["first"]),

@@ -157,7 +157,8 @@ def test_what_cannot_be_composed_says_why(tmp_path: Path) -> None:
         with pytest.raises(ComposeError, match=message):
             planned(model, one, head, half, norm, alien, steps=steps)
     with pytest.raises(
-        UnknownOperator, match=r"step 1 of model.*'lore'; known are boft, dense, dora, head"
+        UnknownOperator,
+        match=r"step 1 of model.*'lore'; known are boft, c3a, delora, dense, dora, expert, head",
     ):
         planned(model, one, steps=[step("lore", "one")])
     with pytest.raises(ComposeError, match="cannot be its base"):

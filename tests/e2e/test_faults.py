@@ -29,7 +29,7 @@ def test_killed_before_a_change(name: str, tmp_path: Path) -> None:
     killings = Killings(name, tmp_path)
     step = killings.points / KILLS[name]
     for number in range(KILLS[name]):
-        killings.kill(1 + int((number + 0.5) * step))
+        assert killings.kill(1 + int((number + 0.5) * step)) is not None
 
 
 def test_eight_processes_at_once(home: Path, tmp_path: Path) -> None:

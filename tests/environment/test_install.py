@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from modpkg.digests import digest_file
 from modpkg.environment.generations import Environment
@@ -210,10 +211,33 @@ def test_drift_is_allowed_and_reported_and_refused_under_strict(
     generation = environment.current()
     assert generation is not None
     fits = next(m.fits for m in generation.modules if m.name == "tiny-lora")
-    assert fits == {"tiny 1.1": "drifted (4 of the 4 tensors it touches differ)"}
+    assert fits == {
+        "tiny 1.1": "drifted (4 of the 4 tensors it touches differ; how far they moved is not "
+        "known, as the earlier ones are not on this machine)"
+    }
     with pytest.raises(Drifted, match="4 of the 4 tensors"):
         install("talker", strict=True)
     assert versions(install("tiny==1.0", strict=True))["tiny"] == "1.0"
+
+
+def test_drift_is_measured_where_the_earlier_weights_are_here(
+    registry: Path, tmp_path: Path
+) -> None:
+    install("talker")
+    folder = tiny.write_base(tmp_path / "b", "1.1")
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[name] = tensors[name] * 1.25
+    save_file(tensors, weights)
+    tiny.publish(folder, registry)
+    generation = install("talker", upgrade=["tiny"]).current()
+    assert generation is not None
+    fits = next(m.fits for m in generation.modules if m.name == "tiny-lora")
+    assert fits == {
+        "tiny 1.1": "drifted (1 of the 4 tensors it touches differ; they moved by 25.00% of their "
+        f"norm in the median, at most by 25.00%, {name!r})"
+    }
 
 
 @pytest.mark.parametrize("shape", [{"layers": 1}, {"hidden": 12}])

@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import modpkg as package
+from modpkg.errors import NotExportable
+from modpkg.interop.peft import export_peft
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused
+from tests.compose.helpers import module
 
 IDS = torch.tensor([[1, 5, 9, 3]])
 
@@ -101,6 +104,24 @@ def test_what_cannot_be_written_is_refused(
 ) -> None:
     assert reason in refused("export", *arguments, "out")
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"peft_type": "IA3"}, "alpha does not scale what IA3 does"),
+        ({"peft_type": "LORA", "bias": "all"}, "alpha does not scale its biases"),
+        ({"peft_type": "LORA", "use_dora": True}, "alpha does not scale its use_dora"),
+        ({"peft_type": "LORA", "modules_to_save": ["head"]}, "not scale its modules_to_save"),
+    ],
+)
+def test_an_adapter_that_alpha_does_not_scale_is_refused(
+    tmp_path: Path, config: dict[str, object], said: str
+) -> None:
+    made = module(tmp_path, "lora", "adapter", {"w": torch.ones(2)}, adapter_config=config)
+    with pytest.raises(NotExportable, match=said):
+        export_peft(made, tmp_path / "out", scale=0.5)
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_a_safetensors_file_is_imported_plain(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_pooling_and_normalize(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pooling", "after", "named"),
     [
-        ({"pooling_mode_mean_tokens": True}, ["Dense"], "Dense"),
-        ({"pooling_mode_lasttoken": True}, [], "lasttoken"),
+        ({"pooling_mode_mean_tokens": True}, ["LSTM"], "LSTM"),
+        ({"pooling_mode": "middle"}, [], "middle"),
         ({}, [], "no mode"),
     ],
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from modpkg.compose.operators.boft import BOFT
+from modpkg.compose.operators.c3a import C3A
+from modpkg.compose.operators.delora import DELORA
 from modpkg.compose.operators.dense import DENSE, LN_TUNING
 from modpkg.compose.operators.dora import DORA
+from modpkg.compose.operators.expert import EXPERT
 from modpkg.compose.operators.head import HEAD
 from modpkg.compose.operators.hira import HIRA
 from modpkg.compose.operators.hra import HRA
@@ -17,6 +20,7 @@ from modpkg.compose.operators.oft import OFT
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.operators.replace import REPLACE
+from modpkg.compose.operators.router import ROUTER
 from modpkg.compose.operators.rows import ROWS, TRAINABLE_TOKENS
 from modpkg.compose.operators.sparse import SPARSE
 from modpkg.compose.operators.vera import VERA
@@ -26,8 +30,8 @@ from modpkg.errors import UnknownOperator
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
-        *(BOFT, DENSE, DORA, HEAD, HIRA, HRA, IA3, LN_TUNING, LOHA, LOKR, LORA),
-        *(MISS, OFT, PATCHED, REPLACE, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
+        *(BOFT, C3A, DELORA, DENSE, DORA, EXPERT, HEAD, HIRA, HRA, IA3, LN_TUNING, LOHA, LOKR),
+        *(LORA, MISS, OFT, PATCHED, REPLACE, ROUTER, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
     )
 }
 GROUP = "modpkg.operators"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from modpkg.compose.composition import Term
+from modpkg.compose.composition import Gate, Probe, Term
 from modpkg.installed import InstalledModule, TensorRef
-from modpkg.manifest.schema import Step
+from modpkg.manifest.schema import Compose, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,9 @@ class Situation(Struct, frozen=True, kw_only=True):
     base: InstalledModule
     config: Mapping[str, Any]
     """The base's ``config.json``."""
+    recipe: Compose
+    """The whole of it: a mixture's steps are numbered by one another."""
+    modules: Mapping[str, InstalledModule]
 
 
 class Effects(Struct, frozen=True, kw_only=True):
@@ -34,9 +37,14 @@ class Effects(Struct, frozen=True, kw_only=True):
     terms: dict[str, Term] = {}
     """By base tensor, the change to it; the step's scale is not in its weight."""
     same: tuple[TensorRef, ...] = ()
-    """The module's tensors that change nothing: copies of others of it."""
+    """The module's tensors that this step places nowhere: copies of others of it or of the base's,
+    what the step leaves behind on purpose, and what another step places."""
     added: dict[str, TensorRef] = {}
     """Tensors that the result has beside the base's, or in place of those in ``removed``."""
+    gates: dict[str, Gate] = {}
+    """Tensors that are put together of rows, in the result beside the others."""
+    probe: Probe | None = None
+    """What makes those rows that are made of prompts."""
     removed: tuple[str, ...] = ()
     """Base tensors that the result does not have."""
     config: dict[str, Any] = {}
@@ -50,7 +58,7 @@ class Effects(Struct, frozen=True, kw_only=True):
     def empty(self) -> bool:
         """Say whether the step does nothing."""
         edits = self.config or self.unset or self.files or self.replaced
-        return not (self.terms or self.added or self.removed or edits)
+        return not (self.terms or self.added or self.removed or self.gates or edits)
 
 
 class Operator(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Which tensors of a base an adapter or a head touches. Imports no torch.
+"""Which tensors of a base an adapter, a head or an expert touches. Imports no torch.
 
 One meaning, used twice: when a module is built (to record what it expects of its base) and when
 it is composed. Accounts are strict: every tensor of the module is bound exactly once, or an
@@ -8,6 +8,7 @@ error names it.
 from __future__ import annotations
 
 from modpkg.release.binding.adapter import METHODS, REFUSED, bind_adapter
+from modpkg.release.binding.expert import ExpertBinding, bind_expert, bind_router
 from modpkg.release.binding.head import HeadBinding, bind_head
 from modpkg.release.binding.words import Bound, Change, TypePair
 
@@ -16,8 +17,11 @@ __all__ = [
     "REFUSED",
     "Bound",
     "Change",
+    "ExpertBinding",
     "HeadBinding",
     "TypePair",
     "bind_adapter",
+    "bind_expert",
     "bind_head",
+    "bind_router",
 ]

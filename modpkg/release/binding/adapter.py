@@ -13,7 +13,15 @@ from modpkg.release.binding.lora import LORA
 from modpkg.release.binding.lycoris import LOHA, LOKR
 from modpkg.release.binding.method import Method
 from modpkg.release.binding.naming import names_of, parse
-from modpkg.release.binding.others import HIRA, LN_TUNING, MISS, SHIRA, TRAINABLE_TOKENS
+from modpkg.release.binding.others import (
+    C3A,
+    DELORA,
+    HIRA,
+    LN_TUNING,
+    MISS,
+    SHIRA,
+    TRAINABLE_TOKENS,
+)
 from modpkg.release.binding.rotations import BOFT, HRA, OFT
 from modpkg.release.binding.saved import bind_saved, labels_of, refuse_tied, shares_output
 from modpkg.release.binding.vera import VERA
@@ -22,6 +30,8 @@ from modpkg.release.binding.words import Adapter, Bound, Site, TypePair
 METHODS: dict[str, Method] = {
     "ADALORA": ADALORA,
     "BOFT": BOFT,
+    "C3A": C3A,
+    "DELORA": DELORA,
     "HIRA": HIRA,
     "HRA": HRA,
     "IA3": IA3,

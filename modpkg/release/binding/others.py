@@ -1,4 +1,4 @@
-"""Methods of a few lines: LN tuning, trainable tokens, MiSS, SHiRA and HiRA."""
+"""Methods of a few lines: LN tuning, trainable tokens, MiSS, SHiRA, HiRA, DeLoRA and C3A."""
 
 from __future__ import annotations
 
@@ -105,6 +105,50 @@ def bind_hira(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
     ]
 
 
+def bind_delora(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+    """Return B diag(λ/r…) A: Bini et al. 2025, https://arxiv.org/abs/2503.18225."""
+    check_keys(
+        adapter,
+        harmless=(
+            *("r", "rank_pattern", "delora_lambda", "lambda_pattern", "module_dropout", "bias"),
+        ),
+    )
+    changes = []
+    for site in sites:
+        need(adapter, site, "a", "b", "lambda", "norm")
+        out, inner = _linear(adapter, site)
+        rank, _ = matrix(adapter, site.roles["a"])
+        adapter.expect(site.roles["a"], site.target, (rank, inner))
+        adapter.expect(site.roles["b"], site.target, (out, rank))
+        adapter.expect(site.roles["lambda"], site.target, (1,))
+        adapter.expect(site.roles["norm"], site.target, (inner,))
+        changes.append(Change(target=site.target, op="delora", inputs=dict(site.roles)))
+    return changes
+
+
+def bind_c3a(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+    """Return circulant blocks: Chen et al. 2024, https://arxiv.org/abs/2407.19342."""
+    check_keys(adapter, harmless=("block_size", "block_size_pattern", "bias"))
+    changes = []
+    for site in sites:
+        need(adapter, site, "kernel")
+        out, inner = _linear(adapter, site)
+        shape = adapter.shape(site.roles["kernel"])
+        size = shape[-1] if len(shape) == 3 else 0
+        if not size or (shape[0] * size, shape[1] * size) != (out, inner):
+            raise adapter.misfit(site.roles["kernel"], site.target, (out, inner))
+        changes.append(Change(target=site.target, op="c3a", inputs=dict(site.roles)))
+    return changes
+
+
+def _linear(adapter: Adapter, site: Site) -> tuple[int, int]:
+    """Return the extents of a linear layer's weight, (out, in)."""
+    shape = adapter.target_shape(site.target)
+    if len(shape) != 2:
+        raise adapter.refuse(f"{site.target!r} has shape {list(shape)}, and is no matrix")
+    return shape[0], shape[1]
+
+
 LN_TUNING = Method(
     operator="ln-tuning",
     parts={"ln_tuning_layers.weight": "weight", "ln_tuning_layers.bias": "bias"},
@@ -117,4 +161,15 @@ SHIRA = Method(
     parts={"shira_weight": "values", "shira_indices": "indices"},
     bind=bind_shira,
 )
+DELORA = Method(
+    operator="delora",
+    parts={
+        "delora_A": "a",
+        "delora_B": "b",
+        "delora_lambda": "lambda",
+        "delora_w_norm": "norm",
+    },
+    bind=bind_delora,
+)
+C3A = Method(operator="c3a", parts={"c3a_kernel": "kernel"}, bind=bind_c3a)
 HIRA = Method(operator="hira", parts={"hira_A": "a", "hira_B": "b"}, bind=bind_hira)

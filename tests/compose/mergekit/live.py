@@ -19,3 +19,11 @@ def test_the_expected_files_are_what_mergekit_makes(tmp_path: Path) -> None:
         live, kept = (load_file(d / f"{recipe}.safetensors") for d in (tmp_path, HERE))
         assert live.keys() == kept.keys()
         assert all(torch.equal(live[key], kept[key]) for key in live), recipe
+
+
+def test_the_expected_mixtures_are_what_mergekit_makes(tmp_path: Path) -> None:
+    script = HERE / "make_experts.py"
+    subprocess.run([os.environ["MERGEKIT_PYTHON"], script, tmp_path], check=True)
+    live, kept = (load_file(folder / "experts.safetensors") for folder in (tmp_path, HERE))
+    assert live.keys() == kept.keys()
+    assert all(torch.equal(live[key], kept[key]) for key in live)

@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.community.bump import Fact, Level
-from modpkg.community.changes.ranges import allowed, breaking_line, probes
+from modpkg.community.facts.ranges import allowed, breaking_line, probes
 from modpkg.manifest import Manifest
 from modpkg.manifest.schema import Compose, Dependency, Step
 from modpkg.manifest.spdx import parse_expression, permits_all_of

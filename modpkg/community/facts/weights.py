@@ -167,6 +167,8 @@ def weight_facts(weights: Weights) -> list[Fact]:
     if counted is None:
         text = f"at most {_percent(weights.touched_values / weights.values)} of the values changed"
         return [*found, Fact("values", text, "patch")]
+    if not counted and weights.changed:  # of a patch that has more places
+        found += _tensors(weights.changed, "changed, with all earlier values kept", "patch")
     if counted:
         share = _percent(counted / weights.values)
         text = f"{counted} of {weights.values} values changed ({share})"

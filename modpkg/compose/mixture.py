@@ -1,0 +1,228 @@
+"""Architectures of experts, and the dense ones that go into them without a change to what they do.
+
+A mixture whose experts are all equal does what the dense model does, whatever its router says. That
+holds where the one differs from the other by its feed-forward blocks alone; what a config leaves to
+its architecture's defaults is therefore written down, for the other architecture has other ones.
+The names on disk are those that transformers writes. Torch-free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from modpkg.release.binding.expert import Layer
+
+_ROPE_THETA = 10000.0
+"""What all four dense architectures take where their config says nothing."""
+_CLASS = re.compile(r"^(?P<stem>[A-Za-z0-9]+?)(?P<task>Model|For[A-Z]\w*)$")
+_OUTSIDE = re.compile(r"^(?:model\.)?(?:embed_tokens|norm)\.weight$|^(?:lm_head|score)\.weight$")
+_NORMS = r"(?:input_layernorm|post_attention_layernorm)\.weight"
+
+
+class Mixture(Struct, frozen=True, kw_only=True):
+    """An architecture with experts."""
+
+    kind: str
+    """Its ``model_type``."""
+    stem: str
+    """What its classes' names begin with."""
+    gate: str
+    """The router's name in a layer."""
+    expert: str
+    """An expert's, with ``{number}`` and ``{part}`` in it."""
+    parts: dict[str, str]
+    """What the dense block's matrices are called in an expert."""
+    count: str
+    """Its config's key for how many experts there are."""
+    config: dict[str, Any]
+    """What its config says always."""
+    shared: str = ""
+    """The block that every token goes through beside its experts, where the architecture has one:
+    it is there with one neuron, of zeros."""
+
+
+class Dense(Struct, frozen=True, kw_only=True):
+    """A dense architecture that goes into one."""
+
+    stem: str
+    into: Mixture
+    layer: re.Pattern[str]
+    """Tensors of a layer that mean the same in both, beside the block."""
+    defaults: dict[str, Any]
+    """Of its own, where the other's are other ones."""
+    only: dict[str, Any]
+    """Keys of its config that have to have this value, or none: the other does not do more."""
+    fixed: dict[str, Any] = {}
+    """Keys that it does not read and the other does."""
+
+
+_MIXTRAL = Mixture(
+    kind="mixtral",
+    stem="Mixtral",
+    gate="block_sparse_moe.gate.weight",
+    expert="block_sparse_moe.experts.{number}.{part}.weight",
+    parts={"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},
+    count="num_local_experts",
+    config={"output_router_logits": False, "router_jitter_noise": 0.0},
+)
+_QWEN = Mixture(
+    kind="qwen3_moe",
+    stem="Qwen3Moe",
+    gate="mlp.gate.weight",
+    expert="mlp.experts.{number}.{part}.weight",
+    parts={"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"},
+    count="num_experts",
+    config={
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+        "output_router_logits": False,
+    },
+)
+_QWEN2 = Mixture(
+    kind="qwen2_moe",
+    stem="Qwen2Moe",
+    gate=_QWEN.gate,
+    expert=_QWEN.expert,
+    parts=_QWEN.parts,
+    count=_QWEN.count,
+    config={**_QWEN.config, "qkv_bias": True, "shared_expert_intermediate_size": 1},
+    shared="mlp.shared_expert",
+)
+_QWEN_DEFAULTS = {
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+}
+
+DENSE: dict[str, Dense] = {
+    "llama": Dense(
+        stem="Llama",
+        into=_MIXTRAL,
+        layer=re.compile(rf"^(?:{_NORMS}|self_attn\.[qkvo]_proj\.weight)$"),
+        defaults={
+            "intermediate_size": 11008,
+            "max_position_embeddings": 2048,
+            "num_key_value_heads": None,
+            "rms_norm_eps": 1e-6,
+        },
+        only={"attention_bias": False, "mlp_bias": False},
+        fixed={"sliding_window": None},
+    ),
+    "mistral": Dense(
+        stem="Mistral",
+        into=_MIXTRAL,
+        layer=re.compile(rf"^(?:{_NORMS}|self_attn\.[qkvo]_proj\.weight)$"),
+        defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096},
+        only={},
+    ),
+    "qwen2": Dense(
+        stem="Qwen2",
+        into=_QWEN2,
+        layer=re.compile(rf"^(?:{_NORMS}|self_attn\.(?:[qkvo]_proj\.weight|[qkv]_proj\.bias))$"),
+        defaults=_QWEN_DEFAULTS,
+        only={"use_sliding_window": False},
+    ),
+    "qwen3": Dense(
+        stem="Qwen3",
+        into=_QWEN,
+        layer=re.compile(
+            rf"^(?:{_NORMS}|self_attn\.(?:[qkvo]_proj\.(?:weight|bias)|[qk]_norm\.weight))$"
+        ),
+        defaults={**_QWEN_DEFAULTS, "head_dim": 128},
+        only={"use_sliding_window": False},
+    ),
+}
+"""By ``model_type``."""
+
+
+def dense_of(
+    config: Mapping[str, Any],
+    tensors: Iterable[str],
+    layers: Iterable[Layer],
+    refuse: Callable[[str], Exception],
+) -> Dense:
+    """Return what is known of a base's architecture, having checked that all of it goes across.
+
+    Raises:
+        What ``refuse`` makes of the reason: the architecture is another, or the config or a tensor
+        asks for what the architecture of experts does not do.
+    """
+    kind = config.get("model_type")
+    dense = DENSE.get(kind) if isinstance(kind, str) else None
+    if dense is None:
+        raise refuse(f"its base's architecture is {kind!r}, and done are {', '.join(DENSE)}")
+    for key, value in dense.only.items():
+        if config.get(key, value) not in (value, None):
+            raise refuse(
+                f"the base's config.json has {key} = {config[key]!r}, which {dense.into.stem} "
+                "does not have"
+            )
+    kinds = config.get("layer_types")
+    if kinds is not None and not (
+        isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
+    ):
+        raise refuse("the layer_types of the base's config.json are not all 'full_attention'")
+    prefixes = tuple(layer.prefix for layer in layers)
+    if len(prefixes) != config.get("num_hidden_layers", dense.defaults.get("num_hidden_layers")):
+        raise refuse(f"{len(prefixes)} layers have a block, and its config.json says another count")
+    blocks = {layer.block(part) for layer in layers for part in dense.into.parts}
+    for name in sorted(tensors):
+        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        if name not in blocks and not (
+            dense.layer.match(name.removeprefix(prefix)) if prefix else _OUTSIDE.match(name)
+        ):
+            raise refuse(f"the base's {name!r} has no place in {dense.into.stem}")
+    return dense
+
+
+def mixture_config(
+    config: Mapping[str, Any],
+    dense: Dense,
+    experts: int,
+    per_token: int,
+    refuse: Callable[[str], Exception],
+) -> dict[str, Any]:
+    """Return the keys of ``config.json`` that a mixture of this base sets.
+
+    Raises:
+        What ``refuse`` makes of the reason: it does not say which architecture it is.
+    """
+    named = config.get("architectures")
+    match = _CLASS.match(str(named[0])) if isinstance(named, list) and named else None
+    if match is None or match["stem"] != dense.stem:
+        raise refuse(f"the base's config.json names the architectures {named!r}")
+    into = dense.into
+    edits = {key: value for key, value in dense.defaults.items() if key not in config}
+    heads = config.get("num_attention_heads", edits.get("num_attention_heads", 32))
+    if edits.get("num_key_value_heads", config.get("num_key_value_heads")) is None:
+        edits["num_key_value_heads"] = heads
+    edits |= _rope(config)
+    edits |= {**dense.fixed, **into.config}
+    if "norm_topk_prob" in into.config:
+        edits["moe_intermediate_size"] = {**edits, **config}["intermediate_size"]
+    return {
+        **edits,
+        "architectures": [into.stem + match["task"]],
+        "model_type": into.kind,
+        into.count: experts,
+        "num_experts_per_tok": per_token,
+    }
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotation's base where the config leaves it to its architecture."""
+    parameters = config.get("rope_parameters")
+    if config.get("rope_theta") is not None:
+        return {}
+    if isinstance(parameters, dict):
+        if "rope_theta" in parameters:
+            return {}
+        return {"rope_parameters": {**parameters, "rope_theta": _ROPE_THETA}}
+    return {"rope_theta": _ROPE_THETA}

@@ -1,0 +1,141 @@
+"""``expert``: a feed-forward block for every layer, one of those that a router chooses from.
+
+    composed[layer.experts[e]] = module[layer.mlp]    e counts the recipe's experts, from 0
+
+The module is an expert, the base itself, or another model of its shape; of the last two it is the
+blocks that are taken. They lie in the result as they lie in the module. Shazeer et al. 2017,
+https://arxiv.org/abs/1701.06538; of dense models: Sukhbaatar et al. 2024,
+https://arxiv.org/abs/2403.07816.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modpkg.compose.mixture import dense_of
+from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.errors import MixtureRefused
+from modpkg.manifest.schema import Compose, Setting, Step
+from modpkg.release.binding import ExpertBinding, bind_expert
+from modpkg.release.binding.expert import PARTS, ROUTER, layers_of
+
+PROMPTS = ("prompts", "negative_prompts")
+OTHERS = "others"
+"""The parameter of a step that leaves behind what the mixture has no use for: ``"drop"``."""
+VECTORS = "vectors"
+
+
+def bind(situation: Situation) -> Effects:
+    """Return the blocks under the names that they have in the mixture.
+
+    Raises:
+        MixtureRefused: the step cannot be meant, or the module has more than blocks.
+        ExpertIncomplete, UnboundTensor, ShapeMismatch: it was made for another base.
+    """
+    module, base, step = situation.module, situation.base, situation.step
+
+    def refuse(reason: str) -> MixtureRefused:
+        return MixtureRefused(model=situation.model, reason=reason)
+
+    check_step(situation, (*PROMPTS, OTHERS))
+    experts = experts_in(situation.recipe)
+    if [one.module for one in experts].count(step.module) > 1:
+        raise refuse(f"{module.name} is an expert of it twice")
+    router = router_of(situation)
+    if ROUTER in module.files:
+        raise refuse(f'{module.name} is a router, not an expert; write op = "router"')
+    is_base = step.module == situation.recipe.base
+    tensors = base.tensors if is_base else module.tensors
+    bound = binding_of(situation, step)
+    dense = dense_of(situation.config, base.tensors, layers_of(base.tensors), refuse)
+    drops = step.parameters.get(OTHERS) == "drop"
+    left = [*module.tensors.values()] if is_base else [tensors[name] for name in bound.others]
+    for name in bound.others:
+        own = base.tensors[name]
+        if not drops and (tensors[name].dtype, tensors[name].digest) != (own.dtype, own.digest):
+            raise refuse(
+                f"{module.name} has {name!r}, which is not that of {base.name} and no part of an "
+                'expert; to take its blocks alone, write parameters = { others = "drop" }'
+            )
+    used = uses_vectors(situation.recipe, router)
+    if bound.vectors and not (used or drops):
+        raise refuse(
+            f"{module.name} brings {min(bound.vectors.values())!r}, which the router has no use "
+            'for; to leave it, write parameters = { others = "drop" }'
+        )
+    number = [one.module for one in experts].index(step.module)
+    added = {
+        layer.prefix
+        + dense.into.expert.format(number=number, part=dense.into.parts[part]): tensors[
+            layer.block(part)
+        ]
+        for layer in bound.layers
+        for part in PARTS
+    }
+    return Effects(added=added, same=(*left, *(tensors[n] for n in bound.vectors.values())))
+
+
+def binding_of(situation: Situation, step: Step) -> ExpertBinding:
+    """Return what the tensors of one of the recipe's experts are."""
+    base = situation.base
+    module = base if step.module == situation.recipe.base else situation.modules[step.module]
+    types = {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()}
+    return bind_expert(module.name, types, base.tensors, base_name=f"{base.name} {base.version}")
+
+
+def check_step(situation: Situation, known: tuple[str, ...]) -> None:
+    """Refuse a step of a mixture that says what no such step can mean.
+
+    Raises:
+        MixtureRefused
+    """
+    step, model = situation.step, situation.model
+
+    def refuse(reason: str) -> MixtureRefused:
+        return MixtureRefused(model=model, reason=f"step {step.op!r} of {step.module} {reason}")
+
+    if step.scale != 1.0 or step.replace:
+        raise refuse("has a scale or replace, but nothing is added up or replaced")
+    for key in step.parameters:
+        if key not in known:
+            raise refuse(f"has no parameter {key!r}; it has {', '.join(known)}")
+    if step.parameters.get(OTHERS, "drop") != "drop":
+        raise refuse('has a parameter others, which can be "drop" alone')
+    if situation.recipe.method != "sum":
+        raise refuse(f"is beside method {situation.recipe.method!r}; mixtures go with 'sum' alone")
+
+
+def experts_in(recipe: Compose) -> list[Step]:
+    """Return the steps of a recipe that are its experts."""
+    return [step for step in recipe.steps if step.op == EXPERT.name]
+
+
+def router_of(situation: Situation) -> Step:
+    """Return the one step of a recipe that is its router.
+
+    Raises:
+        MixtureRefused: there is none, or another.
+    """
+    found = [step for step in situation.recipe.steps if step.op == "router"]
+    if len(found) != 1:
+        raise MixtureRefused(
+            model=situation.model,
+            reason=f'it has {len(found)} routers; experts go with one, like {{ op = "router", '
+            f'module = "{situation.recipe.base}", parameters = {{ gates = "uniform" }} }}',
+        )
+    return found[0]
+
+
+def uses_vectors(recipe: Compose, router: Step) -> bool:
+    """Say whether the router is made of vectors that the experts bring."""
+    return router.module == recipe.base and router.parameters.get("gates") == VECTORS
+
+
+def words(parameters: Mapping[str, Setting], key: str) -> tuple[str, ...] | None:
+    """Return a parameter that is a text or several; None where it is something else."""
+    value = parameters.get(key, ())
+    found = value if isinstance(value, tuple) else (value,)
+    return tuple(map(str, found)) if all(isinstance(item, str) for item in found) else None
+
+
+EXPERT = Operator(name="expert", bind=bind)

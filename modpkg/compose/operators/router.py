@@ -1,0 +1,214 @@
+"""``router``: what tells, token by token, which experts of a mixture are asked.
+
+    p = softmax(G x);  y = Σ over the k largest p_e of  p_e / Σ p · expert_e(x)
+
+G has a row for each expert, in the order of the recipe's steps. Rows come from a router module,
+from the experts themselves (``vectors``), from what the base makes of prompts (``hidden``: its
+state at the last token; ``hidden_avg``: over all tokens; ``cheap_embed``: its embeddings, the same
+for all layers), or are 0 (``uniform``). Shazeer et al. 2017, https://arxiv.org/abs/1701.06538, as
+Mixtral has it: Jiang et al. 2024, https://arxiv.org/abs/2401.04088. Of prompts: mergekit's
+mixtures, Goddard et al. 2024, https://arxiv.org/abs/2403.13257.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from modpkg.compose.composition import Felt, Gate, Probe, Taken
+from modpkg.compose.mixture import Mixture, dense_of, mixture_config
+from modpkg.compose.operators.expert import (
+    OTHERS,
+    PROMPTS,
+    VECTORS,
+    binding_of,
+    check_step,
+    experts_in,
+    router_of,
+    words,
+)
+from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.digests import digest_file
+from modpkg.errors import MixtureRefused
+from modpkg.manifest.schema import Step
+from modpkg.release.binding import bind_router
+from modpkg.release.binding.expert import ROUTER as ROUTER_FILE
+from modpkg.release.binding.expert import Layer, experts_of, layers_of
+
+ASKED = "experts_per_token"
+UNIFORM = "uniform"
+FELT = ("hidden", "hidden_avg", "cheap_embed")
+_GATES = (*FELT, VECTORS, UNIFORM)
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
+)
+
+Rows = Mapping[int, tuple[Taken | Felt | None, ...]]
+Refuse = Callable[[str], MixtureRefused]
+
+
+def bind(situation: Situation) -> Effects:
+    """Return the router of each layer, without the dense blocks, and the mixture's config.
+
+    Raises:
+        MixtureRefused: the recipe is none of a mixture, or the base cannot be one exactly.
+        ExpertIncomplete, UnboundTensor, ShapeMismatch, BadRecord: a module does not fit.
+    """
+    module, base, step = situation.module, situation.base, situation.step
+
+    def refuse(reason: str) -> MixtureRefused:
+        return MixtureRefused(model=situation.model, reason=reason)
+
+    check_step(situation, ("gates", ASKED, OTHERS))
+    router_of(situation)
+    experts = experts_in(situation.recipe)
+    layers = layers_of(base.tensors)
+    dense = dense_of(situation.config, base.tensors, layers, refuse)
+    probe = None
+    if step.module == situation.recipe.base:
+        mode = step.parameters.get("gates")
+        if mode not in _GATES:
+            raise refuse(f"gates of its router is {mode!r}; known are {', '.join(_GATES)}")
+        if mode in FELT:
+            probe = _probe(situation, str(mode))
+        rows = _rows(situation, layers, experts, str(mode), refuse)
+    else:
+        mode = ROUTER_FILE
+        rows = _given(situation, experts, refuse)
+    for expert in experts:
+        if mode not in FELT and any(key in expert.parameters for key in PROMPTS):
+            raise refuse(f"{expert.module} has prompts, which its router has no use for")
+    per_token = _per_token(step, len(experts), mode == UNIFORM, refuse)
+    dtype = _DTYPES.get(
+        situation.recipe.dtype or "", base.tensors[layers[0].block("up_proj")].dtype
+    )
+    if dtype not in (*_DTYPES.values(), "F64"):
+        raise refuse(f"its base's blocks are {dtype}, and a router has to be of floats")
+    gates = {
+        layer.prefix + dense.into.gate: Gate(
+            dtype=dtype, shape=(len(experts), layer.width), rows=rows[layer.number]
+        )
+        for layer in layers
+    }
+    for layer in layers:
+        gates |= _nothing_shared(dense.into, layer, dtype)
+    return Effects(
+        gates=gates,
+        probe=probe,
+        removed=tuple(layer.block(part) for layer in layers for part in dense.into.parts),
+        config=mixture_config(situation.config, dense, len(experts), per_token, refuse),
+        same=tuple(module.tensors.values()),
+    )
+
+
+def _per_token(step: Step, experts: int, uniform: bool, refuse: Refuse) -> int:
+    """Return how many experts a token is sent to."""
+    if not experts:
+        raise refuse('it has a router and no expert; add { op = "expert", module = … }')
+    value = step.parameters.get(ASKED, float(experts if uniform else min(2, experts)))
+    if isinstance(value, bool) or not isinstance(value, float) or not value.is_integer():
+        raise refuse(f"{ASKED} is {value!r}, and has to be a whole number")
+    if not 1 <= value <= experts:
+        raise refuse(f"{ASKED} is {value:g}, and has to be 1 to {experts}, its experts")
+    if uniform and value < experts:
+        raise refuse(
+            f"{ASKED} is {value:g} of {experts} experts that gates = 'uniform' makes no "
+            "difference between: the same ones would be asked always"
+        )
+    return int(value)
+
+
+def _given(situation: Situation, experts: list[Step], refuse: Refuse) -> Rows:
+    """Return the rows of a router module."""
+    module, base, step = situation.module, situation.base, situation.step
+    if "gates" in step.parameters:
+        raise refuse(f"its router is {module.name}, and gates goes with the base as the module")
+    if ROUTER_FILE not in module.files:
+        raise refuse(f"{module.name} has no {ROUTER_FILE} and so is no router")
+    names = experts_of(module.files[ROUTER_FILE])
+    types = {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()}
+    found = bind_router(
+        module.name, types, names, base.tensors, base_name=f"{base.name} {base.version}"
+    )
+    for expert in experts:
+        if expert.module not in names:
+            raise refuse(
+                f"{module.name} has no row for {expert.module}; it is for {', '.join(names)}"
+            )
+    left = [name for name in names if name not in [expert.module for expert in experts]]
+    if left and step.parameters.get(OTHERS) != "drop":
+        raise refuse(
+            f"{module.name} has a row for {left[0]}, which is no expert of it; to leave it, write "
+            'parameters = { others = "drop" } in the step of the router'
+        )
+    return {
+        number: tuple(Taken(module.tensors[name], names.index(e.module)) for e in experts)
+        for number, name in found.items()
+    }
+
+
+def _rows(
+    situation: Situation,
+    layers: tuple[Layer, ...],
+    experts: list[Step],
+    mode: str,
+    refuse: Refuse,
+) -> Rows:
+    """Return the rows that the experts bring, or that the base makes of their prompts."""
+    if mode == UNIFORM:
+        return dict.fromkeys((layer.number for layer in layers), ())
+    columns: list[list[Taken | Felt | None]] = []
+    for expert in experts:
+        if mode == VECTORS:
+            columns.append(_vectors(situation, expert, layers, refuse))
+            continue
+        positive, negative = (words(expert.parameters, key) for key in PROMPTS)
+        if not positive or negative is None:
+            raise refuse(f"gates are {mode!r}, and {expert.module} has no prompts")
+        columns.append([Felt(place, positive, negative) for place in range(len(layers))])
+    return {
+        layer.number: tuple(column[place] for column in columns)
+        for place, layer in enumerate(layers)
+    }
+
+
+def _vectors(
+    situation: Situation, expert: Step, layers: tuple[Layer, ...], refuse: Refuse
+) -> list[Taken | Felt | None]:
+    """Return an expert's own rows; the base's are 0, what the others' are measured against."""
+    if expert.module == situation.recipe.base:
+        return [None] * len(layers)
+    vectors = binding_of(situation, expert).vectors
+    if not vectors:
+        raise refuse(f"gates are {VECTORS!r}, and {expert.module} brings none")
+    tensors = situation.modules[expert.module].tensors
+    return [Taken(tensors[vectors[layer.number]], 0) for layer in layers]
+
+
+def _probe(situation: Situation, mode: str) -> Probe:
+    """Return what reads prompts: the base with its tokenizer."""
+    base = situation.base
+    files = {path: base.files[path] for path in _TOKENIZER if path in base.files}
+    # Of a release the digests are known before the files are here.
+    known = {path: entry.digest for path, entry in base.record.files.items()}
+    return Probe(
+        mode=mode,
+        config=dict(situation.config),
+        tensors=dict(base.tensors),
+        files=files,
+        digests={path: known.get(path) or digest_file(blob) for path, blob in files.items()},
+    )
+
+
+def _nothing_shared(into: Mixture, layer: Layer, dtype: str) -> dict[str, Gate]:
+    """Return a block of zeros where the architecture has one for every token."""
+    if not into.shared:
+        return {}
+    name = layer.prefix + into.shared
+    row, column = (1, layer.width), (layer.width, 1)
+    shapes = {".gate_proj": row, ".up_proj": row, ".down_proj": column, "_gate": row}
+    return {f"{name}{part}.weight": Gate(dtype=dtype, shape=s) for part, s in shapes.items()}
+
+
+ROUTER = Operator(name="router", bind=bind)

@@ -1,0 +1,38 @@
+"""What follows the transformer of a sentence-transformers model, and in which folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from modpkg.files import safe_path
+
+MODULES = "modules.json"
+TRANSFORMER = "Transformer"
+
+
+def sequence_of(path: Path) -> list[tuple[str, str]]:
+    """Return the modules that a ``modules.json`` lists, in order: the kind and folder of each.
+
+    Raises:
+        ValueError: the file is broken. UnsafePath: a folder is outside.
+    """
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, str | int]])
+        ordered = sorted(entries, key=lambda entry: int(entry.get("idx", 0)))
+        found = [(str(e["type"]).rsplit(".", 1)[-1], str(e.get("path", ""))) for e in ordered]
+    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+        raise ValueError(f"{MODULES}: {error}") from None
+    return [(kind, safe_path(folder) if folder else "") for kind, folder in found]
+
+
+def folders_of(path: Path) -> tuple[str, ...]:
+    """Return the folders of the modules after the transformer.
+
+    Their tensors are named ``folder/tensor``: two of them may have a ``linear.weight``.
+
+    Raises:
+        ValueError, UnsafePath: see `sequence_of`.
+    """
+    return tuple(folder for kind, folder in sequence_of(path) if kind != TRANSFORMER and folder)

@@ -1,0 +1,90 @@
+"""Dense: a layer after pooling, as sentence-transformers has it.
+
+y = activation(W x + b)  [+ x, or + R x]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from modpkg.errors import WeightsDoNotFit
+
+_ACTIVATIONS = (
+    *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
+    *(
+        "Identity",
+        "LeakyReLU",
+        "LogSigmoid",
+        "LogSoftmax",
+        "Mish",
+        "RReLU",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+    ),
+    *("SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh"),
+    *("Tanhshrink",),
+)
+_PLACES = ("torch.nn.modules.activation", "torch.nn.modules.linear", "torch.nn")
+ACTIVATIONS = {f"{place}.{name}": name for place in _PLACES for name in _ACTIVATIONS}
+"""By the names that sentence-transformers writes, classes without arguments and weights. They are
+looked up here and nowhere else: a configuration names no code to import."""
+_OVER_WIDTH = ("LogSoftmax", "Softmax", "Softmin")
+_DEFAULT = "torch.nn.modules.activation.Tanh"
+_KEYS = {"in_features", "out_features", "bias", "activation_function", "use_residual"}
+_KEYS |= {"module_input_name", "module_output_name"}
+
+
+def project(
+    name: str,
+    folder: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    x: torch.Tensor,
+) -> torch.Tensor:
+    """Return what a Dense module makes of embeddings [batch, width].
+
+    Raises:
+        WeightsDoNotFit: its activation is not known, or its weights are not those it needs.
+    """
+
+    def refuse(reason: str) -> WeightsDoNotFit:
+        return WeightsDoNotFit(name=name, reason=f"{folder} {reason}")
+
+    if unknown := sorted(config.keys() - _KEYS):
+        raise refuse(f"has {unknown[0]!r} in its config.json, not known here")
+    said = config.get("activation_function", _DEFAULT)
+    if said not in ACTIVATIONS:
+        raise refuse(f"has the activation function {said!r}, not known here")
+    width, wide = config.get("out_features"), config.get("in_features")
+    wanted: dict[str, tuple[Any, ...]] = {"linear.weight": (width, wide)}
+    if config.get("bias", True):
+        wanted["linear.bias"] = (width,)
+    residual = bool(config.get("use_residual", False))
+    if residual and width != wide:
+        wanted["residual.weight"] = (width, wide)
+    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    if found != wanted:
+        key = min(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        raise refuse(f"needs {key!r} of shape {wanted.get(key)}, and has {found.get(key)}")
+    if x.shape[-1] != wide:
+        raise refuse(f"takes {wide} numbers, and gets {x.shape[-1]}")
+    kind = torch.promote_types(x.dtype, weights["linear.weight"].dtype)
+    of = {key: tensor.to(kind) for key, tensor in weights.items()}
+    x = x.to(kind)
+    linear = torch.nn.functional.linear
+    y: torch.Tensor = _activation(ACTIVATIONS[said])(
+        linear(x, of["linear.weight"], of.get("linear.bias"))
+    )
+    if residual:
+        y = y + (linear(x, of["residual.weight"]) if width != wide else x)
+    return y
+
+
+def _activation(name: str) -> torch.nn.Module:
+    arguments = {"dim": -1} if name in _OVER_WIDTH else {}
+    found: torch.nn.Module = getattr(torch.nn, name)(**arguments)
+    return found.eval()  # RReLU draws its slopes in training
