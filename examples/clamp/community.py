@@ -205,7 +205,7 @@ def five(story: Story, work: Path) -> None:
     write_jsonl(suite / "tests" / "scans.jsonl", cases)
     manifest = head_of_manifest("clamp-scans", "1.0.0", "suite", "Texts that lost their spaces")
     (suite / "modpkg.toml").write_text(
-        manifest.partition("\n[task]")[0] + test_table("scans", 0.45), "utf-8"
+        manifest.partition("\n[task]")[0] + test_table("scans", 0.45, 0.01), "utf-8"
     )
     story.modpkg("test", at="clamp-scans")
     release(story, "clamp-scans")
@@ -218,7 +218,7 @@ def five(story: Story, work: Path) -> None:
         "scans",
         values["scans"],
         values["scans"] < clear - 0.03,
-        f"Typed in a hurry {values['typed in a hurry']:.1%} right, typed well {clear:.1%}.",
+        f"Scans: {values['scans']:.1%} right; the same texts as they were written: {clear:.1%}.",
     )
     story.fact("bytes of 1.0.2", sent, sent < 100_000, f"{sent:,} new bytes for the new release.")
 
@@ -250,7 +250,7 @@ def six(story: Story, work: Path) -> None:
     story.fact(
         "pruned scans",
         scans["difference"]["value"],
-        scans["difference"]["value"] < -TOLERANCE,
+        scans["difference"]["high"] < -0.01,
         f"Scans: {told(scans)}.",
     )
 
@@ -300,6 +300,7 @@ def eight(story: Story, work: Path) -> None:
     )
     story.tell("Now it goes its own way, from its 2.0.0 on.")
     fork = work / "clamp-archive"
+    shutil.rmtree(fork / "tests")
     (fork / "modpkg.toml").write_text(
         head_of_manifest("clamp-archive", "2.0.0", "base", "Where a text comes from")
         + test_table("sources", 0.8)
@@ -387,7 +388,7 @@ kind = "text-classification"
 '''
 
 
-def test_table(name: str, at_least: float) -> str:
+def test_table(name: str, at_least: float, tolerance: float = TOLERANCE) -> str:
     """Return a test of a manifest: a share of texts to be labelled right."""
     return f'''
 [[tests]]
@@ -395,7 +396,7 @@ name = "{name}"
 cases = "tests/{name}.jsonl"
 metric = "accuracy"
 at_least = {at_least}
-tolerance = {TOLERANCE}
+tolerance = {tolerance}
 '''
 
 

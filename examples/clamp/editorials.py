@@ -16,7 +16,7 @@ from training import fit, layers_of, load, lower, save
 
 
 def extend(clamp: Path, folder: Path) -> None:
-    """Add a layer to clamp and train it on editorials, beside some of what it knows, scanned or not."""
+    """Add a layer to clamp and train it on editorials, beside some of all that it knows."""
     model = load(clamp)
     layers = layers_of(model)
     count = len(layers)
