@@ -32,6 +32,7 @@ from modpkg.manifest import read_manifest
 
 HERE = Path(__file__).resolve().parent
 LICENSE = "Apache-2.0 AND MIT"
+MARK = "<!-- From here on the page is written by: python examples/clamp/community.py --readme -->"
 OLD = ("films", "tweets", "products")
 TOLERANCE = 0.03
 
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument(
         "--trained", type=Path, help="what another run trained, to train it not again"
     )
-    parser.add_argument("--readme", action="store_true", help="write README.md and lineage.svg")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the acts of README.md, and lineage.svg"
+    )
     arguments = parser.parse_args()
     work: Path = arguments.work.absolute()
     shutil.rmtree(work, ignore_errors=True)
@@ -56,8 +59,9 @@ def main() -> None:
         act(story, work)
     (work / "facts.json").write_text(json.dumps(story.facts, indent=2) + "\n", "utf-8")
     if arguments.readme:
-        head = (HERE / "intro.md").read_text("utf-8").rstrip("\n")
-        (HERE / "README.md").write_text("\n".join([head, *story.page]) + "\n", "utf-8")
+        page = HERE / "README.md"
+        intro = page.read_text("utf-8").partition(MARK)[0]
+        page.write_text("\n".join([intro + MARK, *story.page]) + "\n", "utf-8")
         shutil.copyfile(work / "clamp.svg", HERE / "lineage.svg")
 
 
@@ -73,9 +77,9 @@ def one(story: Story, work: Path) -> None:
     shutil.copytree(trained(work, "clamp", lambda to: founders.found(minilm(), to)), work / "clamp")
     (work / "clamp" / "modpkg.toml").write_text(
         head_of_manifest("clamp", "1.0.0", "base", "What a short English text feels")
-        + test_table("films", 0.6)
-        + test_table("tweets", 0.25)
-        + test_table("products", 0.4),
+        + promise("films", 0.6)
+        + promise("tweets", 0.25)
+        + promise("products", 0.4),
         "utf-8",
     )
     write_cases(work / "clamp", OLD)
@@ -91,7 +95,7 @@ def one(story: Story, work: Path) -> None:
     (work / "clamp-complaints" / "modpkg.toml").write_text(
         head_of_manifest("clamp-complaints", "1.0.0", "head", "Whether a text is a complaint")
         + '\n[dependencies]\nclamp = ">=1,<2"\n'
-        + test_table("complaints", 0.65),
+        + promise("complaints", 0.65),
         "utf-8",
     )
     story.modpkg("test", at="clamp-complaints")
@@ -205,7 +209,7 @@ def five(story: Story, work: Path) -> None:
     write_jsonl(suite / "tests" / "scans.jsonl", cases)
     manifest = head_of_manifest("clamp-scans", "1.0.0", "suite", "Texts that lost their spaces")
     (suite / "modpkg.toml").write_text(
-        manifest.partition("\n[task]")[0] + test_table("scans", 0.45, 0.01), "utf-8"
+        manifest.partition("\n[task]")[0] + promise("scans", 0.45, 0.01), "utf-8"
     )
     story.modpkg("test", at="clamp-scans")
     release(story, "clamp-scans")
@@ -265,7 +269,7 @@ def seven(story: Story, work: Path) -> None:
         app(work / name, name, asked)
         story.modpkg("install", at=name)
     extended = trained(work, "extended", lambda to: editorials.extend(work / "clamp-1.0.2", to))
-    more = test_table("editorials", 0.5)
+    more = promise("editorials", 0.5)
     successor(work, "clamp-1.0.2", "clamp-1.1.0", "1.1.0", more, weights=extended)
     write_cases(work / "clamp-1.1.0", ["editorials"])
     vetting = vet(story, "clamp-1.1.0", 0)
@@ -303,7 +307,7 @@ def eight(story: Story, work: Path) -> None:
     shutil.rmtree(fork / "tests")
     (fork / "modpkg.toml").write_text(
         head_of_manifest("clamp-archive", "2.0.0", "base", "Where a text comes from")
-        + test_table("sources", 0.8)
+        + promise("sources", 0.8)
         + PROVENANCE.format(name="clamp-archive", version="1.1.0"),
         "utf-8",
     )
@@ -388,7 +392,7 @@ kind = "text-classification"
 '''
 
 
-def test_table(name: str, at_least: float, tolerance: float = TOLERANCE) -> str:
+def promise(name: str, at_least: float, tolerance: float = TOLERANCE) -> str:
     """Return a test of a manifest: a share of texts to be labelled right."""
     return f'''
 [[tests]]
@@ -495,7 +499,7 @@ def manifest_version(folder: Path) -> str:
 def app(folder: Path, name: str, asked: str) -> None:
     """Write an app that uses clamp, with a test of its own."""
     folder.mkdir()
-    test = test_table("products", 0.6).replace("[[tests]]", '[[tests]]\nmodel = "clamp"')
+    test = promise("products", 0.6).replace("[[tests]]", '[[tests]]\nmodel = "clamp"')
     text = f'[app]\nname = "{name}"\n\n[dependencies]\nclamp = "{asked}"\n{test}'
     (folder / "modpkg.toml").write_text(text, "utf-8")
     write_cases(folder, ["products"])

@@ -17,6 +17,11 @@ from safetensors.torch import save_file
 from texts import Text
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+# It reports each head that is begun anew, which is what happens here on purpose.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 LENGTH = 64
 """Longest text in training, in tokens."""
