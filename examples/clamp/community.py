@@ -34,7 +34,8 @@ HERE = Path(__file__).resolve().parent
 LICENSE = "Apache-2.0 AND MIT"
 MARK = "<!-- From here on the page is written by: python examples/clamp/community.py --readme -->"
 OLD = ("films", "tweets", "products")
-TOLERANCE = 0.03
+TOLERANCE = 0.05
+"""What 400 cases can tell apart: about the half of a 95 % interval."""
 
 
 def main() -> None:
@@ -71,7 +72,8 @@ def one(story: Story, work: Path) -> None:
         """Film critics train a head on MiniLM, a sentence encoder of 23 million weights, so that it
         tells whether a sentence about a film is negative, neutral or positive. They release it as
         clamp 1.0.0. Its suite has 400 film snippets, and as many tweets and sentences of product
-        reviews, which it is bad at: it says what clamp is to become. A shop trains a head of
+        reviews, which it is bad at: it says what clamp is to become. An update may lose five points at each, as 400 cases cannot
+        tell less from chance. A shop trains a head of
         its own on top, which tells complaints.""",
     )
     shutil.copytree(trained(work, "clamp", lambda to: founders.found(minilm(), to)), work / "clamp")
@@ -197,7 +199,8 @@ def five(story: Story, work: Path) -> None:
     story.act(
         "5. A test for people whom nobody had tested",
         """A third group works with scanned pages, in which spaces get lost. It has no weights to
-        give; it gives a test: the texts of all three domains, with four of five spaces gone. The
+        give; it gives a test: the texts of all three domains, with four of five spaces gone, 1200 cases in which
+        three points are beyond chance. The
         maintainers take it up in clamp 1.0.2, which has the weights of 1.0.1.""",
     )
     suite = work / "clamp-scans"
@@ -209,7 +212,7 @@ def five(story: Story, work: Path) -> None:
     write_jsonl(suite / "tests" / "scans.jsonl", cases)
     manifest = head_of_manifest("clamp-scans", "1.0.0", "suite", "Texts that lost their spaces")
     (suite / "modpkg.toml").write_text(
-        manifest.partition("\n[task]")[0] + promise("scans", 0.45, 0.01), "utf-8"
+        manifest.partition("\n[task]")[0] + promise("scans", 0.45, 0.03), "utf-8"
     )
     story.modpkg("test", at="clamp-scans")
     release(story, "clamp-scans")
@@ -231,9 +234,9 @@ def six(story: Story, work: Path) -> None:
     story.act(
         "6. A compression that the old suite lets pass",
         """Somebody has to fit clamp into a phone. Half of its weights are vectors of 30,522 word
-        pieces, and most of those never came up in any training text: they get one common vector,
-        which compresses to nothing. By the suite that clamp 1.0.1 had, this is fine. By the test
-        of act 5 it is not: words that run together are cut into rare pieces.""",
+        pieces, and most of those never came up in training. All such pieces but the common words
+        get one vector, which takes no room. By the suite that clamp 1.0.1 had, this is fine. By
+        the test of act 5 it is not: words that run together are cut into rare pieces.""",
     )
     pruned = trained(work, "pruned", lambda to: compression.prune_words(work / "clamp-1.0.2", to))
     story.tell("Vetted beside clamp 1.0.1:")
@@ -254,7 +257,7 @@ def six(story: Story, work: Path) -> None:
     story.fact(
         "pruned scans",
         scans["difference"]["value"],
-        scans["difference"]["high"] < -0.01,
+        scans["difference"]["high"] < -0.03,
         f"Scans: {told(scans)}.",
     )
 

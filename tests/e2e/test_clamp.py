@@ -40,14 +40,14 @@ def test_a_community_owns_a_model(told: tuple[dict[str, Any], Path]) -> None:
     assert facts["bytes of tweets"] < 0.001 * copy
     assert facts["bytes of products"] < 0.001 * copy
     assert facts["tweets gained"] > 0.15
-    assert facts["films kept"] > -0.03
-    assert facts["head reused"] > -0.03
+    assert facts["films kept"] > -0.05
+    assert facts["head reused"] > -0.05
     assert facts["merged tweets"] > 0.15
     assert facts["merged products"] > 0.05
     # 5 and 6: a test for people whom nobody had tested, and what it keeps out
     assert facts["bytes of 1.0.2"] < 100_000
-    assert all(facts[f"pruned {domain}"] >= -0.03 for domain in ("films", "tweets", "products"))
-    assert facts["pruned scans"] < -0.01
+    assert all(facts[f"pruned {domain}"] >= -0.05 for domain in ("films", "tweets", "products"))
+    assert facts["pruned scans"] < -0.03
     # 7 to 9: extended, forked, rebuilt
     assert facts["editorials gained"] > 0.05
     assert facts["bytes of the fork"] < 100_000
