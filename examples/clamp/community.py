@@ -50,14 +50,16 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     work: Path = arguments.work.absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "trained").mkdir(parents=True)
+    if not arguments.resume:
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "trained").mkdir(parents=True)
     if arguments.trained is not None:
         shutil.copytree(arguments.trained, work / "trained", dirs_exist_ok=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
     story = Story(work)
-    for act in (one, two, three, four, five, six, seven, eight, nine):
+    for act in (one, two, three, four, five, six, seven, eight, nine)[story.acts :]:
         act(story, work)
+        story.keep()
     (work / "facts.json").write_text(json.dumps(story.facts, indent=2) + "\n", "utf-8")
     if arguments.readme:
         page = HERE / "README.md"
@@ -72,8 +74,8 @@ def one(story: Story, work: Path) -> None:
         """Film critics train a head on MiniLM, a sentence encoder of 23 million weights, so that it
         tells whether a sentence about a film is negative, neutral or positive. They release it as
         clamp 1.0.0. Its suite has 400 film snippets, and as many tweets and sentences of product
-        reviews, which it is bad at: it says what clamp is to become. An update may lose five points at each, as 400 cases cannot
-        tell less from chance. A shop trains a head of
+        reviews, which it is bad at: it says what clamp is to become. An update may
+        lose five points at each, as 400 cases cannot tell less from chance. A shop trains a head of
         its own on top, which tells complaints.""",
     )
     shutil.copytree(trained(work, "clamp", lambda to: founders.found(minilm(), to)), work / "clamp")
@@ -199,9 +201,9 @@ def five(story: Story, work: Path) -> None:
     story.act(
         "5. A test for people whom nobody had tested",
         """A third group works with scanned pages, in which spaces get lost. It has no weights to
-        give; it gives a test: the texts of all three domains, with four of five spaces gone, 1200 cases in which
-        three points are beyond chance. The
-        maintainers take it up in clamp 1.0.2, which has the weights of 1.0.1.""",
+        give; it gives a test: the texts of all three domains, with four of five spaces gone,
+        1200 cases in which three points are beyond chance. The maintainers take it up in clamp
+        1.0.2, which has the weights of 1.0.1.""",
     )
     suite = work / "clamp-scans"
     cases = [

@@ -22,8 +22,12 @@ class Story:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.page: list[str] = []
-        self.facts: dict[str, Any] = {}
+        self._kept = folder / "story.json"
+        kept = json.loads(self._kept.read_text("utf-8")) if self._kept.exists() else {}
+        self.acts: int = kept.get("acts", 0)
+        """How many ended, in an earlier run of this folder too."""
+        self.page: list[str] = kept.get("page", [])
+        self.facts: dict[str, Any] = kept.get("facts", {})
         self._begun = time.monotonic()
         self._environment = {
             **os.environ,
@@ -33,6 +37,12 @@ class Story:
             "HF_HUB_OFFLINE": "1",
         }
         self._environment.pop("MODPKG_REGISTRY", None)
+
+    def keep(self) -> None:
+        """End an act: another run can go on from here."""
+        self.acts += 1
+        kept = {"acts": self.acts, "page": self.page, "facts": self.facts}
+        self._kept.write_text(json.dumps(kept), "utf-8")
 
     def act(self, title: str, text: str) -> None:
         """Begin an act."""
