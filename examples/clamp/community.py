@@ -42,12 +42,9 @@ def main() -> None:
     """Tell it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / "build" / "clamp")
-    parser.add_argument(
-        "--trained", type=Path, help="what another run trained, to train it not again"
-    )
-    parser.add_argument(
-        "--readme", action="store_true", help="write the acts of README.md, and lineage.svg"
-    )
+    parser.add_argument("--trained", type=Path, help="folder of what another run trained")
+    parser.add_argument("--resume", action="store_true", help="go on after the last whole act")
+    parser.add_argument("--readme", action="store_true", help="write README.md's acts and picture")
     arguments = parser.parse_args()
     work: Path = arguments.work.absolute()
     if not arguments.resume:
