@@ -43,8 +43,8 @@ def write_candidate(
 ) -> None:
     """Write a module project with the base's manifest, other weights and files.
 
-    ``origins`` go under ``[provenance]``, sorted. A report of tests is left out: it tells of other
-    weights.
+    ``origins`` go under ``[provenance]``, sorted. Left out are a report of tests, which tells of
+    other weights, and a manifest, which is the base's whatever a patch brings.
 
     Raises:
         FolderNotEmpty, DiskFull: nothing remains. ManifestError.
@@ -58,13 +58,13 @@ def write_candidate(
     normal["provenance"] = {"built-from": built}
     text = manifest_text(normal)
     with new_project(out) as staged:
-        parse_manifest(text, staged / MANIFEST)
-        (staged / MANIFEST).write_text(text)
         for path, file in sorted(files.items()):
-            if path == REPORT:
+            if path in (REPORT, MANIFEST):
                 continue
             target = staged / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
             target.chmod(0o644)
         write_weights(tensors, Path(), staged)
+        parse_manifest(text, staged / MANIFEST)
+        (staged / MANIFEST).write_text(text)

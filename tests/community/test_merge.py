@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modpkg.community.automatic import choose
-from modpkg.community.candidate import next_version
+from modpkg.community.candidate import next_version, write_candidate
 from modpkg.community.choices import Choices, read_choices
 from modpkg.community.conflicts import by_layer, conflict_picture
 from modpkg.community.merge import Merged, Merging, Method, begin, carry_out
@@ -22,6 +22,7 @@ from modpkg.community.report import Report, Result, Subject
 from modpkg.compose.mapping import map_tensors
 from modpkg.errors import BadResolution, CannotMerge, ComposeError, MergeConflicts
 from modpkg.installed import InstalledModule
+from modpkg.manifest import read_manifest
 from modpkg.progress import Progress
 from modpkg.store.store import Store
 from tests.community.changed import base_of, copy_of, patch_of, same_bits
@@ -278,6 +279,28 @@ def test_one_key_set_to_two_values_is_a_conflict(case: Case) -> None:
     ]
     (conflict,) = case.begin(*sides).files.conflicts
     assert conflict.reason == "they set 'a' to different values"
+
+
+def test_a_candidate_has_the_base_s_manifest_whatever_a_parent_brings(case: Case) -> None:
+    manifest = {"module": {"name": "base", "version": "1.0", "kind": "base", "license": "MIT"}}
+    case.base.record.manifest = manifest
+    for name in ("modpkg.toml", "report.json", "words.json"):
+        (case.folder / name).write_text("{}")
+    files = {name: case.folder / name for name in ("modpkg.toml", "report.json", "words.json")}
+    out = case.folder / "out"
+    write_candidate(
+        case.base, case.base.tensors, files, out, name="base", version="1.1",
+        origins=[("two", "1", "merged"), ("one", "1", "merged"), ("one", "1", "merged")],
+    )  # fmt: skip
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.safetensors",
+        "modpkg.toml",
+        "words.json",
+    ]
+    found = read_manifest(out / "modpkg.toml")
+    assert found.module is not None
+    assert str(found.module.version) == "1.1"
+    assert [origin.name for origin in found.origins] == ["one", "two"]
 
 
 # Choosing a method ------------------------------------------------------------------------
