@@ -6,7 +6,8 @@
 A, B and C are directories of one architecture, as transformers saves them; B and C may be the word
 `perturbed`, for copies of A with noise. Every figure is of a whole process, from its start to its
 end, with its own imports: the median of the runs, taken in turns, with files in the page cache.
-Memory is the greatest resident set of the process (mapped files count). Writes
+Memory is the greatest resident set of the process (mapped files count); Linux begins to count at
+that of the process that starts it, this one, which is some 40 MB. Writes
 benchmarks/results/compose.md.
 
 modpkg reads digests of its inputs from a file, as an install has them from the release records;
@@ -143,7 +144,7 @@ def perturbed(source: Path, target: Path, seed: int) -> Path:
     return target
 
 
-def large(folder: Path, gigabytes: float) -> Path:
+def large(folder: Path, gigabytes: float) -> None:
     """Write a model shaped like a Llama of 7B, with as many layers as fit, and random weights."""
     import torch
     from safetensors.torch import save_file
@@ -168,7 +169,6 @@ def large(folder: Path, gigabytes: float) -> Path:
         save_file(part, folder / f"model-{number:03d}.safetensors")
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layer}))
-    return folder
 
 
 def report(options: argparse.Namespace, scratch: Path) -> list[str]:
@@ -242,7 +242,10 @@ def _flat(options: argparse.Namespace, scratch: Path, known: Path, ours: Any) ->
     lines = ["## Memory by size: linear, of a random bf16 model with itself", ""]
     lines += ["| size | whole process | memory |", "|---|---|---|"]
     for share in (0.25, 1.0):
-        folder = large(scratch / "large", options.large * share)
+        folder = scratch / "large"
+        # In a process of its own: this one has to stay small, see above.
+        gigabytes = str(options.large * share)
+        subprocess.run([sys.executable, __file__, "--make", folder, gigabytes], check=True)
         one = installed_module(folder, "a", "base")
         size = sum(ref.length for ref in one.tensors.values()) / 1e9
         known.write_bytes(pickle.dumps(dict.fromkeys("abc", one)))
@@ -257,6 +260,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         modules, recipe, store, threads = sys.argv[2:]
         child(Path(modules), recipe, Path(store), int(threads))
+        return
+    if sys.argv[1:2] == ["--make"]:
+        large(Path(sys.argv[2]), float(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("a", type=Path)

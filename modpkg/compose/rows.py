@@ -33,7 +33,7 @@ class Rows:
         self.count = int(np.prod(self.shape, dtype=np.int64))
         self.rows = self.shape[0] if self.shape else 1
         self.columns = self.count // self.rows if self.count else 0
-        self.height = min(self.rows, max(1, BLOCK_ELEMENTS // max(self.columns, 1)))
+        self.height = max(1, min(self.rows, BLOCK_ELEMENTS // max(self.columns, 1)))
         """Rows of a block, but for the last."""
         self._ref, self._dtype = ref, stored_dtype(ref)
         self._file: FileIO | None = None

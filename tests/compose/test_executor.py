@@ -199,6 +199,15 @@ def test_odd_shapes(tmp_path: Path) -> None:
         assert got[name].shape == wanted.shape
 
 
+def test_a_tensor_without_elements_has_no_blocks(tmp_path: Path) -> None:
+    for shape in ((0, 3), (3, 0), (0,)):
+        model = base(tmp_path, {"w": torch.zeros(shape)})
+        rows = rows_module.Rows(model.tensors["w"])
+        assert list(rows.ranges()) == []
+        rows.check("w")
+        rows.close()
+
+
 def test_torch_keeps_its_threads(tmp_path: Path) -> None:
     before, running = torch.get_num_threads(), threading.active_count()
     compose(example(tmp_path), tmp_path)
