@@ -210,7 +210,8 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
         "# Composing whole models", "", f"{described()}.", "",
         f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
-        "load, the time of the processor says more than that of the clock.", "",
+        "load, the time of the processor says more than that of the clock. Memory is at least that of "
+        "the process that measures.", "",
     ]  # fmt: skip
     if options.mergekit:
         for name, recipe in RECIPES.items():
@@ -251,6 +252,10 @@ def _flat(options: argparse.Namespace, scratch: Path, known: Path, ours: Any) ->
     from benchmarks.inputs import installed_module
 
     lines = ["## Memory by size: linear, of a random bf16 model with itself", ""]
+    lines += [
+        "Layers of the shape of Llama 7B's, without `up_proj`, as many as make that size.",
+        "",
+    ]
     lines += ["| size | whole process | memory |", "|---|---|---|"]
     for share in (0.25, 1.0):
         folder = scratch / "large"
