@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -127,7 +128,16 @@ def table(title: str, found: dict[str, dict[str, float]]) -> list[str]:
     return [*lines, ""]
 
 
-def perturbed(source: Path, target: Path, seed: int) -> Path:
+def _made_elsewhere(make: Any, *arguments: Any) -> None:
+    """Call a function in a process of its own: this one has to stay small, see above."""
+    process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{make.__name__} failed")
+
+
+def perturbed(source: Path, target: Path, seed: int) -> None:
     """Write a copy of a model with a little noise on every weight."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -141,7 +151,6 @@ def perturbed(source: Path, target: Path, seed: int) -> Path:
             wide = tensor.float()
             tensors[name] = (wide + 0.02 * wide.abs().mean() * noise).to(tensor.dtype)
         save_file(tensors, target / pack.name, {"format": "pt"})
-    return target
 
 
 def large(folder: Path, gigabytes: float) -> None:
@@ -179,7 +188,9 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
     models = {"a": a}
     for seed, (name, given) in enumerate((("b", options.b), ("c", options.c))):
         own = scratch / name
-        models[name] = perturbed(a, own, seed) if given == "perturbed" else Path(given).absolute()
+        models[name] = own if given == "perturbed" else Path(given).absolute()
+        if given == "perturbed":
+            _made_elsewhere(perturbed, a, own, seed)
     modules = {name: installed_module(path, name, "base") for name, path in models.items()}
     if options.adapter:
         modules["adapter"] = installed_module(options.adapter, "adapter", "adapter")
@@ -199,7 +210,8 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
         "# Composing whole models", "", f"{described()}.", "",
         f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
-        "load, the time of the processor says more than that of the clock.", "",
+        "load, the time of the processor says more than that of the clock. Memory is at least that of "
+        "the process that measures.", "",
     ]  # fmt: skip
     if options.mergekit:
         for name, recipe in RECIPES.items():
@@ -240,12 +252,20 @@ def _flat(options: argparse.Namespace, scratch: Path, known: Path, ours: Any) ->
     from benchmarks.inputs import installed_module
 
     lines = ["## Memory by size: linear, of a random bf16 model with itself", ""]
+    lines += [
+        "Layers of the shape of Llama 7B's, without `up_proj`, as many as make that size.",
+        "",
+    ]
     lines += ["| size | whole process | memory |", "|---|---|---|"]
     for share in (0.25, 1.0):
         folder = scratch / "large"
+<<<<<<< HEAD
         # In a process of its own: this one has to stay small, see above.
         gigabytes = str(options.large * share)
         subprocess.run([sys.executable, __file__, "--make", folder, gigabytes], check=True)
+=======
+        _made_elsewhere(large, folder, options.large * share)
+>>>>>>> speed
         one = installed_module(folder, "a", "base")
         size = sum(ref.length for ref in one.tensors.values()) / 1e9
         known.write_bytes(pickle.dumps(dict.fromkeys("abc", one)))

@@ -59,6 +59,12 @@ def test_every_room_is_known() -> None:
     assert {room for room, _ in rooms()} <= VOCABULARY | set(ORDER) | OUTSIDE
 
 
+def test_benchmarks_can_be_run_as_scripts() -> None:
+    """Their folder comes first on the path then: a ``bisect.py`` there would hide Python's own."""
+    names = {path.stem for path in (PACKAGE.parent / "benchmarks").glob("*.py")}
+    assert names & set(sys.stdlib_module_names) == set()
+
+
 def test_a_room_imports_only_from_rooms_before_it() -> None:
     wrong = []
     for room, path in rooms():

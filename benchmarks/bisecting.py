@@ -1,6 +1,6 @@
 """How many runs bisecting takes, over random plantings, beside delta debugging and QuickXplain.
 
-usage: python -m benchmarks.bisect [--plantings N]     (writes benchmarks/results/bisect.md)
+usage: python -m benchmarks.bisecting [--plantings N]     (writes benchmarks/results/bisect.md)
 
 40 modules, each with 20 versions; one to three of them only break together, each from a random
 version on. All but the command is real: locks, resolutions, the notes of every run on disk.
@@ -216,8 +216,8 @@ def main() -> None:
         rows["tests"].append(f"| {size} | {' | '.join(cells)} |")
     RESULTS.write_text(
         "# Bisecting: how many runs it takes\n\n"
-        f"`python -m benchmarks.bisect --plantings {given.plantings}`: {MODULES} changed modules "
-        f"with {VERSIONS} versions each; so many of them\nonly break together, each from a random "
+        f"`python -m benchmarks.bisecting --plantings {given.plantings}`: {MODULES} changed "
+        f"modules with {VERSIONS} versions each; so many of them\nonly break together, each from a random "
         f"version on; {given.plantings} random plantings a row. Counts, no times: the same on\n"
         "every machine.\n\n"
         "Runs of the command, all told: both locks, the set of modules, the versions, the remedy. "
