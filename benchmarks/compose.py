@@ -259,13 +259,7 @@ def _flat(options: argparse.Namespace, scratch: Path, known: Path, ours: Any) ->
     lines += ["| size | whole process | memory |", "|---|---|---|"]
     for share in (0.25, 1.0):
         folder = scratch / "large"
-<<<<<<< HEAD
-        # In a process of its own: this one has to stay small, see above.
-        gigabytes = str(options.large * share)
-        subprocess.run([sys.executable, __file__, "--make", folder, gigabytes], check=True)
-=======
         _made_elsewhere(large, folder, options.large * share)
->>>>>>> speed
         one = installed_module(folder, "a", "base")
         size = sum(ref.length for ref in one.tensors.values()) / 1e9
         known.write_bytes(pickle.dumps(dict.fromkeys("abc", one)))
@@ -280,9 +274,6 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         modules, recipe, store, threads = sys.argv[2:]
         child(Path(modules), recipe, Path(store), int(threads))
-        return
-    if sys.argv[1:2] == ["--make"]:
-        large(Path(sys.argv[2]), float(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("a", type=Path)
