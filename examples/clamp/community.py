@@ -310,7 +310,7 @@ def eight(story: Story, work: Path) -> None:
     (fork / "modpkg.toml").write_text(
         head_of_manifest("clamp-archive", "2.0.0", "base", "Where a text comes from")
         + promise("sources", 0.8)
-        + PROVENANCE.format(name="clamp-archive", version="1.1.0"),
+        + PROVENANCE.format(name="clamp-archive", version="1.0.0"),
         "utf-8",
     )
     cases = [
