@@ -217,9 +217,9 @@ def main() -> None:
     RESULTS.write_text(
         "# Bisecting: how many runs it takes\n\n"
         f"`python -m benchmarks.bisecting --plantings {given.plantings}`: {MODULES} changed "
-        f"modules with {VERSIONS} versions each; so many of them\nonly break together, each from a random "
-        f"version on; {given.plantings} random plantings a row. Counts, no times: the same on\n"
-        "every machine.\n\n"
+        f"modules with {VERSIONS} versions each; so many of them\nonly break together, each from a "
+        f"random version on; {given.plantings} random plantings a row. Counts, no times: the same "
+        "on\nevery machine.\n\n"
         "Runs of the command, all told: both locks, the set of modules, the versions, the remedy. "
         "Released each by\nitself, every planting was found with its exact versions; in chains of "
         "four a new version needs the new\nversion of the module before it.\n\n"
