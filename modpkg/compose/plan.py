@@ -106,6 +106,7 @@ def plan(
         kept=kept,
         made=made,
         checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
+        claimed=tuple(tensor for done in steps for tensor in done.effects.claimed),
         config=_config(name, config, recipe, steps),
         files=_files(name, base, steps),
         gates=gates,

@@ -15,10 +15,8 @@ from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import round_into
 from modpkg.compose.rows import TensorBlocks
 from modpkg.digests import Digest, digest_file
-from modpkg.errors import BadPatch, ComposeError, NotFinite, StoreDamaged
-from modpkg.installed import TensorRef
+from modpkg.errors import ComposeError, NotFinite, StoreDamaged
 from modpkg.packs import PackTensor
-from modpkg.release.finite import count_not_finite
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -112,20 +110,6 @@ class Reduction:
             broken = ~torch.isfinite(out)
             if self._reducer is not None or torch.isfinite(source[broken]).any():
                 raise NotFinite(model=self._job.model, tensor=self._job.name)
-
-
-def check_brought(model: str, name: str, ref: TensorRef) -> None:
-    """Check a tensor that a patch brings, and that is taken as it is.
-
-    Raises:
-        NotFinite: it has NaN or infinity. BadPatch: it is not what the patch says.
-        PackError: it cannot be read.
-    """
-    if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
-        reason = f"{name!r} is not the tensor that it says (or the store is damaged)"
-        raise BadPatch(patch=f"A module of {model}", reason=reason)
-    if count_not_finite(Path(ref.file), ref.offset, ref.length, ref.dtype):
-        raise NotFinite(model=model, tensor=name)
 
 
 def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
