@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -195,11 +196,20 @@ def forms(told: dict[str, object]) -> str:
     return f"{words}; {changed:.1f} % of values"
 
 
-def timed(action: Callable[..., object], *arguments: object) -> float:
-    """Return how many seconds an action takes."""
-    begun = time.perf_counter()
+Seconds = tuple[float, float]
+"""On the clock, and of processor time (of the commands and what they start)."""
+
+
+def timed(action: Callable[..., object], *arguments: object) -> Seconds:
+    """Return how long an action takes."""
+    begun, before = time.perf_counter(), _processor()
     action(*arguments)
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, _processor() - before
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def trim(folder: Path, out: Path) -> None:
@@ -240,11 +250,11 @@ def measure(folders: dict[str, Path], work: Path) -> str:
     return page(rows, times, modpkg.told, modpkg.store)
 
 
-def check_outs(modpkg: Modpkg, lfs: GitLfs, folders: dict[str, Path]) -> dict[str, list[float]]:
+def check_outs(modpkg: Modpkg, lfs: GitLfs, folders: dict[str, Path]) -> dict[str, list[Seconds]]:
     """Return the seconds of each kind of check-out, over all commits."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[Seconds]] = {}
 
-    def add(kind: str, seconds: float) -> None:
+    def add(kind: str, seconds: Seconds) -> None:
         found.setdefault(kind, []).append(seconds)
 
     order = list(TITLES)
@@ -270,7 +280,7 @@ def check_outs(modpkg: Modpkg, lfs: GitLfs, folders: dict[str, Path]) -> dict[st
 
 def page(
     rows: dict[str, tuple[int, int, int]],
-    times: dict[str, list[float]],
+    times: dict[str, list[Seconds]],
     told: dict[str, str],
     store: int,
 ) -> str:
@@ -295,10 +305,11 @@ def page(
         f"| in all | {total[0] / 1e6:.1f} | {total[2] / 1e6:.1f} | {total[1] / 1e6:.2f} | "
         f"{total[1] / total[2]:.3f} of git-lfs | |",
         "",
-        "Check-out, in seconds (median, least and most over the six commits):",
+        "Check-out of one commit, over all six. Processor time depends less on what else the "
+        "machine does:",
         "",
-        "| | median | least | most |",
-        "|---|---:|---:|---:|",
+        "| | seconds, median | least | most | processor seconds, median |",
+        "|---|---:|---:|---:|---:|",
     ]
     titles = {
         "modpkg": "modpkg: switch to a commit that was checked out before",
@@ -309,9 +320,10 @@ def page(
         "git-lfs, from nothing": "git-lfs: one commit into a new clone",
     }
     for kind, title in titles.items():
-        values = times[kind]
+        values, used = zip(*times[kind], strict=True)
         lines.append(
-            f"| {title} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} |"
+            f"| {title} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} "
+            f"| {statistics.median(used):.2f} |"
         )
     lines += [
         "",

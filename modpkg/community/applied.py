@@ -62,6 +62,7 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
         kept=kept,
         made=made,
         checked=tuple(sorted(brought)),
+        claimed=effects.claimed,
         config={},
         files={},
     )

@@ -143,6 +143,8 @@ class Composition(Struct, frozen=True, kw_only=True):
     made: dict[str, Made]
     checked: tuple[str, ...] = ()
     """Of those that are kept, the ones whose values have to be finite: patches brought them."""
+    claimed: tuple[str, ...] = ()
+    """Of these, parts of a base's tensors, whose digests only a patch tells."""
     config: dict[str, Any]
     """The ``config.json`` of the result."""
     files: dict[str, Path]

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from modpkg.compose.brought import check_brought
 from modpkg.compose.composition import NOTHING, RESULT, Composition
 from modpkg.compose.memory import default_threads
 from modpkg.compose.operators import find_operator
@@ -76,10 +77,7 @@ def compose(
         NotFinite: the result has NaN or infinity. ComposeError, PackError, DiskFull.
     """
     tensors = dict(composition.kept)
-    if composition.checked:
-        from modpkg.compose.tensor import check_brought
-    for name in composition.checked:
-        check_brought(composition.name, name, tensors[name])
+    check_brought(composition)
     if types := composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)

@@ -112,6 +112,7 @@ def plan(
         made=made,
         checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
         config=edited,
+        claimed=tuple(tensor for done in steps for tensor in done.effects.claimed),
         files=_files(name, base, steps),
         gates=gates,
         probe=probe,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ from modpkg.compose.composition import Made
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.compose.rows import TensorBlocks
-from modpkg.digests import Digest, digest_file
-from modpkg.errors import BadPatch, ComposeError, NotFinite
-from modpkg.installed import TensorRef
+from modpkg.digests import Digest
+from modpkg.errors import ComposeError, NotFinite
 from modpkg.packs import PackTensor
-from modpkg.release.finite import count_not_finite
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -111,20 +108,6 @@ class Reduction:
             if self._reducer is not None or np.isfinite(values[broken]).any():
                 raise NotFinite(model=self._job.model, tensor=self._job.name)
         return found
-
-
-def check_brought(model: str, name: str, ref: TensorRef) -> None:
-    """Check a tensor that a patch brings, and that is taken as it is.
-
-    Raises:
-        NotFinite: it has NaN or infinity. BadPatch: it is not what the patch says.
-        PackError: it cannot be read.
-    """
-    if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
-        reason = f"{name!r} is not the tensor that it says (or the store is damaged)"
-        raise BadPatch(patch=f"A module of {model}", reason=reason)
-    if count_not_finite(Path(ref.file), ref.offset, ref.length, ref.dtype):
-        raise NotFinite(model=model, tensor=name)
 
 
 def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from modpkg.packs import DTYPE_BYTES
 
 _BLOCK = 1 << 20
-# The bits that are all set in what is not finite; of F8_E4M3 those of its one NaN.
+# Infinity's bits, or those of the first NaN.
 _MASKS = {
     "F64": 0x7FF0_0000_0000_0000,
     "F32": 0x7F80_0000,
@@ -27,10 +27,13 @@ def count_not_finite(path: Path, offset: int, length: int, dtype: str) -> int:
 
     count, left = 0, length
     kind = np.dtype(f"<u{DTYPE_BYTES[dtype]}")
+    # Without the sign, what is not finite is not below the mask.
+    limit, sign = kind.type(mask), kind.type((1 << (8 * kind.itemsize - 1)) - 1)
     with open(path, "rb") as file:
         file.seek(offset)
         while left and (data := file.read(min(left, _BLOCK))):
-            bits = np.frombuffer(data, kind) & kind.type(mask)
-            count += int(np.count_nonzero(bits == kind.type(mask)))
+            bits = np.frombuffer(data, kind) & sign
+            if bits.max() >= limit:
+                count += int(np.count_nonzero(bits >= limit))
             left -= len(data)
     return count

@@ -307,6 +307,24 @@ def test_a_patch_without_a_record_or_with_a_broken_one_is_refused(patched: Path)
         again(patched)
 
 
+def test_rows_that_are_not_what_the_patch_says_are_refused(tmp_path: Path) -> None:
+    base = base_of(tmp_path, small())
+    copy = {**small(), "a.0.w": small()["a.0.w"][:3].clone()}
+    found, _ = patch_of(tmp_path, base, copy_of(tmp_path / "copy", copy))
+    assert found.forms["a.0.w"].name == "first rows"
+    assert found.bytes == 0
+    folder = tmp_path / "p"
+    tensors = json.loads((folder / PATCH).read_text())["tensors"]
+    tensors["a.0.w"]["first"] = 4
+    rewritten(folder, tensors=tensors)
+    with pytest.raises(BadPatch, match=r"'a\.0\.w' is not the part of the base's tensor"):
+        again(folder)
+    tensors["a.0.w"]["first"] = 9
+    rewritten(folder, tensors=tensors)
+    with pytest.raises(BadPatch, match="said to be the first 9 rows of what has shape"):
+        again(folder)
+
+
 # As a step --------------------------------------------------------------------------------
 
 

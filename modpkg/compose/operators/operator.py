@@ -45,6 +45,8 @@ class Effects(Struct, frozen=True, kw_only=True):
     """Tensors that are put together of rows, in the result beside the others."""
     probe: Probe | None = None
     """What makes those rows that are made of prompts."""
+    claimed: tuple[str, ...] = ()
+    """Of those added, parts of the base's tensors, whose digests only the module tells."""
     removed: tuple[str, ...] = ()
     """Base tensors that the result does not have."""
     config: dict[str, Any] = {}

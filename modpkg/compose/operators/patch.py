@@ -53,11 +53,13 @@ def bind(situation: Situation) -> Effects:
     check_against(record, module.name, module.tensors, f"{base.name} {base.version}", base.tensors)
     terms: dict[str, Term] = {}
     added = {}
+    claimed: list[str] = []
     for name, item in record.tensors.items():
         inputs = {role: module.tensors[tensor] for role, tensor in item.inputs.items()}
         own, whole = base.tensors.get(name), inputs.get("whole")
         if own is not None and item.first is not None:
-            added[name] = first_rows(own, item.first, item.digest)
+            added[name] = _first_rows(own, item.first, item.digest)
+            claimed.append(name)
         elif whole is not None and (
             own is None
             or own.dtype not in FLOATS
@@ -86,6 +88,7 @@ def bind(situation: Situation) -> Effects:
     return Effects(
         terms=terms,
         added=added,
+        claimed=tuple(claimed),
         removed=removed,
         config=config,
         unset=unset,
@@ -94,7 +97,7 @@ def bind(situation: Situation) -> Effects:
     )
 
 
-def first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:
+def _first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:
     """Return the first rows of a tensor as one, where they lie."""
     shape = [count, *ref.shape[1:]]
     length = math.prod(shape) * DTYPE_BYTES[ref.dtype]

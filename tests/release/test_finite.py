@@ -1,0 +1,36 @@
+"""What is not finite is counted from the bits, in every dtype that can hold it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modpkg.release.finite import count_not_finite
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("F64", torch.float64),
+        ("F32", torch.float32),
+        ("F16", torch.float16),
+        ("BF16", torch.bfloat16),
+        ("F8_E5M2", torch.float8_e5m2),
+        ("F8_E4M3", torch.float8_e4m3fn),
+        ("I32", torch.int32),
+    ],
+)
+def test_it_is_what_torch_says(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    if dtype == torch.int32:
+        tensor = torch.full((5,), -1, dtype=dtype)
+    else:
+        values = [0.0, -0.0, 1e-3, -448.0, float("nan"), -float("nan"), float("inf"), -float("inf")]
+        tensor = torch.tensor(values * 9).to(dtype)
+    wide = tensor.double() if dtype.itemsize > 1 else tensor.float()
+    path = tmp_path / "t"
+    raw = tensor.view(torch.uint8).numpy().tobytes()
+    path.write_bytes(b"before" + raw)
+    wanted = int((~torch.isfinite(wide)).sum())
+    assert count_not_finite(path, 6, len(raw), name) == wanted
