@@ -25,7 +25,7 @@ from modpkg.progress import Progress
 from modpkg.records import IndexLine, ReleaseRecord
 from modpkg.registry.reader import Registry
 from modpkg.release.content import collect
-from modpkg.release.packing import find_tensors
+from modpkg.release.packing import tensors_of
 from modpkg.release.places import entries_by_key
 from modpkg.release.tensors import TensorReader
 from modpkg.store.store import Store
@@ -162,7 +162,7 @@ def of_project(
         `FileMissing`, `DuplicateTensor`, `PackError` …
     """
     content = collect(manifest)
-    parts = find_tensors(content.weights)
+    parts = tensors_of(content)
 
     def digest(name: str) -> Digest:
         part = parts[name]

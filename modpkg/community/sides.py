@@ -13,7 +13,7 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
-from modpkg.errors import DuplicateTensor, NotData, NothingToCompare, NotInstalled
+from modpkg.errors import NotData, NothingToCompare, NotInstalled
 from modpkg.installed import (
     MODEL_RECORD,
     InstalledModel,
@@ -24,9 +24,9 @@ from modpkg.installed import (
 from modpkg.interop.hf import NOT_TAKEN
 from modpkg.manifest import MANIFEST, read_manifest
 from modpkg.names import module_name, parse_version
-from modpkg.packs import read_pack_header
 from modpkg.progress import Progress
-from modpkg.release.content import check_data, collect
+from modpkg.release.content import Content, check_data, collect
+from modpkg.release.packing import folders_apart, tensors_of
 from modpkg.store.store import Store
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
@@ -137,31 +137,31 @@ def _of_folder(text: str, folder: Path, progress: Progress) -> Side:
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder / MANIFEST)
         content = collect(manifest)
-        packs, files = list(content.weights.values()), content.files
         if manifest.module is not None:
             name, version = manifest.module.name, str(manifest.module.version)
     else:
-        packs = sorted(folder.glob("*.safetensors"))
         files = _below(folder)
-    if not packs:
+        places = ("", *folders_apart(files))
+        packs = [
+            pack for place in places for pack in sorted((folder / place).glob("*.safetensors"))
+        ]
+        content = Content({pack.relative_to(folder).as_posix(): pack for pack in packs}, files)
+    if not content.weights:
         raise NothingToCompare(what=folder, reason="it has no *.safetensors")
     progress.stage(f"Reading {folder.name}")
-    progress.total(sum(pack.stat().st_size for pack in packs))
+    progress.total(sum(pack.stat().st_size for pack in content.weights.values()))
     tensors: dict[str, TensorRef] = {}
-    for pack in packs:
-        for tensor, place in read_pack_header(pack).items():
-            if tensor in tensors:
-                raise DuplicateTensor(tensor=tensor, first=tensors[tensor].file, second=pack)
-            tensors[tensor] = TensorRef(
-                file=str(pack),
-                offset=place.offset,
-                length=place.length,
-                dtype=place.dtype,
-                shape=list(place.shape),
-                digest=digest_file(pack, place.offset, place.length),
-            )
-            progress.advance(place.length)
-    return Side(text, tensors, files, name, version)
+    for tensor, part in tensors_of(content).items():
+        tensors[tensor] = TensorRef(
+            file=str(part.path),
+            offset=part.offset,
+            length=part.length,
+            dtype=part.dtype,
+            shape=list(part.shape),
+            digest=digest_file(part.path, part.offset, part.length),
+        )
+        progress.advance(part.length)
+    return Side(text, tensors, content.files, name, version)
 
 
 def _below(folder: Path) -> dict[str, Path]:

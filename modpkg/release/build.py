@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 
 import modpkg
 from modpkg.digests import Digest
-from modpkg.errors import BadRecord, BaseNeeded, NoWeights, PatchNotFinite
+from modpkg.errors import BaseNeeded, NoWeights, PatchNotFinite
 from modpkg.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.interface import ports_of, provides_of
 from modpkg.manifest import Manifest, normal_form
@@ -27,13 +27,12 @@ from modpkg.records import (
     ReleaseRecord,
     canonical_json,
 )
-from modpkg.release.content import Content, collect
+from modpkg.release.content import collect
 from modpkg.release.data import read_json
 from modpkg.release.expects import expects_of
 from modpkg.release.finite import count_not_finite
 from modpkg.release.known import Known
-from modpkg.release.packing import Part, Tally, find_tensors, pack_tensors
-from modpkg.release.sequence import MODULES, folders_of
+from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
 from modpkg.tree import BlobTree
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
@@ -99,7 +98,7 @@ def build(
         config = read_json(content.files["config.json"]) if "config.json" in content.files else {}
         tokenizer = files.get("tokenizer.json")
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
-        parts = find_tensors(content.weights, _apart(content))
+        parts = tensors_of(content)
         if module.kind == "patch":
             _check_finite(module.name, parts)
         provides = None
@@ -162,17 +161,6 @@ def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) 
     told = msgspec.structs.replace(line, release=release)
     write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(told) + b"\n")
     return told
-
-
-def _apart(content: Content) -> tuple[str, ...]:
-    """Return the folders whose tensors keep the folder in their name."""
-    if MODULES not in content.files:
-        return ()
-    path = content.files[MODULES]
-    try:
-        return folders_of(path)
-    except ValueError as error:
-        raise BadRecord(what=path, kind=f"{MODULES} file", reason=str(error)) from None
 
 
 def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:

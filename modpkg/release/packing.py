@@ -12,12 +12,14 @@ from msgspec import Struct
 
 from modpkg.deltas import encode
 from modpkg.digests import digest_file, file_chunks
-from modpkg.errors import DuplicateTensor
+from modpkg.errors import BadRecord, DuplicateTensor
 from modpkg.files import remove_tree, write_atomically
 from modpkg.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.records import Encoding, TensorEntry
+from modpkg.release.content import Content
 from modpkg.release.known import Holdings, Known
 from modpkg.release.places import Key
+from modpkg.release.sequence import MODULES, folders_of
 from modpkg.tree import BlobTree
 
 
@@ -52,6 +54,30 @@ class Packed(Struct, frozen=True):
     sources: dict[str, TensorEntry]
     packs: dict[str, int]
     tally: Tally
+
+
+def tensors_of(content: Content) -> dict[str, Part]:
+    """Return every tensor of a release-to-be, sorted by name.
+
+    Raises:
+        DuplicateTensor, PackError, BadRecord: names the file.
+    """
+    return find_tensors(content.weights, folders_apart(content.files))
+
+
+def folders_apart(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return the folders whose tensors keep the folder in their name.
+
+    Raises:
+        BadRecord: the file that names them is broken.
+    """
+    if MODULES not in files:
+        return ()
+    path = files[MODULES]
+    try:
+        return folders_of(path)
+    except ValueError as error:
+        raise BadRecord(what=path, kind=f"{MODULES} file", reason=str(error)) from None
 
 
 def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> dict[str, Part]:
