@@ -351,9 +351,10 @@ def nine(story: Story, work: Path) -> None:
     for name, version in (("steady", "1.1.0"), ("curious", "2.0.0")):
         story.modpkg("update", "--test", at=name)
         locked = story.ask("list", at=name)
-        got = next(module["version"] for module in locked if module["name"] == "clamp")
+        got = next(module["version"] for module in locked["modules"] if module["name"] == "clamp")
         story.fact(name, got, got == version, f"The app {name} has clamp {got}.")
-    story.modpkg("run", "clamp", "A quiet film that stays with you for days.", at="curious")
+    (work / "curious" / "said.txt").write_text("A quiet film that stays with you for days.\n")
+    story.modpkg("run", "clamp", "said.txt", at="curious")
     story.modpkg("log", "clamp", "--svg", "clamp.svg")
 
 
