@@ -5,8 +5,9 @@ usage: python -m benchmarks.git_theta --work FOLDER [--base FOLDER]
 The workflow is that of section 4 of "Git-Theta: A Git Extension for Collaborative Development of
 Machine Learning Models" (ICML 2023, https://arxiv.org/abs/2306.04529): a base with sentinel tokens
 that nothing uses, a LoRA trained on it, a dense update on a branch, another on main, the average
-of both, and the removal of the sentinels. Every commit after the base is a patch of modpkg's own
-making, found in the whole copy alone; the average is `modpkg merge`. git-lfs gets the same copies
+of both, and the removal of the sentinels. LoRA, updates and removal are patches that `modpkg patch
+create` finds in the whole copy alone; the average is what `modpkg merge` makes of two patches, and
+is released as version 2.0.0 of the base, which the last patch is for. git-lfs gets the same copies
 in the same run. The copies are trained once, and kept in the work folder. Writes
 benchmarks/results/git_theta.md.
 """
@@ -29,7 +30,7 @@ from benchmarks.machine import described
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "git_theta.md"
-BASE, VERSION = "smollm2-135m", "1.0.0"
+BASE, VERSION, MERGED = "smollm2-135m", "1.0.0", "2.0.0"
 EMBEDDING = "model.embed_tokens.weight"
 SENTINELS = 100
 """As many as T5 has."""
@@ -93,7 +94,7 @@ class Modpkg:
     def __init__(self, work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
         self.work, self.registry = work, work / "registry"
-        work.mkdir(parents=True)
+        (work / "projects").mkdir(parents=True)
         self.size = self.store = 0
         """Bytes of the registry, and of a user's store after every commit was checked out."""
         self.told: dict[str, str] = {}
@@ -113,30 +114,38 @@ class Modpkg:
     def commit(self, step: str, folder: Path) -> int:
         """Publish a commit, and return the bytes by which the registry grows: tensors, files and
         records."""
-        project = self.work / "projects" / step
+        project, copy = self.work / "projects" / step, self.work / "copies" / step
+        copy.mkdir(parents=True)
+        for path in content(folder):
+            shutil.copyfile(path, copy / path.name)
+        version = MERGED if step == "trimmed" else VERSION
         if step == "base":
-            project.mkdir(parents=True)
-            for path in content(folder):
-                shutil.copyfile(path, project / path.name)
+            copy.rename(project)
             (project / "modpkg.toml").write_text(
                 f'[module]\nname = "{BASE}"\nversion = "{VERSION}"\nkind = "base"\n'
                 'license = "Apache-2.0"\n\n[task]\nkind = "text-generation"\n'
             )
+        elif step == "average":
+            (self.work.parent / "candidate").rename(project)
+            version = MERGED
+            self.told[step] = "a release of the base, changed tensors as lossless deltas"
         else:
             told = json.loads(
-                self.run("patch", "create", folder, "--base", f"{BASE}=={VERSION}", "--name", step,
+                self.run("patch", "create", copy, "--base", f"{BASE}=={version}", "--name", step,
                          "--out", project, "--json")
             )  # fmt: skip
             self.told[step] = forms(told)
+        shutil.rmtree(copy, ignore_errors=True)
         self.run("build", project)
         self.run("publish", project)
         before, self.size = self.size, bytes_below(self.registry)
         app = self.work / "apps" / step
         app.mkdir(parents=True)
-        steps = "" if step == "base" else f'steps = [{{ op = "patch", module = "{step}" }}]\n'
-        needed = "" if step == "base" else f'{step} = "==1.0.0"\n'
+        whole = step in ("base", "average")
+        steps = "" if whole else f'steps = [{{ op = "patch", module = "{step}" }}]\n'
+        needed = "" if whole else f'{step} = "==1.0.0"\n'
         (app / "modpkg.toml").write_text(
-            f'[app]\nname = "app"\n\n[dependencies]\n{BASE} = "=={VERSION}"\n{needed}\n'
+            f'[app]\nname = "app"\n\n[dependencies]\n{BASE} = "=={version}"\n{needed}\n'
             f'[models.model]\nbase = "{BASE}"\n{steps}'
         )
         return self.size - before
@@ -145,8 +154,8 @@ class Modpkg:
         """Merge the patches of branch and main."""
         parents = [self.work / "projects" / step for step in ("branch", "main")]
         shutil.rmtree(out, ignore_errors=True)
-        self.run("merge", *parents, "--base", f"{BASE}=={VERSION}", "--method", "mean",
-                 "--out", out, "--json")  # fmt: skip
+        how = ("--base", f"{BASE}=={VERSION}", "--method", "mean", "--version", MERGED)
+        self.run("merge", *parents, *how, "--out", out, "--json")
 
     def check_out(self, step: str, home: str = "home") -> None:
         """Install a commit's model into one project: whichever was there before is switched."""
@@ -217,7 +226,9 @@ def measure(folders: dict[str, Path], work: Path) -> str:
     rows: dict[str, tuple[int, int, int]] = {}
     for step in TITLES:
         if step == "average":
-            modpkg.average(work / "average")
+            modpkg.average(work / "candidate")
+            shutil.rmtree(work / "average", ignore_errors=True)
+            shutil.copytree(work / "candidate", work / "average")
             folders["average"] = work / "average"
         elif step == "trimmed":
             trim(folders["average"], work / "trimmed")
@@ -271,7 +282,7 @@ def page(
         f"`python -m benchmarks.git_theta --work FOLDER`; {described()}; "
         f"{version.stdout.split()[0].replace('/', ' ')}. MB are 10^6 bytes.",
         "",
-        "| commit | whole copy, MB | git-lfs, MB | modpkg, MB | of a copy | the patch |",
+        "| commit | whole copy, MB | git-lfs, MB | modpkg, MB | of a copy | how |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for step, (full, ours, theirs) in rows.items():

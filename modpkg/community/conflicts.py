@@ -12,8 +12,9 @@ from msgspec import Struct
 from modpkg.community.difference import layer_of
 from modpkg.community.picture import Square, draw
 from modpkg.community.sides import Side
+from modpkg.community.spread import spread
 from modpkg.compose.memory import BLOCK_ELEMENTS
-from modpkg.compose.rows import mapped
+from modpkg.compose.torches import mapped
 from modpkg.installed import TensorRef
 from modpkg.release.patched import FLOATS
 
@@ -70,19 +71,31 @@ def find_overlaps(
         PackError: a file is missing or too short.
     """
     clean: dict[str, int | None] = {}
-    found = []
+    shared: dict[str, tuple[int, ...]] = {}
     for name in sorted({*base, *(name for side in parents for name in side.tensors)}):
         own = _kind(base.get(name))
         kinds = [_kind(side.tensors.get(name)) for side in parents]
         changers = [number for number, kind in enumerate(kinds) if kind != own]
         if len({kinds[number] for number in changers}) < 2:
             clean[name] = changers[0] if changers else None
-            continue
-        refs = [parents[number].tensors.get(name) for number in changers]
-        overlap = _measured(name, base.get(name), refs, tuple(changers))
+        else:
+            shared[name] = tuple(changers)
+
+    def measure(name: str) -> Overlap:
+        refs = [parents[number].tensors.get(name) for number in shared[name]]
+        return _measured(name, base.get(name), refs, shared[name])
+
+    found = []
+    for overlap in spread(measure, shared):
         found.append(overlap)
         if progress is not None:
-            progress(sum(ref.length for ref in refs if ref is not None))
+            progress(
+                sum(
+                    parents[n].tensors[overlap.name].length
+                    for n in overlap.parents
+                    if overlap.name in parents[n].tensors
+                )
+            )
     ordered = sorted(found, key=lambda tensor: (_order(tensor.name), tensor.name))
     return Overlaps(base, parents, tuple(ordered), clean)
 
@@ -111,18 +124,21 @@ def _measured(
         return Overlap(name=name, parents=parents, reason="of another shape or dtype in one")
     positions = different = opposite = 0
     for old, copies, moved in blocks(base, there):
-        several = torch.stack(moved).sum(0) > 1
-        positions += int(several.count_nonzero())
-        clash = torch.zeros_like(several)
-        against = torch.zeros_like(several)
+        # What at most one changed cannot differ: pairs are enough.
+        several = clash = against = None
         for one, two in combinations(range(len(copies)), 2):
-            both = moved[one] & moved[two] & _unlike(copies[one], copies[two])
-            clash |= both
+            both = moved[one].logical_and(moved[two])
+            unlike = both.logical_and(_unlike(copies[one], copies[two]))
+            several = both if several is None else several | both
+            clash = unlike if clash is None else clash | unlike
             if base.dtype in FLOATS:
-                x, y = (copies[n].double() - old.double() for n in (one, two))
-                against |= both & (x.sign() * y.sign() < 0)
-        different += int(clash.count_nonzero())
-        opposite += int(against.count_nonzero())
+                x, y = copies[one], copies[two]
+                apart = (x > old).logical_and(y < old).logical_or_((x < old).logical_and_(y > old))
+                apart.logical_and_(unlike)
+                against = apart if against is None else against | apart
+        positions += _count(several)
+        different += _count(clash)
+        opposite += _count(against)
     return Overlap(
         name=name,
         parents=parents,
@@ -131,6 +147,10 @@ def _measured(
         different=different,
         opposite=opposite,
     )
+
+
+def _count(mask: torch.Tensor | None) -> int:
+    return 0 if mask is None else int(mask.count_nonzero())
 
 
 def blocks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from msgspec import Struct
 
 from modpkg.community.forms import Form, Inputs, find_form
 from modpkg.community.sides import Side
-from modpkg.compose.memory import default_threads
+from modpkg.community.spread import spread
 from modpkg.compose.operators.head import is_document
 from modpkg.digests import digest_file, file_chunks
 from modpkg.errors import NotACopy, NothingChanged
@@ -155,22 +154,14 @@ def _forms(
     deltas: bool,
     progress: Callable[[int], None] | None,
 ) -> dict[str, Form]:
-    """Find the form of each tensor, over threads; one alone decides the order of its sums."""
-
     def find(name: str) -> Form:
-        torch.set_num_threads(1)
         return find_form(name, what, base.tensors.get(name), changed[name], deltas=deltas)
 
-    inner = torch.get_num_threads()
-    try:
-        with concurrent.futures.ThreadPoolExecutor(default_threads()) as pool:
-            found = {}
-            for name, form in zip(changed, pool.map(find, changed), strict=True):
-                found[name] = form
-                if progress is not None:
-                    progress(changed[name].length)
-    finally:
-        torch.set_num_threads(inner)
+    found = {}
+    for name, form in zip(changed, spread(find, changed), strict=True):
+        found[name] = form
+        if progress is not None:
+            progress(changed[name].length)
     return found
 
 
