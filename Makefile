@@ -1,14 +1,17 @@
-# `make demo` and `make test` need Python >= 3.10, pip and make; everything else they install.
+# `make demo`, `make clamp` and `make test` need Python >= 3.10, pip and make; everything else they install.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint format schemas bench mergekit clean
+.PHONY: demo clamp test lint format schemas bench mergekit clean
 
 demo: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+clamp: $(VENV)/.installed
+	$(BIN)/python examples/clamp/community.py
 
 test: $(VENV)/.installed lint
 	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)

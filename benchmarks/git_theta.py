@@ -155,8 +155,8 @@ class Modpkg:
         """Merge the patches of branch and main."""
         parents = [self.work / "projects" / step for step in ("branch", "main")]
         shutil.rmtree(out, ignore_errors=True)
-        self.run("merge", *parents, "--base", f"{BASE}=={VERSION}", "--method", "mean",
-                 "--version", MERGED, "--out", out, "--json")  # fmt: skip
+        how = ("--base", f"{BASE}=={VERSION}", "--method", "mean", "--version", MERGED)
+        self.run("merge", *parents, *how, "--out", out, "--json")
 
     def check_out(self, step: str, home: str = "home") -> None:
         """Install a commit's model into one project: whichever was there before is switched."""

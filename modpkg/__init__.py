@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
 
+    from modpkg.runtime.live import LiveModel
     from modpkg.runtime.tasks import Result
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "path", "run"]
 
 
-def load(name: str, *, user: bool = False) -> torch.nn.Module:
+@overload
+def load(name: str, *, live: Literal[False] = ..., user: bool = ...) -> torch.nn.Module: ...
+
+
+@overload
+def load(name: str | Sequence[str], *, live: Literal[True], user: bool = ...) -> LiveModel: ...
+
+
+def load(
+    name: str | Sequence[str], *, live: bool = False, user: bool = False
+) -> torch.nn.Module | LiveModel:
     """Return an installed model, ready to run.
 
     The parameters are mapped from the environment's packs: nothing is copied, nothing is
@@ -25,13 +37,28 @@ def load(name: str, *, user: bool = False) -> torch.nn.Module:
     >>> import modpkg
     >>> model = modpkg.load("summarizer")  # doctest: +SKIP
 
+    With ``live`` the adapters stay apart from the base, so that they can be switched, weighted, and
+    chosen for each row of a batch; ``name`` may then be several models of one base.
+
+    >>> model = modpkg.load(["summarizer", "translator"], live=True)  # doctest: +SKIP
+    >>> model.set_adapter("translator")  # doctest: +SKIP
+    >>> model.generate(ids, adapter_names=["summarizer", "__base__"])  # doctest: +SKIP
+
     Raises:
         modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+        modpkg.errors.LiveRefused: the models cannot be live, or not together.
     """
+    names = [name] if isinstance(name, str) else list(name)
+    if live:
+        from modpkg.runtime.live import load_live
+
+        return load_live(names, user=user)
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
 
-    return load_model(*find_model(name, user=user))
+    if len(names) != 1:
+        raise TypeError("several models are loaded together with live=True alone")
+    return load_model(*find_model(names[0], user=user))
 
 
 def path(name: str, *, user: bool = False) -> Path:

@@ -524,6 +524,21 @@ class RemoteCode(ModpkgError):
     )
 
 
+class LiveRefused(ModpkgError):
+    code = "M708"
+    template = "{name} cannot be live: {reason}."
+
+
+class PromptRefused(ModpkgError):
+    code = "M700"
+    template = "The virtual tokens of {name} {reason}."
+
+
+class AdapterChoice(ModpkgError):
+    code = "M709"
+    template = "{choice} cannot be chosen: {reason}."
+
+
 # M8: import and export --------------------------------------------------------------------
 
 

@@ -38,6 +38,22 @@ class InstalledModule(Struct, frozen=True, kw_only=True):
     """By path inside the release, the blob in the store."""
 
 
+class Prompt(Struct, frozen=True, kw_only=True):
+    """Virtual tokens that a model reads before its text."""
+
+    module: str
+    """Where they come from."""
+    count: int
+    task: str
+    """PEFT's ``task_type``: it decides where they go."""
+    heads: int | None
+    """Among which keys and values are divided; None for embeddings."""
+    index: int
+    """Which task's they are, of several."""
+    tensors: dict[str, TensorRef]
+    """``embeddings``; for several tasks, ``columns`` and ``rows`` beside them."""
+
+
 class InstalledModel(Struct, kw_only=True):
     """``model.json``: one runnable model of an environment, beside its config and tokenizer.
 
@@ -58,6 +74,7 @@ class InstalledModel(Struct, kw_only=True):
     """Modules that went in, with their versions."""
     recipe: dict[str, object]
     """What it was composed by: ``base``, ``steps`` …, as under ``[compose]``."""
+    prompt: Prompt | None = None
 
 
 MODEL_RECORD = "model.json"

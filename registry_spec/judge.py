@@ -12,6 +12,7 @@ from modpkg.digests import parse_digest
 from modpkg.files import safe_path
 from modpkg.interface import drift_of, unfit_reason
 from modpkg.lock import parse_lock
+from modpkg.manifest import normal_form, parse_manifest
 from modpkg.names import module_name, parse_requirement, parse_version
 from modpkg.packs import read_pack_header
 from modpkg.records import (
@@ -65,6 +66,14 @@ def decoded(case: dict[str, Any]) -> bytes:
     return bytes(out)
 
 
+def compose(written: str) -> Any:
+    """Return the normal form of a ``[compose]`` table, in a model that needs m, one and two."""
+    module = '[module]\nname = "x"\nversion = "1"\nkind = "model"\nlicense = "MIT"\n'
+    needs = "[dependencies]\n" + "".join(f'{name} = "*"\n' for name in ("m", "one", "two"))
+    text = f"{module}{needs}[compose]\n{written}\n"
+    return normal_form(parse_manifest(text, Path("modpkg.toml")))["compose"]
+
+
 JUDGES: dict[str, Callable[[Any], object]] = {
     "names": module_name,
     "versions": parse_version,
@@ -77,6 +86,7 @@ JUDGES: dict[str, Callable[[Any], object]] = {
     "indexes": lambda text: parse_index(text.encode(), "m", "here"),
     "records": _record,
     "payloads": decoded,
+    "compose": compose,
     "locks": lambda text: parse_lock(text, Path("modpkg.lock")),
 }
 """By section of invalid.json, what reads an input; each raises a `ModpkgError`."""

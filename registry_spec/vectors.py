@@ -32,6 +32,7 @@ from modpkg.resolve.resolve import resolve
 from modpkg.tree import BlobTree
 from registry_spec import VECTORS
 from registry_spec.cases import CASES, DECODED, FITS, NORMAL
+from registry_spec.recipes import BAD_COMPOSE, COMPOSE
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 BUILT_WITH = "registry_spec vectors"
@@ -223,7 +224,8 @@ def write_vectors(folder: Path = VECTORS) -> None:
     write_registry(folder / "registry")
     write_atomically(folder / "modpkg.lock", lock_text(folder / "registry").encode())
     for path, data in (
-        ("invalid/invalid.json", CASES),
+        ("invalid/invalid.json", CASES | {"compose": BAD_COMPOSE}),
+        ("compose.json", COMPOSE),
         ("normal.json", NORMAL),
         ("fits.json", FITS),
         ("decoded.json", DECODED),

@@ -14,7 +14,7 @@ from modpkg.community.picture import Square, draw
 from modpkg.community.sides import Side
 from modpkg.community.spread import spread
 from modpkg.compose.memory import BLOCK_ELEMENTS
-from modpkg.compose.rows import mapped
+from modpkg.compose.torches import mapped
 from modpkg.installed import TensorRef
 from modpkg.release.patched import FLOATS
 

@@ -14,8 +14,7 @@ from modpkg.community.scaled import find_scales
 from modpkg.compose.composition import Term
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.operators.patch import ESCAPE, PATCHED
-from modpkg.compose.rounding import round_into
-from modpkg.compose.rows import mapped, matrix
+from modpkg.compose.torches import mapped, matrix, round_into
 from modpkg.deltas import encode
 from modpkg.digests import digest_file
 from modpkg.errors import PatchNotFinite

@@ -292,7 +292,7 @@ class Bench:
             folder = Path(self._folders.name) / str(len(self._laid_out))
             records = what.plan.transfer.records
             modules = {name: records[name].version for name in what.recipe.modules()}
-            lay_out_model(folder, composed, what.recipe, modules, composed.tensors)
+            lay_out_model(folder, composed, what.recipe, modules, composed.tensors, composed.prompt)
             self._laid_out[what.digest] = folder
         return self._laid_out[what.digest]
 

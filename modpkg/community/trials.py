@@ -191,6 +191,7 @@ class Trials:
                     f"Going on from {count} run{'s' * (count != 1)} made before; --fresh "
                     "forgets them."
                 )
+            self._save()
             return
         self._judge.clear()
         remove_tree(self.root / "runs")

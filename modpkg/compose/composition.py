@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.installed import TensorRef
+from modpkg.installed import Prompt, TensorRef
 from modpkg.packs import DTYPE_BYTES, pack_header
 
 
@@ -153,6 +153,8 @@ class Composition(Struct, frozen=True, kw_only=True):
     """Tensors that are put together by rows."""
     probe: Probe | None = None
     """What makes the rows of prompts, where there are any."""
+    prompt: Prompt | None = None
+    """What the result reads before its text, when it runs."""
 
     def folder(self, store: Path) -> Path:
         """Return where the result lies in a store."""

@@ -1,16 +1,18 @@
 """The executor: tensor by tensor, in row blocks, over threads, straight into a pack.
 
-Peak memory is a few blocks per thread, whatever the model's size: inputs are mapped, and each
-block is written to its place in the new pack. A result is kept in the store under the key of
-its inputs, and its record is written last: a killed composition leaves nothing that is trusted.
-What needs no computing, or is in the store, imports no torch.
+Peak memory is a few blocks per thread, whatever the model's size: inputs are read by blocks, and
+each of the result is written to its place in the new pack. A result is kept in the store under
+the key of its inputs, and its record is written last: a killed composition leaves nothing that is
+trusted. What needs no computing, or is in the store, imports neither numpy nor torch.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.compose.brought import check_brought
-from modpkg.compose.composition import RESULT, Composition
+from modpkg.compose.composition import NOTHING, RESULT, Composition
 from modpkg.compose.memory import default_threads
+from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
-from modpkg.installed import TensorRef
+from modpkg.installed import Prompt, TensorRef
 from modpkg.interface import weights_digest
 from modpkg.packs import PackTensor, pack_header
 from modpkg.records import DigestText
@@ -52,6 +55,7 @@ class Composed(Struct, frozen=True, kw_only=True):
     """``file`` is absolute."""
     config: dict[str, Any]
     files: dict[str, Path]
+    prompt: Prompt | None
 
 
 def compose(
@@ -66,8 +70,8 @@ def compose(
 
     Work is spread over ``executor``: any, as long as its workers see the same files; by default
     a pool of ``threads`` (one per core). Neither changes a byte of the result. ``progress`` is
-    called with tensors done and tensors in all, in this thread. While it runs, torch uses one
-    thread per operation in this process.
+    called with tensors done and tensors in all, in this thread. Where an operator is written with
+    torch, torch uses one thread per operation in this process while it runs.
 
     Raises:
         NotFinite: the result has NaN or infinity. ComposeError, PackError, DiskFull.
@@ -100,6 +104,7 @@ def compose(
         tensors=dict(sorted(tensors.items())),
         config=composition.config,
         files=composition.files,
+        prompt=composition.prompt,
     )
 
 
@@ -121,33 +126,68 @@ def _compute(
     progress: Callable[[int, int], None] | None,
 ) -> ComposedRecord:
     """Write the pack, then its record."""
-    import torch
 
     header, places = pack_header(composition.types())
     length = max(place.offset + place.length for place in places.values())
     folder.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(folder / WEIGHTS)
-    inner = torch.get_num_threads()
     try:
         with disk_errors(folder), open(staged, "xb") as file:
             file.write(header)
             file.flush()
             reserve(file.fileno(), length)
-            digests = _run(composition, places, staged, pool, progress)
-            if composition.gates:
-                from modpkg.compose.gates import write_gates
+            with _own_threads(composition), _written_behind(file.fileno()):
+                digests = _run(composition, places, staged, pool, progress)
+                if composition.gates:
+                    from modpkg.compose.gates import write_gates
 
-                digests |= write_gates(composition, places, staged)
+                    digests |= write_gates(composition, places, staged)
             os.fsync(file.fileno())
         staged.chmod(0o444)
         staged.replace(folder / WEIGHTS)
     finally:
-        torch.set_num_threads(inner)  # the jobs set it to one: blocks are the parallel work
         staged.unlink(missing_ok=True)
     sync_folder(folder)
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
     write_atomically(folder / RESULT, seal(record))
     return record
+
+
+_EVERY = 0.2
+"""Seconds between two requests to write to the disk what has been computed so far."""
+
+
+@contextlib.contextmanager
+def _written_behind(descriptor: int) -> Iterator[None]:
+    """Have the system write a file to the disk while it grows: little is left to wait for."""
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.wait(_EVERY):
+            with contextlib.suppress(OSError):  # the last one, at the end, is the one that counts
+                os.fsync(descriptor)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _own_threads(composition: Composition) -> Iterator[None]:
+    """Keep what operators written with torch do to its threads from lasting."""
+    terms = [term for made in composition.made.values() for term in made.terms]
+    ops = {term.op for term in terms} - {NOTHING}
+    if all(find_operator(op, composition.name).arrays for op in ops):
+        yield
+        return
+    from modpkg.compose.torches import threads_restored
+
+    with threads_restored():
+        yield
 
 
 def _run(

@@ -13,7 +13,7 @@ import torch
 from modpkg.compose.composition import Composition, Gate, Taken
 from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
 from modpkg.compose.probe import Reader
-from modpkg.compose.rounding import round_into
+from modpkg.compose.torches import round_into
 from modpkg.digests import Digest, digest_bytes, digest_file
 from modpkg.errors import NotFinite, StoreDamaged
 from modpkg.installed import TensorRef

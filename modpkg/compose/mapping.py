@@ -75,26 +75,6 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
     return flat.view(list(ref.shape))
 
 
-class MappedTensor:
-    """One tensor that is read from its beginning to its end, and let go of behind the reader."""
-
-    def __init__(self, ref: TensorRef) -> None:
-        self._ref = ref
-        self._mappings: dict[str, mmap.mmap] = {}
-        self.tensor = _view(ref.file, ref, Path(), self._mappings)
-
-    def release(self, start: int, stop: int) -> None:
-        """Give memory back that holds these bytes of the tensor; they are read again if needed."""
-        mapping = self._mappings.get(self._ref.file)
-        if mapping is None or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        # The page that the next bytes are on stays.
-        first = (self._ref.offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
-        last = (self._ref.offset + stop) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first:
-            mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
 def _map(path: Path) -> mmap.mmap:
     try:
         with open(path, "rb") as file:

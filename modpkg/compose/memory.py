@@ -9,6 +9,7 @@ from modpkg.compose.composition import NOTHING, Composition, Made
 from modpkg.compose.layers import place_of
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
+from modpkg.compose.reducers.selection import KEPT_ELEMENTS
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements of a row block: a float64 block is 512 KiB, of which a handful fit into a core's cache.
@@ -17,11 +18,19 @@ computed in it; smaller ones cost calls.
 
 It is a constant, because a matrix product may round differently in blocks of another height."""
 
+SAMPLE_RUNS = 16
+"""Runs of a tensor that make a sample of it."""
+
 _DOUBLE = 8
-_PASSES = 6
-"""Blocks that are alive at once beside one for each term: base, sums, masks, the result."""
-_KEPT = 0.25
-"""Share of a tensor's values that a method may keep aside while it looks for a threshold."""
+_BLOCKS = 12
+"""Blocks that are alive at once, beside two for each term: base, sums, signs, masks, the result."""
+_FIXED = 16 << 20
+"""What a composition takes whatever is composed: modules, thread stacks, what malloc holds back."""
+
+
+def run_elements(count: int) -> int:
+    """Return the elements of a run: in all, a sample is a 128th of a large tensor."""
+    return max(1 << 9, count >> 11)
 
 
 def default_threads() -> int:
@@ -34,11 +43,11 @@ def default_threads() -> int:
 def peak_bytes(composition: Composition, threads: int) -> int:
     """Return a bound of the memory that composing takes, beside the interpreter and torch.
 
-    Each thread holds blocks of one tensor; inputs that an operator needs whole; and, as long as
-    the system leaves them there, the mapped pages of that tensor's inputs.
+    Each thread holds blocks of one tensor, and the inputs that an operator needs whole; where an
+    operator is written with torch, also the mapped pages of the base's tensor.
     """
     needs = sorted(_needs(composition.name, made) for made in composition.made.values())
-    return sum(needs[-threads:]) + _gates(composition)
+    return _FIXED + sum(needs[-threads:]) + _gates(composition)
 
 
 def _gates(composition: Composition) -> int:
@@ -59,17 +68,20 @@ def _needs(model: str, made: Made) -> int:
     count = math.prod(made.source.shape)
     columns = math.prod(made.source.shape[1:])
     block = _DOUBLE * min(count, max(BLOCK_ELEMENTS, columns))
-    total = block * (_PASSES + 2 * len(made.terms)) + made.source.length
+    total = block * (_BLOCKS + 2 * len(made.terms))
+    mapped = 0
     for term in made.terms:
         if term.op == NOTHING:
             continue
-        by_rows = find_operator(term.op, model).by_rows
+        operator = find_operator(term.op, model)
+        if not operator.arrays:
+            mapped = made.source.length
         for role, ref in term.inputs.items():
-            total += ref.length
-            if role not in by_rows:
-                total += _DOUBLE * math.prod(ref.shape)
+            if role not in operator.by_rows:  # as it lies, as float64, and as it was prepared
+                total += ref.length + 2 * _DOUBLE * math.prod(ref.shape)
         if term.importance is not None:
-            total += term.importance.length
+            total += block
     if made.terms and find_reducer(made.reducer, model).measure is not None:
-        total += int(_KEPT * _DOUBLE * count)
-    return total
+        sampled = min(count, SAMPLE_RUNS * (run_elements(count) + columns))
+        total += _DOUBLE * (3 * sampled + 2 * min(count, KEPT_ELEMENTS))
+    return total + mapped

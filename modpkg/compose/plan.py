@@ -11,6 +11,7 @@ from modpkg.compose.composition import Composition, Gate, Made, Probe, Term, typ
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import Done, Merging
 from modpkg.compose.operators import Effects, Situation, find_operator
+from modpkg.compose.operators.adapter import check_prompt
 from modpkg.compose.operators.head import own_files
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
@@ -18,12 +19,12 @@ from modpkg.compose.sense import check_alone, check_together
 from modpkg.compose.settings import value_for
 from modpkg.digests import digest_bytes, digest_file
 from modpkg.errors import AccountsDoNotBalance, ComposeError
-from modpkg.installed import InstalledModule, TensorRef
+from modpkg.installed import InstalledModule, Prompt, TensorRef
 from modpkg.manifest.schema import Compose, Setting
 from modpkg.records import canonical_json
 from modpkg.release.data import read_json
 
-COMPOSE_ENGINE = "2"
+COMPOSE_ENGINE = "3"
 """Raised whenever the same inputs would give other bytes."""
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -99,18 +100,23 @@ def plan(
     gates = {tensor: gate for done in steps for tensor, gate in done.effects.gates.items()}
     probe = next((done.effects.probe for done in steps if done.effects.probe is not None), None)
     brought = {(ref.file, ref.offset) for ref in _brought(steps)}
+    prompt = _prompt(name, steps)
+    edited = _config(name, config, recipe, steps)
+    if prompt is not None:
+        check_prompt(name, prompt, edited)
     return Composition(
         name=name,
         version=version,
-        key=key_of(kept, made, gates, probe),
+        key=key_of(kept, made, gates, probe, prompt),
         kept=kept,
         made=made,
         checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
         claimed=tuple(tensor for done in steps for tensor in done.effects.claimed),
-        config=_config(name, config, recipe, steps),
+        config=edited,
         files=_files(name, base, steps),
         gates=gates,
         probe=probe,
+        prompt=prompt,
     )
 
 
@@ -124,8 +130,11 @@ def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> I
 
 def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
     """Check that every tensor of the module is used."""
+    prompt = effect.prompt.tensors.values() if effect.prompt is not None else ()
     inputs = [ref for term in effect.terms.values() for ref in term.inputs.values()]
-    used = {(ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.same)}
+    used = {
+        (ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.same, *prompt)
+    }
     # One that many layers share is in many terms; that no place is taken twice, binding checks.
     left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]
     if left:
@@ -242,6 +251,7 @@ def key_of(
     made: dict[str, Made],
     gates: Mapping[str, Gate] = MappingProxyType({}),
     probe: Probe | None = None,
+    prompt: Prompt | None = None,
 ) -> str:
     """Return the digest of everything that decides a byte of the result."""
     account: dict[str, Any] = {
@@ -262,7 +272,22 @@ def key_of(
         account["gates"] = {name: gate.account() for name, gate in gates.items()}
     if probe is not None:
         account["probe"] = probe.account()
+    if prompt is not None:
+        tensors = {role: type_and_digest(ref) for role, ref in prompt.tensors.items()}
+        account["prompt"] = [prompt.task, prompt.count, prompt.heads, prompt.index, tensors]
     return digest_bytes(canonical_json(account))
+
+
+def _prompt(name: str, steps: Sequence[Done]) -> Prompt | None:
+    """Return the virtual tokens of the one step that brings some."""
+    found = [done.effects.prompt for done in steps if done.effects.prompt is not None]
+    if len(found) > 1:
+        raise ComposeError(
+            model=name,
+            reason=f"{found[0].module} and {found[1].module} both bring virtual tokens, and a "
+            "model reads those of one",
+        )
+    return found[0] if found else None
 
 
 def _config(

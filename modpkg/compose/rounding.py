@@ -1,63 +1,82 @@
 """Rounding float64 once, correctly, to the dtype of the result.
 
-torch converts float64 to bfloat16 and float16 through float32, which rounds twice: a value just
-above a tie can become the tie, and then go the wrong way. Here every element becomes the value
-that is nearest to the float64, ties to even.
+A way through float32 rounds twice: a value just above a tie can become the tie, and then go the
+wrong way. Here every element becomes the value that is nearest to the float64, ties to even.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
+import numpy as np
+
+from modpkg.compose.arrays import STORED, Array, Stored
 
 # A second rounding can only go wrong at a tie of the narrow dtype. In float32 a tie has these low
 # bits; float16 has further ties where it is subnormal, and all of them end in twelve zeros.
-_LOW_BITS = {torch.bfloat16: (0xFFFF, 0x8000), torch.float16: (0x0FFF, 0)}
+_LOW_BITS = {"BF16": (0xFFFF, 0x8000), "F16": (0x0FFF, 0)}
+FLOATS = {
+    "F64": 0x7FF << 52,
+    "F32": 0x7F8 << 20,
+    "F16": 0x7C00,
+    "BF16": 0x7F80,
+    "F8_E4M3": 0x7F,
+    "F8_E5M2": 0x7C,
+}
+"""By dtype, the bits that all that is not finite has at least, without its sign."""
+_NAN = 0x7FC0
 
 
-def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
-    """Write ``values`` into ``out``, rounded once.
+def rounded(values: Array, dtype: str) -> Stored:
+    """Return ``values`` rounded once to F64, F32, F16 or BF16, as they lie in a pack.
 
-    ``values`` is float64 and not changed; ``out`` has its shape and is float64, float32, bfloat16
-    or float16.
+    >>> [hex(bits) for bits in rounded(np.array([1.0, 1.00390625, 1.00390626]), "BF16")]
+    ['0x3f80', '0x3f80', '0x3f81']
     """
-    if out.dtype in (torch.float64, torch.float32):
-        out.copy_(values)
-        return
-    single = values.float()
-    bits = single.view(torch.int32)
-    mask, tie = _LOW_BITS[out.dtype]
-    flags = bits.bitwise_and(mask).eq(tie).view(-1)
-    if flags.numel() % 8:
-        suspects = flags.nonzero().view(-1)
-    else:  # few of them mostly, so eight are looked at at once
-        eights = flags.view(torch.int64).nonzero().view(-1)
-        if eights.numel() > flags.numel() // 64:
-            # Means of narrow numbers are ties all over.
-            _all_to_odd(bits, single, values, flags.view(values.shape))
-            eights = eights[:0]
-        suspects = (eights.unsqueeze(1) * 8 + torch.arange(8))[flags.view(-1, 8)[eights]]
-    if suspects.numel():
-        _round_to_odd(bits.view(-1), single.view(-1), values.reshape(-1), suspects)
-    out.copy_(single)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite
+        if dtype not in _LOW_BITS:
+            return values.astype(STORED[dtype])
+        single = values.astype(np.float32)
+        bits = single.view(np.uint32)
+        mask, tie = _LOW_BITS[dtype]
+        suspects = np.flatnonzero((bits & np.uint32(mask)) == tie)
+        if suspects.size:
+            _round_to_odd(bits.reshape(-1), single.reshape(-1), values.reshape(-1), suspects)
+        if dtype == "F16":
+            return single.astype(np.float16)
+        missing = np.isnan(single) if np.isnan(single.max(initial=0)) else None
+    bits += ((bits >> 16) & 1) + np.uint32(0x7FFF)  # half of the last place, ties to even
+    bits >>= 16
+    found = bits.astype(np.uint16)
+    if missing is not None:
+        found[missing] = _NAN
+    return found
 
 
-def _all_to_odd(
-    bits: torch.Tensor, single: torch.Tensor, values: torch.Tensor, flags: torch.Tensor
-) -> None:
-    """Do what `_round_to_odd` does where ``flags`` are set, without picking them out."""
-    # Away from zero is +1 for the bits: the sign of the error, turned where the value is negative.
-    error = single.double().neg_().add_(values).sign_().mul_(single.sign())
-    bits.add_(error.mul_(flags).int())
-
-
-def _round_to_odd(
-    bits: torch.Tensor, single: torch.Tensor, values: torch.Tensor, where: torch.Tensor
-) -> None:
+def _round_to_odd(bits: Any, single: Any, values: Array, where: Any) -> None:
     """Move inexact float32 off the tie, to the neighbour on the side of the true value.
 
     That neighbour is odd, and rounding an odd one again is harmless: Boldo & Melquiond 2008,
-    https://hal.inria.fr/inria-00080427. ``bits`` is ``single`` as int32: it grows with magnitude.
-    All are flat.
+    https://hal.inria.fr/inria-00080427. ``bits`` is ``single`` as integers: it grows with
+    magnitude. All are flat.
     """
-    nearest, true = single[where].double().abs(), values[where].abs()
-    bits[where] += (true > nearest).int() - (true < nearest).int()
+    nearest, true = np.abs(single[where]).astype(np.float64), np.abs(values[where])
+    bits[where] += (true > nearest).astype(np.uint32)
+    bits[where] -= (true < nearest).astype(np.uint32)
+
+
+def magnitude_bits(stored: Stored) -> Any:
+    """Return floats as unsigned integers that grow with their magnitude."""
+    width = stored.dtype.itemsize
+    bits = stored.view(f"u{width}")
+    return bits & bits.dtype.type((1 << (8 * width - 1)) - 1)
+
+
+def all_finite(stored: Stored, dtype: str) -> bool:
+    """Say whether there is neither NaN nor infinity in what lies in a pack."""
+    return bool(magnitude_bits(stored).max(initial=0) < FLOATS[dtype])
+
+
+def is_finite(stored: Stored, dtype: str) -> Any:
+    """Return where what lies in a pack is neither NaN nor infinity."""
+    return magnitude_bits(stored) < FLOATS[dtype]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from msgspec import Struct
 
+from modpkg.compose.arrays import Stored
 from modpkg.compose.composition import Made
-from modpkg.compose.mapping import TORCH_DTYPES
 from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
-from modpkg.compose.rounding import round_into
+from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.compose.rows import TensorBlocks
-from modpkg.digests import Digest, digest_file
-from modpkg.errors import ComposeError, NotFinite, StoreDamaged
+from modpkg.digests import Digest
+from modpkg.errors import ComposeError, NotFinite
 from modpkg.packs import PackTensor
 
 
@@ -33,39 +32,42 @@ class Job(Struct, frozen=True, kw_only=True):
     """What the reducer measured over the model, if it is one of those."""
 
 
+_LARGE = 1 << 24
+"""Once something of this size was given back, glibc gives no memory of smaller blocks back to the
+system, only to take it again for the next one, which costs as much as what is computed in them."""
+
+
 def make_tensor(job: Job) -> Digest:
     """Compute a tensor block by block into its place, and return the digest of its bytes.
 
-    Everything is summed in float64 and rounded once. What goes in is hashed first: it may have lain
-    here for years, and what is made of damaged bytes would count as sound.
+    Everything is summed in float64 and rounded once. What goes in is hashed as it is read: it may
+    have lain here for years, and what is made of damaged bytes would count as sound.
 
     Raises:
         NotFinite: the result has NaN or infinity. PackError: an input cannot be read.
         StoreDamaged: an input is not what it was when it was fetched.
         ComposeError: the method cannot do with these values.
     """
-    torch.set_num_threads(1)
+    np.empty(_LARGE, np.uint8)
     place = job.place
     state = hashlib.sha256()
-    for ref in job.made.inputs():
-        if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
-            raise StoreDamaged(what=f"What {job.name!r} of {job.model} is made of", path=ref.file)
-    if place.length:
-        blocks = TensorBlocks(job.model, job.name, job.made)
-        reduction = Reduction(job, blocks)
-        # Reused for all blocks: fresh memory costs more than what is computed in it.
-        dtype = TORCH_DTYPES[place.dtype]
-        width = blocks.columns * dtype.itemsize
-        scratch = bytearray(blocks.height * width)
-        out = torch.frombuffer(scratch, dtype=dtype).view(-1, blocks.columns)
-        with open(job.file, "r+b", buffering=0) as file:
-            file.seek(place.offset)
-            for start, stop in blocks.ranges():
-                reduction.block(out[: stop - start], start, stop)
-                data = memoryview(scratch)[: (stop - start) * width]
-                state.update(data)
-                while data:
-                    data = data[file.write(data) :]
+    # NaN and infinity are looked for in the result.
+    with np.errstate(all="ignore"), TensorBlocks(job.model, job.name, job.made) as blocks:
+        if place.length:
+            try:
+                with open(job.file, "r+b", buffering=0) as file:
+                    file.seek(place.offset)
+                    reduction = Reduction(job, blocks)
+                    for start, stop in blocks.ranges():
+                        found = reduction.block(start, stop)
+                        data = found.reshape(-1).view(np.uint8).data
+                        state.update(data)
+                        while data:
+                            data = data[file.write(data) :]
+            except (NotFinite, ComposeError):
+                blocks.check()  # damage comes first: it may be the reason
+                raise
+            blocks.check()
     return Digest("sha256:" + state.hexdigest())
 
 
@@ -85,31 +87,27 @@ class Reduction:
                 if not self._reducer.across:
                     self._measured = (_said(job, self._reducer.measure, blocks, **self._arguments),)
 
-    def block(self, out: torch.Tensor, start: int, stop: int) -> None:
-        """Write rows ``start`` to ``stop`` of the result into ``out``."""
-        source = self._blocks.source[start:stop]
-        if self._reducer is None and source.dtype != torch.float64:
-            out.copy_(source)  # a conversion is one rounding already
-        else:
-            values = self._blocks.base(start, stop)
-            if self._reducer is not None:
-                changes = self._blocks.changes(start, stop)
-                values = _said(
-                    self._job,
-                    self._reducer.reduce,
-                    values,
-                    changes,
-                    *self._measured,
-                    **self._arguments,
-                )
-            round_into(out, values)
-        # NaN and infinity show in the extremes. Those that a base has itself may stay when only
-        # the dtype changes: attention masks are kept so.
-        low, high = torch.aminmax(out)
-        if not torch.isfinite(high - low) and not torch.isfinite(out).all():
-            broken = ~torch.isfinite(out)
-            if self._reducer is not None or torch.isfinite(source[broken]).any():
+    def block(self, start: int, stop: int) -> Stored:
+        """Return rows ``start`` to ``stop`` of the result, as they lie in a pack."""
+        dtype = self._job.place.dtype
+        values, changes = self._blocks.block(start, stop)
+        if self._reducer is not None:
+            values = _said(
+                self._job,
+                self._reducer.reduce,
+                values,
+                changes,
+                *self._measured,
+                **self._arguments,
+            )
+        found = rounded(values, dtype)
+        # Those that a base has itself may stay when only the dtype changes: attention masks
+        # are kept so.
+        if not all_finite(found, dtype):
+            broken = ~is_finite(found, dtype)
+            if self._reducer is not None or np.isfinite(values[broken]).any():
                 raise NotFinite(model=self._job.model, tensor=self._job.name)
+        return found
 
 
 def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:

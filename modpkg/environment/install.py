@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import structs
@@ -200,17 +200,29 @@ def _compose_all(
             )
         )
         folder = staged / "models" / model.name
-        tensors: dict[str, TensorRef] = {}
-        for name, ref in composed.tensors.items():
-            pack = _pack_name(Path(ref.file))
-            if pack not in packs:
-                link_or_copy(Path(ref.file), environment.packs / pack)
-                packs[pack] = (environment.packs / pack).stat().st_size
-            tensors[name] = structs.replace(ref, file=pack)
+        prompt = composed.prompt
+        if prompt is not None:
+            own = _linked(prompt.tensors, environment, packs)
+            prompt = structs.replace(prompt, tensors=own)
+        tensors = _linked(composed.tensors, environment, packs)
         modules = {name: plan.transfer.records[name].version for name in model.modules()}
-        lay_out_model(folder, composed, model, modules, tensors)
+        lay_out_model(folder, composed, model, modules, tensors, prompt)
         models[model.name] = model.version
     return models, results, packs
+
+
+def _linked(
+    refs: Mapping[str, TensorRef], environment: Environment, packs: dict[str, int]
+) -> dict[str, TensorRef]:
+    """Link the packs of tensors into the environment, and return the tensors as it has them."""
+    tensors = {}
+    for name, ref in refs.items():
+        pack = _pack_name(Path(ref.file))
+        if pack not in packs:
+            link_or_copy(Path(ref.file), environment.packs / pack)
+            packs[pack] = (environment.packs / pack).stat().st_size
+        tensors[name] = structs.replace(ref, file=pack)
+    return tensors
 
 
 def _pack_name(file: Path) -> str:

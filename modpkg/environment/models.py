@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modpkg.errors import BadRecord, ComposeError
 from modpkg.files import link_or_copy, safe_path, write_atomically
-from modpkg.installed import MODEL_RECORD, InstalledModel, TensorRef
+from modpkg.installed import MODEL_RECORD, InstalledModel, Prompt, TensorRef
 from modpkg.lock import Lock
 from modpkg.manifest import Manifest, from_normal_form
 from modpkg.manifest.schema import Compose, Task
@@ -109,11 +109,12 @@ def lay_out_model(
     model: ModelRecipe,
     modules: Mapping[str, str],
     tensors: Mapping[str, TensorRef],
+    prompt: Prompt | None,
 ) -> None:
     """Write a composed model's folder: its record, config and files.
 
-    ``modules`` are the versions that went in; ``tensors`` says where the weights lie, as the
-    record is to have it.
+    ``modules`` are the versions that went in; ``tensors`` says where the weights lie, and
+    ``prompt`` where the virtual tokens do, as the record is to have it.
     """
     folder.mkdir(parents=True)
     for path, source in composed.files.items():
@@ -130,5 +131,6 @@ def lay_out_model(
         tensors=dict(tensors),
         modules=dict(modules),
         recipe=msgspec.to_builtins(model.recipe),
+        prompt=prompt,
     )
     write_atomically(folder / MODEL_RECORD, seal(installed))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modpkg.errors import ImportRefused
+from modpkg.errors import ImportRefused, NotExportable
 from modpkg.installed import MODEL_RECORD, InstalledModel, read_model
 from modpkg.interop.module_project import (
     copy_files,
@@ -93,6 +93,24 @@ def _task(source: Path, config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def readable(folder: Path, form: str) -> InstalledModel:
+    """Return the record of an installed model that its weights say all of.
+
+    Raises:
+        NotExportable: it reads virtual tokens, which no directory of weights has.
+        EnvironmentDamaged.
+    """
+    model = read_model(folder)
+    if model.prompt is not None:
+        raise NotExportable(
+            name=model.name,
+            form=form,
+            reason=f"it reads the virtual tokens of {model.prompt.module} while it runs, which no "
+            "weight can take up; use modpkg.load or 'modpkg run', or export the adapter to peft",
+        )
+    return model
+
+
 def write_hf(
     model: InstalledModel,
     folder: Path,
@@ -135,5 +153,5 @@ def export_hf(
         FolderNotEmpty, DiskFull, EnvironmentDamaged.
     """
     with new_project(out) as staged:
-        write_hf(read_model(folder), folder, packs, staged, max_shard_bytes=max_shard_bytes)
+        write_hf(readable(folder, "hf"), folder, packs, staged, max_shard_bytes=max_shard_bytes)
     return files_of(out)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modpkg.errors import ImportRefused
 from modpkg.files import copy_file
-from modpkg.installed import read_model
+from modpkg.interop.hf import readable
 from modpkg.interop.module_project import files_of, license_of, new_project, write_manifest
 from modpkg.interop.weights import write_weights
 from modpkg.packs import read_pack_header
@@ -47,9 +47,9 @@ def export_plain(folder: Path, packs: Path, out: Path) -> list[str]:
     """Write an installed model's weights alone; return the file names.
 
     Raises:
-        FolderNotEmpty, DiskFull, EnvironmentDamaged.
+        FolderNotEmpty, DiskFull, EnvironmentDamaged, NotExportable.
     """
-    model = read_model(folder)
+    model = readable(folder, "safetensors")
     with new_project(out) as staged:
         write_weights(model.tensors, packs, staged)
     return files_of(out)

@@ -12,11 +12,32 @@ from modpkg.manifest.schema import ModuleTable
 from modpkg.records import PATCH, Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
 from modpkg.release.binding import bind_adapter, bind_expert, bind_router
 from modpkg.release.binding.expert import ROUTER, experts_of
-from modpkg.release.binding.words import TypePair
+from modpkg.release.binding.words import BoundPrompt, TypePair
 from modpkg.release.data import read_json
 from modpkg.release.patched import check_against, read_patch
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+
+def _read_by_prompt(
+    module: str, prompt: BoundPrompt, base: ReleaseRecord, provides: Provides
+) -> dict[str, Port]:
+    """Return the ports that virtual tokens need: they are read by all of a base's layers.
+
+    Raises:
+        AdapterRefused: they were made for another width, or for another number of layers.
+    """
+    wanted = {"layers": prompt.layers} | ({} if prompt.heads else {"hidden": prompt.width})
+    for port, value in wanted.items():
+        if provides.ports.get(port, value) != value:
+            raise AdapterRefused(
+                path=module,
+                reason=f"its virtual tokens are for a base whose port {port!r} is {value}, and "
+                f"that of {base.name} {base.version} is {provides.ports[port]}",
+            )
+    named = ("architecture", "hidden", "layers")
+    ports = {port: provides.ports[port] for port in named if port in provides.ports}
+    return {**ports, WEIGHTS_PORT: weights_digest(base.tensors)}
 
 
 def expects_of(
@@ -62,6 +83,8 @@ def expects_of(
         touched = {change.target for change in bound.changes}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
+        if bound.prompt is not None:
+            ports |= _read_by_prompt(module.name, bound.prompt, base, provides)
     elif module.kind == "patch" and PATCH in files:
         record = read_patch(files[PATCH], module.name)
         check_against(record, module.name, tensors, f"{base.name} {base.version}", base.tensors)

@@ -9,6 +9,7 @@ import torch
 
 from modpkg.runtime.pooling import Embedder
 from modpkg.runtime.prompt import token_ids
+from modpkg.runtime.virtual import VIRTUAL
 
 MOST_TEXTS = 32
 MOST_TOKENS = 8192
@@ -23,7 +24,8 @@ def context_of(model: Any, tokenizer: Any) -> int:
     """Return how many tokens a model takes."""
     limits = [getattr(model.config, "max_position_embeddings", None)]
     limits.append(getattr(tokenizer, "model_max_length", None))
-    return int(min((n for n in limits if isinstance(n, int) and n > 0), default=1 << 30))
+    most = min((n for n in limits if isinstance(n, int) and n > 0), default=1 << 30)
+    return max(1, most - getattr(model, VIRTUAL, 0))
 
 
 def encode(
@@ -145,7 +147,8 @@ def likelihoods(
     found = [(0.0, 0)] * len(texts)
     for places in _batches(encoded):
         ids, mask = _padded([encoded[place] for place in places], _pad_id(model, tokenizer))
-        logits = model(ids, attention_mask=mask).logits[:, :-1].float()
+        # Virtual tokens have logits too, before those of the text.
+        logits = model(ids, attention_mask=mask).logits[:, -ids.shape[1] : -1].float()
         wanted = ids[:, 1:, None]
         told = logits.gather(2, wanted)[..., 0] - logits.logsumexp(-1)
         sums = torch.where(mask[:, 1:] == 1, told, 0.0).double().sum(1)

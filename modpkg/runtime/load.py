@@ -14,6 +14,7 @@ from modpkg.errors import WeightsDoNotFit
 from modpkg.installed import read_model
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence import apart
+from modpkg.runtime.virtual import attach
 
 
 def load_model(folder: Path, packs: Path) -> torch.nn.Module:
@@ -25,16 +26,29 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     sentence-transformers model it is the transformer, and `embed` does the rest.
 
     Raises:
-        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded, EnvironmentDamaged.
+        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded, EnvironmentDamaged,
+        PromptRefused.
     """
     record = read_model(folder)
-    cls, config = model_class(record.name, folder)
     own, _ = apart(record.name, folder, record.tensors)
-    tensors = map_tensors(own.items(), packs)
+    model = build_model(record.name, folder, map_tensors(own.items(), packs))
+    if record.prompt is not None:
+        tensors = map_tensors(record.prompt.tensors.items(), packs)
+        attach(record.name, model, record.prompt, tensors)
+    return model
+
+
+def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """Return the model that the configuration in ``folder`` describes, of these tensors.
+
+    Raises:
+        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded.
+    """
+    cls, config = model_class(name, folder)
     with _dtype_of(tensors):
-        model = _by_assignment(record.name, cls, config, tensors)
+        model = _by_assignment(name, cls, config, tensors)
         if model is None:
-            model = _by_transformers(record.name, cls, config, tensors)
+            model = _by_transformers(name, cls, config, tensors)
     model.eval()
     _add_generation_config(model, folder)
     return model

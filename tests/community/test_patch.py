@@ -18,7 +18,7 @@ from modpkg.community.nearness import bounds, spacing
 from modpkg.compose.executor import compose
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import plan
-from modpkg.compose.rounding import round_into
+from modpkg.compose.torches import round_into
 from modpkg.errors import (
     AccountsDoNotBalance,
     BadPatch,

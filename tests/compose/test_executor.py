@@ -6,6 +6,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import modpkg.compose.executor as executor_module
 import modpkg.compose.rows as rows_module
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.executor import WEIGHTS, compose
-from modpkg.errors import NotFinite
+from modpkg.errors import NotFinite, PackError, StoreDamaged
 from tests.compose.helpers import adapter, base, planned, raw, values
 
 Q, K = "model.layers.0.q", "model.layers.0.k"
@@ -203,3 +204,41 @@ def test_torch_keeps_its_threads(tmp_path: Path) -> None:
     compose(example(tmp_path), tmp_path)
     assert torch.get_num_threads() == before
     assert threading.active_count() == running
+
+
+_TORCHLESS = """
+import pickle, sys
+from pathlib import Path
+from modpkg.compose.executor import compose
+compose(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]))
+assert "torch" not in sys.modules
+"""
+
+
+def test_an_adapter_is_composed_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "composition").write_bytes(pickle.dumps(example(tmp_path)))
+    arguments = [str(tmp_path / "composition"), str(tmp_path / "store")]
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", _TORCHLESS, *arguments]
+    subprocess.run(command, cwd=root, check=True, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_damage_is_told_before_what_came_of_it(tmp_path: Path, number: int) -> None:
+    """Inputs are hashed as they are read: nothing that was made of others is kept."""
+    composition = example(tmp_path)
+    ref = composition.made[f"{Q}.weight"].inputs()[number]
+    with open(ref.file, "r+b") as file:
+        file.seek(ref.offset + ref.length - ref.length // 8)
+        file.write(b"\xff" * 8)  # NaN, in either dtype
+    with pytest.raises(StoreDamaged, match=Q):
+        compose(composition, tmp_path)
+    assert list(composition.folder(tmp_path).iterdir()) == []
+
+
+def test_an_input_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    composition = example(tmp_path)
+    ref = composition.made[f"{Q}.weight"].source
+    os.truncate(ref.file, ref.offset + ref.length // 2)
+    with pytest.raises((PackError, StoreDamaged)):
+        compose(composition, tmp_path)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modpkg.compose import rounding
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
-from modpkg.compose.rounding import round_into
 from modpkg.errors import ImportRefused
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest import read_manifest
@@ -58,9 +58,9 @@ def composed(folder: Path, recipe: str, dtype: str) -> Table:
 
 
 def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    out = torch.empty(values.shape, dtype=dtype)
-    round_into(out, values.double())
-    return out
+    name = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}[dtype]
+    found = rounding.rounded(values.double().numpy(), name)
+    return torch.from_numpy(found).view(dtype)
 
 
 def nearer(ours: torch.Tensor, theirs: torch.Tensor, judge: torch.Tensor) -> bool:

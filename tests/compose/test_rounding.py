@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modpkg.compose.rounding import round_into
+from modpkg.compose.rounding import rounded as rounding
 
 FORMATS = {torch.bfloat16: (8, -126, 127), torch.float16: (11, -14, 15)}
 """Significant bits, least and greatest exponent of a normal value."""
+NAMES = {torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def exact(value: float, dtype: torch.dtype) -> float:
@@ -30,11 +32,10 @@ def exact(value: float, dtype: torch.dtype) -> float:
 
 
 def rounded(values: list[float], dtype: torch.dtype) -> list[float]:
-    source = torch.tensor(values, dtype=torch.float64)
-    out = torch.empty(len(values), dtype=dtype)
-    round_into(out, source)
-    assert torch.equal(source, torch.tensor(values, dtype=torch.float64)) or math.isnan(values[0])
-    return out.double().tolist()
+    source = np.array(values, dtype=np.float64)
+    found = rounding(source, NAMES[dtype])
+    assert np.array_equal(source, np.array(values), equal_nan=True)
+    return torch.from_numpy(found).view(dtype).double().tolist()
 
 
 def near_ties(dtype: torch.dtype) -> list[float]:
@@ -80,9 +81,13 @@ def test_signed_zeros_and_what_is_not_finite() -> None:
         assert math.isnan(rounded([math.nan], dtype)[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_wider_dtypes_are_one_rounding(dtype: torch.dtype) -> None:
-    source = torch.randn(1000, dtype=torch.float64)
-    out = torch.empty(1000, dtype=dtype)
-    round_into(out, source)
-    assert torch.equal(out, source.to(dtype))
+@pytest.mark.parametrize(("dtype", "kind"), [("F32", np.float32), ("F64", np.float64)])
+def test_wider_dtypes_are_one_rounding(dtype: str, kind: type) -> None:
+    source = np.random.default_rng(1).standard_normal(1000)
+    assert np.array_equal(rounding(source, dtype), source.astype(kind))
+
+
+def test_means_of_narrow_numbers_are_ties_all_over() -> None:
+    draws = torch.randn(4000, generator=torch.Generator().manual_seed(5)).bfloat16().double()
+    values = ((draws[::2] + draws[1::2]) / 2).tolist()
+    assert rounded(values, torch.bfloat16) == [exact(value, torch.bfloat16) for value in values]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modpkg.errors import BadName, ManifestError, NotARequirementHere
 from modpkg.manifest import parse_manifest, remove_dependency, set_dependency
-from modpkg.manifest.edit import toml_value
+from modpkg.manifest.edit import toml_value, with_absolute_registries
 
 from .strategies import steady, toml, toml_values, words
 
@@ -272,3 +272,22 @@ def test_an_edited_manifest_reads_back() -> None:
     manifest = parse_manifest(text, Path("modpkg.toml"))
     assert str(manifest.dependencies[-1].requirement) == "new[fast]>=1"
     assert manifest.dependencies[-1].registry == "acme"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[app]\nname = "a"\n[registries]\nnear = "../r" # c\nfar = "https://x.example"\n',
+        '[app]\nname = "a"\n[registries]\n"near" = \'../r\'\nfar = "https://x.example"\n',
+        'registries.near = "../r"\nregistries.far = "https://x.example"\n[app]\nname = "a"\n',
+        'registries = { near = "../r", far = "https://x.example" }\n[app]\nname = "a"\n',
+        '[tool.modpkg]\nregistries = { near = "../r", far = "https://x.example" }\n'
+        '[tool.modpkg.app]\nname = "a"\n',
+    ],
+)
+def test_registries_mean_the_same_in_another_folder(text: str) -> None:
+    moved = with_absolute_registries(text, Path("/work/app"))
+    manifest = parse_manifest(moved, Path("pyproject.toml" if "tool" in text else "modpkg.toml"))
+    assert manifest.registries == {"near": "/work/app/../r", "far": "https://x.example"}
+    assert moved.replace('"/work/app/../r"', "'../r'") == text.replace('"../r"', "'../r'")
+    assert with_absolute_registries(moved, Path("/elsewhere")) == moved

@@ -19,6 +19,7 @@ from modpkg.compose.operators.miss import MISS
 from modpkg.compose.operators.oft import OFT
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.compose.operators.patch import PATCHED
+from modpkg.compose.operators.prompt import PROMPT
 from modpkg.compose.operators.replace import REPLACE
 from modpkg.compose.operators.router import ROUTER
 from modpkg.compose.operators.rows import ROWS, TRAINABLE_TOKENS
@@ -31,7 +32,8 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         *(BOFT, C3A, DELORA, DENSE, DORA, EXPERT, HEAD, HIRA, HRA, IA3, LN_TUNING, LOHA, LOKR),
-        *(LORA, MISS, OFT, PATCHED, REPLACE, ROUTER, ROWS, SPARSE, TRAINABLE_TOKENS, VERA),
+        *(LORA, MISS, OFT, PATCHED, PROMPT, REPLACE, ROUTER, ROWS, SPARSE, TRAINABLE_TOKENS),
+        VERA,
     )
 }
 GROUP = "modpkg.operators"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Situation
 from modpkg.errors import ComposeError
+from modpkg.installed import Prompt
 from modpkg.packs import DTYPE_BYTES
 from modpkg.release.binding import METHODS, bind_adapter, bind_head
+from modpkg.release.binding.prompts import OPERATOR as PROMPT
+from modpkg.release.binding.prompts import PROMPTS, TASKS
+from modpkg.release.binding.words import BoundPrompt
 from modpkg.release.data import read_json
 
 CONFIG = "adapter_config.json"
@@ -35,10 +41,16 @@ def bind(situation: Situation) -> Effects:
             f"step {step.op!r} names {module.name}, which has no {CONFIG} and so is no adapter"
         )
     config = read_json(module.files[CONFIG])
-    method = METHODS.get(str(config.get("peft_type")))
+    kind = str(config.get("peft_type"))
+    if kind in PROMPTS and step.op != PROMPT:
+        raise refuse(
+            f"step {step.op!r} names {module.name}, which is of type {kind}: no weight can take up "
+            f'its virtual tokens; write op = "{PROMPT}" to have them read when the model runs'
+        )
+    method = METHODS.get(kind)
     if method is not None and method.operator != step.op:
         raise refuse(
-            f"step {step.op!r} names {module.name}, which is of type {config['peft_type']}; "
+            f"step {step.op!r} names {module.name}, which is of type {kind}; "
             f'write op = "{method.operator}"'
         )
     bound = bind_adapter(
@@ -55,6 +67,7 @@ def bind(situation: Situation) -> Effects:
         raise refuse(
             f"step {step.op!r} of {module.name} has replace, but an adapter replaces nothing"
         )
+    prompt = _prompt(situation, bound.prompt) if bound.prompt is not None else None
     terms: dict[str, Term] = {}
     for change in bound.changes:
         inputs = {role: module.tensors[name] for role, name in change.inputs.items()}
@@ -87,4 +100,50 @@ def bind(situation: Situation) -> Effects:
             raise refuse(f"the config.json of {base.name} does not say which architecture it is")
         edits["architectures"] = [match["stem"] + kind for kind in edits["architectures"]]
     same = tuple(module.tensors[name] for name in bound.same)
-    return Effects(terms=terms, same=same, added=added, removed=removed, config=edits)
+    return Effects(
+        terms=terms, same=same, added=added, removed=removed, config=edits, prompt=prompt
+    )
+
+
+def _prompt(situation: Situation, bound: BoundPrompt) -> Prompt:
+    """Return the virtual tokens of a step: they are read as they are, and by a model for its task.
+
+    Raises:
+        ComposeError: the step has a scale, names no task of several, or the base is for another.
+    """
+    module, step = situation.module, situation.step
+
+    def refuse(reason: str) -> ComposeError:
+        return ComposeError(
+            model=situation.model, reason=f"step {step.op!r} of {module.name} {reason}"
+        )
+
+    if step.scale != 1.0:
+        raise refuse("has a scale, but virtual tokens are not added up")
+    tasks = module.tensors[bound.tensors["columns"]].shape[0] if "columns" in bound.tensors else 1
+    index = step.parameters.get("task", 0.0 if tasks == 1 else None)
+    if isinstance(index, bool) or not isinstance(index, float) or index not in range(tasks):
+        raise refuse(f"is for {tasks} tasks; name one, as parameters = {{ task = 0 }}")
+    return Prompt(
+        module=module.name,
+        count=bound.count,
+        task=bound.task,
+        heads=bound.heads,
+        index=int(index),
+        tensors={role: module.tensors[name] for role, name in bound.tensors.items()},
+    )
+
+
+def check_prompt(model: str, prompt: Prompt, config: Mapping[str, Any]) -> None:
+    """Refuse virtual tokens that are for another sort of model than the result is.
+
+    Raises:
+        ComposeError
+    """
+    named = str((config.get("architectures") or [""])[0])
+    if not named.endswith(TASKS[prompt.task]):
+        raise ComposeError(
+            model=model,
+            reason=f"the virtual tokens of {prompt.module} are for {prompt.task}, and it is of the "
+            f"architecture {named!r}",
+        )

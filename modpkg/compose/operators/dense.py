@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind as bind_adapter
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
 from modpkg.errors import ComposeError, ShapeMismatch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -60,15 +60,15 @@ def bind(situation: Situation) -> Effects:
     return Effects(terms=terms)
 
 
-def delta(
-    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
-) -> Tensor:
+def delta(inputs: Mapping[str, Array], term: Term, start: int, stop: int, source: Source) -> Array:
     """Return rows ``start`` to ``stop`` of weight · (x − base)."""
-    rows = source.reshape(source.shape[0] if source.ndim else 1, -1)[start:stop]
-    found = inputs["values"].sub_(rows)
-    return found if term.weight == 1.0 else found.mul_(term.weight)
+    found = inputs["values"]
+    found -= source.peek(start, stop)
+    if term.weight != 1.0:
+        found *= term.weight
+    return found
 
 
 LN_TUNING = Operator(name="ln-tuning", bind=bind_adapter)
 """Norms that were trained whole: Zhao et al. 2023, https://arxiv.org/abs/2312.11420."""
-DENSE = Operator(name="dense", bind=bind, delta=delta, by_rows=("values",))
+DENSE = Operator(name="dense", bind=bind, delta=delta, arrays=True, by_rows=("values",))

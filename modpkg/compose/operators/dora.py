@@ -52,8 +52,9 @@ def delta(
 def _direction(
     inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
 ) -> Tensor:
-    change = product(inputs, term, start, stop, term.parameters["scaling"])
-    return change.add_(rows(source, start, stop))
+    change: Tensor = product(inputs, term, start, stop, term.parameters["scaling"])
+    change.add_(rows(source, start, stop))
+    return change
 
 
 DORA = Operator(name="dora", bind=bind, delta=delta, prepare=prepare, multiplies=True)

@@ -24,7 +24,8 @@ def delta(
     inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
 ) -> Tensor:
     """Return rows of weight · W ⊙ (B @ A)."""
-    return product(inputs, term, start, stop, term.weight).mul_(rows(source, start, stop))
+    change: Tensor = product(inputs, term, start, stop, term.weight)
+    return change.mul_(rows(source, start, stop))
 
 
 HIRA = Operator(name="hira", bind=bind, delta=delta, null=("a", "b"), multiplies=True)

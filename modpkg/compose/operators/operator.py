@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
 from modpkg.compose.composition import Gate, Probe, Term
-from modpkg.installed import InstalledModule, TensorRef
+from modpkg.installed import InstalledModule, Prompt, TensorRef
 from modpkg.manifest.schema import Compose, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 
 class Situation(Struct, frozen=True, kw_only=True):
@@ -56,11 +56,26 @@ class Effects(Struct, frozen=True, kw_only=True):
     files: dict[str, Path] = {}
     replaced: tuple[str, ...] = ()
     """Files of the base that the result does not have, or has from ``files``."""
+    prompt: Prompt | None = None
+    """What the result reads before its text."""
 
     def empty(self) -> bool:
         """Say whether the step does nothing."""
-        edits = self.config or self.unset or self.files or self.replaced
+        edits = self.config or self.unset or self.files or self.replaced or self.prompt
         return not (self.terms or self.added or self.removed or self.gates or edits)
+
+
+class Source(Protocol):
+    """The base's tensor, as operators that work on arrays see it."""
+
+    shape: tuple[int, ...]
+    count: int
+    """Elements in all."""
+    columns: int
+    """Of the tensor seen as a matrix."""
+
+    def peek(self, start: int, stop: int) -> Array:
+        """Return rows of that matrix as float64, not to be changed."""
 
 
 class Operator(Struct, frozen=True, kw_only=True):
@@ -69,7 +84,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     name: str
     bind: Callable[[Situation], Effects]
     """Plans a step; imports no torch."""
-    delta: Callable[[Mapping[str, Tensor], Term, int, int, Tensor], Tensor] | None = None
+    delta: Callable[[Mapping[str, Any], Term, int, int, Any], Any] | None = None
     """``delta(inputs, term, start, stop, source)``: the unrounded change, the term's weight in it.
 
     The inputs come as float64, as they lie on disk otherwise. ``source`` is the base's tensor,
@@ -79,7 +94,10 @@ class Operator(Struct, frozen=True, kw_only=True):
     rows are asked for with it; it may read ``source`` whole. None for structural operators,
     which have no terms.
     """
-    prepare: Callable[[Mapping[str, Tensor], Term, Tensor], Mapping[str, Tensor]] | None = None
+    arrays: bool = False
+    """Whether `delta` and `prepare` work on arrays of numpy and a `Source`, and not on tensors of
+    torch: where all operators of a composition do, torch is not imported."""
+    prepare: Callable[[Mapping[str, Any], Term, Any], Mapping[str, Any]] | None = None
     """``prepare(inputs, term, source)``: what `delta` gets as its inputs, worked out once for a
     tensor; pure likewise. Inputs in ``by_rows`` are not among them."""
     null: tuple[str, ...] = ()

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import CONFIG
 from modpkg.compose.operators.adapter import bind as bind_adapter
-from modpkg.compose.operators.matrix import matrix
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
 from modpkg.errors import ComposeError, UnboundTensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 _INDICES = ("I32", "I64")
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -73,37 +72,38 @@ def bind(situation: Situation) -> Effects:
     return Effects(terms=terms)
 
 
-def prepare(inputs: Mapping[str, Tensor], term: Term, source: Tensor) -> Mapping[str, Tensor]:
+def prepare(inputs: Mapping[str, Array], term: Term, source: Source) -> Mapping[str, Any]:
     """Return flat places in order, and their values.
 
     Raises:
         ComposeError: a place is outside of the tensor, or there twice.
     """
-    places, values = inputs["indices"].long(), inputs["values"].flatten()
+    places, values = inputs["indices"].astype("int64"), inputs["values"].reshape(-1)
     if places.ndim == 2:
         rows, columns = places
-        if columns.numel() and (int(columns.min()) < 0 or int(columns.max()) >= source.shape[1]):
+        if columns.size and (columns.min() < 0 or columns.max() >= source.shape[1]):
             raise ComposeError(model="sparse", reason="a column is outside of the base's tensor")
         places = rows * source.shape[1] + columns
-    places, order = places.sort(stable=True)
-    if places.numel() and (int(places[0]) < 0 or int(places[-1]) >= source.numel()):
+    order = places.argsort(kind="stable")
+    places = places[order]
+    if places.size and (places[0] < 0 or places[-1] >= source.count):
         raise ComposeError(model="sparse", reason="a place is outside of the base's tensor")
-    if bool((places[1:] == places[:-1]).any()):
+    if (places[1:] == places[:-1]).any():
         raise ComposeError(model="sparse", reason="a place is there twice")
     return {"places": places, "values": values[order]}
 
 
-def delta(
-    inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
-) -> Tensor:
+def delta(inputs: Mapping[str, Any], term: Term, start: int, stop: int, source: Source) -> Array:
     """Return rows of weight · the scattered values."""
-    places, columns = inputs["places"], matrix(source).shape[1]
-    first = int((places < start * columns).sum())
-    last = int((places < stop * columns).sum())
-    change = inputs["values"].new_zeros(stop - start, columns)
-    own = inputs["values"][first:last].mul(term.weight)
-    change.view(-1)[places[first:last] - start * columns] = own
+    import numpy as np
+
+    places, columns = inputs["places"], source.columns
+    first, last = places.searchsorted([start * columns, stop * columns])
+    change: Array = np.zeros((stop - start) * columns)
+    change[places[first:last] - start * columns] = inputs["values"][first:last] * term.weight
     return change
 
 
-SPARSE = Operator(name="sparse", bind=bind, delta=delta, prepare=prepare, null=("values",))
+SPARSE = Operator(
+    name="sparse", bind=bind, delta=delta, prepare=prepare, arrays=True, null=("values",)
+)

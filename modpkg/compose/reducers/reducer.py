@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 
 @dataclass(frozen=True)
 class Change:
     """Rows of what one step does to a tensor."""
 
-    delta: Tensor
+    delta: Array
     """float64, without the step's scale; not to be changed."""
     weight: float
     """The step's scale; 1 where the method has no use for it."""
@@ -27,11 +27,11 @@ class Change:
     """Names what the change is made of and the tensor: the same whatever the place or order."""
     first: int = 0
     """Of the tensor's elements, the one that these rows begin with."""
-    importance: Tensor | float = 1.0
+    importance: Array | float = 1.0
     """How much each value counts: float64 rows, or a number for all."""
 
 
-Rows = tuple["Tensor", Sequence[Change]]
+Rows = tuple["Array", Sequence[Change]]
 """Rows of the base as float64, and the changes to them; all of one shape."""
 
 
@@ -46,10 +46,10 @@ class Blocks(Protocol):
     def __call__(self) -> Iterator[Rows]:
         """Yield all rows, in order."""
 
-    def deltas(self, index: int) -> Iterator[Tensor]:
+    def deltas(self, index: int) -> Iterator[Array]:
         """Yield all rows of one change."""
 
-    def sample(self, index: int) -> Tensor:
+    def sample(self, index: int) -> Array:
         """Return some of its values, flat, from all over the tensor."""
 
 
@@ -60,8 +60,9 @@ class Reducer(Struct, frozen=True, kw_only=True):
     """A registered reducer: entry points of the group ``modpkg.reducers`` name such objects.
 
     ``reduce(base, changes, **parameters)`` gets float64 rows of a tensor seen as a matrix (first
-    extent × all others) and returns the result's, float64. It may overwrite ``base``. It is pure,
-    and what it returns for a row must not depend on which other rows come with it.
+    extent × all others), as arrays of numpy, and returns the result's, float64. It may overwrite
+    ``base``. It is pure, and what it returns for a row must not depend on which other rows come
+    with it.
 
     A method that has to know something of the whole tensor first (a norm, a threshold) has
     ``measure(blocks, **parameters)``, see `Blocks`. What it returns becomes the third argument of
@@ -69,7 +70,7 @@ class Reducer(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    reduce: Callable[..., Tensor]
+    reduce: Callable[..., Array]
     measure: Callable[..., Any] | None = None
     across: bool = False
     """Whether it is measured over all tensors that are made, and not over each."""
@@ -91,14 +92,14 @@ class Reducer(Struct, frozen=True, kw_only=True):
 
 def reducer(
     name: str, *, step: Mapping[str, Any] | None = None, **options: Any
-) -> Callable[[Callable[..., Tensor]], Reducer]:
+) -> Callable[[Callable[..., Array]], Reducer]:
     """Make a `Reducer` of a function; its keyword-only arguments are the method's parameters.
 
     An argument that is called like a word of Python has an underscore at its end (``lambda_``),
     which the manifest leaves out. A parameter without a default is required.
     """
 
-    def decorate(function: Callable[..., Tensor]) -> Reducer:
+    def decorate(function: Callable[..., Array]) -> Reducer:
         parameters = {
             parameter.name.rstrip("_"): parameter.default
             for parameter in inspect.signature(function).parameters.values()

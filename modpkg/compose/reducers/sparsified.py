@@ -13,12 +13,14 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Blocks, Change, reducer
 from modpkg.compose.reducers.selection import kth_largest, position
-from modpkg.compose.reducers.weighted import divisor
+from modpkg.compose.reducers.stream import uniform
+from modpkg.compose.reducers.weighted import added, divisor
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 
 class Kept(NamedTuple):
@@ -39,6 +41,8 @@ Bounds = Sequence[Kept]
 
 _SHARE = {"density": (0.0, 1.0), "gamma": (0.0, 1.0), "epsilon": (0.0, 1.0)}
 _NONE = Kept(low=float("inf"))
+_SIGN = -(1 << 63)
+"""The bit of a float64 that is its sign."""
 
 
 # What is kept ---------------------------------------------------------------------------------
@@ -57,10 +61,11 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
             before = after = 0.0
             first = 0
             for delta in blocks.deltas(index):
-                size = delta.abs()
+                size = np.abs(delta)
                 before += float(size.sum())
-                after += float(size.masked_fill_(_left_out(size, first, kept), 0.0).sum())
-                first += size.numel()
+                size[_left_out(size, first, kept)] = 0.0
+                after += float(size.sum())
+                first += size.size
             if min(before, after) >= 1e-7:
                 kept = kept._replace(factor=before / after)
         found.append(kept)
@@ -76,10 +81,10 @@ def _kept(blocks: Blocks, index: int, density: float, gamma: float | None = None
         wanted = max(wanted, 1)  # as mergekit has it
     if not wanted:
         return _NONE
-    sample = blocks.sample(index).abs()
+    sample = np.abs(blocks.sample(index))
 
-    def magnitudes() -> Iterator[Tensor]:
-        return (delta.abs().flatten() for delta in blocks.deltas(index))
+    def magnitudes() -> Iterator[Array]:
+        return (np.abs(delta).reshape(-1) for delta in blocks.deltas(index))
 
     above = min(int((gamma or 0.0) * count), count - wanted)  # the density is kept to
     low = kth_largest(magnitudes, sample, above + wanted, count)
@@ -94,96 +99,100 @@ def _kept(blocks: Blocks, index: int, density: float, gamma: float | None = None
     return kept
 
 
-def _left_out(size: Tensor, first: int, kept: Kept) -> Tensor:
+def _left_out(size: Array, first: int, kept: Kept) -> Any:
     """Return where magnitudes are not kept; ``first`` is the place of their first."""
     found = size < kept.low
     if kept.low_before is not None:
-        found |= (size == kept.low).logical_and_(_from(size, first, kept.low_before))
+        found |= (size == kept.low) & _from(size, first, kept.low_before)
     if kept.high_before is not None:
         found |= size > kept.high
-        found |= (size == kept.high).logical_and_(_from(size, first, kept.high_before))
+        found |= (size == kept.high) & _from(size, first, kept.high_before)
     return found
 
 
-def _from(size: Tensor, first: int, place: int) -> Tensor:
+def _from(size: Array, first: int, place: int) -> Any:
     """Return where in rows that begin at ``first`` the elements from ``place`` on are."""
-    import torch
-
-    found = torch.zeros(size.numel(), dtype=torch.bool)
-    found[max(0, place - first) :] = True
-    return found.view(size.shape)
+    return (np.arange(size.size) >= place - first).reshape(size.shape)
 
 
-def by_magnitude(change: Change, kept: Kept) -> Tensor:
+def by_magnitude(change: Change, kept: Kept) -> Array:
     """Return the change with what is not kept at 0."""
     if kept == Kept():
         return change.delta
-    if kept.high_before is None and (least := _least(change, kept)) is not None:
-        found = change.delta.hardshrink(math.nextafter(least, -1.0)) if least else change.delta
-        return found * kept.factor if kept.factor != 1.0 else found
-    left_out = _left_out(change.delta.abs(), change.first, kept)
-    found = change.delta.masked_fill(left_out, 0.0)
-    return found.mul_(kept.factor) if kept.factor != 1.0 else found
+    size = np.abs(change.delta)
+    least = _least(change, kept)
+    if kept.high_before is None and least is not None:
+        found = change.delta * (size >= least)
+    else:
+        found = change.delta * ~_left_out(size, change.first, kept)
+    if kept.factor != 1.0:
+        found *= kept.factor
+    return found
 
 
 def _least(change: Change, kept: Kept) -> float | None:
     """Return the least magnitude that is kept in these rows; None where equal ones part in them."""
     place = kept.low_before
-    if place is None or place >= change.first + change.delta.numel():
+    if place is None or place >= change.first + change.delta.size:
         return kept.low
     return math.nextafter(kept.low, math.inf) if place <= change.first else None
 
 
-def at_random(change: Change, seed: int, *, rescale: bool) -> Tensor:
+def at_random(change: Change, seed: int, *, rescale: bool) -> Array:
     """Return the change with each value at 0 but with the probability ``density``."""
-    from modpkg.compose.reducers.stream import uniform
-
     density = change.parameters["density"]
     if density >= 1:
         return change.delta
     draws = uniform(seed, change.key, change.first, change.delta.shape)
-    kept = change.delta.masked_fill(draws >= density, 0.0)
-    return kept.div_(density) if rescale and density > 0 else kept
+    kept = np.where(draws >= density, 0.0, change.delta)
+    if rescale and density > 0:
+        kept /= density
+    return kept
 
 
-def by_rank(change: Change, seed: int, *, rescale: bool) -> Tensor:
+def by_rank(change: Change, seed: int, *, rescale: bool) -> Array:
     """Return the change with values at 0 at random, small ones of a row more often (MagPrune)."""
-    from modpkg.compose.reducers.stream import uniform
-
     density, epsilon = change.parameters["density"], change.parameters["epsilon"]
     if density >= 1:
         return change.delta
     if density <= 0:
-        return change.delta.new_zeros(change.delta.shape)
+        return np.zeros_like(change.delta)
     if density + epsilon >= 1 or density - epsilon <= 0:
         raise ValueError("density plus and minus epsilon have to be between 0 and 1")
-    rows = change.delta.shape[1]
-    order = change.delta.abs().argsort(dim=1, stable=True)
-    ranks = order.argsort(dim=1, stable=True).double().div_(max(rows - 1, 1))
-    chance = ranks.mul_(2 * epsilon).add_(density - epsilon)
+    columns = change.delta.shape[1]
+    order = np.abs(change.delta).argsort(axis=1, kind="stable")
+    chance = np.empty_like(change.delta)
+    np.put_along_axis(chance, order, np.arange(columns, dtype=np.float64)[np.newaxis], axis=1)
+    chance /= max(columns - 1, 1)
+    chance *= 2 * epsilon
+    chance += density - epsilon
     draws = uniform(seed, change.key, change.first, change.delta.shape)
-    kept = change.delta.masked_fill(draws >= chance, 0.0)
-    return kept.div_(chance) if rescale else kept
+    kept = np.where(draws >= chance, 0.0, change.delta)
+    if rescale:
+        kept /= chance
+    return kept
 
 
 # How it becomes one ---------------------------------------------------------------------------
 
 
-def summed(parts: Sequence[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
+def summed(parts: Sequence[Array], weights: Sequence[float], *, normalize: bool) -> Array:
     """Return Σ w_i · part_i, divided by Σ w_i if normalized."""
     found = parts[0] * weights[0]
     for part, weight in zip(parts[1:], weights[1:], strict=True):
-        found.add_(part, alpha=weight)
-    return found.div_(divisor(sum(weights))) if normalize else found
+        found += part * weight
+    if normalize:
+        found /= divisor(sum(weights))
+    return found
 
 
 def elected(
-    parts: Sequence[Tensor],
+    parts: Sequence[Array],
     weights: Sequence[float],
     *,
     votes: str = "weighted",
     divide: str = "",
-) -> Tensor:
+) -> Array:
     """Return Σ w_i · part_i over the parts of the sign that has the majority.
 
     ``votes`` says whose sign that is: of Σ w_i · part_i (``weighted``), Σ part_i (``total``) or
@@ -192,27 +201,34 @@ def elected(
     """
     if votes == "weighted":
         parts = [part * weight for part, weight in zip(parts, weights, strict=True)]
-    balance = parts[0].sign() if votes == "frequency" else parts[0].clone()
+    balance = np.sign(parts[0]) if votes == "frequency" else parts[0].copy()
     for part in parts[1:]:
-        balance.add_(part.sign() if votes == "frequency" else part)
-    sign = balance.sign_().add_(0.5).sign_()
-    found, below = sign.new_zeros(sign.shape), None
+        balance += np.sign(part) if votes == "frequency" else part
+    # Without a branch for each value, which would cost more than what is computed.
+    sign = balance.view(np.int64) & _SIGN
+    found, below, zeros = (np.zeros(balance.shape) for _ in range(3))
     for part, weight in zip(parts, weights, strict=True):
-        chosen = (part * sign).clamp_(min=0.0)
-        found.add_(chosen, alpha=1.0 if votes == "weighted" else weight)
+        chosen = (part.view(np.int64) ^ sign).view(np.float64)
+        np.maximum(chosen, zeros, out=chosen)
         if divide:
-            share = chosen.sign_().mul_(weight if divide == "weights" else 1.0)
-            below = share if below is None else below.add_(share)
-    if below is not None:
-        found.div_(below.masked_fill_(below == 0, 1.0))
-    return found.mul_(sign)
+            below += (chosen > 0) * (weight if divide == "weights" else 1.0)
+        if votes != "weighted":
+            chosen *= weight
+        found += chosen
+    if divide:
+        below += below == 0
+        found /= below
+    flipped = found.view(np.int64)
+    flipped ^= sign
+    found += 0.0  # where nothing is added, −0.0 must not be
+    return found
 
 
 def _weights(changes: Sequence[Change]) -> list[float]:
     return [change.weight for change in changes]
 
 
-def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Tensor]:
+def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Array]:
     return [by_magnitude(*each) for each in zip(changes, bounds, strict=True)]
 
 
@@ -221,14 +237,14 @@ def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Tensor]:
 
 @reducer("ties-mergekit", step={"density": 1.0}, bounds=_SHARE, measure=thresholds)
 def ties_mergekit(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     bounds: Bounds,
     *,
     normalize: bool = True,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``ties-mergekit``: mergekit's TIES: trimmed tensor by tensor; the mean is by the weights.
 
     The sign is that of Σ w_i · delta_i, a sum of 0 is positive, and it is divided by the weights
@@ -237,17 +253,17 @@ def ties_mergekit(
     found = elected(
         _trimmed(changes, bounds), _weights(changes), divide="weights" if normalize else ""
     )
-    return base.add_(found, alpha=lambda_)
+    return added(base, found, lambda_)
 
 
 @reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds)
 def ties_peft(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     bounds: Bounds,
     *,
     majority_sign: str = "total",
-) -> Tensor:
+) -> Array:
     """``ties-peft``: PEFT's TIES: trimmed tensor by tensor; weighted values, divided by a count.
 
     The sign is that of Σ delta_i (``total``) or of Σ sign(delta_i) (``frequency``), both without
@@ -257,7 +273,7 @@ def ties_peft(
     if majority_sign not in ("total", "frequency"):
         raise ValueError("majority_sign has to be 'total' or 'frequency'")
     parts = _trimmed(changes, bounds)
-    return base.add_(elected(parts, _weights(changes), votes=majority_sign, divide="count"))
+    return added(base, elected(parts, _weights(changes), votes=majority_sign, divide="count"))
 
 
 def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
@@ -278,9 +294,7 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
     measure=_over_the_model,
     across=True,
 )
-def ties(
-    base: Tensor, changes: Sequence[Change], bounds: Bounds, *, lambda_: float = 1.0
-) -> Tensor:
+def ties(base: Array, changes: Sequence[Change], bounds: Bounds, *, lambda_: float = 1.0) -> Array:
     """``ties``: the authors': each change trimmed over all of the model, then the signs' mean.
 
     Of what is left, the sign is that of Σ delta_i, and the values that have it are divided by how
@@ -289,44 +303,44 @@ def ties(
     """
     parts = _trimmed(changes, bounds)
     found = elected(parts, _weights(changes), votes="total", divide="count")
-    return base.add_(found, alpha=lambda_)
+    return added(base, found, lambda_)
 
 
 @reducer("dare-linear", step={"density": 1.0}, bounds=_SHARE, additive=True)
 def dare_linear(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     *,
     seed: int = 0,
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``dare-linear``: values of each change dropped at random, the rest divided by density.
 
     Yu et al. 2023, https://arxiv.org/abs/2311.03099.
     """
     parts = [at_random(change, seed, rescale=rescale) for change in changes]
-    return base.add_(summed(parts, _weights(changes), normalize=normalize), alpha=lambda_)
+    return added(base, summed(parts, _weights(changes), normalize=normalize), lambda_)
 
 
 @reducer("dare-ties", step={"density": 1.0}, bounds=_SHARE)
 def dare_ties(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     *,
     seed: int = 0,
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``dare-ties``: as ``dare-linear``, and then only values of the majority's sign.
 
     Yu et al. 2023, https://arxiv.org/abs/2311.03099.
     """
     parts = [at_random(change, seed, rescale=rescale) for change in changes]
     found = elected(parts, _weights(changes), divide="weights" if normalize else "")
-    return base.add_(found, alpha=lambda_)
+    return added(base, found, lambda_)
 
 
 _DELLA = {"density": 1.0, "epsilon": 0.15}
@@ -334,14 +348,14 @@ _DELLA = {"density": 1.0, "epsilon": 0.15}
 
 @reducer("della", step=_DELLA, bounds=_SHARE)
 def della(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     *,
     seed: int = 0,
     normalize: bool = True,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``della``: values dropped at random, the small of a row more often, then the majority's.
 
     A value's chance to stay goes from density − epsilon to density + epsilon by its rank in its
@@ -349,22 +363,22 @@ def della(
     """
     parts = [by_rank(change, seed, rescale=rescale) for change in changes]
     found = elected(parts, _weights(changes), divide="weights" if normalize else "")
-    return base.add_(found, alpha=lambda_)
+    return added(base, found, lambda_)
 
 
 @reducer("della-linear", step=_DELLA, bounds=_SHARE, additive=True)
 def della_linear(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     *,
     seed: int = 0,
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``della-linear``: as ``della``, but summed up without a vote on signs."""
     parts = [by_rank(change, seed, rescale=rescale) for change in changes]
-    return base.add_(summed(parts, _weights(changes), normalize=normalize), alpha=lambda_)
+    return added(base, summed(parts, _weights(changes), normalize=normalize), lambda_)
 
 
 _BREADCRUMBS = {"density": 1.0, "gamma": 0.01}
@@ -372,34 +386,34 @@ _BREADCRUMBS = {"density": 1.0, "gamma": 0.01}
 
 @reducer("breadcrumbs", step=_BREADCRUMBS, bounds=_SHARE, additive=True, measure=thresholds)
 def breadcrumbs(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     bounds: Bounds,
     *,
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``breadcrumbs``: the largest gamma of each change left out, then the small ones.
 
     Davari & Belilovsky 2023, https://arxiv.org/abs/2312.06795.
     """
     parts = _trimmed(changes, bounds)
-    return base.add_(summed(parts, _weights(changes), normalize=normalize), alpha=lambda_)
+    return added(base, summed(parts, _weights(changes), normalize=normalize), lambda_)
 
 
 @reducer("breadcrumbs-ties", step=_BREADCRUMBS, bounds=_SHARE, measure=thresholds)
 def breadcrumbs_ties(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     bounds: Bounds,
     *,
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``breadcrumbs-ties``: as ``breadcrumbs``, and then only values of the majority's sign."""
     found = elected(
         _trimmed(changes, bounds), _weights(changes), divide="weights" if normalize else ""
     )
-    return base.add_(found, alpha=lambda_)
+    return added(base, found, lambda_)

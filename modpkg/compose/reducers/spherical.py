@@ -11,10 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Change, reducer
+from modpkg.compose.reducers.weighted import added
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 Products = list[list[float]]
 _NEARLY_ONE = 0.9995
@@ -24,11 +26,12 @@ def products(blocks: Blocks, **_: object) -> Products:
     """Return the inner products of [base, delta_1, …] over the whole tensor."""
     found: Products = []
     for base, changes in blocks():
-        flat = [base.flatten(), *(change.delta.flatten() for change in changes)]
+        flat = [base, *(change.delta for change in changes)]
         found = found or [[0.0] * len(flat) for _ in flat]
         for row, one in enumerate(flat):
             for column in range(row, len(flat)):
-                found[row][column] += float(one.dot(flat[column]))
+                # Not a dot product: a library would split that by how many cores there are.
+                found[row][column] += float((one * flat[column]).sum())
                 found[column][row] = found[row][column]
     return found
 
@@ -70,12 +73,12 @@ def arc(cos: float, t: float, *, straight: bool) -> tuple[float, float]:
     return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
 
 
-def combined(base: Tensor, changes: Sequence[Change], factors: Sequence[float]) -> Tensor:
+def combined(base: Array, changes: Sequence[Change], factors: Sequence[float]) -> Array:
     """Return factors[0] · base + Σ factors[i] · delta_i."""
-    found = base.mul_(factors[0])
+    base *= factors[0]
     for change, factor in zip(changes, factors[1:], strict=True):
-        found.add_(change.delta, alpha=factor)
-    return found
+        base += change.delta * factor
+    return base
 
 
 def of_models(factors: Sequence[float]) -> list[float]:
@@ -84,9 +87,7 @@ def of_models(factors: Sequence[float]) -> list[float]:
 
 
 @reducer("slerp", steps=(1, 1), weighted=False, measure=products)
-def slerp(
-    base: Tensor, changes: Sequence[Change], found: Products, *, t: float = REQUIRED
-) -> Tensor:
+def slerp(base: Array, changes: Sequence[Change], found: Products, *, t: float = REQUIRED) -> Array:
     """``slerp``: from the base (t = 0) to the step's model (t = 1) along the arc between them.
 
         sin((1 − t)θ) / sin θ · base + sin(tθ) / sin θ · x
@@ -100,13 +101,13 @@ def slerp(
 
 @reducer("nuslerp", steps=(1, 2), measure=products)
 def nuslerp(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     found: Products,
     *,
     from_base: bool = True,
     base_weight: float = 1.0,
-) -> Tensor:
+) -> Array:
     """``nuslerp``: slerp with weights in the place of t = weight_2 / (weight_1 + weight_2).
 
     With from_base and two steps, the arc is between the changes, and the base is added after; with
@@ -129,7 +130,7 @@ def nuslerp(
 
 @reducer("multislerp", measure=products)
 def multislerp(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     found: Products,
     *,
@@ -137,7 +138,7 @@ def multislerp(
     base_weight: float = 1.0,
     normalize_weights: bool = True,
     eps: float = 1e-8,
-) -> Tensor:
+) -> Array:
     """``multislerp``: a weighted mean on a sphere, in the plane that touches it at the mean.
 
     Of the changes where from_base, else of the models (the base with base_weight):
@@ -187,14 +188,14 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
 
 @reducer("karcher", weighted=False, measure=products)
 def karcher(
-    base: Tensor,
+    base: Array,
     changes: Sequence[Change],
     found: Products,
     *,
     with_base: bool = True,
     max_iter: int = 10,
     tol: float = 1e-5,
-) -> Tensor:
+) -> Array:
     """``karcher``: the Karcher mean of the models' directions, as long as they are on average.
 
     Each round the mean moves to cos|v| · m + sin|v| · v/|v| with v = Σ α_i θ_i / sin θ_i · (u_i −
@@ -247,8 +248,8 @@ def _karcher(table: Products, rounds: int, tol: float) -> list[float]:
 
 @reducer("model-stock", steps=(2, None), weighted=False, measure=products)
 def model_stock(
-    base: Tensor, changes: Sequence[Change], found: Products, *, filter_wise: bool = False
-) -> Tensor:
+    base: Array, changes: Sequence[Change], found: Products, *, filter_wise: bool = False
+) -> Array:
     """``model-stock``: between the base and the mean of n models, as far as their angle says.
 
         t = n cos θ / (1 + (n − 1) cos θ);  result = t · mean + (1 − t) · base
@@ -257,34 +258,34 @@ def model_stock(
     vector is one row). Jang et al. 2024, https://arxiv.org/abs/2403.19522.
     """
     count = len(changes)
-    mean = changes[0].delta.clone()
+    mean = changes[0].delta.copy()
     for change in changes[1:]:
-        mean.add_(change.delta)
-    mean.div_(count)
+        mean += change.delta
+    mean /= count
     if filter_wise and base.shape[1] > 1:
         cos = _row_cosines(changes)
         below = 1 + (count - 1) * cos
-        flat = below.abs() < 1e-6
-        share = (count * cos / below.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
-        return base.add_(mean.mul_(share))
+        flat = np.abs(below) < 1e-6
+        below[flat] = 1.0
+        mean *= np.where(flat, 0.0, count * cos / below)
+        return added(base, mean)
     pairs = [(i, j) for i in range(1, count + 1) for j in range(i + 1, count + 1)]
     angle = sum(
         max(-1, min(1, found[i][j] / max(length(found, i) * length(found, j), 1e-6)))
         for i, j in pairs
     ) / len(pairs)
     below_ = 1 + (count - 1) * angle
-    return base.add_(mean, alpha=0.0 if abs(below_) < 1e-6 else count * angle / below_)
+    return added(base, mean, 0.0 if abs(below_) < 1e-6 else count * angle / below_)
 
 
-def _row_cosines(changes: Sequence[Change]) -> Tensor:
+def _row_cosines(changes: Sequence[Change]) -> Array:
     """Return the mean cosine between the changes, row by row, as a column."""
-    found: list[Tensor] = []
+    lengths = [np.sqrt((change.delta * change.delta).sum(axis=1)) for change in changes]
+    found = np.zeros(len(changes[0].delta))
     for position, one in enumerate(changes):
-        for other in changes[position + 1 :]:
-            lengths = one.delta.norm(dim=1) * other.delta.norm(dim=1)
-            inner = (one.delta * other.delta).sum(dim=1)
-            found.append((inner / lengths.clamp(min=1e-6)).clamp(-1, 1))
-    total: Tensor = found[0]
-    for cosines in found[1:]:
-        total = total + cosines
-    return total.div(len(found)).unsqueeze(1)
+        for second in range(position + 1, len(changes)):
+            inner = (one.delta * changes[second].delta).sum(axis=1)
+            both = np.maximum(lengths[position] * lengths[second], 1e-6)
+            found += np.clip(inner / both, -1, 1)
+    found /= len(changes) * (len(changes) - 1) / 2
+    return found[:, np.newaxis]

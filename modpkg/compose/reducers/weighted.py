@@ -9,23 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Change, reducer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modpkg.compose.arrays import Array
 
 
-def total(changes: Sequence[Change]) -> Tensor:
+def total(changes: Sequence[Change]) -> Array:
     """Return Σ weight_i · delta_i, in the order given (it is canonical)."""
     first = changes[0]
     found = first.delta * first.weight
     for change in changes[1:]:
-        found.add_(change.delta, alpha=change.weight)
+        found += change.delta * change.weight
     return found
 
 
+def added(base: Array, found: Array, factor: float = 1.0) -> Array:
+    """Return base + factor · found; both may be overwritten."""
+    if factor != 1.0:
+        found *= factor
+    base += found
+    return base
+
+
 @reducer("sum", additive=True)
-def sum_reducer(base: Tensor, changes: Sequence[Change]) -> Tensor:
+def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
     """``sum``: base + Σ weight_i · delta_i, the default; adapters are stacked so.
 
     Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. The executor has the weights in the
@@ -34,21 +43,22 @@ def sum_reducer(base: Tensor, changes: Sequence[Change]) -> Tensor:
     found = changes[0].delta
     for change in changes[1:]:
         found = found + change.delta
-    return base.add_(found)
+    base += found
+    return base
 
 
 @reducer("task-arithmetic", additive=True)
 def task_arithmetic(
-    base: Tensor, changes: Sequence[Change], *, normalize: bool = False, lambda_: float = 1.0
-) -> Tensor:
+    base: Array, changes: Sequence[Change], *, normalize: bool = False, lambda_: float = 1.0
+) -> Array:
     """``task-arithmetic``: base + lambda · Σ weight_i · delta_i  [/ Σ weight_i, if normalized].
 
     Ilharco et al. 2023, https://arxiv.org/abs/2212.04089.
     """
     found = total(changes)
     if normalize:
-        found.div_(divisor(sum(change.weight for change in changes)))
-    return base.add_(found, alpha=lambda_)
+        found /= divisor(sum(change.weight for change in changes))
+    return added(base, found, lambda_)
 
 
 def divisor(weights: float) -> float:
@@ -62,8 +72,8 @@ def divisor(weights: float) -> float:
     everywhere=lambda parameters: not parameters["normalize"],
 )
 def linear(
-    base: Tensor, changes: Sequence[Change], *, normalize: bool = True, base_weight: float = 1.0
-) -> Tensor:
+    base: Array, changes: Sequence[Change], *, normalize: bool = True, base_weight: float = 1.0
+) -> Array:
     """``linear``: Σ weight_i · x_i / Σ weight_i, over the base (with base_weight) and the steps.
 
     Without normalize it is not divided. Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
@@ -71,17 +81,21 @@ def linear(
     weights = base_weight + sum(change.weight for change in changes)
     found = total(changes)
     if normalize:
-        return base.add_(found.div_(weights))
-    return base.mul_(weights).add_(found)
+        found /= weights
+    else:
+        base *= weights
+    return added(base, found)
 
 
 @reducer("mean", weighted=False)
-def mean(base: Tensor, changes: Sequence[Change], *, with_base: bool = True) -> Tensor:
+def mean(base: Array, changes: Sequence[Change], *, with_base: bool = True) -> Array:
     """``mean``: the mean of the base (if with_base) and of every step's model: a uniform soup.
 
     Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
     """
-    return base.add_(total(changes).div_(len(changes) + with_base))
+    found = total(changes)
+    found /= len(changes) + with_base
+    return added(base, found)
 
 
 def _has_scale(parameters: Mapping[str, Any]) -> bool:
@@ -89,13 +103,14 @@ def _has_scale(parameters: Mapping[str, Any]) -> bool:
 
 
 @reducer("passthrough", steps=(0, 0), everywhere=_has_scale)
-def passthrough(base: Tensor, changes: Sequence[Change], *, scale: float = 1.0) -> Tensor:
-    """``passthrough``: scale · base. Tensors of layers from several models go through it."""
-    return base.mul_(scale)
+def passthrough(base: Array, changes: Sequence[Change], *, scale: float = 1.0) -> Array:
+    """``passthrough``: scale · base. Arrays of layers from several models go through it."""
+    base *= scale
+    return base
 
 
 @reducer("fisher", step={"importance": 1.0})
-def fisher(base: Tensor, changes: Sequence[Change], *, base_importance: float = 0.0) -> Tensor:
+def fisher(base: Array, changes: Sequence[Change], *, base_importance: float = 0.0) -> Array:
     """``fisher``: Σ weight_i · F_i · x_i / Σ weight_i · F_i, value by value.
 
     F_i is the importance of each value: of the module that the step's parameter ``importance``
@@ -105,13 +120,14 @@ def fisher(base: Tensor, changes: Sequence[Change], *, base_importance: float = 
     """
     factors = [change.importance * change.weight for change in changes]
     above = changes[0].delta * factors[0]
-    below = above.new_zeros(()) + factors[0]
+    below = factors[0] + np.zeros_like(above)
     for change, factor in zip(changes[1:], factors[1:], strict=True):
-        above.add_(change.delta * factor)
-        below = below + factor
-    below = (below + base_importance).expand_as(above)
+        above += change.delta * factor
+        below += factor
+    below += base_importance
     nothing = below == 0
     if nothing.any():
         plain = total(changes) / divisor(sum(change.weight for change in changes))
-        above, below = above.where(~nothing, plain), below.masked_fill(nothing, 1.0)
-    return base.add_(above / below)
+        above[nothing], below[nothing] = plain[nothing], 1.0
+    above /= below
+    return added(base, above)

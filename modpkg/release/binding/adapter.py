@@ -22,6 +22,7 @@ from modpkg.release.binding.others import (
     SHIRA,
     TRAINABLE_TOKENS,
 )
+from modpkg.release.binding.prompts import PROMPTS, bind_prompt
 from modpkg.release.binding.rotations import BOFT, HRA, OFT
 from modpkg.release.binding.saved import bind_saved, labels_of, refuse_tied, shares_output
 from modpkg.release.binding.vera import VERA
@@ -50,10 +51,6 @@ METHODS: dict[str, Method] = {
 _RUN_TIME = "it adds to what the model reads while it runs and changes no weight"
 _DRAWN = "where its numbers belong is drawn from a seed and not in its file"
 REFUSED: dict[str, str] = {
-    "PROMPT_TUNING": _RUN_TIME,
-    "MULTITASK_PROMPT_TUNING": _RUN_TIME,
-    "P_TUNING": _RUN_TIME,
-    "PREFIX_TUNING": _RUN_TIME,
     "CARTRIDGE": _RUN_TIME,
     "CPT": _RUN_TIME,
     "ADAPTION_PROMPT": _RUN_TIME,
@@ -101,6 +98,8 @@ def bind_adapter(
         model_config=model_config or {},
         digests=digests or {},
     )
+    if config.get("peft_type") in PROMPTS:
+        return bind_prompt(adapter)
     method = method_of(adapter)
     parsed = parse(adapter, method.parts)
     wrapped = parameters.parameters_of(adapter, parsed.sites) if method is LORA else {}

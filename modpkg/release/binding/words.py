@@ -27,6 +27,22 @@ class Change(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
 
 
+class BoundPrompt(Struct, frozen=True, kw_only=True):
+    """Virtual tokens that an adapter brings."""
+
+    count: int
+    width: int
+    """Elements of one: of its embedding, or of its keys in one layer."""
+    layers: int
+    """Of the base that they were made for."""
+    heads: int | None
+    """Among which its keys and values are divided; None for embeddings."""
+    task: str
+    """PEFT's ``task_type``."""
+    tensors: dict[str, str]
+    """``embeddings``; for several tasks, ``columns`` and ``rows`` beside them."""
+
+
 class Bound(Struct, frozen=True, kw_only=True):
     """What an adapter does; every tensor of it is in here."""
 
@@ -38,6 +54,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     """By name in the result, tensors of the adapter that the base has nothing for."""
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that go with the tensors that are added."""
+    prompt: BoundPrompt | None = None
 
 
 class Site(Struct, frozen=True, kw_only=True):

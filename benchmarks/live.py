@@ -1,0 +1,232 @@
+"""One base with several adapters: live, fused one by one, and as PEFT holds them.
+
+    python benchmarks/live.py BASE [--adapters 8] [--rank 16] [--runs 3] [--threads N]
+
+BASE is a directory of transformers (a Llama, or another whose layers have q_proj and v_proj); the
+adapters are random LoRAs on q_proj and v_proj. Every way is a process of its own: everything is
+imported, then the model and all adapters are loaded, then each adapter is used once. Writes
+benchmarks/results/live.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.machine import described  # noqa: E402
+
+WAYS = {"modpkg, live": "live", "modpkg, fused, one model each": "fused", "PEFT": "peft"}
+
+
+def make_adapters(base: Path, out: Path, count: int, rank: int) -> None:
+    """Write random LoRAs."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    for number in range(count):
+        torch.manual_seed(number)
+        config = peft.LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            target_modules=["q_proj", "v_proj"],
+            init_lora_weights=False,
+            task_type="CAUSAL_LM",
+        )
+        wrapped = peft.get_peft_model(model, config)
+        wrapped.save_pretrained(out / f"a{number}")
+        model = wrapped.unload()
+
+
+def memory() -> tuple[float, float]:
+    """Return MB of memory that is this process's alone, and of its resident set."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    found = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines}
+    return found["Private_Dirty"] + found.get("Swap", 0.0), found["Rss"]
+
+
+def child(way: str, work: Path, count: int, threads: int) -> None:
+    """Load, switch, run; print what it took."""
+    import peft
+    import torch
+    import transformers
+
+    from modpkg.compose.mapping import map_tensors
+    from modpkg.runtime.live import LiveModel
+    from modpkg.runtime.load import build_model
+    from modpkg.runtime.parts import parts_of
+
+    torch.set_num_threads(threads)
+    (torch.ones(8, 8) @ torch.ones(8, 8)).sum()
+    about: dict[str, Any] = pickle.loads((work / "about").read_bytes())
+    folder = about["folder"]
+    names = [f"a{number}" for number in range(count)]
+    ids = torch.randint(5, 1000, (count, 32), generator=torch.Generator().manual_seed(1))
+    transformers.AutoConfig.from_pretrained(folder)
+    before = memory()
+    start = time.perf_counter()
+    switch: list[float] = []
+    outputs = []
+    if way == "live":
+        model: Any = LiveModel("model", parts_of(folder, about["recipes"], about["modules"]))
+    elif way == "peft":
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        model = peft.PeftModel.from_pretrained(base, work / "a0", adapter_name="a0").eval()
+        for name in names[1:]:
+            model.load_adapter(work / name, adapter_name=name)
+    else:
+        models = {
+            name: build_model("model", folder, map_tensors(about["composed"][name].items()))
+            for name in names
+        }
+    seconds = time.perf_counter() - start
+    mixed = None
+    with torch.inference_mode():
+        for number, name in enumerate(names):
+            begin = time.perf_counter()
+            if way == "fused":
+                model = models[name]
+            else:
+                model.set_adapter(name)
+            switch.append(time.perf_counter() - begin)
+            outputs.append(model(input_ids=ids[number : number + 1]).logits[0, -1, :5].tolist())
+        if way != "fused":
+            times = []
+            for _ in range(3):
+                begin = time.perf_counter()
+                model(input_ids=ids, adapter_names=names)
+                times.append(time.perf_counter() - begin)
+            mixed = statistics.median(times)
+    after = memory()
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "switch": statistics.median(switch[1:]),
+                "mixed": mixed,
+                "own": after[0] - before[0],
+                "rss": after[1] - before[1],
+                "outputs": outputs,
+            }
+        )
+    )
+
+
+def prepare(base: Path, work: Path, count: int, rank: int) -> None:
+    """Write adapters, and what the ways of modpkg load: digests are worked out here."""
+    from benchmarks.inputs import installed_module
+    from modpkg.compose.executor import compose
+    from modpkg.compose.plan import plan
+    from modpkg.manifest.schema import Compose, Step
+    from modpkg.names import ModuleName
+
+    make_adapters(base, work, count, rank)
+    modules = {"base": installed_module(base, "base", "base")}
+    recipes, composed = {}, {}
+    for number in range(count):
+        name = f"a{number}"
+        modules[f"lora-{number}"] = installed_module(work / name, f"lora-{number}", "adapter")
+        step = Step(op="lora", module=ModuleName(f"lora-{number}"))
+        recipes[name] = Compose(base=ModuleName("base"), steps=(step,))
+        composition = plan(name, "1.0", recipes[name], modules)
+        composed[name] = compose(composition, work / "store").tensors
+    about = {"folder": base.absolute(), "recipes": recipes, "modules": modules}
+    (work / "about").write_bytes(pickle.dumps({**about, "composed": composed}))
+
+
+def report(base: Path, count: int, rank: int, runs: int, threads: int) -> str:
+    """Return the page of results."""
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        command = [sys.executable, __file__, str(base), "--adapters", str(count)]
+        command += ["--rank", str(rank), "--threads", str(threads), "--work", scratch, "--child"]
+        subprocess.run([*command, "prepare"], check=True, capture_output=True)
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
+        for run in range(runs + 1):
+            for name, way in WAYS.items():
+                done = subprocess.run([*command, way], check=True, capture_output=True, text=True)
+                if run:  # the first warms the page cache
+                    found[name].append(json.loads(done.stdout.splitlines()[-1]))
+        size = sum(path.stat().st_size for path in base.glob("*.safetensors")) / 1e6
+        own = (work / "a0" / "adapter_model.safetensors").stat().st_size / 1e6
+    lines = [
+        f"# One base with {count} adapters",
+        "",
+        f"{described()}, transformers {version('transformers')}, peft {version('peft')}.",
+        "",
+        f"Base `{base.name}` ({size:.0f} MB), {count} LoRAs of rank {rank} on q_proj and v_proj "
+        f"({own:.1f} MB each). Median of {runs} fresh processes with {threads} thread(s), load "
+        f"average {load:.1f} at the start; `python benchmarks/live.py`. Everything is imported and "
+        "in the page cache before the clock starts; fused models were composed before. Memory is "
+        "beyond that of the imports, after every adapter was used: the process's own, and with "
+        "what it maps from files, which others share. A mixed batch has a row of 32 tokens for "
+        "each adapter.",
+        "",
+        "| | load | switch | mixed batch | own memory | with mapped files |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, results in found.items():
+        middle = {
+            key: statistics.median(result[key] for result in results)
+            for key in ("seconds", "switch", "own", "rss")
+        }
+        mixed = "—"
+        if results[0]["mixed"] is not None:
+            mixed = f"{1000 * statistics.median(result['mixed'] for result in results):.0f} ms"
+        lines.append(
+            f"| {name} | {1000 * middle['seconds']:.0f} ms | {1000 * middle['switch']:.1f} ms "
+            f"| {mixed} | {middle['own']:.0f} MB | {middle['rss']:.0f} MB |"
+        )
+    ours, fused, theirs = (results[0]["outputs"] for results in found.values())
+
+    def apart(one: Any, other: Any) -> float:
+        rows = zip(one, other, strict=True)
+        return max(abs(a - b) for pair in rows for a, b in zip(*pair, strict=True))
+
+    lines += [
+        "",
+        f"Greatest difference of the logits compared: live and fused "
+        f"{apart(ours, fused):.3g}, live and PEFT {apart(ours, theirs):.3g}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--adapters", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--child", choices=["prepare", *WAYS.values()], help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child == "prepare":
+        prepare(options.base, options.work, options.adapters, options.rank)
+    elif options.child:
+        child(options.child, options.work, options.adapters, options.threads)
+    else:
+        page = report(options.base, options.adapters, options.rank, options.runs, options.threads)
+        print(page)
+        (Path(__file__).parent / "results" / "live.md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()

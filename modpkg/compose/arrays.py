@@ -1,0 +1,93 @@
+"""Tensors as arrays of numpy: how they lie in a pack, and what they are as float64.
+
+numpy has no bfloat16 and no float8: what lies in a pack is an array of the same width, and only
+what is widened can be computed with. Most compositions need nothing else; importing torch takes
+longer than composing a small model does.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modpkg.digests import digest_bytes
+from modpkg.errors import PackError, StoreDamaged
+from modpkg.installed import TensorRef
+
+Array = NDArray[np.float64]
+Stored = NDArray[np.generic]
+
+STORED: dict[str, np.dtype[np.generic]] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "BOOL": "?",
+        "U8": "u1",
+        "I8": "i1",
+        "F8_E4M3": "u1",
+        "F8_E5M2": "u1",
+        "U16": "u2",
+        "I16": "i2",
+        "F16": "f2",
+        "BF16": "u2",
+        "U32": "u4",
+        "I32": "i4",
+        "F32": "f4",
+        "U64": "u8",
+        "I64": "i8",
+        "F64": "f8",
+    }.items()
+}
+"""numpy's dtype for what lies in a pack; what it has no numbers for is its bits."""
+
+
+def stored_dtype(ref: TensorRef) -> np.dtype[np.generic]:
+    """Return numpy's dtype for what lies in a pack.
+
+    Raises:
+        PackError: nothing is computed with this dtype.
+    """
+    if ref.dtype not in STORED:
+        raise PackError(path=ref.file, reason=f"nothing is computed with its dtype {ref.dtype}")
+    return STORED[ref.dtype]
+
+
+def widened(stored: Stored, ref: TensorRef) -> Array:
+    """Return values of a tensor as float64 that is nobody else's: exact, but for 64-bit integers.
+
+    Raises:
+        PackError: they are float8, whose scales are elsewhere.
+    """
+    dtype = ref.dtype
+    if dtype.startswith("F8_"):
+        raise PackError(path=ref.file, reason=f"nothing is computed with its dtype {dtype}")
+    if dtype == "BF16":
+        bits = stored.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32).astype(np.float64)
+    return stored.astype(np.float64)
+
+
+def read_array(ref: TensorRef, what: str) -> Array:
+    """Return a whole tensor as float64, in its own shape.
+
+    Raises:
+        PackError: it cannot be read. StoreDamaged: it is not what its digest says; ``what`` names
+            it in the error.
+    """
+    dtype = stored_dtype(ref)
+    try:
+        with open(ref.file, "rb", buffering=0) as file:
+            file.seek(ref.offset)
+            data = file.read(ref.length)
+            while 0 < len(data) < ref.length and (more := file.read(ref.length - len(data))):
+                data += more
+    except OSError as error:
+        raise PackError(path=ref.file, reason=f"it cannot be read ({error})") from None
+    if len(data) != math.prod(ref.shape) * dtype.itemsize:
+        raise PackError(path=Path(ref.file), reason="it ends before a tensor does")
+    if digest_bytes(data) != ref.digest:
+        raise StoreDamaged(what=what, path=ref.file)
+    return widened(np.frombuffer(data, dtype), ref).reshape(ref.shape)

@@ -1,0 +1,210 @@
+"""Virtual tokens: what a model with a prompt reads before its text, every time it runs.
+
+Embeddings are put before those of the text; a prefix is put into the cache of keys and values, as
+if its tokens had been read. Attention masks grow with them, and positions that are given go on
+behind them. All is as PEFT 0.21 has it but for one thing: PEFT forgets positions that are given
+beside embeddings, so that a row of a batch with padding before it is not what it is alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+
+from modpkg.errors import PromptRefused
+from modpkg.installed import Prompt
+
+VIRTUAL = "virtual_tokens"
+"""Attribute of a model: how many it reads before its text."""
+
+
+def attach(
+    name: str, model: torch.nn.Module, prompt: Prompt, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Have a model read virtual tokens before each text, in ``generate`` too.
+
+    Raises:
+        PromptRefused: the model has no cache that a prefix could be put into.
+    """
+    setattr(model, VIRTUAL, prompt.count)
+    reader: _Reader
+    if prompt.heads is None:
+        reader = _Embeddings(name, model, prompt, tensors)
+        if prompt.task == "SEQ_2_SEQ_LM":
+            encoder = model.get_encoder()  # type: ignore[operator]
+            _hook(encoder, reader.encode)
+            _hook(model, reader.cross)
+            return
+        _hook(model, reader.read)
+        return
+    reader = _Prefix(name, model, prompt, tensors)
+    target = model
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        target = model.base_model  # type: ignore[assignment]
+        if "past_key_values" not in inspect.signature(target.forward).parameters:
+            raise PromptRefused(name=name, reason="need a cache, which its architecture has not")
+    _hook(target, reader.read)
+
+
+def _hook(module: torch.nn.Module, change: Any) -> None:
+    """Have ``change`` edit the keyword arguments of every call."""
+    names = list(inspect.signature(module.forward).parameters)
+
+    def before(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        named = {**dict(zip(names, args, strict=False)), **kwargs}
+        change(named)
+        return (), named
+
+    module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+class _Reader:
+    """What embeddings and prefixes share: the mask."""
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        prompt: Prompt,
+        tensors: Mapping[str, torch.Tensor],
+    ) -> None:
+        self._name, self._prompt = name, prompt
+        self._embedding = model.get_input_embeddings()  # type: ignore[operator]
+        self._model = [model]  # in a list: the model has the hook, and the hook no second model
+        self._tensors = dict(tensors)
+
+    def _length(self, cache: Any) -> int:
+        """Return how many tokens a cache has.
+
+        Raises:
+            PromptRefused: its length was fixed without the virtual tokens.
+        """
+        if getattr(cache, "is_compileable", False):
+            raise PromptRefused(
+                name=self._name, reason="need a cache that grows; leave out cache_implementation"
+            )
+        return 0 if cache is None else int(cache.get_seq_length())
+
+    def _grow(self, named: dict[str, Any], key: str, fill: int = 1) -> None:
+        """Put what stands for the virtual tokens before a [batch, length] argument.
+
+        Raises:
+            PromptRefused: it has another form.
+        """
+        value = named.get(key)
+        if value is None:
+            return
+        if not isinstance(value, torch.Tensor) or value.ndim != 2:
+            raise PromptRefused(
+                name=self._name,
+                reason=f"need a {key} of [batch, length]",
+            )
+        named[key] = torch.cat((value.new_full((len(value), self._prompt.count), fill), value), 1)
+
+
+class _Embeddings(_Reader):
+    """Prompt tuning, P-tuning, and prompt tuning for several tasks."""
+
+    def _tokens(self, batch: int, like: torch.Tensor) -> torch.Tensor:
+        tokens = self._tensors["embeddings"][: self._prompt.count]
+        if "columns" in self._tensors:
+            index = self._prompt.index
+            tokens = tokens * (self._tensors["columns"][index] @ self._tensors["rows"][index])
+        return tokens.to(like).expand(batch, -1, -1)
+
+    def _embed(self, named: dict[str, Any]) -> None:
+        text = named.get("inputs_embeds")
+        if text is None:
+            text = self._embedding(named["input_ids"])
+        named["inputs_embeds"] = torch.cat((self._tokens(len(text), text), text), 1)
+        named["input_ids"] = None
+
+    def read(self, named: dict[str, Any]) -> None:
+        """Put the tokens before a text, and what stands for them before its mask."""
+        self._grow(named, "attention_mask")
+        positions = named.get("position_ids")
+        if positions is not None:
+            named["position_ids"] = positions = positions + self._prompt.count
+        if self._prompt.task == "CAUSAL_LM":
+            named.pop("token_type_ids", None)
+        if self._length(named.get("past_key_values")):
+            return
+        if self._prompt.task == "CAUSAL_LM":
+            self._grow(named, "labels", -100)
+        self._grow(named, "token_type_ids", 0)
+        if positions is not None:
+            own = torch.arange(self._prompt.count).to(positions).expand(len(positions), -1)
+            named["position_ids"] = torch.cat((own, positions), 1)
+        self._embed(named)
+
+    def encode(self, named: dict[str, Any]) -> None:
+        """Put the tokens before what an encoder reads."""
+        text = named.get("inputs_embeds")
+        length = (named["input_ids"] if text is None else text).shape[1]
+        mask = named.get("attention_mask")
+        if mask is not None and mask.shape[1] == length:
+            self._grow(named, "attention_mask")
+        self._embed(named)
+
+    def cross(self, named: dict[str, Any]) -> None:
+        """Have a decoder see them."""
+        self._grow(named, "attention_mask")
+
+
+class _Prefix(_Reader):
+    """Prefix tuning."""
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self._lent: WeakSet[Any] = WeakSet()
+        """Caches that were made here."""
+
+    def _keys_and_values(self, batch: int) -> torch.Tensor:
+        """Return keys and values by layer: [2 · layers, batch, heads, tokens, width]."""
+        rows = self._tensors["embeddings"]
+        heads = self._prompt.heads or 1
+        layers = self._layers
+        own = next(iter(self._model[0].parameters()))
+        parts = rows.view(1, self._prompt.count, 2 * layers, heads, -1)
+        return parts.permute(2, 0, 3, 1, 4).to(own).expand(-1, batch, -1, -1, -1)
+
+    @property
+    def _layers(self) -> int:
+        config: Any = self._model[0].config
+        return int(getattr(config, "num_decoder_layers", None) or config.num_hidden_layers)
+
+    def read(self, named: dict[str, Any]) -> None:
+        """Begin with a cache that has the tokens."""
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        decoder = self._prompt.task == "SEQ_2_SEQ_LM"
+        self._grow(named, "decoder_attention_mask" if decoder else "attention_mask")
+        if named.get("position_ids") is not None:
+            named["position_ids"] = named["position_ids"] + self._prompt.count
+        if self._prompt.task == "CAUSAL_LM":
+            named.pop("token_type_ids", None)
+        cache = named.get("past_key_values")
+        if named.get("use_cache") is False and cache in self._lent:
+            cache = None  # it came back, though nobody wanted it, and the text is read again
+        if self._length(cache):
+            return
+        if cache is None:
+            cache = DynamicCache()
+            cache = EncoderDecoderCache(cache, DynamicCache()) if decoder else cache
+            self._lent.add(cache)
+        named["past_key_values"] = cache
+        keys = ["input_ids", "inputs_embeds"]
+        if decoder:
+            keys = [f"decoder_{key}" for key in keys] + keys
+        batch = next(len(named[key]) for key in keys if named.get(key) is not None)
+        both = self._keys_and_values(batch)
+        own = cache.self_attention_cache if decoder else cache
+        # PEFT says all of an encoder-decoder's twice, and gives each layer four in turn.
+        step = 4 if decoder else 2
+        for layer in range(len(both) // 2):
+            first = step * layer % len(both)
+            own.update(both[first], both[first + 1], layer)

@@ -1,0 +1,62 @@
+"""The story of clamp runs, and its acts come out as they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STORY = ROOT / "examples" / "clamp"
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Return what the story kept as facts, and where it was told."""
+    work = tmp_path_factory.mktemp("clamp")
+    told = subprocess.run(
+        [sys.executable, str(STORY / "community.py"), "--work", str(work)],
+        # One thread: the tests beside this one need the other cores.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+    return json.loads((work / "facts.json").read_text()), work
+
+
+def test_a_community_owns_a_model(told: tuple[dict[str, Any], Path]) -> None:
+    facts, work = told
+    copy = 90_869_492
+    # 2 to 4: cheap updates, verified with a head that exists, and merged
+    assert facts["bytes of tweets"] < 0.001 * copy
+    assert facts["bytes of products"] < 0.001 * copy
+    assert facts["tweets gained"] > 0.15
+    assert facts["films kept"] > -0.05
+    assert facts["head reused"] > -0.05
+    assert facts["merged tweets"] > 0.15
+    assert facts["merged products"] > 0.05
+    # 5 and 6: a test for people whom nobody had tested, and what it keeps out
+    assert facts["bytes of 1.0.2"] < 100_000
+    assert all(facts[f"pruned {domain}"] >= -0.05 for domain in ("films", "tweets", "products"))
+    assert facts["pruned scans"] < -0.03
+    # 7 to 9: extended, forked, rebuilt
+    assert facts["editorials gained"] > 0.05
+    assert facts["bytes of the fork"] < 100_000
+    assert facts["bytes of the fork's own"] < 0.12 * copy
+    assert [facts[f"level of {v}"] for v in ("1.0.1", "1.1.0", "2.0.0")] == [
+        "patch",
+        "minor",
+        "major",
+    ]
+    assert (facts["steady"], facts["curious"]) == ("1.1.0", "2.0.0")
+    picture = (work / "clamp.svg").read_text()
+    assert all(name in picture for name in ("clamp-tweets", "clamp-products", "2.0.0"))
