@@ -217,8 +217,8 @@ def main() -> None:
     RESULTS.write_text(
         "# Bisecting: how many runs it takes\n\n"
         f"`python -m benchmarks.bisecting --plantings {given.plantings}`: {MODULES} changed "
-        f"modules with {VERSIONS} versions each; so many of them\nonly break together, each from a random "
-        f"version on; {given.plantings} random plantings a row. Counts, no times: the same on\n"
+        f"modules with {VERSIONS} versions each; so many of them\nonly break together, each "
+        f"from a random version on; {given.plantings} random plantings a row. Counts, no times: the same on\n"
         "every machine.\n\n"
         "Runs of the command, all told: both locks, the set of modules, the versions, the remedy. "
         "Released each by\nitself, every planting was found with its exact versions; in chains of "

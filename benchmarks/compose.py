@@ -210,8 +210,8 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
         "# Composing whole models", "", f"{described()}.", "",
         f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
-        "load, the time of the processor says more than that of the clock. Memory is at least that of "
-        "the process that measures.", "",
+        "load, the time of the processor says more than that of the clock. Memory is at least that "
+        "of the process that measures.", "",
     ]  # fmt: skip
     if options.mergekit:
         for name, recipe in RECIPES.items():
