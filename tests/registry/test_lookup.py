@@ -283,7 +283,8 @@ def test_publishers_at_once_lose_nothing(registry: Path, tmp_path: Path) -> None
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes two other users, so it needs root")
 def test_two_users_share_a_folder() -> None:
     """They publish in turn, with a umask that lets nobody else write."""
-    with tempfile.TemporaryDirectory() as temporary:
+    # Other users do not get into the folders that pytest makes.
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
         shared = Path(temporary)
         os.chown(shared, 0, 4321)
         shared.chmod(0o2775)
