@@ -13,12 +13,11 @@ from modpkg.community.difference import layer_of
 from modpkg.community.picture import Square, draw
 from modpkg.community.sides import Side
 from modpkg.community.spread import spread
+from modpkg.compose.distance import differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.torches import mapped
 from modpkg.installed import TensorRef
 from modpkg.release.patched import FLOATS
-
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Overlap(Struct, frozen=True, kw_only=True):
@@ -128,7 +127,7 @@ def _measured(
         several = clash = against = None
         for one, two in combinations(range(len(copies)), 2):
             both = moved[one].logical_and(moved[two])
-            unlike = both.logical_and(_unlike(copies[one], copies[two]))
+            unlike = both.logical_and(differing(copies[one], copies[two]))
             several = both if several is None else several | both
             clash = unlike if clash is None else clash | unlike
             if base.dtype in FLOATS:
@@ -161,15 +160,7 @@ def blocks(
     for start in range(0, old.numel(), BLOCK_ELEMENTS):
         stop = start + BLOCK_ELEMENTS
         part, parts = old[start:stop], [copy[start:stop] for copy in copies]
-        yield part, parts, [_unlike(part, copy) for copy in parts]
-
-
-def _unlike(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-    """Say which elements have other bits."""
-    if one.is_complex() or one.dtype == torch.bool:
-        return one.ne(two)
-    kind = _INTEGERS[one.element_size()]
-    return one.view(kind).ne(two.view(kind))
+        yield part, parts, [differing(part, copy) for copy in parts]
 
 
 class LayerConflicts(Struct, frozen=True, kw_only=True):

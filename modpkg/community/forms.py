@@ -12,6 +12,7 @@ from msgspec import Struct
 from modpkg.community.low_rank import find_low_rank
 from modpkg.community.scaled import find_scales
 from modpkg.compose.composition import Term
+from modpkg.compose.distance import bits_of, differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.operators.patch import ESCAPE, PATCHED
 from modpkg.compose.torches import mapped, matrix, round_into
@@ -25,7 +26,6 @@ from modpkg.release.patched import FLOATS, FORMS
 
 ENTRY = 80
 """Bytes that a tensor takes in a pack's header, beside its name, about."""
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _TERM = Term(op="patch", weight=1.0, inputs={})
 _SPARSE_SHARE = 0.3
 """Share of changed values up to which single places are told."""
@@ -119,13 +119,9 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 def _changes(old: torch.Tensor, new: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield where blocks begin, and which of their elements have other bits."""
     one, two = old.reshape(-1), new.reshape(-1)
-    kind = _INTEGERS.get(one.element_size(), torch.uint8)
     for start in range(0, one.numel(), BLOCK_ELEMENTS):
         stop = start + BLOCK_ELEMENTS
-        if one.dtype.is_complex or one.dtype == torch.bool:
-            yield start, one[start:stop].ne(two[start:stop])
-        else:
-            yield start, one[start:stop].view(kind).ne(two[start:stop].view(kind))
+        yield start, differing(one[start:stop], two[start:stop])
 
 
 class _Search:
@@ -220,8 +216,7 @@ def _rounded(values: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
     """Say for each of ``values`` whether it becomes what is ``told``, to the bit."""
     out = torch.empty_like(told, memory_format=torch.contiguous_format)
     round_into(out, values.contiguous())
-    kind = _INTEGERS[told.element_size()]
-    return out.view(kind).eq(told.contiguous().view(kind))
+    return bits_of(out).eq(bits_of(told.contiguous()))
 
 
 def _slack(inputs: Inputs, base: torch.Tensor, start: int, stop: int) -> torch.Tensor | None:

@@ -60,6 +60,13 @@ def bits_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(_INTEGERS[tensor.element_size()])
 
 
+def differing(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Say which elements of two tensors of one dtype have other bits."""
+    if one.is_complex() or one.dtype == torch.bool:
+        return one.ne(two)
+    return bits_of(one).ne(bits_of(two))
+
+
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor as a row of real numbers (or booleans as bytes)."""
     if tensor.is_complex():
