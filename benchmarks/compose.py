@@ -45,10 +45,13 @@ model = AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True)
 merged = PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload()
 merged.save_pretrained(sys.argv[3])
 """
-RECIPES = {
-    "linear": {"merge_method": "linear", "base": {"weight": 1.0}, "other": {"weight": 0.5}},
-    "ties": {"merge_method": "ties", "other": {"weight": 0.5, "density": 0.5}},
+RECIPES: dict[str, dict[str, Any]] = {
+    "linear": {"method": "linear", "base": 1.0, "weights": (0.5, 0.5)},
+    "linear-uneven": {"method": "linear", "base": 0.4, "weights": (0.37, 0.23)},
+    "ties": {"method": "ties", "weights": (0.5, 0.5), "density": 0.5},
+    "ties-uneven": {"method": "ties", "weights": (0.7, 0.4), "density": 0.3},
 }
+"""Weights that are powers of two suit modpkg; uneven ones are what people have."""
 
 
 def child(modules: Path, recipe: str, store: Path, threads: int) -> None:
@@ -63,11 +66,16 @@ def child(modules: Path, recipe: str, store: Path, threads: int) -> None:
     if recipe == "lora":
         made = Compose(base=base, steps=(Step(op="lora", module=ModuleName("adapter")),))
     else:
+        wanted = RECIPES[recipe]
+        linear = wanted["method"] == "linear"
         made = Compose(
             base=base,
-            method={"linear": "linear", "ties": "ties-mergekit"}[recipe],
-            parameters={"density": 0.5} if recipe == "ties" else {},
-            steps=tuple(Step(op="dense", module=ModuleName(n), scale=0.5) for n in "bc"),
+            method="linear" if linear else "ties-mergekit",
+            parameters={"base_weight": wanted["base"]} if linear else {"density": wanted["density"]},
+            steps=tuple(
+                Step(op="dense", module=ModuleName(name), scale=weight)
+                for name, weight in zip("bc", wanted["weights"], strict=True)
+            ),
         )
     compose(plan("model", "1.0", made, found), store, threads=threads)
 
@@ -215,14 +223,16 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
     ]  # fmt: skip
     if options.mergekit:
         for name, recipe in RECIPES.items():
+            more = {"density": recipe["density"]} if "density" in recipe else {}
             written: dict[str, Any] = {
-                "merge_method": recipe["merge_method"], "dtype": "bfloat16",
+                "merge_method": recipe["method"], "dtype": "bfloat16",
                 "models": [
-                    {"model": str(models[n]), "parameters": recipe["other"]} for n in "bc"
+                    {"model": str(models[other]), "parameters": {"weight": weight, **more}}
+                    for other, weight in zip("bc", recipe["weights"], strict=True)
                 ],
             }  # fmt: skip
             if "base" in recipe:
-                first = {"model": str(a), "parameters": recipe["base"]}
+                first = {"model": str(a), "parameters": {"weight": recipe["base"]}}
                 written["models"].insert(0, first)
             else:
                 written["base_model"] = str(a)
@@ -233,7 +243,9 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
                 "mergekit-yaml": lambda out, c=config: [options.mergekit, c, out / "merged"],
                 "a copy of the result": copied,
             }
-            lines += table(f"{name}, three models", measured(ways, scratch, options.runs))
+            told = " and ".join(map(str, recipe["weights"]))
+            title = f"{recipe['method']}, three models, weights {told}"
+            lines += table(title, measured(ways, scratch, options.runs))
     if options.adapter:
         ways = {
             "modpkg": ours("lora"),

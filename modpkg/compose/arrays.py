@@ -64,10 +64,20 @@ def widened(stored: Stored, ref: TensorRef) -> Array:
     if dtype.startswith("F8_"):
         raise PackError(path=ref.file, reason=f"nothing is computed with its dtype {dtype}")
     if dtype == "BF16":
-        bits = stored.astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32).astype(np.float64)
+        return in_double(stored)
     return stored.astype(np.float64)
+
+
+def in_single(stored: Stored) -> NDArray[np.float32]:
+    """Return bfloat16 as float32 that is nobody else's, exactly."""
+    bits = stored.astype(np.uint32)
+    bits <<= np.uint32(16)
+    return bits.view(np.float32)
+
+
+def in_double(stored: Stored) -> Array:
+    """Return bfloat16 as float64 that is nobody else's, exactly."""
+    return in_single(stored).astype(np.float64)
 
 
 def read_array(ref: TensorRef, what: str) -> Array:

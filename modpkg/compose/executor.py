@@ -235,6 +235,9 @@ def _measured(composition: Composition) -> Any:
     reducer = find_reducer(made[0][1].reducer, composition.name)
     if reducer.measure is None or not reducer.across:
         return None
+    import numpy as np
+
     from modpkg.compose.rows import ModelBlocks
 
-    return reducer.measure(ModelBlocks(composition.name, made))
+    with np.errstate(all="ignore"):  # NaN and infinity are looked for in the result
+        return reducer.measure(ModelBlocks(composition.name, made))

@@ -18,10 +18,17 @@ computed in it; smaller ones cost calls.
 
 It is a constant, because a matrix product may round differently in blocks of another height."""
 
+SINGLE_ELEMENTS = 1 << 19
+"""Elements of a block in float32, in whose place nothing depends on its size: larger than a core's
+cache, and the calls fewer in which threads wait for one another."""
+
+KEPT_BYTES = 8 << 20
+"""Of a tensor that is read to be measured and then to be made, all is kept up to this length."""
+
 SAMPLE_RUNS = 16
 """Runs of a tensor that make a sample of it."""
 
-_DOUBLE = 8
+_SINGLE, _DOUBLE = 4, 8
 _BLOCKS = 12
 """Blocks that are alive at once, beside two for each term: base, sums, signs, masks, the result."""
 _FIXED = 16 << 20
@@ -70,6 +77,7 @@ def _needs(model: str, made: Made) -> int:
     block = _DOUBLE * min(count, max(BLOCK_ELEMENTS, columns))
     total = block * (_BLOCKS + 2 * len(made.terms))
     mapped = 0
+    reducer = find_reducer(made.reducer, model) if made.terms else None
     for term in made.terms:
         if term.op == NOTHING:
             continue
@@ -79,9 +87,14 @@ def _needs(model: str, made: Made) -> int:
         for role, ref in term.inputs.items():
             if role not in operator.by_rows:  # as it lies, as float64, and as it was prepared
                 total += ref.length + 2 * _DOUBLE * math.prod(ref.shape)
+        if operator.becomes:  # in float32, and a quarter of it in float64
+            total += min(count, SINGLE_ELEMENTS) * (_SINGLE + 2 * _DOUBLE) // 2
         if term.importance is not None:
             total += block
-    if made.terms and find_reducer(made.reducer, model).measure is not None:
+    if reducer is not None and reducer.single is not None:
+        total += min(count, SINGLE_ELEMENTS) * (8 * _SINGLE + 2 * _DOUBLE)
+    if reducer is not None and reducer.measure is not None:
+        total += sum(min(ref.length, KEPT_BYTES) for ref in made.inputs())
         sampled = min(count, SAMPLE_RUNS * (run_elements(count) + columns))
-        total += _DOUBLE * (3 * sampled + 2 * min(count, KEPT_ELEMENTS))
+        total += _DOUBLE * (3 * sampled + 7 * min(count, KEPT_ELEMENTS))
     return total + mapped

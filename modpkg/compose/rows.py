@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from io import FileIO
 from typing import Any
 
 import numpy as np
 
-from modpkg.compose.arrays import Array, Stored, read_array, stored_dtype, widened
+from modpkg.compose.arrays import (
+    Array,
+    Stored,
+    in_double,
+    in_single,
+    read_array,
+    stored_dtype,
+    widened,
+)
 from modpkg.compose.composition import NOTHING, Made, Term
-from modpkg.compose.memory import BLOCK_ELEMENTS, SAMPLE_RUNS, run_elements
+from modpkg.compose.memory import (
+    BLOCK_ELEMENTS,
+    KEPT_BYTES,
+    SAMPLE_RUNS,
+    SINGLE_ELEMENTS,
+    run_elements,
+)
 from modpkg.compose.operators import find_operator
-from modpkg.compose.reducers import Change
+from modpkg.compose.reducers import Change, Rough, find_reducer
 from modpkg.digests import digest_bytes
 from modpkg.errors import PackError, StoreDamaged, UnknownOperator
 from modpkg.installed import TensorRef
@@ -28,17 +45,19 @@ class Rows:
     what is computed in it.
     """
 
-    def __init__(self, ref: TensorRef) -> None:
+    def __init__(self, ref: TensorRef, *, again: bool = False) -> None:
+        """With ``again`` it is read more than once, and kept if it is not large."""
         self.shape = tuple(ref.shape)
         self.count = int(np.prod(self.shape, dtype=np.int64))
         self.rows = self.shape[0] if self.shape else 1
         self.columns = self.count // self.rows if self.count else 0
         self.height = max(1, min(self.rows, BLOCK_ELEMENTS // max(self.columns, 1)))
         """Rows of a block, but for the last."""
-        self._ref, self._dtype = ref, stored_dtype(ref)
+        self.ref, self._dtype = ref, stored_dtype(ref)
         self._file: FileIO | None = None
         self._state, self._hashed = hashlib.sha256(), 0
         self._last: tuple[int, int, Array] | None = None
+        self._keep, self._all = again and ref.length <= KEPT_BYTES, np.empty(0, self._dtype)
 
     def close(self) -> None:
         if self._file is not None:
@@ -67,35 +86,49 @@ class Rows:
             yield start, min(start + self.height, self.rows)
 
     def _read(self, start: int, stop: int) -> Array:
-        return widened(self.stored(start, stop), self._ref)
+        return widened(self.stored(start, stop), self.ref)
 
     def stored(self, start: int, stop: int) -> Stored:
-        """Return rows as they lie in the pack.
+        """Return rows as they lie in the pack, not to be changed.
 
         Raises:
             PackError: they cannot be read.
         """
-        width = self.columns * self._dtype.itemsize
-        stored = np.empty((stop - start, self.columns), self._dtype)
-        view = stored.reshape(-1).view(np.uint8).data
-        self._fill(view, start * width)
-        if start * width == self._hashed:
-            self._state.update(view)
-            self._hashed = stop * width
+        return self.flat(start * self.columns, stop * self.columns).reshape(-1, self.columns)
+
+    def flat(self, first: int, last: int) -> Stored:
+        """Return elements as they lie in the pack, not to be changed.
+
+        Raises:
+            PackError: they cannot be read.
+        """
+        if self._keep:
+            if not self._all.size:
+                self._all = self._fresh(0, self.count)
+            return self._all[first:last]
+        return self._fresh(first, last)
+
+    def _fresh(self, first: int, last: int) -> Stored:
+        width = self._dtype.itemsize
+        stored = np.empty(last - first, self._dtype)
+        view = stored.view(np.uint8).data
+        self._fill(view, first * width)
+        if first * width <= self._hashed < last * width:
+            self._state.update(view[self._hashed - first * width :])
+            self._hashed = last * width
         return stored
 
     def _fill(self, view: memoryview, position: int) -> None:
         try:
             if self._file is None:
-                self._file = FileIO(self._ref.file)
-            self._file.seek(self._ref.offset + position)
+                self._file = FileIO(self.ref.file)
             while view:
-                count = self._file.readinto(view)
+                count = os.preadv(self._file.fileno(), [view], self.ref.offset + position)
                 if not count:
-                    raise PackError(path=self._ref.file, reason="it ends before a tensor does")
-                view = view[count:]
+                    raise PackError(path=self.ref.file, reason="it ends before a tensor does")
+                view, position = view[count:], position + count
         except OSError as error:
-            raise PackError(path=self._ref.file, reason=f"it cannot be read ({error})") from None
+            raise PackError(path=self.ref.file, reason=f"it cannot be read ({error})") from None
 
     def check(self, what: str) -> None:
         """Hash what has not been, and check the digest.
@@ -103,13 +136,13 @@ class Rows:
         Raises:
             StoreDamaged: it is another.
         """
-        while self._hashed < self._ref.length:
-            part = memoryview(bytearray(min(1 << 20, self._ref.length - self._hashed)))
+        while self._hashed < self.ref.length:
+            part = memoryview(bytearray(min(1 << 20, self.ref.length - self._hashed)))
             self._fill(part, self._hashed)
             self._state.update(part)
             self._hashed += len(part)
-        if "sha256:" + self._state.hexdigest() != self._ref.digest:
-            raise StoreDamaged(what=what, path=self._ref.file)
+        if "sha256:" + self._state.hexdigest() != self.ref.digest:
+            raise StoreDamaged(what=what, path=self.ref.file)
 
 
 class Bound:
@@ -117,6 +150,7 @@ class Bound:
 
     def __init__(self, what: str, model: str, tensor: str, term: Term, made: Made) -> None:
         self.term = term
+        again = _measured(model, made)
         self.read: dict[str, Rows] = {}
         """The inputs that come by rows."""
         self._whole: Mapping[str, Any] = {}
@@ -130,7 +164,7 @@ class Bound:
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
-                    self.read[role] = Rows(ref)
+                    self.read[role] = Rows(ref, again=again)
                 else:
                     whole[role] = read_array(ref, what)
             if not operator.arrays:
@@ -167,17 +201,57 @@ class Bound:
 
     def change(self, start: int, stop: int, columns: int) -> Change:
         """Return rows of the change as a reducer sees it."""
-        importance: Any = self.term.settings.get("importance", 1.0)
+        found = self._change(self.delta(start, stop, columns), start * columns)
         if self.importance is not None:
-            importance = self.importance.take(start, stop)
+            return replace(found, importance=self.importance.take(start, stop))
+        return found
+
+    def _change(self, delta: Array, first: int) -> Change:
         return Change(
-            delta=self.delta(start, stop, columns),
+            delta=delta,
             weight=self.term.scale,
             parameters=self.term.settings,
             key=self._key,
-            first=start * columns,
-            importance=importance,
+            first=first,
+            importance=self.term.settings.get("importance", 1.0),
         )
+
+    # A fine-tune, value by value -----------------------------------------------------------
+
+    def becomes(self) -> Rows | None:
+        """Return what the base becomes, where that is all that the term is, and is bfloat16."""
+        if self.term.op == NOTHING or self.importance is not None:
+            return None
+        role = find_operator(self.term.op, "").becomes
+        rows = self.read.get(role)
+        return rows if rows is not None and rows.ref.dtype == "BF16" else None
+
+    def change_of(self, base: Array, other: Array, first: int) -> Change:
+        """Return the change at some places, of the base there and of what it becomes.
+
+        Both are of one shape, and ``other`` is overwritten; ``first`` is the place of a block that
+        all of them are from.
+        """
+        inputs = {find_operator(self.term.op, "").becomes: other}
+        return self._change(self._delta(inputs, self.term, 0, 1, _Given(base)), first)
+
+
+def _measured(model: str, made: Made) -> bool:
+    """Say whether a tensor is gone through to be measured, before it is made."""
+    if not made.terms:
+        return False
+    reducer = find_reducer(made.reducer, model)
+    return reducer.measure is not None and not reducer.across
+
+
+class _Given:
+    """A `Source` of the values at hand."""
+
+    def __init__(self, values: Array) -> None:
+        self._values = values
+
+    def peek(self, start: int, stop: int) -> Array:
+        return self._values
 
 
 _SOURCE = ("op", "parameters", "inputs")
@@ -193,7 +267,7 @@ class TensorBlocks:
 
     def __init__(self, model: str, tensor: str, made: Made) -> None:
         self._what = f"What {tensor!r} of {model} is made of"
-        self.base = Rows(made.source)
+        self.base = Rows(made.source, again=_measured(model, made))
         self.terms = [Bound(self._what, model, tensor, term, made) for term in made.terms]
         try:
             for term in self.terms:
@@ -243,6 +317,32 @@ class TensorBlocks:
         for start, stop in self.ranges():
             yield self.terms[index].delta(start, stop, self.columns)
 
+    def becomes(self) -> list[Rows] | None:
+        """Return each term's `Bound.becomes`, where all have it and the base is bfloat16 too."""
+        found = [rows for term in self.terms if (rows := term.becomes()) is not None]
+        fine = self.base.ref.dtype == "BF16" and 0 < len(found) == len(self.terms)
+        return found if fine else None
+
+    def _plain(self, index: int) -> Rows | None:
+        """Return what the base becomes with a term, if the change is the difference, unweighed."""
+        term = self.terms[index]
+        fine = self.base.ref.dtype == "BF16" and term.term.weight == 1.0
+        return term.becomes() if fine else None
+
+    def rough(self, index: int) -> Iterator[Rough]:
+        other = self._plain(index)
+        if other is None:
+            for delta in self.deltas(index):
+                size = np.abs(delta).reshape(-1)
+                yield size, size.__getitem__
+            return
+        for first in range(0, self.count, SINGLE_ELEMENTS):
+            last = min(first + SINGLE_ELEMENTS, self.count)
+            start, end = self.base.flat(first, last), other.flat(first, last)
+            found = in_single(end)
+            found -= in_single(start)
+            yield np.abs(found, out=found), partial(_distance, start, end)
+
     def sample(self, index: int) -> Array:
         wanted, rows = run_elements(self.count), self.base.rows
         if self.count <= SAMPLE_RUNS * wanted:
@@ -252,9 +352,23 @@ class TensorBlocks:
             last = max(rows - size, 0)
             starts = sorted({last * run // (SAMPLE_RUNS - 1) for run in range(SAMPLE_RUNS)})
             ranges = [(start, min(start + size, rows)) for start in starts]
+        if not ranges:
+            return np.empty(0)
+        if (other := self._plain(index)) is not None:  # small blocks cost calls: all in one
+            start, end = (
+                np.concatenate([rows.stored(*each) for each in ranges]).reshape(-1)
+                for rows in (self.base, other)
+            )
+            return _distance(start, end, slice(None))
         term = self.terms[index]
-        parts = [term.delta(start, stop, self.columns).reshape(-1) for start, stop in ranges]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate([term.delta(*each, self.columns).reshape(-1) for each in ranges])
+
+
+def _distance(start: Stored, end: Stored, where: Any) -> Array:
+    """Return how far bfloat16 at some places are from one another."""
+    found = in_double(end[where])
+    found -= in_double(start[where])
+    return np.abs(found, out=found)
 
 
 class ModelBlocks:
@@ -277,6 +391,10 @@ class ModelBlocks:
     def deltas(self, index: int) -> Iterator[Array]:
         for tensor in self._tensors():
             yield from tensor.deltas(index)
+
+    def rough(self, index: int) -> Iterator[Rough]:
+        for tensor in self._tensors():
+            yield from tensor.rough(index)
 
     def sample(self, index: int) -> Array:
         """Return as much of each tensor as it has of the model."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
-from modpkg.compose.arrays import Stored
+from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.composition import Made
-from modpkg.compose.reducers import Reducer, as_arguments, find_reducer
+from modpkg.compose.reducers import Change, Reducer, as_arguments, find_reducer
 from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.compose.rows import TensorBlocks
+from modpkg.compose.screening import Screening
 from modpkg.digests import Digest
 from modpkg.errors import ComposeError, NotFinite
 from modpkg.packs import PackTensor
@@ -57,9 +59,7 @@ def make_tensor(job: Job) -> Digest:
             try:
                 with open(job.file, "r+b", buffering=0) as file:
                     file.seek(place.offset)
-                    reduction = Reduction(job, blocks)
-                    for start, stop in blocks.ranges():
-                        found = reduction.block(start, stop)
+                    for found in Reduction(job, blocks):
                         data = found.reshape(-1).view(np.uint8).data
                         state.update(data)
                         while data:
@@ -72,7 +72,7 @@ def make_tensor(job: Job) -> Digest:
 
 
 class Reduction:
-    """How the rows of one tensor become those of the result."""
+    """The result of one tensor, in blocks of rows or of elements, as they lie in a pack."""
 
     def __init__(self, job: Job, blocks: TensorBlocks) -> None:
         made = job.made
@@ -87,10 +87,42 @@ class Reduction:
                 if not self._reducer.across:
                     self._measured = (_said(job, self._reducer.measure, blocks, **self._arguments),)
 
-    def block(self, start: int, stop: int) -> Stored:
-        """Return rows ``start`` to ``stop`` of the result, as they lie in a pack."""
+    def __iter__(self) -> Iterator[Stored]:
+        screening = self._screening()
+        if screening is not None:
+            yield from screening
+            return
+        for start, stop in self._blocks.ranges():
+            yield self._made(*self._blocks.block(start, stop))
+
+    def _screening(self) -> Screening | None:
+        """Return how to make it in float32 first, where that is possible."""
+        others = self._blocks.becomes()
+        reducer, made = self._reducer, self._job.made
+        if others is None or reducer is None or reducer.single is None:
+            return None
+        summed = reducer.name == "sum"  # their weights are in the changes already
+        weights = [term.weight if summed else term.scale for term in made.terms]
+        if self._job.place.dtype != "BF16" or not (
+            summed or all(term.weight == 1.0 for term in made.terms)
+        ):
+            return None
+        single = reducer.single(weights, made.settings)
+        if single is None:
+            return None
+        ranges = single.ranges(self._measured[0] if self._measured else None, self._blocks.count)
+        if ranges is None:
+            return None
+        return Screening(single, ranges, self._blocks.base, others, self._at)
+
+    def _at(self, base: Array, others: Sequence[Array], first: int) -> Stored:
+        """Return the result at some places, see `modpkg.compose.screening.Exact`."""
+        terms = zip(self._blocks.terms, others, strict=True)
+        return self._made(base, [term.change_of(base, other, first) for term, other in terms])
+
+    def _made(self, values: Array, changes: Sequence[Change]) -> Stored:
+        """Return what ``values``, which are overwritten, and changes to them make, rounded."""
         dtype = self._job.place.dtype
-        values, changes = self._blocks.block(start, stop)
         if self._reducer is not None:
             values = _said(
                 self._job,

@@ -56,14 +56,13 @@ def tensor_in_memory(model: str, name: str, made: Made) -> torch.Tensor:
     out = torch.empty(list(made.source.shape), dtype=TORCH_DTYPES[made.dtype])
     place = PackTensor(made.dtype, tuple(made.source.shape), 0, made.length)
     job = Job(model=model, name=name, made=made, file="", place=place)
-    rows = matrix(out)
+    flat, first = out.reshape(-1), 0
     with np.errstate(all="ignore"), TensorBlocks(model, name, made) as blocks:
         if place.length:
-            reduction = Reduction(job, blocks)
-            for start, stop in blocks.ranges():
-                found = reduction.block(start, stop)
+            for found in Reduction(job, blocks):
                 same = torch.from_numpy(found.view(f"i{out.itemsize}")).view(out.dtype)
-                rows[start:stop] = same.reshape(stop - start, -1)
+                flat[first : first + found.size] = same.reshape(-1)
+                first += found.size
         blocks.check()
     return out
 

@@ -71,4 +71,6 @@ def delta(inputs: Mapping[str, Array], term: Term, start: int, stop: int, source
 
 LN_TUNING = Operator(name="ln-tuning", bind=bind_adapter)
 """Norms that were trained whole: Zhao et al. 2023, https://arxiv.org/abs/2312.11420."""
-DENSE = Operator(name="dense", bind=bind, delta=delta, arrays=True, by_rows=("values",))
+DENSE = Operator(
+    name="dense", bind=bind, delta=delta, arrays=True, by_rows=("values",), becomes="values"
+)

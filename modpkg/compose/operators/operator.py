@@ -105,6 +105,8 @@ class Operator(Struct, frozen=True, kw_only=True):
     multiplies: bool = False
     """Whether the change is one to what the base's tensor is multiplied by: beside another change
     to the same tensor, both then act on the base, and neither on the other."""
+    becomes: str = ""
+    """The input that the base becomes, where `delta` is no more than weight · (it − base)."""
     by_rows: tuple[str, ...] = ()
     """Inputs of the base's shape that come as the rows asked for, and not whole; they may be
     overwritten."""

@@ -9,10 +9,12 @@ from modpkg.compose.reducers.reducer import (
     Blocks,
     Change,
     Reducer,
+    Rough,
     Rows,
     as_arguments,
     reducer,
 )
+from modpkg.compose.reducers.single import Single
 from modpkg.errors import UnknownMethod
 
 REDUCERS: dict[str, Reducer] = {
@@ -43,7 +45,9 @@ __all__ = [
     "Blocks",
     "Change",
     "Reducer",
+    "Rough",
     "Rows",
+    "Single",
     "as_arguments",
     "find_reducer",
     "reducer",

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
+    from modpkg.compose.reducers.single import Single
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Change:
 Rows = tuple["Array", Sequence[Change]]
 """Rows of the base as float64, and the changes to them; all of one shape."""
 
+Rough = tuple[Any, Callable[[Any], "Array"]]
+"""Magnitudes, flat: float64, or float32 that are at most one step from the float64 rounded to them;
+and what returns the float64 at some of their places."""
+
 
 class Blocks(Protocol):
     """A tensor, or all of a model, that is gone through block by block."""
@@ -48,6 +53,9 @@ class Blocks(Protocol):
 
     def deltas(self, index: int) -> Iterator[Array]:
         """Yield all rows of one change."""
+
+    def rough(self, index: int) -> Iterator[Rough]:
+        """Yield the magnitudes of one change, in order, as far as they are cheap to have."""
 
     def sample(self, index: int) -> Array:
         """Return some of its values, flat, from all over the tensor."""
@@ -80,6 +88,9 @@ class Reducer(Struct, frozen=True, kw_only=True):
     """Likewise for those that each step may have its own of."""
     bounds: dict[str, tuple[float, float]] = {}
     """Least and most of a number."""
+    single: Callable[[Sequence[float], Mapping[str, Any]], Single | None] | None = None
+    """``single(weights, parameters)``: the method in float32, for fine-tunes in bfloat16; None
+    where it is not to be had for these. It must return what `reduce` returns as far as it says."""
     weighted: bool = True
     """Whether steps' scales are weights, of which 0 is as if the step were not there."""
     additive: bool = False

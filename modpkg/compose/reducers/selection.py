@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.compose.reducers.numbers import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
+    from modpkg.compose.reducers.reducer import Rough
 
 KEPT_ELEMENTS = 1 << 22
 """Most values that are kept aside, before they are counted digit by digit."""
@@ -26,54 +27,103 @@ class Ranked(NamedTuple):
     """How many are larger."""
     equal: int
     """How many are it."""
+    places: Any = None
+    """Where these are, in order, if that is known."""
 
 
 def kth_largest(
-    magnitudes: Callable[[], Iterable[Array]], sample: Array, k: int, count: int
+    rough: Callable[[], Iterable[Rough]],
+    magnitudes: Callable[[], Iterable[Array]],
+    sample: Array,
+    k: int,
+    count: int,
 ) -> Ranked:
     """Return the ``k``-th largest of ``count`` magnitudes (k from 1), exactly.
 
-    ``magnitudes()`` yields blocks of them: float64, flat, not negative. It is mostly called once:
-    a ``sample`` of them gives two bounds that the answer is between, most likely, and only what
-    lies between them is kept and sorted. Where that guess was wrong, or too much lies there, digit
-    by digit is counted.
+    A ``sample`` of them gives two bounds that the answer is between, most likely, and of what
+    ``rough()`` yields only what may lie between them is looked at, kept and sorted. Where that
+    guess was wrong, or too much lies there, digit by digit is counted: of what ``magnitudes()``
+    yields, blocks of float64, flat, not negative.
     """
     low, high = _guess(sample, k, count)
-    above = equal_high = equal_low = between = 0
-    kept = []
-    for block in magnitudes():
-        over = block > high
+    above = before = 0
+    # Narrow dtypes have many equal values, and the bounds are among them: these are apart.
+    inside, at_low, at_high = _Found(), _Found(), _Found()
+    for block, exactly in rough():
+        over = block > _beside(high, np.inf, block.dtype)
         above += int(np.count_nonzero(over))
-        over ^= block >= low
-        near = block[over]
-        # Narrow dtypes have many equal values, and the bounds are among them: these are counted.
-        inside = near[(near > low) & (near < high)]
-        if inside.size < near.size:
-            equal_high += int(np.count_nonzero(near == high))
-            equal_low += int(np.count_nonzero(near == low)) if low < high else 0
-        between += inside.size
-        if between <= KEPT_ELEMENTS:
-            kept.append(inside)
-    if above < k <= above + equal_high:
-        return Ranked(high, above, equal_high)
-    above += equal_high
-    if above < k <= above + between and between <= KEPT_ELEMENTS:
-        values = np.concatenate(kept)
-        place = between - (k - above)  # numpy counts from the smallest
+        over ^= block >= _beside(low, -np.inf, block.dtype)
+        where = np.flatnonzero(over)
+        near = exactly(where)
+        where += before
+        strictly = near > low
+        strictly &= near < high
+        if not strictly.all():
+            above += int(np.count_nonzero(near > high))
+            at_high.add(where, near, near == high)
+            if low < high:
+                at_low.add(where, near, near == low)
+        inside.add(where, near, strictly)
+        before += block.size
+    if above < k <= above + at_high.count:
+        return Ranked(high, above, at_high.count, at_high.all_places())
+    above += at_high.count
+    if above < k <= above + inside.count and (places := inside.all_places()) is not None:
+        values = np.concatenate(inside.values)
+        place = inside.count - (k - above)  # numpy counts from the smallest
         value = float(np.partition(values, place)[place])
-        more, equal = (int(np.count_nonzero(found)) for found in (values > value, values == value))
-        return Ranked(value, above + more, equal)
-    above += between
-    if above < k <= above + equal_low:
-        return Ranked(low, above, equal_low)
+        equal = np.flatnonzero(values == value)
+        more = int(np.count_nonzero(values > value))
+        return Ranked(value, above + more, equal.size, places[equal])
+    above += inside.count
+    if above < k <= above + at_low.count:
+        return Ranked(low, above, at_low.count, at_low.all_places())
     return _by_digits(magnitudes, k)
 
 
-def position(magnitudes: Callable[[], Iterable[Array]], value: float, number: int) -> int:
-    """Return the place in all of the ``number``-th (from 1) that is ``value``."""
-    before = 0
-    for block in magnitudes():
-        found = np.flatnonzero(block == value)
+class _Found:
+    """Values and their places, as long as they are not too many."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.values: list[Array] = []
+        self._places: list[Any] = []
+
+    def add(self, places: Any, values: Array, chosen: Any) -> None:
+        taken = np.flatnonzero(chosen)
+        self.count += taken.size
+        if self.count > KEPT_ELEMENTS:
+            self.values, self._places = [], []
+        elif taken.size == values.size:
+            self.values.append(values)
+            self._places.append(places)
+        else:
+            self.values.append(values[taken])
+            self._places.append(places[taken])
+
+    def all_places(self) -> Any:
+        """Return where they are, in order; None if they were too many."""
+        return np.concatenate(self._places) if 0 < self.count <= KEPT_ELEMENTS else None
+
+
+def _beside(bound: float, towards: float, dtype: Any) -> Any:
+    """Return a bound for magnitudes that may be a step off what ``bound`` becomes in their dtype."""
+    if dtype == np.float64:
+        return bound
+    with np.errstate(over="ignore"):  # infinity is beside what is too great for it
+        return np.nextafter(dtype.type(bound), dtype.type(towards))
+
+
+def position(rough: Callable[[], Iterable[Rough]], ranked: Ranked, number: int) -> int:
+    """Return the place in all of the ``number``-th (from 1) that is a ranked value."""
+    if ranked.places is not None:
+        return int(ranked.places[number - 1])
+    value, before = ranked.value, 0
+    for block, exactly in rough():
+        near = block >= _beside(value, -np.inf, block.dtype)
+        near &= block <= _beside(value, np.inf, block.dtype)
+        found = np.flatnonzero(near)
+        found = found[exactly(found) == value]
         if number <= found.size:
             return before + int(found[number - 1])
         number -= found.size
@@ -86,11 +136,13 @@ def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:
     size = sample.size
     if size >= count:
         return 0.0, float("inf")
-    values = np.sort(sample)[::-1]
     share = k / count
     rank, slack = share * size, 12 * (size * share * (1 - share)) ** 0.5 + 16
-    high = float(values[int(rank - slack)]) if rank >= slack else float("inf")
-    low = float(values[int(rank + slack)]) if rank + slack < size else 0.0
+    upper, lower = int(rank - slack), int(rank + slack)
+    wanted = [size - 1 - place for place in (upper, lower) if 0 <= place < size]
+    values = np.partition(sample, wanted) if wanted else sample
+    high = float(values[size - 1 - upper]) if rank >= slack else float("inf")
+    low = float(values[size - 1 - lower]) if lower < size else 0.0
     return low, high
 
 

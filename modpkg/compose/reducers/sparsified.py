@@ -9,133 +9,36 @@ authors' TIES keeps all of them; the others keep to the density, and to those th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from modpkg.compose.reducers import single
 from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Blocks, Change, reducer
-from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.stream import uniform
+from modpkg.compose.reducers.trimming import (
+    NONE,
+    Bounds,
+    Kept,
+    by_magnitude,
+    kept_of,
+    ranges,
+    thresholds,
+)
 from modpkg.compose.reducers.weighted import added, divisor
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-class Kept(NamedTuple):
-    """What is kept of a change; ``None`` for a place is that all equal ones are."""
-
-    low: float = 0.0
-    """Least magnitude."""
-    low_before: int | None = None
-    """Of those that have it, the ones before this place of the tensor."""
-    high: float = float("inf")
-    """Greatest magnitude."""
-    high_before: int | None = None
-    factor: float = 1.0
-    """What the kept are multiplied by."""
-
-
-Bounds = Sequence[Kept]
+_Single = single.Single | None
 
 _SHARE = {"density": (0.0, 1.0), "gamma": (0.0, 1.0), "epsilon": (0.0, 1.0)}
-_NONE = Kept(low=float("inf"))
 _SIGN = -(1 << 63)
 """The bit of a float64 that is its sign."""
 
 
-# What is kept ---------------------------------------------------------------------------------
-
-
-def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
-    """Return what is kept of each change: the ``density`` of it that is largest.
-
-    With a parameter ``gamma`` the largest gamma of all are left out first. With ``rescale`` what
-    is kept is brought to the sum of magnitudes that all had.
-    """
-    found = []
-    for index, step in enumerate(blocks.steps):
-        kept = _kept(blocks, index, **step)
-        if rescale and kept not in (Kept(), _NONE):
-            before = after = 0.0
-            first = 0
-            for delta in blocks.deltas(index):
-                size = np.abs(delta)
-                before += float(size.sum())
-                size[_left_out(size, first, kept)] = 0.0
-                after += float(size.sum())
-                first += size.size
-            if min(before, after) >= 1e-7:
-                kept = kept._replace(factor=before / after)
-        found.append(kept)
-    return found
-
-
-def _kept(blocks: Blocks, index: int, density: float, gamma: float | None = None) -> Kept:
-    count = blocks.count
-    if density >= 1 or not count:
-        return Kept()
-    wanted = int(density * count)
-    if gamma is None and density > 0:
-        wanted = max(wanted, 1)  # as mergekit has it
-    if not wanted:
-        return _NONE
-    sample = np.abs(blocks.sample(index))
-
-    def magnitudes() -> Iterator[Array]:
-        return (np.abs(delta).reshape(-1) for delta in blocks.deltas(index))
-
-    above = min(int((gamma or 0.0) * count), count - wanted)  # the density is kept to
-    low = kth_largest(magnitudes, sample, above + wanted, count)
-    kept = Kept(low.value)
-    if (inside := above + wanted - low.above) < low.equal:
-        kept = Kept(low.value, low_before=position(magnitudes, low.value, inside) + 1)
-    if above:
-        high = kth_largest(magnitudes, sample, above, count)
-        inside = high.equal - (above - high.above)  # of the equal ones, the first stay
-        before = position(magnitudes, high.value, inside) + 1 if inside else 0
-        kept = kept._replace(high=high.value, high_before=before)
-    return kept
-
-
-def _left_out(size: Array, first: int, kept: Kept) -> Any:
-    """Return where magnitudes are not kept; ``first`` is the place of their first."""
-    found = size < kept.low
-    if kept.low_before is not None:
-        found |= (size == kept.low) & _from(size, first, kept.low_before)
-    if kept.high_before is not None:
-        found |= size > kept.high
-        found |= (size == kept.high) & _from(size, first, kept.high_before)
-    return found
-
-
-def _from(size: Array, first: int, place: int) -> Any:
-    """Return where in rows that begin at ``first`` the elements from ``place`` on are."""
-    return (np.arange(size.size) >= place - first).reshape(size.shape)
-
-
-def by_magnitude(change: Change, kept: Kept) -> Array:
-    """Return the change with what is not kept at 0."""
-    if kept == Kept():
-        return change.delta
-    size = np.abs(change.delta)
-    least = _least(change, kept)
-    if kept.high_before is None and least is not None:
-        found = change.delta * (size >= least)
-    else:
-        found = change.delta * ~_left_out(size, change.first, kept)
-    if kept.factor != 1.0:
-        found *= kept.factor
-    return found
-
-
-def _least(change: Change, kept: Kept) -> float | None:
-    """Return the least magnitude that is kept in these rows; None where equal ones part in them."""
-    place = kept.low_before
-    if place is None or place >= change.first + change.delta.size:
-        return kept.low
-    return math.nextafter(kept.low, math.inf) if place <= change.first else None
+# What is kept at random -----------------------------------------------------------------------
 
 
 def at_random(change: Change, seed: int, *, rescale: bool) -> Array:
@@ -235,7 +138,18 @@ def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Array]:
 # The methods ----------------------------------------------------------------------------------
 
 
-@reducer("ties-mergekit", step={"density": 1.0}, bounds=_SHARE, measure=thresholds)
+def _ties_mergekit(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
+    divide = "weights" if parameters["normalize"] else ""
+    return single.elected(weights, ranges, divide=divide, factor=parameters["lambda"])
+
+
+@reducer(
+    "ties-mergekit",
+    step={"density": 1.0},
+    bounds=_SHARE,
+    measure=thresholds,
+    single=_ties_mergekit,
+)
 def ties_mergekit(
     base: Array,
     changes: Sequence[Change],
@@ -256,7 +170,14 @@ def ties_mergekit(
     return added(base, found, lambda_)
 
 
-@reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds)
+def _ties_peft(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
+    votes = parameters["majority_sign"]
+    return single.elected(weights, ranges, votes=votes, divide="count")
+
+
+@reducer(
+    "ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft
+)
 def ties_peft(
     base: Array,
     changes: Sequence[Change],
@@ -281,14 +202,20 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
     for index, step in enumerate(blocks.steps):
         # Their k-th value is itself one of those that they keep.
         more = int(step["density"] * blocks.count) + 1
-        kept = _kept(blocks, index, more / blocks.count) if step["density"] else _NONE
+        kept = kept_of(blocks, index, more / blocks.count) if step["density"] else NONE
         found.append(Kept(kept.low))
     return found
+
+
+def _ties(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
+    factor = parameters["lambda"]
+    return single.elected(weights, ranges, votes="total", divide="count", factor=factor)
 
 
 @reducer(
     "ties",
     step={"density": 0.2},
+    single=_ties,
     bounds=_SHARE,
     weighted=False,
     measure=_over_the_model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modpkg.compose.reducers import single
 from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Change, reducer
 
@@ -33,7 +34,7 @@ def added(base: Array, found: Array, factor: float = 1.0) -> Array:
     return base
 
 
-@reducer("sum", additive=True)
+@reducer("sum", additive=True, single=lambda weights, _: single.weighted(weights))
 def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
     """``sum``: base + Σ weight_i · delta_i, the default; adapters are stacked so.
 
@@ -47,7 +48,12 @@ def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
     return base
 
 
-@reducer("task-arithmetic", additive=True)
+def _task(weights: Sequence[float], parameters: Mapping[str, Any]) -> single.Single | None:
+    below = divisor(sum(weights)) if parameters["normalize"] else 1.0
+    return single.weighted(weights, below, parameters["lambda"])
+
+
+@reducer("task-arithmetic", additive=True, single=_task)
 def task_arithmetic(
     base: Array, changes: Sequence[Change], *, normalize: bool = False, lambda_: float = 1.0
 ) -> Array:
@@ -66,9 +72,16 @@ def divisor(weights: float) -> float:
     return weights if abs(weights) >= 1e-8 else 1.0
 
 
+def _linear(weights: Sequence[float], parameters: Mapping[str, Any]) -> single.Single | None:
+    if not parameters["normalize"]:
+        return None  # the base is weighed too
+    return single.weighted(weights, parameters["base_weight"] + sum(weights))
+
+
 @reducer(
     "linear",
     additive=True,
+    single=_linear,
     everywhere=lambda parameters: not parameters["normalize"],
 )
 def linear(
@@ -87,7 +100,11 @@ def linear(
     return added(base, found)
 
 
-@reducer("mean", weighted=False)
+def _mean(weights: Sequence[float], parameters: Mapping[str, Any]) -> single.Single | None:
+    return single.weighted(weights, len(weights) + parameters["with_base"])
+
+
+@reducer("mean", weighted=False, single=_mean)
 def mean(base: Array, changes: Sequence[Change], *, with_base: bool = True) -> Array:
     """``mean``: the mean of the base (if with_base) and of every step's model: a uniform soup.
 

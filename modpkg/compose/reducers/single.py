@@ -1,0 +1,203 @@
+"""float32 first: how far it can be trusted, for methods of sums.
+
+Where fine-tunes are near the base, as nearly all of their values are, float32 rounds to the same
+bfloat16 as float64 does, but for values whose float32 lies next to a tie: in half the time. What
+follows holds for a value of the base b and its fine-tunes x_i, all bfloat16, of one sign, with
+2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, n = `Single.binades` or less, and |b| within 2^±60 of 1; all others are
+left to float64, see `modpkg.compose.screening`. Then d_i = x_i − b is a whole multiple of
+2^(e − n − 7), e the exponent of b, of less than 2n + 8 bits, and float32 has it exactly.
+
+With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical Algorithms,
+2002, section 3.1), a sum of k rounded products is within γ_(k+1) of Σ |c_i d_i|.
+
+- Where all factors are short (`_short`), so are the products and their sums: float32 and float64
+  both have what the formula says, and round it to the same, ties too.
+- Where the result lies between b and the x_i, |result| >= 2⁻ⁿ |b|, and Σ |c_i d_i| <= 2ⁿ |b|.
+- Where it need not, the x_i have to be so near that |Σ c_i d_i| <= |b| / 2 <= |result|.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from modpkg.compose.reducers.numbers import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array32 = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+
+
+class Range(NamedTuple):
+    """Elements of a tensor, from ``first`` to before ``last``."""
+
+    first: int
+    last: int
+    least: Sequence[float] = ()
+    """The least |d_i| of each step that counts, if others do not."""
+
+
+Ranges = Callable[[Any, int], Sequence[Range] | None]
+"""Of what was measured of so many elements: `Range` after `Range`, or None where numbers do not
+say what counts."""
+
+
+class Single(NamedTuple):
+    """A method in float32."""
+
+    steps: int
+    """How far an x_i may lie from b, in steps of bfloat16; 128 of them are a factor of 2."""
+    ulps: int
+    """How far from float64's a result may be, in units of float32's last place; 0: it is exact."""
+    reduce: Callable[[Array32, list[Array32], Sequence[float], Mask], Array32]
+    """``reduce(base, deltas, least, doubt)``: float32, flat, all to be overwritten; ``doubt`` is to
+    be set where the result is not what ``ulps`` says. Returns the result."""
+    ranges: Ranges = lambda _, count: [Range(0, count)]
+
+
+_STEPS = 128
+_EXACT = 3 * _STEPS
+_BETWEEN = 2 * _STEPS
+_SPREAD = 16
+"""2^(2n) for `_BETWEEN`: how many times the result all that is summed may be."""
+_PARTS, _MOST = 64, 256
+_LEAST = 2.0**-20
+"""A weight with which no product of `elected` is too small for float32."""
+
+
+def _short(*factors: Fraction) -> bool:
+    """Say whether products with d_i of 14 bits, and all their sums, have at most 24 bits."""
+    fine = all((factor * _PARTS).denominator == 1 for factor in factors)
+    return fine and sum(abs(factor * _PARTS) for factor in factors) <= _MOST
+
+
+def weighted(weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0) -> Single | None:
+    """Return base + factor · Σ weights_i · d_i / divisor."""
+    if not all(map(math.isfinite, (*weights, divisor, factor))) or not divisor:
+        return None
+    plain = [Fraction(weight) for weight in weights]
+    divided = [weight / Fraction(divisor) for weight in plain]
+    factors = [Fraction(factor) * each for each in divided]
+    reach = sum(abs(each) for each in factors)
+    rounded = len(weights) + 6  # factors, products, sums, and what float64 itself may be off
+    if _short(*plain) and _short(*divided) and _short(*factors):
+        steps, ulps = _EXACT, 0
+    elif min(factors) >= 0 and reach <= 1:
+        steps, ulps = _BETWEEN, _SPREAD * rounded
+    else:
+        # |d_i| <= steps · 2⁻⁶ · |b|
+        steps, ulps = int(32 / max(reach, 1)), 2 * rounded
+        if not steps:
+            return None
+    singles = [np.float32(float(each)) for each in factors]
+
+    def reduce(base: Array32, deltas: list[Array32], _: Sequence[float], doubt: Mask) -> Array32:
+        for delta, each in zip(deltas, singles, strict=True):
+            delta *= each
+        for delta in deltas[1:]:
+            deltas[0] += delta
+        base += deltas[0]
+        return base
+
+    return Single(steps, ulps, reduce)
+
+
+def elected(
+    weights: Sequence[float],
+    ranges: Ranges,
+    *,
+    votes: str = "weighted",
+    divide: str = "",
+    factor: float = 1.0,
+) -> Single | None:
+    """Return what `modpkg.compose.reducers.sparsified.elected` adds to the base, trimmed first."""
+    count = len(weights)
+    fine = all(_LEAST <= weight <= 1 / _LEAST for weight in weights) and _LEAST <= factor <= 1
+    if not fine or votes not in ("weighted", "total"):
+        return None
+    between = {"weights": True, "count": max(weights) <= 1, "": sum(weights) <= 1}
+    if not between[divide]:
+        return None
+    plain = [Fraction(weight) for weight in weights]
+    exact = factor == 1.0 and _short(*plain) and _halves(plain, divide)
+    # |b| times this is more than Σ weight_i · d_i may be off: 4 |b| are all that d_i can be.
+    slack = 0.0
+    if not exact and votes == "weighted":
+        slack = (count + 2) * 2.0**-21 * max(1.0, math.fsum(weights))
+    singles = [np.float32(weight) for weight in weights]
+
+    def reduce(
+        base: Array32, deltas: list[Array32], lowest: Sequence[float], doubt: Mask
+    ) -> Array32:
+        zeros = np.zeros_like(base)
+        scratch, below, found = np.empty_like(base), np.zeros_like(base), zeros
+        kept = np.empty(base.shape, np.bool_)
+        for delta, threshold, weight in zip(deltas, lowest, singles, strict=True):
+            if threshold > 0:
+                np.absolute(delta, out=scratch)
+                np.greater_equal(scratch, _upwards(threshold), out=kept)
+                delta *= kept
+            if votes == "weighted" and weight != 1:
+                delta *= weight
+        balance = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
+        for delta in deltas[2:]:
+            balance += delta
+        sign = balance.view(np.int32) & np.int32(-(1 << 31))
+        for delta, weight in zip(deltas, singles, strict=True):
+            chosen = delta.view(np.int32)
+            chosen ^= sign
+            np.maximum(delta, zeros, out=delta)
+            if divide:
+                np.greater(delta, zeros, out=kept)
+                np.multiply(kept, weight if divide == "weights" else np.float32(1), out=scratch)
+                below += scratch
+            if votes != "weighted" and weight != 1:
+                delta *= weight
+            found = delta if found is zeros else np.add(found, delta, out=found)
+        if slack:
+            np.absolute(balance, out=balance)
+            np.absolute(base, out=scratch)
+            scratch *= np.float32(slack)
+            np.less_equal(balance, scratch, out=kept)
+            kept &= found > zeros
+            doubt |= kept
+        if divide:
+            np.maximum(below, np.float32(1e-30), out=below)  # where it is 0, nothing is divided
+            found /= below
+        if factor != 1.0:
+            found *= np.float32(factor)
+        signed = found.view(np.int32)
+        signed ^= sign
+        base += found
+        return base
+
+    steps, ulps = (_EXACT, 0) if exact else (_BETWEEN, _SPREAD * (2 * count + 8))
+    return Single(steps, ulps, reduce, ranges)
+
+
+def _halves(weights: Sequence[Fraction], divide: str) -> bool:
+    """Say whether all that may be divided by are powers of two."""
+    count = len(weights)
+    if divide == "count":
+        return count <= 2
+    if divide == "weights":
+        some = (itertools.combinations(weights, size) for size in range(1, count + 1))
+        sums = (sum(each) for each in itertools.chain.from_iterable(some))
+        return count <= 4 and all(_power_of_two(each) for each in sums)
+    return True
+
+
+def _power_of_two(value: Fraction | int) -> bool:
+    value = Fraction(value)
+    return value.numerator.bit_count() == 1 and value.denominator.bit_count() == 1
+
+
+def _upwards(value: float) -> Any:
+    """Return the least float32 that is not less."""
+    single = np.float32(value)
+    return single if float(single) >= value else np.nextafter(single, np.float32(math.inf))
