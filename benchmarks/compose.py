@@ -71,7 +71,9 @@ def child(modules: Path, recipe: str, store: Path, threads: int) -> None:
         made = Compose(
             base=base,
             method="linear" if linear else "ties-mergekit",
-            parameters={"base_weight": wanted["base"]} if linear else {"density": wanted["density"]},
+            parameters=(
+                {"base_weight": wanted["base"]} if linear else {"density": wanted["density"]}
+            ),
             steps=tuple(
                 Step(op="dense", module=ModuleName(name), scale=weight)
                 for name, weight in zip("bc", wanted["weights"], strict=True)

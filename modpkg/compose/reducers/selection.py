@@ -107,7 +107,7 @@ class _Found:
 
 
 def _beside(bound: float, towards: float, dtype: Any) -> Any:
-    """Return a bound for magnitudes that may be a step off what ``bound`` becomes in their dtype."""
+    """Return a bound for magnitudes that may be a step off what it becomes in their dtype."""
     if dtype == np.float64:
         return bound
     with np.errstate(over="ignore"):  # infinity is beside what is too great for it

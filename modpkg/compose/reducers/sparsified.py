@@ -175,9 +175,7 @@ def _ties_peft(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Sing
     return single.elected(weights, ranges, votes=votes, divide="count")
 
 
-@reducer(
-    "ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft
-)
+@reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft)
 def ties_peft(
     base: Array,
     changes: Sequence[Change],

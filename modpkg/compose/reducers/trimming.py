@@ -33,6 +33,7 @@ class Kept(NamedTuple):
 Bounds = Sequence[Kept]
 NONE = Kept(low=float("inf"))
 
+
 def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
     """Return what is kept of each change: the ``density`` of it that is largest.
 
