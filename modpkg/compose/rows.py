@@ -226,14 +226,14 @@ class Bound:
         rows = self.read.get(role)
         return rows if rows is not None and rows.ref.dtype == "BF16" else None
 
-    def change_of(self, base: Array, other: Array, first: int) -> Change:
+    def change_of(self, base: Array, other: Array, places: Any) -> Change:
         """Return the change at some places, of the base there and of what it becomes.
 
-        Both are of one shape, and ``other`` is overwritten; ``first`` is the place of a block that
-        all of them are from.
+        Both are of one shape, and ``other`` is overwritten.
         """
         inputs = {find_operator(self.term.op, "").becomes: other}
-        return self._change(self._delta(inputs, self.term, 0, 1, _Given(base)), first)
+        found = self._change(self._delta(inputs, self.term, 0, 1, _Given(base)), 0)
+        return replace(found, places=places)
 
 
 def _measured(model: str, made: Made) -> bool:

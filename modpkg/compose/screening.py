@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from modpkg.compose.arrays import Array, Stored, in_double, in_single
 from modpkg.compose.memory import BLOCK_ELEMENTS, SINGLE_ELEMENTS
-from modpkg.compose.reducers.single import Range, Single
+from modpkg.compose.reducers.single import Single
 from modpkg.compose.rows import Rows
 
-Exact = Callable[[Array, Sequence[Array], int], Stored]
-"""``exact(base, others, first)``: rounded results of values, (1, k) float64 each; ``first`` is the
-place in the tensor of the block that they come from."""
+Exact = Callable[[Array, Sequence[Array], Any], Stored]
+"""``exact(base, others, places)``: rounded results of values, (1, k) float64 each, and of their k
+places in the tensor."""
 
 # Bits of a bfloat16 without its sign: 2^−60 and 2^60. A fine-tune of the other sign is then more
 # steps away than `Single.steps` ever is, also where the difference of both as bits goes round.
@@ -35,30 +35,30 @@ class Screening:
     def __init__(
         self,
         single: Single,
-        ranges: Sequence[Range],
+        measured: Any,
         base: Rows,
         others: Sequence[Rows],
         exact: Exact,
     ) -> None:
-        self._single, self._ranges, self._exact = single, ranges, exact
+        self._single, self._measured, self._exact = single, measured, exact
         self._base, self._others = base, others
 
     def __iter__(self) -> Iterator[Stored]:
         """Yield the result as it lies in a pack, in order."""
-        for start, stop, least in self._ranges:
-            for first in range(start, stop, SINGLE_ELEMENTS):
-                yield self._block(first, min(first + SINGLE_ELEMENTS, stop), least)
+        for first in range(0, self._base.count, SINGLE_ELEMENTS):
+            yield self._block(first, min(first + SINGLE_ELEMENTS, self._base.count))
 
-    def _block(self, first: int, last: int, least: Sequence[float]) -> Stored:
+    def _block(self, first: int, last: int) -> Stored:
         base = self._base.flat(first, last)
         others = [rows.flat(first, last) for rows in self._others]
+        pieces = self._single.pieces(self._measured, first, last - first) or ()
         doubt = far(base, others, self._single.steps)
         start = in_single(base)
         deltas = [in_single(other) for other in others]
         for delta in deltas:
             delta -= start
         found, near_ties = nearest(
-            self._single.reduce(start, deltas, least, doubt), self._single.ulps
+            self._single.reduce(start, deltas, pieces, doubt), self._single.ulps
         )
         if near_ties is not None:
             doubt |= near_ties
@@ -66,19 +66,22 @@ class Screening:
         if where.size > found.size // 4:  # it would cost more than all in one
             return self._in_double(base, others, first)
         if where.size:
-            found[where] = self._of(base.take(where), [o.take(where) for o in others], first)
+            found[where] = self._of(
+                base.take(where), [o.take(where) for o in others], where + first
+            )
         return found
 
     def _in_double(self, base: Stored, others: Sequence[Stored], first: int) -> Stored:
         found = np.empty_like(base)
         for start in range(0, base.size, BLOCK_ELEMENTS):
             part = slice(start, start + BLOCK_ELEMENTS)
-            found[part] = self._of(base[part], [other[part] for other in others], first + start)
+            places = np.arange(first + start, first + min(part.stop, base.size))
+            found[part] = self._of(base[part], [other[part] for other in others], places)
         return found
 
-    def _of(self, base: Stored, others: Sequence[Stored], first: int) -> Stored:
+    def _of(self, base: Stored, others: Sequence[Stored], places: Any) -> Stored:
         wide = [in_double(each).reshape(1, -1) for each in (base, *others)]
-        return self._exact(wide[0], wide[1:], first).reshape(-1)
+        return self._exact(wide[0], wide[1:], places).reshape(-1)
 
 
 def far(base: Stored, others: Sequence[Stored], steps: int) -> NDArray[np.bool_]:

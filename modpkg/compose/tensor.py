@@ -110,15 +110,15 @@ class Reduction:
         single = reducer.single(weights, made.settings)
         if single is None:
             return None
-        ranges = single.ranges(self._measured[0] if self._measured else None, self._blocks.count)
-        if ranges is None:
+        measured = self._measured[0] if self._measured else None
+        if single.pieces(measured, 0, self._blocks.count) is None:
             return None
-        return Screening(single, ranges, self._blocks.base, others, self._at)
+        return Screening(single, measured, self._blocks.base, others, self._at)
 
-    def _at(self, base: Array, others: Sequence[Array], first: int) -> Stored:
+    def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.screening.Exact`."""
         terms = zip(self._blocks.terms, others, strict=True)
-        return self._made(base, [term.change_of(base, other, first) for term, other in terms])
+        return self._made(base, [term.change_of(base, other, places) for term, other in terms])
 
     def _made(self, values: Array, changes: Sequence[Change]) -> Stored:
         """Return what ``values``, which are overwritten, and changes to them make, rounded."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from modpkg.compose import screening
 from modpkg.compose.arrays import Array, Stored, in_double, in_single
 from modpkg.compose.reducers import REDUCERS, Change, as_arguments
+from modpkg.compose.reducers.single import Piece
 from modpkg.compose.reducers.trimming import Kept
 from modpkg.compose.rounding import rounded
 from modpkg.compose.screening import Screening, far, nearest
@@ -86,10 +87,10 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
     left = 0
     exactly = Reduction._at
 
-    def counted(self: Reduction, base: Array, others: Sequence[Array], first: int) -> Stored:
+    def counted(self: Reduction, base: Array, others: Sequence[Array], places: Any) -> Stored:
         nonlocal left
         left += base.size
-        return exactly(self, base, others, first)
+        return exactly(self, base, others, places)
 
     measured = None
     made = composition.made["w"]
@@ -188,7 +189,8 @@ def test_float32_is_as_near_as_it_says(method: str) -> None:
             doubt = np.zeros(600, np.bool_)
             got = [in_single(each) for each in models]
             deltas = [each - got[0] for each in got[1:]]
-            values = single.reduce(got[0].copy(), deltas, least, doubt)
+            pieces = [[Piece(0, 600, each)] for each in least]
+            values = single.reduce(got[0].copy(), deltas, pieces, doubt)
             wanted = _in_double(method, models, weights, bounds, given)
             off = np.abs(values.astype(np.float64) - wanted) / np.spacing(np.abs(values))
             assert (off[~doubt] <= single.ulps).all(), (weights, parameters)

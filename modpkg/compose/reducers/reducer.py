@@ -28,6 +28,8 @@ class Change:
     """Names what the change is made of and the tensor: the same whatever the place or order."""
     first: int = 0
     """Of the tensor's elements, the one that these rows begin with."""
+    places: Any = None
+    """Where these elements are in the tensor, one by one, if they are not all from ``first`` on."""
     importance: Array | float = 1.0
     """How much each value counts: float64 rows, or a number for all."""
 

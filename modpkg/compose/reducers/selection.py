@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 KEPT_ELEMENTS = 1 << 22
 """Most values that are kept aside, before they are counted digit by digit."""
 
+_FEW = 1 << 12
+"""Values that are sorted, because finding fewer of them takes as long."""
+
 _BINS = 1 << 11
 _DIGITS = (53, 42, 31, 20, 9, 0)
 """Bits of a float64 that remain below each digit; without its sign it grows with its bits."""
@@ -70,8 +73,7 @@ def kth_largest(
     above += at_high.count
     if above < k <= above + inside.count and (places := inside.all_places()) is not None:
         values = np.concatenate(inside.values)
-        place = inside.count - (k - above)  # numpy counts from the smallest
-        value = float(np.partition(values, place)[place])
+        value = _select(values, k - above)
         equal = np.flatnonzero(values == value)
         more = int(np.count_nonzero(values > value))
         return Ranked(value, above + more, equal.size, places[equal])
@@ -79,6 +81,29 @@ def kth_largest(
     if above < k <= above + at_low.count:
         return Ranked(low, above, at_low.count, at_low.all_places())
     return _by_digits(magnitudes, k)
+
+
+def _select(values: Array, k: int) -> float:
+    """Return the ``k``-th largest of values in memory."""
+    while values.size > 2 * _FEW:
+        low, high = _guess(values[:: values.size // _FEW], k, values.size)
+        over = values >= high
+        above = int(np.count_nonzero(over))
+        if k <= above:
+            if k > int(np.count_nonzero(values > high)):
+                return high
+            break
+        over |= values <= low
+        inside = values[~over]
+        if k > above + inside.size:
+            if k <= above + inside.size + int(np.count_nonzero(values == low)):
+                return low
+            break
+        if inside.size == values.size:
+            break
+        values, k = inside, k - above
+    place = values.size - k  # numpy counts from the smallest
+    return float(np.partition(values, place)[place])
 
 
 class _Found:

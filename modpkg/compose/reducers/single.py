@@ -33,18 +33,19 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 
-class Range(NamedTuple):
-    """Elements of a tensor, from ``first`` to before ``last``."""
+class Piece(NamedTuple):
+    """Elements from ``start`` to before ``stop``, of which magnitudes from ``least`` on count."""
 
-    first: int
-    last: int
-    least: Sequence[float] = ()
-    """The least |d_i| of each step that counts, if others do not."""
+    start: int
+    stop: int
+    least: float
 
 
-Ranges = Callable[[Any, int], Sequence[Range] | None]
-"""Of what was measured of so many elements: `Range` after `Range`, or None where numbers do not
-say what counts."""
+Pieces = Sequence[Sequence[Piece]]
+"""For each step, `Piece` after `Piece`."""
+
+PiecesOf = Callable[[Any, int, int], Pieces | None]
+"""Of what was measured, for so many elements from a first on; None where pieces do not say all."""
 
 
 class Single(NamedTuple):
@@ -54,10 +55,10 @@ class Single(NamedTuple):
     """How far an x_i may lie from b, in steps of bfloat16; 128 of them are a factor of 2."""
     ulps: int
     """How far from float64's a result may be, in units of float32's last place; 0: it is exact."""
-    reduce: Callable[[Array32, list[Array32], Sequence[float], Mask], Array32]
-    """``reduce(base, deltas, least, doubt)``: float32, flat, all to be overwritten; ``doubt`` is to
+    reduce: Callable[[Array32, list[Array32], Pieces, Mask], Array32]
+    """``reduce(base, deltas, pieces, doubt)``: float32, flat, all to be overwritten; ``doubt`` is to
     be set where the result is not what ``ulps`` says. Returns the result."""
-    ranges: Ranges = lambda _, count: [Range(0, count)]
+    pieces: PiecesOf = lambda *_: ()
 
 
 _STEPS = 128
@@ -96,7 +97,7 @@ def weighted(weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
             return None
     singles = [np.float32(float(each)) for each in factors]
 
-    def reduce(base: Array32, deltas: list[Array32], _: Sequence[float], doubt: Mask) -> Array32:
+    def reduce(base: Array32, deltas: list[Array32], _: Pieces, doubt: Mask) -> Array32:
         for delta, each in zip(deltas, singles, strict=True):
             delta *= each
         for delta in deltas[1:]:
@@ -109,7 +110,7 @@ def weighted(weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
 
 def elected(
     weights: Sequence[float],
-    ranges: Ranges,
+    pieces: PiecesOf,
     *,
     votes: str = "weighted",
     divide: str = "",
@@ -131,16 +132,15 @@ def elected(
         slack = (count + 2) * 2.0**-21 * max(1.0, math.fsum(weights))
     singles = [np.float32(weight) for weight in weights]
 
-    def reduce(
-        base: Array32, deltas: list[Array32], lowest: Sequence[float], doubt: Mask
-    ) -> Array32:
+    def reduce(base: Array32, deltas: list[Array32], trimmed: Pieces, doubt: Mask) -> Array32:
         zeros = np.zeros_like(base)
         scratch, below, found = np.empty_like(base), np.zeros_like(base), zeros
         kept = np.empty(base.shape, np.bool_)
-        for delta, threshold, weight in zip(deltas, lowest, singles, strict=True):
-            if threshold > 0:
+        for delta, parts, weight in zip(deltas, trimmed, singles, strict=True):
+            if any(part.least > 0 for part in parts):
                 np.absolute(delta, out=scratch)
-                np.greater_equal(scratch, _upwards(threshold), out=kept)
+                for start, stop, least in parts:
+                    np.greater_equal(scratch[start:stop], _upwards(least), out=kept[start:stop])
                 delta *= kept
             if votes == "weighted" and weight != 1:
                 delta *= weight
@@ -177,7 +177,7 @@ def elected(
         return base
 
     steps, ulps = (_EXACT, 0) if exact else (_BETWEEN, _SPREAD * (2 * count + 8))
-    return Single(steps, ulps, reduce, ranges)
+    return Single(steps, ulps, reduce, pieces)
 
 
 def _halves(weights: Sequence[Fraction], divide: str) -> bool:

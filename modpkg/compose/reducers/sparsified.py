@@ -22,7 +22,7 @@ from modpkg.compose.reducers.trimming import (
     Kept,
     by_magnitude,
     kept_of,
-    ranges,
+    pieces,
     thresholds,
 )
 from modpkg.compose.reducers.weighted import added, divisor
@@ -140,7 +140,7 @@ def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Array]:
 
 def _ties_mergekit(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
     divide = "weights" if parameters["normalize"] else ""
-    return single.elected(weights, ranges, divide=divide, factor=parameters["lambda"])
+    return single.elected(weights, pieces, divide=divide, factor=parameters["lambda"])
 
 
 @reducer(
@@ -172,7 +172,7 @@ def ties_mergekit(
 
 def _ties_peft(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
     votes = parameters["majority_sign"]
-    return single.elected(weights, ranges, votes=votes, divide="count")
+    return single.elected(weights, pieces, votes=votes, divide="count")
 
 
 @reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft)
@@ -207,7 +207,7 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
 
 def _ties(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
     factor = parameters["lambda"]
-    return single.elected(weights, ranges, votes="total", divide="count", factor=factor)
+    return single.elected(weights, pieces, votes="total", divide="count", factor=factor)
 
 
 @reducer(

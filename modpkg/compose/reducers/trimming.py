@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Blocks, Change, Rough
 from modpkg.compose.reducers.selection import kth_largest, position
-from modpkg.compose.reducers.single import Range
+from modpkg.compose.reducers.single import Piece
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
@@ -49,7 +48,7 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
             for delta in blocks.deltas(index):
                 size = np.abs(delta)
                 before += float(size.sum())
-                size[_left_out(size, first, kept)] = 0.0
+                size[_left_out(size, kept, first)] = 0.0
                 after += float(size.sum())
                 first += size.size
             if min(before, after) >= 1e-7:
@@ -88,20 +87,25 @@ def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = No
     return kept
 
 
-def _left_out(size: Array, first: int, kept: Kept) -> Any:
-    """Return where magnitudes are not kept; ``first`` is the place of their first."""
+def _left_out(size: Array, kept: Kept, first: int, places: Any = None) -> Any:
+    """Return where magnitudes are not kept.
+
+    They are those of a tensor from ``first`` on, or at ``places``, if these are given.
+    """
     found = size < kept.low
     if kept.low_before is not None:
-        found |= (size == kept.low) & _from(size, first, kept.low_before)
+        found |= (size == kept.low) & _from(size, kept.low_before, first, places)
     if kept.high_before is not None:
         found |= size > kept.high
-        found |= (size == kept.high) & _from(size, first, kept.high_before)
+        found |= (size == kept.high) & _from(size, kept.high_before, first, places)
     return found
 
 
-def _from(size: Array, first: int, place: int) -> Any:
-    """Return where in rows that begin at ``first`` the elements from ``place`` on are."""
-    return (np.arange(size.size) >= place - first).reshape(size.shape)
+def _from(size: Array, place: int, first: int, places: Any) -> Any:
+    """Return what is at a place or after it."""
+    if places is None:
+        places = np.arange(first, first + size.size)
+    return (places >= place).reshape(size.shape)
 
 
 def by_magnitude(change: Change, kept: Kept) -> Array:
@@ -109,31 +113,28 @@ def by_magnitude(change: Change, kept: Kept) -> Array:
     if kept == Kept():
         return change.delta
     size = np.abs(change.delta)
-    least = _least(kept, change.first, change.delta.size)
-    if kept.high_before is None and least is not None:
-        found = change.delta * (size >= least)
+    pieces = None
+    if kept.high_before is None and change.places is None:
+        pieces = _pieces(kept, change.first, size.size)
+    if pieces is not None and len(pieces) == 1:
+        found = change.delta * (size >= pieces[0].least)
     else:
-        found = change.delta * ~_left_out(size, change.first, kept)
+        found = change.delta * ~_left_out(size, kept, change.first, change.places)
     if kept.factor != 1.0:
         found *= kept.factor
     return found
 
 
-def _least(kept: Kept, first: int, size: int) -> float | None:
-    """Return the least magnitude that is kept in these rows; None where equal ones part in them."""
-    place = kept.low_before
-    if place is None or place >= first + size:
-        return kept.low
-    return math.nextafter(kept.low, math.inf) if place <= first else None
+def _pieces(kept: Kept, first: int, size: int) -> list[Piece]:
+    """Return which magnitudes are kept of so many from a first on."""
+    cut = size if kept.low_before is None else min(max(kept.low_before - first, 0), size)
+    above = math.nextafter(kept.low, math.inf)
+    pieces = [Piece(0, cut, kept.low), Piece(cut, size, above)]
+    return [piece for piece in pieces if piece.start < piece.stop]
 
 
-def ranges(bounds: Bounds, count: int) -> list[Range] | None:
-    """Return where each change has another `_least`; None where more than it has a say."""
+def pieces(bounds: Bounds, first: int, size: int) -> list[list[Piece]] | None:
+    """Return them for each change; None where they do not say all."""
     if any(kept.high_before is not None or kept.factor != 1.0 for kept in bounds):
         return None
-    places = {kept.low_before or 0 for kept in bounds}
-    cuts = sorted({0, count, *(place for place in places if place < count)})
-    return [
-        Range(first, last, [_least(kept, first, last - first) or 0.0 for kept in bounds])
-        for first, last in itertools.pairwise(cuts)
-    ]
+    return [_pieces(kept, first, size) for kept in bounds]
