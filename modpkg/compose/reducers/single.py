@@ -56,8 +56,8 @@ class Single(NamedTuple):
     ulps: int
     """How far from float64's a result may be, in units of float32's last place; 0: it is exact."""
     reduce: Callable[[Array32, list[Array32], Pieces, Mask], Array32]
-    """``reduce(base, deltas, pieces, doubt)``: float32, flat, all to be overwritten; ``doubt`` is to
-    be set where the result is not what ``ulps`` says. Returns the result."""
+    """``reduce(base, deltas, pieces, doubt)``: float32, flat, all to be overwritten. Returns the
+    result, and sets ``doubt`` where it is not what ``ulps`` says."""
     pieces: PiecesOf = lambda *_: ()
 
 
