@@ -1,4 +1,4 @@
-"""Layers: which tensors belong to which, and a model put together from those of several.
+"""A model put together from the layers of several.
 
     composed[layer k] = module_i[layer j]
 
@@ -15,33 +15,11 @@ from msgspec import Struct, structs
 from modpkg.errors import ComposeError
 from modpkg.installed import InstalledModule, TensorRef
 from modpkg.manifest.schema import Layers, Setting
+from modpkg.release.binding.layers import place_of
 from modpkg.release.data import read_json
 
 _CONFIG = "config.json"
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-
-
-class Place(Struct, frozen=True):
-    """Where in its model's layers a tensor is."""
-
-    stack: str
-    """What stands before the number: ``model.layers``."""
-    layer: int
-    rest: str
-
-
-def place_of(name: str) -> Place | None:
-    """Return the layer that a tensor belongs to: the first number in its name, if there is one.
-
-    >>> place_of("model.layers.3.mlp.experts.7.w1")
-    Place(stack='model.layers', layer=3, rest='mlp.experts.7.w1')
-    """
-    parts = name.split(".")
-    for position, part in enumerate(parts[:-1]):
-        if part.isdecimal() and part.isascii() and len(part) <= 6:
-            stack, rest = parts[:position], parts[position + 1 :]
-            return Place(".".join(stack), int(part), ".".join(rest))
-    return None
 
 
 def positions(names: Sequence[str]) -> dict[str, float]:

@@ -372,7 +372,7 @@ class MergeRecipe(Recipe):
 
     def _after_layers(self, path: str) -> list[str]:
         """Return the tensors after the last layer, which mergekit takes from the last slice."""
-        from modpkg.compose.layers import place_of
+        from modpkg.release.binding.layers import place_of
 
         folder = self._path.parent / path if not Path(path).is_absolute() else Path(path)
         names: set[str] = set()

@@ -80,7 +80,7 @@ def expects_of(
             base_name=f"{base.name} {base.version}",
             digests={name: entry.digest for name, entry in tensors.items()},
         )
-        touched = {change.target for change in bound.changes}
+        touched = {bound.origin.get(name, name) for name in (c.target for c in bound.changes)}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
         if bound.prompt is not None:

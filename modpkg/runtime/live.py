@@ -222,6 +222,11 @@ class LiveModel(torch.nn.Module):
             return getattr(super().__getattr__("model"), name)
 
 
+def _is_called(target: str, path: str) -> bool:
+    """Say whether a parameter is the one of a name on disk, which may begin at another level."""
+    return target == path or target.endswith("." + path) or path.endswith("." + target)
+
+
 def _weights(adapter: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     if isinstance(adapter, Mapping):
         return dict(adapter)
@@ -264,9 +269,16 @@ def _sites(
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     touched = sorted({target for changes in parts.changes.values() for target in changes})
     sites: dict[str, Site] = {}
+    twins: dict[tuple[int, torch.Size], int] = {}
+    for tensor in tensors.values():
+        place = (tensor.data_ptr(), tensor.shape)
+        twins[place] = twins.get(place, 0) + 1
     for target in touched:
         tensor = tensors[target]
-        found = owners.get((tensor.data_ptr(), tensor.shape), [])
+        place = (tensor.data_ptr(), tensor.shape)
+        found = owners.get(place, [])
+        if twins[place] > 1:  # layers that are repeated: only their names tell them apart
+            found = [each for each in found if _is_called(target, f"{each[0]}.{each[2]}")]
         if not found or not tensor.numel():
             raise LiveRefused(
                 name=name,

@@ -127,7 +127,6 @@ def test_every_other_tensor_is_refused_by_name(extra: str) -> None:
         {"trainable_token_indices": ["a"]},
         {"trainable_token_indices": [3]},
         {"target_parameters": ["experts.up"]},
-        {"layer_replication": [[0, 4], [2, 5]]},
         {"alora_invocation_tokens": [1, 2]},
         {"use_qalora": True},
         {"use_bdlora": {"nblocks": 2}},

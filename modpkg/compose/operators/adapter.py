@@ -62,6 +62,7 @@ def bind(situation: Situation) -> Effects:
         base_name=f"{base.name} {base.version}",
         model_config=situation.config,
         digests={name: ref.digest for name, ref in module.tensors.items()},
+        layers=_layers(situation),
     )
     if step.replace and not bound.added:
         raise refuse(
@@ -103,6 +104,13 @@ def bind(situation: Situation) -> Effects:
     return Effects(
         terms=terms, same=same, added=added, removed=removed, config=edits, prompt=prompt
     )
+
+
+def _layers(situation: Situation) -> list[tuple[int, int]]:
+    """Return the runs of the base's layers that a recipe has in place of all; none for others'."""
+    runs = situation.recipe.layers
+    own = all(run.module == situation.base.name for run in runs)
+    return [run.range for run in runs] if own else []
 
 
 def _prompt(situation: Situation, bound: BoundPrompt) -> Prompt:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from msgspec import structs
 
 from modpkg.interface import HasType
 from modpkg.release.binding import lora, parameters
 from modpkg.release.binding.adalora import ADALORA
 from modpkg.release.binding.ia3 import IA3
+from modpkg.release.binding.layers import repeat, repeated
 from modpkg.release.binding.lora import LORA
 from modpkg.release.binding.lycoris import LOHA, LOKR
 from modpkg.release.binding.method import Method
@@ -75,13 +78,16 @@ def bind_adapter(
     base_name: str = "the base",
     model_config: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
+    layers: Sequence[tuple[int, int]] | None = None,
 ) -> Bound:
     """Return what an adapter changes in a base; every tensor of it is used once.
 
     ``names`` are the tensors of the adapter's file and ``config`` its ``adapter_config.json``, as
     PEFT writes them; ``architecture`` is the base's ``model_type`` and ``model_config`` its
-    ``config.json``; ``digests`` are those of the adapter's tensors. A module path matches the base
-    tensor ``<path>.weight``; see `modpkg.release.binding.naming` for how names on disk may differ.
+    ``config.json``; ``digests`` are those of the adapter's tensors. Where ``base`` has its layers
+    in other runs than a base's own, ``layers`` are these, and none where it does not; without it,
+    they are repeated here as the adapter wants them. A module path matches the base tensor
+    ``<path>.weight``; see `modpkg.release.binding.naming` for how names on disk may differ.
 
     Raises:
         AdapterUnsupported: the adapter needs something that would not be applied.
@@ -98,6 +104,13 @@ def bind_adapter(
         model_config=model_config or {},
         digests=digests or {},
     )
+    origin: dict[str, str] = {}
+    if runs := repeated(adapter):
+        if layers is None:
+            names_now, origin = repeat(adapter, runs)
+            adapter = structs.replace(adapter, base=names_now)
+        elif runs != [tuple(run) for run in layers]:
+            raise adapter.refuse(_as_layers(adapter, runs))
     if config.get("peft_type") in PROMPTS:
         return bind_prompt(adapter)
     method = method_of(adapter)
@@ -138,7 +151,16 @@ def bind_adapter(
         same=tuple(parsed.same),
         added=added,
         config=labels_of(adapter, added),
+        origin=origin,
     )
+
+
+def _as_layers(adapter: Adapter, runs: Sequence[tuple[int, int]]) -> str:
+    name = adapter.base_name.split(" ")[0]
+    written = ", ".join(
+        f'{{ module = "{name}", range = [{first}, {stop}] }}' for first, stop in runs
+    )
+    return f"it was trained on repeated layers; say so in the recipe: layers = [{written}]"
 
 
 def method_of(adapter: Adapter) -> Method:

@@ -43,6 +43,7 @@ _HARMLESS = (
 _READ = (
     "alpha_pattern",
     "fan_in_fan_out",
+    "layer_replication",
     "lora_alpha",
     "lora_bias",
     "r",
@@ -56,7 +57,6 @@ _MEANINGS = {
     "alora_invocation_tokens": "activated LoRA acts on a part of the text only",
     "arrow_config": "Arrow routes between adapters by token",
     "kasa_config": "KaSA changes the base's weights",
-    "layer_replication": "layers of the base are repeated, each copy with changes of its own",
     "megatron_config": "its layers are split over machines",
     "monteclora_config": "MonteCLoRA draws its weights at random",
     "use_bdlora": "its factors are block-diagonal",

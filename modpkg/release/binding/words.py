@@ -55,6 +55,8 @@ class Bound(Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that go with the tensors that are added."""
     prompt: BoundPrompt | None = None
+    origin: dict[str, str] = {}
+    """Where it repeats layers, by their tensors' names then, those in the base."""
 
 
 class Site(Struct, frozen=True, kw_only=True):
