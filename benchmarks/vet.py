@@ -66,9 +66,10 @@ def moved(folder: Path, names: str, by: float, seed: int) -> None:
 
 
 def publish_head(
-    folder: Path, number: int, version: str, cases: list[dict[str, str]], seed: int
+    folder: Path, number: int, version: str, texts: list[list[dict[str, str]]], seed: int
 ) -> None:
-    """Publish one dependant."""
+    """Publish one dependant, with a test on texts of its own."""
+    cases = texts[number]
     shutil.copytree(HEAD, folder)
     moved(folder, "classifier", 0.01, seed)
     (folder / "cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
@@ -108,17 +109,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=200)
     arguments = parser.parse_args()
-    texts = rated(arguments.data)
+    count = arguments.cases
+    found = rated(arguments.data)
+    if len(found) < HEADS * count:
+        raise SystemExit("there are not so many texts")
+    texts = [found[number * count : (number + 1) * count] for number in range(HEADS)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["MODPKG_HOME"] = str(folder / "home")
         os.environ["MODPKG_REGISTRY"] = str(folder / "registry")
         shutil.copytree(arguments.registry, folder / "registry")
         for number in range(HEADS):
-            cases = texts[number * arguments.cases : (number + 1) * arguments.cases]
-            if len(cases) != arguments.cases:
-                raise SystemExit("there are not so many texts")
-            publish_head(folder / f"head-{number}", number, "1.0.0", cases, number)
+            publish_head(folder / f"head-{number}", number, "1.0.0", texts, number)
         candidate = folder / "candidate"
         shutil.copytree(arguments.base, candidate, ignore=shutil.ignore_patterns("dist"))
         moved(candidate, "layer.5.", 0.005, 100)
@@ -127,14 +129,14 @@ def main() -> None:
         os.chdir(folder)
         rows = [("the first time", *vetted(candidate))]
         rows.append(("again, nothing changed", *vetted(candidate)))
-        publish_head(folder / "changed", 3, "1.0.1", texts[: arguments.cases], 50)
+        publish_head(folder / "changed", 3, "2.0.0", texts, 50)
         rows.append(("again, one dependant changed", *vetted(candidate)))
         moved(candidate, "layer.5.", 0.005, 101)
         rows.append(("another candidate", *vetted(candidate)))
     if rows[0][3] != rows[1][3]:
         raise SystemExit("the same inputs gave another report")
-    found = json.loads(rows[2][3])
-    tested = sum(one["state"] == "tested" for one in found["dependants"])
+    last = json.loads(rows[2][3])
+    tested = sum(one["state"] == "tested" for one in last["dependants"])
     lines = [
         "# Vetting a base with ten dependants",
         "",
