@@ -21,6 +21,7 @@ import torch
 
 from modpkg.compose.composition import Composition, Felt, Probe
 from modpkg.compose.mapping import map_tensors
+from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.digests import digest_file
 from modpkg.errors import ComposeError, ExtraNeeded, RemoteCode, StoreDamaged
 from modpkg.installed import TensorRef
@@ -200,13 +201,8 @@ def _tokenizer(name: str, probe: Probe) -> Any:
             "auto_map"
         ):
             raise RemoteCode(name=name, file=_TOKENIZER_CONFIG, key="auto_map")
-        try:
-            found = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ComposeError(model=name, reason=f"its base has no tokenizer ({reason})") from None
-    if found.get_vocab().keys() <= set(found.all_special_tokens):
-        raise ComposeError(model=name, reason="its base has no tokenizer (its files are missing)")
-    return found
+        return open_tokenizer(
+            transformers,
+            folder,
+            lambda reason: ComposeError(model=name, reason=f"its base has no tokenizer ({reason})"),
+        )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from msgspec import Struct
 
+from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.errors import TaskUnknown, WeightsDoNotFit
 from modpkg.installed import read_model
 from modpkg.runtime.architecture import transformers_module
@@ -75,18 +76,11 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     Raises:
         WeightsDoNotFit: there is none, or it cannot be read.
     """
-    transformers = transformers_module()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsDoNotFit(name=name, reason=f"no tokenizer ({reason})") from None
-    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
-        # Without its files transformers makes an empty one, to which every word is unknown.
-        raise WeightsDoNotFit(name=name, reason="no tokenizer (its files are missing)")
-    return tokenizer
+    return open_tokenizer(
+        transformers_module(),
+        folder,
+        lambda reason: WeightsDoNotFit(name=name, reason=f"no tokenizer ({reason})"),
+    )
 
 
 def inferred_task(name: str, model: Any, folder: Path) -> str:
