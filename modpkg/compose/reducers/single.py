@@ -3,8 +3,8 @@
 Where fine-tunes are near the base, as nearly all of their values are, float32 rounds to the same
 bfloat16 as float64 does, but for values whose float32 lies next to a tie: in half the time. What
 follows holds for a value of the base b and its fine-tunes x_i, all bfloat16, of one sign, with
-2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, n = `Single.binades` or less, and |b| within 2^±60 of 1; all others are
-left to float64, see `modpkg.compose.screening`. Then d_i = x_i − b is a whole multiple of
+2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, which is at most n · `STEPS` steps of bfloat16 between them, and
+2⁻⁶⁰ <= |b| <= 2⁶⁰; all others are left to float64, see `modpkg.compose.screening`. Then d_i = x_i − b is a whole multiple of
 2^(e − n − 7), e the exponent of b, of less than 2n + 8 bits, and float32 has it exactly.
 
 With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical Algorithms,
@@ -52,7 +52,7 @@ class Single(NamedTuple):
     """A method in float32."""
 
     steps: int
-    """How far an x_i may lie from b, in steps of bfloat16; 128 of them are a factor of 2."""
+    """How far an x_i may lie from b, in steps of bfloat16."""
     ulps: int
     """How far from float64's a result may be, in units of float32's last place; 0: it is exact."""
     reduce: Callable[[Array32, list[Array32], Pieces, Mask], Array32]
@@ -61,12 +61,14 @@ class Single(NamedTuple):
     pieces: PiecesOf = lambda *_: ()
 
 
-_STEPS = 128
-_EXACT = 3 * _STEPS
-_BETWEEN = 2 * _STEPS
+STEPS = 128
+"""Of bfloat16, from a value to twice it."""
+_EXACT = 3 * STEPS
+_BETWEEN = 2 * STEPS
 _SPREAD = 16
 """2^(2n) for `_BETWEEN`: how many times the result all that is summed may be."""
 _PARTS, _MOST = 64, 256
+"""Short factors are multiples of 1 / `_PARTS`, and `_MOST` of these in all."""
 _LEAST = 2.0**-20
 """A weight with which no product of `elected` is too small for float32."""
 
