@@ -2,7 +2,7 @@
 
 Where fine-tunes are near the base, as nearly all of their values are, float32 rounds to the same
 bfloat16 as float64 does, but for values whose float32 lies next to a tie: in half the time. What
-follows holds for a value of the base b and its fine-tunes x_i, all bfloat16, of one sign, the x_i at
+follows holds for a value of the base b and its fine-tunes x_i, all bfloat16, of one sign, x_i at
 most n · `STEPS` steps of bfloat16 away, so that 2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and 2⁻⁶⁰ <= |b| <= 2⁶⁰;
 all others are left to float64, see `modpkg.compose.screening`. Then d_i = x_i − b is a whole
 multiple of 2^(e − n − 7), e the exponent of b, of at most 2n + 8 bits, and float32 has it exactly.
