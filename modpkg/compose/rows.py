@@ -31,6 +31,7 @@ from modpkg.compose.memory import (
 )
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import Change, Rough, find_reducer
+from modpkg.compose.reducers.single import NARROW
 from modpkg.digests import digest_bytes
 from modpkg.errors import PackError, StoreDamaged, UnknownOperator
 from modpkg.installed import TensorRef
@@ -219,12 +220,12 @@ class Bound:
     # A fine-tune, value by value -----------------------------------------------------------
 
     def becomes(self) -> Rows | None:
-        """Return what the base becomes, where that is all that the term is, and is bfloat16."""
+        """Return what the base becomes, where that is all that the term is, and is narrow."""
         if self.term.op == NOTHING or self.importance is not None:
             return None
         role = find_operator(self.term.op, "").becomes
         rows = self.read.get(role)
-        return rows if rows is not None and rows.ref.dtype == "BF16" else None
+        return rows if rows is not None and rows.ref.dtype in NARROW else None
 
     def change_of(self, base: Array, other: Array, places: Any) -> Change:
         """Return the change at some places, of the base there and of what it becomes.
@@ -318,16 +319,18 @@ class TensorBlocks:
             yield self.terms[index].delta(start, stop, self.columns)
 
     def becomes(self) -> list[Rows] | None:
-        """Return each term's `Bound.becomes`, where all have it and the base is bfloat16 too."""
-        found = [rows for term in self.terms if (rows := term.becomes()) is not None]
-        fine = self.base.ref.dtype == "BF16" and 0 < len(found) == len(self.terms)
-        return found if fine else None
+        """Return each term's `Bound.becomes`, where all have it and are of the base's dtype."""
+        found = [rows for term in self.terms if (rows := self._like_base(term)) is not None]
+        return found if 0 < len(found) == len(self.terms) else None
+
+    def _like_base(self, term: Bound) -> Rows | None:
+        rows = term.becomes()
+        return rows if rows is not None and rows.ref.dtype == self.base.ref.dtype else None
 
     def _plain(self, index: int) -> Rows | None:
         """Return what the base becomes with a term, if the change is the difference, unweighed."""
         term = self.terms[index]
-        fine = self.base.ref.dtype == "BF16" and term.term.weight == 1.0
-        return term.becomes() if fine else None
+        return self._like_base(term) if term.term.weight == 1.0 else None
 
     def rough(self, index: int) -> Iterator[Rough]:
         other = self._plain(index)
@@ -365,7 +368,7 @@ class TensorBlocks:
 
 
 def _distance(start: Stored, end: Stored, where: Any) -> Array:
-    """Return how far bfloat16 at some places are from one another."""
+    """Return how far narrow floats at some places are from one another."""
     found = in_double(end[where])
     found -= in_double(start[where])
     return np.abs(found, out=found)

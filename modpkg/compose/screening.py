@@ -1,4 +1,4 @@
-"""A tensor of bfloat16 in float32, and in float64 wherever that might round to something else.
+"""A tensor of bfloat16 or float16 in float32, and in float64 where that might round otherwise.
 
 The result is the same to the last bit: every value whose float32 is not proven to round as its
 float64 does is computed in float64 too, from the same inputs, by the method's own function. See
@@ -8,7 +8,7 @@ float64 does is computed in float64 too, from the same inputs, by the method's o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,26 @@ Exact = Callable[[Array, Sequence[Array], Any], Stored]
 """``exact(base, others, places)``: rounded results of values, (1, k) float64 each, and of their k
 places in the tensor."""
 
-# Bits of a bfloat16 without its sign: 2^−60 and 2^60. A fine-tune of the other sign is then more
-# steps away than `Single.steps` ever is, also where the difference of both as bits goes round.
-_SMALL, _GREAT = np.uint16((127 - 60) << 7), np.uint16((127 + 60) << 7)
 _SIGNLESS = np.uint16(0x7FFF)
-_TIE = 0x8000
+
+
+class Layout(NamedTuple):
+    """Where the bits of a narrow float are; float32 has 8 of exponent and 23 of fraction."""
+
+    fraction: int
+    small: int
+    great: int
+    """Bits of the least and the greatest base, without its sign. A fine-tune of the other sign is
+    then more steps away than `Single.steps` ever is, also where the difference of both as bits
+    goes round; and what lies between both is neither too great nor too small to be normal."""
+    bias: int = 0
+    """What float32's exponents are greater by."""
+
+
+LAYOUTS = {
+    "BF16": Layout(7, (127 - 60) << 7, (127 + 60) << 7),
+    "F16": Layout(10, (15 - 12) << 10, (15 + 13) << 10, 127 - 15),
+}
 
 
 class Screening:
@@ -34,6 +49,7 @@ class Screening:
 
     def __init__(
         self,
+        dtype: str,
         single: Single,
         measured: Any,
         base: Rows,
@@ -42,6 +58,7 @@ class Screening:
     ) -> None:
         self._single, self._measured, self._exact = single, measured, exact
         self._base, self._others = base, others
+        self._layout = LAYOUTS[dtype]
 
     def __iter__(self) -> Iterator[Stored]:
         """Yield the result as it lies in a pack, in order."""
@@ -52,16 +69,13 @@ class Screening:
         base = self._base.flat(first, last)
         others = [rows.flat(first, last) for rows in self._others]
         pieces = self._single.pieces(self._measured, first, last - first) or ()
-        doubt = far(base, others, self._single.steps)
+        doubt = far(base, others, self._single.steps, self._layout)
         start = in_single(base)
         deltas = [in_single(other) for other in others]
         for delta in deltas:
             delta -= start
-        found, near_ties = nearest(
-            self._single.reduce(start, deltas, pieces, doubt), self._single.ulps
-        )
-        if near_ties is not None:
-            doubt |= near_ties
+        made = self._single.reduce(start, deltas, pieces, doubt)
+        found = nearest(made, self._single.ulps, self._layout, doubt).view(base.dtype)
         where = np.flatnonzero(doubt)
         if where.size > found.size // 4:  # it would cost more than all in one
             return self._in_double(base, others, first)
@@ -84,11 +98,12 @@ class Screening:
         return self._exact(wide[0], wide[1:], places).reshape(-1)
 
 
-def far(base: Stored, others: Sequence[Stored], steps: int) -> NDArray[np.bool_]:
-    """Return where bfloat16 of ``base`` are too small or great, or any other is not near it."""
+def far(base: Stored, others: Sequence[Stored], steps: int, layout: Layout) -> NDArray[np.bool_]:
+    """Return where ``base`` is too small or great, or any other is not near it."""
+    base, others = base.view(np.uint16), [other.view(np.uint16) for other in others]
     size = base & _SIGNLESS
-    size -= _SMALL  # what is smaller goes round, and is great
-    found: NDArray[np.bool_] = size > _GREAT - _SMALL
+    size -= np.uint16(layout.small)  # what is smaller goes round, and is great
+    found: NDArray[np.bool_] = size > np.uint16(layout.great - layout.small)
     least = np.subtract(base, np.uint16(steps), out=size)
     most = others[0] - least
     for other in others[1:]:
@@ -97,23 +112,39 @@ def far(base: Stored, others: Sequence[Stored], steps: int) -> NDArray[np.bool_]
     return found
 
 
-def nearest(single: NDArray[np.float32], ulps: int) -> tuple[Stored, NDArray[np.bool_] | None]:
-    """Return the nearest bfloat16, and where another float32, ``ulps`` away, may have another.
+def nearest(
+    single: NDArray[np.float32], ulps: int, layout: Layout, doubt: NDArray[np.bool_]
+) -> Stored:
+    """Return bits of the nearest narrow floats; where another float32, ``ulps`` away, may have
+    another, ``doubt`` is set.
 
-    Without ``ulps`` ties go to even; otherwise they are among those that are told. ``single`` is
-    overwritten.
+    Without ``ulps`` ties go to even; otherwise they are among those in doubt, as is what is not
+    normal. ``single`` is overwritten.
     """
     bits: Any = single.view(np.uint32)
-    near = None
+    dropped = np.uint32(23 - layout.fraction)
+    tie = 1 << (22 - layout.fraction)
+    sign = None
+    if layout.bias:
+        sign = bits & np.uint32(1 << 31)
+        sign >>= np.uint32(16)
+        bits &= np.uint32((1 << 31) - 1)
+        least, most = (layout.bias + 1) << 23, (layout.bias + 30) << 23
+        doubt |= bits - np.uint32(least) > np.uint32(most - least)
     if ulps:
-        low = bits - np.uint32(_TIE - ulps)
-        low &= np.uint32(0xFFFF)
-        near = low <= np.uint32(2 * ulps)
-        bits += np.uint32(_TIE)
+        low = bits - np.uint32(tie - ulps)
+        low &= np.uint32(2 * tie - 1)
+        doubt |= low <= np.uint32(2 * ulps)
+        bits += np.uint32(tie)
     else:
-        odd = bits >> np.uint32(16)
+        odd = bits >> dropped
         odd &= np.uint32(1)
-        odd += np.uint32(_TIE - 1)
+        odd += np.uint32(tie - 1)
         bits += odd
-    bits >>= np.uint32(16)
-    return bits.astype(np.uint16), near
+    if sign is not None:
+        bits -= np.uint32(layout.bias << 23)
+    bits >>= dropped
+    if sign is not None:
+        bits |= sign
+    narrow: Stored = bits.astype(np.uint16)
+    return narrow

@@ -12,6 +12,7 @@ from msgspec import Struct
 from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.composition import Made
 from modpkg.compose.reducers import Change, Reducer, as_arguments, find_reducer
+from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.compose.rows import TensorBlocks
 from modpkg.compose.screening import Screening
@@ -103,17 +104,18 @@ class Reduction:
             return None
         summed = reducer.name == "sum"  # their weights are in the changes already
         weights = [term.weight if summed else term.scale for term in made.terms]
-        if self._job.place.dtype != "BF16" or not (
+        dtype = self._job.place.dtype
+        if dtype != made.source.dtype or not (
             summed or all(term.weight == 1.0 for term in made.terms)
         ):
             return None
-        single = reducer.single(weights, made.settings)
+        single = reducer.single(NARROW[dtype], weights, made.settings)
         if single is None:
             return None
         measured = self._measured[0] if self._measured else None
         if single.pieces(measured, 0, self._blocks.count) is None:
             return None
-        return Screening(single, measured, self._blocks.base, others, self._at)
+        return Screening(dtype, single, measured, self._blocks.base, others, self._at)
 
     def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.screening.Exact`."""

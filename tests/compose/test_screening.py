@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from modpkg.compose import screening
-from modpkg.compose.arrays import Array, Stored, in_double, in_single
+from modpkg.compose.arrays import STORED, Array, Stored, in_double, in_single
 from modpkg.compose.reducers import REDUCERS, Change, as_arguments
-from modpkg.compose.reducers.single import Piece
+from modpkg.compose.reducers.single import NARROW, Piece
 from modpkg.compose.reducers.trimming import Kept
 from modpkg.compose.rounding import rounded
 from modpkg.compose.screening import Screening, far, nearest
@@ -52,28 +52,37 @@ def test_every_method_in_float32_is_tested() -> None:
     assert {name for name, item in REDUCERS.items() if item.single} == METHODS.keys()
 
 
-def bits(seed: int, kind: str, count: int = COUNT) -> list[NDArray[np.uint16]]:
-    """Return a base and three fine-tunes as bfloat16: near, on ties, far, or any bits at all."""
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+INFINITY = {"BF16": 0x7F80, "F16": 0x7C00}
+ONE = {"BF16": 127 << 7, "F16": 15 << 10}
+
+
+def bits(seed: int, kind: str, dtype: str, count: int = COUNT) -> list[NDArray[np.uint16]]:
+    """Return bits of a base and three fine-tunes: near, on ties, far, or any that are finite."""
     draws = np.random.default_rng(seed)
-    if kind == "any":  # all but what is not finite
-        found = draws.integers(0, 0x7F80, (4, count)) | draws.integers(0, 2, (4, count)) << 15
+    if kind in ("any", "all"):
+        most = INFINITY[dtype] if kind == "any" else 0x8000
+        found = draws.integers(0, most, (4, count)) | draws.integers(0, 2, (4, count)) << 15
         return list(found.astype(np.uint16))
-    start = draws.integers((127 - 4) << 7, (127 + 1) << 7, count)
+    binade = 1 << NARROW[dtype].fraction
+    start = draws.integers(ONE[dtype] - 4 * binade, ONE[dtype] + binade, count)
     start |= draws.integers(0, 2, count) << 15
-    reach = {"near": 6, "ties": 2, "edges": 400}[kind]
+    reach = {"near": 6, "ties": 2, "edges": 3 * binade + 10}[kind]
     models = [start] + [start + draws.integers(-reach, reach + 1, count) for _ in range(3)]
     if kind == "near":  # and some of what is not
         for model in models:
-            model[draws.integers(0, count, 25)] = draws.choice([0, 0x8000, 1, 0x8001, 0x7F7F], 25)
+            model[draws.integers(0, count, 25)] = draws.choice(
+                [0, 0x8000, 1, 0x8001, INFINITY[dtype] - 1], 25
+            )
     return [model.astype(np.uint16) for model in models]
 
 
-def world(seed: int, kind: str) -> World:
+def world(seed: int, kind: str, dtype: str = "BF16") -> World:
     """Return a base and three fine-tunes of one tensor in the place of a `World`'s."""
     found = World(seed)
     tensors = [
-        {"w": torch.from_numpy(each.view(np.int16)).view(torch.bfloat16).reshape(-1, 30)}
-        for each in bits(seed, kind)
+        {"w": torch.from_numpy(each.view(np.int16)).view(DTYPES[dtype]).reshape(-1, 30)}
+        for each in bits(seed, kind, dtype)
     ]
     found.modules = {"base": base(Path(tempfile.mkdtemp()), tensors[0])}
     for name, own in zip(NAMES, tensors[1:], strict=True):
@@ -123,10 +132,11 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
 
 
 @pytest.mark.parametrize(("method", "index"), CASES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
-    kind=st.sampled_from(["near", "ties", "edges", "any"]),
+    kind=st.sampled_from(["near", "ties", "edges", "any", "all"]),
+    dtype=st.sampled_from(list(DTYPES)),
     weights=st.lists(
         st.sampled_from([0.5, 0.25, 1.0, 0.3, 0.7, 1.7, 2.0, -0.5, 0.1, 1 / 3, 1e-3, 30.0]),
         min_size=1,
@@ -134,12 +144,12 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
     ),
 )
 def test_the_result_is_that_of_float64(
-    method: str, index: int, seed: int, kind: str, weights: list[float]
+    method: str, index: int, seed: int, kind: str, dtype: str, weights: list[float]
 ) -> None:
     if not REDUCERS[method].weighted:
         weights = [1.0] * len(weights)
     steps = list(zip(NAMES, weights, strict=False))
-    made = world(seed, kind)
+    made = world(seed, kind, dtype)
     single, double, _ = both_ways(made, method, steps, **METHODS[method][index])
     assert single == double
 
@@ -147,25 +157,41 @@ def test_the_result_is_that_of_float64(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.31, 0.63)])
 @pytest.mark.parametrize("kind", ["near", "ties"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_float32_makes_most_of_a_merge(
-    method: str, weights: tuple[float, float], kind: str
+    method: str, weights: tuple[float, float], kind: str, dtype: str
 ) -> None:
     """Otherwise these tests would hold where nothing is made in it."""
     if not REDUCERS[method].weighted:
         weights = (1.0, 1.0)
     steps = list(zip(NAMES, weights, strict=False))
-    _, _, left = both_ways(world(3, kind), method, steps, **METHODS[method][0])
+    _, _, left = both_ways(world(3, kind, dtype), method, steps, **METHODS[method][0])
     assert left < COUNT / 3
 
 
 # What `Single` says of itself ------------------------------------------------------------------
 
-WEIGHTS = [0.5, 0.25, 0.3, 0.7, 1.0, 1 / 3, 1.7, -0.4]
+WEIGHTS = [0.5, 0.25, 0.3, 0.7, 1.0, 1 / 3, 1.7, -0.4, 109 / 64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_the_proof_asks_of_a_dtype(dtype: str) -> None:
+    narrow, layout = NARROW[dtype], screening.LAYOUTS[dtype]
+    assert 2 * narrow.exact + narrow.fraction + 1 <= 14
+    assert narrow.fraction == layout.fraction
+    steps = max(narrow.exact, narrow.between) << narrow.fraction
+    # A value of the other sign is 2¹⁵ steps away, less the difference of both without theirs.
+    assert max(0x7FFF - layout.small, layout.great) < (1 << 15) - steps
+    # What is as far away as may be is normal, and so is the result between.
+    assert layout.small - (narrow.between << narrow.fraction) >= 1 << narrow.fraction
+    assert layout.great + (narrow.between << narrow.fraction) < INFINITY[dtype]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float32_is_as_near_as_it_says(method: str) -> None:
-    """Of values as far from the base as they may be, and of every bfloat16 fraction."""
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_float32_is_as_near_as_it_says(method: str, dtype: str) -> None:
+    """Of values as far from the base as they may be."""
+    layout, stored = screening.LAYOUTS[dtype], STORED[dtype]
     reducer = REDUCERS[method]
     checked = exact = 0
     for count, parameters in itertools.product((1, 2, 3), METHODS[method]):
@@ -174,14 +200,14 @@ def test_float32_is_as_near_as_it_says(method: str) -> None:
                 continue
             given = {**reducer.parameters, **parameters}
             given.pop("density", None)
-            single = reducer.single(weights, given) if reducer.single else None
+            single = reducer.single(NARROW[dtype], weights, given) if reducer.single else None
             if single is None:
                 continue
             draws = np.random.default_rng(checked)
-            start = draws.integers(127 << 7, 128 << 7, 600)
+            start = ONE[dtype] + draws.integers(0, 1 << layout.fraction, 600)
             near = [start + _edges(draws, single.steps, 600) for _ in weights]
-            models = [each.astype(np.uint16) for each in (start, *near)]
-            assert not far(models[0], models[1:], single.steps).any()
+            models = [each.astype(np.uint16).view(stored) for each in (start, *near)]
+            assert not far(models[0], models[1:], single.steps, layout).any()
             bounds, least = [Kept() for _ in weights], [0.0 for _ in weights]
             if "ties" in method:
                 least = [float(draws.choice([0.0, 2.0**-6, 0.3])) for _ in weights]
@@ -226,35 +252,54 @@ def _in_double(
 
 def test_what_is_far_is_told() -> None:
     every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
-    for bit in (0x3F80, 0x3F81, 0xBFFF, 0x0001, 0x0000, 0x8000, 0x7F80, 0x2180, 0x5D80, 0x5DFF):
-        for steps in (1, 32, 256, 384):
+    ends = (0x2180, 0x217F, 0x5D80, 0x5DFF, 0x0C00, 0x0BFF, 0x7000, 0x7001)
+    for bit, dtype in itertools.product(
+        (0x3F80, 0x3F81, 0xBFFF, 0x0001, 0x0000, 0x8000, 0x7F80, *ends), DTYPES
+    ):
+        layout = screening.LAYOUTS[dtype]
+        least, most = {"BF16": (2.0**-60, 2.0**60), "F16": (2.0**-12, 2.0**13)}[dtype]
+        for steps in (1, 32, 256, 384, 1024):
             start = np.full(every.size, bit, np.uint16)
-            told = far(start, [every], steps)
+            told = far(start, [every], steps, layout)
             with np.errstate(invalid="ignore"):
-                b, x = in_double(start), in_double(every)
-            fine = (np.signbit(b) == np.signbit(x)) & (abs(b) >= 2.0**-60) & (abs(b) <= 2.0**60)
+                b, x = in_double(start.view(STORED[dtype])), in_double(every.view(STORED[dtype]))
+            fine = (np.signbit(b) == np.signbit(x)) & (abs(b) >= least) & (abs(b) <= most)
             fine &= np.abs((start & 0x7FFF).astype(int) - (every & 0x7FFF).astype(int)) <= steps
             assert (told == ~fine).all(), (hex(bit), steps)
-            assert (told == far(start, [start, every, start], steps)).all()
+            assert (told == far(start, [start, every, start], steps, layout)).all()
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.integers(0, (1 << 32) - 1).filter(lambda n: (n >> 23) & 0xFF < 0xFF), min_size=1),
     st.sampled_from([0, 1, 2, 100, 400]),
+    st.sampled_from(list(DTYPES)),
 )
-def test_nearest_is_the_nearest_and_ties_are_told(patterns: list[int], ulps: int) -> None:
-    ties = [n & 0xFFFF0000 | 0x8000 + off for n in patterns for off in (-ulps, 0, ulps)]
+def test_nearest_is_the_nearest_and_ties_are_told(
+    patterns: list[int], ulps: int, dtype: str
+) -> None:
+    layout = screening.LAYOUTS[dtype]
+    if dtype == "F16":  # as great as float16 is, or almost
+        patterns = [n & 0x807FFFFF | (110 + (n >> 23) % 35) << 23 for n in patterns]
+    tie = 1 << (22 - layout.fraction)
+    ties = [n & ~(2 * tie - 1) | tie + off for n in patterns for off in (-ulps, 0, ulps)]
     values = np.array(patterns + ties, np.uint32)
-    found, near = nearest(values.copy().view(np.float32), ulps)
-    wanted = rounded(values.view(np.float32).astype(np.float64), "BF16")
-    if near is None:
-        assert ulps == 0
-        assert (found == wanted).all()
-        return
-    assert (found == wanted)[~near].all()
-    for value, told in zip(values.tolist(), near, strict=True):
-        assert told == (abs((value & 0xFFFF) - 0x8000) <= ulps)
+    doubt = np.zeros(values.size, np.bool_)
+    found = nearest(values.copy().view(np.float32), ulps, layout, doubt)
+    single = values.view(np.float32)
+    wanted = rounded(single.astype(np.float64), dtype).view(np.uint16)
+    assert (found == wanted)[~doubt].all()
+    normal = np.ones(values.size, np.bool_)
+    if dtype == "F16":
+        normal = (abs(single) >= 2.0**-14) & (abs(single) <= 2.0**15)
+    told = abs((values & np.uint32(2 * tie - 1)).astype(int) - tie) <= ulps if ulps else False
+    assert (doubt == (told | ~normal)).all()
+
+
+def test_halves_are_widened_exactly() -> None:
+    every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    assert (in_single(every).view(np.uint32) == every.astype(np.float32).view(np.uint32)).all()
 
 
 def test_other_dtypes_and_operators_go_their_own_way() -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
-    from modpkg.compose.reducers.single import Single
+    from modpkg.compose.reducers.single import Narrow, Single
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Reducer(Struct, frozen=True, kw_only=True):
     """Likewise for those that each step may have its own of."""
     bounds: dict[str, tuple[float, float]] = {}
     """Least and most of a number."""
-    single: Callable[[Sequence[float], Mapping[str, Any]], Single | None] | None = None
-    """``single(weights, parameters)``: the method in float32, for fine-tunes in bfloat16; None
+    single: Callable[[Narrow, Sequence[float], Mapping[str, Any]], Single | None] | None = None
+    """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes so narrow; None
     where it is not to be had for these. It must return what `reduce` returns as far as it says."""
     weighted: bool = True
     """Whether steps' scales are weights, of which 0 is as if the step were not there."""

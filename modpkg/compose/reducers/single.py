@@ -1,11 +1,12 @@
 """float32 first: how far it can be trusted, for methods of sums.
 
 Where fine-tunes are near the base, as nearly all of their values are, float32 rounds to the same
-bfloat16 as float64 does, but for values whose float32 lies next to a tie: in half the time. What
-follows holds for a value of the base b and its fine-tunes x_i, all bfloat16, of one sign, x_i at
-most n · `STEPS` steps of bfloat16 away, so that 2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and 2⁻⁶⁰ <= |b| <= 2⁶⁰;
-all others are left to float64, see `modpkg.compose.screening`. Then d_i = x_i − b is a whole
-multiple of 2^(e − n − 7), e the exponent of b, of at most 2n + 8 bits, and float32 has it exactly.
+bfloat16 or float16 as float64 does, but for values whose float32 lies next to a tie: in half the
+time. What follows holds for a value of the base b and its fine-tunes x_i, all of one such dtype of
+f bits of fraction, and of one sign, each x_i at most n · 2^f steps of it away, so that
+2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and b not near the ends of its range; all others are left to float64,
+see `modpkg.compose.screening`. Then d_i = x_i − b is a whole multiple of 2^(e − n − f), e the
+exponent of b, of at most 2n + f + 1 bits, and float32 has it exactly.
 
 With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical Algorithms,
 2002, section 3.1), a sum of k rounded products is within γ_(k+1) of Σ |c_i d_i|.
@@ -48,11 +49,26 @@ PiecesOf = Callable[[Any, int, int], Pieces | None]
 """Of what was measured, for so many elements from a first on; None where pieces do not say all."""
 
 
+class Narrow(NamedTuple):
+    """A dtype that a result is rounded to."""
+
+    fraction: int
+    """Bits of its fraction: f."""
+    exact: int
+    """n where all factors are short: 2n + f + 1 is at most 14."""
+    between: int
+    """n where the result lies between b and the x_i: the greater, the more results are next to
+    a tie, and the fewer x_i far away."""
+
+
+NARROW = {"BF16": Narrow(7, 3, 2), "F16": Narrow(10, 1, 1)}
+
+
 class Single(NamedTuple):
     """A method in float32."""
 
     steps: int
-    """How far an x_i may lie from b, in steps of bfloat16."""
+    """How far an x_i may lie from b, in steps of its dtype."""
     ulps: int
     """How far from float64's a result may be, in units of float32's last place; 0: it is exact."""
     reduce: Callable[[Array32, list[Array32], Pieces, Mask], Array32]
@@ -61,12 +77,6 @@ class Single(NamedTuple):
     pieces: PiecesOf = lambda *_: ()
 
 
-STEPS = 128
-"""Of bfloat16, from a value to twice it."""
-_EXACT = 3 * STEPS
-_BETWEEN = 2 * STEPS
-_SPREAD = 16
-"""2^(2n) for `_BETWEEN`: how many times the result all that is summed may be."""
 _PARTS, _MOST = 64, 256
 """Short factors are multiples of 1 / `_PARTS`, and `_MOST` of these in all."""
 _LEAST = 2.0**-20
@@ -79,7 +89,9 @@ def _short(*factors: Fraction) -> bool:
     return fine and sum(abs(factor * _PARTS) for factor in factors) <= _MOST
 
 
-def weighted(weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0) -> Single | None:
+def weighted(
+    narrow: Narrow, weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
+) -> Single | None:
     """Return base + factor · Σ weights_i · d_i / divisor."""
     if not all(map(math.isfinite, (*weights, divisor, factor))) or not divisor:
         return None
@@ -89,12 +101,12 @@ def weighted(weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
     reach = sum(abs(each) for each in factors)
     rounded = len(weights) + 6  # factors, products, sums, and what float64 itself may be off
     if _short(*plain) and _short(*divided) and _short(*factors):
-        steps, ulps = _EXACT, 0
+        steps, ulps = narrow.exact << narrow.fraction, 0
     elif min(factors) >= 0 and reach <= 1:
-        steps, ulps = _BETWEEN, _SPREAD * rounded
+        steps, ulps = narrow.between << narrow.fraction, rounded << 2 * narrow.between
     else:
-        # |d_i| <= steps · 2⁻⁶ · |b|
-        steps, ulps = int(32 / max(reach, 1)), 2 * rounded
+        # |d_i| <= steps · 2^(1 − f) · |b|
+        steps, ulps = int((1 << narrow.fraction - 2) / max(reach, 1)), 2 * rounded
         if not steps:
             return None
     singles = [np.float32(float(each)) for each in factors]
@@ -111,6 +123,7 @@ def weighted(weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
 
 
 def elected(
+    narrow: Narrow,
     weights: Sequence[float],
     pieces: PiecesOf,
     *,
@@ -178,8 +191,9 @@ def elected(
         base += found
         return base
 
-    steps, ulps = (_EXACT, 0) if exact else (_BETWEEN, _SPREAD * (2 * count + 8))
-    return Single(steps, ulps, reduce, pieces)
+    binades = narrow.exact if exact else narrow.between
+    ulps = 0 if exact else (2 * count + 8) << 2 * narrow.between
+    return Single(binades << narrow.fraction, ulps, reduce, pieces)
 
 
 def _halves(weights: Sequence[Fraction], divide: str) -> bool:

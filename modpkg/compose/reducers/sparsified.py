@@ -138,9 +138,11 @@ def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Array]:
 # The methods ----------------------------------------------------------------------------------
 
 
-def _ties_mergekit(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
+def _ties_mergekit(
+    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> _Single:
     divide = "weights" if parameters["normalize"] else ""
-    return single.elected(weights, pieces, divide=divide, factor=parameters["lambda"])
+    return single.elected(narrow, weights, pieces, divide=divide, factor=parameters["lambda"])
 
 
 @reducer(
@@ -170,9 +172,11 @@ def ties_mergekit(
     return added(base, found, lambda_)
 
 
-def _ties_peft(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
+def _ties_peft(
+    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> _Single:
     votes = parameters["majority_sign"]
-    return single.elected(weights, pieces, votes=votes, divide="count")
+    return single.elected(narrow, weights, pieces, votes=votes, divide="count")
 
 
 @reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft)
@@ -205,9 +209,11 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
     return found
 
 
-def _ties(weights: Sequence[float], parameters: Mapping[str, Any]) -> _Single:
+def _ties(
+    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> _Single:
     factor = parameters["lambda"]
-    return single.elected(weights, pieces, votes="total", divide="count", factor=factor)
+    return single.elected(narrow, weights, pieces, votes="total", divide="count", factor=factor)
 
 
 @reducer(

@@ -34,7 +34,7 @@ def added(base: Array, found: Array, factor: float = 1.0) -> Array:
     return base
 
 
-@reducer("sum", additive=True, single=lambda weights, _: single.weighted(weights))
+@reducer("sum", additive=True, single=lambda narrow, weights, _: single.weighted(narrow, weights))
 def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
     """``sum``: base + Σ weight_i · delta_i, the default; adapters are stacked so.
 
@@ -48,9 +48,11 @@ def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
     return base
 
 
-def _task(weights: Sequence[float], parameters: Mapping[str, Any]) -> single.Single | None:
+def _task(
+    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> single.Single | None:
     below = divisor(sum(weights)) if parameters["normalize"] else 1.0
-    return single.weighted(weights, below, parameters["lambda"])
+    return single.weighted(narrow, weights, below, parameters["lambda"])
 
 
 @reducer("task-arithmetic", additive=True, single=_task)
@@ -72,10 +74,12 @@ def divisor(weights: float) -> float:
     return weights if abs(weights) >= 1e-8 else 1.0
 
 
-def _linear(weights: Sequence[float], parameters: Mapping[str, Any]) -> single.Single | None:
+def _linear(
+    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> single.Single | None:
     if not parameters["normalize"]:
         return None  # the base is weighed too
-    return single.weighted(weights, parameters["base_weight"] + sum(weights))
+    return single.weighted(narrow, weights, parameters["base_weight"] + sum(weights))
 
 
 @reducer(
@@ -100,8 +104,10 @@ def linear(
     return added(base, found)
 
 
-def _mean(weights: Sequence[float], parameters: Mapping[str, Any]) -> single.Single | None:
-    return single.weighted(weights, len(weights) + parameters["with_base"])
+def _mean(
+    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> single.Single | None:
+    return single.weighted(narrow, weights, len(weights) + parameters["with_base"])
 
 
 @reducer("mean", weighted=False, single=_mean)
