@@ -15,7 +15,8 @@ WEIGHTS_PORT = "weights"
 """Port of modules that read a base's output: the digest of all its weights, compared for drift."""
 
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""What a ``config.json`` may call the number of layers."""
 
 
 class HasType(Protocol):
@@ -48,7 +49,7 @@ def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
     ports: dict[str, Port] = {}
     if isinstance(architecture := config.get("model_type"), str):
         ports["architecture"] = architecture
-    for port, keys in (("hidden", _HIDDEN), ("layers", _LAYERS), ("vocab", ("vocab_size",))):
+    for port, keys in (("hidden", _HIDDEN), ("layers", LAYERS), ("vocab", ("vocab_size",))):
         for key in keys:
             if isinstance(value := config.get(key), int):
                 ports[port] = value

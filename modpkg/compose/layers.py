@@ -14,12 +14,12 @@ from msgspec import Struct, structs
 
 from modpkg.errors import ComposeError
 from modpkg.installed import InstalledModule, TensorRef
+from modpkg.interface import LAYERS
 from modpkg.manifest.schema import Layers, Setting
 from modpkg.release.binding.layers import place_of
 from modpkg.release.data import read_json
 
 _CONFIG = "config.json"
-_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 def positions(names: Sequence[str]) -> dict[str, float]:
@@ -134,7 +134,7 @@ def _renumbered(
     name: str, config: Mapping[str, Any], origin: Sequence[tuple[InstalledModule, int]]
 ) -> dict[str, Any]:
     """Return the config with the new count of layers, and its lists by layer likewise."""
-    keys = [key for key in _COUNTS if isinstance(config.get(key), int)]
+    keys = [key for key in LAYERS if isinstance(config.get(key), int)]
     if not keys:
         raise ComposeError(
             model=name, reason=f"its base's {_CONFIG} does not say how many layers there are"

@@ -15,6 +15,7 @@ from modpkg.environment.install import apply_install, roll_back
 from modpkg.environment.plan import Request, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.errors import (
+    AdapterUnsupported,
     DigestMismatch,
     DiskFull,
     Drifted,
@@ -257,6 +258,16 @@ def test_fewer_layers_than_the_adapter_is_never_silent(
     tiny.publish(tiny.write_base(tmp_path / "b", "2.0", layers=1), registry)
     with pytest.raises(ModpkgError, match="layers.1"):
         tiny.publish(tiny.write_adapter(tmp_path / "l", "3.0", base=">=2"), registry)
+
+
+def test_more_layers_than_the_adapter_is_never_silent(
+    registry: Path, home: Path, tmp_path: Path
+) -> None:
+    install("talker")
+    folder = tiny.write_base(tmp_path / "b", "1.1", layers=3)
+    tiny.publish(folder, registry)
+    with pytest.raises(AdapterUnsupported, match=r"it changes 2 layers.* and tiny 1\.1 has 3"):
+        install("talker", upgrade=["tiny"])
 
 
 def test_a_tampered_pack_is_caught_before_anything_changes(registry: Path, home: Path) -> None:

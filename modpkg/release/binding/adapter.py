@@ -11,7 +11,7 @@ from modpkg.interface import HasType
 from modpkg.release.binding import lora, parameters
 from modpkg.release.binding.adalora import ADALORA
 from modpkg.release.binding.ia3 import IA3
-from modpkg.release.binding.layers import repeat, repeated
+from modpkg.release.binding.layers import layers_left, repeat, repeated
 from modpkg.release.binding.lora import LORA
 from modpkg.release.binding.lycoris import LOHA, LOKR
 from modpkg.release.binding.method import Method
@@ -145,6 +145,12 @@ def bind_adapter(
         if (other := seen.setdefault(change.target, tensor)) != tensor:
             raise adapter.unbound(tensor, f"{other!r} is for {change.target!r} too")
         refuse_tied(adapter, change)
+    left = layers_left(adapter, (change.target for change in changes))
+    if left is not None:
+        raise adapter.refuse(
+            f"it changes {left[0]} layers, all that the base had that it was trained on, and "
+            f"{adapter.base_name} has {left[1]}"
+        )
     changes, added = bind_saved(adapter, parsed, names_in_base, changes)
     return Bound(
         changes=tuple(changes),

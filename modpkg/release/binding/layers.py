@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from modpkg.interface import HasType
+from modpkg.interface import LAYERS, HasType
 from modpkg.release.binding.words import Adapter
 
 REPLICATION = "layer_replication"
@@ -33,6 +34,32 @@ def place_of(name: str) -> Place | None:
         if part.isdecimal() and part.isascii() and len(part) <= 6:
             stack, rest = parts[:position], parts[position + 1 :]
             return Place(".".join(stack), int(part), ".".join(rest))
+    return None
+
+
+def layers_left(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | None:
+    """Return how many layers an adapter changes, and how many the base has, if these are more.
+
+    PEFT changes all modules of the names in ``target_modules``, so that an adapter that changes
+    none in the upper layers was trained on a base that did not have them; unless its configuration
+    says which layers it is for.
+    """
+    named = adapter.config.get("target_modules")
+    chosen = any(adapter.config.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    whole = isinstance(named, list) and not any(re.search(r"\d|\*", str(name)) for name in named)
+    counts = [adapter.model_config.get(key) for key in LAYERS]
+    count = next((value for value in counts if isinstance(value, int)), 0)
+    if chosen or not whole:
+        return None
+    touched: dict[tuple[str, str], set[int]] = {}
+    for place in map(place_of, targets):
+        if place is not None:
+            touched.setdefault((place.stack, place.rest), set()).add(place.layer)
+    for (stack, rest), layers in sorted(touched.items()):
+        above = len(layers)
+        more = above < count and f"{stack}.{above}.{rest}" in adapter.base
+        if more and layers == set(range(above)):
+            return above, count
     return None
 
 
