@@ -240,3 +240,38 @@ def test_no_adapter_can_break_it_with_another_error() -> None:
     for name in ("", ".lora_A.weight", "x.lora_A.weight", "x" * 600 + ".lora_A.weight"):
         with pytest.raises(ModpkgError):
             bind({name: ("F32", (2, 2))})
+
+
+LAYERED = {f"model.layers.{k}.q_proj.weight": TensorType("F32", [4, 4]) for k in range(3)}
+TWO = {
+    **pair("model.layers.0.q_proj", columns=4),
+    **pair("model.layers.1.q_proj", columns=4),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        ({"layers_to_transform": [0, 1]}, {"num_hidden_layers": 3}),
+        ({"target_modules": r"model.layers.[01].q_proj"}, {"num_hidden_layers": 3}),
+        ({"target_modules": ["layers.0.q_proj", "layers.1.q_proj"]}, {"num_hidden_layers": 3}),
+        ({"exclude_modules": ["layers.2.q_proj"]}, {"num_hidden_layers": 3}),
+        ({}, {"num_hidden_layers": 2}),  # one more on disk, which the model does not have
+        ({}, {}),
+    ],
+)
+def test_some_layers_are_fine_where_that_is_meant(
+    config: dict[str, Any], model: dict[str, Any]
+) -> None:
+    given = {**PLAIN, "target_modules": ["q_proj"], **config}
+    bound = bind_adapter("a", TWO, given, LAYERED, model_config=model)
+    assert len(bound.changes) == 2
+
+
+@pytest.mark.parametrize(
+    "model", [{"num_hidden_layers": 3}, {"n_layer": 3}, {"text_config": {"num_layers": 3}}]
+)
+def test_more_layers_than_an_adapter_was_trained_on(model: dict[str, Any]) -> None:
+    given = {**PLAIN, "target_modules": ["q_proj"]}
+    with pytest.raises(AdapterUnsupported, match="it changes 2 layers.* the base has 3"):
+        bind_adapter("a", TWO, given, LAYERED, model_config=model)

@@ -47,7 +47,9 @@ def layers_left(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | N
     named = adapter.config.get("target_modules")
     chosen = any(adapter.config.get(key) for key in ("layers_to_transform", "exclude_modules"))
     whole = isinstance(named, list) and not any(re.search(r"\d|\*", str(name)) for name in named)
-    counts = [adapter.model_config.get(key) for key in LAYERS]
+    nested = adapter.model_config.get("text_config")
+    model = {**(nested if isinstance(nested, dict) else {}), **adapter.model_config}
+    counts = [model.get(key) for key in LAYERS]
     count = next((value for value in counts if isinstance(value, int)), 0)
     if chosen or not whole:
         return None
