@@ -237,7 +237,7 @@ def _measured(composition: Composition) -> Any:
         return None
     import numpy as np
 
-    from modpkg.compose.rows import ModelBlocks
+    from modpkg.compose.blocks import ModelBlocks
 
     with np.errstate(all="ignore"):  # NaN and infinity are looked for in the result
         return reducer.measure(ModelBlocks(composition.name, made))

@@ -10,11 +10,11 @@ import numpy as np
 from msgspec import Struct
 
 from modpkg.compose.arrays import Array, Stored
+from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import Made
 from modpkg.compose.reducers import Change, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
-from modpkg.compose.rows import TensorBlocks
 from modpkg.compose.screening import Screening
 from modpkg.digests import Digest
 from modpkg.errors import ComposeError, NotFinite

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from modpkg.compose.arrays import Array
+from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import Made
 from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
 from modpkg.compose.rounding import rounded
-from modpkg.compose.rows import TensorBlocks
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.installed import TensorRef
 from modpkg.packs import PackTensor

@@ -31,6 +31,7 @@ class Kept(NamedTuple):
 
 Bounds = Sequence[Kept]
 NONE = Kept(low=float("inf"))
+"""Nothing is kept."""
 
 
 def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
@@ -58,6 +59,7 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
 
 
 def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = None) -> Kept:
+    """Return what is kept of one change: its parameters are as `thresholds` has them."""
     count = blocks.count
     if density >= 1 or not count:
         return Kept()

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.interface import LAYERS, HasType
+from modpkg.interface import HasType, ports_of
 from modpkg.release.binding.words import Adapter
 
 REPLICATION = "layer_replication"
@@ -49,9 +49,8 @@ def layers_left(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | N
     whole = isinstance(named, list) and not any(re.search(r"\d|\*", str(name)) for name in named)
     nested = adapter.model_config.get("text_config")
     model = {**(nested if isinstance(nested, dict) else {}), **adapter.model_config}
-    counts = [model.get(key) for key in LAYERS]
-    count = next((value for value in counts if isinstance(value, int)), 0)
-    if chosen or not whole:
+    count = ports_of(model, None).get("layers")
+    if chosen or not whole or not isinstance(count, int):
         return None
     touched: dict[tuple[str, str], set[int]] = {}
     for place in map(place_of, targets):
