@@ -11,19 +11,11 @@ from typing import Any
 import numpy as np
 
 from modpkg.compose.arrays import STORED, Array, Stored
+from modpkg.release.finite import NOT_FINITE
 
 # A second rounding can only go wrong at a tie of the narrow dtype. In float32 a tie has these low
 # bits; float16 has further ties where it is subnormal, and all of them end in twelve zeros.
 _LOW_BITS = {"BF16": (0xFFFF, 0x8000), "F16": (0x0FFF, 0)}
-FLOATS = {
-    "F64": 0x7FF << 52,
-    "F32": 0x7F8 << 20,
-    "F16": 0x7C00,
-    "BF16": 0x7F80,
-    "F8_E4M3": 0x7F,
-    "F8_E5M2": 0x7C,
-}
-"""By dtype, the bits that all that is not finite has at least, without its sign."""
 _NAN = 0x7FC0
 
 
@@ -74,9 +66,9 @@ def magnitude_bits(stored: Stored) -> Any:
 
 def all_finite(stored: Stored, dtype: str) -> bool:
     """Say whether there is neither NaN nor infinity in what lies in a pack."""
-    return bool(magnitude_bits(stored).max(initial=0) < FLOATS[dtype])
+    return bool(magnitude_bits(stored).max(initial=0) < NOT_FINITE[dtype])
 
 
 def is_finite(stored: Stored, dtype: str) -> Any:
     """Return where what lies in a pack is neither NaN nor infinity."""
-    return magnitude_bits(stored) < FLOATS[dtype]
+    return magnitude_bits(stored) < NOT_FINITE[dtype]

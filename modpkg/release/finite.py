@@ -7,8 +7,7 @@ from pathlib import Path
 from modpkg.packs import DTYPE_BYTES
 
 _BLOCK = 1 << 20
-# Infinity's bits, or those of the first NaN.
-_MASKS = {
+NOT_FINITE = {
     "F64": 0x7FF0_0000_0000_0000,
     "F32": 0x7F80_0000,
     "BF16": 0x7F80,
@@ -16,11 +15,12 @@ _MASKS = {
     "F8_E5M2": 0x7C,
     "F8_E4M3": 0x7F,
 }
+"""By dtype, the least bits, without the sign, of what is not finite: infinity's, or a NaN's."""
 
 
 def count_not_finite(path: Path, offset: int, length: int, dtype: str) -> int:
     """Return how many values of a tensor are NaN or infinite; 0 for dtypes that have neither."""
-    mask = _MASKS.get(dtype)
+    mask = NOT_FINITE.get(dtype)
     if mask is None:
         return 0
     import numpy as np
