@@ -19,18 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from modpkg.community.bisect import bisect
-from modpkg.community.minimize import Verdict, smallest_bad
-from modpkg.community.mixes import Mix
-from modpkg.community.session import Session
-from modpkg.community.trials import Command, Trials
+from modpkg.community.bisect.bisect import bisect
+from modpkg.community.bisect.lock_mixes import Mix
+from modpkg.community.bisect.minimize import Verdict, smallest_bad
+from modpkg.community.bisect.session import Session
+from modpkg.community.bisect.trials import Command, Trials
+from modpkg.core.progress import Progress
+from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock
 from modpkg.environment.plan import Request
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.lock import Lock
-from modpkg.progress import Progress
-from modpkg.tree import BlobTree
+from modpkg.resolve.lock import Lock
 
 MODULES, VERSIONS = 40, 20
 RESULTS = Path(__file__).parent / "results" / "bisect.md"

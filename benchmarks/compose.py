@@ -58,8 +58,8 @@ def child(modules: Path, recipe: str, store: Path, threads: int) -> None:
     """Compose once."""
     from modpkg.compose.executor import compose
     from modpkg.compose.plan import plan
+    from modpkg.core.names import ModuleName
     from modpkg.manifest.schema import Compose, Step
-    from modpkg.names import ModuleName
 
     found = pickle.loads(modules.read_bytes())
     base = ModuleName("a")

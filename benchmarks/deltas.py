@@ -24,12 +24,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import described  # noqa: E402
+from modpkg.core.packs import DTYPE_BYTES, read_pack_header  # noqa: E402
+from modpkg.core.records import METHODS  # noqa: E402
 from modpkg.deltas import decode, encode, frame  # noqa: E402
 from modpkg.deltas.frame import write_frame  # noqa: E402
 from modpkg.deltas.planes import split_planes  # noqa: E402
 from modpkg.deltas.sparse import count_changes, split_changes  # noqa: E402
-from modpkg.packs import DTYPE_BYTES, read_pack_header  # noqa: E402
-from modpkg.records import METHODS  # noqa: E402
 
 Tensors = dict[str, tuple[str, memoryview]]
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from modpkg.compose.executor import Composed
-from modpkg.digests import digest_bytes, digest_file
-from modpkg.installed import InstalledModel, InstalledModule, TensorRef
-from modpkg.packs import read_pack_header
-from modpkg.records import Kind, Provenance, ReleaseRecord
-from modpkg.sealed import seal
+from modpkg.core.digests import digest_bytes, digest_file
+from modpkg.core.installed import InstalledModel, InstalledModule, TensorRef
+from modpkg.core.packs import read_pack_header
+from modpkg.core.records import Kind, Provenance, ReleaseRecord
+from modpkg.core.sealed import seal
 
 
 def installed_module(folder: Path, name: str, kind: Kind) -> InstalledModule:

@@ -131,8 +131,8 @@ def prepare(base: Path, work: Path, count: int, rank: int) -> None:
     from benchmarks.inputs import installed_module
     from modpkg.compose.executor import compose
     from modpkg.compose.plan import plan
+    from modpkg.core.names import ModuleName
     from modpkg.manifest.schema import Compose, Step
-    from modpkg.names import ModuleName
 
     make_adapters(base, work, count, rank)
     modules = {"base": installed_module(base, "base", "base")}

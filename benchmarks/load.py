@@ -41,8 +41,8 @@ def by_modpkg(base: Path, adapter: Path, store: Path, threads: int, clock: Any) 
     from benchmarks.inputs import installed_module, lay_out
     from modpkg.compose.executor import compose
     from modpkg.compose.plan import plan
+    from modpkg.core.names import ModuleName
     from modpkg.manifest.schema import Compose, Step
-    from modpkg.names import ModuleName
     from modpkg.runtime.load import load_model
 
     # What an install knows already: digests of what lies in the store.

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from modpkg.core.names import read_requirement
 from modpkg.manifest.read import read_manifest
-from modpkg.names import read_requirement
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 

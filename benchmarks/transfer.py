@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.machine import described
-from modpkg.digests import blob_path, parse_digest
+from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.names import parse_requirement
+from modpkg.core.progress import Progress
+from modpkg.core.records import ReleaseRecord
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install
 from modpkg.environment.plan import Request, plan_install
 from modpkg.environment.project import Project
-from modpkg.lock import LockedModule
-from modpkg.names import parse_requirement
-from modpkg.progress import Progress
-from modpkg.records import ReleaseRecord
 from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import fetch_all
 from modpkg.transfer.plan import plan_transfer

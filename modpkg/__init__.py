@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
+from modpkg.core.version import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from modpkg.runtime.live import LiveModel
     from modpkg.runtime.tasks import Result
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load", "path", "run"]
 
 
@@ -45,8 +46,8 @@ def load(
     >>> model.generate(ids, adapter_names=["summarizer", "__base__"])  # doctest: +SKIP
 
     Raises:
-        modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
-        modpkg.errors.LiveRefused: the models cannot be live, or not together.
+        modpkg.core.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+        modpkg.core.errors.LiveRefused: the models cannot be live, or not together.
     """
     names = [name] if isinstance(name, str) else list(name)
     if live:
@@ -71,7 +72,7 @@ def path(name: str, *, user: bool = False) -> Path:
     >>> model = AutoModel.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
 
     Raises:
-        modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+        modpkg.core.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
     """
     from modpkg.interop.directory import directory_of
     from modpkg.runtime.installed import find_model
@@ -85,7 +86,7 @@ def run(name: str, text: str, *, user: bool = False) -> Result:
     >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
 
     Raises:
-        modpkg.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+        modpkg.core.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
     """
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.tasks import run_task

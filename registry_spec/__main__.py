@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from modpkg.errors import ModpkgError
+from modpkg.core.errors import ModpkgError
 from registry_spec import SCHEMAS, VECTORS
 
 

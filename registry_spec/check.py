@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.digests import Digest, blob_path, digest_file, parse_digest
-from modpkg.errors import BadRecord, BlobMissing, DigestMismatch, ModpkgError
-from modpkg.files import TEMPORARY
-from modpkg.names import module_name, parse_requirement
-from modpkg.records import IndexLine, canonical_json
+from modpkg.core.digests import Digest, blob_path, digest_file, parse_digest
+from modpkg.core.errors import BadRecord, BlobMissing, DigestMismatch, ModpkgError
+from modpkg.core.files import TEMPORARY
+from modpkg.core.names import module_name, parse_requirement
+from modpkg.core.records import IndexLine, canonical_json
+from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
-from modpkg.tree import BlobTree
 from registry_spec.releases import check_release
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

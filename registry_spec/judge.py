@@ -7,15 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modpkg.deltas import decode
-from modpkg.digests import parse_digest
-from modpkg.files import safe_path
-from modpkg.interface import drift_of, unfit_reason
-from modpkg.lock import parse_lock
-from modpkg.manifest import normal_form, parse_manifest
-from modpkg.names import module_name, parse_requirement, parse_version
-from modpkg.packs import read_pack_header
-from modpkg.records import (
+from modpkg.core.digests import parse_digest
+from modpkg.core.files import safe_path
+from modpkg.core.interface import drift_of, unfit_reason
+from modpkg.core.names import module_name, parse_requirement, parse_version
+from modpkg.core.packs import read_pack_header
+from modpkg.core.records import (
     Expects,
     IndexLine,
     Provides,
@@ -24,9 +21,12 @@ from modpkg.records import (
     canonical_json,
     decode_record,
 )
+from modpkg.deltas import decode
+from modpkg.manifest import normal_form, parse_manifest
 from modpkg.registry.index import parse_index
 from modpkg.registry.reader import Registry
 from modpkg.release.verify import check_record
+from modpkg.resolve.lock import parse_lock
 
 
 def _pack(text: str) -> None:

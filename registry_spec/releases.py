@@ -9,12 +9,11 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 
-from modpkg.digests import Digest, parse_digest
-from modpkg.errors import BadRecord, PackError
-from modpkg.interface import drift_of, unfit_reason
-from modpkg.manifest.normal import from_normal_form, normal_form
-from modpkg.names import parse_version, requirement_text
-from modpkg.records import (
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import BadRecord, PackError
+from modpkg.core.interface import drift_of, unfit_reason
+from modpkg.core.names import parse_version, requirement_text
+from modpkg.core.records import (
     SPEC,
     Expects,
     IndexLine,
@@ -24,6 +23,7 @@ from modpkg.records import (
     canonical_json,
     decode_record,
 )
+from modpkg.manifest.normal import from_normal_form, normal_form
 from modpkg.registry.reader import Registry
 from modpkg.release.content import check_data
 from modpkg.release.places import labelled_entries

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modpkg.community.report import Report
-from modpkg.lock import Lock
-from modpkg.records import FORMATS, SPEC
+from modpkg.community.evaluate.report import Report
+from modpkg.core.records import FORMATS, SPEC
+from modpkg.resolve.lock import Lock
 from registry_spec import SCHEMAS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -65,7 +65,7 @@ def schema(name: str) -> dict[str, Any]:
 def field_docs(struct: type[Struct]) -> dict[str, str]:
     """Return the docstring below each field of a class.
 
-    >>> from modpkg.records import TensorEntry
+    >>> from modpkg.core.records import TensorEntry
     >>> field_docs(TensorEntry)["length"]
     'Bytes.'
     """

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.files import remove_tree, write_atomically
-from modpkg.lock import format_lock, lock_of
+from modpkg.core.files import remove_tree, write_atomically
+from modpkg.core.names import parse_requirement
+from modpkg.core.packs import pack_chunks
+from modpkg.core.records import canonical_json
+from modpkg.core.tree import BlobTree
 from modpkg.manifest import read_manifest
-from modpkg.names import parse_requirement
-from modpkg.packs import pack_chunks
-from modpkg.records import canonical_json
 from modpkg.registry.base import find_base
 from modpkg.registry.known import known_tensors
 from modpkg.registry.origins import find_origins
@@ -27,9 +27,9 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import Built, acts_on_base, build
 from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.lock import format_lock, lock_of
 from modpkg.resolve.provider import root_needs
 from modpkg.resolve.resolve import resolve
-from modpkg.tree import BlobTree
 from registry_spec import VECTORS
 from registry_spec.cases import CASES, DECODED, FITS, NORMAL
 from registry_spec.recipes import BAD_COMPOSE, COMPOSE

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.manifest import read_manifest
-from modpkg.records import IndexLine, ReleaseRecord
 from modpkg.registry.known import known_tensors
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter

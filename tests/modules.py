@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from modpkg.core.records import IndexLine
 from modpkg.manifest import read_manifest
-from modpkg.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build

@@ -93,10 +93,10 @@ def test_no_file_has_outgrown_one_sitting() -> None:
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     code = (
-        "import sys, modpkg.cli, modpkg.cli.installing, modpkg.cli.publishing, modpkg.cli.locking\n"
-        "import modpkg.cli.inspecting, modpkg.cli.running, modpkg.cli.converting\n"
-        "import modpkg.cli.comparing, modpkg.environment.why_not, modpkg.environment.outdated\n"
-        "import modpkg.cli.testing, modpkg.cli.vetting\n"
+        "import sys, modpkg.cli, modpkg.cli.install, modpkg.cli.publish, modpkg.cli.lock\n"
+        "import modpkg.cli.list, modpkg.cli.run, modpkg.cli.import_\n"
+        "import modpkg.cli.outdated, modpkg.environment.why_not, modpkg.environment.outdated\n"
+        "import modpkg.cli.test, modpkg.cli.vet\n"
         "import modpkg.environment.install, modpkg.compose.plan, modpkg.resolve.resolve\n"
         "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysolvers', 'rich.console',\n"
         "         'zstandard'}\n"

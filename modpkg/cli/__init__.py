@@ -9,41 +9,41 @@ from typing import Any
 
 import click
 
-import modpkg
+from modpkg.core.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "install": ("installing", "Install modules, or what the lock file says."),
-    "remove": ("installing", "Take modules out of the manifest and the environment."),
-    "lock": ("locking", "Resolve the manifest and write modpkg.lock."),
-    "update": ("installing", "Take newer versions, within what the manifest asks for."),
-    "outdated": ("comparing", "List what there is a newer version of."),
-    "compose": ("composing", "Compose the models into the store, here or on a cluster."),
-    "rollback": ("installing", "Return the environment to an earlier generation."),
-    "run": ("running", "Run an installed model on a text."),
-    "list": ("inspecting", "List what is installed."),
-    "show": ("inspecting", "Show one installed module."),
-    "tree": ("inspecting", "Show what depends on what."),
-    "why": ("inspecting", "Show every path that leads to a module."),
-    "why-not": ("comparing", "Say what forbids a version that is not chosen."),
-    "test": ("testing", "Run the tests of a module, an app or an installed model."),
-    "licenses": ("licensing", "List licences, and which do not go together."),
-    "vet": ("vetting", "Compare a new release with the one before it, by tests."),
-    "bisect": ("bisecting", "Find the module versions that broke a command."),
-    "diff": ("differing", "Show how far two sets of weights are apart."),
-    "patch": ("patching", "Make a small module of what a fine-tuned copy changed."),
-    "merge": ("merging", "Make one release of several patches or copies of a base."),
-    "init": ("publishing", "Begin a module or an app: write a modpkg.toml."),
-    "check": ("versioning", "Say which version what changed asks for."),
-    "changelog": ("versioning", "Write what changed between two releases, or locks."),
-    "build": ("publishing", "Build a module's release into dist/."),
-    "publish": ("publishing", "Publish what was built to a registry."),
-    "fork": ("forking", "Begin a module of your own from a release."),
-    "log": ("forking", "Show releases, and what each was made from."),
-    "yank": ("publishing", "Take a release out of new resolutions."),
-    "store": ("storing", "See to the store: info, verify, gc, clear."),
-    "vendor": ("storing", "Copy what modpkg.lock names into a folder, to take along."),
-    "import": ("converting", "Make a module from what you have (hf, gguf, peft …)."),
-    "export": ("converting", "Write an installed model as a directory other tools open."),
+    "install": ("install", "Install modules, or what the lock file says."),
+    "remove": ("install", "Take modules out of the manifest and the environment."),
+    "lock": ("lock", "Resolve the manifest and write modpkg.lock."),
+    "update": ("install", "Take newer versions, within what the manifest asks for."),
+    "outdated": ("outdated", "List what there is a newer version of."),
+    "compose": ("compose", "Compose the models into the store, here or on a cluster."),
+    "rollback": ("install", "Return the environment to an earlier generation."),
+    "run": ("run", "Run an installed model on a text."),
+    "list": ("list", "List what is installed."),
+    "show": ("list", "Show one installed module."),
+    "tree": ("list", "Show what depends on what."),
+    "why": ("list", "Show every path that leads to a module."),
+    "why-not": ("outdated", "Say what forbids a version that is not chosen."),
+    "test": ("test", "Run the tests of a module, an app or an installed model."),
+    "licenses": ("licenses", "List licences, and which do not go together."),
+    "vet": ("vet", "Compare a new release with the one before it, by tests."),
+    "bisect": ("bisect", "Find the module versions that broke a command."),
+    "diff": ("diff", "Show how far two sets of weights are apart."),
+    "patch": ("patch", "Make a small module of what a fine-tuned copy changed."),
+    "merge": ("merge", "Make one release of several patches or copies of a base."),
+    "init": ("publish", "Begin a module or an app: write a modpkg.toml."),
+    "check": ("check", "Say which version what changed asks for."),
+    "changelog": ("check", "Write what changed between two releases, or locks."),
+    "build": ("publish", "Build a module's release into dist/."),
+    "publish": ("publish", "Publish what was built to a registry."),
+    "fork": ("fork", "Begin a module of your own from a release."),
+    "log": ("fork", "Show releases, and what each was made from."),
+    "yank": ("publish", "Take a release out of new resolutions."),
+    "store": ("store", "See to the store: info, verify, gc, clear."),
+    "vendor": ("store", "Copy what modpkg.lock names into a folder, to take along."),
+    "import": ("import_", "Make a module from what you have (hf, gguf, peft …)."),
+    "export": ("import_", "Write an installed model as a directory other tools open."),
 }
 """Every command: the file under ``modpkg/cli/`` that has it, and its line of help."""
 
@@ -78,7 +78,7 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(modpkg.__version__, "-V", "--version", prog_name="modpkg")
+@click.version_option(__version__, "-V", "--version", prog_name="modpkg")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
@@ -96,7 +96,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line: exit status 0 for success, 1 for failure, 2 for wrong usage."""
-    from modpkg.errors import ModpkgError, UsageProblem
+    from modpkg.core.errors import ModpkgError, UsageProblem
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments

@@ -12,9 +12,9 @@ from typing import Any
 import click
 import msgspec
 
-from modpkg.errors import ModpkgError
-from modpkg.files import human_bytes
-from modpkg.progress import Progress
+from modpkg.core.errors import ModpkgError
+from modpkg.core.files import human_bytes
+from modpkg.core.progress import Progress
 
 
 def say(text: str = "") -> None:

@@ -12,7 +12,7 @@ import stat
 import sys
 from pathlib import Path
 
-from modpkg.errors import RedirectAmbiguous
+from modpkg.core.errors import RedirectAmbiguous
 
 _TAKES_REQUIREMENTS = ("install",)
 _WITH_VALUE = ("--registry", "--upgrade-package", "--resolution", "--exclude-newer")

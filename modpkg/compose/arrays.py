@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modpkg.digests import digest_bytes
-from modpkg.errors import PackError, StoreDamaged
-from modpkg.installed import TensorRef
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import PackError, StoreDamaged
+from modpkg.core.installed import TensorRef
 
 Array = NDArray[np.float64]
 Stored = NDArray[np.generic]

@@ -16,10 +16,10 @@ from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import Change, Rough, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rows import Rows
-from modpkg.digests import digest_bytes
-from modpkg.errors import UnknownOperator
-from modpkg.installed import TensorRef
-from modpkg.records import canonical_json
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import UnknownOperator
+from modpkg.core.installed import TensorRef
+from modpkg.core.records import canonical_json
 
 
 class Bound:
@@ -47,7 +47,7 @@ class Bound:
                 else:
                     whole[role] = read_array(ref, what)
             if not operator.arrays:
-                from modpkg.compose.torches import from_array, mapped, one_thread
+                from modpkg.compose.torch_arrays import from_array, mapped, one_thread
 
                 one_thread()
                 self._torch = from_array

@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 from collections.abc import Iterator
 
-from modpkg.errors import ExecutorProblem, ExtraNeeded
+from modpkg.core.errors import ExecutorProblem, ExtraNeeded
 
 _SCHEMES = ("dask://",)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.installed import Prompt, TensorRef
-from modpkg.packs import DTYPE_BYTES, pack_header
+from modpkg.core.installed import Prompt, TensorRef
+from modpkg.core.packs import DTYPE_BYTES, pack_header
 
 
 class Term(Struct, frozen=True, kw_only=True):
@@ -80,7 +80,7 @@ class Taken(Struct, frozen=True, tag=True):
 
 
 class Felt(Struct, frozen=True, tag=True):
-    """A row that the base makes of prompts: its state at a layer; see `modpkg.compose.probe`."""
+    """A row that the base makes of prompts: its state at a layer; see `prompt_routing`."""
 
     layer: int
     """Its place among the base's layers, from 0."""

@@ -19,18 +19,18 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modpkg.compose.brought import check_brought
 from modpkg.compose.composition import NOTHING, RESULT, Composition
 from modpkg.compose.memory import default_threads
 from modpkg.compose.operators import find_operator
+from modpkg.compose.passthrough_checks import check_brought
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
-from modpkg.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
-from modpkg.installed import Prompt, TensorRef
-from modpkg.interface import weights_digest
-from modpkg.packs import PackTensor, pack_header
-from modpkg.records import DigestText
-from modpkg.sealed import seal, unseal
+from modpkg.core.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
+from modpkg.core.installed import Prompt, TensorRef
+from modpkg.core.interface import weights_digest
+from modpkg.core.packs import PackTensor, pack_header
+from modpkg.core.records import DigestText
+from modpkg.core.sealed import seal, unseal
 
 WEIGHTS = "weights.safetensors"
 
@@ -139,7 +139,7 @@ def _compute(
             with _own_threads(composition), _written_behind(file.fileno()):
                 digests = _run(composition, places, staged, pool, progress)
                 if composition.gates:
-                    from modpkg.compose.gates import write_gates
+                    from modpkg.compose.router_rows import write_gates
 
                     digests |= write_gates(composition, places, staged)
             os.fsync(file.fileno())
@@ -184,7 +184,7 @@ def _own_threads(composition: Composition) -> Iterator[None]:
     if all(find_operator(op, composition.name).arrays for op in ops):
         yield
         return
-    from modpkg.compose.torches import threads_restored
+    from modpkg.compose.torch_arrays import threads_restored
 
     with threads_restored():
         yield

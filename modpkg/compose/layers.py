@@ -12,12 +12,12 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from modpkg.errors import ComposeError
-from modpkg.installed import InstalledModule, TensorRef
-from modpkg.interface import LAYERS
+from modpkg.adapters.layers import place_of
+from modpkg.core.errors import ComposeError
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.interface import LAYERS
+from modpkg.core.jsonfile import read_json
 from modpkg.manifest.schema import Layers, Setting
-from modpkg.release.binding.layers import place_of
-from modpkg.release.data import read_json
 
 _CONFIG = "config.json"
 

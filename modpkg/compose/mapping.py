@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from modpkg.errors import PackError
-from modpkg.installed import TensorRef
+from modpkg.core.errors import PackError
+from modpkg.core.installed import TensorRef
 
 _NAMES: dict[str, str] = {
     "BOOL": "bool",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 
+from modpkg.adapters.layers import place_of
 from modpkg.compose.composition import NOTHING, Composition, Made
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.reducers.selection import KEPT_ELEMENTS
-from modpkg.release.binding.layers import place_of
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements of a row block: a float64 block is 512 KiB, of which a handful fit into a core's cache.

@@ -12,10 +12,10 @@ from modpkg.compose.composition import NOTHING, Term
 from modpkg.compose.operators import Effects
 from modpkg.compose.reducers import REQUIRED, Reducer
 from modpkg.compose.settings import value_for
-from modpkg.errors import ComposeError, ShapeMismatch
-from modpkg.installed import InstalledModule, TensorRef
+from modpkg.core.errors import ComposeError, ShapeMismatch
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
-from modpkg.records import canonical_json
 
 
 class Done(Struct, frozen=True):

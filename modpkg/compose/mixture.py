@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.release.binding.expert import Layer
+from modpkg.adapters.expert import Layer
 
 _ROPE_THETA = 10000.0
 """What all four dense architectures take where their config says nothing."""

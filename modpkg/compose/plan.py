@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from modpkg.compose.checks import check_alone, check_together
 from modpkg.compose.composition import Composition, Gate, Made, Probe, Term, type_and_digest
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import Done, Merging
@@ -15,14 +16,13 @@ from modpkg.compose.operators.adapter import check_prompt
 from modpkg.compose.operators.head import own_files
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.sense import check_alone, check_together
 from modpkg.compose.settings import value_for
-from modpkg.digests import digest_bytes, digest_file
-from modpkg.errors import AccountsDoNotBalance, ComposeError
-from modpkg.installed import InstalledModule, Prompt, TensorRef
+from modpkg.core.digests import digest_bytes, digest_file
+from modpkg.core.errors import AccountsDoNotBalance, ComposeError
+from modpkg.core.installed import InstalledModule, Prompt, TensorRef
+from modpkg.core.jsonfile import read_json
+from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import Compose, Setting
-from modpkg.records import canonical_json
-from modpkg.release.data import read_json
 
 COMPOSE_ENGINE = "3"
 """Raised whenever the same inputs would give other bytes."""

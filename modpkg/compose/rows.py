@@ -11,8 +11,8 @@ import numpy as np
 
 from modpkg.compose.arrays import Array, Stored, stored_dtype, widened
 from modpkg.compose.memory import BLOCK_ELEMENTS, KEPT_BYTES
-from modpkg.errors import PackError, StoreDamaged
-from modpkg.installed import TensorRef
+from modpkg.core.errors import PackError, StoreDamaged
+from modpkg.core.installed import TensorRef
 
 
 class Rows:

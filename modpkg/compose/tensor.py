@@ -12,13 +12,13 @@ from msgspec import Struct
 from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import Made
+from modpkg.compose.narrow_floats import Screening
 from modpkg.compose.reducers import Change, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
-from modpkg.compose.screening import Screening
-from modpkg.digests import Digest
-from modpkg.errors import ComposeError, NotFinite
-from modpkg.packs import PackTensor
+from modpkg.core.digests import Digest
+from modpkg.core.errors import ComposeError, NotFinite
+from modpkg.core.packs import PackTensor
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ class Reduction:
         return Screening(dtype, single, measured, self._blocks.base, others, self._at)
 
     def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
-        """Return the result at some places, see `modpkg.compose.screening.Exact`."""
+        """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         terms = zip(self._blocks.terms, others, strict=True)
         return self._made(base, [term.change_of(base, other, places) for term, other in terms])
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modpkg.errors import ModpkgError
+from modpkg.core.errors import ModpkgError
 
 
 def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], ModpkgError]) -> Any:

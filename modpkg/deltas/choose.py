@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import Method
 from modpkg.deltas.frame import write_frame
 from modpkg.deltas.planes import split_planes
 from modpkg.deltas.sparse import count_changes, split_changes
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import Method
 
 # Every method decodes at over 500 MB/s within these bounds, so that size alone chooses; the
 # figures are in benchmarks/results/deltas.md.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from modpkg.core.errors import BadEncoding
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import METHODS
 from modpkg.deltas.frame import FrameReader
 from modpkg.deltas.planes import join_planes
 from modpkg.deltas.sparse import apply_changes, content_bounds
-from modpkg.errors import BadEncoding
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import METHODS
 
 
 def decode(

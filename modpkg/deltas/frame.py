@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modpkg.errors import BadEncoding
+from modpkg.core.errors import BadEncoding
 
 LEVEL = 1
 SEARCH = {"hash_log": 6, "min_match": 7}

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from modpkg.core.errors import Drifted, ResolutionImpossible
+from modpkg.core.interface import Drift, drift_of, unfit_reason
+from modpkg.core.records import ReleaseRecord, TouchedTensor
 from modpkg.environment.generations import EXACT
 from modpkg.environment.registries import Registries
-from modpkg.errors import Drifted, ResolutionImpossible
-from modpkg.interface import Drift, drift_of, unfit_reason
-from modpkg.records import ReleaseRecord, TouchedTensor
 
 
 class Moved(Struct, frozen=True):

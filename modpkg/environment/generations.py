@@ -18,12 +18,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.digests import Digest, digest_bytes
-from modpkg.errors import EnvironmentDamaged, NothingToRollBack
-from modpkg.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
-from modpkg.installed import MODEL_RECORD, InstalledModel, read_model
-from modpkg.records import Kind
-from modpkg.sealed import check_seal, unseal
+from modpkg.core.digests import Digest, digest_bytes
+from modpkg.core.errors import EnvironmentDamaged, NothingToRollBack
+from modpkg.core.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
+from modpkg.core.installed import MODEL_RECORD, InstalledModel, read_model
+from modpkg.core.records import Kind
+from modpkg.core.sealed import check_seal, unseal
 
 
 def text_digest(text: str) -> Digest:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from packaging.requirements import Requirement
 
+from modpkg.core.names import parse_requirement, specifier_text
 from modpkg.environment.generations import Generation, ModuleState
-from modpkg.names import parse_requirement, specifier_text
 
 
 class Graph:

@@ -13,6 +13,12 @@ from pathlib import Path
 
 from msgspec import structs
 
+from modpkg.core.errors import EnvironmentDamaged, ResultDiffers
+from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
+from modpkg.core.installed import TensorRef
+from modpkg.core.names import module_name
+from modpkg.core.progress import Progress
+from modpkg.core.sealed import seal
 from modpkg.environment.generations import (
     COMPLETE,
     Environment,
@@ -23,13 +29,7 @@ from modpkg.environment.generations import (
 from modpkg.environment.models import lay_out_model
 from modpkg.environment.plan import InstallPlan
 from modpkg.environment.project import Project
-from modpkg.errors import EnvironmentDamaged, ResultDiffers
-from modpkg.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
-from modpkg.installed import TensorRef
-from modpkg.lock import LockedResult, format_lock
-from modpkg.names import module_name
-from modpkg.progress import Progress
-from modpkg.sealed import seal
+from modpkg.resolve.lock import LockedResult, format_lock
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
 

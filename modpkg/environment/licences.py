@@ -10,14 +10,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+from modpkg.core.errors import BadLicense, LicenseConflict, LicenseRefused
+from modpkg.core.names import parse_requirement
+from modpkg.core.records import ReleaseRecord
 from modpkg.environment.licence_facts import ANY, UNKNOWN, Terms, is_known, terms_of
 from modpkg.environment.models import ModelRecipe
-from modpkg.errors import BadLicense, LicenseConflict, LicenseRefused
-from modpkg.lock import Lock
 from modpkg.manifest import LicensePolicy, Manifest
 from modpkg.manifest.spdx import Expression, accepted, fold, parse_expression
-from modpkg.names import parse_requirement
-from modpkg.records import ReleaseRecord
+from modpkg.resolve.lock import Lock
 
 
 class ModuleLicense(Struct, frozen=True):

@@ -11,14 +11,14 @@ import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
+from modpkg.core.errors import LockError, LockMissing, LockStale
+from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
+from modpkg.core.records import ReleaseRecord
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
-from modpkg.errors import LockError, LockMissing, LockStale
-from modpkg.lock import Lock, format_lock, lock_of
 from modpkg.manifest import Manifest
-from modpkg.manifest.node import hint
-from modpkg.names import module_name, parse_version, read_requirement, requirement_text
-from modpkg.records import ReleaseRecord
+from modpkg.resolve.lock import Lock, format_lock, lock_of
+from modpkg.toml.node import hint
 
 if TYPE_CHECKING:
     from modpkg.environment.registries import Registries

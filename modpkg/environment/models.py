@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from modpkg.errors import BadRecord, ComposeError
-from modpkg.files import link_or_copy, safe_path, write_atomically
-from modpkg.installed import MODEL_RECORD, InstalledModel, Prompt, TensorRef
-from modpkg.lock import Lock
+from modpkg.core.errors import BadRecord, ComposeError
+from modpkg.core.files import link_or_copy, safe_path, write_atomically
+from modpkg.core.installed import MODEL_RECORD, InstalledModel, Prompt, TensorRef
+from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.sealed import seal
 from modpkg.manifest import Manifest, from_normal_form
 from modpkg.manifest.schema import Compose, Task
-from modpkg.records import ReleaseRecord, canonical_json
 from modpkg.release.build import requires_of
-from modpkg.sealed import seal
+from modpkg.resolve.lock import Lock
 
 if TYPE_CHECKING:
     from modpkg.compose.executor import Composed

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from modpkg.compose.distance import distance_of, relative
 from modpkg.compose.mapping import map_tensors
+from modpkg.core.installed import TensorRef
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import ReleaseRecord
 from modpkg.environment.fits import Fit, Moved
-from modpkg.installed import TensorRef
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import ReleaseRecord
 from modpkg.store.store import Store
 
 

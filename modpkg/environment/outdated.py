@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.environment.trial import Trial
-from modpkg.errors import LockMissing
-from modpkg.home import LOCK_NAME
-from modpkg.names import ModuleName, requirement_text
+from modpkg.core.errors import LockMissing
+from modpkg.core.home import LOCK_NAME
+from modpkg.core.names import ModuleName, requirement_text
+from modpkg.environment.preview import Trial
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.provider import Candidate, Need, dependencies
 from modpkg.resolve.resolve import Resolution

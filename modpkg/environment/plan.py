@@ -9,7 +9,11 @@ import msgspec
 from msgspec import Struct
 from packaging.requirements import Requirement
 
-from modpkg.digests import parse_digest
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import LockError, NotARequirementHere
+from modpkg.core.names import module_name, specifier_text
+from modpkg.core.progress import Progress
+from modpkg.core.records import PATCH, PATCHED_FILES
 from modpkg.environment.fits import Fit, fits_of
 from modpkg.environment.generations import (
     Environment,
@@ -28,12 +32,8 @@ from modpkg.environment.models import ModelRecipe, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.errors import LockError, NotARequirementHere
-from modpkg.lock import Lock, LockedModule, read_lock
 from modpkg.manifest import Manifest, Strategy, remove_dependency, set_dependency
-from modpkg.names import module_name, specifier_text
-from modpkg.progress import Progress
-from modpkg.records import PATCH, PATCHED_FILES
+from modpkg.resolve.lock import Lock, LockedModule, read_lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 

@@ -8,13 +8,13 @@ from datetime import datetime
 import msgspec
 from packaging.specifiers import SpecifierSet
 
-import modpkg
-from modpkg.errors import EngineTooOld
-from modpkg.lock import Lock, LockedPolicy
+from modpkg.core.errors import EngineTooOld
+from modpkg.core.names import requirement_text
+from modpkg.core.records import ReleaseRecord
+from modpkg.core.version import __version__
 from modpkg.manifest import Dependency, Manifest, Strategy
 from modpkg.manifest.cutoff import moment_text, parse_cutoff
-from modpkg.names import requirement_text
-from modpkg.records import ReleaseRecord
+from modpkg.resolve.lock import Lock, LockedPolicy
 from modpkg.resolve.policy import Bound, Policy
 
 
@@ -104,12 +104,12 @@ def check_engine(records: Iterable[ReleaseRecord]) -> None:
     """
     for record in records:
         text = record.requires_modpkg
-        if text and not SpecifierSet(text).contains(modpkg.__version__, prereleases=True):
+        if text and not SpecifierSet(text).contains(__version__, prereleases=True):
             raise EngineTooOld(
                 name=record.name,
                 version=record.version,
                 specifier=text,
-                engine=modpkg.__version__,
+                engine=__version__,
             )
 
 

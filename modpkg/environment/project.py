@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from modpkg.errors import ManifestMissing
-from modpkg.files import write_atomically
-from modpkg.home import LOCK_NAME, user_project
+from modpkg.core.errors import ManifestMissing
+from modpkg.core.files import write_atomically
+from modpkg.core.home import LOCK_NAME, user_project
 from modpkg.manifest.find import find_manifest
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from modpkg.core.errors import ModpkgError, RegistryChanged
+from modpkg.core.tree import BlobTree
 from modpkg.environment.policy import bounds_of
-from modpkg.errors import ModpkgError, RegistryChanged
-from modpkg.lock import LockedModule
 from modpkg.manifest import Manifest
+from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.location import default_address
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
-from modpkg.settings import Settings, read_settings
-from modpkg.tree import BlobTree
+from modpkg.resolve.lock import LockedModule
 
 
 class Wishes(Struct, frozen=True):

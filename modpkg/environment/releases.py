@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
+from modpkg.core.progress import Progress
 from modpkg.environment.registries import Registries
-from modpkg.installed import InstalledModule
-from modpkg.lock import LockedModule
-from modpkg.names import ModuleName
-from modpkg.progress import Progress
+from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import fetch_all
 from modpkg.transfer.plan import plan_transfer

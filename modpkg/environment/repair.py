@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from modpkg.digests import file_chunks
+from modpkg.core.digests import file_chunks
+from modpkg.core.errors import ModpkgError
+from modpkg.core.files import temporary_sibling
+from modpkg.core.home import user_project
+from modpkg.core.progress import Progress
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
-from modpkg.errors import ModpkgError
-from modpkg.files import temporary_sibling
-from modpkg.home import user_project
 from modpkg.manifest.find import find_manifest
-from modpkg.progress import Progress
-from modpkg.store.damage import Damage
+from modpkg.store.corruption import Damage
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
 

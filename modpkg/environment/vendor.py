@@ -6,15 +6,15 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.digests import Digest, parse_digest
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import DigestMismatch, FolderNotEmpty
+from modpkg.core.files import TEMPORARY, remove_tree, write_atomically
+from modpkg.core.progress import Progress
+from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
-from modpkg.errors import DigestMismatch, FolderNotEmpty
-from modpkg.files import TEMPORARY, remove_tree, write_atomically
-from modpkg.lock import Lock, LockedModule
-from modpkg.progress import Progress
-from modpkg.records import IndexLine
 from modpkg.registry.index import format_index
 from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.resolve.lock import Lock, LockedModule
 
 MARK = ".vendored"
 """File that says a folder is a vendored copy: what a lock no longer names may be removed there."""

@@ -9,10 +9,10 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from modpkg.core.errors import NoSuchRelease, ResolutionImpossible
+from modpkg.core.names import ModuleName
 from modpkg.environment.plan import Change
-from modpkg.environment.trial import Trial, versions_of
-from modpkg.errors import NoSuchRelease, ResolutionImpossible
-from modpkg.names import ModuleName
+from modpkg.environment.preview import Trial, versions_of
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.provider import Need
 from modpkg.resolve.suggest import QUESTION

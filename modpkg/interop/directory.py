@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.errors import FolderNotEmpty
+from modpkg.core.errors import FolderNotEmpty
 from modpkg.interop.hf import export_hf
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from modpkg.errors import ExtraNeeded, ImportRefused
+from modpkg.core.errors import ExtraNeeded, ImportRefused
+from modpkg.core.jsonfile import read_json
 from modpkg.interop.module_project import license_of, new_project, write_manifest
-from modpkg.release.data import read_json
 from modpkg.runtime.architecture import transformers_module
 
 _BYTE_LEVEL = {

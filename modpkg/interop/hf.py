@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modpkg.errors import ImportRefused, NotExportable
-from modpkg.installed import MODEL_RECORD, InstalledModel, read_model
+from modpkg.core.errors import ImportRefused, NotExportable
+from modpkg.core.installed import MODEL_RECORD, InstalledModel, read_model
+from modpkg.core.jsonfile import read_json
+from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import (
     copy_files,
     files_of,
@@ -18,8 +20,6 @@ from modpkg.interop.module_project import (
     write_manifest,
 )
 from modpkg.interop.weights import MAX_SHARD, write_weights
-from modpkg.packs import read_pack_header
-from modpkg.release.data import read_json
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence import EMBEDS, after_transformer, apart, modules_of
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.errors import ExtraNeeded, ImportRefused, ModpkgError, PackError
+from modpkg.core.errors import ExtraNeeded, ImportRefused, ModpkgError, PackError
+from modpkg.core.names import module_name
+from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
 from modpkg.manifest import MANIFEST, parse_manifest
 from modpkg.manifest.edit import toml_value
-from modpkg.names import module_name
-from modpkg.packs import read_pack_header
 
 DTYPES = ("float32", "float16", "bfloat16")
 _LARGEST = 1 << 20
@@ -372,7 +372,7 @@ class MergeRecipe(Recipe):
 
     def _after_layers(self, path: str) -> list[str]:
         """Return the tensors after the last layer, which mergekit takes from the last slice."""
-        from modpkg.release.binding.layers import place_of
+        from modpkg.adapters.layers import place_of
 
         folder = self._path.parent / path if not Path(path).is_absolute() else Path(path)
         names: set[str] = set()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from modpkg.errors import FolderNotEmpty, ImportRefused
-from modpkg.files import copy_file, disk_errors, remove_tree, temporary_sibling
+from modpkg.core.errors import FolderNotEmpty, ImportRefused
+from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
 from modpkg.manifest import MANIFEST, parse_manifest
 from modpkg.release.content import check_data
 

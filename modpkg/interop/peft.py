@@ -9,9 +9,12 @@ from typing import Any
 
 import msgspec
 
-from modpkg.errors import ImportRefused, NotExportable
-from modpkg.files import safe_path, write_atomically
-from modpkg.installed import InstalledModule
+from modpkg.core.errors import ImportRefused, NotExportable
+from modpkg.core.files import safe_path, write_atomically
+from modpkg.core.installed import InstalledModule
+from modpkg.core.jsonfile import read_json
+from modpkg.core.names import parse_requirement, specifier_text
+from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import (
     copy_files,
     files_of,
@@ -20,9 +23,6 @@ from modpkg.interop.module_project import (
     write_manifest,
 )
 from modpkg.interop.weights import write_weights
-from modpkg.names import parse_requirement, specifier_text
-from modpkg.packs import read_pack_header
-from modpkg.release.data import read_json
 
 
 def import_peft(

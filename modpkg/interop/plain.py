@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.errors import ImportRefused
-from modpkg.files import copy_file
+from modpkg.core.errors import ImportRefused
+from modpkg.core.files import copy_file
+from modpkg.core.packs import read_pack_header
 from modpkg.interop.hf import readable
 from modpkg.interop.module_project import files_of, license_of, new_project, write_manifest
 from modpkg.interop.weights import write_weights
-from modpkg.packs import read_pack_header
 
 
 def import_plain(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.errors import NotExportable
-from modpkg.files import write_atomically
-from modpkg.installed import read_model
+from modpkg.core.errors import NotExportable
+from modpkg.core.files import write_atomically
+from modpkg.core.installed import read_model
+from modpkg.core.jsonfile import read_json
 from modpkg.interop.hf import write_hf
 from modpkg.interop.module_project import files_of, new_project
-from modpkg.release.data import read_json
 from modpkg.release.sequence import MODULES
 from modpkg.runtime.sentence import EMBEDS
 

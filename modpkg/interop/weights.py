@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.digests import file_chunks
-from modpkg.files import write_atomically
-from modpkg.installed import TensorRef
-from modpkg.packs import pack_chunks
+from modpkg.core.digests import file_chunks
+from modpkg.core.files import write_atomically
+from modpkg.core.installed import TensorRef
+from modpkg.core.packs import pack_chunks
 
 MAX_SHARD = 5_000_000_000
 """Bytes of tensors in one file; transformers' own default."""

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 from msgspec import Struct
 
-from modpkg.errors import BadCutoff
+from modpkg.core.errors import BadCutoff
 
 _SPAN = re.compile(r"([0-9]{1,5}) ?(minute|hour|day|week)s?")
 _TIME = re.compile(

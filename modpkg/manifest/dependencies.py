@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modpkg.manifest.node import Node, hint
+from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.schema import Dependency
 from modpkg.manifest.values import (
     address,
@@ -11,7 +11,7 @@ from modpkg.manifest.values import (
     manifest_specifier,
     parse_alias,
 )
-from modpkg.names import ModuleName, module_name
+from modpkg.toml.node import Node, hint
 
 DEFAULT = "default"
 """The alias that sets the default registry; as a dependency's registry it goes without saying."""

@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from modpkg.errors import NotARequirementHere
+from modpkg.core.errors import NotARequirementHere
+from modpkg.core.names import module_name
 from modpkg.manifest.layout import Layout
-from modpkg.manifest.node import hint
-from modpkg.names import module_name
+from modpkg.toml.node import hint
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import tomli
 
-from modpkg.errors import ManifestError
-from modpkg.manifest.document import read_document
+from modpkg.core.errors import ManifestError
 from modpkg.manifest.find import BOM, MANIFEST, PYPROJECT
-from modpkg.manifest.places import Path, Places, Statement, scan
 from modpkg.manifest.values import normal
+from modpkg.toml.document import read_document
+from modpkg.toml.positions import Path, Places, Statement, scan
 
 _OTHERS = ("tool", "project", "build-system")
 _OTHER_HEADER = re.compile(r"^\s*\[\[?\s*(?:tool|project|build-system)\b", re.MULTILINE)

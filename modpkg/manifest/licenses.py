@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from modpkg.manifest.node import Node, brief
+from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.schema import LicensePolicy, Manner
 from modpkg.manifest.spdx import Leaf, parse_expression
-from modpkg.names import ModuleName, module_name
+from modpkg.toml.node import Node, brief
 
 _MANNERS: tuple[str, ...] = get_args(Manner)
 

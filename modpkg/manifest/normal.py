@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modpkg.core.names import requirement_text
 from modpkg.manifest.find import MANIFEST
-from modpkg.manifest.node import Node, Source
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
     Compose,
@@ -20,7 +20,7 @@ from modpkg.manifest.schema import (
     Test,
 )
 from modpkg.manifest.settings import plain_setting
-from modpkg.names import requirement_text
+from modpkg.toml.node import Node, Source
 
 
 def normal_form(manifest: Manifest) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import cast
 
 from packaging.version import Version
 
-from modpkg.manifest.node import Node
+from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.records import RELATIONS, Relation
 from modpkg.manifest.schema import ModuleTable, Origin
-from modpkg.names import ModuleName, module_name, parse_version
-from modpkg.records import RELATIONS, Relation
+from modpkg.toml.node import Node
 
 _EXAMPLE = 'built-from = [{ name = "clamp", version = "1.0.0", relation = "merged" }]'
 

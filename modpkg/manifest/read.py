@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.errors import ManifestError, ManifestMissing
-from modpkg.files import shown
+from modpkg.core.errors import ManifestError, ManifestMissing
+from modpkg.core.files import shown
+from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.dependencies import (
     read_dependencies,
     read_extras,
     read_registries,
     read_suites,
 )
-from modpkg.manifest.document import decoded, read_document
 from modpkg.manifest.find import PYPROJECT, head_of
 from modpkg.manifest.licenses import read_licenses
-from modpkg.manifest.node import Node, Source, Table
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
 from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
@@ -30,7 +29,8 @@ from modpkg.manifest.sections import (
     read_task,
     read_tests,
 )
-from modpkg.names import ModuleName, module_name
+from modpkg.toml.document import decoded, read_document
+from modpkg.toml.node import Node, Source, Table
 
 _TABLES = (
     "module",

@@ -8,12 +8,12 @@ from __future__ import annotations
 from datetime import date
 from typing import cast, get_args
 
-from modpkg.errors import BadSpecifier
+from modpkg.core.errors import BadSpecifier
+from modpkg.core.names import ModuleName, module_name, specifier_text
 from modpkg.manifest.cutoff import Cutoff, parse_cutoff
-from modpkg.manifest.node import Node
 from modpkg.manifest.schema import Dependency, ResolutionTable, Strategy
 from modpkg.manifest.values import make_requirement, manifest_specifier
-from modpkg.names import ModuleName, module_name, specifier_text
+from modpkg.toml.node import Node
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 

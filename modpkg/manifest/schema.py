@@ -9,9 +9,9 @@ from msgspec import Struct
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from modpkg.core.names import ModuleName
+from modpkg.core.records import Kind, Relation
 from modpkg.manifest.cutoff import Cutoff
-from modpkg.names import ModuleName
-from modpkg.records import Kind, Relation
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Strategy = Literal["highest", "lowest", "lowest-direct"]

@@ -7,8 +7,9 @@ from typing import cast, get_args
 
 from packaging.specifiers import SpecifierSet
 
-import modpkg
-from modpkg.manifest.node import Node, Table, brief, hint
+from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.records import KINDS, Kind
+from modpkg.core.version import __version__
 from modpkg.manifest.resolution import engine_specifier
 from modpkg.manifest.schema import (
     IMPORTANCE,
@@ -25,8 +26,7 @@ from modpkg.manifest.schema import (
 )
 from modpkg.manifest.settings import PARAMETER, read_setting, scalar
 from modpkg.manifest.values import inner_path, parse_license, prompt, word
-from modpkg.names import ModuleName, module_name, parse_version
-from modpkg.records import KINDS, Kind
+from modpkg.toml.node import Node, Table, brief, hint
 
 DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
@@ -91,9 +91,9 @@ def check_engine(root: Node) -> None:
         return
     node = root.child("app", app).child(ENGINE, app[ENGINE])
     specifier = node.parsed(engine_specifier)
-    if not SpecifierSet(specifier).contains(modpkg.__version__, prereleases=True):
+    if not SpecifierSet(specifier).contains(__version__, prereleases=True):
         raise node.fail(
-            f"is {specifier!r}, and this is modpkg {modpkg.__version__}; "
+            f"is {specifier!r}, and this is modpkg {__version__}; "
             "install a version of modpkg in that range"
         )
 

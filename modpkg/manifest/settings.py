@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from modpkg.manifest.node import Node
 from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
+from modpkg.toml.node import Node
 
 PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,99}")
 MOST_VALUES = 1000

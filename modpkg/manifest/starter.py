@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from modpkg.core.names import module_name
+from modpkg.core.records import KINDS
 from modpkg.manifest.edit import toml_value
-from modpkg.names import module_name
-from modpkg.records import KINDS
 
 _MODULE = """\
 [module]

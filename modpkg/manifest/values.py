@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from modpkg.errors import (
+from modpkg.core.errors import (
     BadAlias,
     BadLicense,
     BadRequirement,
@@ -18,8 +18,8 @@ from modpkg.errors import (
     ModpkgError,
     UnsafePath,
 )
-from modpkg.manifest.node import Node, brief
-from modpkg.names import ModuleName, parse_requirement, parse_specifier
+from modpkg.core.names import ModuleName, parse_requirement, parse_specifier
+from modpkg.toml.node import Node, brief
 
 _ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,99}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from modpkg.core.names import parse_requirement, specifier_text
 from modpkg.manifest.edit import toml_key, toml_value
-from modpkg.names import parse_requirement, specifier_text
 
 _ORDER = ("module", "app", "provenance", "dependencies", "suites", "extras", "compose", "task")
 

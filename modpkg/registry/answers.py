@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from modpkg.errors import RegistryGone, RegistryRefuses, RegistryUnreachable
-from modpkg.home import config_path
+from modpkg.core.errors import RegistryGone, RegistryRefuses, RegistryUnreachable
+from modpkg.core.home import config_path
 
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
 _STATUSES = {

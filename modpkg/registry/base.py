@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modpkg.digests import parse_digest
-from modpkg.errors import BaseNeeded, NoSuchRelease
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import BaseNeeded, NoSuchRelease
+from modpkg.core.names import parse_version
 from modpkg.manifest import Manifest
-from modpkg.names import parse_version
 from modpkg.registry.reader import Registry
 from modpkg.release.build import Base
 

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.errors import BadRecord
-from modpkg.names import module_name, parse_version, read_requirement
-from modpkg.records import SPEC, IndexLine, canonical_json
+from modpkg.core.errors import BadRecord
+from modpkg.core.names import module_name, parse_version, read_requirement
+from modpkg.core.records import SPEC, IndexLine, canonical_json
 
 _DECODER = msgspec.json.Decoder(IndexLine)
 

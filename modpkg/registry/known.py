@@ -7,14 +7,14 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from modpkg.digests import parse_digest
-from modpkg.names import parse_version
-from modpkg.records import IndexLine, TensorEntry
+from modpkg.core.digests import parse_digest
+from modpkg.core.names import parse_version
+from modpkg.core.records import IndexLine, TensorEntry
+from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.release.places import Key, key_of
 from modpkg.release.tensors import TensorReader
-from modpkg.tree import BlobTree
 
 
 class KnownTensors:

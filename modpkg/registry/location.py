@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from modpkg.errors import NotWritable, SecretInAddress
-from modpkg.home import config_path, default_registry
+from modpkg.core.errors import NotWritable, SecretInAddress
+from modpkg.core.home import config_path, default_registry
 from modpkg.manifest import Manifest
 from modpkg.manifest.values import has_secret
 

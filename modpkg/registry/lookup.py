@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.digests import blob_path, parse_digest
-from modpkg.errors import ModpkgError
-from modpkg.files import make_folder, shared_mode
-from modpkg.records import IndexLine, ReleaseRecord, TensorEntry, canonical_json
-from modpkg.registry.locking import folder_lock
+from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.errors import ModpkgError
+from modpkg.core.files import make_folder, shared_mode
+from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry, canonical_json
 from modpkg.registry.reader import Registry
+from modpkg.registry.write_lock import folder_lock
 from modpkg.release.places import Key, chain_of, entries_by_key, key_of, labelled_entries
 from modpkg.release.verify import check_record
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from modpkg.digests import Digest
-from modpkg.errors import DigestMismatch, ModpkgError, RegistryUnreachable
-from modpkg.records import RegistryInfo, decode_record
+from modpkg.core.digests import Digest
+from modpkg.core.errors import DigestMismatch, ModpkgError, RegistryUnreachable
+from modpkg.core.records import RegistryInfo, decode_record
+from modpkg.core.tree import check_digest
 from modpkg.registry.source import NoRanges, NotThere, Source
-from modpkg.tree import check_digest
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from msgspec import UNSET
 
-from modpkg.errors import NoSuchRelease, OriginUnknown
+from modpkg.core.errors import NoSuchRelease, OriginUnknown
+from modpkg.core.records import BuiltFrom
 from modpkg.manifest import Manifest
-from modpkg.records import BuiltFrom
 from modpkg.registry.reader import Registry
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modpkg.digests import Digest, blob_path, parse_digest
-from modpkg.errors import (
+from modpkg.core.digests import Digest, blob_path, parse_digest
+from modpkg.core.errors import (
     BlobMissing,
     IndexLies,
     ModpkgError,
@@ -16,9 +16,9 @@ from modpkg.errors import (
     RegistryMissing,
     RegistryNewer,
 )
-from modpkg.files import write_atomically
-from modpkg.names import parse_version
-from modpkg.records import (
+from modpkg.core.files import write_atomically
+from modpkg.core.names import parse_version
+from modpkg.core.records import (
     SPEC,
     Expects,
     IndexLine,
@@ -27,11 +27,11 @@ from modpkg.records import (
     ReleaseRecord,
     decode_record,
 )
+from modpkg.core.tree import BlobTree, check_digest
+from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
 from modpkg.registry.mirrors import INFO, MirroredSource
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
-from modpkg.settings import Settings
-from modpkg.tree import BlobTree, check_digest
 
 _CLAIMS = (
     "name",

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from modpkg.digests import file_chunks
-from modpkg.errors import RegistryUnreachable, SecretInClear
-from modpkg.home import config_path
+from modpkg.core.digests import file_chunks
+from modpkg.core.errors import RegistryUnreachable, SecretInClear
+from modpkg.core.home import config_path
+from modpkg.manifest.config import Login
 from modpkg.registry.answers import refusal
-from modpkg.settings import Login
 
 ARRIVAL = 1 << 18
 """Bytes that are handed on as soon as they came; a slow line still shows that it moves."""

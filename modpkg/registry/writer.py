@@ -16,17 +16,17 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from modpkg.digests import Digest, parse_digest
-from modpkg.errors import AlreadyPublished, NotWritable, TensorsElsewhere
-from modpkg.files import make_folder, write_atomically
-from modpkg.names import parse_version
-from modpkg.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import AlreadyPublished, NotWritable, TensorsElsewhere
+from modpkg.core.files import make_folder, write_atomically
+from modpkg.core.names import parse_version
+from modpkg.core.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
+from modpkg.core.tree import BlobTree
 from modpkg.registry.index import format_index
-from modpkg.registry.locking import folder_lock
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
+from modpkg.registry.write_lock import folder_lock
 from modpkg.release.verify import verify_release
-from modpkg.tree import BlobTree
 
 
 class RegistryWriter:

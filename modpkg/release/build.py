@@ -8,15 +8,13 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, Struct
 
-import modpkg
-from modpkg.digests import Digest
-from modpkg.errors import BaseNeeded, NoWeights, PatchNotFinite
-from modpkg.files import remove_tree, temporary_sibling, write_atomically
-from modpkg.interface import ports_of, provides_of
-from modpkg.manifest import Manifest, normal_form
-from modpkg.manifest.schema import Dependency, ModuleTable
-from modpkg.names import parse_version, requirement_text
-from modpkg.records import (
+from modpkg.core.digests import Digest
+from modpkg.core.errors import BaseNeeded, NoWeights, PatchNotFinite
+from modpkg.core.files import remove_tree, temporary_sibling, write_atomically
+from modpkg.core.interface import ports_of, provides_of
+from modpkg.core.jsonfile import read_json
+from modpkg.core.names import parse_version, requirement_text
+from modpkg.core.records import (
     SPEC,
     BuiltFrom,
     FileEntry,
@@ -27,13 +25,15 @@ from modpkg.records import (
     ReleaseRecord,
     canonical_json,
 )
+from modpkg.core.tree import BlobTree
+from modpkg.core.version import __version__
+from modpkg.manifest import Manifest, normal_form
+from modpkg.manifest.schema import Dependency, ModuleTable
 from modpkg.release.content import collect
-from modpkg.release.data import read_json
 from modpkg.release.expects import expects_of
 from modpkg.release.finite import count_not_finite
 from modpkg.release.known import Known
 from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
-from modpkg.tree import BlobTree
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
 _ACTS_ON_BASE = ("adapter", "head", "expert", "patch")
@@ -137,7 +137,7 @@ def build(
             expects=expected,
             requires_modpkg=manifest.requires_modpkg or UNSET,
             provenance=Provenance(
-                built_with=f"modpkg {modpkg.__version__}",
+                built_with=f"modpkg {__version__}",
                 built_from=_built_from(manifest, base, origins),
             ),
         )

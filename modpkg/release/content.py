@@ -9,8 +9,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.errors import FileMissing, LinkInRelease, NotData
-from modpkg.files import safe_path
+from modpkg.core.errors import FileMissing, LinkInRelease, NotData
+from modpkg.core.files import safe_path
 from modpkg.manifest.schema import Manifest
 
 _CODE = {

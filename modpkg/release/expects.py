@@ -6,14 +6,22 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from modpkg.errors import AdapterRefused, FileMissing, UnboundTensor
-from modpkg.interface import WEIGHTS_PORT, weights_digest
+from modpkg.adapters import bind_adapter, bind_expert, bind_router
+from modpkg.adapters.changes import BoundPrompt, TypePair
+from modpkg.adapters.expert import ROUTER, experts_of
+from modpkg.core.errors import AdapterRefused, FileMissing, UnboundTensor
+from modpkg.core.interface import WEIGHTS_PORT, weights_digest
+from modpkg.core.jsonfile import read_json
+from modpkg.core.records import (
+    PATCH,
+    Expects,
+    Port,
+    Provides,
+    ReleaseRecord,
+    TensorEntry,
+    TouchedTensor,
+)
 from modpkg.manifest.schema import ModuleTable
-from modpkg.records import PATCH, Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
-from modpkg.release.binding import bind_adapter, bind_expert, bind_router
-from modpkg.release.binding.expert import ROUTER, experts_of
-from modpkg.release.binding.words import BoundPrompt, TypePair
-from modpkg.release.data import read_json
 from modpkg.release.patched import check_against, read_patch
 
 ADAPTER_CONFIG = "adapter_config.json"

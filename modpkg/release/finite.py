@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.packs import DTYPE_BYTES
+from modpkg.core.packs import DTYPE_BYTES
 
 _BLOCK = 1 << 20
 NOT_FINITE = {

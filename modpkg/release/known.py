@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from modpkg.records import TensorEntry
+from modpkg.core.records import TensorEntry
 from modpkg.release.places import MAX_CHAIN, Key, chain_of, key_of
 
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from modpkg.core.digests import digest_file, file_chunks
+from modpkg.core.errors import BadRecord, DuplicateTensor
+from modpkg.core.files import remove_tree, write_atomically
+from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
+from modpkg.core.records import Encoding, TensorEntry
+from modpkg.core.tree import BlobTree
 from modpkg.deltas import encode
-from modpkg.digests import digest_file, file_chunks
-from modpkg.errors import BadRecord, DuplicateTensor
-from modpkg.files import remove_tree, write_atomically
-from modpkg.packs import PackTensor, pack_chunks, pack_header, read_pack_header
-from modpkg.records import Encoding, TensorEntry
 from modpkg.release.content import Content
 from modpkg.release.known import Holdings, Known
 from modpkg.release.places import Key
 from modpkg.release.sequence import MODULES, folders_of
-from modpkg.tree import BlobTree
 
 
 class Part(Struct, frozen=True):

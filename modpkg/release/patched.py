@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from modpkg.errors import (
+from modpkg.core.errors import (
     AccountsDoNotBalance,
     BadPatch,
     BadRecord,
     PatchForAnotherBase,
     PatchMatchesNothing,
 )
-from modpkg.files import safe_path
-from modpkg.records import PATCH, PatchedTensor, PatchRecord, decode_record
+from modpkg.core.files import safe_path
+from modpkg.core.records import PATCH, PatchedTensor, PatchRecord, decode_record
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """dtypes whose values a patch can change one by one."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET, structs
 
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import ReleaseRecord, TensorEntry
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import ReleaseRecord, TensorEntry
 
 Key = tuple[str, str, tuple[int, ...]]
 """A tensor's digest, dtype and shape."""

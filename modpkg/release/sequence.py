@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.files import safe_path
+from modpkg.core.files import safe_path
 
 MODULES = "modules.json"
 TRANSFORMER = "Transformer"

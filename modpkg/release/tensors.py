@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from modpkg.core.digests import Digest, digest_bytes, parse_digest
+from modpkg.core.errors import DigestMismatch, PackError
+from modpkg.core.records import TensorEntry
 from modpkg.deltas import decode
-from modpkg.digests import Digest, digest_bytes, parse_digest
-from modpkg.errors import DigestMismatch, PackError
-from modpkg.records import TensorEntry
 from modpkg.release.places import Key, base_of, plain_length
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from modpkg.digests import Digest, digest_file, parse_digest
-from modpkg.errors import BadRecord, DigestMismatch, ModpkgError, PackError
-from modpkg.files import safe_path
-from modpkg.names import module_name, parse_requirement, parse_version
-from modpkg.packs import read_pack_header
-from modpkg.records import SPEC, ReleaseRecord, TensorEntry
+from modpkg.core.digests import Digest, digest_file, parse_digest
+from modpkg.core.errors import BadRecord, DigestMismatch, ModpkgError, PackError
+from modpkg.core.files import safe_path
+from modpkg.core.names import module_name, parse_requirement, parse_version
+from modpkg.core.packs import read_pack_header
+from modpkg.core.records import SPEC, ReleaseRecord, TensorEntry
 from modpkg.release.content import check_data, code_by_name
 from modpkg.release.places import entries_by_key, labelled_entries, place_problem
 from modpkg.release.tensors import TensorReader

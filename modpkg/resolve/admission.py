@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-from modpkg.errors import BadCutoff
+from modpkg.core.errors import BadCutoff
+from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
-from modpkg.names import requirement_text
 from modpkg.resolve.policy import Bound, Policy
 
 if TYPE_CHECKING:

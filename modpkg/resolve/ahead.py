@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from modpkg.errors import ModpkgError
-from modpkg.names import read_requirement
+from modpkg.core.errors import ModpkgError
+from modpkg.core.names import read_requirement
 from modpkg.resolve.catalog import Catalog
 
 AT_ONCE = 32

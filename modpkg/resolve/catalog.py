@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 
 from packaging.version import Version
 
-from modpkg.errors import UnknownModule
-from modpkg.interface import unfit_reason
-from modpkg.names import (
+from modpkg.core.errors import UnknownModule
+from modpkg.core.interface import unfit_reason
+from modpkg.core.names import (
     ModuleName,
     ReadRequirement,
     module_name,
     parse_version,
     read_requirement,
 )
-from modpkg.records import IndexLine
+from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.resolve.policy import Bound
 

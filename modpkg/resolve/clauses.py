@@ -27,7 +27,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from modpkg.names import ModuleName
+from modpkg.core.names import ModuleName
 from modpkg.resolve.order import Runs, runs_of, within
 from modpkg.resolve.provider import Identifier, Need
 from modpkg.resolve.space import Space, identifier

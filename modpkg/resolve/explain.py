@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modpkg.names import requirement_text
+from modpkg.core.names import requirement_text
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.core import Cause

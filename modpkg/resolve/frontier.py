@@ -9,7 +9,7 @@ from typing import Any
 from resolvelib.resolvers import Criterion, RequirementInformation, ResolverException, Result
 from resolvelib.structs import DirectedGraph
 
-from modpkg.names import ModuleName
+from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.order import Runs, both, within
 from modpkg.resolve.provider import Candidate, Identifier, Need

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modpkg.names import ModuleName
+from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.provider import Candidate, Need, dependencies

@@ -9,7 +9,7 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-import modpkg
+from modpkg.core.version import __version__
 from modpkg.manifest.schema import Strategy
 
 
@@ -32,7 +32,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     """Releases published after it may not be chosen."""
     cutoffs: Mapping[str, datetime | None] = {}
     """Names with a cut-off of their own; None where a name has none."""
-    engine: Version = Version(modpkg.__version__)
+    engine: Version = Version(__version__)
     """The modpkg that is to install what is chosen."""
 
     def cutoff_of(self, name: str) -> datetime | None:

@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from resolvelib import AbstractProvider
 
-from modpkg.names import ModuleName
+from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.catalog import Catalog, Release

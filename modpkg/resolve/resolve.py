@@ -13,8 +13,8 @@ from packaging.version import Version
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
-from modpkg.errors import ResolutionImpossible
-from modpkg.names import ModuleName
+from modpkg.core.errors import ResolutionImpossible
+from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.budget import CORE, HELPS, Budget

@@ -9,7 +9,7 @@ from typing import Any
 from resolvelib import AbstractResolver
 from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 
-from modpkg.names import ModuleName
+from modpkg.core.names import ModuleName
 from modpkg.resolve.budget import CORE, Budget
 from modpkg.resolve.clauses import Clauses
 from modpkg.resolve.core import minimal_core

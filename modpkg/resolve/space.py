@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from modpkg.names import ModuleName
+from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.order import Bounds, Order, Runs, both, runs_of
 from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need

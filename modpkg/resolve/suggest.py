@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from resolvelib.resolvers import ResolutionImpossible as Impossible
 
-from modpkg.errors import ModpkgError
-from modpkg.names import ModuleName, specifier_text
+from modpkg.core.errors import ModpkgError
+from modpkg.core.names import ModuleName, specifier_text
 from modpkg.resolve.budget import Spent
 from modpkg.resolve.core import Cause
 from modpkg.resolve.policy import Bound, Policy

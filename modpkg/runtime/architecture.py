@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from modpkg.errors import ArchitectureUnknown, ExtraNeeded, RemoteCode, WeightsDoNotFit
-from modpkg.release.data import read_json
+from modpkg.core.errors import ArchitectureUnknown, ExtraNeeded, RemoteCode, WeightsDoNotFit
+from modpkg.core.jsonfile import read_json
 
 _CONFIGS = (
     "config.json",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from modpkg.errors import WeightsDoNotFit
+from modpkg.core.errors import WeightsDoNotFit
 
 _ACTIVATIONS = (
     *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),

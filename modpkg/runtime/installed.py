@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from modpkg.core.errors import NoEnvironment, NotInstalled, NotRunnable
+from modpkg.core.names import module_name
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
-from modpkg.errors import NoEnvironment, NotInstalled, NotRunnable
-from modpkg.names import module_name
 
 _REMEDIES = {
     "adapter": "compose it with its base in a module of kind 'model', or under [models.NAME]",

@@ -11,9 +11,9 @@ import torch
 
 from modpkg.compose.composition import Made, Term
 from modpkg.compose.mapping import map_tensors
-from modpkg.compose.torches import tensor_in_memory
-from modpkg.errors import AdapterChoice, LiveRefused
-from modpkg.installed import TensorRef
+from modpkg.compose.torch_arrays import tensor_in_memory
+from modpkg.core.errors import AdapterChoice, LiveRefused
+from modpkg.core.installed import TensorRef
 from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import Changes, Parts, combined, find_parts
 from modpkg.runtime.sentence import apart

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from modpkg.compose.mapping import map_tensors
-from modpkg.errors import WeightsDoNotFit
-from modpkg.installed import read_model
+from modpkg.core.errors import WeightsDoNotFit
+from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence import apart
 from modpkg.runtime.virtual import attach

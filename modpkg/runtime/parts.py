@@ -12,13 +12,13 @@ from msgspec import Struct, structs
 from modpkg.compose.composition import Composition, Term, type_and_digest
 from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import plan
+from modpkg.core.errors import BlobMissing, EnvironmentDamaged, LiveRefused
+from modpkg.core.home import store_folder
+from modpkg.core.installed import InstalledModule, TensorRef, read_model
+from modpkg.core.records import canonical_json
 from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.project import find_project
-from modpkg.errors import BlobMissing, EnvironmentDamaged, LiveRefused
-from modpkg.home import store_folder
-from modpkg.installed import InstalledModule, TensorRef, read_model
 from modpkg.manifest.schema import Compose
-from modpkg.records import canonical_json
 from modpkg.runtime.installed import find_model
 from modpkg.store.store import Store
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from modpkg.compose.mapping import map_tensors
-from modpkg.errors import WeightsDoNotFit
-from modpkg.installed import InstalledModel
-from modpkg.release.data import read_json
+from modpkg.core.errors import WeightsDoNotFit
+from modpkg.core.installed import InstalledModel
+from modpkg.core.jsonfile import read_json
 from modpkg.runtime.dense import project
 from modpkg.runtime.sentence import apart, modules_of
 

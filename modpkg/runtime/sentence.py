@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from modpkg.errors import WeightsDoNotFit
+from modpkg.core.errors import WeightsDoNotFit
 from modpkg.release.sequence import MODULES, TRANSFORMER, sequence_of
 
 EMBEDS = "feature-extraction"

@@ -18,7 +18,7 @@ from msgspec import Struct
 from torch.nn import functional
 
 from modpkg.compose.composition import Term
-from modpkg.errors import AdapterChoice
+from modpkg.core.errors import AdapterChoice
 
 _EXPERTS = re.compile(r"(?:^|\.)experts?\.")
 _NORM = re.compile(r"Norm(?:Gated)?$")

@@ -10,8 +10,8 @@ import torch
 from msgspec import Struct
 
 from modpkg.compose.tokenizer import open_tokenizer
-from modpkg.errors import TaskUnknown, WeightsDoNotFit
-from modpkg.installed import read_model
+from modpkg.core.errors import TaskUnknown, WeightsDoNotFit
+from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.load import load_model

@@ -15,8 +15,8 @@ from weakref import WeakSet
 
 import torch
 
-from modpkg.errors import PromptRefused
-from modpkg.installed import Prompt
+from modpkg.core.errors import PromptRefused
+from modpkg.core.installed import Prompt
 
 VIRTUAL = "virtual_tokens"
 """Attribute of a model: how many it reads before its text."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.digests import Digest
+from modpkg.core.digests import Digest
 from modpkg.store.store import Store
 
 COMPOSED = "composed"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.digests import Digest, parse_digest
-from modpkg.errors import ModpkgError
-from modpkg.files import remove_tree
-from modpkg.records import ReleaseRecord
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import ModpkgError
+from modpkg.core.files import remove_tree
+from modpkg.core.records import ReleaseRecord
 from modpkg.store.contents import COMPOSED, TESTED, Contents, contents_of
 from modpkg.store.needs import Needs, needs_of
 from modpkg.store.store import Store

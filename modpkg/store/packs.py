@@ -14,9 +14,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.errors import PackError
-from modpkg.files import sync_folder
-from modpkg.packs import PackTensor, pack_header, parse_pack_header, read_header
+from modpkg.core.errors import PackError
+from modpkg.core.files import sync_folder
+from modpkg.core.packs import PackTensor, pack_header, parse_pack_header, read_header
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 

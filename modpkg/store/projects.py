@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.digests import digest_bytes
-from modpkg.files import write_atomically
-from modpkg.records import canonical_json
+from modpkg.core.digests import digest_bytes
+from modpkg.core.files import write_atomically
+from modpkg.core.records import canonical_json
 
 
 class KnownProject(Struct, frozen=True, kw_only=True):

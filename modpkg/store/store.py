@@ -10,17 +10,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.digests import Digest, parse_digest
-from modpkg.errors import BlobMissing, PackError
-from modpkg.files import write_atomically
-from modpkg.installed import InstalledModule, TensorRef
-from modpkg.packs import DTYPE_BYTES, PackTensor
-from modpkg.records import ReleaseRecord, decode_record
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import BlobMissing, PackError
+from modpkg.core.files import write_atomically
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.packs import DTYPE_BYTES, PackTensor
+from modpkg.core.records import ReleaseRecord, decode_record
+from modpkg.core.tree import BlobTree
 from modpkg.store.packs import PackFolder, PackLayout
 from modpkg.store.projects import Projects
+from modpkg.store.shared_lock import held
 from modpkg.store.tensors import TensorIndex
-from modpkg.store.turns import held
-from modpkg.tree import BlobTree
 
 
 class Place(Struct, frozen=True):

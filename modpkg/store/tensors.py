@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modpkg.errors import PackError
-from modpkg.files import disk_errors
+from modpkg.core.errors import PackError
+from modpkg.core.files import disk_errors
 from modpkg.store.packs import PackFolder
-from modpkg.store.turns import held
+from modpkg.store.shared_lock import held
 
 if TYPE_CHECKING:  # slow to import, and not needed when there is nothing to do
     import sqlite3

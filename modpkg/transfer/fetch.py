@@ -19,10 +19,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from modpkg.errors import BadEncoding, DigestMismatch, DiskFull, ModpkgError
-from modpkg.files import human_bytes
-from modpkg.lock import LockedModule
+from modpkg.core.errors import BadEncoding, DigestMismatch, DiskFull, ModpkgError
+from modpkg.core.files import human_bytes
 from modpkg.release.verify import check_files
+from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
 from modpkg.transfer.pieces import Cancelled, Progress, RemotePack, Sink
 from modpkg.transfer.plan import FileFetch, TensorFetch, TransferPlan

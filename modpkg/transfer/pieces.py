@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from modpkg.digests import blob_path, parse_digest
-from modpkg.errors import BlobMissing, PackError, RegistryUnreachable
+from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.errors import BlobMissing, PackError, RegistryUnreachable
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import NoRanges
 from modpkg.transfer.plan import TensorFetch

@@ -8,14 +8,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.digests import Digest, parse_digest
-from modpkg.errors import BadRecord, ModpkgError
-from modpkg.lock import LockedModule
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import ReleaseRecord, TensorEntry, canonical_json, decode_record
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import BadRecord, ModpkgError
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json, decode_record
 from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries, plain_length
 from modpkg.release.verify import check_record
+from modpkg.resolve.lock import LockedModule
 from modpkg.store.packs import PackLayout, lay_out
 from modpkg.store.store import Place, Store, alignments
 from modpkg.transfer.ranges import Span, length, subtract

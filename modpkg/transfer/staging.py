@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from modpkg.digests import digest_file
-from modpkg.files import copy_range, disk_errors, reserve
-from modpkg.store.turns import held
+from modpkg.core.digests import digest_file
+from modpkg.core.files import copy_range, disk_errors, reserve
+from modpkg.store.shared_lock import held
 from modpkg.transfer.ranges import Span, merge, subtract
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from modpkg.community.applied import apply
-from modpkg.community.patch import Patch, create, write_patch
-from modpkg.community.sides import Side, find_side
+from modpkg.community.modules.reference import Side, find_side
+from modpkg.community.patch.apply import apply
+from modpkg.community.patch.create import Patch, create, write_patch
 from modpkg.compose.mapping import map_tensors
-from modpkg.installed import InstalledModule
-from modpkg.progress import Progress
+from modpkg.core.installed import InstalledModule
+from modpkg.core.progress import Progress
 from modpkg.store.store import Store
 from tests.compose.helpers import base as base_module
 

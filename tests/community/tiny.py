@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from modpkg.records import IndexLine
+from modpkg.core.records import IndexLine
 from tests.modules import write_module
 from tests.runtime.helpers import WORDS, bert, tokenizer
 from tests.tiny import publish

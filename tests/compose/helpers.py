@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from modpkg.compose.composition import Composition
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.plan import plan
-from modpkg.digests import digest_bytes, digest_file
-from modpkg.installed import InstalledModule, TensorRef
+from modpkg.core.digests import digest_bytes, digest_file
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.names import ModuleName
+from modpkg.core.packs import read_pack_header
+from modpkg.core.records import Kind, Provenance, ReleaseRecord
 from modpkg.manifest.schema import Compose, DTypeName, Step
-from modpkg.names import ModuleName
-from modpkg.packs import read_pack_header
-from modpkg.records import Kind, Provenance, ReleaseRecord
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 PREFIX = "base_model.model."

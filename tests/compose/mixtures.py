@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
-from modpkg.installed import InstalledModule
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
+from modpkg.core.records import Kind
 from modpkg.manifest.schema import Compose, DTypeName, Setting, Step
-from modpkg.names import ModuleName
-from modpkg.records import Kind
 from tests.compose.helpers import module, of_folder, values
 from tests.runtime.helpers import tokenizer
 

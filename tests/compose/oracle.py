@@ -12,11 +12,11 @@ import peft
 import torch
 from safetensors.torch import save_file
 
+from modpkg.adapters import METHODS
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
-from modpkg.names import ModuleName
-from modpkg.release.binding import METHODS
 from tests.compose.helpers import of_folder, planned, values
 
 TOLERANCE = 1e-5

@@ -8,7 +8,7 @@ import pytest
 
 from modpkg.compose.clusters import open_executor
 from modpkg.compose.executor import compose
-from modpkg.errors import ExecutorProblem, NotFinite
+from modpkg.core.errors import ExecutorProblem, NotFinite
 from tests.compose.helpers import adapter, base, planned
 from tests.compose.test_executor import Q, example
 

@@ -21,7 +21,7 @@ import modpkg.compose.executor as executor_module
 import modpkg.compose.rows as rows_module
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.executor import WEIGHTS, compose
-from modpkg.errors import NotFinite, PackError, StoreDamaged
+from modpkg.core.errors import NotFinite, PackError, StoreDamaged
 from tests.compose.helpers import adapter, base, planned, raw, values
 
 Q, K = "model.layers.0.q", "model.layers.0.k"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modpkg.compose.executor import compose
 from modpkg.compose.memory import peak_bytes
-from modpkg.errors import (
+from modpkg.core.errors import (
     BadRecord,
     ComposeError,
     ExpertIncomplete,
@@ -22,8 +22,8 @@ from modpkg.errors import (
     ShapeMismatch,
     UnboundTensor,
 )
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
-from modpkg.names import ModuleName
 from tests.compose.helpers import adapter, module, raw, values
 from tests.compose.mixtures import (
     UNIFORM,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modpkg.compose.executor import compose
-from modpkg.installed import InstalledModule
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import DTypeName, Step
-from modpkg.names import ModuleName
 from tests.compose.helpers import adapter, base, planned, raw, values
 from tests.compose.test_rounding import exact
 

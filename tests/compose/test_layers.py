@@ -12,9 +12,9 @@ from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.layers import positions
 from modpkg.compose.plan import plan
-from modpkg.errors import ComposeError
+from modpkg.core.errors import ComposeError
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Layers
-from modpkg.names import ModuleName
 from tests.compose.helpers import module, values
 
 

@@ -12,8 +12,8 @@ import pytest
 from modpkg.compose.composition import Composition
 from modpkg.compose.memory import peak_bytes
 from modpkg.compose.plan import plan
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
-from modpkg.names import ModuleName
 from tests.compose.helpers import adapter, base, module
 
 ROWS, COLUMNS, RANK = 3072, 1024, 8

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from modpkg.compose import rounding
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
-from modpkg.errors import ImportRefused
+from modpkg.core.errors import ImportRefused
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest import read_manifest
 from tests.compose.helpers import module, values

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from modpkg.errors import ImportRefused
+from modpkg.core.errors import ImportRefused
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest import read_manifest
 from tests.compose.helpers import of_folder

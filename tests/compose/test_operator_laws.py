@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from modpkg.compose import rows
 from modpkg.compose.executor import compose
-from modpkg.errors import ComposeError, ModpkgError, NotFinite, ShapeMismatch, UnboundTensor
-from modpkg.installed import InstalledModule
+from modpkg.core.errors import ComposeError, ModpkgError, NotFinite, ShapeMismatch, UnboundTensor
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
-from modpkg.names import ModuleName
 from tests.compose.helpers import PREFIX, base, module, planned, raw, values
 
 ROWS, COLUMNS = 8, 6

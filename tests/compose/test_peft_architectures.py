@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from modpkg.compose.executor import compose
-from modpkg.errors import AdapterUnsupported, ModpkgError
+from modpkg.core.errors import AdapterUnsupported, ModpkgError
 from tests.compose.helpers import values
 from tests.compose.oracle import applied, close, save_adapter, shake
 

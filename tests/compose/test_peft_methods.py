@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from modpkg.errors import AdapterUnsupported, ModpkgError
+from modpkg.core.errors import AdapterUnsupported, ModpkgError
 from tests.compose.oracle import agrees_on_modules, applied, save_adapter, shake
 
 pytestmark = pytest.mark.filterwarnings("ignore")

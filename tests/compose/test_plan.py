@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modpkg.errors import ComposeError, UnknownOperator
+from modpkg.core.errors import ComposeError, UnknownOperator
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
-from modpkg.names import ModuleName
 from tests.compose.helpers import adapter, base, module, planned
 
 Q = "model.layers.0.q"

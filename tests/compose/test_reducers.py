@@ -22,10 +22,10 @@ from modpkg.compose.plan import plan
 from modpkg.compose.reducers import REDUCERS, Change, Reducer, Rough, selection
 from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.stream import uniform
-from modpkg.errors import ComposeError, ShapeMismatch, UnknownMethod
-from modpkg.installed import InstalledModule
+from modpkg.core.errors import ComposeError, ShapeMismatch, UnknownMethod
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Filtered, Step
-from modpkg.names import ModuleName
 from tests.compose.helpers import base, module, raw, values
 
 SHAPES = {"model.layers.0.w": (13, 37), "model.layers.1.w": (5, 9), "norm": (11,)}

@@ -12,14 +12,14 @@ import pytest
 import torch
 import transformers
 
+from modpkg.adapters import bind_adapter
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.plan import plan
-from modpkg.errors import AdapterUnsupported
+from modpkg.core.errors import AdapterUnsupported
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Layers, Step
-from modpkg.names import ModuleName
-from modpkg.release.binding import bind_adapter
 from modpkg.runtime.live import LiveModel
 from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import parts_of

@@ -12,8 +12,8 @@ import transformers
 
 from modpkg.compose.executor import compose
 from modpkg.compose.memory import peak_bytes
-from modpkg.errors import ComposeError, MixtureRefused, RemoteCode, StoreDamaged
-from modpkg.installed import InstalledModule
+from modpkg.core.errors import ComposeError, MixtureRefused, RemoteCode, StoreDamaged
+from modpkg.core.installed import InstalledModule
 from tests.compose.helpers import of_folder, values
 from tests.compose.mixtures import dense, expert, mixed
 from tests.runtime.helpers import tokenizer

@@ -10,14 +10,14 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 
+from modpkg.core.errors import BadEncoding
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import METHODS
 from modpkg.deltas import decode, encode
 from modpkg.deltas.frame import MAX_WINDOW, write_frame
 from modpkg.deltas.planes import BLOCK, split_planes
 from modpkg.deltas.sparse import BLOCK as SPARSE_BLOCK
 from modpkg.deltas.sparse import count_changes, split_changes
-from modpkg.errors import BadEncoding
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import METHODS
 
 EDGES = [0, 1, 2, 3, 7, 255]
 EDGES += [edge + step for edge in (SPARSE_BLOCK, BLOCK, 2 * BLOCK) for step in (-1, 0, 1)]

@@ -15,7 +15,7 @@ from msgspec import Struct
 from modpkg.environment.generations import Environment
 from modpkg.runtime.load import load_model
 from modpkg.store.contents import contents_of
-from modpkg.store.damage import find_damage
+from modpkg.store.corruption import find_damage
 from modpkg.store.store import Store
 from registry_spec.check import check
 from tests import tiny

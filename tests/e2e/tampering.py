@@ -17,8 +17,8 @@ import numpy as np
 from msgspec import Struct
 
 from modpkg.cli import main
+from modpkg.core.records import IndexLine
 from modpkg.environment.generations import Environment
-from modpkg.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.runtime.load import load_model

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from modpkg.store.contents import contents_of
-from modpkg.store.damage import find_damage
+from modpkg.store.corruption import find_damage
 from modpkg.store.store import Store
 from tests import tiny
 from tests.command import modpkg, modpkg_json

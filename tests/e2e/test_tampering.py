@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modpkg.digests import parse_digest
-from modpkg.records import METHODS, ReleaseRecord
+from modpkg.core.digests import parse_digest
+from modpkg.core.records import METHODS, ReleaseRecord
+from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries, sources_of
-from modpkg.tree import BlobTree
 from tests.e2e.tampering import WANTED, World, command, flip, spread
 
 INSTALL = ("install", WANTED)

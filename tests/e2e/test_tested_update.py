@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modpkg.lock import read_lock
+from modpkg.resolve.lock import read_lock
 from tests.command import modpkg, modpkg_json, refused
 from tests.community.tiny import labelled, publish, table, write_encoder, write_head
 from tests.planted import (

@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from modpkg.digests import digest_file
-from modpkg.environment.generations import Environment
-from modpkg.environment.install import apply_install, roll_back
-from modpkg.environment.plan import Request, plan_install
-from modpkg.environment.project import Project, find_project
-from modpkg.errors import (
+from modpkg.core.digests import digest_file
+from modpkg.core.errors import (
     AdapterUnsupported,
     DigestMismatch,
     DiskFull,
@@ -26,9 +22,13 @@ from modpkg.errors import (
     RegistryChanged,
     ResolutionImpossible,
 )
-from modpkg.lock import read_lock
-from modpkg.names import parse_requirement
-from modpkg.progress import Progress
+from modpkg.core.names import parse_requirement
+from modpkg.core.progress import Progress
+from modpkg.environment.generations import Environment
+from modpkg.environment.install import apply_install, roll_back
+from modpkg.environment.plan import Request, plan_install
+from modpkg.environment.project import Project, find_project
+from modpkg.resolve.lock import read_lock
 from modpkg.store.store import Store
 from tests import tiny
 from tests.command import modpkg

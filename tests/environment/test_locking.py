@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock, stale_reason
 from modpkg.environment.registries import Registries
-from modpkg.lock import Lock
 from modpkg.manifest import parse_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.tree import BlobTree
+from modpkg.resolve.lock import Lock
 from tests.modules import publish_collection
 
 DAY = timedelta(days=1)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import modpkg as package
-from modpkg.errors import NotExportable
+from modpkg.core.errors import NotExportable
 from modpkg.interop.peft import export_peft
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused

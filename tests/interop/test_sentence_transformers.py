@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import modpkg as package
-from modpkg.errors import WeightsDoNotFit
+from modpkg.core.errors import WeightsDoNotFit
 from modpkg.runtime.dense import ACTIVATIONS, project
 from modpkg.runtime.pooling import embed
 from tests.command import modpkg, refused

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modpkg
-from modpkg.errors import ManifestError
+from modpkg.core.errors import ManifestError
 from modpkg.manifest import parse_manifest, read_manifest
 
 from .strategies import manifests, steady, toml, toml_values

@@ -11,7 +11,7 @@ import tomlkit
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from modpkg.errors import BadName, ManifestError, NotARequirementHere
+from modpkg.core.errors import BadName, ManifestError, NotARequirementHere
 from modpkg.manifest import parse_manifest, remove_dependency, set_dependency
 from modpkg.manifest.edit import toml_value, with_absolute_registries
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from modpkg.errors import ManifestError
+from modpkg.core.errors import ManifestError
+from modpkg.core.records import canonical_json
 from modpkg.manifest import (
     Dependency,
     LicensePolicy,
@@ -21,7 +22,6 @@ from modpkg.manifest import (
     normal_form,
     parse_manifest,
 )
-from modpkg.records import canonical_json
 
 from .strategies import manifests, steady, toml
 from .test_read import HERE, NEWSROOM, SUMMARIZER

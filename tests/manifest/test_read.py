@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from modpkg.errors import ManifestError, ManifestMissing
+from modpkg.core.errors import ManifestError, ManifestMissing
 from modpkg.manifest import Step, find_manifest, parse_manifest, read_manifest
 
 HERE = Path("modpkg.toml")

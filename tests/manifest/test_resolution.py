@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.errors import BadCutoff
+from modpkg.core.errors import BadCutoff
+from modpkg.core.names import specifier_text
 from modpkg.manifest import normal_form, parse_manifest
 from modpkg.manifest.cutoff import parse_cutoff
-from modpkg.names import specifier_text
 
 NOW = datetime(2026, 3, 31, 12, 30, 15, 999, tzinfo=timezone.utc)
 TEXT = """\

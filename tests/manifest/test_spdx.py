@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.errors import BadLicense
+from modpkg.core.errors import BadLicense
 from modpkg.manifest.spdx import (
     Both,
     Either,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.errors import BadName
+from modpkg.core.errors import BadName
+from modpkg.core.records import KINDS
 from modpkg.manifest import new_manifest, parse_manifest, set_dependency
-from modpkg.records import KINDS
 
 
 @pytest.mark.parametrize("kind", ["app", *KINDS])

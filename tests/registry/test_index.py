@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.records import IndexLine, canonical_json
+from modpkg.core.records import IndexLine, canonical_json
 from modpkg.registry.index import parse_index
 
 

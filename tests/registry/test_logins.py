@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.errors import RegistryRefuses, RegistryUnreachable, SecretInAddress, SecretInClear
+from modpkg.core.errors import RegistryRefuses, RegistryUnreachable, SecretInAddress, SecretInClear
+from modpkg.manifest.config import parse_settings
 from modpkg.registry.location import default_address
 from modpkg.registry.source import Source, open_source
-from modpkg.settings import parse_settings
 from tests.registry.servers import Proxy, Server, make_certificate, redirecting, serve
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.digests import parse_digest
-from modpkg.errors import DigestMismatch, TensorsElsewhere
-from modpkg.files import remove_tree
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import DigestMismatch, TensorsElsewhere
+from modpkg.core.files import remove_tree
+from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import PLACE, TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.places import key_of
-from modpkg.tree import BlobTree
 from registry_spec.check import check
 from tests.changing import (
     a_little,

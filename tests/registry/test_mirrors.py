@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.digests import Digest, blob_path
-from modpkg.errors import (
-    BlobMissing,
-    DigestMismatch,
-    RegistryMissing,
-    RegistryUnreachable,
-)
+from modpkg.core.digests import Digest, blob_path
+from modpkg.core.errors import BlobMissing, DigestMismatch, RegistryMissing, RegistryUnreachable
+from modpkg.core.tree import BlobTree
+from modpkg.manifest.config import parse_settings
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import NoRanges, ObjectSource
-from modpkg.settings import parse_settings
-from modpkg.tree import BlobTree
 from tests.modules import publish, write_module
 from tests.registry.servers import Handler, Server, failing, serve
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.errors import (
+from modpkg.core.errors import (
     AlreadyPublished,
     BadRecord,
     BlobMissing,
@@ -25,9 +25,9 @@ from modpkg.errors import (
     RegistryNewer,
     RegistryUnreachable,
 )
+from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.tree import BlobTree
 from tests.modules import publish, publish_collection, write_module
 
 

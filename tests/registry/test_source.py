@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.errors import RegistryUnreachable
+from modpkg.core.errors import RegistryUnreachable
 from modpkg.registry.source import (
     FolderSource,
     NoRanges,

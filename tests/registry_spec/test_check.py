@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from modpkg.digests import parse_digest
-from modpkg.records import canonical_json
+from modpkg.core.digests import parse_digest
+from modpkg.core.records import canonical_json
+from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
-from modpkg.tree import BlobTree
 from registry_spec import VECTORS
 from registry_spec.__main__ import main
 from registry_spec.check import check

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from modpkg.errors import ModpkgError
-from modpkg.lock import read_lock
-from modpkg.names import module_name, parse_requirement, parse_version, requirement_text
+from modpkg.core.errors import ModpkgError
+from modpkg.core.names import module_name, parse_requirement, parse_version, requirement_text
 from modpkg.registry.reader import Registry
 from modpkg.release.places import chain_of, entries_by_key
+from modpkg.resolve.lock import read_lock
 from registry_spec import VECTORS
 from registry_spec.judge import JUDGES, compose, decoded, fit
 from registry_spec.vectors import YANKED, write_vectors

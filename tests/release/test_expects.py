@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from modpkg.digests import parse_digest
-from modpkg.errors import AdapterRefused, AdapterUnsupported, ModpkgError
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import AdapterRefused, AdapterUnsupported, ModpkgError
+from modpkg.core.records import Expects
+from modpkg.core.tree import BlobTree
 from modpkg.interop.peft import import_peft
 from modpkg.manifest import read_manifest
-from modpkg.records import Expects
 from modpkg.registry.base import find_base
 from modpkg.registry.reader import Registry
 from modpkg.release.build import build
-from modpkg.tree import BlobTree
 from tests.conftest import safetensors_bytes
 from tests.modules import write_module
 from tests.tiny import HIDDEN, VOCAB, floats, publish, write_base

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from modpkg.core.digests import digest_bytes, parse_digest
+from modpkg.core.errors import BadEncoding, DigestMismatch
+from modpkg.core.packs import read_pack_header
+from modpkg.core.records import IndexLine
+from modpkg.core.tree import BlobTree
 from modpkg.deltas.choose import encode
-from modpkg.digests import digest_bytes, parse_digest
-from modpkg.errors import BadEncoding, DigestMismatch
-from modpkg.packs import read_pack_header
-from modpkg.records import IndexLine
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.places import MAX_CHAIN, chain_of, entries_by_key, sources_of
 from modpkg.release.tensors import TensorReader
 from modpkg.release.verify import check_encoded, verify_release
-from modpkg.tree import BlobTree
 from registry_spec.check import check
 from tests.changing import (
     Numbers,

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from modpkg.errors import BadRecord, DigestMismatch, PackError
+from modpkg.core.errors import BadRecord, DigestMismatch, PackError
+from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.tree import BlobTree
 from modpkg.manifest import read_manifest
-from modpkg.records import ReleaseRecord, canonical_json
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build
 from modpkg.release.verify import check_record, verify_release
-from modpkg.tree import BlobTree
 from tests.conftest import safetensors_bytes
 from tests.modules import write_module
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modpkg.names import module_name, parse_requirement
-from modpkg.records import Expects, IndexLine, Provides, TensorType, TouchedTensor
+from modpkg.core.names import module_name, parse_requirement
+from modpkg.core.records import Expects, IndexLine, Provides, TensorType, TouchedTensor
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.provider import Need, root_needs
 

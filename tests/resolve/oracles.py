@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from packaging.version import Version
 from pysat.solvers import Minisat22
 
-from modpkg.interface import unfit_reason
+from modpkg.core.interface import unfit_reason
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.provider import Candidate, Need, dependencies

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from modpkg.names import parse_requirement
+from modpkg.core.names import parse_requirement
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.provider import root_needs

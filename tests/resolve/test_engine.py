@@ -94,7 +94,7 @@ def test_a_ring_of_500_names(step: object) -> None:
 def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
     code = (
         "import random\n"
-        "from modpkg.errors import ResolutionImpossible\n"
+        "from modpkg.core.errors import ResolutionImpossible\n"
         "from modpkg.resolve.resolve import resolve\n"
         "from tests.resolve.agree import searched\n"
         "from tests.resolve.graphs import random_graph\n"

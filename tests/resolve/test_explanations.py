@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
-from modpkg.errors import ResolutionImpossible
-from modpkg.names import parse_requirement, requirement_text
+from modpkg.core.errors import ResolutionImpossible
+from modpkg.core.names import parse_requirement, requirement_text
 from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import root_needs
 from modpkg.resolve.resolve import resolve

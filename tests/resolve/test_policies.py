@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from modpkg.errors import BadRecord, ResolutionImpossible, UnknownModule
+from modpkg.core.errors import BadRecord, ResolutionImpossible, UnknownModule
 from tests.resolve.universe import Universe, bound
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.errors import ResolutionImpossible, UnknownModule
-from modpkg.names import parse_requirement
-from modpkg.records import Expects, Provides, TensorType, TouchedTensor
+from modpkg.core.errors import ResolutionImpossible, UnknownModule
+from modpkg.core.names import parse_requirement
+from modpkg.core.records import Expects, Provides, TensorType, TouchedTensor
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.provider import root_needs

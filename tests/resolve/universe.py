@@ -6,15 +6,15 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from modpkg.names import parse_requirement
-from modpkg.records import Expects, Provides, canonical_json
+from modpkg.core.names import parse_requirement
+from modpkg.core.records import Expects, Provides, canonical_json
+from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.policy import Bound, Policy
 from modpkg.resolve.provider import root_needs
 from modpkg.resolve.resolve import Resolution, resolve
-from modpkg.tree import BlobTree
 
 
 def bound(text: str, where: str = "modpkg.toml:9") -> Bound:

@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from modpkg.installed import InstalledModel, TensorRef
-from modpkg.packs import read_pack_header
-from modpkg.sealed import seal
+from modpkg.core.installed import InstalledModel, TensorRef
+from modpkg.core.packs import read_pack_header
+from modpkg.core.sealed import seal
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 WORDS = [*SPECIAL, "the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "slept"]

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import modpkg
+from modpkg.adapters import METHODS
 from modpkg.compose.executor import compose
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.plan import plan
-from modpkg.errors import AdapterChoice, LiveRefused
-from modpkg.installed import InstalledModule
+from modpkg.core.errors import AdapterChoice, LiveRefused
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
-from modpkg.names import ModuleName
-from modpkg.release.binding import METHODS
 from modpkg.runtime.live import BASE, LiveModel
 from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import parts_of

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from modpkg.errors import (
+from modpkg.core.errors import (
     ArchitectureUnknown,
     EnvironmentDamaged,
     ModpkgError,

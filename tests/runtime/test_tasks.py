@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.errors import TaskUnknown, WeightsDoNotFit
+from modpkg.core.errors import TaskUnknown, WeightsDoNotFit
 from modpkg.runtime.prompt import fill, token_ids
 from modpkg.runtime.tasks import run_task
 from tests.runtime.helpers import WORDS, bert, install, llama, tokenizer

@@ -19,7 +19,7 @@ import modpkg
 from modpkg.compose.executor import compose
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.plan import plan
-from modpkg.errors import (
+from modpkg.core.errors import (
     AdapterUnsupported,
     ComposeError,
     LiveRefused,
@@ -28,8 +28,8 @@ from modpkg.errors import (
     PromptRefused,
     ShapeMismatch,
 )
+from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
-from modpkg.names import ModuleName
 from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import parts_of
 from modpkg.runtime.virtual import attach

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.digests import Digest, digest_bytes
-from modpkg.records import FileEntry, Provenance, ReleaseRecord, TensorEntry
+from modpkg.core.digests import Digest, digest_bytes
+from modpkg.core.records import FileEntry, Provenance, ReleaseRecord, TensorEntry
 from modpkg.store.contents import Contents, Item
 from modpkg.store.garbage import AGE, DAY, STALE, Garbage, find_garbage
 from modpkg.store.needs import Needs

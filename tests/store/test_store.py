@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.errors import PackError
-from modpkg.packs import read_pack_header
+from modpkg.core.errors import PackError
+from modpkg.core.packs import read_pack_header
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
+from modpkg.store.shared_lock import held
 from modpkg.store.store import Store
-from modpkg.store.turns import held
 
 
 def digest(data: bytes) -> str:
@@ -239,7 +239,7 @@ def test_eight_processes_at_once(store: Store) -> None:
 
 
 def test_installing_imports_sqlite_only_to_look_something_up() -> None:
-    code = "import sys, modpkg.cli.installing, modpkg.environment.install as i; "
+    code = "import sys, modpkg.cli.install, modpkg.environment.install as i; "
     code += "sys.exit('sqlite3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

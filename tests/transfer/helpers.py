@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from modpkg.installed import InstalledModule
-from modpkg.lock import LockedModule
-from modpkg.records import IndexLine
+from modpkg.core.installed import InstalledModule
+from modpkg.core.records import IndexLine
+from modpkg.manifest.config import Settings
 from modpkg.registry.reader import Registry
-from modpkg.settings import Settings
+from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import fetch_all
 from modpkg.transfer.plan import TransferPlan, plan_transfer

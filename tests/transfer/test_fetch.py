@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.digests import blob_path, parse_digest
-from modpkg.errors import (
+from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.errors import (
     BadEncoding,
     BlobMissing,
     DigestMismatch,
@@ -20,8 +20,8 @@ from modpkg.errors import (
     PackError,
     RegistryUnreachable,
 )
-from modpkg.records import canonical_json
-from modpkg.settings import parse_settings
+from modpkg.core.records import canonical_json
+from modpkg.manifest.config import parse_settings
 from modpkg.store.store import Store
 from modpkg.transfer import fetch as fetching
 from modpkg.transfer import pieces
@@ -366,7 +366,7 @@ def test_a_record_that_lies_about_a_tensor_is_refused(
 
     wrong = replace(record.tensors["a"], offset=record.tensors["b"].offset)
     lying = replace(record, tensors=record.tensors | {"a": wrong})
-    from modpkg.tree import BlobTree
+    from modpkg.core.tree import BlobTree
 
     release = BlobTree(registry).add(canonical_json(lying))
     with pytest.raises(DigestMismatch, match="tensor 'a' of m 1.0"):

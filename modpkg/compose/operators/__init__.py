@@ -26,7 +26,7 @@ from modpkg.compose.operators.rows import ROWS, TRAINABLE_TOKENS
 from modpkg.compose.operators.sparse import SPARSE
 from modpkg.compose.operators.vera import VERA
 from modpkg.compose.plugins import find, known
-from modpkg.errors import UnknownOperator
+from modpkg.core.errors import UnknownOperator
 
 OPERATORS: dict[str, Operator] = {
     operator.name: operator

@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from modpkg.adapters import METHODS, bind_adapter, bind_head
+from modpkg.adapters.changes import BoundPrompt
+from modpkg.adapters.virtual_tokens import OPERATOR as PROMPT
+from modpkg.adapters.virtual_tokens import PROMPTS, TASKS
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Situation
-from modpkg.errors import ComposeError
-from modpkg.installed import Prompt
-from modpkg.packs import DTYPE_BYTES
-from modpkg.release.binding import METHODS, bind_adapter, bind_head
-from modpkg.release.binding.prompts import OPERATOR as PROMPT
-from modpkg.release.binding.prompts import PROMPTS, TASKS
-from modpkg.release.binding.words import BoundPrompt
-from modpkg.release.data import read_json
+from modpkg.core.errors import ComposeError
+from modpkg.core.installed import Prompt
+from modpkg.core.jsonfile import read_json
+from modpkg.core.packs import DTYPE_BYTES
 
 CONFIG = "adapter_config.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")

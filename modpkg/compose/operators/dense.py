@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
-from modpkg.errors import ComposeError, ShapeMismatch
+from modpkg.core.errors import ComposeError, ShapeMismatch
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

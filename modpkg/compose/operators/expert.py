@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modpkg.adapters import ExpertBinding, bind_expert
+from modpkg.adapters.expert import PARTS, ROUTER, layers_of
 from modpkg.compose.mixture import dense_of
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.errors import MixtureRefused
+from modpkg.core.errors import MixtureRefused
 from modpkg.manifest.schema import Compose, Setting, Step
-from modpkg.release.binding import ExpertBinding, bind_expert
-from modpkg.release.binding.expert import PARTS, ROUTER, layers_of
 
 PROMPTS = ("prompts", "negative_prompts")
 OTHERS = "others"

@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from modpkg.adapters import bind_head
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.errors import ComposeError
-from modpkg.release.binding import bind_head
-from modpkg.release.data import read_json
+from modpkg.core.errors import ComposeError
+from modpkg.core.jsonfile import read_json
 
 _CONFIG = "config.json"
 # Keys of a head's config.json that are the base's to say.

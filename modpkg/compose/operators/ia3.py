@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from modpkg.adapters.matrix import rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind
-from modpkg.compose.operators.matrix import rows
 from modpkg.compose.operators.operator import Operator
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from modpkg.adapters.matrix import rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind
-from modpkg.compose.operators.matrix import rows
 from modpkg.compose.operators.operator import Operator
 
 if TYPE_CHECKING:

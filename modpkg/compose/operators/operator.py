@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 from modpkg.compose.composition import Gate, Probe, Term
-from modpkg.installed import InstalledModule, Prompt, TensorRef
+from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.manifest.schema import Compose, Step
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from modpkg.adapters.matrix import matrix, rows
 from modpkg.compose.composition import Term
-from modpkg.compose.operators.matrix import matrix, rows
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.errors import BadPatch, ComposeError
-from modpkg.installed import TensorRef
-from modpkg.packs import DTYPE_BYTES
-from modpkg.records import PATCH, PATCHED_FILES
-from modpkg.release.data import read_json
+from modpkg.core.errors import BadPatch, ComposeError
+from modpkg.core.installed import TensorRef
+from modpkg.core.jsonfile import read_json
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.records import PATCH, PATCHED_FILES
 from modpkg.release.patched import FLOATS, check_against, read_patch
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ https://arxiv.org/abs/2303.02861.
 
 from __future__ import annotations
 
+from modpkg.adapters.virtual_tokens import OPERATOR
 from modpkg.compose.operators.adapter import bind
 from modpkg.compose.operators.operator import Operator
-from modpkg.release.binding.prompts import OPERATOR
 
 PROMPT = Operator(name=OPERATOR, bind=bind)

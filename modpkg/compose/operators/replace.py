@@ -6,7 +6,7 @@ composed[t] = module[t]
 from __future__ import annotations
 
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.errors import ComposeError, ShapeMismatch
+from modpkg.core.errors import ComposeError, ShapeMismatch
 
 
 def bind(situation: Situation) -> Effects:

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from modpkg.adapters import bind_router
+from modpkg.adapters.expert import ROUTER as ROUTER_FILE
+from modpkg.adapters.expert import Layer, experts_of, layers_of
 from modpkg.compose.composition import Felt, Gate, Probe, Taken
 from modpkg.compose.mixture import Mixture, dense_of, mixture_config
 from modpkg.compose.operators.expert import (
@@ -27,12 +30,9 @@ from modpkg.compose.operators.expert import (
     words,
 )
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.digests import digest_file
-from modpkg.errors import MixtureRefused
+from modpkg.core.digests import digest_file
+from modpkg.core.errors import MixtureRefused
 from modpkg.manifest.schema import Step
-from modpkg.release.binding import bind_router
-from modpkg.release.binding.expert import ROUTER as ROUTER_FILE
-from modpkg.release.binding.expert import Layer, experts_of, layers_of
 
 ASKED = "experts_per_token"
 UNIFORM = "uniform"

@@ -17,7 +17,7 @@ from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import CONFIG
 from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
-from modpkg.errors import ComposeError, UnboundTensor
+from modpkg.core.errors import ComposeError, UnboundTensor
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

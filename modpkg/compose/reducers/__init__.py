@@ -15,7 +15,7 @@ from modpkg.compose.reducers.reducer import (
     reducer,
 )
 from modpkg.compose.reducers.single import Single
-from modpkg.errors import UnknownMethod
+from modpkg.core.errors import UnknownMethod
 
 REDUCERS: dict[str, Reducer] = {
     item.name: item

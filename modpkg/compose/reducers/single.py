@@ -5,7 +5,7 @@ bfloat16 or float16 as float64 does, but for values whose float32 lies next to a
 time. What follows holds for a value of the base b and its fine-tunes x_i, all of one such dtype of
 f bits of fraction, and of one sign, each x_i at most n · 2^f steps of it away, so that
 2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and b not near the ends of its range; all others are left to float64,
-see `modpkg.compose.screening`. Then d_i = x_i − b is a whole multiple of 2^(e − n − f), e the
+see `modpkg.compose.narrow_floats`. Then d_i = x_i − b is a whole multiple of 2^(e − n − f), e the
 exponent of b, of at most 2n + f + 1 bits, and float32 has it exactly.
 
 With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical Algorithms,

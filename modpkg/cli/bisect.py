@@ -1,0 +1,206 @@
+"""``bisect``: which module version broke a command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modpkg.cli.options import project_options, trial_options
+from modpkg.cli.output import TerminalProgress, bad, counted, good, print_json, say, strong
+from modpkg.core.errors import LockMissing
+from modpkg.core.home import store_folder
+from modpkg.environment.generations import Environment
+from modpkg.environment.project import Project, find_project
+from modpkg.resolve.lock import Lock, read_lock
+from modpkg.store.store import Store
+
+if TYPE_CHECKING:
+    from modpkg.community.bisect.bisect import Bisection
+    from modpkg.community.bisect.search import Blamed, Skipped
+    from modpkg.community.bisect.update import TestedUpdate
+    from modpkg.environment.plan import Request
+
+_GENERATION = re.compile(r"@(\d{1,9})")
+
+
+@click.command("bisect")
+@click.argument("old", metavar="OLD.lock")
+@click.argument("new", metavar="NEW.lock")
+@click.argument("command", nargs=-1, required=True)
+@trial_options
+@project_options
+def bisect_command(
+    old: str,
+    new: str,
+    command: tuple[str, ...],
+    timeout: float | None,
+    repeat: int,
+    fresh: bool,
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> None:
+    """Find the module versions between two locks that break COMMAND.
+
+    COMMAND passes with OLD.lock and fails with NEW.lock. Exit status 0 is good, 125 cannot say,
+    any other up to 127 is bad. @3 in the place of a file is the lock of generation 3.
+
+    \b
+      modpkg bisect OLD.lock modpkg.lock -- pytest -q tests/quality
+
+    COMMAND runs in this folder. modpkg, and modpkg.load in Python, see what is tried, by the
+    environment variable MODPKG_PROJECT; your own project and environment are not touched.
+    """
+    from modpkg.community.bisect.bisect import bisect
+    from modpkg.community.bisect.session import session
+    from modpkg.community.bisect.trials import Command
+    from modpkg.environment.plan import Request
+
+    project = find_project(user=user)
+    before, after = _lock(old, project), _lock(new, project)
+    judged = Command(
+        arguments=list(command),
+        shown=shlex.join(command),
+        folder=str(Path.cwd()),
+        timeout=timeout,
+        repeat=repeat,
+    )
+    request = Request(registry=registry, offline=offline)
+    store = Store(store_folder())
+    with (
+        TerminalProgress() as progress,
+        session(project, judged, request, store, progress, progress.told, fresh=fresh) as found_by,
+    ):
+        found = bisect(found_by, before, after, old=old, new=new)
+    if as_json:
+        print_json(found)
+        return
+    _show(found, project.manifest_path.name)
+
+
+def tested(
+    project: Project,
+    text: str,
+    request: Request,
+    *,
+    timeout: float | None,
+    repeat: int,
+    fresh: bool,
+) -> TestedUpdate:
+    """Return the newest set of versions with which a shell's command, or [[tests]], pass."""
+    from modpkg.community.bisect.judges import shell_command
+    from modpkg.community.bisect.session import session
+    from modpkg.community.bisect.trials import Command
+    from modpkg.community.bisect.update import tested_update
+
+    command = Command(
+        arguments=shell_command(text) if text else [],
+        shown=text or "[[tests]]",
+        folder=str(Path.cwd() if text else project.folder),
+        timeout=timeout,
+        repeat=repeat,
+    )
+    store = Store(store_folder())
+    with (
+        TerminalProgress() as progress,
+        session(project, command, request, store, progress, progress.told, fresh=fresh) as tried,
+    ):
+        return tested_update(tried)
+
+
+def show_tested(update: TestedUpdate, text: str) -> None:
+    """Print what a tested update holds back, and why."""
+    for held in update.held:
+        beside = f" together with {', '.join(held.together)}" if held.together else ""
+        say(
+            f"{strong(held.name)} stays at {held.version}: with {held.bad}{beside} the tests fail "
+            f"(the newest is {held.newest})."
+        )
+    show_skipped(update.skipped)
+    if update.runs:
+        say(f"{good('Tested')}: {text or '[[tests]]'} passes, after {counted(update.runs, 'run')}.")
+
+
+def _lock(text: str, project: Project) -> Lock:
+    """Return the lock in a file, or of a generation.
+
+    Raises:
+        LockMissing, LockError, NothingToRollBack: there is none, or none that is sound.
+    """
+    path = Path(text)
+    if (generation := _GENERATION.fullmatch(text)) is not None:
+        environment = Environment(project.environment)
+        number = environment.previous_number(int(generation[1]))
+        path = environment.folder(number) / "modpkg.lock"
+    lock = read_lock(path)
+    if lock is None:
+        raise LockMissing(path=path)
+    return lock
+
+
+def _show(found: Bisection, manifest: str) -> None:
+    names = [strong(one.name) for one in found.blamed]
+    if len(names) == 1:
+        say(f"{names[0]} breaks it, of {counted(found.changes, 'changed module')}.")
+    else:
+        together = f"{', '.join(names[:-1])} and {names[-1]}"
+        say(f"{together} break it together, of {found.changes} changed modules.")
+    for one in found.blamed:
+        say(f"  {told(one)}")
+    for name in found.unproved:
+        say(f"  Whether it fails without {name} could not be tried.")
+    show_skipped(found.skipped)
+    earlier = f", {found.earlier} of them made before" if found.earlier else ""
+    say(f"{counted(found.runs, 'run')} of {found.command!r}{earlier}.")
+    if (keep := found.keep) is None:
+        return
+    say(f"\nTo keep it out, write in {manifest}, and run 'modpkg update':\n")
+    head = "[tool.modpkg.constraints]" if manifest == "pyproject.toml" else "[constraints]"
+    say(f'  {head}\n  {keep.name} = "{keep.specifier}"\n')
+    if keep.enough:
+        say(f"{good('Tried')}: with that, and all else as in {found.new}, it passes.")
+    elif keep.enough is None:
+        say(f"That could not be tried with all else as in {found.new}: {keep.reason}")
+    else:
+        say(
+            f"{bad('Not enough')}: with that, and all else as in {found.new}, it still "
+            f"{keep.reason}; something else breaks it too. Update to that, and bisect again."
+        )
+
+
+def told(one: Blamed) -> str:
+    """Return what is known of a module that is to blame, in a sentence."""
+    if one.old is None:
+        return f"{one.name} {one.new}, which was added, is bad."
+    if one.new is None:
+        return f"{one.name} {one.old}, which was taken out, is missing."
+    if one.bad is None:
+        return f"What is required of {one.name} changed; it stayed at {one.old}."
+    if one.good is None:
+        return f"{one.name} {one.bad} is bad."
+    text = f"{one.name} {one.good} is good, {one.bad} is bad"
+    if (one.old, one.new) != (one.good, one.bad):
+        text += f" (it went from {one.old} to {one.new})"
+    if one.untested:
+        text += f"; between them {', '.join(one.untested)} could not be tried"
+    if one.along:
+        moves = [
+            f"{change.name} {change.before or 'absent'} to {change.after or 'absent'}"
+            for change in one.along
+        ]
+        text += f"; with it goes {', '.join(moves)}"
+    return text + "."
+
+
+def show_skipped(skipped: list[Skipped]) -> None:
+    """Print what could not be tried."""
+    if not skipped:
+        return
+    say("Could not be tried:")
+    for one in skipped:
+        say(f"  {one.mix}: {one.reason.splitlines()[0]}")

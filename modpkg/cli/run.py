@@ -1,0 +1,61 @@
+"""``run``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from modpkg.cli.options import json_option, user_option
+from modpkg.cli.output import TerminalProgress, print_json, say
+from modpkg.core.errors import EmptyInput
+
+
+@click.command("run")
+@click.argument("name")
+@click.argument("file", type=click.Path(allow_dash=True), default="-")
+@user_option
+@json_option
+def run_command(name: str, file: str, user: bool, as_json: bool) -> None:
+    """Run an installed model on the text in FILE, or on standard input.
+
+    What it does is the model's task: it writes, summarizes, classifies or embeds. Generated text
+    is printed as it comes.
+    """
+    from modpkg.runtime.installed import find_model
+
+    folder, packs = find_model(name, user=user)
+    text = _text(file)
+    from modpkg.runtime.tasks import run_task  # torch and transformers: after what can fail fast
+
+    with TerminalProgress() as progress:
+        result = run_task(
+            folder, packs, text, stream=None if as_json else _print_piece, warn=progress.warn
+        )
+    if as_json:
+        print_json(result)
+    elif result.text is not None:
+        say()
+    elif result.labels is not None:
+        for label, score in result.labels:
+            say(f"{score:6.1%}  {label}")
+    elif result.embedding is not None:
+        say(" ".join(f"{value:.6g}" for value in result.embedding))
+
+
+def _print_piece(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def _text(file: str) -> str:
+    if file == "-":
+        if sys.stdin.isatty():
+            click.echo("Type the text, then Ctrl-D:", err=True)
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    else:
+        text = Path(file).read_bytes().decode("utf-8", "replace")
+    if not text.strip():
+        raise EmptyInput(source="standard input" if file == "-" else file)
+    return text

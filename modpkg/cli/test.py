@@ -1,0 +1,99 @@
+"""``test``: what a module or an app promises, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modpkg.cli.options import limit_option, project_options
+from modpkg.cli.output import TerminalProgress, bad, counted, faint, good, print_json, say, strong
+from modpkg.core.files import shown, write_atomically
+from modpkg.core.home import store_folder
+from modpkg.store.store import Store
+
+if TYPE_CHECKING:
+    from modpkg.community.evaluate.test_runner import Tried
+
+
+@click.command("test")
+@click.argument("name", required=False)
+@click.option(
+    "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML too."
+)
+@click.option("--fresh", is_flag=True, help="Run again what the store has the outcome of.")
+@limit_option
+@project_options
+def test_command(
+    name: str | None,
+    junit: Path | None,
+    fresh: bool,
+    time_limit: float,
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> int:
+    """Run the [[tests]] of this project, or of the installed model NAME.
+
+    In a module's folder the module is composed as it would be released, with the newest of what it
+    needs, and its tests and those of its [suites] are run; the report is left beside modpkg.toml,
+    for 'modpkg build' to take along. In an app's folder, the app's tests run on its models as
+    modpkg.lock has them. What was run before on the same model is taken from the store.
+
+    Exit status 1 when a test fails.
+    """
+    from modpkg.community.evaluate.junit import junit_xml
+    from modpkg.community.evaluate.report import REPORT, report_bytes
+    from modpkg.community.evaluate.run import check_suite, try_project
+    from modpkg.community.evaluate.test_runner import Bench
+    from modpkg.environment.project import find_project
+    from modpkg.environment.registries import Wishes
+
+    project = find_project(user=user)
+    manifest = project.parse()
+    module = manifest.module
+    store = Store(store_folder())
+    if module is not None and module.kind == "suite" and not manifest.dependencies:
+        cases = check_suite(manifest)
+        if as_json:
+            print_json({"tests": len(manifest.tests), "cases": cases})
+            return 0
+        say(
+            f"{good('Sound')}: {counted(len(manifest.tests), 'test')} with "
+            f"{counted(cases, 'case')}; name a model under [dependencies] to run them on."
+        )
+        return 0
+    with (
+        TerminalProgress() as progress,
+        Bench(store, progress, limit=time_limit, fresh=fresh) as bench,
+    ):
+        tried = try_project(
+            project, store, progress, bench, name=name, wishes=Wishes(registry, offline)
+        )
+    if junit is not None:
+        write_atomically(junit, junit_xml(tried).encode())
+    if module is not None and module.kind != "suite" and name is None:
+        write_atomically(project.folder / REPORT, report_bytes(tried[0].report))
+    passed = all(one.report.passed for one in tried)
+    if as_json:
+        print_json([one.report for one in tried])
+    else:
+        for one in tried:
+            _show(one)
+        if module is not None and module.kind != "suite" and name is None:
+            say(f"\n{good('Wrote')} {shown(project.folder / REPORT)}.")
+    return 0 if passed else 1
+
+
+def _show(one: Tried) -> None:
+    from modpkg.community.evaluate.junit import told
+
+    report = one.report
+    say(f"{strong(report.subject.name)} {report.subject.version}")
+    for result, seconds in zip(report.results, one.seconds, strict=True):
+        mark = good("passed") if result.passed else bad("FAILED")
+        whose = "" if result.suite == report.subject.name else f" [{result.suite}]"
+        took = f"{seconds:.1f} s" if seconds else "known"
+        say(f"  {mark}  {result.test}{whose}: {told(result)} {faint(took)}")

@@ -1,0 +1,121 @@
+"""``vet``: whether a new release may take the place of the one before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from modpkg.cli.options import limit_option, project_options
+from modpkg.cli.output import TerminalProgress, bad, faint, good, print_json, say, strong, table
+from modpkg.core.home import store_folder
+from modpkg.store.store import Store
+
+if TYPE_CHECKING:
+    from modpkg.community.vet.change import Change
+    from modpkg.community.vet.verdict import Vetting
+
+
+def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """Return the number of dependants to test; None for all."""
+    if value == "all":
+        return None
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'", ctx, parameter)
+    return int(value)
+
+
+@click.command("vet")
+@click.argument("candidate")
+@click.option(
+    "--against",
+    metavar="NAME==VERSION",
+    help="Release to compare it with. [default: the newest published before it]",
+)
+@click.option(
+    "--dependants",
+    callback=_count,
+    default="10",
+    metavar="N|all",
+    show_default=True,
+    help="How many of the modules that depend on it are tested with it.",
+)
+@limit_option
+@project_options
+def vet_command(
+    candidate: str,
+    against: str | None,
+    dependants: int | None,
+    time_limit: float,
+    registry: str | None,
+    offline: bool,
+    user: bool,
+    as_json: bool,
+) -> int:
+    """Compare CANDIDATE with the release before it: on its tests, and on its dependants' tests.
+
+    CANDIDATE is the folder of a module, the folder of a built release, or NAME==VERSION. Every
+    published adapter, head and model that depends on it and may use it is composed with it, and
+    its own tests are run, the most relevant first. What was run before is taken from the store.
+
+    Exit status 0 for accept, 1 for reject, 3 where a person has to decide.
+    """
+    from modpkg.community.evaluate.test_runner import Bench
+    from modpkg.community.vet.vet import Bureau, candidate_of, earlier_release, vet
+    from modpkg.environment.project import find_project
+    from modpkg.environment.registries import Wishes
+
+    store = Store(store_folder())
+    around = find_project(user=user).parse()
+    with TerminalProgress() as progress, Bench(store, progress, limit=time_limit) as bench:
+        bureau = Bureau(store, progress, bench, Wishes(registry, offline))
+        with candidate_of(candidate, around, bureau) as release:
+            earlier = earlier_release(release, against, bureau)
+            found = vet(release, earlier, bureau, most=dependants)
+    if as_json:
+        print_json(msgspec.to_builtins(found, order="sorted"))
+    else:
+        _show(found)
+    return {"accept": 0, "reject": 1, "needs-a-person": 3}[found.verdict]
+
+
+def _show(found: Vetting) -> None:
+    new, old = found.candidate, found.against
+    title = f"{strong(new.name)} {new.version}"
+    say(title if old is None else f"{title} against {strong(old.name)} {old.version}")
+    _changes(found.changes, old is not None)
+    for tested in found.dependants:
+        say(f"\n{strong(tested.name)} {tested.version} ({tested.kind}): {tested.state}")
+        if tested.reason:
+            say(f"  {tested.reason}")
+        _changes(tested.changes, True)
+    if found.dependants_found is None:
+        say("\nThe registry cannot list what depends on it.")
+    elif len(found.dependants) < found.dependants_found:
+        left = found.dependants_found - len(found.dependants)
+        say(faint(f"\n{left} more depend on it; --dependants all tests them too."))
+    if found.claim == "holds":
+        say("\nThe report that it brings holds.")
+    colour = good if found.verdict == "accept" else bad
+    say(f"\n{colour(found.verdict)}: {found.reason}")
+
+
+def _changes(changes: list[Change], compared: bool) -> None:
+    rows = []
+    for change in changes:
+        before, after = change.before, change.after
+        moved = change.difference
+        rows.append(
+            [
+                after.test if change.current else f"{after.test} (as before)",
+                after.metric,
+                f"{before.value:.4g}" if compared else "-",
+                f"{after.value:.4g} ({after.low:.4g} to {after.high:.4g})",
+                f"{moved.value:+.4g} ({moved.low:+.4g} to {moved.high:+.4g})" if compared else "-",
+                f"-{change.negative} +{change.positive}" if change.judged and compared else "-",
+                "passes" if after.passed else "FAILS",
+            ]
+        )
+    if rows:
+        table(rows, ["Test", "Metric", "Before", "Now", "Change", "Flips", ""])

@@ -1,0 +1,81 @@
+"""A session of trials: the judge, the registries and the place that a search works with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from modpkg.community.bisect.judges import CommandJudge
+from modpkg.community.bisect.lock_mixes import Mixes
+from modpkg.community.bisect.trials import Command, Trials
+from modpkg.core.progress import Progress
+from modpkg.environment.plan import Request
+from modpkg.environment.project import Project
+from modpkg.environment.registries import Registries, Wishes
+from modpkg.manifest.edit import with_absolute_registries
+from modpkg.resolve.lock import Lock
+from modpkg.store.store import Store
+
+
+class Session(Struct, frozen=True):
+    """What a search works with."""
+
+    project: Project
+    """The user's: it is read, and nothing of it is changed."""
+    place: Project
+    """Where trials are installed."""
+    text: str
+    """The manifest, as it says the same there."""
+    registries: Registries
+    request: Request
+    """The wishes of every resolution and install."""
+    trials: Trials
+    tell: Callable[[str], None]
+
+    def mixes(self, old: Lock, new: Lock) -> Mixes:
+        """Return all mixes of two locks."""
+        return Mixes(self.place, self.text, old, new, self.registries)
+
+
+@contextlib.contextmanager
+def session(
+    project: Project,
+    command: Command,
+    request: Request,
+    store: Store,
+    progress: Progress,
+    tell: Callable[[str], None],
+    *,
+    fresh: bool = False,
+) -> Iterator[Session]:
+    """Hold the trials of a command, or, when it has no arguments, of the project's ``[[tests]]``.
+
+    ``tell`` gets a line for each run. What runs made before said is used, unless ``fresh``; of
+    ``[[tests]]`` the store keeps it in any case.
+    """
+    text = with_absolute_registries(project.text(), project.folder)
+    place = Project(command.root / "project" / project.manifest_path.name)
+    registries = Registries(
+        place.parse(text),
+        store.blobs,
+        default=request.registry,
+        offline=request.offline,
+        warn=progress.warn,
+    )
+    with contextlib.ExitStack() as stack:
+        if command.arguments:
+            judge = CommandJudge(command, place, request, store, progress)
+            trials = Trials(command, judge, progress, tell)
+        else:
+            from modpkg.community.bisect.own_tests import TestsJudge
+            from modpkg.community.evaluate.runner import LIMIT
+            from modpkg.community.evaluate.test_runner import Bench
+
+            bench = stack.enter_context(Bench(store, progress, limit=command.timeout or LIMIT))
+            wishes = Wishes(request.registry, request.offline)
+            tests = TestsJudge(project.parse(), store, progress, bench, wishes)
+            trials, fresh = Trials(command, tests, progress, tell), True
+        stack.enter_context(trials.held(fresh=fresh))
+        yield Session(project, place, text, registries, request, trials, tell)

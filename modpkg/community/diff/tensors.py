@@ -1,0 +1,217 @@
+"""How far two sets of weights are apart, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from msgspec import Struct
+
+from modpkg.compose.distance import bits_of, distance_of, relative
+from modpkg.compose.mapping import map_tensors
+from modpkg.core.installed import TensorRef
+
+Status = Literal["same", "changed", "reshaped", "added", "removed"]
+
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
+
+
+def layer_of(name: str) -> int | None:
+    """Return the first number in a tensor's name."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def part_of(name: str) -> str:
+    """Return a tensor's name without its layer's number."""
+    return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), name, count=1)
+
+
+class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One tensor on both sides, A and B. Norms are Euclidean, over all elements, in float64."""
+
+    name: str
+    status: Status
+    """``reshaped``: both sides have the name, in other shapes, so that no value is compared."""
+    dtype: str
+    """B's, where B has the tensor; else A's."""
+    shape: tuple[int, ...]
+    dtype_before: str | None = None
+    """A's, where it is another."""
+    shape_before: tuple[int, ...] | None = None
+    elements: int
+    changed: int = 0
+    """Elements with other bits (of equal dtypes), or another value (of different ones)."""
+    norm: float = 0.0
+    """Of A's tensor; only of those that were compared."""
+    distance: float = 0.0
+    """Norm of B − A."""
+    largest: float = 0.0
+    """The largest absolute value in B − A."""
+
+    @property
+    def relative(self) -> float:
+        """‖B − A‖ / ‖A‖; infinite where A is zero and B is not."""
+        return relative(self.distance, self.norm)
+
+    @property
+    def layer(self) -> int | None:
+        """The first number in the name."""
+        return layer_of(self.name)
+
+    @property
+    def part(self) -> str:
+        """The name without its layer's number: ``model.layers.*.mlp.down_proj.weight``."""
+        return part_of(self.name)
+
+
+class Difference(Struct, frozen=True):
+    """All tensors of A and B, sorted by layer and name."""
+
+    tensors: tuple[TensorDifference, ...]
+
+    def count(self, status: Status) -> int:
+        """Return how many tensors have this status."""
+        return sum(tensor.status == status for tensor in self.tensors)
+
+    @property
+    def elements(self) -> int:
+        """Elements of the tensors that both sides have in one shape."""
+        return sum(t.elements for t in self.tensors if t.status in ("same", "changed"))
+
+    @property
+    def changed(self) -> int:
+        """Elements that differ."""
+        return sum(tensor.changed for tensor in self.tensors)
+
+    @property
+    def distance(self) -> float:
+        """Norm of B − A over the tensors that changed."""
+        return math.hypot(*(tensor.distance for tensor in self.tensors))
+
+    @property
+    def relative(self) -> float:
+        """That norm, relative to A's of the same tensors."""
+        return relative(self.distance, math.hypot(*(tensor.norm for tensor in self.tensors)))
+
+
+def difference(
+    before: Mapping[str, TensorRef],
+    after: Mapping[str, TensorRef],
+    progress: Callable[[int], None] | None = None,
+) -> Difference:
+    """Compare two sets of tensors; equal digests are not read.
+
+    ``progress`` is called with the bytes of B's tensors that were compared.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    found = []
+    for name in sorted({*before, *after}):
+        a, b = before.get(name), after.get(name)
+        if a is None:
+            found.append(_plain(name, after[name], "added"))
+        elif b is None:
+            found.append(_plain(name, a, "removed"))
+        elif (a.digest, a.dtype, list(a.shape)) == (b.digest, b.dtype, list(b.shape)):
+            found.append(_plain(name, b, "same"))
+        elif list(a.shape) != list(b.shape):
+            found.append(_plain(name, b, "reshaped", a))
+        else:
+            found.append(_measured(name, a, b, progress))
+    return Difference(tuple(sorted(found, key=lambda t: (_order(t.layer), t.name))))
+
+
+def _order(layer: int | None) -> int:
+    return -1 if layer is None else layer
+
+
+def _plain(
+    name: str, ref: TensorRef, status: Status, before: TensorRef | None = None
+) -> TensorDifference:
+    return TensorDifference(
+        name=name,
+        status=status,
+        dtype=ref.dtype,
+        shape=tuple(ref.shape),
+        dtype_before=before.dtype if before is not None and before.dtype != ref.dtype else None,
+        shape_before=tuple(before.shape) if before is not None else None,
+        elements=math.prod(ref.shape),
+    )
+
+
+def _measured(
+    name: str, a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None
+) -> TensorDifference:
+    old, new = (map_tensors([(name, ref)])[name] for ref in (a, b))
+    found = distance_of(old, new, progress)
+    plain = _plain(name, b, "changed", a)
+    return TensorDifference(
+        name=name,
+        status="changed",
+        dtype=plain.dtype,
+        shape=plain.shape,
+        dtype_before=plain.dtype_before,
+        elements=plain.elements,
+        changed=found.changed,
+        norm=found.norm,
+        distance=found.distance,
+        largest=found.largest,
+    )
+
+
+def kept_places(
+    places: TensorRef, values: TensorRef, new_places: TensorRef, new_values: TensorRef
+) -> int:
+    """Return how many of a sparse tensor's places are in another one too, with the same bits.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
+    found = map_tensors(named)
+    where, order = found["q"].long().sort(stable=True)
+    if not where.numel():
+        return 0
+    near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
+    bits = [bits_of(found["v"]), bits_of(found["w"])[order][near]]
+    return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
+
+
+class PartDifference(Struct, frozen=True, kw_only=True):
+    """The tensors of one part over all layers, taken together."""
+
+    part: str
+    tensors: int
+    touched: int
+    """Tensors that are not the same on both sides."""
+    elements: int
+    changed: int
+    distance: float
+    relative: float
+
+
+def by_part(found: Difference) -> list[PartDifference]:
+    """Return the differences by part, the farthest apart first."""
+    groups: dict[str, list[TensorDifference]] = {}
+    for tensor in found.tensors:
+        groups.setdefault(tensor.part, []).append(tensor)
+    rows = []
+    for part, tensors in groups.items():
+        distance = math.hypot(*(tensor.distance for tensor in tensors))
+        rows.append(
+            PartDifference(
+                part=part,
+                tensors=len(tensors),
+                touched=sum(tensor.status != "same" for tensor in tensors),
+                elements=sum(tensor.elements for tensor in tensors),
+                changed=sum(tensor.changed for tensor in tensors),
+                distance=distance,
+                relative=relative(distance, math.hypot(*(tensor.norm for tensor in tensors))),
+            )
+        )
+    return sorted(rows, key=lambda row: (-row.relative, row.touched == 0, row.part))

@@ -1,0 +1,197 @@
+"""Cases: what a test asks of a model, one per line of JSONL or CSV, or per row of Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core.digests import Digest, digest_bytes
+from modpkg.core.errors import BadCases, ExtraNeeded
+from modpkg.core.files import human_bytes
+from modpkg.core.records import canonical_json
+from modpkg.manifest.schema import Test
+
+Case = dict[str, Any]
+"""By column, a text, a number, or texts."""
+
+ColumnKind = Literal["text", "number", "texts"]
+
+MAX_BYTES = 1 << 30
+MAX_CASES = 1_000_000
+MAX_TEXT = 1_000_000
+"""Longest text of a case, in characters."""
+
+_MAGIC = (
+    (b"PAR1", "Parquet"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x80", "a pickle"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"ARROW1", "Arrow"),
+)
+
+
+class Column(Struct, frozen=True):
+    """A column that a metric reads."""
+
+    kind: ColumnKind
+    optional: bool = False
+
+
+def definition_digest(test: Test, cases: Digest) -> Digest:
+    """Return the digest of a test: of all that its definition says, and of its cases' bytes."""
+    told = {
+        "cases": cases,
+        "metric": test.metric,
+        "at_least": test.at_least,
+        "at_most": test.at_most,
+        "tolerance": test.tolerance,
+        "seed": test.seed,
+    }
+    return digest_bytes(canonical_json({key: v for key, v in told.items() if v is not None}))
+
+
+def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Case]:
+    """Return the cases in a file's bytes; the ending of ``path`` says how they are written.
+
+    Each case has the columns that the metric needs, each of the kind that it needs; others are
+    left out. A number may be written as text, and a single text stands for a list of it.
+
+    Raises:
+        BadCases: the file is not what its name says, or a case lacks something; names the line.
+        ExtraNeeded: it is Parquet, and pyarrow is not installed.
+    """
+    if len(data) > MAX_BYTES:
+        size, most = human_bytes(len(data)), human_bytes(MAX_BYTES)
+        raise BadCases(where=path, reason=f"it has {size}, and {most} is the most")
+    ending = path.rsplit(".", 1)[-1].lower() if "." in path else ""
+    if ending not in _FORMATS:
+        raise BadCases(where=path, reason="its name has to end with .jsonl, .csv or .parquet")
+    for magic, what in _MAGIC:
+        if data.startswith(magic) and not (what == "Parquet" and ending == "parquet"):
+            raise BadCases(where=path, reason=f"it is {what}, whatever its name says")
+    rows = _FORMATS[ending](data, path)
+    if not rows:
+        raise BadCases(where=path, reason="it has no case")
+    return [_case(row, columns, where) for where, row in rows]
+
+
+Rows = list[tuple[str, dict[str, Any]]]
+"""Where each row stands, and what it has."""
+
+
+def _jsonl(data: bytes, path: str) -> Rows:
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    rows: Rows = []
+    for number, line in enumerate(_text(data, path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            rows.append((where, decoder.decode(line)))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise BadCases(where=where, reason=f"it is no JSON object ({error})") from None
+        _bounded(rows, path)
+    return rows
+
+
+def _csv(data: bytes, path: str) -> Rows:
+    reader = csv.reader(io.StringIO(_text(data, path), newline=""), strict=True)
+    rows: Rows = []
+    try:
+        head = next(reader, [])
+        if len(set(head)) != len(head):
+            raise BadCases(where=f"{path}:1", reason="it has a column twice")
+        for values in reader:
+            if not values:
+                continue
+            where = f"{path}:{reader.line_num}"
+            if len(values) != len(head):
+                reason = f"it has {len(values)} values, and the first line names {len(head)}"
+                raise BadCases(where=where, reason=reason)
+            rows.append((where, dict(zip(head, values, strict=True))))
+            _bounded(rows, path)
+    except csv.Error as error:
+        raise BadCases(where=f"{path}:{reader.line_num}", reason=f"no CSV ({error})") from None
+    return rows
+
+
+def _parquet(data: bytes, path: str) -> Rows:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ExtraNeeded(what="Reading Parquet", package="pyarrow", extra="parquet") from None
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+        if file.metadata.num_rows > MAX_CASES:
+            raise BadCases(where=path, reason=f"{MAX_CASES} cases are the most")
+        found = file.read().to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadCases(where=path, reason=f"it is no Parquet that can be read ({reason})") from None
+    return [(f"{path}: row {number}", row) for number, row in enumerate(found, start=1)]
+
+
+_FORMATS: dict[str, Callable[[bytes, str], Rows]] = {
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+}
+
+
+def _text(data: bytes, path: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadCases(where=f"{path}:{line}", reason="it is not UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise BadCases(where=f"{path}:{line}", reason="it has a NUL, and so is no text")
+    return text
+
+
+def _bounded(rows: Rows, path: str) -> None:
+    if len(rows) > MAX_CASES:
+        raise BadCases(where=path, reason=f"{MAX_CASES} cases are the most")
+
+
+def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> Case:
+    case: Case = {}
+    for name, column in columns.items():
+        value = row.get(name)
+        if value is None or (value == "" and column.optional):
+            if column.optional:
+                continue
+            has = ", ".join(map(str, list(row)[:10])) or "nothing"
+            raise BadCases(where=where, reason=f"it has no {name!r} (it has {has})")
+        case[name] = _value(value, column.kind, f"its {name!r}", where)
+    return case
+
+
+def _value(value: Any, kind: ColumnKind, what: str, where: str) -> Any:
+    if kind == "texts":
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise BadCases(where=where, reason=f"{what} is empty")
+        return [_value(item, "text", what, where) for item in values]
+    if kind == "number":
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise BadCases(where=where, reason=f"{what} is no finite number")
+        return number
+    if not isinstance(value, str) or not value.strip():
+        raise BadCases(where=where, reason=f"{what} is no text, or empty")
+    if len(value) > MAX_TEXT:
+        raise BadCases(where=where, reason=f"{what} is over {MAX_TEXT} characters long")
+    return value

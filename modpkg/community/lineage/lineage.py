@@ -1,0 +1,210 @@
+"""Lineage: what each release of a module was made from, and that from what, by digest."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec import Struct
+
+from modpkg.core.errors import ModpkgError
+from modpkg.core.names import parse_version
+from modpkg.core.records import BuiltFrom, IndexLine, Relation
+from modpkg.registry.reader import Registry
+from modpkg.release.verify import check_record
+
+WORDS: dict[Relation, str] = {
+    "built": "built on",
+    "merged": "merged from",
+    "trained": "trained from",
+    "forked": "forked from",
+    "patched": "patched from",
+}
+"""What a person calls a relation."""
+MOST_RELEASES = 2000
+"""Most releases that are read for one lineage; there can be no end to those of a hostile one."""
+
+
+class Parent(Struct, frozen=True):
+    """One release that another was made from."""
+
+    release: str
+    """Its digest."""
+    relation: Relation
+
+
+class Ancestor(Struct, frozen=True, kw_only=True):
+    """One release of a lineage."""
+
+    name: str
+    version: str
+    release: str
+    kind: str = ""
+    license: str = ""
+    published: str = ""
+    yanked: str | None = None
+    breaking: str = ""
+    """Why it was published although its version should have been higher."""
+    parents: tuple[Parent, ...] = ()
+    missing: str = ""
+    """Why nothing more is known of it: a clause; empty where it is there."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class Lineage(Struct, frozen=True):
+    """The releases of a module, and all that they were made from."""
+
+    name: str
+    releases: tuple[str, ...]
+    """Digests of the module's own releases, newest first."""
+    ancestors: dict[str, Ancestor]
+    """By digest: these, and all that they were made from."""
+    cut: bool
+    """Whether there are more than `MOST_RELEASES`, which were not followed."""
+
+
+def lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
+    """Read the lineage of all releases of a module.
+
+    A release names what it was made from by digest, and so is itself named: nobody can make a
+    circle of them. An ancestor that the registry lacks, or that cannot be read, is in the lineage
+    with the reason.
+
+    Raises:
+        What reading the module's own index can raise.
+    """
+    lines = sorted(registry_of(name).index(name), key=lambda line: parse_version(line.version))
+    lines.reverse()
+    found: dict[str, Ancestor] = {}
+    pending = deque(BuiltFrom(line.name, line.version, line.release) for line in lines)
+    while pending and len(found) < MOST_RELEASES:
+        origin = pending.popleft()
+        if origin.release in found:
+            continue
+        found[origin.release], more = _read(origin, registry_of)
+        pending += more
+    left = {origin.release: origin for origin in pending if origin.release not in found}
+    for release, origin in itertools.islice(left.items(), MOST_RELEASES):
+        found[release] = _missing(origin, "it was not followed any more")
+    own = tuple(line.release for line in lines if line.release in found)
+    return Lineage(name, own, found, cut=bool(left))
+
+
+def _read(
+    origin: BuiltFrom, registry_of: Callable[[str], Registry]
+) -> tuple[Ancestor, list[BuiltFrom]]:
+    """Return one release and what it was made from."""
+    try:
+        registry = registry_of(origin.name)
+        line = _line(registry.index(origin.name), origin)
+        if isinstance(line, str):
+            return _missing(origin, f"{line} {registry.url}"), []
+        record = registry.record(line)
+        check_record(record)
+    except ModpkgError as error:
+        return _missing(origin, f"it cannot be read: {error}"), []
+    made = record.provenance.built_from
+    ancestor = Ancestor(
+        name=record.name,
+        version=record.version,
+        release=origin.release,
+        kind=record.kind,
+        license=record.license,
+        published=line.published,
+        yanked=line.yanked,
+        breaking=record.provenance.breaking or "",
+        parents=tuple(Parent(one.release, one.relation or "built") for one in made),
+    )
+    return ancestor, made
+
+
+def _line(lines: Iterable[IndexLine], origin: BuiltFrom) -> IndexLine | str:
+    """Return the index line of a release, or why there is none."""
+    for line in lines:
+        if line.release == origin.release:
+            return line
+    wanted = parse_version(origin.version)
+    if any(parse_version(line.version) == wanted for line in lines):
+        return "another release has this version in"
+    return "it is not in"
+
+
+def _missing(origin: BuiltFrom, reason: str) -> Ancestor:
+    return Ancestor(
+        name=origin.name, version=origin.version, release=origin.release, missing=reason
+    )
+
+
+def in_order(ancestors: Mapping[str, Ancestor]) -> list[str]:
+    """Return digests so that each comes after what it was made from, else oldest first.
+
+    What a circle holds (there is none, unless digests lie) comes last.
+    """
+    left = {
+        digest: len({parent.release for parent in node.parents} & ancestors.keys())
+        for digest, node in ancestors.items()
+    }
+    children: dict[str, set[str]] = {}
+    for digest, node in ancestors.items():
+        for parent in node.parents:
+            children.setdefault(parent.release, set()).add(digest)
+
+    def rank(digest: str) -> tuple[str, str, str, str]:
+        node = ancestors[digest]
+        return node.published, node.name, node.version, digest
+
+    ready = [rank(digest) for digest, count in left.items() if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        digest = heapq.heappop(ready)[-1]
+        order.append(digest)
+        for child in children.get(digest, ()):
+            left[child] -= 1
+            if not left[child]:
+                heapq.heappush(ready, rank(child))
+    return [*order, *sorted(ancestors.keys() - set(order))]
+
+
+class Branch(Struct, frozen=True):
+    """One line of a lineage's tree."""
+
+    depth: int
+    last: tuple[bool, ...]
+    """For each level above and its own, whether it is the last of its siblings."""
+    ancestor: Ancestor
+    relation: Relation | None
+    """None for the module's own releases."""
+    seen: bool
+    """Whether it was told before, so that what it was made from is left out."""
+
+
+def branches(found: Lineage) -> list[Branch]:
+    """Return the tree of a lineage, line by line; every release is unfolded once."""
+    told: set[str] = set()
+    lines: list[Branch] = []
+    own = set(found.releases)
+    for root in found.releases:
+        pending: list[tuple[str, Relation | None, tuple[bool, ...]]] = [(root, None, ())]
+        while pending:
+            digest, relation, last = pending.pop()
+            node = found.ancestors[digest]
+            seen = bool(node.parents) and (
+                digest in told or (relation is not None and digest in own)
+            )
+            lines.append(Branch(len(last), last, node, relation, seen))
+            if seen:
+                continue
+            told.add(digest)
+            below = [
+                (parent.release, parent.relation, (*last, number == len(node.parents) - 1))
+                for number, parent in enumerate(node.parents)
+                if parent.release in found.ancestors
+            ]
+            pending += reversed(below)
+    return lines

@@ -1,0 +1,218 @@
+"""Where changed copies of one base are at odds: tensor by tensor, value by value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from msgspec import Struct
+
+from modpkg.community.diff.svg import Square, draw
+from modpkg.community.diff.tensors import layer_of
+from modpkg.community.modules.reference import Side
+from modpkg.community.parallel import spread
+from modpkg.compose.distance import differing
+from modpkg.compose.memory import BLOCK_ELEMENTS
+from modpkg.compose.torch_arrays import mapped
+from modpkg.core.installed import TensorRef
+from modpkg.release.patched import FLOATS
+
+
+class Overlap(Struct, frozen=True, kw_only=True):
+    """A tensor that several parents changed, and not to the same."""
+
+    name: str
+    parents: tuple[int, ...]
+    """Those that changed it, by their places among all."""
+    reason: str = ""
+    """Why it cannot be looked at value by value: removed, or of another shape. Else empty."""
+    elements: int = 0
+    positions: int = 0
+    """Values that two parents or more changed."""
+    different: int = 0
+    """Of these, the ones that they changed to different values: what conflicts."""
+    opposite: int = 0
+    """Of these, the ones that they moved in opposite directions."""
+
+    @property
+    def conflicts(self) -> bool:
+        """Whether a choice is needed; a tensor that parents changed at different places, or alike,
+        is put together without one."""
+        return bool(self.reason or self.different)
+
+
+class Overlaps(Struct, frozen=True):
+    """What several parents did to the tensors of a base."""
+
+    base: Mapping[str, TensorRef]
+    parents: Sequence[Side]
+    tensors: tuple[Overlap, ...]
+    """Sorted by layer and name."""
+    clean: dict[str, int | None]
+    """By name, the parent that has what every parent that changed a tensor made of it; None where
+    nobody changed it."""
+
+    @property
+    def conflicts(self) -> list[Overlap]:
+        return [tensor for tensor in self.tensors if tensor.conflicts]
+
+
+def find_overlaps(
+    base: Mapping[str, TensorRef],
+    parents: Sequence[Side],
+    progress: Callable[[int], None] | None = None,
+) -> Overlaps:
+    """Compare what parents made of a base; tensors that at most one of them changed are not read.
+
+    Raises:
+        PackError: a file is missing or too short.
+    """
+    clean: dict[str, int | None] = {}
+    shared: dict[str, tuple[int, ...]] = {}
+    for name in sorted({*base, *(name for side in parents for name in side.tensors)}):
+        own = _kind(base.get(name))
+        kinds = [_kind(side.tensors.get(name)) for side in parents]
+        changers = [number for number, kind in enumerate(kinds) if kind != own]
+        if len({kinds[number] for number in changers}) < 2:
+            clean[name] = changers[0] if changers else None
+        else:
+            shared[name] = tuple(changers)
+
+    def measure(name: str) -> Overlap:
+        refs = [parents[number].tensors.get(name) for number in shared[name]]
+        return _measured(name, base.get(name), refs, shared[name])
+
+    found = []
+    for overlap in spread(measure, shared):
+        found.append(overlap)
+        if progress is not None:
+            progress(
+                sum(
+                    parents[n].tensors[overlap.name].length
+                    for n in overlap.parents
+                    if overlap.name in parents[n].tensors
+                )
+            )
+    ordered = sorted(found, key=lambda tensor: (_order(tensor.name), tensor.name))
+    return Overlaps(base, parents, tuple(ordered), clean)
+
+
+def _kind(ref: TensorRef | None) -> tuple[str, str, tuple[int, ...]] | None:
+    return None if ref is None else (ref.digest, ref.dtype, tuple(ref.shape))
+
+
+def _order(name: str) -> int:
+    layer = layer_of(name)
+    return -1 if layer is None else layer
+
+
+def _measured(
+    name: str,
+    base: TensorRef | None,
+    refs: Sequence[TensorRef | None],
+    parents: tuple[int, ...],
+) -> Overlap:
+    if base is None:
+        return Overlap(name=name, parents=parents, reason="new in each, and not the same")
+    there = [ref for ref in refs if ref is not None]
+    if len(there) < len(refs):
+        return Overlap(name=name, parents=parents, reason="removed in one, changed in another")
+    if any((ref.dtype, list(ref.shape)) != (base.dtype, list(base.shape)) for ref in there):
+        return Overlap(name=name, parents=parents, reason="of another shape or dtype in one")
+    positions = different = opposite = 0
+    for old, copies, moved in blocks(base, there):
+        # What at most one changed cannot differ: pairs are enough.
+        several = clash = against = None
+        for one, two in combinations(range(len(copies)), 2):
+            both = moved[one].logical_and(moved[two])
+            unlike = both.logical_and(differing(copies[one], copies[two]))
+            several = both if several is None else several | both
+            clash = unlike if clash is None else clash | unlike
+            if base.dtype in FLOATS:
+                x, y = copies[one], copies[two]
+                apart = (x > old).logical_and(y < old).logical_or_((x < old).logical_and_(y > old))
+                apart.logical_and_(unlike)
+                against = apart if against is None else against | apart
+        positions += _count(several)
+        different += _count(clash)
+        opposite += _count(against)
+    return Overlap(
+        name=name,
+        parents=parents,
+        elements=math.prod(base.shape),
+        positions=positions,
+        different=different,
+        opposite=opposite,
+    )
+
+
+def _count(mask: torch.Tensor | None) -> int:
+    return 0 if mask is None else int(mask.count_nonzero())
+
+
+def blocks(
+    base: TensorRef, refs: Sequence[TensorRef]
+) -> Iterator[tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]:
+    """Yield blocks of a base's tensor, of the copies', and which elements each copy changed."""
+    old, copies = mapped(base).reshape(-1), [mapped(ref).reshape(-1) for ref in refs]
+    for start in range(0, old.numel(), BLOCK_ELEMENTS):
+        stop = start + BLOCK_ELEMENTS
+        part, parts = old[start:stop], [copy[start:stop] for copy in copies]
+        yield part, parts, [differing(part, copy) for copy in parts]
+
+
+class LayerConflicts(Struct, frozen=True, kw_only=True):
+    """The conflicts of one layer, taken together."""
+
+    layer: int | None
+    tensors: int
+    conflicts: int
+    positions: int
+    different: int
+    opposite: int
+
+
+def by_layer(found: Overlaps) -> list[LayerConflicts]:
+    """Return the tensors that several parents changed, by layer; what is in none comes first."""
+    groups: dict[int | None, list[Overlap]] = {}
+    for tensor in found.tensors:
+        groups.setdefault(layer_of(tensor.name), []).append(tensor)
+    return [
+        LayerConflicts(
+            layer=layer,
+            tensors=len(tensors),
+            conflicts=sum(tensor.conflicts for tensor in tensors),
+            positions=sum(tensor.positions for tensor in tensors),
+            different=sum(tensor.different for tensor in tensors),
+            opposite=sum(tensor.opposite for tensor in tensors),
+        )
+        for layer, tensors in groups.items()
+    ]
+
+
+def conflict_picture(found: Overlaps, title: str) -> str:
+    """Return all tensors as an SVG: the darker, the larger the share of values in conflict."""
+    tensors = {tensor.name: tensor for tensor in found.tensors}
+    names = sorted({*found.clean, *tensors}, key=lambda name: (_order(name), name))
+    squares = []
+    for name in names:
+        tensor = tensors.get(name)
+        if tensor is None:
+            changed = found.clean[name] is not None
+            squares.append(Square(name, 0.0, "changed once" if changed else "not changed"))
+        elif tensor.reason:
+            squares.append(Square(name, None, tensor.reason))
+        else:
+            squares.append(
+                Square(
+                    name,
+                    tensor.different / max(tensor.elements, 1),
+                    f"{tensor.different} of {tensor.elements} values differ, "
+                    f"{tensor.opposite} with opposite signs",
+                )
+            )
+    return draw(
+        squares, title, same="no conflict", other="removed, new, reshaped", scale="of the values"
+    )

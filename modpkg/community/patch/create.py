@@ -1,0 +1,245 @@
+"""Patches: how a fine-tuned copy differs from a published release, in the cheapest exact form."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from modpkg.community.modules.reference import Side
+from modpkg.community.parallel import spread
+from modpkg.community.patch.encode import Form, Inputs, find_form
+from modpkg.compose.operators.head import is_document
+from modpkg.core.digests import digest_file, file_chunks
+from modpkg.core.errors import NotACopy, NothingChanged
+from modpkg.core.files import safe_path, write_atomically
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.packs import pack_chunks
+from modpkg.core.records import PATCH, PATCHED_FILES, PatchedTensor, PatchRecord, canonical_json
+from modpkg.interop.module_project import new_project
+from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest.written import manifest_text
+
+WEIGHTS = "patch.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class Patch(Struct, frozen=True, kw_only=True):
+    """A patch before it is written."""
+
+    base: str
+    """Name and version."""
+    forms: dict[str, Form]
+    """By name, the tensors that the base does not have so."""
+    copies: dict[str, TensorRef]
+    """Where these lie in the copy."""
+    record: PatchRecord
+    files: dict[str, Path]
+    """Files that take the place of the base's, or are new, by their path in the result."""
+    elements: int
+    """Of all tensors of the copy."""
+    tensors: int
+    length: int
+    """Bytes of all tensors of the copy."""
+
+    @property
+    def added(self) -> list[str]:
+        return [name for name, item in self.record.tensors.items() if item.was is None]
+
+    @property
+    def changed(self) -> int:
+        return sum(form.changed for form in self.forms.values())
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take in a release."""
+        return sum(form.bytes for form in self.forms.values())
+
+
+def create(
+    base: InstalledModule,
+    copy: Side,
+    *,
+    deltas: bool,
+    progress: Callable[[int], None] | None = None,
+) -> Patch:
+    """Return the patch that makes ``copy`` of ``base``; whatever its forms are, bit for bit.
+
+    ``deltas`` says whether whole tensors are written as lossless changes of the base's where the
+    patch is published. ``progress`` is called with the bytes of tensors that were seen to.
+
+    Raises:
+        NotACopy: the two have no tensor in common, or the copy is an adapter.
+        NothingChanged: they are the same. PatchNotFinite: names the tensor.
+    """
+    label = f"{base.name} {base.version}"
+    if ADAPTER_CONFIG in copy.files:
+        raise NotACopy(
+            what=copy.label,
+            base=label,
+            reason="it is an adapter; 'modpkg import peft' makes a module of it",
+        )
+    if not base.tensors.keys() & copy.tensors.keys():
+        raise NotACopy(
+            what=copy.label,
+            base=label,
+            reason=f"they have no tensor in common (it has {min(copy.tensors)!r}, for example, and "
+            f"the base {min(base.tensors, default='none')!r})",
+        )
+    changed = {
+        name: ref for name, ref in sorted(copy.tensors.items()) if not _same(base, name, ref)
+    }
+    removed = {
+        name: ref.digest for name, ref in sorted(base.tensors.items()) if name not in copy.tensors
+    }
+    files = {
+        path: file
+        for path, file in sorted(copy.files.items())
+        if path not in base.files or digest_file(base.files[path]) != digest_file(file)
+    }
+    removed_files = [
+        path
+        for path in sorted(base.files if "config.json" in copy.files else ())
+        if path not in copy.files and not is_document(path)
+    ]
+    if not (changed or removed or files or removed_files):
+        raise NothingChanged(copy=copy.label, base=label)
+    forms = _forms(base, copy.label, changed, deltas, progress)
+    return Patch(
+        base=label,
+        forms=forms,
+        copies=changed,
+        record=PatchRecord(
+            base=base.name,
+            version=base.version,
+            tensors=_table(base, changed, forms),
+            removed=removed,
+            removed_files=removed_files,
+        ),
+        files=files,
+        elements=sum(_elements(ref) for ref in copy.tensors.values()),
+        tensors=len(copy.tensors),
+        length=sum(ref.length for ref in copy.tensors.values()),
+    )
+
+
+def _same(base: InstalledModule, name: str, ref: TensorRef) -> bool:
+    own = base.tensors.get(name)
+    return own is not None and (own.digest, own.dtype, list(own.shape)) == (
+        ref.digest,
+        ref.dtype,
+        list(ref.shape),
+    )
+
+
+def _elements(ref: TensorRef) -> int:
+    return torch.Size(ref.shape).numel()
+
+
+def _forms(
+    base: InstalledModule,
+    what: str,
+    changed: Mapping[str, TensorRef],
+    deltas: bool,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Form]:
+    def find(name: str) -> Form:
+        return find_form(name, what, base.tensors.get(name), changed[name], deltas=deltas)
+
+    found = {}
+    for name, form in zip(changed, spread(find, changed), strict=True):
+        found[name] = form
+        if progress is not None:
+            progress(changed[name].length)
+    return found
+
+
+def _table(
+    base: InstalledModule, changed: Mapping[str, TensorRef], forms: Mapping[str, Form]
+) -> dict[str, PatchedTensor]:
+    """Return what the record says of each tensor, its parts named so that no name is there
+    twice."""
+    taken = {name for name, form in forms.items() if form.inputs is None}
+    table = {}
+    for name, form in forms.items():
+        inputs = {"whole": name}
+        if form.inputs is not None:
+            inputs = {}
+            for role in form.inputs:
+                own = f"{name}.{role}"
+                while own in taken:
+                    own += "_"
+                taken.add(own)
+                inputs[role] = own
+        was = base.tensors[name].digest if name in base.tensors else None
+        table[name] = PatchedTensor(
+            digest=changed[name].digest, was=was, inputs=inputs, first=form.first
+        )
+    return table
+
+
+def write_patch(
+    patch: Patch, out: Path, *, name: str, version: str, license: str, origin: Side | None = None
+) -> None:
+    """Write a patch as a module project of kind ``patch``.
+
+    ``origin`` is the release that the patch was made of, if it was one.
+
+    Raises:
+        FolderNotEmpty, DiskFull: nothing remains.
+    """
+    record = patch.record
+    normal: dict[str, Any] = {
+        "module": {
+            "name": name,
+            "version": version,
+            "kind": "patch",
+            "license": license,
+            "summary": f"A patch for {patch.base}",
+        },
+        "dependencies": [f"{record.base}=={record.version}"],
+    }
+    if origin is not None and origin.name is not None:
+        made = {"name": origin.name, "version": origin.version, "relation": "built"}
+        normal["provenance"] = {"built-from": [made]}
+    types: dict[str, tuple[str, tuple[int, ...]]] = {}
+    data: dict[str, Iterable[bytes]] = {}
+    for tensor, item in record.tensors.items():
+        ref, parts = patch.copies[tensor], patch.forms[tensor].inputs
+        for role, own in item.inputs.items():
+            if parts is None:
+                types[own] = ref.dtype, tuple(ref.shape)
+                data[own] = file_chunks(Path(ref.file), ref.offset, ref.length)
+            else:
+                types[own] = _NAMES[parts[role].dtype], tuple(parts[role].shape)
+                data[own] = _chunks(parts, role)
+    text = manifest_text(normal)
+    with new_project(out) as staged:
+        parse_manifest(text, staged / MANIFEST)
+        (staged / MANIFEST).write_text(text)
+        write_atomically(staged / WEIGHTS, pack_chunks(types, data))
+        write_atomically(
+            staged / PATCH, msgspec.json.format(canonical_json(record), indent=1) + b"\n"
+        )
+        for path, file in patch.files.items():
+            target = staged / PATCHED_FILES / safe_path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+_NAMES = {
+    torch.uint8: "U8",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+def _chunks(parts: Inputs, role: str) -> Iterator[bytes]:
+    yield parts[role].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

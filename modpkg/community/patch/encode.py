@@ -1,0 +1,243 @@
+"""The cheapest exact form of one changed tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from msgspec import Struct
+
+from modpkg.community.patch.factors import find_low_rank
+from modpkg.community.patch.row_scales import find_scales
+from modpkg.compose.composition import Term
+from modpkg.compose.distance import bits_of, differing
+from modpkg.compose.memory import BLOCK_ELEMENTS
+from modpkg.compose.operators.patch import ESCAPE, PATCHED
+from modpkg.compose.torch_arrays import mapped, matrix, round_into
+from modpkg.core.digests import digest_file
+from modpkg.core.errors import PatchNotFinite
+from modpkg.core.installed import TensorRef
+from modpkg.core.packs import DTYPE_BYTES
+from modpkg.deltas import encode
+from modpkg.release.finite import count_not_finite
+from modpkg.release.patched import FLOATS, FORMS
+
+ENTRY = 80
+"""Bytes that a tensor takes in a pack's header, beside its name, about."""
+_TERM = Term(op="patch", weight=1.0, inputs={})
+_SPARSE_SHARE = 0.3
+"""Share of changed values up to which single places are told."""
+_LARGEST = 1 << 26
+"""Elements of the largest tensor that is searched for rank and scales: float64 copies are made."""
+
+Inputs = dict[str, torch.Tensor]
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """How a tensor is written in a patch, and what that takes."""
+
+    inputs: Inputs | None
+    """By role; None for the tensor itself, which is not copied."""
+    first: int | None = None
+    """How many of the base's rows it is, if that is all."""
+    bytes: int
+    """In a release."""
+    elements: int
+    changed: int
+    """Elements with other bits; all of a tensor that the base does not have so."""
+
+    @property
+    def name(self) -> str:
+        if self.first is not None:
+            return "first rows"
+        return "whole" if self.inputs is None else FORMS[frozenset(self.inputs)]
+
+    @property
+    def rank(self) -> int | None:
+        return len(self.inputs["a"]) if self.inputs is not None and "a" in self.inputs else None
+
+    @property
+    def places(self) -> int:
+        """Values that are told one by one."""
+        return len(self.inputs["values"]) if self.inputs and "values" in self.inputs else 0
+
+
+def find_form(
+    name: str, what: str, base: TensorRef | None, copy: TensorRef, *, deltas: bool
+) -> Form:
+    """Return the form of a tensor that takes least; whatever it is, it gives the copy's bits.
+
+    ``deltas`` says whether whole tensors are written as lossless changes where they are published:
+    what such a change takes is then what the other forms have to be better than.
+
+    Raises:
+        PatchNotFinite: the copy has NaN or infinity. PackError: a file is damaged.
+    """
+    if count := count_not_finite(Path(copy.file), copy.offset, copy.length, copy.dtype):
+        raise PatchNotFinite(tensor=name, what=what, count=count)
+    elements = math.prod(copy.shape)
+    length = copy.length + ENTRY + len(name)
+    if base is not None and _is_beginning(base, copy):
+        first = copy.shape[0]
+        return Form(inputs={}, first=first, bytes=0, elements=elements, changed=0)
+    if base is None or (base.dtype, list(base.shape)) != (copy.dtype, list(copy.shape)):
+        return Form(inputs=None, bytes=length, elements=elements, changed=elements)
+    old, new = mapped(base), mapped(copy)
+    changed = sum(int(block.count_nonzero()) for _, block in _changes(old, new))
+    if deltas and elements:
+        encoded = encode(_bytes(new), _bytes(old), copy.dtype)
+        if encoded is not None:
+            length = len(encoded[1]) + ENTRY + len(name)
+    best = Form(inputs=None, bytes=length, elements=elements, changed=changed)
+    if copy.dtype not in FLOATS or not elements:
+        return best
+    search = _Search(name, matrix(old), matrix(new), copy.dtype, changed)
+    for candidate in search.candidates(length):
+        size = search.size(candidate)
+        if size < best.bytes and search.exact(candidate):
+            best = Form(inputs=candidate, bytes=size, elements=elements, changed=changed)
+    return best
+
+
+def _is_beginning(base: TensorRef, copy: TensorRef) -> bool:
+    """Say whether a tensor is the first rows of the base's."""
+    return (
+        base.dtype == copy.dtype
+        and len(base.shape) == len(copy.shape) > 0
+        and list(base.shape[1:]) == list(copy.shape[1:])
+        and copy.shape[0] < base.shape[0]
+        and digest_file(Path(base.file), base.offset, copy.length) == copy.digest
+    )
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _changes(old: torch.Tensor, new: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield where blocks begin, and which of their elements have other bits."""
+    one, two = old.reshape(-1), new.reshape(-1)
+    for start in range(0, one.numel(), BLOCK_ELEMENTS):
+        stop = start + BLOCK_ELEMENTS
+        yield start, differing(one[start:stop], two[start:stop])
+
+
+class _Search:
+    """The forms of one tensor: matrices of the base and of the copy, in their own dtype."""
+
+    def __init__(
+        self, name: str, old: torch.Tensor, new: torch.Tensor, dtype: str, changed: int
+    ) -> None:
+        self._name, self._old, self._new = name, old, new
+        self._dtype, self._changed = dtype, changed
+        self._height = max(1, BLOCK_ELEMENTS // max(old.shape[1], 1))
+
+    def size(self, inputs: Inputs) -> int:
+        """Return the bytes that a form takes in a release."""
+        return sum(
+            tensor.numel() * tensor.element_size() + ENTRY + len(self._name) + len(role)
+            for role, tensor in inputs.items()
+        )
+
+    def candidates(self, limit: int) -> Iterator[Inputs]:
+        """Yield forms that may take less than ``limit`` bytes."""
+        width = DTYPE_BYTES[self._dtype]
+        if (
+            self._changed <= _SPARSE_SHARE * self._old.numel()
+            and self._changed * (1 + width) < limit
+        ):
+            yield self._told(torch.cat([start + m.nonzero()[:, 0] for start, m in self._moved()]))
+        height, columns = self._old.shape
+        if self._old.numel() > _LARGEST or min(height, columns) < 2:
+            return
+        old, new = self._old.double(), self._new.double()
+        for role, one, two in (("rows", old, new), ("columns", old.t(), new.t())):
+            if len(one) * 4 + ENTRY < limit:
+                scales = find_scales(one, two, self._dtype)
+                if scales is not None and (found := self._corrected({role: scales}, limit)):
+                    yield found
+        most = limit // (4 * (height + columns))
+        if self._dtype == "F64":
+            return  # a sum in another order would show in the result
+        factors = find_low_rank(old, new, self._dtype, most)
+        if factors is not None:
+            a, b = (factor.float().contiguous() for factor in factors)
+            if found := self._corrected({"a": a, "b": b}, limit):
+                yield found
+
+    def _moved(self) -> Iterator[tuple[int, torch.Tensor]]:
+        return _changes(self._old, self._new)
+
+    def _told(self, places: torch.Tensor) -> Inputs:
+        """Return the copy's values at these places, in order."""
+        return {"gaps": as_gaps(places), "values": self._new.reshape(-1)[places]}
+
+    def _corrected(self, inputs: Inputs, limit: int) -> Inputs | None:
+        """Return a form with the values told that it does not give by itself."""
+        wrong = []
+        room = (limit - self.size(inputs)) // (1 + DTYPE_BYTES[self._dtype])
+        for start, stop, change in self._deltas(inputs):
+            base = self._old[start:stop].double()
+            told = self._new[start:stop]
+            slack = _slack(inputs, base, start, stop)
+            off = _rounded(base + change, told).logical_not_()
+            if slack is not None:
+                for moved in (change - slack, change + slack):
+                    off |= _rounded(base + moved, told).logical_not_()
+            wrong.append(off.reshape(-1).nonzero()[:, 0] + start * self._old.shape[1])
+            room -= len(wrong[-1])
+            if room < 0:
+                return None
+        places = torch.cat(wrong)
+        return {**inputs, **self._told(places)} if len(places) else inputs
+
+    def _deltas(self, inputs: Inputs) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield the rows of the change in blocks, as composing has them."""
+        prepare, delta = PATCHED.prepare, PATCHED.delta
+        assert prepare is not None  # noqa: S101
+        assert delta is not None  # noqa: S101
+        wide: Mapping[str, torch.Tensor] = {r: t.double() for r, t in inputs.items()}
+        wide = prepare(wide, _TERM, self._old)
+        for start in range(0, len(self._old), self._height):
+            stop = min(start + self._height, len(self._old))
+            yield start, stop, delta(wide, _TERM, start, stop, self._old)
+
+    def exact(self, inputs: Inputs) -> bool:
+        """Say whether composing gives the copy's bits with it."""
+        return all(
+            bool(_rounded(self._old[start:stop].double() + change, self._new[start:stop]).all())
+            for start, stop, change in self._deltas(inputs)
+        )
+
+
+def _rounded(values: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    """Say for each of ``values`` whether it becomes what is ``told``, to the bit."""
+    out = torch.empty_like(told, memory_format=torch.contiguous_format)
+    round_into(out, values.contiguous())
+    return bits_of(out).eq(bits_of(told.contiguous()))
+
+
+def _slack(inputs: Inputs, base: torch.Tensor, start: int, stop: int) -> torch.Tensor | None:
+    """Return how much the order of sums can matter to the change: other machines have others."""
+    if "a" not in inputs:
+        return None
+    a, b = inputs["a"].double().abs(), inputs["b"][start:stop].double().abs()
+    return (b @ a).add_(base.abs()).mul_((len(a) + 4) * 2.0**-52)
+
+
+def as_gaps(places: torch.Tensor) -> torch.Tensor:
+    """Return flat places, in order, as the gaps before each: how many elements lie between.
+
+    A gap of `ESCAPE` or more is that many elements passed over, then what is left.
+
+    >>> as_gaps(torch.tensor([0, 1, 300])).tolist()
+    [0, 0, 255, 43]
+    """
+    before = torch.cat([places.new_full((1,), -1), places[:-1]])
+    gaps = places - before - 1
+    count = gaps // ESCAPE + 1
+    found = torch.full((int(count.sum()),), ESCAPE, dtype=torch.uint8)
+    found[count.cumsum(0) - 1] = (gaps % ESCAPE).to(torch.uint8)
+    return found

@@ -1,0 +1,275 @@
+"""Merging changed copies of one base: what they agree on, and a choice where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec import Struct, structs
+
+from modpkg.community.modules.reference import Side
+from modpkg.community.patch.apply import apply
+from modpkg.community.patch.conflicts import Overlap, Overlaps, blocks, find_overlaps
+from modpkg.community.patch.merge_files import MergedFiles, merge_files
+from modpkg.community.patch.resolution_file import Choices
+from modpkg.community.patch.resolution_file import Side as Chosen
+from modpkg.compose.executor import compose
+from modpkg.compose.plan import plan
+from modpkg.core.digests import digest_file
+from modpkg.core.errors import CannotMerge, MergeConflicts
+from modpkg.core.files import write_atomically
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.names import module_name
+from modpkg.core.packs import pack_chunks, pack_header
+from modpkg.core.progress import Progress
+from modpkg.core.records import PATCH
+from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
+from modpkg.release.patched import FLOATS
+from modpkg.store.store import Store
+
+MEAN = "mean"
+_OF_COPIES: dict[str, dict[str, Setting]] = {MEAN: {"with_base": False}}
+"""Parameters that a method has by itself here: the base is no parent."""
+
+
+class Merging(Struct, frozen=True, kw_only=True):
+    """What is to be merged, and where it is at odds."""
+
+    base: InstalledModule
+    parents: tuple[Side, ...]
+    overlaps: Overlaps
+    files: MergedFiles
+    """Without any choice."""
+    chosen: Mapping[str, Chosen] = {}
+    """By tensor in conflict, what a resolution file says."""
+    chosen_files: Mapping[str, Chosen] = {}
+
+    @property
+    def label(self) -> str:
+        return f"{self.base.name} {self.base.version}"
+
+    @property
+    def open(self) -> list[Overlap]:
+        """Tensors in conflict that no resolution file decides."""
+        return [item for item in self.overlaps.conflicts if item.name not in self.chosen]
+
+
+class Method(Struct, frozen=True, kw_only=True):
+    """How tensors that conflict are made one: a reducer and its parameters."""
+
+    name: str
+    parameters: Mapping[str, Setting] = {}
+    importance: tuple[Mapping[str, TensorRef], ...] = ()
+    """For each parent, tensors that say how much each of its values counts."""
+
+
+def begin(
+    base: InstalledModule,
+    parents: Sequence[Side],
+    store: Store,
+    progress: Progress,
+    choices: Choices | None = None,
+) -> Merging:
+    """Return what parents (patches, or whole copies) did to a base; nothing is merged yet.
+
+    Raises:
+        CannotMerge: there are not two, or they have nothing in common with the base.
+        BadResolution: an entry of the resolution file names no conflict, or nothing at all.
+        Everything that applying a patch can raise.
+    """
+    if len(parents) < 2:
+        raise CannotMerge(what="One parent alone", reason="name two patches, copies or releases")
+    copies = []
+    for side in parents:
+        if PATCH in side.files:
+            copies.append(apply(base, side, store, progress))
+        elif not side.tensors.keys() & base.tensors.keys():
+            raise CannotMerge(
+                what=side.label,
+                reason=f"it has no tensor in common with {base.name} {base.version}",
+            )
+        else:
+            copies.append(side)
+    progress.stage("Comparing")
+    progress.total(sum(ref.length for side in copies for ref in side.tensors.values()))
+    overlaps = find_overlaps(base.tensors, copies, progress.advance)
+    files = merge_files(base.files, copies)
+    merging = Merging(base=base, parents=tuple(copies), overlaps=overlaps, files=files)
+    if choices is None:
+        return merging
+    names = [side.name for side in copies]
+    known = [*overlaps.clean, *(tensor.name for tensor in overlaps.tensors)]
+    conflicting = [tensor.name for tensor in overlaps.conflicts]
+    return structs.replace(
+        merging,
+        chosen=choices.resolve("tensors", conflicting, known, names),
+        chosen_files=choices.resolve(
+            "files", [item.path for item in files.conflicts], files.known, names
+        ),
+    )
+
+
+class Merged(Struct, frozen=True):
+    """A merge: where its tensors and files lie."""
+
+    tensors: dict[str, TensorRef]
+    files: dict[str, Path]
+
+
+def carry_out(
+    merging: Merging, method: Method | None, store: Store, scratch: Path, progress: Progress
+) -> Merged:
+    """Return the merge; ``scratch`` is a folder for what has to be put together.
+
+    What one parent changed alone, or several alike, is taken; a tensor that they changed at
+    different places has the changes of all. Where values conflict, the tensor is what the
+    resolution file says, else what the method makes of the copies of those who changed it.
+
+    Raises:
+        MergeConflicts: a choice is left open. CannotMerge: the method cannot decide it.
+        ComposeError, UnknownMethod, NotFinite: the method cannot do it.
+    """
+    _refuse_open(merging, method)
+    base, parents = merging.base.tensors, merging.parents
+    tensors: dict[str, TensorRef | None] = {}
+    for name, number in merging.overlaps.clean.items():
+        tensors[name] = base.get(name) if number is None else parents[number].tensors.get(name)
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    together = []
+    for item in merging.overlaps.tensors:
+        chosen = merging.chosen.get(item.name)
+        if not item.conflicts:
+            together.append(item)
+        elif chosen == "base":
+            tensors[item.name] = base.get(item.name)
+        elif isinstance(chosen, int):
+            tensors[item.name] = parents[chosen].tensors.get(item.name)
+        else:
+            name = MEAN if chosen == MEAN or method is None else method.name
+            _check_method(item, name, base)
+            groups.setdefault((name, item.parents), []).append(item.name)
+    for (name, numbers), names in sorted(groups.items()):
+        how = method if method is not None and method.name == name else Method(name=name)
+        tensors |= _reduced(merging, how, numbers, names, store, scratch, progress)
+    tensors |= _united(merging, together, scratch / "united.safetensors")
+    files = merge_files(merging.base.files, parents, _choice_of(merging.chosen_files))
+    found = dict(files.files)
+    for path, data in files.written.items():
+        found[path] = scratch / "files" / path
+        write_atomically(found[path], data)
+    there = {name: ref for name, ref in tensors.items() if ref is not None}
+    return Merged(dict(sorted(there.items())), found)
+
+
+def _choice_of(chosen: Mapping[str, Chosen]) -> Callable[[str], str | int | None]:
+    return chosen.get
+
+
+def _refuse_open(merging: Merging, method: Method | None) -> None:
+    """Refuse to choose silently."""
+    files = [item for item in merging.files.conflicts if item.path not in merging.chosen_files]
+    tensors = merging.open if method is None else []
+    if not files and not tensors:
+        return
+    told = []
+    if tensors:
+        values = sum(item.different for item in tensors)
+        opposite = sum(item.opposite for item in tensors)
+        told.append(
+            f"{len(tensors)} tensors ({tensors[0].name!r} …; {values} values, {opposite} moved in "
+            "opposite directions)"
+        )
+    if files:
+        told.append("; ".join(f"{item.path} ({item.reason})" for item in files))
+    labels = ", ".join(side.label for side in merging.parents)
+    raise MergeConflicts(
+        conflicts=f"{labels} conflict in {' and in '.join(told)}",
+        table="tensors" if tensors else "files",
+        example=tensors[0].name if tensors else files[0].path,
+    )
+
+
+def _check_method(item: Overlap, method: str, base: Mapping[str, TensorRef]) -> None:
+    reason = item.reason
+    if not reason and base[item.name].dtype not in FLOATS:
+        reason = f"of dtype {base[item.name].dtype}"
+    if reason:
+        raise CannotMerge(
+            what=repr(item.name),
+            reason=f"it is {reason}, which method {method!r} cannot decide; say ours, theirs or "
+            "base for it under [tensors] of a file, and name it with --resolution",
+        )
+
+
+def _reduced(
+    merging: Merging,
+    method: Method,
+    numbers: Sequence[int],
+    names: Sequence[str],
+    store: Store,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, TensorRef]:
+    """Return what a method makes of the copies of these parents."""
+    own = merging.base
+    config = scratch / "config.json"
+    config.write_text("{}")
+
+    def module(name: str, tensors: Mapping[str, TensorRef]) -> InstalledModule:
+        wanted = {key: tensors[key] for key in names if key in tensors}
+        return structs.replace(
+            own, name=name, kind="base", tensors=wanted, files={"config.json": config}
+        )
+
+    modules = {"base": module("base", own.tensors)}
+    steps = []
+    for number in numbers:
+        name = f"parent-{number + 1}"
+        modules[name] = module(name, merging.parents[number].tensors)
+        parameters: dict[str, Setting] = {}
+        if method.importance:
+            weighs = f"importance-{number + 1}"
+            modules[weighs] = module(weighs, method.importance[number])
+            parameters[IMPORTANCE] = weighs
+        steps.append(Step(op="dense", module=module_name(name), parameters=parameters))
+    recipe = Compose(
+        base=module_name("base"),
+        method=method.name,
+        parameters=dict(sorted({**_OF_COPIES.get(method.name, {}), **method.parameters}.items())),
+        steps=tuple(steps),
+    )
+    progress.stage(f"Merging by {method.name}")
+    composed = compose(plan(f"merge of {merging.label}", "0", recipe, modules), store.root)
+    return composed.tensors
+
+
+def _united(merging: Merging, overlaps: Sequence[Overlap], target: Path) -> dict[str, TensorRef]:
+    """Write tensors with the changes of all who changed them, each at its own places."""
+    if not overlaps:
+        return {}
+    base = merging.base.tensors
+    types = {item.name: (base[item.name].dtype, tuple(base[item.name].shape)) for item in overlaps}
+
+    def data(item: Overlap) -> Any:
+        refs = [merging.parents[number].tensors[item.name] for number in item.parents]
+        for old, copies, moved in blocks(base[item.name], refs):
+            found = old.clone()
+            for copy, mask in zip(copies, moved, strict=True):
+                found[mask] = copy[mask]
+            yield found.view(torch.uint8).numpy().tobytes()
+
+    write_atomically(target, pack_chunks(types, {item.name: data(item) for item in overlaps}))
+    _, places = pack_header(types)
+    return {
+        name: TensorRef(
+            file=str(target),
+            offset=place.offset,
+            length=place.length,
+            dtype=place.dtype,
+            shape=list(place.shape),
+            digest=digest_file(target, place.offset, place.length),
+        )
+        for name, place in places.items()
+    }

@@ -1,0 +1,190 @@
+"""Configuration and tokenizer: what goes in, what comes out, and how it is computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from modpkg.community.modules.view import Edition
+from modpkg.community.semver.levels import Fact, Level
+
+TOKENIZER = "tokenizer.json"
+_CONFIGS = re.compile(
+    r"(?:.*/)?(?:config|adapter_config|sentence_bert_config|preprocessor_config)\.json"
+)
+"""Files whose keys say what a model computes."""
+_ACTING = re.compile(
+    r"(?:.*/)?(?:generation_config\.json|tokenizer_config\.json|special_tokens_map\.json"
+    r"|chat_template\..*|config_sentence_transformers\.json)"
+)
+"""Files that change how a model is used, not what goes in and comes out."""
+_VOCABULARIES = re.compile(r"(?:.*/)?(?:vocab\.(?:txt|json)|merges\.txt|.*\.model)")
+"""Tokenizers in other forms, which ``tokenizer.json`` takes the place of."""
+_DOCUMENT = re.compile(r"(?i)(?:.*/)?(?:.*\.(?:md|rst)|(?:licen[cs]e|notice|copying)(?:\..*)?)")
+_SAYS_NOTHING = {
+    "_name_or_path",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "output_attentions",
+    "output_hidden_states",
+    "peft_version",
+    "return_dict",
+    "revision",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+"""Keys that no computing depends on; the weights themselves say which dtype they have."""
+_TRAINING = re.compile(r".*dropout.*|initializer_.*|init_.*")
+"""Keys that act while training alone."""
+_OUTPUTS = {"architectures", "id2label", "label2id", "num_labels", "problem_type"}
+_GROWING = {
+    "max_position_embeddings",
+    "max_seq_length",
+    "n_layer",
+    "n_layers",
+    "n_positions",
+    "num_hidden_layers",
+    "num_layers",
+    "vocab_size",
+}
+"""Numbers of which more is an extension."""
+
+
+def config_facts(before: Edition, after: Edition) -> list[Fact]:
+    """Return what changed in the files of two editions that say how a model computes."""
+    found: list[Fact] = []
+    for path in sorted(before.files.keys() | after.files.keys()):
+        if before.files.get(path) == after.files.get(path):
+            continue
+        if path.rpartition("/")[2] == TOKENIZER:
+            found.append(_tokenizer(path, before, after))
+        elif _CONFIGS.fullmatch(path):
+            found += _config(path, before, after)
+        elif path.rpartition("/")[2] == "modules.json":
+            found.append(Fact(path, "the modules of the sentence encoder are others", "major"))
+        elif _VOCABULARIES.fullmatch(path) and TOKENIZER not in after.files:
+            found.append(Fact(path, "the tokenizer is another", "major"))
+        elif _ACTING.fullmatch(path):
+            found.append(Fact(path, f"it is {_verb(path, before, after)}", "minor"))
+    return found
+
+
+def file_facts(before: Edition, after: Edition, cases: frozenset[str]) -> list[Fact]:
+    """Return which other files changed; ``cases`` are those of tests, told of by themselves."""
+    told = (_CONFIGS, _ACTING, _VOCABULARIES)
+    found = []
+    for path in sorted(before.files.keys() | after.files.keys()):
+        name = path.rpartition("/")[2]
+        if before.files.get(path) == after.files.get(path) or path in cases:
+            continue
+        if name in (TOKENIZER, "modules.json", "report.json"):
+            continue
+        if any(pattern.fullmatch(path) for pattern in told):
+            continue
+        level: Level = "none" if _DOCUMENT.fullmatch(path) else "patch"
+        found.append(Fact("files", f"{path} is {_verb(path, before, after)}", level))
+    return found
+
+
+def _verb(path: str, before: Edition, after: Edition) -> str:
+    if path not in before.files:
+        return "new"
+    return "changed" if path in after.files else "gone"
+
+
+def _config(path: str, before: Edition, after: Edition) -> list[Fact]:
+    old, new = (_object(side, path) if path in side.files else {} for side in (before, after))
+    if old is None or new is None:
+        return [Fact(path, "it cannot be read, so nobody can say what changed", "major")]
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        if key in _SAYS_NOTHING or _TRAINING.fullmatch(key) or old.get(key) == new.get(key):
+            continue
+        level = _level(key, old.get(key), new.get(key))
+        said = f"{_brief(key)} was {_brief(old.get(key))} and is {_brief(new.get(key))}"
+        found.append(Fact(path, said, level))
+    return found
+
+
+def _level(key: str, old: Any, new: Any) -> Level:
+    """Return what a key's change asks for: an extension is minor, anything else major."""
+    if key in _OUTPUTS:
+        return "major"
+    if old is None:
+        return "minor"
+    if key in _GROWING and all(type(value) is int for value in (old, new)):
+        return "minor" if new > old else "major"
+    if isinstance(old, list) and isinstance(new, list):
+        names = all(isinstance(value, str) for value in [*old, *new])
+        if names:
+            if set(old) == set(new):
+                return "none"
+            return "minor" if set(old) < set(new) else "major"
+        return "minor" if new[: len(old)] == old else "major"
+    if isinstance(old, dict) and isinstance(new, dict):
+        return "minor" if all(new.get(name) == value for name, value in old.items()) else "major"
+    return "major"
+
+
+def _tokenizer(path: str, before: Edition, after: Edition) -> Fact:
+    if path not in before.files or path not in after.files:
+        missing = path not in after.files
+        return Fact(path, f"it is {_verb(path, before, after)}", "major" if missing else "minor")
+    old, new = _object(before, path), _object(after, path)
+    if old is not None and new is not None and extends(old, new):
+        return Fact(path, "tokens were added, and all others are read as before", "minor")
+    return Fact(path, "texts may be cut into other tokens", "major")
+
+
+def extends(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Say whether a tokenizer only adds tokens to another one (files of ``tokenizers``).
+
+    Every token keeps its number, and how text is normalised, cut and put together is the same.
+    Truncation and padding belong to a call, not to the tokenizer.
+    """
+    ours = {"model", "added_tokens", "truncation", "padding"}
+    if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - ours):
+        return False
+    one, two = old.get("model"), new.get("model")
+    if not isinstance(one, dict) or not isinstance(two, dict):
+        return one == two and _tokens(old).items() <= _tokens(new).items()
+    if any(one.get(key) != two.get(key) for key in (one.keys() | two.keys()) - {"vocab"}):
+        return False
+    words, more = one.get("vocab"), two.get("vocab")
+    if isinstance(words, dict) and isinstance(more, dict):
+        grown = words.items() <= more.items()
+    elif isinstance(words, list) and isinstance(more, list):
+        grown = more[: len(words)] == words
+    else:
+        grown = words == more
+    return grown and _tokens(old).items() <= _tokens(new).items()
+
+
+def _tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
+    added = tokenizer.get("added_tokens")
+    return {
+        str(token.get("id")): str(sorted(token.items(), key=lambda pair: pair[0]))
+        for token in (added if isinstance(added, list) else [])
+        if isinstance(token, dict)
+    }
+
+
+def _object(side: Edition, path: str) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(side.read(path), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "not there"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= 40 else text[:40] + "…"

@@ -1,0 +1,233 @@
+"""Checks of projects and builds against what a registry has: where facts come from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from packaging.version import Version
+
+from modpkg.community.evaluate.report import REPORT
+from modpkg.community.evaluate.run import check_claim
+from modpkg.community.evaluate.subject import built_release
+from modpkg.community.modules.view import built, of_project, released
+from modpkg.community.semver.changelog import (
+    Changes,
+    LockChange,
+    figures,
+    layer_changes,
+    lock_changes,
+)
+from modpkg.community.semver.check import Check, check, earlier_release
+from modpkg.core.errors import (
+    BumpTooSmall,
+    LyingReport,
+    ModpkgError,
+    RegistryMissing,
+    UnknownModule,
+    UsageProblem,
+)
+from modpkg.core.home import store_folder
+from modpkg.core.names import module_name, parse_version
+from modpkg.core.progress import Progress
+from modpkg.core.records import IndexLine
+from modpkg.environment.registries import Registries, Wishes
+from modpkg.manifest import Manifest, ModuleTable
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.store.store import Store
+
+
+def check_project(
+    manifest: Manifest,
+    module: ModuleTable,
+    progress: Progress,
+    *,
+    against: str | None = None,
+    registry: str | None = None,
+    offline: bool = False,
+) -> Check:
+    """Check a project against the release before it, or the one that ``against`` names.
+
+    Raises:
+        NoSuchRelease, and what reading project and registry can raise.
+    """
+    store = Store(store_folder())
+    registries = Registries(
+        manifest, store.blobs, default=registry, offline=offline, warn=progress.warn
+    )
+    if against is not None:
+        line: IndexLine | None = named_release(against, registries)
+    else:
+        try:
+            lines = registries.of(module.name).index(module.name)
+        except RegistryMissing as error:  # publishing makes it
+            progress.warn(str(error))
+            lines = []
+        line = earlier_release(lines, module.version, itself=True)
+    progress.stage(f"Reading {module.name}")
+    after = of_project(manifest, module, progress.advance)
+    before = None if line is None else released(line, registries, store, progress)
+    stale = ""
+    if before is not None and REPORT in before.files and REPORT in after.files:
+        stale = _stale(manifest, store, progress, Wishes(registry, offline))
+    progress.stage("Comparing")
+    with store.used():
+        return check(
+            before,
+            after,
+            published=_published(registries),
+            progress=progress.advance,
+            stale=stale,
+        )
+
+
+def _stale(manifest: Manifest, store: Store, progress: Progress, wishes: Wishes) -> str:
+    """Return why a project's report is not one of what building it would give; "" where it is."""
+    with store.used(), built_release(manifest, store, progress, wishes) as release:
+        try:
+            tree = Path(release.pin.registry or "")
+            check_claim(tree, release.record, manifest, store, progress, wishes)
+        except LyingReport as error:
+            return f"tests were not compared: {error} The verdict is about the rest alone."
+    return ""
+
+
+def check_build(
+    manifest: Manifest, dist: Registry, line: IndexLine, registry: Path, progress: Progress
+) -> Check:
+    """Check a built release against the release before it in the registry folder it goes to.
+
+    Raises:
+        What reading either can raise.
+    """
+    store = Store(store_folder())
+    registries = Registries(
+        manifest, store.blobs, default=str(registry.absolute()), warn=progress.warn
+    )
+    reader = Registry(str(registry.absolute()))
+    lines = reader.index(line.name) if (registry / "registry.json").exists() else []
+    earlier = earlier_release(lines, parse_version(line.version))
+    before = None if earlier is None else released(earlier, registries, store, progress)
+    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.used():
+        after = built(line, dist, registry, Path(spool))
+        return check(before, after, published=_published(registries), count=False)
+
+
+def changes_between(
+    one: IndexLine, two: IndexLine, registries: Registries, progress: Progress, *, count: bool
+) -> Changes:
+    """Return what changed from one release of a module to another.
+
+    Without ``count`` no weights are fetched unless the level of the change hangs on them.
+
+    Raises:
+        What reading and fetching the releases can raise; BadReport.
+    """
+    store = Store(store_folder())
+    before, after = (released(line, registries, store, progress) for line in (one, two))
+    progress.stage("Comparing")
+    with store.used():
+        found = check(before, after, published=_published(registries), count=count)
+        layers = layer_changes(before, after, progress) if count else ()
+    record = registries.of(two.name).record(two)
+    return Changes(
+        check=found,
+        layers=layers,
+        figures=figures(before, after),
+        licenses=(before.module.license, after.module.license),
+        yanked=two.yanked,
+        breaking=record.provenance.breaking or "",
+    )
+
+
+def lock_changelog(
+    before: Lock, after: Lock, registries: Registries, progress: Progress
+) -> list[LockChange]:
+    """Return what changed from one lock of an app to another, module by module.
+
+    Raises:
+        What reading the registries can raise.
+    """
+    found = []
+    for name, one, two in lock_changes(before, after):
+        changes = None
+        if one is not None and two is not None and one.version != two.version:
+            lines = [_locked_line(module, registries) for module in (one, two)]
+            changes = changes_between(lines[0], lines[1], registries, progress, count=False)
+        found.append(
+            LockChange(
+                name=name,
+                before=None if one is None else one.version,
+                after=None if two is None else two.version,
+                changes=changes,
+            )
+        )
+    return found
+
+
+def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
+    """Return the index line of a locked release: that of its version, with the lock's digest."""
+    line = registries.of(module.name).line(module.name, module.version)
+    return msgspec.structs.replace(line, release=module.release)
+
+
+def require_legal(found: Check) -> None:
+    """Refuse a check that is not legal.
+
+    Raises:
+        BumpTooSmall: names the facts and the lowest legal version.
+    """
+    if found.legal:
+        return
+    reasons = [f"{fact.about}: {fact.text}" for fact in found.facts if fact.level == found.level]
+    raise BumpTooSmall(
+        name=found.name,
+        version=found.version,
+        against=found.against,
+        level=found.level,
+        lowest=found.lowest,
+        facts="".join(f"\n  {reason}" for reason in reasons[:10]),
+    )
+
+
+def newest_or_named(text: str, registries: Registries) -> IndexLine:
+    """Return the release that ``NAME==VERSION`` names, or the newest one of ``NAME``.
+
+    Raises:
+        UnknownModule, NoSuchRelease.
+    """
+    if "==" in text:
+        return named_release(text, registries)
+    name = module_name(text)
+    lines = registries.of(name).index(name)
+    if not lines:
+        raise UnknownModule(name=name, registry=registries.of(name).url, hint="")
+    latest = max(parse_version(line.version) for line in lines)
+    chosen = earlier_release(lines, latest, itself=True)
+    return chosen if chosen is not None else lines[-1]
+
+
+def named_release(text: str, registries: Registries) -> IndexLine:
+    """Return the release that ``NAME==VERSION`` names.
+
+    Raises:
+        UsageProblem: it has another form. NoSuchRelease.
+    """
+    name, separator, version = text.partition("==")
+    if not separator:
+        raise UsageProblem(message=f"Name a release as NAME==VERSION, not {text!r}.")
+    chosen = module_name(name)
+    return registries.of(chosen).line(chosen, str(parse_version(version)))
+
+
+def _published(registries: Registries) -> Callable[[str], list[Version]]:
+    def published(name: str) -> list[Version]:
+        try:
+            return [parse_version(line.version) for line in registries.of(name).index(name)]
+        except ModpkgError:
+            return []  # the range itself is compared all the same
+
+    return published

@@ -1,0 +1,208 @@
+"""What a base makes of prompts: the rows of a router that sends such texts to an expert.
+
+For each prompt the base's states before each layer are taken (at the last token, or averaged over
+all); their mean over the positive prompts, less that over the negative ones, is scaled to length 1.
+One prompt is read at a time, so that none is padded, and none changes another's numbers by a bit;
+in float64 but for what transformers itself does in float32 (norms and rotations).
+
+Goddard et al. 2024, https://arxiv.org/abs/2403.13257 (mergekit's ``gate_mode``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modpkg.adapters.expert import layers_of
+from modpkg.compose.composition import Composition, Felt, Probe
+from modpkg.compose.mapping import map_tensors
+from modpkg.compose.tokenizer import open_tokenizer
+from modpkg.core.digests import digest_file
+from modpkg.core.errors import ComposeError, ExtraNeeded, RemoteCode, StoreDamaged
+from modpkg.core.installed import TensorRef
+from modpkg.core.jsonfile import read_json
+
+_LEAST = 1e-8
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_EMBEDDINGS = "embed_tokens.weight"
+
+
+class Reader:
+    """A base that reads prompts; what it made of each is kept.
+
+    Raises:
+        ExtraNeeded: transformers is not installed.
+        ComposeError: it cannot make the base or its tokenizer.
+    """
+
+    def __init__(self, composition: Composition) -> None:
+        if composition.probe is None:
+            raise AssertionError("nothing is to be read")
+        self._name, self._probe = composition.name, composition.probe
+        self._tensors = {n.removeprefix("model."): t for n, t in self._probe.tensors.items()}
+        self._tokenizer = _tokenizer(self._name, self._probe)
+        self._sound: set[tuple[str, int]] = set()
+        self._model: Any = None
+        self._read: dict[str, torch.Tensor] = {}
+        self._made: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}
+
+    def states(self, row: Felt) -> torch.Tensor:
+        """Return the rows that prompts make, [layers, hidden], float64.
+
+        Raises:
+            ComposeError: nothing is left of them. StoreDamaged: the base's bytes have changed.
+        """
+        key = (row.positive, row.negative)
+        if key not in self._made:
+            made = self._mean(row.positive)
+            if row.negative:
+                made -= self._mean(row.negative)
+            length = made.norm(dim=-1, keepdim=True)
+            # A layer may see no difference: the first has but the last token's embedding.
+            if not (length > _LEAST).any():
+                raise ComposeError(
+                    model=self._name,
+                    reason=f"the prompts that begin with {row.positive[0]!r} and their negative "
+                    "ones are the same to its base",
+                )
+            self._made[key] = made / length.clamp(min=_LEAST)
+        return self._made[key]
+
+    def _mean(self, prompts: Sequence[str]) -> torch.Tensor:
+        with torch.inference_mode(), one_thread():
+            found = torch.stack([self._state(prompt) for prompt in prompts])
+        if self._probe.mode != "cheap_embed":
+            return found.mean(dim=0)
+        summed = found.sum(dim=0)
+        length: torch.Tensor = summed.norm(dim=-1, keepdim=True)
+        return summed / length.clamp(min=_LEAST)
+
+    def _state(self, prompt: str) -> torch.Tensor:
+        """Return what one prompt makes, [layers, hidden]."""
+        if prompt not in self._read:
+            begin = self._tokenizer.bos_token or ""
+            ids = self._tokenizer(begin + prompt, add_special_tokens=False)["input_ids"]
+            if not ids:
+                raise ComposeError(model=self._name, reason=f"its prompt {prompt!r} has no token")
+            # Rows of the embedding, for all of it as float64 can be larger than a layer.
+            embeddings = self._tensor(_EMBEDDINGS)[torch.tensor(ids)].double()[None]
+            if self._probe.mode == "cheap_embed":
+                state = embeddings[0].sum(dim=0).expand(len(layers_of(self._tensors)), -1)
+            else:
+                before = self._before(embeddings)
+                average = self._probe.mode == "hidden_avg"
+                state = before.mean(dim=1) if average else before[:, -1]
+            self._read[prompt] = state.clone()
+        return self._read[prompt]
+
+    def _before(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return the states before each layer, [layers, length, hidden]."""
+        if self._model is None:
+            self._model = self._hollow()
+        states: list[torch.Tensor] = []
+        hooks = []
+        for number, layer in enumerate(self._model.layers):
+
+            def enter(module: Any, args: Any, kwargs: Any, number: int = number) -> None:
+                given = args[0] if args else kwargs["hidden_states"]
+                states.append(given[0].clone())
+                for name, _ in list(module.named_parameters()):
+                    value = self._tensor(f"layers.{number}.{name}").double()
+                    _put(module, name, value)
+
+            def leave(module: Any, args: Any, output: Any) -> None:
+                for name, value in list(module.named_parameters()):
+                    _put(module, name, value.to("meta"))
+
+            hooks.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.append(layer.register_forward_hook(leave))
+        try:
+            self._model(inputs_embeds=embeddings, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(states)
+
+    def _hollow(self) -> Any:
+        """Return the base's architecture without weights: each layer gets its own when it runs."""
+        transformers = _transformers()
+        kind = str(self._probe.config["model_type"])
+        try:
+            config = transformers.AutoConfig.for_model(kind, **_without(self._probe.config))
+            with torch.device("meta"):
+                model = transformers.AutoModel.from_config(config)
+            model.rotary_emb = type(model.rotary_emb)(config=config)
+        except Exception as error:  # a config can be wrong in any way that a constructor can fail
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ComposeError(
+                model=self._name, reason=f"its base's config.json is refused ({text})"
+            ) from None
+        model.norm = torch.nn.Identity()
+        return model.eval()
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        ref: TensorRef = self._tensors[name]
+        place = (ref.file, ref.offset)
+        if place not in self._sound:
+            if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
+                what = f"What the router of {self._name} is made of"
+                raise StoreDamaged(what=what, path=ref.file)
+            self._sound.add(place)
+        return map_tensors([(name, ref)])[name]
+
+
+def _without(config: dict[str, Any]) -> dict[str, Any]:
+    left = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
+    return {key: value for key, value in config.items() if key not in left}
+
+
+def _put(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
+    owner, _, attribute = name.rpartition(".")
+    parameter = torch.nn.Parameter(value, requires_grad=False)
+    module.get_submodule(owner)._parameters[attribute] = parameter
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, whose sums do not depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ExtraNeeded(
+            what="A router made of prompts", package="transformers", extra="transformers"
+        ) from None
+    return transformers
+
+
+def _tokenizer(name: str, probe: Probe) -> Any:
+    """Return the base's tokenizer."""
+    transformers = _transformers()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        for path, blob in probe.files.items():
+            shutil.copyfile(blob, folder / path)
+        (folder / "config.json").write_text(f'{{"model_type": "{probe.config["model_type"]}"}}')
+        if _TOKENIZER_CONFIG in probe.files and read_json(folder / _TOKENIZER_CONFIG).get(
+            "auto_map"
+        ):
+            raise RemoteCode(name=name, file=_TOKENIZER_CONFIG, key="auto_map")
+        return open_tokenizer(
+            transformers,
+            folder,
+            lambda reason: ComposeError(model=name, reason=f"its base has no tokenizer ({reason})"),
+        )

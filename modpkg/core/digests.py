@@ -1,0 +1,66 @@
+"""Digests: how every byte and every tensor is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NewType
+
+from modpkg.core.errors import BadDigest
+
+Digest = NewType("Digest", str)
+"""``sha256:`` and 64 lower-case hex digits."""
+
+CHUNK = 1 << 20
+_FORM = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def parse_digest(text: str) -> Digest:
+    """Return ``text`` as a digest.
+
+    Raises:
+        BadDigest: it has another form. This is the one gate between text from outside and
+            the paths that are made of digests.
+    """
+    if not isinstance(text, str) or _FORM.fullmatch(text) is None:
+        raise BadDigest(digest=text)
+    return Digest(text)
+
+
+def digest_bytes(data: bytes | memoryview) -> Digest:
+    """Return the digest of ``data``."""
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+    """Yield ``length`` bytes of a file from ``offset`` on (all by default), in chunks."""
+    left = os.stat(path).st_size - offset if length is None else length
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        while left > 0:
+            chunk = file.read(min(CHUNK, left))
+            if not chunk:
+                return
+            left -= len(chunk)
+            yield chunk
+
+
+def digest_file(path: Path, offset: int = 0, length: int | None = None) -> Digest:
+    """Return the digest of a file, or of the part of it that begins at ``offset``."""
+    state = hashlib.sha256()
+    for chunk in file_chunks(path, offset, length):
+        state.update(chunk)
+    return Digest("sha256:" + state.hexdigest())
+
+
+def blob_path(digest: Digest) -> str:
+    """Return where a blob lies in a registry or store, relative to its root.
+
+    >>> blob_path(Digest("sha256:" + "ab" * 32))[:20]
+    'blobs/sha256/ab/abab'
+    """
+    value = parse_digest(digest)[7:]
+    return f"blobs/sha256/{value[:2]}/{value}"

@@ -1,0 +1,276 @@
+"""Writing files so that a killed process or a full disk leaves nothing half-made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from modpkg.core.digests import Digest
+from modpkg.core.errors import DiskFull, UnsafePath
+
+TEMPORARY = ".tmp-"
+"""Names of unfinished files and folders begin so; nothing ever reads one."""
+
+
+def safe_path(text: str) -> str:
+    """Return a path out of a release, once it is known to stay inside the module's folder.
+
+    Raises:
+        UnsafePath: it is absolute, climbs, has a drive, a backslash, a NUL, an empty or
+            over-long part, or a name that Windows reserves.
+    """
+    reason = None
+    parts = text.split("/")
+    if not text or len(text.encode("utf-8", "replace")) > 512:
+        reason = "it is empty or longer than 512 bytes"
+    elif text.startswith("/") or ":" in text:
+        reason = "it is absolute or has a ':'"
+    elif "\\" in text or any(ord(char) < 32 or ord(char) == 127 for char in text):
+        reason = "it has a backslash or a control character"
+    elif any(part in ("", ".", "..") for part in parts):
+        reason = "it has an empty part, '.' or '..'"
+    elif any(
+        part != part.rstrip(" .") or part.split(".")[0].upper() in _RESERVED for part in parts
+    ):
+        reason = "a part of it is not a portable file name"
+    if reason is not None:
+        raise UnsafePath(path=text, reason=reason)
+    return text
+
+
+_RESERVED = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{name}{n}" for name in ("COM", "LPT") for n in range(1, 10)),
+}
+
+
+def temporary_sibling(path: Path) -> Path:
+    """Return an unused name beside ``path``, on the same file system."""
+    return path.parent / f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" into `DiskFull`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from None
+        raise
+
+
+def disk_full(path: Path, needed: str = "more") -> DiskFull:
+    """Return the error that says how much is free where ``path`` lies."""
+    free = shutil.disk_usage(_existing(path)).free
+    return DiskFull(path=path, needed=needed, free=human_bytes(free))
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing.
+
+    Inside a folder that its group may write to, it can be written by that group too, whatever
+    the umask: what users share stays shared.
+    """
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        if folder.parent.stat().st_mode & stat.S_IWGRP:
+            with contextlib.suppress(PermissionError):  # somebody else made it meanwhile
+                folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXG)
+
+
+def shared_mode(folder: Path) -> int:
+    """Return the mode of a file in ``folder`` that whoever may write to the folder may change."""
+    return 0o664 if folder.stat().st_mode & stat.S_IWGRP else 0o644
+
+
+def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644) -> Digest:
+    """Write a file so that it is either whole or not there, and return its digest.
+
+    Temporary file, fsync, rename, fsync of the folder.
+
+    Raises:
+        DiskFull: no space is left; nothing remains.
+    """
+    if isinstance(chunks, bytes):
+        chunks = (chunks,)
+    make_folder(path.parent)
+    temporary = temporary_sibling(path)
+    state = hashlib.sha256()
+    with disk_errors(path.parent):
+        try:
+            with open(temporary, "xb") as file:
+                for chunk in chunks:
+                    state.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+    return Digest("sha256:" + state.hexdigest())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut, where the system can."""
+    if os.name == "nt":  # Windows has no fsync of folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put ``source``'s bytes at ``target``, at no cost where possible.
+
+    A hard link, else a reflink (a copy that shares blocks), else an atomic copy. What is at
+    ``target`` stays when it has the same length: callers name files by their content.
+    """
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_sibling(target)
+    with disk_errors(target.parent):
+        try:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                copy_file(source, temporary)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+_FICLONE = 0x40049409
+"""Linux's request to share a whole file's blocks."""
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Write ``source``'s bytes to a new file, sharing blocks where the file system can.
+
+    Unlike a hard link it stays what it is when somebody edits the source.
+    """
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            import fcntl
+
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except (ImportError, OSError):  # another file system, or one that cannot
+            shutil.copyfileobj(old, new, 1 << 20)
+
+
+def copy_range(source: int, offset: int, target: int, position: int, length: int) -> int:
+    """Copy bytes from one open file to another, and return how many there were.
+
+    The system does it, and shares blocks where it can; elsewhere they are read and written.
+    """
+    left = length
+    while left and hasattr(os, "copy_file_range"):
+        try:
+            count = os.copy_file_range(source, target, left, offset, position)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            break
+        if not count:
+            return length - left
+        left, offset, position = left - count, offset + count, position + count
+    while left:
+        data = os.pread(source, min(left, 1 << 20), offset)
+        if not data:
+            break
+        count = os.pwrite(target, data, position)
+        left, offset, position = left - count, offset + count, position + count
+    return length - left
+
+
+def reserve(file: int, length: int) -> None:
+    """Give an open file its length, and take the room on the disk now: later there is no way back.
+
+    Writing through a mapping, say, has no other way to tell that the disk is full.
+    """
+    begun = os.fstat(file).st_size
+    if begun > length:
+        os.ftruncate(file, length)
+    if hasattr(os, "posix_fallocate"):
+        if length:
+            os.posix_fallocate(file, 0, length)
+        return
+    os.lseek(file, begun, os.SEEK_SET)
+    zeros = bytes(1 << 20)
+    for start in range(begun, length, len(zeros)):
+        os.write(file, zeros[: length - start])
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it; a rename first, so that no reader sees half of it."""
+    if not path.exists():
+        return
+    doomed = temporary_sibling(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def shown(path: Path) -> str:
+    """Return a path for people: relative to the working folder when it is inside."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def parse_bytes(text: str) -> int | None:
+    """Return the bytes that a size is, in decimal units; None where it is no size.
+
+    >>> parse_bytes("1.5 GB"), parse_bytes("much")
+    (1500000000, None)
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB)", text.strip())
+    if match is None:
+        return None
+    whole, _, part = match[1].partition(".")
+    exact = int(whole + part.ljust(9, "0"))  # in billionths
+    power: int = 1000 ** _UNITS.index(match[2])
+    return exact * power // 10**9
+
+
+def human_bytes(count: int) -> str:
+    """Return a byte count for people, in decimal units: ``460.8 kB``."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in _UNITS[1:]:
+        value /= 1000
+        if value < 999.95 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"

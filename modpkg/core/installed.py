@@ -1,0 +1,93 @@
+"""Modules and models whose bytes lie on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core.errors import EnvironmentDamaged
+from modpkg.core.records import DigestText, ReleaseRecord, Shape
+from modpkg.core.sealed import unseal
+
+
+class TensorRef(Struct, frozen=True):
+    """A tensor's bytes on this machine; they were verified when they came into the store."""
+
+    file: str
+    """Path of the pack; absolute, or relative to an environment's ``packs`` folder."""
+    offset: int
+    length: int
+    dtype: str
+    """As safetensors spells it."""
+    shape: Shape
+    digest: DigestText
+
+
+class InstalledModule(Struct, frozen=True, kw_only=True):
+    """A module of the resolution, with everything of it in the store."""
+
+    name: str
+    version: str
+    kind: str
+    release: DigestText
+    record: ReleaseRecord
+    tensors: dict[str, TensorRef]
+    files: dict[str, Path]
+    """By path inside the release, the blob in the store."""
+
+
+class Prompt(Struct, frozen=True, kw_only=True):
+    """Virtual tokens that a model reads before its text."""
+
+    module: str
+    """Where they come from."""
+    count: int
+    task: str
+    """PEFT's ``task_type``: it decides where they go."""
+    heads: int | None
+    """Among which keys and values are divided; None for embeddings."""
+    index: int
+    """Which task's they are, of several."""
+    tensors: dict[str, TensorRef]
+    """``embeddings``; for several tasks, ``columns`` and ``rows`` beside them."""
+
+
+class InstalledModel(Struct, kw_only=True):
+    """``model.json``: one runnable model of an environment, beside its config and tokenizer.
+
+    It lies in ``generations/<n>/models/<name>/``, sealed (see `seal`); ``file`` of its
+    tensors is relative to the environment's ``packs`` folder.
+    """
+
+    spec: int = 1
+    name: str
+    version: str
+    key: str
+    """Digest of the composition's inputs."""
+    result: str
+    """Digest of what was composed; see `modpkg.core.interface.weights_digest`."""
+    task: dict[str, object] | None
+    tensors: dict[str, TensorRef]
+    modules: dict[str, str]
+    """Modules that went in, with their versions."""
+    recipe: dict[str, object]
+    """What it was composed by: ``base``, ``steps`` …, as under ``[compose]``."""
+    prompt: Prompt | None = None
+
+
+MODEL_RECORD = "model.json"
+"""Name of an installed model's record, in its folder."""
+
+
+def read_model(folder: Path) -> InstalledModel:
+    """Return the record of an installed model.
+
+    Raises:
+        EnvironmentDamaged: it is missing or not sound.
+    """
+    try:
+        return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EnvironmentDamaged(path=folder, reason=str(error)) from None

@@ -1,0 +1,116 @@
+"""Interfaces: does a module fit a base? Pure functions over small documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from modpkg.core.digests import Digest, digest_bytes
+from modpkg.core.installed import TensorRef
+from modpkg.core.records import Expects, Port, Provides, TensorEntry, TensorType, canonical_json
+
+WEIGHTS_PORT = "weights"
+"""Port of modules that read a base's output: the digest of all its weights, compared for drift."""
+
+_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""What a ``config.json`` may call the number of layers."""
+
+
+class HasType(Protocol):
+    """A tensor as far as its type: `TensorType`, `TensorEntry` and `TensorRef` are such."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+class Drift(Struct, frozen=True):
+    """How far a base lies from the one that a module was made for."""
+
+    touched: int
+    """Tensors that the module acts on."""
+    changed: tuple[str, ...]
+    """Those whose bytes differ."""
+    ports: tuple[str, ...]
+    """Ports whose value differs."""
+
+    @property
+    def exact(self) -> bool:
+        return not self.changed and not self.ports
+
+
+def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
+    """Return the ports of a base: its ``config.json`` and the digest of its tokenizer."""
+    ports: dict[str, Port] = {}
+    if isinstance(architecture := config.get("model_type"), str):
+        ports["architecture"] = architecture
+    for port, keys in (("hidden", _HIDDEN), ("layers", LAYERS), ("vocab", ("vocab_size",))):
+        for key in keys:
+            if isinstance(value := config.get(key), int):
+                ports[port] = value
+                break
+    if tokenizer is not None:
+        ports["tokenizer"] = tokenizer
+    return ports
+
+
+def provides_of(tensors: Mapping[str, HasType], ports: dict[str, Port]) -> Provides:
+    """Return the interface document of a base with these tensors and ports."""
+    return Provides(
+        tensors={
+            name: TensorType(entry.dtype, list(entry.shape)) for name, entry in tensors.items()
+        },
+        ports=ports,
+    )
+
+
+def unfit_reason(expects: Expects, provides: Provides) -> str | None:
+    """Return why the module cannot act on the base, naming the tensor or port; None if it can.
+
+    A tensor fits when its name and shape are there. A port fits when its value is equal; a port
+    whose value is a digest (a tokenizer) only has to be there: another value is drift.
+    """
+    for name, wanted in sorted(expects.tensors.items()):
+        offered = provides.tensors.get(name)
+        if offered is None:
+            return f"it has no tensor {name!r}"
+        if list(offered.shape) != list(wanted.shape):
+            return f"its tensor {name!r} has shape {offered.shape}, not {wanted.shape}"
+    for port, value in sorted(expects.ports.items()):
+        if port == WEIGHTS_PORT:
+            continue
+        if port not in provides.ports:
+            return f"it has no port {port!r}"
+        if provides.ports[port] != value and not _is_digest(value):
+            return f"its port {port!r} is {provides.ports[port]}, not {value}"
+    return None
+
+
+def weights_digest(tensors: Mapping[str, TensorEntry] | Mapping[str, TensorRef]) -> Digest:
+    """Return one digest for a set of tensors: of canonical JSON {name: [dtype, shape, digest]}."""
+    return digest_bytes(
+        canonical_json({name: [t.dtype, list(t.shape), t.digest] for name, t in tensors.items()})
+    )
+
+
+def drift_of(expects: Expects, provides: Provides, tensors: Mapping[str, TensorEntry]) -> Drift:
+    """Return which of the touched tensors and ports differ from those the module was made for."""
+    ports = dict(provides.ports)
+    if WEIGHTS_PORT in expects.ports:
+        ports[WEIGHTS_PORT] = weights_digest(tensors)
+    changed = [
+        name
+        for name, wanted in sorted(expects.tensors.items())
+        if name not in tensors or tensors[name].digest != wanted.digest
+    ]
+    differing = [port for port, value in sorted(expects.ports.items()) if ports.get(port) != value]
+    return Drift(touched=len(expects.tensors), changed=tuple(changed), ports=tuple(differing))
+
+
+def _is_digest(value: Port) -> bool:
+    return isinstance(value, str) and value.startswith("sha256:")

@@ -1,0 +1,22 @@
+"""Reading the small JSON files of a module, which nobody has checked yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modpkg.core.errors import BadRecord
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        BadRecord: it is not JSON, or not an object.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord(what=path, kind=f"{path.name} file", reason=str(error)) from None

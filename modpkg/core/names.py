@@ -1,0 +1,200 @@
+"""Names, versions and requirements: the smallest shared vocabulary."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NewType
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from modpkg.core.errors import BadName, BadRequirement, BadVersion
+
+ModuleName = NewType("ModuleName", str)
+"""A module's name in its normal form (PEP 503): lower case, runs of ``-_.`` as one ``-``."""
+
+_AT = re.compile(
+    r"^\s*(?P<name>[^@\s\[\]]+(?:\[[^\]]*\])?)\s*@\s*(?P<rest>[~^=]?)\s*(?P<version>\S+)\s*$"
+)
+
+
+def module_name(text: str) -> ModuleName:
+    """Return ``text`` in its normal form.
+
+    >>> module_name("Summarize_LoRA")
+    'summarize-lora'
+
+    Raises:
+        BadName: ``text`` is no name by PEP 508, or longer than 100 characters.
+    """
+    if len(text) > 100:
+        raise BadName(name=text[:100] + "…")
+    try:
+        return ModuleName(canonicalize_name(text, validate=True))
+    except InvalidName:
+        raise BadName(name=text) from None
+
+
+@lru_cache(maxsize=1 << 16)
+def parse_version(text: str) -> Version:
+    """Return ``text`` as a PEP 440 version without a local part.
+
+    Raises:
+        BadVersion: ``text`` is no version, or has a local part (``+abc``), which no two
+            publishers would understand alike.
+    """
+    if len(text) > 100:
+        raise BadVersion(version=text[:100] + "…")
+    try:
+        version = Version(text)
+    except InvalidVersion:
+        raise BadVersion(version=text) from None
+    if version.local is not None or version.epoch > 9999:
+        raise BadVersion(version=text)
+    return version
+
+
+def caret(version: Version) -> str:
+    """Return the specifier that ``^version`` stands for, as cargo and npm read it.
+
+    >>> caret(Version("2.1")), caret(Version("0.3.1"))
+    ('>=2.1,<3', '>=0.3.1,<0.4')
+    """
+    release = version.release
+    for position, part in enumerate(release):
+        if part or position == len(release) - 1:
+            upper = [*release[:position], part + 1]
+            break
+    epoch = f"{version.epoch}!" if version.epoch else ""
+    return f">={version},<{epoch}{'.'.join(map(str, upper))}"
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Return the requirement that ``text`` spells, its name and extras in normal form.
+
+    Beside PEP 508 (``summarizer[news]>=2.1``) these need no quotes in a shell:
+    ``summarizer@2.1`` (exactly that version), ``summarizer@^2.1`` (that or a later one that is
+    compatible), ``summarizer@~2.1`` (``~=2.1``) and ``summarizer@latest``.
+
+    Raises:
+        BadRequirement: it is none of these, or it has an URL or an environment marker.
+    """
+    if len(text) > 1000:
+        raise BadRequirement(requirement=text[:100] + "…", reason="it is over 1000 characters")
+    spelled = _expand_at(text)
+    try:
+        requirement = Requirement(spelled)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise BadRequirement(requirement=text, reason=reason) from None
+    if requirement.url is not None:
+        raise BadRequirement(requirement=text, reason="it has an address")
+    if requirement.marker is not None:
+        raise BadRequirement(requirement=text, reason="it has an environment marker")
+    requirement.name = module_name(requirement.name)
+    requirement.extras = {module_name(extra) for extra in requirement.extras}
+    return requirement
+
+
+class ReadRequirement:
+    """A requirement as an index line has it: read once per text, shared, never changed."""
+
+    __slots__ = ("extras", "name", "specifier")
+
+    def __init__(self, name: ModuleName, extras: tuple[str, ...], specifier: SpecifierSet) -> None:
+        self.name = name
+        self.extras = extras
+        """Sorted."""
+        self.specifier = specifier
+        """The versions it allows; equal texts give the same object."""
+
+
+_PLAIN = re.compile(
+    r"([a-z0-9]+(?:-[a-z0-9]+)*)"
+    r"((?:(?:>=|<=|==|!=|>|<)[0-9]+(?:\.[0-9]+)*(?:,(?!$)|$)|~=[0-9]+(?:\.[0-9]+)+(?:,(?!$)|$))*)$",
+    re.ASCII,
+)
+"""The commonest spelling: a name in normal form, and bounds that are plain final versions."""
+
+
+@lru_cache(maxsize=1 << 17)
+def read_requirement(text: str) -> ReadRequirement:
+    """Return what `parse_requirement` does, for the tens of thousands in a registry's index.
+
+    Raises:
+        BadRequirement: `parse_requirement` would.
+    """
+    match = _PLAIN.match(text)
+    if match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text:
+        return ReadRequirement(ModuleName(match[1]), (), _shared_specifier(match[2]))
+    requirement = parse_requirement(text)
+    return ReadRequirement(
+        ModuleName(requirement.name),
+        tuple(sorted(requirement.extras)),
+        _shared_specifier(str(requirement.specifier)),
+    )
+
+
+@lru_cache(maxsize=1 << 16)
+def _shared_specifier(bounds: str) -> SpecifierSet:
+    return SpecifierSet(bounds)
+
+
+def _expand_at(text: str) -> str:
+    match = _AT.match(text)
+    if match is None or "://" in text:
+        return text
+    name, sign, version = match["name"], match["rest"], match["version"]
+    if version == "latest" and not sign:
+        return name
+    try:
+        parsed = Version(version)
+    except InvalidVersion:
+        raise BadRequirement(requirement=text, reason=f"{version!r} is not a version") from None
+    if sign == "^":
+        return name + caret(parsed)
+    if sign == "~":
+        return f"{name}~={parsed}" if len(parsed.release) > 1 else name + caret(parsed)
+    return f"{name}=={parsed}"
+
+
+def parse_specifier(text: str) -> SpecifierSet:
+    """Return the version specifier of a manifest; ``"*"`` means any version.
+
+    Raises:
+        BadRequirement: ``text`` is no specifier by PEP 440.
+    """
+    if text.strip() == "*":
+        return SpecifierSet()
+    if text.startswith("^"):
+        return SpecifierSet(caret(parse_version(text[1:].strip())))
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier:
+        raise BadRequirement(requirement=text, reason="it is no version specifier") from None
+
+
+def requirement_text(name: str, extras: set[str] | frozenset[str], specifier: SpecifierSet) -> str:
+    """Return the normal spelling of a requirement.
+
+    >>> requirement_text("a", {"y", "x"}, SpecifierSet("<2,>=1"))
+    'a[x,y]>=1,<2'
+    """
+    shown = f"[{','.join(sorted(extras))}]" if extras else ""
+    return f"{name}{shown}{specifier_text(specifier)}"
+
+
+_OPERATORS = ("===", "==", "~=", ">=", ">", "<=", "<", "!=")
+
+
+def specifier_text(specifier: SpecifierSet) -> str:
+    """Return the normal spelling of a specifier: lower bounds before upper ones.
+
+    >>> specifier_text(SpecifierSet("<2,>=1"))
+    '>=1,<2'
+    """
+    ordered = sorted(specifier, key=lambda item: (_OPERATORS.index(item.operator), item.version))
+    return ",".join(map(str, ordered))

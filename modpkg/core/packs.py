@@ -1,0 +1,186 @@
+"""Packs: safetensors files, read without trusting them and written as a stream.
+
+The header is parsed here, without torch or numpy, because it is read by rooms that
+never import either. Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core.errors import PackError
+
+DTYPE_BYTES: dict[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+    "C64": 8,
+}
+"""Bytes per element of each dtype that a pack may hold."""
+
+MAX_HEADER = 100_000_000
+"""Longest header in bytes; the same bound as safetensors' own reader."""
+
+
+class _HeaderEntry(Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+class PackTensor(Struct, frozen=True):
+    """One tensor's place in a pack file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """First byte, counted from the beginning of the file."""
+    length: int
+    """Bytes."""
+
+
+def read_pack_header(path: Path) -> dict[str, PackTensor]:
+    """Return the tensors of a safetensors file, by name, in the order they lie in it.
+
+    Every claim is checked against the file's true length before memory is taken for it: the
+    header fits, offsets cover the data without gap or overlap, lengths agree with dtype and shape.
+
+    Raises:
+        PackError: any of this does not hold, or the file is something else (a pickle, say).
+    """
+    header, size = read_header(path)
+    return parse_pack_header(header[8:], size - len(header), path)
+
+
+def read_header(path: Path) -> tuple[bytes, int]:
+    """Return the first bytes of a safetensors file, up to its data, and the file's length.
+
+    Raises:
+        PackError: it is too short for what it claims, or is something else.
+    """
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        first = file.read(8)
+        if len(first) < 8:
+            raise PackError(path=path, reason="it is shorter than 8 bytes")
+        (length,) = struct.unpack("<Q", first)
+        # A header may be 640 bytes long and so begin as pickles do; but then an object follows.
+        pickled = first[:1] == b"\x80" or first[:4] == b"PK\x03\x04"
+        if pickled and file.read(1) != b"{":
+            raise PackError(path=path, reason="it is a pickle or a zip archive, as .bin files are")
+        if length > MAX_HEADER:
+            raise PackError(path=path, reason=f"its header claims to be {length} bytes long")
+        if 8 + length > size:
+            raise PackError(
+                path=path, reason=f"its header claims {length} bytes, but the file has {size}"
+            )
+        file.seek(8)
+        return first + file.read(length), size
+
+
+def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict[str, PackTensor]:
+    """Return the tensors that a header describes; see `read_pack_header`."""
+    try:
+        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        raw.pop("__metadata__", None)
+        entries = {
+            name: msgspec.json.decode(entry, type=_HeaderEntry) for name, entry in raw.items()
+        }
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PackError(path=path, reason=f"its header is not understood ({error})") from None
+    start = 8 + len(header)
+    tensors: dict[str, PackTensor] = {}
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        begin, stop = entry.data_offsets
+        if entry.dtype not in DTYPE_BYTES:
+            raise PackError(path=path, reason=f"tensor {name!r} has unknown dtype {entry.dtype!r}")
+        if len(entry.shape) > 16 or any(extent < 0 or extent > 2**62 for extent in entry.shape):
+            raise PackError(path=path, reason=f"tensor {name!r} has shape {entry.shape}")
+        if begin != end or stop < begin:
+            raise PackError(
+                path=path, reason=f"the data of tensor {name!r} leaves a gap or overlaps another's"
+            )
+        if math.prod(entry.shape) * DTYPE_BYTES[entry.dtype] != stop - begin:
+            raise PackError(
+                path=path,
+                reason=f"tensor {name!r} has {stop - begin} bytes, not what its shape needs",
+            )
+        end = stop
+        tensors[name] = PackTensor(entry.dtype, tuple(entry.shape), start + begin, stop - begin)
+    if end != data_length:
+        raise PackError(
+            path=path,
+            reason=f"its tensors take {end} bytes, but {data_length} bytes follow the header",
+        )
+    return tensors
+
+
+def pack_order(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
+    """Return tensor names in the order they are packed: widest dtype first, then by name.
+
+    That order keeps every tensor aligned to its element size without padding.
+    """
+    return sorted(tensors, key=lambda name: (-DTYPE_BYTES[tensors[name][0]], name))
+
+
+def pack_header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+) -> tuple[bytes, dict[str, PackTensor]]:
+    """Return the first bytes of a pack of these tensors (dtype, shape), and their places.
+
+    The data begins at a multiple of 64 bytes, so that mapped tensors are aligned for any
+    vector unit.
+    """
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    lengths: dict[str, int] = {}
+    position = 0
+    for name in pack_order(tensors):
+        dtype, shape = tensors[name]
+        lengths[name] = math.prod(shape) * DTYPE_BYTES[dtype]
+        entries[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [position, position + lengths[name]],
+        }
+        position += lengths[name]
+    text = msgspec.json.encode(entries)
+    text += b" " * (-(8 + len(text)) % 64)
+    start = 8 + len(text)
+    places: dict[str, PackTensor] = {}
+    for name in pack_order(tensors):
+        dtype, shape = tensors[name]
+        places[name] = PackTensor(dtype, shape, start, lengths[name])
+        start += lengths[name]
+    return struct.pack("<Q", len(text)) + text, places
+
+
+def pack_chunks(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    data: Mapping[str, Iterable[bytes]],
+) -> Iterator[bytes]:
+    """Yield a whole pack; ``data`` gives each tensor's bytes, which are read once, in order."""
+    header, _ = pack_header(tensors)
+    yield header
+    for name in pack_order(tensors):
+        yield from data[name]

@@ -1,0 +1,263 @@
+"""The formats that cross a boundary, each defined once.
+
+The JSON Schemas in ``registry_spec/`` are generated from these classes. Everything is
+written as canonical JSON: keys sorted, no white space, UTF-8, no NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from modpkg.core.errors import BadRecord
+
+SPEC = 1
+"""The version of the registry spec that this code writes, and the newest that it reads."""
+
+Kind = Literal["base", "adapter", "head", "expert", "patch", "model", "suite", "collection"]
+KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
+
+DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
+RegistryName = Annotated[
+    str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*)$", max_length=100)
+]
+Size = Annotated[int, Meta(ge=0, le=2**62)]
+Shape = Annotated[list[Size], Meta(max_length=16)]
+Port = int | str
+
+
+class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
+    """``registry.json``: what a registry says of itself."""
+
+    spec: int
+    name: RegistryName
+    """The registry's identity: lock files record it, so it never changes."""
+    api: str | None = None
+    """Address of the publishing API, when there is one."""
+
+
+class IndexLine(Struct, kw_only=True):
+    """One line of ``index/<name>.jsonl``: all that the resolver needs of one release."""
+
+    name: str
+    version: str
+    kind: Kind
+    requires: list[str] = []
+    extras: dict[str, list[str]] = {}
+    provides: DigestText | None = None
+    """Interface that this release offers; see `Provides`."""
+    expects: dict[str, DigestText] = {}
+    """By name of a dependency, the interface that this release expects of it; see `Expects`."""
+    release: DigestText
+    size: Size = 0
+    """Bytes that the release added to the registry when it was published."""
+    published: str = ""
+    yanked: str | None = None
+    """Why the release was yanked; `None` when it was not."""
+    requires_modpkg: str | UnsetType = UNSET
+    """The versions of modpkg that the release needs, as a specifier; left out when any will do."""
+    spec: int = SPEC
+
+
+Method = Literal["sparse", "difference", "planes"]
+METHODS: tuple[str, ...] = Method.__args__  # type: ignore[attr-defined]
+
+
+class Encoding(Struct, frozen=True, omit_defaults=True):
+    """How a tensor's bytes are written in its pack, when they are not there as they are."""
+
+    method: Method
+    base: DigestText | None = None
+    """The earlier tensor that it is decoded on; `None` for ``planes``."""
+
+
+class TensorEntry(Struct, frozen=True, omit_defaults=True):
+    """Where one tensor of a release lies."""
+
+    dtype: str
+    """The dtype's name in safetensors: ``F32``, ``BF16`` …"""
+    shape: Shape
+    digest: DigestText
+    """sha256 of the tensor's bytes (C order, little endian)."""
+    pack: DigestText
+    offset: Size
+    """First byte, counted from the beginning of the pack file."""
+    length: Size
+    """Bytes in the pack; the tensor's own when it has no encoding."""
+    encoding: Encoding | None = None
+
+
+class FileEntry(Struct, frozen=True):
+    """One file of a release that is not weights."""
+
+    digest: DigestText
+    size: Size
+
+
+Relation = Literal["built", "merged", "trained", "forked", "patched"]
+RELATIONS: tuple[str, ...] = Relation.__args__  # type: ignore[attr-defined]
+
+
+class BuiltFrom(Struct, frozen=True):
+    """A release that this one was built against or out of."""
+
+    name: str
+    version: str
+    release: DigestText
+    relation: Relation | UnsetType = UNSET
+    """How this one was made from it; left out where it was built against it (``built``)."""
+
+
+class Provenance(Struct, omit_defaults=True):
+    """What a release was made from."""
+
+    built_with: str
+    built_from: list[BuiltFrom] = []
+    breaking: str | UnsetType = UNSET
+    """Why it was published although what changed asked for a higher version (``check``)."""
+
+
+class ReleaseRecord(Struct, kw_only=True):
+    """A release: names everything in it by digest; its own digest is the release digest."""
+
+    spec: int = SPEC
+    name: str
+    version: str
+    kind: Kind
+    license: str
+    summary: str = ""
+    requires: list[str] = []
+    extras: dict[str, list[str]] = {}
+    manifest: dict[str, Any]
+    """The manifest in its normal form: defaults left out, names normalised."""
+    files: dict[str, FileEntry] = {}
+    packs: dict[DigestText, Size] = {}
+    """Every pack in which a tensor or source of this release lies, with its size in bytes."""
+    tensors: dict[str, TensorEntry] = {}
+    sources: dict[DigestText, TensorEntry] | UnsetType = UNSET
+    """By digest, earlier tensors that no name has here, but that encoded ones are decoded on."""
+    provides: DigestText | None = None
+    expects: dict[str, DigestText] = {}
+    requires_modpkg: str | UnsetType = UNSET
+    """The versions of modpkg that the release needs, as a specifier; left out when any will do."""
+    provenance: Provenance
+
+
+class TensorType(Struct, frozen=True):
+    """A tensor's dtype and shape."""
+
+    dtype: str
+    shape: Shape
+
+
+class TouchedTensor(Struct, frozen=True):
+    """A tensor of a base that a module acts on, as it was when the module was made."""
+
+    dtype: str
+    shape: Shape
+    digest: DigestText
+
+
+class Provides(Struct, kw_only=True):
+    """Interface document: what a release offers. Small, content-addressed, shared."""
+
+    spec: int = SPEC
+    tensors: dict[str, TensorType]
+    """By name on disk."""
+    ports: dict[str, Port]
+
+
+class Expects(Struct, kw_only=True):
+    """Interface document: the part of a base that a module touches."""
+
+    spec: int = SPEC
+    tensors: dict[str, TouchedTensor] = {}
+    ports: dict[str, Port] = {}
+
+
+class PatchedTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a patch makes one tensor."""
+
+    digest: DigestText
+    """Of the tensor that the patch makes."""
+    was: DigestText | None = None
+    """Of the base's tensor; `None` for one that the base does not have."""
+    inputs: dict[str, str] = {}
+    """By role, the patch's own tensors that it is made with; the roles say how:
+
+    ``whole``: the tensor itself. ``a``, ``b``: b · a is added. ``rows`` or ``columns``: each row
+    (column) is multiplied by a number. ``gaps``, ``values``: values that stand at single places,
+    alone or after one of the two before; see ``registry_spec/release.md``.
+    """
+    first: int | None = None
+    """How many of the base's rows are left, from the first on; there are no inputs then."""
+
+
+class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``patch.json``: what a patch does to the one base release that it was made for."""
+
+    spec: int = SPEC
+    base: str
+    """Name of the base."""
+    version: str
+    """Version of the base."""
+    tensors: dict[str, PatchedTensor] = {}
+    """By name on disk, those that the result has and the base has not."""
+    removed: dict[str, DigestText] = {}
+    """Tensors of the base, as they were, that the result does not have."""
+    removed_files: list[str] = []
+    """Files of the base that the result does not have; new ones lie under ``files/``."""
+
+
+PATCH = "patch.json"
+"""Name of a patch's record among its files."""
+PATCHED_FILES = "files/"
+"""Where in a patch the files lie that take the place of the base's."""
+
+Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects, PatchRecord)
+
+FORMATS: dict[str, type[Struct]] = {
+    "registry": RegistryInfo,
+    "index-line": IndexLine,
+    "release": ReleaseRecord,
+    "provides": Provides,
+    "expects": Expects,
+    "patch": PatchRecord,
+}
+"""The formats of the registry spec, by the name of their JSON Schema."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return ``value`` as canonical JSON: equal values give equal bytes."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
+    """Return the record in ``data``, checked against its format.
+
+    Raises:
+        BadRecord: the bytes are not JSON, or not such a record; ``what`` says where from.
+    """
+    try:
+        record = msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord(what=what, kind=FORMAT_LABELS[kind.__name__], reason=str(error)) from None
+    if record.spec > SPEC and kind is not RegistryInfo:
+        raise BadRecord(
+            what=what,
+            kind=FORMAT_LABELS[kind.__name__],
+            reason=f"it follows spec version {record.spec}; update modpkg",
+        )
+    return record
+
+
+FORMAT_LABELS = {
+    "RegistryInfo": "registry.json",
+    "IndexLine": "index line",
+    "ReleaseRecord": "release record",
+    "Provides": "interface",
+    "Expects": "interface",
+    "PatchRecord": "patch.json",
+}

@@ -1,0 +1,69 @@
+"""A tree of blobs: the one layout that registries, builds, vendored copies and the store share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from modpkg.core.digests import Digest, blob_path, digest_bytes
+from modpkg.core.errors import BlobMissing, DigestMismatch
+from modpkg.core.files import temporary_sibling, write_atomically
+
+
+class BlobTree:
+    """Immutable bytes under ``root/blobs/sha256/<aa>/<hex>``, named by their digest."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob lies, whether or not it is there."""
+        return self.root / blob_path(digest)
+
+    def has(self, digest: Digest) -> bool:
+        """Say whether the blob is there; blobs appear whole, by rename."""
+        return self.path(digest).is_file()
+
+    def read(self, digest: Digest, what: str) -> bytes:
+        """Return a small blob's bytes, verified.
+
+        Raises:
+            BlobMissing, DigestMismatch: ``what`` says which thing it was.
+        """
+        try:
+            data = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            raise BlobMissing(what=what, digest=digest, source=self.root) from None
+        check_digest(data, digest, what, str(self.root))
+        return data
+
+    def add(self, data: bytes) -> Digest:
+        """Add a small blob and return its digest."""
+        digest = digest_bytes(data)
+        if not self.has(digest):
+            write_atomically(self.path(digest), data, mode=0o444)
+        return digest
+
+    def add_stream(self, chunks: Iterable[bytes], expected: Digest, what: str, source: str) -> None:
+        """Add a blob of any size whose digest is known.
+
+        Raises:
+            DigestMismatch: the bytes are others; nothing was added.
+            DiskFull: nothing was added.
+        """
+        target = self.path(expected)
+        staged = temporary_sibling(target)
+        try:
+            actual = write_atomically(staged, chunks, mode=0o444)
+            if actual != expected:
+                raise DigestMismatch(what=what, expected=expected, actual=actual, source=source)
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def check_digest(data: bytes, expected: Digest, what: str, source: str) -> None:
+    """Raise `DigestMismatch` unless ``data`` hashes to ``expected``."""
+    actual = digest_bytes(data)
+    if actual != expected:
+        raise DigestMismatch(what=what, expected=expected, actual=actual, source=source)

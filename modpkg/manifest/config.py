@@ -1,0 +1,291 @@
+"""What a person has set for this machine: ``config.toml`` in modpkg's home, read strictly."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from modpkg.core.errors import ManifestError
+from modpkg.core.files import parse_bytes, shown
+from modpkg.core.home import config_path
+from modpkg.manifest.find import head_of
+from modpkg.manifest.values import has_secret
+from modpkg.toml.document import decoded, read_document
+from modpkg.toml.node import Node, Source, Table, brief
+
+SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
+"""What an address in the settings may begin with; only mirrors may be folders."""
+_TABLES = ("registry", "store")
+_REGISTRY = (
+    "mirrors",
+    "token",
+    "token-env",
+    "username",
+    "username-env",
+    "password",
+    "password-env",
+)
+_STORE = ("max-size",)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SENDABLE = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A text that the file has itself, or the environment variable that has it."""
+
+    node: Node = field(repr=False)
+    in_environment: bool
+
+    def reveal(self) -> str:
+        """Return the text.
+
+        Raises:
+            ManifestError: the variable is not set; its value is never repeated.
+        """
+        text = self.node.text(most=10_000)
+        if not self.in_environment:
+            return text
+        if not (value := os.environ.get(text, "").strip()):
+            raise self.node.fail(f"names the environment variable {text}, which is not set; set it")
+        return value
+
+
+@dataclass(frozen=True)
+class Token:
+    """A registry is told who asks by a token."""
+
+    token: Secret
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        return (self.token,)
+
+    def authorization(self) -> str:
+        """Return the value of the header ``Authorization``.
+
+        Raises:
+            ManifestError: an environment variable is not set, or its text cannot be sent.
+        """
+        token = self.token.reveal()
+        if not _SENDABLE.fullmatch(token):
+            raise self.token.node.fail("has a space or a letter that no token can have")
+        return f"Bearer {token}"
+
+
+@dataclass(frozen=True)
+class Password:
+    """A registry is told who asks by a username and a password."""
+
+    username: Secret
+    password: Secret
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        return (self.username, self.password)
+
+    def authorization(self) -> str:
+        """Return the value of the header ``Authorization``; raises as `Token` does."""
+        username = self.username.reveal()
+        if ":" in username:
+            raise self.username.node.fail("has a ':' in it, which no username can have")
+        pair = f"{username}:{self.password.reveal()}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+Login = Token | Password
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """What is set for one registry."""
+
+    mirrors: tuple[str, ...] = ()
+    """Addresses that are asked before the registry itself, in this order."""
+    login: Login | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that is set; without a file, nothing is."""
+
+    registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    """By address in normal form."""
+    max_size: int | None = None
+    """Bytes beyond which the store is cleaned up by itself."""
+
+    def of(self, address: str) -> RegistrySettings:
+        """Return what is set for the registry at an address."""
+        return self.registries.get(normal_address(address)) or RegistrySettings()
+
+    def mirror_login(self, mirror: str, registry: str) -> Login | None:
+        """Return the login for a mirror: its own, or the registry's where the origin is the same.
+
+        No other origin than the registry's ever gets to see what was written for the registry.
+        """
+        own = self.of(mirror).login
+        if own is None and origin(mirror) == origin(registry):
+            return self.of(registry).login
+        return own
+
+
+def origin(address: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of an address.
+
+    >>> origin("HTTPS://Models.example:443/acme")
+    ('https', 'models.example', 443)
+    """
+    parts = urlsplit(address)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", parts.port or default
+
+
+def normal_address(address: str) -> str:
+    """Return an address as addresses are compared.
+
+    >>> normal_address("HTTPS://Models.example:443/acme/")
+    'https://models.example/acme'
+    """
+    try:
+        scheme, host, port = origin(address)
+    except ValueError:  # a port that is none
+        return address
+    if not scheme:
+        return address  # a folder's path
+    if port is None or (scheme, port) in (("http", 80), ("https", 443)):
+        place = host
+    else:
+        place = f"{host}:{port}"
+    user = urlsplit(address).username
+    place = f"{user}@{place}" if user else place
+    return f"{scheme}://{place}{urlsplit(address).path.rstrip('/')}"
+
+
+def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
+    """Return what is set on this machine; a file with a secret that others can read is warned of.
+
+    Raises:
+        ManifestError: the file is not as it has to be; says where, and what to do.
+    """
+    path = config_path()
+    try:
+        content = head_of(path)
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        message = f"it cannot be read: {error.strerror}."
+        raise ManifestError(where=shown(path), message=message) from None
+    settings = parse_settings(decoded(content, shown(path)), path)
+    open_to_all = os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH)
+    if warn is not None and open_to_all and _has_secret_of_its_own(settings):
+        warn(
+            f"{shown(path)} has a token or password in it, and other users of this machine can "
+            f"read it; run: chmod 600 {shown(path)}"
+        )
+    return settings
+
+
+def _has_secret_of_its_own(settings: Settings) -> bool:
+    return any(
+        not secret.in_environment
+        for each in settings.registries.values()
+        if each.login is not None
+        for secret in each.login.secrets[-1:]
+    )
+
+
+def parse_settings(text: str, path: Path) -> Settings:
+    """Return the settings in ``text``, which stands in the file ``path``.
+
+    Raises:
+        ManifestError: see `read_settings`.
+    """
+    document = read_document(text, shown(path))
+    root = Node(Source(shown(path), document.places), (), document.data).table(_TABLES)
+    registries: dict[str, RegistrySettings] = {}
+    if (tables := root.get("registry")) is not None:
+        for key, node in tables.entries().items():
+            address = normal_address(_address(node, key))
+            if origin(address)[0] == "file":
+                raise node.fail("is a folder of this machine, and nothing is set for those")
+            if address in registries:
+                raise node.fail("is set twice, in two spellings of one address; keep one")
+            registries[address] = _registry(node, address)
+    return Settings(registries, _max_size(root.get("store")))
+
+
+def _address(node: Node, text: str) -> str:
+    """Return a registry's or mirror's address; ``node`` is where it stands."""
+    try:
+        scheme, host, _ = origin(text)
+        secret = has_secret(text)
+    except ValueError:
+        scheme, host, secret = "", "", "@" in text
+    if secret:  # which must not be repeated
+        message = "an address has a user or a password in it; take it out, and write token-env"
+        raise ManifestError(where=node.where, message=f"{message} or password-env instead.")
+    if scheme not in SCHEMES or not (host or scheme == "file"):
+        raise node.fail(f"is {brief(text)}, which is no address (like 'https://models.example')")
+    return text
+
+
+def _registry(node: Node, address: str) -> RegistrySettings:
+    table = node.table(_REGISTRY)
+    mirrors = table.get("mirrors")
+    found = [_address(item, item.text(2000)) for item in mirrors.items()] if mirrors else []
+    for position, mirror in enumerate(found):
+        known = [address, *map(normal_address, found[:position])]
+        if normal_address(mirror) in known and mirrors is not None:
+            raise mirrors.items()[position].fail("is there already; take it out")
+    return RegistrySettings(tuple(found), _login(table, address))
+
+
+def _login(table: Table, address: str) -> Login | None:
+    token, username, password = (_secret(table, name) for name in ("token", "username", "password"))
+    given = [secret.node for secret in (token, username, password) if secret is not None]
+    if not given:
+        return None
+    if origin(address)[0] not in ("http", "https"):
+        raise given[0].fail(
+            "is for http(s) addresses; object stores take theirs from the environment "
+            "(AWS_…, GOOGLE_…, AZURE_…)"
+        )
+    if token is not None:
+        if len(given) > 1:
+            raise given[1].fail("stands beside a token; keep the one or the other")
+        return Token(token)
+    if username is None or password is None:
+        other = "password-env" if password is None else "username"
+        raise given[0].fail(f"needs the other half; add {other}")
+    return Password(username, password)
+
+
+def _secret(table: Table, name: str) -> Secret | None:
+    plain, variable = table.get(name), table.get(f"{name}-env")
+    if plain is not None and variable is not None:
+        raise variable.fail(f"stands beside {name}; keep one of them")
+    if plain is not None:
+        plain.text(most=10_000)
+        return Secret(plain, in_environment=False)
+    if variable is None:
+        return None
+    if not _VARIABLE.fullmatch(variable.text()):
+        raise variable.fail("has to be the name of an environment variable, not the secret itself")
+    return Secret(variable, in_environment=True)
+
+
+def _max_size(node: Node | None) -> int | None:
+    size = node.table(_STORE).get("max-size") if node is not None else None
+    if size is None:
+        return None
+    count = parse_bytes(size.text())
+    if not count:
+        raise size.fail(f"is {brief(size.text())}; write it like '100 GB'")
+    return count

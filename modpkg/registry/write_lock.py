@@ -1,0 +1,18 @@
+"""Locks of a registry folder, which several users may write to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from modpkg.core.files import make_folder, shared_mode
+
+
+def folder_lock(folder: Path, name: str) -> FileLock:
+    """Return the lock of that name; whoever may write to the folder may take it.
+
+    Names of modules never begin with a full stop, and other locks do.
+    """
+    make_folder(folder / "locks")
+    return FileLock(folder / "locks" / f"{name}.lock", mode=shared_mode(folder / "locks"))

@@ -1,0 +1,197 @@
+"""The lock file, ``modpkg.lock``: every release of a resolution with its digest.
+
+TOML, deterministic, readable. It holds digests and registry identities, never addresses, so a
+mirror does not change it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import tomli
+from msgspec import Meta, Struct
+
+from modpkg.core.errors import LockError, ModpkgError
+from modpkg.core.names import module_name, parse_version
+from modpkg.core.records import DigestText, Kind
+from modpkg.manifest.schema import Strategy
+
+if TYPE_CHECKING:
+    from modpkg.resolve.resolve import Resolution
+
+LOCK_SPEC = 1
+MAX_LOCK = 64 << 20
+_MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
+
+
+class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[module]]``: a release of the resolution."""
+
+    name: str
+    version: str
+    kind: Kind
+    registry: str
+    """The registry's identity: the ``name`` in its registry.json."""
+    release: DigestText
+    extras: list[str] = []
+    requires: list[str] = []
+
+
+class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """``[resolution]``: what else decided which versions were chosen; as the manifest says it."""
+
+    strategy: Strategy = "highest"
+    prereleases: list[str] = []
+    exclude_newer: str | None = None
+    """The cut-off in its normal spelling: a time, or a span before the moment of locking."""
+    cutoff: Annotated[str, Meta(pattern=_MOMENT)] | None = None
+    """The time that `exclude-newer` meant when the lock was made."""
+    exclude_newer_package: list[str] = []
+    """Each ``name=TIME``, or ``name=false`` where a name has no cut-off."""
+
+
+class LockedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[composed]]``: what a composition gave where the lock was written."""
+
+    model: str
+    engine: str
+    """Version of the composing engine."""
+    inputs: DigestText
+    """Digest of everything that determines the result."""
+    result: DigestText
+
+
+class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole lock file."""
+
+    spec: int = LOCK_SPEC
+    requirements: list[str]
+    """The manifest's requirements that were resolved, to know when the lock is stale."""
+    constraints: list[str] = []
+    """The manifest's constraints in normal spelling, sorted by name."""
+    overrides: list[str] = []
+    """The manifest's overrides, likewise."""
+    resolution: LockedPolicy = LockedPolicy()
+    module: list[LockedModule] = []
+    """Breadth first from the requirements."""
+    composed: list[LockedResult] = []
+
+    def find(self, name: str) -> LockedModule | None:
+        """Return a module by its normal name."""
+        return next((module for module in self.module if module.name == name), None)
+
+
+def parse_lock(text: str, path: Path) -> Lock:
+    """Return the lock in ``text``, checked.
+
+    Raises:
+        LockError: it is not TOML, not such a lock, or of a newer spec.
+    """
+    try:
+        raw = tomli.loads(text)
+        spec = raw.get("spec")
+        if isinstance(spec, int) and spec > LOCK_SPEC:
+            raise LockError(path=path, reason=f"it follows lock spec {spec}; update modpkg")
+        lock = msgspec.convert(raw, Lock)
+        names = [module_name(module.name) for module in lock.module]
+        for module in lock.module:
+            parse_version(module.version)
+        if names != [module.name for module in lock.module] or len(set(names)) != len(names):
+            raise LockError(path=path, reason="it has a name twice or not in normal form")
+    except LockError:
+        raise
+    except (tomli.TOMLDecodeError, msgspec.MsgspecError, ModpkgError, RecursionError) as error:
+        raise LockError(path=path, reason=str(error)) from None
+    return lock
+
+
+def read_lock(path: Path) -> Lock | None:
+    """Return the lock in a file; None when there is no file.
+
+    Raises:
+        LockError: the file is no sound lock.
+    """
+    try:
+        if path.stat().st_size > MAX_LOCK:
+            raise LockError(path=path, reason=f"it is over {MAX_LOCK >> 20} MiB")
+        return parse_lock(path.read_text("utf-8"), path)
+    except FileNotFoundError:
+        return None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise LockError(path=path, reason=str(error)) from None
+
+
+def format_lock(lock: Lock) -> str:
+    """Return the text of a lock; equal locks give equal bytes."""
+    lines = [
+        "# Written by modpkg: exactly what is installed. Commit it; do not edit it.",
+        f"spec = {lock.spec}",
+        f"requirements = {_array(lock.requirements)}",
+    ]
+    for key, bounds in (("constraints", lock.constraints), ("overrides", lock.overrides)):
+        if bounds:
+            lines.append(f"{key} = {_array(bounds)}")
+    if lock.resolution != LockedPolicy():
+        lines += ["", "[resolution]", *_fields(lock.resolution)]
+    for module in lock.module:
+        lines += ["", "[[module]]", *_fields(module)]
+    for result in lock.composed:
+        lines += ["", "[[composed]]", *_fields(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(item: Struct) -> list[str]:
+    lines = []
+    for field in msgspec.structs.fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, list):
+            if value:
+                lines.append(f"{field.encode_name} = {_array(value)}")
+        elif value != field.default:
+            lines.append(f"{field.encode_name} = {_string(value)}")
+    return lines
+
+
+def _string(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _array(values: list[str]) -> str:
+    if len(values) < 2:
+        return "[" + ", ".join(map(_string, values)) + "]"
+    return "[\n" + "".join(f"    {_string(value)},\n" for value in values) + "]"
+
+
+def lock_of(
+    requirements: list[str],
+    resolution: Resolution,
+    composed: Iterable[LockedResult] = (),
+    *,
+    constraints: Iterable[str] = (),
+    overrides: Iterable[str] = (),
+    policy: LockedPolicy | None = None,
+) -> Lock:
+    """Return the lock of a resolution."""
+    return Lock(
+        requirements=requirements,
+        constraints=list(constraints),
+        overrides=list(overrides),
+        resolution=policy or LockedPolicy(),
+        module=[
+            LockedModule(
+                name=name,
+                version=chosen.release.line.version,
+                kind=chosen.release.line.kind,
+                registry=chosen.release.registry.name,
+                release=chosen.release.line.release,
+                extras=list(chosen.extras),
+                requires=list(chosen.release.line.requires),
+            )
+            for name, chosen in resolution.modules.items()
+        ],
+        composed=sorted(composed, key=lambda result: result.model),
+    )

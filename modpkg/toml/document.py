@@ -1,0 +1,86 @@
+"""A TOML text as data with positions: every way in which it can fail to be one, in a sentence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import tomli
+
+from modpkg.core.errors import ManifestError
+from modpkg.manifest.find import BOM, MAX_BYTES
+from modpkg.toml.positions import OverLimit, Places, scan
+
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_CLEARER = {
+    "Cannot overwrite a value": "a key is given twice",
+    "Expected '=' after a key in a key/value pair": "a key needs '=' and a value after it",
+    "Illegal character '\\n'": "a string is not closed on its line",
+    'Expected "\'"': "a string is not closed",
+    "Unterminated string": "a string is not closed",
+    "Invalid value": "no value begins like this (strings need quotes)",
+}
+_DECLARED_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
+
+
+@dataclass(frozen=True)
+class Document:
+    """The data of a TOML text and where each key of it stands."""
+
+    data: dict[str, Any]
+    places: Places
+
+
+def decoded(content: bytes, name: str) -> str:
+    """Return the text in ``content``.
+
+    Raises:
+        ManifestError: it is larger than 1 MiB, or not UTF-8; ``name`` says which file.
+    """
+    if len(content) > MAX_BYTES:
+        raise ManifestError(where=name, message="it is larger than 1 MiB, too large to read.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8."
+        raise ManifestError(where=f"{name}:{line}", message=message) from None
+
+
+def read_document(text: str, name: str) -> Document:
+    """Return what ``text`` says; a byte order mark is passed over.
+
+    Raises:
+        ManifestError: it is too large, nested too deep, or not TOML.
+    """
+    text = text.removeprefix(BOM)
+    if len(text) > MAX_BYTES:
+        raise ManifestError(where=name, message="it is larger than 1 MiB, too large to read.")
+    try:
+        # First the scan: it refuses the depths and the numbers that tomli would labour on.
+        places = scan(text)
+    except OverLimit as limit:
+        where = f"{name}:{text.count(chr(10), 0, limit.offset) + 1}"
+        raise ManifestError(where=where, message=f"the file {limit.problem}.") from None
+    try:
+        data = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise _not_toml(str(error), text, name) from None
+    except (ValueError, RecursionError) as error:
+        message = f"this is not TOML: {error}."
+        raise ManifestError(where=name, message=message) from None
+    return Document(data, places)
+
+
+def _not_toml(reason: str, text: str, name: str) -> ManifestError:
+    position = _POSITION.search(reason)
+    reason = reason[: position.start()] if position else reason
+    line, column = text.rstrip().count("\n") + 1, "at the end"
+    if position and position[1]:
+        line, column = int(position[1]), f"column {position[2]}"
+    if twice := _DECLARED_TWICE.match(reason):
+        table = twice[1].replace("'", "").replace(", ", ".")
+        reason = f"table [{table}] is given twice"
+    reason = _CLEARER.get(reason, reason[:1].lower() + reason[1:200])
+    return ManifestError(where=f"{name}:{line}", message=f"this is not TOML ({column}): {reason}.")

@@ -1,0 +1,214 @@
+"""A value of a manifest together with where it stands, read strictly or refused in a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any, TypeVar
+
+from modpkg.core.errors import ManifestError, ModpkgError
+from modpkg.toml.positions import Path, Places
+
+T = TypeVar("T")
+
+_BARE = re.compile(r"[A-Za-z0-9_-]{1,60}")
+# Control characters, lone surrogates and text direction marks: they forge what a terminal shows.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
+_UNSHOWN_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2066-\u2069]")
+_TYPES = (
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a number"),
+    (str, "a string"),
+    (list, "an array"),
+    (dict, "a table"),
+    (datetime, "a date"),
+    (date, "a date"),
+    (time, "a time"),
+    (type(None), "null"),
+)
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` where one of ``known`` is near ``word``, or nothing.
+
+    >>> hint("licence", ["license", "name"])
+    "; did you mean 'license'?"
+    """
+    if len(word) > 60:
+        return ""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word.lower(), list(known), 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def brief(text: str) -> str:
+    """Return ``text`` quoted, and cut where it is long."""
+    return repr(text if len(text) <= 60 else text[:60] + "…")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a manifest's data come from: a file with lines, or a record without."""
+
+    name: str
+    places: Places | None = None
+    prefix: Path = ()
+    """Path of the manifest inside the file: ``tool.modpkg`` in a pyproject.toml."""
+
+    @property
+    def is_record(self) -> bool:
+        return self.places is None
+
+    def where(self, path: Path) -> str:
+        if self.places is None:
+            return self.name
+        return f"{self.name}:{self.places.line(self.prefix + path)}"
+
+    def dotted(self, path: Path) -> str:
+        """Return ``path`` as people write it: ``tool.modpkg.tests[0].metric``."""
+        shown = ""
+        for part in self.prefix + path:
+            if isinstance(part, int):
+                shown += f"[{part}]"
+            else:
+                key = part if _BARE.fullmatch(part) else brief(part)
+                shown += f".{key}" if shown else key
+        return shown
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value and its path."""
+
+    source: Source
+    path: Path
+    value: Any
+
+    @property
+    def where(self) -> str:
+        return self.source.where(self.path)
+
+    @property
+    def dotted(self) -> str:
+        return self.source.dotted(self.path)
+
+    def child(self, key: str | int, value: Any) -> Node:
+        return Node(self.source, (*self.path, key), value)
+
+    def fail(self, problem: str) -> ManifestError:
+        """Return the error that says ``problem`` of this key."""
+        end = "" if problem.endswith((".", "?")) else "."
+        subject = self.dotted or "the manifest"
+        return ManifestError(where=self.where, message=f"{subject} {problem}{end}")
+
+    def wrong_type(self, wanted: str) -> ManifestError:
+        actual = next((name for kind, name in _TYPES if isinstance(self.value, kind)), "this")
+        return self.fail(f"has to be {wanted}, not {actual}")
+
+    def text(self, most: int = 500) -> str:
+        """Return a string of one line."""
+        return self._text(most, _UNSHOWN, "a line break or a control character")
+
+    def lines(self, most: int = 100_000) -> str:
+        """Return a string that may have several lines."""
+        return self._text(most, _UNSHOWN_LINES, "a control character")
+
+    def _text(self, most: int, unshown: re.Pattern[str], what: str) -> str:
+        if not isinstance(self.value, str):
+            raise self.wrong_type("a string")
+        if not self.value.strip():
+            raise self.fail("is empty; fill it in or leave it out")
+        if len(self.value) > most:
+            raise self.fail(f"is {len(self.value)} characters long, and {most} is the most")
+        if unshown.search(self.value):
+            raise self.fail(f"has {what} in it; take it out")
+        return self.value
+
+    def boolean(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.wrong_type("true or false")
+        return self.value
+
+    def number(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self.wrong_type("a number")
+        if not abs(self.value) <= 1e30:  # put so that NaN fails too
+            raise self.fail("has to be a finite number")
+        return float(self.value)
+
+    def integer(self, least: int, most: int) -> int:
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            raise self.wrong_type("an integer")
+        if not least <= self.value <= most:
+            raise self.fail(f"has to be from {least} to {most}")
+        return self.value
+
+    def items(self) -> list[Node]:
+        """Return the elements of an array."""
+        if not isinstance(self.value, list):
+            raise self.wrong_type("an array")
+        return [self.child(position, value) for position, value in enumerate(self.value)]
+
+    def entries(self) -> dict[str, Node]:
+        """Return the values of a table whose keys are names that people choose."""
+        if not isinstance(self.value, dict):
+            raise self.wrong_type("a table")
+        return {key: self.child(key, value) for key, value in self.value.items()}
+
+    def table(self, keys: tuple[str, ...]) -> Table:
+        """Return a table that may have these keys and no others."""
+        entries = self.entries()
+        for key, node in entries.items():
+            if key not in keys:
+                inside = f"[{self.dotted}]" if self.dotted else self.source.name
+                known = hint(key, keys) or f"; known are {', '.join(keys)}"
+                raise node.fail(f"is not a key of {inside}{known}")
+        return Table(self, entries)
+
+    def choice(self, options: tuple[str, ...], noun: str) -> str:
+        """Return one of ``options``; ``noun`` says what they are."""
+        text = self.text()
+        if text not in options:
+            near = hint(text, options) or f"; known are {', '.join(options)}"
+            raise self.fail(f"is {brief(text)}, which is no {noun}{near}")
+        return text
+
+    def parsed(self, parse: Callable[[str], T]) -> T:
+        """Return what ``parse`` makes of a string of one line."""
+        return self.made(parse, self.text())
+
+    def key_parsed(self, parse: Callable[[str], T]) -> T:
+        """Return what ``parse`` makes of this value's own key."""
+        return self.made(parse, str(self.path[-1]))
+
+    def made(self, parse: Callable[[str], T], text: str) -> T:
+        try:
+            return parse(text)
+        except ModpkgError as error:
+            problem = str(error)
+        except (ValueError, OverflowError):  # beyond what packaging itself expects of a string
+            problem = f"{brief(text)} cannot be read."
+        raise ManifestError(where=self.where, message=f"{self.dotted}: {problem}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with known keys."""
+
+    node: Node
+    entries: dict[str, Node]
+
+    def get(self, key: str) -> Node | None:
+        return self.entries.get(key)
+
+    def need(self, key: str, example: str) -> Node:
+        """Return the value of ``key``, which has to be there; ``example`` shows it."""
+        node = self.entries.get(key)
+        if node is None:
+            missing = self.node.child(key, None)
+            raise missing.fail(f"is missing; add it, like: {example}")
+        return node

@@ -1,0 +1,146 @@
+"""The search for a smallest failing set: laws over random failing sets, orders and gaps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modpkg.community.bisect.minimize import Smallest, Units, Verdict, boundary, smallest_bad
+
+GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.UNKNOWN
+
+
+class Counted:
+    """A test that remembers, and counts what it had to find out."""
+
+    def __init__(self, needs: Sequence[Units], answer: Callable[[Units], Verdict]) -> None:
+        self.needs = needs
+        self.answer = answer
+        self.known: dict[Units, Verdict] = {}
+
+    def __call__(self, units: Units) -> Verdict:
+        assert units, "that nothing fails by itself is given"
+        assert units != frozenset(range(len(self.needs))), "that all fail together is given"
+        for unit in units:
+            assert self.needs[unit] <= units, "a set without what its units need was tested"
+        if units not in self.known:
+            self.known[units] = self.answer(units)
+        return self.known[units]
+
+
+def closed(needs: Sequence[Units], units: Units) -> Units:
+    return units.union(*(needs[unit] for unit in units))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[Units], list[Units]]:
+    """What each unit needs, and the smallest failing sets (closed, none inside another)."""
+    count = draw(st.integers(1, 24))
+    needs: list[Units] = []
+    for unit in range(count):
+        direct = draw(st.sets(st.integers(0, unit - 1), max_size=2)) if unit else set()
+        sparse = direct if draw(st.integers(0, 3)) == 0 else set()
+        needs.append(closed(needs, frozenset(sparse)))
+    sets = st.frozensets(st.integers(0, count - 1), min_size=1, max_size=3)
+    failing = {closed(needs, units) for units in draw(st.lists(sets, min_size=1, max_size=3))}
+    smallest = [units for units in failing if not any(other < units for other in failing)]
+    return needs, smallest
+
+
+@settings(max_examples=400)
+@given(problems())
+def test_where_failing_is_monotone_the_set_is_minimal_and_found_in_few_tests(
+    problem: tuple[list[Units], list[Units]],
+) -> None:
+    needs, failing = problem
+    test = Counted(needs, lambda units: BAD if any(f <= units for f in failing) else GOOD)
+    found = smallest_bad(needs, test)
+    assert found.units in failing
+    assert found.unproved == frozenset()
+    assert closed(needs, found.culprits) == found.units
+    logarithm = math.ceil(math.log2(len(needs)))
+    assert len(test.known) <= len(found.culprits) * (logarithm + 2)
+    if len(found.units) == 1:
+        assert len(test.known) <= logarithm + 1
+
+
+def check_truthful(needs: Sequence[Units], test: Counted, found: Smallest) -> None:
+    everything = frozenset(range(len(needs)))
+    assert found.units == everything or test.known[found.units] is BAD
+    for unit in found.culprits:
+        without = found.units - {unit}
+        expected = UNKNOWN if unit in found.unproved else GOOD
+        assert without == frozenset() or test.known[without] is expected
+    assert len(test.known) <= len(needs) * (3 * len(needs) + 1)
+
+
+@settings(max_examples=300)
+@given(problems(), st.randoms(use_true_random=False))
+def test_whatever_the_answers_it_ends_and_says_what_was_tested(
+    problem: tuple[list[Units], list[Units]], rng: object
+) -> None:
+    needs, _ = problem
+    test = Counted(needs, lambda units: rng.choice([GOOD, BAD, UNKNOWN]))  # type: ignore[attr-defined]
+    check_truthful(needs, test, smallest_bad(needs, test))
+
+
+@settings(max_examples=300)
+@given(problems(), st.data())
+def test_where_some_sets_cannot_be_tested_what_fails_is_found_as_far_as_it_can_be(
+    problem: tuple[list[Units], list[Units]], data: st.DataObject
+) -> None:
+    needs, failing = problem
+    blocker = data.draw(st.integers(0, len(needs) - 1))
+
+    def answer(units: Units) -> Verdict:
+        if blocker in units:
+            return UNKNOWN
+        return BAD if any(f <= units for f in failing) else GOOD
+
+    test = Counted(needs, answer)
+    found = smallest_bad(needs, test)
+    check_truthful(needs, test, found)
+    if found.units != frozenset(range(len(needs))):
+        assert found.units in failing
+
+
+@given(st.integers(1, 2000), st.data())
+def test_a_boundary_is_found_in_the_logarithm(length: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(1, length))
+    asked: list[int] = []
+
+    def test(place: int) -> Verdict:
+        asked.append(place)
+        return BAD if place >= first else GOOD
+
+    assert boundary(length, test) == (first - 1, first)
+    assert len(asked) <= math.ceil(math.log2(length))
+    assert len(set(asked)) == len(asked)
+
+
+@given(st.integers(1, 60), st.data())
+def test_a_boundary_with_gaps_is_as_narrow_as_they_allow(length: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(1, length))
+    gaps = data.draw(st.sets(st.integers(0, length)))
+    asked: list[int] = []
+
+    def test(place: int) -> Verdict:
+        asked.append(place)
+        return UNKNOWN if place in gaps else BAD if place >= first else GOOD
+
+    low, high = boundary(length, test)
+    assert low < first <= high
+    assert all(place in gaps for place in range(low + 1, high))
+    assert 0 not in asked
+    assert length not in asked
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_pair_and_a_third_that_a_member_needs() -> None:
+    needs = [frozenset[int]()] * 9 + [frozenset({2})]
+    test = Counted(needs, lambda units: BAD if {5, 9} <= units else GOOD)
+    found = smallest_bad(needs, test)
+    assert found == Smallest(frozenset({2, 5, 9}), frozenset({5, 9}), frozenset())

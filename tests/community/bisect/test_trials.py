@@ -1,0 +1,162 @@
+"""Trials: what is remembered, for how long, and what a run's end says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from modpkg.community.bisect.judges import CommandJudge
+from modpkg.community.bisect.lock_mixes import Impossible, Mix
+from modpkg.community.bisect.minimize import Verdict
+from modpkg.community.bisect.trials import Command, Trials
+from modpkg.core.errors import CommandEnded, ComposeError, ManifestMissing, UnknownModule
+from modpkg.core.home import store_folder, trials_folder
+from modpkg.core.progress import Progress
+from modpkg.environment.plan import Request
+from modpkg.environment.project import Project, find_project
+from modpkg.resolve.lock import Lock
+from modpkg.store.store import Store
+
+
+class Scripted:
+    """A judge that says what it is told to, in turn."""
+
+    def __init__(self, *statuses: int | Exception) -> None:
+        self.left = list(statuses)
+        self.cleared = 0
+
+    def prepare(self, mix: Mix) -> None:
+        if self.left and isinstance(self.left[0], Exception):
+            raise self.left.pop(0)  # type: ignore[misc]
+
+    def judge(self, output: IO[bytes]) -> int:
+        output.write(b"said\n")
+        status = self.left.pop(0)
+        assert isinstance(status, int)
+        return status
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+
+def command(folder: Path, repeat: int = 1) -> Command:
+    return Command(arguments=["x"], shown="x", folder=str(folder), repeat=repeat)
+
+
+def mix(name: str) -> Mix:
+    return Mix(name, Lock(requirements=[]))
+
+
+def trials(judge: Scripted, what: Command) -> Trials:
+    return Trials(what, judge, Progress(), lambda line: None)
+
+
+VERDICTS = {0: "good", 1: "bad", 124: "bad", 125: "unknown", 126: "bad", 127: "bad"}
+
+
+@pytest.mark.parametrize("status", VERDICTS)
+def test_exit_statuses(tmp_path: Path, status: int) -> None:
+    one = trials(Scripted(status), command(tmp_path))
+    with one.held():
+        outcome = one.outcome(mix("a"), "a")
+        assert one.outcome(mix("a"), "a") == outcome  # without a run
+    assert outcome.verdict.value == VERDICTS[status]
+    assert outcome.log is not None
+    assert outcome.log.read_bytes() == b"said\n"
+
+
+@pytest.mark.parametrize("status", [128, 130, 255, -9])
+def test_what_is_no_verdict_ends_the_search_and_is_not_remembered(
+    tmp_path: Path, status: int
+) -> None:
+    one = trials(Scripted(status, 0), command(tmp_path))
+    with one.held():
+        with pytest.raises(CommandEnded):
+            one.outcome(mix("a"), "a")
+        assert one.outcome(mix("a"), "a").verdict is Verdict.GOOD
+
+
+def test_repeated_runs(tmp_path: Path) -> None:
+    one = trials(Scripted(0, 0, 3, 0, 125), command(tmp_path, repeat=3))
+    with one.held():
+        outcome = one.outcome(mix("a"), "a")
+        assert outcome.verdict is Verdict.BAD
+        assert outcome.reason == "ends with exit status 3 in 1 of 3 runs"
+        assert one.outcome(mix("b"), "b").verdict is Verdict.UNKNOWN
+
+
+def test_a_mix_that_cannot_be_composed_is_unknown_and_other_errors_are_told(
+    tmp_path: Path,
+) -> None:
+    failing = ComposeError(model="m", reason="no")
+    elsewhere = UnknownModule(name="m", registry="r", hint="")
+    one = trials(Scripted(failing, elsewhere), command(tmp_path))
+    with one.held():
+        outcome = one.outcome(mix("a"), "a")
+        assert (outcome.verdict, outcome.ran) == (Verdict.UNKNOWN, False)
+        with pytest.raises(UnknownModule):
+            one.outcome(mix("b"), "b")
+        assert one.outcome(Impossible("why"), "c").reason == "why"
+        assert one.made == 0
+
+
+def test_an_ended_search_is_remembered_while_its_folder_stays_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    what = command(folder)
+    one = trials(Scripted(0), what)
+    with one.held():
+        one.outcome(mix("a"), "a")
+        one.end()
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x").write_text("a hidden folder's files do not count")
+    two = trials(Scripted(), what)
+    with two.held():
+        assert two.outcome(mix("a"), "a").verdict is Verdict.GOOD
+        assert (two.made, two.remembered) == (0, 1)
+        two.end()
+    (folder / "test.py").write_text("changed")
+    three = trials(Scripted(1), what)
+    with three.held():
+        assert three.outcome(mix("a"), "a").verdict is Verdict.BAD
+
+
+def test_the_last_ended_searches_are_kept_and_no_unfinished_one_is_lost(tmp_path: Path) -> None:
+    unfinished = trials(Scripted(0), command(tmp_path, repeat=99))
+    with unfinished.held():
+        pass
+    for number in range(1, 26):
+        one = trials(Scripted(), command(tmp_path, repeat=number))
+        with one.held():
+            one.end()
+        os.utime(one.root / "state.json", (number, number))
+    left = {path.name for path in trials_folder().iterdir()}
+    assert unfinished.root.name in left
+    assert len(left) == 21
+
+
+def test_a_command_that_is_not_there_and_one_that_may_not_be_run(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    for argument, status in (("no-such-thing", 127), (str(plain), 126)):
+        what = Command(arguments=[argument], shown="x", folder=str(tmp_path))
+        place = Project(tmp_path / "p" / "modpkg.toml")
+        judge = CommandJudge(what, place, Request(), Store(store_folder()), Progress())
+        with open(tmp_path / "log", "wb") as output:
+            assert judge.judge(output) == status
+        assert argument.encode() in (tmp_path / "log").read_bytes()
+
+
+def test_the_variable_names_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "p"
+    folder.mkdir()
+    monkeypatch.setenv("MODPKG_PROJECT", str(folder))
+    with pytest.raises(ManifestMissing):
+        find_project()
+    (folder / "modpkg.toml").write_text('[app]\nname = "p"\n')
+    assert find_project() == find_project(user=True) == Project(folder / "modpkg.toml")
+    assert find_project(Path(sys.prefix)).is_user

@@ -1,0 +1,146 @@
+"""Cases: three ways to write them, and files that are not what they say."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from modpkg.community.evaluate import cases as module
+from modpkg.community.evaluate.cases import Column, definition_digest, read_cases
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import BadCases, ExtraNeeded
+from modpkg.manifest.schema import Test as Declared
+
+COLUMNS = {"text": Column("text"), "score": Column("number"), "tags": Column("texts", True)}
+ROWS: list[dict[str, Any]] = [
+    {"text": 'a, "b"\nc', "score": 1.5, "tags": ["x"]},
+    {"text": "é 漢", "score": -2.0, "tags": ["y"]},
+]
+
+
+def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    lines = ["text,score,tags,more"]
+    for row in rows:
+        text = row["text"].replace('"', '""')
+        lines.append(f'"{text}",{row["score"]},{row["tags"][0]},')
+    return "\r\n".join(lines).encode()
+
+
+def as_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "\n\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_three_forms_say_the_same() -> None:
+    for name, data in (
+        ("c.jsonl", as_jsonl(ROWS)),
+        ("c.csv", as_csv(ROWS)),
+        ("c.parquet", as_parquet(ROWS)),
+        ("C.JSONL", b"\xef\xbb\xbf" + as_jsonl(ROWS)),
+    ):
+        assert read_cases(data, name, COLUMNS) == ROWS, name
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(st.lists(st.tuples(texts.filter(str.strip), st.floats(-1e9, 1e9)), min_size=1, max_size=5))
+def test_what_jsonl_and_parquet_hold_comes_back(rows: list[tuple[str, float]]) -> None:
+    wanted = [{"text": text, "score": score} for text, score in rows]
+    assert read_cases(as_jsonl(wanted), "c.jsonl", COLUMNS) == wanted
+    assert read_cases(as_parquet(wanted), "c.parquet", COLUMNS) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("c.txt", b"x", "c.txt: its name has to end with .jsonl, .csv or .parquet"),
+        ("c", b"x", "c: its name has to end with"),
+        ("c.jsonl", as_parquet(ROWS), "c.jsonl: it is Parquet, whatever its name says"),
+        ("c.csv", b"PK\x03\x04..", "c.csv: it is a zip archive"),
+        ("c.jsonl", b"\x80\x04\x95", "c.jsonl: it is a pickle"),
+        ("c.parquet", as_jsonl(ROWS), "c.parquet: it is no Parquet that can be read"),
+        ("c.parquet", as_parquet(ROWS)[:-9], "c.parquet: it is no Parquet that can be read"),
+        ("c.jsonl", b"", "c.jsonl: it has no case"),
+        ("c.jsonl", b"\n \n", "c.jsonl: it has no case"),
+        ("c.csv", b"text,score\n", "c.csv: it has no case"),
+        ("c.jsonl", as_csv(ROWS), "c.jsonl:1: it is no JSON object"),
+        ("c.jsonl", b'{"text": "a", "score": 1}\n["a", 1]', "c.jsonl:2: it is no JSON object"),
+        ("c.jsonl", b'{"text": "a", "score": 1}\n{"text": "\xff"}', "c.jsonl:2: it is not UTF-8"),
+        ("c.csv", b"text,score\na\0b,1\n", "c.csv:2: it has a NUL"),
+        ("c.csv", b"text,text\na,1\n", "c.csv:1: it has a column twice"),
+        ("c.csv", b"text,score\na,1,2\n", "c.csv:2: it has 3 values, and the first line names 2"),
+        ("c.csv", b'text,score\n"a,1\n', "no CSV"),
+        ("c.jsonl", b'{"score": 1}', "c.jsonl:1: it has no 'text' (it has score)"),
+        ("c.jsonl", b'{"text": " ", "score": 1}', "c.jsonl:1: its 'text' is no text, or empty"),
+        ("c.jsonl", b'{"text": 3, "score": 1}', "c.jsonl:1: its 'text' is no text, or empty"),
+        ("c.jsonl", b'{"text": "a", "score": "b"}', "its 'score' is no finite number"),
+        ("c.jsonl", b'{"text": "a", "score": "nan"}', "its 'score' is no finite number"),
+        ("c.jsonl", b'{"text": "a", "score": true}', "its 'score' is no finite number"),
+        ("c.jsonl", b'{"text": "a", "score": 1, "tags": []}', "its 'tags' is empty"),
+        ("c.jsonl", b"[" * 100_000, "c.jsonl:1: it is no JSON object"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_told(name: str, data: bytes, said: str) -> None:
+    with pytest.raises(BadCases) as caught:
+        read_cases(data, name, COLUMNS)
+    assert said in str(caught.value)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["c.jsonl", "c.csv", "c.parquet"]))
+def test_no_bytes_do_more_than_be_refused(data: bytes, name: str) -> None:
+    try:
+        found = read_cases(data, name, COLUMNS)
+    except BadCases:
+        return
+    assert all(math.isfinite(case["score"]) and case["text"].strip() for case in found)
+
+
+def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CASES", 2)
+    for name, data in (
+        ("c.jsonl", as_jsonl(ROWS * 2)),
+        ("c.csv", as_csv(ROWS * 2)),
+        ("c.parquet", as_parquet(ROWS * 2)),
+    ):
+        with pytest.raises(BadCases, match="2 cases are the most"):
+            read_cases(data, name, COLUMNS)
+    monkeypatch.setattr(module, "MAX_BYTES", 3)
+    with pytest.raises(BadCases, match="3 B is the most"):
+        read_cases(b"four", "c.jsonl", COLUMNS)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "MAX_TEXT", 3)
+    with pytest.raises(BadCases, match="over 3 characters"):
+        read_cases(b'{"text": "four"}', "c.jsonl", {"text": Column("text")})
+
+
+def test_parquet_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ExtraNeeded, match=r"pip install 'modpkg\[parquet\]'"):
+        read_cases(as_parquet(ROWS), "c.parquet", COLUMNS)
+
+
+def test_a_tests_digest_is_of_its_definition_and_cases() -> None:
+    one, two = digest_bytes(b"1"), digest_bytes(b"2")
+
+    def of(bytes_: Any = one, **more: Any) -> str:
+        told = {"name": "t", "cases": "c.jsonl", "metric": "accuracy", **more}
+        return definition_digest(Declared(**told), bytes_)
+
+    assert of() == of(name="another") == of(time_limit=1.0)
+    different = [of(two), of(metric="f1_macro"), of(at_least=0.5), of(at_most=0.5), of(seed=1)]
+    assert len({of(), of(tolerance=0.1), *different}) == 7

@@ -1,0 +1,108 @@
+"""The process that runs tests: stopped when its time is up, whatever it hangs in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modpkg.community.evaluate.run import try_project
+from modpkg.community.evaluate.test_runner import Bench
+from modpkg.core.errors import BadMetric, CrashedTest, ModpkgError, StoppedTest, UnknownMetric
+from modpkg.core.progress import Progress
+from modpkg.environment.project import Project
+from modpkg.store.store import Store
+from tests.community.tiny import publish_encoder_and_head, table, write_head
+
+PACKAGE = """
+import os, re
+import numpy as np
+from modpkg.community.evaluate.cases import Column
+from modpkg.community.evaluate.metrics import Metric
+
+def stuck(cases, outputs):
+    re.match("(a+)+$", "a" * 60 + "b")  # in C, with the interpreter's lock held: nothing gets in
+
+def crash(cases, outputs):
+    os.kill(os.getpid(), 9)
+
+def loud(cases, outputs):
+    print("{}" * 100_000, flush=True)
+    os.write(1, b"not an answer\\n" * 1000)
+    return np.ones((len(cases), 1))
+
+def wrong(cases, outputs):
+    return np.full((len(cases), 1), np.nan)
+
+def failing(cases, outputs):
+    raise RuntimeError("no such thing")
+
+def metric(name, rows):
+    column = {"text": Column("text")}
+    return Metric(name=name, output="labels", columns=column, rows=rows)
+
+STUCK, CRASH, LOUD = metric("stuck", stuck), metric("crash", crash), metric("loud", loud)
+WRONG, FAILING, NONE = metric("wrong", wrong), metric("failing", failing), 3
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package as pip leaves one, with metrics that are up to no good."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "trouble.py").write_text(PACKAGE)
+    info = folder / "trouble-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trouble\nVersion: 1.0\n")
+    names = ("stuck", "crash", "loud", "wrong", "failing", "none")
+    points = "".join(f"{name} = trouble:{name.upper()}\n" for name in names)
+    (info / "entry_points.txt").write_text(f"[modpkg.metrics]\n{points}")
+    return folder
+
+
+@pytest.fixture
+def trouble(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(package))
+
+
+@pytest.fixture
+def bench(home: Path, tmp_path: Path) -> Iterator[Bench]:
+    publish_encoder_and_head(home / "registry", tmp_path / "projects")
+    with Bench(Store(home / "store"), Progress(), limit=20.0) as bench:
+        yield bench
+
+
+def run(folder: Path, bench: Bench, home: Path, metric: str) -> float:
+    more = table(cases="c.jsonl", metric=metric, more="")
+    write_head(folder, "own", more=more, files={"c.jsonl": b'{"text": "the cat"}\n'})
+    store = Store(home / "store")
+    [tried] = try_project(Project(folder / "modpkg.toml"), store, Progress(), bench)
+    return tried.report.results[0].value
+
+
+@pytest.mark.usefixtures("trouble")
+def test_a_test_that_never_ends_is_stopped_and_the_next_one_runs(
+    bench: Bench, home: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    begun = time.monotonic()
+    with pytest.raises(StoppedTest) as caught:
+        run(own, bench, home, "stuck")
+    assert time.monotonic() - begun < 120  # it is stopped at all; how soon is for benchmarks
+    assert str(caught.value).startswith(
+        "Test 'moods' of own did not end on own within 20 seconds and was stopped; "
+    )
+    with pytest.raises(CrashedTest, match=r"ended the process that ran it on own \(signal 9\)"):
+        run(own, bench, home, "crash")
+    refusals: list[tuple[str, type[ModpkgError], str]] = [
+        ("wrong", BadMetric, "did not give finite numbers"),
+        ("failing", CrashedTest, "RuntimeError: no such thing"),
+        ("none", BadMetric, "trouble 1.0 names no Metric"),
+        ("other", UnknownMetric, "known are"),
+    ]
+    for metric, kind, said in refusals:
+        with pytest.raises(kind, match=said):
+            run(own, bench, home, metric)
+    assert run(own, bench, home, "loud") == 1.0  # what it prints is no answer of ours

@@ -1,0 +1,130 @@
+"""``modpkg changelog``: what changed, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from modpkg.community.evaluate.report import Report, Result, Subject, report_bytes
+from modpkg.community.modules.view import Edition, of_project
+from modpkg.community.semver.check import check
+from modpkg.core.digests import digest_bytes
+from modpkg.manifest import read_manifest
+from tests.command import modpkg, modpkg_json, refused
+from tests.community.semver.test_check import BASE, base, nudged
+from tests.environment.test_licences import licensed
+from tests.tiny import floats, publish, publish_talker
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "registry"
+    monkeypatch.setenv("MODPKG_REGISTRY", str(folder))
+    return folder
+
+
+def report(version: str, **values: float) -> bytes:
+    """A report as ``modpkg test`` writes it, with these values of tests."""
+    results = [
+        Result(
+            test=test,
+            suite="tiny",
+            digest=digest_bytes(test.encode()),
+            metric="accuracy",
+            better="higher",
+            value=value,
+            low=0.0,
+            high=1.0,
+            cases=4,
+            at_least=0.5,
+            passed=value >= 0.5,
+            outcomes=digest_bytes(b""),
+            tolerance=0.05,
+        )
+        for test, value in values.items()
+    ]
+    subject = Subject("tiny", version, "base")
+    return report_bytes(
+        Report(subject=subject, composition=digest_bytes(b""), engine="1", results=results)
+    )
+
+
+def test_a_release_is_told_with_weights_tests_and_licence(registry: Path, tmp_path: Path) -> None:
+    publish(base(tmp_path, "1.0.0", report__json=report("1.0.0", a=0.75, b=0.5)), registry)
+    more = nudged(BASE, 0.1) | {"extra.weight": floats(random.Random(0), 2, 2)}
+    later = base(tmp_path, "1.1.0", more, report__json=report("1.1.0", a=0.8, b=0.48, c=1.0))
+    publish(licensed(later, "MIT OR ISC"), registry)
+    said = modpkg("changelog", "tiny==1.0.0", "tiny==1.1.0").stdout
+    assert said.startswith("# tiny 1.0.0 to 1.1.0\n\ntiny 1.0.0 to 1.1.0 is a major change: tests:")
+    assert "- tests: 'b' got worse: it passed, and fails now" in said
+    assert "- tensors: 1 tensor is new: 'extra.weight'" in said
+    assert "- values: 157 of 1576 values changed (10.0 %)" in said
+    assert "**The licence changed** from MIT to MIT OR ISC." in said
+    assert "| 0 | 9 | 65 of 656 | " in said
+    assert "| tiny: a | accuracy | 0.75 | 0.8 | better |" in said
+    assert "| tiny: b | accuracy | 0.5 | 0.48 | worse |" in said
+    assert "| tiny: c | accuracy | - | 1 | new |" in said
+    found = modpkg_json("changelog", "tiny==1.0.0", "tiny==1.1.0")
+    assert found["check"]["level"] == "major"
+    assert [one["layer"] for one in found["layers"]] == [None, 0, 1]
+    assert [one["verdict"] for one in found["figures"]] == ["better", "worse", "new"]
+
+
+def with_report(side: Edition, data: bytes) -> Edition:
+    files = {**side.files, "report.json": digest_bytes(data)}
+    return replace(
+        side, files=files, read=lambda path: data if path == "report.json" else side.read(path)
+    )
+
+
+def test_tests_that_hold_or_got_worse_decide(tmp_path: Path) -> None:
+    before, after = (
+        of_project(manifest, manifest.module)
+        for manifest in (
+            read_manifest(base(tmp_path, "1.0.0") / "modpkg.toml"),
+            read_manifest(base(tmp_path, "1.0.1", nudged(BASE, 0.1)) / "modpkg.toml"),
+        )
+        if manifest.module is not None
+    )
+    for value, level in [(0.75, "patch"), (0.71, "patch"), (0.69, "major"), (0.4, "major")]:
+        old, new = report("1.0.0", a=0.75), report("1.0.1", a=value)
+        found = check(with_report(before, old), with_report(after, new), published=lambda name: [])
+        assert found.level == level
+        assert found.tests is not None
+        assert found.tests.compared == 1
+
+
+def test_two_locks_are_told_module_by_module(registry: Path, tmp_path: Path) -> None:
+    publish_talker(registry, tmp_path / "projects")
+    app = Path("modpkg.toml")
+    for version in ("1.0", "2.0"):
+        app.write_text(f'[app]\nname = "app"\n[dependencies]\ntalker = "=={version}"\n')
+        modpkg("lock")
+        Path("modpkg.lock").rename(f"{version}.lock")
+    said = modpkg("changelog", "1.0.lock", "2.0.lock").stdout
+    assert "| talker | 1.0 | 2.0 | major |" in said
+    assert "| tiny-lora | 1.0 | 2.0 | major |" in said
+    assert "| tiny |" not in said
+    assert "## tiny-lora 1.0 to 2.0" in said
+    found = modpkg_json("changelog", "1.0.lock", "2.0.lock")
+    assert [one["name"] for one in found] == ["talker", "tiny-lora"]
+    assert "name the same releases" in modpkg("changelog", "1.0.lock", "1.0.lock").stdout
+    empty = Path("empty.lock")
+    empty.write_text("spec = 1\nrequirements = []\n")
+    gone = {
+        one["name"]: one["after"]
+        for one in json.loads(modpkg("changelog", "1.0.lock", empty, "--json").stdout)
+    }
+    assert gone == {"talker": None, "tiny": None, "tiny-lora": None}
+
+
+def test_what_cannot_be_compared_is_told(registry: Path, tmp_path: Path) -> None:
+    publish_talker(registry, tmp_path / "projects")
+    said = refused("changelog", "tiny==1.0", "tiny-lora==1.0", status=2)
+    assert "'modpkg diff tiny==1.0 tiny-lora==1.0' compares" in said
+    assert "There is no lock file a.lock" in refused("changelog", "a.lock", "b.lock", status=2)
+    assert "error[M312]" in refused("changelog", "tiny==1.0", "tiny==7")

@@ -1,0 +1,132 @@
+"""Laws of versions: what a level asks for, and what ranges of versions mean."""
+
+from __future__ import annotations
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from modpkg.community.semver.config import extends
+from modpkg.community.semver.levels import LEVELS, Fact, Level, is_legal, level_of, lowest
+from modpkg.community.semver.ranges import allowed, breaking_line, probes
+from modpkg.core.names import caret
+from tests.manifest.strategies import steady
+
+finals = st.builds(
+    lambda epoch, parts: Version(f"{epoch}!{'.'.join(map(str, parts))}"),
+    st.integers(0, 1),
+    st.lists(st.integers(0, 4), min_size=1, max_size=4),
+)
+versions = st.builds(
+    lambda version, end: Version(f"{version}{end}"),
+    finals,
+    st.sampled_from(["", "", "rc1", "a2", ".dev1", ".post1"]),
+)
+levels: st.SearchStrategy[Level] = st.sampled_from(LEVELS)
+facts = st.lists(st.builds(Fact, st.just("values"), st.just("x"), levels), max_size=4)
+
+
+@given(facts, facts)
+@steady
+def test_more_facts_never_ask_for_less(some: list[Fact], more: list[Fact]) -> None:
+    assert LEVELS.index(level_of([*some, *more])) >= LEVELS.index(level_of(some))
+    assert level_of([*some, *more]) == level_of([*more, *some])
+
+
+@given(versions)
+@steady
+def test_a_higher_level_never_allows_a_lower_version(earlier: Version) -> None:
+    asked = [lowest(earlier, level) for level in LEVELS]
+    assert asked == sorted(asked)
+    assert asked[-1] > Version(earlier.base_version)
+
+
+@given(versions, versions, levels, levels)
+@steady
+def test_what_is_legal_for_more_is_legal_for_less(
+    version: Version, earlier: Version, one: Level, two: Level
+) -> None:
+    less, more = sorted((one, two), key=LEVELS.index)
+    if is_legal(version, earlier, more):
+        assert version > earlier
+        assert is_legal(version, earlier, less)
+
+
+@given(finals, versions, levels)
+@steady
+def test_a_pre_release_is_legal_where_its_version_is(
+    earlier: Version, version: Version, level: Level
+) -> None:
+    assume(version.is_prerelease and version > earlier)
+    final = Version(version.base_version)
+    assert is_legal(version, earlier, level) == is_legal(final, earlier, level)
+
+
+@given(finals)
+@steady
+def test_major_is_where_a_caret_ends(earlier: Version) -> None:
+    """Who asks for ``^1.2`` gets all that is no major change, and nothing that is."""
+    padded = Version(f"{earlier.epoch}!" + ".".join(map(str, (*earlier.release, 0, 0)[:3])))
+    compatible = SpecifierSet(caret(padded))
+    assert lowest(earlier, "major") not in compatible
+    if padded.release[:2] != (0, 0):  # of 0.0.x each version is a line of its own
+        assert lowest(earlier, "patch") in compatible
+        assert lowest(earlier, "minor") in compatible
+
+
+clauses = st.builds(
+    "{}{}".format,
+    st.sampled_from([">=", "<", "==", "!=", "<=", ">"]),
+    st.builds("{}.{}".format, st.integers(0, 3), st.integers(0, 3)),
+)
+others = st.sampled_from(["~=1.2", "~=0.3.1", "==1.*", "!=2.*", "==0.1.*"])
+specifiers = st.lists(clauses | others, max_size=3).map(",".join).map(SpecifierSet)
+EVERY = [Version(f"{a}.{b}.{c}") for a in range(5) for b in range(5) for c in range(3)]
+
+
+@given(specifiers, specifiers)
+@steady
+def test_probes_show_all_that_two_ranges_disagree_on(one: SpecifierSet, two: SpecifierSet) -> None:
+    near = probes(one, two)
+    for first, second in ((one, two), (two, one)):
+        tried = {*allowed(first, EVERY)} - {*allowed(second, EVERY)}
+        shown = {*allowed(first, near)} - {*allowed(second, near)}
+        assert bool(tried) <= bool(shown)
+        lines = {breaking_line(version) for version in shown}
+        assert not tried or lines & {breaking_line(version) for version in tried}
+
+
+words = st.dictionaries(st.text("abc", max_size=2), st.integers(0, 9), max_size=4)
+
+
+@given(words, words)
+@steady
+def test_a_tokenizer_extends_another_where_all_tokens_stay(
+    old: dict[str, int], new: dict[str, int]
+) -> None:
+    def tokenizer(vocab: dict[str, int], lower: bool = False) -> dict[str, object]:
+        return {
+            "model": {"type": "WordLevel", "vocab": vocab},
+            "normalizer": {"lowercase": lower},
+            "truncation": None,
+        }
+
+    assert extends(tokenizer(old), tokenizer(old))
+    assert extends(tokenizer(old), tokenizer(old | {"new": 99}) | {"truncation": {"max": 1}})
+    assert extends(tokenizer(old), tokenizer(new)) == (old.items() <= new.items())
+    assert not extends(tokenizer(old), tokenizer(old, lower=True))
+
+
+def test_examples_of_levels() -> None:
+    v = Version
+    assert is_legal(v("1.2.4"), v("1.2.3"), "patch")
+    assert not is_legal(v("1.2.4"), v("1.2.3"), "minor")
+    assert is_legal(v("1.3"), v("1.2.3"), "minor")
+    assert not is_legal(v("1.3"), v("1.2.3"), "major")
+    assert is_legal(v("2.0rc1"), v("1.2.3"), "major")
+    assert is_legal(v("1.2.3.post1"), v("1.2.3"), "none")
+    assert not is_legal(v("1.2.3.post1"), v("1.2.3"), "patch")
+    assert is_legal(v("1!0.1"), v("7.0"), "major")
+    assert is_legal(v("1.0"), v("1.0rc1"), "major")
+    assert not is_legal(v("1.0"), v("1.0"), "none")

@@ -1,0 +1,243 @@
+"""Vetting, on tiny models: what a candidate breaks, here and in what depends on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpkg.community.evaluate.test_runner import Bench
+from modpkg.community.vet.verdict import Vetting
+from modpkg.community.vet.vet import Bureau, candidate_of, earlier_release, vet
+from modpkg.core.progress import Progress
+from modpkg.core.records import canonical_json
+from modpkg.manifest import Manifest
+from modpkg.registry.writer import RegistryWriter
+from modpkg.store.store import Store
+from tests.command import modpkg
+from tests.community.tiny import (
+    labelled,
+    publish_encoder_and_head,
+    table,
+    texts,
+    write_encoder,
+    write_head,
+)
+from tests.modules import write_module
+from tests.tiny import publish
+
+AROUND = Manifest(path=Path("modpkg.toml"), app="here")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with an encoder and what depends on it, and the projects it was made of."""
+    root = tmp_path_factory.mktemp("vet")
+    registry, projects = root / "registry", root / "projects"
+    publish_encoder_and_head(registry, projects)
+    publish(write_head(projects / "quiet", "quiet", seed=5), registry)
+    publish(write_head(projects / "strict", "strict", base="==1.0"), registry)
+    judge = '[compose]\nbase = "encoder"\nsteps = [{ op = "head", module = "mood" }]\n'
+    requires = {"encoder": ">=1", "mood": ">=1"}
+    files = {"tests/moods.jsonl": labelled(projects / "plain", projects / "encoder-1.0", wrong=1)}
+    model = write_module(
+        projects / "judge",
+        "judge",
+        kind="model",
+        requires=requires,
+        more=judge + table(),
+        files=files,
+    )
+    publish(model, registry)
+    return root
+
+
+@pytest.fixture(scope="module")
+def bureau(made: Path) -> Iterator[Bureau]:
+    store = Store(made / "store")
+    with Bench(store, Progress(), limit=60) as bench:
+        yield Bureau(store, Progress(), bench)
+
+
+@pytest.fixture(autouse=True)
+def registry(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODPKG_REGISTRY", str(made / "registry"))
+    return made / "registry"
+
+
+def vetted(
+    bureau: Bureau, candidate: Path | str, against: str | None = None, **how: Any
+) -> Vetting:
+    with candidate_of(str(candidate), AROUND, bureau) as release:
+        return vet(release, earlier_release(release, against, bureau), bureau, **how)
+
+
+def states(found: Vetting) -> dict[str, str]:
+    return {tested.name: tested.state for tested in found.dependants}
+
+
+def test_a_candidate_that_changes_nothing_is_accepted(bureau: Bureau, tmp_path: Path) -> None:
+    found = vetted(bureau, write_encoder(tmp_path / "same", "1.1"))
+    assert (found.verdict, found.claim) == ("accept", "none")
+    assert found.reason == (
+        "It is worse at none of 0 tests, nor is any of 2 dependants that were tested."
+    )
+    # mood first: judge requires it too
+    assert next(tested.name for tested in found.dependants) == "mood"
+    assert states(found) == {
+        "mood": "tested",
+        "judge": "tested",
+        "quiet": "no tests",
+        "strict": "not allowed",
+    }
+    assert found.composition == found.against_composition
+    assert found.against is not None
+    assert found.against.version == "1.0"
+
+
+def test_what_breaks_a_dependant_is_rejected_and_named(
+    bureau: Bureau, tmp_path: Path, made: Path
+) -> None:
+    folder = write_encoder(tmp_path / "noisy", "1.1", noise=2.0)
+    found = vetted(bureau, folder)
+    assert found.verdict == "reject"
+    assert found.reason.startswith(
+        "With it, mood 1.0 fails 'moods' of mood: accuracy was 1 and is 0."
+    )
+    change = found.dependants[0].changes[0]
+    assert change.judged
+    assert change.positive == 0
+    assert change.negative == round((1.0 - change.after.value) * 40) > 3
+    assert change.difference.high < 0
+    judge = next(tested for tested in found.dependants if tested.name == "judge")
+    assert judge.changes[0].positive >= 0
+
+    # The same inputs give the same bytes; and what is known is not run again.
+    with Bench(bureau.store, Progress()) as idle:
+        again = vetted(Bureau(bureau.store, Progress(), idle), folder)
+        assert idle.idle
+    assert canonical_json(again) == canonical_json(found)
+    with Bench(Store(tmp_path / "another"), Progress()) as fresh:
+        anew = vetted(Bureau(Store(tmp_path / "another"), Progress(), fresh), folder)
+    assert canonical_json(anew) == canonical_json(found)
+
+    # A person may look at fewer; then nothing that was not looked at decides.
+    fewer = vetted(bureau, folder, most=0)
+    assert states(fewer) == {"strict": "not allowed"}
+    assert (fewer.verdict, fewer.dependants_found) == ("needs-a-person", 4)
+
+
+def test_a_candidate_that_gives_nan_breaks_its_dependants(bureau: Bureau, tmp_path: Path) -> None:
+    found = vetted(bureau, write_encoder(tmp_path / "nan", "1.1", noise=1e38))
+    assert found.verdict == "reject"
+    assert "mood 1.0 cannot run with it (mood gives NaN or infinity in test 'moods'" in found.reason
+
+
+def test_a_dependant_that_cannot_be_composed_on_it_is_broken(
+    bureau: Bureau, tmp_path: Path
+) -> None:
+    folder = write_encoder(tmp_path / "wide", "1.1")
+    config = json.loads((folder / "config.json").read_text())
+    config["hidden_size"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    found = vetted(bureau, folder)
+    assert found.verdict == "reject"
+    assert found.dependants[0].state == "broken"
+    assert "its port 'hidden' is 64, not 32" in found.reason
+
+
+def cosine(more: str = "at_least = 0.5\n") -> str:
+    return table("near", "near.jsonl", "cosine", more)
+
+
+def near() -> dict[str, bytes]:
+    asked = texts(30)
+    rows = [{"text": one, "other": two} for one, two in pairwise(asked)]
+    return {"near.jsonl": "\n".join(map(json.dumps, rows)).encode()}
+
+
+def with_near(folder: Path, version: str, noise: float, more: str) -> Path:
+    folder.mkdir(parents=True)
+    for path, data in near().items():
+        (folder / path).write_bytes(data)
+    return write_encoder(folder, version, noise=noise, more=more)
+
+
+def test_a_test_that_was_taken_out_is_run_all_the_same(bureau: Bureau, tmp_path: Path) -> None:
+    own = tmp_path / "own-registry"
+    writer = RegistryWriter(own)
+    writer.prepare()
+    first = with_near(tmp_path / "1.0", "1.0", 0.0, cosine("at_least = 0.0\n"))
+    publish(first, own)
+    wishes = type(bureau.wishes)(registry=str(own))
+    here = Bureau(bureau.store, bureau.progress, bureau.bench, wishes)
+    known = vetted(here, first, "1.0")
+    value = known.changes[0].after.value
+
+    strict = cosine(f"at_least = {value - 1e-4:.6f}\n")
+    publish(with_near(tmp_path / "1.1", "1.1", 0.0, strict), own)
+    noisy = with_near(tmp_path / "1.2", "1.2", 1.0, cosine("tolerance = 2.0\n"))
+    found = vetted(here, noisy)
+    assert [change.current for change in found.changes] == [True, False]
+    assert found.changes[0].after.value < value
+    assert found.verdict == "needs-a-person"
+    assert "as the release before declares it" in found.reason
+
+
+def test_the_first_release_is_judged_by_its_own_tests(bureau: Bureau, tmp_path: Path) -> None:
+    cases = {"tests/moods.jsonl": b'{"text": "the cat", "label": "good"}\n' * 2}
+    folder = write_head(tmp_path / "new", "new", more=table(more="at_least = 2.0\n"), files=cases)
+    found = vetted(bureau, folder)
+    assert found.against is None
+    assert found.reason == "It fails its own test 'moods' of new."
+    folder = write_head(tmp_path / "new", "new", more=table(more=""), files=cases)
+    assert vetted(bureau, folder).verdict == "needs-a-person"
+
+
+def test_a_report_that_does_not_hold_is_a_reason_to_reject(
+    bureau: Bureau, tmp_path: Path, made: Path
+) -> None:
+    """A report can say of the right composition and tests what is not so: it is measured."""
+    encoder = made / "projects" / "encoder-1.0"
+    cases = {"tests/moods.jsonl": labelled(made / "projects" / "plain", encoder, wrong=2)}
+    folder = write_head(tmp_path / "mood", "mood", "1.1", more=table(), files=cases)
+    modpkg("test", cwd=folder)
+    assert vetted(bureau, folder).claim == "holds"
+    told = json.loads((folder / "report.json").read_text())
+    told["results"][0]["value"] = 1.0
+    (folder / "report.json").write_text(json.dumps(told))
+    modpkg("build", cwd=folder)
+    found = vetted(bureau, folder / "dist")
+    assert (found.verdict, found.claim) == ("reject", "does not hold")
+    assert found.reason == (
+        "Its report says that 'moods' of mood gives accuracy 1, and it gives 0.95."
+    )
+
+
+def test_the_command_says_its_verdict_by_its_status(made: Path, tmp_path: Path) -> None:
+    def run(folder: Path, *more: str) -> tuple[int, str]:
+        done = modpkg("vet", folder, *more, check=False, MODPKG_HOME=str(made))
+        return done.returncode, done.stdout
+
+    status, text = run(write_encoder(tmp_path / "noisy", "1.1", noise=2.0))
+    assert status == 1
+    assert "encoder 1.1 against encoder 1.0" in text
+    assert "mood 1.0 (head): tested" in text
+    assert text.splitlines()[-1].startswith("reject: With it, mood 1.0 fails")
+    status, text = run(write_encoder(tmp_path / "same", "1.1"), "--json")
+    assert status == 0
+    assert json.loads(text)["verdict"] == "accept"
+    status, _ = run(write_encoder(tmp_path / "same", "1.1"), "--dependants", "some")
+    assert status == 2
+    for what, said in (
+        ("encoder", "neither a folder nor a release (NAME==VERSION)"),
+        (str(tmp_path), "there is neither a modpkg.toml nor a release"),
+        ("encoder==9", "encoder 9 is not in the registry"),
+    ):
+        done = modpkg("vet", what, check=False, cwd=tmp_path)
+        assert done.returncode == 1
+        assert said in done.stderr
