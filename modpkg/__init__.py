@@ -46,8 +46,8 @@ def load(
     >>> model.generate(ids, adapter_names=["summarizer", "__base__"])  # doctest: +SKIP
 
     Raises:
-        modpkg.core.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
-        modpkg.core.errors.LiveRefused: the models cannot be live, or not together.
+        modpkg.core.errors.InstallError, RunError: says what to do.
+        modpkg.core.errors.RunError: the models cannot be live, or not together.
     """
     names = [name] if isinstance(name, str) else list(name)
     if live:
@@ -72,7 +72,7 @@ def path(name: str, *, user: bool = False) -> Path:
     >>> model = AutoModel.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
 
     Raises:
-        modpkg.core.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+        modpkg.core.errors.InstallError, RunError: says what to do.
     """
     from modpkg.interop.directory import directory_of
     from modpkg.runtime.installed import find_model
@@ -86,7 +86,7 @@ def run(name: str, text: str, *, user: bool = False) -> Result:
     >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
 
     Raises:
-        modpkg.core.errors.NotInstalled, NoEnvironment, NotRunnable: says what to do.
+        modpkg.core.errors.InstallError, RunError: says what to do.
     """
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.tasks import run_task

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, blob_path, digest_file, parse_digest
-from modpkg.core.errors import BadRecord, BlobMissing, DigestMismatch, ModpkgError
+from modpkg.core.errors import IntegrityError, ModpkgError, RecordError
 from modpkg.core.files import TEMPORARY
 from modpkg.core.names import module_name, parse_requirement
 from modpkg.core.records import IndexLine, canonical_json
@@ -63,7 +63,7 @@ def check(address: str, names: Sequence[str] = ()) -> Report:
 
     Raises:
         NamesNeeded: it cannot list its modules, and ``names`` is empty.
-        BadName: one of ``names`` is none.
+        InvalidValue: one of ``names`` is none.
     """
     wanted = [module_name(name) for name in names]
     with tempfile.TemporaryDirectory() as work:
@@ -145,7 +145,7 @@ class _Check:
         for warning in self.warnings:
             place = _PLACE.search(warning)
             where = place[0] if place else "index"
-            self.report.problems.append(Problem(where, BadRecord.code, warning))
+            self.report.problems.append(Problem(where, "M209", warning))
         self.warnings.clear()
 
     def _line(self, line: IndexLine, name: str) -> list[str]:
@@ -182,10 +182,10 @@ class _Check:
             return
         path = folder / blob_path(digest)
         if not path.is_file():
-            raise BlobMissing(what=what, digest=digest, source=folder)
+            raise IntegrityError("M306", what=what, digest=digest, source=folder)
         actual = digest_file(path)
         if actual != digest:
-            raise DigestMismatch(what=what, expected=digest, actual=actual, source=folder)
+            raise IntegrityError("M305", what=what, expected=digest, actual=actual, source=folder)
         yield path
 
     def _stray_blobs(self, folder: Path) -> None:
@@ -208,5 +208,5 @@ def _check_canonical(data: bytes, what: str) -> None:
         raise _bad(what, "it is not canonical JSON")
 
 
-def _bad(what: str, reason: str) -> BadRecord:
-    return BadRecord(what=what, kind="part of a registry", reason=reason)
+def _bad(what: str, reason: str) -> RecordError:
+    return RecordError("M209", what=what, kind="part of a registry", reason=reason)

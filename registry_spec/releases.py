@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import BadRecord, PackError
+from modpkg.core.errors import PackError, RecordError
 from modpkg.core.interface import drift_of, unfit_reason
 from modpkg.core.names import parse_version, requirement_text
 from modpkg.core.records import (
@@ -68,14 +68,16 @@ def _canonical(data: bytes, what: str) -> None:
     try:
         again = canonical_json(msgspec.json.decode(data))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord(what=what, kind="JSON document", reason=str(error)) from None
+        raise RecordError("M209", what=what, kind="JSON document", reason=str(error)) from None
     if again != data:
-        raise BadRecord(what=what, kind="JSON document", reason="it is not canonical JSON")
+        raise RecordError(
+            "M209", what=what, kind="JSON document", reason="it is not canonical JSON"
+        )
 
 
-def _refuse(record: ReleaseRecord, reason: str) -> BadRecord:
+def _refuse(record: ReleaseRecord, reason: str) -> RecordError:
     what = f"the release record of {record.name} {record.version}"
-    return BadRecord(what=what, kind="release record", reason=reason)
+    return RecordError("M209", what=what, kind="release record", reason=reason)
 
 
 def _manifest(record: ReleaseRecord) -> None:
@@ -131,7 +133,7 @@ def _file(record: ReleaseRecord, path: str, digest: str, size: int, files: Files
 def _pack(record: ReleaseRecord, pack: str, size: int, files: Files) -> None:
     with files(parse_digest(pack), f"a pack of {record.name}") as file:
         if file.stat().st_size != size:
-            raise PackError(path=file, reason=f"it does not have {size} bytes")
+            raise PackError("M201", path=file, reason=f"it does not have {size} bytes")
         check_pack(record, parse_digest(pack), file)
 
 

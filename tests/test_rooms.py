@@ -10,15 +10,15 @@ from pathlib import Path
 import modpkg
 
 PACKAGE = Path(modpkg.__file__).parent
-VOCABULARY = {"", "errors", "names", "digests", "records", "interface", "packs", "files", "tree"}
-VOCABULARY |= {"home", "installed", "progress", "deltas", "sealed"}
 ORDER = [
+    "core",
+    "toml",
+    "deltas",
     "manifest",
-    "settings",
+    "adapters",
     "release",
     "registry",
     "resolve",
-    "lock",
     "store",
     "transfer",
     "compose",
@@ -27,36 +27,47 @@ ORDER = [
     "interop",
     "community",
 ]
-"""Data flows this way; a room imports only from rooms before it, and from the vocabulary."""
-OUTSIDE = {"cli", "server", "__main__"}
+"""Data flows this way; a room imports only from rooms before it."""
+OUTSIDE = {"cli"}
+COMMUNITY = ["modules", "diff", "patch", "evaluate", "semver", "vet", "bisect", "lineage"]
+"""The rooms within `community`, likewise."""
 
 
-def rooms() -> list[tuple[str, Path]]:
-    found = []
+def files() -> dict[str, Path]:
+    """Return the files of the package by the name under which they are imported."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        found.append(("" if first == "__init__" else first, path))
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def imports(path: Path, *, only_at_import: bool = False) -> set[str]:
-    """Return the full names of all modules that a file imports."""
+FILES = files()
+
+
+def room_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imported_files(path: Path) -> set[str]:
+    """Return the files of the package that a file imports, at any time."""
     found = set()
     tree = ast.parse(path.read_text())
-    nodes = list(tree.body) if only_at_import else list(ast.walk(tree))
-    for node in nodes:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module)
-            if node.module == "modpkg":
-                found |= {f"modpkg.{alias.name}" for alias in node.names}
+            found |= {alias.name for alias in node.names if alias.name in FILES}
+        elif isinstance(node, ast.ImportFrom) and node.module in FILES:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in FILES else node.module)
     return found
 
 
-def test_every_room_is_known() -> None:
-    assert {room for room, _ in rooms()} <= VOCABULARY | set(ORDER) | OUTSIDE
+def test_the_package_holds_rooms_and_nothing_else() -> None:
+    here = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert here == {*ORDER, *OUTSIDE, "__init__.py", "__main__.py", "py.typed"} & here
+    assert {*ORDER, *OUTSIDE} <= here
 
 
 def test_benchmarks_can_be_run_as_scripts() -> None:
@@ -67,37 +78,72 @@ def test_benchmarks_can_be_run_as_scripts() -> None:
 
 def test_a_room_imports_only_from_rooms_before_it() -> None:
     wrong = []
-    for room, path in rooms():
-        if room in OUTSIDE or room == "":
+    for name, path in FILES.items():
+        room = room_of(name)
+        if room not in ORDER:
             continue
-        for name in imports(path):
-            parts = name.split(".")
-            if parts[0] != "modpkg" or len(parts) == 1:
-                continue
-            other = parts[1]
-            if other in VOCABULARY or other == "__version__" or other == room:
-                continue
-            if room in VOCABULARY or other not in ORDER[: ORDER.index(room)]:
-                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+        for other in imported_files(path):
+            to = room_of(other)
+            if to != room and to not in ORDER[: ORDER.index(room)]:
+                wrong.append(f"{name} imports {other}")
     assert wrong == []
+
+
+def test_a_room_of_the_community_imports_only_from_those_before_it() -> None:
+    wrong = []
+    for name, path in FILES.items():
+        parts = name.split(".")
+        if parts[1:2] != ["community"] or len(parts) < 4:
+            continue
+        for other in imported_files(path):
+            to = other.split(".")
+            if to[1] == "community" and to[2] != parts[2]:
+                before = COMMUNITY[: COMMUNITY.index(parts[2])]
+                if to[2] not in before:
+                    wrong.append(f"{name} imports {other}")
+    assert wrong == []
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    graph = {name: imported_files(path) - {name} for name, path in FILES.items()}
+    done: set[str] = set()
+    circles: list[str] = []
+
+    def visit(name: str, trail: list[str]) -> None:
+        if name in trail:
+            circles.append(" -> ".join([*trail[trail.index(name) :], name]))
+            return
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
+    assert circles == []
 
 
 def test_no_file_has_outgrown_one_sitting() -> None:
     long = {
         str(path.relative_to(PACKAGE)): count
-        for _, path in rooms()
-        if (count := len(path.read_text().splitlines())) > 450 and path.name != "errors.py"
+        for path in FILES.values()
+        if (count := len(path.read_text().splitlines())) > 450 and path.name != "messages.py"
     }
     assert long == {}
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
+    names = [
+        *(
+            f"modpkg.cli.{path.stem}"
+            for path in (PACKAGE / "cli").glob("*.py")
+            if path.stem[0] != "_"
+        ),
+        *("modpkg.environment.install", "modpkg.environment.why_not"),
+        *("modpkg.environment.outdated", "modpkg.compose.plan", "modpkg.resolve.resolve"),
+    ]
     code = (
-        "import sys, modpkg.cli, modpkg.cli.install, modpkg.cli.publish, modpkg.cli.lock\n"
-        "import modpkg.cli.list, modpkg.cli.run, modpkg.cli.import_\n"
-        "import modpkg.cli.outdated, modpkg.environment.why_not, modpkg.environment.outdated\n"
-        "import modpkg.cli.test, modpkg.cli.vet\n"
-        "import modpkg.environment.install, modpkg.compose.plan, modpkg.resolve.resolve\n"
+        f"import sys, {', '.join(names)}\n"
         "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysolvers', 'rich.console',\n"
         "         'zstandard'}\n"
         "print(sorted(heavy & set(sys.modules)))"

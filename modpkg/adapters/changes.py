@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.core.errors import AdapterUnsupported, ShapeMismatch, UnboundTensor
+from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.interface import HasType
 
 TypePair = tuple[str, Sequence[int]]
@@ -102,19 +102,22 @@ class Adapter(Struct, frozen=True, kw_only=True):
         """Return the shape of a tensor of the base."""
         return tuple(self.base[name].shape)
 
-    def refuse(self, reason: str) -> AdapterUnsupported:
+    def refuse(self, reason: str) -> ComposeError:
         """Return the error for what cannot be done exactly."""
-        return AdapterUnsupported(module=self.module, reason=reason)
+        return ComposeError("M606", module=self.module, reason=reason)
 
-    def unbound(self, tensor: str, reason: str) -> UnboundTensor:
+    def unbound(self, tensor: str, reason: str) -> ReleaseError:
         """Return the error for a tensor without a place."""
-        return UnboundTensor(tensor=tensor, module=self.module, base=self.base_name, reason=reason)
+        return ReleaseError(
+            "M208", tensor=tensor, module=self.module, base=self.base_name, reason=reason
+        )
 
     def misfit(
         self, tensor: str, target: str, expected: Sequence[int], actual: Sequence[int] | None = None
-    ) -> ShapeMismatch:
+    ) -> ComposeError:
         """Return the error for a tensor whose shape is not the one that ``target`` needs."""
-        return ShapeMismatch(
+        return ComposeError(
+            "M604",
             module=self.module,
             tensor=tensor,
             actual=list(self.names[tensor][1] if actual is None else actual),
@@ -127,7 +130,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
         """Check the shape of one of the adapter's tensors.
 
         Raises:
-            ShapeMismatch
+            ComposeError
         """
         if self.shape(tensor) != tuple(expected):
             raise self.misfit(tensor, target, expected)

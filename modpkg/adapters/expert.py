@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.adapters.changes import TypePair
-from modpkg.core.errors import BadName, BadRecord, ExpertIncomplete, ShapeMismatch, UnboundTensor
+from modpkg.core.errors import ComposeError, InvalidValue, RecordError, ReleaseError
 from modpkg.core.interface import HasType
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
@@ -71,14 +71,14 @@ def bind_expert(
     """Return what an expert's tensors are: every block of the base once, and nothing unknown.
 
     Raises:
-        ExpertIncomplete: it lacks a block, or a vector where it has others.
-        UnboundTensor: the base has no such layer, or no such tensor.
-        ShapeMismatch: it was made for a base of another shape.
+        ComposeError: it lacks a block, or a vector where it has others.
+        ReleaseError: the base has no such layer, or no such tensor.
+        ComposeError: it was made for a base of another shape.
     """
     layers = layers_of(base)
     numbers = {layer.prefix: layer for layer in layers}
     if not layers:
-        raise UnboundTensor(
+        raise ReleaseError("M208",
             tensor=min(names, default="mlp.gate_proj.weight"), module=module, base=base_name,
             reason="no layer of it has mlp.gate_proj, mlp.up_proj and mlp.down_proj",
         )  # fmt: skip
@@ -89,12 +89,14 @@ def bind_expert(
             layer = numbers.get(gate[1])
             if layer is None or layer.number in vectors:
                 reason = "there is no such layer" if layer is None else "a layer has one already"
-                raise UnboundTensor(tensor=name, module=module, base=base_name, reason=reason)
+                raise ReleaseError(
+                    "M208", tensor=name, module=module, base=base_name, reason=reason
+                )
             _expect(module, name, shape, layer.block("gate_proj"), [1, layer.width], base_name)
             vectors[layer.number] = name
         elif name not in base:
             reason = "it has no tensor of that name"
-            raise UnboundTensor(tensor=name, module=module, base=base_name, reason=reason)
+            raise ReleaseError("M208", tensor=name, module=module, base=base_name, reason=reason)
         elif _BLOCK.match(name):
             _expect(module, name, shape, name, base[name].shape, base_name)
         else:
@@ -102,10 +104,10 @@ def bind_expert(
     for layer in layers:
         for part in PARTS:
             if layer.block(part) not in names:
-                raise ExpertIncomplete(module=module, missing=layer.block(part), base=base_name)
+                raise ComposeError("M608", module=module, missing=layer.block(part), base=base_name)
         if vectors and layer.number not in vectors:
             missing = f"{layer.prefix}block_sparse_moe.gate.weight"
-            raise ExpertIncomplete(module=module, missing=missing, base=base_name)
+            raise ComposeError("M608", module=module, missing=missing, base=base_name)
     return ExpertBinding(layers, vectors, tuple(others))
 
 
@@ -120,8 +122,8 @@ def bind_router(
     """Return, by layer, the router's tensor: a row for each of its experts.
 
     Raises:
-        ExpertIncomplete: it has nothing for a layer. UnboundTensor: it has something else.
-        ShapeMismatch: it was made for other experts, or for a base of another width.
+        ComposeError: it has nothing for a layer. ReleaseError: it has something else.
+        ComposeError: it was made for other experts, or for a base of another width.
     """
     numbers = {layer.prefix: layer for layer in layers_of(base)}
     found: dict[int, str] = {}
@@ -130,14 +132,14 @@ def bind_router(
         layer = numbers.get(gate[1]) if gate is not None else None
         if layer is None or layer.number in found:
             reason = "it is not the one router of one of its layers"
-            raise UnboundTensor(tensor=name, module=module, base=base_name, reason=reason)
+            raise ReleaseError("M208", tensor=name, module=module, base=base_name, reason=reason)
         wanted = [len(experts), layer.width]
         _expect(module, name, shape, layer.block("gate_proj"), wanted, base_name)
         found[layer.number] = name
     for layer in numbers.values():
         if layer.number not in found:
             missing = f"{layer.prefix}block_sparse_moe.gate.weight"
-            raise ExpertIncomplete(module=module, missing=missing, base=base_name)
+            raise ComposeError("M608", module=module, missing=missing, base=base_name)
     return found
 
 
@@ -145,16 +147,16 @@ def experts_of(path: Path) -> tuple[str, ...]:
     """Return the names in a ``router.json``.
 
     Raises:
-        BadRecord: it is no such file.
+        RecordError: it is no such file.
     """
     told = read_json(path)
     try:
         experts = tuple(map(module_name, msgspec.convert(told.get("experts"), type=list[str])))
-    except (BadName, msgspec.ValidationError):
+    except (InvalidValue, msgspec.ValidationError):
         experts = ()
     if told.keys() != {"experts"} or not experts or len(set(experts)) != len(experts):
         reason = 'it has to be {"experts": [names]}, each name once'
-        raise BadRecord(what=path, kind=f"{ROUTER} file", reason=reason)
+        raise RecordError("M209", what=path, kind=f"{ROUTER} file", reason=reason)
     return experts
 
 
@@ -162,7 +164,7 @@ def _expect(
     module: str, tensor: str, actual: Sequence[int], target: str, wanted: Sequence[int], base: str
 ) -> None:
     if list(actual) != list(wanted):
-        raise ShapeMismatch(
+        raise ComposeError("M604",
             module=module, tensor=tensor, actual=list(actual), target=target, base=base,
             expected=list(wanted),
         )  # fmt: skip

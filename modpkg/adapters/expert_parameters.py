@@ -28,7 +28,7 @@ def parameters_of(adapter: Adapter, paths: Mapping[str, object]) -> dict[str, st
     """Return, by path of the wrapper, the name of the parameter that a LoRA acts on.
 
     Raises:
-        AdapterUnsupported: which parameter a wrapper is for cannot be told.
+        ComposeError: which parameter a wrapper is for cannot be told.
     """
     keys = [key.rpartition(".") for key in strings(adapter, "target_parameters")]
     groups: dict[str, list[str]] = {}
@@ -82,7 +82,7 @@ def bind(
     """Return the changes to one parameter.
 
     Raises:
-        AdapterUnsupported, UnboundTensor, ShapeMismatch: it cannot be applied, or not exactly.
+        ComposeError, ReleaseError: it cannot be applied, or not exactly.
     """
     if roles.keys() != {"a", "b"}:
         odd = next((roles[r] for r in roles if r not in ("a", "b")), min(roles.values()))

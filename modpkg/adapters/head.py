@@ -44,10 +44,11 @@ def bind_head(
         return any(name.startswith(r) if r.endswith(".") else name == r for r in replace)
 
     if not names:
-        raise ComposeError(model=module, reason="the head holds no tensor at all")
+        raise ComposeError("M601", model=module, reason="the head holds no tensor at all")
     clashes = sorted(name for name in names if name in base and not named(name))
     if clashes:
         raise ComposeError(
+            "M601",
             model=module,
             reason=f"tensor {clashes[0]!r} is in {base_name} too; if the head is to replace it, "
             f'write replace = ["{clashes[0]}"] in its step',
@@ -56,6 +57,7 @@ def bind_head(
     for entry in replace:
         if not any(n.startswith(entry) if entry.endswith(".") else n == entry for n in under):
             raise ComposeError(
+                "M601",
                 model=module,
                 reason=f"replace names {entry!r}, but {base_name} has no such tensor",
             )

@@ -71,7 +71,7 @@ def repeated(adapter: Adapter) -> list[tuple[int, int]]:
     `REPLICATION` of PEFT: Kim et al. 2023, https://arxiv.org/abs/2312.15166.
 
     Raises:
-        AdapterUnsupported: they are no such runs.
+        ComposeError: they are no such runs.
     """
     runs: Any = adapter.config.get(REPLICATION)
     if not runs:
@@ -99,7 +99,7 @@ def repeat(
     """Return the base's tensors with its layers in ``runs``, numbered anew, and where each is from.
 
     Raises:
-        AdapterUnsupported: the base has not these layers, or not one stack of them.
+        ComposeError: the base has not these layers, or not one stack of them.
     """
     layers: dict[int, list[tuple[Place, str]]] = {}
     found: dict[str, HasType] = {}

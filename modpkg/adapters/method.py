@@ -24,7 +24,7 @@ def need(adapter: Adapter, site: Site, *roles: str) -> None:
     """Check that a site has these tensors.
 
     Raises:
-        UnboundTensor: one is missing.
+        ReleaseError: one is missing.
     """
     for role in roles:
         if role not in site.roles:
@@ -37,7 +37,7 @@ def matrix(adapter: Adapter, tensor: str) -> tuple[int, int]:
     """Return the extents of a factor.
 
     Raises:
-        AdapterUnsupported: it is no matrix.
+        ComposeError: it is no matrix.
     """
     shape = adapter.shape(tensor)
     if len(shape) != 2:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
-from modpkg.core.errors import NothingMatches
+from modpkg.core.errors import ReleaseError
 
 _PREFIXES = ("base_model.model.", "base_model.")
 _WRAPPERS = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.default)\b")
@@ -52,7 +52,7 @@ def parse(adapter: Adapter, parts: Mapping[str, str]) -> Parsed:
     """Sort an adapter's tensors; ``parts`` gives the role of each part that the method writes.
 
     Raises:
-        AdapterUnsupported: there is no tensor. UnboundTensor: two are for the same place.
+        ComposeError: there is no tensor. ReleaseError: two are for the same place.
     """
     if not adapter.names:
         raise adapter.refuse("it holds no tensor at all")
@@ -129,7 +129,7 @@ def names_of(adapter: Adapter, wanted: Mapping[str, str]) -> Names:
     ``wanted`` gives, by name in the model, the adapter's tensor that needs it.
 
     Raises:
-        NothingMatches, UnboundTensor: some tensor has no place in the base.
+        ReleaseError: some tensor has no place in the base.
     """
     stripped = {name.partition(".")[0] + "." for name in wanted if name.count(".") > 1}
     added = {name.partition(".")[0] + "." for name in adapter.base if "." in name}
@@ -149,7 +149,8 @@ def names_of(adapter: Adapter, wanted: Mapping[str, str]) -> Names:
         )
     best = max(candidates, key=lambda c: sum(c.find(name) is not None for name in wanted))
     if not any(best.find(name) is not None for name in wanted):
-        raise NothingMatches(
+        raise ReleaseError(
+            "M207",
             module=adapter.module,
             base=adapter.base_name,
             example=wanted[example],

@@ -27,8 +27,8 @@ def transposed(
     written the kind into fan_in_fan_out itself.
 
     Raises:
-        ShapeMismatch: an adapter for another shape.
-        AdapterUnsupported: the way cannot be told.
+        ComposeError: an adapter for another shape.
+        ComposeError: the way cannot be told.
     """
     ways: dict[str, bool] = {}
     square: list[Site] = []

@@ -42,7 +42,7 @@ def check_keys(
     training only, and ``plain`` gives values that change nothing.
 
     Raises:
-        AdapterUnsupported: names the key.
+        ComposeError: names the key.
     """
     known = {*_HARMLESS, *reads, *harmless}
     for key, value in sorted(adapter.config.items()):
@@ -56,7 +56,7 @@ def number(adapter: Adapter, key: str, default: float) -> float:
     """Return a finite number of the configuration.
 
     Raises:
-        AdapterUnsupported: it is something else.
+        ComposeError: it is something else.
     """
     value: float = _number(adapter, adapter.config, key, default)
     return value
@@ -66,7 +66,7 @@ def positive(adapter: Adapter, key: str, default: int) -> int:
     """Return a whole number above zero.
 
     Raises:
-        AdapterUnsupported: it is something else.
+        ComposeError: it is something else.
     """
     value = _number(adapter, adapter.config, key, default)
     if not isinstance(value, int) or value < 1:
@@ -85,7 +85,7 @@ def strings(adapter: Adapter, key: str) -> list[str]:
     """Return a list of strings; empty where the key is left out.
 
     Raises:
-        AdapterUnsupported: it is something else.
+        ComposeError: it is something else.
     """
     value = adapter.config.get(key) or []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -104,7 +104,7 @@ def pattern(adapter: Adapter, key: str) -> dict[str, Any]:
     """Return a table of numbers by pattern of a module's path, every pattern safe to match.
 
     Raises:
-        AdapterUnsupported: it is something else.
+        ComposeError: it is something else.
     """
     table = adapter.config.get(key) or {}
     if not isinstance(table, dict):
@@ -119,7 +119,7 @@ def check_pattern(adapter: Adapter, key: str, text: str) -> None:
     """Refuse a pattern that is none, or that could take forever.
 
     Raises:
-        AdapterUnsupported
+        ComposeError
     """
     try:
         if len(text) > _LONGEST_PATTERN or _REPEATED_GROUP.search(text):

@@ -91,9 +91,9 @@ def bind_adapter(
     ``<path>.weight``; see `modpkg.adapters.names` for how names on disk may differ.
 
     Raises:
-        AdapterUnsupported: the adapter needs something that would not be applied.
-        NothingMatches, UnboundTensor: some of its tensors have no place in the base.
-        ShapeMismatch: it was made for a base of another shape.
+        ComposeError: the adapter needs something that would not be applied.
+        ReleaseError: some of its tensors have no place in the base.
+        ComposeError: it was made for a base of another shape.
     """
     adapter = Adapter(
         module=module,
@@ -175,7 +175,7 @@ def method_of(adapter: Adapter) -> Method:
     """Return the method of an adapter.
 
     Raises:
-        AdapterUnsupported: it is not done, or not known; says why.
+        ComposeError: it is not done, or not known; says why.
     """
     kind = adapter.config.get("peft_type")
     method = METHODS.get(kind) if isinstance(kind, str) else None

@@ -29,7 +29,7 @@ def bind_saved(
     A whole tensor becomes ``value − base``, beside what the method itself does there.
 
     Raises:
-        AdapterUnsupported, UnboundTensor, ShapeMismatch: it cannot be applied, or not exactly.
+        ComposeError, ReleaseError: it cannot be applied, or not exactly.
     """
     by_target = {change.target: change for change in changes}
     saved = strings(adapter, "modules_to_save")
@@ -80,7 +80,7 @@ def refuse_tied(adapter: Adapter, change: Change) -> None:
     """Refuse a change to an embedding that the output layer shares: PEFT changes only one of them.
 
     Raises:
-        AdapterUnsupported
+        ComposeError
     """
     _refuse_tied(adapter, change.target, next(iter(change.inputs.values())))
 
@@ -120,7 +120,7 @@ def labels_of(adapter: Adapter, added: Mapping[str, str]) -> dict[str, Any]:
     """Return the keys of ``config.json`` that a classifier among ``added`` needs.
 
     Raises:
-        AdapterUnsupported: what the added tensors are for cannot be told.
+        ComposeError: what the added tensors are for cannot be told.
     """
     if not added:
         return {}

@@ -60,7 +60,7 @@ def bind_prompt(adapter: Adapter) -> Bound:
     """Return the virtual tokens of an adapter, and the whole modules that lie beside them.
 
     Raises:
-        AdapterUnsupported, UnboundTensor, ShapeMismatch: it cannot be applied, or not exactly.
+        ComposeError, ReleaseError: it cannot be applied, or not exactly.
     """
     check_keys(adapter, reads=_READ, harmless=_HARMLESS)
     kind, task = adapter.config["peft_type"], adapter.config.get("task_type")
@@ -132,7 +132,7 @@ def check_ports(adapter: Adapter, prompt: BoundPrompt, ports: Mapping[str, Port]
     """Check that a base is as wide, and has as many layers, as the virtual tokens were made for.
 
     Raises:
-        AdapterUnsupported
+        ComposeError
     """
     wanted: dict[str, int] = {"layers": prompt.layers}
     if prompt.heads is None:

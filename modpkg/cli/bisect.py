@@ -11,7 +11,7 @@ import click
 
 from modpkg.cli.options import project_options, trial_options
 from modpkg.cli.output import TerminalProgress, bad, counted, good, print_json, say, strong
-from modpkg.core.errors import LockMissing
+from modpkg.core.errors import LockError
 from modpkg.core.home import store_folder
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
@@ -130,7 +130,7 @@ def _lock(text: str, project: Project) -> Lock:
     """Return the lock in a file, or of a generation.
 
     Raises:
-        LockMissing, LockError, NothingToRollBack: there is none, or none that is sound.
+        LockError, InstallError: there is none, or none that is sound.
     """
     path = Path(text)
     if (generation := _GENERATION.fullmatch(text)) is not None:
@@ -139,7 +139,7 @@ def _lock(text: str, project: Project) -> Lock:
         path = environment.folder(number) / "modpkg.lock"
     lock = read_lock(path)
     if lock is None:
-        raise LockMissing(path=path)
+        raise LockError("M411", path=path)
     return lock
 
 

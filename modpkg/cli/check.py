@@ -19,7 +19,7 @@ from modpkg.cli.output import (
     strong,
     table,
 )
-from modpkg.core.errors import UsageProblem
+from modpkg.core.errors import UsageError
 
 if TYPE_CHECKING:
     from modpkg.community.semver.changelog import Changes
@@ -88,9 +88,10 @@ def changelog_command(
         if "==" in before or "==" in after:
             one, two = (named_release(text, registries) for text in (before, after))
             if one.name != two.name:
-                raise UsageProblem(
+                raise UsageError(
+                    "M901",
                     message=f"A changelog is of one module, not of {one.name} and {two.name}; "
-                    f"'modpkg diff {before} {after}' compares their weights."
+                    f"'modpkg diff {before} {after}' compares their weights.",
                 )
             found = changes_between(one, two, registries, progress, count=True)
             document: Any = _changes_document(found)
@@ -99,9 +100,10 @@ def changelog_command(
             locks = [read_lock(Path(name)) for name in (before, after)]
             if locks[0] is None or locks[1] is None:
                 path = before if locks[0] is None else after
-                raise UsageProblem(
+                raise UsageError(
+                    "M901",
                     message=f"There is no lock file {path}; name two, or two releases as "
-                    "NAME==VERSION."
+                    "NAME==VERSION.",
                 )
             changed = lock_changelog(locks[0], locks[1], registries, progress)
             text = lock_markdown(changed)

@@ -10,7 +10,7 @@ import msgspec
 
 from modpkg.cli.options import project_options
 from modpkg.cli.output import TerminalProgress, bad, faint, good, print_json, say, strong
-from modpkg.core.errors import UnknownModule, UsageProblem
+from modpkg.core.errors import NotFound, UsageError
 from modpkg.core.files import shown, write_atomically
 from modpkg.core.home import store_folder
 from modpkg.core.names import ModuleName, module_name
@@ -58,7 +58,7 @@ def fork_command(
         )
         line = newest_or_named(origin, registries)
         if line.name == chosen:
-            raise UsageProblem(message=f"A fork needs a name of its own, not {chosen}.")
+            raise UsageError("M901", message=f"A fork needs a name of its own, not {chosen}.")
         release = ModuleName(line.name)
         module = fetch_release(release, line.version, registries, store, progress)
         progress.stage(f"Writing {chosen}")
@@ -101,7 +101,7 @@ def log_command(
         )
         found = lineage(chosen, registries.of)
     if not found.releases:
-        raise UnknownModule(name=chosen, registry=registries.of(chosen).url, hint="")
+        raise NotFound("M304", name=chosen, registry=registries.of(chosen).url, hint="")
     if svg is not None:
         write_atomically(svg, family_picture(found).encode())
     if as_json:

@@ -28,7 +28,7 @@ from modpkg.cli.output import (
     say,
     strong,
 )
-from modpkg.core.errors import LockMissing, NotLocked, UsageProblem
+from modpkg.core.errors import LockError, UsageError
 from modpkg.core.files import human_bytes
 from modpkg.environment.generations import EXACT, Environment, Generation
 from modpkg.environment.project import Project, find_project
@@ -69,13 +69,15 @@ def install_command(
     summarizer@^2.1.
     """
     if frozen and (requirements or upgrade or upgrade_package):
-        raise UsageProblem(message="--frozen installs what the lock has; name no module with it.")
+        raise UsageError(
+            "M901", message="--frozen installs what the lock has; name no module with it."
+        )
     project = find_project(user=user)
     if not (requirements or strict or upgrade or upgrade_package or resolution or exclude_newer):
         environment = Environment(project.environment)
         lock_text = _lock_text(project)
         if frozen and lock_text is None:
-            raise LockMissing(path=project.lock_path)
+            raise LockError("M411", path=project.lock_path)
         if environment.answers(project.text(), lock_text):
             environment.tidy()
             _report_nothing(environment, as_json)
@@ -139,7 +141,9 @@ def update_command(
 
     project = find_project(user=user)
     if test is None and (timeout is not None or repeat > 1 or fresh):
-        raise UsageProblem(message="--timeout, --repeat and --fresh say how to test; add --test.")
+        raise UsageError(
+            "M901", message="--timeout, --repeat and --fresh say how to test; add --test."
+        )
     request = Request(
         registry=registry,
         upgrade=_locked_names(project, names) if names else None,
@@ -221,7 +225,7 @@ def _locked_names(project: Project, names: Sequence[str]) -> list[str]:
     for name in wanted:
         if name not in known:
             near = hint(name, known).removesuffix("?")
-            raise NotLocked(name=name, path=project.lock_path, hint=near)
+            raise LockError("M402", name=name, path=project.lock_path, hint=near)
     return [str(name) for name in wanted]
 
 

@@ -10,7 +10,7 @@ import click
 
 from modpkg.cli.options import json_option, user_option
 from modpkg.cli.output import faint, note, print_json, say, strong, table
-from modpkg.core.errors import NoEnvironment, NotInstalled
+from modpkg.core.errors import InstallError
 from modpkg.core.files import human_bytes
 from modpkg.core.names import module_name
 from modpkg.environment.generations import EXACT, Environment, Generation, ModuleState
@@ -25,7 +25,7 @@ def _installed(user: bool) -> tuple[Environment, Generation]:
     environment = Environment(find_project(user=user).environment)
     generation = environment.current()
     if generation is None:
-        raise NoEnvironment(path=environment.root)
+        raise InstallError("M503", path=environment.root)
     return environment, generation
 
 
@@ -34,7 +34,7 @@ def _module(graph: Graph, environment: Environment, raw: str) -> ModuleState:
     if name not in graph.modules:
         close = difflib.get_close_matches(name, graph.modules, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise NotInstalled(name=name, path=environment.root, hint=hint)
+        raise InstallError("M504", name=name, path=environment.root, hint=hint)
     return graph.modules[name]
 
 

@@ -13,7 +13,7 @@ from msgspec import structs
 from modpkg.cli.options import limit_option, project_options
 from modpkg.cli.output import TerminalProgress, faint, good, print_json, say, strong, table
 from modpkg.cli.patch import base_release, target_of
-from modpkg.core.errors import UsageProblem
+from modpkg.core.errors import UsageError
 from modpkg.core.files import shown, write_atomically
 from modpkg.core.home import store_folder
 from modpkg.store.store import Store
@@ -91,9 +91,9 @@ def merge_command(
     from modpkg.community.patch.resolution_file import read_choices
 
     if (parameter or importance) and method in (None, AUTO):
-        raise UsageProblem(message="--parameter and --importance belong to a --method.")
+        raise UsageError("M901", message="--parameter and --importance belong to a --method.")
     if importance and len(importance) != len(parents):
-        raise UsageProblem(message="Name one --importance for each PATCH, in their order.")
+        raise UsageError("M901", message="Name one --importance for each PATCH, in their order.")
     how = _method(method, parameter)
     store = Store(store_folder())
     choices = read_choices(resolution) if resolution is not None else None
@@ -169,7 +169,7 @@ def _method(name: str | None, parameters: Sequence[str]) -> Method | None:
     for text in parameters:
         key, separator, value = text.partition("=")
         if not separator:
-            raise UsageProblem(message=f"Write --parameter {key}=VALUE.")
+            raise UsageError("M901", message=f"Write --parameter {key}=VALUE.")
         told[key] = _value(value)
     return Method(name=name, parameters=told)
 

@@ -9,7 +9,7 @@ import click
 from modpkg.cli.install import show_changes
 from modpkg.cli.options import project_options
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
-from modpkg.core.errors import UsageProblem
+from modpkg.core.errors import UsageError
 from modpkg.environment.project import find_project
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def why_not_command(
     asked = parse_requirement(requirement)
     exact = [item for item in asked.specifier if item.operator == "=="]
     if len(exact) != 1 or len(asked.specifier) != 1 or exact[0].version.endswith(".*"):
-        raise UsageProblem(message=f'Name one version: modpkg why-not "{asked.name}==1.0.0"')
+        raise UsageError("M901", message=f'Name one version: modpkg why-not "{asked.name}==1.0.0"')
     with TerminalProgress() as progress:
         trial = _trial(progress, registry, offline, user)
         progress.stage("Resolving")

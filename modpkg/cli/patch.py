@@ -9,7 +9,7 @@ import click
 
 from modpkg.cli.options import project_options
 from modpkg.cli.output import TerminalProgress, good, note, print_json, say, strong, table
-from modpkg.core.errors import ModpkgError, NotACopy, UsageProblem
+from modpkg.core.errors import ModpkgError, PatchError, UsageError
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.home import store_folder
 from modpkg.core.names import ModuleName, module_name, parse_version
@@ -233,7 +233,7 @@ def base_release(
 
     name, separator, version = text.partition("==")
     if not separator:
-        raise UsageProblem(message=f"Name the base's version too: --base {name}==1.0.0")
+        raise UsageError("M901", message=f"Name the base's version too: --base {name}==1.0.0")
     registries = Registries(
         find_project().parse(), store.blobs, default=registry, offline=offline, warn=progress.warn
     )
@@ -241,7 +241,8 @@ def base_release(
         module_name(name), str(parse_version(version)), registries, store, progress
     )
     if not module.tensors:
-        raise NotACopy(
+        raise PatchError(
+            "M735",
             what=f"What {text} is compared with",
             base=text,
             reason=f"{text} is of kind {module.kind!r} and has no weights of its own; name the "

@@ -11,13 +11,7 @@ from msgspec import UNSET
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
-from modpkg.core.errors import (
-    ManifestKindNeeded,
-    ManifestMissing,
-    NotBuilt,
-    NotWritable,
-    UsageProblem,
-)
+from modpkg.core.errors import ManifestError, PublishError, UsageError
 from modpkg.core.files import human_bytes, shown, write_atomically
 from modpkg.core.home import store_folder
 from modpkg.core.names import module_name, parse_version
@@ -52,7 +46,7 @@ def init_command(folder: Path, kind: str | None, name: str | None) -> None:
     """Begin a module (--kind) or an app: write a modpkg.toml with comments to fill in."""
     path = folder / MANIFEST
     if path.exists():
-        raise UsageProblem(message=f"{path} exists; 'modpkg init' does not replace it.")
+        raise UsageError("M901", message=f"{path} exists; 'modpkg init' does not replace it.")
     chosen = module_name(name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, new_manifest(kind or "app", chosen).encode())
@@ -63,14 +57,15 @@ def module_project(folder: Path) -> tuple[Manifest, ModuleTable]:
     """Return the manifest of the module project around a folder.
 
     Raises:
-        ManifestMissing. ManifestKindNeeded: it is an app's.
+        ManifestError. ManifestError: it is an app's.
     """
     path = find_manifest(folder.absolute())
     if path is None:
-        raise ManifestMissing(folder=folder)
+        raise ManifestError("M111", folder=folder)
     manifest = read_manifest(path)
     if manifest.module is None:
-        raise ManifestKindNeeded(
+        raise ManifestError(
+            "M112",
             path=path,
             found="an app",
             needed="a module",
@@ -165,7 +160,7 @@ def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> Kno
     """Return what the registry has that the release will be published to, if that is a folder."""
     try:
         folder = writable_folder(manifest, registry)
-    except NotWritable:
+    except PublishError:
         return None
     return known_tensors(folder, module.name, module.version)
 
@@ -190,11 +185,11 @@ def publish_command(
     manifest, module = module_project(folder)
     dist = manifest.folder / DIST
     if not (dist / "registry.json").exists():
-        raise NotBuilt(folder=shown(dist))
+        raise PublishError("M311", folder=shown(dist))
     built = Registry(str(dist.absolute()))
     versions = [line.version for line in built.index(module.name)]
     if not any(parse_version(text) == module.version for text in versions):
-        raise NotBuilt(folder=f"{shown(dist)} of {module.name} {module.version}")
+        raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
     line = built.line(module.name, str(module.version))
     writer = RegistryWriter(writable_folder(manifest, registry))
     with TerminalProgress() as progress:
@@ -223,10 +218,10 @@ def _allowed(
     """Return the line to publish, once its version is what changed asks for, or a reason is given.
 
     Raises:
-        BumpTooSmall: it is not, and none is.
+        PublishError: it is not, and none is.
     """
     if reason is not None and (not reason.strip() or not reason.isprintable()):
-        raise UsageProblem(message="--allow-breaking needs a reason in words, on one line.")
+        raise UsageError("M901", message="--allow-breaking needs a reason in words, on one line.")
     if not (registry / "registry.json").exists():
         return line
     lines = Registry(str(registry.absolute())).index(line.name)
@@ -259,10 +254,10 @@ def yank_command(
     if not separator:
         name, separator, version = release.partition("@")
     if not separator:
-        raise UsageProblem(message=f"Name the version too: modpkg yank {name}==1.0.0")
+        raise UsageError("M901", message=f"Name the version too: modpkg yank {name}==1.0.0")
     folder = writable_folder(None, registry)
     if not (folder / "registry.json").exists():
-        raise NotWritable(url=folder, reason="there is no registry")
+        raise PublishError("M309", url=folder, reason="there is no registry")
     line = RegistryWriter(folder).yank(
         module_name(name), str(parse_version(version)), None if undo else reason
     )

@@ -12,7 +12,7 @@ import stat
 import sys
 from pathlib import Path
 
-from modpkg.core.errors import RedirectAmbiguous
+from modpkg.core.errors import UsageError
 
 _TAKES_REQUIREMENTS = ("install",)
 _WITH_VALUE = ("--registry", "--upgrade-package", "--resolution", "--exclude-newer")
@@ -22,7 +22,7 @@ def mend_redirect(arguments: list[str]) -> list[str]:
     """Return the arguments as they were meant; remove the file that the shell made.
 
     Raises:
-        RedirectAmbiguous: several requirements could be the one that was redirected.
+        UsageError: several requirements could be the one that was redirected.
     """
     command = next((text for text in arguments if not text.startswith("-")), None)
     if command not in _TAKES_REQUIREMENTS:
@@ -42,8 +42,12 @@ def mend_redirect(arguments: list[str]) -> list[str]:
     if len(bare) != 1:
         names = [arguments[position] for position in bare]
         example = f"{names[0] if names else 'NAME'}>{file.name}"
-        raise RedirectAmbiguous(
-            file=file.name, names=", ".join(names) or "nothing", command=command, example=example
+        raise UsageError(
+            "M902",
+            file=file.name,
+            names=", ".join(names) or "nothing",
+            command=command,
+            example=example,
         )
     meant = f"{arguments[bare[0]]}>{file.name}"
     print(  # noqa: T201

@@ -9,7 +9,7 @@ import click
 
 from modpkg.cli.options import json_option, user_option
 from modpkg.cli.output import TerminalProgress, print_json, say
-from modpkg.core.errors import EmptyInput
+from modpkg.core.errors import RunError
 
 
 @click.command("run")
@@ -57,5 +57,5 @@ def _text(file: str) -> str:
     else:
         text = Path(file).read_bytes().decode("utf-8", "replace")
     if not text.strip():
-        raise EmptyInput(source="standard input" if file == "-" else file)
+        raise RunError("M706", source="standard input" if file == "-" else file)
     return text

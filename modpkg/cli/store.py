@@ -10,7 +10,7 @@ import click
 
 from modpkg.cli.options import json_option, offline_option, registry_option, user_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
-from modpkg.core.errors import UsageProblem
+from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
 from modpkg.core.home import store_folder
 from modpkg.store.store import Store
@@ -29,20 +29,22 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
         return None
     size = parse_bytes(text)
     if size is None:
-        raise UsageProblem(message=f"{text!r} is not a size; write it like '10 GB'.")
+        raise UsageError("M901", message=f"{text!r} is not a size; write it like '10 GB'.")
     return size
 
 
 def _span(context: click.Context, option: click.Parameter, text: str) -> float:
-    from modpkg.core.errors import BadCutoff
+    from modpkg.core.errors import InvalidValue
     from modpkg.manifest.cutoff import parse_cutoff
 
     try:
         span = parse_cutoff(text).span
-    except BadCutoff:
+    except InvalidValue:
         span = None
     if span is None:
-        raise UsageProblem(message=f"{text!r} is not a span of time; write it like '30 days'.")
+        raise UsageError(
+            "M901", message=f"{text!r} is not a span of time; write it like '30 days'."
+        )
     return span.total_seconds()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import PackError, StoreDamaged
+from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
 
 Array = NDArray[np.float64]
@@ -50,7 +50,9 @@ def stored_dtype(ref: TensorRef) -> np.dtype[np.generic]:
         PackError: nothing is computed with this dtype.
     """
     if ref.dtype not in STORED:
-        raise PackError(path=ref.file, reason=f"nothing is computed with its dtype {ref.dtype}")
+        raise PackError(
+            "M201", path=ref.file, reason=f"nothing is computed with its dtype {ref.dtype}"
+        )
     return STORED[ref.dtype]
 
 
@@ -62,7 +64,7 @@ def widened(stored: Stored, ref: TensorRef) -> Array:
     """
     dtype = ref.dtype
     if dtype.startswith("F8_"):
-        raise PackError(path=ref.file, reason=f"nothing is computed with its dtype {dtype}")
+        raise PackError("M201", path=ref.file, reason=f"nothing is computed with its dtype {dtype}")
     if dtype == "BF16":
         return in_double(stored)
     return stored.astype(np.float64)
@@ -96,7 +98,7 @@ def read_array(ref: TensorRef, what: str) -> Array:
     """Return a whole tensor as float64, in its own shape.
 
     Raises:
-        PackError: it cannot be read. StoreDamaged: it is not what its digest says; ``what`` names
+        PackError: it cannot be read. IntegrityError: it is not what its digest says; ``what`` names
             it in the error.
     """
     dtype = stored_dtype(ref)
@@ -107,9 +109,9 @@ def read_array(ref: TensorRef, what: str) -> Array:
             while 0 < len(data) < ref.length and (more := file.read(ref.length - len(data))):
                 data += more
     except OSError as error:
-        raise PackError(path=ref.file, reason=f"it cannot be read ({error})") from None
+        raise PackError("M201", path=ref.file, reason=f"it cannot be read ({error})") from None
     if len(data) != math.prod(ref.shape) * dtype.itemsize:
-        raise PackError(path=Path(ref.file), reason="it ends before a tensor does")
+        raise PackError("M201", path=Path(ref.file), reason="it ends before a tensor does")
     if digest_bytes(data) != ref.digest:
-        raise StoreDamaged(what=what, path=ref.file)
+        raise IntegrityError("M508", what=what, path=ref.file)
     return widened(np.frombuffer(data, dtype), ref).reshape(ref.shape)

@@ -17,7 +17,7 @@ from modpkg.compose.reducers import Change, Rough, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rows import Rows
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import UnknownOperator
+from modpkg.core.errors import ComposeError
 from modpkg.core.installed import TensorRef
 from modpkg.core.records import canonical_json
 
@@ -38,7 +38,7 @@ class Bound:
         if term.op != NOTHING:
             operator = find_operator(term.op, model)
             if operator.delta is None:
-                raise UnknownOperator(where=model, op=term.op, known="those with a delta")
+                raise ComposeError("M602", where=model, op=term.op, known="those with a delta")
             self._delta, self._becomes = operator.delta, operator.becomes
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
@@ -138,7 +138,8 @@ class TensorBlocks:
     """See `modpkg.compose.reducers.Blocks`. A context: it holds files open.
 
     Raises:
-        PackError: an input cannot be read. StoreDamaged: one that is read whole is not what it was.
+        PackError: an input cannot be read.
+        IntegrityError: one that is read whole is not what it was.
     """
 
     def __init__(self, model: str, tensor: str, made: Made) -> None:
@@ -179,7 +180,7 @@ class TensorBlocks:
         """Check what was read by rows against its digests.
 
         Raises:
-            StoreDamaged
+            IntegrityError
         """
         for rows in self._read():
             rows.check(self._what)

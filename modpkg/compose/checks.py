@@ -31,6 +31,7 @@ def check_alone(
         and not (effects.added or effects.removed)
     ):
         raise ComposeError(
+            "M601",
             model=model,
             reason=f"step {number} changes nothing: {module.name} leaves every tensor of "
             f"{base.name} as it is (it was never trained, or is the base itself); take the "
@@ -79,6 +80,7 @@ def check_together(model: str, steps: Sequence[Done]) -> None:
             if target in multiplied and other.module.name != done.module.name:
                 own = multiplied[target]
                 raise ComposeError(
+                    "M601",
                     model=model,
                     reason=f"step {own.number} ({own.module.name}) multiplies {target!r}, which "
                     f"{(done if own is other else other).module.name} changes too; if both are "

@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 from collections.abc import Iterator
 
-from modpkg.core.errors import ExecutorProblem, ExtraNeeded
+from modpkg.core.errors import ComposeError, MissingExtra
 
 _SCHEMES = ("dask://",)
 
@@ -19,23 +19,29 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
     the store under the path that it has here.
 
     Raises:
-        ExecutorProblem: the address is none that is known, or nobody answers there.
-        ExtraNeeded: distributed is not installed.
+        ComposeError: the address is none that is known, or nobody answers there.
+        MissingExtra: distributed is not installed.
     """
     if address is None:
         yield None
         return
     if not address.startswith(_SCHEMES):
-        raise ExecutorProblem(
-            address=address, reason="it has to be like dask://127.0.0.1:8786, a Dask scheduler"
+        raise ComposeError(
+            "M621",
+            address=address,
+            reason="it has to be like dask://127.0.0.1:8786, a Dask scheduler",
         )
     try:
         from distributed import Client
     except ImportError:
-        raise ExtraNeeded(what="A Dask cluster", package="distributed", extra="dask") from None
+        raise MissingExtra(
+            "M703", what="A Dask cluster", package="distributed", extra="dask"
+        ) from None
     try:
         client = Client(f"tcp://{address.removeprefix('dask://')}", timeout=10)
     except (OSError, ValueError, TimeoutError) as error:
-        raise ExecutorProblem(address=address, reason=f"nobody answers there ({error})") from None
+        raise ComposeError(
+            "M621", address=address, reason=f"nobody answers there ({error})"
+        ) from None
     with client, client.get_executor(pure=False) as executor:
         yield executor

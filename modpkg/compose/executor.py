@@ -74,7 +74,7 @@ def compose(
     torch, torch uses one thread per operation in this process while it runs.
 
     Raises:
-        NotFinite: the result has NaN or infinity. ComposeError, PackError, DiskFull.
+        ComposeError: the result has NaN or infinity. ComposeError, PackError, InstallError.
     """
     tensors = dict(composition.kept)
     check_brought(composition)

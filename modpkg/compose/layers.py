@@ -70,6 +70,7 @@ def assemble(
         module = modules[run.module]
         if _stack(name, module) != stack:
             raise ComposeError(
+                "M601",
                 model=name,
                 reason=f"the layers of {module.name} are called {_stack(name, module)!r}, and "
                 f"those of {base.name} {stack!r}",
@@ -91,7 +92,9 @@ def assemble(
                     scales[renamed] = run.scale, tensor, height
             if not found:
                 raise ComposeError(
-                    model=name, reason=f"{module.name} has no layer {layer}, which [compose] takes"
+                    "M601",
+                    model=name,
+                    reason=f"{module.name} has no layer {layer}, which [compose] takes",
                 )
             origin.append((module, layer))
     return Assembled(
@@ -106,6 +109,7 @@ def _stack(name: str, module: InstalledModule) -> str:
     if len(stacks) != 1:
         shown = ", ".join(repr(stack) for stack in stacks) or "none"
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"{module.name} has not one stack of layers ({shown}), so that layers of it "
             "cannot be counted",
@@ -123,6 +127,7 @@ def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, Te
     ]
     if not names:
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"{module.name} has no tensor {wanted!r} outside of its layers",
         )
@@ -137,7 +142,9 @@ def _renumbered(
     keys = [key for key in LAYERS if isinstance(config.get(key), int)]
     if not keys:
         raise ComposeError(
-            model=name, reason=f"its base's {_CONFIG} does not say how many layers there are"
+            "M601",
+            model=name,
+            reason=f"its base's {_CONFIG} does not say how many layers there are",
         )
     before = int(config[keys[0]])
     edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(origin))}

@@ -56,7 +56,7 @@ def map_tensors(
 
 def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap]) -> torch.Tensor:
     if ref.dtype not in TORCH_DTYPES:
-        raise PackError(path=ref.file, reason=f"tensor {name!r} has dtype {ref.dtype}")
+        raise PackError("M201", path=ref.file, reason=f"tensor {name!r} has dtype {ref.dtype}")
     dtype = TORCH_DTYPES[ref.dtype]
     if ref.length == 0:
         return torch.empty(list(ref.shape), dtype=dtype)
@@ -64,7 +64,7 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
         mappings[ref.file] = _map(folder / ref.file)
     mapping = mappings[ref.file]
     if ref.offset + ref.length > len(mapping):
-        raise PackError(path=folder / ref.file, reason=f"it ends before tensor {name!r}")
+        raise PackError("M201", path=folder / ref.file, reason=f"it ends before tensor {name!r}")
     if ref.offset % dtype.itemsize:
         # Packs that others wrote may hold a tensor at an odd place, which no vector unit likes.
         copied = bytearray(mapping[ref.offset : ref.offset + ref.length])
@@ -80,4 +80,4 @@ def _map(path: Path) -> mmap.mmap:
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as error:
-        raise PackError(path=path, reason=f"it cannot be mapped ({error})") from None
+        raise PackError("M201", path=path, reason=f"it cannot be mapped ({error})") from None

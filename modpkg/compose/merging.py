@@ -12,7 +12,7 @@ from modpkg.compose.composition import NOTHING, Term
 from modpkg.compose.operators import Effects
 from modpkg.compose.reducers import REQUIRED, Reducer
 from modpkg.compose.settings import value_for
-from modpkg.core.errors import ComposeError, ShapeMismatch
+from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
@@ -58,7 +58,7 @@ class Merging:
 
     def _refuse(self, reason: str, known: Iterable[str] = ()) -> ComposeError:
         more = f"; it has {', '.join(sorted(known)) or 'none'}" if known else ""
-        return ComposeError(model=self._model, reason=reason + more)
+        return ComposeError("M601", model=self._model, reason=reason + more)
 
     # One tensor ---------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Merging:
             raise self._refuse(f"{named} has no importance for {target!r}")
         ref = module.tensors[target]
         if ref.shape != base.tensors[target].shape:
-            raise ShapeMismatch(
+            raise ComposeError("M604",
                 module=named, tensor=target, actual=ref.shape, target=target, base=base.name,
                 expected=base.tensors[target].shape,
             )  # fmt: skip

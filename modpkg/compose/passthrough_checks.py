@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modpkg.compose.composition import Composition
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import BadPatch, NotFinite
+from modpkg.core.errors import ComposeError, PatchError
 from modpkg.release.finite import count_not_finite
 
 
@@ -15,7 +15,7 @@ def check_brought(composition: Composition) -> None:
     patch says; all else was verified when it was fetched.
 
     Raises:
-        NotFinite, BadPatch: names the tensor. PackError: it cannot be read.
+        ComposeError, PatchError: names the tensor. PackError: it cannot be read.
     """
     for name in composition.checked:
         ref = composition.kept[name]
@@ -24,6 +24,6 @@ def check_brought(composition: Composition) -> None:
             digest_file(file, ref.offset, ref.length) != ref.digest
         ):
             reason = f"{name!r} is not the part of the base's tensor that it says"
-            raise BadPatch(patch=f"A module of {composition.name}", reason=reason)
+            raise PatchError("M730", patch=f"A module of {composition.name}", reason=reason)
         if count_not_finite(file, ref.offset, ref.length, ref.dtype):
-            raise NotFinite(model=composition.name, tensor=name)
+            raise ComposeError("M605", model=composition.name, tensor=name)

@@ -18,7 +18,7 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.settings import value_for
 from modpkg.core.digests import digest_bytes, digest_file
-from modpkg.core.errors import AccountsDoNotBalance, ComposeError
+from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
@@ -43,23 +43,26 @@ def plan(
 
     Raises:
         ComposeError: the recipe cannot be composed; says why.
-        UnknownOperator, UnknownMethod: a step's operator, or the method, is not known.
-        AccountsDoNotBalance: a tensor of a module would not be used.
-        AdapterUnsupported, NothingMatches, UnboundTensor, ShapeMismatch: a module does not fit.
+        ComposeError: a step's operator, or the method, is not known.
+        ComposeError: a tensor of a module would not be used.
+        ComposeError, ReleaseError: a module does not fit.
     """
     base = _module(name, modules, recipe.base)
     if base.kind not in ("base", "model") or not base.tensors:
         raise ComposeError(
-            model=name, reason=f"{base.name} is of kind {base.kind!r} and cannot be its base"
+            "M601",
+            model=name,
+            reason=f"{base.name} is of kind {base.kind!r} and cannot be its base",
         )
     if base.kind == "model" and recipe.steps:
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"its base {base.name} is a model, and composing on top of a model is not "
             "implemented; name that model's own base and steps",
         )
     if _CONFIG not in base.files:
-        raise ComposeError(model=name, reason=f"its base {base.name} has no {_CONFIG}")
+        raise ComposeError("M601", model=name, reason=f"its base {base.name} has no {_CONFIG}")
     config = read_json(base.files[_CONFIG])
     for named in recipe.modules():
         _module(name, modules, named)
@@ -93,6 +96,7 @@ def plan(
         for target in done.effects.terms:
             if table.get(target) is not base.tensors[target]:
                 raise ComposeError(
+                    "M601",
                     model=name,
                     reason=f"{done.module.name} acts on {target!r}, which another step replaces",
                 )
@@ -123,7 +127,7 @@ def plan(
 def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> InstalledModule:
     if wanted not in modules:
         raise ComposeError(
-            model=name, reason=f"it names {wanted}, which is not among its [dependencies]"
+            "M601", model=name, reason=f"it names {wanted}, which is not among its [dependencies]"
         )
     return modules[wanted]
 
@@ -138,8 +142,8 @@ def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
     # One that many layers share is in many terms; that no place is taken twice, binding checks.
     left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]
     if left:
-        raise AccountsDoNotBalance(
-            model=name, count=len(left), module=module.name, example=min(left)
+        raise ComposeError(
+            "M603", model=name, count=len(left), module=module.name, example=min(left)
         )
 
 
@@ -163,6 +167,7 @@ def _table(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str,
         for tensor, ref in done.effects.added.items():
             if tensor in table:
                 raise ComposeError(
+                    "M601",
                     model=name,
                     reason=f"tensor {tensor!r} of {done.module.name} is also added by another step",
                 )
@@ -190,7 +195,9 @@ def _made(
             continue
         if recipe.method != "passthrough":
             raise ComposeError(
-                model=name, reason='layers with a scale go with method = "passthrough" alone'
+                "M601",
+                model=name,
+                reason='layers with a scale go with method = "passthrough" alone',
             )
         everywhere.pop(tensor, None)
         if scale != 1.0:
@@ -232,6 +239,7 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
     own = sorted({other.dtype for other in base.tensors.values() if other.dtype in _FLOATS})
     if recipe.dtype is not None and ref.dtype.startswith("F8_"):
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"{tensor!r} is {ref.dtype}, which cannot be converted to {recipe.dtype} "
             "without its scales",
@@ -239,6 +247,7 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
     if recipe.dtype is None and ref.dtype in _FLOATS and own and ref.dtype not in own:
         choice = next(key for key, value in _DTYPES.items() if value in (*own, "F32"))
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"{tensor!r} is {ref.dtype}, but {base.name} is {', '.join(own)}; "
             f'say what the result is to be: dtype = "{choice}" under its compose table',
@@ -283,6 +292,7 @@ def _prompt(name: str, steps: Sequence[Done]) -> Prompt | None:
     found = [done.effects.prompt for done in steps if done.effects.prompt is not None]
     if len(found) > 1:
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"{found[0].module} and {found[1].module} both bring virtual tokens, and a "
             "model reads those of one",
@@ -302,12 +312,14 @@ def _config(
             other, before = edited.setdefault(key, (done.module.name, value))
             if before != value:
                 raise ComposeError(
+                    "M601",
                     model=name,
                     reason=f"{other} and {done.module.name} both set {key!r} of {_CONFIG}",
                 )
     unset = {key: done.module.name for done in steps for key in done.effects.unset}
     if both := sorted(unset.keys() & edited.keys()):
         raise ComposeError(
+            "M601",
             model=name,
             reason=f"{unset[both[0]]} takes {both[0]!r} out of {_CONFIG}, and "
             f"{edited[both[0]][0]} sets it",
@@ -335,11 +347,13 @@ def _files(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str,
         for path, blob in own_files(done.effects.files).items():
             if path in gone:
                 raise ComposeError(
+                    "M601",
                     model=name,
                     reason=f"{gone[path]} takes {path!r} away, and {done.module.name} changes it",
                 )
             if path in files and digest_file(files[path]) != digest_file(blob):
                 raise ComposeError(
+                    "M601",
                     model=name,
                     reason=f"{done.module.name} and another of its modules have different {path!r}",
                 )

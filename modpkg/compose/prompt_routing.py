@@ -24,7 +24,7 @@ from modpkg.compose.composition import Composition, Felt, Probe
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import ComposeError, ExtraNeeded, RemoteCode, StoreDamaged
+from modpkg.core.errors import ComposeError, IntegrityError, MissingExtra, RunError
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 
@@ -37,7 +37,7 @@ class Reader:
     """A base that reads prompts; what it made of each is kept.
 
     Raises:
-        ExtraNeeded: transformers is not installed.
+        MissingExtra: transformers is not installed.
         ComposeError: it cannot make the base or its tokenizer.
     """
 
@@ -56,7 +56,7 @@ class Reader:
         """Return the rows that prompts make, [layers, hidden], float64.
 
         Raises:
-            ComposeError: nothing is left of them. StoreDamaged: the base's bytes have changed.
+            ComposeError: nothing is left of them. IntegrityError: the base's bytes have changed.
         """
         key = (row.positive, row.negative)
         if key not in self._made:
@@ -67,6 +67,7 @@ class Reader:
             # A layer may see no difference: the first has but the last token's embedding.
             if not (length > _LEAST).any():
                 raise ComposeError(
+                    "M601",
                     model=self._name,
                     reason=f"the prompts that begin with {row.positive[0]!r} and their negative "
                     "ones are the same to its base",
@@ -89,7 +90,9 @@ class Reader:
             begin = self._tokenizer.bos_token or ""
             ids = self._tokenizer(begin + prompt, add_special_tokens=False)["input_ids"]
             if not ids:
-                raise ComposeError(model=self._name, reason=f"its prompt {prompt!r} has no token")
+                raise ComposeError(
+                    "M601", model=self._name, reason=f"its prompt {prompt!r} has no token"
+                )
             # Rows of the embedding, for all of it as float64 can be larger than a layer.
             embeddings = self._tensor(_EMBEDDINGS)[torch.tensor(ids)].double()[None]
             if self._probe.mode == "cheap_embed":
@@ -141,7 +144,7 @@ class Reader:
         except Exception as error:  # a config can be wrong in any way that a constructor can fail
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ComposeError(
-                model=self._name, reason=f"its base's config.json is refused ({text})"
+                "M601", model=self._name, reason=f"its base's config.json is refused ({text})"
             ) from None
         model.norm = torch.nn.Identity()
         return model.eval()
@@ -152,7 +155,7 @@ class Reader:
         if place not in self._sound:
             if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
                 what = f"What the router of {self._name} is made of"
-                raise StoreDamaged(what=what, path=ref.file)
+                raise IntegrityError("M508", what=what, path=ref.file)
             self._sound.add(place)
         return map_tensors([(name, ref)])[name]
 
@@ -183,8 +186,8 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise ExtraNeeded(
-            what="A router made of prompts", package="transformers", extra="transformers"
+        raise MissingExtra(
+            "M703", what="A router made of prompts", package="transformers", extra="transformers"
         ) from None
     return transformers
 
@@ -200,9 +203,11 @@ def _tokenizer(name: str, probe: Probe) -> Any:
         if _TOKENIZER_CONFIG in probe.files and read_json(folder / _TOKENIZER_CONFIG).get(
             "auto_map"
         ):
-            raise RemoteCode(name=name, file=_TOKENIZER_CONFIG, key="auto_map")
+            raise RunError("M707", name=name, file=_TOKENIZER_CONFIG, key="auto_map")
         return open_tokenizer(
             transformers,
             folder,
-            lambda reason: ComposeError(model=name, reason=f"its base has no tokenizer ({reason})"),
+            lambda reason: ComposeError(
+                "M601", model=name, reason=f"its base has no tokenizer ({reason})"
+            ),
         )

@@ -15,7 +15,7 @@ from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
 from modpkg.compose.prompt_routing import Reader
 from modpkg.compose.torch_arrays import round_into
 from modpkg.core.digests import Digest, digest_bytes, digest_file
-from modpkg.core.errors import NotFinite, StoreDamaged
+from modpkg.core.errors import ComposeError, IntegrityError
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
 
@@ -28,8 +28,8 @@ def write_gates(
     Every row is rounded once, from float64.
 
     Raises:
-        NotFinite: a row has NaN or infinity. StoreDamaged: it is not what it was when it came.
-        ComposeError, ExtraNeeded: the base cannot read the prompts.
+        ComposeError: a row has NaN or infinity. IntegrityError: it is not what it was when it came.
+        ComposeError, MissingExtra: the base cannot read the prompts.
     """
     reader = Reader(composition) if composition.probe is not None else None
     digests: dict[str, str] = {}
@@ -39,7 +39,7 @@ def write_gates(
             out = torch.empty(gate.shape, dtype=TORCH_DTYPES[gate.dtype])
             round_into(out, values)
             if not torch.isfinite(out).all():
-                raise NotFinite(model=composition.name, tensor=name)
+                raise ComposeError("M605", model=composition.name, tensor=name)
             data = out.view(torch.uint8).numpy().tobytes()
             file.seek(places[name].offset)
             file.write(data)
@@ -63,8 +63,8 @@ def checked(ref: TensorRef, what: str) -> torch.Tensor:
     """Return a tensor as it lies in its pack, once its bytes were hashed.
 
     Raises:
-        StoreDamaged: they are not what they were when they were fetched.
+        IntegrityError: they are not what they were when they were fetched.
     """
     if digest_file(Path(ref.file), ref.offset, ref.length) != Digest(ref.digest):
-        raise StoreDamaged(what=what, path=ref.file)
+        raise IntegrityError("M508", what=what, path=ref.file)
     return map_tensors([("", ref)])[""]

@@ -11,7 +11,7 @@ import numpy as np
 
 from modpkg.compose.arrays import Array, Stored, stored_dtype, widened
 from modpkg.compose.memory import BLOCK_ELEMENTS, KEPT_BYTES
-from modpkg.core.errors import PackError, StoreDamaged
+from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
 
 
@@ -103,16 +103,20 @@ class Rows:
             while view:
                 count = os.preadv(self._file.fileno(), [view], self.ref.offset + position)
                 if not count:
-                    raise PackError(path=self.ref.file, reason="it ends before a tensor does")
+                    raise PackError(
+                        "M201", path=self.ref.file, reason="it ends before a tensor does"
+                    )
                 view, position = view[count:], position + count
         except OSError as error:
-            raise PackError(path=self.ref.file, reason=f"it cannot be read ({error})") from None
+            raise PackError(
+                "M201", path=self.ref.file, reason=f"it cannot be read ({error})"
+            ) from None
 
     def check(self, what: str) -> None:
         """Hash what has not been, and check the digest.
 
         Raises:
-            StoreDamaged: it is another.
+            IntegrityError: it is another.
         """
         while self._hashed < self.ref.length:
             part = memoryview(bytearray(min(1 << 20, self.ref.length - self._hashed)))
@@ -120,4 +124,4 @@ class Rows:
             self._state.update(part)
             self._hashed += len(part)
         if "sha256:" + self._state.hexdigest() != self.ref.digest:
-            raise StoreDamaged(what=what, path=self.ref.file)
+            raise IntegrityError("M508", what=what, path=self.ref.file)

@@ -17,7 +17,7 @@ from modpkg.compose.reducers import Change, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.core.digests import Digest
-from modpkg.core.errors import ComposeError, NotFinite
+from modpkg.core.errors import ComposeError
 from modpkg.core.packs import PackTensor
 
 
@@ -47,8 +47,8 @@ def make_tensor(job: Job) -> Digest:
     have lain here for years, and what is made of damaged bytes would count as sound.
 
     Raises:
-        NotFinite: the result has NaN or infinity. PackError: an input cannot be read.
-        StoreDamaged: an input is not what it was when it was fetched.
+        ComposeError: the result has NaN or infinity. PackError: an input cannot be read.
+        IntegrityError: an input is not what it was when it was fetched.
         ComposeError: the method cannot do with these values.
     """
     np.empty(_LARGE, np.uint8)
@@ -65,7 +65,7 @@ def make_tensor(job: Job) -> Digest:
                         state.update(data)
                         while data:
                             data = data[file.write(data) :]
-            except (NotFinite, ComposeError):
+            except ComposeError:
                 blocks.check()  # damage comes first: it may be the reason
                 raise
             blocks.check()
@@ -140,7 +140,7 @@ class Reduction:
         if not all_finite(found, dtype):
             broken = ~is_finite(found, dtype)
             if self._reducer is not None or np.isfinite(values[broken]).any():
-                raise NotFinite(model=self._job.model, tensor=self._job.name)
+                raise ComposeError("M605", model=self._job.model, tensor=self._job.name)
         return found
 
 
@@ -150,4 +150,4 @@ def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
         return function(*positional, **named)
     except ValueError as error:
         reason = f"method {job.made.reducer!r} cannot make {job.name!r}: {error}"
-        raise ComposeError(model=job.model, reason=reason) from error
+        raise ComposeError("M601", model=job.model, reason=reason) from error

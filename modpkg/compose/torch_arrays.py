@@ -51,7 +51,7 @@ def tensor_in_memory(model: str, name: str, made: Made) -> torch.Tensor:
     """Return the tensor that `make_tensor` would write, to the last bit.
 
     Raises:
-        NotFinite, ComposeError, PackError, StoreDamaged: as `make_tensor`.
+        ComposeError, PackError, IntegrityError: as `make_tensor`.
     """
     out = torch.empty(list(made.source.shape), dtype=TORCH_DTYPES[made.dtype])
     place = PackTensor(made.dtype, tuple(made.source.shape), 0, made.length)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NewType
 
-from modpkg.core.errors import BadDigest
+from modpkg.core.errors import InvalidValue
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
@@ -22,11 +22,11 @@ def parse_digest(text: str) -> Digest:
     """Return ``text`` as a digest.
 
     Raises:
-        BadDigest: it has another form. This is the one gate between text from outside and
+        InvalidValue: it has another form. This is the one gate between text from outside and
             the paths that are made of digests.
     """
     if not isinstance(text, str) or _FORM.fullmatch(text) is None:
-        raise BadDigest(digest=text)
+        raise InvalidValue("M104", digest=text)
     return Digest(text)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modpkg.core.digests import Digest
-from modpkg.core.errors import DiskFull, UnsafePath
+from modpkg.core.errors import InstallError, InvalidValue
 
 TEMPORARY = ".tmp-"
 """Names of unfinished files and folders begin so; nothing ever reads one."""
@@ -24,7 +24,7 @@ def safe_path(text: str) -> str:
     """Return a path out of a release, once it is known to stay inside the module's folder.
 
     Raises:
-        UnsafePath: it is absolute, climbs, has a drive, a backslash, a NUL, an empty or
+        InvalidValue: it is absolute, climbs, has a drive, a backslash, a NUL, an empty or
             over-long part, or a name that Windows reserves.
     """
     reason = None
@@ -42,7 +42,7 @@ def safe_path(text: str) -> str:
     ):
         reason = "a part of it is not a portable file name"
     if reason is not None:
-        raise UnsafePath(path=text, reason=reason)
+        raise InvalidValue("M105", path=text, reason=reason)
     return text
 
 
@@ -62,7 +62,7 @@ def temporary_sibling(path: Path) -> Path:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" into `DiskFull`."""
+    """Turn "no space left" into `InstallError`."""
     try:
         yield
     except OSError as error:
@@ -71,10 +71,10 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def disk_full(path: Path, needed: str = "more") -> DiskFull:
+def disk_full(path: Path, needed: str = "more") -> InstallError:
     """Return the error that says how much is free where ``path`` lies."""
     free = shutil.disk_usage(_existing(path)).free
-    return DiskFull(path=path, needed=needed, free=human_bytes(free))
+    return InstallError("M502", path=path, needed=needed, free=human_bytes(free))
 
 
 def _existing(path: Path) -> Path:
@@ -111,7 +111,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
     Temporary file, fsync, rename, fsync of the folder.
 
     Raises:
-        DiskFull: no space is left; nothing remains.
+        InstallError: no space is left; nothing remains.
     """
     if isinstance(chunks, bytes):
         chunks = (chunks,)

@@ -90,4 +90,4 @@ def read_model(folder: Path) -> InstalledModel:
     try:
         return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)
     except (OSError, msgspec.MsgspecError) as error:
-        raise EnvironmentDamaged(path=folder, reason=str(error)) from None
+        raise EnvironmentDamaged("M506", path=folder, reason=str(error)) from None

@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.errors import BadRecord
+from modpkg.core.errors import RecordError
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        BadRecord: it is not JSON, or not an object.
+        RecordError: it is not JSON, or not an object.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord(what=path, kind=f"{path.name} file", reason=str(error)) from None
+        raise RecordError("M209", what=path, kind=f"{path.name} file", reason=str(error)) from None

@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from modpkg.core.errors import BadName, BadRequirement, BadVersion
+from modpkg.core.errors import InvalidValue
 
 ModuleName = NewType("ModuleName", str)
 """A module's name in its normal form (PEP 503): lower case, runs of ``-_.`` as one ``-``."""
@@ -28,14 +28,14 @@ def module_name(text: str) -> ModuleName:
     'summarize-lora'
 
     Raises:
-        BadName: ``text`` is no name by PEP 508, or longer than 100 characters.
+        InvalidValue: ``text`` is no name by PEP 508, or longer than 100 characters.
     """
     if len(text) > 100:
-        raise BadName(name=text[:100] + "…")
+        raise InvalidValue("M101", name=text[:100] + "…")
     try:
         return ModuleName(canonicalize_name(text, validate=True))
     except InvalidName:
-        raise BadName(name=text) from None
+        raise InvalidValue("M101", name=text) from None
 
 
 @lru_cache(maxsize=1 << 16)
@@ -43,17 +43,17 @@ def parse_version(text: str) -> Version:
     """Return ``text`` as a PEP 440 version without a local part.
 
     Raises:
-        BadVersion: ``text`` is no version, or has a local part (``+abc``), which no two
+        InvalidValue: ``text`` is no version, or has a local part (``+abc``), which no two
             publishers would understand alike.
     """
     if len(text) > 100:
-        raise BadVersion(version=text[:100] + "…")
+        raise InvalidValue("M102", version=text[:100] + "…")
     try:
         version = Version(text)
     except InvalidVersion:
-        raise BadVersion(version=text) from None
+        raise InvalidValue("M102", version=text) from None
     if version.local is not None or version.epoch > 9999:
-        raise BadVersion(version=text)
+        raise InvalidValue("M102", version=text)
     return version
 
 
@@ -80,20 +80,22 @@ def parse_requirement(text: str) -> Requirement:
     compatible), ``summarizer@~2.1`` (``~=2.1``) and ``summarizer@latest``.
 
     Raises:
-        BadRequirement: it is none of these, or it has an URL or an environment marker.
+        InvalidValue: it is none of these, or it has an URL or an environment marker.
     """
     if len(text) > 1000:
-        raise BadRequirement(requirement=text[:100] + "…", reason="it is over 1000 characters")
+        raise InvalidValue(
+            "M103", requirement=text[:100] + "…", reason="it is over 1000 characters"
+        )
     spelled = _expand_at(text)
     try:
         requirement = Requirement(spelled)
     except InvalidRequirement as error:
         reason = str(error).splitlines()[0]
-        raise BadRequirement(requirement=text, reason=reason) from None
+        raise InvalidValue("M103", requirement=text, reason=reason) from None
     if requirement.url is not None:
-        raise BadRequirement(requirement=text, reason="it has an address")
+        raise InvalidValue("M103", requirement=text, reason="it has an address")
     if requirement.marker is not None:
-        raise BadRequirement(requirement=text, reason="it has an environment marker")
+        raise InvalidValue("M103", requirement=text, reason="it has an environment marker")
     requirement.name = module_name(requirement.name)
     requirement.extras = {module_name(extra) for extra in requirement.extras}
     return requirement
@@ -125,7 +127,7 @@ def read_requirement(text: str) -> ReadRequirement:
     """Return what `parse_requirement` does, for the tens of thousands in a registry's index.
 
     Raises:
-        BadRequirement: `parse_requirement` would.
+        InvalidValue: `parse_requirement` would.
     """
     match = _PLAIN.match(text)
     if match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text:
@@ -153,7 +155,9 @@ def _expand_at(text: str) -> str:
     try:
         parsed = Version(version)
     except InvalidVersion:
-        raise BadRequirement(requirement=text, reason=f"{version!r} is not a version") from None
+        raise InvalidValue(
+            "M103", requirement=text, reason=f"{version!r} is not a version"
+        ) from None
     if sign == "^":
         return name + caret(parsed)
     if sign == "~":
@@ -165,7 +169,7 @@ def parse_specifier(text: str) -> SpecifierSet:
     """Return the version specifier of a manifest; ``"*"`` means any version.
 
     Raises:
-        BadRequirement: ``text`` is no specifier by PEP 440.
+        InvalidValue: ``text`` is no specifier by PEP 440.
     """
     if text.strip() == "*":
         return SpecifierSet()
@@ -174,7 +178,7 @@ def parse_specifier(text: str) -> SpecifierSet:
     try:
         return SpecifierSet(text)
     except InvalidSpecifier:
-        raise BadRequirement(requirement=text, reason="it is no version specifier") from None
+        raise InvalidValue("M103", requirement=text, reason="it is no version specifier") from None
 
 
 def requirement_text(name: str, extras: set[str] | frozenset[str], specifier: SpecifierSet) -> str:

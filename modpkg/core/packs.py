@@ -82,17 +82,23 @@ def read_header(path: Path) -> tuple[bytes, int]:
     with open(path, "rb") as file:
         first = file.read(8)
         if len(first) < 8:
-            raise PackError(path=path, reason="it is shorter than 8 bytes")
+            raise PackError("M201", path=path, reason="it is shorter than 8 bytes")
         (length,) = struct.unpack("<Q", first)
         # A header may be 640 bytes long and so begin as pickles do; but then an object follows.
         pickled = first[:1] == b"\x80" or first[:4] == b"PK\x03\x04"
         if pickled and file.read(1) != b"{":
-            raise PackError(path=path, reason="it is a pickle or a zip archive, as .bin files are")
+            raise PackError(
+                "M201", path=path, reason="it is a pickle or a zip archive, as .bin files are"
+            )
         if length > MAX_HEADER:
-            raise PackError(path=path, reason=f"its header claims to be {length} bytes long")
+            raise PackError(
+                "M201", path=path, reason=f"its header claims to be {length} bytes long"
+            )
         if 8 + length > size:
             raise PackError(
-                path=path, reason=f"its header claims {length} bytes, but the file has {size}"
+                "M201",
+                path=path,
+                reason=f"its header claims {length} bytes, but the file has {size}",
             )
         file.seek(8)
         return first + file.read(length), size
@@ -107,22 +113,29 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
             name: msgspec.json.decode(entry, type=_HeaderEntry) for name, entry in raw.items()
         }
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PackError(path=path, reason=f"its header is not understood ({error})") from None
+        raise PackError(
+            "M201", path=path, reason=f"its header is not understood ({error})"
+        ) from None
     start = 8 + len(header)
     tensors: dict[str, PackTensor] = {}
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         begin, stop = entry.data_offsets
         if entry.dtype not in DTYPE_BYTES:
-            raise PackError(path=path, reason=f"tensor {name!r} has unknown dtype {entry.dtype!r}")
+            raise PackError(
+                "M201", path=path, reason=f"tensor {name!r} has unknown dtype {entry.dtype!r}"
+            )
         if len(entry.shape) > 16 or any(extent < 0 or extent > 2**62 for extent in entry.shape):
-            raise PackError(path=path, reason=f"tensor {name!r} has shape {entry.shape}")
+            raise PackError("M201", path=path, reason=f"tensor {name!r} has shape {entry.shape}")
         if begin != end or stop < begin:
             raise PackError(
-                path=path, reason=f"the data of tensor {name!r} leaves a gap or overlaps another's"
+                "M201",
+                path=path,
+                reason=f"the data of tensor {name!r} leaves a gap or overlaps another's",
             )
         if math.prod(entry.shape) * DTYPE_BYTES[entry.dtype] != stop - begin:
             raise PackError(
+                "M201",
                 path=path,
                 reason=f"tensor {name!r} has {stop - begin} bytes, not what its shape needs",
             )
@@ -130,6 +143,7 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
         tensors[name] = PackTensor(entry.dtype, tuple(entry.shape), start + begin, stop - begin)
     if end != data_length:
         raise PackError(
+            "M201",
             path=path,
             reason=f"its tensors take {end} bytes, but {data_length} bytes follow the header",
         )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from modpkg.core.errors import BadRecord
+from modpkg.core.errors import RecordError
 
 SPEC = 1
 """The version of the registry spec that this code writes, and the newest that it reads."""
@@ -238,14 +238,17 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
     """Return the record in ``data``, checked against its format.
 
     Raises:
-        BadRecord: the bytes are not JSON, or not such a record; ``what`` says where from.
+        RecordError: the bytes are not JSON, or not such a record; ``what`` says where from.
     """
     try:
         record = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord(what=what, kind=FORMAT_LABELS[kind.__name__], reason=str(error)) from None
+        raise RecordError(
+            "M209", what=what, kind=FORMAT_LABELS[kind.__name__], reason=str(error)
+        ) from None
     if record.spec > SPEC and kind is not RegistryInfo:
-        raise BadRecord(
+        raise RecordError(
+            "M209",
             what=what,
             kind=FORMAT_LABELS[kind.__name__],
             reason=f"it follows spec version {record.spec}; update modpkg",

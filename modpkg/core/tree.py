@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modpkg.core.digests import Digest, blob_path, digest_bytes
-from modpkg.core.errors import BlobMissing, DigestMismatch
+from modpkg.core.errors import IntegrityError
 from modpkg.core.files import temporary_sibling, write_atomically
 
 
@@ -28,12 +28,12 @@ class BlobTree:
         """Return a small blob's bytes, verified.
 
         Raises:
-            BlobMissing, DigestMismatch: ``what`` says which thing it was.
+            IntegrityError: ``what`` says which thing it was.
         """
         try:
             data = self.path(digest).read_bytes()
         except FileNotFoundError:
-            raise BlobMissing(what=what, digest=digest, source=self.root) from None
+            raise IntegrityError("M306", what=what, digest=digest, source=self.root) from None
         check_digest(data, digest, what, str(self.root))
         return data
 
@@ -48,22 +48,24 @@ class BlobTree:
         """Add a blob of any size whose digest is known.
 
         Raises:
-            DigestMismatch: the bytes are others; nothing was added.
-            DiskFull: nothing was added.
+            IntegrityError: the bytes are others; nothing was added.
+            InstallError: nothing was added.
         """
         target = self.path(expected)
         staged = temporary_sibling(target)
         try:
             actual = write_atomically(staged, chunks, mode=0o444)
             if actual != expected:
-                raise DigestMismatch(what=what, expected=expected, actual=actual, source=source)
+                raise IntegrityError(
+                    "M305", what=what, expected=expected, actual=actual, source=source
+                )
             staged.replace(target)
         finally:
             staged.unlink(missing_ok=True)
 
 
 def check_digest(data: bytes, expected: Digest, what: str, source: str) -> None:
-    """Raise `DigestMismatch` unless ``data`` hashes to ``expected``."""
+    """Raise `IntegrityError` unless ``data`` hashes to ``expected``."""
     actual = digest_bytes(data)
     if actual != expected:
-        raise DigestMismatch(what=what, expected=expected, actual=actual, source=source)
+        raise IntegrityError("M305", what=what, expected=expected, actual=actual, source=source)

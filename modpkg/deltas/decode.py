@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modpkg.core.errors import BadEncoding
+from modpkg.core.errors import ReleaseError
 from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import METHODS
 from modpkg.deltas.frame import FrameReader
@@ -25,15 +25,17 @@ def decode(
     ``out``: what is decodable need not be right.
 
     Raises:
-        BadEncoding: the payload is not such an encoding; ``what`` names the tensor, and ``out``
+        ReleaseError: the payload is not such an encoding; ``what`` names the tensor, and ``out``
             may be filled in part.
     """
     width = DTYPE_BYTES[dtype]
     length = len(out)
     if method not in METHODS or (base is None) != (method == "planes"):
-        raise BadEncoding(what=what, reason=f"its method is {method!r}")
+        raise ReleaseError("M212", what=what, reason=f"its method is {method!r}")
     if length % width or (base is not None and len(base) != length):
-        raise BadEncoding(what=what, reason="it is of another length than the earlier tensor")
+        raise ReleaseError(
+            "M212", what=what, reason="it is of another length than the earlier tensor"
+        )
     bounds = content_bounds(length, width) if method == "sparse" else (length, length)
     reader = FrameReader(memoryview(payload), *bounds, what)
     if method == "sparse" and base is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modpkg.core.errors import BadEncoding
+from modpkg.core.errors import ReleaseError
 
 LEVEL = 1
 SEARCH = {"hash_log": 6, "min_match": 7}
@@ -46,7 +46,7 @@ class FrameReader:
     """The content of a frame, read from its beginning into buffers of the caller's.
 
     Raises:
-        BadEncoding: it is not exactly one frame with a content of ``least`` to ``most`` bytes.
+        ReleaseError: it is not exactly one frame with a content of ``least`` to ``most`` bytes.
     """
 
     def __init__(self, payload: memoryview, least: int, most: int, what: str) -> None:
@@ -74,9 +74,9 @@ class FrameReader:
             raise self.refused(f"its frame ends after {end} of {len(payload)} bytes")
         self._reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(payload)
 
-    def refused(self, reason: str) -> BadEncoding:
+    def refused(self, reason: str) -> ReleaseError:
         """Return the error that says why the payload cannot be decoded."""
-        return BadEncoding(what=self._what, reason=reason)
+        return ReleaseError("M212", what=self._what, reason=reason)
 
     def fill(self, buffer: memoryview) -> None:
         """Fill ``buffer`` with the content's next bytes."""

@@ -58,7 +58,7 @@ def join_planes(reader: FrameReader, old: memoryview | None, out: memoryview, wi
     """Fill ``out`` with the tensor whose planes ``reader`` gives; undo the difference.
 
     Raises:
-        BadEncoding: the frame does not hold them.
+        ReleaseError: the frame does not hold them.
     """
     import numpy as np
 

@@ -63,7 +63,7 @@ def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: 
     """Fill ``out`` with ``old`` and the changes that ``reader`` gives.
 
     Raises:
-        BadEncoding: a change lies outside its block, or the frame does not hold them.
+        ReleaseError: a change lies outside its block, or the frame does not hold them.
     """
     import numpy as np
 

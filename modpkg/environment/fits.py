@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from modpkg.core.errors import Drifted, ResolutionImpossible
+from modpkg.core.errors import InstallError, ResolutionImpossible
 from modpkg.core.interface import Drift, drift_of, unfit_reason
 from modpkg.core.records import ReleaseRecord, TouchedTensor
 from modpkg.environment.generations import EXACT
@@ -70,7 +70,7 @@ def fits_of(
 
     Raises:
         ResolutionImpossible: a module cannot act on its base at all (a lock that was edited).
-        Drifted: ``strict``, and a base is not the one a module was made for.
+        InstallError: ``strict``, and a base is not the one a module was made for.
     """
     found = []
     for record in records.values():
@@ -83,14 +83,16 @@ def fits_of(
             reason = unfit_reason(expects, provides)
             if reason is not None:
                 raise ResolutionImpossible(
+                    "M401",
                     explanation=f"  {record.name} {record.version} cannot act on {base_name} "
-                    f"{base.version}: {reason}."
+                    f"{base.version}: {reason}.",
                 )
             drift = drift_of(expects, provides, base.tensors)
             before = {name: expects.tensors[name] for name in drift.changed}
             fit = Fit(record.name, base_name, base.version, drift, before)
             if strict and not drift.exact:
-                raise Drifted(
+                raise InstallError(
+                    "M414",
                     module=record.name,
                     base=base_name,
                     version=base.version,

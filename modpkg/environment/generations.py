@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import EnvironmentDamaged, NothingToRollBack
+from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
 from modpkg.core.installed import MODEL_RECORD, InstalledModel, read_model
 from modpkg.core.records import Kind
@@ -140,7 +140,7 @@ class Environment:
             data = (self.folder(number) / COMPLETE).read_bytes()
             return unseal(data, Generation)
         except (OSError, msgspec.MsgspecError) as error:
-            raise EnvironmentDamaged(path=self.root, reason=str(error)) from None
+            raise EnvironmentDamaged("M506", path=self.root, reason=str(error)) from None
 
     def is_whole(self, generation: Generation) -> bool:
         """Say whether every pack that the generation needs is there, with its length, and every
@@ -201,17 +201,17 @@ class Environment:
         """Return the generation that a rollback goes to.
 
         Raises:
-            NothingToRollBack: there is none.
+            InstallError: there is none.
         """
         current = self.current_number()
         numbers = self.numbers()
         if to is not None:
             if to in numbers:
                 return to
-            raise NothingToRollBack(path=self.root, hint=f" numbered {to}; it has {numbers}")
+            raise InstallError("M505", path=self.root, hint=f" numbered {to}; it has {numbers}")
         earlier = [number for number in numbers if current is not None and number < current]
         if not earlier:
-            raise NothingToRollBack(path=self.root, hint="")
+            raise InstallError("M505", path=self.root, hint="")
         return earlier[-1]
 
     def prune(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from modpkg.core.errors import EnvironmentDamaged, ResultDiffers
+from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.names import module_name
@@ -190,7 +190,9 @@ def _compose_all(
             and (before.inputs, before.engine) == (composed.key, COMPOSE_ENGINE)
             and before.result != composed.result
         ):
-            raise ResultDiffers(model=model.name, actual=composed.result, expected=before.result)
+            raise ComposeError(
+                "M607", model=model.name, actual=composed.result, expected=before.result
+            )
         results.append(
             LockedResult(
                 model=model.name,
@@ -269,7 +271,7 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
     left was installed from; one that a person has edited since is not touched.
 
     Raises:
-        NothingToRollBack: there is no such generation. EnvironmentDamaged: it is not whole.
+        InstallError: there is no such generation. EnvironmentDamaged: it is not whole.
     """
     environment = Environment(project.environment)
     with environment.exclusive("Waiting for another modpkg command …"):
@@ -278,7 +280,9 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
         generation = environment.generation(number)
         folder = environment.folder(number)
         if not environment.is_whole(generation):
-            raise EnvironmentDamaged(path=folder, reason="a pack or a model's record is not whole")
+            raise EnvironmentDamaged(
+                "M506", path=folder, reason="a pack or a model's record is not whole"
+            )
         write_atomically(project.lock_path, (folder / "modpkg.lock").read_bytes())
         untouched = current is not None and current.manifest == text_digest(project.text())
         if untouched:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from modpkg.core.errors import BadLicense, LicenseConflict, LicenseRefused
+from modpkg.core.errors import InvalidValue, LicenseError
 from modpkg.core.names import parse_requirement
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.licence_facts import ANY, UNKNOWN, Terms, is_known, terms_of
@@ -78,12 +78,13 @@ def require_accepted(found: Licences, manifest: Manifest, lock: Lock) -> None:
     """Refuse what the policy of a manifest does not take.
 
     Raises:
-        LicenseRefused, LicenseConflict: name the modules, and where they are asked for.
+        LicenseError: name the modules, and where they are asked for.
     """
     policy = manifest.licenses
     for module in found.modules:
         if module.verdict == "refused":
-            raise LicenseRefused(
+            raise LicenseError(
+                "M770",
                 where=asked_by(module.name, manifest, lock) or manifest.path.name,
                 name=module.name,
                 version=module.version,
@@ -94,7 +95,8 @@ def require_accepted(found: Licences, manifest: Manifest, lock: Lock) -> None:
     for one in found.combinations:
         manner = policy.conflicts if one.status == "incompatible" else policy.unknown
         if manner == "refuse":
-            raise LicenseConflict(
+            raise LicenseError(
+                "M771",
                 where=asked_by(one.model, manifest, lock) or manifest.path.name,
                 model=one.model,
                 text=one.text,
@@ -126,7 +128,7 @@ def _parsed(text: str) -> Expression | None:
     """Return a release's licence; None where it is no SPDX expression (nobody checked it)."""
     try:
         return parse_expression(text)
-    except BadLicense:
+    except InvalidValue:
         return None
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.core.errors import LockError, LockMissing, LockStale
+from modpkg.core.errors import LockError
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
@@ -66,13 +66,13 @@ def current_lock(project: Project, manifest: Manifest, lock: Lock | None) -> Loc
     """Return the project's lock, once it is known to answer the manifest.
 
     Raises:
-        LockMissing, LockStale.
+        LockError.
     """
     if lock is None:
-        raise LockMissing(path=project.lock_path)
+        raise LockError("M411", path=project.lock_path)
     reason = stale_reason(manifest, lock)
     if reason is not None:
-        raise LockStale(path=project.lock_path, manifest=manifest.path.name, reason=reason)
+        raise LockError("M412", path=project.lock_path, manifest=manifest.path.name, reason=reason)
     return lock
 
 
@@ -106,7 +106,7 @@ def check_closed(
         record = records[module.name]
         if module.requires != record.requires:
             reason = f"{module.name} {module.version} does not have the requirements that it names"
-            raise LockError(path=path, reason=reason)
+            raise LockError("M410", path=path, reason=reason)
         groups = _groups(record)
         for text in [*record.requires, *(t for e in module.extras for t in groups.get(e, []))]:
             wanted = read_requirement(text)
@@ -121,13 +121,13 @@ def check_closed(
                 or not extras <= set(found.extras)
             ):
                 reason = f"{module.name} {module.version} requires {text}, which it does not have"
-                raise LockError(path=path, reason=reason)
+                raise LockError("M410", path=path, reason=reason)
     for module in lock.module:
         # An extra that the release lacks asks for nothing, and resolving has warned of it.
         known = _groups(records[module.name]).keys() | asked.get(module.name, set())
         if strange := sorted(set(module.extras) - known):
             reason = f"{module.name} {module.version} has no extra {strange[0]!r}"
-            raise LockError(path=path, reason=reason)
+            raise LockError("M410", path=path, reason=reason)
 
 
 def _groups(record: ReleaseRecord) -> dict[str, list[str]]:
@@ -149,7 +149,7 @@ def make_lock(
     moment that spans of a cool-down are counted back from.
 
     Raises:
-        ResolutionImpossible, UnknownModule, and what reading a registry raises.
+        ResolutionImpossible, NotFound, and what reading a registry raises.
     """
     from modpkg.resolve.resolve import resolve  # `lock --check` does without
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.errors import BadRecord, ComposeError
+from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.files import link_or_copy, safe_path, write_atomically
 from modpkg.core.installed import MODEL_RECORD, InstalledModel, Prompt, TensorRef
 from modpkg.core.records import ReleaseRecord, canonical_json
@@ -78,8 +78,11 @@ def manifest_of(record: ReleaseRecord) -> Manifest:
     what = f"the manifest of {record.name} {record.version}"
     manifest = from_normal_form(record.manifest, what)
     if requires_of(manifest) != (record.requires, record.extras):
-        raise BadRecord(
-            what=what, kind="manifest", reason="it requires other modules than the release record"
+        raise RecordError(
+            "M209",
+            what=what,
+            kind="manifest",
+            reason="it requires other modules than the release record",
         )
     return manifest
 
@@ -97,6 +100,7 @@ def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compos
             steps.append(step)
         elif step.module not in optional:
             raise ComposeError(
+                "M601",
                 model=name,
                 reason=f"step {step.op!r} names {step.module}, which it does not require",
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.core.errors import LockMissing
+from modpkg.core.errors import LockError
 from modpkg.core.home import LOCK_NAME
 from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Trial
@@ -33,10 +33,10 @@ def outdated(trial: Trial) -> list[Outdated]:
     """Return the locked modules for which there is something newer, in the lock's order.
 
     Raises:
-        LockMissing, ResolutionImpossible, UnknownModule.
+        LockError, ResolutionImpossible, NotFound.
     """
     if trial.lock is None:
-        raise LockMissing(path=trial.manifest.folder / LOCK_NAME)
+        raise LockError("M411", path=trial.manifest.folder / LOCK_NAME)
     updated = trial.resolve(upgrade=None)
     found = []
     for module in trial.lock.module:

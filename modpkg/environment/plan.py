@@ -10,7 +10,7 @@ from msgspec import Struct
 from packaging.requirements import Requirement
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import LockError, NotARequirementHere
+from modpkg.core.errors import InstallError, LockError
 from modpkg.core.names import module_name, specifier_text
 from modpkg.core.progress import Progress
 from modpkg.core.records import PATCH, PATCHED_FILES
@@ -98,14 +98,15 @@ def edited_manifest(project: Project, request: Request, text: str) -> str:
     """Return the manifest's text with the request's requirements added and removed.
 
     Raises:
-        NotARequirementHere: a name to remove is not there.
+        InstallError: a name to remove is not there.
     """
     manifest = project.parse(text)
     names = {dependency.name for dependency in manifest.dependencies}
     for raw in request.remove:
         name = module_name(raw)
         if name not in names:
-            raise NotARequirementHere(
+            raise InstallError(
+                "M507",
                 name=name,
                 manifest=manifest.path.name,
                 hint=f" (it has {', '.join(sorted(names))})" if names else "",

@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 from packaging.specifiers import SpecifierSet
 
-from modpkg.core.errors import EngineTooOld
+from modpkg.core.errors import LockError
 from modpkg.core.names import requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.version import __version__
@@ -24,7 +24,7 @@ def with_flags(
     """Return a manifest as if it said what the command line says.
 
     Raises:
-        BadCutoff: ``exclude_newer`` is none.
+        InvalidValue: ``exclude_newer`` is none.
     """
     resolution = manifest.resolution
     if strategy is not None:
@@ -100,12 +100,13 @@ def check_engine(records: Iterable[ReleaseRecord]) -> None:
     """Check that this modpkg can install these releases, also where a lock names them.
 
     Raises:
-        EngineTooOld: names the first that needs another.
+        LockError: names the first that needs another.
     """
     for record in records:
         text = record.requires_modpkg
         if text and not SpecifierSet(text).contains(__version__, prereleases=True):
-            raise EngineTooOld(
+            raise LockError(
+                "M415",
                 name=record.name,
                 version=record.version,
                 specifier=text,

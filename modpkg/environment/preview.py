@@ -41,7 +41,7 @@ class Trial:
         """Return what would be chosen with these roots (the manifest's), after these upgrades.
 
         Raises:
-            ResolutionImpossible, UnknownModule, and what reading a registry raises.
+            ResolutionImpossible, NotFound, and what reading a registry raises.
         """
         return resolve(
             self.roots if roots is None else list(roots),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from modpkg.core.errors import ManifestMissing
+from modpkg.core.errors import ManifestError
 from modpkg.core.files import write_atomically
 from modpkg.core.home import LOCK_NAME, user_project
 from modpkg.manifest.find import find_manifest
@@ -49,7 +49,7 @@ class Project(Struct, frozen=True):
         except FileNotFoundError:
             if self.is_user:
                 return _USER_MANIFEST
-            raise ManifestMissing(folder=self.folder) from None
+            raise ManifestError("M111", folder=self.folder) from None
 
     def parse(self, text: str | None = None) -> Manifest:
         """Return the manifest, or what ``text`` would be as this project's manifest."""
@@ -71,13 +71,13 @@ def find_project(start: Path | None = None, *, user: bool = False) -> Project:
     Where no ``start`` is given, ``MODPKG_PROJECT`` comes first, also before the user's own.
 
     Raises:
-        ManifestMissing: ``MODPKG_PROJECT`` names a folder without a manifest.
+        ManifestError: ``MODPKG_PROJECT`` names a folder without a manifest.
     """
     if start is None and (chosen := os.environ.get(PROJECT_VARIABLE)):
         folder = Path(chosen).expanduser().absolute()
         path = find_manifest(folder)
         if path is None or path.parent != folder:
-            raise ManifestMissing(folder=folder)
+            raise ManifestError("M111", folder=folder)
         return Project(path)
     if not user:
         path = find_manifest(start or Path.cwd())

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from modpkg.core.errors import ModpkgError, RegistryChanged
+from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.tree import BlobTree
 from modpkg.environment.policy import bounds_of
 from modpkg.manifest import Manifest
@@ -116,11 +116,12 @@ class Registries:
         """Check that a name's registry is the one it was locked from.
 
         Raises:
-            RegistryChanged: the address now leads to another registry.
+            LockError: the address now leads to another registry.
         """
         actual = self.of(module.name).name
         if actual != module.registry:
-            raise RegistryChanged(
+            raise LockError(
+                "M413",
                 name=module.name,
                 locked=module.registry,
                 alias=self.alias(module.name),

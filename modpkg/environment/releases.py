@@ -18,7 +18,7 @@ def fetch_release(
     """Return a release of the registry that the name comes from; what is missing is fetched.
 
     Raises:
-        NoSuchRelease: the registry does not have it. Everything that fetching can raise.
+        NotFound: the registry does not have it. Everything that fetching can raise.
     """
     registry = registries.of(name)
     line = registry.line(name, version)
@@ -38,7 +38,7 @@ def fetch_module(
     """Return a locked release; what the store lacks of it is fetched.
 
     Raises:
-        RegistryChanged: its name comes from another registry now. What fetching can raise.
+        LockError: its name comes from another registry now. What fetching can raise.
     """
     with store.used():
         plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)

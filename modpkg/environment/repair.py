@@ -31,7 +31,7 @@ def repair(
     back is removed: it is fetched when it is needed again.
 
     Raises:
-        DiskFull. A project that cannot be planned or fetched for is passed over with a warning.
+        InstallError. A project that cannot be planned or fetched for is passed over with a warning.
     """
     with store.used(alone=True):
         wounds = [_Wound(store, list(items)) for _, items in groupby(damaged, lambda d: d.path)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import DigestMismatch, FolderNotEmpty
+from modpkg.core.errors import ConversionError, IntegrityError
 from modpkg.core.files import TEMPORARY, remove_tree, write_atomically
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
@@ -38,11 +38,11 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
     every moment; blobs that an earlier copy has are not fetched again.
 
     Raises:
-        FolderNotEmpty: ``out`` is no vendored copy. DigestMismatch: the registry has another
+        ConversionError: ``out`` is no vendored copy. IntegrityError: the registry has another
         release of a version than the lock. What reading registries can raise.
     """
     if out.exists() and not (out / MARK).exists() and not all(map(_is_ours, out.iterdir())):
-        raise FolderNotEmpty(path=out)
+        raise ConversionError("M803", path=out)
     lines: dict[str, list[IndexLine]] = {}
     for module in lock.module:
         lines.setdefault(module.registry, []).append(_line(module, registries))
@@ -75,7 +75,8 @@ def _line(module: LockedModule, registries: Registries) -> IndexLine:
     registry = registries.of(module.name)
     line = registry.line(module.name, module.version)
     if line.release != module.release:
-        raise DigestMismatch(
+        raise IntegrityError(
+            "M305",
             what=f"the release record of {module.name} {module.version}",
             expected=module.release,
             actual=line.release,

@@ -9,7 +9,7 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from modpkg.core.errors import NoSuchRelease, ResolutionImpossible
+from modpkg.core.errors import NotFound, ResolutionImpossible
 from modpkg.core.names import ModuleName
 from modpkg.environment.plan import Change
 from modpkg.environment.preview import Trial, versions_of
@@ -38,7 +38,7 @@ def why_not(trial: Trial, name: ModuleName, version: Version) -> WhyNot:
     """Say what forbids one version of a name: resolve with it, and see.
 
     Raises:
-        UnknownModule, NoSuchRelease: there is no such release.
+        NotFound: there is no such release.
     """
     release = _release(trial, name, version)
     chosen = trial.chosen()
@@ -79,7 +79,8 @@ def _release(trial: Trial, name: ModuleName, version: Version) -> Release:
     for release in releases:
         if release.version == version:
             return release
-    raise NoSuchRelease(
+    raise NotFound(
+        "M312",
         name=name,
         version=version,
         registry=trial.catalog.registry(name).url,

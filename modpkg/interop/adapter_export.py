@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from modpkg.core.errors import NoEnvironment, NotExportable, NotInstalled
+from modpkg.core.errors import ConversionError, InstallError
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.core.progress import Progress
@@ -23,20 +23,20 @@ def fetch_adapter(
     """Return an installed adapter, or the one that a model is composed with, and its scale.
 
     Raises:
-        NotExportable: the model is not a base with one adapter.
-        NotInstalled, NoEnvironment. What fetching can raise, if the store lacks it.
+        ConversionError: the model is not a base with one adapter.
+        InstallError. What fetching can raise, if the store lacks it.
     """
     environment = Environment(project.environment)
     generation = environment.current()
     if generation is None:
-        raise NoEnvironment(path=environment.root)
+        raise InstallError("M503", path=environment.root)
     states = {module.name: module for module in generation.modules}
     scale = 1.0
     chosen = states.get(name)
     if name in generation.models:
         chosen, scale = _only_adapter(name, environment, states)
     if chosen is None:
-        raise NotInstalled(name=name, path=environment.root, hint="")
+        raise InstallError("M504", name=name, path=environment.root, hint="")
     locked = LockedModule(
         name=chosen.name,
         version=chosen.version,
@@ -54,7 +54,8 @@ def _only_adapter(
     adapters = [step for step in recipe.steps if states[step.module].kind == "adapter"]
     plain = recipe.method == "sum" and not recipe.layers and len(recipe.steps) == 1
     if not plain or not adapters:
-        raise NotExportable(
+        raise ConversionError(
+            "M805",
             name=name,
             form="peft",
             reason=f"it is composed in {len(recipe.steps)} steps ({len(adapters)} with an "
@@ -62,7 +63,10 @@ def _only_adapter(
         )
     scale = adapters[0].scale
     if not isinstance(scale, float):
-        raise NotExportable(
-            name=name, form="peft", reason="its scale differs by tensor, which PEFT has no form for"
+        raise ConversionError(
+            "M805",
+            name=name,
+            form="peft",
+            reason="its scale differs by tensor, which PEFT has no form for",
         )
     return states[adapters[0].module], scale

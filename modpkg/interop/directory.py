@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.core.errors import FolderNotEmpty
+from modpkg.core.errors import ConversionError
 from modpkg.interop.hf import export_hf
 
 
@@ -14,13 +14,13 @@ def directory_of(folder: Path, packs: Path) -> Path:
     It stays as long as the generation does; what others write into it is lost with it.
 
     Raises:
-        DiskFull, EnvironmentDamaged.
+        InstallError, EnvironmentDamaged.
     """
     out = folder.parents[1] / "directories" / folder.name
     if not out.is_dir():
         try:
             export_hf(folder, packs, out)
-        except (FolderNotEmpty, OSError):
+        except (ConversionError, OSError):
             if not out.is_dir():  # else another process was quicker
                 raise
     return out

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.errors import ExtraNeeded, ImportRefused
+from modpkg.core.errors import ConversionError, MissingExtra
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.module_project import license_of, new_project, write_manifest
 from modpkg.runtime.architecture import transformers_module
@@ -58,13 +58,15 @@ def import_gguf(
     not the model that was once quantised.
 
     Raises:
-        ImportRefused: it is no GGUF file, or of an architecture that transformers cannot convert.
-        ExtraNeeded: gguf or transformers is not installed. FolderNotEmpty, DiskFull.
+        ConversionError: it is no GGUF file, or of an architecture that transformers cannot convert.
+        MissingExtra: gguf or transformers is not installed. ConversionError, InstallError.
     """
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise ExtraNeeded(what="Reading GGUF files", package="gguf", extra="gguf") from None
+        raise MissingExtra(
+            "M703", what="Reading GGUF files", package="gguf", extra="gguf"
+        ) from None
     transformers = transformers_module()
     import torch
 
@@ -84,7 +86,7 @@ def import_gguf(
             )
         except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError) as error:
             text = " ".join(str(error).split())[:300]
-            raise ImportRefused(path=source, reason=text) from None
+            raise ConversionError("M801", path=source, reason=text) from None
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         warnings += _mend_tokenizer(staged, fields)
@@ -113,7 +115,9 @@ def _fields(source: Path) -> dict[str, str]:
 
     with open(source, "rb") as file:
         if file.read(4) != b"GGUF":
-            raise ImportRefused(path=source, reason="it does not begin as a GGUF file does")
+            raise ConversionError(
+                "M801", path=source, reason="it does not begin as a GGUF file does"
+            )
     try:
         reader = GGUFReader(source)
         return {
@@ -123,7 +127,9 @@ def _fields(source: Path) -> dict[str, str]:
         }
     except Exception as error:  # the reader trusts the file, and fails in many ways
         text = " ".join(str(error).split())[:200]
-        raise ImportRefused(path=source, reason=f"its header is not understood ({text})") from None
+        raise ConversionError(
+            "M801", path=source, reason=f"its header is not understood ({text})"
+        ) from None
 
 
 def _mend_tokenizer(staged: Path, fields: dict[str, str]) -> list[str]:

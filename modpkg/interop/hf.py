@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modpkg.core.errors import ImportRefused, NotExportable
+from modpkg.core.errors import ConversionError
 from modpkg.core.installed import MODEL_RECORD, InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
@@ -41,16 +41,17 @@ def import_hf(
     """Write a module of kind ``base`` from a model directory, and return warnings.
 
     Raises:
-        ImportRefused: it is no such directory, or has no safetensors weights.
-        RemoteCode: its config asks for code of its own.
-        FolderNotEmpty, PackError, DiskFull.
+        ConversionError: it is no such directory, or has no safetensors weights.
+        RunError: its config asks for code of its own.
+        ConversionError, PackError, InstallError.
     """
     if not (source / "config.json").is_file():
-        raise ImportRefused(path=source, reason="it has no config.json")
+        raise ConversionError("M801", path=source, reason="it has no config.json")
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
         pickles = sorted(path.name for path in source.glob("*.bin"))
-        raise ImportRefused(
+        raise ConversionError(
+            "M801",
             path=source,
             reason=f"its weights are pickles ({pickles[0]}); load it with transformers and "
             "save_pretrained() it, which writes safetensors"
@@ -62,7 +63,7 @@ def import_hf(
     for kind, part in modules_of(name, source):
         if kind == "Dense" and not (source / part / "model.safetensors").is_file():
             reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
-            raise ImportRefused(path=source, reason=reason + "save() it")
+            raise ConversionError("M801", path=source, reason=reason + "save() it")
     for path in weights:
         read_pack_header(path.resolve())
     spdx, warnings = license_of(source, license)
@@ -97,12 +98,13 @@ def readable(folder: Path, form: str) -> InstalledModel:
     """Return the record of an installed model that its weights say all of.
 
     Raises:
-        NotExportable: it reads virtual tokens, which no directory of weights has.
+        ConversionError: it reads virtual tokens, which no directory of weights has.
         EnvironmentDamaged.
     """
     model = read_model(folder)
     if model.prompt is not None:
-        raise NotExportable(
+        raise ConversionError(
+            "M805",
             name=model.name,
             form=form,
             reason=f"it reads the virtual tokens of {model.prompt.module} while it runs, which no "
@@ -150,7 +152,7 @@ def export_hf(
     tensors, in several with an index.
 
     Raises:
-        FolderNotEmpty, DiskFull, EnvironmentDamaged.
+        ConversionError, InstallError, EnvironmentDamaged.
     """
     with new_project(out) as staged:
         write_hf(readable(folder, "hf"), folder, packs, staged, max_shard_bytes=max_shard_bytes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.core.errors import ExtraNeeded, ImportRefused, ModpkgError, PackError
+from modpkg.core.errors import ConversionError, MissingExtra, ModpkgError, PackError
 from modpkg.core.names import module_name
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
@@ -92,8 +92,8 @@ def import_mergekit(
     """Write a module of kind ``model`` from a recipe, and return what is not as it was, in words.
 
     Raises:
-        ImportRefused: the recipe is none, or says what a manifest cannot; names the key.
-        ExtraNeeded: PyYAML is not installed. FolderNotEmpty, DiskFull.
+        ConversionError: the recipe is none, or says what a manifest cannot; names the key.
+        MissingExtra: PyYAML is not installed. ConversionError, InstallError.
     """
     from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 
@@ -107,7 +107,7 @@ def import_mergekit(
         try:
             parse_manifest(text, staged / MANIFEST)
         except ModpkgError as error:
-            raise ImportRefused(path=source, reason=str(error).rstrip(".")) from None
+            raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
         (staged / MANIFEST).write_text(text)
     return warnings + recipe.notes
 
@@ -116,18 +116,18 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError:
-        raise ExtraNeeded(
-            what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
+        raise MissingExtra(
+            "M703", what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
         ) from None
     try:
         if source.stat().st_size > _LARGEST:
-            raise ImportRefused(path=source, reason="it is larger than 1 MiB")
+            raise ConversionError("M801", path=source, reason="it is larger than 1 MiB")
         data = yaml.safe_load(source.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).partition("\n")[0]
-        raise ImportRefused(path=source, reason=f"it is no YAML ({first})") from None
+        raise ConversionError("M801", path=source, reason=f"it is no YAML ({first})") from None
     if not isinstance(data, dict):
-        raise ImportRefused(path=source, reason="it is no recipe: no table of keys")
+        raise ConversionError("M801", path=source, reason="it is no recipe: no table of keys")
     return data
 
 
@@ -148,8 +148,8 @@ class Recipe:
         """Return what stands under ``[compose]``."""
         raise NotImplementedError
 
-    def _refuse(self, reason: str) -> ImportRefused:
-        return ImportRefused(path=self._path, reason=reason)
+    def _refuse(self, reason: str) -> ConversionError:
+        return ConversionError("M801", path=self._path, reason=reason)
 
     def manifest(self, name: str, version: str, license: str) -> str:
         """Return the text of the manifest."""

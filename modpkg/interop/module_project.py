@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from modpkg.core.errors import FolderNotEmpty, ImportRefused
+from modpkg.core.errors import ConversionError
 from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
 from modpkg.manifest import MANIFEST, parse_manifest
 from modpkg.release.content import check_data
@@ -38,11 +38,11 @@ def new_project(out: Path) -> Iterator[Path]:
     """Yield a folder to write a project into; it becomes ``out`` when the block ends well.
 
     Raises:
-        FolderNotEmpty: there is something in ``out``.
-        DiskFull: nothing remains.
+        ConversionError: there is something in ``out``.
+        InstallError: nothing remains.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderNotEmpty(path=out)
+        raise ConversionError("M803", path=out)
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(out)
     staged.mkdir()
@@ -96,13 +96,13 @@ def license_of(source: Path, given: str | None) -> tuple[str, list[str]]:
     """Return an SPDX expression and warnings: what was given, else the README's front matter.
 
     Raises:
-        ImportRefused: what was given is no SPDX expression.
+        ConversionError: what was given is no SPDX expression.
     """
     if given is not None:
         try:
             return str(canonicalize_license_expression(given)), []
         except InvalidLicenseExpression as error:
-            raise ImportRefused(path=source, reason=f"{given!r}: {error}") from None
+            raise ConversionError("M801", path=source, reason=f"{given!r}: {error}") from None
     found = front_matter(source / "README.md", "license")
     if found is not None and (spdx := _SPDX.get(found.lower())):
         return spdx, []

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.errors import ImportRefused, NotExportable
+from modpkg.core.errors import ConversionError
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
@@ -40,16 +40,17 @@ def import_peft(
     exactly is checked when it is built against that base.
 
     Raises:
-        ImportRefused: it is no such directory, or its weights are a pickle.
-        BadRequirement, FolderNotEmpty, PackError, DiskFull.
+        ConversionError: it is no such directory, or its weights are a pickle.
+        InvalidValue, ConversionError, PackError, InstallError.
     """
     requirement = parse_requirement(base)
     if not (source / "adapter_config.json").is_file():
-        raise ImportRefused(path=source, reason="it has no adapter_config.json")
+        raise ConversionError("M801", path=source, reason="it has no adapter_config.json")
     weights = source / "adapter_model.safetensors"
     if not weights.is_file():
         pickle = (source / "adapter_model.bin").is_file()
-        raise ImportRefused(
+        raise ConversionError(
+            "M801",
             path=source,
             reason="its weights are a pickle (adapter_model.bin); load it with PEFT and save it "
             "with safe_serialization=True"
@@ -81,12 +82,14 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
     multiplies B @ A.
 
     Raises:
-        NotExportable: it is no adapter of PEFT's, or its method has no alpha to take the scale.
-        FolderNotEmpty, DiskFull.
+        ConversionError: it is no adapter of PEFT's, or its method has no alpha to take the scale.
+        ConversionError, InstallError.
     """
 
-    def refuse(reason: str) -> NotExportable:
-        return NotExportable(name=f"{module.name} {module.version}", form="peft", reason=reason)
+    def refuse(reason: str) -> ConversionError:
+        return ConversionError(
+            "M805", name=f"{module.name} {module.version}", form="peft", reason=reason
+        )
 
     if _CONFIG not in module.files:
         raise refuse(f"it has no {_CONFIG}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.core.errors import ImportRefused
+from modpkg.core.errors import ConversionError
 from modpkg.core.files import copy_file
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.hf import readable
@@ -21,10 +21,11 @@ def import_plain(
     be built and compared against it.
 
     Raises:
-        ImportRefused: it is no such file. FolderNotEmpty, PackError, DiskFull.
+        ConversionError: it is no such file. ConversionError, PackError, InstallError.
     """
     if not source.is_file() or source.suffix != ".safetensors":
-        raise ImportRefused(
+        raise ConversionError(
+            "M801",
             path=source,
             reason="it is not a .safetensors file ('modpkg import hf' takes a directory)",
         )
@@ -47,7 +48,7 @@ def export_plain(folder: Path, packs: Path, out: Path) -> list[str]:
     """Write an installed model's weights alone; return the file names.
 
     Raises:
-        FolderNotEmpty, DiskFull, EnvironmentDamaged, NotExportable.
+        ConversionError, InstallError, EnvironmentDamaged.
     """
     model = readable(folder, "safetensors")
     with new_project(out) as staged:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.core.errors import NotExportable
+from modpkg.core.errors import ConversionError
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import read_model
 from modpkg.core.jsonfile import read_json
@@ -26,14 +26,15 @@ def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[s
     over the tokens, not normalised.
 
     Raises:
-        NotExportable: its task is another than to embed. FolderNotEmpty, DiskFull.
+        ConversionError: its task is another than to embed. ConversionError, InstallError.
     """
     model = read_model(folder)
     config = read_json(folder / "config.json")
     task = (model.task or {}).get("kind")
     architecture = str((config.get("architectures") or [""])[0])
     if task != EMBEDS and (task is not None or not architecture.endswith("Model")):
-        raise NotExportable(
+        raise ConversionError(
+            "M805",
             name=model.name,
             form="sentence-transformers",
             reason=f"its task is {task!r}, not {EMBEDS!r}"
@@ -45,7 +46,8 @@ def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[s
         if not (staged / MODULES).exists():
             width = next((config[key] for key in _HIDDEN if isinstance(config.get(key), int)), None)
             if width is None:
-                raise NotExportable(
+                raise ConversionError(
+                    "M805",
                     name=model.name,
                     form="sentence-transformers",
                     reason=f"its config.json has none of {', '.join(_HIDDEN)}",

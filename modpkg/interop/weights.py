@@ -29,7 +29,7 @@ def write_weights(
     Weights are copied byte for byte; ``packs`` is the folder that relative files lie in.
 
     Raises:
-        DiskFull, OSError: a pack cannot be read.
+        InstallError, OSError: a pack cannot be read.
     """
     shards = _shards(tensors, max_shard_bytes)
     weight_map: dict[str, str] = {}

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
-from modpkg.manifest.find import head_of
 from modpkg.manifest.values import has_secret
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import Node, Source, Table, brief
+from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
 """What an address in the settings may begin with; only mirrors may be folders."""
@@ -175,13 +175,13 @@ def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
     """
     path = config_path()
     try:
-        content = head_of(path)
+        content = read_head(path)
         mode = path.stat().st_mode
     except FileNotFoundError:
         return Settings()
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
-        raise ManifestError(where=shown(path), message=message) from None
+        raise ManifestError("M110", where=shown(path), message=message) from None
     settings = parse_settings(decoded(content, shown(path)), path)
     open_to_all = os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH)
     if warn is not None and open_to_all and _has_secret_of_its_own(settings):
@@ -230,7 +230,7 @@ def _address(node: Node, text: str) -> str:
         scheme, host, secret = "", "", "@" in text
     if secret:  # which must not be repeated
         message = "an address has a user or a password in it; take it out, and write token-env"
-        raise ManifestError(where=node.where, message=f"{message} or password-env instead.")
+        raise ManifestError("M110", where=node.where, message=f"{message} or password-env instead.")
     if scheme not in SCHEMES or not (host or scheme == "file"):
         raise node.fail(f"is {brief(text)}, which is no address (like 'https://models.example')")
     return text

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 from msgspec import Struct
 
-from modpkg.core.errors import BadCutoff
+from modpkg.core.errors import InvalidValue
 
 _SPAN = re.compile(r"([0-9]{1,5}) ?(minute|hour|day|week)s?")
 _TIME = re.compile(
@@ -48,7 +48,7 @@ def parse_cutoff(text: str) -> Cutoff:
     ('7 days', '2026-01-01T00:00:00Z')
 
     Raises:
-        BadCutoff: it is none.
+        InvalidValue: it is none.
     """
     if span := _SPAN.fullmatch(text):
         return Cutoff(span=timedelta(**{span[2] + "s": int(span[1])}))
@@ -59,7 +59,7 @@ def parse_moment(text: str) -> datetime:
     """Return a date (its beginning) or a time, in UTC where it names no other zone.
 
     Raises:
-        BadCutoff: it is neither.
+        InvalidValue: it is neither.
     """
     match = _TIME.fullmatch(text)
     try:
@@ -70,7 +70,7 @@ def parse_moment(text: str) -> datetime:
         moment = datetime.fromisoformat(f"{day}T{clock or '00:00'}:{seconds or '00'}{zone}")
         return moment.astimezone(timezone.utc)
     except (ValueError, OverflowError):
-        raise BadCutoff(cutoff=text) from None
+        raise InvalidValue("M109", cutoff=text) from None
 
 
 def moment_text(moment: datetime) -> str:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from modpkg.core.errors import NotARequirementHere
+from modpkg.core.errors import InstallError
 from modpkg.core.names import module_name
 from modpkg.manifest.layout import Layout
 from modpkg.toml.node import hint
@@ -27,7 +27,7 @@ def set_dependency(text: str, name: str, value: str | dict[str, Any]) -> str:
     new one comes last. In a pyproject.toml the table is ``[tool.modpkg.dependencies]``.
 
     Raises:
-        BadName: ``name`` is no module name.
+        InvalidValue: ``name`` is no module name.
         ManifestError: ``text`` is not TOML, or no manifest that can be edited.
     """
     layout = Layout.of(text)
@@ -50,8 +50,8 @@ def remove_dependency(text: str, name: str) -> str:
     """Return the manifest ``text`` without ``name``, under any spelling, in ``[dependencies]``.
 
     Raises:
-        BadName: ``name`` is no module name.
-        NotARequirementHere: it is not there.
+        InvalidValue: ``name`` is no module name.
+        InstallError: it is not there.
         ManifestError: ``text`` is not TOML, or no manifest that can be edited.
     """
     layout = Layout.of(text)
@@ -59,7 +59,7 @@ def remove_dependency(text: str, name: str) -> str:
     held = layout.keys_of(key)
     if not held:
         near = hint(key, layout.dependencies).removesuffix("?")
-        raise NotARequirementHere(name=key, manifest=layout.file, hint=near)
+        raise InstallError("M507", name=key, manifest=layout.file, hint=near)
     wanted = {old: spec for old, spec in layout.dependencies.items() if old not in held}
     for old in held:
         layout = layout.without(old)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from modpkg.toml.text import BOM, read_head
+
 MANIFEST = "modpkg.toml"
 PYPROJECT = "pyproject.toml"
-
-MAX_BYTES = 1 << 20
-"""Longest manifest in bytes."""
-
-BOM = "\ufeff"
 
 
 def find_manifest(start: Path) -> Path | None:
@@ -30,7 +27,7 @@ def find_manifest(start: Path) -> Path | None:
 
 def _has_table(path: Path) -> bool:
     try:
-        content = head_of(path)
+        content = read_head(path)
         if b"modpkg" not in content:
             return False
         import tomli
@@ -42,9 +39,3 @@ def _has_table(path: Path) -> bool:
     except OSError:
         return False
     return isinstance(tool, dict) and "modpkg" in tool
-
-
-def head_of(path: Path) -> bytes:
-    """Return a file's bytes, but no more than one byte over the longest manifest."""
-    with open(path, "rb") as file:
-        return file.read(MAX_BYTES + 1)

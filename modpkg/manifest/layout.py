@@ -14,10 +14,11 @@ from typing import Any
 import tomli
 
 from modpkg.core.errors import ManifestError
-from modpkg.manifest.find import BOM, MANIFEST, PYPROJECT
+from modpkg.manifest.find import MANIFEST, PYPROJECT
 from modpkg.manifest.values import normal
 from modpkg.toml.document import read_document
 from modpkg.toml.positions import Path, Places, Statement, scan
+from modpkg.toml.text import BOM
 
 _OTHERS = ("tool", "project", "build-system")
 _OTHER_HEADER = re.compile(r"^\s*\[\[?\s*(?:tool|project|build-system)\b", re.MULTILINE)
@@ -55,7 +56,7 @@ class Layout:
             root = ("tool", "modpkg")
         elif any(key in data for key in _OTHERS):
             message = "it has no [tool.modpkg]; 'modpkg init' makes one."
-            raise ManifestError(where=PYPROJECT, message=message)
+            raise ManifestError("M110", where=PYPROJECT, message=message)
         return cls(text, mark, text, data, document.places, root)
 
     @property
@@ -81,7 +82,7 @@ class Layout:
             return table
         where = f"{self.file}:{self.places.line(self.path)}"
         shown = ".".join(map(str, self.path))
-        raise ManifestError(where=where, message=f"{shown} has to be a table.")
+        raise ManifestError("M110", where=where, message=f"{shown} has to be a table.")
 
     def keys_of(self, name: str) -> list[str]:
         """Return the keys that are spellings of ``name``."""
@@ -235,7 +236,7 @@ class Layout:
         except ManifestError:
             pass
         message = "the dependencies are laid out in a way that cannot be edited; edit them by hand."
-        raise ManifestError(where=self.file, message=message)
+        raise ManifestError("M110", where=self.file, message=message)
 
 
 def _begins(path: Path, start: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.core.errors import ManifestError, ManifestMissing
+from modpkg.core.errors import ManifestError
 from modpkg.core.files import shown
 from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.dependencies import (
@@ -13,7 +13,7 @@ from modpkg.manifest.dependencies import (
     read_registries,
     read_suites,
 )
-from modpkg.manifest.find import PYPROJECT, head_of
+from modpkg.manifest.find import PYPROJECT
 from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
@@ -31,6 +31,7 @@ from modpkg.manifest.sections import (
 )
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import Node, Source, Table
+from modpkg.toml.text import read_head
 
 _TABLES = (
     "module",
@@ -56,16 +57,16 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest in the file at ``path``.
 
     Raises:
-        ManifestMissing: there is no such file.
+        ManifestError: there is no such file.
         ManifestError: it cannot be read, or is no manifest; says where, and what to do.
     """
     try:
-        content = head_of(path)
+        content = read_head(path)
     except FileNotFoundError:
-        raise ManifestMissing(folder=path.parent) from None
+        raise ManifestError("M111", folder=path.parent) from None
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
-        raise ManifestError(where=shown(path), message=message) from None
+        raise ManifestError("M110", where=shown(path), message=message) from None
     return parse_manifest(decoded(content, shown(path)), path)
 
 
@@ -83,7 +84,7 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     tool = document.data.get("tool")
     if not isinstance(tool, dict) or "modpkg" not in tool:
         message = "it has no [tool.modpkg]; 'modpkg init' makes one."
-        raise ManifestError(where=name, message=message)
+        raise ManifestError("M110", where=name, message=message)
     source = Source(name, document.places, ("tool", "modpkg"))
     return manifest_of(Node(source, (), tool["modpkg"]), path)
 

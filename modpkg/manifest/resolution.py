@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import date
 from typing import cast, get_args
 
-from modpkg.core.errors import BadSpecifier
+from modpkg.core.errors import InvalidValue
 from modpkg.core.names import ModuleName, module_name, specifier_text
 from modpkg.manifest.cutoff import Cutoff, parse_cutoff
 from modpkg.manifest.schema import Dependency, ResolutionTable, Strategy
@@ -83,9 +83,11 @@ def engine_specifier(text: str) -> str:
     """Return ``requires-modpkg`` in its normal spelling.
 
     Raises:
-        BadSpecifier: it is none, or allows any version.
+        InvalidValue: it is none, or allows any version.
     """
     specifier = specifier_text(manifest_specifier(text))
     if not specifier:
-        raise BadSpecifier(specifier=text, reason=" (any modpkg will do: leave the key out)")
+        raise InvalidValue(
+            "M108", specifier=text, reason=" (any modpkg will do: leave the key out)"
+        )
     return specifier

@@ -47,7 +47,7 @@ def parse_expression(text: str) -> Expression:
     'MIT OR Apache-2.0 AND ISC'
 
     Raises:
-        BadLicense: it is none.
+        InvalidValue: it is none.
     """
     tokens = _TOKEN.findall(parse_license(text))
     tree, rest = _any(tokens)

@@ -76,7 +76,7 @@ def new_manifest(kind: str, name: str) -> str:
     """Return the text of a new manifest: of an app, or of a module of a kind.
 
     Raises:
-        BadName: ``name`` is no module name.
+        InvalidValue: ``name`` is no module name.
         ValueError: ``kind`` is neither ``"app"`` nor a kind of module.
     """
     shown = toml_value(module_name(name))

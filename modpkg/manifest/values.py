@@ -10,14 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from modpkg.core.errors import (
-    BadAlias,
-    BadLicense,
-    BadRequirement,
-    BadSpecifier,
-    ModpkgError,
-    UnsafePath,
-)
+from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.names import ModuleName, parse_requirement, parse_specifier
 from modpkg.toml.node import Node, brief
 
@@ -34,7 +27,7 @@ def parse_license(text: str) -> str:
     'MIT OR Apache-2.0'
 
     Raises:
-        BadLicense: it is none.
+        InvalidValue: it is none.
     """
     # Imported here: the table of licences is large, and apps do not need it.
     from packaging.licenses import canonicalize_license_expression
@@ -44,9 +37,11 @@ def parse_license(text: str) -> str:
             raise ValueError(f"Unknown license: {text!r}")
         return canonicalize_license_expression(text)
     except ValueError as error:
-        raise BadLicense(license=brief(text), hint=_license_hint(text, str(error))) from None
+        raise InvalidValue(
+            "M106", license=brief(text), hint=_license_hint(text, str(error))
+        ) from None
     except (LookupError, RecursionError, MemoryError):  # odd or deeply nested brackets
-        raise BadLicense(license=brief(text), hint="") from None
+        raise InvalidValue("M106", license=brief(text), hint="") from None
 
 
 def _license_hint(text: str, reason: str) -> str:
@@ -64,14 +59,14 @@ def manifest_specifier(text: str) -> SpecifierSet:
     """Return a specifier as ``[dependencies]`` has it: PEP 440, ``"*"``, or ``"^1.2"``.
 
     Raises:
-        BadSpecifier: it is none of these, or uses ``===``, which compares text.
+        InvalidValue: it is none of these, or uses ``===``, which compares text.
     """
     try:
         specifier = parse_specifier(text)
     except (ModpkgError, ValueError):
-        raise BadSpecifier(specifier=text, reason=_missing_operator(text)) from None
+        raise InvalidValue("M108", specifier=text, reason=_missing_operator(text)) from None
     if _compares_text(specifier):
-        raise BadSpecifier(specifier=text, reason=" ('===' compares text, use '==')")
+        raise InvalidValue("M108", specifier=text, reason=" ('===' compares text, use '==')")
     return _distinct(specifier)
 
 
@@ -87,12 +82,12 @@ def manifest_requirement(text: str) -> Requirement:
     """Return a requirement as ``[extras]`` has it.
 
     Raises:
-        BadName: the name or an extra is none.
-        BadRequirement: it is no requirement, or uses ``===``.
+        InvalidValue: the name or an extra is none.
+        InvalidValue: it is no requirement, or uses ``===``.
     """
     requirement = parse_requirement(text)
     if _compares_text(requirement.specifier):
-        raise BadRequirement(requirement=text, reason="'===' compares text, use '=='")
+        raise InvalidValue("M103", requirement=text, reason="'===' compares text, use '=='")
     requirement.specifier = _distinct(requirement.specifier)
     return requirement
 
@@ -126,10 +121,10 @@ def parse_alias(text: str) -> str:
     """Return a registry's alias.
 
     Raises:
-        BadAlias: it is none; an address is not, for example.
+        InvalidValue: it is none; an address is not, for example.
     """
     if not _ALIAS.fullmatch(text):
-        raise BadAlias(alias=text)
+        raise InvalidValue("M107", alias=text)
     return text
 
 
@@ -182,7 +177,7 @@ def _inner_path(text: str) -> str:
     elif text.startswith("~"):
         reason = "it begins with '~'"
     if reason:
-        raise UnsafePath(path=text, reason=reason)
+        raise InvalidValue("M105", path=text, reason=reason)
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from modpkg.core.errors import RegistryGone, RegistryRefuses, RegistryUnreachable
+from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.home import config_path
 
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
@@ -36,21 +36,23 @@ def refusal(
     if found := _STATUS.search(text):
         status = int(found[1])
         if status == 410:
-            return RegistryGone(url=url, path=path, reason="it was taken away for good (410)")
+            return RegistryUnreachable(
+                "M313", url=url, path=path, reason="it was taken away for good (410)"
+            )
         if status in (401, 403):
             return _forbidden(status, url, path, logged_in)
         reason = "it failed on {path} (status {status})" if status >= 500 else ""
         reason = _STATUSES.get(status) or reason or "it answered {path} with status {status}"
-        return RegistryUnreachable(url=url, reason=reason.format(path=path, status=status))
+        return RegistryUnreachable("M302", url=url, reason=reason.format(path=path, status=status))
     for sign, reason in _SILENCES:
         if sign in text:
-            return RegistryUnreachable(url=url, reason=reason.format(path=path))
+            return RegistryUnreachable("M302", url=url, reason=reason.format(path=path))
     text = text.partition("Debug source:")[0]
     plain = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return RegistryUnreachable(url=url, reason=f"{path}: {plain[:300]}")
+    return RegistryUnreachable("M302", url=url, reason=f"{path}: {plain[:300]}")
 
 
-def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryRefuses:
+def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryUnreachable:
     if logged_in:
         reason = f"does not accept the credentials for {path}"
         remedy = f"put others into {config_path()}"
@@ -60,4 +62,4 @@ def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryRef
     else:
         reason = f"forbids reading {path}"
         remedy = f"ask its owner, or put credentials into {config_path()}"
-    return RegistryRefuses(url=url, reason=reason, status=status, remedy=remedy)
+    return RegistryUnreachable("M314", url=url, reason=reason, status=status, remedy=remedy)

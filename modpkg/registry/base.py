@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import BaseNeeded, NoSuchRelease
+from modpkg.core.errors import NotFound, ReleaseError
 from modpkg.core.names import parse_version
 from modpkg.manifest import Manifest
 from modpkg.registry.reader import Registry
@@ -19,8 +19,8 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
     of its own) within the declared range; ``version`` names another one.
 
     Raises:
-        BaseNeeded: no dependency is a base.
-        NoSuchRelease: the registry has no release in the range.
+        ReleaseError: no dependency is a base.
+        NotFound: the registry has no release in the range.
     """
     for dependency in manifest.dependencies:
         registry = registries[dependency.name]
@@ -35,7 +35,8 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
             and (version is None or parse_version(line.version) == parse_version(version))
         ]
         if not chosen:
-            raise NoSuchRelease(
+            raise NotFound(
+                "M312",
                 name=dependency.name,
                 version=version or str(specifier),
                 registry=registry.url,
@@ -49,4 +50,4 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
             provides=registry.provides(line.provides or ""),
         )
     kind = manifest.module.kind if manifest.module is not None else "app"
-    raise BaseNeeded(where=manifest.path, kind=kind)
+    raise ReleaseError("M210", where=manifest.path, kind=kind)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.core.errors import BadRecord
+from modpkg.core.errors import RecordError
 from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.core.records import SPEC, IndexLine, canonical_json
 
@@ -28,7 +28,7 @@ def parse_index(
     line must not make a whole module unusable.
 
     Raises:
-        BadRecord: two lines are of one version.
+        RecordError: two lines are of one version.
     """
     found = _whole(data, name)
     if found is None:
@@ -37,7 +37,8 @@ def parse_index(
     for number, line in found.items():
         other = places.setdefault(parse_version(line.version), number)
         if other != number:
-            raise BadRecord(
+            raise RecordError(
+                "M209",
                 what=f"{source}/index/{name}.jsonl",
                 kind="index",
                 reason=f"lines {other} and {number} are both of version "

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from modpkg.core.errors import NotWritable, SecretInAddress
+from modpkg.core.errors import PublishError, RegistryError
 from modpkg.core.home import config_path, default_registry
 from modpkg.manifest import Manifest
 from modpkg.manifest.values import has_secret
@@ -18,7 +18,7 @@ def default_address(manifest: Manifest | None, override: str | None = None) -> s
     A relative path is relative to the working folder, or, in a manifest, to the manifest.
 
     Raises:
-        SecretInAddress: the flag or the environment has a password in its URL.
+        RegistryError: the flag or the environment has a password in its URL.
     """
     chosen = override or os.environ.get("MODPKG_REGISTRY")
     if chosen:
@@ -35,19 +35,19 @@ def _refuse_secret(address: str) -> None:
     parts = urlsplit(address)
     if "://" in address and has_secret(address):
         place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        raise SecretInAddress(url=place, config=config_path())
+        raise RegistryError("M316", url=place, config=config_path())
 
 
 def writable_folder(manifest: Manifest | None, override: str | None) -> Path:
     """Return the folder of the default registry.
 
     Raises:
-        NotWritable: its address is not a folder.
+        PublishError: its address is not a folder.
     """
     address = default_address(manifest, override)
     parts = urlsplit(address)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     if "://" in address:
-        raise NotWritable(url=address, reason="this modpkg publishes to folders only")
+        raise PublishError("M309", url=address, reason="this modpkg publishes to folders only")
     return Path(address)

@@ -56,7 +56,7 @@ class TensorLookup:
     """The tensors of all releases of one registry folder, as the index has them when it is opened.
 
     Raises:
-        RegistryMissing, RegistryNewer: the folder is no registry that can be read.
+        NotFound, RegistryError: the folder is no registry that can be read.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from modpkg.core.digests import Digest
-from modpkg.core.errors import DigestMismatch, ModpkgError, RegistryUnreachable
+from modpkg.core.errors import IntegrityError, ModpkgError, RegistryUnreachable
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.tree import check_digest
 from modpkg.registry.source import NoRanges, NotThere, Source
@@ -92,7 +92,7 @@ class MirroredSource:
             if at == start:
                 raise
             reason = f"it cannot go on with {path}, which a mirror began"
-            raise RegistryUnreachable(url=self.url, reason=reason) from None
+            raise RegistryUnreachable("M302", url=self.url, reason=reason) from None
 
     def names(self, folder: str) -> list[str] | None:
         return self._ask(lambda source: source.names(folder), folder)
@@ -114,7 +114,7 @@ class MirroredSource:
                     self.pass_over(mirror.url, _reason(error, path))
                 else:
                     asked += 1
-            except (RegistryUnreachable, DigestMismatch) as error:
+            except (RegistryUnreachable, IntegrityError) as error:
                 self.pass_over(mirror.url, _reason(error, path))
 
     def _next(self, skip: int = 0) -> Source | None:
@@ -144,7 +144,7 @@ class MirroredSource:
 def _reason(error: Exception, path: str) -> str:
     if isinstance(error, NotThere):
         return f"it does not have {path}"
-    if isinstance(error, DigestMismatch):
+    if isinstance(error, IntegrityError):
         return f"what it has as {path} has another digest"
     if isinstance(error, RegistryUnreachable):
         return str(error.values["reason"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import UNSET
 
-from modpkg.core.errors import NoSuchRelease, OriginUnknown
+from modpkg.core.errors import NotFound, ReleaseError
 from modpkg.core.records import BuiltFrom
 from modpkg.manifest import Manifest
 from modpkg.registry.reader import Registry
@@ -18,15 +18,18 @@ def find_origins(manifest: Manifest, registry_of: Callable[[str], Registry]) -> 
     ``registry_of`` gives the registry that a name comes from.
 
     Raises:
-        OriginUnknown: there is no such release; names the line that asks for it.
+        ReleaseError: there is no such release; names the line that asks for it.
     """
     found = []
     for origin in manifest.origins:
         name, version = str(origin.name), str(origin.version)
         try:
             line = registry_of(name).line(name, version)
-        except NoSuchRelease as error:
-            raise OriginUnknown(
+        except NotFound as error:
+            if error.code != "M312":
+                raise
+            raise ReleaseError(
+                "M760",
                 where=origin.where,
                 name=name,
                 version=version,

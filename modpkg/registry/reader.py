@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modpkg.core.digests import Digest, blob_path, parse_digest
-from modpkg.core.errors import (
-    BlobMissing,
-    IndexLies,
-    ModpkgError,
-    NoSuchRelease,
-    Offline,
-    RegistryMissing,
-    RegistryNewer,
-)
+from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
 from modpkg.core.files import write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
@@ -100,16 +92,16 @@ class Registry:
         """What the registry says of itself.
 
         Raises:
-            RegistryMissing, RegistryUnreachable, RegistryNewer, BadRecord.
+            NotFound, RegistryUnreachable, RegistryError, RecordError.
         """
         if self._info is None:
             try:
                 data = self._read_mutable(INFO)
             except NotThere:
-                raise RegistryMissing(url=self.url, reason="no such file") from None
+                raise NotFound("M301", url=self.url, reason="no such file") from None
             info = decode_record(data, RegistryInfo, f"{self.url}/{INFO}")
             if info.spec > SPEC:
-                raise RegistryNewer(url=self.url, spec=info.spec, known=SPEC)
+                raise RegistryError("M303", url=self.url, spec=info.spec, known=SPEC)
             self._info = info
         return self._info
 
@@ -156,14 +148,15 @@ class Registry:
         """Return one release's index line.
 
         Raises:
-            NoSuchRelease: the registry does not have it.
+            NotFound: the registry does not have it.
         """
         wanted = parse_version(version)
         for line in self.index(name):
             if parse_version(line.version) == wanted:
                 return line
         versions = ", ".join(line.version for line in self.index(name)[-5:])
-        raise NoSuchRelease(
+        raise NotFound(
+            "M312",
             name=name,
             version=version,
             registry=self.url,
@@ -174,7 +167,7 @@ class Registry:
         """Return the release record that an index line names, checked against the line.
 
         Raises:
-            DigestMismatch, BlobMissing, BadRecord, IndexLies.
+            IntegrityError, RecordError.
         """
         what = f"the release record of {line.name} {line.version}"
         record = decode_record(self.blob(parse_digest(line.release), what), ReleaseRecord, what)
@@ -185,11 +178,12 @@ class Registry:
         """Check that an index line says of a release what its record says.
 
         Raises:
-            IndexLies
+            IntegrityError
         """
         for claim in _CLAIMS:
             if getattr(line, claim) != getattr(record, claim):
-                raise IndexLies(
+                raise IntegrityError(
+                    "M310",
                     registry=self.url,
                     name=line.name,
                     version=line.version,
@@ -215,7 +209,7 @@ class Registry:
         """Return a small blob, verified; kept in the cache.
 
         Raises:
-            DigestMismatch, BlobMissing, Offline.
+            IntegrityError, InstallError.
         """
         if self.cache is not None and self.cache.has(digest):
             try:
@@ -223,11 +217,11 @@ class Registry:
             except ModpkgError:
                 self.cache.path(digest).unlink(missing_ok=True)  # damaged here: fetch it again
         if self.offline:
-            raise Offline(what=what)
+            raise InstallError("M501", what=what)
         try:
             data = self.source.read(blob_path(digest))
         except NotThere:
-            raise BlobMissing(what=what, digest=digest, source=self.url) from None
+            raise IntegrityError("M306", what=what, digest=digest, source=self.url) from None
         check_digest(data, digest, what, self.url)
         if self.cache is not None:
             self.cache.add(data)
@@ -239,15 +233,15 @@ class Registry:
         """Yield a blob of any size, or the part from ``start`` to before ``stop``; not verified.
 
         Raises:
-            BlobMissing, Offline, RegistryUnreachable.
+            IntegrityError, InstallError, RegistryUnreachable.
             NoRanges: a part was asked for, and the registry gives whole files only.
         """
         if self.offline:
-            raise Offline(what=what)
+            raise InstallError("M501", what=what)
         try:
             yield from self.source.stream(blob_path(digest), start, stop)
         except NotThere:
-            raise BlobMissing(what=what, digest=digest, source=self.url) from None
+            raise IntegrityError("M306", what=what, digest=digest, source=self.url) from None
 
     @property
     def serving(self) -> str:
@@ -301,7 +295,7 @@ class Registry:
                     return kept.read_bytes()
             except FileNotFoundError:
                 pass
-            raise Offline(what=f"{self.url}/{path}")
+            raise InstallError("M501", what=f"{self.url}/{path}")
         data = self.source.read(path)
         if kept is not None:
             self._remember(kept, data)

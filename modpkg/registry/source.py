@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from modpkg.core.digests import file_chunks
-from modpkg.core.errors import RegistryUnreachable, SecretInClear
+from modpkg.core.errors import RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.manifest.config import Login
 from modpkg.registry.answers import refusal
@@ -68,12 +68,14 @@ class FolderSource:
             with open(f"{self.url}/{path}", "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > MAX_SMALL:
-                    raise RegistryUnreachable(url=self.url, reason=f"{path} has {size} bytes")
+                    raise RegistryUnreachable(
+                        "M302", url=self.url, reason=f"{path} has {size} bytes"
+                    )
                 return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             raise NotThere(path) from None
         except OSError as error:
-            raise RegistryUnreachable(url=self.url, reason=_reason(error, path)) from None
+            raise RegistryUnreachable("M302", url=self.url, reason=_reason(error, path)) from None
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
@@ -82,7 +84,7 @@ class FolderSource:
         except (FileNotFoundError, NotADirectoryError):
             raise NotThere(path) from None
         except OSError as error:
-            raise RegistryUnreachable(url=self.url, reason=_reason(error, path)) from None
+            raise RegistryUnreachable("M302", url=self.url, reason=_reason(error, path)) from None
 
     def names(self, folder: str) -> list[str] | None:
         try:
@@ -133,7 +135,7 @@ class ObjectSource:
         }
         if self._login is not None:
             if not _is_private(self.url):
-                raise SecretInClear(url=self.url, config=config_path())
+                raise RegistryError("M315", url=self.url, config=config_path())
             # reqwest leaves this header out when it follows a redirect to another origin
             client["default_headers"] = {"Authorization": self._login.authorization()}
         retries = {"max_retries": self.RETRIES, "retry_timeout": 2 * self._patience}
@@ -142,7 +144,7 @@ class ObjectSource:
             return from_url(self.url, **options)
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise RegistryUnreachable(url=self.url, reason=reason) from None
+            raise RegistryUnreachable("M302", url=self.url, reason=reason) from None
 
     def read(self, path: str) -> bytes:
         for left in reversed(range(self.RETRIES + 1)):
@@ -152,7 +154,7 @@ class ObjectSource:
                     whole += chunk
                     if len(whole) > MAX_SMALL:
                         reason = f"{path} is over {MAX_SMALL} bytes"
-                        raise RegistryUnreachable(url=self.url, reason=reason)
+                        raise RegistryUnreachable("M302", url=self.url, reason=reason)
                 break
             except _Cut as cut:  # from the beginning: the file may change between two requests
                 if not left:

@@ -17,7 +17,7 @@ import msgspec
 from filelock import FileLock
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import AlreadyPublished, NotWritable, TensorsElsewhere
+from modpkg.core.errors import PublishError
 from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
@@ -41,7 +41,7 @@ class RegistryWriter:
         """Make the folder a registry if it is not one yet.
 
         Raises:
-            NotWritable: the folder cannot be made or written to.
+            PublishError: the folder cannot be made or written to.
         """
         try:
             make_folder(self.folder / "index")
@@ -54,7 +54,9 @@ class RegistryWriter:
             if not os.access(self.folder / "index", os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
-            raise NotWritable(url=self.folder, reason=error.strerror or str(error)) from None
+            raise PublishError(
+                "M309", url=self.folder, reason=error.strerror or str(error)
+            ) from None
 
     def publish(
         self,
@@ -70,9 +72,9 @@ class RegistryWriter:
         the built tree lacks have to be here already.
 
         Raises:
-            AlreadyPublished: the version is there with another release digest.
-            TensorsElsewhere: a pack is neither in the built tree nor here.
-            DigestMismatch, BadRecord, BadEncoding, PackError: the release is not sound; nothing
+            PublishError: the version is there with another release digest.
+            PublishError: a pack is neither in the built tree nor here.
+            IntegrityError, RecordError, ReleaseError, PackError: the release is not sound; nothing
                 appears.
         """
         self.prepare()
@@ -100,8 +102,8 @@ class RegistryWriter:
         """Copy one release as another registry has it, its line too, and return its record.
 
         Raises:
-            DigestMismatch, BadRecord, IndexLies: the other registry is not sound; the release does
-                not appear. AlreadyPublished: the version is here with another release digest.
+            IntegrityError, RecordError: the other registry is not sound; the release does
+                not appear. PublishError: the version is here with another release digest.
         """
         self.prepare()
         record = source.record(line)
@@ -114,13 +116,14 @@ class RegistryWriter:
         return record
 
     def _others(self, line: IndexLine) -> list[IndexLine]:
-        """Return the module's other versions; raises `AlreadyPublished` as `take` does."""
+        """Return the module's other versions; raises `PublishError` as `take` does."""
         others = []
         for existing in self._reader().index(line.name):
             if parse_version(existing.version) != parse_version(line.version):
                 others.append(existing)
             elif existing.release != line.release:
-                raise AlreadyPublished(
+                raise PublishError(
+                    "M307",
                     name=line.name,
                     version=line.version,
                     registry=self.folder,
@@ -136,7 +139,8 @@ class RegistryWriter:
 
         elsewhere = [pack for pack in record.packs if not built.has(parse_digest(pack))]
         if lacking := [pack for pack in elsewhere if not self.blobs.has(parse_digest(pack))]:
-            raise TensorsElsewhere(
+            raise PublishError(
+                "M317",
                 name=record.name,
                 version=record.version,
                 count=len(lacking),
@@ -152,7 +156,7 @@ class RegistryWriter:
         """Mark a release as yanked with a reason, or take that back with ``reason=None``.
 
         Raises:
-            NoSuchRelease: the registry does not have it.
+            NotFound: the registry does not have it.
         """
         with self._locked(name):
             reader = self._reader()

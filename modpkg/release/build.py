@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from modpkg.core.digests import Digest
-from modpkg.core.errors import BaseNeeded, NoWeights, PatchNotFinite
+from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
@@ -83,14 +83,13 @@ def build(
     raises leaves ``out`` as it was.
 
     Raises:
-        NoWeights, DuplicateTensor, PackError, NotData, LinkInRelease, BaseNeeded,
-        NothingMatches, UnboundTensor, AdapterRefused, PatchNotFinite: names the file or tensor.
-        DigestMismatch, BadEncoding: an earlier tensor is damaged in the registry.
-        DiskFull: nothing is left in ``out``.
+        ReleaseError, PackError, PatchError: names the file or tensor.
+        IntegrityError, ReleaseError: an earlier tensor is damaged in the registry.
+        InstallError: nothing is left in ``out``.
     """
     content = collect(manifest)
     if module.kind in _NEEDS_WEIGHTS and not content.weights:
-        raise NoWeights(folder=manifest.folder, kind=module.kind)
+        raise ReleaseError("M204", folder=manifest.folder, kind=module.kind)
     staged = temporary_sibling(out)
     try:
         tree = BlobTree(staged)
@@ -116,7 +115,7 @@ def build(
         expected: dict[str, str] = {}
         if module.kind in _ACTS_ON_BASE:
             if base is None:
-                raise BaseNeeded(where=manifest.path, kind=module.kind)
+                raise ReleaseError("M210", where=manifest.path, kind=module.kind)
             expects = expects_of(module, packed.tensors, content.files, base.record, base.provides)
             expected[base.record.name] = tree.add(canonical_json(expects))
         requires, extras = requires_of(manifest)
@@ -182,7 +181,7 @@ def _check_finite(what: str, parts: Mapping[str, Part]) -> None:
     """Check that a patch's tensors are finite: what it is put on need not be read to see that."""
     for name, part in parts.items():
         if count := count_not_finite(part.path, part.offset, part.length, part.dtype):
-            raise PatchNotFinite(what=what, tensor=name, count=count)
+            raise PatchError("M733", what=what, tensor=name, count=count)
 
 
 def _built_from(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.core.errors import FileMissing, LinkInRelease, NotData
+from modpkg.core.errors import ReleaseError
 from modpkg.core.files import safe_path
 from modpkg.manifest.schema import Manifest
 
@@ -51,7 +51,7 @@ def collect(manifest: Manifest) -> Content:
     path) change that. Index files of sharded weights are left out: the tensor table replaces them.
 
     Raises:
-        LinkInRelease, NotData, UnsafePath, FileMissing: each names the file.
+        ReleaseError, InvalidValue: each names the file.
     """
     weights: dict[str, Path] = {}
     files: dict[str, Path] = {}
@@ -67,7 +67,7 @@ def collect(manifest: Manifest) -> Content:
         if not include and is_left_out(relative):
             continue
         if path.is_symlink():
-            raise LinkInRelease(path=path)
+            raise ReleaseError("M203", path=path)
         safe_path(relative)
         if relative.endswith(".safetensors"):
             weights[relative] = path
@@ -76,7 +76,8 @@ def collect(manifest: Manifest) -> Content:
             files[relative] = path
     for pattern in include:
         if pattern not in matched:
-            raise FileMissing(
+            raise ReleaseError(
+                "M211",
                 where=f"{manifest.path.name}: files.include",
                 path=pattern,
                 remedy="mend the pattern or add the file",
@@ -84,7 +85,8 @@ def collect(manifest: Manifest) -> Content:
     for test in manifest.tests:
         safe_path(test.cases)
         if test.cases not in files:
-            raise FileMissing(
+            raise ReleaseError(
+                "M211",
                 where=f"{manifest.path.name}: test {test.name!r}",
                 path=test.cases,
                 remedy="add the file of cases, or take the test out",
@@ -93,16 +95,16 @@ def collect(manifest: Manifest) -> Content:
 
 
 def check_data(path: Path, shown: str) -> None:
-    """Raise `NotData` when a file is code or a pickle, by its name or by how it begins."""
+    """Raise `ReleaseError` when a file is code or a pickle, by its name or by how it begins."""
     if (what := code_by_name(shown)) is not None:
-        raise NotData(path=path, what=what)
+        raise ReleaseError("M202", path=path, what=what)
     with open(path, "rb") as file:
         head = file.read(8)
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            raise NotData(path=path, what=what)
+            raise ReleaseError("M202", path=path, what=what)
     if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        raise NotData(path=path, what="a pickle")
+        raise ReleaseError("M202", path=path, what="a pickle")
 
 
 def code_by_name(path: str) -> str | None:

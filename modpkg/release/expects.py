@@ -9,7 +9,7 @@ from pathlib import Path
 from modpkg.adapters import bind_adapter, bind_expert, bind_router
 from modpkg.adapters.changes import BoundPrompt, TypePair
 from modpkg.adapters.expert import ROUTER, experts_of
-from modpkg.core.errors import AdapterRefused, FileMissing, UnboundTensor
+from modpkg.core.errors import ReleaseError
 from modpkg.core.interface import WEIGHTS_PORT, weights_digest
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import (
@@ -33,12 +33,13 @@ def _read_by_prompt(
     """Return the ports that virtual tokens need: they are read by all of a base's layers.
 
     Raises:
-        AdapterRefused: they were made for another width, or for another number of layers.
+        ReleaseError: they were made for another width, or for another number of layers.
     """
     wanted = {"layers": prompt.layers} | ({} if prompt.heads else {"hidden": prompt.width})
     for port, value in wanted.items():
         if provides.ports.get(port, value) != value:
-            raise AdapterRefused(
+            raise ReleaseError(
+                "M206",
                 path=module,
                 reason=f"its virtual tokens are for a base whose port {port!r} is {value}, and "
                 f"that of {base.name} {base.version} is {provides.ports[port]}",
@@ -64,15 +65,16 @@ def expects_of(
     layers.
 
     Raises:
-        AdapterRefused, NothingMatches, UnboundTensor, ShapeMismatch, ExpertIncomplete: the module
+        ReleaseError, ComposeError: the module
             does not fit.
-        PatchForAnotherBase, PatchMatchesNothing, BadPatch, AccountsDoNotBalance: a patch does not.
+        PatchError, ComposeError: a patch does not.
     """
     types = {name: (entry.dtype, tuple(entry.shape)) for name, entry in tensors.items()}
     ports: dict[str, Port] = {}
     if module.kind == "adapter" or (module.kind == "patch" and ADAPTER_CONFIG in files):
         if ADAPTER_CONFIG not in files:
-            raise FileMissing(
+            raise ReleaseError(
+                "M211",
                 where=f"adapter {module.name}",
                 path=ADAPTER_CONFIG,
                 remedy="add the file that PEFT wrote beside the weights",
@@ -103,7 +105,8 @@ def expects_of(
         # Scattered values lie beside the places they go to.
         touched = {re.sub(r"\.(?:indices|values)$", "", name) for name in types}
         if missing := sorted(touched - base.tensors.keys()):
-            raise AdapterRefused(
+            raise ReleaseError(
+                "M206",
                 path=module.name,
                 reason=f"it patches tensor {missing[0]!r}, which {base.name} does not have",
             )
@@ -142,4 +145,4 @@ def _bind_expert(
     others = bind_expert(name, types, provides.tensors, base_name=base_name).others
     if others:
         reason = "an expert is made of mlp.gate_proj, mlp.up_proj and mlp.down_proj"
-        raise UnboundTensor(tensor=others[0], module=name, base=base_name, reason=reason)
+        raise ReleaseError("M208", tensor=others[0], module=name, base=base_name, reason=reason)

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import digest_file, file_chunks
-from modpkg.core.errors import BadRecord, DuplicateTensor
+from modpkg.core.errors import RecordError, ReleaseError
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.core.records import Encoding, TensorEntry
@@ -60,7 +60,7 @@ def tensors_of(content: Content) -> dict[str, Part]:
     """Return every tensor of a release-to-be, sorted by name.
 
     Raises:
-        DuplicateTensor, PackError, BadRecord: names the file.
+        ReleaseError, PackError, RecordError: names the file.
     """
     return find_tensors(content.weights, folders_apart(content.files))
 
@@ -69,7 +69,7 @@ def folders_apart(files: Mapping[str, Path]) -> tuple[str, ...]:
     """Return the folders whose tensors keep the folder in their name.
 
     Raises:
-        BadRecord: the file that names them is broken.
+        RecordError: the file that names them is broken.
     """
     if MODULES not in files:
         return ()
@@ -77,7 +77,7 @@ def folders_apart(files: Mapping[str, Path]) -> tuple[str, ...]:
     try:
         return folders_of(path)
     except ValueError as error:
-        raise BadRecord(what=path, kind=f"{MODULES} file", reason=str(error)) from None
+        raise RecordError("M209", what=path, kind=f"{MODULES} file", reason=str(error)) from None
 
 
 def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> dict[str, Part]:
@@ -86,7 +86,7 @@ def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> di
     Those in one of the folders ``apart`` are named ``folder/tensor``.
 
     Raises:
-        DuplicateTensor, PackError: names the file.
+        ReleaseError, PackError: names the file.
     """
     found: dict[str, Part] = {}
     for relative, path in weights.items():
@@ -94,7 +94,7 @@ def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> di
         for own, place in read_pack_header(path).items():
             name = f"{folder}/{own}" if folder in apart else own
             if name in found:
-                raise DuplicateTensor(tensor=name, first=found[name].path, second=path)
+                raise ReleaseError("M205", tensor=name, first=found[name].path, second=path)
             found[name] = _part(path, place)
     return dict(sorted(found.items()))
 
@@ -121,7 +121,7 @@ def pack_tensors(
     as they are encoded.
 
     Raises:
-        DigestMismatch, BadEncoding, PackError: an earlier tensor is damaged in the registry.
+        IntegrityError, ReleaseError, PackError: an earlier tensor is damaged in the registry.
     """
     spool = tree.root / "spool"
     spool.mkdir(parents=True)

@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from modpkg.core.errors import (
-    AccountsDoNotBalance,
-    BadPatch,
-    BadRecord,
-    PatchForAnotherBase,
-    PatchMatchesNothing,
-)
+from modpkg.core.errors import ComposeError, PatchError, RecordError
 from modpkg.core.files import safe_path
 from modpkg.core.records import PATCH, PatchedTensor, PatchRecord, decode_record
 
@@ -47,16 +41,16 @@ def read_patch(path: Path, patch: str) -> PatchRecord:
     """Return the record in a file.
 
     Raises:
-        BadPatch: it is none, or it is not there.
+        PatchError: it is none, or it is not there.
     """
     try:
         record = decode_record(path.read_bytes(), PatchRecord, f"{PATCH} of {patch}")
         for file in record.removed_files:
             safe_path(file)
     except FileNotFoundError:
-        raise BadPatch(patch=patch, reason=f"it has no {PATCH}") from None
-    except BadRecord as error:
-        raise BadPatch(patch=patch, reason=str(error).rstrip(".")) from None
+        raise PatchError("M730", patch=patch, reason=f"it has no {PATCH}") from None
+    except RecordError as error:
+        raise PatchError("M730", patch=patch, reason=str(error).rstrip(".")) from None
     return record
 
 
@@ -67,24 +61,28 @@ def check_against(
     for: every tensor that it changes or removes has the bytes that it had then.
 
     Raises:
-        PatchMatchesNothing, PatchForAnotherBase, BadPatch, AccountsDoNotBalance: names the tensor.
+        PatchError, ComposeError: names the tensor.
     """
     told = {name: item.was for name, item in record.tensors.items() if item.was is not None}
     for name, was in sorted({**told, **record.removed}.items()):
         if name not in table:
-            raise PatchMatchesNothing(patch=patch, base=base, tensor=name)
+            raise PatchError("M732", patch=patch, base=base, tensor=name)
         if table[name].digest != was:
-            raise PatchForAnotherBase(
-                patch=patch, made_for=f"{record.base}=={record.version}", base=base, tensor=name
+            raise PatchError(
+                "M731",
+                patch=patch,
+                made_for=f"{record.base}=={record.version}",
+                base=base,
+                tensor=name,
             )
     for name, item in sorted(record.tensors.items()):
         if (reason := _problem(name, item, own, table)) is not None:
-            raise BadPatch(patch=patch, reason=f"{name!r} {reason}")
+            raise PatchError("M730", patch=patch, reason=f"{name!r} {reason}")
     if both := sorted(record.tensors.keys() & record.removed.keys()):
-        raise BadPatch(patch=patch, reason=f"{both[0]!r} is both made and removed")
+        raise PatchError("M730", patch=patch, reason=f"{both[0]!r} is both made and removed")
     used = [tensor for item in record.tensors.values() for tensor in item.inputs.values()]
     if left := sorted(own.keys() - set(used)):
-        raise AccountsDoNotBalance(model=base, count=len(left), module=patch, example=left[0])
+        raise ComposeError("M603", model=base, count=len(left), module=patch, example=left[0])
 
 
 def _problem(

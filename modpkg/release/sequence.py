@@ -16,7 +16,7 @@ def sequence_of(path: Path) -> list[tuple[str, str]]:
     """Return the modules that a ``modules.json`` lists, in order: the kind and folder of each.
 
     Raises:
-        ValueError: the file is broken. UnsafePath: a folder is outside.
+        ValueError: the file is broken. InvalidValue: a folder is outside.
     """
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, str | int]])
@@ -33,6 +33,6 @@ def folders_of(path: Path) -> tuple[str, ...]:
     Their tensors are named ``folder/tensor``: two of them may have a ``linear.weight``.
 
     Raises:
-        ValueError, UnsafePath: see `sequence_of`.
+        ValueError, InvalidValue: see `sequence_of`.
     """
     return tuple(folder for kind, folder in sequence_of(path) if kind != TRANSFORMER and folder)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modpkg.core.digests import Digest, digest_bytes, parse_digest
-from modpkg.core.errors import DigestMismatch, PackError
+from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.records import TensorEntry
 from modpkg.deltas import decode
 from modpkg.release.places import Key, base_of, plain_length
@@ -33,12 +33,13 @@ class TensorReader:
         """Return the tensor's own bytes.
 
         Raises:
-            DigestMismatch, BadEncoding, PackError: ``what`` names the tensor.
+            IntegrityError, ReleaseError, PackError: ``what`` names the tensor.
         """
         data = self._decoded(entry, what)
         actual = digest_bytes(data)
         if actual != entry.digest:
-            raise DigestMismatch(
+            raise IntegrityError(
+                "M305",
                 what=what,
                 expected=entry.digest,
                 actual=actual,
@@ -50,7 +51,7 @@ class TensorReader:
         data = self._pack(entry.pack)[entry.offset : entry.offset + entry.length]
         if len(data) != entry.length:
             path = self._path_of(parse_digest(entry.pack))
-            raise PackError(path=path, reason=f"it ends before {what}")
+            raise PackError("M201", path=path, reason=f"it ends before {what}")
         if entry.encoding is None:
             return data
         base = None
@@ -68,6 +69,6 @@ class TensorReader:
                     size = os.fstat(file.fileno()).st_size
                     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
             except FileNotFoundError:
-                raise PackError(path=path, reason="it is not there") from None
+                raise PackError("M201", path=path, reason="it is not there") from None
             self._maps[pack] = memoryview(data)
         return self._maps[pack]

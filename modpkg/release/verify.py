@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from modpkg.core.digests import Digest, digest_file, parse_digest
-from modpkg.core.errors import BadRecord, DigestMismatch, ModpkgError, PackError
+from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordError
 from modpkg.core.files import safe_path
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
@@ -28,12 +28,12 @@ def check_record(record: ReleaseRecord) -> None:
     pack that the record names, inside its bounds, and can be decoded on what the record names.
 
     Raises:
-        BadRecord: names what is wrong.
+        RecordError: names what is wrong.
     """
     what = f"the release record of {record.name} {record.version}"
 
-    def refuse(reason: str) -> BadRecord:
-        return BadRecord(what=what, kind="release record", reason=reason)
+    def refuse(reason: str) -> RecordError:
+        return RecordError("M209", what=what, kind="release record", reason=reason)
 
     if record.spec > SPEC:
         raise refuse(f"it follows spec version {record.spec}; update modpkg")
@@ -57,7 +57,7 @@ def check_record(record: ReleaseRecord) -> None:
             raise refuse("why it breaks is not a line of text")
         for path in record.files:
             safe_path(path)
-    except BadRecord:
+    except RecordError:
         raise
     except (ModpkgError, InvalidSpecifier) as error:
         raise refuse(str(error)) from None
@@ -85,7 +85,7 @@ def check_pack(
     what its packs hold. Entries that are ``vouched`` for are passed over.
 
     Raises:
-        PackError, BadRecord, DigestMismatch.
+        PackError, RecordError, IntegrityError.
     """
     places = {(t.offset, t.length, t.dtype, t.shape) for t in read_pack_header(path).values()}
     for what, entry in labelled_entries(record):
@@ -94,7 +94,8 @@ def check_pack(
         encoded = entry.encoding is not None
         kind = ("U8", (entry.length,)) if encoded else (entry.dtype, tuple(entry.shape))
         if (entry.offset, entry.length, *kind) not in places:
-            raise BadRecord(
+            raise RecordError(
+                "M209",
                 what=f"the tensor table of {record.name} {record.version}",
                 kind="release record",
                 reason=f"{what} is not at the place it names in its pack",
@@ -103,7 +104,8 @@ def check_pack(
             continue
         actual = digest_file(path, entry.offset, entry.length)
         if actual != entry.digest:
-            raise DigestMismatch(
+            raise IntegrityError(
+                "M305",
                 what=f"{what} of {record.name}",
                 expected=entry.digest,
                 actual=actual,
@@ -119,7 +121,7 @@ def check_encoded(
     """Check that every encoded tensor of a record decodes to its digest.
 
     Raises:
-        BadEncoding, DigestMismatch, PackError: names the tensor.
+        ReleaseError, IntegrityError, PackError: names the tensor.
     """
     reader = TensorReader(path_of, entries_by_key(record).__getitem__)
     for what, entry in labelled_entries(record):
@@ -131,12 +133,13 @@ def check_files(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> Non
     """Check that every file of a record is there with its length, and is data.
 
     Raises:
-        BadRecord, NotData: names the file.
+        RecordError, ReleaseError: names the file.
     """
     for file, entry in sorted(record.files.items()):
         path = path_of(parse_digest(entry.digest))
         if not path.is_file() or path.stat().st_size != entry.size:
-            raise BadRecord(
+            raise RecordError(
+                "M209",
                 what=f"the release record of {record.name} {record.version}",
                 kind="release record",
                 reason=f"{file} is not there with {entry.size} bytes",
@@ -155,13 +158,15 @@ def verify_release(
     same place: it is not hashed again.
 
     Raises:
-        BadRecord, BadEncoding, DigestMismatch, PackError, NotData: names what is wrong.
+        RecordError, ReleaseError, IntegrityError, PackError: names what is wrong.
     """
     check_record(record)
     check_files(record, path_of)
     for pack in sorted(record.packs):
         path = path_of(parse_digest(pack))
         if not path.is_file() or path.stat().st_size != record.packs[pack]:
-            raise PackError(path=path, reason=f"it is not there with {record.packs[pack]} bytes")
+            raise PackError(
+                "M201", path=path, reason=f"it is not there with {record.packs[pack]} bytes"
+            )
         check_pack(record, parse_digest(pack), path, vouched)
     check_encoded(record, path_of, vouched)

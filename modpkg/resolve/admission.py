@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-from modpkg.core.errors import BadCutoff
+from modpkg.core.errors import InvalidValue
 from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
 from modpkg.resolve.policy import Bound, Policy
@@ -157,7 +157,7 @@ def _too_new(published: str, cutoff: datetime) -> str | None:
     try:
         if parse_moment(published) <= cutoff:
             return None
-    except BadCutoff:
+    except InvalidValue:
         return "does not say when it was published, and there is a cut-off (exclude-newer)"
     return (
         f"was published {published}, after the cut-off {moment_text(cutoff)} (exclude-newer); "

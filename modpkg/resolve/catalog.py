@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from packaging.version import Version
 
-from modpkg.core.errors import UnknownModule
+from modpkg.core.errors import NotFound
 from modpkg.core.interface import unfit_reason
 from modpkg.core.names import (
     ModuleName,
@@ -118,13 +118,13 @@ class Catalog:
             self._releases[name] = found
         return self._releases[name]
 
-    def unknown(self, name: str) -> UnknownModule | None:
+    def unknown(self, name: str) -> NotFound | None:
         """Return what to tell of a name that its registry does not have; None if it has it."""
         if self.releases(name):
             return None
         registry = self.registry(name)
         hint = (self._elsewhere(name) if self._elsewhere else "") or _near(name, registry)
-        return UnknownModule(name=name, registry=registry.url, hint=hint)
+        return NotFound("M304", name=name, registry=registry.url, hint=hint)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why ``parent`` cannot act on ``release``; None if it can, or expects nothing.

@@ -95,17 +95,17 @@ def parse_lock(text: str, path: Path) -> Lock:
         raw = tomli.loads(text)
         spec = raw.get("spec")
         if isinstance(spec, int) and spec > LOCK_SPEC:
-            raise LockError(path=path, reason=f"it follows lock spec {spec}; update modpkg")
+            raise LockError("M410", path=path, reason=f"it follows lock spec {spec}; update modpkg")
         lock = msgspec.convert(raw, Lock)
         names = [module_name(module.name) for module in lock.module]
         for module in lock.module:
             parse_version(module.version)
         if names != [module.name for module in lock.module] or len(set(names)) != len(names):
-            raise LockError(path=path, reason="it has a name twice or not in normal form")
+            raise LockError("M410", path=path, reason="it has a name twice or not in normal form")
     except LockError:
         raise
     except (tomli.TOMLDecodeError, msgspec.MsgspecError, ModpkgError, RecursionError) as error:
-        raise LockError(path=path, reason=str(error)) from None
+        raise LockError("M410", path=path, reason=str(error)) from None
     return lock
 
 
@@ -117,12 +117,12 @@ def read_lock(path: Path) -> Lock | None:
     """
     try:
         if path.stat().st_size > MAX_LOCK:
-            raise LockError(path=path, reason=f"it is over {MAX_LOCK >> 20} MiB")
+            raise LockError("M410", path=path, reason=f"it is over {MAX_LOCK >> 20} MiB")
         return parse_lock(path.read_text("utf-8"), path)
     except FileNotFoundError:
         return None
     except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise LockError(path=path, reason=str(error)) from None
+        raise LockError("M410", path=path, reason=str(error)) from None
 
 
 def format_lock(lock: Lock) -> str:

@@ -65,7 +65,7 @@ def resolve(
 
     Raises:
         ResolutionImpossible: there is no answer; the message explains it.
-        UnknownModule: a root's name is not in its registry.
+        NotFound: a root's name is not in its registry.
     """
     policy = policy or Policy()
     kept = locked or {}
@@ -88,7 +88,7 @@ def resolve(
             smallest=not work.spent,
             tried=not trials.budget.spent,
         )
-    raise ResolutionImpossible(explanation=explanation)
+    raise ResolutionImpossible("M401", explanation=explanation)
 
 
 class _Trials:

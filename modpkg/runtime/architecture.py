@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from modpkg.core.errors import ArchitectureUnknown, ExtraNeeded, RemoteCode, WeightsDoNotFit
+from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.jsonfile import read_json
 
 _CONFIGS = (
@@ -21,26 +21,26 @@ _REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
 def refuse_remote_code(name: str, folder: Path) -> None:
-    """Raise `RemoteCode` when a config of the model asks for code of its own."""
+    """Raise `RunError` when a config of the model asks for code of its own."""
     for file in _CONFIGS:
         path = folder / file
         config = read_json(path) if path.exists() else {}
         for key in _REMOTE:
             if config.get(key):
-                raise RemoteCode(name=name, file=file, key=key)
+                raise RunError("M707", name=name, file=file, key=key)
 
 
 def transformers_module() -> Any:
     """Return transformers, quiet and never looking for anything on a hub.
 
     Raises:
-        ExtraNeeded: it is not installed.
+        MissingExtra: it is not installed.
     """
     try:
         import transformers
     except ImportError:
-        raise ExtraNeeded(
-            what="Running a model", package="transformers", extra="transformers"
+        raise MissingExtra(
+            "M703", what="Running a model", package="transformers", extra="transformers"
         ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -54,17 +54,15 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
     entry point group ``modpkg.architectures`` of a package the user installed.
 
     Raises:
-        ArchitectureUnknown, RemoteCode, ExtraNeeded, WeightsDoNotFit.
+        RunError, MissingExtra.
     """
     refuse_remote_code(name, folder)
     transformers = transformers_module()
     raw = read_json(folder / "config.json")
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise WeightsDoNotFit(name=name, reason="config.json does not name one architecture")
-    unknown = ArchitectureUnknown(
-        name=name, version=transformers.__version__, architecture=names[0]
-    )
+        raise RunError("M704", name=name, reason="config.json does not name one architecture")
+    unknown = RunError("M702", name=name, version=transformers.__version__, architecture=names[0])
     found = getattr(transformers, names[0], None) or _plugin(names[0])
     kind = getattr(found, "config_class", None)
     if not isinstance(found, type) or kind is None:
@@ -73,7 +71,7 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
         config = kind.from_dict(raw)
     except Exception as error:  # transformers validates configs with errors of many kinds
         text = " ".join(str(error).split())[:300]
-        raise WeightsDoNotFit(name=name, reason=f"config.json is refused ({text})") from None
+        raise RunError("M704", name=name, reason=f"config.json is refused ({text})") from None
     return found, config
 
 

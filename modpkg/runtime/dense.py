@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from modpkg.core.errors import WeightsDoNotFit
+from modpkg.core.errors import RunError
 
 _ACTIVATIONS = (
     *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
@@ -48,11 +48,11 @@ def project(
     """Return what a Dense module makes of embeddings [batch, width].
 
     Raises:
-        WeightsDoNotFit: its activation is not known, or its weights are not those it needs.
+        RunError: its activation is not known, or its weights are not those it needs.
     """
 
-    def refuse(reason: str) -> WeightsDoNotFit:
-        return WeightsDoNotFit(name=name, reason=f"{folder} {reason}")
+    def refuse(reason: str) -> RunError:
+        return RunError("M704", name=name, reason=f"{folder} {reason}")
 
     if unknown := sorted(config.keys() - _KEYS):
         raise refuse(f"has {unknown[0]!r} in its config.json, not known here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from modpkg.core.errors import NoEnvironment, NotInstalled, NotRunnable
+from modpkg.core.errors import InstallError, RunError
 from modpkg.core.names import module_name
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
@@ -24,20 +24,20 @@ def find_model(name: str, *, user: bool = False, start: Path | None = None) -> t
     """Return the folder of an installed model, and the folder of its environment's packs.
 
     Raises:
-        NoEnvironment: nothing is installed.
-        NotInstalled, NotRunnable: there is no such model; says what to do.
+        InstallError: nothing is installed.
+        InstallError, RunError: there is no such model; says what to do.
     """
     wanted = module_name(name)
     environment = Environment(find_project(start, user=user).environment)
     generation = environment.current()
     if generation is None:
-        raise NoEnvironment(path=environment.root)
+        raise InstallError("M503", path=environment.root)
     if wanted in generation.models:
         return environment.model_folder(wanted), environment.packs
     for module in generation.modules:
         if module.name == wanted:
             remedy = _REMEDIES.get(module.kind, "it holds nothing to run")
-            raise NotRunnable(name=wanted, kind=module.kind, remedy=remedy)
+            raise RunError("M701", name=wanted, kind=module.kind, remedy=remedy)
     close = difflib.get_close_matches(wanted, generation.models, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; 'modpkg install {wanted}' does it"
-    raise NotInstalled(name=wanted, path=environment.root, hint=hint)
+    raise InstallError("M504", name=wanted, path=environment.root, hint=hint)

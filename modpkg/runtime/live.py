@@ -12,7 +12,7 @@ import torch
 from modpkg.compose.composition import Made, Term
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.torch_arrays import tensor_in_memory
-from modpkg.core.errors import AdapterChoice, LiveRefused
+from modpkg.core.errors import RunError
 from modpkg.core.installed import TensorRef
 from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import Changes, Parts, combined, find_parts
@@ -30,7 +30,7 @@ def load_live(names: Sequence[str], *, user: bool = False, start: Path | None = 
     """Return installed models of one base as one live model; the first one's adapters are set.
 
     Raises:
-        LiveRefused: they cannot be live, or not together. What `find_parts` and `load_model` raise.
+        RunError: they cannot be live, or not together. What `find_parts` and `load_model` raise.
     """
     return LiveModel(names[0], find_parts(names, user=user, start=start))
 
@@ -76,7 +76,7 @@ class LiveModel(torch.nn.Module):
         """Set what all rows are changed by: one adapter, several, or several with weights.
 
         Raises:
-            AdapterChoice: there is no such adapter. LiveRefused: they do not add up.
+            RunError: there is no such adapter. RunError: they do not add up.
         """
         weights = _weights(adapter)
         self._use(self._sum(weights))
@@ -88,13 +88,14 @@ class LiveModel(torch.nn.Module):
         """Name the exact weighted sum of adapters, so that it can be chosen like one.
 
         Raises:
-            AdapterChoice: the name is taken, or one of them is unknown. LiveRefused: they do not
+            RunError: the name is taken, or one of them is unknown. RunError: they do not
                 add up.
         """
         if adapter_name in self._changes or adapter_name == BASE:
-            raise AdapterChoice(choice=repr(adapter_name), reason="the name is taken")
+            raise RunError("M709", choice=repr(adapter_name), reason="the name is taken")
         if len(adapters) != len(weights):
-            raise AdapterChoice(
+            raise RunError(
+                "M709",
                 choice=repr(adapter_name),
                 reason=f"there are {len(adapters)} adapters and {len(weights)} weights",
             )
@@ -118,8 +119,8 @@ class LiveModel(torch.nn.Module):
         if name == BASE:
             return {}
         if name not in self._changes:
-            raise AdapterChoice(
-                choice=repr(name), reason=f"known are {', '.join([BASE, *self._changes])}"
+            raise RunError(
+                "M709", choice=repr(name), reason=f"known are {', '.join([BASE, *self._changes])}"
             )
         return self._changes[name]
 
@@ -159,7 +160,7 @@ class LiveModel(torch.nn.Module):
         """Run the model; with ``adapter_names``, each row of the batch with its own adapter.
 
         Raises:
-            AdapterChoice: the names do not fit the batch, or an adapter changes something that is
+            RunError: the names do not fit the batch, or an adapter changes something that is
                 not computed row by row.
         """
         with self._each(adapter_names, args, kwargs):
@@ -171,7 +172,7 @@ class LiveModel(torch.nn.Module):
         """Generate as the inner model does; the beams of a row have its adapter.
 
         Raises:
-            AdapterChoice: as `forward`.
+            RunError: as `forward`.
         """
         with self._each(adapter_names, args, kwargs):
             return self.model.generate(*args, **kwargs)  # type: ignore[operator]
@@ -186,7 +187,8 @@ class LiveModel(torch.nn.Module):
         kind = self.model.config.model_type  # type: ignore[union-attr]
         odd = next((key for key in kwargs if key.startswith(_NO_ROWS)), None)
         if odd is not None or kind in _BATCH_SECOND:
-            raise AdapterChoice(
+            raise RunError(
+                "M709",
                 choice="One adapter for each row",
                 reason=f"{odd} is not a batch of texts" if odd else f"{kind} has its batch second",
             )
@@ -195,7 +197,8 @@ class LiveModel(torch.nn.Module):
         given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"), kwargs.get("inputs")]
         rows = next((len(value) for value in given if value is not None), None)
         if rows != len(names):
-            raise AdapterChoice(
+            raise RunError(
+                "M709",
                 choice="One adapter for each row",
                 reason=f"the batch has {rows} rows, and there are {len(names)} names",
             )
@@ -258,7 +261,7 @@ def _sites(
     former are found so, and the latter are not.
 
     Raises:
-        LiveRefused: a changed tensor is no parameter of the model.
+        RunError: a changed tensor is no parameter of the model.
     """
     owners: dict[tuple[int, torch.Size], list[tuple[str, torch.nn.Module, str]]] = {}
     for path, module in model.named_modules():
@@ -280,7 +283,8 @@ def _sites(
         if twins[place] > 1:  # layers that are repeated: only their names tell them apart
             found = [each for each in found if _is_called(target, f"{each[0]}.{each[2]}")]
         if not found or not tensor.numel():
-            raise LiveRefused(
+            raise RunError(
+                "M708",
                 name=name,
                 reason=f"{target!r}, which an adapter changes, is joined with other tensors or "
                 "rearranged when transformers loads it; without live=True it works",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modpkg.compose.mapping import map_tensors
-from modpkg.core.errors import WeightsDoNotFit
+from modpkg.core.errors import RunError
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence import apart
@@ -26,8 +26,7 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     sentence-transformers model it is the transformer, and `embed` does the rest.
 
     Raises:
-        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded, EnvironmentDamaged,
-        PromptRefused.
+        RunError, MissingExtra, EnvironmentDamaged.
     """
     record = read_model(folder)
     own, _ = apart(record.name, folder, record.tensors)
@@ -42,7 +41,7 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
     """Return the model that the configuration in ``folder`` describes, of these tensors.
 
     Raises:
-        WeightsDoNotFit, ArchitectureUnknown, RemoteCode, ExtraNeeded.
+        RunError, MissingExtra.
     """
     cls, config = model_class(name, folder)
     with _dtype_of(tensors):
@@ -79,7 +78,7 @@ def _by_assignment(
     when they are not, and transformers has to convert them.
 
     Raises:
-        WeightsDoNotFit: two tensors are for one place, or the config describes no model.
+        RunError: two tensors are for one place, or the config describes no model.
     """
     from transformers.initialization import no_init_weights
 
@@ -88,7 +87,7 @@ def _by_assignment(
             model: Any = cls(config)
     except Exception as error:  # a config can be wrong in any way that a constructor can fail
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise WeightsDoNotFit(name=name, reason=f"config.json is refused ({text})") from None
+        raise RunError("M704", name=name, reason=f"config.json is refused ({text})") from None
     wanted = set(model.state_dict().keys())
     placed: dict[str, torch.Tensor] = {}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -97,7 +96,7 @@ def _by_assignment(
             if candidate in wanted:
                 if candidate in placed:
                     reason = f"{disk!r} is there with and without the prefix {prefix!r}"
-                    raise WeightsDoNotFit(name=name, reason=reason)
+                    raise RunError("M704", name=name, reason=reason)
                 placed[candidate] = tensor
                 break
         else:
@@ -123,7 +122,7 @@ def _by_assignment(
         own = placed.get(place)
         if own is not None and own.data_ptr() != value.data_ptr() and not torch.equal(own, value):
             reason = f"config.json ties {place!r} to another tensor, and the two differ"
-            raise WeightsDoNotFit(name=name, reason=reason)
+            raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
 
 
@@ -151,11 +150,11 @@ def _by_transformers(
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         text = " ".join(str(error).split())[:300]
-        raise WeightsDoNotFit(name=name, reason=text) from None
+        raise RunError("M704", name=name, reason=text) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found := sorted(map(str, info[what])):
             reason = f"{what.replace('_', ' ')}: {', '.join(found[:3])}"
-            raise WeightsDoNotFit(name=name, reason=reason)
+            raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from modpkg.compose.composition import Composition, Term, type_and_digest
 from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import plan
-from modpkg.core.errors import BlobMissing, EnvironmentDamaged, LiveRefused
+from modpkg.core.errors import EnvironmentDamaged, IntegrityError, RunError
 from modpkg.core.home import store_folder
 from modpkg.core.installed import InstalledModule, TensorRef, read_model
 from modpkg.core.records import canonical_json
@@ -44,8 +44,8 @@ def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None =
     Weights are those of the store: an environment holds composed ones alone.
 
     Raises:
-        NotInstalled, NoEnvironment, NotRunnable: see `find_model`.
-        LiveRefused: a model is not a sum of changes, or has another base than the first.
+        InstallError, RunError: see `find_model`.
+        RunError: a model is not a sum of changes, or has another base than the first.
         EnvironmentDamaged: the store lacks something.
     """
     folders = [find_model(name, user=user, start=start)[0] for name in names]
@@ -71,7 +71,7 @@ def parts_of(
     """Return the parts of models, by their recipes; ``folder`` has the first one's configuration.
 
     Raises:
-        LiveRefused: as `find_parts`. What `plan` raises.
+        RunError: as `find_parts`. What `plan` raises.
     """
     models: dict[str, Composition] = {}
     alone: dict[str, Changes] = {}
@@ -96,36 +96,44 @@ def _module(environment: Environment, store: Store, state: ModuleState) -> Insta
         record = store.record(state.release, what)
         if record is not None:
             return store.module(record, state.release)
-    except BlobMissing:
-        pass
-    raise EnvironmentDamaged(path=environment.root, reason=f"the store no longer has {what}")
+    except IntegrityError as error:
+        if error.code != "M306":
+            raise
+    raise EnvironmentDamaged(
+        "M506", path=environment.root, reason=f"the store no longer has {what}"
+    )
 
 
 def _check(name: str, recipe: Compose, composition: Composition) -> None:
     """Refuse a model that is not a base with changes that are added up.
 
     Raises:
-        LiveRefused
+        RunError
     """
     if recipe.method != "sum":
-        raise LiveRefused(
+        raise RunError(
+            "M708",
             name=name,
             reason=f"it is put together by {recipe.method!r}, and only changes that are added up "
             "can be switched one by one",
         )
     if composition.prompt is not None:
-        raise LiveRefused(
+        raise RunError(
+            "M708",
             name=name,
             reason=f"it reads the virtual tokens of {composition.prompt.module}, which are not "
             "switched; load it without live=True",
         )
     if composition.gates:
-        raise LiveRefused(
-            name=name, reason="its experts' gates are put together by rows; nothing adds them up"
+        raise RunError(
+            "M708",
+            name=name,
+            reason="its experts' gates are put together by rows; nothing adds them up",
         )
     for tensor, made in composition.made.items():
         if made.dtype != made.source.dtype:
-            raise LiveRefused(
+            raise RunError(
+                "M708",
                 name=name,
                 reason=f"its recipe converts {tensor!r} to {made.dtype}, and the base stays as it "
                 "lies on disk",
@@ -146,20 +154,25 @@ def _check_same(first: Composition, other: Composition) -> None:
     one, two = _table(first), _table(other)
     for tensor in sorted(one.keys() | two.keys()):
         if tensor not in one or tensor not in two:
-            raise LiveRefused(
+            raise RunError(
+                "M708",
                 name=other.name,
                 reason=f"{(first if tensor in one else other).name} has {tensor!r} and "
                 f"{(other if tensor in one else first).name} does not; what a head brings is no "
                 "change that can be switched",
             )
         if type_and_digest(one[tensor]) != type_and_digest(two[tensor]):
-            raise LiveRefused(
-                name=other.name, reason=f"{tensor!r} of its base is not that of {first.name}'s"
+            raise RunError(
+                "M708",
+                name=other.name,
+                reason=f"{tensor!r} of its base is not that of {first.name}'s",
             )
     for key in sorted(first.config.keys() | other.config.keys()):
         if first.config.get(key) != other.config.get(key):
-            raise LiveRefused(
-                name=other.name, reason=f"its config.json has another {key!r} than {first.name}'s"
+            raise RunError(
+                "M708",
+                name=other.name,
+                reason=f"its config.json has another {key!r} than {first.name}'s",
             )
 
 
@@ -167,7 +180,7 @@ def combined(weighted: Sequence[tuple[Changes, float]]) -> Changes:
     """Return the weighted sum of changes; what cancels is gone, to the last bit.
 
     Raises:
-        LiveRefused: one multiplies a tensor that another changes too.
+        RunError: one multiplies a tensor that another changes too.
     """
     if len(weighted) == 1 and weighted[0][1] == 1.0:
         return weighted[0][0]
@@ -185,7 +198,8 @@ def combined(weighted: Sequence[tuple[Changes, float]]) -> Changes:
         if sources > 1 and len(terms) > 1:
             for term in terms:
                 if find_operator(term.op, target).multiplies:
-                    raise LiveRefused(
+                    raise RunError(
+                        "M708",
                         name="This mixture",
                         reason=f"{term.op!r} multiplies {target!r}, which another of its adapters "
                         "changes too; a model whose recipe says 'on = \"base\"' can have both",

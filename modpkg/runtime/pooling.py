@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modpkg.compose.mapping import map_tensors
-from modpkg.core.errors import WeightsDoNotFit
+from modpkg.core.errors import RunError
 from modpkg.core.installed import InstalledModel
 from modpkg.core.jsonfile import read_json
 from modpkg.runtime.dense import project
@@ -53,7 +53,7 @@ def embed(
     (Reimers & Gurevych 2019, arXiv 1908.10084) and not normalised.
 
     Raises:
-        WeightsDoNotFit: a module there is not known, or its weights are not those it needs.
+        RunError: a module there is not known, or its weights are not those it needs.
     """
     result: torch.Tensor | None = None
     left = dict(weights or {})
@@ -65,7 +65,7 @@ def embed(
         for key in ("module_input_name", "module_output_name"):
             if kind != "Pooling" and config.get(key) not in (None, SENTENCE):
                 reason = f"{path} has {key} {config[key]!r}, and {SENTENCE!r} alone is known here"
-                raise WeightsDoNotFit(name=name, reason=reason)
+                raise RunError("M704", name=name, reason=reason)
         if kind == "Pooling":
             result = _pool(name, config, states, mask)
         elif kind == "Normalize" and result is not None:
@@ -73,9 +73,9 @@ def embed(
         elif kind == "Dense" and result is not None:
             result = project(name, path, config, left.pop(path, {}), result)
         else:
-            raise WeightsDoNotFit(name=name, reason=f"modules.json names {kind}, not known here")
+            raise RunError("M704", name=name, reason=f"modules.json names {kind}, not known here")
     if left:
-        raise WeightsDoNotFit(name=name, reason=f"{min(left)} has weights that nothing reads")
+        raise RunError("M704", name=name, reason=f"{min(left)} has weights that nothing reads")
     return _mean(states, mask) if result is None else result
 
 
@@ -89,7 +89,7 @@ def _pool(
     if not modes and any(key in config for key in _LEGACY):
         modes = ["mean"]
     if not modes:
-        raise WeightsDoNotFit(name=name, reason="the pooling's config.json names no mode")
+        raise RunError("M704", name=name, reason="the pooling's config.json names no mode")
     return torch.cat([_pooled(name, mode, states, mask) for mode in modes], dim=-1)
 
 
@@ -110,7 +110,7 @@ def _pooled(name: str, mode: str, states: torch.Tensor, mask: torch.Tensor) -> t
     if mode == "lasttoken":
         last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
         return states[torch.arange(len(states)), last]
-    raise WeightsDoNotFit(name=name, reason=f"pooling mode {mode!r} is not known here")
+    raise RunError("M704", name=name, reason=f"pooling mode {mode!r} is not known here")
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

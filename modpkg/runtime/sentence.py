@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from modpkg.core.errors import WeightsDoNotFit
+from modpkg.core.errors import RunError
 from modpkg.release.sequence import MODULES, TRANSFORMER, sequence_of
 
 EMBEDS = "feature-extraction"
@@ -19,7 +19,7 @@ def modules_of(name: str, folder: Path) -> list[tuple[str, str]]:
     """Return the modules that ``modules.json`` lists, in order: the kind and folder of each.
 
     Raises:
-        WeightsDoNotFit: the file is broken. UnsafePath: a folder is outside.
+        RunError: the file is broken. InvalidValue: a folder is outside.
     """
     path = folder / MODULES
     if not path.exists():
@@ -27,7 +27,7 @@ def modules_of(name: str, folder: Path) -> list[tuple[str, str]]:
     try:
         return sequence_of(path)
     except ValueError as error:
-        raise WeightsDoNotFit(name=name, reason=str(error)) from None
+        raise RunError("M704", name=name, reason=str(error)) from None
 
 
 def folders_after(name: str, folder: Path) -> list[str]:

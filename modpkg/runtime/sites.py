@@ -18,7 +18,7 @@ from msgspec import Struct
 from torch.nn import functional
 
 from modpkg.compose.composition import Term
-from modpkg.core.errors import AdapterChoice
+from modpkg.core.errors import RunError
 
 _EXPERTS = re.compile(r"(?:^|\.)experts?\.")
 _NORM = re.compile(r"Norm(?:Gated)?$")
@@ -57,11 +57,12 @@ class Rows:
         """Return, by adapter, its rows of ``count``: beams lie beside each other.
 
         Raises:
-            AdapterChoice: the count is no multiple of the rows'.
+            RunError: the count is no multiple of the rows'.
         """
         each, left = divmod(count, len(self.names))
         if left or not each:
-            raise AdapterChoice(
+            raise RunError(
+                "M709",
                 choice="One adapter for each row",
                 reason=f"{site!r} gets {count} rows, and there are {len(self.names)} names",
             )
@@ -200,7 +201,7 @@ class Site:
         """Refuse rows of their own where the first extent of what goes in may be no batch.
 
         Raises:
-            AdapterChoice
+            RunError
         """
         kind = _kind(self._module)
         known = kind in ("linear", "conv1d") or isinstance(
@@ -210,7 +211,8 @@ class Site:
             known = self._reads_tokens
         known = known or _NORM.search(type(self._module).__name__) is not None
         if not known or _EXPERTS.search(self.name) or len(args) != 1 or kwargs:
-            raise AdapterChoice(
+            raise RunError(
+                "M709",
                 choice="One adapter for each row",
                 reason=f"{', '.join(effects)} differ at {self.name!r}, a "
                 f"{type(self._module).__name__}, which may not get the batch row by row",

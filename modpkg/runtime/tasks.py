@@ -10,7 +10,7 @@ import torch
 from msgspec import Struct
 
 from modpkg.compose.tokenizer import open_tokenizer
-from modpkg.core.errors import TaskUnknown, WeightsDoNotFit
+from modpkg.core.errors import RunError
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
@@ -47,7 +47,7 @@ def run_task(
     that is longer than the model's context is cut, and ``warn`` is told.
 
     Raises:
-        TaskUnknown, and what `load_model` raises.
+        RunError, and what `load_model` raises.
     """
     record = read_model(folder)
     model = load_model(folder, packs)
@@ -67,19 +67,19 @@ def run_task(
                 embedder(record, folder, packs), model, tokenizer, task, [text], warn=warn
             )
             return Result(kind, embedding=vectors[0].tolist())
-    raise TaskUnknown(name=record.name, task=kind, known=", ".join(KNOWN))
+    raise RunError("M705", name=record.name, task=kind, known=", ".join(KNOWN))
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:
     """Return a model's tokenizer, from its folder and nowhere else.
 
     Raises:
-        WeightsDoNotFit: there is none, or it cannot be read.
+        RunError: there is none, or it cannot be read.
     """
     return open_tokenizer(
         transformers_module(),
         folder,
-        lambda reason: WeightsDoNotFit(name=name, reason=f"no tokenizer ({reason})"),
+        lambda reason: RunError("M704", name=name, reason=f"no tokenizer ({reason})"),
     )
 
 
@@ -92,7 +92,7 @@ def inferred_task(name: str, model: Any, folder: Path) -> str:
         return "text-generation"
     if architecture.endswith("Model") or (folder / "modules.json").exists():
         return "feature-extraction"
-    raise TaskUnknown(name=name, task=f"of {architecture}", known=", ".join(KNOWN))
+    raise RunError("M705", name=name, task=f"of {architecture}", known=", ".join(KNOWN))
 
 
 def _streamer(tokenizer: Any, stream: Stream | None) -> Any:

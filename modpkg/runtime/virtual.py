@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import torch
 
-from modpkg.core.errors import PromptRefused
+from modpkg.core.errors import RunError
 from modpkg.core.installed import Prompt
 
 VIRTUAL = "virtual_tokens"
@@ -28,7 +28,7 @@ def attach(
     """Have a model read virtual tokens before each text, in ``generate`` too.
 
     Raises:
-        PromptRefused: the model has no cache that a prefix could be put into.
+        RunError: the model has no cache that a prefix could be put into.
     """
     setattr(model, VIRTUAL, prompt.count)
     reader: _Reader
@@ -46,7 +46,7 @@ def attach(
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         target = model.base_model  # type: ignore[assignment]
         if "past_key_values" not in inspect.signature(target.forward).parameters:
-            raise PromptRefused(name=name, reason="need a cache, which its architecture has not")
+            raise RunError("M700", name=name, reason="need a cache, which its architecture has not")
     _hook(target, reader.read)
 
 
@@ -81,11 +81,13 @@ class _Reader:
         """Return how many tokens a cache has.
 
         Raises:
-            PromptRefused: its length was fixed without the virtual tokens.
+            RunError: its length was fixed without the virtual tokens.
         """
         if getattr(cache, "is_compileable", False):
-            raise PromptRefused(
-                name=self._name, reason="need a cache that grows; leave out cache_implementation"
+            raise RunError(
+                "M700",
+                name=self._name,
+                reason="need a cache that grows; leave out cache_implementation",
             )
         return 0 if cache is None else int(cache.get_seq_length())
 
@@ -93,13 +95,14 @@ class _Reader:
         """Put what stands for the virtual tokens before a [batch, length] argument.
 
         Raises:
-            PromptRefused: it has another form.
+            RunError: it has another form.
         """
         value = named.get(key)
         if value is None:
             return
         if not isinstance(value, torch.Tensor) or value.ndim != 2:
-            raise PromptRefused(
+            raise RunError(
+                "M700",
                 name=self._name,
                 reason=f"need a {key} of [batch, length]",
             )

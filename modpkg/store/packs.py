@@ -84,12 +84,14 @@ class PackFolder:
         try:
             header, size = read_header(path)
         except FileNotFoundError:
-            raise PackError(path=path, reason="it is not there") from None
+            raise PackError("M201", path=path, reason="it is not there") from None
         if hashlib.sha256(header).hexdigest() != name:
-            raise PackError(path=path, reason="its header is not the one that its name says")
+            raise PackError(
+                "M201", path=path, reason="its header is not the one that its name says"
+            )
         places = parse_pack_header(header[8:], size - len(header), path)
         if not all(_HEX.fullmatch(tensor) for tensor in places):
-            raise PackError(path=path, reason="its tensors are not named by digests")
+            raise PackError("M201", path=path, reason="its tensors are not named by digests")
         return {f"sha256:{tensor}": place for tensor, place in places.items()}
 
     def adopt(self, staged: Path, name: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import BlobMissing, PackError
+from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import DTYPE_BYTES, PackTensor
@@ -57,7 +57,7 @@ class Store:
         """Return a release record that is here; None when it is not.
 
         Raises:
-            DigestMismatch, BadRecord: what is here is damaged.
+            IntegrityError, RecordError: what is here is damaged.
         """
         digest = parse_digest(release)
         if not self.blobs.has(digest):
@@ -122,7 +122,9 @@ class Store:
                     self._read[name] = self.packs.read(name)
                 place = self._read[name].get(digest)
                 if place is None:
-                    raise PackError(path=self.packs.path(name), reason="a tensor is not in it")
+                    raise PackError(
+                        "M201", path=self.packs.path(name), reason="a tensor is not in it"
+                    )
                 if place.offset % wanted[digest] == 0:
                     found[digest] = Place(name, place.offset, place.length)
                     break
@@ -142,7 +144,7 @@ class Store:
         up and have to be here.
 
         Raises:
-            BlobMissing: a tensor is not here.
+            IntegrityError: a tensor is not here.
         """
         if places is None:
             places = self.find(alignments(record))
@@ -151,7 +153,7 @@ class Store:
             place = places.get(entry.digest)
             if place is None:
                 what = f"tensor {name!r} of {record.name} {record.version}"
-                raise BlobMissing(what=what, digest=entry.digest, source=self.root)
+                raise IntegrityError("M306", what=what, digest=entry.digest, source=self.root)
             tensors[name] = TensorRef(
                 file=str(self.packs.path(place.pack)),
                 offset=place.offset,

@@ -9,8 +9,8 @@ from typing import Any
 import tomli
 
 from modpkg.core.errors import ManifestError
-from modpkg.manifest.find import BOM, MAX_BYTES
 from modpkg.toml.positions import OverLimit, Places, scan
+from modpkg.toml.text import BOM, MAX_BYTES
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _CLEARER = {
@@ -39,13 +39,15 @@ def decoded(content: bytes, name: str) -> str:
         ManifestError: it is larger than 1 MiB, or not UTF-8; ``name`` says which file.
     """
     if len(content) > MAX_BYTES:
-        raise ManifestError(where=name, message="it is larger than 1 MiB, too large to read.")
+        raise ManifestError(
+            "M110", where=name, message="it is larger than 1 MiB, too large to read."
+        )
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8."
-        raise ManifestError(where=f"{name}:{line}", message=message) from None
+        raise ManifestError("M110", where=f"{name}:{line}", message=message) from None
 
 
 def read_document(text: str, name: str) -> Document:
@@ -56,20 +58,22 @@ def read_document(text: str, name: str) -> Document:
     """
     text = text.removeprefix(BOM)
     if len(text) > MAX_BYTES:
-        raise ManifestError(where=name, message="it is larger than 1 MiB, too large to read.")
+        raise ManifestError(
+            "M110", where=name, message="it is larger than 1 MiB, too large to read."
+        )
     try:
         # First the scan: it refuses the depths and the numbers that tomli would labour on.
         places = scan(text)
     except OverLimit as limit:
         where = f"{name}:{text.count(chr(10), 0, limit.offset) + 1}"
-        raise ManifestError(where=where, message=f"the file {limit.problem}.") from None
+        raise ManifestError("M110", where=where, message=f"the file {limit.problem}.") from None
     try:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         raise _not_toml(str(error), text, name) from None
     except (ValueError, RecursionError) as error:
         message = f"this is not TOML: {error}."
-        raise ManifestError(where=name, message=message) from None
+        raise ManifestError("M110", where=name, message=message) from None
     return Document(data, places)
 
 
@@ -83,4 +87,6 @@ def _not_toml(reason: str, text: str, name: str) -> ManifestError:
         table = twice[1].replace("'", "").replace(", ", ".")
         reason = f"table [{table}] is given twice"
     reason = _CLEARER.get(reason, reason[:1].lower() + reason[1:200])
-    return ManifestError(where=f"{name}:{line}", message=f"this is not TOML ({column}): {reason}.")
+    return ManifestError(
+        "M110", where=f"{name}:{line}", message=f"this is not TOML ({column}): {reason}."
+    )

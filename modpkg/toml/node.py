@@ -103,7 +103,7 @@ class Node:
         """Return the error that says ``problem`` of this key."""
         end = "" if problem.endswith((".", "?")) else "."
         subject = self.dotted or "the manifest"
-        return ManifestError(where=self.where, message=f"{subject} {problem}{end}")
+        return ManifestError("M110", where=self.where, message=f"{subject} {problem}{end}")
 
     def wrong_type(self, wanted: str) -> ManifestError:
         actual = next((name for kind, name in _TYPES if isinstance(self.value, kind)), "this")
@@ -192,7 +192,7 @@ class Node:
             problem = str(error)
         except (ValueError, OverflowError):  # beyond what packaging itself expects of a string
             problem = f"{brief(text)} cannot be read."
-        raise ManifestError(where=self.where, message=f"{self.dotted}: {problem}")
+        raise ManifestError("M110", where=self.where, message=f"{self.dotted}: {problem}")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from modpkg.core.errors import BadEncoding, DigestMismatch, DiskFull, ModpkgError
+from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, ReleaseError
 from modpkg.core.files import human_bytes
 from modpkg.release.verify import check_files
 from modpkg.resolve.lock import LockedModule
@@ -42,11 +42,11 @@ SPARE = 16 << 20
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise `DiskFull` when ``needed`` bytes do not fit where ``path`` lies."""
+    """Raise `InstallError` when ``needed`` bytes do not fit where ``path`` lies."""
     path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path).free
     if needed and needed + SPARE > free:
-        raise DiskFull(path=path, needed=human_bytes(needed), free=human_bytes(free))
+        raise InstallError("M502", path=path, needed=human_bytes(needed), free=human_bytes(free))
 
 
 def fetch_all(
@@ -60,8 +60,8 @@ def fetch_all(
     What was fetched before an error stays for the next time.
 
     Raises:
-        DigestMismatch, BadEncoding, BadRecord, PackError, NotData: what came is not what the lock
-            names. DiskFull, Offline, RegistryUnreachable, BlobMissing.
+        IntegrityError, ReleaseError, RecordError, PackError: what came is not what the lock
+            names. InstallError, RegistryUnreachable, IntegrityError.
     """
     if plan.needed:
         with contextlib.ExitStack() as held:
@@ -151,7 +151,7 @@ class _Transfer:
                 chunks = self._bounded(file)
                 self._store.blobs.add_stream(chunks, file.digest, file.what, address)
                 return
-            except DigestMismatch:
+            except IntegrityError:
                 why = f"what it has as {file.what} has another digest"
                 if not file.registry.pass_over(address, why):
                     raise
@@ -296,13 +296,17 @@ class _Round:
             payload, out = staged.view(*tensor.payload), staged.view(*tensor.final)
             try:
                 decode(entry.encoding.method, payload, base, out, entry.dtype, tensor.what)
-            except BadEncoding as error:
+            except ReleaseError as error:
                 return error
         actual = staged.digest(*tensor.final)
         if actual == entry.digest:
             return None
-        return DigestMismatch(
-            what=tensor.what, expected=entry.digest, actual=actual, source=tensor.registry.url
+        return IntegrityError(
+            "M305",
+            what=tensor.what,
+            expected=entry.digest,
+            actual=actual,
+            source=tensor.registry.url,
         )
 
     def _checked(self, number: int, error: ModpkgError | None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from modpkg.core.digests import blob_path, parse_digest
-from modpkg.core.errors import BlobMissing, PackError, RegistryUnreachable
+from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import NoRanges
 from modpkg.transfer.plan import TensorFetch
@@ -111,7 +111,7 @@ class RemotePack:
 
         Raises:
             PackError: the pack ends before the piece does.
-            BlobMissing, Offline, RegistryUnreachable, DiskFull.
+            IntegrityError, InstallError, RegistryUnreachable.
         """
         span, segments = self.pieces[number]
         if (folder := self.registry.folder) is not None:
@@ -130,10 +130,10 @@ class RemotePack:
             source = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except (FileNotFoundError, NotADirectoryError):
             url = self.registry.url
-            raise BlobMissing(what=self._what, digest=self.pack, source=url) from None
+            raise IntegrityError("M306", what=self._what, digest=self.pack, source=url) from None
         except OSError as error:
             reason = f"{path.name}: {error.strerror or error}"
-            raise RegistryUnreachable(url=self.registry.url, reason=reason) from None
+            raise RegistryUnreachable("M302", url=self.registry.url, reason=reason) from None
         try:
             for segment in segments:
                 if self._sink.copy(source, segment) < segment.stop - segment.start:
@@ -180,4 +180,4 @@ class RemotePack:
 
     def _cut(self, at: int) -> PackError:
         path = f"{self.registry.url}/{blob_path(self.pack)}"
-        return PackError(path=path, reason=f"it ends after {at} bytes, before {self._what}")
+        return PackError("M201", path=path, reason=f"it ends after {at} bytes, before {self._what}")

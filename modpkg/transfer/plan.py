@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import BadRecord, ModpkgError
+from modpkg.core.errors import ModpkgError, RecordError
 from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json, decode_record
 from modpkg.registry.reader import Registry
@@ -107,8 +107,8 @@ def plan_transfer(
     """Read the release records (from the store, else the registry) and list what is missing.
 
     Raises:
-        DigestMismatch, BadRecord, BlobMissing: a record is not what the lock names.
-        Offline, RegistryUnreachable, RegistryMissing: a record is not here and not to be had.
+        IntegrityError, RecordError: a record is not what the lock names.
+        InstallError, RegistryUnreachable, NotFound: a record is not here and not to be had.
     """
     records = {m.name: _record(m, registries[m.name], store) for m in modules}
     fetch: dict[str, int] = {}
@@ -283,7 +283,8 @@ def _record(module: LockedModule, registry: Registry, store: Store) -> ReleaseRe
         store.blobs.add(data)
         record = decode_record(data, ReleaseRecord, what)
     if (record.name, record.version, record.kind) != (module.name, module.version, module.kind):
-        raise BadRecord(
+        raise RecordError(
+            "M209",
             what=what,
             kind="release record",
             reason=f"it is of {record.name} {record.version} ({record.kind})",

@@ -108,7 +108,7 @@ class StagedPack:
         """Take the disk that is needed, and find what is here.
 
         Raises:
-            DiskFull: there is too little; nothing remains.
+            InstallError: there is too little; nothing remains.
         """
         self.done = written(self._folder, self.pack.staging, self.pack.sizes)
         journal = self._partial(".journal")

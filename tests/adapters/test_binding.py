@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from modpkg.adapters import Change, bind_adapter, bind_head
-from modpkg.core.errors import (
-    AdapterUnsupported,
-    ComposeError,
-    ModpkgError,
-    NothingMatches,
-    ShapeMismatch,
-    UnboundTensor,
-)
+from modpkg.core.errors import ModpkgError
 from modpkg.core.records import TensorType
+from tests.raising import raises
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
 BASE = {
@@ -55,23 +49,23 @@ def test_one_leading_part_may_differ(path: str) -> None:
 
 
 def test_the_leading_part_differs_for_all_or_for_none() -> None:
-    with pytest.raises(UnboundTensor, match="no place in a-base"):
+    with raises("M208", match="no place in a-base"):
         bind(pair("layers.0.q") | pair("model.layers.1.q"))
 
 
 def test_two_leading_parts_that_fit_are_an_error() -> None:
     base = {"a.q.weight": TensorType("F32", [4, 6]), "b.q.weight": TensorType("F32", [4, 6])}
-    with pytest.raises(UnboundTensor, match=r"both 'a\.q\.weight' and 'b\.q\.weight'"):
+    with raises("M208", match=r"both 'a\.q\.weight' and 'b\.q\.weight'"):
         bind(pair("q"), base)
 
 
 def test_nothing_matches() -> None:
-    with pytest.raises(NothingMatches, match="an-adapter"):
+    with raises("M207", match="an-adapter"):
         bind(pair("transformer.h.0.attn"))
 
 
 def test_a_layer_too_many_is_named() -> None:
-    with pytest.raises(UnboundTensor, match=r"layers\.2\.q"):
+    with raises("M208", match=r"layers\.2\.q"):
         bind(pair("model.layers.0.q") | pair("model.layers.2.q"))
 
 
@@ -83,14 +77,14 @@ def test_an_adapter_name_inside_the_tensor_name() -> None:
 def test_both_spellings_of_one_tensor_are_refused() -> None:
     names = pair("layers.0.q")
     names |= {key.replace(".weight", ".default.weight"): value for key, value in names.items()}
-    with pytest.raises(UnboundTensor, match="same place"):
+    with raises("M208", match="same place"):
         bind(names)
 
 
 def test_half_a_pair_is_refused() -> None:
     names = pair("layers.0.q")
     names.popitem()
-    with pytest.raises(UnboundTensor, match="lora_B that belongs to it is missing"):
+    with raises("M208", match="lora_B that belongs to it is missing"):
         bind(names)
 
 
@@ -110,7 +104,7 @@ def test_half_a_pair_is_refused() -> None:
     ],
 )
 def test_every_other_tensor_is_refused_by_name(extra: str) -> None:
-    with pytest.raises((AdapterUnsupported, UnboundTensor), match=extra):
+    with raises("M606", "M208", match=extra):
         bind(pair("layers.0.q") | {f"base_model.model.{extra}": ("F32", (4,))})
 
 
@@ -148,7 +142,7 @@ def test_every_other_tensor_is_refused_by_name(extra: str) -> None:
     ids=str,
 )
 def test_configurations_that_would_not_be_applied_are_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(AdapterUnsupported, match="cannot be composed exactly"):
+    with raises("M606", match="cannot be composed exactly"):
         bind(pair("layers.0.q"), **config)
 
 
@@ -179,14 +173,14 @@ def test_rslora_and_patterns() -> None:
 
 
 def test_shapes_are_checked() -> None:
-    with pytest.raises(ShapeMismatch, match=r"\[4, 8\].*\[4, 6\]"):
+    with raises("M604", match=r"\[4, 8\].*\[4, 6\]"):
         bind(pair("layers.0.q", columns=8))
-    with pytest.raises(ShapeMismatch, match="rank 2 of adapter_config"):
+    with raises("M604", match="rank 2 of adapter_config"):
         bind(pair("layers.0.q", rank=3))
 
 
 def test_only_matrices() -> None:
-    with pytest.raises(AdapterUnsupported, match="only matrices and convolutions"):
+    with raises("M606", match="only matrices and convolutions"):
         bind(pair("norm"))
 
 
@@ -210,7 +204,7 @@ def test_a_square_weight_between_both_kinds_cannot_be_told() -> None:
         "l.weight": TensorType("F32", [4, 6]),
         "s.weight": TensorType("F32", [4, 4]),
     }
-    with pytest.raises(AdapterUnsupported, match=r"s\.weight"):
+    with raises("M606", match=r"s\.weight"):
         bind(pair("c") | pair("l") | pair("s", columns=4), base)
 
 
@@ -232,7 +226,7 @@ def test_a_head_adds_replaces_and_removes() -> None:
     ],
 )
 def test_a_head_is_held_to_its_word(names: Any, replace: list[str], message: str) -> None:
-    with pytest.raises(ComposeError, match=message):
+    with raises("M601", match=message):
         bind_head("m", names, BASE, replace)
 
 
@@ -273,5 +267,5 @@ def test_some_layers_are_fine_where_that_is_meant(
 )
 def test_more_layers_than_an_adapter_was_trained_on(model: dict[str, Any]) -> None:
     given = {**PLAIN, "target_modules": ["q_proj"]}
-    with pytest.raises(AdapterUnsupported, match="it changes 2 layers.* the base has 3"):
+    with raises("M606", match="it changes 2 layers.* the base has 3"):
         bind_adapter("a", TWO, given, LAYERED, model_config=model)

@@ -8,9 +8,9 @@ import pytest
 
 from modpkg.compose.clusters import open_executor
 from modpkg.compose.executor import compose
-from modpkg.core.errors import ExecutorProblem, NotFinite
 from tests.compose.helpers import adapter, base, planned
 from tests.compose.test_executor import Q, example
+from tests.raising import raises
 
 
 @pytest.mark.filterwarnings("ignore")  # distributed's own, about ports and sockets
@@ -29,20 +29,20 @@ def test_a_dask_cluster_composes_the_same_bytes(tmp_path: Path) -> None:
             model = base(tmp_path, {f"{Q}.weight": torch.ones(4, 6)})
             pair = (torch.full((2, 6), torch.nan), torch.ones(4, 2))
             broken = planned(model, adapter(tmp_path, "one", {Q: pair}))
-            with pytest.raises(NotFinite):
+            with raises("M605"):
                 compose(broken, tmp_path / "dask", executor=executor)
 
 
 @pytest.mark.parametrize("address", ["ray://x:1", "127.0.0.1:8786"])
 def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(ExecutorProblem, match="Dask scheduler"), open_executor(address):
+    with raises("M621", match="Dask scheduler"), open_executor(address):
         pass
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_nobody_there_is_said() -> None:
     with (
-        pytest.raises(ExecutorProblem, match="nobody answers"),
+        raises("M621", match="nobody answers"),
         open_executor("dask://x.invalid:1"),
     ):
         pass

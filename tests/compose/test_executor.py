@@ -21,8 +21,8 @@ import modpkg.compose.executor as executor_module
 import modpkg.compose.rows as rows_module
 from modpkg.compose.composition import RESULT, Composition
 from modpkg.compose.executor import WEIGHTS, compose
-from modpkg.core.errors import NotFinite, PackError, StoreDamaged
 from tests.compose.helpers import adapter, base, planned, raw, values
+from tests.raising import raises
 
 Q, K = "model.layers.0.q", "model.layers.0.k"
 
@@ -171,13 +171,13 @@ def test_nan_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     model = base(tmp_path, {f"{Q}.weight": torch.ones(4, 6)})
     broken = adapter(tmp_path, "one", {Q: (torch.full((2, 6), torch.nan), torch.ones(4, 2))})
     composition = planned(model, broken)
-    with pytest.raises(NotFinite, match=Q):
+    with raises("M605", match=Q):
         compose(composition, tmp_path)
     assert list(composition.folder(tmp_path).iterdir()) == []
 
 
 def test_what_overflows_is_refused_and_what_was_infinite_may_stay(tmp_path: Path) -> None:
-    with pytest.raises(NotFinite):
+    with raises("M605"):
         compose(planned(base(tmp_path, {"w": torch.tensor([1e6])}), dtype="float16"), tmp_path)
     mask = base(tmp_path, {"w": torch.tensor([1.0, -torch.inf])})
     composed = compose(planned(mask, dtype="float16"), tmp_path)
@@ -240,7 +240,7 @@ def test_damage_is_told_before_what_came_of_it(tmp_path: Path, number: int) -> N
     with open(ref.file, "r+b") as file:
         file.seek(ref.offset + ref.length - ref.length // 8)
         file.write(b"\xff" * 8)  # NaN, in either dtype
-    with pytest.raises(StoreDamaged, match=Q):
+    with raises("M508", match=Q):
         compose(composition, tmp_path)
     assert list(composition.folder(tmp_path).iterdir()) == []
 
@@ -249,5 +249,5 @@ def test_an_input_that_was_cut_off_is_told(tmp_path: Path) -> None:
     composition = example(tmp_path)
     ref = composition.made[f"{Q}.weight"].source
     os.truncate(ref.file, ref.offset + ref.length // 2)
-    with pytest.raises((PackError, StoreDamaged)):
+    with raises("M201", "M508"):
         compose(composition, tmp_path)

@@ -13,15 +13,6 @@ from hypothesis import strategies as st
 
 from modpkg.compose.executor import compose
 from modpkg.compose.memory import peak_bytes
-from modpkg.core.errors import (
-    BadRecord,
-    ComposeError,
-    ExpertIncomplete,
-    MixtureRefused,
-    NotFinite,
-    ShapeMismatch,
-    UnboundTensor,
-)
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
 from tests.compose.helpers import adapter, module, raw, values
@@ -39,6 +30,7 @@ from tests.compose.mixtures import (
     step,
     vectors,
 )
+from tests.raising import raises
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 16, "rope_theta": 500000.0}
@@ -225,7 +217,7 @@ def test_an_adapter_of_the_attention_goes_with_experts(tmp_path: Path) -> None:
     torch.testing.assert_close(found[f"{path}.weight"], own + 4.0)
     assert peak_bytes(composition, 1) > 0
     wrong = adapter(tmp_path, "mlp", {"model.layers.0.mlp.up_proj": (torch.ones(2, 16), torch.ones(24, 2))})  # fmt: skip  # noqa: E501
-    with pytest.raises(ComposeError, match="which another step replaces"):
+    with raises("M601", match="which another step replaces"):
         mixed(base, [one, base], UNIFORM, more=[step("lora", "mlp")], modules=[wrong])
 
 
@@ -246,19 +238,19 @@ def test_what_an_expert_lacks_or_has_too_much_is_named(tmp_path: Path) -> None:
     whole = block(base, 1)
     name = "model.layers.2.mlp.down_proj.weight"
     few = module(tmp_path, "few", "expert", {k: t for k, t in whole.items() if k != name})
-    with pytest.raises(ExpertIncomplete, match=name.replace(".", r"\.")):
+    with raises("M608", match=name.replace(".", r"\.")):
         mixed(base, [few])
     wide = module(tmp_path, "wide", "expert", {**whole, name: torch.zeros(16, 25)})
-    with pytest.raises(ShapeMismatch, match=r"\[16, 25\].*\[16, 24\]"):
+    with raises("M604", match=r"\[16, 25\].*\[16, 24\]"):
         mixed(base, [wide])
     deep = {**whole, "model.layers.3.mlp.up_proj.weight": torch.zeros(24, 16)}
-    with pytest.raises(UnboundTensor, match=r"model\.layers\.3\.mlp\.up_proj"):
+    with raises("M208", match=r"model\.layers\.3\.mlp\.up_proj"):
         mixed(base, [module(tmp_path, "deep", "expert", deep)])
     some = {k: t for k, t in vectors(base, 1).items() if ".1." not in k}
-    with pytest.raises(ExpertIncomplete, match=r"layers\.1\.block_sparse_moe\.gate"):
+    with raises("M608", match=r"layers\.1\.block_sparse_moe\.gate"):
         mixed(base, [module(tmp_path, "some", "expert", {**whole, **some})], {"gates": "vectors"})
     thin = {k: t[:, :8] for k, t in vectors(base, 1).items()}
-    with pytest.raises(ShapeMismatch, match="gate"):
+    with raises("M604", match="gate"):
         mixed(base, [module(tmp_path, "thin", "expert", {**whole, **thin})], {"gates": "vectors"})
 
 
@@ -266,7 +258,7 @@ def test_another_whole_model_gives_its_blocks_only_where_that_is_said(tmp_path: 
     base = dense(tmp_path)
     tuned = {k: t + 0.5 for k, t in values(base.tensors).items()}
     other = module(tmp_path, "tuned", "base", tuned, config={})
-    with pytest.raises(MixtureRefused, match=r"tuned has 'lm_head\.weight'.*others"):
+    with raises("M609", match=r"tuned has 'lm_head\.weight'.*others"):
         mixed(base, [other, base])
     drop = {"tuned": {"others": "drop"}}
     composition = mixed(base, [other, base], prompts=drop)
@@ -296,7 +288,7 @@ def test_another_whole_model_gives_its_blocks_only_where_that_is_said(tmp_path: 
 def test_a_router_that_cannot_be_meant(tmp_path: Path, parameters: Any, message: str) -> None:
     base = dense(tmp_path)
     experts = [expert(tmp_path, base, "one", 1), base]
-    with pytest.raises(MixtureRefused, match=message):
+    with raises("M609", match=message):
         mixed(base, experts, {"gates": "uniform", **parameters})
 
 
@@ -304,46 +296,46 @@ def test_steps_that_cannot_be_meant(tmp_path: Path) -> None:
     base = dense(tmp_path)
     one = expert(tmp_path, base, "one", 1, gate=1)
     plain = expert(tmp_path, base, "plain", 2)
-    with pytest.raises(MixtureRefused, match="one is an expert of it twice"):
+    with raises("M609", match="one is an expert of it twice"):
         mixed(base, [one, one], {"gates": "vectors"})
-    with pytest.raises(MixtureRefused, match="which the router has no use for"):
+    with raises("M609", match="which the router has no use for"):
         mixed(base, [one, base])
-    with pytest.raises(MixtureRefused, match="it has a router and no expert"):
+    with raises("M609", match="it has a router and no expert"):
         mixed(base, [])
-    with pytest.raises(MixtureRefused, match="has prompts, which its router has no use for"):
+    with raises("M609", match="has prompts, which its router has no use for"):
         mixed(base, [plain], prompts={"plain": {"prompts": "x"}})
-    with pytest.raises(MixtureRefused, match="it has 2 routers"):
+    with raises("M609", match="it has 2 routers"):
         mixed(base, [plain], more=[step("router", "base", UNIFORM)])
     scaled = Step(op="expert", module=ModuleName("plain"), scale=0.5)
-    with pytest.raises(MixtureRefused, match="has a scale"):
+    with raises("M609", match="has a scale"):
         mixed(base, [base], more=[scaled], modules=[plain])
     routed = router(tmp_path, base, "one", "plain")
-    with pytest.raises(MixtureRefused, match="router is a router, not an expert"):
+    with raises("M609", match="router is a router, not an expert"):
         mixed(base, [routed])
-    with pytest.raises(MixtureRefused, match="one has no router.json"):
+    with raises("M609", match="one has no router.json"):
         mixed(base, [plain], one)
 
 
 def test_a_router_for_other_experts(tmp_path: Path) -> None:
     base = dense(tmp_path)
     experts = [expert(tmp_path, base, name, s) for name, s in (("a", 1), ("b", 2))]
-    with pytest.raises(MixtureRefused, match="no row for b; it is for a, c"):
+    with raises("M609", match="no row for b; it is for a, c"):
         mixed(base, experts, router(tmp_path, base, "a", "c"))
     routed = router(tmp_path / "2", base, "b", "x", "a")
-    with pytest.raises(MixtureRefused, match="a row for x, which is no expert of it"):
+    with raises("M609", match="a row for x, which is no expert of it"):
         mixed(base, experts, routed)
     found = mixed(base, experts, routed, parameters={"others": "drop"})
     gate = "model.layers.0.block_sparse_moe.gate.weight"
     rows = values(compose(found, tmp_path / "store").tensors)[gate]
     assert torch.equal(rows, vectors(base, 9, 3)[gate][[2, 0]])
-    with pytest.raises(MixtureRefused, match="gates goes with the base"):
+    with raises("M609", match="gates goes with the base"):
         mixed(base, experts, routed, parameters=UNIFORM)
     shape = module(tmp_path, "r", "expert", vectors(base, 1, 3), router={"experts": ["a", "b"]})
-    with pytest.raises(ShapeMismatch):
+    with raises("M604"):
         mixed(base, experts, shape)
     for number, text in enumerate(({"experts": ["a", "a"]}, {"experts": []}, {"rows": 3}, {})):
         broken = module(tmp_path, f"r{number}", "expert", vectors(base, 1, 2), router=text)
-        with pytest.raises(BadRecord, match="each name once"):
+        with raises("M209", match="each name once"):
             mixed(base, experts, broken)
 
 
@@ -354,7 +346,7 @@ def test_nan_in_a_row_is_refused_when_it_is_composed(tmp_path: Path) -> None:
     routed = module(tmp_path, "router", "expert", rows, router={"experts": ["base", "one"]})
     one = expert(tmp_path, base, "one", 1)
     store = tmp_path / "store"
-    with pytest.raises(NotFinite, match=r"model\.layers\.1\.block_sparse_moe\.gate"):
+    with raises("M605", match=r"model\.layers\.1\.block_sparse_moe\.gate"):
         compose(mixed(base, [base, one], routed), store)
     assert not list(store.rglob("*.safetensors"))
 
@@ -381,7 +373,7 @@ def test_a_base_that_is_no_mixture_exactly(
     base = dense(tmp_path, "llama")
     path = tmp_path / "base" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config, "model_type": kind}))
-    with pytest.raises(MixtureRefused, match=message):
+    with raises("M609", match=message):
         mixed(base, [base])
 
 
@@ -391,5 +383,5 @@ def test_a_tensor_that_has_no_place_is_named(tmp_path: Path) -> None:
     tensors = {**values(made.tensors), extra: torch.zeros(16)}
     config = json.loads((tmp_path / "base" / "config.json").read_text())
     base = module(tmp_path / "2", "base", "base", tensors, config=config)
-    with pytest.raises(MixtureRefused, match=r"layers\.1\.self_attn\.q_proj\.bias.*no place"):
+    with raises("M609", match=r"layers\.1\.self_attn\.q_proj\.bias.*no place"):
         mixed(base, [base])

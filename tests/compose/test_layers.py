@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.layers import positions
 from modpkg.compose.plan import plan
-from modpkg.core.errors import ComposeError
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Layers
 from tests.compose.helpers import module, values
+from tests.raising import raises
 
 
 def stacked(folder: Path, *runs: Layers, method: str = "passthrough", **config: Any) -> Composition:
@@ -48,11 +47,11 @@ def test_what_cannot_be_taken_says_why(tmp_path: Path) -> None:
         ([run("b", 2, 4)], "b has no layer 3"),
         ([run("b", 0, 1, tensors=("lm_head.",))], "no tensor 'lm_head.' outside"),
     ):
-        with pytest.raises(ComposeError, match=message):
+        with raises("M601", match=message):
             stacked(tmp_path, *runs)
-    with pytest.raises(ComposeError, match="does not say how many layers"):
+    with raises("M601", match="does not say how many layers"):
         stacked(tmp_path, run("b", 0, 1), num_hidden_layers=None)
-    with pytest.raises(ComposeError, match='method = "passthrough" alone'):
+    with raises("M601", match='method = "passthrough" alone'):
         stacked(tmp_path, run("b", 0, 1, scale=2.0), method="sum")
 
 

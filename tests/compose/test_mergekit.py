@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from modpkg.compose import rounding
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
-from modpkg.core.errors import ImportRefused
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest import read_manifest
 from tests.compose.helpers import module, values
+from tests.raising import raises
 
 HERE = Path(__file__).parent / "mergekit"
 RECIPES = sorted(path.stem for path in (HERE / "recipes").glob("*.yml"))
@@ -142,7 +142,7 @@ def test_what_a_manifest_cannot_say_is_refused_by_name(
     tmp_path: Path, recipe: str, message: str
 ) -> None:
     (tmp_path / "r.yml").write_text(recipe)
-    with pytest.raises(ImportRefused, match=message):
+    with raises("M801", match=message):
         import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0")
     assert not (tmp_path / "out").exists()
 

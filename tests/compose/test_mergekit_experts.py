@@ -15,12 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from modpkg.core.errors import ImportRefused
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest import read_manifest
 from tests.compose.helpers import of_folder
 from tests.compose.mergekit.make_experts import HERE, RECIPES, write_models
 from tests.compose.mixtures import Parameters, mixed, opened, saved
+from tests.raising import raises
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -98,5 +98,5 @@ def test_what_a_mixture_cannot_say_here_is_refused(
 ) -> None:
     recipe = {**yaml.safe_load(MIXTURE), **yaml.safe_load(change)}
     (tmp_path / "r.yml").write_text(yaml.safe_dump(recipe))
-    with pytest.raises(ImportRefused, match=message):
+    with raises("M801", match=message):
         import_mergekit(tmp_path / "r.yml", tmp_path / "out", "mix", "1.0")

@@ -26,7 +26,7 @@ from modpkg.compose.reducers.trimming import Kept
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.compose.torch_arrays import tensor_in_memory
-from modpkg.core.errors import NotFinite
+from modpkg.core.errors import ComposeError
 from tests.compose.helpers import base, module
 from tests.compose.test_reducers import NAMES, World
 
@@ -119,7 +119,7 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
         with mock.patch("modpkg.compose.torch_arrays.Job", job):
             try:
                 return tensor_in_memory("model", "w", made).view(torch.int16).tolist()
-            except NotFinite:
+            except ComposeError:
                 return "not finite"
 
     with (

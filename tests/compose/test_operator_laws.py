@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from modpkg.compose import rows
 from modpkg.compose.executor import compose
-from modpkg.core.errors import ComposeError, ModpkgError, NotFinite, ShapeMismatch, UnboundTensor
+from modpkg.core.errors import ComposeError, ModpkgError, ReleaseError
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
 from tests.compose.helpers import PREFIX, base, module, planned, raw, values
+from tests.raising import raises
 
 ROWS, COLUMNS = 8, 6
 T = "model.layers.0.q"
@@ -180,7 +181,7 @@ def test_what_multiplies_the_base_stands_alone_unless_told(kind: str) -> None:
     w = World(kind, 1)
     w.weight(("one", 1.0), on=False)
     w.weight(("one", 0.5), ("one", 0.5), on=False)
-    with pytest.raises(ComposeError, match=r'one.*multiplies .*two.*on = "base"'):
+    with raises("M601", match=r'one.*multiplies .*two.*on = "base"'):
         w.weight(("one", 1.0), ("two", 1.0), on=False)
 
 
@@ -204,7 +205,7 @@ def test_a_step_that_changes_nothing_is_an_error(
     role = NULL[kind]
     zero = (settings, lambda draw: {**(t := tensors_of(draw)), role: torch.zeros_like(t[role])})
     monkeypatch.setitem(KINDS, kind, zero)
-    with pytest.raises(ComposeError, match="step 1 changes nothing: one"):
+    with raises("M601", match="step 1 changes nothing: one"):
         World(kind, 1).weight(("one", 1.0))
 
 
@@ -219,8 +220,8 @@ def test_a_merge_may_weigh_in_the_base_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "error", "message"),
     [
-        ({f"{T}.weight.indices": torch.tensor([1])}, UnboundTensor, "indices"),
-        ({"x.indices": torch.tensor([1]), "x.values": torch.ones(1)}, UnboundTensor, "no 'x'"),
+        ({f"{T}.weight.indices": torch.tensor([1])}, ReleaseError, "indices"),
+        ({"x.indices": torch.tensor([1]), "x.values": torch.ones(1)}, ReleaseError, "no 'x'"),
         (
             {f"{T}.weight.indices": torch.tensor([1, 2]), f"{T}.weight.values": torch.ones(1)},
             ComposeError,
@@ -246,7 +247,7 @@ def test_sparse_places_are_checked(places: list[int], message: str, tmp_path: Pa
     }
     odd = module(tmp_path, "odd", "patch", tensors)
     plan = planned(own, odd, steps=[Step(op="sparse", module=ModuleName("odd"))])
-    with pytest.raises(ComposeError, match=message):
+    with raises("M601", match=message):
         compose(plan, tmp_path / "store")
 
 
@@ -262,11 +263,11 @@ def test_replace_takes_whole_tensors(tmp_path: Path) -> None:
 
 
 def test_replace_is_held_to_the_base(tmp_path: Path) -> None:
-    with pytest.raises(ShapeMismatch):
+    with raises("M604"):
         replacing(tmp_path / "a", 4, 3)
-    with pytest.raises(ComposeError, match="does not have"):
+    with raises("M601", match="does not have"):
         replacing(tmp_path / "b", 4, 2, name="other")
-    with pytest.raises(ComposeError, match="a scale"):
+    with raises("M601", match="a scale"):
         replacing(tmp_path / "c", 4, 2, scale=0.5)
 
 
@@ -275,10 +276,10 @@ def test_a_tensor_is_not_replaced_twice_nor_replaced_and_changed(tmp_path: Path)
     one = module(tmp_path, "one", "patch", {f"{T}.weight": torch.zeros(8, 6)})
     two = module(tmp_path, "two", "patch", {f"{T}.weight": torch.full((8, 6), 3.0)})
     steps = [Step(op="replace", module=ModuleName(name)) for name in ("one", "two")]
-    with pytest.raises(ComposeError, match="also added by another step"):
+    with raises("M601", match="also added by another step"):
         planned(own, one, two, steps=steps)
     mixed = [steps[0], Step(op="dense", module=ModuleName("two"))]
-    with pytest.raises(ComposeError, match="which another step replaces"):
+    with raises("M601", match="which another step replaces"):
         planned(own, one, two, steps=mixed)
 
 
@@ -292,12 +293,12 @@ def test_nan_in_a_module_is_an_error(kind: str, monkeypatch: pytest.MonkeyPatch)
         return {**tensors, last: tensors[last] * torch.nan}
 
     monkeypatch.setitem(KINDS, kind, (config, broken))
-    with pytest.raises(NotFinite, match="NaN or infinity"):
+    with raises("M605", match="NaN or infinity"):
         World(kind, 1).weight(("one", 1.0))
 
 
 def test_the_operator_is_the_adapters_own() -> None:
     w = World("ia3", 1)
     step = Step(op="lora", module=ModuleName("one"))
-    with pytest.raises(ComposeError, match=r'of type IA3; write op = "ia3"'):
+    with raises("M601", match=r'of type IA3; write op = "ia3"'):
         planned(w.base, *w.modules, steps=[step])

@@ -14,9 +14,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from modpkg.compose.executor import compose
-from modpkg.core.errors import AdapterUnsupported, ModpkgError
+from modpkg.core.errors import ModpkgError
 from tests.compose.helpers import values
 from tests.compose.oracle import applied, close, save_adapter, shake
+from tests.raising import raises
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -265,7 +266,7 @@ def test_other_adapters(case: str, tmp_path: Path) -> None:
     ids=str,
 )
 def test_half_of_a_tied_pair_is_refused(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(AdapterUnsupported, match="output layer is the same tensor"):
+    with raises("M606", match="output layer is the same tensor"):
         check(name, lora(**options), tmp_path)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from modpkg.core.errors import ComposeError, UnknownOperator
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Step
 from tests.compose.helpers import adapter, base, module, planned
+from tests.raising import raises
 
 Q = "model.layers.0.q"
 WEIGHTS = {f"{Q}.weight": torch.randn(4, 6), "model.norm.weight": torch.randn(4)}
@@ -128,7 +128,7 @@ def test_files_of_base_and_head(tmp_path: Path) -> None:
         "tokenizer.json",
     ]
     (tmp_path / "head" / "tokenizer.json").write_text("{}")
-    with pytest.raises(ComposeError, match=r"different 'tokenizer\.json'"):
+    with raises("M601", match=r"different 'tokenizer\.json'"):
         planned(model, head, steps=[head_step()])
 
 
@@ -154,28 +154,28 @@ def test_what_cannot_be_composed_says_why(tmp_path: Path) -> None:
         ([step("head", "alien")], "architecture 'bert'"),
         ([step("head", "norm", replace=(f"{Q}.",)), step("lora", "one")], "another step replaces"),
     ]:
-        with pytest.raises(ComposeError, match=message):
+        with raises("M601", match=message):
             planned(model, one, head, half, norm, alien, steps=steps)
-    with pytest.raises(
-        UnknownOperator,
+    with raises(
+        "M602",
         match=r"step 1 of model.*'lore'; known are boft, c3a, delora, dense, dora, expert, head",
     ):
         planned(model, one, steps=[step("lore", "one")])
-    with pytest.raises(ComposeError, match="cannot be its base"):
+    with raises("M601", match="cannot be its base"):
         planned(one)
     bare = module(tmp_path, "bare", "base", WEIGHTS)
-    with pytest.raises(ComposeError, match=r"no config\.json"):
+    with raises("M601", match=r"no config\.json"):
         planned(bare)
 
 
 def test_a_model_is_no_base_for_steps_yet(tmp_path: Path) -> None:
     model = module(tmp_path, "m", "model", WEIGHTS, config={})
     assert planned(model).kept == model.tensors
-    with pytest.raises(ComposeError, match="not implemented"):
+    with raises("M601", match="not implemented"):
         planned(model, adapter(tmp_path, "one", {Q: pair()}))
 
 
 def test_integers_are_not_added_to(tmp_path: Path) -> None:
     weights = {f"{Q}.weight": torch.ones(4, 6, dtype=torch.int8)}
-    with pytest.raises(ComposeError, match="dtype I8"):
+    with raises("M601", match="dtype I8"):
         planned(base(tmp_path, weights), adapter(tmp_path, "one", {Q: pair()}))

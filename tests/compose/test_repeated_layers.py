@@ -17,7 +17,6 @@ from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.plan import plan
-from modpkg.core.errors import AdapterUnsupported
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Layers, Step
 from modpkg.runtime.live import LiveModel
@@ -25,6 +24,7 @@ from modpkg.runtime.load import build_model
 from modpkg.runtime.parts import parts_of
 from tests.compose.helpers import of_folder
 from tests.compose.oracle import close, shake
+from tests.raising import raises
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -100,9 +100,7 @@ def test_each_copy_has_its_own_changes(tmp_path: Path, kind: str) -> None:
 def test_a_recipe_has_to_repeat_them(tmp_path: Path) -> None:
     trained(tmp_path, "llama")
     for made in (recipe(), recipe((0, 2)), recipe((0, 2), (0, 2))):
-        with pytest.raises(
-            AdapterUnsupported, match=r"layers = \[\{ module = \"base\", range = \[0, 2"
-        ):
+        with raises("M606", match=r"layers = \[\{ module = \"base\", range = \[0, 2"):
             planned(tmp_path, made)
 
 
@@ -117,7 +115,7 @@ def test_what_it_touches_are_the_base_s_tensors(tmp_path: Path) -> None:
     assert set(bound.origin.values()) == base.tensors.keys()
     assert len(bound.changes) == sum("lora_A" in name for name, _ in wrapped.named_modules()) // 2
     for runs in ([[0, 4]], [[2, 1]], [[0, True]], "all", [[0, 2, 3]], [[0, 3]] * 5000, [[-1, 2]]):
-        with pytest.raises(AdapterUnsupported, match="layer"):
+        with raises("M606", match="layer"):
             bind_adapter("a", names, {**config, "layer_replication": runs}, base.tensors)
 
 

@@ -12,10 +12,10 @@ import transformers
 
 from modpkg.compose.executor import compose
 from modpkg.compose.memory import peak_bytes
-from modpkg.core.errors import ComposeError, MixtureRefused, RemoteCode, StoreDamaged
 from modpkg.core.installed import InstalledModule
 from tests.compose.helpers import of_folder, values
 from tests.compose.mixtures import dense, expert, mixed
+from tests.raising import raises
 from tests.runtime.helpers import tokenizer
 
 PROMPTS: dict[str, Any] = {
@@ -108,19 +108,19 @@ def test_the_key_covers_prompts_mode_tokenizer_and_weights(tmp_path: Path) -> No
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     base = dense(tmp_path)
     same = {**PROMPTS, "one": {"prompts": "the cat", "negative_prompts": "the cat"}}
-    with pytest.raises(ComposeError, match="are the same to its base"):
+    with raises("M601", match="are the same to its base"):
         gates(tmp_path, base, "hidden", same)
-    with pytest.raises(MixtureRefused, match="one has no prompts"):
+    with raises("M609", match="one has no prompts"):
         gates(tmp_path, base, "hidden", {**PROMPTS, "one": {"prompts": True}})
-    with pytest.raises(ComposeError, match="has no token"):
+    with raises("M601", match="has no token"):
         gates(tmp_path, base, "hidden", {**PROMPTS, "one": {"prompts": " "}})
     settings = tmp_path / "base" / "tokenizer_config.json"
     settings.write_text('{"auto_map": {"AutoTokenizer": "x.Y"}}')
-    with pytest.raises(RemoteCode):
+    with raises("M707"):
         gates(tmp_path, of_folder(tmp_path / "base", "base", "base"), "hidden")
     for path in (tmp_path / "base").glob("*token*"):
         path.unlink()
-    with pytest.raises(ComposeError, match="has no tokenizer"):
+    with raises("M601", match="has no tokenizer"):
         gates(tmp_path, of_folder(tmp_path / "base", "base", "base"), "hidden")
 
 
@@ -131,5 +131,5 @@ def test_damaged_weights_are_not_read(tmp_path: Path) -> None:
     with open(ref.file, "r+b") as file:
         file.seek(ref.offset)
         file.write(b"\x01\x02\x03")
-    with pytest.raises(StoreDamaged):
+    with raises("M508"):
         gates(tmp_path, base, "hidden")

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.digests import digest_bytes, parse_digest
-from modpkg.core.errors import BadDigest, BlobMissing, DigestMismatch, DiskFull, UnsafePath
+from modpkg.core.errors import InvalidValue
 from modpkg.core.files import human_bytes, link_or_copy, safe_path, write_atomically
 from modpkg.core.tree import BlobTree
+from tests.raising import raises
 
 UNSAFE = [
     "",
@@ -34,7 +35,7 @@ UNSAFE = [
 
 @pytest.mark.parametrize("path", UNSAFE)
 def test_hostile_paths_are_refused(path: str) -> None:
-    with pytest.raises(UnsafePath):
+    with raises("M105"):
         safe_path(path)
 
 
@@ -42,7 +43,7 @@ def test_hostile_paths_are_refused(path: str) -> None:
 def test_an_accepted_path_stays_inside(text: str) -> None:
     try:
         path = safe_path(text)
-    except UnsafePath:
+    except InvalidValue:
         return
     joined = os.path.normpath(os.path.join("/base/folder", path))
     assert joined.startswith("/base/folder/")
@@ -67,7 +68,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFull, match="not enough disk"):
+    with raises("M502", match="not enough disk"):
         write_atomically(tmp_path / "file", b"data")
     assert list(tmp_path.glob("file*")) == []
 
@@ -77,15 +78,15 @@ def test_blobs_are_verified_going_in_and_coming_out(tmp_path: Path) -> None:
     digest = tree.add(b"data")
     assert tree.read(digest, "it") == b"data"
     wrong = digest_bytes(b"other")
-    with pytest.raises(DigestMismatch):
+    with raises("M305"):
         tree.add_stream([b"data"], wrong, "it", "there")
     assert not tree.has(wrong)
-    with pytest.raises(BlobMissing):
+    with raises("M306"):
         tree.read(wrong, "it")
     path = tree.path(digest)
     path.chmod(0o644)
     path.write_bytes(b"dat4")
-    with pytest.raises(DigestMismatch, match="tampered"):
+    with raises("M305", match="tampered"):
         tree.read(digest, "it")
 
 
@@ -93,7 +94,7 @@ def test_blobs_are_verified_going_in_and_coming_out(tmp_path: Path) -> None:
     "text", ["", "sha256:", "sha256:" + "A" * 64, "md5:" + "a" * 64, "sha256:" + "../" * 21 + "a"]
 )
 def test_a_digest_is_the_only_way_to_a_blob_path(text: str) -> None:
-    with pytest.raises(BadDigest):
+    with raises("M104"):
         parse_digest(text)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from modpkg.core.errors import BadName, BadRequirement, BadVersion, ModpkgError
+from modpkg.core.errors import ModpkgError
 from modpkg.core.names import (
     caret,
     module_name,
@@ -15,6 +15,7 @@ from modpkg.core.names import (
     parse_version,
     requirement_text,
 )
+from tests.raising import raises
 
 
 @pytest.mark.parametrize("text", ["Summarize_LoRA", "summarize.lora", "SUMMARIZE--lora"])
@@ -24,13 +25,13 @@ def test_names_are_compared_without_case_and_separators(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "-a", "a-", "a b", "ä", "a/b", "..", "a" * 101, "a\n"])
 def test_bad_names_are_refused(text: str) -> None:
-    with pytest.raises(BadName):
+    with raises("M101"):
         module_name(text)
 
 
 @pytest.mark.parametrize("text", ["", "1.0+local", "one", "1..2", "1" * 200])
 def test_bad_versions_are_refused(text: str) -> None:
-    with pytest.raises(BadVersion):
+    with raises("M102"):
         parse_version(text)
 
 
@@ -77,7 +78,7 @@ def test_spellings_of_a_requirement(spelling: str, meaning: str) -> None:
     ["", "a b", "a @ https://x.example/a.whl", "a>=1; python_version<'3'", "a@one", "a>>1", "@1"],
 )
 def test_bad_requirements_are_refused_in_a_sentence(text: str) -> None:
-    with pytest.raises(BadRequirement, match="is not a requirement"):
+    with raises("M103", match="is not a requirement"):
         parse_requirement(text)
 
 
@@ -99,5 +100,5 @@ def test_any_text_is_a_requirement_or_a_sentence(text: str) -> None:
 def test_specifiers_of_a_manifest() -> None:
     assert parse_specifier("*") == SpecifierSet()
     assert parse_specifier("^1.2") == SpecifierSet(">=1.2,<2")
-    with pytest.raises(BadRequirement):
+    with raises("M103"):
         parse_specifier("one")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from modpkg.core.errors import PackError
 from modpkg.core.packs import DTYPE_BYTES, pack_chunks, pack_header, read_pack_header
+from tests.raising import raises
 
 
 def file_of(folder: Path, header: object, data: bytes = b"", claim: int | None = None) -> Path:
@@ -64,7 +65,7 @@ ATTACKS: dict[str, tuple[object, bytes, int | None, str]] = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacks_are_refused_in_a_sentence(attack: str, tmp_path: Path) -> None:
     header, data, claim, sentence = ATTACKS[attack]
-    with pytest.raises(PackError, match=sentence):
+    with raises("M201", match=sentence):
         read_pack_header(file_of(tmp_path, header, data, claim))
 
 
@@ -77,14 +78,14 @@ def test_a_header_may_begin_as_a_pickle_does(tmp_path: Path) -> None:
 def test_a_pickle_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(pickle.dumps({"a": [1.0] * 100}))
-    with pytest.raises(PackError, match="pickle"):
+    with raises("M201", match="pickle"):
         read_pack_header(path)
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"")
-    with pytest.raises(PackError, match="shorter than 8 bytes"):
+    with raises("M201", match="shorter than 8 bytes"):
         read_pack_header(path)
 
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 
-from modpkg.core.errors import BadEncoding
+from modpkg.core.errors import ReleaseError
 from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import METHODS
 from modpkg.deltas import decode, encode
@@ -18,6 +18,7 @@ from modpkg.deltas.frame import MAX_WINDOW, write_frame
 from modpkg.deltas.planes import BLOCK, split_planes
 from modpkg.deltas.sparse import BLOCK as SPARSE_BLOCK
 from modpkg.deltas.sparse import count_changes, split_changes
+from tests.raising import raises
 
 EDGES = [0, 1, 2, 3, 7, 255]
 EDGES += [edge + step for edge in (SPARSE_BLOCK, BLOCK, 2 * BLOCK) for step in (-1, 0, 1)]
@@ -140,7 +141,7 @@ def test_what_is_too_small_to_gain_is_plain(size: int) -> None:
 
 
 def refused(method: str, payload: bytes, length: int = 4096, dtype: str = "BF16") -> str:
-    with pytest.raises(BadEncoding, match="tensor 't' cannot be decoded") as caught:
+    with raises("M212", match="tensor 't' cannot be decoded") as caught:
         read(method, payload, bytes(length), length, dtype)
     return str(caught.value)
 
@@ -164,7 +165,7 @@ def test_any_bytes_are_refused_or_decoded(method: str, payload: bytes, framed: b
     length = len(payload) if framed and method != "sparse" else 64
     try:
         read(method, zstd(payload) if framed else payload, bytes(length), length, "U8")
-    except BadEncoding:
+    except ReleaseError:
         pass
     else:
         assert framed
@@ -188,11 +189,11 @@ def test_a_damaged_payload_is_refused_or_decodes_to_as_many_bytes(
         damaged[place] ^= flip
         try:
             read(method, bytes(damaged), old, len(new), "BF16")
-        except BadEncoding:
+        except ReleaseError:
             pass
         return
     damaged = bytearray(payload[:place] if how == "cut" else payload + bytes([flip]))
-    with pytest.raises(BadEncoding):
+    with raises("M212"):
         read(method, bytes(damaged), old, len(new), "BF16")
 
 
@@ -283,11 +284,11 @@ def test_a_method_has_its_earlier_tensor() -> None:
         ("sparse", None),
         ("new", bytes(8)),
     ]:
-        with pytest.raises(BadEncoding, match="its method is"):
+        with raises("M212", match="its method is"):
             decode(method, payload, base and memoryview(base), out, "F32", "tensor 't'")
-    with pytest.raises(BadEncoding, match="another length"):
+    with raises("M212", match="another length"):
         decode("difference", payload, memoryview(bytes(4)), out, "F32", "tensor 't'")
-    with pytest.raises(BadEncoding, match="another length"):
+    with raises("M212", match="another length"):
         decode("planes", payload, None, out[:7], "F32", "tensor 't'")
 
 

@@ -11,16 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from modpkg.core.digests import digest_file
 from modpkg.core.errors import (
-    AdapterUnsupported,
-    DigestMismatch,
-    DiskFull,
-    Drifted,
-    LockStale,
     ModpkgError,
-    NotARequirementHere,
-    NothingToRollBack,
-    RegistryChanged,
-    ResolutionImpossible,
 )
 from modpkg.core.names import parse_requirement
 from modpkg.core.progress import Progress
@@ -33,6 +24,7 @@ from modpkg.store.store import Store
 from tests import tiny
 from tests.command import modpkg
 from tests.modules import publish_collection
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -101,7 +93,7 @@ def test_a_requirement_can_be_lowered_and_removed(registry: Path) -> None:
     assert versions(install("talker<2"))["talker"] == "1.0"
     environment = install(remove=["talker"])
     assert versions(environment) == {}
-    with pytest.raises(NotARequirementHere):
+    with raises("M507"):
         install(remove=["talker"])
 
 
@@ -130,7 +122,7 @@ def test_rollback_returns_environment_lock_and_manifest(registry: Path) -> None:
     assert versions(environment)["talker"] == "1.0"
     assert 'talker = "<2"' in project.text()
     assert environment.answers(project.text(), project.lock_path.read_text())
-    with pytest.raises(NothingToRollBack):
+    with raises("M505"):
         roll_back(project)
     assert roll_back(project, 2)[0].number == 2
 
@@ -156,7 +148,7 @@ def test_frozen_installs_the_lock_or_fails(registry: Path, tmp_path: Path) -> No
     assert versions(install(frozen=True))["talker"] == "1.0"
     project = find_project()
     project.write(project.text().replace("<2", ">=2"))
-    with pytest.raises(LockStale, match="talker>=2 was added or changed"):
+    with raises("M412", match="talker>=2 was added or changed"):
         install(frozen=True)
 
 
@@ -216,7 +208,7 @@ def test_drift_is_allowed_and_reported_and_refused_under_strict(
         "tiny 1.1": "drifted (4 of the 4 tensors it touches differ; how far they moved is not "
         "known, as the earlier ones are not on this machine)"
     }
-    with pytest.raises(Drifted, match="4 of the 4 tensors"):
+    with raises("M414", match="4 of the 4 tensors"):
         install("talker", strict=True)
     assert versions(install("tiny==1.0", strict=True))["tiny"] == "1.0"
 
@@ -247,7 +239,7 @@ def test_an_unfit_base_is_passed_over_without_fetching_weights(
 ) -> None:
     tiny.publish(tiny.write_base(tmp_path / "b", "2.0", **shape), registry)
     assert versions(install("talker"))["tiny"] == "1.0"
-    with pytest.raises(ResolutionImpossible, match=r"tiny 2\.0 does not fit: it"):
+    with raises("M401", match=r"tiny 2\.0 does not fit: it"):
         install("tiny>=2")
 
 
@@ -266,7 +258,7 @@ def test_more_layers_than_the_adapter_is_never_silent(
     install("talker")
     folder = tiny.write_base(tmp_path / "b", "1.1", layers=3)
     tiny.publish(folder, registry)
-    with pytest.raises(AdapterUnsupported, match=r"it changes 2 layers.* and tiny 1\.1 has 3"):
+    with raises("M606", match=r"it changes 2 layers.* and tiny 1\.1 has 3"):
         install("talker", upgrade=["tiny"])
 
 
@@ -276,7 +268,7 @@ def test_a_tampered_pack_is_caught_before_anything_changes(registry: Path, home:
     data = bytearray(packs[-1].read_bytes())
     data[-5] ^= 1
     packs[-1].write_bytes(data)
-    with pytest.raises(DigestMismatch, match="tensor .* of tiny 1.0"):
+    with raises("M305", match="tensor .* of tiny 1.0"):
         install("talker")
     assert Environment(find_project().environment).current() is None
     assert not find_project().lock_path.exists()
@@ -344,7 +336,7 @@ def test_another_registry_at_the_address_is_noticed(
     tiny.publish_talker(tmp_path / "elsewhere", tmp_path / "projects2")
     monkeypatch.setenv("MODPKG_REGISTRY", str(tmp_path / "elsewhere"))
     next(Environment(find_project().environment).packs.iterdir()).unlink()
-    with pytest.raises(RegistryChanged, match="locked from the registry named 'registry'"):
+    with raises("M413", match="locked from the registry named 'registry'"):
         install()
 
 
@@ -377,7 +369,7 @@ def test_a_full_disk_is_refused_before_the_first_byte(
     try:
         monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
         monkeypatch.setenv("MODPKG_HOME", str(small))
-        with pytest.raises(DiskFull, match="not enough disk"):
+        with raises("M502", match="not enough disk"):
             install("talker")
         project = find_project()
         assert Environment(project.environment).current() is None

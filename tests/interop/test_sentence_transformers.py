@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import modpkg as package
-from modpkg.core.errors import WeightsDoNotFit
 from modpkg.runtime.dense import ACTIVATIONS, project
 from modpkg.runtime.pooling import embed
 from tests.command import modpkg, refused
+from tests.raising import raises
 from tests.runtime.helpers import bert, tokenizer
 
 TEXTS = ["the cat sat on a mat", "it slept", "and then the cat"]
@@ -91,7 +91,7 @@ def test_weights_that_are_missing_or_code_are_refused(saved: Path) -> None:
     config.write_text(json.dumps({**told, "activation_function": "os.system"}))
     imported(saved, "bad")
     modpkg("install", "bad")
-    with pytest.raises(WeightsDoNotFit, match="'os.system', not known here"):
+    with raises("M704", match="'os.system', not known here"):
         package.run("bad", "the cat")
 
 
@@ -143,7 +143,7 @@ def test_a_layer_that_does_not_fit_is_refused(
 ) -> None:
     config = {"in_features": 6, "out_features": 4, **change}
     weights = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    with pytest.raises(WeightsDoNotFit, match=message):
+    with raises("M704", match=message):
         project("m", "2_Dense", config, weights, torch.zeros(1, 6))
 
 
@@ -182,7 +182,7 @@ def test_old_keys_are_put_side_by_side_in_their_order(tmp_path: Path) -> None:
 def test_weights_that_nothing_reads_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, pooling_mode="mean")
     states, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.int64)
-    with pytest.raises(WeightsDoNotFit, match="1_Pooling has weights that nothing reads"):
+    with raises("M704", match="1_Pooling has weights that nothing reads"):
         embed("m", folder, states, mask, {"1_Pooling": {"w": torch.ones(1)}})
 
 

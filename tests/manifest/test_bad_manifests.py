@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import modpkg
 from modpkg.core.errors import ManifestError
 from modpkg.manifest import parse_manifest, read_manifest
+from tests.raising import raises
 
 from .strategies import manifests, steady, toml, toml_values
 
@@ -267,21 +268,21 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "sentence"), BAD)
 def test_it_is_refused_in_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         parse_manifest(text, Path("modpkg.toml"))
     assert str(caught.value) == f"modpkg.toml:{sentence}"
 
 
 def test_in_pyproject_paths_begin_with_tool_modpkg() -> None:
     text = "[project]\n[tool.modpkg]\n[tool.modpkg.modul]\n"
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         parse_manifest(text, Path("pyproject.toml"))
     assert str(caught.value) == (
         "pyproject.toml:3: tool.modpkg.modul is not a key of [tool.modpkg]; did you mean 'module'?"
     )
-    with pytest.raises(ManifestError, match=r"^pyproject\.toml: it has no \[tool\.modpkg\]"):
+    with raises("M110", match=r"^pyproject\.toml: it has no \[tool\.modpkg\]"):
         parse_manifest("[tool.other]\n", Path("pyproject.toml"))
-    with pytest.raises(ManifestError, match=r"^pyproject\.toml:2: tool\.modpkg has to be a table"):
+    with raises("M110", match=r"^pyproject\.toml:2: tool\.modpkg has to be a table"):
         parse_manifest("[tool]\nmodpkg = 1\n", Path("pyproject.toml"))
 
 
@@ -302,7 +303,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: Any, content: bytes) ->
     path = tmp_path_factory.getbasetemp() / "any-bytes" / "modpkg.toml"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    with pytest.raises(ManifestError):
+    with raises("M110"):
         read_manifest(path)
 
 
@@ -338,5 +339,5 @@ def test_any_typing_error_is_read_or_refused(data: dict[str, Any], draw: Any) ->
     ["(" * 400, "MIT" + " or (MIT" * 60, "MIT WITH", "LicenseRef-\u0130", "or", ")(", "MIT (MIT)"],
 )
 def test_no_licence_breaks_the_reader(value: str) -> None:
-    with pytest.raises(ManifestError, match="is not an SPDX licence expression"):
+    with raises("M110", match="is not an SPDX licence expression"):
         parse_manifest(module(license=f'"{value}"'), Path("modpkg.toml"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import modpkg
-from modpkg.core.errors import ManifestError
 from modpkg.manifest.config import normal_address, origin, parse_settings, read_settings
+from tests.raising import raises
 
 REGISTRY = '[registry."https://models.acme.example"]\n'
 
@@ -77,7 +77,7 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_every_mistake_is_told_with_its_place(text: str, said: str) -> None:
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         parse_settings(text, Path("c.toml"))
     assert said.format(*["registry.'https://models.acme.example'"] * 2) in str(caught.value)
 
@@ -97,7 +97,7 @@ def test_every_mistake_is_told_with_its_place(text: str, said: str) -> None:
     ],
 )
 def test_a_secret_is_never_repeated(text: str) -> None:
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         parse_settings(text, Path("c.toml"))
     assert "s3cret" not in str(caught.value)
     assert "c.toml:" in str(caught.value)
@@ -119,7 +119,7 @@ def test_a_variable_that_will_not_do(
     settings = parse_settings(REGISTRY + 'token-env = "ACME"', Path("c.toml"))
     login = settings.of("https://models.acme.example").login
     assert login is not None
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         login.authorization()
     assert said.format("registry.'https://models.acme.example'") in str(caught.value)
     assert "s3" not in str(caught.value)

@@ -11,9 +11,9 @@ import tomlkit
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from modpkg.core.errors import BadName, ManifestError, NotARequirementHere
 from modpkg.manifest import parse_manifest, remove_dependency, set_dependency
 from modpkg.manifest.edit import toml_value, with_absolute_registries
+from tests.raising import raises
 
 from .strategies import steady, toml, toml_values, words
 
@@ -152,15 +152,15 @@ def test_a_table_of_its_own_becomes_a_line() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_edited_is_said(text: str, sentence: str) -> None:
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         set_dependency(text, "b", "*")
     assert str(caught.value) == sentence
 
 
 def test_a_name_that_is_none_or_not_there_is_said() -> None:
-    with pytest.raises(BadName):
+    with raises("M101"):
         set_dependency(APP, "no name", "*")
-    with pytest.raises(NotARequirementHere) as caught:
+    with raises("M507") as caught:
         remove_dependency(APP, "sumarizer")
     assert str(caught.value) == (
         "'sumarizer' is not among the [dependencies] of modpkg.toml; did you mean 'summarizer'."

@@ -22,6 +22,7 @@ from modpkg.manifest import (
     normal_form,
     parse_manifest,
 )
+from tests.raising import raises
 
 from .strategies import manifests, steady, toml
 from .test_read import HERE, NEWSROOM, SUMMARIZER
@@ -136,7 +137,7 @@ def test_reading_it_back_is_the_identity(data: dict[str, Any]) -> None:
 )
 def test_a_hostile_record_is_refused_like_a_file(change: dict[str, Any], sentence: str) -> None:
     module = {"name": "evil", "version": "1.0", "kind": "base", "license": "MIT"}
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         from_normal_form({"module": module, **change}, "evil 1.0")
     assert str(caught.value) == f"evil 1.0: {sentence}"
 

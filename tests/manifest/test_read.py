@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from modpkg.core.errors import ManifestError, ManifestMissing
 from modpkg.manifest import Step, find_manifest, parse_manifest, read_manifest
+from tests.raising import raises
 
 HERE = Path("modpkg.toml")
 
@@ -144,7 +144,7 @@ def test_the_file_is_shown_relative_to_the_current_folder(
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "modpkg.toml").write_text("[app]\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ManifestError, match=r"^a/modpkg\.toml:1: app\.name is missing"):
+    with raises("M110", match=r"^a/modpkg\.toml:1: app\.name is missing"):
         read_manifest(tmp_path / "a" / "modpkg.toml")
 
 
@@ -170,9 +170,9 @@ def test_a_broken_pyproject_is_found_when_it_is_ours(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_or_not_readable_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ManifestMissing, match="modpkg init"):
+    with raises("M111", match="modpkg init"):
         read_manifest(tmp_path / "modpkg.toml")
-    with pytest.raises(ManifestError, match="it cannot be read: Is a directory"):
+    with raises("M110", match="it cannot be read: Is a directory"):
         read_manifest(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_what_is_not_there_or_not_readable_is_said(tmp_path: Path) -> None:
 def test_hostile_bytes_are_refused(content: bytes, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "modpkg.toml"
     path.write_bytes(content)
-    with pytest.raises(ManifestError) as caught:
+    with raises("M110") as caught:
         read_manifest(path)
     assert str(caught.value) == f"{path}{sentence}"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.errors import BadCutoff
 from modpkg.core.names import specifier_text
 from modpkg.manifest import normal_form, parse_manifest
 from modpkg.manifest.cutoff import parse_cutoff
+from tests.raising import raises
 
 NOW = datetime(2026, 3, 31, 12, 30, 15, 999, tzinfo=timezone.utc)
 TEXT = """\
@@ -123,5 +123,5 @@ def test_a_time_is_in_utc_unless_it_says_otherwise(text: str, normal: str) -> No
     ],
 )
 def test_nothing_else_is_a_cutoff(text: str) -> None:
-    with pytest.raises(BadCutoff, match="is not a cut-off: write a date like"):
+    with raises("M109", match="is not a cut-off: write a date like"):
         parse_cutoff(text)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.errors import BadName
 from modpkg.core.records import KINDS
 from modpkg.manifest import new_manifest, parse_manifest, set_dependency
+from tests.raising import raises
 
 
 @pytest.mark.parametrize("kind", ["app", *KINDS])
@@ -38,5 +38,5 @@ def test_its_commented_lines_are_sound_too(kind: str) -> None:
 def test_other_kinds_and_names_are_refused() -> None:
     with pytest.raises(ValueError, match="'robot' is neither 'app' nor one of base, adapter"):
         new_manifest("robot", "x")
-    with pytest.raises(BadName):
+    with raises("M101"):
         new_manifest("app", "no name")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.errors import RegistryRefuses, RegistryUnreachable, SecretInAddress, SecretInClear
 from modpkg.manifest.config import parse_settings
 from modpkg.registry.location import default_address
 from modpkg.registry.source import Source, open_source
+from tests.raising import raises
 from tests.registry.servers import Proxy, Server, make_certificate, redirecting, serve
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -96,7 +96,7 @@ def test_https_is_trusted_by_its_certificate_only(
     folder: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve(folder, certificate=certificate) as secure:
-        with pytest.raises(RegistryUnreachable, match="its certificate is not trusted"):
+        with raises("M302", match="its certificate is not trusted"):
             logged_in(secure.url).read("f")
         assert secure.seen == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -110,14 +110,14 @@ def test_https_is_not_redirected_to_plain_http(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serve(folder, certificate=certificate) as secure:
         secure.fault = redirecting(server.url)
-        with pytest.raises(RegistryUnreachable, match="redirects f in circles, or from https to"):
+        with raises("M302", match="redirects f in circles, or from https to"):
             logged_in(secure.url).read("f")
     assert server.seen == []
 
 
 @pytest.mark.parametrize("url", ["http://models.example", "http://10.0.0.1:80", "http://localhos"])
 def test_nothing_is_sent_in_clear(url: str) -> None:
-    with pytest.raises(SecretInClear, match="is not sent over plain http") as caught:
+    with raises("M315", match="is not sent over plain http") as caught:
         logged_in(url).read("f")
     assert "s3cret" not in str(caught.value)
 
@@ -126,7 +126,7 @@ def test_nothing_is_sent_in_clear_to_a_proxy(
     server: Server, proxy: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    with pytest.raises(SecretInClear):
+    with raises("M315"):
         logged_in(server.url).read("f")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert logged_in(server.url).read("f") == b"it"
@@ -142,7 +142,7 @@ def test_credentials_that_are_refused_are_told_and_not_repeated(
         return True
 
     server.fault = fault
-    with pytest.raises(RegistryRefuses) as caught:
+    with raises("M314") as caught:
         logged_in(server.url).read("f")
     said = f"does not accept the credentials for f ({status}); put others into {home}/config.toml."
     assert said in str(caught.value)
@@ -157,7 +157,7 @@ def test_credentials_that_are_refused_are_told_and_not_repeated(
     ],
 )
 def test_an_address_with_a_secret_in_it_is_refused(address: str, shown: str) -> None:
-    with pytest.raises(SecretInAddress) as caught:
+    with raises("M316") as caught:
         default_address(None, address)
     assert f"The address of {shown} has" in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -212,7 +212,7 @@ def test_https_goes_through_a_tunnel_of_the_proxy(
 
 def test_a_proxy_that_is_not_there_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://ann:s3cret@127.0.0.1:1")
-    with pytest.raises(RegistryUnreachable) as caught:
+    with raises("M302") as caught:
         open_source(server.url).read("f")
     assert "s3cret" not in str(caught.value)
     assert server.seen == []

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import DigestMismatch, TensorsElsewhere
 from modpkg.core.files import remove_tree
 from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import PLACE, TensorLookup
@@ -30,6 +29,7 @@ from tests.changing import (
     record_of,
     write,
 )
+from tests.raising import raises
 
 FIRST = numbers("a", "b", "c")
 SECOND = here_and_there(FIRST, "b")
@@ -209,7 +209,7 @@ def test_the_size_of_a_line_is_what_the_release_added(registry: Path) -> None:
 def test_packs_have_to_be_where_the_release_goes(registry: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "m", here_and_there(SECOND, "a"), version="1.2")
     built = build_for(folder, registry)
-    with pytest.raises(TensorsElsewhere, match=r"has 2 of its packs already, and .*elsewhere"):
+    with raises("M317", match=r"has 2 of its packs already, and .*elsewhere"):
         RegistryWriter(tmp_path / "elsewhere").publish(Registry(str(folder / "dist")), built.line)
     assert Registry(str(tmp_path / "elsewhere")).names() == []
 
@@ -229,7 +229,7 @@ def test_a_release_cannot_claim_what_a_pack_does_not_hold(registry: Path, tmp_pa
     pack.chmod(0o644)
     data[entry.offset] ^= 1
     pack.write_bytes(data)
-    with pytest.raises(DigestMismatch, match="tensor 'c' of fork"):
+    with raises("M305", match="tensor 'c' of fork"):
         RegistryWriter(other).publish(Registry(str(folder / "dist")), built.line)
     data[entry.offset] ^= 1
     pack.write_bytes(data)

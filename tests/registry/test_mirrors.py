@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.digests import Digest, blob_path
-from modpkg.core.errors import BlobMissing, DigestMismatch, RegistryMissing, RegistryUnreachable
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.config import parse_settings
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import NoRanges, ObjectSource
 from tests.modules import publish, write_module
+from tests.raising import raises
 from tests.registry.servers import Handler, Server, failing, serve
 
 TEXT = bytes(range(256)) * 20_000
@@ -214,7 +214,7 @@ def test_a_module_that_a_mirror_lacks_is_looked_for_in_the_registry(stage: Stage
 def test_when_all_fail_the_registry_is_told_of(stage: Stage) -> None:
     for server in (stage.first, stage.second, stage.home):
         server.fault = failing(1000, 503)
-    with pytest.raises(RegistryUnreachable, match=f"at {stage.home.url} could not be read"):
+    with raises("M302", match=f"at {stage.home.url} could not be read"):
         stage.read()
     assert len(stage.warnings) == 2
 
@@ -222,11 +222,11 @@ def test_when_all_fail_the_registry_is_told_of(stage: Stage) -> None:
 def test_what_no_place_has_is_missing(stage: Stage) -> None:
     for server in (stage.first, stage.second, stage.home):
         (server.folder / blob_of_home(stage)).unlink()
-    with pytest.raises(BlobMissing):
+    with raises("M306"):
         stage.read()
     for server in (stage.first, stage.second, stage.home):
         (server.folder / "registry.json").unlink()
-    with pytest.raises(RegistryMissing):
+    with raises("M301"):
         _ = stage.registry("another").info
 
 
@@ -240,7 +240,7 @@ def test_the_registry_itself_is_not_forgiven(stage: Stage) -> None:
     stage.first, home = stage.home, stage.first
     damage("record")(stage)
     stage.first = home
-    with pytest.raises(DigestMismatch):
+    with raises("M305"):
         stage.read()
 
 

@@ -12,23 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.errors import (
-    AlreadyPublished,
-    BadRecord,
-    BlobMissing,
-    DigestMismatch,
-    IndexLies,
-    NoSuchRelease,
-    NotWritable,
-    Offline,
-    RegistryMissing,
-    RegistryNewer,
-    RegistryUnreachable,
-)
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from tests.modules import publish, publish_collection, write_module
+from tests.raising import raises
 
 
 def edit_line(registry: Path, name: str, **fields: object) -> None:
@@ -59,12 +47,12 @@ def test_publishing_again_changes_nothing_and_other_content_is_refused(tmp_path:
     assert publish(folder, registry) == first
     assert (registry / "index" / "m.jsonl").read_bytes() == before
     (folder / "README.md").write_bytes(b"two")
-    with pytest.raises(AlreadyPublished, match=r"m 1\.0 is already published"):
+    with raises("M307", match=r"m 1\.0 is already published"):
         publish(folder, registry)
     (folder / "modpkg.toml").write_text(
         (folder / "modpkg.toml").read_text().replace('"1.0"', '"1.0.0"')
     )
-    with pytest.raises(AlreadyPublished):  # 1.0.0 is 1.0 by PEP 440
+    with raises("M307"):  # 1.0.0 is 1.0 by PEP 440
         publish(folder, registry)
 
 
@@ -87,7 +75,7 @@ def test_a_yank_is_a_mark_with_a_reason(tmp_path: Path) -> None:
     assert [line.yanked for line in Registry(str(registry)).index("m")] == [None, "wrong labels"]
     writer.yank("m", "2.0", None)
     assert [line.yanked for line in Registry(str(registry)).index("m")] == [None, None]
-    with pytest.raises(NoSuchRelease, match=r"it has 1\.0, 2\.0"):
+    with raises("M312", match=r"it has 1\.0, 2\.0"):
         writer.yank("m", "3.0", "")
 
 
@@ -115,7 +103,7 @@ def test_two_lines_of_one_version_are_an_error_that_names_both(tmp_path: Path) -
     publish_collection(registry, "m", "1.0")
     path = registry / "index" / "m.jsonl"
     path.write_bytes(path.read_bytes() + path.read_bytes().replace(b'"1.0"', b'"1.0.0"'))
-    with pytest.raises(BadRecord, match=r"lines 1 and 2 are both of version 1\.0"):
+    with raises("M209", match=r"lines 1 and 2 are both of version 1\.0"):
         Registry(str(registry)).index("m")
 
 
@@ -125,7 +113,7 @@ def test_an_index_line_that_lies_is_caught(tmp_path: Path) -> None:
     publish_collection(registry, "m", "1.0", {"lib": "<2"})
     edit_line(registry, "m", requires=[])
     reader = Registry(str(registry))
-    with pytest.raises(IndexLies, match="nothing of it was used"):
+    with raises("M310", match="nothing of it was used"):
         reader.record(reader.index("m")[0])
 
 
@@ -134,7 +122,7 @@ def test_an_index_line_with_a_false_digest_is_caught(tmp_path: Path) -> None:
     publish_collection(registry, "m", "1.0")
     edit_line(registry, "m", release="sha256:" + "0" * 64)
     reader = Registry(str(registry))
-    with pytest.raises(BlobMissing, match="the release record of m 1.0"):
+    with raises("M306", match="the release record of m 1.0"):
         reader.record(reader.index("m")[0])
 
 
@@ -144,27 +132,27 @@ def test_a_tampered_record_is_caught(tmp_path: Path) -> None:
     path = BlobTree(registry).path(line.release)  # type: ignore[arg-type]
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b"MIT", b"GPL"))
-    with pytest.raises(DigestMismatch, match="tampered"):
+    with raises("M305", match="tampered"):
         Registry(str(registry)).record(line)
 
 
 def test_no_registry_is_told_from_a_registry_without_the_name(tmp_path: Path) -> None:
     publish_collection(tmp_path / "registry", "m")
     assert Registry(str(tmp_path / "registry")).index("other") == []
-    with pytest.raises(RegistryMissing, match="no registry at"):
+    with raises("M301", match="no registry at"):
         Registry(str(tmp_path / "nowhere")).index("other")
 
 
 def test_a_registry_of_a_newer_spec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "registry.json").write_text('{"spec": 2, "name": "x"}')
-    with pytest.raises(RegistryNewer, match="update modpkg"):
+    with raises("M303", match="update modpkg"):
         _ = Registry(str(tmp_path)).info
 
 
 def test_publishing_somewhere_impossible_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = write_module(tmp_path / "m", "m")
-    with pytest.raises(NotWritable, match="cannot be published to"):
+    with raises("M309", match="cannot be published to"):
         publish(folder, tmp_path / "file" / "registry")
 
 
@@ -247,7 +235,7 @@ def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
     online.record(online.line("m", "1.0"))
     offline = Registry(served, cache=cache, offline=True)
     assert offline.record(offline.line("m", "1.0")).version == "1.0"
-    with pytest.raises(Offline, match="--offline forbids fetching"):
+    with raises("M501", match="--offline forbids fetching"):
         offline.index("other")
 
 
@@ -267,7 +255,7 @@ def test_what_a_server_refuses_is_told_apart(
     served: str, status: int, code: str, sentence: str
 ) -> None:
     Handler.status = status
-    with pytest.raises((RegistryMissing, RegistryUnreachable)) as caught:
+    with raises("M301", "M302") as caught:
         Registry(served).index("m")
     assert caught.value.code == code
     assert sentence in str(caught.value)
@@ -275,9 +263,9 @@ def test_what_a_server_refuses_is_told_apart(
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    with pytest.raises(RegistryUnreachable, match="the connection was refused"):
+    with raises("M302", match="the connection was refused"):
         Registry("http://127.0.0.1:1").index("m")
-    with pytest.raises(RegistryUnreachable, match="there is no host of that name"):
+    with raises("M302", match="there is no host of that name"):
         Registry("http://no-such-host.invalid").index("m")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.errors import RegistryUnreachable
 from modpkg.registry.source import (
     FolderSource,
     NoRanges,
@@ -17,6 +16,7 @@ from modpkg.registry.source import (
     Source,
     open_source,
 )
+from tests.raising import raises
 from tests.registry.servers import Handler, Server, failing, hanging, serve
 
 DATA = bytes(range(256)) * 20_000
@@ -65,7 +65,7 @@ def test_a_server_without_ranges_is_told_apart(server: Server) -> None:
 
 
 def test_an_address_that_is_none() -> None:
-    with pytest.raises(RegistryUnreachable, match="could not be read"):
+    with raises("M302", match="could not be read"):
         open_source("gopher://models.example").read("registry.json")
     assert isinstance(open_source("models"), FolderSource)
 
@@ -93,13 +93,13 @@ def test_a_connection_that_is_closed_is_opened_again(server: Server) -> None:
 
 def test_a_server_that_goes_on_failing_is_told(server: Server) -> None:
     server.fault = failing(100, 503)
-    with pytest.raises(RegistryUnreachable, match=r"it failed on f \(status 503\)"):
+    with raises("M302", match=r"it failed on f \(status 503\)"):
         ObjectSource(server.url, patience=QUICK).read("f")
 
 
 def test_a_server_that_is_silent_is_told(server: Server) -> None:
     server.fault = hanging(3)
-    with pytest.raises(RegistryUnreachable, match="it did not answer in time"):
+    with raises("M302", match="it did not answer in time"):
         ObjectSource(server.url, patience=QUICK).read("f")
     assert len(server.seen) <= 3
 
@@ -135,7 +135,7 @@ def test_an_answer_that_breaks_off_is_gone_on_with(
 def test_an_answer_that_breaks_off_without_ranges_is_told(server: Server, etag: bool) -> None:
     server.ranges, server.etag = False, etag
     server.fault = cutting(1_500_000, 1)
-    with pytest.raises(RegistryUnreachable, match="closed the connection in the middle of f"):
+    with raises("M302", match="closed the connection in the middle of f"):
         list(open_source(server.url).stream("f"))
 
 
@@ -157,5 +157,5 @@ def test_an_object_store_takes_its_credentials_from_the_environment(
     source = open_source("s3://bucket/models")
     assert source.read("f") == b"it"
     assert server.seen[-1].headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKID/")
-    with pytest.raises(RegistryUnreachable):
+    with raises("M302"):
         source.names("index")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.errors import FileMissing, LinkInRelease, NotData, UnsafePath
 from modpkg.manifest import read_manifest
 from modpkg.release.content import check_data, collect
 from tests.modules import write_module
+from tests.raising import raises
 
 
 def names(folder: Path) -> list[str]:
@@ -55,13 +55,13 @@ def test_include_and_exclude(tmp_path: Path) -> None:
 
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     folder = write_module(tmp_path / "m", "m", more='[files]\ninclude = ["*.mdd"]\n')
-    with pytest.raises(FileMissing, match=r"\*\.mdd"):
+    with raises("M211", match=r"\*\.mdd"):
         names(folder)
 
 
 def test_missing_cases_of_a_test_are_an_error(tmp_path: Path) -> None:
     more = '[[tests]]\nname = "t"\ncases = "tests/t.jsonl"\nmetric = "accuracy"\nat_least = 0.5\n'
-    with pytest.raises(FileMissing, match=r"tests/t\.jsonl"):
+    with raises("M211", match=r"tests/t\.jsonl"):
         names(write_module(tmp_path / "m", "m", more=more))
 
 
@@ -87,29 +87,29 @@ def archive() -> bytes:
 )
 def test_code_and_pickles_are_refused(tmp_path: Path, name: str, data: bytes, what: str) -> None:
     folder = write_module(tmp_path / "m", "m", files={name: data})
-    with pytest.raises(NotData, match=what):
+    with raises("M202", match=what):
         names(folder)
 
 
 def test_an_included_script_is_refused(tmp_path: Path) -> None:
     more = '[files]\ninclude = ["*.py"]\n'
-    with pytest.raises(NotData, match="code"):
+    with raises("M202", match="code"):
         names(write_module(tmp_path / "m", "m", more=more, files={"run.py": b"print()"}))
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
     folder = write_module(tmp_path / "m", "m")
     (folder / "config.json").symlink_to("/etc/passwd")
-    with pytest.raises(LinkInRelease, match="is a link"):
+    with raises("M203", match="is a link"):
         names(folder)
     (folder / "config.json").unlink()
     (folder / "more").symlink_to("/etc")
-    with pytest.raises(LinkInRelease):
+    with raises("M203"):
         names(folder)
 
 
 def test_unportable_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsafePath):
+    with raises("M105"):
         names(write_module(tmp_path / "m", "m", files={"a:b.txt": b""}))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from modpkg.core.errors import BadRecord, DigestMismatch, PackError
+from modpkg.core.errors import IntegrityError, RecordError
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.manifest import read_manifest
@@ -18,6 +18,7 @@ from modpkg.release.build import build
 from modpkg.release.verify import check_record, verify_release
 from tests.conftest import safetensors_bytes
 from tests.modules import write_module
+from tests.raising import raises
 
 WEIGHTS = safetensors_bytes(
     {"b": ("F32", [2], bytes(range(8))), "a": ("BF16", [1, 2], b"\x01\x02\x03\x04")}
@@ -75,18 +76,18 @@ def test_a_sound_release_passes(built: tuple[ReleaseRecord, BlobTree]) -> None:
 def test_a_lying_record_is_refused(
     built: tuple[ReleaseRecord, BlobTree], path: str, value: Any, sentence: str
 ) -> None:
-    with pytest.raises(BadRecord, match=sentence):
+    with raises("M209", match=sentence):
         check_record(changed(built[0], path, value))
 
 
 @pytest.mark.parametrize(
     ("path", "value", "error"),
     [
-        ("tensors/a/digest", "sha256:" + "1" * 64, DigestMismatch),
-        ("tensors/a/shape", [2, 1], BadRecord),
-        ("tensors/a/dtype", "F16", BadRecord),
-        ("tensors/a/offset", 100, BadRecord),
-        ("tensors/a/length", 2, BadRecord),
+        ("tensors/a/digest", "sha256:" + "1" * 64, IntegrityError),
+        ("tensors/a/shape", [2, 1], RecordError),
+        ("tensors/a/dtype", "F16", RecordError),
+        ("tensors/a/offset", 100, RecordError),
+        ("tensors/a/length", 2, RecordError),
     ],
 )
 def test_a_tensor_table_that_lies_about_its_pack_is_refused(
@@ -103,7 +104,7 @@ def test_a_truncated_pack_is_refused(built: tuple[ReleaseRecord, BlobTree], leng
     path = tree.path(next(iter(record.packs)))  # type: ignore[arg-type]
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(PackError):
+    with raises("M201"):
         verify_release(record, tree.path)
 
 
@@ -116,7 +117,7 @@ def test_a_damaged_build_is_not_published(built: tuple[ReleaseRecord, BlobTree])
     path.write_bytes(data)
     reader = Registry(str(tree.root))
     registry = tree.root.parent / "registry"
-    with pytest.raises(DigestMismatch, match="tampered"):
+    with raises("M305", match="tampered"):
         RegistryWriter(registry).publish(reader, reader.line("m", "1.0"))
     assert Registry(str(registry)).index("m") == []
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
-from modpkg.core.errors import ResolutionImpossible
 from modpkg.core.names import parse_requirement, requirement_text
 from modpkg.resolve.policy import Policy
 from modpkg.resolve.provider import root_needs
 from modpkg.resolve.resolve import resolve
 from modpkg.resolve.search import Search
 from modpkg.resolve.suggest import QUESTION
+from tests.raising import raises
 from tests.resolve.agree import searched, space_of
 from tests.resolve.graphs import Graph, line, plain
 from tests.resolve.oracles import Rules, brute_force
@@ -27,7 +27,7 @@ from tests.resolve.universe import bound
 
 def told(graph: Graph, overrides: dict[str, str] | None = None, **policy: object) -> str:
     bounds = {name: bound(text) for name, text in (overrides or {}).items()}
-    with pytest.raises(ResolutionImpossible) as caught:
+    with raises("M401") as caught:
         resolve(graph.needs(), graph.catalog().overriding(bounds), policy=Policy(**policy))  # type: ignore[arg-type]
     return str(caught.value)
 
@@ -90,12 +90,12 @@ def test_what_a_policy_keeps_out_is_suggested_where_it_helps() -> None:
 def test_what_was_asked_beside_the_manifest_is_never_left_out() -> None:
     graph = plain("a 1 -> b<2; c 1 -> b<2; b 1; b 2", "a", "c")
     question = root_needs("b", (), parse_requirement("b==2").specifier, QUESTION)
-    with pytest.raises(ResolutionImpossible) as caught:
+    with raises("M401") as caught:
         resolve([*graph.needs(), *question], graph.catalog())
     text = str(caught.value)
     assert "leave out a in modpkg.toml:1 and c in modpkg.toml:2." in text
     nothing = root_needs("b", (), parse_requirement("b==7").specifier, QUESTION)
-    with pytest.raises(ResolutionImpossible) as caught:
+    with raises("M401") as caught:
         resolve([*graph.needs(), *nothing], graph.catalog())
     assert "To go on" not in str(caught.value)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core.errors import LockError, ModpkgError
+from modpkg.core.errors import ModpkgError
 from modpkg.resolve.lock import (
     Lock,
     LockedModule,
@@ -16,6 +16,7 @@ from modpkg.resolve.lock import (
     parse_lock,
     read_lock,
 )
+from tests.raising import raises
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 digests = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
@@ -90,7 +91,7 @@ MODULE = '[[module]]\nname = "a"\nversion = "1"\nkind = "base"\nregistry = "r"\n
     ],
 )
 def test_a_bad_lock_is_refused_with_a_remedy(written: str, sentence: str) -> None:
-    with pytest.raises(LockError, match=sentence) as caught:
+    with raises("M410", match=sentence) as caught:
         parse_lock(written, Path("modpkg.lock"))
     assert "run 'modpkg lock'" in str(caught.value)
 
@@ -98,5 +99,5 @@ def test_a_bad_lock_is_refused_with_a_remedy(written: str, sentence: str) -> Non
 def test_no_lock_is_none_and_binary_is_an_error(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "modpkg.lock") is None
     (tmp_path / "modpkg.lock").write_bytes(b"\xff\xfe")
-    with pytest.raises(LockError):
+    with raises("M410"):
         read_lock(tmp_path / "modpkg.lock")

@@ -21,7 +21,6 @@ from modpkg.adapters import METHODS
 from modpkg.compose.executor import compose
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.plan import plan
-from modpkg.core.errors import AdapterChoice, LiveRefused
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
@@ -33,6 +32,7 @@ from tests.command import modpkg as command
 from tests.compose import mixtures
 from tests.compose.helpers import of_folder
 from tests.compose.oracle import close, shake
+from tests.raising import raises
 from tests.runtime.helpers import SMALL, bert, gpt2, llama
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -176,7 +176,7 @@ def test_live_is_fused_and_each_row_is_its_adapters(case: str, tmp_path: Path) -
     with live.disable_adapter():
         assert torch.equal(outputs(live), wanted[BASE])
     if case == "positions":
-        with pytest.raises(AdapterChoice, match="wpe"):
+        with raises("M709", match="wpe"):
             outputs(live, adapter_names=["a", "b", BASE])
         close(outputs(live), wanted["a"])
         return
@@ -323,7 +323,7 @@ def test_what_cannot_be_chosen(pair: LiveModel) -> None:
         (lambda: outputs(pair, adapter_names=["a", "b", "c"]), "'c'"),
         (lambda: pair(input_ids=IDS[:1], pixel_values=IDS, adapter_names=["a"]), "pixel_values"),
     ):
-        with pytest.raises(AdapterChoice, match=message):
+        with raises("M709", match=message):
             choose()
     assert not hasattr(pair, "no_such_thing")
 
@@ -332,14 +332,14 @@ def test_what_cannot_be_live(tmp_path: Path) -> None:
     ia3 = peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[])
     modules = saved(tmp_path, llama(), {"one": lora("k_proj"), "ia3": ia3})
     live = live_of(tmp_path, modules, a={"one": 1.0}, b={"ia3": 1.0})
-    with pytest.raises(LiveRefused, match=r"'ia3' multiplies 'model\.layers\.0"):
+    with raises("M708", match=r"'ia3' multiplies 'model\.layers\.0"):
         live.set_adapter(["a", "b"])
     one = recipe(modules, one=1.0)
     for other, message in (
         (Compose(base=one.base, steps=one.steps, method="ties"), "'ties'"),
         (Compose(base=one.base, steps=one.steps, dtype="bfloat16"), "converts"),
     ):
-        with pytest.raises(LiveRefused, match=message):
+        with raises("M708", match=message):
             parts_of(tmp_path / "base", {"x": other}, modules)
     tensors = load_file(tmp_path / "base" / "model.safetensors")
     for name, edit, message in (
@@ -351,7 +351,7 @@ def test_what_cannot_be_live(tmp_path: Path) -> None:
         save_file({**tensors, **edit}, folder / "model.safetensors")
         (folder / "config.json").write_bytes((tmp_path / "base" / "config.json").read_bytes())
         modules[name] = of_folder(folder, name, "base")
-        with pytest.raises(LiveRefused, match=message):
+        with raises("M708", match=message):
             parts_of(folder, {"a": one, "x": Compose(base=ModuleName(name))}, modules)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     other = of_folder(tmp_path / "base", "other", "base")
@@ -359,7 +359,7 @@ def test_what_cannot_be_live(tmp_path: Path) -> None:
         **{key: getattr(other, key) for key in other.__struct_fields__ if key != "files"},
         files={"config.json": folder / "config.json"},
     )
-    with pytest.raises(LiveRefused, match="config.json has another 'architectures'"):
+    with raises("M708", match="config.json has another 'architectures'"):
         parts_of(folder, {"a": one, "x": Compose(base=ModuleName("other"))}, modules)
 
 
@@ -370,7 +370,7 @@ def test_experts_that_transformers_joins(tmp_path: Path) -> None:
     )
     adapter = lora("q_proj", target_parameters=["experts.down_proj"])
     modules = saved(tmp_path, transformers.MixtralForCausalLM(config).eval(), {"one": adapter})
-    with pytest.raises(LiveRefused, match=r"experts\.0\.w2.*joined"):
+    with raises("M708", match=r"experts\.0\.w2.*joined"):
         live_of(tmp_path, modules, a={"one": 1.0})
 
 
@@ -384,7 +384,7 @@ def test_a_mixture_of_experts(tmp_path: Path) -> None:
     steps.append(mixtures.step("router", base.name, {"gates": "vectors"}))
     modules = {module.name: module for module in (base, *experts)}
     mixture = Compose(base=ModuleName(base.name), steps=tuple(steps))
-    with pytest.raises(LiveRefused, match="gates are put together"):
+    with raises("M708", match="gates are put together"):
         parts_of(tmp_path, {"x": mixture}, modules)
 
 

@@ -15,15 +15,9 @@ import pytest
 import torch
 import transformers
 
-from modpkg.core.errors import (
-    ArchitectureUnknown,
-    EnvironmentDamaged,
-    ModpkgError,
-    PackError,
-    RemoteCode,
-    WeightsDoNotFit,
-)
+from modpkg.core.errors import ModpkgError
 from modpkg.runtime.load import load_model
+from tests.raising import raises
 from tests.runtime.helpers import SMALL, bert, gpt2, install, llama
 
 Table = dict[str, torch.Tensor]
@@ -138,7 +132,7 @@ def put(name: str, *shape: int) -> Callable[[Table], Table]:
     ids=["missing", "missing head", "surplus", "a layer too many", "shape", "twice"],
 )
 def test_what_does_not_fit_is_named(edit: Any, named: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsDoNotFit, match=named):
+    with raises("M704", match=named):
         load_model(*install(tmp_path, llama(), edit=edit))
 
 
@@ -154,7 +148,7 @@ def test_a_tied_weight_may_be_on_disk_twice(tmp_path: Path) -> None:
 def test_two_different_weights_for_one_tied_place(tmp_path: Path) -> None:
     """Both are on disk, and the configuration says that they are one: neither is dropped."""
     home = install(tmp_path, llama(tie_word_embeddings=True), edit=put("lm_head.weight", 97, 32))
-    with pytest.raises(WeightsDoNotFit, match=r"lm_head\.weight"):
+    with raises("M704", match=r"lm_head\.weight"):
         load_model(*home)
 
 
@@ -163,7 +157,7 @@ def test_code_from_a_registry_is_refused(file: str, tmp_path: Path) -> None:
     home, packs = install(tmp_path, llama())
     text = json.loads((home / file).read_text())
     (home / file).write_text(json.dumps({**text, "auto_map": {"AutoModel": "evil.Evil"}}))
-    with pytest.raises(RemoteCode, match="auto_map"):
+    with raises("M707", match="auto_map"):
         load_model(home, packs)
 
 
@@ -173,7 +167,7 @@ NONE = ["NoSuchModel", "pipeline", "__version__", "AutoModel", "LlamaConfig", "P
 @pytest.mark.parametrize("name", NONE)
 def test_an_architecture_that_is_none(name: str, tmp_path: Path) -> None:
     home, packs = install(tmp_path, llama(), config={"architectures": [name]})
-    with pytest.raises((ArchitectureUnknown, WeightsDoNotFit), match=name):
+    with raises("M702", "M704", match=name):
         load_model(home, packs)
 
 
@@ -181,13 +175,13 @@ def test_damage_is_said(tmp_path: Path) -> None:
     home, packs = install(tmp_path, llama())
     with open(packs / "weights.safetensors", "r+b") as file:
         file.truncate(2000)
-    with pytest.raises(PackError, match="ends before"):
+    with raises("M201", match="ends before"):
         load_model(home, packs)
     (packs / "weights.safetensors").unlink()
-    with pytest.raises(PackError, match="cannot be mapped"):
+    with raises("M201", match="cannot be mapped"):
         load_model(home, packs)
     (home / "model.json").write_text("{}")
-    with pytest.raises(EnvironmentDamaged):
+    with raises("M506"):
         load_model(home, packs)
 
 

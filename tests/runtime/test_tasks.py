@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core.errors import TaskUnknown, WeightsDoNotFit
 from modpkg.runtime.prompt import fill, token_ids
 from modpkg.runtime.tasks import run_task
+from tests.raising import raises
 from tests.runtime.helpers import WORDS, bert, install, llama, tokenizer
 
 TEXT = "the cat sat on a mat"
@@ -106,7 +106,7 @@ def test_what_is_not_implemented_is_named(
 ) -> None:
     home, packs = install(tmp_path, bert())
     pooled(home, pooling, *after)
-    with pytest.raises(WeightsDoNotFit, match=named):
+    with raises("M704", match=named):
         run_task(home, packs, TEXT)
 
 
@@ -124,13 +124,13 @@ def test_a_long_text_is_cut_and_that_is_said(tmp_path: Path) -> None:
 
 def test_an_unknown_task(tmp_path: Path) -> None:
     home, packs = install(tmp_path, bert(), task={"kind": "time-travel"})
-    with pytest.raises(TaskUnknown, match="time-travel"):
+    with raises("M705", match="time-travel"):
         run_task(home, packs, TEXT)
 
 
 def test_a_model_without_tokenizer(tmp_path: Path) -> None:
     home, packs = install(tmp_path, bert(), with_tokenizer=False)
-    with pytest.raises(WeightsDoNotFit, match="no tokenizer"):
+    with raises("M704", match="no tokenizer"):
         run_task(home, packs, TEXT)
 
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core.errors import PackError
 from modpkg.core.packs import read_pack_header
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
 from modpkg.store.shared_lock import held
 from modpkg.store.store import Store
+from tests.raising import raises
 
 
 def digest(data: bytes) -> str:
@@ -194,7 +194,7 @@ def test_a_cut_pack_is_removed(store: Store, length: int) -> None:
 def test_another_file_under_a_packs_name_is_refused(store: Store) -> None:
     one, two = add(store, b"one"), add(store, b"four")
     store.packs.path(two).replace(store.packs.path(one))
-    with pytest.raises(PackError, match="not the one that its name says"):
+    with raises("M201", match="not the one that its name says"):
         store.packs.read(one)
     assert found(store, b"one", b"four") == [False, False]
 

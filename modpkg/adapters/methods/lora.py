@@ -84,7 +84,7 @@ def settings_of(adapter: Adapter) -> LoraSettings:
     """Return the settings of a LoRA.
 
     Raises:
-        AdapterUnsupported: a key asks for what would not be applied, or is not known.
+        ComposeError: a key asks for what would not be applied, or is not known.
     """
     check_keys(adapter, reads=_READ, harmless=_HARMLESS, meanings=_MEANINGS)
     config = adapter.config
@@ -115,7 +115,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     """Return the changes of a LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
 
     Raises:
-        AdapterUnsupported, UnboundTensor, ShapeMismatch: it cannot be applied, or not exactly.
+        ComposeError, ReleaseError: it cannot be applied, or not exactly.
     """
     settings = settings_of(adapter)
     changes: list[Change] = []

@@ -9,7 +9,7 @@ from modpkg.community.bisect.minimize import Verdict
 from modpkg.community.bisect.search import Blamed, Search, Skipped, check_good, held_below, try_end
 from modpkg.community.bisect.session import Session
 from modpkg.community.bisect.trials import Trials
-from modpkg.core.errors import BadEndPasses, NothingBetween
+from modpkg.core.errors import BisectError
 from modpkg.resolve.lock import Lock
 
 
@@ -60,17 +60,17 @@ def bisect(
     `minimize` for the exact bound.
 
     Raises:
-        NothingBetween, GoodEndFails, BadEndPasses, EndNotTested, CommandWavers: there is nothing
-            to search. CommandEnded, and what installing can raise; the search can be gone on with.
+        BisectError: there is nothing
+            to search. BisectError, and what installing can raise; the search can be gone on with.
     """
     trials, mixes = session.trials, session.mixes(before, after)
     changes = mixes.changes
     if not changes.names:
-        raise NothingBetween(old=old, new=new)
+        raise BisectError("M790", old=old, new=new)
     remedy = "name an older lock, with which it passes"
     check_good(trials, mixes.mix(()), old, remedy)
     if try_end(trials, mixes.mix(changes.names), new).verdict is Verdict.GOOD:
-        raise BadEndPasses(command=trials.command.shown, end=new)
+        raise BisectError("M792", command=trials.command.shown, end=new)
     search = Search(mixes, trials, session.tell)
     found = search.smallest()
     blamed = search.narrowed(found)

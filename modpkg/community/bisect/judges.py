@@ -13,7 +13,7 @@ import msgspec
 
 from modpkg.community.bisect.lock_mixes import Mix
 from modpkg.community.bisect.trials import HUNG, Command
-from modpkg.core.errors import LockError, ManifestMissing
+from modpkg.core.errors import LockError, ManifestError
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
@@ -87,7 +87,7 @@ def _lies(project: Project, mix: Mix) -> bool:
             and lock.module == mix.lock.module
             and Environment(project.environment).answers(mix.manifest, lock_text)
         )
-    except (OSError, UnicodeDecodeError, LockError, ManifestMissing):
+    except (OSError, UnicodeDecodeError, LockError, ManifestError):
         return False
 
 

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.community.bisect.minimize import Units
-from modpkg.core.errors import LockNotThere
+from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName, parse_version
 from modpkg.environment.plan import Change
 from modpkg.resolve.catalog import Catalog, Release
@@ -63,7 +63,8 @@ class Changes:
         for release in self._catalog.releases(module.name):
             if release.version == version and release.line.release == module.release:
                 return release
-        raise LockNotThere(
+        raise BisectError(
+            "M795",
             name=module.name,
             version=module.version,
             release=module.release,

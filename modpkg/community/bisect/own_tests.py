@@ -8,11 +8,14 @@ from modpkg.community.bisect.lock_mixes import Mix
 from modpkg.community.evaluate.junit import told
 from modpkg.community.evaluate.run import try_lock
 from modpkg.community.evaluate.test_runner import Bench
-from modpkg.core.errors import CrashedTest, OutputNotFinite, StoppedTest
+from modpkg.core.errors import TestError
 from modpkg.core.progress import Progress
 from modpkg.environment.registries import NO_WISHES, Wishes
 from modpkg.manifest import Manifest
 from modpkg.store.store import Store
+
+_FAILED = ("M716", "M717", "M718")
+"""Errors of a test that count as its failure: no finite output, no end in time, no end at all."""
 
 
 class TestsJudge:
@@ -50,7 +53,9 @@ class TestsJudge:
                 self._bench,
                 wishes=self._wishes,
             )
-        except (CrashedTest, OutputNotFinite, StoppedTest) as error:
+        except TestError as error:
+            if error.code not in _FAILED:
+                raise
             self._lines.append(str(error))
             return
         self._passed = all(one.report.passed for one in tried)

@@ -11,7 +11,7 @@ from packaging.version import Version
 from modpkg.community.bisect.lock_mixes import Impossible, Mix, Mixes
 from modpkg.community.bisect.minimize import Smallest, Units, Verdict, boundary, smallest_bad
 from modpkg.community.bisect.trials import Outcome, Trials
-from modpkg.core.errors import CommandWavers, EndNotTested, GoodEndFails
+from modpkg.core.errors import BisectError
 from modpkg.environment.plan import Change
 
 _FEW = 3
@@ -180,11 +180,11 @@ def try_end(trials: Trials, mix: Mix | Impossible, label: str) -> Outcome:
     """Try what has to be judged for a search to begin.
 
     Raises:
-        EndNotTested: it cannot be.
+        BisectError: it cannot be.
     """
     outcome = trials.outcome(mix, label)
     if outcome.verdict is Verdict.UNKNOWN:
-        raise EndNotTested(command=trials.command.shown, end=label, reason=outcome.reason)
+        raise BisectError("M793", command=trials.command.shown, end=label, reason=outcome.reason)
     return outcome
 
 
@@ -192,17 +192,18 @@ def check_good(trials: Trials, mix: Mix | Impossible, label: str, remedy: str) -
     """Check that the command passes where a search begins.
 
     Raises:
-        GoodEndFails, EndNotTested. CommandWavers: it passes in some of its runs only.
+        BisectError. BisectError: it passes in some of its runs only.
     """
     outcome = try_end(trials, mix, label)
     if outcome.verdict is Verdict.GOOD:
         return
     wavers = isinstance(mix, Mix) and 0 in trials.exits(mix)
     if wavers:
-        raise CommandWavers(
-            command=trials.command.shown, end=label, how=outcome.reason, log=outcome.log
+        raise BisectError(
+            "M796", command=trials.command.shown, end=label, how=outcome.reason, log=outcome.log
         )
-    raise GoodEndFails(
+    raise BisectError(
+        "M791",
         command=trials.command.shown,
         end=label,
         how=outcome.reason,

@@ -23,14 +23,7 @@ from msgspec import Struct
 from modpkg.community.bisect.lock_mixes import Impossible, Mix
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import (
-    BadEndPasses,
-    CommandEnded,
-    CommandWavers,
-    EndNotTested,
-    GoodEndFails,
-    ModpkgError,
-)
+from modpkg.core.errors import BisectError, ComposeError
 from modpkg.core.files import make_folder, remove_tree, write_atomically
 from modpkg.core.home import trials_folder
 from modpkg.core.progress import Progress
@@ -48,6 +41,8 @@ _REMEMBERED = 20
 _PASSED_BY = {"__pycache__", "node_modules"}
 _MOST_FILES = 20_000
 _TOO_MANY = "too many files"
+_NO_SEARCH = ("M791", "M792", "M793", "M796")
+"""Errors of the two ends: what is fixed after them has to be run again."""
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -165,7 +160,9 @@ class Trials:
         try:
             self._begin(fresh)
             yield
-        except (GoodEndFails, BadEndPasses, EndNotTested, CommandWavers):
+        except BisectError as error:
+            if error.code not in _NO_SEARCH:
+                raise
             self._state.runs.clear()  # whatever is mended now, it is to be seen
             self.end()
             raise
@@ -208,7 +205,7 @@ class Trials:
         """Try a mix.
 
         Raises:
-            CommandEnded: the command ended in a way that is no verdict. What installing can raise,
+            BisectError: the command ended in a way that is no verdict. What installing can raise,
             but for what a mix cannot be composed for: that is an unknown outcome.
         """
         if isinstance(mix, Impossible):
@@ -217,9 +214,7 @@ class Trials:
         while (verdict := runs.verdict(self.command.repeat)) is None:
             try:
                 self._judge.prepare(mix)
-            except ModpkgError as error:
-                if not error.code.startswith("M6"):
-                    raise
+            except ComposeError as error:
                 return Outcome(verdict=Verdict.UNKNOWN, reason=str(error), ran=False)
             self._run(runs)
         log = self._log(runs, len(runs.exits))
@@ -257,8 +252,8 @@ class Trials:
         self.made += 1
         taken = time.monotonic() - begun
         if not 0 <= status <= _LAST:
-            raise CommandEnded(
-                command=self.command.shown, how=_how(status), log=log, label=runs.label
+            raise BisectError(
+                "M794", command=self.command.shown, how=_how(status), log=log, label=runs.label
             )
         runs.exits.append(status)
         self._save()

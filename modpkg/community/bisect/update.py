@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.community.bisect.search import Blamed, Search, Skipped, check_good, held_below, try_end
 from modpkg.community.bisect.session import Session
-from modpkg.core.errors import ProjectChanged
+from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName
 from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import recorded, with_flags
@@ -57,10 +57,10 @@ def tested_update(session: Session) -> TestedUpdate:
     manifest's place.
 
     Raises:
-        LockMissing, LockStale: there is no lock to begin from.
-        GoodEndFails: the tests fail with what is locked now already.
-        EndNotTested, CommandWavers, CommandEnded: as for bisecting.
-        ProjectChanged: somebody changed manifest or lock meanwhile.
+        LockError: there is no lock to begin from.
+        BisectError: the tests fail with what is locked now already.
+        BisectError: as for bisecting.
+        BisectError: somebody changed manifest or lock meanwhile.
         What resolving and installing can raise.
     """
     project, request, trials = session.project, session.request, session.trials
@@ -94,9 +94,9 @@ def tested_update(session: Session) -> TestedUpdate:
         skipped += search.skipped
         session.tell(f"{one.name} is held below {one.bad}")
     if project.text() != before:
-        raise ProjectChanged(path=project.manifest_path)
+        raise BisectError("M797", path=project.manifest_path)
     if read_lock(project.lock_path) != current:
-        raise ProjectChanged(path=project.lock_path)
+        raise BisectError("M797", path=project.lock_path)
     trials.end()
     held = [
         Held(

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import BadCases, ExtraNeeded
+from modpkg.core.errors import MissingExtra, TestError
 from modpkg.core.files import human_bytes
 from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import Test
@@ -64,21 +64,23 @@ def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Ca
     left out. A number may be written as text, and a single text stands for a list of it.
 
     Raises:
-        BadCases: the file is not what its name says, or a case lacks something; names the line.
-        ExtraNeeded: it is Parquet, and pyarrow is not installed.
+        TestError: the file is not what its name says, or a case lacks something; names the line.
+        MissingExtra: it is Parquet, and pyarrow is not installed.
     """
     if len(data) > MAX_BYTES:
         size, most = human_bytes(len(data)), human_bytes(MAX_BYTES)
-        raise BadCases(where=path, reason=f"it has {size}, and {most} is the most")
+        raise TestError("M712", where=path, reason=f"it has {size}, and {most} is the most")
     ending = path.rsplit(".", 1)[-1].lower() if "." in path else ""
     if ending not in _FORMATS:
-        raise BadCases(where=path, reason="its name has to end with .jsonl, .csv or .parquet")
+        raise TestError(
+            "M712", where=path, reason="its name has to end with .jsonl, .csv or .parquet"
+        )
     for magic, what in _MAGIC:
         if data.startswith(magic) and not (what == "Parquet" and ending == "parquet"):
-            raise BadCases(where=path, reason=f"it is {what}, whatever its name says")
+            raise TestError("M712", where=path, reason=f"it is {what}, whatever its name says")
     rows = _FORMATS[ending](data, path)
     if not rows:
-        raise BadCases(where=path, reason="it has no case")
+        raise TestError("M712", where=path, reason="it has no case")
     return [_case(row, columns, where) for where, row in rows]
 
 
@@ -96,7 +98,7 @@ def _jsonl(data: bytes, path: str) -> Rows:
         try:
             rows.append((where, decoder.decode(line)))
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise BadCases(where=where, reason=f"it is no JSON object ({error})") from None
+            raise TestError("M712", where=where, reason=f"it is no JSON object ({error})") from None
         _bounded(rows, path)
     return rows
 
@@ -107,18 +109,20 @@ def _csv(data: bytes, path: str) -> Rows:
     try:
         head = next(reader, [])
         if len(set(head)) != len(head):
-            raise BadCases(where=f"{path}:1", reason="it has a column twice")
+            raise TestError("M712", where=f"{path}:1", reason="it has a column twice")
         for values in reader:
             if not values:
                 continue
             where = f"{path}:{reader.line_num}"
             if len(values) != len(head):
                 reason = f"it has {len(values)} values, and the first line names {len(head)}"
-                raise BadCases(where=where, reason=reason)
+                raise TestError("M712", where=where, reason=reason)
             rows.append((where, dict(zip(head, values, strict=True))))
             _bounded(rows, path)
     except csv.Error as error:
-        raise BadCases(where=f"{path}:{reader.line_num}", reason=f"no CSV ({error})") from None
+        raise TestError(
+            "M712", where=f"{path}:{reader.line_num}", reason=f"no CSV ({error})"
+        ) from None
     return rows
 
 
@@ -127,15 +131,19 @@ def _parquet(data: bytes, path: str) -> Rows:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise ExtraNeeded(what="Reading Parquet", package="pyarrow", extra="parquet") from None
+        raise MissingExtra(
+            "M703", what="Reading Parquet", package="pyarrow", extra="parquet"
+        ) from None
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
         if file.metadata.num_rows > MAX_CASES:
-            raise BadCases(where=path, reason=f"{MAX_CASES} cases are the most")
+            raise TestError("M712", where=path, reason=f"{MAX_CASES} cases are the most")
         found = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadCases(where=path, reason=f"it is no Parquet that can be read ({reason})") from None
+        raise TestError(
+            "M712", where=path, reason=f"it is no Parquet that can be read ({reason})"
+        ) from None
     return [(f"{path}: row {number}", row) for number, row in enumerate(found, start=1)]
 
 
@@ -151,16 +159,16 @@ def _text(data: bytes, path: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadCases(where=f"{path}:{line}", reason="it is not UTF-8") from None
+        raise TestError("M712", where=f"{path}:{line}", reason="it is not UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise BadCases(where=f"{path}:{line}", reason="it has a NUL, and so is no text")
+        raise TestError("M712", where=f"{path}:{line}", reason="it has a NUL, and so is no text")
     return text
 
 
 def _bounded(rows: Rows, path: str) -> None:
     if len(rows) > MAX_CASES:
-        raise BadCases(where=path, reason=f"{MAX_CASES} cases are the most")
+        raise TestError("M712", where=path, reason=f"{MAX_CASES} cases are the most")
 
 
 def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> Case:
@@ -171,7 +179,7 @@ def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> 
             if column.optional:
                 continue
             has = ", ".join(map(str, list(row)[:10])) or "nothing"
-            raise BadCases(where=where, reason=f"it has no {name!r} (it has {has})")
+            raise TestError("M712", where=where, reason=f"it has no {name!r} (it has {has})")
         case[name] = _value(value, column.kind, f"its {name!r}", where)
     return case
 
@@ -180,7 +188,7 @@ def _value(value: Any, kind: ColumnKind, what: str, where: str) -> Any:
     if kind == "texts":
         values = value if isinstance(value, list) else [value]
         if not values:
-            raise BadCases(where=where, reason=f"{what} is empty")
+            raise TestError("M712", where=where, reason=f"{what} is empty")
         return [_value(item, "text", what, where) for item in values]
     if kind == "number":
         try:
@@ -188,10 +196,10 @@ def _value(value: Any, kind: ColumnKind, what: str, where: str) -> Any:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise BadCases(where=where, reason=f"{what} is no finite number")
+            raise TestError("M712", where=where, reason=f"{what} is no finite number")
         return number
     if not isinstance(value, str) or not value.strip():
-        raise BadCases(where=where, reason=f"{what} is no text, or empty")
+        raise TestError("M712", where=where, reason=f"{what} is no text, or empty")
     if len(value) > MAX_TEXT:
-        raise BadCases(where=where, reason=f"{what} is over {MAX_TEXT} characters long")
+        raise TestError("M712", where=where, reason=f"{what} is over {MAX_TEXT} characters long")
     return value

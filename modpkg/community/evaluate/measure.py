@@ -20,7 +20,7 @@ from modpkg.community.evaluate.protocol import (
     Outcome,
 )
 from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wilson
-from modpkg.core.errors import BadCases, BadMetric, MetricUnfit, OutputNotFinite
+from modpkg.core.errors import TestError
 from modpkg.core.installed import read_model
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
 from modpkg.runtime.load import load_model
@@ -97,15 +97,15 @@ def measure(
     ``start`` is told how many texts there are, ``tick`` how many more are done.
 
     Raises:
-        BadCases, UnknownMetric, BadMetric, MetricUnfit, ExtraNeeded.
-        OutputNotFinite: the model gives NaN or infinity; names the text.
+        TestError, MissingExtra.
+        TestError: the model gives NaN or infinity; names the text.
     """
     where = f"test {asked.test!r}"
     metric = find_metric(asked.metric, where)
     cases = read_cases(Path(asked.cases).read_bytes(), asked.label, metric.columns)
     if not model.gives(metric.output):
-        raise MetricUnfit(
-            test=where, metric=metric.name, needs=_NEEDS[metric.output], name=model.name
+        raise TestError(
+            "M715", test=where, metric=metric.name, needs=_NEEDS[metric.output], name=model.name
         )
     torch.manual_seed(asked.seed)
     wanted = [metric.inputs(case) for case in cases]
@@ -114,9 +114,11 @@ def measure(
     given = dict(zip(texts, model.outputs(metric.output, texts, tick), strict=True))
     for text, output in given.items():
         if not _finite(output):
-            raise OutputNotFinite(name=model.name, test=asked.test, text=repr(text[:60]))
+            raise TestError("M716", name=model.name, test=asked.test, text=repr(text[:60]))
         if metric.output == "likelihood" and output[1] < 1:
-            raise BadCases(where=asked.label, reason=f"{text[:60]!r} is too short to have any")
+            raise TestError(
+                "M712", where=asked.label, reason=f"{text[:60]!r} is too short to have any"
+            )
     rows = _rows(metric, asked, cases, [[given[text] for text in one] for one in wanted])
     return judged(metric, asked.test, rows, asked.seed)
 
@@ -135,9 +137,13 @@ def _rows(
     try:
         rows = np.asarray(metric.rows(cases, outputs), dtype=np.float64)
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise BadCases(where=f"{asked.label} (metric {metric.name})", reason=str(error)) from None
+        raise TestError(
+            "M712", where=f"{asked.label} (metric {metric.name})", reason=str(error)
+        ) from None
     if rows.ndim != 2 or len(rows) != len(cases) or not np.isfinite(rows).all():
-        raise BadMetric(metric=metric.name, reason="it did not give finite numbers for every case")
+        raise TestError(
+            "M714", metric=metric.name, reason="it did not give finite numbers for every case"
+        )
     rounded: np.ndarray = np.round(rows, DECIMALS) + 0.0  # no -0.0, which is another text
     return rounded
 
@@ -147,7 +153,7 @@ def judged(metric: Metric, test: str, rows: np.ndarray, seed: int) -> Outcome:
     value = float(metric.value(rows))
     if not math.isfinite(value):
         reason = f"test {test!r} has no value by it (are all cases or outputs the same?)"
-        raise BadMetric(metric=metric.name, reason=reason)
+        raise TestError("M714", metric=metric.name, reason=reason)
     if metric.share:
         low, high = wilson(int(rows[:, 0].sum()), len(rows))
     else:
@@ -163,7 +169,7 @@ def compare(asked: Comparison) -> Difference:
     """Return how far the value moved, with the interval over pairs of cases.
 
     Raises:
-        UnknownMetric, BadMetric.
+        TestError.
     """
     metric = find_metric(asked.metric, f"test {asked.test!r}")
     before, after = np.asarray(asked.before), np.asarray(asked.after)

@@ -18,7 +18,7 @@ from modpkg.community.evaluate import scores
 from modpkg.community.evaluate.cases import Case, Column
 from modpkg.community.evaluate.report import Better
 from modpkg.compose.plugins import find
-from modpkg.core.errors import BadMetric, UnknownMetric
+from modpkg.core.errors import TestError
 from modpkg.toml.node import hint
 
 Output = Literal["labels", "text", "embedding", "likelihood"]
@@ -228,13 +228,13 @@ def check_metric(name: str, where: str) -> None:
     """Check that a metric is known; no package that has one is imported.
 
     Raises:
-        UnknownMetric: it is not, and the error says what may be meant.
+        TestError: it is not, and the error says what may be meant.
     """
     if name in METRICS or _AT.fullmatch(name) or name in entry_points(group=GROUP).names:
         return
     names = known_metrics()
     near = hint(name, names) or f"; known are {', '.join(names)}"
-    raise UnknownMetric(where=where, metric=name, hint=near)
+    raise TestError("M713", where=where, metric=name, hint=near)
 
 
 def metric_version(name: str) -> str:
@@ -250,7 +250,7 @@ def find_metric(name: str, where: str) -> Metric:
     """Return a metric.
 
     Raises:
-        UnknownMetric: there is none. BadMetric: what an installed package has is none.
+        TestError: there is none. TestError: what an installed package has is none.
     """
     check_metric(name, where)
     if found := _AT.fullmatch(name):
@@ -258,5 +258,7 @@ def find_metric(name: str, where: str) -> Metric:
         return _ranked(name, lambda ranks, count: score(ranks, count, int(found[2])))
     metric = find(METRICS, GROUP, name)
     if not isinstance(metric, Metric):
-        raise BadMetric(metric=name, reason=f"{metric_version(name)} names no Metric under it")
+        raise TestError(
+            "M714", metric=name, reason=f"{metric_version(name)} names no Metric under it"
+        )
     return metric

@@ -73,9 +73,9 @@ class Request(Struct, frozen=True, omit_defaults=True):
 
 
 class Failure(Struct, frozen=True):
-    """An error of `modpkg.core.errors`, by name, or what else was raised."""
+    """An error by its code; "" for anything else that was raised, with its reason."""
 
-    error: str
+    code: str
     values: dict[str, str]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.errors import BadReport
+from modpkg.core.errors import TestError
 from modpkg.core.records import DigestText, canonical_json
 
 REPORT = "report.json"
@@ -83,20 +83,21 @@ def parse_report(data: bytes, what: str) -> Report:
     """Return the report in ``data``.
 
     Raises:
-        BadReport: it is none, it has a test twice, or a value outside its own interval.
+        TestError: it is none, it has a test twice, or a value outside its own interval.
     """
     try:
         report = msgspec.json.decode(data, type=Report)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadReport(what=what, reason=str(error)) from None
+        raise TestError("M710", what=what, reason=str(error)) from None
     if report.spec > REPORT_SPEC:
-        raise BadReport(what=what, reason=f"it follows spec {report.spec}; update modpkg")
+        raise TestError("M710", what=what, reason=f"it follows spec {report.spec}; update modpkg")
     names = [(result.suite, result.test) for result in report.results]
     for number, result in enumerate(report.results):
         if names.index(names[number]) != number:
-            raise BadReport(what=what, reason=f"test {result.test!r} is in it twice")
+            raise TestError("M710", what=what, reason=f"test {result.test!r} is in it twice")
         if result.passed != within(result.value, result.at_least, result.at_most):
-            raise BadReport(
+            raise TestError(
+                "M710",
                 what=what,
                 reason=f"test {result.test!r} gave {result.value:g}, and is said to have "
                 f"{'passed' if result.passed else 'failed'}",
@@ -108,7 +109,7 @@ def read_report(path: Path) -> Report | None:
     """Return the report in a file; None when there is no file.
 
     Raises:
-        BadReport: it is none.
+        TestError: it is none.
     """
     try:
         with open(path, "rb") as file:
@@ -116,7 +117,7 @@ def read_report(path: Path) -> Report | None:
     except FileNotFoundError:
         return None
     if len(data) > MAX_REPORT:
-        raise BadReport(what=path, reason=f"it is over {MAX_REPORT >> 20} MiB")
+        raise TestError("M710", what=path, reason=f"it is over {MAX_REPORT >> 20} MiB")
     return parse_report(data, str(path))
 
 

@@ -28,7 +28,7 @@ from modpkg.community.evaluate.test_runner import (
     tests_of_project,
 )
 from modpkg.core.digests import Digest
-from modpkg.core.errors import LyingReport, NothingToTest
+from modpkg.core.errors import TestError
 from modpkg.core.names import ModuleName, module_name
 from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
@@ -64,8 +64,8 @@ def try_project(
     those that the project has for it. No project, lock or environment is changed.
 
     Raises:
-        NothingToTest: there is no test. StoppedTest, CrashedTest, BadCases, UnknownMetric …
-        LockMissing, LockStale: of an app. Everything that resolving and composing can raise.
+        TestError: there is no test. TestAborted, TestError …
+        LockError: of an app. Everything that resolving and composing can raise.
     """
     manifest = project.parse()
     module = manifest.module
@@ -107,9 +107,10 @@ def _run_release(
     registries = trial_registries(release.around, [release.pin], store, progress, wishes)
     tests = all_tests(release.record, registries, store)
     if not tests:
-        raise NothingToTest(
+        raise TestError(
+            "M719",
             reason=f"{release.record.name} has no [[tests]] and no [suites]; docs/testing.md "
-            "shows how to write them"
+            "shows how to write them",
         )
     return bench.run(release_model(release, store, progress, wishes), tests)
 
@@ -118,7 +119,7 @@ def _run(found: Iterator[Planned], bench: Bench, manifest: Manifest) -> list[Tri
     tried = [bench.run(item.model, item.tests) for item in found if item.tests]
     if not tried:
         owner = manifest.app or (manifest.module.name if manifest.module else "")
-        raise NothingToTest(reason=f"{owner} has no model with [[tests]]")
+        raise TestError("M719", reason=f"{owner} has no model with [[tests]]")
     return tried
 
 
@@ -150,7 +151,7 @@ def check_suite(manifest: Manifest) -> int:
     """Check a project's tests without a model, and return how many cases they have.
 
     Raises:
-        BadCases, UnknownMetric, ExtraNeeded.
+        TestError, MissingExtra.
     """
     count = 0
     for item in tests_of_project(manifest, ""):
@@ -172,7 +173,7 @@ def check_claim(
     ``tree`` is the built registry tree. Its values are not measured again: `modpkg vet` does that.
 
     Raises:
-        LyingReport: it is of another composition, or of other tests. BadReport.
+        TestError: it is of another composition, or of other tests. TestError.
     """
     if (entry := record.files.get(REPORT)) is None:
         return
@@ -187,8 +188,8 @@ def check_claim(
     report = parse_report(data, str(path))
     model = release_model(release, store, progress, wishes)
     if report.composition != model.digest:
-        raise LyingReport(
-            path=path, what="composition", said=report.composition, actual=model.digest
+        raise TestError(
+            "M711", path=path, what="composition", said=report.composition, actual=model.digest
         )
     said = [(result.suite, result.test, str(result.digest)) for result in report.results]
     tests = all_tests(record, registries, store)
@@ -198,7 +199,8 @@ def check_claim(
             (name for name in (*said, *actual) if name not in said or name not in actual),
             actual[0] if actual else said[0],
         )
-        raise LyingReport(
+        raise TestError(
+            "M711",
             path=path,
             what="suite",
             said=_shown(said, other),

@@ -21,8 +21,7 @@ from modpkg.community.evaluate.protocol import (
     Outcome,
     Request,
 )
-from modpkg.core import errors
-from modpkg.core.errors import CrashedTest, ModpkgError, StoppedTest
+from modpkg.core.errors import CLASSES, ModpkgError, TestAborted
 from modpkg.core.progress import Progress
 
 LIMIT = 1800.0
@@ -56,10 +55,10 @@ class Runner:
         """Return what a test gives on a model.
 
         Raises:
-            StoppedTest: it took more than ``limit`` seconds, and its process was ended.
-            CrashedTest: the process ended. What `modpkg.community.evaluate.measure.measure` raises.
+            TestAborted: it took more than ``limit`` seconds, and its process was ended.
+            TestAborted: the process ended. What `modpkg.community.evaluate.measure.measure` raises.
         """
-        stopped = StoppedTest(test=asked.test, suite=suite, name=model, limit=limit)
+        stopped = TestAborted("M717", test=asked.test, suite=suite, name=model, limit=limit)
         crashed = {"test": asked.test, "suite": suite, "name": model}
         for answer in self._ask(Request(measure=asked), limit, stopped, crashed):
             if answer.outcome is not None:
@@ -70,7 +69,7 @@ class Runner:
         self, asked: Comparison, *, suite: str, model: str, limit: float = LIMIT
     ) -> Difference:
         """Return how far a test's value moved; raises like `measure`."""
-        stopped = StoppedTest(test=asked.test, suite=suite, name=model, limit=limit)
+        stopped = TestAborted("M717", test=asked.test, suite=suite, name=model, limit=limit)
         crashed = {"test": asked.test, "suite": suite, "name": model}
         for answer in self._ask(Request(compare=asked), limit, stopped, crashed):
             if answer.difference is not None:
@@ -140,17 +139,19 @@ class Runner:
         assert self._process is not None  # noqa: S101
         process = self._process
         if not self._ready:
-            stopped = CrashedTest(**crashed, reason="torch and transformers were not imported")
+            stopped = TestAborted(
+                "M718", **crashed, reason="torch and transformers were not imported"
+            )
             self._next(time.monotonic() + _START, stopped, crashed)
             self._ready = True
         return process
 
-    def _crash(self, crashed: dict[str, str]) -> CrashedTest:
+    def _crash(self, crashed: dict[str, str]) -> TestAborted:
         process = self._process
         self.close()
         status = process.returncode if process is not None else None
         reason = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
-        return CrashedTest(**crashed, reason=reason)
+        return TestAborted("M718", **crashed, reason=reason)
 
     def close(self) -> None:
         """End the process."""
@@ -179,7 +180,6 @@ class Runner:
 
 
 def _raised(failure: Failure, crashed: dict[str, str]) -> ModpkgError:
-    kind = getattr(errors, failure.error, None) if failure.error else None
-    if isinstance(kind, type) and issubclass(kind, ModpkgError):
-        return kind(**failure.values)
-    return CrashedTest(**crashed, reason=failure.values.get("reason", "no reason given"))
+    if failure.code in CLASSES:
+        return CLASSES[failure.code](failure.code, **failure.values)
+    return TestAborted("M718", **crashed, reason=failure.values.get("reason", "no reason given"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modpkg.community.evaluate.cases import Case
-from modpkg.core.errors import ExtraNeeded
+from modpkg.core.errors import MissingExtra
 
 Outputs = Sequence[Sequence[Any]]
 """Of each case, what the model gave for each of its texts."""
@@ -136,7 +136,9 @@ def rouge(kind: str, name: str, cases: Sequence[Case], outputs: Outputs) -> np.n
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise ExtraNeeded(what=f"Metric {name}", package="rouge-score", extra="eval") from None
+        raise MissingExtra(
+            "M703", what=f"Metric {name}", package="rouge-score", extra="eval"
+        ) from None
     scorer = RougeScorer([kind], use_stemmer=False)
     return column(
         [

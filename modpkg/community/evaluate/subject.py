@@ -16,7 +16,7 @@ from modpkg.adapters import METHODS
 from modpkg.community.evaluate.report import REPORT, Subject
 from modpkg.compose.composition import Composition
 from modpkg.core.digests import Digest, digest_bytes, digest_file
-from modpkg.core.errors import NothingToTest
+from modpkg.core.errors import TestError
 from modpkg.core.home import LOCK_NAME
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
@@ -109,7 +109,7 @@ def runnable(plan: InstallPlan, name: str, kind: str) -> Runnable:
     """Return a model of a plan.
 
     Raises:
-        NothingToTest: there is none of this name.
+        TestError: there is none of this name.
     """
     for recipe in plan.recipes:
         if recipe.name == name:
@@ -124,7 +124,7 @@ def runnable(plan: InstallPlan, name: str, kind: str) -> Runnable:
                 composition=composition,
             )
     known = ", ".join(recipe.name for recipe in plan.recipes) or "none"
-    raise NothingToTest(reason=f"{name} is no model that can run (there are: {known})")
+    raise TestError("M719", reason=f"{name} is no model that can run (there are: {known})")
 
 
 def trial_manifest(
@@ -205,7 +205,7 @@ def own_model(
     called ``base``: alone, at full scale, and a head takes the place of what it brings.
 
     Raises:
-        NothingToTest: it is of a kind that does nothing by itself.
+        TestError: it is of a kind that does nothing by itself.
     """
     manifest = manifest_of(record)
     if record.kind == "base" or (record.kind == "model" and manifest.compose is not None):
@@ -215,7 +215,7 @@ def own_model(
         return Compose(base=name), manifest.task
     on = next(iter(record.expects), None)
     if on is None:
-        raise NothingToTest(reason=f"a module of kind {record.kind!r} is no model by itself")
+        raise TestError("M719", reason=f"a module of kind {record.kind!r} is no model by itself")
     step = Step(op=_operator(record, store), module=name)
     if step.op == "head":
         step = msgspec.structs.replace(
@@ -260,7 +260,7 @@ def release_model(
     ``others`` are releases that it is to be composed with.
 
     Raises:
-        NothingToTest: it is no model. ResolutionImpossible. What planning raises.
+        TestError: it is no model. ResolutionImpossible. What planning raises.
     """
     record = release.record
     pins = [release.pin, *others]
@@ -305,11 +305,13 @@ def built_release(
     """Build a module project into a folder that is gone afterwards, and yield its release.
 
     Raises:
-        NothingToTest: it is an app. What building raises.
+        TestError: it is an app. What building raises.
     """
     module = manifest.module
     if module is None:
-        raise NothingToTest(reason=f"{manifest.path.name} is an app's, and a module's is needed")
+        raise TestError(
+            "M719", reason=f"{manifest.path.name} is an app's, and a module's is needed"
+        )
     base = None
     registries = trial_registries(manifest, (), store, progress, wishes)
     origins = find_origins(manifest, registries.of)

@@ -21,7 +21,7 @@ from modpkg.community.evaluate.subject import Runnable
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.core.digests import Digest, digest_bytes, digest_file
-from modpkg.core.errors import BadCases, NoSuchRelease, NotASuite
+from modpkg.core.errors import NotFound, TestError
 from modpkg.core.files import write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.progress import Progress
@@ -83,7 +83,7 @@ def suite_test(suite: str, test: Test, cases: Path, digest: Digest) -> SuiteTest
     """Return a test whose cases lie in a file, checked as far as that needs no model.
 
     Raises:
-        UnknownMetric.
+        TestError.
     """
     check_metric(test.metric, f"test {test.name!r} of {suite}")
     ending = test.cases.rsplit(".", 1)[-1].lower()
@@ -101,13 +101,15 @@ def tests_of_project(manifest: Manifest, owner: str) -> list[SuiteTest]:
     """Return the tests of a manifest whose cases lie beside it.
 
     Raises:
-        BadCases: a file is missing. UnknownMetric.
+        TestError: a file is missing. TestError.
     """
     found = []
     for test in manifest.tests:
         path = manifest.folder / test.cases
         if not path.is_file():
-            raise BadCases(where=f"test {test.name!r}", reason=f"there is no file {test.cases}")
+            raise TestError(
+                "M712", where=f"test {test.name!r}", reason=f"there is no file {test.cases}"
+            )
         found.append(suite_test(owner, test, path, digest_file(path)))
     return found
 
@@ -116,13 +118,14 @@ def tests_of_release(record: ReleaseRecord, store: Store) -> list[SuiteTest]:
     """Return the tests that a release declares; their cases may still have to be fetched.
 
     Raises:
-        BadCases: the release lacks a file that it names. UnknownMetric.
+        TestError: the release lacks a file that it names. TestError.
     """
     found = []
     for test in manifest_of(record).tests:
         entry = record.files.get(test.cases)
         if entry is None:
-            raise BadCases(
+            raise TestError(
+                "M712",
                 where=f"test {test.name!r} of {record.name} {record.version}",
                 reason=f"the release has no file {test.cases}",
             )
@@ -135,7 +138,7 @@ def all_tests(record: ReleaseRecord, registries: Registries, store: Store) -> li
     """Return a release's own tests, then those of the newest of each suite that it names.
 
     Raises:
-        NotASuite, NoSuchRelease, BadCases, UnknownMetric. What reading a registry raises.
+        TestError, NotFound. What reading a registry raises.
     """
     found = tests_of_release(record, store)
     for suite in manifest_of(record).suites:
@@ -152,7 +155,7 @@ def tests_of_suite(suite: Dependency, registries: Registries, store: Store) -> l
     registry = registries.of(suite.name)
     line = _newest(suite, registry.index(suite.name), registry.url)
     if line.kind != "suite":
-        raise NotASuite(name=line.name, version=line.version, kind=line.kind)
+        raise TestError("M720", name=line.name, version=line.version, kind=line.kind)
     return tests_of_release(registry.record(line), store)
 
 
@@ -166,7 +169,8 @@ def _newest(suite: Dependency, lines: Sequence[IndexLine], registry: str) -> Ind
     final = [line for line in allowed if not parse_version(line.version).is_prerelease]
     if not allowed:
         has = ", ".join(line.version for line in lines)
-        raise NoSuchRelease(
+        raise NotFound(
+            "M312",
             name=suite.name,
             version=str(specifier) or "any",
             registry=registry,
@@ -206,7 +210,7 @@ class Bench:
         """Run tests on a model, as far as the store has not what they give.
 
         Raises:
-            StoppedTest: one took longer than its time. CrashedTest.
+            TestAborted: one took longer than its time. TestAborted.
             What fetching and composing raise, and `modpkg.community.evaluate.measure.measure`.
         """
         results, outcomes, seconds = [], [], []

@@ -56,7 +56,7 @@ def main() -> None:
                 answer(Answer(outcome=outcome))
         except ModpkgError as error:
             values = {key: str(value) for key, value in error.values.items()}
-            answer(Answer(failure=Failure(type(error).__name__, values)))
+            answer(Answer(failure=Failure(error.code, values)))
         except Exception as error:  # a metric of somebody else's can fail in any way
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             answer(Answer(failure=Failure("", {"reason": text})))

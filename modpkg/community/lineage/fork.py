@@ -45,8 +45,8 @@ def fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
     where the registry has them. The report of its tests stays behind: it tells of the origin.
 
     Raises:
-        FolderNotEmpty: there is something in ``out``. DiskFull: nothing remains.
-        BadRecord, ManifestError, UnsafePath: the release is not sound.
+        ConversionError: there is something in ``out``. InstallError: nothing remains.
+        RecordError, ManifestError, InvalidValue: the release is not sound.
     """
     files = {
         safe_path(path): blob

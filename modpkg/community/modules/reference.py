@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import NotData, NothingToCompare, NotInstalled
+from modpkg.core.errors import InstallError, ReleaseError
 from modpkg.core.installed import (
     MODEL_RECORD,
     InstalledModel,
@@ -62,7 +62,7 @@ def find_side(
     safetensors files: of a module project, or as transformers and PEFT save them.
 
     Raises:
-        NothingToCompare: there is no such thing. Everything that fetching can raise.
+        ReleaseError: there is no such thing. Everything that fetching can raise.
     """
     project = find_project(user=user)
     if found := _RELEASE.match(text):
@@ -79,7 +79,7 @@ def find_side(
         model = _installed(project, name, number)
         return _of_model(project, model, number, f"generation {number}")
     if "/" in text or "\\" in text:
-        raise NothingToCompare(what=text, reason="there is no such folder")
+        raise ReleaseError("M804", what=text, reason="there is no such folder")
     model = _installed(project, module_name(text), None)
     return _of_model(project, model, None, "installed")
 
@@ -105,14 +105,16 @@ def _installed(project: Project, name: str, number: int | None) -> InstalledMode
         number = environment.current_number()
     if number is None or number not in environment.numbers():
         whole = environment.numbers()
-        raise NothingToCompare(
+        raise ReleaseError(
+            "M804",
             what=name,
             reason=f"{environment.root} has no generation {number or 1}"
             + (f"; it has {', '.join(map(str, whole))}" if whole else "; nothing is installed"),
         )
     generation = environment.generation(number)
     if name not in generation.models:
-        raise NotInstalled(
+        raise InstallError(
+            "M504",
             name=name,
             path=environment.root,
             hint=f"; to compare a release, name its version: {name}==1.0.0",
@@ -147,7 +149,7 @@ def _of_folder(text: str, folder: Path, progress: Progress) -> Side:
         ]
         content = Content({pack.relative_to(folder).as_posix(): pack for pack in packs}, files)
     if not content.weights:
-        raise NothingToCompare(what=folder, reason="it has no *.safetensors")
+        raise ReleaseError("M804", what=folder, reason="it has no *.safetensors")
     progress.stage(f"Reading {folder.name}")
     progress.total(sum(pack.stat().st_size for pack in content.weights.values()))
     tensors: dict[str, TensorRef] = {}
@@ -175,7 +177,7 @@ def _below(folder: Path) -> dict[str, Path]:
             continue
         if path.suffix == ".safetensors":
             continue
-        with contextlib.suppress(NotData):
+        with contextlib.suppress(ReleaseError):
             check_data(real, relative.as_posix())
             files[relative.as_posix()] = real
     return files

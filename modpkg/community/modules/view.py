@@ -66,7 +66,7 @@ class Edition(Struct, frozen=True, kw_only=True):
         """Return the report of its tests that it carries.
 
         Raises:
-            BadReport: it is none.
+            TestError: it is none.
         """
         if REPORT not in self.files:
             return None
@@ -158,8 +158,8 @@ def of_project(
     ``progress`` is called with the bytes of weights that were hashed.
 
     Raises:
-        What looking through a project's files can raise: `LinkInRelease`, `NotData`,
-        `FileMissing`, `DuplicateTensor`, `PackError` …
+        What looking through a project's files can raise: `ReleaseError`, `ReleaseError`,
+        `ReleaseError`, `ReleaseError`, `PackError` …
     """
     content = collect(manifest)
     parts = tensors_of(content)

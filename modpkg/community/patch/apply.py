@@ -12,7 +12,7 @@ from modpkg.compose.executor import compose
 from modpkg.compose.operators import Situation
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import key_of
-from modpkg.core.errors import BadPatch, PatchGivesOther
+from modpkg.core.errors import PatchError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
@@ -26,11 +26,10 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
     """Return the copy: tensors (those that had to be computed are in the store now) and files.
 
     Raises:
-        BadPatch, PatchForAnotherBase, PatchMatchesNothing, AccountsDoNotBalance, NotFinite,
-        PatchGivesOther: names the tensor.
+        PatchError, ComposeError: names the tensor.
     """
     if PATCH not in patch.files:
-        raise BadPatch(patch=patch.label, reason=f"it has no {PATCH}")
+        raise PatchError("M730", patch=patch.label, reason=f"it has no {PATCH}")
     module = _module(patch)
     step = Step(op=PATCHED.name, module=module_name(module.name))
     effects = PATCHED.bind(
@@ -71,7 +70,8 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
     record = read_patch(patch.files[PATCH], patch.label)
     for name, item in record.tensors.items():
         if composed.tensors[name].digest != item.digest:
-            raise PatchGivesOther(
+            raise PatchError(
+                "M736",
                 patch=patch.label,
                 tensor=name,
                 base=f"{base.name} {base.version}",

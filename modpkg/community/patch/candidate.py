@@ -47,7 +47,7 @@ def write_candidate(
     other weights, and a manifest, which is the base's whatever a patch brings.
 
     Raises:
-        FolderNotEmpty, DiskFull: nothing remains. ManifestError.
+        ConversionError, InstallError: nothing remains. ManifestError.
     """
     normal: dict[str, Any] = dict(base.record.manifest)
     normal["module"] = {**normal["module"], "name": name, "version": version}

@@ -16,7 +16,7 @@ from modpkg.community.parallel import spread
 from modpkg.community.patch.encode import Form, Inputs, find_form
 from modpkg.compose.operators.head import is_document
 from modpkg.core.digests import digest_file, file_chunks
-from modpkg.core.errors import NotACopy, NothingChanged
+from modpkg.core.errors import PatchError
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import pack_chunks
@@ -74,18 +74,20 @@ def create(
     patch is published. ``progress`` is called with the bytes of tensors that were seen to.
 
     Raises:
-        NotACopy: the two have no tensor in common, or the copy is an adapter.
-        NothingChanged: they are the same. PatchNotFinite: names the tensor.
+        PatchError: the two have no tensor in common, or the copy is an adapter.
+        PatchError: they are the same. PatchError: names the tensor.
     """
     label = f"{base.name} {base.version}"
     if ADAPTER_CONFIG in copy.files:
-        raise NotACopy(
+        raise PatchError(
+            "M735",
             what=copy.label,
             base=label,
             reason="it is an adapter; 'modpkg import peft' makes a module of it",
         )
     if not base.tensors.keys() & copy.tensors.keys():
-        raise NotACopy(
+        raise PatchError(
+            "M735",
             what=copy.label,
             base=label,
             reason=f"they have no tensor in common (it has {min(copy.tensors)!r}, for example, and "
@@ -108,7 +110,7 @@ def create(
         if path not in copy.files and not is_document(path)
     ]
     if not (changed or removed or files or removed_files):
-        raise NothingChanged(copy=copy.label, base=label)
+        raise PatchError("M734", copy=copy.label, base=label)
     forms = _forms(base, copy.label, changed, deltas, progress)
     return Patch(
         base=label,
@@ -191,7 +193,7 @@ def write_patch(
     ``origin`` is the release that the patch was made of, if it was one.
 
     Raises:
-        FolderNotEmpty, DiskFull: nothing remains.
+        ConversionError, InstallError: nothing remains.
     """
     record = patch.record
     normal: dict[str, Any] = {

@@ -17,7 +17,7 @@ from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.operators.patch import ESCAPE, PATCHED
 from modpkg.compose.torch_arrays import mapped, matrix, round_into
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import PatchNotFinite
+from modpkg.core.errors import PatchError
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import DTYPE_BYTES
 from modpkg.deltas import encode
@@ -73,10 +73,10 @@ def find_form(
     what such a change takes is then what the other forms have to be better than.
 
     Raises:
-        PatchNotFinite: the copy has NaN or infinity. PackError: a file is damaged.
+        PatchError: the copy has NaN or infinity. PackError: a file is damaged.
     """
     if count := count_not_finite(Path(copy.file), copy.offset, copy.length, copy.dtype):
-        raise PatchNotFinite(tensor=name, what=what, count=count)
+        raise PatchError("M733", tensor=name, what=what, count=count)
     elements = math.prod(copy.shape)
     length = copy.length + ENTRY + len(name)
     if base is not None and _is_beginning(base, copy):

@@ -18,7 +18,7 @@ from modpkg.community.patch.resolution_file import Side as Chosen
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import CannotMerge, MergeConflicts
+from modpkg.core.errors import PatchError
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import module_name
@@ -75,18 +75,21 @@ def begin(
     """Return what parents (patches, or whole copies) did to a base; nothing is merged yet.
 
     Raises:
-        CannotMerge: there are not two, or they have nothing in common with the base.
-        BadResolution: an entry of the resolution file names no conflict, or nothing at all.
+        PatchError: there are not two, or they have nothing in common with the base.
+        PatchError: an entry of the resolution file names no conflict, or nothing at all.
         Everything that applying a patch can raise.
     """
     if len(parents) < 2:
-        raise CannotMerge(what="One parent alone", reason="name two patches, copies or releases")
+        raise PatchError(
+            "M742", what="One parent alone", reason="name two patches, copies or releases"
+        )
     copies = []
     for side in parents:
         if PATCH in side.files:
             copies.append(apply(base, side, store, progress))
         elif not side.tensors.keys() & base.tensors.keys():
-            raise CannotMerge(
+            raise PatchError(
+                "M742",
                 what=side.label,
                 reason=f"it has no tensor in common with {base.name} {base.version}",
             )
@@ -128,8 +131,8 @@ def carry_out(
     resolution file says, else what the method makes of the copies of those who changed it.
 
     Raises:
-        MergeConflicts: a choice is left open. CannotMerge: the method cannot decide it.
-        ComposeError, UnknownMethod, NotFinite: the method cannot do it.
+        PatchError: a choice is left open. PatchError: the method cannot decide it.
+        ComposeError: the method cannot do it.
     """
     _refuse_open(merging, method)
     base, parents = merging.base.tensors, merging.parents
@@ -184,7 +187,8 @@ def _refuse_open(merging: Merging, method: Method | None) -> None:
     if files:
         told.append("; ".join(f"{item.path} ({item.reason})" for item in files))
     labels = ", ".join(side.label for side in merging.parents)
-    raise MergeConflicts(
+    raise PatchError(
+        "M740",
         conflicts=f"{labels} conflict in {' and in '.join(told)}",
         table="tensors" if tensors else "files",
         example=tensors[0].name if tensors else files[0].path,
@@ -196,7 +200,8 @@ def _check_method(item: Overlap, method: str, base: Mapping[str, TensorRef]) -> 
     if not reason and base[item.name].dtype not in FLOATS:
         reason = f"of dtype {base[item.name].dtype}"
     if reason:
-        raise CannotMerge(
+        raise PatchError(
+            "M742",
             what=repr(item.name),
             reason=f"it is {reason}, which method {method!r} cannot decide; say ours, theirs or "
             "base for it under [tensors] of a file, and name it with --resolution",

@@ -20,7 +20,7 @@ from typing import Literal
 import tomli
 from msgspec import Struct
 
-from modpkg.core.errors import BadResolution, CannotMerge
+from modpkg.core.errors import PatchError
 
 Side = Literal["base", "mean"] | int
 """What is taken: the base's, the mean, or that of a parent, by its place."""
@@ -46,7 +46,7 @@ class Choices(Struct, frozen=True):
         ``parents`` are the parents' names as modules. ``known`` are all names there are.
 
         Raises:
-            BadResolution: an entry names nothing that is known, or no conflict, or no choice.
+            PatchError: an entry names nothing that is known, or no conflict, or no choice.
         """
         found: dict[str, Side] = {}
         for pattern, word in getattr(self, table).items():
@@ -59,7 +59,7 @@ class Choices(Struct, frozen=True):
                     if there
                     else f"names no {table[:-1]} that there is; mend its name or take it out"
                 )
-                raise BadResolution(path=self.path, entry=pattern, reason=reason)
+                raise PatchError("M741", path=self.path, entry=pattern, reason=reason)
             for name in fitting:
                 found.setdefault(name, side)
         return found
@@ -77,7 +77,8 @@ class Choices(Struct, frozen=True):
             return parents.index(word)
         names = [name for name in parents if name is not None and parents.count(name) == 1]
         words = ["ours", *["theirs"] * (len(parents) == 2), *["mean"] * (table == "tensors")]
-        raise BadResolution(
+        raise PatchError(
+            "M741",
             path=self.path,
             entry=entry,
             reason=f"is {word!r}, and can be {', '.join([*words, 'base', *names])}",
@@ -88,23 +89,25 @@ def read_choices(path: Path) -> Choices:
     """Return what a resolution file says.
 
     Raises:
-        BadResolution: it is not TOML, or has something else in it than those two tables of words.
-        CannotMerge: it is not there.
+        PatchError: it is not TOML, or has something else in it than those two tables of words.
+        PatchError: it is not there.
     """
     try:
         document = tomli.loads(path.read_bytes().decode())
     except FileNotFoundError:
-        raise CannotMerge(what=path, reason="there is no such resolution file") from None
+        raise PatchError("M742", what=path, reason="there is no such resolution file") from None
     except (tomli.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadResolution(path=path, entry="the file", reason=f"is not TOML ({error})") from None
+        raise PatchError(
+            "M741", path=path, entry="the file", reason=f"is not TOML ({error})"
+        ) from None
     for key, table in document.items():
         if key not in _TABLES or not isinstance(table, dict):
             reason = "is neither the table [tensors] nor [files]"
-            raise BadResolution(path=path, entry=key, reason=reason)
+            raise PatchError("M741", path=path, entry=key, reason=reason)
         for entry, word in table.items():
             if not isinstance(word, str):
                 reason = (
                     'has to be a word: "ours", "theirs", "mean" or "base"; quote names with dots'
                 )
-                raise BadResolution(path=path, entry=entry, reason=reason)
+                raise PatchError("M741", path=path, entry=entry, reason=reason)
     return Choices(path, document.get("tensors", {}), document.get("files", {}))

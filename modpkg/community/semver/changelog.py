@@ -114,7 +114,7 @@ def figures(before: Edition, after: Edition) -> tuple[Figure, ...]:
     """Return what tests gave, by the reports of two releases; those that have none give none.
 
     Raises:
-        BadReport: a report is none.
+        TestError: a report is none.
     """
     old, new = before.report(), after.report()
     one = {(r.suite, r.test): r for r in old.results} if old is not None else {}

@@ -80,7 +80,7 @@ def check(
     edition's report is not one of it, where it is not.
 
     Raises:
-        What reading and fetching the earlier release can raise; BadReport.
+        What reading and fetching the earlier release can raise; TestError.
     """
     name, version = str(after.module.name), after.module.version
     if before is None:
@@ -130,7 +130,7 @@ def compare_tests(before: Edition, after: Edition) -> Tests:
     """Return which tests got worse, by the reports that two editions carry.
 
     Raises:
-        BadReport: a report is none.
+        TestError: a report is none.
     """
     old, new = before.report(), after.report()
     without = [side.label for side, report in ((before, old), (after, new)) if report is None]

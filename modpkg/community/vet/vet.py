@@ -22,7 +22,7 @@ from modpkg.community.vet.change import Change, changes
 from modpkg.community.vet.dependants import Dependant, dependants_of
 from modpkg.community.vet.verdict import Claim, State, Tested, Vetting, verdict
 from modpkg.core.digests import Digest
-from modpkg.core.errors import CrashedTest, ExtraNeeded, ModpkgError, NothingToVet, StoppedTest
+from modpkg.core.errors import MissingExtra, ModpkgError, TestAborted, TestError
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
@@ -49,7 +49,7 @@ def candidate_of(text: str, around: Manifest, bureau: Bureau) -> Iterator[Releas
     """Yield what a person named: a module project, a built release, or ``NAME==VERSION``.
 
     Raises:
-        NothingToVet: it is none of these. What building and reading registries raise.
+        TestError: it is none of these. What building and reading registries raise.
     """
     path = Path(text)
     if (path / "registry.json").is_file():
@@ -57,15 +57,17 @@ def candidate_of(text: str, around: Manifest, bureau: Bureau) -> Iterator[Releas
     elif path.is_dir():
         found = find_manifest(path.absolute())
         if found is None:
-            raise NothingToVet(what=text, reason="there is neither a modpkg.toml nor a release")
+            raise TestError(
+                "M721", what=text, reason="there is neither a modpkg.toml nor a release"
+            )
         manifest = read_manifest(found)
         with built_release(manifest, bureau.store, bureau.progress, bureau.wishes) as release:
             yield release
     else:
         name, separator, version = text.partition("==")
         if not separator:
-            raise NothingToVet(
-                what=text, reason="it is neither a folder nor a release (NAME==VERSION)"
+            raise TestError(
+                "M721", what=text, reason="it is neither a folder nor a release (NAME==VERSION)"
             )
         yield published(module_name(name), version, around, bureau)
 
@@ -74,7 +76,7 @@ def _built(tree: Path, around: Manifest) -> Release:
     registry = Registry(str(tree))
     lines = [line for name in registry.names() or [] for line in registry.index(name)]
     if len(lines) != 1:
-        raise NothingToVet(what=tree, reason=f"it holds {len(lines)} releases, and not one")
+        raise TestError("M721", what=tree, reason=f"it holds {len(lines)} releases, and not one")
     pin = Pin(module_name(lines[0].name), lines[0].version, str(tree))
     return Release(pin=pin, record=registry.record(lines[0]), around=around)
 
@@ -83,7 +85,7 @@ def published(name: ModuleName, version: str, around: Manifest, bureau: Bureau) 
     """Return a release of a registry.
 
     Raises:
-        NoSuchRelease. What reading a registry raises.
+        NotFound. What reading a registry raises.
     """
     registry = _registries(around, (), bureau).of(name)
     line = registry.line(name, str(parse_version(version)))
@@ -101,7 +103,7 @@ def earlier_release(candidate: Release, against: str | None, bureau: Bureau) -> 
     and, if there is one, no pre-release.
 
     Raises:
-        NoSuchRelease. What reading a registry raises.
+        NotFound. What reading a registry raises.
     """
     name = candidate.pin.name
     if against is not None:
@@ -133,7 +135,7 @@ def vet(
     has are not computed again.
 
     Raises:
-        StoppedTest, CrashedTest, OutputNotFinite, BadCases, UnknownMetric: of its own tests.
+        TestAborted, TestError: of its own tests.
         What resolving, fetching and composing raise.
     """
     store, bench = bureau.store, bureau.bench
@@ -252,7 +254,7 @@ def _try_dependant(
         return _told(line, "not tested", f"before: {_clause(error)}")
     try:
         after = bureau.bench.run(_model(release, bureau, [candidate.pin]), tests)
-    except (StoppedTest, CrashedTest, ExtraNeeded) as error:
+    except (TestAborted, MissingExtra) as error:
         return _told(line, "not tested", _clause(error))
     except ModpkgError as error:
         return _told(line, "broken", f"cannot run with it ({_clause(error)})")

@@ -26,7 +26,7 @@ from modpkg.compose.operators.rows import ROWS, TRAINABLE_TOKENS
 from modpkg.compose.operators.sparse import SPARSE
 from modpkg.compose.operators.vera import VERA
 from modpkg.compose.plugins import find, known
-from modpkg.core.errors import UnknownOperator
+from modpkg.core.errors import ComposeError
 
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
@@ -43,12 +43,12 @@ def find_operator(name: str, where: str) -> Operator:
     """Return an operator.
 
     Raises:
-        UnknownOperator: neither modpkg nor an installed package has it; the error names those
+        ComposeError: neither modpkg nor an installed package has it; the error names those
             that are known.
     """
     operator = find(OPERATORS, GROUP, name)
     if operator is None:
-        raise UnknownOperator(where=where, op=name, known=known(OPERATORS, GROUP))
+        raise ComposeError("M602", where=where, op=name, known=known(OPERATORS, GROUP))
     return operator
 
 

@@ -29,12 +29,12 @@ def bind(situation: Situation) -> Effects:
     Raises:
         ComposeError: the module is no adapter, another operator is for it, or it acts on tensors
             that are not plain floats.
-        AdapterUnsupported, NothingMatches, UnboundTensor, ShapeMismatch: see `bind_adapter`.
+        ComposeError, ReleaseError: see `bind_adapter`.
     """
     module, base, step = situation.module, situation.base, situation.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError(model=situation.model, reason=reason)
+        return ComposeError("M601", model=situation.model, reason=reason)
 
     if CONFIG not in module.files:
         raise refuse(
@@ -123,7 +123,7 @@ def _prompt(situation: Situation, bound: BoundPrompt) -> Prompt:
 
     def refuse(reason: str) -> ComposeError:
         return ComposeError(
-            model=situation.model, reason=f"step {step.op!r} of {module.name} {reason}"
+            "M601", model=situation.model, reason=f"step {step.op!r} of {module.name} {reason}"
         )
 
     if step.scale != 1.0:
@@ -151,6 +151,7 @@ def check_prompt(model: str, prompt: Prompt, config: Mapping[str, Any]) -> None:
     named = str((config.get("architectures") or [""])[0])
     if not named.endswith(TASKS[prompt.task]):
         raise ComposeError(
+            "M601",
             model=model,
             reason=f"the virtual tokens of {prompt.module} are for {prompt.task}, and it is of the "
             f"architecture {named!r}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
-from modpkg.core.errors import ComposeError, ShapeMismatch
+from modpkg.core.errors import ComposeError
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
@@ -27,12 +27,13 @@ def bind(situation: Situation) -> Effects:
 
     Raises:
         ComposeError: the module has other tensors than the base, or other integers.
-        ShapeMismatch: a tensor has another shape.
+        ComposeError: a tensor has another shape.
     """
     module, base = situation.module, situation.base
     for one, other in ((module, base), (base, module)):
         if left := sorted(one.tensors.keys() - other.tensors.keys()):
             raise ComposeError(
+                "M601",
                 model=situation.model,
                 reason=f"step 'dense' names {module.name}, but {one.name} has {left[0]!r} and "
                 f"{other.name} does not",
@@ -41,7 +42,8 @@ def bind(situation: Situation) -> Effects:
     for name, ref in module.tensors.items():
         own = base.tensors[name]
         if ref.shape != own.shape:
-            raise ShapeMismatch(
+            raise ComposeError(
+                "M604",
                 module=module.name,
                 tensor=name,
                 actual=ref.shape,
@@ -53,6 +55,7 @@ def bind(situation: Situation) -> Effects:
             if (own.dtype, own.digest) == (ref.dtype, ref.digest):
                 continue
             raise ComposeError(
+                "M601",
                 model=situation.model,
                 reason=f"{name!r} has dtype {ref.dtype} and differs from that of {base.name}",
             )

@@ -16,7 +16,7 @@ from modpkg.adapters import ExpertBinding, bind_expert
 from modpkg.adapters.expert import PARTS, ROUTER, layers_of
 from modpkg.compose.mixture import dense_of
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.core.errors import MixtureRefused
+from modpkg.core.errors import ComposeError
 from modpkg.manifest.schema import Compose, Setting, Step
 
 PROMPTS = ("prompts", "negative_prompts")
@@ -29,13 +29,13 @@ def bind(situation: Situation) -> Effects:
     """Return the blocks under the names that they have in the mixture.
 
     Raises:
-        MixtureRefused: the step cannot be meant, or the module has more than blocks.
-        ExpertIncomplete, UnboundTensor, ShapeMismatch: it was made for another base.
+        ComposeError: the step cannot be meant, or the module has more than blocks.
+        ComposeError, ReleaseError: it was made for another base.
     """
     module, base, step = situation.module, situation.base, situation.step
 
-    def refuse(reason: str) -> MixtureRefused:
-        return MixtureRefused(model=situation.model, reason=reason)
+    def refuse(reason: str) -> ComposeError:
+        return ComposeError("M609", model=situation.model, reason=reason)
 
     check_step(situation, (*PROMPTS, OTHERS))
     experts = experts_in(situation.recipe)
@@ -87,12 +87,14 @@ def check_step(situation: Situation, known: tuple[str, ...]) -> None:
     """Refuse a step of a mixture that says what no such step can mean.
 
     Raises:
-        MixtureRefused
+        ComposeError
     """
     step, model = situation.step, situation.model
 
-    def refuse(reason: str) -> MixtureRefused:
-        return MixtureRefused(model=model, reason=f"step {step.op!r} of {step.module} {reason}")
+    def refuse(reason: str) -> ComposeError:
+        return ComposeError(
+            "M609", model=model, reason=f"step {step.op!r} of {step.module} {reason}"
+        )
 
     if step.scale != 1.0 or step.replace:
         raise refuse("has a scale or replace, but nothing is added up or replaced")
@@ -114,11 +116,12 @@ def router_of(situation: Situation) -> Step:
     """Return the one step of a recipe that is its router.
 
     Raises:
-        MixtureRefused: there is none, or another.
+        ComposeError: there is none, or another.
     """
     found = [step for step in situation.recipe.steps if step.op == "router"]
     if len(found) != 1:
-        raise MixtureRefused(
+        raise ComposeError(
+            "M609",
             model=situation.model,
             reason=f'it has {len(found)} routers; experts go with one, like {{ op = "router", '
             f'module = "{situation.recipe.base}", parameters = {{ gates = "uniform" }} }}',

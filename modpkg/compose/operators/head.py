@@ -37,7 +37,7 @@ def bind(situation: Situation) -> Effects:
     module, base, step = situation.module, situation.base, situation.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError(model=situation.model, reason=reason)
+        return ComposeError("M601", model=situation.model, reason=reason)
 
     if step.scale != 1.0:
         raise refuse(f"step 'head' of {module.name} has a scale, but a head is not added up")

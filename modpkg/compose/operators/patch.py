@@ -23,7 +23,7 @@ from msgspec import structs
 from modpkg.adapters.matrix import matrix, rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.core.errors import BadPatch, ComposeError
+from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import DTYPE_BYTES
@@ -43,12 +43,12 @@ def bind(situation: Situation) -> Effects:
     of ``config.json`` that it sets, and the files that it replaces.
 
     Raises:
-        BadPatch, PatchForAnotherBase, PatchMatchesNothing, AccountsDoNotBalance: names the tensor.
+        PatchError, ComposeError: names the tensor.
         ComposeError: the step has a scale, and something in the patch cannot be scaled.
     """
     module, base, step = situation.module, situation.base, situation.step
     if PATCH not in module.files:
-        raise BadPatch(patch=module.name, reason=f"it has no {PATCH}")
+        raise PatchError("M730", patch=module.name, reason=f"it has no {PATCH}")
     record = read_patch(module.files[PATCH], module.name)
     check_against(record, module.name, module.tensors, f"{base.name} {base.version}", base.tensors)
     terms: dict[str, Term] = {}
@@ -78,6 +78,7 @@ def bind(situation: Situation) -> Effects:
     structural = next(iter([*added, *removed, *config, *unset, *files]), None)
     if step.replace or (step.scale != 1.0 and structural is not None):
         raise ComposeError(
+            "M601",
             model=situation.model,
             reason=f"step 'patch' of {module.name} has replace, but a patch says itself what it "
             "replaces"
@@ -129,6 +130,7 @@ def prepare(inputs: Mapping[str, Tensor], term: Term, source: Tensor) -> Mapping
     places = ((gaps + told.long()).cumsum(0) - 1)[told]
     if len(places) != len(inputs["values"]) or (len(places) and int(places[-1]) >= source.numel()):
         raise ComposeError(
+            "M601",
             model="patch",
             reason=f"{len(inputs['values'])} values do not go with the places of a patch "
             f"({len(places)}, of {source.numel()} there are)",

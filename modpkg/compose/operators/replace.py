@@ -6,7 +6,7 @@ composed[t] = module[t]
 from __future__ import annotations
 
 from modpkg.compose.operators.operator import Effects, Operator, Situation
-from modpkg.core.errors import ComposeError, ShapeMismatch
+from modpkg.core.errors import ComposeError
 
 
 def bind(situation: Situation) -> Effects:
@@ -14,27 +14,32 @@ def bind(situation: Situation) -> Effects:
 
     Raises:
         ComposeError: the base has no such tensor, or the step has a scale.
-        ShapeMismatch: the tensor has another shape.
+        ComposeError: the tensor has another shape.
     """
     module, base, step = situation.module, situation.base, situation.step
     if step.scale != 1.0 or step.replace:
         raise ComposeError(
+            "M601",
             model=situation.model,
             reason=f"step 'replace' of {module.name} has {'replace' if step.replace else 'a scale'}"
             ", but it takes all of its tensors as they are",
         )
     if not module.tensors:
-        raise ComposeError(model=situation.model, reason=f"{module.name} holds no tensor at all")
+        raise ComposeError(
+            "M601", model=situation.model, reason=f"{module.name} holds no tensor at all"
+        )
     for name, ref in sorted(module.tensors.items()):
         own = base.tensors.get(name)
         if own is None:
             raise ComposeError(
+                "M601",
                 model=situation.model,
                 reason=f"{module.name} replaces {name!r}, which {base.name} {base.version} does "
                 "not have",
             )
         if list(own.shape) != list(ref.shape):
-            raise ShapeMismatch(
+            raise ComposeError(
+                "M604",
                 module=module.name,
                 tensor=name,
                 actual=list(ref.shape),

@@ -31,7 +31,7 @@ from modpkg.compose.operators.expert import (
 )
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import MixtureRefused
+from modpkg.core.errors import ComposeError
 from modpkg.manifest.schema import Step
 
 ASKED = "experts_per_token"
@@ -45,20 +45,20 @@ _TOKENIZER = (
 )
 
 Rows = Mapping[int, tuple[Taken | Felt | None, ...]]
-Refuse = Callable[[str], MixtureRefused]
+Refuse = Callable[[str], ComposeError]
 
 
 def bind(situation: Situation) -> Effects:
     """Return the router of each layer, without the dense blocks, and the mixture's config.
 
     Raises:
-        MixtureRefused: the recipe is none of a mixture, or the base cannot be one exactly.
-        ExpertIncomplete, UnboundTensor, ShapeMismatch, BadRecord: a module does not fit.
+        ComposeError: the recipe is none of a mixture, or the base cannot be one exactly.
+        ComposeError, ReleaseError, RecordError: a module does not fit.
     """
     module, base, step = situation.module, situation.base, situation.step
 
-    def refuse(reason: str) -> MixtureRefused:
-        return MixtureRefused(model=situation.model, reason=reason)
+    def refuse(reason: str) -> ComposeError:
+        return ComposeError("M609", model=situation.model, reason=reason)
 
     check_step(situation, ("gates", ASKED, OTHERS))
     router_of(situation)

@@ -17,7 +17,7 @@ from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import CONFIG
 from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
-from modpkg.core.errors import ComposeError, UnboundTensor
+from modpkg.core.errors import ComposeError, ReleaseError
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
@@ -30,7 +30,7 @@ def bind(situation: Situation) -> Effects:
     """Return a term for each pair of places and values.
 
     Raises:
-        ComposeError: they do not belong together. UnboundTensor: the base has no such tensor.
+        ComposeError: they do not belong together. ReleaseError: the base has no such tensor.
     """
     module, base = situation.module, situation.base
     if CONFIG in module.files:
@@ -40,14 +40,16 @@ def bind(situation: Situation) -> Effects:
         target, _, role = name.rpartition(".")
         other = f"{target}.{'values' if role == 'indices' else 'indices'}"
         if role not in ("indices", "values") or other not in module.tensors:
-            raise UnboundTensor(
+            raise ReleaseError(
+                "M208",
                 tensor=name,
                 module=module.name,
                 base=base.name,
                 reason="a sparse module has '<tensor>.indices' and '<tensor>.values' only",
             )
         if target not in base.tensors:
-            raise UnboundTensor(
+            raise ReleaseError(
+                "M208",
                 tensor=name,
                 module=module.name,
                 base=f"{base.name} {base.version}",
@@ -64,6 +66,7 @@ def bind(situation: Situation) -> Effects:
             or indices.shape[0] > math.prod(base.tensors[target].shape)
         ):
             raise ComposeError(
+                "M601",
                 model=situation.model,
                 reason=f"{module.name} has {indices.dtype} places {list(indices.shape)} and "
                 f"{values.dtype} values {list(values.shape)} for {target!r}",
@@ -82,14 +85,16 @@ def prepare(inputs: Mapping[str, Array], term: Term, source: Source) -> Mapping[
     if places.ndim == 2:
         rows, columns = places
         if columns.size and (columns.min() < 0 or columns.max() >= source.shape[1]):
-            raise ComposeError(model="sparse", reason="a column is outside of the base's tensor")
+            raise ComposeError(
+                "M601", model="sparse", reason="a column is outside of the base's tensor"
+            )
         places = rows * source.shape[1] + columns
     order = places.argsort(kind="stable")
     places = places[order]
     if places.size and (places[0] < 0 or places[-1] >= source.count):
-        raise ComposeError(model="sparse", reason="a place is outside of the base's tensor")
+        raise ComposeError("M601", model="sparse", reason="a place is outside of the base's tensor")
     if (places[1:] == places[:-1]).any():
-        raise ComposeError(model="sparse", reason="a place is there twice")
+        raise ComposeError("M601", model="sparse", reason="a place is there twice")
     return {"places": places, "values": values[order]}
 
 

@@ -15,7 +15,7 @@ from modpkg.compose.reducers.reducer import (
     reducer,
 )
 from modpkg.compose.reducers.single import Single
-from modpkg.core.errors import UnknownMethod
+from modpkg.core.errors import ComposeError
 
 REDUCERS: dict[str, Reducer] = {
     item.name: item
@@ -30,12 +30,12 @@ def find_reducer(name: str, where: str) -> Reducer:
     """Return a reducer.
 
     Raises:
-        UnknownMethod: neither modpkg nor an installed package has it; the error names those that
+        ComposeError: neither modpkg nor an installed package has it; the error names those that
             are known.
     """
     found = find(REDUCERS, GROUP, name)
     if found is None:
-        raise UnknownMethod(where=where, method=name, known=known(REDUCERS, GROUP))
+        raise ComposeError("M620", where=where, method=name, known=known(REDUCERS, GROUP))
     return found
 
 

@@ -13,13 +13,14 @@ from modpkg.community.bisect.judges import CommandJudge
 from modpkg.community.bisect.lock_mixes import Impossible, Mix
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.community.bisect.trials import Command, Trials
-from modpkg.core.errors import CommandEnded, ComposeError, ManifestMissing, UnknownModule
+from modpkg.core.errors import ComposeError, NotFound
 from modpkg.core.home import store_folder, trials_folder
 from modpkg.core.progress import Progress
 from modpkg.environment.plan import Request
 from modpkg.environment.project import Project, find_project
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
+from tests.raising import raises
 
 
 class Scripted:
@@ -75,7 +76,7 @@ def test_what_is_no_verdict_ends_the_search_and_is_not_remembered(
 ) -> None:
     one = trials(Scripted(status, 0), command(tmp_path))
     with one.held():
-        with pytest.raises(CommandEnded):
+        with raises("M794"):
             one.outcome(mix("a"), "a")
         assert one.outcome(mix("a"), "a").verdict is Verdict.GOOD
 
@@ -92,13 +93,13 @@ def test_repeated_runs(tmp_path: Path) -> None:
 def test_a_mix_that_cannot_be_composed_is_unknown_and_other_errors_are_told(
     tmp_path: Path,
 ) -> None:
-    failing = ComposeError(model="m", reason="no")
-    elsewhere = UnknownModule(name="m", registry="r", hint="")
+    failing = ComposeError("M601", model="m", reason="no")
+    elsewhere = NotFound("M304", name="m", registry="r", hint="")
     one = trials(Scripted(failing, elsewhere), command(tmp_path))
     with one.held():
         outcome = one.outcome(mix("a"), "a")
         assert (outcome.verdict, outcome.ran) == (Verdict.UNKNOWN, False)
-        with pytest.raises(UnknownModule):
+        with raises("M304"):
             one.outcome(mix("b"), "b")
         assert one.outcome(Impossible("why"), "c").reason == "why"
         assert one.made == 0
@@ -155,7 +156,7 @@ def test_the_variable_names_the_project(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "p"
     folder.mkdir()
     monkeypatch.setenv("MODPKG_PROJECT", str(folder))
-    with pytest.raises(ManifestMissing):
+    with raises("M111"):
         find_project()
     (folder / "modpkg.toml").write_text('[app]\nname = "p"\n')
     assert find_project() == find_project(user=True) == Project(folder / "modpkg.toml")

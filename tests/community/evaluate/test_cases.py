@@ -17,8 +17,9 @@ from pyarrow import parquet
 from modpkg.community.evaluate import cases as module
 from modpkg.community.evaluate.cases import Column, definition_digest, read_cases
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import BadCases, ExtraNeeded
+from modpkg.core.errors import TestError
 from modpkg.manifest.schema import Test as Declared
+from tests.raising import raises
 
 COLUMNS = {"text": Column("text"), "score": Column("number"), "tags": Column("texts", True)}
 ROWS: list[dict[str, Any]] = [
@@ -96,7 +97,7 @@ def test_what_jsonl_and_parquet_hold_comes_back(rows: list[tuple[str, float]]) -
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_told(name: str, data: bytes, said: str) -> None:
-    with pytest.raises(BadCases) as caught:
+    with raises("M712") as caught:
         read_cases(data, name, COLUMNS)
     assert said in str(caught.value)
 
@@ -105,7 +106,7 @@ def test_a_file_that_is_not_what_it_says_is_told(name: str, data: bytes, said: s
 def test_no_bytes_do_more_than_be_refused(data: bytes, name: str) -> None:
     try:
         found = read_cases(data, name, COLUMNS)
-    except BadCases:
+    except TestError:
         return
     assert all(math.isfinite(case["score"]) and case["text"].strip() for case in found)
 
@@ -117,20 +118,20 @@ def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("c.csv", as_csv(ROWS * 2)),
         ("c.parquet", as_parquet(ROWS * 2)),
     ):
-        with pytest.raises(BadCases, match="2 cases are the most"):
+        with raises("M712", match="2 cases are the most"):
             read_cases(data, name, COLUMNS)
     monkeypatch.setattr(module, "MAX_BYTES", 3)
-    with pytest.raises(BadCases, match="3 B is the most"):
+    with raises("M712", match="3 B is the most"):
         read_cases(b"four", "c.jsonl", COLUMNS)
     monkeypatch.undo()
     monkeypatch.setattr(module, "MAX_TEXT", 3)
-    with pytest.raises(BadCases, match="over 3 characters"):
+    with raises("M712", match="over 3 characters"):
         read_cases(b'{"text": "four"}', "c.jsonl", {"text": Column("text")})
 
 
 def test_parquet_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ExtraNeeded, match=r"pip install 'modpkg\[parquet\]'"):
+    with raises("M703", match=r"pip install 'modpkg\[parquet\]'"):
         read_cases(as_parquet(ROWS), "c.parquet", COLUMNS)
 
 

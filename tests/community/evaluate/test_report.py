@@ -21,7 +21,7 @@ from modpkg.community.evaluate.report import (
     within,
     worse,
 )
-from modpkg.core.errors import BadReport
+from tests.raising import raises
 
 SUM = "sha256:" + "0" * 64
 OTHER = "sha256:" + "1" * 64
@@ -123,7 +123,7 @@ def test_between_two_bounds_nothing_is_lost() -> None:
     ],
 )
 def test_what_is_no_sound_report_is_refused(data: bytes, said: str) -> None:
-    with pytest.raises(BadReport, match=said):
+    with raises("M710", match=said):
         parse_report(data, "report.json")
 
 
@@ -134,6 +134,6 @@ def test_a_file_that_is_not_there_is_no_report(tmp_path: Path) -> None:
     assert read_report(path) == report(result())
     with open(path, "ab") as file:
         file.truncate((16 << 20) + 1)
-    with pytest.raises(BadReport, match="over 16 MiB"):
+    with raises("M710", match="over 16 MiB"):
         read_report(path)
     assert not within(math.nan, 0.0, None)

@@ -10,11 +10,12 @@ import pytest
 
 from modpkg.community.evaluate.run import try_project
 from modpkg.community.evaluate.test_runner import Bench
-from modpkg.core.errors import BadMetric, CrashedTest, ModpkgError, StoppedTest, UnknownMetric
+from modpkg.core.errors import ModpkgError, TestAborted, TestError
 from modpkg.core.progress import Progress
 from modpkg.environment.project import Project
 from modpkg.store.store import Store
 from tests.community.tiny import publish_encoder_and_head, table, write_head
+from tests.raising import raises
 
 PACKAGE = """
 import os, re
@@ -88,19 +89,19 @@ def test_a_test_that_never_ends_is_stopped_and_the_next_one_runs(
 ) -> None:
     own = tmp_path / "own"
     begun = time.monotonic()
-    with pytest.raises(StoppedTest) as caught:
+    with raises("M717") as caught:
         run(own, bench, home, "stuck")
     assert time.monotonic() - begun < 120  # it is stopped at all; how soon is for benchmarks
     assert str(caught.value).startswith(
         "Test 'moods' of own did not end on own within 20 seconds and was stopped; "
     )
-    with pytest.raises(CrashedTest, match=r"ended the process that ran it on own \(signal 9\)"):
+    with raises("M718", match=r"ended the process that ran it on own \(signal 9\)"):
         run(own, bench, home, "crash")
     refusals: list[tuple[str, type[ModpkgError], str]] = [
-        ("wrong", BadMetric, "did not give finite numbers"),
-        ("failing", CrashedTest, "RuntimeError: no such thing"),
-        ("none", BadMetric, "trouble 1.0 names no Metric"),
-        ("other", UnknownMetric, "known are"),
+        ("wrong", TestError, "did not give finite numbers"),
+        ("failing", TestAborted, "RuntimeError: no such thing"),
+        ("none", TestError, "trouble 1.0 names no Metric"),
+        ("other", TestError, "known are"),
     ]
     for metric, kind, said in refusals:
         with pytest.raises(kind, match=said):

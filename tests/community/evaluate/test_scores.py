@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, ndcg_score
 from modpkg.community.evaluate import metrics, scores
 from modpkg.community.evaluate.metrics import check_metric, find_metric
 from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wilson
-from modpkg.core.errors import ExtraNeeded, UnknownMetric
+from tests.raising import raises
 
 labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
 
@@ -93,7 +93,7 @@ def test_rouge_takes_the_best_reference() -> None:
 
 def test_rouge_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
-    with pytest.raises(ExtraNeeded, match=r"Metric rouge_1 needs .* 'modpkg\[eval\]'"):
+    with raises("M703", match=r"Metric rouge_1 needs .* 'modpkg\[eval\]'"):
         find_metric("rouge_1", "here").rows([{"text": "a", "expected": ["b"]}], [["c"]])
 
 
@@ -139,13 +139,13 @@ def test_intervals_repeat_and_hold_the_value() -> None:
 
 
 def test_a_metric_that_does_not_exist_is_told_with_what_may_be_meant() -> None:
-    with pytest.raises(UnknownMetric) as caught:
+    with raises("M713") as caught:
         check_metric("rogue_l", "test 'x'")
     assert str(caught.value) == ("test 'x': there is no metric 'rogue_l'; did you mean 'rouge_l'?")
-    with pytest.raises(UnknownMetric, match="known are accuracy, bias, "):
+    with raises("M713", match="known are accuracy, bias, "):
         check_metric("zzzz", "test 'x'")
     for name in ("recall_at_0", "recall_at_12345", "ndcg_at_", "recall_at_1 "):
-        with pytest.raises(UnknownMetric):
+        with raises("M713"):
             check_metric(name, "test 'x'")
 
 

@@ -20,12 +20,12 @@ from modpkg.community.patch.merge import Merged, Merging, Method, begin, carry_o
 from modpkg.community.patch.resolution_file import Choices, read_choices
 from modpkg.community.patch.tournament import choose
 from modpkg.compose.mapping import map_tensors
-from modpkg.core.errors import BadResolution, CannotMerge, ComposeError, MergeConflicts
 from modpkg.core.installed import InstalledModule
 from modpkg.core.progress import Progress
 from modpkg.manifest import read_manifest
 from modpkg.store.store import Store
 from tests.community.changed import base_of, copy_of, patch_of, same_bits
+from tests.raising import raises
 
 NAMES = ("embed", "layers.0.w", "layers.1.w")
 
@@ -101,7 +101,7 @@ def test_conflicts_are_counted_and_nothing_is_chosen_silently(case: Case) -> Non
     assert (row.layer, row.conflicts, row.different) == (1, 1, 2)
     svg = ElementTree.fromstring(conflict_picture(merging.overlaps, "t"))
     assert "2 of 30 values differ, 1 with opposite signs" in ElementTree.tostring(svg).decode()
-    with pytest.raises(MergeConflicts, match="1 tensors .*2 values, 1 moved in opposite") as error:
+    with raises("M740", match="1 tensors .*2 values, 1 moved in opposite") as error:
         case.merged(merging)
     assert '"layers.1.w" = "ours"' in str(error.value)
     found = case.tensors(merging, "mean")["layers.1.w"]
@@ -121,29 +121,29 @@ def test_fisher_weighs_each_value_by_its_importance(case: Case) -> None:
 
 def test_a_method_that_does_not_go_with_the_parents_says_so(case: Case) -> None:
     merging = case.begin(changed(1, "embed"), changed(2, "embed"))
-    with pytest.raises(ComposeError, match="'slerp' takes 1 steps"):
+    with raises("M601", match="'slerp' takes 1 steps"):
         case.merged(merging, "slerp")
 
 
 def test_a_removed_or_reshaped_tensor_needs_a_resolution(case: Case) -> None:
     gone = {name: tensor for name, tensor in weights().items() if name != "embed"}
     merging = case.begin(gone, changed(2, "embed"))
-    with pytest.raises(CannotMerge, match="removed in one, changed in another"):
+    with raises("M742", match="removed in one, changed in another"):
         case.merged(merging, "mean")
     ours = case.begin(gone, changed(2, "embed"), choices={"tensors": {"emb*": "ours"}})
     assert "embed" not in case.tensors(ours)
     wide = {**weights(), "embed": torch.ones(7, 5).bfloat16()}
-    with pytest.raises(CannotMerge, match="of another shape"):
+    with raises("M742", match="of another shape"):
         case.merged(case.begin(wide, changed(2, "embed")), "mean")
     new = [{**weights(), "new": torch.full((2,), number)} for number in (1.0, 2.0)]
-    with pytest.raises(CannotMerge, match="new in each"):
+    with raises("M742", match="new in each"):
         case.merged(case.begin(*new), "mean")
 
 
 def test_one_parent_or_a_stranger_is_refused(case: Case) -> None:
-    with pytest.raises(CannotMerge, match="One parent alone"):
+    with raises("M742", match="One parent alone"):
         case.begin(weights())
-    with pytest.raises(CannotMerge, match="no tensor in common"):
+    with raises("M742", match="no tensor in common"):
         case.begin(weights(), {"other": torch.ones(1)})
 
 
@@ -221,9 +221,9 @@ def test_an_entry_that_decides_nothing_is_refused(
     tensors: dict[str, str], reason: str, case: Case
 ) -> None:
     parents = changed(1, "embed"), changed(2, "embed")
-    with pytest.raises(BadResolution, match=reason):
+    with raises("M741", match=reason):
         case.begin(*parents, choices={"tensors": tensors})
-    with pytest.raises(BadResolution, match="names no file"):
+    with raises("M741", match="names no file"):
         case.begin(*parents, choices={"files": {"nothing.json": "ours"}})
 
 
@@ -245,9 +245,9 @@ def test_the_first_entry_that_fits_holds(case: Case) -> None:
 )
 def test_a_file_that_is_no_resolution_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(text)
-    with pytest.raises(BadResolution, match=reason):
+    with raises("M741", match=reason):
         read_choices(tmp_path / "r.toml")
-    with pytest.raises(CannotMerge, match="no such resolution file"):
+    with raises("M742", match="no such resolution file"):
         read_choices(tmp_path / "none.toml")
 
 
@@ -264,7 +264,7 @@ def test_configurations_merge_by_key_and_other_files_need_a_choice(case: Case) -
     ]
     merging = case.begin(*sides)
     assert [item.path for item in merging.files.conflicts] == ["words.json"]
-    with pytest.raises(MergeConflicts, match=r'words\.json .*"words\.json" = "ours"'):
+    with raises("M740", match=r'words\.json .*"words\.json" = "ours"'):
         case.merged(merging, "mean")
     merged = case.merged(case.begin(*sides, choices={"files": {"words.json": "theirs"}}))
     assert json.loads(merged.files["words.json"].read_text()) == ["layers.0.w"]

@@ -19,23 +19,13 @@ from modpkg.compose.executor import compose
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import plan
 from modpkg.compose.torch_arrays import round_into
-from modpkg.core.errors import (
-    AccountsDoNotBalance,
-    BadPatch,
-    ComposeError,
-    NotACopy,
-    NotFinite,
-    NothingChanged,
-    PatchForAnotherBase,
-    PatchGivesOther,
-    PatchMatchesNothing,
-    PatchNotFinite,
-)
+from modpkg.core.errors import PatchError
 from modpkg.core.names import module_name
 from modpkg.core.records import PATCH
 from modpkg.manifest.schema import Compose, Step
 from tests.community.changed import applied, base_of, copy_of, patch_of, same_bits
 from tests.compose.helpers import of_folder
+from tests.raising import raises
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 KINDS = ("same", "sparse", "dense", "rows", "columns", "low rank", "zeros", "retyped", "trimmed")
@@ -114,7 +104,7 @@ def test_base_and_patch_give_the_copy_bit_for_bit(
         copy = copy_of(place / "copy", case[1])
         try:
             _, written = patch_of(place, base, copy, deltas=deltas)
-        except NothingChanged:
+        except PatchError:
             assert same_bits(*case)
             return
         assert same_bits(applied(place, base, written), case[1])
@@ -191,7 +181,7 @@ def small(seed: int = 0) -> dict[str, torch.Tensor]:
 
 def test_the_same_copy_is_no_patch(tmp_path: Path) -> None:
     base = base_of(tmp_path, small())
-    with pytest.raises(NothingChanged, match="nothing to make a patch of"):
+    with raises("M734", match="nothing to make a patch of"):
         patch_of(tmp_path, base, copy_of(tmp_path / "copy", small()))
 
 
@@ -199,15 +189,15 @@ def test_the_same_copy_is_no_patch(tmp_path: Path) -> None:
 def test_a_copy_with_nan_is_refused_by_tensor(value: float, tmp_path: Path) -> None:
     copy = small()
     copy["a.1.w"][3, 3] = value
-    with pytest.raises(PatchNotFinite, match=r"'a\.1\.w' of .* has 1 values"):
+    with raises("M733", match=r"'a\.1\.w' of .* has 1 values"):
         patch_of(tmp_path, base_of(tmp_path, small()), copy_of(tmp_path / "copy", copy))
 
 
 def test_a_copy_of_something_else_is_refused(tmp_path: Path) -> None:
     base = base_of(tmp_path, small())
-    with pytest.raises(NotACopy, match="no tensor in common"):
+    with raises("M735", match="no tensor in common"):
         patch_of(tmp_path, base, copy_of(tmp_path / "copy", {"other": torch.ones(2)}))
-    with pytest.raises(NotACopy, match="modpkg import peft"):
+    with raises("M735", match="modpkg import peft"):
         patch_of(tmp_path, base, copy_of(tmp_path / "two", small(), adapter_config={}))
 
 
@@ -215,10 +205,10 @@ def test_a_patch_made_for_another_base_names_the_tensor(tmp_path: Path) -> None:
     base, other = base_of(tmp_path, small()), base_of(tmp_path / "other", small(5))
     copy = {**small(), "a.1.w": small(9)["a.1.w"]}
     _, written = patch_of(tmp_path, base, copy_of(tmp_path / "copy", copy))
-    with pytest.raises(PatchForAnotherBase, match=r"made for base==1\.0, and 'a\.1\.w' of base"):
+    with raises("M731", match=r"made for base==1\.0, and 'a\.1\.w' of base"):
         applied(tmp_path, other, written)
     fewer = base_of(tmp_path / "fewer", {"a.0.w": small()["a.0.w"]})
-    with pytest.raises(PatchMatchesNothing, match=r"does not have 'a\.1\.w'"):
+    with raises("M732", match=r"does not have 'a\.1\.w'"):
         applied(tmp_path, fewer, written)
 
 
@@ -261,7 +251,7 @@ def test_a_record_that_does_not_go_with_its_tensors_is_refused(
     tensors = json.loads((patched / PATCH).read_text())["tensors"]
     tensors["a.0.w"]["inputs"] = inputs
     rewritten(patched, tensors=tensors)
-    with pytest.raises(BadPatch, match="'a.0.w' " + reason):
+    with raises("M730", match="'a.0.w' " + reason):
         again(patched)
 
 
@@ -276,34 +266,34 @@ def again(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_tensor_that_nothing_names_is_refused(patched: Path) -> None:
     damaged(patched, "spare", torch.ones(2))
-    with pytest.raises(AccountsDoNotBalance, match="spare"):
+    with raises("M603", match="spare"):
         again(patched)
 
 
 def test_values_that_do_not_go_with_their_places_are_refused(patched: Path) -> None:
     damaged(patched, "a.0.w.gaps", torch.tensor([200], dtype=torch.uint8))
-    with pytest.raises(ComposeError, match="do not go with the places"):
+    with raises("M601", match="do not go with the places"):
         again(patched)
 
 
 def test_a_patch_that_makes_something_else_is_refused(patched: Path) -> None:
     damaged(patched, "a.0.w.values", torch.tensor([8.0]).bfloat16())
-    with pytest.raises(PatchGivesOther, match=r"does not make the 'a\.0\.w'"):
+    with raises("M736", match=r"does not make the 'a\.0\.w'"):
         again(patched)
 
 
 def test_nan_in_a_patch_is_refused_whatever_its_form(patched: Path) -> None:
     damaged(patched, "a.0.w.values", torch.tensor([float("nan")]).bfloat16())
-    with pytest.raises(NotFinite, match=r"a\.0\.w"):
+    with raises("M605", match=r"a\.0\.w"):
         again(patched)
 
 
 def test_a_patch_without_a_record_or_with_a_broken_one_is_refused(patched: Path) -> None:
     (patched / PATCH).write_text("{}")
-    with pytest.raises(BadPatch, match="cannot be used as a patch"):
+    with raises("M730", match="cannot be used as a patch"):
         again(patched)
     (patched / PATCH).unlink()
-    with pytest.raises(BadPatch, match="has no patch.json"):
+    with raises("M730", match="has no patch.json"):
         again(patched)
 
 
@@ -317,11 +307,11 @@ def test_rows_that_are_not_what_the_patch_says_are_refused(tmp_path: Path) -> No
     tensors = json.loads((folder / PATCH).read_text())["tensors"]
     tensors["a.0.w"]["first"] = 4
     rewritten(folder, tensors=tensors)
-    with pytest.raises(BadPatch, match=r"'a\.0\.w' is not the part of the base's tensor"):
+    with raises("M730", match=r"'a\.0\.w' is not the part of the base's tensor"):
         again(folder)
     tensors["a.0.w"]["first"] = 9
     rewritten(folder, tensors=tensors)
-    with pytest.raises(BadPatch, match="said to be the first 9 rows of what has shape"):
+    with raises("M730", match="said to be the first 9 rows of what has shape"):
         again(folder)
 
 
@@ -370,7 +360,7 @@ def test_what_a_patch_brings_beside_changes_cannot_be_scaled(tmp_path: Path) -> 
         return plan("m", "1", Compose(base=module_name("base"), steps=steps), modules)
 
     assert planned()
-    with pytest.raises(ComposeError, match="has a scale, but it brings 'extra'"):
+    with raises("M601", match="has a scale, but it brings 'extra'"):
         planned(scale=0.5)
-    with pytest.raises(ComposeError, match="says itself what it replaces"):
+    with raises("M601", match="says itself what it replaces"):
         planned(replace=("a.",))

@@ -1,0 +1,308 @@
+"""Every message of an error, by its code: one sentence that names the thing and the remedy.
+
+Codes are grouped by room: M1 names and manifests, M2 releases, M3 registries, M4 resolving and
+locking, M5 transfer, store and environments, M6 composing, M70 running, M71 and M72 tests,
+M73 to M75 patches and merges, M76 versions, M77 licences, M79 bisecting, M8 import and export,
+M9 the command line. A code, once released, keeps its meaning; the classes that can be caught
+are in `modpkg.core.errors`.
+"""
+
+from __future__ import annotations
+
+MESSAGES: dict[str, str] = {
+    "M101": (
+        "{name!r} is not a module name: use letters, digits, '-', '_' and '.', beginning and "
+        "ending with a letter or digit."
+    ),
+    "M102": ("{version!r} is not a version: write it as PEP 440 has it, like 2.1.0 or 3.0rc1."),
+    "M103": (
+        "{requirement!r} is not a requirement ({reason}): write it like 'summarizer>=2.1', "
+        "'summarizer[news]~=2.0', summarizer@2.1 or summarizer@^2.1."
+    ),
+    "M104": ("{digest!r} is not a digest: it has to be 'sha256:' and 64 lower-case hex digits."),
+    "M105": (
+        "{path!r} is not a path that a release may hold ({reason}): use relative paths with "
+        "'/' that stay inside the module."
+    ),
+    "M106": (
+        "{license} is not an SPDX licence expression{hint}; write it like 'Apache-2.0', 'MIT "
+        "OR Apache-2.0', or 'LicenseRef-' and a name of your own."
+    ),
+    "M107": (
+        "{alias!r} is not an alias of a registry: use letters, digits, '-', '_' and '.', and "
+        'put the address under [registries], like: acme = "https://models.acme.example".'
+    ),
+    "M108": (
+        "{specifier!r} is not a version specifier{reason}; write it like '>=2.1', '>=1,<2', "
+        "'~=2.0', '^2.1', '==2.1.0', or '*' for any version."
+    ),
+    "M109": (
+        "{cutoff!r} is not a cut-off: write a date like '2026-01-01', a time like "
+        "'2026-01-01T12:00:00Z', or a span before now like '7 days' (minutes, hours, days, "
+        "weeks)."
+    ),
+    "M110": "{where}: {message}",
+    "M111": (
+        "There is no modpkg.toml (and no [tool.modpkg] in pyproject.toml) in {folder} or above "
+        "it; 'modpkg init' makes one."
+    ),
+    "M112": "{path} describes {found}, but this command needs {needed}; {remedy}",
+    "M201": "{path} is not a sound safetensors file: {reason}; fetch or build it again.",
+    "M202": (
+        "{path} is {what}, and a module carries data only; remove it, or convert weights to "
+        "safetensors first."
+    ),
+    "M203": ("{path} is a link, and a release holds only plain files; replace it by the file."),
+    "M204": (
+        "{folder} has no *.safetensors file, and a module of kind {kind!r} needs weights; "
+        "'modpkg import' makes a module from what you have."
+    ),
+    "M205": "Tensor {tensor!r} is both in {first} and in {second}; keep it in one of them.",
+    "M206": "{path}: {reason}.",
+    "M207": (
+        "No tensor of {module} fits {base}: {example!r} would act on {target!r}, which the "
+        "base does not have; check that this is the base that {module} was made for."
+    ),
+    "M208": "Tensor {tensor!r} of {module} has no place in {base}: {reason}.",
+    "M209": "{what} is not a sound {kind}: {reason}.",
+    "M210": (
+        "{where}: a module of kind {kind!r} acts on a base; name the base it was made for "
+        "under [dependencies], like 'smollm2-135m = \">=1.0,<2\"'."
+    ),
+    "M211": "{where}: {path} does not exist; {remedy}.",
+    "M212": (
+        "{what} cannot be decoded: {reason}; it was damaged or made wrongly, and nothing of it "
+        "was used. Ask the registry's owner to restore it."
+    ),
+    "M301": (
+        "There is no registry at {url}: it has no registry.json ({reason}); check the address, "
+        "or publish to it once to make it."
+    ),
+    "M302": ("The registry at {url} could not be read: {reason}; try again, or use --offline."),
+    "M303": (
+        "The registry at {url} follows spec version {spec}, newer than this modpkg knows "
+        "({known}); update modpkg."
+    ),
+    "M304": "There is no module named {name!r} in the registry {registry}{hint}.",
+    "M305": (
+        "{what} does not hash to {expected} but to {actual}: it was damaged or tampered with "
+        "at {source}; nothing of it was used. Ask the registry's owner to restore it."
+    ),
+    "M306": "{what} ({digest}) is not at {source}; ask the registry's owner to restore it.",
+    "M307": (
+        "{name} {version} is already published in {registry} with other content, and a version "
+        "is never replaced; raise the version in {manifest}."
+    ),
+    "M309": (
+        "{url} cannot be published to: {reason}; point --registry at a folder you can write to."
+    ),
+    "M310": (
+        "The index of {registry} says {claim} of {name} {version}, but its release record says "
+        "{truth}; the registry was tampered with or damaged, and nothing of it was used."
+    ),
+    "M311": "There is nothing to publish in {folder}; run 'modpkg build' first.",
+    "M312": "{name} {version} is not in the registry {registry}{hint}.",
+    "M313": (
+        "The registry at {url} answers 410 Gone to {path}: it was taken away for good; ask its "
+        "owner where it is now, and put that address under [registries]."
+    ),
+    "M314": "The registry at {url} {reason} ({status}); {remedy}.",
+    "M315": (
+        "What {config} has for {url} is not sent over plain http, where others can read it; "
+        "use an https:// address."
+    ),
+    "M316": (
+        "The address of {url} has a user or a password in it, which others may see; take it "
+        "out, and write it into {config}."
+    ),
+    "M317": (
+        "{name} {version} was built for a registry that has {count} of its packs already, and "
+        "{registry} does not; run 'modpkg build --registry {registry}' and publish again."
+    ),
+    "M401": ("There is no set of versions that fits together:\n{explanation}"),
+    "M402": ("{name!r} is not among the modules of {path}{hint}; there is nothing to update."),
+    "M410": "{path}: {reason}; run 'modpkg lock' to make it anew.",
+    "M411": "There is no {path}; run 'modpkg lock' to make it.",
+    "M412": "{path} is not what {manifest} asks for ({reason}); run 'modpkg lock'.",
+    "M413": (
+        "{name} was locked from the registry named {locked!r}, but {alias!r} now is a registry "
+        "named {actual!r}; put the right address under [registries], or run 'modpkg lock'."
+    ),
+    "M414": (
+        "{module} was made for {base} with other weights: {changed} of the {touched} tensors "
+        "it touches differ in {base} {version}; leave out --strict to accept that."
+    ),
+    "M415": (
+        "{name} {version} needs modpkg {specifier}, and this is modpkg {engine}; install that "
+        "modpkg, or 'modpkg update {name}' to see whether another version will do."
+    ),
+    "M501": ("--offline forbids fetching {what}; run the same command once without --offline."),
+    "M502": (
+        "There is not enough disk at {path}: {needed} needed, {free} free; nothing was "
+        "changed. Free some, or set MODPKG_HOME to a folder with more."
+    ),
+    "M503": "Nothing is installed in {path}; 'modpkg install NAME' does it.",
+    "M504": "{name!r} is not installed in {path}{hint}.",
+    "M505": "{path} has no earlier generation to return to{hint}.",
+    "M506": "{path} is damaged ({reason}); 'modpkg install' repairs it.",
+    "M507": "{name!r} is not among the [dependencies] of {manifest}{hint}.",
+    "M508": (
+        "{what} has changed in {path} since it was fetched; nothing of it was used, and "
+        "'modpkg store verify' repairs it."
+    ),
+    "M601": "{model}: {reason}.",
+    "M602": "{where}: there is no operator {op!r}; known are {known}.",
+    "M603": (
+        "{model}: {count} tensor(s) of {module} would not be used, {example!r} among them; "
+        "composing uses every tensor exactly once."
+    ),
+    "M604": (
+        "{module}: {tensor!r} has shape {actual}, but {target!r} of {base} needs {expected}; "
+        "the module was made for another base."
+    ),
+    "M605": ("{model}: composing {tensor!r} gives NaN or infinity; a module's weights are broken."),
+    "M606": (
+        "{module} cannot be composed exactly: {reason}. modpkg refuses rather than apply a "
+        "part of it."
+    ),
+    "M607": (
+        "{model}: the composed weights are {actual}, but modpkg.lock has {expected}; another "
+        "machine or engine rounds differently, or the lock was damaged. 'modpkg lock' takes "
+        "the new result."
+    ),
+    "M608": (
+        "{module} has no {missing!r}: an expert, or a router, has something for every layer of "
+        "{base}; build it with all of them."
+    ),
+    "M609": "{model} cannot be a mixture of experts exactly: {reason}.",
+    "M620": "{where}: there is no method {method!r}; known are {known}.",
+    "M621": "--executor {address}: {reason}.",
+    "M700": "The virtual tokens of {name} {reason}.",
+    "M701": "{name} is of kind {kind!r} and is not a model by itself; {remedy}.",
+    "M702": (
+        "{name}: the installed transformers {version} has no architecture {architecture!r}; "
+        "update transformers, or install the Python package that registers it."
+    ),
+    "M703": "{what} needs the Python package {package}; pip install 'modpkg[{extra}]'.",
+    "M704": "{name}: the architecture and the weights disagree: {reason}.",
+    "M705": "{name}: task {task!r} cannot be run; known are {known}.",
+    "M706": "There is no text in {source}; give a file, or '-' and text on standard input.",
+    "M707": (
+        "{name}: its {file} asks for code of its own ({key}), and modpkg never runs code out "
+        "of a registry; use a model whose architecture transformers or an installed package "
+        "has."
+    ),
+    "M708": "{name} cannot be live: {reason}.",
+    "M709": "{choice} cannot be chosen: {reason}.",
+    "M710": "{what} is not a sound report: {reason}; 'modpkg test' writes a new one.",
+    "M711": (
+        "{path} is a report of another {what}: it says {said}, and what is built here is "
+        "{actual}. Run 'modpkg test' again, or take the file out."
+    ),
+    "M712": "{where}: {reason}; these are the cases of a test, and none of them was run.",
+    "M713": "{where}: there is no metric {metric!r}{hint}.",
+    "M714": "Metric {metric!r} cannot be used: {reason}.",
+    "M715": (
+        "{test}: metric {metric!r} needs {needs}, which {name} is not; take a metric that fits "
+        "its task."
+    ),
+    "M716": ("{name} gives NaN or infinity in test {test!r} for {text}; its weights are broken."),
+    "M717": (
+        "Test {test!r} of {suite} did not end on {name} within {limit:g} seconds and was "
+        "stopped; give it less to do, or more time (--time-limit, or time_limit in [[tests]])."
+    ),
+    "M718": "Test {test!r} of {suite} ended the process that ran it on {name} ({reason}).",
+    "M719": "There is nothing to test: {reason}.",
+    "M720": ("{name} {version} is of kind {kind!r}, and [suites] names modules of kind 'suite'."),
+    "M721": "{what} cannot be vetted: {reason}.",
+    "M730": (
+        "{patch} cannot be used as a patch: {reason}; make it anew with 'modpkg patch create'."
+    ),
+    "M731": (
+        "{patch} was made for {made_for}, and {tensor!r} of {base} is another one; name the "
+        "base that it was made for, or merge the two: modpkg merge --base {made_for} {patch} "
+        "OTHER."
+    ),
+    "M732": (
+        "{patch} has nothing to act on: {base} does not have {tensor!r}; name the base that it "
+        "was made for."
+    ),
+    "M733": (
+        "{tensor!r} of {what} changed and has {count} values that are NaN or infinite; mend "
+        "the training that made it."
+    ),
+    "M734": ("{copy} has the tensors and files of {base}: there is nothing to make a patch of."),
+    "M735": "{what} is no changed copy of {base}: {reason}.",
+    "M736": (
+        "{patch} does not make the {tensor!r} that it says it does from {base} (it made "
+        "{actual}, not {expected}); report this with both, and use the copy that the patch was "
+        "made of."
+    ),
+    "M740": (
+        "{conflicts}; say how to choose: --method mean (or ties, fisher, auto …) for tensors, "
+        "or --resolution FILE with, for example, '[{table}]' and '\"{example}\" = \"ours\"' "
+        "(ours, theirs, mean or base)."
+    ),
+    "M741": "{path}: {entry!r} {reason}.",
+    "M742": "{what} cannot be merged: {reason}.",
+    "M760": (
+        "{where}: {name} {version} is not in the registry {registry}{hint}; name under "
+        "[provenance] a release that is published."
+    ),
+    "M761": (
+        "{name} {version} would be a {level} change after {against}:{facts}\n"
+        "Raise the version in modpkg.toml to {lowest} or higher, or publish it with "
+        '--allow-breaking "why", which is recorded.'
+    ),
+    "M770": (
+        "{where}: {name} {version} is under {license}, and {reason} ({policy}); take another "
+        "module, or name it under [licenses] exceptions."
+    ),
+    "M771": (
+        "{where}: {model} is not installed: {text} ({policy}); take other modules, or name one "
+        "of {names} under [licenses] exceptions if its owner permits it."
+    ),
+    "M790": (
+        "{old} and {new} have the same versions of the same modules, so no change of theirs "
+        "can break anything; name two locks that differ."
+    ),
+    "M791": (
+        "{command!r} has to pass with {end}, and it {how}, so nothing that came later is to "
+        "blame; {remedy}. What it printed: {log}"
+    ),
+    "M792": (
+        "{command!r} passes with {end}, so there is nothing to find; name a lock with which it "
+        "fails, or, if it fails only now and then, add --repeat."
+    ),
+    "M793": "{command!r} could not be tried with {end}, and both ends have to be: {reason}",
+    "M794": (
+        "{command!r} {how} with {label}, which is no verdict (0 is good, 125 skips, 1 to 127 "
+        "are bad). Nothing was changed; the same command goes on from here. What it printed: "
+        "{log}"
+    ),
+    "M795": (
+        "A lock has {name} {version} ({release}), and the registry {registry} has no such "
+        "release; use the registry that it was locked from."
+    ),
+    "M796": (
+        "{command!r} is not to be relied on: with {end} it {how}. Let it pass or fail for "
+        "good, with a fixed seed say; a search would blame what is not to blame. What it "
+        "printed: {log}"
+    ),
+    "M797": (
+        "{path} was changed while the tests ran, so what they passed on is not what would be "
+        "installed; nothing was changed. Run the command again: the runs made so far are kept."
+    ),
+    "M801": "{path} cannot be imported: {reason}.",
+    "M803": "{path} exists and is not empty; name a new folder.",
+    "M804": (
+        "{what} cannot be compared: {reason}. Name a release (NAME==VERSION), an installed "
+        "model (NAME or NAME@GENERATION) or a folder with *.safetensors."
+    ),
+    "M805": "{name} cannot be written as {form}: {reason}.",
+    "M901": "{message}",
+    "M902": (
+        "The shell read '>' as a redirect into a file named {file!r}, and it cannot be told "
+        "which of {names} it belongs to; quote the requirement: modpkg {command} '{example}'."
+    ),
+}
