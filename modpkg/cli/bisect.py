@@ -12,6 +12,7 @@ import click
 from modpkg.cli.options import project_options, trial_options
 from modpkg.cli.output import TerminalProgress, bad, counted, good, print_json, say, strong
 from modpkg.core.errors import LockError
+from modpkg.core.filenames import LOCK_NAME, PYPROJECT
 from modpkg.core.home import store_folder
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
@@ -136,7 +137,7 @@ def _lock(text: str, project: Project) -> Lock:
     if (generation := _GENERATION.fullmatch(text)) is not None:
         environment = Environment(project.environment)
         number = environment.previous_number(int(generation[1]))
-        path = environment.folder(number) / "modpkg.lock"
+        path = environment.folder(number) / LOCK_NAME
     lock = read_lock(path)
     if lock is None:
         raise LockError("M411", path=path)
@@ -160,7 +161,7 @@ def _show(found: Bisection, manifest: str) -> None:
     if (keep := found.keep) is None:
         return
     say(f"\nTo keep it out, write in {manifest}, and run 'modpkg update':\n")
-    head = "[tool.modpkg.constraints]" if manifest == "pyproject.toml" else "[constraints]"
+    head = "[tool.modpkg.constraints]" if manifest == PYPROJECT else "[constraints]"
     say(f'  {head}\n  {keep.name} = "{keep.specifier}"\n')
     if keep.enough:
         say(f"{good('Tried')}: with that, and all else as in {found.new}, it passes.")

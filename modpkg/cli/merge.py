@@ -208,9 +208,9 @@ def _automatic(
     from modpkg.community.patch.candidate import next_version, write_candidate
     from modpkg.community.patch.merge import Method, carry_out
     from modpkg.community.patch.tournament import METHODS, choose
+    from modpkg.core.filenames import MANIFEST
     from modpkg.environment.project import Project
     from modpkg.environment.registries import Wishes
-    from modpkg.manifest import MANIFEST
 
     base = merging.base
     found, folders = {}, {}

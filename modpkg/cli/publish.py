@@ -12,20 +12,14 @@ from msgspec import UNSET
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
 from modpkg.core.errors import ManifestError, PublishError, UsageError
+from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REPORT
 from modpkg.core.files import human_bytes, shown, write_atomically
 from modpkg.core.home import store_folder
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import KINDS, IndexLine, ReleaseRecord
 from modpkg.environment.registries import Registries, Wishes
-from modpkg.manifest import (
-    MANIFEST,
-    Manifest,
-    ModuleTable,
-    find_manifest,
-    new_manifest,
-    read_manifest,
-)
+from modpkg.manifest import Manifest, ModuleTable, find_manifest, new_manifest, read_manifest
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder
@@ -150,7 +144,7 @@ def _accept(
     manifest: Manifest, progress: Progress, wishes: Wishes, tree: Path, record: ReleaseRecord
 ) -> None:
     """Refuse a release whose report.json is of something else."""
-    if "report.json" in record.files:
+    if REPORT in record.files:
         from modpkg.community.evaluate.run import check_claim
 
         check_claim(tree, record, manifest, Store(store_folder()), progress, wishes)
@@ -184,7 +178,7 @@ def publish_command(
     """
     manifest, module = module_project(folder)
     dist = manifest.folder / DIST
-    if not (dist / "registry.json").exists():
+    if not (dist / REGISTRY_INFO).exists():
         raise PublishError("M311", folder=shown(dist))
     built = Registry(str(dist.absolute()))
     versions = [line.version for line in built.index(module.name)]
@@ -222,7 +216,7 @@ def _allowed(
     """
     if reason is not None and (not reason.strip() or not reason.isprintable()):
         raise UsageError("M901", message="--allow-breaking needs a reason in words, on one line.")
-    if not (registry / "registry.json").exists():
+    if not (registry / REGISTRY_INFO).exists():
         return line
     lines = Registry(str(registry.absolute())).index(line.name)
     versions = [parse_version(other.version) for other in lines]
@@ -256,7 +250,7 @@ def yank_command(
     if not separator:
         raise UsageError("M901", message=f"Name the version too: modpkg yank {name}==1.0.0")
     folder = writable_folder(None, registry)
-    if not (folder / "registry.json").exists():
+    if not (folder / REGISTRY_INFO).exists():
         raise PublishError("M309", url=folder, reason="there is no registry")
     line = RegistryWriter(folder).yank(
         module_name(name), str(parse_version(version)), None if undo else reason

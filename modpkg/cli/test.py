@@ -45,9 +45,10 @@ def test_command(
     Exit status 1 when a test fails.
     """
     from modpkg.community.evaluate.junit import junit_xml
-    from modpkg.community.evaluate.report import REPORT, report_bytes
+    from modpkg.community.evaluate.report import report_bytes
     from modpkg.community.evaluate.run import check_suite, try_project
     from modpkg.community.evaluate.test_runner import Bench
+    from modpkg.core.filenames import REPORT
     from modpkg.environment.project import find_project
     from modpkg.environment.registries import Wishes
 

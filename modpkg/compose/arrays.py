@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modpkg.core.digests import digest_bytes
+from modpkg.core.dtypes import DTYPES
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
 
@@ -21,24 +22,7 @@ Array = NDArray[np.float64]
 Stored = NDArray[np.generic]
 
 STORED: dict[str, np.dtype[np.generic]] = {
-    name: np.dtype(kind)
-    for name, kind in {
-        "BOOL": "?",
-        "U8": "u1",
-        "I8": "i1",
-        "F8_E4M3": "u1",
-        "F8_E5M2": "u1",
-        "U16": "u2",
-        "I16": "i2",
-        "F16": "f2",
-        "BF16": "u2",
-        "U32": "u4",
-        "I32": "i4",
-        "F32": "f4",
-        "U64": "u8",
-        "I64": "i8",
-        "F64": "f8",
-    }.items()
+    name: np.dtype(dtype.numpy) for name, dtype in DTYPES.items() if dtype.numpy is not None
 }
 """numpy's dtype for what lies in a pack; what it has no numbers for is its bits."""
 

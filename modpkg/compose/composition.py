@@ -8,8 +8,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.core.dtypes import DTYPE_BYTES
+from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.installed import Prompt, TensorRef
-from modpkg.core.packs import DTYPE_BYTES, pack_header
+from modpkg.core.packs import pack_header
 
 
 class Term(Struct, frozen=True, kw_only=True):
@@ -164,7 +166,7 @@ class Composition(Struct, frozen=True, kw_only=True):
     def bytes_to_write(self, store: Path) -> int:
         """Return how many bytes composing will write; 0 when the result is in the store."""
         types = self.types()
-        if not types or (self.folder(store) / RESULT).is_file():
+        if not types or (self.folder(store) / COMPOSED_RECORD).is_file():
             return 0
         header, places = pack_header(types)
         return len(header) + sum(place.length for place in places.values())
@@ -177,9 +179,6 @@ class Composition(Struct, frozen=True, kw_only=True):
 
 NOTHING = "nothing"
 """The operator of a term of a step that does not change this tensor, for methods that count."""
-
-RESULT = "composed.json"
-"""The record that is written last: what it describes is whole."""
 
 
 def type_and_digest(ref: TensorRef) -> list[Any]:

@@ -19,20 +19,19 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modpkg.compose.composition import NOTHING, RESULT, Composition
+from modpkg.compose.composition import NOTHING, Composition
 from modpkg.compose.memory import default_threads
 from modpkg.compose.operators import find_operator
 from modpkg.compose.passthrough_checks import check_brought
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
+from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from modpkg.core.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.packs import PackTensor, pack_header
 from modpkg.core.records import DigestText
 from modpkg.core.sealed import seal, unseal
-
-WEIGHTS = "weights.safetensors"
 
 
 class ComposedRecord(Struct, frozen=True):
@@ -91,7 +90,7 @@ def compose(
         _, places = pack_header(types)
         for name, place in places.items():
             tensors[name] = TensorRef(
-                file=str(folder / WEIGHTS),
+                file=str(folder / COMPOSED_WEIGHTS),
                 offset=place.offset,
                 length=place.length,
                 dtype=place.dtype,
@@ -111,8 +110,8 @@ def compose(
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
     """Return the record of a result that is in the store, if it is whole."""
     try:
-        record = unseal((folder / RESULT).read_bytes(), ComposedRecord)
-        whole = (folder / WEIGHTS).stat().st_size == record.length
+        record = unseal((folder / COMPOSED_RECORD).read_bytes(), ComposedRecord)
+        whole = (folder / COMPOSED_WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None
     sound = record.key == composition.key and record.digests.keys() == composition.types().keys()
@@ -130,7 +129,7 @@ def _compute(
     header, places = pack_header(composition.types())
     length = max(place.offset + place.length for place in places.values())
     folder.mkdir(parents=True, exist_ok=True)
-    staged = temporary_sibling(folder / WEIGHTS)
+    staged = temporary_sibling(folder / COMPOSED_WEIGHTS)
     try:
         with disk_errors(folder), open(staged, "xb") as file:
             file.write(header)
@@ -144,12 +143,12 @@ def _compute(
                     digests |= write_gates(composition, places, staged)
             os.fsync(file.fileno())
         staged.chmod(0o444)
-        staged.replace(folder / WEIGHTS)
+        staged.replace(folder / COMPOSED_WEIGHTS)
     finally:
         staged.unlink(missing_ok=True)
     sync_folder(folder)
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
-    write_atomically(folder / RESULT, seal(record))
+    write_atomically(folder / COMPOSED_RECORD, seal(record))
     return record
 
 

@@ -14,12 +14,11 @@ from msgspec import Struct, structs
 
 from modpkg.adapters.layers import place_of
 from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.interface import LAYERS
 from modpkg.core.jsonfile import read_json
 from modpkg.manifest.schema import Layers, Setting
-
-_CONFIG = "config.json"
 
 
 def positions(names: Sequence[str]) -> dict[str, float]:
@@ -144,14 +143,14 @@ def _renumbered(
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"its base's {_CONFIG} does not say how many layers there are",
+            reason=f"its base's {CONFIG} does not say how many layers there are",
         )
     before = int(config[keys[0]])
     edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(origin))}
     own = {
-        module.name: read_json(module.files[_CONFIG])
+        module.name: read_json(module.files[CONFIG])
         for module, _ in origin
-        if _CONFIG in module.files
+        if CONFIG in module.files
     }
     for key, value in config.items():
         if isinstance(value, list) and len(value) == before and before > 1:

@@ -8,35 +8,19 @@ from pathlib import Path
 
 import torch
 
+from modpkg.core.dtypes import DTYPES
 from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
 
-_NAMES: dict[str, str] = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "U16": "uint16",
-    "I16": "int16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "U32": "uint32",
-    "I32": "int32",
-    "F32": "float32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F64": "float64",
-    "C64": "complex64",
-}
 # An older torch has fewer of them.
 TORCH_DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, attribute)
-    for name, attribute in _NAMES.items()
-    if hasattr(torch, attribute)
+    name: getattr(torch, dtype.torch)
+    for name, dtype in DTYPES.items()
+    if hasattr(torch, dtype.torch)
 }
-"""torch's dtype for each name that safetensors has."""
+"""torch's dtype for each of safetensors' names."""
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+"""safetensors' name for each of torch's dtypes."""
 
 
 def map_tensors(

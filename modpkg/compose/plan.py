@@ -18,7 +18,9 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.settings import value_for
 from modpkg.core.digests import digest_bytes, digest_file
+from modpkg.core.dtypes import CONFIG_DTYPES, FLOATS
 from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
@@ -26,10 +28,6 @@ from modpkg.manifest.schema import Compose, Setting
 
 COMPOSE_ENGINE = "3"
 """Raised whenever the same inputs would give other bytes."""
-
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_CONFIG = "config.json"
 
 
 def plan(
@@ -61,9 +59,9 @@ def plan(
             reason=f"its base {base.name} is a model, and composing on top of a model is not "
             "implemented; name that model's own base and steps",
         )
-    if _CONFIG not in base.files:
-        raise ComposeError("M601", model=name, reason=f"its base {base.name} has no {_CONFIG}")
-    config = read_json(base.files[_CONFIG])
+    if CONFIG not in base.files:
+        raise ComposeError("M601", model=name, reason=f"its base {base.name} has no {CONFIG}")
+    config = read_json(base.files[CONFIG])
     for named in recipe.modules():
         _module(name, modules, named)
     scales: Mapping[str, tuple[Setting, str, float]] = {}
@@ -187,11 +185,11 @@ def _made(
     """Part the tensors into those that are kept and those that are made."""
     terms = merging.terms(base, steps)
     everywhere = merging.everywhere(
-        {tensor: ref for tensor, ref in table.items() if ref.dtype in _FLOATS}
+        {tensor: ref for tensor, ref in table.items() if ref.dtype in FLOATS}
     )
     for tensor, (setting, own, height) in scales.items():
         scale = value_for(setting, own, height)
-        if scale is None or table[tensor].dtype not in _FLOATS:
+        if scale is None or table[tensor].dtype not in FLOATS:
             continue
         if recipe.method != "passthrough":
             raise ComposeError(
@@ -236,7 +234,7 @@ def _whole(recipe: Compose, terms: Sequence[Term], dtype: str) -> TensorRef | No
 
 def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef) -> str:
     """Return the dtype of a tensor of the result."""
-    own = sorted({other.dtype for other in base.tensors.values() if other.dtype in _FLOATS})
+    own = sorted({other.dtype for other in base.tensors.values() if other.dtype in FLOATS})
     if recipe.dtype is not None and ref.dtype.startswith("F8_"):
         raise ComposeError(
             "M601",
@@ -244,15 +242,15 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
             reason=f"{tensor!r} is {ref.dtype}, which cannot be converted to {recipe.dtype} "
             "without its scales",
         )
-    if recipe.dtype is None and ref.dtype in _FLOATS and own and ref.dtype not in own:
-        choice = next(key for key, value in _DTYPES.items() if value in (*own, "F32"))
+    if recipe.dtype is None and ref.dtype in FLOATS and own and ref.dtype not in own:
+        choice = next(key for key, value in CONFIG_DTYPES.items() if value in (*own, "F32"))
         raise ComposeError(
             "M601",
             model=name,
             reason=f"{tensor!r} is {ref.dtype}, but {base.name} is {', '.join(own)}; "
             f'say what the result is to be: dtype = "{choice}" under its compose table',
         )
-    return _DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in _FLOATS else ref.dtype
+    return CONFIG_DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in FLOATS else ref.dtype
 
 
 def key_of(
@@ -314,14 +312,14 @@ def _config(
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"{other} and {done.module.name} both set {key!r} of {_CONFIG}",
+                    reason=f"{other} and {done.module.name} both set {key!r} of {CONFIG}",
                 )
     unset = {key: done.module.name for done in steps for key in done.effects.unset}
     if both := sorted(unset.keys() & edited.keys()):
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"{unset[both[0]]} takes {both[0]!r} out of {_CONFIG}, and "
+            reason=f"{unset[both[0]]} takes {both[0]!r} out of {CONFIG}, and "
             f"{edited[both[0]][0]} sets it",
         )
     merged = {key: value for key, value in config.items() if key not in unset}
@@ -335,7 +333,7 @@ def _files(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str,
     files = {
         path: blob
         for path, blob in base.files.items()
-        if path != _CONFIG and not path.endswith(".index.json")
+        if path != CONFIG and not path.endswith(".index.json")
     }
     gone: dict[str, str] = {}
     for done in steps:

@@ -25,11 +25,11 @@ from modpkg.compose.mapping import map_tensors
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.core.digests import digest_file
 from modpkg.core.errors import ComposeError, IntegrityError, MissingExtra, RunError
+from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 
 _LEAST = 1e-8
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _EMBEDDINGS = "embed_tokens.weight"
 
 
@@ -199,11 +199,9 @@ def _tokenizer(name: str, probe: Probe) -> Any:
         folder = Path(text)
         for path, blob in probe.files.items():
             shutil.copyfile(blob, folder / path)
-        (folder / "config.json").write_text(f'{{"model_type": "{probe.config["model_type"]}"}}')
-        if _TOKENIZER_CONFIG in probe.files and read_json(folder / _TOKENIZER_CONFIG).get(
-            "auto_map"
-        ):
-            raise RunError("M707", name=name, file=_TOKENIZER_CONFIG, key="auto_map")
+        (folder / CONFIG).write_text(f'{{"model_type": "{probe.config["model_type"]}"}}')
+        if TOKENIZER_CONFIG in probe.files and read_json(folder / TOKENIZER_CONFIG).get("auto_map"):
+            raise RunError("M707", name=name, file=TOKENIZER_CONFIG, key="auto_map")
         return open_tokenizer(
             transformers,
             folder,

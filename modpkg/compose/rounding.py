@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modpkg.compose.arrays import STORED, Array, Stored
-from modpkg.release.finite import NOT_FINITE
+from modpkg.core.dtypes import LEAST_NONFINITE
 
 # A second rounding can only go wrong at a tie of the narrow dtype. In float32 a tie has these low
 # bits; float16 has further ties where it is subnormal, and all of them end in twelve zeros.
@@ -66,9 +66,9 @@ def magnitude_bits(stored: Stored) -> Any:
 
 def all_finite(stored: Stored, dtype: str) -> bool:
     """Say whether there is neither NaN nor infinity in what lies in a pack."""
-    return bool(magnitude_bits(stored).max(initial=0) < NOT_FINITE[dtype])
+    return bool(magnitude_bits(stored).max(initial=0) < LEAST_NONFINITE[dtype])
 
 
 def is_finite(stored: Stored, dtype: str) -> Any:
     """Return where what lies in a pack is neither NaN nor infinity."""
-    return magnitude_bits(stored) < NOT_FINITE[dtype]
+    return magnitude_bits(stored) < LEAST_NONFINITE[dtype]

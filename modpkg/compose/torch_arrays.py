@@ -11,13 +11,11 @@ import torch
 from modpkg.compose.arrays import Array
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import Made
-from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
+from modpkg.compose.mapping import DTYPE_NAMES, TORCH_DTYPES, map_tensors
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
-
-_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 def from_array(array: Array) -> torch.Tensor:
@@ -43,7 +41,7 @@ def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
 
     ``out`` is float64, float32, bfloat16 or float16.
     """
-    found = rounded(values.numpy(), _NAMES[out.dtype])
+    found = rounded(values.numpy(), DTYPE_NAMES[out.dtype])
     out.copy_(torch.from_numpy(found.view(f"i{out.itemsize}")).view(out.dtype))
 
 

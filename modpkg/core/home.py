@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-LOCK_NAME = "modpkg.lock"
-"""Name of the lock file, beside the manifest."""
-
 
 def home() -> Path:
     """Return the user's modpkg folder: ``MODPKG_HOME``, else the platform's data folder."""

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.errors import EnvironmentDamaged
+from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.records import DigestText, ReleaseRecord, Shape
 from modpkg.core.sealed import unseal
 
@@ -75,10 +76,6 @@ class InstalledModel(Struct, kw_only=True):
     recipe: dict[str, object]
     """What it was composed by: ``base``, ``steps`` …, as under ``[compose]``."""
     prompt: Prompt | None = None
-
-
-MODEL_RECORD = "model.json"
-"""Name of an installed model's record, in its folder."""
 
 
 def read_model(folder: Path) -> InstalledModel:

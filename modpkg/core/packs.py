@@ -15,28 +15,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import PackError
-
-DTYPE_BYTES: dict[str, int] = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
-    "C64": 8,
-}
-"""Bytes per element of each dtype that a pack may hold."""
 
 MAX_HEADER = 100_000_000
 """Longest header in bytes; the same bound as safetensors' own reader."""

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.core.errors import RecordError
+from modpkg.core.filenames import PATCH, REGISTRY_INFO
 
 SPEC = 1
 """The version of the registry spec that this code writes, and the newest that it reads."""
@@ -211,11 +212,6 @@ class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Files of the base that the result does not have; new ones lie under ``files/``."""
 
 
-PATCH = "patch.json"
-"""Name of a patch's record among its files."""
-PATCHED_FILES = "files/"
-"""Where in a patch the files lie that take the place of the base's."""
-
 Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects, PatchRecord)
 
 FORMATS: dict[str, type[Struct]] = {
@@ -257,10 +253,10 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
 
 
 FORMAT_LABELS = {
-    "RegistryInfo": "registry.json",
+    "RegistryInfo": REGISTRY_INFO,
     "IndexLine": "index line",
     "ReleaseRecord": "release record",
     "Provides": "interface",
     "Expects": "interface",
-    "PatchRecord": "patch.json",
+    "PatchRecord": PATCH,
 }

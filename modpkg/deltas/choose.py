@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.records import Method
 from modpkg.deltas.frame import write_frame
 from modpkg.deltas.planes import split_planes

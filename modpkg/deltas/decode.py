@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import ReleaseError
-from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import METHODS
 from modpkg.deltas.frame import FrameReader
 from modpkg.deltas.planes import join_planes

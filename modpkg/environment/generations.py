@@ -20,8 +20,9 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
+from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
-from modpkg.core.installed import MODEL_RECORD, InstalledModel, read_model
+from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.records import Kind
 from modpkg.core.sealed import check_seal, unseal
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from msgspec import structs
 
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.names import module_name
@@ -73,7 +74,7 @@ def apply_install(
             flagged=plan.flagged,
         )
         write_atomically(staged / plan.project.manifest_path.name, plan.manifest_text.encode())
-        write_atomically(staged / "modpkg.lock", lock_text.encode())
+        write_atomically(staged / LOCK_NAME, lock_text.encode())
         write_atomically(staged / COMPLETE, seal(generation))
         checkpoint("staged")
         staged.rename(environment.folder(number))
@@ -283,7 +284,7 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
             raise EnvironmentDamaged(
                 "M506", path=folder, reason="a pack or a model's record is not whole"
             )
-        write_atomically(project.lock_path, (folder / "modpkg.lock").read_bytes())
+        write_atomically(project.lock_path, (folder / LOCK_NAME).read_bytes())
         untouched = current is not None and current.manifest == text_digest(project.text())
         if untouched:
             text = (folder / project.manifest_path.name).read_bytes()

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, RecordError
+from modpkg.core.filenames import CONFIG, MODEL_RECORD
 from modpkg.core.files import link_or_copy, safe_path, write_atomically
-from modpkg.core.installed import MODEL_RECORD, InstalledModel, Prompt, TensorRef
+from modpkg.core.installed import InstalledModel, Prompt, TensorRef
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.sealed import seal
 from modpkg.manifest import Manifest, from_normal_form
@@ -50,7 +51,7 @@ def recipes(
         if locked is None:
             continue
         record = records[locked.name]
-        if record.kind == "base" and "config.json" in record.files:
+        if record.kind == "base" and CONFIG in record.files:
             task = manifest_of(record).task
             recipe = Compose(base=dependency.name)
             found[record.name] = ModelRecipe(record.name, record.version, recipe, task)
@@ -124,7 +125,7 @@ def lay_out_model(
     for path, source in composed.files.items():
         link_or_copy(source, folder / safe_path(path))
     write_atomically(
-        folder / "config.json", msgspec.json.format(canonical_json(composed.config), indent=2)
+        folder / CONFIG, msgspec.json.format(canonical_json(composed.config), indent=2)
     )
     installed = InstalledModel(
         name=model.name,

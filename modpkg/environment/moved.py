@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from modpkg.compose.distance import distance_of, relative
 from modpkg.compose.mapping import map_tensors
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.installed import TensorRef
-from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.fits import Fit, Moved
 from modpkg.store.store import Store

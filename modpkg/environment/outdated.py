@@ -8,7 +8,7 @@ from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.core.errors import LockError
-from modpkg.core.home import LOCK_NAME
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Trial
 from modpkg.resolve.catalog import Release

@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InstallError, LockError
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, PATCH, PATCHED_FILES, ROUTER
 from modpkg.core.names import module_name, specifier_text
 from modpkg.core.progress import Progress
-from modpkg.core.records import PATCH, PATCHED_FILES
 from modpkg.environment.fits import Fit, fits_of
 from modpkg.environment.generations import (
     Environment,
@@ -37,7 +37,7 @@ from modpkg.resolve.lock import Lock, LockedModule, read_lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
-_PLANNED_FROM = ("config.json", "adapter_config.json", "router.json", PATCH)
+_PLANNED_FROM = (CONFIG, ADAPTER_CONFIG, ROUTER, PATCH)
 
 
 class Request(Struct, kw_only=True):

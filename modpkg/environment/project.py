@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from modpkg.core.errors import ManifestError
+from modpkg.core.filenames import LOCK_NAME, MANIFEST
 from modpkg.core.files import write_atomically
-from modpkg.core.home import LOCK_NAME, user_project
+from modpkg.core.home import user_project
 from modpkg.manifest.find import find_manifest
 
 if TYPE_CHECKING:
@@ -83,4 +84,4 @@ def find_project(start: Path | None = None, *, user: bool = False) -> Project:
         path = find_manifest(start or Path.cwd())
         if path is not None:
             return Project(path)
-    return Project(user_project() / "modpkg.toml", is_user=True)
+    return Project(user_project() / MANIFEST, is_user=True)

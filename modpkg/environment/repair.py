@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError
+from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.files import temporary_sibling
 from modpkg.core.home import user_project
 from modpkg.core.progress import Progress
@@ -62,7 +63,7 @@ class _Wound:
             store.index.forget([name])
         elif kind == "composed":
             self.missing = {f"sha256:{self._path.parent.name}"}
-            (self._path.parent / "composed.json").unlink(missing_ok=True)
+            (self._path.parent / COMPOSED_RECORD).unlink(missing_ok=True)
         self._aside = temporary_sibling(self._path)
         self._path.rename(self._aside)
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from modpkg.core.errors import ConversionError, MissingExtra
+from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.module_project import license_of, new_project, write_manifest
 from modpkg.runtime.architecture import transformers_module
@@ -141,7 +142,7 @@ def _mend_tokenizer(staged: Path, fields: dict[str, str]) -> list[str]:
         ]
     wanted = PRE_TOKENIZERS[pre]
     if wanted is not None:
-        path = staged / "tokenizer.json"
+        path = staged / TOKENIZER
         document = read_json(path)
         document["pre_tokenizer"] = wanted
         path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
@@ -159,7 +160,7 @@ def _converted_right() -> Collection[str]:
 
 def _make_reproducible(staged: Path) -> None:
     """Leave out of the configs what depends on this machine and not on the model."""
-    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+    for file in (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG):
         path = staged / file
         if not path.exists():
             continue

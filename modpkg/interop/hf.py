@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.core.errors import ConversionError
-from modpkg.core.installed import MODEL_RECORD, InstalledModel, read_model
+from modpkg.core.filenames import CONFIG, MODEL_RECORD, MODULES, WEIGHTS
+from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import (
@@ -45,7 +46,7 @@ def import_hf(
         RunError: its config asks for code of its own.
         ConversionError, PackError, InstallError.
     """
-    if not (source / "config.json").is_file():
+    if not (source / CONFIG).is_file():
         raise ConversionError("M801", path=source, reason="it has no config.json")
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
@@ -58,10 +59,10 @@ def import_hf(
             if pickles
             else "it has no *.safetensors",
         )
-    config = read_json(source / "config.json")
+    config = read_json(source / CONFIG)
     refuse_remote_code(name, source)
     for kind, part in modules_of(name, source):
-        if kind == "Dense" and not (source / part / "model.safetensors").is_file():
+        if kind == "Dense" and not (source / part / WEIGHTS).is_file():
             reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
             raise ConversionError("M801", path=source, reason=reason + "save() it")
     for path in weights:
@@ -84,7 +85,7 @@ def import_hf(
 
 def _task(source: Path, config: Mapping[str, Any]) -> str | None:
     """Return the task that the directory is for, when it says so."""
-    if (source / "modules.json").exists():
+    if (source / MODULES).exists():
         return "feature-extraction"
     architectures = config.get("architectures") or [""]
     if architectures[0].endswith(("ForCausalLM", "LMHeadModel")):

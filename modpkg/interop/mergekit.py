@@ -9,10 +9,11 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.errors import ConversionError, MissingExtra, ModpkgError, PackError
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import module_name
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
-from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest import parse_manifest
 from modpkg.manifest.edit import toml_value
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -9,8 +9,9 @@ from pathlib import Path
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from modpkg.core.errors import ConversionError
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
-from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest import parse_manifest
 from modpkg.release.content import check_data
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"

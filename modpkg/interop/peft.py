@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from modpkg.core.errors import ConversionError
+from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
@@ -44,9 +45,9 @@ def import_peft(
         InvalidValue, ConversionError, PackError, InstallError.
     """
     requirement = parse_requirement(base)
-    if not (source / "adapter_config.json").is_file():
+    if not (source / ADAPTER_CONFIG).is_file():
         raise ConversionError("M801", path=source, reason="it has no adapter_config.json")
-    weights = source / "adapter_model.safetensors"
+    weights = source / ADAPTER_WEIGHTS
     if not weights.is_file():
         pickle = (source / "adapter_model.bin").is_file()
         raise ConversionError(
@@ -58,7 +59,7 @@ def import_peft(
             else "it has no adapter_model.safetensors",
         )
     read_pack_header(weights.resolve())
-    kind = read_json(source / "adapter_config.json").get("peft_type", "adapter")
+    kind = read_json(source / ADAPTER_CONFIG).get("peft_type", "adapter")
     spdx, warnings = license_of(source, license)
     with new_project(out) as staged:
         left = copy_files(source, staged, skip=("*.bin", "checkpoint-*/*", "training_args*"))
@@ -91,9 +92,9 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
             "M805", name=f"{module.name} {module.version}", form="peft", reason=reason
         )
 
-    if _CONFIG not in module.files:
-        raise refuse(f"it has no {_CONFIG}")
-    config = read_json(module.files[_CONFIG])
+    if ADAPTER_CONFIG not in module.files:
+        raise refuse(f"it has no {ADAPTER_CONFIG}")
+    config = read_json(module.files[ADAPTER_CONFIG])
     if scale != 1.0:
         if (unscaled := _unscaled(config)) is not None:
             raise refuse(
@@ -108,12 +109,9 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
             target.chmod(0o644)
         if scale != 1.0:
             text = msgspec.json.format(msgspec.json.encode(config), indent=2)
-            write_atomically(staged / _CONFIG, text)
+            write_atomically(staged / ADAPTER_CONFIG, text)
         write_weights(module.tensors, Path(), staged, stem="adapter_model", max_shard_bytes=2**62)
     return files_of(out)
-
-
-_CONFIG = "adapter_config.json"
 
 
 def _unscaled(config: Mapping[str, Any]) -> str | None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 
 from modpkg.core.errors import ConversionError
+from modpkg.core.filenames import CONFIG, MODULES
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.hf import write_hf
 from modpkg.interop.module_project import files_of, new_project
-from modpkg.release.sequence import MODULES
 from modpkg.runtime.sentence import EMBEDS
 
 _POOLING = "1_Pooling"
@@ -29,7 +29,7 @@ def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[s
         ConversionError: its task is another than to embed. ConversionError, InstallError.
     """
     model = read_model(folder)
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     task = (model.task or {}).get("kind")
     architecture = str((config.get("architectures") or [""])[0])
     if task != EMBEDS and (task is not None or not architecture.endswith("Model")):
@@ -56,7 +56,7 @@ def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[s
                 staged / MODULES, [_module(0, "Transformer", ""), _module(1, "Pooling", _POOLING)]
             )
             pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
-            _write(staged / _POOLING / "config.json", pooling)
+            _write(staged / _POOLING / CONFIG, pooling)
     return files_of(out)
 
 

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modpkg.core.filenames import MANIFEST, PYPROJECT
     from modpkg.manifest.edit import remove_dependency, set_dependency
-    from modpkg.manifest.find import MANIFEST, PYPROJECT, find_manifest
+    from modpkg.manifest.find import find_manifest
     from modpkg.manifest.normal import from_normal_form, normal_form
     from modpkg.manifest.read import parse_manifest, read_manifest
     from modpkg.manifest.schema import (

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.toml.text import BOM, read_head
-
-MANIFEST = "modpkg.toml"
-PYPROJECT = "pyproject.toml"
 
 
 def find_manifest(start: Path) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 import tomli
 
 from modpkg.core.errors import ManifestError
-from modpkg.manifest.find import MANIFEST, PYPROJECT
+from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.manifest.values import normal
 from modpkg.toml.document import read_document
 from modpkg.toml.positions import Path, Places, Statement, scan

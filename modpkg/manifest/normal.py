@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import requirement_text
-from modpkg.manifest.find import MANIFEST
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
     Compose,

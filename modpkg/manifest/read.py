@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.core.errors import ManifestError
+from modpkg.core.filenames import PYPROJECT
 from modpkg.core.files import shown
 from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.dependencies import (
@@ -13,7 +14,6 @@ from modpkg.manifest.dependencies import (
     read_registries,
     read_suites,
 )
-from modpkg.manifest.find import PYPROJECT
 from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution

@@ -8,6 +8,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from modpkg.core.digests import parse_digest
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, TensorEntry
 from modpkg.core.tree import BlobTree
@@ -82,4 +83,4 @@ class KnownTensors:
 
 def known_tensors(folder: Path, name: str, version: Version) -> KnownTensors | None:
     """Return what a build for that folder may refer to; None where there is no registry yet."""
-    return KnownTensors(folder, name, version) if (folder / "registry.json").exists() else None
+    return KnownTensors(folder, name, version) if (folder / REGISTRY_INFO).exists() else None

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from modpkg.core.digests import Digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RegistryUnreachable
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.tree import check_digest
 from modpkg.registry.source import NoRanges, NotThere, Source
@@ -15,7 +16,6 @@ from modpkg.registry.source import NoRanges, NotThere, Source
 T = TypeVar("T")
 
 BLOBS = "blobs/sha256/"
-INFO = "registry.json"
 
 
 class MirroredSource:
@@ -129,9 +129,11 @@ class MirroredSource:
     def _prove(self, mirror: Source) -> bool:
         """Check that a mirror is of this registry; else pass it over."""
         try:
-            name = decode_record(mirror.read(INFO), RegistryInfo, f"{mirror.url}/{INFO}").name
+            name = decode_record(
+                mirror.read(REGISTRY_INFO), RegistryInfo, f"{mirror.url}/{REGISTRY_INFO}"
+            ).name
         except (NotThere, ModpkgError) as error:
-            self.pass_over(mirror.url, _reason(error, INFO))
+            self.pass_over(mirror.url, _reason(error, REGISTRY_INFO))
             return False
         self._name = self._name or self._home_name() or name
         if name != self._name:

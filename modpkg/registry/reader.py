@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
@@ -22,7 +23,7 @@ from modpkg.core.records import (
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
-from modpkg.registry.mirrors import INFO, MirroredSource
+from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
 
 _CLAIMS = (
@@ -96,10 +97,10 @@ class Registry:
         """
         if self._info is None:
             try:
-                data = self._read_mutable(INFO)
+                data = self._read_mutable(REGISTRY_INFO)
             except NotThere:
                 raise NotFound("M301", url=self.url, reason="no such file") from None
-            info = decode_record(data, RegistryInfo, f"{self.url}/{INFO}")
+            info = decode_record(data, RegistryInfo, f"{self.url}/{REGISTRY_INFO}")
             if info.spec > SPEC:
                 raise RegistryError("M303", url=self.url, spec=info.spec, known=SPEC)
             self._info = info
@@ -258,14 +259,14 @@ class Registry:
 
     def _home_name(self) -> str | None:
         """Return the registry's name as it is remembered, or else as the registry itself says."""
-        kept, what = self._kept(INFO), f"{self.url}/{INFO}"
+        kept, what = self._kept(REGISTRY_INFO), f"{self.url}/{REGISTRY_INFO}"
         if kept is not None:
             try:
                 return decode_record(kept.read_bytes(), RegistryInfo, what).name
             except (OSError, ModpkgError):
                 pass  # not read before, or damaged
         try:
-            data = self._home.read(INFO)
+            data = self._home.read(REGISTRY_INFO)
             name = decode_record(data, RegistryInfo, what).name
         except (NotThere, ModpkgError):
             return None

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import PublishError
+from modpkg.core.filenames import MANIFEST, REGISTRY_INFO
 from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
@@ -46,11 +47,11 @@ class RegistryWriter:
         try:
             make_folder(self.folder / "index")
             make_folder(self.folder / "blobs" / "sha256")
-            if not (self.folder / "registry.json").exists():
+            if not (self.folder / REGISTRY_INFO).exists():
                 info = RegistryInfo(
                     spec=SPEC, name=self._name or self.folder.resolve().name or "registry"
                 )
-                write_atomically(self.folder / "registry.json", canonical_json(info) + b"\n")
+                write_atomically(self.folder / REGISTRY_INFO, canonical_json(info) + b"\n")
             if not os.access(self.folder / "index", os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
@@ -127,7 +128,7 @@ class RegistryWriter:
                     name=line.name,
                     version=line.version,
                     registry=self.folder,
-                    manifest="modpkg.toml",
+                    manifest=MANIFEST,
                 )
         return others
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct
 
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
+from modpkg.core.filenames import CONFIG, REGISTRY_INFO, TOKENIZER
 from modpkg.core.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
@@ -94,8 +95,8 @@ def build(
     try:
         tree = BlobTree(staged)
         files = {path: _add_file(tree, file) for path, file in content.files.items()}
-        config = read_json(content.files["config.json"]) if "config.json" in content.files else {}
-        tokenizer = files.get("tokenizer.json")
+        config = read_json(content.files[CONFIG]) if CONFIG in content.files else {}
+        tokenizer = files.get(TOKENIZER)
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
         parts = tensors_of(content)
         if module.kind == "patch":
@@ -142,7 +143,7 @@ def build(
         )
         line = _index_line(record, tree.add(canonical_json(record)), packed.tally.new_bytes)
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
-        write_atomically(staged / "registry.json", canonical_json(info) + b"\n")
+        write_atomically(staged / REGISTRY_INFO, canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
         accept(staged, record)
         remove_tree(out)

@@ -8,23 +8,14 @@ from pathlib import Path
 
 from modpkg.adapters import bind_adapter, bind_expert, bind_router
 from modpkg.adapters.changes import BoundPrompt, TypePair
-from modpkg.adapters.expert import ROUTER, experts_of
+from modpkg.adapters.expert import experts_of
 from modpkg.core.errors import ReleaseError
+from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
 from modpkg.core.interface import WEIGHTS_PORT, weights_digest
 from modpkg.core.jsonfile import read_json
-from modpkg.core.records import (
-    PATCH,
-    Expects,
-    Port,
-    Provides,
-    ReleaseRecord,
-    TensorEntry,
-    TouchedTensor,
-)
+from modpkg.core.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
 from modpkg.manifest.schema import ModuleTable
 from modpkg.release.patched import check_against, read_patch
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def _read_by_prompt(

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.dtypes import DTYPE_BYTES, LEAST_NONFINITE
 
 _BLOCK = 1 << 20
-NOT_FINITE = {
-    "F64": 0x7FF0_0000_0000_0000,
-    "F32": 0x7F80_0000,
-    "BF16": 0x7F80,
-    "F16": 0x7C00,
-    "F8_E5M2": 0x7C,
-    "F8_E4M3": 0x7F,
-}
-"""By dtype, the least bits, without the sign, of what is not finite: infinity's, or a NaN's."""
 
 
 def count_not_finite(path: Path, offset: int, length: int, dtype: str) -> int:
     """Return how many values of a tensor are NaN or infinite; 0 for dtypes that have neither."""
-    mask = NOT_FINITE.get(dtype)
+    mask = LEAST_NONFINITE.get(dtype)
     if mask is None:
         return 0
     import numpy as np

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import RecordError, ReleaseError
+from modpkg.core.filenames import MODULES
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.core.records import Encoding, TensorEntry
@@ -20,7 +21,7 @@ from modpkg.deltas import encode
 from modpkg.release.content import Content
 from modpkg.release.known import Holdings, Known
 from modpkg.release.places import Key
-from modpkg.release.sequence import MODULES, folders_of
+from modpkg.release.sequence import folders_of
 
 
 class Part(Struct, frozen=True):

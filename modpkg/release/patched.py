@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, PatchError, RecordError
+from modpkg.core.filenames import PATCH
 from modpkg.core.files import safe_path
-from modpkg.core.records import PATCH, PatchedTensor, PatchRecord, decode_record
+from modpkg.core.records import PatchedTensor, PatchRecord, decode_record
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""dtypes whose values a patch can change one by one."""
 FORMS: dict[frozenset[str], str] = {
     frozenset(("whole",)): "whole",
     frozenset(("gaps", "values")): "sparse",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET, structs
 
-from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.records import ReleaseRecord, TensorEntry
 
 Key = tuple[str, str, tuple[int, ...]]

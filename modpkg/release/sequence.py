@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from modpkg.core.filenames import MODULES
 from modpkg.core.files import safe_path
 
-MODULES = "modules.json"
 TRANSFORMER = "Transformer"
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.core.errors import MissingExtra, RunError
+from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
 
 _CONFIGS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer_config.json",
+    CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
     "processor_config.json",
     "preprocessor_config.json",
 )
@@ -58,7 +59,7 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
     """
     refuse_remote_code(name, folder)
     transformers = transformers_module()
-    raw = read_json(folder / "config.json")
+    raw = read_json(folder / CONFIG)
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise RunError("M704", name=name, reason="config.json does not name one architecture")

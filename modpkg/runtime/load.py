@@ -11,6 +11,7 @@ import torch
 
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import RunError
+from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence import apart
@@ -159,7 +160,7 @@ def _by_transformers(
 
 
 def _add_generation_config(model: Any, folder: Path) -> None:
-    if (folder / "generation_config.json").exists() and hasattr(model, "generation_config"):
+    if (folder / GENERATION_CONFIG).exists() and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

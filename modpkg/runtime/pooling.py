@@ -10,6 +10,7 @@ import torch
 
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import RunError
+from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModel
 from modpkg.core.jsonfile import read_json
 from modpkg.runtime.dense import project
@@ -60,7 +61,7 @@ def embed(
     for kind, path in modules_of(name, folder):
         if kind == "Transformer":
             continue
-        file = folder / path / "config.json"
+        file = folder / path / CONFIG
         config = read_json(file) if path and file.exists() else {}
         for key in ("module_input_name", "module_output_name"):
             if kind != "Pooling" and config.get(key) not in (None, SENTENCE):

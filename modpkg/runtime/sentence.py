@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from modpkg.core.errors import RunError
-from modpkg.release.sequence import MODULES, TRANSFORMER, sequence_of
+from modpkg.core.filenames import MODULES
+from modpkg.release.sequence import TRANSFORMER, sequence_of
 
 EMBEDS = "feature-extraction"
 """The task of models that sentence-transformers runs."""

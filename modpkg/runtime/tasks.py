@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.core.errors import RunError
+from modpkg.core.filenames import MODULES
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
@@ -90,7 +91,7 @@ def inferred_task(name: str, model: Any, folder: Path) -> str:
         return "text-classification"
     if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
         return "text-generation"
-    if architecture.endswith("Model") or (folder / "modules.json").exists():
+    if architecture.endswith("Model") or (folder / MODULES).exists():
         return "feature-extraction"
     raise RunError("M705", name=name, task=f"of {architecture}", known=", ".join(KNOWN))
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_file
 from modpkg.core.errors import PackError
+from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from modpkg.core.packs import PackTensor, read_pack_header
 from modpkg.core.records import DigestText
 from modpkg.core.sealed import unseal
@@ -71,8 +72,8 @@ def _items(store: Store, contents: Contents) -> Iterator[Damage]:
 
 
 def _composed(folder: Path, key: Digest) -> Iterator[Damage]:
-    weights = folder / "weights.safetensors"
-    record = folder / "composed.json"
+    weights = folder / COMPOSED_WEIGHTS
+    record = folder / COMPOSED_RECORD
     if not record.exists():
         return  # never finished, never trusted
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.errors import LockError
-from modpkg.core.home import LOCK_NAME
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.resolve.lock import Lock, read_lock
 from modpkg.store.projects import KnownProject
 from modpkg.store.store import Store

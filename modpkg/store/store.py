@@ -11,10 +11,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
-from modpkg.core.packs import DTYPE_BYTES, PackTensor
+from modpkg.core.packs import PackTensor
 from modpkg.core.records import ReleaseRecord, decode_record
 from modpkg.core.tree import BlobTree
 from modpkg.store.packs import PackFolder, PackLayout

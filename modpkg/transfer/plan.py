@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import ModpkgError, RecordError
-from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json, decode_record
 from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries, plain_length

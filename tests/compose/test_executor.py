@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 import modpkg.compose.executor as executor_module
 import modpkg.compose.rows as rows_module
-from modpkg.compose.composition import RESULT, Composition
-from modpkg.compose.executor import WEIGHTS, compose
+from modpkg.compose.composition import Composition
+from modpkg.compose.executor import compose
+from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from tests.compose.helpers import adapter, base, planned, raw, values
 from tests.raising import raises
 
@@ -62,7 +63,7 @@ def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
 def test_the_result_is_an_ordinary_file_with_true_digests(tmp_path: Path) -> None:
     composition = example(tmp_path)
     composed = compose(composition, tmp_path)
-    loaded = load_file(composition.folder(tmp_path) / WEIGHTS)
+    loaded = load_file(composition.folder(tmp_path) / COMPOSED_WEIGHTS)
     assert loaded.keys() == composition.made.keys()
     table = {}
     for name, ref in composed.tensors.items():
@@ -115,15 +116,17 @@ def test_a_damaged_result_is_computed_again(tmp_path: Path, damage: str) -> None
     first = compose(composition, tmp_path)
     folder = composition.folder(tmp_path)
     if damage == "record":
-        (folder / RESULT).write_text("{")
+        (folder / COMPOSED_RECORD).write_text("{")
     elif damage == "other":
-        (folder / RESULT).write_text((folder / RESULT).read_text().replace(composition.key, "x"))
+        (folder / COMPOSED_RECORD).write_text(
+            (folder / COMPOSED_RECORD).read_text().replace(composition.key, "x")
+        )
     else:
-        (folder / WEIGHTS).chmod(0o644)
-        with open(folder / WEIGHTS, "r+b") as file:
+        (folder / COMPOSED_WEIGHTS).chmod(0o644)
+        with open(folder / COMPOSED_WEIGHTS, "r+b") as file:
             file.truncate(100)
     assert compose(composition, tmp_path) == first
-    assert len(load_file(folder / WEIGHTS)) == 2
+    assert len(load_file(folder / COMPOSED_WEIGHTS)) == 2
 
 
 def test_inputs_are_never_written_to(tmp_path: Path) -> None:
@@ -138,7 +141,10 @@ def test_two_at_once_both_succeed(tmp_path: Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(compose, composition, tmp_path) for _ in range(4)]
         assert len({job.result().result for job in jobs}) == 1
-    assert sorted(path.name for path in composition.folder(tmp_path).iterdir()) == [RESULT, WEIGHTS]
+    assert sorted(path.name for path in composition.folder(tmp_path).iterdir()) == [
+        COMPOSED_RECORD,
+        COMPOSED_WEIGHTS,
+    ]
 
 
 _VICTIM = """
@@ -161,8 +167,8 @@ def test_killed_in_the_middle_nothing_is_trusted(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     composition = example(tmp_path)
     names = [path.name for path in composition.folder(tmp_path / "store").iterdir()]
-    assert RESULT not in names
-    assert WEIGHTS not in names
+    assert COMPOSED_RECORD not in names
+    assert COMPOSED_WEIGHTS not in names
     whole = compose(composition, tmp_path / "other")
     assert compose(composition, tmp_path / "store").result == whole.result
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import PackError
-from modpkg.core.packs import DTYPE_BYTES, pack_chunks, pack_header, read_pack_header
+from modpkg.core.packs import pack_chunks, pack_header, read_pack_header
 from tests.raising import raises
 
 

@@ -10,8 +10,8 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import ReleaseError
-from modpkg.core.packs import DTYPE_BYTES
 from modpkg.core.records import METHODS
 from modpkg.deltas import decode, encode
 from modpkg.deltas.frame import MAX_WINDOW, write_frame

@@ -11,8 +11,6 @@ from msgspec import Struct
 from modpkg.core.errors import TestError
 from modpkg.core.records import DigestText, canonical_json
 
-REPORT = "report.json"
-"""Name of the report among a module's files."""
 REPORT_SPEC = 1
 MAX_REPORT = 16 << 20
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from modpkg.community.evaluate.cases import read_cases
 from modpkg.community.evaluate.metrics import find_metric
-from modpkg.community.evaluate.report import REPORT, parse_report
+from modpkg.community.evaluate.report import parse_report
 from modpkg.community.evaluate.subject import (
     Pin,
     Release,
@@ -29,6 +29,7 @@ from modpkg.community.evaluate.test_runner import (
 )
 from modpkg.core.digests import Digest
 from modpkg.core.errors import TestError
+from modpkg.core.filenames import REPORT
 from modpkg.core.names import ModuleName, module_name
 from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord

@@ -13,15 +13,15 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 
 from modpkg.adapters import METHODS
-from modpkg.community.evaluate.report import REPORT, Subject
+from modpkg.community.evaluate.report import Subject
 from modpkg.compose.composition import Composition
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import TestError
-from modpkg.core.home import LOCK_NAME
+from modpkg.core.filenames import ADAPTER_CONFIG, LOCK_NAME, MANIFEST, PATCH, REPORT
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
-from modpkg.core.records import PATCH, ReleaseRecord, canonical_json
+from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.environment.models import ModelRecipe, manifest_of
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
@@ -33,7 +33,6 @@ from modpkg.registry.base import find_base
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.release.build import acts_on_base, build
-from modpkg.release.expects import ADAPTER_CONFIG
 from modpkg.resolve.lock import Lock, format_lock
 from modpkg.store.store import Store
 
@@ -191,7 +190,7 @@ def plan_trial(
     with tempfile.TemporaryDirectory(prefix="modpkg-trial-") as folder:
         if lock is not None:
             (Path(folder) / LOCK_NAME).write_text(format_lock(lock), "utf-8")
-        project = Trial(manifest_path=Path(folder) / "modpkg.toml", manifest=manifest)
+        project = Trial(manifest_path=Path(folder) / MANIFEST, manifest=manifest)
         request = Request(registry=wishes.registry, offline=wishes.offline, frozen=lock is not None)
         return plan_install(project, request, store, progress)
 

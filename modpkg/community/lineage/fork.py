@@ -8,17 +8,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.community.evaluate.report import REPORT
+from modpkg.core.filenames import ADAPTER_CONFIG, MANIFEST, REPORT
 from modpkg.core.files import copy_file, make_folder, safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.environment.models import manifest_of
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
-from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest import parse_manifest
 from modpkg.manifest.written import manifest_text
 from modpkg.release.content import is_left_out
-from modpkg.release.expects import ADAPTER_CONFIG
 
 FIRST = "1.0.0"
 """The version that a fork begins with: its numbers are its own."""

@@ -10,13 +10,8 @@ from msgspec import Struct, structs
 
 from modpkg.core.digests import digest_file
 from modpkg.core.errors import InstallError, ReleaseError
-from modpkg.core.installed import (
-    MODEL_RECORD,
-    InstalledModel,
-    InstalledModule,
-    TensorRef,
-    read_model,
-)
+from modpkg.core.filenames import MANIFEST, MODEL_RECORD
+from modpkg.core.installed import InstalledModel, InstalledModule, TensorRef, read_model
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
@@ -24,7 +19,7 @@ from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.interop.hf import NOT_TAKEN
-from modpkg.manifest import MANIFEST, read_manifest
+from modpkg.manifest import read_manifest
 from modpkg.release.content import Content, check_data, collect
 from modpkg.release.packing import folders_apart, tensors_of
 from modpkg.store.store import Store

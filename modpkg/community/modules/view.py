@@ -11,8 +11,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from modpkg.community.evaluate.report import REPORT, Report, parse_report
+from modpkg.community.evaluate.report import Report, parse_report
 from modpkg.core.digests import Digest, digest_file, parse_digest
+from modpkg.core.filenames import REPORT
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.names import ModuleName

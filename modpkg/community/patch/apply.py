@@ -13,10 +13,11 @@ from modpkg.compose.operators import Situation
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import key_of
 from modpkg.core.errors import PatchError
+from modpkg.core.filenames import PATCH, PATCHED_FILES
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
-from modpkg.core.records import PATCH, PATCHED_FILES, Provenance, ReleaseRecord
+from modpkg.core.records import Provenance, ReleaseRecord
 from modpkg.manifest.schema import Compose, Step
 from modpkg.release.patched import read_patch
 from modpkg.store.store import Store

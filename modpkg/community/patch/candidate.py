@@ -9,12 +9,12 @@ from typing import Any
 
 from packaging.version import Version
 
-from modpkg.community.evaluate.report import REPORT
+from modpkg.core.filenames import MANIFEST, REPORT
 from modpkg.core.files import safe_path
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
-from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest import parse_manifest
 from modpkg.manifest.written import manifest_text
 
 Origin = tuple[str, str, str]

@@ -16,8 +16,8 @@ from modpkg.community.parallel import spread
 from modpkg.compose.distance import differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.torch_arrays import mapped
+from modpkg.core.dtypes import FLOATS
 from modpkg.core.installed import TensorRef
-from modpkg.release.patched import FLOATS
 
 
 class Overlap(Struct, frozen=True, kw_only=True):

@@ -14,19 +14,20 @@ from msgspec import Struct
 from modpkg.community.modules.reference import Side
 from modpkg.community.parallel import spread
 from modpkg.community.patch.encode import Form, Inputs, find_form
+from modpkg.compose.mapping import DTYPE_NAMES
 from modpkg.compose.operators.head import is_document
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import PatchError
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, PATCH, PATCHED_FILES
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import pack_chunks
-from modpkg.core.records import PATCH, PATCHED_FILES, PatchedTensor, PatchRecord, canonical_json
+from modpkg.core.records import PatchedTensor, PatchRecord, canonical_json
 from modpkg.interop.module_project import new_project
-from modpkg.manifest import MANIFEST, parse_manifest
+from modpkg.manifest import parse_manifest
 from modpkg.manifest.written import manifest_text
 
 WEIGHTS = "patch.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Patch(Struct, frozen=True, kw_only=True):
@@ -106,7 +107,7 @@ def create(
     }
     removed_files = [
         path
-        for path in sorted(base.files if "config.json" in copy.files else ())
+        for path in sorted(base.files if CONFIG in copy.files else ())
         if path not in copy.files and not is_document(path)
     ]
     if not (changed or removed or files or removed_files):
@@ -218,7 +219,7 @@ def write_patch(
                 types[own] = ref.dtype, tuple(ref.shape)
                 data[own] = file_chunks(Path(ref.file), ref.offset, ref.length)
             else:
-                types[own] = _NAMES[parts[role].dtype], tuple(parts[role].shape)
+                types[own] = DTYPE_NAMES[parts[role].dtype], tuple(parts[role].shape)
                 data[own] = _chunks(parts, role)
     text = manifest_text(normal)
     with new_project(out) as staged:
@@ -232,15 +233,6 @@ def write_patch(
             target = staged / PATCHED_FILES / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-
-
-_NAMES = {
-    torch.uint8: "U8",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}
 
 
 def _chunks(parts: Inputs, role: str) -> Iterator[bytes]:

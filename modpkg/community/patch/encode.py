@@ -17,12 +17,12 @@ from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.operators.patch import ESCAPE, PATCHED
 from modpkg.compose.torch_arrays import mapped, matrix, round_into
 from modpkg.core.digests import digest_file
+from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import PatchError
 from modpkg.core.installed import TensorRef
-from modpkg.core.packs import DTYPE_BYTES
 from modpkg.deltas import encode
 from modpkg.release.finite import count_not_finite
-from modpkg.release.patched import FLOATS, FORMS
+from modpkg.release.patched import FORMS
 
 ENTRY = 80
 """Bytes that a tensor takes in a pack's header, beside its name, about."""

@@ -18,15 +18,15 @@ from modpkg.community.patch.resolution_file import Side as Chosen
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
 from modpkg.core.digests import digest_file
+from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import PatchError
+from modpkg.core.filenames import CONFIG, PATCH
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.packs import pack_chunks, pack_header
 from modpkg.core.progress import Progress
-from modpkg.core.records import PATCH
 from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
-from modpkg.release.patched import FLOATS
 from modpkg.store.store import Store
 
 MEAN = "mean"
@@ -219,14 +219,12 @@ def _reduced(
 ) -> dict[str, TensorRef]:
     """Return what a method makes of the copies of these parents."""
     own = merging.base
-    config = scratch / "config.json"
+    config = scratch / CONFIG
     config.write_text("{}")
 
     def module(name: str, tensors: Mapping[str, TensorRef]) -> InstalledModule:
         wanted = {key: tensors[key] for key in names if key in tensors}
-        return structs.replace(
-            own, name=name, kind="base", tensors=wanted, files={"config.json": config}
-        )
+        return structs.replace(own, name=name, kind="base", tensors=wanted, files={CONFIG: config})
 
     modules = {"base": module("base", own.tensors)}
     steps = []

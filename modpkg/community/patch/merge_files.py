@@ -12,11 +12,11 @@ from msgspec import Struct
 from modpkg.community.modules.reference import Side
 from modpkg.compose.operators.head import is_document
 from modpkg.core.digests import Digest, digest_file
+from modpkg.core.filenames import CONFIG, GENERATION_CONFIG
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
 
-CONFIG = "config.json"
-_BY_KEY = (CONFIG, "generation_config.json")
+_BY_KEY = (CONFIG, GENERATION_CONFIG)
 _OF_NO_MATTER = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 """Keys that saving sets anew: the base's stay."""
 

@@ -10,8 +10,8 @@ import msgspec
 
 from modpkg.community.modules.view import Edition
 from modpkg.community.semver.levels import Fact, Level
+from modpkg.core.filenames import MODULES, REPORT, TOKENIZER
 
-TOKENIZER = "tokenizer.json"
 _CONFIGS = re.compile(
     r"(?:.*/)?(?:config|adapter_config|sentence_bert_config|preprocessor_config)\.json"
 )
@@ -66,7 +66,7 @@ def config_facts(before: Edition, after: Edition) -> list[Fact]:
             found.append(_tokenizer(path, before, after))
         elif _CONFIGS.fullmatch(path):
             found += _config(path, before, after)
-        elif path.rpartition("/")[2] == "modules.json":
+        elif path.rpartition("/")[2] == MODULES:
             found.append(Fact(path, "the modules of the sentence encoder are others", "major"))
         elif _VOCABULARIES.fullmatch(path) and TOKENIZER not in after.files:
             found.append(Fact(path, "the tokenizer is another", "major"))
@@ -83,7 +83,7 @@ def file_facts(before: Edition, after: Edition, cases: frozenset[str]) -> list[F
         name = path.rpartition("/")[2]
         if before.files.get(path) == after.files.get(path) or path in cases:
             continue
-        if name in (TOKENIZER, "modules.json", "report.json"):
+        if name in (TOKENIZER, MODULES, REPORT):
             continue
         if any(pattern.fullmatch(path) for pattern in told):
             continue

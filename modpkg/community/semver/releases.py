@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 from packaging.version import Version
 
-from modpkg.community.evaluate.report import REPORT
 from modpkg.community.evaluate.run import check_claim
 from modpkg.community.evaluate.subject import built_release
 from modpkg.community.modules.view import built, of_project, released
@@ -22,6 +21,7 @@ from modpkg.community.semver.changelog import (
 )
 from modpkg.community.semver.check import Check, check, earlier_release
 from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
+from modpkg.core.filenames import REGISTRY_INFO, REPORT
 from modpkg.core.home import store_folder
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
@@ -103,7 +103,7 @@ def check_build(
         manifest, store.blobs, default=str(registry.absolute()), warn=progress.warn
     )
     reader = Registry(str(registry.absolute()))
-    lines = reader.index(line.name) if (registry / "registry.json").exists() else []
+    lines = reader.index(line.name) if (registry / REGISTRY_INFO).exists() else []
     earlier = earlier_release(lines, parse_version(line.version))
     before = None if earlier is None else released(earlier, registries, store, progress)
     with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.used():

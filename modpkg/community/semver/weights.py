@@ -11,7 +11,7 @@ from msgspec import Struct
 from modpkg.community.modules.view import Edition, Typed
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.core.digests import digest_file
-from modpkg.core.packs import DTYPE_BYTES
+from modpkg.core.dtypes import DTYPE_BYTES
 
 _PLACED = (".indices", ".values")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.community.evaluate.report import REPORT, Report, parse_report
+from modpkg.community.evaluate.report import Report, parse_report
 from modpkg.community.evaluate.subject import (
     Pin,
     Release,
@@ -23,6 +23,7 @@ from modpkg.community.vet.dependants import Dependant, dependants_of
 from modpkg.community.vet.verdict import Claim, State, Tested, Vetting, verdict
 from modpkg.core.digests import Digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TestAborted, TestError
+from modpkg.core.filenames import REGISTRY_INFO, REPORT
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
@@ -52,7 +53,7 @@ def candidate_of(text: str, around: Manifest, bureau: Bureau) -> Iterator[Releas
         TestError: it is none of these. What building and reading registries raise.
     """
     path = Path(text)
-    if (path / "registry.json").is_file():
+    if (path / REGISTRY_INFO).is_file():
         yield _built(path.absolute(), around)
     elif path.is_dir():
         found = find_manifest(path.absolute())

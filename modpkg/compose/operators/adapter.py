@@ -12,13 +12,12 @@ from modpkg.adapters.virtual_tokens import OPERATOR as PROMPT
 from modpkg.adapters.virtual_tokens import PROMPTS, TASKS
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Situation
+from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.installed import Prompt
 from modpkg.core.jsonfile import read_json
-from modpkg.core.packs import DTYPE_BYTES
 
-CONFIG = "adapter_config.json"
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _INDICES = ("indices",)
 _CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
 
@@ -36,11 +35,11 @@ def bind(situation: Situation) -> Effects:
     def refuse(reason: str) -> ComposeError:
         return ComposeError("M601", model=situation.model, reason=reason)
 
-    if CONFIG not in module.files:
+    if ADAPTER_CONFIG not in module.files:
         raise refuse(
-            f"step {step.op!r} names {module.name}, which has no {CONFIG} and so is no adapter"
+            f"step {step.op!r} names {module.name}, which is no adapter: it has no {ADAPTER_CONFIG}"
         )
-    config = read_json(module.files[CONFIG])
+    config = read_json(module.files[ADAPTER_CONFIG])
     kind = str(config.get("peft_type"))
     if kind in PROMPTS and step.op != PROMPT:
         raise refuse(
@@ -75,7 +74,7 @@ def bind(situation: Situation) -> Effects:
         floats = {change.target: base.tensors[change.target]}
         floats |= {change.inputs[r]: ref for r, ref in inputs.items() if r not in _INDICES}
         for name, ref in floats.items():
-            if ref.dtype not in _FLOATS:
+            if ref.dtype not in FLOATS:
                 raise refuse(
                     f"{name!r} has dtype {ref.dtype} ({DTYPE_BYTES[ref.dtype]} byte per "
                     f"element), which {step.op!r} does not add to"

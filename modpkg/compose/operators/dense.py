@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
+from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
-
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def bind(situation: Situation) -> Effects:
@@ -51,7 +50,7 @@ def bind(situation: Situation) -> Effects:
                 base=base.name,
                 expected=own.shape,
             )
-        if own.dtype not in _FLOATS or ref.dtype not in _FLOATS:
+        if own.dtype not in FLOATS or ref.dtype not in FLOATS:
             if (own.dtype, own.digest) == (ref.dtype, ref.digest):
                 continue
             raise ComposeError(

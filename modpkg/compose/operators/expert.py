@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modpkg.adapters import ExpertBinding, bind_expert
-from modpkg.adapters.expert import PARTS, ROUTER, layers_of
+from modpkg.adapters.expert import PARTS, layers_of
 from modpkg.compose.mixture import dense_of
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import ROUTER
 from modpkg.manifest.schema import Compose, Setting, Step
 
 PROMPTS = ("prompts", "negative_prompts")

@@ -15,9 +15,9 @@ from typing import Any
 from modpkg.adapters import bind_head
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import CONFIG
 from modpkg.core.jsonfile import read_json
 
-_CONFIG = "config.json"
 # Keys of a head's config.json that are the base's to say.
 _NOT_MERGED = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
 _CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
@@ -48,7 +48,7 @@ def bind(situation: Situation) -> Effects:
         step.replace,
         base_name=f"{base.name} {base.version}",
     )
-    config = read_json(module.files[_CONFIG]) if _CONFIG in module.files else {}
+    config = read_json(module.files[CONFIG]) if CONFIG in module.files else {}
     if (kind := config.get("model_type")) not in (None, situation.config.get("model_type")):
         raise refuse(
             f"{module.name} was made for the architecture {kind!r}, but {base.name} is "

@@ -23,17 +23,16 @@ from msgspec import structs
 from modpkg.adapters.matrix import matrix, rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import ComposeError, PatchError
+from modpkg.core.filenames import CONFIG, PATCH, PATCHED_FILES
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
-from modpkg.core.packs import DTYPE_BYTES
-from modpkg.core.records import PATCH, PATCHED_FILES
-from modpkg.release.patched import FLOATS, check_against, read_patch
+from modpkg.release.patched import check_against, read_patch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CONFIG = "config.json"
 ESCAPE = 255
 """A gap that says: so many elements on, and no value there."""
 
@@ -74,7 +73,7 @@ def bind(situation: Situation) -> Effects:
         for path, blob in module.files.items()
         if path.startswith(PATCHED_FILES)
     }
-    config, unset = _config(files.pop(_CONFIG, None), situation)
+    config, unset = _config(files.pop(CONFIG, None), situation)
     structural = next(iter([*added, *removed, *config, *unset, *files]), None)
     if step.replace or (step.scale != 1.0 and structural is not None):
         raise ComposeError(

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from modpkg.adapters import bind_router
-from modpkg.adapters.expert import ROUTER as ROUTER_FILE
 from modpkg.adapters.expert import Layer, experts_of, layers_of
 from modpkg.compose.composition import Felt, Gate, Probe, Taken
 from modpkg.compose.mixture import Mixture, dense_of, mixture_config
@@ -31,16 +30,18 @@ from modpkg.compose.operators.expert import (
 )
 from modpkg.compose.operators.operator import Effects, Operator, Situation
 from modpkg.core.digests import digest_file
+from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import ROUTER as ROUTER_FILE
+from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
 from modpkg.manifest.schema import Step
 
 ASKED = "experts_per_token"
 UNIFORM = "uniform"
 FELT = ("hidden", "hidden_avg", "cheap_embed")
 _GATES = (*FELT, VECTORS, UNIFORM)
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *(TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
 )
 
@@ -80,10 +81,10 @@ def bind(situation: Situation) -> Effects:
         if mode not in FELT and any(key in expert.parameters for key in PROMPTS):
             raise refuse(f"{expert.module} has prompts, which its router has no use for")
     per_token = _per_token(step, len(experts), mode == UNIFORM, refuse)
-    dtype = _DTYPES.get(
+    dtype = CONFIG_DTYPES.get(
         situation.recipe.dtype or "", base.tensors[layers[0].block("up_proj")].dtype
     )
-    if dtype not in (*_DTYPES.values(), "F64"):
+    if dtype not in (*CONFIG_DTYPES.values(), "F64"):
         raise refuse(f"its base's blocks are {dtype}, and a router has to be of floats")
     gates = {
         layer.prefix + dense.into.gate: Gate(

@@ -14,16 +14,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.composition import Term
-from modpkg.compose.operators.adapter import CONFIG
 from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
+from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, ReleaseError
+from modpkg.core.filenames import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 _INDICES = ("I32", "I64")
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def bind(situation: Situation) -> Effects:
@@ -33,7 +33,7 @@ def bind(situation: Situation) -> Effects:
         ComposeError: they do not belong together. ReleaseError: the base has no such tensor.
     """
     module, base = situation.module, situation.base
-    if CONFIG in module.files:
+    if ADAPTER_CONFIG in module.files:
         return bind_adapter(situation)
     terms: dict[str, Term] = {}
     for name in sorted(module.tensors):
@@ -59,8 +59,8 @@ def bind(situation: Situation) -> Effects:
         values = module.tensors[f"{target}.values"]
         if (
             indices.dtype not in _INDICES
-            or values.dtype not in _FLOATS
-            or base.tensors[target].dtype not in _FLOATS
+            or values.dtype not in FLOATS
+            or base.tensors[target].dtype not in FLOATS
             or len(indices.shape) != 1
             or list(indices.shape) != list(values.shape)
             or indices.shape[0] > math.prod(base.tensors[target].shape)

@@ -20,8 +20,8 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import plan
 from modpkg.compose.torch_arrays import round_into
 from modpkg.core.errors import PatchError
+from modpkg.core.filenames import PATCH
 from modpkg.core.names import module_name
-from modpkg.core.records import PATCH
 from modpkg.manifest.schema import Compose, Step
 from tests.community.changed import applied, base_of, copy_of, patch_of, same_bits
 from tests.compose.helpers import of_folder

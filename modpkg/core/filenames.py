@@ -1,0 +1,37 @@
+"""Names of the files that modpkg reads and writes, each defined once."""
+
+from __future__ import annotations
+
+MANIFEST = "modpkg.toml"
+PYPROJECT = "pyproject.toml"
+LOCK_NAME = "modpkg.lock"
+"""The lock file, beside the manifest and in each generation of an environment."""
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+WEIGHTS = "model.safetensors"
+"""A model's weights where transformers writes one file."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MODULES = "modules.json"
+"""The modules of a sentence-transformers model, in order."""
+
+ROUTER = "router.json"
+"""The record of a router module: the experts its rows belong to."""
+PATCH = "patch.json"
+"""The record of a patch module."""
+PATCHED_FILES = "files/"
+"""Folder of a patch module with the files that replace the base's."""
+REPORT = "report.json"
+"""Test results, built into a release."""
+
+REGISTRY_INFO = "registry.json"
+"""The record at the root of a registry."""
+
+MODEL_RECORD = "model.json"
+"""An installed model's record, in its folder of a generation."""
+COMPOSED_RECORD = "composed.json"
+"""The record of composed weights in the store."""
+COMPOSED_WEIGHTS = "weights.safetensors"
