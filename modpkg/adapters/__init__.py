@@ -7,7 +7,7 @@ error names it.
 
 from __future__ import annotations
 
-from modpkg.adapters.changes import Bound, Change, TypePair
+from modpkg.adapters.changes import AdapterChanges, TensorChange, TypePair
 from modpkg.adapters.expert import ExpertBinding, bind_expert, bind_router
 from modpkg.adapters.head import HeadBinding, bind_head
 from modpkg.adapters.reader import METHODS, REFUSED, bind_adapter
@@ -15,10 +15,10 @@ from modpkg.adapters.reader import METHODS, REFUSED, bind_adapter
 __all__ = [
     "METHODS",
     "REFUSED",
-    "Bound",
-    "Change",
+    "AdapterChanges",
     "ExpertBinding",
     "HeadBinding",
+    "TensorChange",
     "TypePair",
     "bind_adapter",
     "bind_expert",

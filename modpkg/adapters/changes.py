@@ -14,7 +14,7 @@ TypePair = tuple[str, Sequence[int]]
 """A tensor's dtype (as safetensors spells it) and shape."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class TensorChange(Struct, frozen=True, kw_only=True):
     """One change to one tensor of the base: ``weight · op(inputs, base tensor)``."""
 
     target: str
@@ -27,7 +27,7 @@ class Change(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
 
 
-class BoundPrompt(Struct, frozen=True, kw_only=True):
+class VirtualTokens(Struct, frozen=True, kw_only=True):
     """Virtual tokens that an adapter brings."""
 
     count: int
@@ -43,19 +43,19 @@ class BoundPrompt(Struct, frozen=True, kw_only=True):
     """``embeddings``; for several tasks, ``columns`` and ``rows`` beside them."""
 
 
-class Bound(Struct, frozen=True, kw_only=True):
+class AdapterChanges(Struct, frozen=True, kw_only=True):
     """What an adapter does; every tensor of it is in here."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[TensorChange, ...]
     """At most one for each target; sorted by it."""
-    same: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     """Tensors of the adapter that change nothing: copies of others, what PEFT never reads."""
     added: dict[str, str] = {}
     """By name in the result, tensors of the adapter that the base has nothing for."""
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that go with the tensors that are added."""
-    prompt: BoundPrompt | None = None
-    origin: dict[str, str] = {}
+    prompt: VirtualTokens | None = None
+    base_names: dict[str, str] = {}
     """Where it repeats layers, by their tensors' names then, those in the base."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from modpkg.adapters.changes import Adapter, Change
+from modpkg.adapters.changes import Adapter, TensorChange
 from modpkg.adapters.method import matrix
 from modpkg.adapters.methods.lora import LoraSettings
 from modpkg.adapters.names import Names
@@ -78,7 +78,7 @@ def bind(
     roles: Mapping[str, str],
     names: Names,
     settings: LoraSettings,
-) -> list[Change]:
+) -> list[TensorChange]:
     """Return the changes to one parameter.
 
     Raises:
@@ -104,7 +104,11 @@ def bind(
             raise adapter.misfit(b, whole, shape, [experts, out, inner])
         way = ways[1] and (not ways[0] or adapter.architecture in _TRANSPOSED)
         parameters = {"experts": experts, **({"transposed": True} if way else {})}
-        return [Change(target=whole, op="lora", inputs=shared, weight=scale, parameters=parameters)]
+        return [
+            TensorChange(
+                target=whole, op="lora", inputs=shared, weight=scale, parameters=parameters
+            )
+        ]
     changes = []
     path, _, name = parameter.rpartition(".")
     for expert in range(experts):
@@ -119,7 +123,9 @@ def bind(
                 raise adapter.misfit(b, target, shape, [out - begin, inner])
             parameters = {"experts": experts, "expert": expert, "begin": begin}
             changes.append(
-                Change(target=target, op="lora", inputs=shared, weight=scale, parameters=parameters)
+                TensorChange(
+                    target=target, op="lora", inputs=shared, weight=scale, parameters=parameters
+                )
             )
             begin += shape[0]
         if begin != out:

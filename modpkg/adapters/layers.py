@@ -14,7 +14,7 @@ from modpkg.core.interface import HasType, ports_of
 REPLICATION = "layer_replication"
 
 
-class Place(Struct, frozen=True):
+class LayerPath(Struct, frozen=True):
     """Where in its model's layers a tensor is."""
 
     stack: str
@@ -23,17 +23,17 @@ class Place(Struct, frozen=True):
     rest: str
 
 
-def place_of(name: str) -> Place | None:
+def layer_path(name: str) -> LayerPath | None:
     """Return the layer that a tensor belongs to: the first number in its name, if there is one.
 
-    >>> place_of("model.layers.3.mlp.experts.7.w1")
-    Place(stack='model.layers', layer=3, rest='mlp.experts.7.w1')
+    >>> layer_path("model.layers.3.mlp.experts.7.w1")
+    LayerPath(stack='model.layers', layer=3, rest='mlp.experts.7.w1')
     """
     parts = name.split(".")
     for position, part in enumerate(parts[:-1]):
         if part.isdecimal() and part.isascii() and len(part) <= 6:
             stack, rest = parts[:position], parts[position + 1 :]
-            return Place(".".join(stack), int(part), ".".join(rest))
+            return LayerPath(".".join(stack), int(part), ".".join(rest))
     return None
 
 
@@ -53,7 +53,7 @@ def layers_left(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | N
     if chosen or not whole or not isinstance(count, int):
         return None
     touched: dict[tuple[str, str], set[int]] = {}
-    for place in map(place_of, targets):
+    for place in map(layer_path, targets):
         if place is not None:
             touched.setdefault((place.stack, place.rest), set()).add(place.layer)
     for (stack, rest), layers in sorted(touched.items()):
@@ -101,10 +101,10 @@ def repeat(
     Raises:
         ComposeError: the base has not these layers, or not one stack of them.
     """
-    layers: dict[int, list[tuple[Place, str]]] = {}
+    layers: dict[int, list[tuple[LayerPath, str]]] = {}
     found: dict[str, HasType] = {}
     for name, entry in adapter.base.items():
-        place = place_of(name)
+        place = layer_path(name)
         if place is None:
             found[name] = entry
         else:
@@ -113,7 +113,7 @@ def repeat(
         raise adapter.refuse(
             f"it repeats layers, and {adapter.base_name} has not one stack of them"
         )
-    origin = {name: name for name in found}
+    base_names = {name: name for name in found}
     number = 0
     for first, stop in runs:
         for layer in range(first, stop):
@@ -123,6 +123,6 @@ def repeat(
                 )
             for place, name in layers[layer]:
                 anew = f"{place.stack}.{number}.{place.rest}"
-                found[anew], origin[anew] = adapter.base[name], name
+                found[anew], base_names[anew] = adapter.base[name], name
             number += 1
-    return found, origin
+    return found, base_names

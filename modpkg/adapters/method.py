@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from modpkg.adapters.changes import Adapter, Change, Site
+from modpkg.adapters.changes import Adapter, Site, TensorChange
 
 
-class Method(Struct, frozen=True, kw_only=True):
+class PeftMethod(Struct, frozen=True, kw_only=True):
     """One ``peft_type`` that is done exactly."""
 
     operator: str
     """The operator that a recipe names for it."""
     parts: Mapping[str, str]
     """The method's name for each part of a tensor's name that it writes after a module's path."""
-    bind: Callable[[Adapter, Sequence[Site], Mapping[str, str]], list[Change]]
+    bind: Callable[[Adapter, Sequence[Site], Mapping[str, str]], list[TensorChange]]
     """From sites, and tensors that belong to the whole model, to changes."""
 
 

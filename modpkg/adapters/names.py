@@ -44,7 +44,7 @@ class Parsed(Struct, frozen=True):
     """By module path, new rows of an embedding."""
     plain: dict[str, str]
     """By name in the model, whole tensors of it."""
-    same: list[str]
+    unused: list[str]
     """Tensors that change nothing: copies of others, and what PEFT keeps without using it."""
 
 
@@ -69,7 +69,7 @@ def parse(adapter: Adapter, parts: Mapping[str, str]) -> Parsed:
                 path = name.removeprefix(prefix)
                 break
         if ".original_module." in path:
-            found.same.append(name)  # PEFT keeps it beside the one it uses
+            found.unused.append(name)  # PEFT keeps it beside the one it uses
             continue
         match = shape.match(path) if len(path) <= _LONGEST else None
         if match is None:
@@ -80,7 +80,7 @@ def parse(adapter: Adapter, parts: Mapping[str, str]) -> Parsed:
             role, table = match["stem"] + (match["leaf"] or ""), {}
         if (other := taken.setdefault((place, role), name)) != name:
             if match is None and adapter.equal(name, other):
-                found.same.append(name)
+                found.unused.append(name)
                 continue
             raise adapter.unbound(name, f"{other!r} is for the same place")
         if match is None:

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import structs
 
 from modpkg.adapters import expert_parameters
-from modpkg.adapters.changes import Adapter, Bound, Site, TypePair
+from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TypePair
 from modpkg.adapters.layers import layers_left, repeat, repeated
-from modpkg.adapters.method import Method
+from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import lora
 from modpkg.adapters.methods.adalora import ADALORA
 from modpkg.adapters.methods.ia3 import IA3
@@ -32,7 +32,7 @@ from modpkg.adapters.saved_modules import bind_saved, labels_of, refuse_tied, sh
 from modpkg.adapters.virtual_tokens import PROMPTS, bind_prompt
 from modpkg.core.interface import HasType
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, PeftMethod] = {
     "ADALORA": ADALORA,
     "BOFT": BOFT,
     "C3A": C3A,
@@ -80,7 +80,7 @@ def bind_adapter(
     model_config: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
     layers: Sequence[tuple[int, int]] | None = None,
-) -> Bound:
+) -> AdapterChanges:
     """Return what an adapter changes in a base; every tensor of it is used once.
 
     ``names`` are the tensors of the adapter's file and ``config`` its ``adapter_config.json``, as
@@ -105,10 +105,10 @@ def bind_adapter(
         model_config=model_config or {},
         digests=digests or {},
     )
-    origin: dict[str, str] = {}
+    base_names: dict[str, str] = {}
     if runs := repeated(adapter):
         if layers is None:
-            names_now, origin = repeat(adapter, runs)
+            names_now, base_names = repeat(adapter, runs)
             adapter = structs.replace(adapter, base=names_now)
         elif runs != [tuple(run) for run in layers]:
             raise adapter.refuse(_as_layers(adapter, runs))
@@ -154,12 +154,12 @@ def bind_adapter(
             f"{adapter.base_name} has {left[1]}"
         )
     changes, added = bind_saved(adapter, parsed, names_in_base, changes)
-    return Bound(
+    return AdapterChanges(
         changes=tuple(changes),
-        same=tuple(parsed.same),
+        unused=tuple(parsed.unused),
         added=added,
         config=labels_of(adapter, added),
-        origin=origin,
+        base_names=base_names,
     )
 
 
@@ -171,7 +171,7 @@ def _as_layers(adapter: Adapter, runs: Sequence[tuple[int, int]]) -> str:
     return f"it was trained on repeated layers; say so in the recipe: layers = [{written}]"
 
 
-def method_of(adapter: Adapter) -> Method:
+def method_of(adapter: Adapter) -> PeftMethod:
     """Return the method of an adapter.
 
     Raises:

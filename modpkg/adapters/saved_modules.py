@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modpkg.adapters.changes import Adapter, Change
+from modpkg.adapters.changes import Adapter, TensorChange
 from modpkg.adapters.names import Names, Parsed
 from modpkg.adapters.peft_config import strings
 
@@ -22,8 +22,8 @@ _LABELS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassif
 
 
 def bind_saved(
-    adapter: Adapter, parsed: Parsed, names: Names, changes: list[Change]
-) -> tuple[list[Change], dict[str, str]]:
+    adapter: Adapter, parsed: Parsed, names: Names, changes: list[TensorChange]
+) -> tuple[list[TensorChange], dict[str, str]]:
     """Return all changes, and the tensors that the base has nothing for by their name there.
 
     A whole tensor becomes ``value − base``, beside what the method itself does there.
@@ -41,7 +41,7 @@ def bind_saved(
         )
         if target is None:
             if _copies_embedding(adapter, name, tensor, parsed.plain):
-                parsed.same.append(tensor)
+                parsed.unused.append(tensor)
                 continue
             if not kept:
                 raise adapter.unbound(tensor, f"there is no {names.expected(name)!r} to act on")
@@ -57,7 +57,7 @@ def bind_saved(
     for path, tensor in sorted(parsed.tokens.items()):
         target = names.find(f"{path}.weight")
         if target is None and _copies_embedding(adapter, f"{path}.weight", tensor, parsed.tokens):
-            parsed.same.append(tensor)
+            parsed.unused.append(tensor)
             continue
         if target is None:
             raise adapter.unbound(tensor, f"there is no {names.expected(path + '.weight')!r}")
@@ -70,13 +70,13 @@ def bind_saved(
             raise adapter.unbound(tensor, f"{target!r} has no row {max(rows)}")
         if target in by_target:
             raise adapter.refuse(f"{tensor!r} and another of its tensors act on {target!r}")
-        by_target[target] = Change(
+        by_target[target] = TensorChange(
             target=target, op="rows", inputs={"rows": tensor}, parameters={"rows": rows}
         )
     return sorted(by_target.values(), key=lambda change: change.target), added
 
 
-def refuse_tied(adapter: Adapter, change: Change) -> None:
+def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
     """Refuse a change to an embedding that the output layer shares: PEFT changes only one of them.
 
     Raises:
@@ -141,13 +141,13 @@ def labels_of(adapter: Adapter, added: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _put(adapter: Adapter, by_target: dict[str, Change], target: str, tensor: str) -> None:
+def _put(adapter: Adapter, by_target: dict[str, TensorChange], target: str, tensor: str) -> None:
     """Add a whole value for a tensor that a plain LoRA may act on too."""
     other = by_target.get(target)
     if other is None:
-        by_target[target] = Change(target=target, op="dense", inputs={"values": tensor})
+        by_target[target] = TensorChange(target=target, op="dense", inputs={"values": tensor})
     elif other.op == "lora" and "values" not in other.inputs:
-        by_target[target] = Change(
+        by_target[target] = TensorChange(
             target=target,
             op="lora",
             inputs={**other.inputs, "values": tensor},

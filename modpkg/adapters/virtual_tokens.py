@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modpkg.adapters.changes import Adapter, Bound, BoundPrompt
+from modpkg.adapters.changes import Adapter, AdapterChanges, VirtualTokens
 from modpkg.adapters.names import Names, Parsed, names_of, parse
 from modpkg.adapters.peft_config import check_keys, positive
 from modpkg.adapters.saved_modules import bind_saved, labels_of
@@ -56,7 +56,7 @@ _HARMLESS = (
 )
 
 
-def bind_prompt(adapter: Adapter) -> Bound:
+def bind_prompt(adapter: Adapter) -> AdapterChanges:
     """Return the virtual tokens of an adapter, and the whole modules that lie beside them.
 
     Raises:
@@ -103,7 +103,7 @@ def bind_prompt(adapter: Adapter) -> Bound:
         if tasks != positive(adapter, "num_tasks", 1) or total != count:
             raise adapter.misfit(parsed.shared["columns"], what, [count])
         adapter.expect(parsed.shared["rows"], what, (tasks, rank, width))
-    prompt = BoundPrompt(
+    prompt = VirtualTokens(
         count=count,
         width=width,
         layers=layers,
@@ -113,9 +113,9 @@ def bind_prompt(adapter: Adapter) -> Bound:
     )
     _check_config(adapter, prompt)
     changes, added = bind_saved(adapter, parsed, _names(adapter, parsed), [])
-    return Bound(
+    return AdapterChanges(
         changes=tuple(changes),
-        same=tuple(parsed.same),
+        unused=tuple(parsed.unused),
         added=added,
         config=labels_of(adapter, added),
         prompt=prompt,
@@ -128,7 +128,7 @@ def _names(adapter: Adapter, parsed: Parsed) -> Names:
     return names_of(adapter, parsed.plain) if there else Names(adapter)
 
 
-def check_ports(adapter: Adapter, prompt: BoundPrompt, ports: Mapping[str, Port]) -> None:
+def check_ports(adapter: Adapter, prompt: VirtualTokens, ports: Mapping[str, Port]) -> None:
     """Check that a base is as wide, and has as many layers, as the virtual tokens were made for.
 
     Raises:
@@ -145,7 +145,7 @@ def check_ports(adapter: Adapter, prompt: BoundPrompt, ports: Mapping[str, Port]
             )
 
 
-def _check_config(adapter: Adapter, prompt: BoundPrompt) -> None:
+def _check_config(adapter: Adapter, prompt: VirtualTokens) -> None:
     config = adapter.model_config
     check_ports(adapter, prompt, ports_of(dict(config), None))
     if prompt.heads is None or not config:

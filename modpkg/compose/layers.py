@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from modpkg.adapters.layers import place_of
+from modpkg.adapters.layers import layer_path
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule, TensorRef
@@ -26,7 +26,7 @@ def positions(names: Sequence[str]) -> dict[str, float]:
 
     What is in no layer is at 0, and an only layer at 1, as mergekit has it.
     """
-    places = {name: place_of(name) for name in names}
+    places = {name: layer_path(name) for name in names}
     last: dict[str, int] = {}
     for place in places.values():
         if place is not None:
@@ -62,7 +62,7 @@ def assemble(
             in several stacks; or the config does not say how many there are.
     """
     stack = _stack(name, base)
-    tensors = {t: ref for t, ref in base.tensors.items() if place_of(t) is None}
+    tensors = {t: ref for t, ref in base.tensors.items() if layer_path(t) is None}
     scales: dict[str, tuple[Setting, str, float]] = {}
     origin: list[tuple[InstalledModule, int]] = []
     for run in runs:
@@ -79,7 +79,7 @@ def assemble(
         for layer in range(*run.range):
             found = 0
             for tensor, ref in module.tensors.items():
-                place = place_of(tensor)
+                place = layer_path(tensor)
                 if place is None or place.layer != layer:
                     continue
                 found += 1
@@ -104,7 +104,7 @@ def assemble(
 
 
 def _stack(name: str, module: InstalledModule) -> str:
-    stacks = sorted({place.stack for t in module.tensors if (place := place_of(t)) is not None})
+    stacks = sorted({place.stack for t in module.tensors if (place := layer_path(t)) is not None})
     if len(stacks) != 1:
         shown = ", ".join(repr(stack) for stack in stacks) or "none"
         raise ComposeError(
@@ -121,7 +121,7 @@ def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, Te
     names = [
         tensor
         for tensor in module.tensors
-        if place_of(tensor) is None
+        if layer_path(tensor) is None
         and (tensor.startswith(wanted) if wanted.endswith(".") else tensor == wanted)
     ]
     if not names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from modpkg.adapters.layers import place_of
+from modpkg.adapters.layers import layer_path
 from modpkg.compose.composition import NOTHING, Composition, Made
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
@@ -63,7 +63,7 @@ def _gates(composition: Composition) -> int:
     if composition.probe is not None:
         layers: dict[str, int] = {}
         for name, ref in composition.probe.tensors.items():
-            place = place_of(name)
+            place = layer_path(name)
             if place is not None:
                 key = f"{place.stack}.{place.layer}"
                 layers[key] = layers.get(key, 0) + _DOUBLE * math.prod(ref.shape) + ref.length

@@ -11,7 +11,7 @@ from modpkg.compose.checks import check_alone, check_together
 from modpkg.compose.composition import Composition, Gate, Made, Probe, Term, type_and_digest
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import Done, Merging
-from modpkg.compose.operators import Effects, Situation, find_operator
+from modpkg.compose.operators import Effects, StepContext, find_operator
 from modpkg.compose.operators.adapter import check_prompt
 from modpkg.compose.operators.head import own_files
 from modpkg.compose.operators.patch import PATCHED
@@ -74,7 +74,7 @@ def plan(
     for number, step in enumerate(recipe.steps, start=1):
         operator = find_operator(step.op, f"step {number} of {name}")
         module = _module(name, modules, step.module)
-        situation = Situation(
+        context = StepContext(
             model=name,
             step=step,
             module=module,
@@ -83,7 +83,7 @@ def plan(
             recipe=recipe,
             modules=modules,
         )
-        effect = operator.bind(situation)
+        effect = operator.bind(context)
         _balance(name, module, effect)
         if operator.name != "dense":  # a merge may weigh in the base itself
             check_alone(name, number, module, base, effect)
@@ -135,7 +135,7 @@ def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
     prompt = effect.prompt.tensors.values() if effect.prompt is not None else ()
     inputs = [ref for term in effect.terms.values() for ref in term.inputs.values()]
     used = {
-        (ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.same, *prompt)
+        (ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.unused, *prompt)
     }
     # One that many layers share is in many terms; that no place is taken twice, binding checks.
     left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]

@@ -373,7 +373,7 @@ class MergeRecipe(Recipe):
 
     def _after_layers(self, path: str) -> list[str]:
         """Return the tensors after the last layer, which mergekit takes from the last slice."""
-        from modpkg.adapters.layers import place_of
+        from modpkg.adapters.layers import layer_path
 
         folder = self._path.parent / path if not Path(path).is_absolute() else Path(path)
         names: set[str] = set()
@@ -383,7 +383,7 @@ class MergeRecipe(Recipe):
         except (OSError, PackError):
             names = set()
         found = sorted(
-            name for name in names if place_of(name) is None and "embed" not in name.lower()
+            name for name in names if layer_path(name) is None and "embed" not in name.lower()
         )
         if not found:
             found = ["model.norm.weight", "lm_head.weight"]

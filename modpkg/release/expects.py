@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modpkg.adapters import bind_adapter, bind_expert, bind_router
-from modpkg.adapters.changes import BoundPrompt, TypePair
+from modpkg.adapters.changes import TypePair, VirtualTokens
 from modpkg.adapters.expert import experts_of
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
@@ -19,7 +19,7 @@ from modpkg.release.patched import check_against, read_patch
 
 
 def _read_by_prompt(
-    module: str, prompt: BoundPrompt, base: ReleaseRecord, provides: Provides
+    module: str, prompt: VirtualTokens, base: ReleaseRecord, provides: Provides
 ) -> dict[str, Port]:
     """Return the ports that virtual tokens need: they are read by all of a base's layers.
 
@@ -81,7 +81,7 @@ def expects_of(
             base_name=f"{base.name} {base.version}",
             digests={name: entry.digest for name, entry in tensors.items()},
         )
-        touched = {bound.origin.get(name, name) for name in (c.target for c in bound.changes)}
+        touched = {bound.base_names.get(name, name) for name in (c.target for c in bound.changes)}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
         if bound.prompt is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modpkg.adapters import Change, bind_adapter, bind_head
+from modpkg.adapters import TensorChange, bind_adapter, bind_head
 from modpkg.core.errors import ModpkgError
 from modpkg.core.records import TensorType
 from tests.raising import raises
@@ -28,12 +28,12 @@ def pair(path: str, rank: int = 2, rows: int = 4, columns: int = 6) -> dict[str,
     }
 
 
-def bind(names: dict[str, Any], base: Any = BASE, **config: Any) -> tuple[Change, ...]:
+def bind(names: dict[str, Any], base: Any = BASE, **config: Any) -> tuple[TensorChange, ...]:
     settings = {**PLAIN, **config}
     return bind_adapter("an-adapter", names, settings, base, base_name="a-base 1.0").changes
 
 
-def transposed(change: Change) -> bool:
+def transposed(change: TensorChange) -> bool:
     return bool(change.parameters.get("transposed"))
 
 

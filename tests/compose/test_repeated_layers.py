@@ -110,9 +110,9 @@ def test_what_it_touches_are_the_base_s_tensors(tmp_path: Path) -> None:
     names = {name: (ref.dtype, ref.shape) for name, ref in adapter.tensors.items()}
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "layer_replication": RUNS}
     bound = bind_adapter("adapter", names, config, base.tensors)
-    layers = {name.split(".")[2] for name in bound.origin.values() if "layers" in name}
+    layers = {name.split(".")[2] for name in bound.base_names.values() if "layers" in name}
     assert layers == {"0", "1", "2"}
-    assert set(bound.origin.values()) == base.tensors.keys()
+    assert set(bound.base_names.values()) == base.tensors.keys()
     assert len(bound.changes) == sum("lora_A" in name for name, _ in wrapped.named_modules()) // 2
     for runs in ([[0, 4]], [[2, 1]], [[0, True]], "all", [[0, 2, 3]], [[0, 3]] * 5000, [[-1, 2]]):
         with raises("M606", match="layer"):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method, matrix, need
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod, matrix, need
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, number
 
@@ -22,7 +22,7 @@ _TRAINING = (
 )
 
 
-def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
     """Return B @ (E · A) for each site."""
     check_keys(adapter, reads=("lora_alpha", "fan_in_fan_out"), harmless=_TRAINING)
     alpha = number(adapter, "lora_alpha", 8)
@@ -41,7 +41,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
         rank = math.prod(adapter.shape(site.roles["e"]))
         scale = alpha if alpha > 0 else float(rank)
         changes.append(
-            Change(
+            TensorChange(
                 target=site.target,
                 op="lora",
                 inputs=dict(site.roles),
@@ -52,4 +52,6 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     return changes
 
 
-ADALORA = Method(operator="lora", parts={"lora_A": "a", "lora_B": "b", "lora_E": "e"}, bind=bind)
+ADALORA = PeftMethod(
+    operator="lora", parts={"lora_A": "a", "lora_B": "b", "lora_E": "e"}, bind=bind
+)

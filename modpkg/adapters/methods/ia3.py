@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method, need
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod, need
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, check_pattern, strings
 
 
-def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
     """Return base · (l − 1) for each weight, and for its bias where outputs are scaled."""
     check_keys(
         adapter, reads=("feedforward_modules", "fan_in_fan_out"), harmless=("init_ia3_weights",)
@@ -45,7 +45,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     for site in sites:
         columns = inputs[site.target] != ways.get(site.target, False)
         changes.append(
-            Change(
+            TensorChange(
                 target=site.target,
                 op="ia3",
                 inputs=dict(site.roles),
@@ -53,7 +53,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
             )
         )
         if not inputs[site.target] and site.bias is not None:
-            changes.append(Change(target=site.bias, op="ia3", inputs=dict(site.roles)))
+            changes.append(TensorChange(target=site.bias, op="ia3", inputs=dict(site.roles)))
     return changes
 
 
@@ -70,4 +70,4 @@ def _scales_inputs(adapter: Adapter, site: Site) -> bool:
     return any(site.path.endswith(name) for name in strings(adapter, "feedforward_modules"))
 
 
-IA3 = Method(operator="ia3", parts={"ia3_l": "l"}, bind=bind)
+IA3 = PeftMethod(operator="ia3", parts={"ia3_l": "l"}, bind=bind)

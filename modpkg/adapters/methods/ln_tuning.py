@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method, matrix, need
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod, matrix, need
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, positive
 
 
 def bind_ln_tuning(
     adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
-) -> list[Change]:
+) -> list[TensorChange]:
     """Return value − base for the norms: Zhao et al. 2023, https://arxiv.org/abs/2312.11420."""
     check_keys(adapter)
     changes = []
@@ -24,17 +24,21 @@ def bind_ln_tuning(
             if target is None:
                 raise adapter.unbound(tensor, f"{site.target!r} has no bias beside it")
             adapter.expect(tensor, target, adapter.target_shape(target))
-            changes.append(Change(target=target, op="dense", inputs={"values": tensor}))
+            changes.append(TensorChange(target=target, op="dense", inputs={"values": tensor}))
     return changes
 
 
-def bind_tokens(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_tokens(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return nothing: the rows themselves are bound with those of all methods."""
     check_keys(adapter, reads=("token_indices",))
     return []
 
 
-def bind_miss(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_miss(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return a block that is repeated: MiSS and Bone, Kang 2024, https://arxiv.org/abs/2409.15371."""
     check_keys(adapter, reads=("mini_r",), harmless=("r", "miss_dropout", "bias"))
     kind = adapter.config.get("init_weights", True)
@@ -55,12 +59,16 @@ def bind_miss(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
             if len(block) != 2 or block[1] != wide or shape[0] % wide or block[0] > shape[1]:
                 raise adapter.misfit(site.roles["block"], site.target, shape)
         changes.append(
-            Change(target=site.target, op="miss", inputs=dict(site.roles), parameters=parameters)
+            TensorChange(
+                target=site.target, op="miss", inputs=dict(site.roles), parameters=parameters
+            )
         )
     return changes
 
 
-def bind_shira(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_shira(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return single values at places: Bhardwaj et al. 2024, https://arxiv.org/abs/2406.13175."""
     check_keys(
         adapter,
@@ -74,11 +82,13 @@ def bind_shira(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str
         adapter.expect(site.roles["indices"], site.roles["values"], (2, count))
         if len(adapter.target_shape(site.target)) != 2:
             raise adapter.refuse(f"{site.target!r} is no matrix, and SHiRA changes matrices")
-        changes.append(Change(target=site.target, op="sparse", inputs=dict(site.roles)))
+        changes.append(TensorChange(target=site.target, op="sparse", inputs=dict(site.roles)))
     return changes
 
 
-def bind_hira(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_hira(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return W ⊙ (B @ A): Huang et al. 2025, https://openreview.net/forum?id=TwJrTz9cRS."""
     check_keys(
         adapter, reads=("fan_in_fan_out",), harmless=("r", "rank_pattern", "hira_dropout", "bias")
@@ -95,7 +105,7 @@ def bind_hira(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
 
     ways = transposed(adapter, sites, product)
     return [
-        Change(
+        TensorChange(
             target=site.target,
             op="hira",
             inputs=dict(site.roles),
@@ -105,7 +115,9 @@ def bind_hira(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
     ]
 
 
-def bind_delora(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_delora(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return B diag(λ/r…) A: Bini et al. 2025, https://arxiv.org/abs/2503.18225."""
     check_keys(
         adapter,
@@ -122,11 +134,13 @@ def bind_delora(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, st
         adapter.expect(site.roles["b"], site.target, (out, rank))
         adapter.expect(site.roles["lambda"], site.target, (1,))
         adapter.expect(site.roles["norm"], site.target, (inner,))
-        changes.append(Change(target=site.target, op="delora", inputs=dict(site.roles)))
+        changes.append(TensorChange(target=site.target, op="delora", inputs=dict(site.roles)))
     return changes
 
 
-def bind_c3a(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_c3a(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return circulant blocks: Chen et al. 2024, https://arxiv.org/abs/2407.19342."""
     check_keys(adapter, harmless=("block_size", "block_size_pattern", "bias"))
     changes = []
@@ -137,7 +151,7 @@ def bind_c3a(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str])
         size = shape[-1] if len(shape) == 3 else 0
         if not size or (shape[0] * size, shape[1] * size) != (out, inner):
             raise adapter.misfit(site.roles["kernel"], site.target, (out, inner))
-        changes.append(Change(target=site.target, op="c3a", inputs=dict(site.roles)))
+        changes.append(TensorChange(target=site.target, op="c3a", inputs=dict(site.roles)))
     return changes
 
 
@@ -149,19 +163,19 @@ def _linear(adapter: Adapter, site: Site) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-LN_TUNING = Method(
+LN_TUNING = PeftMethod(
     operator="ln-tuning",
     parts={"ln_tuning_layers.weight": "weight", "ln_tuning_layers.bias": "bias"},
     bind=bind_ln_tuning,
 )
-TRAINABLE_TOKENS = Method(operator="trainable-tokens", parts={}, bind=bind_tokens)
-MISS = Method(operator="miss", parts={"miss_block": "block"}, bind=bind_miss)
-SHIRA = Method(
+TRAINABLE_TOKENS = PeftMethod(operator="trainable-tokens", parts={}, bind=bind_tokens)
+MISS = PeftMethod(operator="miss", parts={"miss_block": "block"}, bind=bind_miss)
+SHIRA = PeftMethod(
     operator="sparse",
     parts={"shira_weight": "values", "shira_indices": "indices"},
     bind=bind_shira,
 )
-DELORA = Method(
+DELORA = PeftMethod(
     operator="delora",
     parts={
         "delora_A": "a",
@@ -171,5 +185,5 @@ DELORA = Method(
     },
     bind=bind_delora,
 )
-C3A = Method(operator="c3a", parts={"c3a_kernel": "kernel"}, bind=bind_c3a)
-HIRA = Method(operator="hira", parts={"hira_A": "a", "hira_B": "b"}, bind=bind_hira)
+C3A = PeftMethod(operator="c3a", parts={"c3a_kernel": "kernel"}, bind=bind_c3a)
+HIRA = PeftMethod(operator="hira", parts={"hira_A": "a", "hira_B": "b"}, bind=bind_hira)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method, need
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod, need
 from modpkg.adapters.peft_config import check_keys, number, of_pattern, pattern, positive
 
 _TRAINING = ("rank_dropout", "module_dropout", "rank_dropout_scale", "decompose_both")
@@ -27,7 +27,9 @@ class _Scale:
         return rank, of_pattern(self.alphas, path, self.alpha) / rank
 
 
-def bind_loha(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_loha(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return (W1a @ W1b) ⊙ (W2a @ W2b): FedPara, Hyeon-Woo et al. 2021."""
     scale = _Scale(adapter)
     changes = []
@@ -49,12 +51,14 @@ def bind_loha(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
                 columns = math.prod(shape[1:])
                 adapter.expect(site.roles[f"w{number_}_b"], site.target, (rank, columns))
         changes.append(
-            Change(target=site.target, op="loha", inputs=dict(site.roles), weight=weight)
+            TensorChange(target=site.target, op="loha", inputs=dict(site.roles), weight=weight)
         )
     return changes
 
 
-def bind_lokr(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_lokr(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return W1 ⊗ W2, each whole or in factors: LyCORIS, Yeh et al. 2023."""
     scale = _Scale(adapter)
     changes = []
@@ -71,7 +75,7 @@ def bind_lokr(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
                 [rows, first[1] * math.prod(second[1:])],
             )
         changes.append(
-            Change(target=site.target, op="lokr", inputs=dict(site.roles), weight=weight)
+            TensorChange(target=site.target, op="lokr", inputs=dict(site.roles), weight=weight)
         )
     return changes
 
@@ -108,7 +112,7 @@ def _factors(adapter: Adapter, site: Site, one: str, other: str) -> tuple[int, .
     return a[0], b[1]
 
 
-LOHA = Method(
+LOHA = PeftMethod(
     operator="loha",
     parts={
         **{f"hada_w{n}_{side}": f"w{n}_{side}" for n in "12" for side in "ab"},
@@ -116,7 +120,7 @@ LOHA = Method(
     },
     bind=bind_loha,
 )
-LOKR = Method(
+LOKR = PeftMethod(
     operator="lokr",
     parts={f"lokr_{part}": part for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     bind=bind_lokr,

@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, number, of_pattern, pattern, positive
 
@@ -111,14 +111,14 @@ def settings_of(adapter: Adapter) -> LoraSettings:
     )
 
 
-def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
     """Return the changes of a LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
 
     Raises:
         ComposeError, ReleaseError: it cannot be applied, or not exactly.
     """
     settings = settings_of(adapter)
-    changes: list[Change] = []
+    changes: list[TensorChange] = []
     for site in sites:
         _complete(adapter, site, settings)
     linear = [site for site in sites if "a" in site.roles]
@@ -205,17 +205,17 @@ def _product(adapter: Adapter, site: Site, settings: LoraSettings) -> tuple[int,
 
 def _change(
     adapter: Adapter, site: Site, inputs: dict[str, str], parameters: dict[str, Any], scale: float
-) -> Change:
+) -> TensorChange:
     magnitude = site.roles.get("magnitude")
     if magnitude is None:
-        return Change(
+        return TensorChange(
             target=site.target, op="lora", inputs=inputs, weight=scale, parameters=parameters
         )
     shape = adapter.target_shape(site.target)
     extent = shape[1] if parameters.get("transposed") else shape[0]
     if math.prod(adapter.shape(magnitude)) != extent:
         raise adapter.misfit(magnitude, site.target, [extent])
-    return Change(
+    return TensorChange(
         target=site.target,
         op="dora",
         inputs={**inputs, "magnitude": magnitude},
@@ -223,14 +223,14 @@ def _change(
     )
 
 
-def _bias(adapter: Adapter, site: Site, bias: str, scale: float) -> Change:
+def _bias(adapter: Adapter, site: Site, bias: str, scale: float) -> TensorChange:
     if site.bias is None:
         raise adapter.refuse(
             f"tensor {bias!r} is a bias that is added, but {adapter.base_name} has no bias "
             f"beside {site.target!r} to add it to"
         )
     adapter.expect(bias, site.bias, adapter.target_shape(site.bias))
-    return Change(target=site.bias, op="lora", inputs={"bias": bias}, weight=scale)
+    return TensorChange(target=site.bias, op="lora", inputs={"bias": bias}, weight=scale)
 
 
-LORA = Method(operator="lora", parts=PARTS, bind=bind)
+LORA = PeftMethod(operator="lora", parts=PARTS, bind=bind)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method, matrix, need
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod, matrix, need
 from modpkg.adapters.peft_config import check_keys, number, positive
 
 
-def bind_oft(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_oft(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return W Rᵀ − W, with R block-diagonal: Qiu et al. 2023, https://arxiv.org/abs/2306.07280."""
     check_keys(
         adapter,
@@ -41,7 +43,7 @@ def bind_oft(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str])
             raise adapter.misfit(tensor, site.target, shape)
         extra = {"inverse": True} if role == "embedding_r" else {}
         changes.append(
-            Change(
+            TensorChange(
                 target=site.target,
                 op="oft",
                 inputs={"r": tensor},
@@ -51,7 +53,9 @@ def bind_oft(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str])
     return changes
 
 
-def bind_boft(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_boft(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return s · W Rᵀ − W: Liu et al. 2023, https://arxiv.org/abs/2311.06243."""
     check_keys(
         adapter,
@@ -74,11 +78,13 @@ def bind_boft(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
         if turns[2] != turns[3] or turns[1] * turns[2] != shape[1]:
             raise adapter.misfit(site.roles["r"], site.target, shape)
         adapter.expect(site.roles["s"], site.target, (shape[0], 1))
-        changes.append(Change(target=site.target, op="boft", inputs=dict(site.roles)))
+        changes.append(TensorChange(target=site.target, op="boft", inputs=dict(site.roles)))
     return changes
 
 
-def bind_hra(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind_hra(
+    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
+) -> list[TensorChange]:
     """Return W ∏(I − 2 uuᵀ) − W: Yuan et al. 2024, https://arxiv.org/abs/2405.17484."""
     check_keys(adapter, reads=("apply_GS", "rank_pattern"), harmless=("r", "bias"))
     changes = []
@@ -90,7 +96,9 @@ def bind_hra(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str])
             raise adapter.misfit(site.roles["u"], site.target, shape)
         parameters = {"orthogonal": True} if adapter.config.get("apply_GS") else {}
         changes.append(
-            Change(target=site.target, op="hra", inputs=dict(site.roles), parameters=parameters)
+            TensorChange(
+                target=site.target, op="hra", inputs=dict(site.roles), parameters=parameters
+            )
         )
     return changes
 
@@ -104,10 +112,10 @@ def _pointwise(adapter: Adapter, site: Site) -> None:
         )
 
 
-OFT = Method(
+OFT = PeftMethod(
     operator="oft",
     parts={"oft_R.weight": "r", "oft_embedding_R.weight": "embedding_r"},
     bind=bind_oft,
 )
-BOFT = Method(operator="boft", parts={"boft_R": "r", "boft_s": "s"}, bind=bind_boft)
-HRA = Method(operator="hra", parts={"hra_u": "u"}, bind=bind_hra)
+BOFT = PeftMethod(operator="boft", parts={"boft_R": "r", "boft_s": "s"}, bind=bind_boft)
+HRA = PeftMethod(operator="hra", parts={"hra_u": "u"}, bind=bind_hra)

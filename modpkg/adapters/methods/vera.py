@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from modpkg.adapters.changes import Adapter, Change, Site
-from modpkg.adapters.method import Method, matrix, need
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.method import PeftMethod, matrix, need
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys
 
 
-def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[Change]:
+def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
     """Return (λb · B) @ (λd · A), of A and B the part that a layer has extents for."""
     check_keys(
         adapter,
@@ -44,7 +44,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
         if out > tallest or inner > widest or len(shape) != 2:
             raise adapter.misfit(shared["a"], site.target, [rank, inner])
         changes.append(
-            Change(
+            TensorChange(
                 target=site.target,
                 op="vera",
                 inputs={**site.roles, **shared},
@@ -54,7 +54,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     return changes
 
 
-VERA = Method(
+VERA = PeftMethod(
     operator="vera",
     parts={
         "vera_A": "a",

@@ -9,7 +9,7 @@ from msgspec import structs
 from modpkg.community.modules.reference import Side
 from modpkg.compose.composition import Composition, Made
 from modpkg.compose.executor import compose
-from modpkg.compose.operators import Situation
+from modpkg.compose.operators import StepContext
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import key_of
 from modpkg.core.errors import PatchError
@@ -34,7 +34,7 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
     module = _module(patch)
     step = Step(op=PATCHED.name, module=module_name(module.name))
     effects = PATCHED.bind(
-        Situation(
+        StepContext(
             model=patch.label,
             step=step,
             module=module,

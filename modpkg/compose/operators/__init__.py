@@ -17,7 +17,7 @@ from modpkg.compose.operators.lokr import LOKR
 from modpkg.compose.operators.lora import LORA
 from modpkg.compose.operators.miss import MISS
 from modpkg.compose.operators.oft import OFT
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.operators.prompt import PROMPT
 from modpkg.compose.operators.replace import REPLACE
@@ -52,4 +52,4 @@ def find_operator(name: str, where: str) -> Operator:
     return operator
 
 
-__all__ = ["OPERATORS", "Effects", "Operator", "Situation", "find_operator"]
+__all__ = ["OPERATORS", "Effects", "Operator", "StepContext", "find_operator"]

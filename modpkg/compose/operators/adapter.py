@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from modpkg.adapters import METHODS, bind_adapter, bind_head
-from modpkg.adapters.changes import BoundPrompt
+from modpkg.adapters.changes import VirtualTokens
 from modpkg.adapters.virtual_tokens import OPERATOR as PROMPT
 from modpkg.adapters.virtual_tokens import PROMPTS, TASKS
 from modpkg.compose.composition import Term
-from modpkg.compose.operators.operator import Effects, Situation
+from modpkg.compose.operators.operator import Effects, StepContext
 from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
@@ -22,7 +22,7 @@ _INDICES = ("indices",)
 _CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return the adapter's terms by base tensor, and what it adds.
 
     Raises:
@@ -30,10 +30,10 @@ def bind(situation: Situation) -> Effects:
             that are not plain floats.
         ComposeError, ReleaseError: see `bind_adapter`.
     """
-    module, base, step = situation.module, situation.base, situation.step
+    module, base, step = context.module, context.base, context.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError("M601", model=situation.model, reason=reason)
+        return ComposeError("M601", model=context.model, reason=reason)
 
     if ADAPTER_CONFIG not in module.files:
         raise refuse(
@@ -57,17 +57,17 @@ def bind(situation: Situation) -> Effects:
         {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
         config,
         base.tensors,
-        architecture=situation.config.get("model_type"),
+        architecture=context.config.get("model_type"),
         base_name=f"{base.name} {base.version}",
-        model_config=situation.config,
+        model_config=context.config,
         digests={name: ref.digest for name, ref in module.tensors.items()},
-        layers=_layers(situation),
+        layers=_layers(context),
     )
     if step.replace and not bound.added:
         raise refuse(
             f"step {step.op!r} of {module.name} has replace, but an adapter replaces nothing"
         )
-    prompt = _prompt(situation, bound.prompt) if bound.prompt is not None else None
+    prompt = _prompt(context, bound.prompt) if bound.prompt is not None else None
     terms: dict[str, Term] = {}
     for change in bound.changes:
         inputs = {role: module.tensors[name] for role, name in change.inputs.items()}
@@ -93,36 +93,36 @@ def bind(situation: Situation) -> Effects:
             )
         types = {name: (ref.dtype, ref.shape) for name, ref in added.items()}
         name = f"{base.name} {base.version}"
-        head = bind_head(situation.model, types, base.tensors, step.replace, base_name=name)
+        head = bind_head(context.model, types, base.tensors, step.replace, base_name=name)
         removed = (*head.replaced, *head.removed)
-        match = _CLASS.match(str((situation.config.get("architectures") or [""])[0]))
+        match = _CLASS.match(str((context.config.get("architectures") or [""])[0]))
         if match is None:
             raise refuse(f"the config.json of {base.name} does not say which architecture it is")
         edits["architectures"] = [match["stem"] + kind for kind in edits["architectures"]]
-    same = tuple(module.tensors[name] for name in bound.same)
+    unused = tuple(module.tensors[name] for name in bound.unused)
     return Effects(
-        terms=terms, same=same, added=added, removed=removed, config=edits, prompt=prompt
+        terms=terms, unused=unused, added=added, removed=removed, config=edits, prompt=prompt
     )
 
 
-def _layers(situation: Situation) -> list[tuple[int, int]]:
+def _layers(context: StepContext) -> list[tuple[int, int]]:
     """Return the runs of the base's layers that a recipe has in place of all; none for others'."""
-    runs = situation.recipe.layers
-    own = all(run.module == situation.base.name for run in runs)
+    runs = context.recipe.layers
+    own = all(run.module == context.base.name for run in runs)
     return [run.range for run in runs] if own else []
 
 
-def _prompt(situation: Situation, bound: BoundPrompt) -> Prompt:
+def _prompt(context: StepContext, bound: VirtualTokens) -> Prompt:
     """Return the virtual tokens of a step: they are read as they are, and by a model for its task.
 
     Raises:
         ComposeError: the step has a scale, names no task of several, or the base is for another.
     """
-    module, step = situation.module, situation.step
+    module, step = context.module, context.step
 
     def refuse(reason: str) -> ComposeError:
         return ComposeError(
-            "M601", model=situation.model, reason=f"step {step.op!r} of {module.name} {reason}"
+            "M601", model=context.model, reason=f"step {step.op!r} of {module.name} {reason}"
         )
 
     if step.scale != 1.0:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind as bind_adapter
-from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
+from modpkg.compose.operators.operator import BaseRows, Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return a term for each tensor of floats that is not the base's own.
 
     Raises:
         ComposeError: the module has other tensors than the base, or other integers.
         ComposeError: a tensor has another shape.
     """
-    module, base = situation.module, situation.base
+    module, base = context.module, context.base
     for one, other in ((module, base), (base, module)):
         if left := sorted(one.tensors.keys() - other.tensors.keys()):
             raise ComposeError(
                 "M601",
-                model=situation.model,
+                model=context.model,
                 reason=f"step 'dense' names {module.name}, but {one.name} has {left[0]!r} and "
                 f"{other.name} does not",
             )
@@ -55,14 +55,16 @@ def bind(situation: Situation) -> Effects:
                 continue
             raise ComposeError(
                 "M601",
-                model=situation.model,
+                model=context.model,
                 reason=f"{name!r} has dtype {ref.dtype} and differs from that of {base.name}",
             )
         terms[name] = Term(op="dense", weight=1.0, inputs={"values": ref})
     return Effects(terms=terms)
 
 
-def delta(inputs: Mapping[str, Array], term: Term, start: int, stop: int, source: Source) -> Array:
+def delta(
+    inputs: Mapping[str, Array], term: Term, start: int, stop: int, source: BaseRows
+) -> Array:
     """Return rows ``start`` to ``stop`` of weight · (x − base)."""
     found = inputs["values"]
     found -= source.peek(start, stop)

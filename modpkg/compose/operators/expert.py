@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from modpkg.adapters import ExpertBinding, bind_expert
 from modpkg.adapters.expert import PARTS, layers_of
 from modpkg.compose.mixture import dense_of
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ROUTER
 from modpkg.manifest.schema import Compose, Setting, Step
@@ -26,29 +26,29 @@ OTHERS = "others"
 VECTORS = "vectors"
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return the blocks under the names that they have in the mixture.
 
     Raises:
         ComposeError: the step cannot be meant, or the module has more than blocks.
         ComposeError, ReleaseError: it was made for another base.
     """
-    module, base, step = situation.module, situation.base, situation.step
+    module, base, step = context.module, context.base, context.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError("M609", model=situation.model, reason=reason)
+        return ComposeError("M609", model=context.model, reason=reason)
 
-    check_step(situation, (*PROMPTS, OTHERS))
-    experts = experts_in(situation.recipe)
+    check_step(context, (*PROMPTS, OTHERS))
+    experts = experts_in(context.recipe)
     if [one.module for one in experts].count(step.module) > 1:
         raise refuse(f"{module.name} is an expert of it twice")
-    router = router_of(situation)
+    router = router_of(context)
     if ROUTER in module.files:
         raise refuse(f'{module.name} is a router, not an expert; write op = "router"')
-    is_base = step.module == situation.recipe.base
+    is_base = step.module == context.recipe.base
     tensors = base.tensors if is_base else module.tensors
-    bound = binding_of(situation, step)
-    dense = dense_of(situation.config, base.tensors, layers_of(base.tensors), refuse)
+    bound = binding_of(context, step)
+    dense = dense_of(context.config, base.tensors, layers_of(base.tensors), refuse)
     drops = step.parameters.get(OTHERS) == "drop"
     left = [*module.tensors.values()] if is_base else [tensors[name] for name in bound.others]
     for name in bound.others:
@@ -58,7 +58,7 @@ def bind(situation: Situation) -> Effects:
                 f"{module.name} has {name!r}, which is not that of {base.name} and no part of an "
                 'expert; to take its blocks alone, write parameters = { others = "drop" }'
             )
-    used = uses_vectors(situation.recipe, router)
+    used = uses_vectors(context.recipe, router)
     if bound.vectors and not (used or drops):
         raise refuse(
             f"{module.name} brings {min(bound.vectors.values())!r}, which the router has no use "
@@ -73,24 +73,24 @@ def bind(situation: Situation) -> Effects:
         for layer in bound.layers
         for part in PARTS
     }
-    return Effects(added=added, same=(*left, *(tensors[n] for n in bound.vectors.values())))
+    return Effects(added=added, unused=(*left, *(tensors[n] for n in bound.vectors.values())))
 
 
-def binding_of(situation: Situation, step: Step) -> ExpertBinding:
+def binding_of(context: StepContext, step: Step) -> ExpertBinding:
     """Return what the tensors of one of the recipe's experts are."""
-    base = situation.base
-    module = base if step.module == situation.recipe.base else situation.modules[step.module]
+    base = context.base
+    module = base if step.module == context.recipe.base else context.modules[step.module]
     types = {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()}
     return bind_expert(module.name, types, base.tensors, base_name=f"{base.name} {base.version}")
 
 
-def check_step(situation: Situation, known: tuple[str, ...]) -> None:
+def check_step(context: StepContext, known: tuple[str, ...]) -> None:
     """Refuse a step of a mixture that says what no such step can mean.
 
     Raises:
         ComposeError
     """
-    step, model = situation.step, situation.model
+    step, model = context.step, context.model
 
     def refuse(reason: str) -> ComposeError:
         return ComposeError(
@@ -104,8 +104,8 @@ def check_step(situation: Situation, known: tuple[str, ...]) -> None:
             raise refuse(f"has no parameter {key!r}; it has {', '.join(known)}")
     if step.parameters.get(OTHERS, "drop") != "drop":
         raise refuse('has a parameter others, which can be "drop" alone')
-    if situation.recipe.method != "sum":
-        raise refuse(f"is beside method {situation.recipe.method!r}; mixtures go with 'sum' alone")
+    if context.recipe.method != "sum":
+        raise refuse(f"is beside method {context.recipe.method!r}; mixtures go with 'sum' alone")
 
 
 def experts_in(recipe: Compose) -> list[Step]:
@@ -113,19 +113,19 @@ def experts_in(recipe: Compose) -> list[Step]:
     return [step for step in recipe.steps if step.op == EXPERT.name]
 
 
-def router_of(situation: Situation) -> Step:
+def router_of(context: StepContext) -> Step:
     """Return the one step of a recipe that is its router.
 
     Raises:
         ComposeError: there is none, or another.
     """
-    found = [step for step in situation.recipe.steps if step.op == "router"]
+    found = [step for step in context.recipe.steps if step.op == "router"]
     if len(found) != 1:
         raise ComposeError(
             "M609",
-            model=situation.model,
+            model=context.model,
             reason=f'it has {len(found)} routers; experts go with one, like {{ op = "router", '
-            f'module = "{situation.recipe.base}", parameters = {{ gates = "uniform" }} }}',
+            f'module = "{context.recipe.base}", parameters = {{ gates = "uniform" }} }}',
         )
     return found[0]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.adapters import bind_head
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.jsonfile import read_json
@@ -27,36 +27,36 @@ _DOCUMENT = re.compile(
 )
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return the head's tensors, its edits to ``config.json``, and its files.
 
     Raises:
         ComposeError: the head would replace what ``replace`` does not name, or was made for
             another kind of base.
     """
-    module, base, step = situation.module, situation.base, situation.step
+    module, base, step = context.module, context.base, context.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError("M601", model=situation.model, reason=reason)
+        return ComposeError("M601", model=context.model, reason=reason)
 
     if step.scale != 1.0:
         raise refuse(f"step 'head' of {module.name} has a scale, but a head is not added up")
     bound = bind_head(
-        situation.model,
+        context.model,
         {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
         base.tensors,
         step.replace,
         base_name=f"{base.name} {base.version}",
     )
     config = read_json(module.files[CONFIG]) if CONFIG in module.files else {}
-    if (kind := config.get("model_type")) not in (None, situation.config.get("model_type")):
+    if (kind := config.get("model_type")) not in (None, context.config.get("model_type")):
         raise refuse(
             f"{module.name} was made for the architecture {kind!r}, but {base.name} is "
-            f"{situation.config.get('model_type')!r}"
+            f"{context.config.get('model_type')!r}"
         )
     edits = {key: value for key, value in config.items() if key not in _NOT_MERGED}
     if not edits.get("architectures"):
-        edits["architectures"] = [_classifier(situation.config, refuse)]
+        edits["architectures"] = [_classifier(context.config, refuse)]
     return Effects(
         added=dict(module.tensors),
         removed=(*bound.replaced, *bound.removed),

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind
-from modpkg.compose.operators.operator import Operator, Source
+from modpkg.compose.operators.operator import BaseRows, Operator
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-def delta(inputs: Mapping[str, Array], term: Term, start: int, stop: int, source: Source) -> Array:
+def delta(
+    inputs: Mapping[str, Array], term: Term, start: int, stop: int, source: BaseRows
+) -> Array:
     """Return rows of weight · B @ A, of its transpose, or of what else the inputs are.
 
     ``bias`` alone is added as it is. With ``values``, the base itself was replaced as well:

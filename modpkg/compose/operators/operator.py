@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-class Situation(Struct, frozen=True, kw_only=True):
+class StepContext(Struct, frozen=True, kw_only=True):
     """What an operator sees when a step is planned."""
 
     model: str
@@ -36,7 +36,7 @@ class Effects(Struct, frozen=True, kw_only=True):
 
     terms: dict[str, Term] = {}
     """By base tensor, the change to it; the step's scale is not in its weight."""
-    same: tuple[TensorRef, ...] = ()
+    unused: tuple[TensorRef, ...] = ()
     """The module's tensors that this step places nowhere: copies of others of it or of the base's,
     what the step leaves behind on purpose, and what another step places."""
     added: dict[str, TensorRef] = {}
@@ -65,7 +65,7 @@ class Effects(Struct, frozen=True, kw_only=True):
         return not (self.terms or self.added or self.removed or self.gates or edits)
 
 
-class Source(Protocol):
+class BaseRows(Protocol):
     """The base's tensor, as operators that work on arrays see it."""
 
     shape: tuple[int, ...]
@@ -82,7 +82,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     """A registered operator: entry points of the group ``modpkg.operators`` name such objects."""
 
     name: str
-    bind: Callable[[Situation], Effects]
+    bind: Callable[[StepContext], Effects]
     """Plans a step; imports no torch."""
     delta: Callable[[Mapping[str, Any], Term, int, int, Any], Any] | None = None
     """``delta(inputs, term, start, stop, source)``: the unrounded change, the term's weight in it.
@@ -95,7 +95,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     which have no terms.
     """
     arrays: bool = False
-    """Whether `delta` and `prepare` work on arrays of numpy and a `Source`, and not on tensors of
+    """Whether `delta` and `prepare` work on arrays of numpy and a `BaseRows`, and not on tensors of
     torch: where all operators of a composition do, torch is not imported."""
     prepare: Callable[[Mapping[str, Any], Term, Any], Mapping[str, Any]] | None = None
     """``prepare(inputs, term, source)``: what `delta` gets as its inputs, worked out once for a

@@ -22,7 +22,7 @@ from msgspec import structs
 
 from modpkg.adapters.matrix import matrix, rows
 from modpkg.compose.composition import Term
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.filenames import CONFIG, PATCH, PATCHED_FILES
@@ -37,7 +37,7 @@ ESCAPE = 255
 """A gap that says: so many elements on, and no value there."""
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return a term for each tensor that the patch changes, what it adds and takes away, the keys
     of ``config.json`` that it sets, and the files that it replaces.
 
@@ -45,7 +45,7 @@ def bind(situation: Situation) -> Effects:
         PatchError, ComposeError: names the tensor.
         ComposeError: the step has a scale, and something in the patch cannot be scaled.
     """
-    module, base, step = situation.module, situation.base, situation.step
+    module, base, step = context.module, context.base, context.step
     if PATCH not in module.files:
         raise PatchError("M730", patch=module.name, reason=f"it has no {PATCH}")
     record = read_patch(module.files[PATCH], module.name)
@@ -73,12 +73,12 @@ def bind(situation: Situation) -> Effects:
         for path, blob in module.files.items()
         if path.startswith(PATCHED_FILES)
     }
-    config, unset = _config(files.pop(CONFIG, None), situation)
+    config, unset = _config(files.pop(CONFIG, None), context)
     structural = next(iter([*added, *removed, *config, *unset, *files]), None)
     if step.replace or (step.scale != 1.0 and structural is not None):
         raise ComposeError(
             "M601",
-            model=situation.model,
+            model=context.model,
             reason=f"step 'patch' of {module.name} has replace, but a patch says itself what it "
             "replaces"
             if step.replace
@@ -104,11 +104,11 @@ def _first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:
     return structs.replace(ref, length=length, shape=shape, digest=digest)
 
 
-def _config(path: Any, situation: Situation) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _config(path: Any, context: StepContext) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the keys of the base's config.json that the patch sets, and those it takes away."""
     if path is None:
         return {}, ()
-    before, after = situation.config, read_json(path)
+    before, after = context.config, read_json(path)
     changed = {
         key: value for key, value in after.items() if key not in before or before[key] != value
     }

@@ -28,7 +28,7 @@ from modpkg.compose.operators.expert import (
     router_of,
     words,
 )
-from modpkg.compose.operators.operator import Effects, Operator, Situation
+from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.digests import digest_file
 from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import ComposeError
@@ -49,40 +49,40 @@ Rows = Mapping[int, tuple[Taken | Felt | None, ...]]
 Refuse = Callable[[str], ComposeError]
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return the router of each layer, without the dense blocks, and the mixture's config.
 
     Raises:
         ComposeError: the recipe is none of a mixture, or the base cannot be one exactly.
         ComposeError, ReleaseError, RecordError: a module does not fit.
     """
-    module, base, step = situation.module, situation.base, situation.step
+    module, base, step = context.module, context.base, context.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError("M609", model=situation.model, reason=reason)
+        return ComposeError("M609", model=context.model, reason=reason)
 
-    check_step(situation, ("gates", ASKED, OTHERS))
-    router_of(situation)
-    experts = experts_in(situation.recipe)
+    check_step(context, ("gates", ASKED, OTHERS))
+    router_of(context)
+    experts = experts_in(context.recipe)
     layers = layers_of(base.tensors)
-    dense = dense_of(situation.config, base.tensors, layers, refuse)
+    dense = dense_of(context.config, base.tensors, layers, refuse)
     probe = None
-    if step.module == situation.recipe.base:
+    if step.module == context.recipe.base:
         mode = step.parameters.get("gates")
         if mode not in _GATES:
             raise refuse(f"gates of its router is {mode!r}; known are {', '.join(_GATES)}")
         if mode in FELT:
-            probe = _probe(situation, str(mode))
-        rows = _rows(situation, layers, experts, str(mode), refuse)
+            probe = _probe(context, str(mode))
+        rows = _rows(context, layers, experts, str(mode), refuse)
     else:
         mode = ROUTER_FILE
-        rows = _given(situation, experts, refuse)
+        rows = _given(context, experts, refuse)
     for expert in experts:
         if mode not in FELT and any(key in expert.parameters for key in PROMPTS):
             raise refuse(f"{expert.module} has prompts, which its router has no use for")
     per_token = _per_token(step, len(experts), mode == UNIFORM, refuse)
     dtype = CONFIG_DTYPES.get(
-        situation.recipe.dtype or "", base.tensors[layers[0].block("up_proj")].dtype
+        context.recipe.dtype or "", base.tensors[layers[0].block("up_proj")].dtype
     )
     if dtype not in (*CONFIG_DTYPES.values(), "F64"):
         raise refuse(f"its base's blocks are {dtype}, and a router has to be of floats")
@@ -98,8 +98,8 @@ def bind(situation: Situation) -> Effects:
         gates=gates,
         probe=probe,
         removed=tuple(layer.block(part) for layer in layers for part in dense.into.parts),
-        config=mixture_config(situation.config, dense, len(experts), per_token, refuse),
-        same=tuple(module.tensors.values()),
+        config=mixture_config(context.config, dense, len(experts), per_token, refuse),
+        unused=tuple(module.tensors.values()),
     )
 
 
@@ -120,9 +120,9 @@ def _per_token(step: Step, experts: int, uniform: bool, refuse: Refuse) -> int:
     return int(value)
 
 
-def _given(situation: Situation, experts: list[Step], refuse: Refuse) -> Rows:
+def _given(context: StepContext, experts: list[Step], refuse: Refuse) -> Rows:
     """Return the rows of a router module."""
-    module, base, step = situation.module, situation.base, situation.step
+    module, base, step = context.module, context.base, context.step
     if "gates" in step.parameters:
         raise refuse(f"its router is {module.name}, and gates goes with the base as the module")
     if ROUTER_FILE not in module.files:
@@ -150,7 +150,7 @@ def _given(situation: Situation, experts: list[Step], refuse: Refuse) -> Rows:
 
 
 def _rows(
-    situation: Situation,
+    context: StepContext,
     layers: tuple[Layer, ...],
     experts: list[Step],
     mode: str,
@@ -162,7 +162,7 @@ def _rows(
     columns: list[list[Taken | Felt | None]] = []
     for expert in experts:
         if mode == VECTORS:
-            columns.append(_vectors(situation, expert, layers, refuse))
+            columns.append(_vectors(context, expert, layers, refuse))
             continue
         positive, negative = (words(expert.parameters, key) for key in PROMPTS)
         if not positive or negative is None:
@@ -175,27 +175,27 @@ def _rows(
 
 
 def _vectors(
-    situation: Situation, expert: Step, layers: tuple[Layer, ...], refuse: Refuse
+    context: StepContext, expert: Step, layers: tuple[Layer, ...], refuse: Refuse
 ) -> list[Taken | Felt | None]:
     """Return an expert's own rows; the base's are 0, what the others' are measured against."""
-    if expert.module == situation.recipe.base:
+    if expert.module == context.recipe.base:
         return [None] * len(layers)
-    vectors = binding_of(situation, expert).vectors
+    vectors = binding_of(context, expert).vectors
     if not vectors:
         raise refuse(f"gates are {VECTORS!r}, and {expert.module} brings none")
-    tensors = situation.modules[expert.module].tensors
+    tensors = context.modules[expert.module].tensors
     return [Taken(tensors[vectors[layer.number]], 0) for layer in layers]
 
 
-def _probe(situation: Situation, mode: str) -> Probe:
+def _probe(context: StepContext, mode: str) -> Probe:
     """Return what reads prompts: the base with its tokenizer."""
-    base = situation.base
+    base = context.base
     files = {path: base.files[path] for path in _TOKENIZER if path in base.files}
     # Of a release the digests are known before the files are here.
     known = {path: entry.digest for path, entry in base.record.files.items()}
     return Probe(
         mode=mode,
-        config=dict(situation.config),
+        config=dict(context.config),
         tensors=dict(base.tensors),
         files=files,
         digests={path: known.get(path) or digest_file(blob) for path, blob in files.items()},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.adapter import bind as bind_adapter
-from modpkg.compose.operators.operator import Effects, Operator, Situation, Source
+from modpkg.compose.operators.operator import BaseRows, Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 _INDICES = ("I32", "I64")
 
 
-def bind(situation: Situation) -> Effects:
+def bind(context: StepContext) -> Effects:
     """Return a term for each pair of places and values.
 
     Raises:
         ComposeError: they do not belong together. ReleaseError: the base has no such tensor.
     """
-    module, base = situation.module, situation.base
+    module, base = context.module, context.base
     if ADAPTER_CONFIG in module.files:
-        return bind_adapter(situation)
+        return bind_adapter(context)
     terms: dict[str, Term] = {}
     for name in sorted(module.tensors):
         target, _, role = name.rpartition(".")
@@ -67,7 +67,7 @@ def bind(situation: Situation) -> Effects:
         ):
             raise ComposeError(
                 "M601",
-                model=situation.model,
+                model=context.model,
                 reason=f"{module.name} has {indices.dtype} places {list(indices.shape)} and "
                 f"{values.dtype} values {list(values.shape)} for {target!r}",
             )
@@ -75,7 +75,7 @@ def bind(situation: Situation) -> Effects:
     return Effects(terms=terms)
 
 
-def prepare(inputs: Mapping[str, Array], term: Term, source: Source) -> Mapping[str, Any]:
+def prepare(inputs: Mapping[str, Array], term: Term, source: BaseRows) -> Mapping[str, Any]:
     """Return flat places in order, and their values.
 
     Raises:
@@ -98,7 +98,7 @@ def prepare(inputs: Mapping[str, Array], term: Term, source: Source) -> Mapping[
     return {"places": places, "values": values[order]}
 
 
-def delta(inputs: Mapping[str, Any], term: Term, start: int, stop: int, source: Source) -> Array:
+def delta(inputs: Mapping[str, Any], term: Term, start: int, stop: int, source: BaseRows) -> Array:
     """Return rows of weight · the scattered values."""
     import numpy as np
 
