@@ -75,7 +75,9 @@ def bisect_command(
     store = Store(store_folder())
     with (
         TerminalProgress() as progress,
-        session(project, judged, request, store, progress, progress.told, fresh=fresh) as found_by,
+        session(
+            project, judged, request, store, progress, progress.detail, fresh=fresh
+        ) as found_by,
     ):
         found = bisect(found_by, before, after, old=old, new=new)
     if as_json:
@@ -109,7 +111,7 @@ def tested(
     store = Store(store_folder())
     with (
         TerminalProgress() as progress,
-        session(project, command, request, store, progress, progress.told, fresh=fresh) as tried,
+        session(project, command, request, store, progress, progress.detail, fresh=fresh) as tried,
     ):
         return tested_update(tried)
 

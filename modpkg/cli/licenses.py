@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import click
 
-from modpkg.cli.options import project_options
-from modpkg.cli.output import TerminalProgress, bad, good, print_json, say, table
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.output import bad, good, print_json, say, table
+from modpkg.environment.licences import licences_of
+from modpkg.environment.locking import current_lock
+from modpkg.environment.models import recipes
+from modpkg.environment.workspace import Workspace
+from modpkg.transfer.plan import plan_transfer
 
 
 @click.command("licenses")
 @project_options
-def licenses_command(registry: str | None, offline: bool, user: bool, as_json: bool) -> int:
+@with_workspace
+def licenses_command(workspace: Workspace, as_json: bool) -> int:
     """List the licences of what modpkg.lock names, and which do not go together in one model.
 
     Facts on licences come from a small table, and are no legal advice. What the manifest accepts,
     [licenses] says. Exit status 1: it refuses some.
     """
-    from modpkg.core.home import store_folder
-    from modpkg.environment.licences import licences_of
-    from modpkg.environment.locking import current_lock
-    from modpkg.environment.models import recipes
-    from modpkg.environment.project import find_project
-    from modpkg.environment.registries import Registries
-    from modpkg.resolve.lock import read_lock
-    from modpkg.store.store import Store
-    from modpkg.transfer.plan import plan_transfer
-
-    project, store = find_project(user=user), Store(store_folder())
-    manifest = project.parse()
-    with TerminalProgress() as progress:
-        lock = current_lock(project, manifest, read_lock(project.lock_path))
-        registries = Registries(
-            manifest, store.blobs, default=registry, offline=offline, warn=progress.warn
-        )
-        by_name = {module.name: registries.of(module.name) for module in lock.module}
-        records = plan_transfer(lock.module, by_name, store).records
-        found = licences_of(manifest, records, recipes(manifest, lock, records))
+    manifest = workspace.manifest
+    lock = current_lock(workspace.project, manifest, workspace.lock)
+    by_name = {module.name: workspace.registries.of(module.name) for module in lock.module}
+    records = plan_transfer(lock.module, by_name, workspace.store).records
+    found = licences_of(manifest, records, recipes(manifest, lock, records))
     policy = manifest.licenses
     refused = any(module.verdict == "refused" for module in found.modules) or any(
         (policy.conflicts if one.status == "incompatible" else policy.unknown) == "refuse"

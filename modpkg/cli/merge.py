@@ -210,7 +210,7 @@ def _automatic(
     from modpkg.community.patch.tournament import METHODS, choose
     from modpkg.core.filenames import MANIFEST
     from modpkg.environment.project import Project
-    from modpkg.environment.registries import Wishes
+    from modpkg.environment.workspace import RegistryOptions as Wishes
 
     base = merging.base
     found, folders = {}, {}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from modpkg.cli.output import TerminalProgress
+from modpkg.environment.workspace import RegistryOptions, Workspace
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +30,29 @@ def registry_option(command: Command) -> Command:
         metavar="URL",
         help="Registry to use: a folder or an address. [env: MODPKG_REGISTRY]",
     )(command)
+
+
+def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command a `Workspace` in place of ``--registry``, ``--offline`` and ``--user``.
+
+    It comes first of the arguments, and shows progress on the terminal. The decorator stands right
+    above the function, below those of its options.
+    """
+
+    @functools.wraps(command)
+    def run(
+        *arguments: Any,
+        registry: str | None = None,
+        offline: bool = False,
+        user: bool = False,
+        **values: Any,
+    ) -> Any:
+        with TerminalProgress() as progress:
+            options = RegistryOptions(registry, offline)
+            workspace = Workspace(user=user, options=options, progress=progress)
+            return command(workspace, *arguments, **values)
+
+    return run
 
 
 def policy_options(command: Command) -> Command:

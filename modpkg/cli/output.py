@@ -16,14 +16,24 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
 from modpkg.core.progress import Progress
 
+_bars: list[TerminalProgress] = []
+"""Those with a bar on the terminal; it is removed before anything else is printed."""
+
+
+def _close_bars() -> None:
+    for progress in _bars:
+        progress.close()
+
 
 def say(text: str = "") -> None:
     """Print a line on standard output."""
+    _close_bars()
     click.echo(text, color=_colour(sys.stdout))
 
 
 def note(text: str) -> None:
     """Print a line about what happens on standard error."""
+    _close_bars()
     click.echo(text, err=True, color=_colour(sys.stderr))
 
 
@@ -52,6 +62,7 @@ def _colour(stream: Any) -> bool | None:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
+    _close_bars()
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
@@ -142,24 +153,23 @@ class TerminalProgress(Progress):
         )
         self._bar.start()
         self._task = self._bar.add_task(self._text, total=self._total)
+        _bars.append(self)
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         with self._lock:
             if self._bar is not None:
                 self._bar.stop()
                 self._bar = None
+                _bars.remove(self)
 
     def warn(self, message: str) -> None:
         with self._lock:
-            self.close()
             note(f"{click.style('warning', fg='yellow', bold=True)}: {message}")
 
-    def told(self, text: str) -> None:
-        """Print a line about a step of long work, on a terminal."""
+    def detail(self, text: str) -> None:
         if self._terminal:
             with self._lock:
-                self.close()
                 note(faint(text))
 
     def __enter__(self) -> TerminalProgress:

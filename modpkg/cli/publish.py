@@ -18,7 +18,8 @@ from modpkg.core.home import store_folder
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import KINDS, IndexLine, ReleaseRecord
-from modpkg.environment.registries import Registries, Wishes
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest, ModuleTable, find_manifest, new_manifest, read_manifest
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, registry_option, user_option
+from modpkg.cli.options import json_option, offline_option, project_options, with_workspace
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
 from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
 from modpkg.core.home import store_folder
+from modpkg.environment.workspace import Workspace
 from modpkg.store.store import Store
 
 
@@ -200,32 +201,18 @@ def verify_command(no_repair: bool, offline: bool, as_json: bool) -> None:
 
 @click.command("vendor")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@registry_option
-@offline_option
-@user_option
-@json_option
-def vendor_command(
-    folder: Path, registry: str | None, offline: bool, user: bool, as_json: bool
-) -> None:
+@project_options
+@with_workspace
+def vendor_command(workspace: Workspace, folder: Path, as_json: bool) -> None:
     """Write a registry into FOLDER that holds exactly what modpkg.lock names.
 
     Take it to a machine without a network, and install from it: the lock stays what it is.
     """
     from modpkg.environment.locking import current_lock
-    from modpkg.environment.project import find_project
-    from modpkg.environment.registries import Registries
     from modpkg.environment.vendor import vendor
-    from modpkg.resolve.lock import read_lock
 
-    project = find_project(user=user)
-    manifest = project.parse()
-    lock = current_lock(project, manifest, read_lock(project.lock_path))
-    with TerminalProgress() as progress:
-        blobs = Store(store_folder()).blobs
-        registries = Registries(
-            manifest, blobs, default=registry, offline=offline, warn=progress.warn
-        )
-        done = vendor(lock, registries, folder, progress)
+    lock = current_lock(workspace.project, workspace.manifest, workspace.lock)
+    done = vendor(lock, workspace.registries, folder, workspace.progress)
     if as_json:
         print_json(done)
         return

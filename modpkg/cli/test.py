@@ -50,7 +50,7 @@ def test_command(
     from modpkg.community.evaluate.test_runner import Bench
     from modpkg.core.filenames import REPORT
     from modpkg.environment.project import find_project
-    from modpkg.environment.registries import Wishes
+    from modpkg.environment.workspace import RegistryOptions as Wishes
 
     project = find_project(user=user)
     manifest = project.parse()

@@ -64,7 +64,7 @@ def vet_command(
     from modpkg.community.evaluate.test_runner import Bench
     from modpkg.community.vet.vet import Bureau, candidate_of, earlier_release, vet
     from modpkg.environment.project import find_project
-    from modpkg.environment.registries import Wishes
+    from modpkg.environment.workspace import RegistryOptions as Wishes
 
     store = Store(store_folder())
     around = find_project(user=user).parse()

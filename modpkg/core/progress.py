@@ -1,22 +1,25 @@
-"""Progress: what long work tells to whoever shows it."""
+"""Progress: how long-running work reports to whoever shows it."""
 
 from __future__ import annotations
 
 
 class Progress:
-    """What happens, for whoever shows it; this one shows nothing. Any thread may call it."""
+    """Reports of progress. This one shows nothing; any thread may call it."""
 
     def stage(self, text: str) -> None:
-        """A stage begins."""
+        """Begin a stage."""
 
     def total(self, count: int) -> None:
-        """The stage has so many bytes or tensors."""
+        """Set how many bytes or tensors the stage has."""
 
     def advance(self, count: int) -> None:
-        """So many more are done."""
+        """Advance by ``count`` bytes or tensors."""
 
     def fetched(self, name: str, version: str, size: int) -> None:
-        """A module has been fetched: so many bytes of it were missing."""
+        """Report a fetched module, of which ``size`` bytes were missing."""
+
+    def detail(self, text: str) -> None:
+        """Report one step of the stage, for those who watch."""
 
     def warn(self, message: str) -> None:
-        """Something a person should know."""
+        """Warn of something."""

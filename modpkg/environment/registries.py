@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-
-from msgspec import Struct
+from pathlib import Path
 
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.tree import BlobTree
@@ -19,34 +18,60 @@ from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import LockedModule
 
 
-class Wishes(Struct, frozen=True):
-    """What the command line says of registries."""
-
-    registry: str | None = None
-    """Takes the place of the default one."""
-    offline: bool = False
-
-
-NO_WISHES = Wishes()
-
-
-class Registries:
-    """The registries of one project. An address is used only when something is read from it."""
+class OpenRegistries:
+    """The registries that one command has opened, by address: each is opened and read once."""
 
     def __init__(
         self,
-        manifest: Manifest,
         cache: BlobTree,
         *,
-        default: str | None = None,
         offline: bool = False,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self._cache = cache
         self._offline = offline
         self._warn = warn
+        self._open: dict[tuple[str, bool], Registry] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        return read_settings(self._warn)
+
+    def at(self, address: str, base: Path, *, quiet: bool = False) -> Registry:
+        """Return the registry at an address; a relative path is relative to ``base``.
+
+        With ``quiet`` it warns of nothing, for a registry that is only read to give a hint.
+        """
+        place = address if "://" in address else str((base / Path(address).expanduser()).absolute())
+        key = (place, quiet)
+        if key not in self._open:
+            self._open[key] = Registry(
+                address,
+                base=base,
+                cache=self._cache,
+                offline=self._offline,
+                warn=None if quiet else self._warn,
+                settings=self.settings,
+            )
+        return self._open[key]
+
+
+class Registries:
+    """The registries of one manifest. An address is opened when something is read from it."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        opened: OpenRegistries | BlobTree,
+        *,
+        default: str | None = None,
+        offline: bool = False,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        if isinstance(opened, BlobTree):
+            opened = OpenRegistries(opened, offline=offline, warn=warn)
+        self._opened = opened
         self._base = manifest.folder
-        self._by_url: dict[str, Registry] = {}
         self._default = default_address(manifest, default)
         self._aliases: dict[str, str] = {
             dependency.name: dependency.registry
@@ -57,24 +82,8 @@ class Registries:
         self._overrides = bounds_of(manifest.overrides)
         self._manifest_name = manifest.path.name
 
-    def _open(self, url: str) -> Registry:
-        if url not in self._by_url:
-            self._by_url[url] = self._registry(url, self._warn)
-        return self._by_url[url]
-
-    def _registry(self, url: str, warn: Callable[[str], None] | None) -> Registry:
-        return Registry(
-            url,
-            base=self._base,
-            cache=self._cache,
-            offline=self._offline,
-            warn=warn,
-            settings=self._settings,
-        )
-
-    @cached_property
-    def _settings(self) -> Settings:
-        return read_settings(self._warn)
+    def _open(self, url: str, *, quiet: bool = False) -> Registry:
+        return self._opened.at(url, self._base, quiet=quiet)
 
     def alias(self, name: str) -> str:
         """Return the alias of the registry that a name comes from."""
@@ -101,7 +110,7 @@ class Registries:
             if alias in (DEFAULT, self.alias(name)):
                 continue
             try:
-                found = self._registry(url, None).index(name)
+                found = self._open(url, quiet=True).index(name)
             except ModpkgError:
                 continue  # this is only for a hint
             if found:

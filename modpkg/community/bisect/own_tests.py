@@ -10,7 +10,8 @@ from modpkg.community.evaluate.run import try_lock
 from modpkg.community.evaluate.test_runner import Bench
 from modpkg.core.errors import TestError
 from modpkg.core.progress import Progress
-from modpkg.environment.registries import NO_WISHES, Wishes
+from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest
 from modpkg.store.store import Store
 

@@ -13,7 +13,8 @@ from modpkg.community.bisect.trials import Command, Trials
 from modpkg.core.progress import Progress
 from modpkg.environment.plan import Request
 from modpkg.environment.project import Project
-from modpkg.environment.registries import Registries, Wishes
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest.edit import with_absolute_registries
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store

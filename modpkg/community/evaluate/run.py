@@ -35,7 +35,8 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
-from modpkg.environment.registries import NO_WISHES, Wishes
+from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store

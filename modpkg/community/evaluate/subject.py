@@ -25,7 +25,8 @@ from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.environment.models import ModelRecipe, manifest_of
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
-from modpkg.environment.registries import Registries, Wishes
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest
 from modpkg.manifest.schema import Compose, Dependency, Step, Task
 from modpkg.manifest.values import make_requirement

@@ -26,7 +26,8 @@ from modpkg.core.home import store_folder
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
-from modpkg.environment.registries import Registries, Wishes
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule

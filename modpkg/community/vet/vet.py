@@ -27,7 +27,9 @@ from modpkg.core.filenames import REGISTRY_INFO, REPORT
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
-from modpkg.environment.registries import NO_WISHES, Registries, Wishes
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
+from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest, find_manifest, read_manifest
 from modpkg.registry.reader import Registry
 from modpkg.store.store import Store

@@ -1,0 +1,137 @@
+"""What one command works with, opened and read once: project, manifest, store, registries.
+
+A command makes one `Workspace` and passes it on, in place of a store, a progress, ``--registry``
+and ``--offline`` each by themselves::
+
+    workspace = Workspace(options=RegistryOptions(registry, offline), progress=progress)
+    registries = workspace.registries           # of the project's manifest
+    with workspace.store.used():
+        ...
+
+In the command line, ``@with_workspace`` (`modpkg.cli.options`) does that. A manifest that is only
+tried gets its registries from `Workspace.registries_for`, and another project its workspace from
+`Workspace.for_project`: both share what is open, so that each index file, record and setting is
+read at most once per command. Whoever publishes to a registry has to open it again.
+
+Everything is opened when it is first used. What an installation that is up to date does without
+is imported there too.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from modpkg.core.home import store_folder
+from modpkg.core.progress import Progress
+from modpkg.environment.generations import Environment
+from modpkg.environment.project import Project, find_project
+
+if TYPE_CHECKING:
+    from modpkg.environment.registries import OpenRegistries, Registries
+    from modpkg.manifest import Manifest
+    from modpkg.manifest.config import Settings
+    from modpkg.resolve.lock import Lock
+    from modpkg.store.store import Store
+
+
+class RegistryOptions(Struct, frozen=True):
+    """The options of the command line that say how registries are used."""
+
+    registry: str | None = None
+    """Address of the default registry, in place of the manifest's."""
+    offline: bool = False
+
+
+NO_OPTIONS = RegistryOptions()
+
+
+class Workspace:
+    """One command's project, manifest, lock, store, settings, registries and progress.
+
+    Args:
+        project: The project; the one around the working folder if None.
+        user: Whether to use the user's own environment, if ``project`` is None.
+        options: How registries are used.
+        progress: Who shows progress and warnings; nobody if None.
+        store: The store; the user's if None.
+    """
+
+    def __init__(
+        self,
+        project: Project | None = None,
+        *,
+        user: bool = False,
+        options: RegistryOptions = NO_OPTIONS,
+        progress: Progress | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self._user = user
+        self.options = options
+        self.progress = progress or Progress()
+        if project is not None:
+            self.project = project
+        if store is not None:
+            self.store = store
+
+    @cached_property
+    def project(self) -> Project:
+        return find_project(user=self._user)
+
+    @property
+    def environment(self) -> Environment:
+        return Environment(self.project.environment)
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the project's manifest."""
+        return self.project.text()
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return self.project.parse(self.text)
+
+    @cached_property
+    def lock(self) -> Lock | None:
+        """The project's lock; None if it has no lock file."""
+        from modpkg.resolve.lock import read_lock
+
+        return read_lock(self.project.lock_path)
+
+    @cached_property
+    def store(self) -> Store:
+        from modpkg.store.store import Store
+
+        return Store(store_folder())
+
+    @cached_property
+    def open_registries(self) -> OpenRegistries:
+        from modpkg.environment.registries import OpenRegistries
+
+        return OpenRegistries(
+            self.store.blobs, offline=self.options.offline, warn=self.progress.warn
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """The user's ``config.toml``."""
+        return self.open_registries.settings
+
+    @cached_property
+    def registries(self) -> Registries:
+        """The registries of the project's manifest."""
+        return self.registries_for(self.manifest)
+
+    def registries_for(self, manifest: Manifest) -> Registries:
+        """Return the registries of another manifest; an address that is open is used again."""
+        from modpkg.environment.registries import Registries
+
+        return Registries(manifest, self.open_registries, default=self.options.registry)
+
+    def for_project(self, project: Project) -> Workspace:
+        """Return the workspace of another project, with the same store and open registries."""
+        other = Workspace(project, options=self.options, progress=self.progress, store=self.store)
+        other.open_registries = self.open_registries
+        return other
