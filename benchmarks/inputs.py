@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from modpkg.compose.executor import Composed
+from modpkg.compose.executor import ComposedModel
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.installed import InstalledModel, InstalledModule, TensorRef
 from modpkg.core.packs import read_pack_header
@@ -49,7 +49,7 @@ def installed_module(folder: Path, name: str, kind: Kind) -> InstalledModule:
     )
 
 
-def lay_out(composed: Composed, folder: Path) -> None:
+def lay_out(composed: ComposedModel, folder: Path) -> None:
     """Write what an environment holds of a composed model; its packs are named by absolute path."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(composed.config))

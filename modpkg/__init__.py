@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from modpkg.runtime.live import LiveModel
-    from modpkg.runtime.tasks import Result
+    from modpkg.runtime.tasks import TaskResult
 
 __all__ = ["__version__", "load", "path", "run"]
 
@@ -80,7 +80,7 @@ def path(name: str, *, user: bool = False) -> Path:
     return directory_of(*find_model(name, user=user))
 
 
-def run(name: str, text: str, *, user: bool = False) -> Result:
+def run(name: str, text: str, *, user: bool = False) -> TaskResult:
     """Run an installed model on a text, as ``modpkg run`` does, and return what it gave.
 
     >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from modpkg.compose.arrays import Array, Stored, in_double, in_single, read_array
-from modpkg.compose.composition import NOTHING, Made, Term
+from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.memory import SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
 from modpkg.compose.operators import find_operator
-from modpkg.compose.reducers import Change, Rough, find_reducer
+from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
 from modpkg.compose.reducers.single import NARROW
-from modpkg.compose.rows import Rows
+from modpkg.compose.rows import RowReader
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import TensorRef
 from modpkg.core.records import canonical_json
 
 
-class Bound:
+class BoundTerm:
     """A term with its inputs."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Bound:
     ) -> None:
         self.term = term
         self._becomes = ""
-        self.read: dict[str, Rows] = {}
+        self.read: dict[str, RowReader] = {}
         """The inputs that come by rows."""
         self._whole: Mapping[str, Any] = {}
         self._torch: Any = None
@@ -43,23 +43,24 @@ class Bound:
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
-                    self.read[role] = Rows(ref, again=again)
+                    self.read[role] = RowReader(ref, again=again)
                 else:
                     whole[role] = read_array(ref, what)
             if not operator.arrays:
-                from modpkg.compose.torch_arrays import from_array, mapped, one_thread
+                from modpkg.compose.torch_arrays import from_array, mapped
+                from modpkg.compose.torch_threads import use_one_thread
 
-                one_thread()
+                use_one_thread()
                 self._torch = from_array
                 self._source = mapped(source)
                 whole = {role: from_array(array) for role, array in whole.items()}
             self._whole = whole
             self._prepare = operator.prepare
-        self.importance = None if term.importance is None else Rows(term.importance)
-        about = [tensor, {key: value for key, value in term.account().items() if key in _SOURCE}]
+        self.importance = None if term.importance is None else RowReader(term.importance)
+        about = [tensor, {key: value for key, value in term.key_fields().items() if key in _SOURCE}]
         self._key = digest_bytes(canonical_json(about)).encode()
 
-    def prepare(self, base: Rows) -> None:
+    def prepare(self, base: RowReader) -> None:
         """Let the operator work out once what it needs for all rows."""
         if self.term.op != NOTHING:
             if self._torch is None:
@@ -78,15 +79,15 @@ class Bound:
         found = self._delta(inputs, self.term, start, stop, self._source)
         return np.asarray(found).reshape(stop - start, columns)
 
-    def change(self, start: int, stop: int, columns: int) -> Change:
+    def change(self, start: int, stop: int, columns: int) -> Contribution:
         """Return rows of the change as a reducer sees it."""
         found = self._change(self.delta(start, stop, columns), first=start * columns)
         if self.importance is not None:
             return replace(found, importance=self.importance.take(start, stop))
         return found
 
-    def _change(self, delta: Array, **where: Any) -> Change:
-        return Change(
+    def _change(self, delta: Array, **where: Any) -> Contribution:
+        return Contribution(
             delta=delta,
             weight=self.term.scale,
             parameters=self.term.settings,
@@ -97,13 +98,13 @@ class Bound:
 
     # A fine-tune, value by value -----------------------------------------------------------
 
-    def becomes(self) -> Rows | None:
+    def becomes(self) -> RowReader | None:
         """Return what the base becomes, where that is all that the term is, and is narrow."""
         rows = self.read.get(self._becomes)
         fine = rows is not None and rows.ref.dtype in NARROW and self.importance is None
         return rows if fine else None
 
-    def change_of(self, base: Array, other: Array, places: Any) -> Change:
+    def change_of(self, base: Array, other: Array, places: Any) -> Contribution:
         """Return the change at some places, of the base there and of what it becomes.
 
         Both are of one shape, and ``other`` is overwritten.
@@ -112,7 +113,7 @@ class Bound:
         return self._change(delta, places=places)
 
 
-def _measured(model: str, made: Made) -> bool:
+def _measured(model: str, made: ComputedTensor) -> bool:
     """Say whether a tensor is gone through to be measured, before it is made."""
     if not made.terms:
         return False
@@ -142,12 +143,13 @@ class TensorBlocks:
         IntegrityError: one that is read whole is not what it was.
     """
 
-    def __init__(self, model: str, tensor: str, made: Made) -> None:
+    def __init__(self, model: str, tensor: str, made: ComputedTensor) -> None:
         self._what = f"What {tensor!r} of {model} is made of"
         again = _measured(model, made)
-        self.base = Rows(made.source, again=again)
+        self.base = RowReader(made.source, again=again)
         self.terms = [
-            Bound(self._what, model, tensor, term, made.source, again=again) for term in made.terms
+            BoundTerm(self._what, model, tensor, term, made.source, again=again)
+            for term in made.terms
         ]
         try:
             for term in self.terms:
@@ -169,7 +171,7 @@ class TensorBlocks:
         for rows in self._read():
             rows.close()
 
-    def _read(self) -> Iterator[Rows]:
+    def _read(self) -> Iterator[RowReader]:
         yield self.base
         for term in self.terms:
             yield from term.read.values()
@@ -185,33 +187,33 @@ class TensorBlocks:
         for rows in self._read():
             rows.check(self._what)
 
-    def block(self, start: int, stop: int) -> tuple[Array, list[Change]]:
+    def block(self, start: int, stop: int) -> tuple[Array, list[Contribution]]:
         """Return rows of the base that may be overwritten, and the changes to them."""
         changes = [term.change(start, stop, self.columns) for term in self.terms]
         return self.base.take(start, stop), changes
 
-    def __call__(self) -> Iterator[tuple[Array, list[Change]]]:
+    def __call__(self) -> Iterator[tuple[Array, list[Contribution]]]:
         return (self.block(start, stop) for start, stop in self.ranges())
 
     def deltas(self, index: int) -> Iterator[Array]:
         for start, stop in self.ranges():
             yield self.terms[index].delta(start, stop, self.columns)
 
-    def becomes(self) -> list[Rows] | None:
-        """Return each term's `Bound.becomes`, where all have it and are of the base's dtype."""
+    def becomes(self) -> list[RowReader] | None:
+        """Return each term's `BoundTerm.becomes`, where all have it and are of the base's dtype."""
         found = [rows for term in self.terms if (rows := self._like_base(term)) is not None]
         return found if 0 < len(found) == len(self.terms) else None
 
-    def _like_base(self, term: Bound) -> Rows | None:
+    def _like_base(self, term: BoundTerm) -> RowReader | None:
         rows = term.becomes()
         return rows if rows is not None and rows.ref.dtype == self.base.ref.dtype else None
 
-    def _plain(self, index: int) -> Rows | None:
+    def _plain(self, index: int) -> RowReader | None:
         """Return what the base becomes with a term, if the change is the difference, unweighed."""
         term = self.terms[index]
         return self._like_base(term) if term.term.weight == 1.0 else None
 
-    def rough(self, index: int) -> Iterator[Rough]:
+    def rough(self, index: int) -> Iterator[ApproximateMagnitudes]:
         other = self._plain(index)
         if other is None:
             for delta in self.deltas(index):
@@ -256,7 +258,7 @@ def _distance(start: Stored, end: Stored, where: Any) -> Array:
 class ModelBlocks:
     """All tensors of a model in one, for what is measured over a model."""
 
-    def __init__(self, model: str, made: Sequence[tuple[str, Made]]) -> None:
+    def __init__(self, model: str, made: Sequence[tuple[str, ComputedTensor]]) -> None:
         self._model, self._made = model, made
         self.count = sum(int(np.prod(item.source.shape)) for _, item in made)
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in made[0][1].terms]
@@ -266,7 +268,7 @@ class ModelBlocks:
             with TensorBlocks(self._model, name, item) as tensor:
                 yield tensor
 
-    def __call__(self) -> Iterator[tuple[Array, list[Change]]]:
+    def __call__(self) -> Iterator[tuple[Array, list[Contribution]]]:
         for tensor in self._tensors():
             yield from tensor()
 
@@ -274,7 +276,7 @@ class ModelBlocks:
         for tensor in self._tensors():
             yield from tensor.deltas(index)
 
-    def rough(self, index: int) -> Iterator[Rough]:
+    def rough(self, index: int) -> Iterator[ApproximateMagnitudes]:
         for tensor in self._tensors():
             yield from tensor.rough(index)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from modpkg.compose.composition import Term
-from modpkg.compose.merging import Done
+from modpkg.compose.merging import PlannedStep
 from modpkg.compose.operators import Effects, find_operator
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError
@@ -58,7 +58,7 @@ def _zeros(length: int) -> str:
     return digest_bytes(bytes(length))
 
 
-def check_together(model: str, steps: Sequence[Done]) -> None:
+def check_together(model: str, steps: Sequence[PlannedStep]) -> None:
     """Refuse a change that multiplies the base beside another change of the same tensor.
 
     PEFT would let the one act on what the other made, so that their order counts; here both act
@@ -67,8 +67,8 @@ def check_together(model: str, steps: Sequence[Done]) -> None:
     Raises:
         ComposeError
     """
-    first: dict[str, Done] = {}
-    multiplied: dict[str, Done] = {}
+    first: dict[str, PlannedStep] = {}
+    multiplied: dict[str, PlannedStep] = {}
     for done in steps:
         said = done.step.parameters.get(ON_BASE[0]) == ON_BASE[1]
         for target, term in done.effects.terms.items():

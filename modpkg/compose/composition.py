@@ -30,7 +30,7 @@ class Term(Struct, frozen=True, kw_only=True):
     importance: TensorRef | None = None
     """How much each value counts, for reducers that ask."""
 
-    def account(self) -> dict[str, Any]:
+    def key_fields(self) -> dict[str, Any]:
         """Return what of this term decides a byte: digests, but no names and no places."""
         told: dict[str, Any] = {
             "op": self.op,
@@ -47,7 +47,7 @@ class Term(Struct, frozen=True, kw_only=True):
         return told
 
 
-class Made(Struct, frozen=True, kw_only=True):
+class ComputedTensor(Struct, frozen=True, kw_only=True):
     """A tensor that has to be computed: ``round(reduce(source, terms))``, rounded once."""
 
     source: TensorRef
@@ -74,14 +74,14 @@ class Made(Struct, frozen=True, kw_only=True):
         return math.prod(self.source.shape) * DTYPE_BYTES[self.dtype]
 
 
-class Taken(Struct, frozen=True, tag=True):
+class ModuleRow(Struct, frozen=True, tag=True):
     """A row that lies in a module."""
 
     ref: TensorRef
     row: int
 
 
-class Felt(Struct, frozen=True, tag=True):
+class PromptRow(Struct, frozen=True, tag=True):
     """A row that the base makes of prompts: its state at a layer; see `prompt_routing`."""
 
     layer: int
@@ -90,19 +90,19 @@ class Felt(Struct, frozen=True, tag=True):
     negative: tuple[str, ...] = ()
 
 
-class Gate(Struct, frozen=True, kw_only=True):
+class RouterWeight(Struct, frozen=True, kw_only=True):
     """A tensor that is put together by rows, such as the router of a mixture of experts."""
 
     dtype: str
     shape: tuple[int, int]
-    rows: tuple[Taken | Felt | None, ...] = ()
+    rows: tuple[ModuleRow | PromptRow | None, ...] = ()
     """One for each row, None for zeros; none at all where all of it is 0."""
 
-    def account(self) -> list[Any]:
+    def key_fields(self) -> list[Any]:
         """Return what of it decides a byte."""
         told: list[Any] = [self.dtype, list(self.shape)]
         for row in self.rows:
-            if isinstance(row, Taken):
+            if isinstance(row, ModuleRow):
                 told.append([*type_and_digest(row.ref), row.row])
             elif row is not None:
                 told.append({"layer": row.layer, "prompts": [row.positive, row.negative]})
@@ -111,7 +111,7 @@ class Gate(Struct, frozen=True, kw_only=True):
         return told
 
 
-class Probe(Struct, frozen=True, kw_only=True):
+class PromptReader(Struct, frozen=True, kw_only=True):
     """The base as it reads prompts, to tell which expert is for what."""
 
     mode: str
@@ -123,7 +123,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     digests: dict[str, str]
     """Of those files."""
 
-    def account(self) -> dict[str, Any]:
+    def key_fields(self) -> dict[str, Any]:
         """Return what of it decides a byte."""
         return {
             "mode": self.mode,
@@ -142,18 +142,18 @@ class Composition(Struct, frozen=True, kw_only=True):
     """Digest of everything that decides a byte of the weights."""
     kept: dict[str, TensorRef]
     """Tensors that are as they lie there: no step touches them, or one brings them whole."""
-    made: dict[str, Made]
-    checked: tuple[str, ...] = ()
+    computed: dict[str, ComputedTensor]
+    require_finite: tuple[str, ...] = ()
     """Of those that are kept, the ones whose values have to be finite: patches brought them."""
-    claimed: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
     """Of these, parts of a base's tensors, whose digests only a patch tells."""
     config: dict[str, Any]
     """The ``config.json`` of the result."""
     files: dict[str, Path]
     """The result's other files, by path."""
-    gates: dict[str, Gate] = {}
+    routers: dict[str, RouterWeight] = {}
     """Tensors that are put together by rows."""
-    probe: Probe | None = None
+    prompt_reader: PromptReader | None = None
     """What makes the rows of prompts, where there are any."""
     prompt: Prompt | None = None
     """What the result reads before its text, when it runs."""
@@ -173,8 +173,10 @@ class Composition(Struct, frozen=True, kw_only=True):
 
     def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return dtype and shape of the tensors that are computed."""
-        made = {name: (item.dtype, tuple(item.source.shape)) for name, item in self.made.items()}
-        return made | {name: (gate.dtype, gate.shape) for name, gate in self.gates.items()}
+        made = {
+            name: (item.dtype, tuple(item.source.shape)) for name, item in self.computed.items()
+        }
+        return made | {name: (gate.dtype, gate.shape) for name, gate in self.routers.items()}
 
 
 NOTHING = "nothing"

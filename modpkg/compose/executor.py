@@ -43,7 +43,7 @@ class ComposedRecord(Struct, frozen=True):
     digests: dict[str, DigestText]
 
 
-class Composed(Struct, frozen=True, kw_only=True):
+class ComposedModel(Struct, frozen=True, kw_only=True):
     """A composed model: where each of its tensors lies, and its files."""
 
     key: str
@@ -64,7 +64,7 @@ def compose(
     threads: int | None = None,
     executor: concurrent.futures.Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Composed:
+) -> ComposedModel:
     """Carry out a composition, or find its result in the store.
 
     Work is spread over ``executor``: any, as long as its workers see the same files; by default
@@ -97,7 +97,7 @@ def compose(
                 shape=list(place.shape),
                 digest=record.digests[name],
             )
-    return Composed(
+    return ComposedModel(
         key=composition.key,
         result=weights_digest(tensors),
         tensors=dict(sorted(tensors.items())),
@@ -137,7 +137,7 @@ def _compute(
             reserve(file.fileno(), length)
             with _own_threads(composition), _written_behind(file.fileno()):
                 digests = _run(composition, places, staged, pool, progress)
-                if composition.gates:
+                if composition.routers:
                     from modpkg.compose.router_rows import write_gates
 
                     digests |= write_gates(composition, places, staged)
@@ -178,12 +178,12 @@ def _written_behind(descriptor: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _own_threads(composition: Composition) -> Iterator[None]:
     """Keep what operators written with torch do to its threads from lasting."""
-    terms = [term for made in composition.made.values() for term in made.terms]
+    terms = [term for made in composition.computed.values() for term in made.terms]
     ops = {term.op for term in terms} - {NOTHING}
     if all(find_operator(op, composition.name).arrays for op in ops):
         yield
         return
-    from modpkg.compose.torch_arrays import threads_restored
+    from modpkg.compose.torch_threads import threads_restored
 
     with threads_restored():
         yield
@@ -199,14 +199,14 @@ def _run(
     """Make all tensors, the largest first, and return their digests."""
     from modpkg.compose.tensor import Job, make_tensor
 
-    order = sorted(composition.made, key=lambda name: (-places[name].length, name))
+    order = sorted(composition.computed, key=lambda name: (-places[name].length, name))
     measured = _measured(composition)
     futures = {}
     for name in order:
         job = Job(
             model=composition.name,
             name=name,
-            made=composition.made[name],
+            computed=composition.computed[name],
             file=str(staged),
             place=places[name],
             measured=measured,
@@ -228,7 +228,7 @@ def _run(
 
 def _measured(composition: Composition) -> Any:
     """Return what the method has to know of all tensors, if it has to."""
-    made = [(name, item) for name, item in composition.made.items() if item.terms]
+    made = [(name, item) for name, item in composition.computed.items() if item.terms]
     if not made:
         return None
     reducer = find_reducer(made[0][1].reducer, composition.name)

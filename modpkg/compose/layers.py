@@ -41,7 +41,7 @@ def positions(names: Sequence[str]) -> dict[str, float]:
     }
 
 
-class Assembled(Struct, frozen=True):
+class AssembledBase(Struct, frozen=True):
     """A base whose layers come from several modules."""
 
     base: InstalledModule
@@ -54,7 +54,7 @@ class Assembled(Struct, frozen=True):
 def assemble(
     name: str, runs: Sequence[Layers], base: InstalledModule, config: Mapping[str, Any],
     modules: Mapping[str, InstalledModule],
-) -> Assembled:  # fmt: skip
+) -> AssembledBase:  # fmt: skip
     """Return the base with the layers of ``runs`` in place of its own, numbered anew.
 
     Raises:
@@ -96,7 +96,7 @@ def assemble(
                     reason=f"{module.name} has no layer {layer}, which [compose] takes",
                 )
             origin.append((module, layer))
-    return Assembled(
+    return AssembledBase(
         structs.replace(base, tensors=dict(sorted(tensors.items()))),
         _renumbered(name, config, origin),
         scales,

@@ -6,7 +6,7 @@ import math
 import os
 
 from modpkg.adapters.layers import layer_path
-from modpkg.compose.composition import NOTHING, Composition, Made
+from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.reducers.selection import KEPT_ELEMENTS
@@ -53,16 +53,16 @@ def peak_bytes(composition: Composition, threads: int) -> int:
     Each thread holds blocks of one tensor, and the inputs that an operator needs whole; where an
     operator is written with torch, also the mapped pages of the base's tensor.
     """
-    needs = sorted(_needs(composition.name, made) for made in composition.made.values())
+    needs = sorted(_needs(composition.name, made) for made in composition.computed.values())
     return _FIXED + sum(needs[-threads:]) + _gates(composition)
 
 
 def _gates(composition: Composition) -> int:
     """Return a bound for what is put together by rows: all of it, and one layer of what reads."""
-    total = sum(_DOUBLE * math.prod(gate.shape) for gate in composition.gates.values())
-    if composition.probe is not None:
+    total = sum(_DOUBLE * math.prod(gate.shape) for gate in composition.routers.values())
+    if composition.prompt_reader is not None:
         layers: dict[str, int] = {}
-        for name, ref in composition.probe.tensors.items():
+        for name, ref in composition.prompt_reader.tensors.items():
             place = layer_path(name)
             if place is not None:
                 key = f"{place.stack}.{place.layer}"
@@ -71,7 +71,7 @@ def _gates(composition: Composition) -> int:
     return total
 
 
-def _needs(model: str, made: Made) -> int:
+def _needs(model: str, made: ComputedTensor) -> int:
     count = math.prod(made.source.shape)
     columns = math.prod(made.source.shape[1:])
     block = _DOUBLE * min(count, max(BLOCK_ELEMENTS, columns))

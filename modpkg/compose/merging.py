@@ -18,7 +18,7 @@ from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
 
 
-class Done(Struct, frozen=True):
+class PlannedStep(Struct, frozen=True):
     """A step, and what it does."""
 
     number: int
@@ -27,7 +27,7 @@ class Done(Struct, frozen=True):
     effects: Effects
 
 
-class Merging:
+class MergeMethod:
     """A method with its parameters, which may differ by tensor.
 
     Raises:
@@ -69,7 +69,7 @@ class Merging:
             for key, default in self._reducer.parameters.items()
         }
 
-    def scale(self, done: Done, tensor: str) -> float:
+    def scale(self, done: PlannedStep, tensor: str) -> float:
         """Return the scale of a step for a tensor."""
         found = self._valued(done.step.scale, tensor)
         if not isinstance(found, float) or isinstance(found, bool):
@@ -81,7 +81,7 @@ class Merging:
             raise self._refuse(f"step {done.number} has scale {found}")
         return found
 
-    def _step_settings(self, done: Done, tensor: str) -> dict[str, Any]:
+    def _step_settings(self, done: PlannedStep, tensor: str) -> dict[str, Any]:
         scopes = [done.step.parameters, self._recipe.parameters]
         return {
             key: self._value(key, default, scopes, tensor)
@@ -123,7 +123,9 @@ class Merging:
 
     # All tensors --------------------------------------------------------------------------
 
-    def terms(self, base: InstalledModule, steps: Sequence[Done]) -> dict[str, tuple[Term, ...]]:
+    def terms(
+        self, base: InstalledModule, steps: Sequence[PlannedStep]
+    ) -> dict[str, tuple[Term, ...]]:
         """Return the changes by tensor, in the canonical order.
 
         With ``sum`` the scales go into the terms' weights. Where the method allows it, equal
@@ -140,7 +142,7 @@ class Merging:
         }
 
     def _terms_of(
-        self, base: InstalledModule, target: str, steps: Sequence[Done], folded: bool
+        self, base: InstalledModule, target: str, steps: Sequence[PlannedStep], folded: bool
     ) -> tuple[Term, ...]:
         grouped: dict[bytes, tuple[Term, list[float]]] = {}
         for done in steps:
@@ -157,7 +159,7 @@ class Merging:
                 term = Term(op=NOTHING, weight=1.0, inputs={})
             if not folded:
                 term = self._with_settings(base, done, target, term)
-            key = canonical_json(term.account())
+            key = canonical_json(term.key_fields())
             if not self._reducer.additive:
                 key += str(done.number).encode()
             grouped.setdefault(key, (term, []))[1].append(scale)
@@ -170,7 +172,9 @@ class Merging:
                 summed.append(structs.replace(term, scale=scale))
         return tuple(summed) if any(term.op != NOTHING for term in summed) else ()
 
-    def _with_settings(self, base: InstalledModule, done: Done, target: str, term: Term) -> Term:
+    def _with_settings(
+        self, base: InstalledModule, done: PlannedStep, target: str, term: Term
+    ) -> Term:
         settings = self._step_settings(done, target)
         named = settings.get(IMPORTANCE)
         if not isinstance(named, str):
@@ -196,7 +200,7 @@ class Merging:
         return {name: settings for name, settings in found.items() if changed(settings)}
 
 
-def _identity(done: Done) -> tuple[bytes, bytes]:
+def _identity(done: PlannedStep) -> tuple[bytes, bytes]:
     """Return what orders a step among others: what it does, wherever it is written."""
-    accounts = {target: term.account() for target, term in done.effects.terms.items()}
+    accounts = {target: term.key_fields() for target, term in done.effects.terms.items()}
     return canonical_json(accounts), repr((done.step.scale, done.step.parameters)).encode()

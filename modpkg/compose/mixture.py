@@ -23,7 +23,7 @@ _OUTSIDE = re.compile(r"^(?:model\.)?(?:embed_tokens|norm)\.weight$|^(?:lm_head|
 _NORMS = r"(?:input_layernorm|post_attention_layernorm)\.weight"
 
 
-class Mixture(Struct, frozen=True, kw_only=True):
+class MixtureArchitecture(Struct, frozen=True, kw_only=True):
     """An architecture with experts."""
 
     kind: str
@@ -45,11 +45,11 @@ class Mixture(Struct, frozen=True, kw_only=True):
     it is there with one neuron, of zeros."""
 
 
-class Dense(Struct, frozen=True, kw_only=True):
+class DenseArchitecture(Struct, frozen=True, kw_only=True):
     """A dense architecture that goes into one."""
 
     stem: str
-    into: Mixture
+    into: MixtureArchitecture
     layer: re.Pattern[str]
     """Tensors of a layer that mean the same in both, beside the block."""
     defaults: dict[str, Any]
@@ -60,7 +60,7 @@ class Dense(Struct, frozen=True, kw_only=True):
     """Keys that it does not read and the other does."""
 
 
-_MIXTRAL = Mixture(
+_MIXTRAL = MixtureArchitecture(
     kind="mixtral",
     stem="Mixtral",
     gate="block_sparse_moe.gate.weight",
@@ -69,7 +69,7 @@ _MIXTRAL = Mixture(
     count="num_local_experts",
     config={"output_router_logits": False, "router_jitter_noise": 0.0},
 )
-_QWEN = Mixture(
+_QWEN = MixtureArchitecture(
     kind="qwen3_moe",
     stem="Qwen3Moe",
     gate="mlp.gate.weight",
@@ -83,7 +83,7 @@ _QWEN = Mixture(
         "output_router_logits": False,
     },
 )
-_QWEN2 = Mixture(
+_QWEN2 = MixtureArchitecture(
     kind="qwen2_moe",
     stem="Qwen2Moe",
     gate=_QWEN.gate,
@@ -101,8 +101,8 @@ _QWEN_DEFAULTS = {
     "num_key_value_heads": 32,
 }
 
-DENSE: dict[str, Dense] = {
-    "llama": Dense(
+DENSE: dict[str, DenseArchitecture] = {
+    "llama": DenseArchitecture(
         stem="Llama",
         into=_MIXTRAL,
         layer=re.compile(rf"^(?:{_NORMS}|self_attn\.[qkvo]_proj\.weight)$"),
@@ -115,21 +115,21 @@ DENSE: dict[str, Dense] = {
         only={"attention_bias": False, "mlp_bias": False},
         fixed={"sliding_window": None},
     ),
-    "mistral": Dense(
+    "mistral": DenseArchitecture(
         stem="Mistral",
         into=_MIXTRAL,
         layer=re.compile(rf"^(?:{_NORMS}|self_attn\.[qkvo]_proj\.weight)$"),
         defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096},
         only={},
     ),
-    "qwen2": Dense(
+    "qwen2": DenseArchitecture(
         stem="Qwen2",
         into=_QWEN2,
         layer=re.compile(rf"^(?:{_NORMS}|self_attn\.(?:[qkvo]_proj\.weight|[qkv]_proj\.bias))$"),
         defaults=_QWEN_DEFAULTS,
         only={"use_sliding_window": False},
     ),
-    "qwen3": Dense(
+    "qwen3": DenseArchitecture(
         stem="Qwen3",
         into=_QWEN,
         layer=re.compile(
@@ -147,7 +147,7 @@ def dense_of(
     tensors: Iterable[str],
     layers: Iterable[Layer],
     refuse: Callable[[str], Exception],
-) -> Dense:
+) -> DenseArchitecture:
     """Return what is known of a base's architecture, having checked that all of it goes across.
 
     Raises:
@@ -184,7 +184,7 @@ def dense_of(
 
 def mixture_config(
     config: Mapping[str, Any],
-    dense: Dense,
+    dense: DenseArchitecture,
     experts: int,
     per_token: int,
     refuse: Callable[[str], Exception],

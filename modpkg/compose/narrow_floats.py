@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from modpkg.compose.arrays import Array, Stored, in_double, in_single
 from modpkg.compose.memory import BLOCK_ELEMENTS, SINGLE_ELEMENTS
-from modpkg.compose.reducers.single import Single
-from modpkg.compose.rows import Rows
+from modpkg.compose.reducers.single import SinglePrecision
+from modpkg.compose.rows import RowReader
 
 Exact = Callable[[Array, Sequence[Array], Any], Stored]
 """``exact(base, others, places)``: rounded results of values, (1, k) float64 each, and of their k
@@ -25,35 +25,35 @@ places in the tensor."""
 _SIGNLESS = np.uint16(0x7FFF)
 
 
-class Layout(NamedTuple):
+class BitLayout(NamedTuple):
     """Where the bits of a narrow float are; float32 has 8 of exponent and 23 of fraction."""
 
     fraction: int
     small: int
     great: int
-    """Bits of the least and the greatest base, without its sign. A fine-tune of the other sign is
-    then more steps away than `Single.steps` ever is, also where the difference of both as bits
-    goes round; and what lies between both is neither too great nor too small to be normal."""
+    """Bits of the smallest and the largest base magnitude. A fine-tune of the other sign is then
+    farther away than `SinglePrecision.steps` ever allows, even where the difference of the bits
+    wraps around; and every value between the two bounds is a normal number."""
     bias: int = 0
     """What float32's exponents are greater by."""
 
 
 LAYOUTS = {
-    "BF16": Layout(7, (127 - 60) << 7, (127 + 60) << 7),
-    "F16": Layout(10, (15 - 12) << 10, (15 + 13) << 10, 127 - 15),
+    "BF16": BitLayout(7, (127 - 60) << 7, (127 + 60) << 7),
+    "F16": BitLayout(10, (15 - 12) << 10, (15 + 13) << 10, 127 - 15),
 }
 
 
-class Screening:
+class NarrowReduction:
     """How elements of one tensor become those of the result."""
 
     def __init__(
         self,
         dtype: str,
-        single: Single,
+        single: SinglePrecision,
         measured: Any,
-        base: Rows,
-        others: Sequence[Rows],
+        base: RowReader,
+        others: Sequence[RowReader],
         exact: Exact,
     ) -> None:
         self._single, self._measured, self._exact = single, measured, exact
@@ -98,7 +98,7 @@ class Screening:
         return self._exact(wide[0], wide[1:], places).reshape(-1)
 
 
-def far(base: Stored, others: Sequence[Stored], steps: int, layout: Layout) -> NDArray[np.bool_]:
+def far(base: Stored, others: Sequence[Stored], steps: int, layout: BitLayout) -> NDArray[np.bool_]:
     """Return where ``base`` is too small or great, or any other is not near it."""
     base, others = base.view(np.uint16), [other.view(np.uint16) for other in others]
     size = base & _SIGNLESS
@@ -113,7 +113,7 @@ def far(base: Stored, others: Sequence[Stored], steps: int, layout: Layout) -> N
 
 
 def nearest(
-    single: NDArray[np.float32], ulps: int, layout: Layout, doubt: NDArray[np.bool_]
+    single: NDArray[np.float32], ulps: int, layout: BitLayout, doubt: NDArray[np.bool_]
 ) -> Stored:
     """Return bits of the nearest narrow floats; where another float32, ``ulps`` away, may have
     another, ``doubt`` is set.

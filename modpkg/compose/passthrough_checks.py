@@ -17,10 +17,10 @@ def check_brought(composition: Composition) -> None:
     Raises:
         ComposeError, PatchError: names the tensor. PackError: it cannot be read.
     """
-    for name in composition.checked:
+    for name in composition.require_finite:
         ref = composition.kept[name]
         file = Path(ref.file)
-        if name in composition.claimed and (
+        if name in composition.unverified and (
             digest_file(file, ref.offset, ref.length) != ref.digest
         ):
             reason = f"{name!r} is not the part of the base's tensor that it says"

@@ -8,9 +8,16 @@ from types import MappingProxyType
 from typing import Any
 
 from modpkg.compose.checks import check_alone, check_together
-from modpkg.compose.composition import Composition, Gate, Made, Probe, Term, type_and_digest
+from modpkg.compose.composition import (
+    Composition,
+    ComputedTensor,
+    PromptReader,
+    RouterWeight,
+    Term,
+    type_and_digest,
+)
 from modpkg.compose.layers import assemble, positions
-from modpkg.compose.merging import Done, Merging
+from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import Effects, StepContext, find_operator
 from modpkg.compose.operators.adapter import check_prompt
 from modpkg.compose.operators.head import own_files
@@ -69,8 +76,8 @@ def plan(
         assembled = assemble(name, recipe.layers, base, config, modules)
         base, config, scales = assembled.base, assembled.config, assembled.scales
     reducer = find_reducer(recipe.method, f"[compose] of {name}")
-    merging = Merging(name, recipe, reducer, modules, positions(list(base.tensors)))
-    steps: list[Done] = []
+    merging = MergeMethod(name, recipe, reducer, modules, positions(list(base.tensors)))
+    steps: list[PlannedStep] = []
     for number, step in enumerate(recipe.steps, start=1):
         operator = find_operator(step.op, f"step {number} of {name}")
         module = _module(name, modules, step.module)
@@ -87,7 +94,7 @@ def plan(
         _balance(name, module, effect)
         if operator.name != "dense":  # a merge may weigh in the base itself
             check_alone(name, number, module, base, effect)
-        steps.append(Done(number, step, module, effect))
+        steps.append(PlannedStep(number, step, module, effect))
     check_together(name, steps)
     table = _table(name, base, steps)
     for done in steps:
@@ -99,8 +106,11 @@ def plan(
                     reason=f"{done.module.name} acts on {target!r}, which another step replaces",
                 )
     kept, made = _made(name, base, recipe, table, merging, steps, scales)
-    gates = {tensor: gate for done in steps for tensor, gate in done.effects.gates.items()}
-    probe = next((done.effects.probe for done in steps if done.effects.probe is not None), None)
+    gates = {tensor: gate for done in steps for tensor, gate in done.effects.routers.items()}
+    probe = next(
+        (done.effects.prompt_reader for done in steps if done.effects.prompt_reader is not None),
+        None,
+    )
     brought = {(ref.file, ref.offset) for ref in _brought(steps)}
     prompt = _prompt(name, steps)
     edited = _config(name, config, recipe, steps)
@@ -109,15 +119,17 @@ def plan(
     return Composition(
         name=name,
         version=version,
-        key=key_of(kept, made, gates, probe, prompt),
+        key=composition_key(kept, made, gates, probe, prompt),
         kept=kept,
-        made=made,
-        checked=tuple(tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought),
-        claimed=tuple(tensor for done in steps for tensor in done.effects.claimed),
+        computed=made,
+        require_finite=tuple(
+            tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought
+        ),
+        unverified=tuple(tensor for done in steps for tensor in done.effects.claimed),
         config=edited,
         files=_files(name, base, steps),
-        gates=gates,
-        probe=probe,
+        routers=gates,
+        prompt_reader=probe,
         prompt=prompt,
     )
 
@@ -145,7 +157,7 @@ def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
         )
 
 
-def _brought(steps: Sequence[Done]) -> list[TensorRef]:
+def _brought(steps: Sequence[PlannedStep]) -> list[TensorRef]:
     """Return the tensors that patches bring whole."""
     found: list[TensorRef] = []
     for done in steps:
@@ -155,7 +167,7 @@ def _brought(steps: Sequence[Done]) -> list[TensorRef]:
     return found
 
 
-def _table(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str, TensorRef]:
+def _table(name: str, base: InstalledModule, steps: Sequence[PlannedStep]) -> dict[str, TensorRef]:
     """Return the result's tensors before any change to their values."""
     table = dict(base.tensors)
     for done in steps:
@@ -178,10 +190,10 @@ def _made(
     base: InstalledModule,
     recipe: Compose,
     table: dict[str, TensorRef],
-    merging: Merging,
-    steps: Sequence[Done],
+    merging: MergeMethod,
+    steps: Sequence[PlannedStep],
     scales: Mapping[str, tuple[Setting, str, float]],
-) -> tuple[dict[str, TensorRef], dict[str, Made]]:
+) -> tuple[dict[str, TensorRef], dict[str, ComputedTensor]]:
     """Part the tensors into those that are kept and those that are made."""
     terms = merging.terms(base, steps)
     everywhere = merging.everywhere(
@@ -201,19 +213,19 @@ def _made(
         if scale != 1.0:
             everywhere[tensor] = {"scale": scale}
     kept: dict[str, TensorRef] = {}
-    made: dict[str, Made] = {}
+    made: dict[str, ComputedTensor] = {}
     for tensor, ref in sorted(table.items()):
         dtype = _dtype(name, base, recipe, tensor, ref)
         if tensor not in terms and tensor not in everywhere:
             if dtype == ref.dtype:
                 kept[tensor] = ref
             else:
-                made[tensor] = Made(source=ref, dtype=dtype)
+                made[tensor] = ComputedTensor(source=ref, dtype=dtype)
             continue
         if tensor not in everywhere and (whole := _whole(recipe, terms[tensor], dtype)) is not None:
             kept[tensor] = whole
             continue
-        made[tensor] = Made(
+        made[tensor] = ComputedTensor(
             source=ref,
             dtype=dtype,
             terms=terms.get(tensor, ()),
@@ -253,11 +265,11 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
     return CONFIG_DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in FLOATS else ref.dtype
 
 
-def key_of(
+def composition_key(
     kept: dict[str, TensorRef],
-    made: dict[str, Made],
-    gates: Mapping[str, Gate] = MappingProxyType({}),
-    probe: Probe | None = None,
+    made: dict[str, ComputedTensor],
+    gates: Mapping[str, RouterWeight] = MappingProxyType({}),
+    probe: PromptReader | None = None,
     prompt: Prompt | None = None,
 ) -> str:
     """Return the digest of everything that decides a byte of the result."""
@@ -270,22 +282,22 @@ def key_of(
                 "dtype": item.dtype,
                 "reducer": item.reducer,
                 "settings": item.settings,
-                "terms": [term.account() for term in item.terms],
+                "terms": [term.key_fields() for term in item.terms],
             }
             for name, item in made.items()
         },
     }
     if gates:
-        account["gates"] = {name: gate.account() for name, gate in gates.items()}
+        account["gates"] = {name: gate.key_fields() for name, gate in gates.items()}
     if probe is not None:
-        account["probe"] = probe.account()
+        account["probe"] = probe.key_fields()
     if prompt is not None:
         tensors = {role: type_and_digest(ref) for role, ref in prompt.tensors.items()}
         account["prompt"] = [prompt.task, prompt.count, prompt.heads, prompt.index, tensors]
     return digest_bytes(canonical_json(account))
 
 
-def _prompt(name: str, steps: Sequence[Done]) -> Prompt | None:
+def _prompt(name: str, steps: Sequence[PlannedStep]) -> Prompt | None:
     """Return the virtual tokens of the one step that brings some."""
     found = [done.effects.prompt for done in steps if done.effects.prompt is not None]
     if len(found) > 1:
@@ -302,7 +314,7 @@ def _config(
     name: str,
     config: dict[str, Any],
     recipe: Compose,
-    steps: Sequence[Done],
+    steps: Sequence[PlannedStep],
 ) -> dict[str, Any]:
     edited: dict[str, tuple[str, Any]] = {}
     for done in steps:
@@ -329,7 +341,7 @@ def _config(
     return merged
 
 
-def _files(name: str, base: InstalledModule, steps: Sequence[Done]) -> dict[str, Path]:
+def _files(name: str, base: InstalledModule, steps: Sequence[PlannedStep]) -> dict[str, Path]:
     files = {
         path: blob
         for path, blob in base.files.items()

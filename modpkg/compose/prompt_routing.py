@@ -10,19 +10,19 @@ Goddard et al. 2024, https://arxiv.org/abs/2403.13257 (mergekit's ``gate_mode``)
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from modpkg.adapters.expert import layers_of
-from modpkg.compose.composition import Composition, Felt, Probe
+from modpkg.compose.composition import Composition, PromptReader, PromptRow
 from modpkg.compose.mapping import map_tensors
 from modpkg.compose.tokenizer import open_tokenizer
+from modpkg.compose.torch_threads import one_thread
 from modpkg.core.digests import digest_file
 from modpkg.core.errors import ComposeError, IntegrityError, MissingExtra, RunError
 from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
@@ -33,7 +33,7 @@ _LEAST = 1e-8
 _EMBEDDINGS = "embed_tokens.weight"
 
 
-class Reader:
+class PromptStateExtractor:
     """A base that reads prompts; what it made of each is kept.
 
     Raises:
@@ -42,9 +42,9 @@ class Reader:
     """
 
     def __init__(self, composition: Composition) -> None:
-        if composition.probe is None:
+        if composition.prompt_reader is None:
             raise AssertionError("nothing is to be read")
-        self._name, self._probe = composition.name, composition.probe
+        self._name, self._probe = composition.name, composition.prompt_reader
         self._tensors = {n.removeprefix("model."): t for n, t in self._probe.tensors.items()}
         self._tokenizer = _tokenizer(self._name, self._probe)
         self._sound: set[tuple[str, int]] = set()
@@ -52,7 +52,7 @@ class Reader:
         self._read: dict[str, torch.Tensor] = {}
         self._made: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}
 
-    def states(self, row: Felt) -> torch.Tensor:
+    def states(self, row: PromptRow) -> torch.Tensor:
         """Return the rows that prompts make, [layers, hidden], float64.
 
         Raises:
@@ -171,17 +171,6 @@ def _put(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
     module.get_submodule(owner)._parameters[attribute] = parameter
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, whose sums do not depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _transformers() -> Any:
     try:
         import transformers
@@ -192,7 +181,7 @@ def _transformers() -> Any:
     return transformers
 
 
-def _tokenizer(name: str, probe: Probe) -> Any:
+def _tokenizer(name: str, probe: PromptReader) -> Any:
     """Return the base's tokenizer."""
     transformers = _transformers()
     with tempfile.TemporaryDirectory() as text:

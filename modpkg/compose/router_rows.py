@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from modpkg.compose.composition import Composition, Gate, Taken
+from modpkg.compose.composition import Composition, ModuleRow, RouterWeight
 from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
-from modpkg.compose.prompt_routing import Reader
+from modpkg.compose.prompt_routing import PromptStateExtractor
 from modpkg.compose.torch_arrays import round_into
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, IntegrityError
@@ -31,10 +31,10 @@ def write_gates(
         ComposeError: a row has NaN or infinity. IntegrityError: it is not what it was when it came.
         ComposeError, MissingExtra: the base cannot read the prompts.
     """
-    reader = Reader(composition) if composition.probe is not None else None
+    reader = PromptStateExtractor(composition) if composition.prompt_reader is not None else None
     digests: dict[str, str] = {}
     with open(pack, "r+b", buffering=0) as file:
-        for name, gate in composition.gates.items():
+        for name, gate in composition.routers.items():
             values = _values(composition.name, name, gate, reader)
             out = torch.empty(gate.shape, dtype=TORCH_DTYPES[gate.dtype])
             round_into(out, values)
@@ -47,11 +47,13 @@ def write_gates(
     return digests
 
 
-def _values(model: str, name: str, gate: Gate, reader: Reader | None) -> torch.Tensor:
+def _values(
+    model: str, name: str, gate: RouterWeight, reader: PromptStateExtractor | None
+) -> torch.Tensor:
     """Return a tensor by its rows, as float64."""
     values = torch.zeros(gate.shape, dtype=torch.float64)
     for number, row in enumerate(gate.rows):
-        if isinstance(row, Taken):
+        if isinstance(row, ModuleRow):
             what = f"What {name!r} of {model} is made of"
             values[number] = checked(row.ref, what)[row.row].double()
         elif row is not None and reader is not None:

@@ -15,7 +15,7 @@ from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
 
 
-class Rows:
+class RowReader:
     """A tensor that is read by rows, and hashed on the way: what `Source` is to operators.
 
     Seen as a matrix, its first extent × all others; a vector has one column, so that long ones
@@ -30,7 +30,7 @@ class Rows:
         self.rows = self.shape[0] if self.shape else 1
         self.columns = self.count // self.rows if self.count else 0
         self.height = max(1, min(self.rows, BLOCK_ELEMENTS // max(self.columns, 1)))
-        """Rows of a block, but for the last."""
+        """Rows per block, except the last."""
         self.ref, self._dtype = ref, stored_dtype(ref)
         self._file: FileIO | None = None
         self._state, self._hashed = hashlib.sha256(), 0

@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.blocks import TensorBlocks
-from modpkg.compose.composition import Made
-from modpkg.compose.narrow_floats import Screening
-from modpkg.compose.reducers import Change, Reducer, as_arguments, find_reducer
+from modpkg.compose.composition import ComputedTensor
+from modpkg.compose.narrow_floats import NarrowReduction
+from modpkg.compose.reducers import Contribution, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
 from modpkg.core.digests import Digest
@@ -26,7 +26,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
     model: str
     name: str
-    made: Made
+    computed: ComputedTensor
     file: str
     """The pack, at its full length already."""
     place: PackTensor
@@ -55,7 +55,7 @@ def make_tensor(job: Job) -> Digest:
     place = job.place
     state = hashlib.sha256()
     # NaN and infinity are looked for in the result.
-    with np.errstate(all="ignore"), TensorBlocks(job.model, job.name, job.made) as blocks:
+    with np.errstate(all="ignore"), TensorBlocks(job.model, job.name, job.computed) as blocks:
         if place.length:
             try:
                 with open(job.file, "r+b", buffering=0) as file:
@@ -76,7 +76,7 @@ class Reduction:
     """The result of one tensor, in blocks of rows or of elements, as they lie in a pack."""
 
     def __init__(self, job: Job, blocks: TensorBlocks) -> None:
-        made = job.made
+        made = job.computed
         self._job, self._blocks = job, blocks
         self._reducer: Reducer | None = None
         self._measured: tuple[Any, ...] = ()
@@ -86,7 +86,9 @@ class Reduction:
             if self._reducer.measure is not None:
                 self._measured = (job.measured,)
                 if not self._reducer.across:
-                    self._measured = (_said(job, self._reducer.measure, blocks, **self._arguments),)
+                    self._measured = (
+                        _call_method(job, self._reducer.measure, blocks, **self._arguments),
+                    )
 
     def __iter__(self) -> Iterator[Stored]:
         screening = self._screening()
@@ -96,10 +98,10 @@ class Reduction:
         for start, stop in self._blocks.ranges():
             yield self._made(*self._blocks.block(start, stop))
 
-    def _screening(self) -> Screening | None:
+    def _screening(self) -> NarrowReduction | None:
         """Return how to make it in float32 first, where that is possible."""
         others = self._blocks.becomes()
-        reducer, made = self._reducer, self._job.made
+        reducer, made = self._reducer, self._job.computed
         if others is None or reducer is None or reducer.single is None:
             return None
         summed = reducer.name == "sum"  # their weights are in the changes already
@@ -115,18 +117,18 @@ class Reduction:
         measured = self._measured[0] if self._measured else None
         if single.pieces(measured, 0, self._blocks.count) is None:
             return None
-        return Screening(dtype, single, measured, self._blocks.base, others, self._at)
+        return NarrowReduction(dtype, single, measured, self._blocks.base, others, self._at)
 
     def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         terms = zip(self._blocks.terms, others, strict=True)
         return self._made(base, [term.change_of(base, other, places) for term, other in terms])
 
-    def _made(self, values: Array, changes: Sequence[Change]) -> Stored:
+    def _made(self, values: Array, changes: Sequence[Contribution]) -> Stored:
         """Return what ``values``, which are overwritten, and changes to them make, rounded."""
         dtype = self._job.place.dtype
         if self._reducer is not None:
-            values = _said(
+            values = _call_method(
                 self._job,
                 self._reducer.reduce,
                 values,
@@ -144,10 +146,10 @@ class Reduction:
         return found
 
 
-def _said(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
+def _call_method(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
     """Return what a method's function returns; its ValueError names the tensor."""
     try:
         return function(*positional, **named)
     except ValueError as error:
-        reason = f"method {job.made.reducer!r} cannot make {job.name!r}: {error}"
+        reason = f"method {job.computed.reducer!r} cannot make {job.name!r}: {error}"
         raise ComposeError("M601", model=job.model, reason=reason) from error

@@ -21,7 +21,7 @@ from modpkg.release.build import requires_of
 from modpkg.resolve.lock import Lock
 
 if TYPE_CHECKING:
-    from modpkg.compose.executor import Composed
+    from modpkg.compose.executor import ComposedModel
 
 
 class ModelRecipe(Struct, frozen=True):
@@ -110,7 +110,7 @@ def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compos
 
 def lay_out_model(
     folder: Path,
-    composed: Composed,
+    composed: ComposedModel,
     model: ModelRecipe,
     modules: Mapping[str, str],
     tensors: Mapping[str, TensorRef],

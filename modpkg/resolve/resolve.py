@@ -154,22 +154,21 @@ def _resolved(
     explaining: Budget,
 ) -> Resolution:
     provider = ModuleProvider(catalog, admission, roots)
-    with _collector_at_rest():
+    with _garbage_collection_paused():
         engine = Engine(provider, BaseReporter())
         result = engine.resolve(roots, limit=limit, explaining=explaining)
     return _walk_answer(roots, result.mapping, provider, admission, catalog)
 
 
 @contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Keep the garbage collector from going through what is all still in use, now and later."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection: what resolving allocates stays in use until it is done."""
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if running:
-            gc.freeze()
             gc.enable()
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from modpkg.compose.composition import Made, Term
+from modpkg.compose.composition import ComputedTensor, Term
+from modpkg.compose.in_memory import tensor_in_memory
 from modpkg.compose.mapping import map_tensors
-from modpkg.compose.torch_arrays import tensor_in_memory
 from modpkg.core.errors import RunError
 from modpkg.core.installed import TensorRef
 from modpkg.runtime.load import build_model
-from modpkg.runtime.parts import Changes, Parts, combined, find_parts
+from modpkg.runtime.parts import LiveParts, TermsByTensor, combined, find_parts
 from modpkg.runtime.sentence import apart
-from modpkg.runtime.sites import Effect, Rows, Site
+from modpkg.runtime.sites import AdaptedModule, AdapterEffect, RowAdapters
 
 BASE = "__base__"
 """The name of no adapter at all, as PEFT has it."""
@@ -42,17 +42,17 @@ class LiveModel(torch.nn.Module):
     those of the modules in them, each at scale 1. All else is the inner model's (``model``).
     """
 
-    def __init__(self, name: str, parts: Parts) -> None:
+    def __init__(self, name: str, parts: LiveParts) -> None:
         super().__init__()
         own, _ = apart(name, parts.folder, parts.table)
         tensors = map_tensors(own.items())
         self.model = build_model(name, parts.folder, tensors)
         self._table: dict[str, TensorRef] = parts.table
-        self._changes: dict[str, Changes] = dict(parts.changes)
-        self._rows = Rows()
-        self._effects: dict[str, dict[Site, Effect]] = {}
+        self._changes: dict[str, TermsByTensor] = dict(parts.changes)
+        self._rows = RowAdapters()
+        self._effects: dict[str, dict[AdaptedModule, AdapterEffect]] = {}
         """By adapter, for those that rows have had since the last choice."""
-        self._set: dict[Site, Effect] = {}
+        self._set: dict[AdaptedModule, AdapterEffect] = {}
         """What all rows have."""
         self._inputs = map_tensors(_inputs(parts).items())
         calls = (self._rows, self._effect_of, self._inputs_of)
@@ -108,14 +108,14 @@ class LiveModel(torch.nn.Module):
     def disable_adapter(self) -> Iterator[None]:
         """Run the base alone inside of the block."""
         for site in self._sites:
-            site.use(Effect({}, []))
+            site.use(AdapterEffect({}, []))
         try:
             yield
         finally:
             for site, effect in self._set.items():
                 site.use(effect)
 
-    def _named(self, name: str) -> Changes:
+    def _named(self, name: str) -> TermsByTensor:
         if name == BASE:
             return {}
         if name not in self._changes:
@@ -124,29 +124,29 @@ class LiveModel(torch.nn.Module):
             )
         return self._changes[name]
 
-    def _sum(self, weights: Mapping[str, float]) -> Changes:
+    def _sum(self, weights: Mapping[str, float]) -> TermsByTensor:
         return combined([(self._named(name), weight) for name, weight in weights.items()])
 
-    def _use(self, changes: Changes) -> None:
+    def _use(self, changes: TermsByTensor) -> None:
         self._effects.clear()
         self._set = self._made(changes)
         for site, effect in self._set.items():
             site.use(effect)
 
-    def _made(self, changes: Changes) -> dict[Site, Effect]:
+    def _made(self, changes: TermsByTensor) -> dict[AdaptedModule, AdapterEffect]:
         """Return what changes do at each site; a tensor that two sites share is made once."""
         whole: dict[str, torch.Tensor] = {}
 
         def make(target: str) -> torch.Tensor:
             if target not in whole:
                 ref = self._table[target]
-                made = Made(source=ref, dtype=ref.dtype, terms=changes[target])
+                made = ComputedTensor(source=ref, dtype=ref.dtype, terms=changes[target])
                 whole[target] = tensor_in_memory("a live model", target, made)
             return whole[target]
 
         return {site: site.effect(changes, make) for site in self._sites}
 
-    def _effect_of(self, name: str, site: Site) -> Effect:
+    def _effect_of(self, name: str, site: AdaptedModule) -> AdapterEffect:
         if name not in self._effects:
             self._effects[name] = self._made(self._named(name))
         return self._effects[name][site]
@@ -236,7 +236,7 @@ def _weights(adapter: str | Sequence[str] | Mapping[str, float]) -> dict[str, fl
     return dict.fromkeys([adapter] if isinstance(adapter, str) else adapter, 1.0)
 
 
-def _inputs(parts: Parts) -> dict[str, TensorRef]:
+def _inputs(parts: LiveParts) -> dict[str, TensorRef]:
     """Return all that the adapters bring, so that each of their files is mapped once."""
     terms = (t for changes in parts.changes.values() for each in changes.values() for t in each)
     return {_place(ref): ref for term in terms for ref in term.inputs.values()}
@@ -250,11 +250,11 @@ def _sites(
     name: str,
     model: torch.nn.Module,
     tensors: Mapping[str, torch.Tensor],
-    parts: Parts,
-    rows: Rows,
-    effect_of: Callable[[str, Site], Effect],
+    parts: LiveParts,
+    rows: RowAdapters,
+    effect_of: Callable[[str, AdaptedModule], AdapterEffect],
     inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
-) -> list[Site]:
+) -> list[AdaptedModule]:
     """Return the modules that some adapter changes, found by where their parameters' bytes lie.
 
     transformers renames tensors of some architectures, and joins or reshapes those of others: the
@@ -271,7 +271,7 @@ def _sites(
                 owners.setdefault(place, []).append((path, module, attribute))
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     touched = sorted({target for changes in parts.changes.values() for target in changes})
-    sites: dict[str, Site] = {}
+    sites: dict[str, AdaptedModule] = {}
     twins: dict[tuple[int, torch.Size], int] = {}
     for tensor in tensors.values():
         place = (tensor.data_ptr(), tensor.shape)
@@ -293,7 +293,7 @@ def _sites(
             if path not in sites:
                 tokens = module is embedding or path.endswith((".embed_tokens", "shared"))
                 calls = (rows, effect_of, inputs_of)
-                sites[path] = Site(path, module, *calls, reads_tokens=tokens)
+                sites[path] = AdaptedModule(path, module, *calls, reads_tokens=tokens)
             sites[path].targets[attribute] = target
             if len(found) > 1:
                 sites[path].shared.add(attribute)

@@ -22,23 +22,23 @@ from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
 from modpkg.store.store import Store
 
-Changes = Mapping[str, tuple[Term, ...]]
+TermsByTensor = Mapping[str, tuple[Term, ...]]
 """By base tensor, what is added to it; the terms' weights are whole."""
 
 
-class Parts(Struct, frozen=True):
+class LiveParts(Struct, frozen=True):
     """One base, and the changes that can be switched."""
 
     folder: Path
     """The first model's folder, for its configuration and tokenizer."""
     table: dict[str, TensorRef]
     """What all the models share."""
-    changes: dict[str, Changes]
+    changes: dict[str, TermsByTensor]
     """By name of a model, or of a module in it; a base that is a model by itself changes nothing.
     The models come first."""
 
 
-def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None = None) -> Parts:
+def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None = None) -> LiveParts:
     """Return the parts of installed models that have one base.
 
     Weights are those of the store: an environment holds composed ones alone.
@@ -67,14 +67,14 @@ def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None =
 
 def parts_of(
     folder: Path, recipes: Mapping[str, Compose], modules: Mapping[str, InstalledModule]
-) -> Parts:
+) -> LiveParts:
     """Return the parts of models, by their recipes; ``folder`` has the first one's configuration.
 
     Raises:
         RunError: as `find_parts`. What `plan` raises.
     """
     models: dict[str, Composition] = {}
-    alone: dict[str, Changes] = {}
+    alone: dict[str, TermsByTensor] = {}
     for name, recipe in recipes.items():
         models[name] = plan(name, "0", recipe, modules)
         _check(name, recipe, models[name])
@@ -87,7 +87,7 @@ def parts_of(
     for other in others:
         _check_same(first, other)
     changes = {name: _terms(composition) for name, composition in models.items()}
-    return Parts(folder, _table(first), {**changes, **alone})
+    return LiveParts(folder, _table(first), {**changes, **alone})
 
 
 def _module(environment: Environment, store: Store, state: ModuleState) -> InstalledModule:
@@ -124,13 +124,13 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
             reason=f"it reads the virtual tokens of {composition.prompt.module}, which are not "
             "switched; load it without live=True",
         )
-    if composition.gates:
+    if composition.routers:
         raise RunError(
             "M708",
             name=name,
             reason="its experts' gates are put together by rows; nothing adds them up",
         )
-    for tensor, made in composition.made.items():
+    for tensor, made in composition.computed.items():
         if made.dtype != made.source.dtype:
             raise RunError(
                 "M708",
@@ -141,12 +141,12 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
 
 
 def _table(composition: Composition) -> dict[str, TensorRef]:
-    made = {name: made.source for name, made in composition.made.items()}
+    made = {name: made.source for name, made in composition.computed.items()}
     return {**composition.kept, **made}
 
 
-def _terms(composition: Composition) -> Changes:
-    return {name: made.terms for name, made in composition.made.items() if made.terms}
+def _terms(composition: Composition) -> TermsByTensor:
+    return {name: made.terms for name, made in composition.computed.items() if made.terms}
 
 
 def _check_same(first: Composition, other: Composition) -> None:
@@ -176,7 +176,7 @@ def _check_same(first: Composition, other: Composition) -> None:
             )
 
 
-def combined(weighted: Sequence[tuple[Changes, float]]) -> Changes:
+def combined(weighted: Sequence[tuple[TermsByTensor, float]]) -> TermsByTensor:
     """Return the weighted sum of changes; what cancels is gone, to the last bit.
 
     Raises:
@@ -191,7 +191,7 @@ def combined(weighted: Sequence[tuple[Changes, float]]) -> Changes:
         for changes, weight in weighted:
             sources += target in changes and weight != 0.0
             for term in changes.get(target, ()):
-                key = canonical_json(structs.replace(term, weight=1.0).account())
+                key = canonical_json(structs.replace(term, weight=1.0).key_fields())
                 grouped.setdefault(key, (term, []))[1].append(weight * term.weight)
         sums = [(term, math.fsum(parts)) for _, (term, parts) in sorted(grouped.items())]
         terms = tuple(structs.replace(term, weight=value) for term, value in sums if value)

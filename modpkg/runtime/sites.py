@@ -24,7 +24,7 @@ _EXPERTS = re.compile(r"(?:^|\.)experts?\.")
 _NORM = re.compile(r"Norm(?:Gated)?$")
 
 
-class Effect(Struct):
+class AdapterEffect(Struct):
     """What one choice of adapters does at a site."""
 
     values: dict[str, torch.nn.Parameter]
@@ -41,7 +41,7 @@ class Effect(Struct):
         return not self.values and self.outputs is None and self.inputs is None
 
 
-class Rows:
+class RowAdapters:
     """Which adapter each row of a batch has; empty where all have the one that is set."""
 
     def __init__(self) -> None:
@@ -74,15 +74,15 @@ class Rows:
         return self._groups[count]
 
 
-class Site:
+class AdaptedModule:
     """One module of the network, and its parameters that some adapter changes."""
 
     def __init__(
         self,
         name: str,
         module: torch.nn.Module,
-        rows: Rows,
-        effect_of: Callable[[str, Site], Effect],
+        rows: RowAdapters,
+        effect_of: Callable[[str, AdaptedModule], AdapterEffect],
         inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
         *,
         reads_tokens: bool,
@@ -96,7 +96,7 @@ class Site:
         self._module, self._forward = module, module.forward
         self._reads_tokens = reads_tokens
         self._base: dict[str, torch.nn.Parameter] = {}
-        self._effect = Effect({}, [])
+        self._effect = AdapterEffect({}, [])
         module.forward = self._run
 
     # Choosing -----------------------------------------------------------------------------
@@ -118,9 +118,9 @@ class Site:
 
     def effect(
         self, changes: Mapping[str, tuple[Term, ...]], whole: Callable[[str], torch.Tensor]
-    ) -> Effect:
+    ) -> AdapterEffect:
         """Return what ``changes`` do here; ``whole`` gives a tensor that is changed as a whole."""
-        found = Effect({}, [])
+        found = AdapterEffect({}, [])
         for attribute, target in self.targets.items():
             terms = changes.get(target, ())
             if not terms:
@@ -142,7 +142,7 @@ class Site:
             a = a * inputs["e"].to(a)
         return a, b, term.weight
 
-    def _scale(self, effect: Effect, term: Term) -> None:
+    def _scale(self, effect: AdapterEffect, term: Term) -> None:
         vector = self._inputs_of(term)["l"].flatten().double()
         factor = (1.0 + term.weight * (vector - 1.0)).to(self.parameter("weight"))
         if bool(term.parameters.get("columns")) == (_kind(self._module) == "linear"):
@@ -160,7 +160,7 @@ class Site:
         found: torch.nn.Parameter = getattr(self._module, attribute) if own is None else own
         return found
 
-    def use(self, effect: Effect) -> None:
+    def use(self, effect: AdapterEffect) -> None:
         """Have all rows changed so, until the next call."""
         for attribute, parameter in self._base.items():
             self._module._parameters[attribute] = parameter
@@ -197,7 +197,7 @@ class Site:
         order = torch.cat(list(groups.values())).argsort().to(parts[0].device)
         return torch.cat(parts)[order]
 
-    def _check_rows(self, effects: Mapping[str, Effect], args: Any, kwargs: Any) -> None:
+    def _check_rows(self, effects: Mapping[str, AdapterEffect], args: Any, kwargs: Any) -> None:
         """Refuse rows of their own where the first extent of what goes in may be no batch.
 
         Raises:
@@ -218,7 +218,7 @@ class Site:
                 f"{type(self._module).__name__}, which may not get the batch row by row",
             )
 
-    def _changed(self, effect: Effect, args: Any, kwargs: Any) -> Any:
+    def _changed(self, effect: AdapterEffect, args: Any, kwargs: Any) -> Any:
         """Run the module; parameters that are changed as a whole are in their place."""
         if not effect.low and effect.additive:
             return self._forward(*args, **kwargs)
@@ -238,7 +238,7 @@ class Site:
             found = found * effect.outputs
         return found if bias is None else found + bias
 
-    def _low(self, effect: Effect, rows: torch.Tensor) -> list[torch.Tensor]:
+    def _low(self, effect: AdapterEffect, rows: torch.Tensor) -> list[torch.Tensor]:
         """Return the sum of the low-rank changes for these inputs, in a list; none: empty."""
         total: list[torch.Tensor] = []
         for a, b, scale in effect.low:

@@ -23,7 +23,7 @@ KNOWN = (*WRITING, "text-classification", "feature-extraction")
 Stream = Callable[[str], None]
 
 
-class Result(Struct, frozen=True, omit_defaults=True):
+class TaskResult(Struct, frozen=True, omit_defaults=True):
     """What a task gave; one of the three is set."""
 
     task: str
@@ -41,7 +41,7 @@ def run_task(
     *,
     stream: Stream | None = None,
     warn: Callable[[str], None] = lambda message: None,
-) -> Result:
+) -> TaskResult:
     """Run an installed model on a text.
 
     Generation is greedy, so it can be repeated; ``stream`` gets the text piece by piece. A text
@@ -59,15 +59,15 @@ def run_task(
         if kind in WRITING:
             streamer = _streamer(tokenizer, stream)
             made = generate(model, tokenizer, task, [text], warn=warn, streamer=streamer)
-            return Result(kind, text=made[0])
+            return TaskResult(kind, text=made[0])
         if kind == "text-classification":
             labels = classify(model, tokenizer, task, [text], warn=warn)[0]
-            return Result(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
+            return TaskResult(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
         if kind == "feature-extraction":
             vectors = embed_texts(
                 embedder(record, folder, packs), model, tokenizer, task, [text], warn=warn
             )
-            return Result(kind, embedding=vectors[0].tolist())
+            return TaskResult(kind, embedding=vectors[0].tolist())
     raise RunError("M705", name=record.name, task=kind, known=", ".join(KNOWN))
 
 

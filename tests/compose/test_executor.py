@@ -48,7 +48,7 @@ def example(folder: Path, rows: int = 300, columns: int = 700) -> Composition:
 
 def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
     composition = example(tmp_path)
-    made = composition.made[f"{Q}.weight"]
+    made = composition.computed[f"{Q}.weight"]
     got = values(compose(composition, tmp_path).tensors)[f"{Q}.weight"]
     part = values(made.terms[0].inputs)
     source = values({"s": made.source})["s"].double()
@@ -64,7 +64,7 @@ def test_the_result_is_an_ordinary_file_with_true_digests(tmp_path: Path) -> Non
     composition = example(tmp_path)
     composed = compose(composition, tmp_path)
     loaded = load_file(composition.folder(tmp_path) / COMPOSED_WEIGHTS)
-    assert loaded.keys() == composition.made.keys()
+    assert loaded.keys() == composition.computed.keys()
     table = {}
     for name, ref in composed.tensors.items():
         assert ref.digest == "sha256:" + hashlib.sha256(raw(ref)).hexdigest()
@@ -131,9 +131,9 @@ def test_a_damaged_result_is_computed_again(tmp_path: Path, damage: str) -> None
 
 def test_inputs_are_never_written_to(tmp_path: Path) -> None:
     composition = example(tmp_path)
-    before = [raw(made.source) for made in composition.made.values()]
+    before = [raw(made.source) for made in composition.computed.values()]
     compose(composition, tmp_path)
-    assert [raw(made.source) for made in composition.made.values()] == before
+    assert [raw(made.source) for made in composition.computed.values()] == before
 
 
 def test_two_at_once_both_succeed(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_odd_shapes(tmp_path: Path) -> None:
 def test_a_tensor_without_elements_has_no_blocks(tmp_path: Path) -> None:
     for shape in ((0, 3), (3, 0), (0,)):
         model = base(tmp_path, {"w": torch.zeros(shape)})
-        rows = rows_module.Rows(model.tensors["w"])
+        rows = rows_module.RowReader(model.tensors["w"])
         assert list(rows.ranges()) == []
         rows.check("w")
         rows.close()
@@ -242,7 +242,7 @@ def test_an_adapter_is_composed_without_torch(tmp_path: Path) -> None:
 def test_damage_is_told_before_what_came_of_it(tmp_path: Path, number: int) -> None:
     """Inputs are hashed as they are read: nothing that was made of others is kept."""
     composition = example(tmp_path)
-    ref = composition.made[f"{Q}.weight"].inputs()[number]
+    ref = composition.computed[f"{Q}.weight"].inputs()[number]
     with open(ref.file, "r+b") as file:
         file.seek(ref.offset + ref.length - ref.length // 8)
         file.write(b"\xff" * 8)  # NaN, in either dtype
@@ -253,7 +253,7 @@ def test_damage_is_told_before_what_came_of_it(tmp_path: Path, number: int) -> N
 
 def test_an_input_that_was_cut_off_is_told(tmp_path: Path) -> None:
     composition = example(tmp_path)
-    ref = composition.made[f"{Q}.weight"].source
+    ref = composition.computed[f"{Q}.weight"].source
     os.truncate(ref.file, ref.offset + ref.length // 2)
     with raises("M201", "M508"):
         compose(composition, tmp_path)

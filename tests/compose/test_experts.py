@@ -144,12 +144,12 @@ def test_an_expert_more_costs_its_tensors_and_the_routers(tmp_path: Path) -> Non
     before = mixed(base, [one, two])
     after = mixed(base, [one, two, three])
     rows = 3 * 16 * 4  # layers · hidden · float32
-    assert sum(g.shape[0] for g in after.gates.values()) * 16 * 4 == 3 * rows
+    assert sum(g.shape[0] for g in after.routers.values()) * 16 * 4 == 3 * rows
     for composition, experts in ((before, 2), (after, 3)):
-        assert composition.made == {}
+        assert composition.computed == {}
         compose(composition, store)
         pack = composition.folder(store) / "weights.safetensors"
-        written = sum(raw_length(g.shape) for g in composition.gates.values())
+        written = sum(raw_length(g.shape) for g in composition.routers.values())
         assert written == experts * rows
         assert pack.stat().st_size - written < 1000  # the header
         assert composition.bytes_to_write(store) == 0
@@ -171,7 +171,7 @@ def test_the_rows_of_the_others_stay_as_they_were(tmp_path: Path) -> None:
     gates = {"gates": "vectors"}
     before = compose(mixed(base, [base, *experts], gates), tmp_path / "store")
     after = compose(mixed(base, [base, *experts, three], gates), tmp_path / "store")
-    for name in mixed(base, [base, *experts], gates).gates:
+    for name in mixed(base, [base, *experts], gates).routers:
         assert raw(after.tensors[name]).startswith(raw(before.tensors[name]))
 
 
@@ -211,7 +211,7 @@ def test_an_adapter_of_the_attention_goes_with_experts(tmp_path: Path) -> None:
     lora = adapter(tmp_path, "lora", {path: (torch.ones(2, 16), torch.ones(16, 2))})
     more = [step("lora", "lora")]
     composition = mixed(base, [one, base], UNIFORM, more=more, modules=[lora])
-    assert list(composition.made) == [f"{path}.weight"]
+    assert list(composition.computed) == [f"{path}.weight"]
     found = values(compose(composition, tmp_path / "store").tensors)
     own = values(base.tensors)[f"{path}.weight"]
     torch.testing.assert_close(found[f"{path}.weight"], own + 4.0)

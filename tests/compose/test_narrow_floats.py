@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from modpkg.compose import narrow_floats
 from modpkg.compose.arrays import STORED, Array, Stored, in_double, in_single
-from modpkg.compose.narrow_floats import Screening, far, nearest
-from modpkg.compose.reducers import REDUCERS, Change, as_arguments
+from modpkg.compose.in_memory import tensor_in_memory
+from modpkg.compose.narrow_floats import NarrowReduction, far, nearest
+from modpkg.compose.reducers import REDUCERS, Contribution, as_arguments
 from modpkg.compose.reducers.single import NARROW, Piece
-from modpkg.compose.reducers.trimming import Kept
+from modpkg.compose.reducers.trimming import TrimBounds
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
-from modpkg.compose.torch_arrays import tensor_in_memory
 from modpkg.core.errors import ComposeError
 from tests.compose.helpers import base, module
 from tests.compose.test_reducers import NAMES, World
@@ -102,7 +102,7 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
         return exactly(self, base, others, places)
 
     measured = None
-    made = composition.made["w"]
+    made = composition.computed["w"]
     reducer = REDUCERS[method]
     if reducer.across and reducer.measure is not None:
         from modpkg.compose.blocks import ModelBlocks
@@ -116,7 +116,7 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
         def job(**named: Any) -> Job:
             return build(**named, measured=measured)
 
-        with mock.patch("modpkg.compose.torch_arrays.Job", job):
+        with mock.patch("modpkg.compose.in_memory.Job", job):
             try:
                 return tensor_in_memory("model", "w", made).view(torch.int16).tolist()
             except ComposeError:
@@ -169,7 +169,7 @@ def test_float32_makes_most_of_a_merge(
     assert left < COUNT / 3
 
 
-# What `Single` says of itself ------------------------------------------------------------------
+# The bounds that `SinglePrecision` states -------------------------------------------------------
 
 WEIGHTS = [0.5, 0.25, 0.3, 0.7, 1.0, 1 / 3, 1.7, -0.4, 109 / 64]
 
@@ -208,10 +208,10 @@ def test_float32_is_as_near_as_it_says(method: str, dtype: str) -> None:
             near = [start + _edges(draws, single.steps, 600) for _ in weights]
             models = [each.astype(np.uint16).view(stored) for each in (start, *near)]
             assert not far(models[0], models[1:], single.steps, layout).any()
-            bounds, least = [Kept() for _ in weights], [0.0 for _ in weights]
+            bounds, least = [TrimBounds() for _ in weights], [0.0 for _ in weights]
             if "ties" in method:
                 least = [float(draws.choice([0.0, 2.0**-6, 0.3])) for _ in weights]
-                bounds = [Kept(low=each) for each in least]
+                bounds = [TrimBounds(low=each) for each in least]
             doubt = np.zeros(600, np.bool_)
             got = [in_single(each) for each in models]
             deltas = [each - got[0] for each in got[1:]]
@@ -238,7 +238,7 @@ def _in_double(
     reducer = REDUCERS[method]
     wide = [in_double(each).reshape(1, -1) for each in models]
     changes = [
-        Change(
+        Contribution(
             delta=(other - wide[0]) * (weight if method == "sum" else 1.0),
             weight=1.0 if method == "sum" else weight,
         )
@@ -305,11 +305,11 @@ def test_halves_are_widened_exactly() -> None:
 def test_other_dtypes_and_operators_go_their_own_way() -> None:
     """Only differences of bfloat16 are made so."""
     made = World(5, torch.float32)
-    with mock.patch.object(Screening, "__iter__", side_effect=AssertionError):
+    with mock.patch.object(NarrowReduction, "__iter__", side_effect=AssertionError):
         made.bytes("linear", {"one": 0.5})
         made.bytes("dare-linear", {"one": 0.5}, density=0.5)
     with (
-        mock.patch.object(Screening, "__iter__", side_effect=ArithmeticError),
+        mock.patch.object(NarrowReduction, "__iter__", side_effect=ArithmeticError),
         pytest.raises(ArithmeticError),
     ):
         World(5).bytes("linear", {"one": 0.5})

@@ -36,7 +36,7 @@ def test_untouched_tensors_are_kept_where_they_lie(tmp_path: Path) -> None:
     model = base(tmp_path, WEIGHTS)
     composition = planned(model, adapter(tmp_path, "one", {Q: pair()}))
     assert composition.kept == {"model.norm.weight": model.tensors["model.norm.weight"]}
-    assert list(composition.made) == [f"{Q}.weight"]
+    assert list(composition.computed) == [f"{Q}.weight"]
     assert composition.bytes_to_write(tmp_path) > 4 * 6 * 4
 
 
@@ -70,7 +70,7 @@ def test_a_dtype_converts_every_floating_tensor_and_the_config(tmp_path: Path) -
     model = base(tmp_path, {**WEIGHTS, "ids": torch.arange(3)}, torch_dtype="float32")
     composition = planned(model, dtype="bfloat16")
     assert list(composition.kept) == ["ids"]
-    assert {made.dtype for made in composition.made.values()} == {"BF16"}
+    assert {made.dtype for made in composition.computed.values()} == {"BF16"}
     assert composition.config["torch_dtype"] == "bfloat16"
     assert planned(base(tmp_path, WEIGHTS), dtype="float16").config["dtype"] == "float16"
 

@@ -19,7 +19,13 @@ from modpkg.compose.arrays import Array
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
-from modpkg.compose.reducers import REDUCERS, Change, Reducer, Rough, selection
+from modpkg.compose.reducers import (
+    REDUCERS,
+    ApproximateMagnitudes,
+    Contribution,
+    Reducer,
+    selection,
+)
 from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.stream import uniform
 from modpkg.core.installed import InstalledModule
@@ -267,7 +273,7 @@ def test_what_is_dropped_at_random_is_there_on_average(method: str) -> None:
     reducer = REDUCERS[method]
     delta = np.ones((400, 250))
     parameters = {"density": 0.3, "epsilon": 0.1}
-    change = Change(delta=delta, weight=1.0, parameters=parameters, key=b"x")
+    change = Contribution(delta=delta, weight=1.0, parameters=parameters, key=b"x")
     got = reducer.reduce(np.zeros_like(delta), [change], seed=1)
     assert abs(float((got != 0).mean()) - 0.3) < 0.01
     assert abs(float(got.mean()) - 1) < 0.05
@@ -311,7 +317,7 @@ def test_selection_is_that_of_a_sort(
     def whole() -> list[Array]:
         return np.split(array, cuts)
 
-    def rough() -> Iterator[Rough]:
+    def rough() -> Iterator[ApproximateMagnitudes]:
         for block in whole():
             with np.errstate(over="ignore"):
                 yield block.astype(np.float32) if narrow else block, block.__getitem__
@@ -373,7 +379,7 @@ def test_a_third_party_adds_a_method_with_a_function(monkeypatch: pytest.MonkeyP
     from modpkg.compose.reducers import reducer
 
     @reducer("halfway")
-    def halfway(base: Array, changes: list[Change], *, share: float = 0.5) -> Array:
+    def halfway(base: Array, changes: list[Contribution], *, share: float = 0.5) -> Array:
         """base + share · delta."""
         return base + share * changes[0].delta
 

@@ -31,7 +31,7 @@ def gates(
     composition = mixed(base, [base, expert(folder, base, "one", 1)], {"gates": mode}, prompts=prompts)  # fmt: skip  # noqa: E501
     assert peak_bytes(composition, 1) > 8 * 3 * 16 * 24
     found = values(compose(composition, folder / "store").tensors)
-    return [found[name] for name in sorted(composition.gates)]
+    return [found[name] for name in sorted(composition.routers)]
 
 
 def expected(folder: Path, mode: str) -> list[torch.Tensor]:

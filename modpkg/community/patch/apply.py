@@ -7,11 +7,11 @@ from pathlib import Path
 from msgspec import structs
 
 from modpkg.community.modules.reference import Side
-from modpkg.compose.composition import Composition, Made
+from modpkg.compose.composition import Composition, ComputedTensor
 from modpkg.compose.executor import compose
 from modpkg.compose.operators import StepContext
 from modpkg.compose.operators.patch import PATCHED
-from modpkg.compose.plan import key_of
+from modpkg.compose.plan import composition_key
 from modpkg.core.errors import PatchError
 from modpkg.core.filenames import PATCH, PATCHED_FILES
 from modpkg.core.installed import InstalledModule, TensorRef
@@ -47,22 +47,22 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
     kept = {name: ref for name, ref in base.tensors.items() if name not in effects.removed}
     kept |= effects.added
     brought = set(effects.added)
-    made: dict[str, Made] = {}
+    made: dict[str, ComputedTensor] = {}
     for name, term in effects.terms.items():
         source = kept.pop(name)
         if "whole" in term.inputs:
             kept[name] = term.inputs["whole"]
             brought.add(name)
         else:
-            made[name] = Made(source=source, dtype=source.dtype, terms=(term,))
+            made[name] = ComputedTensor(source=source, dtype=source.dtype, terms=(term,))
     composition = Composition(
         name=patch.label,
         version=patch.version or "0",
-        key=key_of(kept, made),
+        key=composition_key(kept, made),
         kept=kept,
-        made=made,
-        checked=tuple(sorted(brought)),
-        claimed=effects.claimed,
+        computed=made,
+        require_finite=tuple(sorted(brought)),
+        unverified=effects.claimed,
         config={},
         files={},
     )

@@ -12,10 +12,10 @@ from msgspec import Struct
 from modpkg.community.diff.svg import Square, draw
 from modpkg.community.diff.tensors import layer_of
 from modpkg.community.modules.reference import Side
-from modpkg.community.parallel import spread
 from modpkg.compose.distance import differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.torch_arrays import mapped
+from modpkg.compose.torch_threads import parallel_map
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.installed import TensorRef
 
@@ -85,7 +85,7 @@ def find_overlaps(
         return _measured(name, base.get(name), refs, shared[name])
 
     found = []
-    for overlap in spread(measure, shared):
+    for overlap in parallel_map(measure, shared):
         found.append(overlap)
         if progress is not None:
             progress(

@@ -12,10 +12,10 @@ import torch
 from msgspec import Struct
 
 from modpkg.community.modules.reference import Side
-from modpkg.community.parallel import spread
 from modpkg.community.patch.encode import Form, Inputs, find_form
 from modpkg.compose.mapping import DTYPE_NAMES
 from modpkg.compose.operators.head import is_document
+from modpkg.compose.torch_threads import parallel_map
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import PatchError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, PATCH, PATCHED_FILES
@@ -155,7 +155,7 @@ def _forms(
         return find_form(name, what, base.tensors.get(name), changed[name], deltas=deltas)
 
     found = {}
-    for name, form in zip(changed, spread(find, changed), strict=True):
+    for name, form in zip(changed, parallel_map(find, changed), strict=True):
         found[name] = form
         if progress is not None:
             progress(changed[name].length)

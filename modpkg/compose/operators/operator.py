@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from modpkg.compose.composition import Gate, Probe, Term
+from modpkg.compose.composition import PromptReader, RouterWeight, Term
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.manifest.schema import Compose, Step
 
@@ -41,9 +41,9 @@ class Effects(Struct, frozen=True, kw_only=True):
     what the step leaves behind on purpose, and what another step places."""
     added: dict[str, TensorRef] = {}
     """Tensors that the result has beside the base's, or in place of those in ``removed``."""
-    gates: dict[str, Gate] = {}
+    routers: dict[str, RouterWeight] = {}
     """Tensors that are put together of rows, in the result beside the others."""
-    probe: Probe | None = None
+    prompt_reader: PromptReader | None = None
     """What makes those rows that are made of prompts."""
     claimed: tuple[str, ...] = ()
     """Of those added, parts of the base's tensors, whose digests only the module tells."""
@@ -62,7 +62,7 @@ class Effects(Struct, frozen=True, kw_only=True):
     def empty(self) -> bool:
         """Say whether the step does nothing."""
         edits = self.config or self.unset or self.files or self.replaced or self.prompt
-        return not (self.terms or self.added or self.removed or self.gates or edits)
+        return not (self.terms or self.added or self.removed or self.routers or edits)
 
 
 class BaseRows(Protocol):

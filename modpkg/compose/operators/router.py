@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 
 from modpkg.adapters import bind_router
 from modpkg.adapters.expert import Layer, experts_of, layers_of
-from modpkg.compose.composition import Felt, Gate, Probe, Taken
-from modpkg.compose.mixture import Mixture, dense_of, mixture_config
+from modpkg.compose.composition import ModuleRow, PromptReader, PromptRow, RouterWeight
+from modpkg.compose.mixture import MixtureArchitecture, dense_of, mixture_config
 from modpkg.compose.operators.expert import (
     OTHERS,
     PROMPTS,
@@ -45,7 +45,7 @@ _TOKENIZER = (
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
 )
 
-Rows = Mapping[int, tuple[Taken | Felt | None, ...]]
+Rows = Mapping[int, tuple[ModuleRow | PromptRow | None, ...]]
 Refuse = Callable[[str], ComposeError]
 
 
@@ -87,7 +87,7 @@ def bind(context: StepContext) -> Effects:
     if dtype not in (*CONFIG_DTYPES.values(), "F64"):
         raise refuse(f"its base's blocks are {dtype}, and a router has to be of floats")
     gates = {
-        layer.prefix + dense.into.gate: Gate(
+        layer.prefix + dense.into.gate: RouterWeight(
             dtype=dtype, shape=(len(experts), layer.width), rows=rows[layer.number]
         )
         for layer in layers
@@ -95,8 +95,8 @@ def bind(context: StepContext) -> Effects:
     for layer in layers:
         gates |= _nothing_shared(dense.into, layer, dtype)
     return Effects(
-        gates=gates,
-        probe=probe,
+        routers=gates,
+        prompt_reader=probe,
         removed=tuple(layer.block(part) for layer in layers for part in dense.into.parts),
         config=mixture_config(context.config, dense, len(experts), per_token, refuse),
         unused=tuple(module.tensors.values()),
@@ -144,7 +144,7 @@ def _given(context: StepContext, experts: list[Step], refuse: Refuse) -> Rows:
             'parameters = { others = "drop" } in the step of the router'
         )
     return {
-        number: tuple(Taken(module.tensors[name], names.index(e.module)) for e in experts)
+        number: tuple(ModuleRow(module.tensors[name], names.index(e.module)) for e in experts)
         for number, name in found.items()
     }
 
@@ -159,7 +159,7 @@ def _rows(
     """Return the rows that the experts bring, or that the base makes of their prompts."""
     if mode == UNIFORM:
         return dict.fromkeys((layer.number for layer in layers), ())
-    columns: list[list[Taken | Felt | None]] = []
+    columns: list[list[ModuleRow | PromptRow | None]] = []
     for expert in experts:
         if mode == VECTORS:
             columns.append(_vectors(context, expert, layers, refuse))
@@ -167,7 +167,7 @@ def _rows(
         positive, negative = (words(expert.parameters, key) for key in PROMPTS)
         if not positive or negative is None:
             raise refuse(f"gates are {mode!r}, and {expert.module} has no prompts")
-        columns.append([Felt(place, positive, negative) for place in range(len(layers))])
+        columns.append([PromptRow(place, positive, negative) for place in range(len(layers))])
     return {
         layer.number: tuple(column[place] for column in columns)
         for place, layer in enumerate(layers)
@@ -176,7 +176,7 @@ def _rows(
 
 def _vectors(
     context: StepContext, expert: Step, layers: tuple[Layer, ...], refuse: Refuse
-) -> list[Taken | Felt | None]:
+) -> list[ModuleRow | PromptRow | None]:
     """Return an expert's own rows; the base's are 0, what the others' are measured against."""
     if expert.module == context.recipe.base:
         return [None] * len(layers)
@@ -184,16 +184,16 @@ def _vectors(
     if not vectors:
         raise refuse(f"gates are {VECTORS!r}, and {expert.module} brings none")
     tensors = context.modules[expert.module].tensors
-    return [Taken(tensors[vectors[layer.number]], 0) for layer in layers]
+    return [ModuleRow(tensors[vectors[layer.number]], 0) for layer in layers]
 
 
-def _probe(context: StepContext, mode: str) -> Probe:
+def _probe(context: StepContext, mode: str) -> PromptReader:
     """Return what reads prompts: the base with its tokenizer."""
     base = context.base
     files = {path: base.files[path] for path in _TOKENIZER if path in base.files}
     # Of a release the digests are known before the files are here.
     known = {path: entry.digest for path, entry in base.record.files.items()}
-    return Probe(
+    return PromptReader(
         mode=mode,
         config=dict(context.config),
         tensors=dict(base.tensors),
@@ -202,14 +202,16 @@ def _probe(context: StepContext, mode: str) -> Probe:
     )
 
 
-def _nothing_shared(into: Mixture, layer: Layer, dtype: str) -> dict[str, Gate]:
+def _nothing_shared(into: MixtureArchitecture, layer: Layer, dtype: str) -> dict[str, RouterWeight]:
     """Return a block of zeros where the architecture has one for every token."""
     if not into.shared:
         return {}
     name = layer.prefix + into.shared
     row, column = (1, layer.width), (layer.width, 1)
     shapes = {".gate_proj": row, ".up_proj": row, ".down_proj": column, "_gate": row}
-    return {f"{name}{part}.weight": Gate(dtype=dtype, shape=s) for part, s in shapes.items()}
+    return {
+        f"{name}{part}.weight": RouterWeight(dtype=dtype, shape=s) for part, s in shapes.items()
+    }
 
 
 ROUTER = Operator(name="router", bind=bind)

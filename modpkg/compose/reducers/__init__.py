@@ -6,15 +6,15 @@ from modpkg.compose.plugins import find, known
 from modpkg.compose.reducers import sparsified, spherical, weighted
 from modpkg.compose.reducers.reducer import (
     REQUIRED,
+    ApproximateMagnitudes,
+    Block,
     Blocks,
-    Change,
+    Contribution,
     Reducer,
-    Rough,
-    Rows,
     as_arguments,
     reducer,
 )
-from modpkg.compose.reducers.single import Single
+from modpkg.compose.reducers.single import SinglePrecision
 from modpkg.core.errors import ComposeError
 
 REDUCERS: dict[str, Reducer] = {
@@ -42,12 +42,12 @@ def find_reducer(name: str, where: str) -> Reducer:
 __all__ = [
     "REDUCERS",
     "REQUIRED",
+    "ApproximateMagnitudes",
+    "Block",
     "Blocks",
-    "Change",
+    "Contribution",
     "Reducer",
-    "Rough",
-    "Rows",
-    "Single",
+    "SinglePrecision",
     "as_arguments",
     "find_reducer",
     "reducer",

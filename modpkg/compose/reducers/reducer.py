@@ -11,12 +11,12 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
-    from modpkg.compose.reducers.single import Narrow, Single
+    from modpkg.compose.reducers.single import NarrowFloat, SinglePrecision
 
 
 @dataclass(frozen=True)
-class Change:
-    """Rows of what one step does to a tensor."""
+class Contribution:
+    """Rows of what one step adds to a tensor."""
 
     delta: Array
     """float64, without the step's scale; not to be changed."""
@@ -34,10 +34,10 @@ class Change:
     """How much each value counts: float64 rows, or a number for all."""
 
 
-Rows = tuple["Array", Sequence[Change]]
-"""Rows of the base as float64, and the changes to them; all of one shape."""
+Block = tuple["Array", Sequence[Contribution]]
+"""Rows of the base as float64, and the contributions to them; all of one shape."""
 
-Rough = tuple[Any, Callable[[Any], "Array"]]
+ApproximateMagnitudes = tuple[Any, Callable[[Any], "Array"]]
 """Magnitudes, flat: float64, or float32 that are at most one step from the float64 rounded to them;
 and what returns the float64 at some of their places."""
 
@@ -50,13 +50,13 @@ class Blocks(Protocol):
     steps: Sequence[Mapping[str, Any]]
     """Parameters of each change."""
 
-    def __call__(self) -> Iterator[Rows]:
+    def __call__(self) -> Iterator[Block]:
         """Yield all rows, in order."""
 
     def deltas(self, index: int) -> Iterator[Array]:
         """Yield all rows of one change."""
 
-    def rough(self, index: int) -> Iterator[Rough]:
+    def rough(self, index: int) -> Iterator[ApproximateMagnitudes]:
         """Yield the magnitudes of one change, in order, as far as they are cheap to have."""
 
     def sample(self, index: int) -> Array:
@@ -90,7 +90,9 @@ class Reducer(Struct, frozen=True, kw_only=True):
     """Likewise for those that each step may have its own of."""
     bounds: dict[str, tuple[float, float]] = {}
     """Least and most of a number."""
-    single: Callable[[Narrow, Sequence[float], Mapping[str, Any]], Single | None] | None = None
+    single: (
+        Callable[[NarrowFloat, Sequence[float], Mapping[str, Any]], SinglePrecision | None] | None
+    ) = None
     """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes so narrow; None
     where it is not to be had for these. It must return what `reduce` returns as far as it says."""
     weighted: bool = True

@@ -9,7 +9,7 @@ from modpkg.compose.reducers.numbers import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
-    from modpkg.compose.reducers.reducer import Rough
+    from modpkg.compose.reducers.reducer import ApproximateMagnitudes
 
 KEPT_ELEMENTS = 1 << 22
 """Most values that are kept aside, before they are counted digit by digit."""
@@ -22,7 +22,7 @@ _DIGITS = (53, 42, 31, 20, 9, 0)
 """Bits of a float64 that remain below each digit; without its sign it grows with its bits."""
 
 
-class Ranked(NamedTuple):
+class RankedMagnitude(NamedTuple):
     """A magnitude of a given rank."""
 
     value: float
@@ -35,12 +35,12 @@ class Ranked(NamedTuple):
 
 
 def kth_largest(
-    rough: Callable[[], Iterable[Rough]],
+    rough: Callable[[], Iterable[ApproximateMagnitudes]],
     magnitudes: Callable[[], Iterable[Array]],
     sample: Array,
     k: int,
     count: int,
-) -> Ranked:
+) -> RankedMagnitude:
     """Return the ``k``-th largest of ``count`` magnitudes (k from 1), exactly.
 
     A ``sample`` of them gives two bounds that the answer is between, most likely, and of what
@@ -50,7 +50,7 @@ def kth_largest(
     """
     low, high = _guess(sample, k, count)
     above = before = 0
-    # Narrow dtypes have many equal values, and the bounds are among them: these are apart.
+    # NarrowFloat dtypes have many equal values, and the bounds are among them: these are apart.
     inside, at_low, at_high = _Found(), _Found(), _Found()
     for block, exactly in rough():
         over = block > _beside(high, np.inf, block.dtype)
@@ -69,17 +69,17 @@ def kth_largest(
         inside.add(where, near, strictly)
         before += block.size
     if above < k <= above + at_high.count:
-        return Ranked(high, above, at_high.count, at_high.all_places())
+        return RankedMagnitude(high, above, at_high.count, at_high.all_places())
     above += at_high.count
     if above < k <= above + inside.count and (places := inside.all_places()) is not None:
         values = np.concatenate(inside.values)
         value = _select(values, k - above)
         equal = np.flatnonzero(values == value)
         more = int(np.count_nonzero(values > value))
-        return Ranked(value, above + more, equal.size, places[equal])
+        return RankedMagnitude(value, above + more, equal.size, places[equal])
     above += inside.count
     if above < k <= above + at_low.count:
-        return Ranked(low, above, at_low.count, at_low.all_places())
+        return RankedMagnitude(low, above, at_low.count, at_low.all_places())
     return _by_digits(magnitudes, k)
 
 
@@ -139,7 +139,9 @@ def _beside(bound: float, towards: float, dtype: Any) -> Any:
         return np.nextafter(dtype.type(bound), dtype.type(towards))
 
 
-def position(rough: Callable[[], Iterable[Rough]], ranked: Ranked, number: int) -> int:
+def position(
+    rough: Callable[[], Iterable[ApproximateMagnitudes]], ranked: RankedMagnitude, number: int
+) -> int:
     """Return the place in all of the ``number``-th (from 1) that is a ranked value."""
     if ranked.places is not None:
         return int(ranked.places[number - 1])
@@ -171,7 +173,7 @@ def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:
     return low, high
 
 
-def _by_digits(magnitudes: Callable[[], Iterable[Array]], k: int) -> Ranked:
+def _by_digits(magnitudes: Callable[[], Iterable[Array]], k: int) -> RankedMagnitude:
     """Find it as a radix sort would: from the highest digit on, counting what has each digit."""
     prefix, left, before = 0, k, 64
     for shift in _DIGITS:
@@ -191,4 +193,4 @@ def _by_digits(magnitudes: Callable[[], Iterable[Array]], k: int) -> Ranked:
         prefix, before = (prefix << width) | digit, shift
     # What is left is the rank among those that are equal, and the last count theirs.
     value = float(np.array([prefix], dtype=np.uint64).view(np.float64)[0])
-    return Ranked(value, k - left, int(counts[digit]))
+    return RankedMagnitude(value, k - left, int(counts[digit]))

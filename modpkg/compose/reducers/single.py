@@ -49,7 +49,7 @@ PiecesOf = Callable[[Any, int, int], Pieces | None]
 """Of what was measured, for so many elements from a first on; None where pieces do not say all."""
 
 
-class Narrow(NamedTuple):
+class NarrowFloat(NamedTuple):
     """A dtype that a result is rounded to."""
 
     fraction: int
@@ -61,10 +61,10 @@ class Narrow(NamedTuple):
     a tie, and the fewer x_i far away."""
 
 
-NARROW = {"BF16": Narrow(7, 3, 2), "F16": Narrow(10, 1, 1)}
+NARROW = {"BF16": NarrowFloat(7, 3, 2), "F16": NarrowFloat(10, 1, 1)}
 
 
-class Single(NamedTuple):
+class SinglePrecision(NamedTuple):
     """A method in float32."""
 
     steps: int
@@ -90,8 +90,8 @@ def _short(*factors: Fraction) -> bool:
 
 
 def weighted(
-    narrow: Narrow, weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
-) -> Single | None:
+    narrow: NarrowFloat, weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
+) -> SinglePrecision | None:
     """Return base + factor · Σ weights_i · d_i / divisor."""
     if not all(map(math.isfinite, (*weights, divisor, factor))) or not divisor:
         return None
@@ -119,18 +119,18 @@ def weighted(
         base += deltas[0]
         return base
 
-    return Single(steps, ulps, reduce)
+    return SinglePrecision(steps, ulps, reduce)
 
 
 def elected(
-    narrow: Narrow,
+    narrow: NarrowFloat,
     weights: Sequence[float],
     pieces: PiecesOf,
     *,
     votes: str = "weighted",
     divide: str = "",
     factor: float = 1.0,
-) -> Single | None:
+) -> SinglePrecision | None:
     """Return what `modpkg.compose.reducers.sparsified.elected` adds to the base, trimmed first."""
     count = len(weights)
     fine = all(_LEAST <= weight <= 1 / _LEAST for weight in weights) and _LEAST <= factor <= 1
@@ -193,7 +193,7 @@ def elected(
 
     binades = narrow.exact if exact else narrow.between
     ulps = 0 if exact else (2 * count + 8) << 2 * narrow.between
-    return Single(binades << narrow.fraction, ulps, reduce, pieces)
+    return SinglePrecision(binades << narrow.fraction, ulps, reduce, pieces)
 
 
 def _halves(weights: Sequence[Fraction], divide: str) -> bool:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import single
 from modpkg.compose.reducers.numbers import np
-from modpkg.compose.reducers.reducer import Blocks, Change, reducer
+from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import (
     NONE,
     Bounds,
-    Kept,
+    TrimBounds,
     by_magnitude,
     kept_of,
     pieces,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-_Single = single.Single | None
+_Single = single.SinglePrecision | None
 
 _SHARE = {"density": (0.0, 1.0), "gamma": (0.0, 1.0), "epsilon": (0.0, 1.0)}
 _SIGN = -(1 << 63)
@@ -41,7 +41,7 @@ _SIGN = -(1 << 63)
 # What is kept at random -----------------------------------------------------------------------
 
 
-def at_random(change: Change, seed: int, *, rescale: bool) -> Array:
+def at_random(change: Contribution, seed: int, *, rescale: bool) -> Array:
     """Return the change with each value at 0 but with the probability ``density``."""
     density = change.parameters["density"]
     if density >= 1:
@@ -53,7 +53,7 @@ def at_random(change: Change, seed: int, *, rescale: bool) -> Array:
     return kept
 
 
-def by_rank(change: Change, seed: int, *, rescale: bool) -> Array:
+def by_rank(change: Contribution, seed: int, *, rescale: bool) -> Array:
     """Return the change with values at 0 at random, small ones of a row more often (MagPrune)."""
     density, epsilon = change.parameters["density"], change.parameters["epsilon"]
     if density >= 1:
@@ -127,11 +127,11 @@ def elected(
     return found
 
 
-def _weights(changes: Sequence[Change]) -> list[float]:
+def _weights(changes: Sequence[Contribution]) -> list[float]:
     return [change.weight for change in changes]
 
 
-def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Array]:
+def _trimmed(changes: Sequence[Contribution], bounds: Bounds) -> list[Array]:
     return [by_magnitude(*each) for each in zip(changes, bounds, strict=True)]
 
 
@@ -139,7 +139,7 @@ def _trimmed(changes: Sequence[Change], bounds: Bounds) -> list[Array]:
 
 
 def _ties_mergekit(
-    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> _Single:
     divide = "weights" if parameters["normalize"] else ""
     return single.elected(narrow, weights, pieces, divide=divide, factor=parameters["lambda"])
@@ -154,7 +154,7 @@ def _ties_mergekit(
 )
 def ties_mergekit(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     bounds: Bounds,
     *,
     normalize: bool = True,
@@ -173,7 +173,7 @@ def ties_mergekit(
 
 
 def _ties_peft(
-    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> _Single:
     votes = parameters["majority_sign"]
     return single.elected(narrow, weights, pieces, votes=votes, divide="count")
@@ -182,7 +182,7 @@ def _ties_peft(
 @reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft)
 def ties_peft(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     bounds: Bounds,
     *,
     majority_sign: str = "total",
@@ -205,12 +205,12 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
         # Their k-th value is itself one of those that they keep.
         more = int(step["density"] * blocks.count) + 1
         kept = kept_of(blocks, index, more / blocks.count) if step["density"] else NONE
-        found.append(Kept(kept.low))
+        found.append(TrimBounds(kept.low))
     return found
 
 
 def _ties(
-    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> _Single:
     factor = parameters["lambda"]
     return single.elected(narrow, weights, pieces, votes="total", divide="count", factor=factor)
@@ -225,7 +225,9 @@ def _ties(
     measure=_over_the_model,
     across=True,
 )
-def ties(base: Array, changes: Sequence[Change], bounds: Bounds, *, lambda_: float = 1.0) -> Array:
+def ties(
+    base: Array, changes: Sequence[Contribution], bounds: Bounds, *, lambda_: float = 1.0
+) -> Array:
     """``ties``: the authors': each change trimmed over all of the model, then the signs' mean.
 
     Of what is left, the sign is that of Σ delta_i, and the values that have it are divided by how
@@ -240,7 +242,7 @@ def ties(base: Array, changes: Sequence[Change], bounds: Bounds, *, lambda_: flo
 @reducer("dare-linear", step={"density": 1.0}, bounds=_SHARE, additive=True)
 def dare_linear(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     *,
     seed: int = 0,
     normalize: bool = False,
@@ -258,7 +260,7 @@ def dare_linear(
 @reducer("dare-ties", step={"density": 1.0}, bounds=_SHARE)
 def dare_ties(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     *,
     seed: int = 0,
     normalize: bool = False,
@@ -280,7 +282,7 @@ _DELLA = {"density": 1.0, "epsilon": 0.15}
 @reducer("della", step=_DELLA, bounds=_SHARE)
 def della(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     *,
     seed: int = 0,
     normalize: bool = True,
@@ -300,7 +302,7 @@ def della(
 @reducer("della-linear", step=_DELLA, bounds=_SHARE, additive=True)
 def della_linear(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     *,
     seed: int = 0,
     normalize: bool = False,
@@ -318,7 +320,7 @@ _BREADCRUMBS = {"density": 1.0, "gamma": 0.01}
 @reducer("breadcrumbs", step=_BREADCRUMBS, bounds=_SHARE, additive=True, measure=thresholds)
 def breadcrumbs(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     bounds: Bounds,
     *,
     normalize: bool = False,
@@ -336,7 +338,7 @@ def breadcrumbs(
 @reducer("breadcrumbs-ties", step=_BREADCRUMBS, bounds=_SHARE, measure=thresholds)
 def breadcrumbs_ties(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     bounds: Bounds,
     *,
     normalize: bool = False,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modpkg.compose.reducers.numbers import np
-from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Change, reducer
+from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Contribution, reducer
 from modpkg.compose.reducers.weighted import added
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def arc(cos: float, t: float, *, straight: bool) -> tuple[float, float]:
     return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
 
 
-def combined(base: Array, changes: Sequence[Change], factors: Sequence[float]) -> Array:
+def combined(base: Array, changes: Sequence[Contribution], factors: Sequence[float]) -> Array:
     """Return factors[0] · base + Σ factors[i] · delta_i."""
     base *= factors[0]
     for change, factor in zip(changes, factors[1:], strict=True):
@@ -87,7 +87,9 @@ def of_models(factors: Sequence[float]) -> list[float]:
 
 
 @reducer("slerp", steps=(1, 1), weighted=False, measure=products)
-def slerp(base: Array, changes: Sequence[Change], found: Products, *, t: float = REQUIRED) -> Array:
+def slerp(
+    base: Array, changes: Sequence[Contribution], found: Products, *, t: float = REQUIRED
+) -> Array:
     """``slerp``: from the base (t = 0) to the step's model (t = 1) along the arc between them.
 
         sin((1 − t)θ) / sin θ · base + sin(tθ) / sin θ · x
@@ -102,7 +104,7 @@ def slerp(base: Array, changes: Sequence[Change], found: Products, *, t: float =
 @reducer("nuslerp", steps=(1, 2), measure=products)
 def nuslerp(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     found: Products,
     *,
     from_base: bool = True,
@@ -131,7 +133,7 @@ def nuslerp(
 @reducer("multislerp", measure=products)
 def multislerp(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     found: Products,
     *,
     from_base: bool = True,
@@ -189,7 +191,7 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
 @reducer("karcher", weighted=False, measure=products)
 def karcher(
     base: Array,
-    changes: Sequence[Change],
+    changes: Sequence[Contribution],
     found: Products,
     *,
     with_base: bool = True,
@@ -248,7 +250,7 @@ def _karcher(table: Products, rounds: int, tol: float) -> list[float]:
 
 @reducer("model-stock", steps=(2, None), weighted=False, measure=products)
 def model_stock(
-    base: Array, changes: Sequence[Change], found: Products, *, filter_wise: bool = False
+    base: Array, changes: Sequence[Contribution], found: Products, *, filter_wise: bool = False
 ) -> Array:
     """``model-stock``: between the base and the mean of n models, as far as their angle says.
 
@@ -278,7 +280,7 @@ def model_stock(
     return added(base, mean, 0.0 if abs(below_) < 1e-6 else count * angle / below_)
 
 
-def _row_cosines(changes: Sequence[Change]) -> Array:
+def _row_cosines(changes: Sequence[Contribution]) -> Array:
     """Return the mean cosine between the changes, row by row, as a column."""
     lengths = [np.sqrt((change.delta * change.delta).sum(axis=1)) for change in changes]
     found = np.zeros(len(changes[0].delta))

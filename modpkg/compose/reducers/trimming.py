@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.compose.reducers.numbers import np
-from modpkg.compose.reducers.reducer import Blocks, Change, Rough
+from modpkg.compose.reducers.reducer import ApproximateMagnitudes, Blocks, Contribution
 from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.single import Piece
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-class Kept(NamedTuple):
+class TrimBounds(NamedTuple):
     """What is kept of a change; ``None`` for a place is that all equal ones are."""
 
     low: float = 0.0
@@ -29,8 +29,8 @@ class Kept(NamedTuple):
     """What the kept are multiplied by."""
 
 
-Bounds = Sequence[Kept]
-NONE = Kept(low=float("inf"))
+Bounds = Sequence[TrimBounds]
+NONE = TrimBounds(low=float("inf"))
 """Nothing is kept."""
 
 
@@ -43,7 +43,7 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
     found = []
     for index, step in enumerate(blocks.steps):
         kept = kept_of(blocks, index, **step)
-        if rescale and kept not in (Kept(), NONE):
+        if rescale and kept not in (TrimBounds(), NONE):
             before = after = 0.0
             first = 0
             for delta in blocks.deltas(index):
@@ -58,11 +58,11 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
     return found
 
 
-def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = None) -> Kept:
+def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = None) -> TrimBounds:
     """Return what is kept of one change: its parameters are as `thresholds` has them."""
     count = blocks.count
     if density >= 1 or not count:
-        return Kept()
+        return TrimBounds()
     wanted = int(density * count)
     if gamma is None and density > 0:
         wanted = max(wanted, 1)  # as mergekit has it
@@ -70,7 +70,7 @@ def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = No
         return NONE
     sample = np.abs(blocks.sample(index))
 
-    def rough() -> Iterator[Rough]:
+    def rough() -> Iterator[ApproximateMagnitudes]:
         return blocks.rough(index)
 
     def magnitudes() -> Iterator[Array]:
@@ -78,9 +78,9 @@ def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = No
 
     above = min(int((gamma or 0.0) * count), count - wanted)  # the density is kept to
     low = kth_largest(rough, magnitudes, sample, above + wanted, count)
-    kept = Kept(low.value)
+    kept = TrimBounds(low.value)
     if (inside := above + wanted - low.above) < low.equal:
-        kept = Kept(low.value, low_before=position(rough, low, inside) + 1)
+        kept = TrimBounds(low.value, low_before=position(rough, low, inside) + 1)
     if above:
         high = kth_largest(rough, magnitudes, sample, above, count)
         inside = high.equal - (above - high.above)  # of the equal ones, the first stay
@@ -89,7 +89,7 @@ def kept_of(blocks: Blocks, index: int, density: float, gamma: float | None = No
     return kept
 
 
-def _left_out(size: Array, kept: Kept, first: int, places: Any = None) -> Any:
+def _left_out(size: Array, kept: TrimBounds, first: int, places: Any = None) -> Any:
     """Return where magnitudes are not kept.
 
     They are those of a tensor from ``first`` on, or at ``places``, if these are given.
@@ -110,9 +110,9 @@ def _from(size: Array, place: int, first: int, places: Any) -> Any:
     return (places >= place).reshape(size.shape)
 
 
-def by_magnitude(change: Change, kept: Kept) -> Array:
+def by_magnitude(change: Contribution, kept: TrimBounds) -> Array:
     """Return the change with what is not kept at 0."""
-    if kept == Kept():
+    if kept == TrimBounds():
         return change.delta
     size = np.abs(change.delta)
     pieces = None
@@ -127,7 +127,7 @@ def by_magnitude(change: Change, kept: Kept) -> Array:
     return found
 
 
-def _pieces(kept: Kept, first: int, size: int) -> list[Piece]:
+def _pieces(kept: TrimBounds, first: int, size: int) -> list[Piece]:
     """Return which magnitudes are kept of so many from a first on."""
     cut = size if kept.low_before is None else min(max(kept.low_before - first, 0), size)
     above = math.nextafter(kept.low, math.inf)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import single
 from modpkg.compose.reducers.numbers import np
-from modpkg.compose.reducers.reducer import Change, reducer
+from modpkg.compose.reducers.reducer import Contribution, reducer
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-def total(changes: Sequence[Change]) -> Array:
+def total(changes: Sequence[Contribution]) -> Array:
     """Return Σ weight_i · delta_i, in the order given (it is canonical)."""
     first = changes[0]
     found = first.delta * first.weight
@@ -35,7 +35,7 @@ def added(base: Array, found: Array, factor: float = 1.0) -> Array:
 
 
 @reducer("sum", additive=True, single=lambda narrow, weights, _: single.weighted(narrow, weights))
-def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
+def sum_reducer(base: Array, changes: Sequence[Contribution]) -> Array:
     """``sum``: base + Σ weight_i · delta_i, the default; adapters are stacked so.
 
     Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. The executor has the weights in the
@@ -49,15 +49,15 @@ def sum_reducer(base: Array, changes: Sequence[Change]) -> Array:
 
 
 def _task(
-    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
-) -> single.Single | None:
+    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> single.SinglePrecision | None:
     below = divisor(sum(weights)) if parameters["normalize"] else 1.0
     return single.weighted(narrow, weights, below, parameters["lambda"])
 
 
 @reducer("task-arithmetic", additive=True, single=_task)
 def task_arithmetic(
-    base: Array, changes: Sequence[Change], *, normalize: bool = False, lambda_: float = 1.0
+    base: Array, changes: Sequence[Contribution], *, normalize: bool = False, lambda_: float = 1.0
 ) -> Array:
     """``task-arithmetic``: base + lambda · Σ weight_i · delta_i  [/ Σ weight_i, if normalized].
 
@@ -75,8 +75,8 @@ def divisor(weights: float) -> float:
 
 
 def _linear(
-    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
-) -> single.Single | None:
+    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> single.SinglePrecision | None:
     if not parameters["normalize"]:
         return None  # the base is weighed too
     return single.weighted(narrow, weights, parameters["base_weight"] + sum(weights))
@@ -89,7 +89,11 @@ def _linear(
     everywhere=lambda parameters: not parameters["normalize"],
 )
 def linear(
-    base: Array, changes: Sequence[Change], *, normalize: bool = True, base_weight: float = 1.0
+    base: Array,
+    changes: Sequence[Contribution],
+    *,
+    normalize: bool = True,
+    base_weight: float = 1.0,
 ) -> Array:
     """``linear``: Σ weight_i · x_i / Σ weight_i, over the base (with base_weight) and the steps.
 
@@ -105,13 +109,13 @@ def linear(
 
 
 def _mean(
-    narrow: single.Narrow, weights: Sequence[float], parameters: Mapping[str, Any]
-) -> single.Single | None:
+    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+) -> single.SinglePrecision | None:
     return single.weighted(narrow, weights, len(weights) + parameters["with_base"])
 
 
 @reducer("mean", weighted=False, single=_mean)
-def mean(base: Array, changes: Sequence[Change], *, with_base: bool = True) -> Array:
+def mean(base: Array, changes: Sequence[Contribution], *, with_base: bool = True) -> Array:
     """``mean``: the mean of the base (if with_base) and of every step's model: a uniform soup.
 
     Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
@@ -126,14 +130,14 @@ def _has_scale(parameters: Mapping[str, Any]) -> bool:
 
 
 @reducer("passthrough", steps=(0, 0), everywhere=_has_scale)
-def passthrough(base: Array, changes: Sequence[Change], *, scale: float = 1.0) -> Array:
+def passthrough(base: Array, changes: Sequence[Contribution], *, scale: float = 1.0) -> Array:
     """``passthrough``: scale · base. Arrays of layers from several models go through it."""
     base *= scale
     return base
 
 
 @reducer("fisher", step={"importance": 1.0})
-def fisher(base: Array, changes: Sequence[Change], *, base_importance: float = 0.0) -> Array:
+def fisher(base: Array, changes: Sequence[Contribution], *, base_importance: float = 0.0) -> Array:
     """``fisher``: Σ weight_i · F_i · x_i / Σ weight_i · F_i, value by value.
 
     F_i is the importance of each value: of the module that the step's parameter ``importance``
