@@ -1,8 +1,14 @@
-"""The command line: parses, calls, prints. Each group of commands is imported when it is used."""
+"""The command line: parses, calls, prints. The file of a command is imported when it is used.
+
+What starts every command stays light, and so does an install with nothing to do. Imports within a
+function are therefore for three things alone: what an install with nothing to do does without
+(``install``), torch and what imports it, and optional packages.
+"""
 
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from typing import Any
@@ -11,45 +17,55 @@ import click
 
 from modpkg.core.version import __version__
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "install": ("install", "Install modules, or what the lock file says."),
-    "remove": ("install", "Take modules out of the manifest and the environment."),
-    "lock": ("lock", "Resolve the manifest and write modpkg.lock."),
-    "update": ("install", "Take newer versions, within what the manifest asks for."),
-    "outdated": ("outdated", "List what there is a newer version of."),
-    "compose": ("compose", "Compose the models into the store, here or on a cluster."),
-    "rollback": ("install", "Return the environment to an earlier generation."),
-    "run": ("run", "Run an installed model on a text."),
-    "list": ("list", "List what is installed."),
-    "show": ("list", "Show one installed module."),
-    "tree": ("list", "Show what depends on what."),
-    "why": ("list", "Show every path that leads to a module."),
-    "why-not": ("outdated", "Say what forbids a version that is not chosen."),
-    "test": ("test", "Run the tests of a module, an app or an installed model."),
-    "licenses": ("licenses", "List licences, and which do not go together."),
-    "vet": ("vet", "Compare a new release with the one before it, by tests."),
-    "bisect": ("bisect", "Find the module versions that broke a command."),
-    "diff": ("diff", "Show how far two sets of weights are apart."),
-    "patch": ("patch", "Make a small module of what a fine-tuned copy changed."),
-    "merge": ("merge", "Make one release of several patches or copies of a base."),
-    "init": ("publish", "Begin a module or an app: write a modpkg.toml."),
-    "check": ("check", "Say which version what changed asks for."),
-    "changelog": ("check", "Write what changed between two releases, or locks."),
-    "build": ("publish", "Build a module's release into dist/."),
-    "publish": ("publish", "Publish what was built to a registry."),
-    "fork": ("fork", "Begin a module of your own from a release."),
-    "log": ("fork", "Show releases, and what each was made from."),
-    "yank": ("publish", "Take a release out of new resolutions."),
-    "store": ("store", "See to the store: info, verify, gc, clear."),
-    "vendor": ("store", "Copy what modpkg.lock names into a folder, to take along."),
-    "import": ("import_", "Make a module from what you have (hf, gguf, peft …)."),
-    "export": ("import_", "Write an installed model as a directory other tools open."),
+COMMANDS = {
+    "install": "Install modules, or everything in the lock file.",
+    "remove": "Remove modules from the manifest and the environment.",
+    "lock": "Resolve the manifest and write modpkg.lock.",
+    "update": "Upgrade modules to the newest versions the manifest allows.",
+    "outdated": "List modules with newer versions available.",
+    "compose": "Compose the project's models into the store ahead of an install.",
+    "rollback": "Restore an earlier generation of the environment.",
+    "run": "Run an installed model on a text.",
+    "list": "List installed modules and models.",
+    "show": "Show details of an installed module.",
+    "tree": "Show the dependency tree.",
+    "why": "Show why a module is installed: every path that requires it.",
+    "why-not": "Explain why a version was not selected.",
+    "test": "Run the tests of a module, an app or an installed model.",
+    "licenses": "List the licences of locked modules, and conflicts between them.",
+    "vet": "Test a new release against the one before it.",
+    "bisect": "Find the module versions that broke a command.",
+    "diff": "Compare two sets of weights.",
+    "patch": "Create and apply patches: the changes of a fine-tuned copy.",
+    "merge": "Merge patches or copies of one base into a release.",
+    "init": "Create the modpkg.toml of a new module or app.",
+    "check": "Compute the version bump (patch/minor/major) the changes require.",
+    "changelog": "Generate a changelog between two releases or locks.",
+    "build": "Build a module's release into dist/.",
+    "publish": "Publish a built release to a registry.",
+    "fork": "Create a new module from a release.",
+    "log": "Show the release history of a module, and its origins.",
+    "yank": "Yank a release, so that it is not selected any more.",
+    "store": "Manage the local store.",
+    "vendor": "Copy all locked modules into a folder for offline use.",
+    "import": "Convert a model of another format into a module (hf, gguf, peft …).",
+    "export": "Write an installed model in a format that other tools load.",
 }
-"""Every command: the file under ``modpkg/cli/`` that has it, and its line of help."""
+"""Every command, with its line of help; `file_of` has its code."""
+
+
+def file_of(command: str) -> str:
+    """Return the module of ``modpkg.cli`` that has a command.
+
+    >>> file_of("why-not"), file_of("import")
+    ('why_not', 'import_')
+    """
+    name = command.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's file when the command is used."""
+    """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,13 +73,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"modpkg.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"modpkg.cli.{file_of(cmd_name)}")
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -73,15 +89,14 @@ class LazyGroup(click.Group):
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="modpkg")
-@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, help="Show a traceback on errors.")
+def cli(debug: bool) -> None:
     """A package manager for models.
 
     Bases, adapters, heads and patches are versioned modules; modpkg resolves which versions fit
@@ -91,7 +106,6 @@ def cli(ctx: click.Context, debug: bool) -> None:
       modpkg install "summarizer>=2.1"
       modpkg run summarizer article.txt
     """
-    ctx.obj = {"debug": debug}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -105,16 +119,16 @@ def main(argv: list[str] | None = None) -> None:
         arguments.remove("--debug")
         arguments.insert(0, "--debug")
     try:
-        from modpkg.cli.redirect import mend_redirect
+        from modpkg.cli.redirect import repair_redirect
 
-        arguments = mend_redirect(arguments)
+        arguments = repair_redirect(arguments)
         status: Any = cli.main(arguments, prog_name="modpkg", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
-        _leave("Interrupted; nothing half-made is left.", 130)
+        _leave("Interrupted; no partial results are left behind.", 130)
     except KeyboardInterrupt:
-        _leave("Interrupted; nothing half-made is left.", 130)
+        _leave("Interrupted; no partial results are left behind.", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

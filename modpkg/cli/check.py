@@ -1,4 +1,4 @@
-"""``check`` and ``changelog``: what changed, and which version that asks for."""
+"""``check``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from modpkg.cli.options import json_option, offline_option, project_options, registry_option
+from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import (
     TerminalProgress,
     bad,
@@ -19,10 +19,8 @@ from modpkg.cli.output import (
     strong,
     table,
 )
-from modpkg.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from modpkg.community.semver.changelog import Changes
     from modpkg.community.semver.check import Check
 
 
@@ -43,7 +41,7 @@ def check_command(
     adds to them; anything else is a major one. Exit status 1: the version in modpkg.toml is lower
     than what changed asks for.
     """
-    from modpkg.cli.publish import module_project
+    from modpkg.cli.build import module_project
     from modpkg.community.semver.releases import check_project
 
     manifest, module = module_project(folder)
@@ -56,75 +54,6 @@ def check_command(
     else:
         show_check(found)
     return 0 if found.legal else 1
-
-
-@click.command("changelog")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@project_options
-def changelog_command(
-    before: str, after: str, registry: str | None, offline: bool, user: bool, as_json: bool
-) -> None:
-    """Write what changed from A to B for people, in Markdown.
-
-    A and B are two releases of a module (NAME==VERSION), or two lock files of an app.
-    """
-    from modpkg.community.semver.changelog import lock_markdown, release_markdown
-    from modpkg.community.semver.releases import changes_between, lock_changelog, named_release
-    from modpkg.core.home import store_folder
-    from modpkg.environment.project import find_project
-    from modpkg.environment.registries import Registries
-    from modpkg.resolve.lock import read_lock
-    from modpkg.store.store import Store
-
-    with TerminalProgress() as progress:
-        registries = Registries(
-            find_project(user=user).parse(),
-            Store(store_folder()).blobs,
-            default=registry,
-            offline=offline,
-            warn=progress.warn,
-        )
-        if "==" in before or "==" in after:
-            one, two = (named_release(text, registries) for text in (before, after))
-            if one.name != two.name:
-                raise UsageError(
-                    "M901",
-                    message=f"A changelog is of one module, not of {one.name} and {two.name}; "
-                    f"'modpkg diff {before} {after}' compares their weights.",
-                )
-            found = changes_between(one, two, registries, progress, count=True)
-            document: Any = _changes_document(found)
-            text = release_markdown(found)
-        else:
-            locks = [read_lock(Path(name)) for name in (before, after)]
-            if locks[0] is None or locks[1] is None:
-                path = before if locks[0] is None else after
-                raise UsageError(
-                    "M901",
-                    message=f"There is no lock file {path}; name two, or two releases as "
-                    "NAME==VERSION.",
-                )
-            changed = lock_changelog(locks[0], locks[1], registries, progress)
-            text = lock_markdown(changed)
-            document = [
-                {
-                    "name": one.name,
-                    "before": one.before,
-                    "after": one.after,
-                    "changes": None if one.changes is None else _changes_document(one.changes),
-                }
-                for one in changed
-            ]
-    if as_json:
-        print_json(document)
-    else:
-        say(text.removesuffix("\n"))
-
-
-def _changes_document(found: Changes) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.to_builtins(found)
-    return document | {"check": check_document(found.check)}
 
 
 def show_check(found: Check) -> None:

@@ -1,4 +1,4 @@
-"""``import`` and ``export``: from and to what other tools use."""
+"""``import``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from pathlib import Path
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, user_option
+from modpkg.cli.options import json_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, say
 from modpkg.core.files import shown
 from modpkg.core.names import module_name, parse_requirement, parse_version
 
 _SOURCE = click.argument("source", type=click.Path(exists=True, path_type=Path))
+
+
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the new module. [default: its name]"
 )
+
+
 _NAME = click.option("--name", help="The module's name. [default: the source's]")
+
+
 _VERSION = click.option(
     "--version", "version", default="1.0.0", show_default=True, help="The module's version."
 )
+
+
 _LICENSE = click.option("--license", "license_", help="SPDX expression, when the source has none.")
 
 
@@ -164,66 +172,6 @@ def import_safetensors_command(
         progress.stage("Importing")
         warnings = import_plain(source, folder, chosen, _version(version), license=license_)
     _report(chosen, version, folder, warnings, as_json)
-
-
-@click.command("export")
-@click.argument("name")
-@click.option(
-    "--to",
-    "form",
-    type=click.Choice(["hf", "sentence-transformers", "peft", "safetensors"]),
-    default="hf",
-    show_default=True,
-    help="peft: the adapter alone; safetensors: the weights alone.",
-)
-@click.argument("folder", type=click.Path(path_type=Path))
-@offline_option
-@user_option
-@json_option
-def export_command(
-    name: str, form: str, folder: Path, offline: bool, user: bool, as_json: bool
-) -> None:
-    """Write an installed model into FOLDER, as a directory that other tools open by themselves."""
-    with TerminalProgress() as progress:
-        progress.stage("Exporting")
-        if form == "peft":
-            files = _export_adapter(name, folder, offline, user, progress)
-        else:
-            files = _export_model(name, form, folder, user)
-    if as_json:
-        print_json({"folder": str(folder), "format": form, "files": files})
-    else:
-        say(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")
-
-
-def _export_model(name: str, form: str, folder: Path, user: bool) -> list[str]:
-    from modpkg.interop.hf import export_hf
-    from modpkg.interop.plain import export_plain
-    from modpkg.interop.sentence_transformers import export_sentence_transformers
-    from modpkg.runtime.installed import find_model
-
-    writers = {
-        "hf": export_hf,
-        "sentence-transformers": export_sentence_transformers,
-        "safetensors": export_plain,
-    }
-    return writers[form](*find_model(name, user=user), folder)
-
-
-def _export_adapter(
-    name: str, folder: Path, offline: bool, user: bool, progress: TerminalProgress
-) -> list[str]:
-    from modpkg.core.home import store_folder
-    from modpkg.environment.project import find_project
-    from modpkg.environment.registries import Registries
-    from modpkg.interop.adapter_export import fetch_adapter
-    from modpkg.interop.peft import export_peft
-    from modpkg.store.store import Store
-
-    project, store = find_project(user=user), Store(store_folder())
-    registries = Registries(project.parse(), store.blobs, offline=offline, warn=progress.warn)
-    module, scale = fetch_adapter(project, module_name(name), registries, store, progress)
-    return export_peft(module, folder, scale=scale)
 
 
 def _target(source: Path, out: Path | None, name: str | None) -> tuple[str, Path]:

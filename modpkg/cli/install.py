@@ -1,4 +1,4 @@
-"""``install``, ``remove`` and ``rollback``."""
+"""``install``, and how every change of an environment is carried out and shown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modpkg.cli.options import (
-    json_option,
     policy_options,
     project_options,
-    trial_options,
     upgrade_options,
-    user_option,
 )
 from modpkg.cli.output import (
     TerminalProgress,
@@ -23,7 +20,6 @@ from modpkg.cli.output import (
     counted,
     faint,
     good,
-    note,
     print_json,
     say,
     strong,
@@ -36,6 +32,7 @@ from modpkg.environment.project import Project, find_project
 if TYPE_CHECKING:  # imported when there is something to do, so that nothing to do is quick
     from modpkg.environment.plan import Change, InstallPlan, Request
     from modpkg.manifest import Strategy
+
 
 _WAITING = "Waiting for another modpkg command on this environment …"
 
@@ -95,159 +92,10 @@ def install_command(
         offline=offline,
         strict=strict,
     )
-    _carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
+    carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
 
 
-@click.command("update")
-@click.argument("names", nargs=-1)
-@click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
-@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
-@click.option(
-    "--test",
-    is_flag=False,
-    flag_value="",
-    metavar="[COMMAND]",
-    help="Take only what COMMAND passes with; without COMMAND, the project's [[tests]].",
-)
-@trial_options
-@policy_options
-@project_options
-def update_command(
-    names: tuple[str, ...],
-    dry_run: bool,
-    strict: bool,
-    test: str | None,
-    timeout: float | None,
-    repeat: int,
-    fresh: bool,
-    resolution: Strategy | None,
-    exclude_newer: str | None,
-    registry: str | None,
-    offline: bool,
-    user: bool,
-    as_json: bool,
-) -> None:
-    """Take newer versions of modules, or of all, within what the manifest asks for.
-
-    The manifest stays as it is. Named modules are updated; all others keep the version that the
-    lock has, where that still fits.
-
-    With --test the newest set of versions is taken with which COMMAND passes (its exit status is
-    0; 125 says neither); what breaks it is held back. It runs in this folder, by the shell, and
-    sees each set that is tried by the environment variable MODPKG_PROJECT. Nothing is switched
-    before it has passed. --timeout, --repeat and --fresh are for --test.
-    """
-    from modpkg.environment.plan import Request
-
-    project = find_project(user=user)
-    if test is None and (timeout is not None or repeat > 1 or fresh):
-        raise UsageError(
-            "M901", message="--timeout, --repeat and --fresh say how to test; add --test."
-        )
-    request = Request(
-        registry=registry,
-        upgrade=_locked_names(project, names) if names else None,
-        strategy=resolution,
-        exclude_newer=exclude_newer,
-        offline=offline,
-        strict=strict,
-    )
-    if test is None:
-        _carry_out(project, request, dry_run=dry_run, json_wanted=as_json)
-        return
-    import msgspec
-
-    from modpkg.cli.bisect import show_tested, tested
-
-    update = tested(project, test, request, timeout=timeout, repeat=repeat, fresh=fresh)
-    if not as_json:
-        show_tested(update, test)
-    request = msgspec.structs.replace(request, lock=update.lock)
-    told = {"held": update.held, "skipped": update.skipped, "runs": update.runs}
-    _carry_out(project, request, dry_run=dry_run, json_wanted=as_json, told=told)
-
-
-@click.command("remove")
-@click.argument("names", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
-@project_options
-def remove_command(
-    names: tuple[str, ...],
-    dry_run: bool,
-    registry: str | None,
-    offline: bool,
-    user: bool,
-    as_json: bool,
-) -> None:
-    """Take modules out of the manifest, and out of the environment with all that only they need."""
-    from modpkg.environment.plan import Request
-
-    request = Request(remove=names, registry=registry, offline=offline)
-    _carry_out(find_project(user=user), request, dry_run=dry_run, json_wanted=as_json)
-
-
-@click.command("rollback")
-@click.option("--to", type=int, metavar="N", help="Number of the generation. [default: the last]")
-@click.option("--list", "listing", is_flag=True, help="List the generations there are.")
-@user_option
-@json_option
-def rollback_command(to: int | None, listing: bool, user: bool, as_json: bool) -> None:
-    """Return the environment, and its lock, to an earlier generation."""
-    from modpkg.environment.install import roll_back
-
-    project = find_project(user=user)
-    if listing:
-        _list_generations(project, as_json)
-        return
-    generation, manifest_too = roll_back(project, to)
-    if as_json:
-        print_json({"generation": generation.number, "models": generation.models})
-        return
-    say(f"{good('Returned')} to generation {generation.number} of {generation.created}.")
-    for module in generation.modules:
-        say(f"  {module.name} {module.version}")
-    if not manifest_too:
-        note(
-            f"{project.manifest_path.name} was edited since and was left alone; "
-            "'modpkg install' follows it again."
-        )
-
-
-def _locked_names(project: Project, names: Sequence[str]) -> list[str]:
-    """Return names in normal form; each has to be in the lock."""
-    from modpkg.core.names import module_name
-    from modpkg.resolve.lock import read_lock
-    from modpkg.toml.node import hint
-
-    lock = read_lock(project.lock_path)
-    known = [module.name for module in lock.module] if lock is not None else []
-    wanted = [module_name(name) for name in names]
-    for name in wanted:
-        if name not in known:
-            near = hint(name, known).removesuffix("?")
-            raise LockError("M402", name=name, path=project.lock_path, hint=near)
-    return [str(name) for name in wanted]
-
-
-def _list_generations(project: Project, json_wanted: bool) -> None:
-    environment = Environment(project.environment)
-    current = environment.current_number()
-    rows = [environment.generation(number) for number in environment.numbers()]
-    if json_wanted:
-        print_json(
-            [
-                {"generation": row.number, "created": row.created, "current": row.number == current}
-                for row in rows
-            ]
-        )
-        return
-    for row in rows:
-        mark = "*" if row.number == current else " "
-        modules = ", ".join(f"{module.name} {module.version}" for module in row.modules)
-        say(f"{mark} {row.number}  {row.created}  {modules}")
-
-
-def _carry_out(
+def carry_out(
     project: Project,
     request: Request,
     *,

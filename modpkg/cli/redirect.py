@@ -18,7 +18,7 @@ _TAKES_REQUIREMENTS = ("install",)
 _WITH_VALUE = ("--registry", "--upgrade-package", "--resolution", "--exclude-newer")
 
 
-def mend_redirect(arguments: list[str]) -> list[str]:
+def repair_redirect(arguments: list[str]) -> list[str]:
     """Return the arguments as they were meant; remove the file that the shell made.
 
     Raises:

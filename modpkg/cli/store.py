@@ -1,4 +1,4 @@
-"""``store`` and ``vendor``: what lies on this machine, whether it is sound, and taking it along."""
+"""``store``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, project_options, with_workspace
+from modpkg.cli.options import json_option, offline_option
 from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
 from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
 from modpkg.core.home import store_folder
-from modpkg.environment.workspace import Workspace
 from modpkg.store.store import Store
 
 
@@ -197,28 +196,3 @@ def verify_command(no_repair: bool, offline: bool, as_json: bool) -> None:
             + (f"{len(damaged)} damaged, {len(repaired)} repaired." if damaged else "all sound.")
         )
     raise SystemExit(1 if left else 0)
-
-
-@click.command("vendor")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@project_options
-@with_workspace
-def vendor_command(workspace: Workspace, folder: Path, as_json: bool) -> None:
-    """Write a registry into FOLDER that holds exactly what modpkg.lock names.
-
-    Take it to a machine without a network, and install from it: the lock stays what it is.
-    """
-    from modpkg.environment.locking import current_lock
-    from modpkg.environment.vendor import vendor
-
-    lock = current_lock(workspace.project, workspace.manifest, workspace.lock)
-    done = vendor(lock, workspace.registries, folder, workspace.progress)
-    if as_json:
-        print_json(done)
-        return
-    say(f"{good('Vendored')} {done.modules} modules into {folder}/ ({human_bytes(done.size)}).")
-    if len(done.folders) == 1:
-        say(f"There: modpkg install --frozen --offline --registry {folder}")
-    else:
-        for name, path in done.folders.items():
-            say(f"  {name}: {path}")

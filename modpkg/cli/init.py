@@ -1,0 +1,30 @@
+"""``init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modpkg.cli.output import good, say
+from modpkg.core.errors import UsageError
+from modpkg.core.filenames import MANIFEST
+from modpkg.core.files import write_atomically
+from modpkg.core.names import module_name
+from modpkg.core.records import KINDS
+from modpkg.manifest import new_manifest
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path), default=".")
+@click.option("--kind", type=click.Choice(KINDS), help="Kind of module. [default: an app]")
+@click.option("--name", help="Name. [default: the folder's]")
+def init_command(folder: Path, kind: str | None, name: str | None) -> None:
+    """Begin a module (--kind) or an app: write a modpkg.toml with comments to fill in."""
+    path = folder / MANIFEST
+    if path.exists():
+        raise UsageError("M901", message=f"{path} exists; 'modpkg init' does not replace it.")
+    chosen = module_name(name or folder.resolve().name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, new_manifest(kind or "app", chosen).encode())
+    say(f"{good('Wrote')} {path}, {'a ' + kind if kind else 'an app'} named {chosen}.")

@@ -1,0 +1,50 @@
+"""``show``."""
+
+from __future__ import annotations
+
+import click
+
+from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.options import json_option, user_option
+from modpkg.cli.output import faint, print_json, say, strong
+from modpkg.core.files import human_bytes
+from modpkg.environment.graph import Graph
+
+
+@click.command("show")
+@click.argument("name")
+@user_option
+@json_option
+def show_command(name: str, user: bool, as_json: bool) -> None:
+    """Show one installed module: where it comes from, what it needs, how it fits."""
+    environment, generation = find_installed(user)
+    module = find_installed_module(Graph(generation), environment, name)
+    runnable = generation.models.get(module.name)
+    if as_json:
+        document = {"module": module, "runs": runnable is not None}
+        if runnable is not None:
+            model = environment.model(module.name)
+            document |= {"task": model.task, "key": model.key, "result": model.result}
+        print_json(document)
+        return
+    say(f"{strong(module.name)} {module.version}")
+    say(module.summary or faint("(no summary)"))
+    fields: list[tuple[str, str]] = [
+        ("Kind", module.kind),
+        ("Licence", module.license),
+        ("Size", human_bytes(module.size)),
+        ("Registry", module.registry),
+        ("Release", module.release),
+        ("Requires", ", ".join(module.requires) or "nothing"),
+    ]
+    fields += [("Fit", f"{fit} on {base}") for base, fit in module.fits.items()]
+    if runnable is not None:
+        model = environment.model(module.name)
+        task = model.task or {}
+        fields += [
+            ("Task", str(task.get("kind", "from the architecture"))),
+            ("Composed", ", ".join(f"{part} {version}" for part, version in model.modules.items())),
+            ("Result", model.result),
+        ]
+    for label, text in fields:
+        say(f"  {label + ':':<10} {text}")

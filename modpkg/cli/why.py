@@ -1,0 +1,53 @@
+"""``why``."""
+
+from __future__ import annotations
+
+import itertools
+
+import click
+
+from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.options import json_option, user_option
+from modpkg.cli.output import faint, note, print_json, say, strong
+from modpkg.environment.graph import Graph, shown_requirement
+
+MOST_PATHS = 500
+"""Most paths that ``why`` shows: there can be more of them than atoms."""
+
+
+@click.command("why")
+@click.argument("name")
+@user_option
+@json_option
+def why_command(name: str, user: bool, as_json: bool) -> None:
+    """Show every path of requirements that leads to a module, the shortest first."""
+    environment, generation = find_installed(user)
+    graph = Graph(generation)
+    module = find_installed_module(graph, environment, name)
+    found = list(itertools.islice(graph.paths(module.name), MOST_PATHS + 1))
+    paths = sorted(found[:MOST_PATHS], key=len)
+    if len(found) > MOST_PATHS:
+        note(f"There are more paths than these {MOST_PATHS}.")
+    if as_json:
+        print_json(
+            [
+                [
+                    {
+                        "name": step.name,
+                        "version": graph.modules[step.name].version,
+                        "required": shown_requirement(step),
+                    }
+                    for step in path
+                ]
+                for path in paths
+            ]
+        )
+        return
+    for path in paths:
+        steps = ["the manifest"]
+        steps += [
+            f"{strong(step.name)} {graph.modules[step.name].version} "
+            + faint(f"({shown_requirement(step)})")
+            for step in path
+        ]
+        say(" -> ".join(steps))
