@@ -62,7 +62,7 @@ def vet_command(
     Exit status 0 for accept, 1 for reject, 3 where a person has to decide.
     """
     from modpkg.community.evaluate.test_runner import Bench
-    from modpkg.community.vet.vet import Bureau, candidate_of, earlier_release, vet
+    from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
     from modpkg.environment.project import find_project
     from modpkg.environment.workspace import RegistryOptions as Wishes
 
@@ -71,7 +71,7 @@ def vet_command(
     with TerminalProgress() as progress, Bench(store, progress, limit=time_limit) as bench:
         bureau = Bureau(store, progress, bench, Wishes(registry, offline))
         with candidate_of(candidate, around, bureau) as release:
-            earlier = earlier_release(release, against, bureau)
+            earlier = release_before(release, against, bureau)
             found = vet(release, earlier, bureau, most=dependants)
     if as_json:
         print_json(msgspec.to_builtins(found, order="sorted"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import Struct
-from packaging.version import Version
 
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Trial
+from modpkg.registry.select import newest_release
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.provider import Candidate, Need, dependencies
 from modpkg.resolve.resolve import Resolution
@@ -63,13 +63,12 @@ def outdated(trial: Trial) -> list[Outdated]:
 
 def _newest(trial: Trial, name: ModuleName) -> Release | None:
     """Return the newest release that is not yanked; a pre-release only where it is admitted."""
-    whole = [r for r in trial.catalog.releases(name) if r.line.yanked is None]
+    releases = trial.catalog.releases(name)
     admitted = trial.admission(upgrade=None).releases(trial.catalog, name)
-    found: Version | None = max((release.version for release in admitted), default=None)
-    for release in whole:
-        if not release.version.is_prerelease or release.version == found:
-            return release
-    return whole[0] if whole else None
+    line = newest_release(
+        (release.line for release in releases), admitted=[release.version for release in admitted]
+    )
+    return next((release for release in releases if release.line is line), None)
 
 
 def _reason(trial: Trial, updated: Resolution, newest: Release) -> str:

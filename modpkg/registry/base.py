@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from packaging.specifiers import SpecifierSet
+
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import NotFound, ReleaseError
+from modpkg.core.errors import ReleaseError
 from modpkg.core.names import parse_version
 from modpkg.manifest import Manifest
 from modpkg.registry.reader import Registry
+from modpkg.registry.select import newest_release
 from modpkg.release.build import Base
 
 
 def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: str | None) -> Base:
     """Return the release that an adapter, head, expert or patch is built against.
 
-    It is the newest release, not yanked, of the first dependency that is a base (or has weights
-    of its own) within the declared range; ``version`` names another one.
+    It is the newest release, within the declared range, of the first dependency that is a base or
+    has weights; ``version`` names another one.
 
     Raises:
         ReleaseError: no dependency is a base.
@@ -28,22 +31,11 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
         if not lines:
             continue
         specifier = dependency.requirement.specifier
-        chosen = [
-            line
-            for line in lines
-            if (line.yanked is None and specifier.contains(line.version, prereleases=True))
-            and (version is None or parse_version(line.version) == parse_version(version))
-        ]
-        if not chosen:
-            raise NotFound(
-                "M312",
-                name=dependency.name,
-                version=version or str(specifier),
-                registry=registry.url,
-                hint=f" (it has {', '.join(line.version for line in lines)})",
-            )
-        final = [line for line in chosen if not parse_version(line.version).is_prerelease]
-        line = max(final or chosen, key=lambda item: parse_version(item.version))
+        if version is not None:
+            specifier = specifier & SpecifierSet(f"=={parse_version(version)}")
+        line = newest_release(lines, specifier)
+        if line is None:
+            raise registry.not_found(dependency.name, version or str(specifier))
         return Base(
             release=parse_digest(line.release),
             record=registry.record(line),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.specifiers import SpecifierSet
+
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
 from modpkg.core.filenames import REGISTRY_INFO
@@ -24,6 +26,7 @@ from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
 from modpkg.registry.mirrors import MirroredSource
+from modpkg.registry.select import newest_release
 from modpkg.registry.source import FolderSource, NotThere, Source, open_source
 
 _CLAIMS = (
@@ -155,14 +158,24 @@ class Registry:
         for line in self.index(name):
             if parse_version(line.version) == wanted:
                 return line
+        raise self.not_found(name, version)
+
+    def newest(self, name: str, specifier: SpecifierSet) -> IndexLine:
+        """Return the index line of the newest release to use in a range; see `newest_release`.
+
+        Raises:
+            NotFound: the registry has none.
+        """
+        line = newest_release(self.index(name), specifier)
+        if line is None:
+            raise self.not_found(name, str(specifier) or "any")
+        return line
+
+    def not_found(self, name: str, version: str) -> NotFound:
+        """Return the error for a version, or a range of versions, that the registry lacks."""
         versions = ", ".join(line.version for line in self.index(name)[-5:])
-        raise NotFound(
-            "M312",
-            name=name,
-            version=version,
-            registry=self.url,
-            hint=f" (it has {versions})" * bool(versions),
-        )
+        hint = f" (it has {versions})" if versions else ""
+        return NotFound("M312", name=name, version=version, registry=self.url, hint=hint)
 
     def record(self, line: IndexLine) -> ReleaseRecord:
         """Return the release record that an index line names, checked against the line.

@@ -33,6 +33,7 @@ from modpkg.manifest.values import make_requirement
 from modpkg.registry.base import find_base
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
+from modpkg.registry.select import newest_release
 from modpkg.release.build import acts_on_base, build
 from modpkg.resolve.lock import Lock, format_lock
 from modpkg.store.store import Store
@@ -275,8 +276,7 @@ def release_model(
         lines = [line for line in expected.index(on) if line.provides is not None]
         if wanted is not None:
             lines = [expected.line(on, wanted.version)]
-        if record.kind == "head" and lines:
-            newest = max(lines, key=lambda line: parse_version(line.version))
+        if record.kind == "head" and (newest := newest_release(lines, or_yanked=True)):
             tensors = list(expected.provides(newest.provides or "").tensors)
     own = own_model(record, tensors, store)
     models = {} if own is None else {module_name(record.name): own}

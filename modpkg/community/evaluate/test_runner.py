@@ -21,11 +21,10 @@ from modpkg.community.evaluate.subject import Runnable
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.core.digests import Digest, digest_bytes, digest_file
-from modpkg.core.errors import NotFound, TestError
+from modpkg.core.errors import TestError
 from modpkg.core.files import write_atomically
-from modpkg.core.names import parse_version
 from modpkg.core.progress import Progress
-from modpkg.core.records import IndexLine, ReleaseRecord, canonical_json
+from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.sealed import seal, unseal
 from modpkg.environment.install import counted, fetch_plan
 from modpkg.environment.models import lay_out_model, manifest_of
@@ -153,30 +152,10 @@ def all_tests(record: ReleaseRecord, registries: Registries, store: Store) -> li
 def tests_of_suite(suite: Dependency, registries: Registries, store: Store) -> list[SuiteTest]:
     """Return the tests of the newest release of a suite that a module allows."""
     registry = registries.of(suite.name)
-    line = _newest(suite, registry.index(suite.name), registry.url)
+    line = registry.newest(suite.name, suite.requirement.specifier)
     if line.kind != "suite":
         raise TestError("M720", name=line.name, version=line.version, kind=line.kind)
     return tests_of_release(registry.record(line), store)
-
-
-def _newest(suite: Dependency, lines: Sequence[IndexLine], registry: str) -> IndexLine:
-    specifier = suite.requirement.specifier
-    allowed = [
-        line
-        for line in lines
-        if line.yanked is None and specifier.contains(line.version, prereleases=True)
-    ]
-    final = [line for line in allowed if not parse_version(line.version).is_prerelease]
-    if not allowed:
-        has = ", ".join(line.version for line in lines)
-        raise NotFound(
-            "M312",
-            name=suite.name,
-            version=str(specifier) or "any",
-            registry=registry,
-            hint=f" (it has {has})" * bool(has),
-        )
-    return max(final or allowed, key=lambda line: parse_version(line.version))
 
 
 class Bench:

@@ -14,8 +14,6 @@ from modpkg.community.semver.levels import Fact, Level, is_legal, level_of, lowe
 from modpkg.community.semver.manifest import manifest_facts
 from modpkg.community.semver.tests_declared import cases_of, promise_facts
 from modpkg.community.semver.weights import Weights, compare_weights, weight_facts
-from modpkg.core.names import parse_version
-from modpkg.core.records import IndexLine
 
 
 class Tests(Struct, frozen=True):
@@ -144,27 +142,3 @@ def compare_tests(before: Edition, after: Edition) -> Tests:
         return Tests(0, (), f"{note}. The verdict is about weights, interface and manifest alone.")
     shared = {(r.suite, r.test) for r in old.results} & {(r.suite, r.test) for r in new.results}
     return Tests(len(shared), tuple(worse(old, new)), "")
-
-
-def earlier_release(
-    lines: Iterable[IndexLine], version: Version, *, itself: bool = False
-) -> IndexLine | None:
-    """Return the release that a version comes after: the newest final one that is lower.
-
-    With ``itself`` a release of this very version counts too. One that was yanked, and then a
-    pre-release, will do where there is no other; a pre-release promises nothing, so that it is
-    only a release to be compared with where it is this version's own.
-    """
-    found = [
-        (parse_version(line.version), line)
-        for line in lines
-        if parse_version(line.version) < version
-        or (itself and parse_version(line.version) == version)
-    ]
-    final = [
-        (parsed, line)
-        for parsed, line in found
-        if not parsed.is_prerelease or (itself and parsed == version)
-    ]
-    good = [(parsed, line) for parsed, line in final if line.yanked is None] or final
-    return max(good, key=lambda pair: pair[0])[1] if good else None

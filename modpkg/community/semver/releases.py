@@ -19,7 +19,7 @@ from modpkg.community.semver.changelog import (
     layer_changes,
     lock_changes,
 )
-from modpkg.community.semver.check import Check, check, earlier_release
+from modpkg.community.semver.check import Check, check
 from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO, REPORT
 from modpkg.core.home import store_folder
@@ -30,6 +30,7 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
+from modpkg.registry.select import earlier_release, newest_release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.store.store import Store
 
@@ -199,12 +200,10 @@ def newest_or_named(text: str, registries: Registries) -> IndexLine:
     if "==" in text:
         return named_release(text, registries)
     name = module_name(text)
-    lines = registries.of(name).index(name)
-    if not lines:
+    line = newest_release(registries.of(name).index(name), or_yanked=True)
+    if line is None:
         raise NotFound("M304", name=name, registry=registries.of(name).url, hint="")
-    latest = max(parse_version(line.version) for line in lines)
-    chosen = earlier_release(lines, latest, itself=True)
-    return chosen if chosen is not None else lines[-1]
+    return line
 
 
 def named_release(text: str, registries: Registries) -> IndexLine:

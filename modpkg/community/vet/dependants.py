@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from msgspec import Struct
-from packaging.version import Version
 
 from modpkg.core.errors import ModpkgError
-from modpkg.core.names import parse_version, read_requirement
+from modpkg.core.names import read_requirement
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
+from modpkg.registry.select import newest_release
 
 KINDS = ("adapter", "head", "expert", "patch", "model")
 
@@ -37,7 +37,7 @@ def dependants_of(
 ) -> list[Dependant] | None:
     """Return what depends on a module, the most relevant first; None where nothing can list it.
 
-    Of each name the newest release that is no pre-release and not yanked counts. Relevant is what
+    Of each name the newest release counts (`newest_release`). Relevant is what
     many others require, then what touches most of the tensors that the candidate (whose tensors'
     digests are ``tensors``) has otherwise, then the alphabet.
     """
@@ -45,7 +45,9 @@ def dependants_of(
     if names is None:
         return None
     newest = {
-        other: line for other in names if (line := _newest(registry.index(other))) is not None
+        other: line
+        for other in names
+        if (line := newest_release(registry.index(other))) is not None
     }
     asked: dict[str, set[str]] = {}
     for other, line in newest.items():
@@ -69,16 +71,6 @@ def dependants_of(
             )
         )
     return sorted(found, key=lambda d: (-d.popularity, -d.touched, d.line.name))
-
-
-def _newest(lines: Sequence[IndexLine]) -> IndexLine | None:
-    allowed = [line for line in lines if line.yanked is None]
-    final = [line for line in allowed if not parse_version(line.version).is_prerelease]
-
-    def age(line: IndexLine) -> Version:
-        return parse_version(line.version)
-
-    return max(final or allowed, key=age, default=None)
 
 
 def _touched(line: IndexLine, name: str, registry: Registry, tensors: Mapping[str, str]) -> float:

@@ -32,6 +32,7 @@ from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
 from modpkg.environment.workspace import RegistryOptions as Wishes
 from modpkg.manifest import Manifest, find_manifest, read_manifest
 from modpkg.registry.reader import Registry
+from modpkg.registry.select import earlier_release
 from modpkg.store.store import Store
 
 CLOSE = 1e-4
@@ -99,11 +100,10 @@ def _registries(around: Manifest, pins: Sequence[Pin], bureau: Bureau) -> Regist
     return trial_registries(around, pins, bureau.store, bureau.progress, bureau.wishes)
 
 
-def earlier_release(candidate: Release, against: str | None, bureau: Bureau) -> Release | None:
+def release_before(candidate: Release, against: str | None, bureau: Bureau) -> Release | None:
     """Return the release to compare a candidate with; None where there is none before it.
 
-    ``against`` is ``NAME==VERSION`` or a version; by default the newest that is older, not yanked
-    and, if there is one, no pre-release.
+    ``against`` is ``NAME==VERSION`` or a version; by default it is `earlier_release`.
 
     Raises:
         NotFound. What reading a registry raises.
@@ -115,17 +115,8 @@ def earlier_release(candidate: Release, against: str | None, bureau: Bureau) -> 
             return published(module_name(named), version, candidate.around, bureau)
         return published(name, against, candidate.around, bureau)
     registry = _registries(candidate.around, (), bureau).of(name)
-    own = parse_version(candidate.pin.version)
-    lines = [
-        line
-        for line in registry.index(name)
-        if line.yanked is None and parse_version(line.version) < own
-    ]
-    final = [line for line in lines if not parse_version(line.version).is_prerelease]
-    if not lines:
-        return None
-    line = max(final or lines, key=lambda line: parse_version(line.version))
-    return published(name, line.version, candidate.around, bureau)
+    line = earlier_release(registry.index(name), parse_version(candidate.pin.version))
+    return None if line is None else published(name, line.version, candidate.around, bureau)
 
 
 def vet(

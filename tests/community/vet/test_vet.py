@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from modpkg.community.evaluate.test_runner import Bench
+from modpkg.community.semver.releases import check_project
 from modpkg.community.vet.verdict import Vetting
-from modpkg.community.vet.vet import Bureau, candidate_of, earlier_release, vet
+from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
-from modpkg.manifest import Manifest
+from modpkg.manifest import Manifest, read_manifest
 from modpkg.registry.writer import RegistryWriter
 from modpkg.store.store import Store
 from tests.command import modpkg
@@ -73,7 +74,7 @@ def vetted(
     bureau: Bureau, candidate: Path | str, against: str | None = None, **how: Any
 ) -> Vetting:
     with candidate_of(str(candidate), AROUND, bureau) as release:
-        return vet(release, earlier_release(release, against, bureau), bureau, **how)
+        return vet(release, release_before(release, against, bureau), bureau, **how)
 
 
 def states(found: Vetting) -> dict[str, str]:
@@ -97,6 +98,31 @@ def test_a_candidate_that_changes_nothing_is_accepted(bureau: Bureau, tmp_path: 
     assert found.composition == found.against_composition
     assert found.against is not None
     assert found.against.version == "1.0"
+
+
+def test_check_and_vet_compare_with_the_same_release(
+    bureau: Bureau, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tmp_path / "registry"
+    monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
+    candidate = write_encoder(tmp_path / "candidate", "1.0.2")
+    manifest = read_manifest(candidate / "modpkg.toml")
+    assert manifest.module is not None
+
+    def compared_with() -> set[str | None]:
+        checked = check_project(manifest, manifest.module, Progress())  # type: ignore[arg-type]
+        found = vetted(bureau, candidate).against
+        return {checked.against, None if found is None else found.version}
+
+    publish(write_encoder(tmp_path / "early", "1.0.0rc1"), registry)
+    assert compared_with() == {None}  # a pre-release makes no promise
+    publish(write_encoder(tmp_path / "first", "1.0.0"), registry)
+    publish(write_encoder(tmp_path / "second", "1.0.1"), registry)
+    assert compared_with() == {"1.0.1"}
+    RegistryWriter(registry).yank("encoder", "1.0.1", "wrong labels")
+    assert compared_with() == {"1.0.0"}
+    RegistryWriter(registry).yank("encoder", "1.0.0", "wrong labels")
+    assert compared_with() == {"1.0.1"}
 
 
 def test_what_breaks_a_dependant_is_rejected_and_named(
