@@ -46,11 +46,12 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """One registry as it can be read from one address.
+    """One registry, read from one address.
 
-    Index files are read once per instance. Records and interfaces are immutable and are kept in
-    ``cache`` (the store); index files of a distant registry are kept beside it for ``offline``.
-    ``settings`` says which mirrors it has, and how to log in.
+    Each index file, record and interface is read and parsed at most once per instance; whoever
+    publishes to the registry opens it again. Records and interfaces are immutable and are kept in
+    ``cache`` (the store); index files of a remote registry are kept beside it for ``offline``.
+    ``settings`` says which mirrors the registry has, and how to log in.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class Registry:
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
+        self._names: list[str] | None = None
         self._ahead: dict[str, Future[bytes]] = {}
+        self._records: dict[str, ReleaseRecord] = {}
         self._provides: dict[str, Provides] = {}
         self._expects: dict[str, Expects] = {}
 
@@ -137,11 +140,13 @@ class Registry:
         return self._read_mutable(f"index/{name}.jsonl")
 
     def names(self) -> list[str] | None:
-        """Return the names of all modules, sorted; None where the source cannot list."""
-        found = self.source.names("index")
-        if found is None:
-            return None
-        return [name[: -len(".jsonl")] for name in found if name.endswith(".jsonl")]
+        """Return the names of all modules, sorted; None if the source cannot list them."""
+        if self._names is None:
+            files = self.source.names("index")
+            if files is None:
+                return None
+            self._names = [file[: -len(".jsonl")] for file in files if file.endswith(".jsonl")]
+        return self._names
 
     def remembered(self) -> list[str]:
         """Return the names whose index files were read from a distant registry before, sorted."""
@@ -181,18 +186,30 @@ class Registry:
         """Return the release record that an index line names, checked against the line.
 
         Raises:
-            IntegrityError, RecordError.
+            IntegrityError: The record is missing, has another digest, or contradicts the line.
+            RecordError: It is malformed.
+            InstallError: It is not in the store, and ``offline`` forbids fetching it.
         """
-        what = f"the release record of {line.name} {line.version}"
-        record = decode_record(self.blob(parse_digest(line.release), what), ReleaseRecord, what)
+        record = self.release(line.release, f"the release record of {line.name} {line.version}")
         self.check_line(line, record)
         return record
 
-    def check_line(self, line: IndexLine, record: ReleaseRecord) -> None:
-        """Check that an index line says of a release what its record says.
+    def release(self, digest: str, what: str) -> ReleaseRecord:
+        """Return the release record with this digest; ``what`` names it in errors.
 
         Raises:
-            IntegrityError
+            IntegrityError, RecordError, InstallError: As for `record`.
+        """
+        if digest not in self._records:
+            data = self.blob(parse_digest(digest), what)
+            self._records[digest] = decode_record(data, ReleaseRecord, what)
+        return self._records[digest]
+
+    def check_line(self, line: IndexLine, record: ReleaseRecord) -> None:
+        """Check that an index line agrees with its release record.
+
+        Raises:
+            IntegrityError: They differ in a field.
         """
         for claim in _CLAIMS:
             if getattr(line, claim) != getattr(record, claim):

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.dtypes import DTYPE_BYTES
-from modpkg.core.errors import ModpkgError, RecordError
-from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json, decode_record
+from modpkg.core.errors import RecordError
+from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json
 from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries, plain_length
 from modpkg.release.verify import check_record
@@ -271,17 +271,12 @@ class _TensorPlanner:
 
 
 def _record(module: LockedModule, registry: Registry, store: Store) -> ReleaseRecord:
+    """Return a locked module's release record, which is in the store then."""
     what = f"the release record of {module.name} {module.version}"
-    try:
-        record = store.record(module.release, what)
-    except ModpkgError:
-        store.blobs.path(parse_digest(module.release)).unlink(missing_ok=True)
-        store.forget_checked(module.release)
-        record = None
-    if record is None:
-        data = registry.blob(parse_digest(module.release), what)
-        store.blobs.add(data)
-        record = decode_record(data, ReleaseRecord, what)
+    record = registry.release(module.release, what)
+    digest = parse_digest(module.release)
+    if not store.blobs.has(digest):
+        store.blobs.add(registry.blob(digest, what))
     if (record.name, record.version, record.kind) != (module.name, module.version, module.kind):
         raise RecordError(
             "M209",

@@ -7,16 +7,20 @@ import http.server
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
+import modpkg.registry.reader as reader_module
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from tests.modules import publish, publish_collection, write_module
 from tests.raising import raises
+from tests.registry.servers import serve
 
 
 def edit_line(registry: Path, name: str, **fields: object) -> None:
@@ -227,6 +231,37 @@ def test_a_registry_is_read_over_http(served: str, tmp_path: Path) -> None:
     assert reader.record(reader.line("m", "1.0")).license == "MIT"
     assert reader.index("other") == []
     assert reader.names() is None
+
+
+def test_each_file_is_read_and_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "registry"
+    for version in ("1.0", "2.0"):
+        publish_collection(folder, "m", version)
+    parses: list[str] = []
+    decodes: list[str] = []
+    parse, decode = reader_module.parse_index, reader_module.decode_record
+    monkeypatch.setattr(
+        reader_module, "parse_index", lambda *args: parses.append(args[1]) or parse(*args)
+    )
+    monkeypatch.setattr(
+        reader_module, "decode_record", lambda *args: decodes.append(args[2]) or decode(*args)
+    )
+    with serve(folder) as server:
+        registry = Registry(server.url)
+        for _ in range(3):
+            assert [line.version for line in registry.index("m")] == ["1.0", "2.0"]
+            assert registry.index("other") == []
+            assert registry.newest("m", SpecifierSet()) == registry.line("m", "2.0")
+            for line in registry.index("m"):
+                assert registry.record(line) is registry.release(line.release, "it")
+            assert registry.name == "registry"
+        assert sorted(Counter(server.paths()).values()) == [1] * 5
+        assert parses == ["m", "other"]
+        assert len(decodes) == 3  # two releases and registry.json
+
+        publish_collection(folder, "m", "3.0")
+        assert [line.version for line in registry.index("m")] == ["1.0", "2.0"]
+        assert Registry(server.url).newest("m", SpecifierSet()).version == "3.0"
 
 
 def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
