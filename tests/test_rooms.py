@@ -51,7 +51,7 @@ CIRCLES = {
 DUPLICATES = {
     *("Attempt", "Bound", "Change", "Changes", "Difference", "Kept", "Layout", "Merging", "Method"),
     *("Outcome", "Place", "Release", "Request", "Result", "Rows", "Search", "Site", "Source"),
-    *("Trial", "Typed"),
+    "Trial",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, ReleaseError
-from modpkg.core.interface import HasType
+from modpkg.core.tensors import TypedTensor
 
 TypePair = tuple[str, Sequence[int]]
 """A tensor's dtype (as safetensors spells it) and shape."""
@@ -79,7 +79,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
     names: Mapping[str, TypePair]
     config: Mapping[str, Any]
     """``adapter_config.json``."""
-    base: Mapping[str, HasType]
+    base: Mapping[str, TypedTensor]
     base_name: str
     architecture: str | None
     """The base's ``model_type``."""

@@ -17,9 +17,9 @@ from msgspec import Struct
 from modpkg.adapters.changes import TypePair
 from modpkg.core.errors import ComposeError, InvalidValue, RecordError, ReleaseError
 from modpkg.core.filenames import ROUTER
-from modpkg.core.interface import HasType
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
+from modpkg.core.tensors import TypedTensor
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
 _BLOCK = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)mlp\.(gate_proj|up_proj|down_proj)\.weight$")
@@ -50,7 +50,7 @@ class ExpertBinding(Struct, frozen=True):
     """Tensors that the base has by that name too, and that are in no feed-forward block."""
 
 
-def layers_of(base: Mapping[str, HasType]) -> tuple[Layer, ...]:
+def layers_of(base: Mapping[str, TypedTensor]) -> tuple[Layer, ...]:
     """Return the layers of a base that have a feed-forward block, in order."""
     found = {}
     for name, entry in base.items():
@@ -63,7 +63,7 @@ def layers_of(base: Mapping[str, HasType]) -> tuple[Layer, ...]:
 def bind_expert(
     module: str,
     names: Mapping[str, TypePair],
-    base: Mapping[str, HasType],
+    base: Mapping[str, TypedTensor],
     *,
     base_name: str = "the base",
 ) -> ExpertBinding:
@@ -114,7 +114,7 @@ def bind_router(
     module: str,
     names: Mapping[str, TypePair],
     experts: Sequence[str],
-    base: Mapping[str, HasType],
+    base: Mapping[str, TypedTensor],
     *,
     base_name: str = "the base",
 ) -> dict[int, str]:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from modpkg.adapters.changes import TypePair
 from modpkg.core.errors import ComposeError
-from modpkg.core.interface import HasType
+from modpkg.core.tensors import TypedTensor
 
 
 class HeadBinding(Struct, frozen=True):
@@ -25,7 +25,7 @@ class HeadBinding(Struct, frozen=True):
 def bind_head(
     module: str,
     names: Mapping[str, TypePair],
-    base: Mapping[str, HasType],
+    base: Mapping[str, TypedTensor],
     replace: Sequence[str] = (),
     *,
     base_name: str = "the base",

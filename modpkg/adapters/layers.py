@@ -9,7 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
-from modpkg.core.interface import HasType, ports_of
+from modpkg.core.interface import ports_of
+from modpkg.core.tensors import TypedTensor
 
 REPLICATION = "layer_replication"
 
@@ -95,14 +96,14 @@ _MOST = 10_000
 
 def repeat(
     adapter: Adapter, runs: Sequence[tuple[int, int]]
-) -> tuple[dict[str, HasType], dict[str, str]]:
+) -> tuple[dict[str, TypedTensor], dict[str, str]]:
     """Return the base's tensors with its layers in ``runs``, numbered anew, and where each is from.
 
     Raises:
         ComposeError: the base has not these layers, or not one stack of them.
     """
     layers: dict[int, list[tuple[LayerPath, str]]] = {}
-    found: dict[str, HasType] = {}
+    found: dict[str, TypedTensor] = {}
     for name, entry in adapter.base.items():
         place = layer_path(name)
         if place is None:

@@ -30,7 +30,7 @@ from modpkg.adapters.methods.vera import VERA
 from modpkg.adapters.names import names_of, parse
 from modpkg.adapters.saved_modules import bind_saved, labels_of, refuse_tied, shares_output
 from modpkg.adapters.virtual_tokens import PROMPTS, bind_prompt
-from modpkg.core.interface import HasType
+from modpkg.core.tensors import TypedTensor
 
 METHODS: dict[str, PeftMethod] = {
     "ADALORA": ADALORA,
@@ -73,7 +73,7 @@ def bind_adapter(
     module: str,
     names: Mapping[str, TypePair],
     config: Mapping[str, Any],
-    base: Mapping[str, HasType],
+    base: Mapping[str, TypedTensor],
     *,
     architecture: str | None = None,
     base_name: str = "the base",

@@ -11,6 +11,7 @@ from modpkg.compose.operators import Effects, find_operator
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.tensors import identity_of
 
 ON_BASE = ("on", "base")
 """The parameter of a step that says it acts on the base, whatever other steps do."""
@@ -42,7 +43,7 @@ def check_alone(
 def _null(term: Term, own: TensorRef) -> bool:
     if term.op == "dense":
         ref = term.inputs["values"]
-        return (ref.dtype, ref.digest) == (own.dtype, own.digest)
+        return identity_of(ref) == identity_of(own)
     if "values" in term.inputs and term.op == "lora":
         return False
     operator = find_operator(term.op, "")

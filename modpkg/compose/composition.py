@@ -12,6 +12,7 @@ from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.packs import pack_header
+from modpkg.core.tensors import canonical_identity
 
 
 class Term(Struct, frozen=True, kw_only=True):
@@ -36,14 +37,14 @@ class Term(Struct, frozen=True, kw_only=True):
             "op": self.op,
             "weight": self.weight,
             "parameters": self.parameters,
-            "inputs": {role: type_and_digest(ref) for role, ref in self.inputs.items()},
+            "inputs": {role: canonical_identity(ref) for role, ref in self.inputs.items()},
         }
         if self.scale != 1.0:
             told["scale"] = self.scale
         if self.settings:
             told["settings"] = self.settings
         if self.importance is not None:
-            told["importance"] = type_and_digest(self.importance)
+            told["importance"] = canonical_identity(self.importance)
         return told
 
 
@@ -103,7 +104,7 @@ class RouterWeight(Struct, frozen=True, kw_only=True):
         told: list[Any] = [self.dtype, list(self.shape)]
         for row in self.rows:
             if isinstance(row, ModuleRow):
-                told.append([*type_and_digest(row.ref), row.row])
+                told.append([*canonical_identity(row.ref), row.row])
             elif row is not None:
                 told.append({"layer": row.layer, "prompts": [row.positive, row.negative]})
             else:
@@ -128,7 +129,7 @@ class PromptReader(Struct, frozen=True, kw_only=True):
         return {
             "mode": self.mode,
             "config": self.config,
-            "tensors": {name: type_and_digest(ref) for name, ref in self.tensors.items()},
+            "tensors": {name: canonical_identity(ref) for name, ref in self.tensors.items()},
             "tokenizer": self.digests,
         }
 
@@ -181,8 +182,3 @@ class Composition(Struct, frozen=True, kw_only=True):
 
 NOTHING = "nothing"
 """The operator of a term of a step that does not change this tensor, for methods that count."""
-
-
-def type_and_digest(ref: TensorRef) -> list[Any]:
-    """Return dtype, shape and digest: bytes alone do not say what tensor they are."""
-    return [ref.dtype, list(ref.shape), ref.digest]

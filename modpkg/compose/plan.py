@@ -8,14 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modpkg.compose.checks import check_alone, check_together
-from modpkg.compose.composition import (
-    Composition,
-    ComputedTensor,
-    PromptReader,
-    RouterWeight,
-    Term,
-    type_and_digest,
-)
+from modpkg.compose.composition import Composition, ComputedTensor, PromptReader, RouterWeight, Term
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import Effects, StepContext, find_operator
@@ -31,6 +24,7 @@ from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
+from modpkg.core.tensors import canonical_identity
 from modpkg.manifest.schema import Compose, Setting
 
 COMPOSE_ENGINE = "3"
@@ -275,10 +269,10 @@ def composition_key(
     """Return the digest of everything that decides a byte of the result."""
     account: dict[str, Any] = {
         "engine": COMPOSE_ENGINE,
-        "kept": {name: type_and_digest(ref) for name, ref in kept.items()},
+        "kept": {name: canonical_identity(ref) for name, ref in kept.items()},
         "made": {
             name: {
-                "source": type_and_digest(item.source),
+                "source": canonical_identity(item.source),
                 "dtype": item.dtype,
                 "reducer": item.reducer,
                 "settings": item.settings,
@@ -292,7 +286,7 @@ def composition_key(
     if probe is not None:
         account["probe"] = probe.key_fields()
     if prompt is not None:
-        tensors = {role: type_and_digest(ref) for role, ref in prompt.tensors.items()}
+        tensors = {role: canonical_identity(ref) for role, ref in prompt.tensors.items()}
         account["prompt"] = [prompt.task, prompt.count, prompt.heads, prompt.index, tensors]
     return digest_bytes(canonical_json(account))
 

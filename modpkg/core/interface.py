@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.installed import TensorRef
-from modpkg.core.records import Expects, Port, Provides, TensorEntry, TensorType, canonical_json
+from modpkg.core.records import Expects, Port, Provides, TensorType, canonical_json
+from modpkg.core.tensors import HashedTensor, TypedTensor, canonical_identity
 
 WEIGHTS_PORT = "weights"
 """Port of modules that read a base's output: the digest of all its weights, compared for drift."""
@@ -17,16 +17,6 @@ WEIGHTS_PORT = "weights"
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """What a ``config.json`` may call the number of layers."""
-
-
-class HasType(Protocol):
-    """A tensor as far as its type: `TensorType`, `TensorEntry` and `TensorRef` are such."""
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> Sequence[int]: ...
 
 
 class Drift(Struct, frozen=True):
@@ -59,7 +49,7 @@ def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
     return ports
 
 
-def provides_of(tensors: Mapping[str, HasType], ports: dict[str, Port]) -> Provides:
+def provides_of(tensors: Mapping[str, TypedTensor], ports: dict[str, Port]) -> Provides:
     """Return the interface document of a base with these tensors and ports."""
     return Provides(
         tensors={
@@ -91,14 +81,14 @@ def unfit_reason(expects: Expects, provides: Provides) -> str | None:
     return None
 
 
-def weights_digest(tensors: Mapping[str, TensorEntry] | Mapping[str, TensorRef]) -> Digest:
+def weights_digest(tensors: Mapping[str, HashedTensor]) -> Digest:
     """Return one digest for a set of tensors: of canonical JSON {name: [dtype, shape, digest]}."""
     return digest_bytes(
-        canonical_json({name: [t.dtype, list(t.shape), t.digest] for name, t in tensors.items()})
+        canonical_json({name: canonical_identity(tensor) for name, tensor in tensors.items()})
     )
 
 
-def drift_of(expects: Expects, provides: Provides, tensors: Mapping[str, TensorEntry]) -> Drift:
+def drift_of(expects: Expects, provides: Provides, tensors: Mapping[str, HashedTensor]) -> Drift:
     """Return which of the touched tensors and ports differ from those the module was made for."""
     ports = dict(provides.ports)
     if WEIGHTS_PORT in expects.ports:

@@ -11,6 +11,7 @@ from modpkg.core.digests import file_chunks
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import pack_chunks
+from modpkg.core.tensors import types_of
 
 MAX_SHARD = 5_000_000_000
 """Bytes of tensors in one file; transformers' own default."""
@@ -38,7 +39,7 @@ def write_weights(
         if len(shards) > 1:
             file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
         refs = {name: tensors[name] for name in names}
-        types = {name: (ref.dtype, tuple(ref.shape)) for name, ref in refs.items()}
+        types = types_of(refs)
         data = {name: _bytes(packs, ref) for name, ref in refs.items()}
         write_atomically(out / file, pack_chunks(types, data))
         weight_map |= dict.fromkeys(names, file)

@@ -11,10 +11,10 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, TensorEntry
+from modpkg.core.tensors import TensorIdentity, identity_of
 from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
-from modpkg.release.places import Key, key_of
 from modpkg.release.tensors import TensorReader
 
 
@@ -29,13 +29,13 @@ class KnownTensors:
         self._name = name
         self._version = version
 
-    def find(self, key: Key) -> TensorEntry | None:
+    def find(self, key: TensorIdentity) -> TensorEntry | None:
         return self._lookup.find(key)
 
-    def _sure(self, key: Key) -> TensorEntry:
+    def _sure(self, key: TensorIdentity) -> TensorEntry:
         found = self._lookup.find(key)
         if found is None:
-            raise AssertionError(f"{key[0]} was there a moment ago")
+            raise AssertionError(f"{key.digest} was there a moment ago")
         return found
 
     def size(self, pack: str) -> int:
@@ -44,7 +44,9 @@ class KnownTensors:
     def read(self, entry: TensorEntry, what: str) -> memoryview:
         return self._reader.read(entry, what)
 
-    def earlier(self, provides: str | None, keys: Mapping[str, Key]) -> Mapping[str, TensorEntry]:
+    def earlier(
+        self, provides: str | None, keys: Mapping[str, TensorIdentity]
+    ) -> Mapping[str, TensorEntry]:
         """Return the tensors of the newest lower version of the module.
 
         Where there is none (a fork, a copy): of the release with the same interface that shares
@@ -62,7 +64,7 @@ class KnownTensors:
         best: tuple[tuple[int, str, str, str], Mapping[str, TensorEntry]] | None = None
         for line in self._alike(provides):
             tensors = self._registry.record(line).tensors
-            shared = len(wanted & {key_of(entry) for entry in tensors.values()})
+            shared = len(wanted & {identity_of(entry) for entry in tensors.values()})
             rank = (shared, line.published, line.name, line.release)
             if best is None or rank > best[0]:
                 best = (rank, tensors)

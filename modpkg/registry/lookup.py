@@ -20,9 +20,10 @@ from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import make_folder, shared_mode
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry, canonical_json
+from modpkg.core.tensors import TensorIdentity, identity_of
 from modpkg.registry.reader import Registry
 from modpkg.registry.write_lock import folder_lock
-from modpkg.release.places import Key, chain_of, entries_by_key, key_of, labelled_entries
+from modpkg.release.places import chain_of, entries_by_identity, labelled_entries
 from modpkg.release.verify import check_record
 
 VERSION = 1
@@ -66,7 +67,7 @@ class TensorLookup:
         self._guard = threading.Lock()
         self._database = self._open()
 
-    def find(self, key: Key) -> TensorEntry | None:
+    def find(self, key: TensorIdentity) -> TensorEntry | None:
         """Return where a tensor lies, decoded on as few others as can be; None if nowhere.
 
         A pack that is not there any more, with its length, counts as nowhere.
@@ -75,13 +76,13 @@ class TensorLookup:
 
     def holds(self, entry: TensorEntry) -> bool:
         """Say whether a published release has this tensor at this very place."""
-        return entry in self._verified(key_of(entry))
+        return entry in self._verified(identity_of(entry))
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
 
-    def _verified(self, key: Key) -> Iterator[TensorEntry]:
+    def _verified(self, key: TensorIdentity) -> Iterator[TensorEntry]:
         """Yield the places of a tensor that a record and a pack bear out."""
         with self._guard:
             try:
@@ -96,7 +97,7 @@ class TensorLookup:
                 if os.stat(pack).st_size == size:
                     yield entry
 
-    def _rows(self, key: Key) -> Iterator[tuple[TensorEntry, int]]:
+    def _rows(self, key: TensorIdentity) -> Iterator[tuple[TensorEntry, int]]:
         """Yield places of a tensor, each with the length of the pack."""
         for text, release in self._database.execute(_FIND, (canonical_json(key),)):
             entry = msgspec.json.decode(text, type=TensorEntry)
@@ -120,7 +121,7 @@ class TensorLookup:
             record = registry.record(line)
         except ModpkgError:
             raise _Damaged from None
-        return {canonical_json([key_of(e), e]): record for _, e in labelled_entries(record)}
+        return {canonical_json([identity_of(e), e]): record for _, e in labelled_entries(record)}
 
     # Making it -----------------------------------------------------------------------------
 
@@ -211,14 +212,19 @@ def _add(database: sqlite3.Connection, registry: Registry, line: IndexLine) -> b
         check_record(record)
     except ModpkgError:
         return False
-    find = entries_by_key(record).get
+    find = entries_by_identity(record).get
     database.execute(
         "INSERT INTO releases VALUES (?, ?, ?)", (line.release, line.name, line.version)
     )
     database.executemany(
         _ADD,
         [
-            (canonical_json(key_of(e)), canonical_json(e), len(chain_of(e, find)), line.release)
+            (
+                canonical_json(identity_of(e)),
+                canonical_json(e),
+                len(chain_of(e, find)),
+                line.release,
+            )
             for _, e in labelled_entries(record)
         ],
     )

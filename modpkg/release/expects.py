@@ -14,6 +14,7 @@ from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
 from modpkg.core.interface import WEIGHTS_PORT, weights_digest
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
+from modpkg.core.tensors import types_of
 from modpkg.manifest.schema import ModuleTable
 from modpkg.release.patched import check_against, read_patch
 
@@ -60,7 +61,7 @@ def expects_of(
             does not fit.
         PatchError, ComposeError: a patch does not.
     """
-    types = {name: (entry.dtype, tuple(entry.shape)) for name, entry in tensors.items()}
+    types = types_of(tensors)
     ports: dict[str, Port] = {}
     if module.kind == "adapter" or (module.kind == "patch" and ADAPTER_CONFIG in files):
         if ADAPTER_CONFIG not in files:

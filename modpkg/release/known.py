@@ -6,17 +6,20 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from modpkg.core.records import TensorEntry
-from modpkg.release.places import MAX_CHAIN, Key, chain_of, key_of
+from modpkg.core.tensors import TensorIdentity, identity_of, type_of
+from modpkg.release.places import MAX_CHAIN, chain_of
 
 
 class Known(Protocol):
     """The tensors of the registry that a build is meant for."""
 
-    def find(self, key: Key) -> TensorEntry | None:
+    def find(self, key: TensorIdentity) -> TensorEntry | None:
         """Return where a tensor lies, decoded on as few others as can be; None if nowhere."""
         ...
 
-    def earlier(self, provides: str | None, keys: Mapping[str, Key]) -> Mapping[str, TensorEntry]:
+    def earlier(
+        self, provides: str | None, keys: Mapping[str, TensorIdentity]
+    ) -> Mapping[str, TensorEntry]:
         """Return, by name, the tensors of the release that this build comes after."""
         ...
 
@@ -32,14 +35,14 @@ class Known(Protocol):
 class Holdings:
     """Which of a build's tensors are known, and where all that it refers to lies."""
 
-    def __init__(self, keys: Mapping[str, Key], known: Known | None) -> None:
+    def __init__(self, keys: Mapping[str, TensorIdentity], known: Known | None) -> None:
         self._known = known
-        self._kinds: dict[str, set[Key]] = {}
+        self._kinds: dict[str, set[TensorIdentity]] = {}
         for key in keys.values():
-            self._kinds.setdefault(key[0], set()).add(key)
-        self.places: dict[Key, TensorEntry] = {}
+            self._kinds.setdefault(key.digest, set()).add(key)
+        self.places: dict[TensorIdentity, TensorEntry] = {}
         """Of the build's tensors, those that are known."""
-        self.missing: dict[Key, str] = {}
+        self.missing: dict[TensorIdentity, str] = {}
         """The others, with the first of their names."""
         for name, key in keys.items():
             if key in self.places or key in self.missing:
@@ -49,7 +52,7 @@ class Holdings:
             else:
                 self.missing[key] = name
 
-    def _find(self, key: Key) -> TensorEntry | None:
+    def _find(self, key: TensorIdentity) -> TensorEntry | None:
         return None if self._known is None else self._known.find(key)
 
     def _usable(self, entry: TensorEntry) -> bool:
@@ -65,12 +68,15 @@ class Holdings:
 
         A digest alone has to say how to get a tensor, so such ones are plain in one record.
         """
-        keys = map(key_of, entries)
-        return all(self._kinds.get(key[0], {key}) == {key} for key in keys)
+        keys = map(identity_of, entries)
+        return all(self._kinds.get(key.digest, {key}) == {key} for key in keys)
 
     def bases(
-        self, provides: str | None, keys: Mapping[str, Key], patched: Mapping[str, TensorEntry]
-    ) -> dict[Key, TensorEntry]:
+        self,
+        provides: str | None,
+        keys: Mapping[str, TensorIdentity],
+        patched: Mapping[str, TensorEntry],
+    ) -> dict[TensorIdentity, TensorEntry]:
         """Return, for missing tensors that have an earlier form, what to encode them on.
 
         It is the tensor of this name, dtype and shape in the earlier release, or else in
@@ -79,27 +85,27 @@ class Holdings:
         if self._known is None or not self.missing:
             return {}
         earlier = {**patched, **self._known.earlier(provides, keys)}
-        found: dict[Key, TensorEntry] = {}
+        found: dict[TensorIdentity, TensorEntry] = {}
         for name, key in keys.items():
             if name not in earlier or key in found or key not in self.missing:
                 continue
-            base = self._find(key_of(earlier[name]))
-            if base is None or key_of(base)[1:] != key[1:] or self._kinds[key[0]] != {key}:
+            base = self._find(identity_of(earlier[name]))
+            if base is None or type_of(base) != key.type or self._kinds[key.digest] != {key}:
                 continue
             if self._usable(base) and self._unambiguous(base):
                 chain = chain_of(base, self._find)
                 found[key] = base if len(chain) < MAX_CHAIN else chain[-1]
         return found
 
-    def sources(self, table: Mapping[Key, TensorEntry]) -> dict[str, TensorEntry]:
+    def sources(self, table: Mapping[TensorIdentity, TensorEntry]) -> dict[str, TensorEntry]:
         """Return, by digest, what the tensors of ``table`` are decoded on and it does not have."""
 
-        def find(key: Key) -> TensorEntry | None:
+        def find(key: TensorIdentity) -> TensorEntry | None:
             return table.get(key) or self._find(key)
 
         chains = (chain_of(entry, find) for entry in table.values())
-        found = {key_of(earlier): earlier for chain in chains for earlier in chain}
-        return {key[0]: found[key] for key in sorted(found) if key not in table}
+        found = {identity_of(earlier): earlier for chain in chains for earlier in chain}
+        return {key.digest: found[key] for key in sorted(found) if key not in table}
 
     def sizes(self, packs: Iterable[str]) -> dict[str, int]:
         """Return the lengths of packs that the registry has."""

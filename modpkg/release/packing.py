@@ -16,11 +16,11 @@ from modpkg.core.filenames import MODULES
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.core.records import Encoding, TensorEntry
+from modpkg.core.tensors import TensorIdentity, types_of
 from modpkg.core.tree import BlobTree
 from modpkg.deltas import encode
 from modpkg.release.content import Content
 from modpkg.release.known import Holdings, Known
-from modpkg.release.places import Key
 from modpkg.release.sequence import folders_of
 
 
@@ -127,18 +127,18 @@ def pack_tensors(
     spool = tree.root / "spool"
     spool.mkdir(parents=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        keys: dict[str, Key] = {}
-        for name, key in zip(parts, pool.map(_key_of_part, parts.values()), strict=True):
+        keys: dict[str, TensorIdentity] = {}
+        for name, key in zip(parts, pool.map(_identity_of_part, parts.values()), strict=True):
             keys[name] = key
             if progress is not None:
                 progress(parts[name].length)
         holdings = Holdings(keys, known)
         bases = holdings.bases(provides, keys, patched or {}) if deltas else {}
 
-        def shrink(key: Key) -> tuple[Part, Encoding] | None:
+        def shrink(key: TensorIdentity) -> tuple[Part, Encoding] | None:
             name = holdings.missing[key]
             old = holdings.read(bases[key], f"the earlier tensor {name!r}")
-            return _encoded(parts[name], old, bases[key], spool / key[0][7:])
+            return _encoded(parts[name], old, bases[key], spool / key.digest[7:])
 
         shrunk = zip(bases, pool.map(shrink, bases), strict=True)
         encoded = {key: found for key, found in shrunk if found is not None}
@@ -151,9 +151,9 @@ def pack_tensors(
     table = dict(holdings.places)
     for key, name in holdings.missing.items():
         table[key] = TensorEntry(
-            dtype=key[1],
-            shape=list(key[2]),
-            digest=key[0],
+            dtype=key.dtype,
+            shape=list(key.shape),
+            digest=key.digest,
             pack=next(iter(carried)),
             offset=places[name].offset,
             length=places[name].length,
@@ -175,8 +175,8 @@ def pack_tensors(
     )
 
 
-def _key_of_part(part: Part) -> Key:
-    return digest_file(part.path, part.offset, part.length), part.dtype, part.shape
+def _identity_of_part(part: Part) -> TensorIdentity:
+    return TensorIdentity(digest_file(part.path, part.offset, part.length), part.dtype, part.shape)
 
 
 def _encoded(
@@ -204,7 +204,7 @@ def _write_pack(
     """Write these parts as one pack; return its size, and where in it they lie."""
     if not parts:
         return {}, {}
-    types = {name: (part.dtype, part.shape) for name, part in parts.items()}
+    types = types_of(parts)
     data = {name: file_chunks(p.path, p.offset, p.length) for name, p in parts.items()}
     staged = tree.root / "pack"
     pack = write_atomically(staged, pack_chunks(types, data), mode=0o444)

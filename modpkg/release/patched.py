@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, PatchError, RecordError
 from modpkg.core.filenames import PATCH
 from modpkg.core.files import safe_path
 from modpkg.core.records import PatchedTensor, PatchRecord, decode_record
+from modpkg.core.tensors import HashedTensor
 
 FORMS: dict[frozenset[str], str] = {
     frozenset(("whole",)): "whole",
@@ -24,17 +24,6 @@ FORMS: dict[frozenset[str], str] = {
     frozenset(("columns", "gaps", "values")): "columns",
 }
 """What the roles of a patched tensor's inputs may be, and what that form is called."""
-
-
-class Typed(Protocol):
-    """A tensor of a table, wherever it lies."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> list[int]: ...
-    @property
-    def digest(self) -> str: ...
 
 
 def read_patch(path: Path, patch: str) -> PatchRecord:
@@ -55,7 +44,11 @@ def read_patch(path: Path, patch: str) -> PatchRecord:
 
 
 def check_against(
-    record: PatchRecord, patch: str, own: Mapping[str, Typed], base: str, table: Mapping[str, Typed]
+    record: PatchRecord,
+    patch: str,
+    own: Mapping[str, HashedTensor],
+    base: str,
+    table: Mapping[str, HashedTensor],
 ) -> None:
     """Check that a patch's tensors are used once each, and that the base is the one it was made
     for: every tensor that it changes or removes has the bytes that it had then.
@@ -86,7 +79,10 @@ def check_against(
 
 
 def _problem(
-    name: str, item: PatchedTensor, own: Mapping[str, Typed], table: Mapping[str, Typed]
+    name: str,
+    item: PatchedTensor,
+    own: Mapping[str, HashedTensor],
+    table: Mapping[str, HashedTensor],
 ) -> str | None:
     """Return what is wrong with one tensor of a patch; None when nothing is."""
     if item.first is not None:
@@ -114,7 +110,7 @@ def _problem(
     return _shapes({role: own[tensor] for role, tensor in item.inputs.items()}, source)
 
 
-def _shapes(inputs: Mapping[str, Typed], source: Typed) -> str | None:
+def _shapes(inputs: Mapping[str, HashedTensor], source: HashedTensor) -> str | None:
     """Return what is wrong with the types of a form's tensors, seen beside the base's."""
     shape = list(source.shape)
     height = shape[0] if shape else 1

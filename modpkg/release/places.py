@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET, structs
 
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.records import ReleaseRecord, TensorEntry
+from modpkg.core.tensors import TensorIdentity, byte_length, identity_of, type_of
 
-Key = tuple[str, str, tuple[int, ...]]
-"""A tensor's digest, dtype and shape."""
 MAX_CHAIN = 4
 """Most earlier tensors that a tensor is decoded on, one after the other."""
-
-
-def plain_length(entry: TensorEntry) -> int:
-    """Return how many bytes the tensor itself has."""
-    return math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]
 
 
 def labelled_entries(record: ReleaseRecord) -> Iterator[tuple[str, TensorEntry]]:
@@ -34,24 +27,21 @@ def sources_of(record: ReleaseRecord) -> Mapping[str, TensorEntry]:
     return {} if record.sources is UNSET else record.sources
 
 
-def key_of(entry: TensorEntry) -> Key:
-    """Return what makes a tensor this one: equal bytes may be of another dtype or shape."""
-    return entry.digest, entry.dtype, tuple(entry.shape)
-
-
-def entries_by_key(record: ReleaseRecord) -> dict[Key, TensorEntry]:
+def entries_by_identity(record: ReleaseRecord) -> dict[TensorIdentity, TensorEntry]:
     """Return one entry for each tensor and source of a release."""
-    return {key_of(entry): entry for _, entry in labelled_entries(record)}
+    return {identity_of(entry): entry for _, entry in labelled_entries(record)}
 
 
-def base_of(entry: TensorEntry) -> Key | None:
+def base_of(entry: TensorEntry) -> TensorIdentity | None:
     """Return the tensor that an encoded one is decoded on; None when there is none."""
     if entry.encoding is None or entry.encoding.base is None:
         return None
-    return entry.encoding.base, entry.dtype, tuple(entry.shape)
+    return TensorIdentity(entry.encoding.base, *type_of(entry))
 
 
-def chain_of(entry: TensorEntry, find: Callable[[Key], TensorEntry | None]) -> list[TensorEntry]:
+def chain_of(
+    entry: TensorEntry, find: Callable[[TensorIdentity], TensorEntry | None]
+) -> list[TensorEntry]:
     """Return the earlier tensors that ``entry`` is decoded on, the nearest first.
 
     Raises:
@@ -81,8 +71,8 @@ def place_problem(record: ReleaseRecord) -> str | None:
             return f"source {digest} has digest {entry.digest}"
         if digest in named:
             return f"source {digest} is a tensor that has a name too"
-    by_key = entries_by_key(record)
-    by_digest = {entry.digest: entry for entry in by_key.values()}
+    by_identity = entries_by_identity(record)
+    by_digest = {entry.digest: entry for entry in by_identity.values()}
     used: set[str] = set()
     for what, entry in labelled_entries(record):
         other = by_digest[entry.digest]
@@ -91,7 +81,7 @@ def place_problem(record: ReleaseRecord) -> str | None:
         elif structs.replace(entry, shape=other.shape) != other:
             return f"{what} is equal to another one, but is not the same encoded bytes"
         try:
-            used.update(earlier.digest for earlier in chain_of(entry, by_key.get))
+            used.update(earlier.digest for earlier in chain_of(entry, by_identity.get))
         except ValueError as error:
             return f"{what} {error}"
     if unused := sorted(sources.keys() - used):
@@ -109,7 +99,7 @@ def _entry_problem(entry: TensorEntry, packs: Mapping[str, int]) -> str | None:
         return f"has unknown dtype {entry.dtype!r}"
     if entry.offset + entry.length > packs[entry.pack]:
         return "lies outside its pack"
-    length = plain_length(entry)
+    length = byte_length(entry)
     if entry.encoding is None:
         if entry.length != length:
             return f"has {entry.length} bytes, not the {length} that its shape needs"

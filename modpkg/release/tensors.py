@@ -10,8 +10,9 @@ from pathlib import Path
 from modpkg.core.digests import Digest, digest_bytes, parse_digest
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.records import TensorEntry
+from modpkg.core.tensors import TensorIdentity, byte_length
 from modpkg.deltas import decode
-from modpkg.release.places import Key, base_of, plain_length
+from modpkg.release.places import base_of
 
 
 class TensorReader:
@@ -23,7 +24,7 @@ class TensorReader:
     """
 
     def __init__(
-        self, path_of: Callable[[Digest], Path], find: Callable[[Key], TensorEntry]
+        self, path_of: Callable[[Digest], Path], find: Callable[[TensorIdentity], TensorEntry]
     ) -> None:
         self._path_of = path_of
         self._find = find
@@ -57,7 +58,7 @@ class TensorReader:
         base = None
         if (key := base_of(entry)) is not None:
             base = self._decoded(self._find(key), what)
-        out = memoryview(bytearray(plain_length(entry)))
+        out = memoryview(bytearray(byte_length(entry)))
         decode(entry.encoding.method, data, base, out, entry.dtype, what)
         return out.toreadonly()
 

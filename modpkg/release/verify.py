@@ -14,8 +14,9 @@ from modpkg.core.files import safe_path
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import SPEC, ReleaseRecord, TensorEntry
+from modpkg.core.tensors import type_of
 from modpkg.release.content import check_data, code_by_name
-from modpkg.release.places import entries_by_key, labelled_entries, place_problem
+from modpkg.release.places import entries_by_identity, labelled_entries, place_problem
 from modpkg.release.tensors import TensorReader
 
 Vouched = Callable[[TensorEntry], bool]
@@ -92,7 +93,7 @@ def check_pack(
         if entry.pack != pack or vouched(entry):
             continue
         encoded = entry.encoding is not None
-        kind = ("U8", (entry.length,)) if encoded else (entry.dtype, tuple(entry.shape))
+        kind = ("U8", (entry.length,)) if encoded else type_of(entry)
         if (entry.offset, entry.length, *kind) not in places:
             raise RecordError(
                 "M209",
@@ -123,7 +124,7 @@ def check_encoded(
     Raises:
         ReleaseError, IntegrityError, PackError: names the tensor.
     """
-    reader = TensorReader(path_of, entries_by_key(record).__getitem__)
+    reader = TensorReader(path_of, entries_by_identity(record).__getitem__)
     for what, entry in labelled_entries(record):
         if entry.encoding is not None and not vouched(entry):
             reader.read(entry, f"{what} of {record.name}")

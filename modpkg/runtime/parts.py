@@ -9,13 +9,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
-from modpkg.compose.composition import Composition, Term, type_and_digest
+from modpkg.compose.composition import Composition, Term
 from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import plan
 from modpkg.core.errors import EnvironmentDamaged, IntegrityError, RunError
 from modpkg.core.home import store_folder
 from modpkg.core.installed import InstalledModule, TensorRef, read_model
 from modpkg.core.records import canonical_json
+from modpkg.core.tensors import identity_of
 from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.project import find_project
 from modpkg.manifest.schema import Compose
@@ -161,7 +162,7 @@ def _check_same(first: Composition, other: Composition) -> None:
                 f"{(other if tensor in one else first).name} does not; what a head brings is no "
                 "change that can be switched",
             )
-        if type_and_digest(one[tensor]) != type_and_digest(two[tensor]):
+        if identity_of(one[tensor]) != identity_of(two[tensor]):
             raise RunError(
                 "M708",
                 name=other.name,

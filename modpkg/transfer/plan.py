@@ -12,8 +12,9 @@ from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import RecordError
 from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json
+from modpkg.core.tensors import byte_length, type_of
 from modpkg.registry.reader import Registry
-from modpkg.release.places import labelled_entries, plain_length
+from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.packs import PackLayout, lay_out
@@ -188,7 +189,7 @@ class _TensorPlanner:
                     continue
                 self._owners.setdefault(entry.digest, name)
                 if DTYPE_BYTES[entry.dtype] == wanted[entry.digest]:
-                    kind = entry.dtype, tuple(entry.shape)
+                    kind = type_of(entry)
                     self._kinds[entry.digest] = min(kind, self._kinds.get(entry.digest, kind))
         bases = {
             entry.encoding.base: 1
@@ -245,7 +246,7 @@ class _TensorPlanner:
                 finals[digest] = PACK, (place.offset, place.offset + place.length)
                 self.places[digest] = Place(layout.name, place.offset, place.length)
             else:
-                finals[digest] = spooled(plain_length(entry))
+                finals[digest] = spooled(byte_length(entry))
             payloads[digest] = finals[digest] if entry.encoding is None else spooled(entry.length)
             if payloads[digest][0] == SPOOL:
                 account.append([entry, wanted.kept])

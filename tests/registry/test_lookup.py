@@ -14,11 +14,11 @@ import pytest
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.files import remove_tree
+from modpkg.core.tensors import identity_of
 from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import PLACE, TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.release.places import key_of
 from registry_spec.check import check
 from tests.changing import (
     a_little,
@@ -60,7 +60,7 @@ def finds_all(registry: Path) -> bool:
         for line in reader.index(name)
         for entry in reader.record(line).tensors.values()
     ]
-    return all(lookup.holds(entry) and lookup.find(key_of(entry)) for entry in entries)
+    return all(lookup.holds(entry) and lookup.find(identity_of(entry)) for entry in entries)
 
 
 def test_it_says_what_the_records_say(registry: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_flipped_byte_anywhere_does_no_harm(registry: Path) -> None:
         lookup = TensorLookup(registry)
         for line in Registry(str(registry)).index("m"):
             for entry in record_of(registry, line).tensors.values():
-                found = lookup.find(key_of(entry))
+                found = lookup.find(identity_of(entry))
                 assert found is None or lookup.holds(found)
         lookup.close()
 
@@ -128,7 +128,7 @@ def test_what_came_and_went_without_it_is_seen(registry: Path, tmp_path: Path) -
     assert len(rows(registry)) == 5
     gone = record_of(registry, Registry(str(registry)).line("m", "1.2")).tensors["c"]
     index.write_bytes(before)
-    assert TensorLookup(registry).find(key_of(gone)) is None
+    assert TensorLookup(registry).find(identity_of(gone)) is None
     assert len(rows(registry)) == 4
 
 
@@ -138,14 +138,14 @@ def test_what_another_publishes_meanwhile_is_seen(registry: Path) -> None:
     line = publish_to(registry, a_little(SECOND, "c"), "fork")
     before = rows(registry)
     for entry in record_of(registry, line).tensors.values():
-        assert lookup.find(key_of(entry)) == entry
+        assert lookup.find(identity_of(entry)) == entry
     assert rows(registry) == before
 
 
 def test_a_pack_that_went_is_nowhere(registry: Path) -> None:
     entry = record_of(registry, Registry(str(registry)).line("m", "1.0")).tensors["a"]
     BlobTree(registry).path(parse_digest(entry.pack)).unlink()
-    assert TensorLookup(registry).find(key_of(entry)) is None
+    assert TensorLookup(registry).find(identity_of(entry)) is None
 
 
 def test_a_broken_index_or_record_is_left_out(registry: Path) -> None:

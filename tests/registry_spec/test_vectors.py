@@ -11,7 +11,7 @@ import pytest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import module_name, parse_requirement, parse_version, requirement_text
 from modpkg.registry.reader import Registry
-from modpkg.release.places import chain_of, entries_by_key
+from modpkg.release.places import chain_of, entries_by_identity
 from modpkg.resolve.lock import read_lock
 from registry_spec import VECTORS
 from registry_spec.judge import JUDGES, compose, decoded, fit
@@ -105,7 +105,7 @@ def test_the_vectors_hold_every_encoding_and_a_chain() -> None:
         "other.weight": "planes",
         "same.weight": None,
     }
-    chain = chain_of(third.tensors["few.weight"], entries_by_key(third).get)
+    chain = chain_of(third.tensors["few.weight"], entries_by_identity(third).get)
     assert [entry.digest for entry in chain] == [
         record.tensors["few.weight"].digest for record in (second, first)
     ]

@@ -18,7 +18,7 @@ from modpkg.deltas.choose import encode
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.release.places import MAX_CHAIN, chain_of, entries_by_key, sources_of
+from modpkg.release.places import MAX_CHAIN, chain_of, entries_by_identity, sources_of
 from modpkg.release.tensors import TensorReader
 from modpkg.release.verify import check_encoded, verify_release
 from registry_spec.check import check
@@ -48,7 +48,7 @@ def check_reads(registry: Path, line: IndexLine, tensors: Numbers) -> None:
     """Check that a published release's tensors come back, from the registry alone."""
     record = record_of(registry, line)
     verify_release(record, BlobTree(registry).path)
-    reader = TensorReader(BlobTree(registry).path, entries_by_key(record).__getitem__)
+    reader = TensorReader(BlobTree(registry).path, entries_by_identity(record).__getitem__)
     assert record.tensors.keys() == tensors.keys()
     for name, entry in record.tensors.items():
         assert bytes(reader.read(entry, name)) == tensors[name].tobytes()
@@ -104,7 +104,7 @@ def test_chains_end_at_four_and_begin_anew_at_the_first(registry: Path) -> None:
             tensors = here_and_there(tensors, "a", seed=version)
         line = publish_to(registry, tensors, version=f"1.{version}")
         record = record_of(registry, line)
-        depths.append(len(chain_of(record.tensors["a"], entries_by_key(record).get)))
+        depths.append(len(chain_of(record.tensors["a"], entries_by_identity(record).get)))
         check_reads(registry, line, tensors)
     assert depths == [0, 1, 2, 3, 4, 1, 2]
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from modpkg.compose.distance import bits_of, distance_of, relative
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import TensorRef
+from modpkg.core.tensors import identity_of
 
 Status = Literal["same", "changed", "reshaped", "added", "removed"]
 
@@ -117,7 +118,7 @@ def difference(
             found.append(_plain(name, after[name], "added"))
         elif b is None:
             found.append(_plain(name, a, "removed"))
-        elif (a.digest, a.dtype, list(a.shape)) == (b.digest, b.dtype, list(b.shape)):
+        elif identity_of(a) == identity_of(b):
             found.append(_plain(name, b, "same"))
         elif list(a.shape) != list(b.shape):
             found.append(_plain(name, b, "reshaped", a))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -19,6 +18,7 @@ from modpkg.core.installed import TensorRef
 from modpkg.core.names import ModuleName
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord
+from modpkg.core.tensors import HashedTensor
 from modpkg.core.tree import BlobTree
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
@@ -28,22 +28,9 @@ from modpkg.manifest.schema import ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.release.content import collect
 from modpkg.release.packing import tensors_of
-from modpkg.release.places import entries_by_key
+from modpkg.release.places import entries_by_identity
 from modpkg.release.tensors import TensorReader
 from modpkg.store.store import Store
-
-
-class Typed(Protocol):
-    """A tensor without its bytes: `TensorEntry` and `TensorRef` are such."""
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> list[int]: ...
-
-    @property
-    def digest(self) -> str: ...
 
 
 class Edition(Struct, frozen=True, kw_only=True):
@@ -51,7 +38,7 @@ class Edition(Struct, frozen=True, kw_only=True):
 
     module: ModuleTable
     manifest: Manifest
-    tensors: Mapping[str, Typed]
+    tensors: Mapping[str, HashedTensor]
     files: Mapping[str, str]
     """By path, the digest of every file that is not weights."""
     read: Callable[[str], bytes]
@@ -105,7 +92,7 @@ def built(line: IndexLine, dist: Registry, registry: Path, spool: Path) -> Editi
     def path_of(digest: Digest) -> Path:
         return next((tree for tree in trees if tree.has(digest)), trees[1]).path(digest)
 
-    reader = TensorReader(path_of, entries_by_key(record).__getitem__)
+    reader = TensorReader(path_of, entries_by_identity(record).__getitem__)
 
     def located(name: str) -> TensorRef:
         entry = record.tensors[name]

@@ -18,6 +18,7 @@ from modpkg.compose.torch_arrays import mapped
 from modpkg.compose.torch_threads import parallel_map
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.installed import TensorRef
+from modpkg.core.tensors import TensorIdentity, identity_of, type_of
 
 
 class Overlap(Struct, frozen=True, kw_only=True):
@@ -72,8 +73,8 @@ def find_overlaps(
     clean: dict[str, int | None] = {}
     shared: dict[str, tuple[int, ...]] = {}
     for name in sorted({*base, *(name for side in parents for name in side.tensors)}):
-        own = _kind(base.get(name))
-        kinds = [_kind(side.tensors.get(name)) for side in parents]
+        own = _identity(base.get(name))
+        kinds = [_identity(side.tensors.get(name)) for side in parents]
         changers = [number for number, kind in enumerate(kinds) if kind != own]
         if len({kinds[number] for number in changers}) < 2:
             clean[name] = changers[0] if changers else None
@@ -99,8 +100,8 @@ def find_overlaps(
     return Overlaps(base, parents, tuple(ordered), clean)
 
 
-def _kind(ref: TensorRef | None) -> tuple[str, str, tuple[int, ...]] | None:
-    return None if ref is None else (ref.digest, ref.dtype, tuple(ref.shape))
+def _identity(ref: TensorRef | None) -> TensorIdentity | None:
+    return None if ref is None else identity_of(ref)
 
 
 def _order(name: str) -> int:
@@ -119,7 +120,7 @@ def _measured(
     there = [ref for ref in refs if ref is not None]
     if len(there) < len(refs):
         return Overlap(name=name, parents=parents, reason="removed in one, changed in another")
-    if any((ref.dtype, list(ref.shape)) != (base.dtype, list(base.shape)) for ref in there):
+    if any(type_of(ref) != type_of(base) for ref in there):
         return Overlap(name=name, parents=parents, reason="of another shape or dtype in one")
     positions = different = opposite = 0
     for old, copies, moved in blocks(base, there):

@@ -23,6 +23,7 @@ from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import pack_chunks
 from modpkg.core.records import PatchedTensor, PatchRecord, canonical_json
+from modpkg.core.tensors import identity_of, type_of
 from modpkg.interop.module_project import new_project
 from modpkg.manifest import parse_manifest
 from modpkg.manifest.written import manifest_text
@@ -133,11 +134,7 @@ def create(
 
 def _same(base: InstalledModule, name: str, ref: TensorRef) -> bool:
     own = base.tensors.get(name)
-    return own is not None and (own.digest, own.dtype, list(own.shape)) == (
-        ref.digest,
-        ref.dtype,
-        list(ref.shape),
-    )
+    return own is not None and identity_of(own) == identity_of(ref)
 
 
 def _elements(ref: TensorRef) -> int:
@@ -216,7 +213,7 @@ def write_patch(
         ref, parts = patch.copies[tensor], patch.forms[tensor].inputs
         for role, own in item.inputs.items():
             if parts is None:
-                types[own] = ref.dtype, tuple(ref.shape)
+                types[own] = type_of(ref)
                 data[own] = file_chunks(Path(ref.file), ref.offset, ref.length)
             else:
                 types[own] = DTYPE_NAMES[parts[role].dtype], tuple(parts[role].shape)

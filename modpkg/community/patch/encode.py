@@ -20,6 +20,7 @@ from modpkg.core.digests import digest_file
 from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import PatchError
 from modpkg.core.installed import TensorRef
+from modpkg.core.tensors import type_of
 from modpkg.deltas import encode
 from modpkg.release.finite import count_not_finite
 from modpkg.release.patched import FORMS
@@ -82,7 +83,7 @@ def find_form(
     if base is not None and _is_beginning(base, copy):
         first = copy.shape[0]
         return Form(inputs={}, first=first, bytes=0, elements=elements, changed=0)
-    if base is None or (base.dtype, list(base.shape)) != (copy.dtype, list(copy.shape)):
+    if base is None or type_of(base) != type_of(copy):
         return Form(inputs=None, bytes=length, elements=elements, changed=elements)
     old, new = mapped(base), mapped(copy)
     changed = sum(int(block.count_nonzero()) for _, block in _changes(old, new))

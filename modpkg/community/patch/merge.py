@@ -26,6 +26,7 @@ from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.packs import pack_chunks, pack_header
 from modpkg.core.progress import Progress
+from modpkg.core.tensors import type_of
 from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
 from modpkg.store.store import Store
 
@@ -253,7 +254,7 @@ def _united(merging: Merging, overlaps: Sequence[Overlap], target: Path) -> dict
     if not overlaps:
         return {}
     base = merging.base.tensors
-    types = {item.name: (base[item.name].dtype, tuple(base[item.name].shape)) for item in overlaps}
+    types = {item.name: type_of(base[item.name]) for item in overlaps}
 
     def data(item: Overlap) -> Any:
         refs = [merging.parents[number].tensors[item.name] for number in item.parents]

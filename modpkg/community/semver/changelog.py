@@ -13,6 +13,7 @@ from modpkg.community.modules.view import Edition
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.levels import LEVELS, Fact
 from modpkg.core.progress import Progress
+from modpkg.core.tensors import identity_of
 from modpkg.resolve.lock import Lock, LockedModule
 
 _HEADINGS = {
@@ -83,9 +84,7 @@ def layer_changes(before: Edition, after: Edition, progress: Progress) -> tuple[
         for name in before.tensors.keys() | after.tensors.keys()
         if name not in before.tensors
         or name not in after.tensors
-        or before.tensors[name].digest != after.tensors[name].digest
-        or before.tensors[name].dtype != after.tensors[name].dtype
-        or list(before.tensors[name].shape) != list(after.tensors[name].shape)
+        or identity_of(before.tensors[name]) != identity_of(after.tensors[name])
     ]
     if not names:
         return ()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.community.modules.view import Edition, Typed
+from modpkg.community.modules.view import Edition
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.core.digests import digest_file
-from modpkg.core.dtypes import DTYPE_BYTES
+from modpkg.core.tensors import HashedTensor, byte_length, identity_of, type_of
 
 _PLACED = (".indices", ".values")
 
@@ -54,12 +54,13 @@ def compare_weights(
     """
     both = sorted(before.tensors.keys() & after.tensors.keys())
     pairs = {name: (before.tensors[name], after.tensors[name]) for name in both}
-    same = [name for name in both if _kind(pairs[name][0]) == _kind(pairs[name][1])]
+    same = [name for name in both if identity_of(pairs[name][0]) == identity_of(pairs[name][1])]
     placed = [name for name in both if name not in same and _placed(name, before, after)]
     changed = [
         name
         for name in both
-        if name not in same and (_type(pairs[name][0]) == _type(pairs[name][1]) or name in placed)
+        if name not in same
+        and (type_of(pairs[name][0]) == type_of(pairs[name][1]) or name in placed)
     ]
     longer = [n for n in both if n not in same and n not in placed and _is_longer(*pairs[n])]
     grown = _grown(before, after, longer)
@@ -83,15 +84,7 @@ def compare_weights(
     )
 
 
-def _kind(tensor: Typed) -> tuple[str, str, tuple[int, ...]]:
-    return tensor.digest, tensor.dtype, tuple(tensor.shape)
-
-
-def _type(tensor: Typed) -> tuple[str, tuple[int, ...]]:
-    return tensor.dtype, tuple(tensor.shape)
-
-
-def _elements(tensor: Typed) -> int:
+def _elements(tensor: HashedTensor) -> int:
     return math.prod(tensor.shape)
 
 
@@ -109,7 +102,7 @@ def _placed(name: str, before: Edition, after: Edition) -> bool:
     )
 
 
-def _is_longer(one: Typed, two: Typed) -> bool:
+def _is_longer(one: HashedTensor, two: HashedTensor) -> bool:
     return (
         one.dtype == two.dtype
         and len(one.shape) == len(two.shape) > 0
@@ -124,7 +117,7 @@ def _grown(before: Edition, after: Edition, names: list[str]) -> list[str]:
     found = []
     for name in names:
         old = before.tensors[name]
-        length = _elements(old) * DTYPE_BYTES[old.dtype]
+        length = byte_length(old)
         if digest_file(Path(refs[name].file), refs[name].offset, length) == old.digest:
             found.append(name)
     return found

@@ -17,6 +17,7 @@ from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.installed import Prompt
 from modpkg.core.jsonfile import read_json
+from modpkg.core.tensors import types_of
 
 _INDICES = ("indices",)
 _CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
@@ -54,7 +55,7 @@ def bind(context: StepContext) -> Effects:
         )
     bound = bind_adapter(
         module.name,
-        {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
+        types_of(module.tensors),
         config,
         base.tensors,
         architecture=context.config.get("model_type"),
@@ -91,7 +92,7 @@ def bind(context: StepContext) -> Effects:
                 f"step {step.op!r} of {module.name} has a scale, but it brings {min(added)!r}, "
                 "which is not added up"
             )
-        types = {name: (ref.dtype, ref.shape) for name, ref in added.items()}
+        types = types_of(added)
         name = f"{base.name} {base.version}"
         head = bind_head(context.model, types, base.tensors, step.replace, base_name=name)
         removed = (*head.replaced, *head.removed)

@@ -16,6 +16,7 @@ from modpkg.compose.operators.adapter import bind as bind_adapter
 from modpkg.compose.operators.operator import BaseRows, Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError
+from modpkg.core.tensors import identity_of
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
@@ -51,7 +52,7 @@ def bind(context: StepContext) -> Effects:
                 expected=own.shape,
             )
         if own.dtype not in FLOATS or ref.dtype not in FLOATS:
-            if (own.dtype, own.digest) == (ref.dtype, ref.digest):
+            if identity_of(own) == identity_of(ref):
                 continue
             raise ComposeError(
                 "M601",

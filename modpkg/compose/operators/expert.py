@@ -18,6 +18,7 @@ from modpkg.compose.mixture import dense_of
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ROUTER
+from modpkg.core.tensors import identity_of, types_of
 from modpkg.manifest.schema import Compose, Setting, Step
 
 PROMPTS = ("prompts", "negative_prompts")
@@ -53,7 +54,7 @@ def bind(context: StepContext) -> Effects:
     left = [*module.tensors.values()] if is_base else [tensors[name] for name in bound.others]
     for name in bound.others:
         own = base.tensors[name]
-        if not drops and (tensors[name].dtype, tensors[name].digest) != (own.dtype, own.digest):
+        if not drops and identity_of(tensors[name]) != identity_of(own):
             raise refuse(
                 f"{module.name} has {name!r}, which is not that of {base.name} and no part of an "
                 'expert; to take its blocks alone, write parameters = { others = "drop" }'
@@ -80,7 +81,7 @@ def binding_of(context: StepContext, step: Step) -> ExpertBinding:
     """Return what the tensors of one of the recipe's experts are."""
     base = context.base
     module = base if step.module == context.recipe.base else context.modules[step.module]
-    types = {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()}
+    types = types_of(module.tensors)
     return bind_expert(module.name, types, base.tensors, base_name=f"{base.name} {base.version}")
 
 

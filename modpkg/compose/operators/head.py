@@ -17,6 +17,7 @@ from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.jsonfile import read_json
+from modpkg.core.tensors import types_of
 
 # Keys of a head's config.json that are the base's to say.
 _NOT_MERGED = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
@@ -43,7 +44,7 @@ def bind(context: StepContext) -> Effects:
         raise refuse(f"step 'head' of {module.name} has a scale, but a head is not added up")
     bound = bind_head(
         context.model,
-        {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()},
+        types_of(module.tensors),
         base.tensors,
         step.replace,
         base_name=f"{base.name} {base.version}",

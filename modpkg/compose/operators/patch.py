@@ -28,6 +28,7 @@ from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.filenames import CONFIG, PATCH, PATCHED_FILES
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
+from modpkg.core.tensors import type_of
 from modpkg.release.patched import check_against, read_patch
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ def bind(context: StepContext) -> Effects:
             added[name] = _first_rows(own, item.first, item.digest)
             claimed.append(name)
         elif whole is not None and (
-            own is None
-            or own.dtype not in FLOATS
-            or (own.dtype, list(own.shape)) != (whole.dtype, list(whole.shape))
+            own is None or own.dtype not in FLOATS or type_of(own) != type_of(whole)
         ):
             added[name] = whole
         else:

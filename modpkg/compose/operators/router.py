@@ -34,6 +34,7 @@ from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ROUTER as ROUTER_FILE
 from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.tensors import types_of
 from modpkg.manifest.schema import Step
 
 ASKED = "experts_per_token"
@@ -128,7 +129,7 @@ def _given(context: StepContext, experts: list[Step], refuse: Refuse) -> Rows:
     if ROUTER_FILE not in module.files:
         raise refuse(f"{module.name} has no {ROUTER_FILE} and so is no router")
     names = experts_of(module.files[ROUTER_FILE])
-    types = {name: (ref.dtype, ref.shape) for name, ref in module.tensors.items()}
+    types = types_of(module.tensors)
     found = bind_router(
         module.name, types, names, base.tensors, base_name=f"{base.name} {base.version}"
     )
