@@ -22,7 +22,8 @@ from modpkg.core.records import (
     decode_record,
 )
 from modpkg.deltas import decode
-from modpkg.manifest import normal_form, parse_manifest
+from modpkg.manifest.normal import normal_form
+from modpkg.manifest.read import parse_manifest
 from modpkg.registry.index import parse_index
 from modpkg.registry.reader import Registry
 from modpkg.release.verify import check_record

@@ -19,7 +19,7 @@ from modpkg.core.names import parse_requirement
 from modpkg.core.packs import pack_chunks
 from modpkg.core.records import canonical_json
 from modpkg.core.tree import BlobTree
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.base import find_base
 from modpkg.registry.known import known_tensors
 from modpkg.registry.origins import find_origins

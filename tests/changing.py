@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from modpkg.core.records import IndexLine, ReleaseRecord
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.known import known_tensors
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter

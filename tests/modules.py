@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.core.records import IndexLine
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build

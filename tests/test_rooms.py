@@ -49,7 +49,7 @@ CIRCLES = {
     frozenset(("modpkg.interop.mergekit_experts", "modpkg.interop.mergekit")),
 }
 DUPLICATES = {
-    *("Attempt", "Bound", "Change", "Changes", "Difference", "Kept", "Layout", "Merging", "Method"),
+    *("Attempt", "Bound", "Change", "Changes", "Difference", "Kept", "Merging", "Method"),
     *("Outcome", "Place", "Release", "Request", "Result", "Rows", "Search", "Site", "Source"),
     "Trial",
 }

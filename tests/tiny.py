@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from modpkg.core.records import IndexLine
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.base import find_base
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry

@@ -28,7 +28,7 @@ from spaces import without_spaces
 from story import Story
 from texts import DOMAINS, LABELS, read_texts
 
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 
 HERE = Path(__file__).resolve().parent
 LICENSE = "Apache-2.0 AND MIT"

@@ -19,7 +19,9 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest import Manifest, ModuleTable, find_manifest, read_manifest
+from modpkg.manifest.find import find_manifest
+from modpkg.manifest.read import read_manifest
+from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder

@@ -12,7 +12,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS
-from modpkg.manifest import new_manifest
+from modpkg.manifest.starter import new_manifest
 
 
 @click.command("init")

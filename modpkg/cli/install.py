@@ -31,7 +31,7 @@ from modpkg.environment.project import Project, find_project
 
 if TYPE_CHECKING:  # imported when there is something to do, so that nothing to do is quick
     from modpkg.environment.plan import Change, InstallPlan, Request
-    from modpkg.manifest import Strategy
+    from modpkg.manifest.schema import Strategy
 
 
 _WAITING = "Waiting for another modpkg command on this environment …"

@@ -12,7 +12,7 @@ from modpkg.core.home import store_folder
 from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.project import find_project
-from modpkg.manifest import Strategy
+from modpkg.manifest.schema import Strategy
 from modpkg.resolve.lock import Lock, read_lock
 
 

@@ -14,7 +14,7 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import writable_folder
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter

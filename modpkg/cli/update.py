@@ -17,7 +17,7 @@ from modpkg.core.errors import LockError, UsageError
 from modpkg.environment.project import Project, find_project
 
 if TYPE_CHECKING:  # imported when there is something to do, so that nothing to do is quick
-    from modpkg.manifest import Strategy
+    from modpkg.manifest.schema import Strategy
 
 
 @click.command("update")

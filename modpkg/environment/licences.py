@@ -15,7 +15,7 @@ from modpkg.core.names import parse_requirement
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.licence_facts import ANY, UNKNOWN, Terms, is_known, terms_of
 from modpkg.environment.models import ModelRecipe
-from modpkg.manifest import LicensePolicy, Manifest
+from modpkg.manifest.schema import LicensePolicy, Manifest
 from modpkg.manifest.spdx import Expression, accepted, fold, parse_expression
 from modpkg.resolve.lock import Lock
 

@@ -16,7 +16,7 @@ from modpkg.core.names import module_name, parse_version, read_requirement, requ
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock, format_lock, lock_of
 from modpkg.toml.node import hint
 

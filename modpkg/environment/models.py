@@ -15,8 +15,8 @@ from modpkg.core.files import link_or_copy, safe_path, write_atomically
 from modpkg.core.installed import InstalledModel, Prompt, TensorRef
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.sealed import seal
-from modpkg.manifest import Manifest, from_normal_form
-from modpkg.manifest.schema import Compose, Task
+from modpkg.manifest.normal import from_normal_form
+from modpkg.manifest.schema import Compose, Manifest, Task
 from modpkg.release.build import requires_of
 from modpkg.resolve.lock import Lock
 

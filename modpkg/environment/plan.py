@@ -32,7 +32,8 @@ from modpkg.environment.models import ModelRecipe, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.manifest import Manifest, Strategy, remove_dependency, set_dependency
+from modpkg.manifest.edit import remove_dependency, set_dependency
+from modpkg.manifest.schema import Manifest, Strategy
 from modpkg.resolve.lock import Lock, LockedModule, read_lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer

@@ -12,8 +12,8 @@ from modpkg.core.errors import LockError
 from modpkg.core.names import requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.version import __version__
-from modpkg.manifest import Dependency, Manifest, Strategy
 from modpkg.manifest.cutoff import moment_text, parse_cutoff
+from modpkg.manifest.schema import Dependency, Manifest, Strategy
 from modpkg.resolve.lock import Lock, LockedPolicy
 from modpkg.resolve.policy import Bound, Policy
 

@@ -11,7 +11,7 @@ from modpkg.core.names import parse_version
 from modpkg.environment.locking import kept_versions, roots_of, stale_reason
 from modpkg.environment.policy import policy_of
 from modpkg.environment.registries import Registries
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.lock import Lock
 from modpkg.resolve.provider import Need

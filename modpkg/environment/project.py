@@ -15,7 +15,7 @@ from modpkg.core.home import user_project
 from modpkg.manifest.find import find_manifest
 
 if TYPE_CHECKING:
-    from modpkg.manifest import Manifest
+    from modpkg.manifest.schema import Manifest
 
 ENVIRONMENT = ".modpkg"
 PROJECT_VARIABLE = "MODPKG_PROJECT"
@@ -54,7 +54,7 @@ class Project(Struct, frozen=True):
 
     def parse(self, text: str | None = None) -> Manifest:
         """Return the manifest, or what ``text`` would be as this project's manifest."""
-        from modpkg.manifest import parse_manifest  # not needed to see that nothing changed
+        from modpkg.manifest.read import parse_manifest  # not needed to see that nothing changed
 
         return parse_manifest(self.text() if text is None else text, self.manifest_path)
 

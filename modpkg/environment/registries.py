@@ -9,9 +9,9 @@ from pathlib import Path
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.tree import BlobTree
 from modpkg.environment.policy import bounds_of
-from modpkg.manifest import Manifest
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import default_address
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog

@@ -31,8 +31,8 @@ from modpkg.environment.project import Project, find_project
 
 if TYPE_CHECKING:
     from modpkg.environment.registries import OpenRegistries, Registries
-    from modpkg.manifest import Manifest
     from modpkg.manifest.config import Settings
+    from modpkg.manifest.schema import Manifest
     from modpkg.resolve.lock import Lock
     from modpkg.store.store import Store
 

@@ -13,8 +13,8 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import module_name
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
-from modpkg.manifest import parse_manifest
 from modpkg.manifest.edit import toml_value
+from modpkg.manifest.read import parse_manifest
 
 DTYPES = ("float32", "float16", "bfloat16")
 _LARGEST = 1 << 20

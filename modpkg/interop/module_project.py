@@ -11,7 +11,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
-from modpkg.manifest import parse_manifest
+from modpkg.manifest.read import parse_manifest
 from modpkg.release.content import check_data
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"

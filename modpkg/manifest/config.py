@@ -16,7 +16,7 @@ from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
 from modpkg.manifest.values import has_secret
 from modpkg.toml.document import decoded, read_document
-from modpkg.toml.node import Node, Source, Table, brief
+from modpkg.toml.node import ManifestSource, Node, Table, brief
 from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
@@ -208,7 +208,7 @@ def parse_settings(text: str, path: Path) -> Settings:
         ManifestError: see `read_settings`.
     """
     document = read_document(text, shown(path))
-    root = Node(Source(shown(path), document.places), (), document.data).table(_TABLES)
+    root = Node(ManifestSource(shown(path), document.places), (), document.data).table(_TABLES)
     registries: dict[str, RegistrySettings] = {}
     if (tables := root.get("registry")) is not None:
         for key, node in tables.entries().items():

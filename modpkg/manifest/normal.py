@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.names import requirement_text
+from modpkg.core.names import parse_requirement, requirement_text, specifier_text
+from modpkg.manifest.edit import toml_key, toml_value
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
     Compose,
@@ -20,7 +21,9 @@ from modpkg.manifest.schema import (
     Test,
 )
 from modpkg.manifest.settings import plain_setting
-from modpkg.toml.node import Node, Source
+from modpkg.toml.node import ManifestSource, Node
+
+_ORDER = ("module", "app", "provenance", "dependencies", "suites", "extras", "compose", "task")
 
 
 def normal_form(manifest: Manifest) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def from_normal_form(data: dict[str, Any], where: str) -> Manifest:
     Raises:
         ManifestError: it is none; ``where`` says whose record.
     """
-    return manifest_of(Node(Source(where), (), data), Path(MANIFEST))
+    return manifest_of(Node(ManifestSource(where), (), data), Path(MANIFEST))
 
 
 def _plain(table: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -172,3 +175,44 @@ def _test(test: Test) -> dict[str, Any]:
             "model": test.model,
         }
     )
+
+
+def manifest_text(form: dict[str, Any]) -> str:
+    """Return a ``modpkg.toml`` whose normal form is ``form``."""
+    lines: list[str] = []
+    for key in sorted(form, key=lambda key: (_ORDER.index(key) if key in _ORDER else 99, key)):
+        value = form[key]
+        if key in ("dependencies", "suites"):
+            value = dict(map(_dependency_pair, value))
+        if isinstance(value, list):
+            for item in value:
+                lines += [f"[[{key}]]", *_pairs(item), ""]
+        else:
+            lines += [f"[{key}]", *_pairs(value), ""]
+    return "\n".join(lines)
+
+
+def _pairs(table: dict[str, Any]) -> list[str]:
+    return [f"{toml_key(key)} = {toml_value(value)}" for key, value in table.items()]
+
+
+def _dependency_pair(item: str | dict[str, Any]) -> tuple[str, str | dict[str, Any]]:
+    """Return a dependency as a manifest has it: its name, and a specifier or a table."""
+    text, registry = (
+        (item, None)
+        if isinstance(item, str)
+        else (
+            item["requirement"],
+            item["registry"],
+        )
+    )
+    requirement = parse_requirement(text)
+    specifier = specifier_text(requirement.specifier) or "*"
+    if registry is None and not requirement.extras:
+        return requirement.name, specifier
+    table: dict[str, Any] = {"version": specifier}
+    if requirement.extras:
+        table["extras"] = sorted(requirement.extras)
+    if registry is not None:
+        table["registry"] = registry
+    return requirement.name, table

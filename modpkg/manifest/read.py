@@ -30,7 +30,7 @@ from modpkg.manifest.sections import (
     read_tests,
 )
 from modpkg.toml.document import decoded, read_document
-from modpkg.toml.node import Node, Source, Table
+from modpkg.toml.node import ManifestSource, Node, Table
 from modpkg.toml.text import read_head
 
 _TABLES = (
@@ -79,13 +79,13 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     name = shown(path)
     document = read_document(text, name)
     if path.name != PYPROJECT:
-        source = Source(name, document.places)
+        source = ManifestSource(name, document.places)
         return manifest_of(Node(source, (), document.data), path)
     tool = document.data.get("tool")
     if not isinstance(tool, dict) or "modpkg" not in tool:
         message = "it has no [tool.modpkg]; 'modpkg init' makes one."
         raise ManifestError("M110", where=name, message=message)
-    source = Source(name, document.places, ("tool", "modpkg"))
+    source = ManifestSource(name, document.places, ("tool", "modpkg"))
     return manifest_of(Node(source, (), tool["modpkg"]), path)
 
 

@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ReleaseError
 from modpkg.core.names import parse_version
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
 from modpkg.release.build import Base

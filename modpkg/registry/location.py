@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from modpkg.core.errors import PublishError, RegistryError
 from modpkg.core.home import config_path, default_registry
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.manifest.values import has_secret
 
 

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from modpkg.core.errors import NotFound, ReleaseError
 from modpkg.core.records import BuiltFrom
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 
 

@@ -28,8 +28,8 @@ from modpkg.core.records import (
 )
 from modpkg.core.tree import BlobTree
 from modpkg.core.version import __version__
-from modpkg.manifest import Manifest, normal_form
-from modpkg.manifest.schema import Dependency, ModuleTable
+from modpkg.manifest.normal import normal_form
+from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
 from modpkg.release.content import collect
 from modpkg.release.expects import expects_of
 from modpkg.release.finite import count_not_finite

@@ -9,7 +9,7 @@ from datetime import date, datetime, time
 from typing import Any, TypeVar
 
 from modpkg.core.errors import ManifestError, ModpkgError
-from modpkg.toml.positions import Path, Places
+from modpkg.toml.positions import KeyPath, Places
 
 T = TypeVar("T")
 
@@ -51,24 +51,24 @@ def brief(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class ManifestSource:
     """Where a manifest's data come from: a file with lines, or a record without."""
 
     name: str
     places: Places | None = None
-    prefix: Path = ()
-    """Path of the manifest inside the file: ``tool.modpkg`` in a pyproject.toml."""
+    prefix: KeyPath = ()
+    """KeyPath of the manifest inside the file: ``tool.modpkg`` in a pyproject.toml."""
 
     @property
     def is_record(self) -> bool:
         return self.places is None
 
-    def where(self, path: Path) -> str:
+    def where(self, path: KeyPath) -> str:
         if self.places is None:
             return self.name
         return f"{self.name}:{self.places.line(self.prefix + path)}"
 
-    def dotted(self, path: Path) -> str:
+    def dotted(self, path: KeyPath) -> str:
         """Return ``path`` as people write it: ``tool.modpkg.tests[0].metric``."""
         shown = ""
         for part in self.prefix + path:
@@ -84,8 +84,8 @@ class Source:
 class Node:
     """A value and its path."""
 
-    source: Source
-    path: Path
+    source: ManifestSource
+    path: KeyPath
     value: Any
 
     @property

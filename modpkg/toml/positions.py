@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import tomli
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and array positions from the root: ``("tests", 0, "metric")``."""
 
 MAX_DEPTH = 32
@@ -48,7 +48,7 @@ class Statement(NamedTuple):
     """A table's header, a key with its value, or such a pair inside an inline table."""
 
     form: Literal["header", "pair", "inline"]
-    path: Path
+    path: KeyPath
     """Of the table, or of the value."""
     start: int
     value: int
@@ -62,12 +62,12 @@ class Places:
 
     text: str
     statements: list[Statement] = field(default_factory=list)
-    offsets: dict[Path, int] = field(default_factory=dict)
+    offsets: dict[KeyPath, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._newlines = [match.start() for match in re.finditer("\n", self.text)]
 
-    def line(self, path: Path) -> int:
+    def line(self, path: KeyPath) -> int:
         """Return the line of ``path``, or of the nearest table around it that the text shows."""
         while path and path not in self.offsets:
             path = path[:-1]
@@ -97,8 +97,8 @@ class _Scanner:
         self.text = text
         self.places = Places(text)
         self.at = 0
-        self.section: Path = ()
-        self.lengths: dict[Path, int] = {}
+        self.section: KeyPath = ()
+        self.lengths: dict[KeyPath, int] = {}
         """How many ``[[tables]]`` each array has so far."""
 
     def document(self) -> None:
@@ -113,7 +113,7 @@ class _Scanner:
         bracket = "[[" if self.text.startswith("[[", start) else "["
         self.at += len(bracket)
         *parents, last = self.key()
-        path: Path = ()
+        path: KeyPath = ()
         for key in parents:
             path += (key,)
             self.places.offsets.setdefault(path, start)
@@ -131,7 +131,7 @@ class _Scanner:
         self.places.offsets[path] = start
         self.places.statements.append(Statement("header", path, start, close, self.at))
 
-    def pair(self, table: Path, form: Literal["pair", "inline"]) -> None:
+    def pair(self, table: KeyPath, form: Literal["pair", "inline"]) -> None:
         start = self.at
         path = table
         for key in self.key():
@@ -165,7 +165,7 @@ class _Scanner:
                 return _unquoted(match[0])
         raise _Malformed
 
-    def value(self, path: Path) -> None:
+    def value(self, path: KeyPath) -> None:
         if len(path) > MAX_DEPTH:
             raise OverLimit(self.at, f"nests tables or arrays more than {MAX_DEPTH} deep")
         first = self.text[self.at : self.at + 1]
@@ -178,7 +178,7 @@ class _Scanner:
         else:
             self.bare_value()
 
-    def array(self, path: Path) -> None:
+    def array(self, path: KeyPath) -> None:
         self.at += 1
         position = 0
         while not self.text.startswith("]", self.skip(_VOID)):
@@ -191,7 +191,7 @@ class _Scanner:
             self.at += 1
         self.expect("]")
 
-    def inline_table(self, path: Path) -> None:
+    def inline_table(self, path: KeyPath) -> None:
         self.at += 1
         while not self.text.startswith("}", self.skip(_VOID)):
             self.pair(path, "inline")

@@ -20,7 +20,7 @@ from modpkg.compose import rounding
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
 from modpkg.interop.mergekit import import_mergekit
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from tests.compose.helpers import module, values
 from tests.raising import raises
 

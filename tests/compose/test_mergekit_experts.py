@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from modpkg.interop.mergekit import import_mergekit
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from tests.compose.helpers import of_folder
 from tests.compose.mergekit.make_experts import HERE, RECIPES, write_models
 from tests.compose.mixtures import Parameters, mixed, opened, saved

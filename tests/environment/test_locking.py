@@ -12,7 +12,7 @@ import pytest
 from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock, stale_reason
 from modpkg.environment.registries import Registries
-from modpkg.manifest import parse_manifest
+from modpkg.manifest.read import parse_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.resolve.lock import Lock

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import modpkg
 from modpkg.core.errors import ManifestError
-from modpkg.manifest import parse_manifest, read_manifest
+from modpkg.manifest.read import parse_manifest, read_manifest
 from tests.raising import raises
 
 from .strategies import manifests, steady, toml, toml_values

@@ -11,8 +11,13 @@ import tomlkit
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from modpkg.manifest import parse_manifest, remove_dependency, set_dependency
-from modpkg.manifest.edit import toml_value, with_absolute_registries
+from modpkg.manifest.edit import (
+    remove_dependency,
+    set_dependency,
+    toml_value,
+    with_absolute_registries,
+)
+from modpkg.manifest.read import parse_manifest
 from tests.raising import raises
 
 from .strategies import steady, toml, toml_values, words

@@ -13,15 +13,9 @@ from msgspec.structs import replace
 
 from modpkg.core.errors import ManifestError
 from modpkg.core.records import canonical_json
-from modpkg.manifest import (
-    Dependency,
-    LicensePolicy,
-    Manifest,
-    ResolutionTable,
-    from_normal_form,
-    normal_form,
-    parse_manifest,
-)
+from modpkg.manifest.normal import from_normal_form, normal_form
+from modpkg.manifest.read import parse_manifest
+from modpkg.manifest.schema import Dependency, LicensePolicy, Manifest, ResolutionTable
 from tests.raising import raises
 
 from .strategies import manifests, steady, toml

@@ -10,7 +10,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from modpkg.manifest import Step, find_manifest, parse_manifest, read_manifest
+from modpkg.manifest.find import find_manifest
+from modpkg.manifest.read import parse_manifest, read_manifest
+from modpkg.manifest.schema import Step
 from tests.raising import raises
 
 HERE = Path("modpkg.toml")
@@ -194,6 +196,6 @@ def test_hostile_bytes_are_refused(content: bytes, sentence: str, tmp_path: Path
 
 def test_importing_it_is_light() -> None:
     heavy = "{'torch', 'numpy', 'rich', 'tomlkit', 'transformers', 'packaging.licenses'}"
-    code = f"import sys, modpkg.manifest; print({heavy} & set(sys.modules))"
+    code = f"import sys, modpkg.manifest.edit, modpkg.manifest.normal; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "set()", found.stderr

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.names import specifier_text
-from modpkg.manifest import normal_form, parse_manifest
 from modpkg.manifest.cutoff import parse_cutoff
+from modpkg.manifest.normal import normal_form
+from modpkg.manifest.read import parse_manifest
 from tests.raising import raises
 
 NOW = datetime(2026, 3, 31, 12, 30, 15, 999, tzinfo=timezone.utc)

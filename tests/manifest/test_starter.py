@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.records import KINDS
-from modpkg.manifest import new_manifest, parse_manifest, set_dependency
+from modpkg.manifest.edit import set_dependency
+from modpkg.manifest.read import parse_manifest
+from modpkg.manifest.starter import new_manifest
 from tests.raising import raises
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.release.content import check_data, collect
 from tests.modules import write_module
 from tests.raising import raises

@@ -16,7 +16,7 @@ from modpkg.core.errors import ComposeError, ModpkgError
 from modpkg.core.records import Expects
 from modpkg.core.tree import BlobTree
 from modpkg.interop.peft import import_peft
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.base import find_base
 from modpkg.registry.reader import Registry
 from modpkg.release.build import build

@@ -11,7 +11,7 @@ import pytest
 from modpkg.core.errors import IntegrityError, RecordError
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build

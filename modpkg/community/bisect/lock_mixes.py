@@ -23,7 +23,8 @@ from modpkg.environment.locking import requirements_of, roots_of
 from modpkg.environment.policy import locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.manifest import Manifest, remove_dependency, set_dependency
+from modpkg.manifest.edit import remove_dependency, set_dependency
+from modpkg.manifest.schema import Manifest
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedPolicy, lock_of

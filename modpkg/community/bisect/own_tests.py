@@ -12,7 +12,7 @@ from modpkg.core.errors import TestError
 from modpkg.core.progress import Progress
 from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
 from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.store.store import Store
 
 _FAILED = ("M716", "M717", "M718")

@@ -21,7 +21,7 @@ from modpkg.core.names import ModuleName
 from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import recorded, with_flags
 from modpkg.environment.registries import Registries
-from modpkg.manifest import Dependency, Manifest
+from modpkg.manifest.schema import Dependency, Manifest
 from modpkg.resolve.lock import Lock, read_lock
 
 

@@ -37,7 +37,7 @@ from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
 from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest import Manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 

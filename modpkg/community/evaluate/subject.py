@@ -27,8 +27,7 @@ from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest import Manifest
-from modpkg.manifest.schema import Compose, Dependency, Step, Task
+from modpkg.manifest.schema import Compose, Dependency, Manifest, Step, Task
 from modpkg.manifest.values import make_requirement
 from modpkg.registry.base import find_base
 from modpkg.registry.origins import find_origins

@@ -29,8 +29,7 @@ from modpkg.core.sealed import seal, unseal
 from modpkg.environment.install import counted, fetch_plan
 from modpkg.environment.models import lay_out_model, manifest_of
 from modpkg.environment.registries import Registries
-from modpkg.manifest import Manifest
-from modpkg.manifest.schema import Dependency, Test
+from modpkg.manifest.schema import Dependency, Manifest, Test
 from modpkg.store.contents import TESTED
 from modpkg.store.store import Store
 

@@ -15,8 +15,8 @@ from modpkg.core.names import ModuleName
 from modpkg.environment.models import manifest_of
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
-from modpkg.manifest import parse_manifest
-from modpkg.manifest.written import manifest_text
+from modpkg.manifest.normal import manifest_text
+from modpkg.manifest.read import parse_manifest
 from modpkg.release.content import is_left_out
 
 FIRST = "1.0.0"

@@ -19,7 +19,7 @@ from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.interop.hf import NOT_TAKEN
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.release.content import Content, check_data, collect
 from modpkg.release.packing import folders_apart, tensors_of
 from modpkg.store.store import Store

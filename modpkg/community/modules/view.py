@@ -23,8 +23,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
-from modpkg.manifest import Manifest
-from modpkg.manifest.schema import ModuleTable
+from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.release.content import collect
 from modpkg.release.packing import tensors_of

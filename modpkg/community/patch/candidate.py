@@ -14,8 +14,8 @@ from modpkg.core.files import safe_path
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
-from modpkg.manifest import parse_manifest
-from modpkg.manifest.written import manifest_text
+from modpkg.manifest.normal import manifest_text
+from modpkg.manifest.read import parse_manifest
 
 Origin = tuple[str, str, str]
 """Name, version and relation of a release that another is made from."""

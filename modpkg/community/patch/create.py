@@ -25,8 +25,8 @@ from modpkg.core.packs import pack_chunks
 from modpkg.core.records import PatchedTensor, PatchRecord, canonical_json
 from modpkg.core.tensors import identity_of, type_of
 from modpkg.interop.module_project import new_project
-from modpkg.manifest import parse_manifest
-from modpkg.manifest.written import manifest_text
+from modpkg.manifest.normal import manifest_text
+from modpkg.manifest.read import parse_manifest
 
 WEIGHTS = "patch.safetensors"
 

@@ -10,8 +10,7 @@ from packaging.version import Version
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.community.semver.ranges import allowed, breaking_line, probes
 from modpkg.core.names import specifier_text
-from modpkg.manifest import Manifest
-from modpkg.manifest.schema import Compose, Dependency, Step
+from modpkg.manifest.schema import Compose, Dependency, Manifest, Step
 from modpkg.manifest.spdx import parse_expression, permits_all_of
 
 ACTING = ("adapter", "head", "expert", "patch")

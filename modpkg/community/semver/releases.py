@@ -28,7 +28,7 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest import Manifest, ModuleTable
+from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release, newest_release
 from modpkg.resolve.lock import Lock, LockedModule

@@ -6,7 +6,7 @@ from collections import Counter
 
 from modpkg.community.modules.view import Edition
 from modpkg.community.semver.levels import Fact, Level
-from modpkg.manifest import Test
+from modpkg.manifest.schema import Test
 
 _BOUNDS = ("at_least", "at_most", "tolerance")
 _LINES = (".jsonl", ".csv")

@@ -30,7 +30,9 @@ from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
 from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest import Manifest, find_manifest, read_manifest
+from modpkg.manifest.find import find_manifest
+from modpkg.manifest.read import read_manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.store.store import Store

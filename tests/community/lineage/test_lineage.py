@@ -19,8 +19,8 @@ from modpkg.community.lineage.svg import family_picture
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.records import BuiltFrom, Provenance, ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
-from modpkg.manifest import normal_form, parse_manifest
-from modpkg.manifest.written import manifest_text
+from modpkg.manifest.normal import manifest_text, normal_form
+from modpkg.manifest.read import parse_manifest
 from modpkg.registry.reader import Registry
 from registry_spec.check import check
 from tests.command import modpkg, modpkg_json, refused

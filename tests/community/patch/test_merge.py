@@ -22,7 +22,7 @@ from modpkg.community.patch.tournament import choose
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import InstalledModule
 from modpkg.core.progress import Progress
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.store.store import Store
 from tests.community.changed import base_of, copy_of, patch_of, same_bits
 from tests.raising import raises

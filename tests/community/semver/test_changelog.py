@@ -13,7 +13,7 @@ from modpkg.community.evaluate.report import Report, Result, Subject, report_byt
 from modpkg.community.modules.view import Edition, of_project
 from modpkg.community.semver.check import check
 from modpkg.core.digests import digest_bytes
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from tests.command import modpkg, modpkg_json, refused
 from tests.community.semver.test_check import BASE, base, nudged
 from tests.environment.test_licences import licensed

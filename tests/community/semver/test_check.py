@@ -13,7 +13,7 @@ import pytest
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.releases import check_project
 from modpkg.core.progress import Progress
-from modpkg.manifest import read_manifest
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
 from registry_spec.check import check as check_registry
 from tests.command import modpkg, refused

@@ -16,7 +16,8 @@ from modpkg.community.vet.verdict import Vetting
 from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
-from modpkg.manifest import Manifest, read_manifest
+from modpkg.manifest.read import read_manifest
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.writer import RegistryWriter
 from modpkg.store.store import Store
 from tests.command import modpkg
