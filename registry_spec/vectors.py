@@ -28,7 +28,7 @@ from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import Built, acts_on_base, build
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import format_lock, lock_of
-from modpkg.resolve.provider import root_needs
+from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from registry_spec import VECTORS
 from registry_spec.cases import CASES, DECODED, FITS, NORMAL

@@ -44,8 +44,6 @@ BACKWARD = {
 CIRCLES = {
     frozenset(("modpkg.compose.blocks", "modpkg.compose.torch_arrays")),
     frozenset(("modpkg.compose.tensor", "modpkg.compose.blocks", "modpkg.compose.torch_arrays")),
-    frozenset(("modpkg.resolve.admission", "modpkg.resolve.provider")),
-    frozenset(("modpkg.transfer.staging", "modpkg.transfer.plan")),
     frozenset(("modpkg.interop.mergekit_experts", "modpkg.interop.mergekit")),
 }
 DUPLICATES = {

@@ -22,7 +22,7 @@ from modpkg.toml.node import hint
 
 if TYPE_CHECKING:
     from modpkg.environment.registries import Registries
-    from modpkg.resolve.provider import Need
+    from modpkg.resolve.need import Need
 
 
 class Locked(Struct, frozen=True):
@@ -48,7 +48,7 @@ def requirements_of(manifest: Manifest) -> list[str]:
 
 def roots_of(manifest: Manifest) -> list[Need]:
     """Return the resolver's roots, in the order the manifest has them."""
-    from modpkg.resolve.provider import root_needs
+    from modpkg.resolve.need import root_needs
 
     return [
         need

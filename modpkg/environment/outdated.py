@@ -12,7 +12,7 @@ from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Trial
 from modpkg.registry.select import newest_release
 from modpkg.resolve.catalog import Release
-from modpkg.resolve.provider import Candidate, Need, dependencies
+from modpkg.resolve.need import Candidate, Need, dependencies
 from modpkg.resolve.resolve import Resolution
 
 

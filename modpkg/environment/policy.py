@@ -15,7 +15,7 @@ from modpkg.core.version import __version__
 from modpkg.manifest.cutoff import moment_text, parse_cutoff
 from modpkg.manifest.schema import Dependency, Manifest, Strategy
 from modpkg.resolve.lock import Lock, LockedPolicy
-from modpkg.resolve.policy import Bound, Policy
+from modpkg.resolve.policy import Policy, VersionRange
 
 
 def with_flags(
@@ -51,9 +51,9 @@ def policy_of(manifest: Manifest, now: datetime) -> Policy:
     )
 
 
-def bounds_of(bounds: tuple[Dependency, ...]) -> dict[str, Bound]:
+def bounds_of(bounds: tuple[Dependency, ...]) -> dict[str, VersionRange]:
     """Return constraints or overrides as the resolver takes them."""
-    return {bound.name: Bound(bound.requirement.specifier, bound.where) for bound in bounds}
+    return {bound.name: VersionRange(bound.requirement.specifier, bound.where) for bound in bounds}
 
 
 def recorded(bounds: tuple[Dependency, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from modpkg.environment.registries import Registries
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.lock import Lock
-from modpkg.resolve.provider import Need
+from modpkg.resolve.need import Need
 from modpkg.resolve.resolve import Resolution, resolve
 
 

@@ -14,7 +14,7 @@ from modpkg.core.names import ModuleName
 from modpkg.environment.plan import Change
 from modpkg.environment.preview import Trial, versions_of
 from modpkg.resolve.catalog import Release
-from modpkg.resolve.provider import Need
+from modpkg.resolve.need import Need
 from modpkg.resolve.suggest import QUESTION
 
 

@@ -131,7 +131,7 @@ class Registry:
             self._ahead.pop(name, None)
         return self._indexes[name]
 
-    def fetch_ahead(self, name: str, pool: Executor) -> None:
+    def prefetch(self, name: str, pool: Executor) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and tells what went wrong."""
         if name not in self._indexes and name not in self._ahead:
             self._ahead[name] = pool.submit(self._read_index, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -12,11 +11,9 @@ from packaging.version import Version
 from modpkg.core.errors import InvalidValue
 from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
-from modpkg.resolve.policy import Bound, Policy
-
-if TYPE_CHECKING:
-    from modpkg.resolve.catalog import Catalog, Release
-    from modpkg.resolve.provider import Need
+from modpkg.resolve.catalog import Catalog, Release
+from modpkg.resolve.need import Need
+from modpkg.resolve.policy import Policy, VersionRange
 
 
 class Admission:
@@ -165,6 +162,6 @@ def _too_new(published: str, cutoff: datetime) -> str | None:
     )
 
 
-def _outside(name: str, bound: Bound) -> str:
+def _outside(name: str, bound: VersionRange) -> str:
     where = f" ({bound.where})" if bound.where else ""
     return f"is kept out by the constraint {requirement_text(name, set(), bound.specifier)}{where}"

@@ -16,7 +16,7 @@ _CLAUSES = 10
 """Clauses that cost as much to write as a conflict costs."""
 
 
-class Spent(Exception):
+class BudgetExceeded(Exception):
     """The work that was allowed is done, and the question is open."""
 
 
@@ -29,10 +29,10 @@ class Budget:
         """Whether a question was left open for want of budget."""
 
     def check(self) -> None:
-        """Raise `Spent` when nothing is left."""
+        """Raise `BudgetExceeded` when nothing is left."""
         if self.left <= 0:
             self.spent = True
-            raise Spent
+            raise BudgetExceeded
 
     def ask(self, conflicts: int) -> None:
         """Take what a question cost that met so many conflicts."""
@@ -42,7 +42,7 @@ class Budget:
         """Take what writing so many clauses costs.
 
         Raises:
-            Spent: nothing is left after that.
+            BudgetExceeded: nothing is left after that.
         """
         self.left -= clauses // _CLAUSES
         self.check()

@@ -18,7 +18,7 @@ from modpkg.core.names import (
 )
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
-from modpkg.resolve.policy import Bound
+from modpkg.resolve.policy import VersionRange
 
 
 class Release:
@@ -27,7 +27,10 @@ class Release:
     __slots__ = ("line", "name", "overrides", "registry", "version")
 
     def __init__(
-        self, line: IndexLine, registry: Registry, overrides: Mapping[str, Bound] | None = None
+        self,
+        line: IndexLine,
+        registry: Registry,
+        overrides: Mapping[str, VersionRange] | None = None,
     ) -> None:
         self.line = line
         self.overrides = overrides
@@ -77,17 +80,17 @@ class Catalog:
         default: Registry,
         assigned: Mapping[str, Registry] | None = None,
         *,
-        overrides: Mapping[str, Bound] | None = None,
+        overrides: Mapping[str, VersionRange] | None = None,
         elsewhere: Callable[[str], str] | None = None,
     ) -> None:
         self._default = default
-        self.overrides: Mapping[str, Bound] = overrides or {}
+        self.overrides: Mapping[str, VersionRange] = overrides or {}
         self._elsewhere = elsewhere
         self._assigned = dict(assigned or {})
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
 
-    def overriding(self, overrides: Mapping[str, Bound]) -> Catalog:
+    def overriding(self, overrides: Mapping[str, VersionRange]) -> Catalog:
         """Return the same releases under other overrides; nothing is fetched again."""
         if overrides is self.overrides:
             return self
@@ -102,7 +105,7 @@ class Catalog:
         return self._assigned.get(name, self._default)
 
     @property
-    def at_hand(self) -> bool:
+    def is_local(self) -> bool:
         """Whether every index file lies in a folder of this machine."""
         return all(
             registry.folder is not None for registry in (self._default, *self._assigned.values())

@@ -28,9 +28,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from modpkg.core.names import ModuleName
+from modpkg.resolve.need import Identifier, Need
 from modpkg.resolve.order import Runs, runs_of, within
-from modpkg.resolve.provider import Identifier, Need
-from modpkg.resolve.space import Space, identifier
+from modpkg.resolve.space import Space
 
 Clause = tuple[int, ...]
 
@@ -174,7 +174,7 @@ class Clauses:
                 pending.append((wanted, new))
 
         for root in self.roots:
-            ask(identifier(root), self.space.allowed(root))
+            ask(root.identifier, self.space.allowed(root))
         known: dict[tuple[ModuleName, str | None, Runs], list[Clause]] = {}
         while pending:
             wanted, new = pending.popleft()
@@ -185,7 +185,7 @@ class Clauses:
                     asked = need.name, need.extra, runs
                     demands = known.get(asked)
                     if demands is None:
-                        ask(identifier(need), runs)
+                        ask(need.identifier, runs)
                         demands = known[asked] = self._demands(*asked)
                     for demand in demands:
                         demanded[demand] = demanded.get(demand, 0) | bit

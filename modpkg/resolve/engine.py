@@ -11,8 +11,9 @@ from resolvelib.resolvers import ResolverException, Result
 
 from modpkg.resolve.budget import Budget
 from modpkg.resolve.frontier import Conflict
-from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
-from modpkg.resolve.search import Search
+from modpkg.resolve.need import Candidate, Identifier, Need
+from modpkg.resolve.provider import ModuleProvider
+from modpkg.resolve.search import SatSearch
 from modpkg.resolve.space import Space
 from modpkg.resolve.walk import Walk
 
@@ -36,11 +37,11 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
         explaining: Budget | None = None,
         **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer; the budgets are those of `Search.resolve`.
+        """Return the preferred answer; the budgets are those of `SatSearch.resolve`.
 
         Raises:
             resolvelib.ResolutionImpossible: there is none.
-            Spent: ``limit`` was reached.
+            BudgetExceeded: ``limit`` was reached.
             Conflict: the walk was forced, and would have to go back.
         """
         roots = list(requirements)
@@ -53,5 +54,7 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
             except Conflict:
                 if forced == "walk":
                     raise
-        self.space.provider.fetch_ahead()
-        return Search(self.space, self.reporter).resolve(roots, limit=limit, explaining=explaining)
+        self.space.provider.prefetch()
+        return SatSearch(self.space, self.reporter).resolve(
+            roots, limit=limit, explaining=explaining
+        )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from modpkg.core.names import requirement_text
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.core import Cause
-from modpkg.resolve.provider import Candidate, Need
+from modpkg.resolve.need import Candidate, Need
+from modpkg.resolve.unsat_core import Cause
 
 SHOWN = 24
 """Most sentences of one kind; a chain of a thousand names is told by its two ends."""

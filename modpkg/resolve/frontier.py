@@ -11,9 +11,9 @@ from resolvelib.structs import DirectedGraph
 
 from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
+from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.order import Runs, both, within
-from modpkg.resolve.provider import Candidate, Identifier, Need
-from modpkg.resolve.space import Space, identifier
+from modpkg.resolve.space import Space
 
 
 class Conflict(ResolverException):
@@ -98,7 +98,7 @@ class Frontier:
             raise Conflict
         self.allowed.update(cut)
         for need in needs:
-            wanted = identifier(need)
+            wanted = need.identifier
             if wanted not in self._asked:
                 self._asked[wanted] = []
                 self.pending.append(wanted)

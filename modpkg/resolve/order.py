@@ -18,7 +18,7 @@ from packaging.version import Version
 Runs = tuple[tuple[int, int], ...]
 """Stretches of positions ``lo <= position < hi``: ascending, none empty, none touching."""
 
-Bound = tuple[str, str, str, Version]
+VersionClause = tuple[str, str, str, Version]
 """The bound as it is written, its operator, its version's text, and its version."""
 
 
@@ -28,11 +28,11 @@ class Order:
     def __init__(
         self,
         versions: Sequence[Version],
-        read: Bounds | None = None,
+        read: ParsedSpecifiers | None = None,
         spelled: Sequence[str] | None = None,
     ) -> None:
         self.versions = versions
-        self._read = Bounds() if read is None else read
+        self._read = ParsedSpecifiers() if read is None else read
         texts = map(str, versions) if spelled is None else spelled
         self._at = {text: position for position, text in enumerate(texts)}
         self._only_final = not any(v.is_prerelease or v.is_postrelease for v in versions)
@@ -67,7 +67,7 @@ class Order:
                 high = end
         return ((low, high),) if low < high else ()
 
-    def _stretch(self, bound: Bound) -> tuple[int, int]:
+    def _stretch(self, bound: VersionClause) -> tuple[int, int]:
         """Return the first position that one bound allows, and the first beyond."""
         _, operator, text, version = bound
         low, high = 0, len(self.versions)
@@ -112,20 +112,20 @@ class Order:
         return at
 
 
-class Bounds:
+class ParsedSpecifiers:
     """The bounds of specifiers, read once per specifier object: many needs share one."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[SpecifierSet, tuple[Bound, ...] | None]] = {}
+        self._known: dict[int, tuple[SpecifierSet, tuple[VersionClause, ...] | None]] = {}
 
-    def of(self, specifier: SpecifierSet) -> tuple[Bound, ...] | None:
+    def of(self, specifier: SpecifierSet) -> tuple[VersionClause, ...] | None:
         """Return a specifier's parts when each is a bound by a final version; else None."""
         known = self._known.get(id(specifier))
         if known is None:
             known = self._known[id(specifier)] = specifier, self._bounds(specifier)
         return known[1]
 
-    def _bounds(self, specifier: SpecifierSet) -> tuple[Bound, ...] | None:
+    def _bounds(self, specifier: SpecifierSet) -> tuple[VersionClause, ...] | None:
         found = []
         for item in specifier:
             if item.operator in ("!=", "===") or item.version.endswith(".*"):

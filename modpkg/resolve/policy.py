@@ -13,7 +13,7 @@ from modpkg.core.version import __version__
 from modpkg.manifest.schema import Strategy
 
 
-class Bound(Struct, frozen=True):
+class VersionRange(Struct, frozen=True):
     """A constraint, or an override: a range for one name, and where it is written."""
 
     specifier: SpecifierSet
@@ -26,7 +26,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     strategy: Strategy = "highest"
     prereleases: frozenset[str] = frozenset()
     """Names whose pre-releases may be chosen."""
-    constraints: Mapping[str, Bound] = {}
+    constraints: Mapping[str, VersionRange] = {}
     """By name, the range that it is kept in where it is needed."""
     cutoff: datetime | None = None
     """Releases published after it may not be chosen."""

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 from resolvelib import AbstractProvider
 
 from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
-from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.catalog import Catalog, Release
-
-Identifier = tuple[ModuleName, str | None]
-"""A name, or a name and one of its extras."""
-
-
-class Need(Struct, frozen=True, eq=False):
-    """One requirement as the resolver sees it: a name (or one extra of it) in a range."""
-
-    name: ModuleName
-    extra: str | None
-    specifier: SpecifierSet
-    parent: Release | None = None
-    """The release that asks; its expected interface has to fit. None for roots."""
-    where: str = ""
-    """For roots: the file and line it is written in."""
-    exact: Version | None = None
-    """Set between an extra and its own name: the version that both must have."""
-
-
-class Candidate(Struct, frozen=True, eq=False):
-    """A release, or one extra of it."""
-
-    release: Release
-    extra: str | None
+from modpkg.resolve.need import Candidate, Identifier, Need, dependencies
+from modpkg.resolve.prefetch import prefetch
 
 
 class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
@@ -58,9 +32,9 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
             self._admitted[name] = self._admission.releases(self._catalog, name)
         return self._admitted[name]
 
-    def fetch_ahead(self) -> None:
+    def prefetch(self) -> None:
         """Fetch the metadata of everything that can be reached from the roots, side by side."""
-        fetch_ahead(self._catalog, [name for name, _ in self._roots], deep=True)
+        prefetch(self._catalog, [name for name, _ in self._roots], deep=True)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why a module cannot act on a release; None if it can."""
@@ -120,36 +94,3 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         for need in needs:
             self._visit((need.name, need.extra))
         return needs
-
-
-def dependencies(candidate: Candidate) -> list[Need]:
-    """Return what choosing a candidate asks for, in the order it is written.
-
-    An extra asks for its own name at the same version, and for the extra's modules. An extra that
-    the release does not have asks for nothing more: the caller warns.
-    """
-    release = candidate.release
-    if candidate.extra is None:
-        requirements = release.requires
-        needs: list[Need] = []
-    else:
-        requirements = release.extras.get(candidate.extra, [])
-        needs = [Need(release.name, None, _ANY, release, exact=release.version)]
-    for requirement in requirements:
-        name, specifier = requirement.name, requirement.specifier
-        needs.append(Need(name, None, specifier, release))
-        for extra in requirement.extras:
-            needs.append(Need(name, extra, specifier, release))
-    return needs
-
-
-_ANY = SpecifierSet()
-
-
-def root_needs(name: str, extras: Iterable[str], specifier: SpecifierSet, where: str) -> list[Need]:
-    """Return the needs that one root requirement stands for."""
-    module = ModuleName(name)
-    return [
-        Need(module, None, specifier, where=where),
-        *(Need(module, extra, specifier, where=where) for extra in sorted(extras)),
-    ]

@@ -16,22 +16,18 @@ from resolvelib import ResolutionImpossible as Impossible
 from modpkg.core.errors import ResolutionImpossible
 from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
-from modpkg.resolve.ahead import fetch_ahead
 from modpkg.resolve.budget import CORE, HELPS, Budget
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.core import holding
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
-from modpkg.resolve.keeping import held_names
+from modpkg.resolve.held import held_names
+from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.policy import Policy
-from modpkg.resolve.provider import (
-    Candidate,
-    Identifier,
-    ModuleProvider,
-    Need,
-)
+from modpkg.resolve.prefetch import prefetch
+from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.space import Space
-from modpkg.resolve.suggest import Asked, suggestions
+from modpkg.resolve.suggest import ResolutionInputs, suggestions
+from modpkg.resolve.unsat_core import holding
 
 
 class Chosen(Struct, frozen=True):
@@ -58,7 +54,7 @@ def resolve(
 ) -> Resolution:
     """Return the newest versions that fit together, keeping those in ``locked`` where it can.
 
-    First an answer is sought that holds what need not move (`modpkg.resolve.keeping`); where there
+    First an answer is sought that holds what need not move (`modpkg.resolve.held`); where there
     is none, locked versions are only preferred to others. Names are visited breadth first from the
     roots; each takes the newest (or, as ``policy`` has it, the oldest) admitted version for which
     a complete answer still exists. The answer is verified before it is returned.
@@ -69,9 +65,9 @@ def resolve(
     """
     policy = policy or Policy()
     kept = locked or {}
-    asked = Asked(list(roots), policy, catalog.overrides)
+    asked = ResolutionInputs(list(roots), policy, catalog.overrides)
     # With a lock, what it has is looked at first, and is nearly always all that is needed.
-    fetch_ahead(catalog, [*(root.name for root in roots), *kept], deep=not kept)
+    prefetch(catalog, [*(root.name for root in roots), *kept], deep=not kept)
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
@@ -79,7 +75,7 @@ def resolve(
     try:
         return _answer(asked, catalog, kept, explaining=work)
     except Impossible as error:
-        trials = _Trials(catalog, kept)
+        trials = _BudgetedResolver(catalog, kept)
         explanation = explain(
             list(error.causes),
             catalog,
@@ -91,7 +87,7 @@ def resolve(
     raise ResolutionImpossible("M401", explanation=explanation)
 
 
-class _Trials:
+class _BudgetedResolver:
     """What suggestions are tried with: resolving in earnest, but within a budget."""
 
     def __init__(self, catalog: Catalog, kept: Mapping[str, Version]) -> None:
@@ -99,17 +95,17 @@ class _Trials:
         self._kept = kept
         self.budget = Budget(HELPS)
 
-    def versions(self, asked: Asked) -> dict[str, Version]:
+    def versions(self, asked: ResolutionInputs) -> dict[str, Version]:
         catalog = self._catalog.overriding(asked.overrides)
         found = _answer(asked, catalog, self._kept, limit=self.budget, explaining=Budget(0))
         return {name: chosen.release.version for name, chosen in found.modules.items()}
 
-    def holding(self, asked: Asked) -> list[Need]:
+    def holding(self, asked: ResolutionInputs) -> list[Need]:
         roots = _needs(asked, self._catalog)
         admission = Admission(roots, self._kept, asked.policy)
         return holding(Space(ModuleProvider(self._catalog, admission, roots)), roots, self.budget)
 
-    def refusals(self, asked: Asked, name: str) -> dict[Version, str | None]:
+    def refusals(self, asked: ResolutionInputs, name: str) -> dict[Version, str | None]:
         catalog = self._catalog.overriding(asked.overrides)
         admission = Admission(_needs(asked, catalog), self._kept, asked.policy)
         return {
@@ -118,13 +114,13 @@ class _Trials:
         }
 
 
-def _needs(asked: Asked, catalog: Catalog) -> list[Need]:
+def _needs(asked: ResolutionInputs, catalog: Catalog) -> list[Need]:
     """Return the roots with the ranges that overrides give them."""
     return [_overridden(root, catalog) for root in asked.roots]
 
 
 def _answer(
-    asked: Asked,
+    asked: ResolutionInputs,
     catalog: Catalog,
     kept: Mapping[str, Version],
     *,
@@ -134,7 +130,7 @@ def _answer(
     """Return the answer, with every held name as the lock has it where that can be.
 
     Raises:
-        resolvelib.ResolutionImpossible, Spent.
+        resolvelib.ResolutionImpossible, BudgetExceeded.
     """
     roots = _needs(asked, catalog)
     admission = Admission(roots, kept, asked.policy)

@@ -12,19 +12,19 @@ from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 from modpkg.core.names import ModuleName
 from modpkg.resolve.budget import CORE, Budget
 from modpkg.resolve.clauses import Clauses
-from modpkg.resolve.core import minimal_core
 from modpkg.resolve.frontier import Frontier
+from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.order import within
-from modpkg.resolve.provider import Candidate, Identifier, Need
 from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
+from modpkg.resolve.unsat_core import minimal_core
 
 AHEAD = 20
 """For so many names to come the solver tries their best first. Were it told of none, it would be
 asked a third more; were it told of all at the beginning, hard graphs would have more conflicts."""
 
 
-class Search(AbstractResolver[Need, Candidate, Identifier]):
+class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
     """The second step: complete, and with the walk's meaning.
 
     One model, an answer that need not be the preferred one, is always at hand. Names are visited
@@ -54,7 +54,7 @@ class Search(AbstractResolver[Need, Candidate, Identifier]):
         Raises:
             resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
                 set that cannot hold together, as far as the budget ``explaining`` allows.
-            Spent: the limit was reached.
+            BudgetExceeded: the limit was reached.
         """
         roots = list(requirements)
         clauses = Clauses(self._space, roots)

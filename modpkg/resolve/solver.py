@@ -63,7 +63,7 @@ class Solver:
         """Say whether everything can hold, and the assumed literals too.
 
         Raises:
-            Spent: the answer would cost more than the budget has.
+            BudgetExceeded: the answer would cost more than the budget has.
         """
         self._assumed = list(assumed)
         interruptible = int(threading.current_thread() is threading.main_thread())

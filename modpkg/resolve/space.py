@@ -9,14 +9,15 @@ from functools import cached_property
 
 from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
-from modpkg.resolve.order import Bounds, Order, Runs, both, runs_of
-from modpkg.resolve.provider import Candidate, Identifier, ModuleProvider, Need
+from modpkg.resolve.need import Candidate, Need
+from modpkg.resolve.order import Order, ParsedSpecifiers, Runs, both, runs_of
+from modpkg.resolve.provider import ModuleProvider
 
 
 class Domain:
     """The releases of one name that may be chosen at all."""
 
-    def __init__(self, best: list[Release], bounds: Bounds) -> None:
+    def __init__(self, best: list[Release], bounds: ParsedSpecifiers) -> None:
         self.best = best
         """In the order in which they are preferred."""
         self.ascending = sorted(best, key=lambda release: release.version)
@@ -53,7 +54,7 @@ class Space:
 
     def __init__(self, provider: ModuleProvider) -> None:
         self.provider = provider
-        self._bounds = Bounds()
+        self._bounds = ParsedSpecifiers()
         self._domains: dict[ModuleName, Domain] = {}
         self._fitting: dict[tuple[str, str, ModuleName, Runs], Runs] = {}
         self._needs: dict[tuple[Release, str | None], list[Need]] = {}
@@ -103,8 +104,3 @@ class Space:
         return runs_of(
             at for at, release in enumerate(domain.ascending) if release.version == need.exact
         )
-
-
-def identifier(need: Need) -> Identifier:
-    """Return what a need is of."""
-    return need.name, need.extra

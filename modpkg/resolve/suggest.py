@@ -13,10 +13,10 @@ from resolvelib.resolvers import ResolutionImpossible as Impossible
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName, specifier_text
-from modpkg.resolve.budget import Spent
-from modpkg.resolve.core import Cause
-from modpkg.resolve.policy import Bound, Policy
-from modpkg.resolve.provider import Need
+from modpkg.resolve.budget import BudgetExceeded
+from modpkg.resolve.need import Need
+from modpkg.resolve.policy import Policy, VersionRange
+from modpkg.resolve.unsat_core import Cause
 
 MOST = 2
 
@@ -24,50 +24,52 @@ QUESTION = "Your question"
 """Where a root stands that was added to ask what forbids it: no change of it is an answer."""
 
 
-class Asked(Struct, frozen=True):
+class ResolutionInputs(Struct, frozen=True):
     """What the manifest asks for: all that a person can change."""
 
     roots: Sequence[Need]
     """As they are written, whatever an override makes of them."""
     policy: Policy
-    overrides: Mapping[str, Bound]
+    overrides: Mapping[str, VersionRange]
 
 
-class Change(Struct, frozen=True):
+class Suggestion(Struct, frozen=True):
     """One edit of what is asked for."""
 
-    asked: Asked
+    asked: ResolutionInputs
     name: ModuleName
     text: str
     """What to do, as an imperative."""
 
 
-class Attempt(Protocol):
+class TrialResolver(Protocol):
     """Resolving something else, within a budget for all attempts together."""
 
-    def versions(self, asked: Asked) -> Mapping[str, Version]:
+    def versions(self, asked: ResolutionInputs) -> Mapping[str, Version]:
         """Return what is chosen.
 
         Raises:
             resolvelib.ResolutionImpossible: there is no answer.
-            Spent: the budget does not reach for it.
+            BudgetExceeded: the budget does not reach for it.
         """
         ...
 
-    def holding(self, asked: Asked) -> list[Need]:
+    def holding(self, asked: ResolutionInputs) -> list[Need]:
         """Return roots that can hold together, the first ones rather than the last ones.
 
         Raises:
-            Spent: the budget does not reach for it.
+            BudgetExceeded: the budget does not reach for it.
         """
         ...
 
-    def refusals(self, asked: Asked, name: str) -> Mapping[Version, str | None]:
+    def refusals(self, asked: ResolutionInputs, name: str) -> Mapping[Version, str | None]:
         """Return the versions of a name, newest first, and why each may not be chosen."""
         ...
 
 
-def suggestions(asked: Asked, causes: Sequence[Cause], attempt: Attempt) -> list[str]:
+def suggestions(
+    asked: ResolutionInputs, causes: Sequence[Cause], attempt: TrialResolver
+) -> list[str]:
     """Return changes after which there is an answer, the smallest first.
 
     There is none where the budget of the attempts is spent before one is found, and where only
@@ -85,12 +87,12 @@ def suggestions(asked: Asked, causes: Sequence[Cause], attempt: Attempt) -> list
                 break
         if not found and guilty:
             found = [*_leaving_out(asked, attempt)]
-    except Spent:
+    except BudgetExceeded:
         pass
     return found
 
 
-def _guilty(asked: Asked, causes: Sequence[Cause]) -> list[Need]:
+def _guilty(asked: ResolutionInputs, causes: Sequence[Cause]) -> list[Need]:
     """Return the roots of the manifest that have a part in a conflict."""
     needs = [cause.requirement for cause in causes if cause.parent is None]
     parts = {(need.name, need.extra) for need in needs}
@@ -110,7 +112,7 @@ class _Range(Struct, frozen=True):
     specifier: SpecifierSet
     where: str
 
-    def replaced(self, asked: Asked, specifier: SpecifierSet) -> Asked:
+    def replaced(self, asked: ResolutionInputs, specifier: SpecifierSet) -> ResolutionInputs:
         """Return what is asked for with another range here; with an empty one, with none."""
         if self.kind == "root":
             roots = [
@@ -122,7 +124,7 @@ class _Range(Struct, frozen=True):
         bounds = dict(asked.policy.constraints if constraint else asked.overrides)
         del bounds[self.name]
         if specifier:
-            bounds[self.name] = Bound(specifier, self.where)
+            bounds[self.name] = VersionRange(specifier, self.where)
         if constraint:
             policy = msgspec.structs.replace(asked.policy, constraints=bounds)
             return msgspec.structs.replace(asked, policy=policy)
@@ -143,8 +145,11 @@ class _Range(Struct, frozen=True):
 
 
 def _changes(
-    asked: Asked, guilty: Sequence[Need], names: Sequence[ModuleName], attempt: Attempt
-) -> Iterator[Change]:
+    asked: ResolutionInputs,
+    guilty: Sequence[Need],
+    names: Sequence[ModuleName],
+    attempt: TrialResolver,
+) -> Iterator[Suggestion]:
     """Yield what may help: dropping one bound, all bounds, admitting a release, dropping a root."""
     # An override stands for more than the root; a change of the root would change nothing.
     own = [need for need in guilty if need.name not in asked.overrides]
@@ -159,10 +164,10 @@ def _changes(
         parts = sorted(item.specifier, key=str)
         for part in parts if len(parts) > 1 else []:
             rest = SpecifierSet(",".join(str(other) for other in parts if other is not part))
-            yield Change(item.replaced(asked, rest), item.name, item.dropping(str(part)))
+            yield Suggestion(item.replaced(asked, rest), item.name, item.dropping(str(part)))
     for item in ranges:
         if item.specifier:
-            yield Change(item.replaced(asked, SpecifierSet()), item.name, item.dropping_all())
+            yield Suggestion(item.replaced(asked, SpecifierSet()), item.name, item.dropping_all())
     for item in ranges[: len(own)]:
         yield from _pinned(item, asked, attempt)
     for name in names:
@@ -170,16 +175,16 @@ def _changes(
     questions = {root.name for root in asked.roots if root.where == QUESTION}
     for need in guilty:
         if need.name not in questions:
-            yield Change(_without(asked, [need]), need.name, f"leave out {_shown(need)}")
+            yield Suggestion(_without(asked, [need]), need.name, f"leave out {_shown(need)}")
 
 
 def _bounds(
-    asked: Asked,
-) -> list[tuple[Literal["constraint", "override"], Mapping[str, Bound]]]:
+    asked: ResolutionInputs,
+) -> list[tuple[Literal["constraint", "override"], Mapping[str, VersionRange]]]:
     return [("constraint", asked.policy.constraints), ("override", asked.overrides)]
 
 
-def _pinned(item: _Range, asked: Asked, attempt: Attempt) -> Iterator[Change]:
+def _pinned(item: _Range, asked: ResolutionInputs, attempt: TrialResolver) -> Iterator[Suggestion]:
     """Yield the pin that admits the newest release that is not admitted, if any does."""
     for version, refused in attempt.refusals(asked, item.name).items():
         if refused is None:
@@ -187,11 +192,13 @@ def _pinned(item: _Range, asked: Asked, attempt: Attempt) -> Iterator[Change]:
         pin = f"=={version}"
         change = item.replaced(asked, SpecifierSet(pin))
         if attempt.refusals(change, item.name)[version] is None:
-            yield Change(change, item.name, f"write `{pin}` for {_shown(item)}")
+            yield Suggestion(change, item.name, f"write `{pin}` for {_shown(item)}")
             break
 
 
-def _admitted(asked: Asked, name: ModuleName, attempt: Attempt) -> Iterator[Change]:
+def _admitted(
+    asked: ResolutionInputs, name: ModuleName, attempt: TrialResolver
+) -> Iterator[Suggestion]:
     """Yield entries of ``[resolution]`` that admit more releases of a name."""
     before = attempt.refusals(asked, name)
     for text, policy in (
@@ -207,10 +214,10 @@ def _admitted(asked: Asked, name: ModuleName, attempt: Attempt) -> Iterator[Chan
         change = msgspec.structs.replace(asked, policy=policy)
         after = attempt.refusals(change, name)
         if any(refused and not after[version] for version, refused in before.items()):
-            yield Change(change, name, text)
+            yield Suggestion(change, name, text)
 
 
-def _without(asked: Asked, needs: Sequence[Need]) -> Asked:
+def _without(asked: ResolutionInputs, needs: Sequence[Need]) -> ResolutionInputs:
     gone = {(need.name, need.where) for need in needs}
     left = [root for root in asked.roots if (root.name, root.where) not in gone]
     return msgspec.structs.replace(asked, roots=left)
@@ -227,7 +234,7 @@ def _shown(item: _Range | Need) -> str:
 # Trying them ------------------------------------------------------------------------------
 
 
-def _worked(change: Change, attempt: Attempt) -> str | None:
+def _worked(change: Suggestion, attempt: TrialResolver) -> str | None:
     try:
         chosen = attempt.versions(change.asked)
     except (Impossible, ModpkgError):
@@ -237,7 +244,7 @@ def _worked(change: Change, attempt: Attempt) -> str | None:
     return f"allow {change.name} {chosen[change.name]}: {change.text}"
 
 
-def _leaving_out(asked: Asked, attempt: Attempt) -> Iterator[str]:
+def _leaving_out(asked: ResolutionInputs, attempt: TrialResolver) -> Iterator[str]:
     """Yield which roots to leave out together, no more of them than is needed."""
     ordered = sorted(asked.roots, key=lambda root: root.where != QUESTION)
     held = attempt.holding(msgspec.structs.replace(asked, roots=ordered))
@@ -246,5 +253,5 @@ def _leaving_out(asked: Asked, attempt: Attempt) -> Iterator[str]:
     if gone and all(root.where != QUESTION for root in gone):
         *others, last = dict.fromkeys(map(_shown, gone))
         text = "leave out " + (", ".join(others) + " and ") * bool(others) + last
-        if _worked(Change(_without(asked, gone), gone[0].name, text), attempt) is not None:
+        if _worked(Suggestion(_without(asked, gone), gone[0].name, text), attempt) is not None:
             yield text

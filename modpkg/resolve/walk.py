@@ -15,7 +15,7 @@ from resolvelib import AbstractResolver
 from resolvelib.resolvers import ResolverException, Result
 
 from modpkg.resolve.frontier import Conflict, Frontier
-from modpkg.resolve.provider import Candidate, Identifier, Need
+from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.space import Space
 
 

@@ -17,10 +17,10 @@ from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import LockedModule
-from modpkg.store.packs import PackLayout, lay_out
+from modpkg.store.packs import lay_out
 from modpkg.store.store import Place, Store, alignments
 from modpkg.transfer.ranges import Span, length, subtract
-from modpkg.transfer.staging import PACK, SPOOL, allocated, written
+from modpkg.transfer.staging import PACK, SPOOL, PackFetch, allocated, written
 
 _ALIGNED = 64
 
@@ -51,20 +51,6 @@ class TensorFetch(Struct, frozen=True, kw_only=True):
     """Where the fetched bytes go: which of the unfinished pack's files, and where in it."""
     final: tuple[int, Span]
     """Where its own bytes are in the end: the same place, when they need no decoding."""
-
-
-class PackFetch(Struct, frozen=True, kw_only=True):
-    """One pack of the store that is made of what is fetched."""
-
-    staging: str
-    layout: PackLayout
-    spool: int
-    """Bytes of what is only fetched to decode others: encoded tensors, and earlier ones."""
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of the unfinished pack's files, by their number."""
-        return self.layout.size, self.spool
 
 
 class TransferPlan(Struct, frozen=True, kw_only=True):

@@ -18,16 +18,15 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from modpkg.core.digests import digest_file
 from modpkg.core.files import copy_range, disk_errors, reserve
+from modpkg.store.packs import PackLayout
 from modpkg.store.shared_lock import held
+from modpkg.store.store import Store
 from modpkg.transfer.ranges import Span, merge, subtract
-
-if TYPE_CHECKING:
-    from modpkg.store.store import Store
-    from modpkg.transfer.plan import PackFetch
 
 PACK, SPOOL = 0, 1
 """Numbers of an unfinished pack's files."""
@@ -37,6 +36,20 @@ _FORGOTTEN = 2
 """Added to a file's number in the journal: the bytes were found to be wrong."""
 
 Written = tuple[list[Span], list[Span]]
+
+
+class PackFetch(Struct, frozen=True, kw_only=True):
+    """One pack of the store that is made of what is fetched."""
+
+    staging: str
+    layout: PackLayout
+    spool: int
+    """Bytes of what is only fetched to decode others: encoded tensors, and earlier ones."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the unfinished pack's files, by their number."""
+        return self.layout.size, self.spool
 
 
 def written(folder: Path, name: str, sizes: Sequence[int]) -> Written:

@@ -12,7 +12,7 @@ from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.frontier import Conflict
 from modpkg.resolve.provider import ModuleProvider
-from modpkg.resolve.search import Search
+from modpkg.resolve.search import SatSearch
 from modpkg.resolve.space import Space
 from modpkg.resolve.walk import Walk
 from tests.resolve.graphs import Graph
@@ -43,7 +43,7 @@ def walked(graph: Graph) -> dict[str, str] | None:
 def searched(graph: Graph) -> dict[str, str] | None:
     """Return the search's answer; None when it says that there is none."""
     try:
-        return chosen(Search(space_of(graph), BaseReporter()).resolve(graph.needs()).mapping)
+        return chosen(SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs()).mapping)
     except Impossible as error:
         return None if error.causes else {}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from modpkg.core.names import module_name, parse_requirement
 from modpkg.core.records import Expects, IndexLine, Provides, TensorType, TouchedTensor
 from modpkg.resolve.catalog import Catalog
-from modpkg.resolve.provider import Need, root_needs
+from modpkg.resolve.need import Need, root_needs
 
 DIGEST = "sha256:" + "0" * 64
 SMALL, LARGE = ("sha256:" + digit * 64 for digit in "12")

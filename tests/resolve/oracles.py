@@ -16,7 +16,7 @@ from pysat.solvers import Minisat22
 from modpkg.core.interface import unfit_reason
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.provider import Candidate, Need, dependencies
+from modpkg.resolve.need import Candidate, Need, dependencies
 from tests.resolve.graphs import EXPECTS, PROVIDES, Graph
 
 

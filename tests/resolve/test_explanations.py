@@ -13,10 +13,10 @@ from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
 from modpkg.core.names import parse_requirement, requirement_text
+from modpkg.resolve.need import root_needs
 from modpkg.resolve.policy import Policy
-from modpkg.resolve.provider import root_needs
 from modpkg.resolve.resolve import resolve
-from modpkg.resolve.search import Search
+from modpkg.resolve.search import SatSearch
 from modpkg.resolve.suggest import QUESTION
 from tests.raising import raises
 from tests.resolve.agree import searched, space_of
@@ -162,7 +162,7 @@ def test_cores_cannot_hold_together_and_are_minimal() -> None:
     while seen < 60:
         graph = simple(rng)
         try:
-            Search(space_of(graph), BaseReporter()).resolve(graph.needs())
+            SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs())
         except Impossible as error:
             causes = told_causes(error)
             seen += 1
@@ -192,7 +192,7 @@ def test_brute_force_finds_the_core_impossible_and_minimal(rng: random.Random) -
     graph = Graph([f"{name}{rng.choice(bounds)}" for name in rng.sample(names, 2)], lines)
     possible = brute_force(Rules(graph)) is not None
     try:
-        Search(space_of(graph), BaseReporter()).resolve(graph.needs())
+        SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs())
     except Impossible as error:
         assert not possible
         causes = told_causes(error)

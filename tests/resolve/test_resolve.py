@@ -10,7 +10,7 @@ from modpkg.core.names import parse_requirement
 from modpkg.core.records import Expects, Provides, TensorType, TouchedTensor
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
-from modpkg.resolve.provider import root_needs
+from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from tests.modules import publish_collection
 from tests.raising import raises

@@ -12,13 +12,13 @@ from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.resolve.catalog import Catalog
-from modpkg.resolve.policy import Bound, Policy
-from modpkg.resolve.provider import root_needs
+from modpkg.resolve.need import root_needs
+from modpkg.resolve.policy import Policy, VersionRange
 from modpkg.resolve.resolve import Resolution, resolve
 
 
-def bound(text: str, where: str = "modpkg.toml:9") -> Bound:
-    return Bound(parse_requirement("x" + text).specifier, where)
+def bound(text: str, where: str = "modpkg.toml:9") -> VersionRange:
+    return VersionRange(parse_requirement("x" + text).specifier, where)
 
 
 class Universe:

@@ -14,7 +14,7 @@ from modpkg.core.names import ModuleName, parse_version
 from modpkg.environment.plan import Change
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.lock import Lock, LockedModule
-from modpkg.resolve.provider import Candidate, Need, dependencies
+from modpkg.resolve.need import Candidate, Need, dependencies
 
 Names = frozenset[str]
 

@@ -28,8 +28,8 @@ from modpkg.manifest.schema import Manifest
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedPolicy, lock_of
-from modpkg.resolve.policy import Bound, Policy
-from modpkg.resolve.provider import Need
+from modpkg.resolve.need import Need
+from modpkg.resolve.policy import Policy, VersionRange
 from modpkg.resolve.resolve import resolve
 
 
@@ -184,7 +184,7 @@ class Mixes:
         policy = Policy(
             strategy=base.strategy,
             prereleases=base.prereleases,
-            constraints={name: Bound(bound) for name, bound in bounds.items()},
+            constraints={name: VersionRange(bound) for name, bound in bounds.items()},
             cutoff=base.cutoff,
             cutoffs=dict(base.cutoffs) | dict.fromkeys(bounds),
         )

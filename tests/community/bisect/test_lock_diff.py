@@ -12,8 +12,8 @@ from modpkg.community.bisect.lock_diff import Changes
 from modpkg.core.errors import ModpkgError
 from modpkg.manifest.schema import Strategy
 from modpkg.resolve.lock import Lock, lock_of
-from modpkg.resolve.policy import Bound, Policy
-from modpkg.resolve.provider import Need
+from modpkg.resolve.need import Need
+from modpkg.resolve.policy import Policy, VersionRange
 from modpkg.resolve.resolve import resolve
 from tests.resolve.graphs import Graph, plain, random_graph
 
@@ -50,7 +50,7 @@ def test_every_closed_set_of_changes_is_a_resolution(seed: int, data: st.DataObj
     units = {unit for unit in chosen if unit < len(changes.units)}
     closed = units.union(*(changes.needs[unit] for unit in units))
     pins = changes.versions(changes.names_of(closed))
-    bounds = {name: Bound(SpecifierSet(f"==={version}")) for name, version in pins.items()}
+    bounds = {name: VersionRange(SpecifierSet(f"==={version}")) for name, version in pins.items()}
     try:
         found = resolve(graph.needs(), graph.catalog(), policy=Policy(constraints=bounds))
     except ModpkgError:

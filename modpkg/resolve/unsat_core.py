@@ -15,9 +15,9 @@ import msgspec
 from packaging.specifiers import SpecifierSet
 from resolvelib.resolvers import RequirementInformation
 
-from modpkg.resolve.budget import Budget, Spent
+from modpkg.resolve.budget import Budget, BudgetExceeded
 from modpkg.resolve.clauses import Clause, Clauses, bits
-from modpkg.resolve.provider import Candidate, Need
+from modpkg.resolve.need import Candidate, Need
 from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
 
@@ -46,7 +46,7 @@ def minimal_core(clauses: Clauses, budget: Budget) -> list[Cause]:
                         _switched(solver, clauses, switches, cause, condition)
             if solver.ask(list(switches)):
                 raise AssertionError("what was refuted can be met, once each need has its switch")
-        except Spent:
+        except BudgetExceeded:
             return [RequirementInformation(root, None) for root in clauses.roots]
         core = _minimal(solver, sorted(solver.core()))
     return [switches[switch] for switch in core]
@@ -73,7 +73,7 @@ def _minimal(solver: Solver, core: list[int]) -> list[int]:
         try:
             if not solver.ask(rest):
                 core = sorted(solver.core())
-        except Spent:
+        except BudgetExceeded:
             break
     return core
 
@@ -84,7 +84,7 @@ def holding(space: Space, roots: Sequence[Need], budget: Budget) -> list[Need]:
     They are as many as can be: with any one of the others more, they cannot.
 
     Raises:
-        Spent: the budget does not reach for it.
+        BudgetExceeded: the budget does not reach for it.
     """
     # A root that is left out bounds nothing: its name is encoded whole.
     free = [msgspec.structs.replace(root, specifier=SpecifierSet()) for root in roots]

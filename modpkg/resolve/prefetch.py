@@ -17,12 +17,12 @@ AT_ONCE = 32
 """Index files on their way at one time; they are small, and a server answers them in parallel."""
 
 
-def fetch_ahead(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
+def prefetch(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
     """Fetch the index files of ``names``; and of all that can be reached from them, when deep.
 
     What fails is not told here but when it is needed; it is not asked for again.
     """
-    if catalog.at_hand:
+    if catalog.is_local:
         return
     with ThreadPoolExecutor(AT_ONCE) as pool:
         seen: set[str] = set()
@@ -32,7 +32,7 @@ def fetch_ahead(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
             if name not in seen:
                 seen.add(name)
                 pending.append(name)
-                catalog.registry(name).fetch_ahead(name, pool)
+                catalog.registry(name).prefetch(name, pool)
 
         for name in names:
             want(name)

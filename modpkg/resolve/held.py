@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.provider import Candidate, Need, dependencies
+from modpkg.resolve.need import Candidate, Need, dependencies
 
 
 def held_names(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> frozenset[str]:

@@ -16,7 +16,7 @@ import pytest
 from modpkg.core.names import parse_requirement
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
-from modpkg.resolve.provider import root_needs
+from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from tests.resolve.universe import Universe
 
