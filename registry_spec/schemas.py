@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modpkg.community.evaluate.report import Report
 from modpkg.core.records import FORMATS, SPEC
+from modpkg.core.report import Report
 from modpkg.resolve.lock import Lock
 from registry_spec import SCHEMAS
 

@@ -131,9 +131,9 @@ def _accept(
 ) -> None:
     """Refuse a release whose report.json is of something else."""
     if REPORT in record.files:
-        from modpkg.community.evaluate.run import check_claim
+        from modpkg.community.evaluate.run import check_report
 
-        check_claim(tree, record, manifest, Store(store_folder()), progress, wishes)
+        check_report(tree, record, manifest, Store(store_folder()), progress, wishes)
 
 
 def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:

@@ -202,13 +202,13 @@ def _automatic(
     limit: float,
 ) -> tuple[Merged, list[Attempt]]:
     """Merge by each method of several, and return what the base's tests like best."""
-    from modpkg.community.evaluate.report import Report
-    from modpkg.community.evaluate.run import try_project
-    from modpkg.community.evaluate.test_runner import Bench
+    from modpkg.community.evaluate.run import run_project_tests
+    from modpkg.community.evaluate.test_runner import TestRunner
     from modpkg.community.patch.candidate import next_version, write_candidate
     from modpkg.community.patch.merge import Method, carry_out
     from modpkg.community.patch.tournament import METHODS, choose
     from modpkg.core.filenames import MANIFEST
+    from modpkg.core.report import Report
     from modpkg.environment.project import Project
     from modpkg.environment.workspace import RegistryOptions as Wishes
 
@@ -228,11 +228,11 @@ def _automatic(
             version=next_version(base.version),
             origins=[],
         )
-    with Bench(store, progress, limit=limit) as bench:
+    with TestRunner(store, progress, limit=limit) as runner:
 
         def score(folder: Path) -> Report:
             project = Project(folder.absolute() / MANIFEST)
-            (tried,) = try_project(project, store, progress, bench, wishes=Wishes(*wishes))
+            (tried,) = run_project_tests(project, store, progress, runner, wishes=Wishes(*wishes))
             return tried.report
 
         attempts = choose(folders, score)

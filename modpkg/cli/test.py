@@ -9,12 +9,13 @@ import click
 
 from modpkg.cli.options import limit_option, project_options
 from modpkg.cli.output import TerminalProgress, bad, counted, faint, good, print_json, say, strong
+from modpkg.core.filenames import REPORT
 from modpkg.core.files import shown, write_atomically
 from modpkg.core.home import store_folder
 from modpkg.store.store import Store
 
 if TYPE_CHECKING:
-    from modpkg.community.evaluate.test_runner import Tried
+    from modpkg.community.evaluate.report import TestRun
 
 
 @click.command("test")
@@ -44,11 +45,11 @@ def test_command(
 
     Exit status 1 when a test fails.
     """
-    from modpkg.community.evaluate.junit import junit_xml
-    from modpkg.community.evaluate.report import report_bytes
-    from modpkg.community.evaluate.run import check_suite, try_project
-    from modpkg.community.evaluate.test_runner import Bench
-    from modpkg.core.filenames import REPORT
+    from modpkg.community.evaluate.report import junit_xml
+    from modpkg.community.evaluate.run import run_project_tests
+    from modpkg.community.evaluate.suite import check_cases
+    from modpkg.community.evaluate.test_runner import TestRunner
+    from modpkg.core.report import report_bytes
     from modpkg.environment.project import find_project
     from modpkg.environment.workspace import RegistryOptions as Wishes
 
@@ -57,7 +58,7 @@ def test_command(
     module = manifest.module
     store = Store(store_folder())
     if module is not None and module.kind == "suite" and not manifest.dependencies:
-        cases = check_suite(manifest)
+        cases = check_cases(manifest)
         if as_json:
             print_json({"tests": len(manifest.tests), "cases": cases})
             return 0
@@ -68,33 +69,33 @@ def test_command(
         return 0
     with (
         TerminalProgress() as progress,
-        Bench(store, progress, limit=time_limit, fresh=fresh) as bench,
+        TestRunner(store, progress, limit=time_limit, fresh=fresh) as runner,
     ):
-        tried = try_project(
-            project, store, progress, bench, name=name, wishes=Wishes(registry, offline)
+        runs = run_project_tests(
+            project, store, progress, runner, name=name, wishes=Wishes(registry, offline)
         )
     if junit is not None:
-        write_atomically(junit, junit_xml(tried).encode())
+        write_atomically(junit, junit_xml(runs).encode())
     if module is not None and module.kind != "suite" and name is None:
-        write_atomically(project.folder / REPORT, report_bytes(tried[0].report))
-    passed = all(one.report.passed for one in tried)
+        write_atomically(project.folder / REPORT, report_bytes(runs[0].report))
+    passed = all(run.report.passed for run in runs)
     if as_json:
-        print_json([one.report for one in tried])
+        print_json([run.report for run in runs])
     else:
-        for one in tried:
-            _show(one)
+        for run in runs:
+            _show(run)
         if module is not None and module.kind != "suite" and name is None:
             say(f"\n{good('Wrote')} {shown(project.folder / REPORT)}.")
     return 0 if passed else 1
 
 
-def _show(one: Tried) -> None:
-    from modpkg.community.evaluate.junit import told
+def _show(run: TestRun) -> None:
+    from modpkg.community.evaluate.report import describe_result
 
-    report = one.report
+    report = run.report
     say(f"{strong(report.subject.name)} {report.subject.version}")
-    for result, seconds in zip(report.results, one.seconds, strict=True):
+    for result, seconds in zip(report.results, run.seconds, strict=True):
         mark = good("passed") if result.passed else bad("FAILED")
         whose = "" if result.suite == report.subject.name else f" [{result.suite}]"
-        took = f"{seconds:.1f} s" if seconds else "known"
-        say(f"  {mark}  {result.test}{whose}: {told(result)} {faint(took)}")
+        took = f"{seconds:.1f} s" if seconds else "cached"
+        say(f"  {mark}  {result.test}{whose}: {describe_result(result)} {faint(took)}")

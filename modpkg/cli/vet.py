@@ -8,13 +8,22 @@ import click
 import msgspec
 
 from modpkg.cli.options import limit_option, project_options
-from modpkg.cli.output import TerminalProgress, bad, faint, good, print_json, say, strong, table
+from modpkg.cli.output import (
+    TerminalProgress,
+    bad,
+    counted,
+    faint,
+    good,
+    print_json,
+    say,
+    strong,
+    table,
+)
 from modpkg.core.home import store_folder
 from modpkg.store.store import Store
 
 if TYPE_CHECKING:
-    from modpkg.community.vet.change import Change
-    from modpkg.community.vet.verdict import Vetting
+    from modpkg.community.vet.verdict import TestChange, VetReport
 
 
 def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -61,47 +70,47 @@ def vet_command(
 
     Exit status 0 for accept, 1 for reject, 3 where a person has to decide.
     """
-    from modpkg.community.evaluate.test_runner import Bench
+    from modpkg.community.evaluate.test_runner import TestRunner
     from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
     from modpkg.environment.project import find_project
     from modpkg.environment.workspace import RegistryOptions as Wishes
 
     store = Store(store_folder())
     around = find_project(user=user).parse()
-    with TerminalProgress() as progress, Bench(store, progress, limit=time_limit) as bench:
-        bureau = Bureau(store, progress, bench, Wishes(registry, offline))
+    with TerminalProgress() as progress, TestRunner(store, progress, limit=time_limit) as runner:
+        bureau = Bureau(store, progress, runner, Wishes(registry, offline))
         with candidate_of(candidate, around, bureau) as release:
             earlier = release_before(release, against, bureau)
-            found = vet(release, earlier, bureau, most=dependants)
+            report = vet(release, earlier, bureau, most=dependants)
     if as_json:
-        print_json(msgspec.to_builtins(found, order="sorted"))
+        print_json(msgspec.to_builtins(report, order="sorted"))
     else:
-        _show(found)
-    return {"accept": 0, "reject": 1, "needs-a-person": 3}[found.verdict]
+        _show(report)
+    return {"accept": 0, "reject": 1, "needs-a-person": 3}[report.verdict]
 
 
-def _show(found: Vetting) -> None:
-    new, old = found.candidate, found.against
+def _show(report: VetReport) -> None:
+    new, old = report.candidate, report.against
     title = f"{strong(new.name)} {new.version}"
     say(title if old is None else f"{title} against {strong(old.name)} {old.version}")
-    _changes(found.changes, old is not None)
-    for tested in found.dependants:
-        say(f"\n{strong(tested.name)} {tested.version} ({tested.kind}): {tested.state}")
-        if tested.reason:
-            say(f"  {tested.reason}")
-        _changes(tested.changes, True)
-    if found.dependants_found is None:
-        say("\nThe registry cannot list what depends on it.")
-    elif len(found.dependants) < found.dependants_found:
-        left = found.dependants_found - len(found.dependants)
-        say(faint(f"\n{left} more depend on it; --dependants all tests them too."))
-    if found.claim == "holds":
-        say("\nThe report that it brings holds.")
-    colour = good if found.verdict == "accept" else bad
-    say(f"\n{colour(found.verdict)}: {found.reason}")
+    _changes(report.changes, old is not None)
+    for dependant in report.dependants:
+        say(f"\n{strong(dependant.name)} {dependant.version} ({dependant.kind}): {dependant.state}")
+        if dependant.reason:
+            say(f"  {dependant.reason}")
+        _changes(dependant.changes, True)
+    if report.dependants_found is None:
+        say("\nThe registry cannot list its modules, so dependants are unknown.")
+    elif len(report.dependants) < report.dependants_found:
+        left = report.dependants_found - len(report.dependants)
+        say(faint(f"\n{counted(left, 'more dependant')}; use --dependants all to test them."))
+    if report.claim == "holds":
+        say("\nIts report matches what was measured.")
+    colour = good if report.verdict == "accept" else bad
+    say(f"\n{colour(report.verdict)}: {report.reason}")
 
 
-def _changes(changes: list[Change], compared: bool) -> None:
+def _changes(changes: list[TestChange], compared: bool) -> None:
     rows = []
     for change in changes:
         before, after = change.before, change.after

@@ -194,26 +194,29 @@ MESSAGES: dict[str, str] = {
     ),
     "M708": "{name} cannot be live: {reason}.",
     "M709": "{choice} cannot be chosen: {reason}.",
-    "M710": "{what} is not a sound report: {reason}; 'modpkg test' writes a new one.",
+    "M710": "{what} is not a valid report: {reason}; 'modpkg test' writes a new one.",
     "M711": (
-        "{path} is a report of another {what}: it says {said}, and what is built here is "
-        "{actual}. Run 'modpkg test' again, or take the file out."
+        "{path} is a report of another {what}: it has {reported}, but the build has {actual}; "
+        "run 'modpkg test' again, or remove the file."
     ),
-    "M712": "{where}: {reason}; these are the cases of a test, and none of them was run.",
-    "M713": "{where}: there is no metric {metric!r}{hint}.",
+    "M712": "{where}: {reason}; a test reads its cases from it, so no test was run.",
+    "M713": "{where}: unknown metric {metric!r}{hint}.",
     "M714": "Metric {metric!r} cannot be used: {reason}.",
     "M715": (
-        "{test}: metric {metric!r} needs {needs}, which {name} is not; take a metric that fits "
+        "{test}: metric {metric!r} needs {needs}, which {name} is not; choose a metric that fits "
         "its task."
     ),
     "M716": ("{name} gives NaN or infinity in test {test!r} for {text}; its weights are broken."),
     "M717": (
-        "Test {test!r} of {suite} did not end on {name} within {limit:g} seconds and was "
-        "stopped; give it less to do, or more time (--time-limit, or time_limit in [[tests]])."
+        "Test {test!r} of {suite} did not finish on {name} within {limit:g} seconds and was "
+        "stopped; reduce its cases, or raise --time-limit (or time_limit in [[tests]])."
     ),
-    "M718": "Test {test!r} of {suite} ended the process that ran it on {name} ({reason}).",
-    "M719": "There is nothing to test: {reason}.",
-    "M720": ("{name} {version} is of kind {kind!r}, and [suites] names modules of kind 'suite'."),
+    "M718": "Test {test!r} of {suite} crashed on {name} ({reason}).",
+    "M719": "Nothing to test: {reason}.",
+    "M720": (
+        "[suites] names {name}, but {name} {version} is of kind {kind!r}; only modules of kind "
+        "'suite' can be named there."
+    ),
     "M721": "{what} cannot be vetted: {reason}.",
     "M730": (
         "{patch} cannot be used as a patch: {reason}; make it anew with 'modpkg patch create'."

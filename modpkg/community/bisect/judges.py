@@ -1,4 +1,4 @@
-"""A command as the judge of mixes: each is installed in a project of its own, where it runs."""
+"""Judges of mixes: a command, run beside an installed mix, and an app's own ``[[tests]]``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,28 @@ import msgspec
 
 from modpkg.community.bisect.lock_mixes import Mix
 from modpkg.community.bisect.trials import HUNG, Command
-from modpkg.core.errors import LockError, ManifestError
+from modpkg.community.evaluate.report import describe_result
+from modpkg.community.evaluate.run import run_lock_tests
+from modpkg.community.evaluate.test_runner import TestRunner
+from modpkg.core.errors import LockError, ManifestError, TestError
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install
 from modpkg.environment.plan import Request, plan_install
 from modpkg.environment.project import PROJECT_VARIABLE, Project
+from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
+from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import parse_lock
 from modpkg.store.store import Store
 
+_FAILURES = ("M716", "M717", "M718")
+"""Errors that count as a failed test: non-finite output, timeout, crash."""
+
 
 class CommandJudge:
-    """Runs a command where the folder it is called in is, with a project of its own to look at."""
+    """Installs each mix into a separate project, and runs a command that uses it."""
 
     def __init__(
         self,
@@ -35,17 +44,17 @@ class CommandJudge:
         store: Store,
         progress: Progress,
     ) -> None:
-        """Mixes are installed in ``place``, with the wishes that ``request`` has."""
+        """``place`` is the project to install into, with the options of ``request``."""
         self._command = command
         self._place = place
         self._request = request
         self._store = store
-        self._progress = _Warnings(progress)
+        self._progress = _WarningsOnly(progress)
 
     def prepare(self, mix: Mix) -> None:
-        """Install a mix; see `Judge`."""
+        """Install a mix, unless it is installed already; see `Judge`."""
         project, environment = self._place, Environment(self._place.environment)
-        if _lies(project, mix):
+        if _is_installed(project, mix):
             return
         write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
         request = msgspec.structs.replace(self._request, lock=mix.lock)
@@ -55,20 +64,76 @@ class CommandJudge:
 
     def judge(self, output: IO[bytes]) -> int:
         """Run the command; see `Judge`."""
-        return _status(self._command, self._place.folder, output.fileno())
+        return _run(self._command, self._place.folder, output.fileno())
 
     def clear(self) -> None:
         """Remove the project of the trials."""
         remove_tree(self._place.folder)
 
 
+class TestsJudge:
+    """Runs an app's ``[[tests]]`` on the models of a mix; outcomes are cached in the store.
+
+    A test that times out, crashes or finds non-finite values counts as failed.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: Store,
+        progress: Progress,
+        runner: TestRunner,
+        wishes: Wishes = NO_WISHES,
+    ) -> None:
+        """``manifest`` is the project's own: its cases are files beside it."""
+        self._manifest = manifest
+        self._store = store
+        self._progress = progress
+        self._runner = runner
+        self._wishes = wishes
+        self._lines: list[str] = []
+        self._passed = False
+
+    def prepare(self, mix: Mix) -> None:
+        """Compose the models of a mix and run the tests; see `Judge`."""
+        self._lines, self._passed = [], False
+        try:
+            runs = run_lock_tests(
+                self._manifest,
+                mix.lock,
+                self._store,
+                self._progress,
+                self._runner,
+                wishes=self._wishes,
+            )
+        except TestError as error:
+            if error.code not in _FAILURES:
+                raise
+            self._lines.append(str(error))
+            return
+        self._passed = all(run.report.passed for run in runs)
+        for run in runs:
+            self._lines.append(f"{run.report.subject.name} {run.report.subject.version}")
+            for result in run.report.results:
+                mark = "passed" if result.passed else "FAILED"
+                self._lines.append(f"  {mark}  {result.test}: {describe_result(result)}")
+
+    def judge(self, output: IO[bytes]) -> int:
+        """Return 0 if all tests passed, else 1; see `Judge`."""
+        output.write("".join(f"{line}\n" for line in self._lines).encode())
+        return 0 if self._passed else 1
+
+    def clear(self) -> None:
+        """Do nothing: nothing was installed."""
+
+
 def shell_command(text: str) -> list[str]:
-    """Return the arguments that have the system's shell run a line."""
+    """Return the arguments that run a line in the system's shell."""
     return ["cmd", "/c", text] if os.name == "nt" else ["/bin/sh", "-c", text]
 
 
-class _Warnings(Progress):
-    """Passes on warnings alone."""
+class _WarningsOnly(Progress):
+    """Passes on warnings, and drops everything else."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -77,8 +142,8 @@ class _Warnings(Progress):
         self._progress.warn(message)
 
 
-def _lies(project: Project, mix: Mix) -> bool:
-    """Say whether a mix is what is installed in a project, and whole."""
+def _is_installed(project: Project, mix: Mix) -> bool:
+    """Return whether a project has exactly this mix installed, completely."""
     try:
         lock_text = project.lock_path.read_text("utf-8")
         lock = parse_lock(lock_text, project.lock_path)
@@ -91,8 +156,8 @@ def _lies(project: Project, mix: Mix) -> bool:
         return False
 
 
-def _status(command: Command, project: Path, output: int) -> int:
-    """Run a command and return its exit status; it is ended when its time is over, or ours."""
+def _run(command: Command, project: Path, output: int) -> int:
+    """Return the exit status of a command; it is killed at its timeout, or when we are stopped."""
     try:
         process = subprocess.Popen(
             command.arguments,
@@ -105,17 +170,17 @@ def _status(command: Command, project: Path, output: int) -> int:
         )
     except OSError as error:
         os.write(output, f"{command.arguments[0]}: {error.strerror}\n".encode())
-        return 127 if isinstance(error, FileNotFoundError) else 126  # as shells have it
+        return 127 if isinstance(error, FileNotFoundError) else 126  # as shells do
     try:
         return process.wait(command.timeout)
     except subprocess.TimeoutExpired:
         return HUNG
     finally:
-        _end_group(process)
+        _kill_group(process)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and whatever it has begun that still runs."""
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a group, and everything it started that still runs."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

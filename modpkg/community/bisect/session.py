@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from modpkg.community.bisect.judges import CommandJudge
+from modpkg.community.bisect.judges import CommandJudge, TestsJudge
 from modpkg.community.bisect.lock_mixes import Mixes
 from modpkg.community.bisect.trials import Command, Trials
+from modpkg.community.evaluate.test_runner import TestRunner
+from modpkg.community.evaluate.worker_process import TIME_LIMIT
 from modpkg.core.progress import Progress
 from modpkg.environment.plan import Request
 from modpkg.environment.project import Project
@@ -70,13 +72,10 @@ def session(
             judge = CommandJudge(command, place, request, store, progress)
             trials = Trials(command, judge, progress, tell)
         else:
-            from modpkg.community.bisect.own_tests import TestsJudge
-            from modpkg.community.evaluate.runner import LIMIT
-            from modpkg.community.evaluate.test_runner import Bench
-
-            bench = stack.enter_context(Bench(store, progress, limit=command.timeout or LIMIT))
+            limit = command.timeout or TIME_LIMIT
+            runner = stack.enter_context(TestRunner(store, progress, limit=limit))
             wishes = Wishes(request.registry, request.offline)
-            tests = TestsJudge(project.parse(), store, progress, bench, wishes)
+            tests = TestsJudge(project.parse(), store, progress, runner, wishes)
             trials, fresh = Trials(command, tests, progress, tell), True
         stack.enter_context(trials.held(fresh=fresh))
         yield Session(project, place, text, registries, request, trials, tell)

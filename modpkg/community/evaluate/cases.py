@@ -1,4 +1,4 @@
-"""Cases: what a test asks of a model, one per line of JSONL or CSV, or per row of Parquet."""
+"""Cases: the inputs and expected outputs of a test, a line of JSONL or CSV or a row of Parquet."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import Test
 
 Case = dict[str, Any]
-"""By column, a text, a number, or texts."""
+"""By column, a text, a number, or a list of texts."""
 
 ColumnKind = Literal["text", "number", "texts"]
 
 MAX_BYTES = 1 << 30
 MAX_CASES = 1_000_000
 MAX_TEXT = 1_000_000
-"""Longest text of a case, in characters."""
+"""Maximum length of a text of a case, in characters."""
 
 _MAGIC = (
     (b"PAR1", "Parquet"),
@@ -45,8 +45,8 @@ class Column(Struct, frozen=True):
 
 
 def definition_digest(test: Test, cases: Digest) -> Digest:
-    """Return the digest of a test: of all that its definition says, and of its cases' bytes."""
-    told = {
+    """Return the digest of a test: of its definition but name and time limit, and its cases."""
+    fields = {
         "cases": cases,
         "metric": test.metric,
         "at_least": test.at_least,
@@ -54,38 +54,38 @@ def definition_digest(test: Test, cases: Digest) -> Digest:
         "tolerance": test.tolerance,
         "seed": test.seed,
     }
-    return digest_bytes(canonical_json({key: v for key, v in told.items() if v is not None}))
+    return digest_bytes(canonical_json({key: v for key, v in fields.items() if v is not None}))
 
 
 def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Case]:
-    """Return the cases in a file's bytes; the ending of ``path`` says how they are written.
+    """Return the cases in a file's bytes; the suffix of ``path`` gives the format.
 
-    Each case has the columns that the metric needs, each of the kind that it needs; others are
-    left out. A number may be written as text, and a single text stands for a list of it.
+    Each case has the given columns, converted to their kind; others are left out. A number may be
+    written as text, and a single text stands for a list of one.
 
     Raises:
-        TestError: the file is not what its name says, or a case lacks something; names the line.
-        MissingExtra: it is Parquet, and pyarrow is not installed.
+        TestError: the content does not match the suffix, or a case lacks a column; names the line.
+        MissingExtra: the file is Parquet, and pyarrow is not installed.
     """
     if len(data) > MAX_BYTES:
         size, most = human_bytes(len(data)), human_bytes(MAX_BYTES)
-        raise TestError("M712", where=path, reason=f"it has {size}, and {most} is the most")
+        raise TestError("M712", where=path, reason=f"it is {size}, and the limit is {most}")
     ending = path.rsplit(".", 1)[-1].lower() if "." in path else ""
     if ending not in _FORMATS:
         raise TestError(
-            "M712", where=path, reason="its name has to end with .jsonl, .csv or .parquet"
+            "M712", where=path, reason="its name must end with .jsonl, .csv or .parquet"
         )
     for magic, what in _MAGIC:
         if data.startswith(magic) and not (what == "Parquet" and ending == "parquet"):
-            raise TestError("M712", where=path, reason=f"it is {what}, whatever its name says")
+            raise TestError("M712", where=path, reason=f"it is {what}, not {ending}")
     rows = _FORMATS[ending](data, path)
     if not rows:
-        raise TestError("M712", where=path, reason="it has no case")
+        raise TestError("M712", where=path, reason="it has no cases")
     return [_case(row, columns, where) for where, row in rows]
 
 
 Rows = list[tuple[str, dict[str, Any]]]
-"""Where each row stands, and what it has."""
+"""The place of each row, for errors, and its columns."""
 
 
 def _jsonl(data: bytes, path: str) -> Rows:
@@ -98,7 +98,7 @@ def _jsonl(data: bytes, path: str) -> Rows:
         try:
             rows.append((where, decoder.decode(line)))
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise TestError("M712", where=where, reason=f"it is no JSON object ({error})") from None
+            raise TestError("M712", where=where, reason=f"not a JSON object ({error})") from None
         _bounded(rows, path)
     return rows
 
@@ -109,19 +109,19 @@ def _csv(data: bytes, path: str) -> Rows:
     try:
         head = next(reader, [])
         if len(set(head)) != len(head):
-            raise TestError("M712", where=f"{path}:1", reason="it has a column twice")
+            raise TestError("M712", where=f"{path}:1", reason="a column is named twice")
         for values in reader:
             if not values:
                 continue
             where = f"{path}:{reader.line_num}"
             if len(values) != len(head):
-                reason = f"it has {len(values)} values, and the first line names {len(head)}"
+                reason = f"it has {len(values)} values for {len(head)} columns"
                 raise TestError("M712", where=where, reason=reason)
             rows.append((where, dict(zip(head, values, strict=True))))
             _bounded(rows, path)
     except csv.Error as error:
         raise TestError(
-            "M712", where=f"{path}:{reader.line_num}", reason=f"no CSV ({error})"
+            "M712", where=f"{path}:{reader.line_num}", reason=f"not CSV ({error})"
         ) from None
     return rows
 
@@ -137,14 +137,14 @@ def _parquet(data: bytes, path: str) -> Rows:
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
         if file.metadata.num_rows > MAX_CASES:
-            raise TestError("M712", where=path, reason=f"{MAX_CASES} cases are the most")
-        found = file.read().to_pylist()
+            raise TestError("M712", where=path, reason=f"it has over {MAX_CASES} cases")
+        table = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TestError(
-            "M712", where=path, reason=f"it is no Parquet that can be read ({reason})"
+            "M712", where=path, reason=f"it cannot be read as Parquet ({reason})"
         ) from None
-    return [(f"{path}: row {number}", row) for number, row in enumerate(found, start=1)]
+    return [(f"{path}: row {number}", row) for number, row in enumerate(table, start=1)]
 
 
 _FORMATS: dict[str, Callable[[bytes, str], Rows]] = {
@@ -162,13 +162,13 @@ def _text(data: bytes, path: str) -> str:
         raise TestError("M712", where=f"{path}:{line}", reason="it is not UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise TestError("M712", where=f"{path}:{line}", reason="it has a NUL, and so is no text")
+        raise TestError("M712", where=f"{path}:{line}", reason="it contains NUL")
     return text
 
 
 def _bounded(rows: Rows, path: str) -> None:
     if len(rows) > MAX_CASES:
-        raise TestError("M712", where=path, reason=f"{MAX_CASES} cases are the most")
+        raise TestError("M712", where=path, reason=f"it has over {MAX_CASES} cases")
 
 
 def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> Case:
@@ -179,8 +179,10 @@ def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> 
             if column.optional:
                 continue
             has = ", ".join(map(str, list(row)[:10])) or "nothing"
-            raise TestError("M712", where=where, reason=f"it has no {name!r} (it has {has})")
-        case[name] = _value(value, column.kind, f"its {name!r}", where)
+            raise TestError(
+                "M712", where=where, reason=f"column {name!r} is missing (it has {has})"
+            )
+        case[name] = _value(value, column.kind, f"column {name!r}", where)
     return case
 
 
@@ -196,10 +198,10 @@ def _value(value: Any, kind: ColumnKind, what: str, where: str) -> Any:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise TestError("M712", where=where, reason=f"{what} is no finite number")
+            raise TestError("M712", where=where, reason=f"{what} is not a finite number")
         return number
     if not isinstance(value, str) or not value.strip():
-        raise TestError("M712", where=where, reason=f"{what} is no text, or empty")
+        raise TestError("M712", where=where, reason=f"{what} is empty or not text")
     if len(value) > MAX_TEXT:
-        raise TestError("M712", where=where, reason=f"{what} is over {MAX_TEXT} characters long")
+        raise TestError("M712", where=where, reason=f"{what} is longer than {MAX_TEXT} characters")
     return value

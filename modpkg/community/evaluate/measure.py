@@ -1,4 +1,4 @@
-"""Measuring: a model's outputs for a test's cases, and what its metric makes of them."""
+"""Running a model on a test's cases, and computing its metric from the outputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from modpkg.community.evaluate.metrics import Metric, Output, find_metric
 from modpkg.community.evaluate.protocol import (
     DECIMALS,
     Comparison,
-    Difference,
     Measurement,
-    Outcome,
+    TestOutcome,
+    ValueChange,
 )
 from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wilson
 from modpkg.core.errors import TestError
@@ -38,7 +38,7 @@ _NEEDS: dict[Output, str] = {
 
 
 class LoadedModel:
-    """A model that is run, with its tokenizer."""
+    """An installed model, loaded with its tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         record = read_model(folder)
@@ -48,10 +48,10 @@ class LoadedModel:
         self.task = record.task or {"kind": inferred_task(record.name, self.model, folder)}
         self.tokenizer = load_tokenizer(record.name, folder)
         self._embed = embedder(record, folder, folder)
-        self._known: dict[tuple[Output, tuple[str, ...]], list[Any]] = {}
+        self._outputs: dict[tuple[Output, tuple[str, ...]], list[Any]] = {}
 
-    def gives(self, output: Output) -> bool:
-        """Say whether this is a model that has such an output."""
+    def has_output(self, output: Output) -> bool:
+        """Return whether the model is of a kind that has such an output."""
         kind = self.task["kind"]
         if output == "likelihood":
             return type(self.model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
@@ -62,13 +62,13 @@ class LoadedModel:
     def outputs(self, output: Output, texts: list[str], tick: Tick) -> list[Any]:
         """Return the output for each text; see `modpkg.community.evaluate.metrics.Output`.
 
-        The same texts in the same order are run on once. Others are not mixed with those that
-        are known: what a text is batched with moves the last bits of what it gives.
+        The same texts in the same order are run only once. Other lists share nothing with them: the
+        last bits of an output depend on what its text is batched with.
         """
         key = (output, tuple(texts))
-        if key not in self._known:
-            self._known[key] = self._run(output, texts, tick)
-        return self._known[key]
+        if key not in self._outputs:
+            self._outputs[key] = self._run(output, texts, tick)
+        return self._outputs[key]
 
     def _run(self, output: Output, texts: list[str], tick: Tick) -> list[Any]:
         model, tokenizer, task = self.model, self.tokenizer, self.task
@@ -86,41 +86,44 @@ class LoadedModel:
 
 
 def _quiet(message: str) -> None:
-    """Texts that are cut are cut on every side that is compared."""
+    """Ignore warnings of truncated texts: both sides of a comparison truncate alike."""
 
 
 def measure(
-    model: LoadedModel, asked: Measurement, start: Callable[[int], None], tick: Tick
-) -> Outcome:
+    model: LoadedModel, request: Measurement, start: Callable[[int], None], tick: Tick
+) -> TestOutcome:
     """Run a model on a test's cases.
 
-    ``start`` is told how many texts there are, ``tick`` how many more are done.
+    ``start`` is called with the number of texts, ``tick`` with the number finished since.
 
     Raises:
-        TestError, MissingExtra.
-        TestError: the model gives NaN or infinity; names the text.
+        TestError: cases or metric cannot be used, or do not fit the model; or the model gives NaN
+            or infinity for a text.
+        MissingExtra: the metric or the format of the cases needs a package.
     """
-    where = f"test {asked.test!r}"
-    metric = find_metric(asked.metric, where)
-    cases = read_cases(Path(asked.cases).read_bytes(), asked.label, metric.columns)
-    if not model.gives(metric.output):
+    where = f"test {request.test!r}"
+    metric = find_metric(request.metric, where)
+    cases = read_cases(Path(request.cases).read_bytes(), request.label, metric.columns)
+    if not model.has_output(metric.output):
         raise TestError(
             "M715", test=where, metric=metric.name, needs=_NEEDS[metric.output], name=model.name
         )
-    torch.manual_seed(asked.seed)
-    wanted = [metric.inputs(case) for case in cases]
-    texts = list(dict.fromkeys(text for one in wanted for text in one))
+    torch.manual_seed(request.seed)
+    inputs = [metric.inputs(case) for case in cases]
+    texts = list(dict.fromkeys(text for case_texts in inputs for text in case_texts))
     start(len(texts))
-    given = dict(zip(texts, model.outputs(metric.output, texts, tick), strict=True))
-    for text, output in given.items():
+    outputs = dict(zip(texts, model.outputs(metric.output, texts, tick), strict=True))
+    for text, output in outputs.items():
         if not _finite(output):
-            raise TestError("M716", name=model.name, test=asked.test, text=repr(text[:60]))
+            raise TestError("M716", name=model.name, test=request.test, text=repr(text[:60]))
         if metric.output == "likelihood" and output[1] < 1:
             raise TestError(
-                "M712", where=asked.label, reason=f"{text[:60]!r} is too short to have any"
+                "M712",
+                where=request.label,
+                reason=f"{text[:60]!r} is too short to have a likelihood",
             )
-    rows = _rows(metric, asked, cases, [[given[text] for text in one] for one in wanted])
-    return judged(metric, asked.test, rows, asked.seed)
+    rows = _rows(metric, request, cases, [[outputs[text] for text in texts] for texts in inputs])
+    return _outcome(metric, request.test, rows, request.seed)
 
 
 def _finite(output: Any) -> bool:
@@ -132,27 +135,26 @@ def _finite(output: Any) -> bool:
 
 
 def _rows(
-    metric: Metric, asked: Measurement, cases: list[Case], outputs: list[list[Any]]
+    metric: Metric, request: Measurement, cases: list[Case], outputs: list[list[Any]]
 ) -> np.ndarray:
     try:
         rows = np.asarray(metric.rows(cases, outputs), dtype=np.float64)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise TestError(
-            "M712", where=f"{asked.label} (metric {metric.name})", reason=str(error)
+            "M712", where=f"{request.label} (metric {metric.name})", reason=str(error)
         ) from None
     if rows.ndim != 2 or len(rows) != len(cases) or not np.isfinite(rows).all():
         raise TestError(
-            "M714", metric=metric.name, reason="it did not give finite numbers for every case"
+            "M714", metric=metric.name, reason="it did not return finite numbers for every case"
         )
-    rounded: np.ndarray = np.round(rows, DECIMALS) + 0.0  # no -0.0, which is another text
+    rounded: np.ndarray = np.round(rows, DECIMALS) + 0.0  # -0.0 would be written differently
     return rounded
 
 
-def judged(metric: Metric, test: str, rows: np.ndarray, seed: int) -> Outcome:
-    """Return the value of rows, its interval, and which cases were right."""
+def _outcome(metric: Metric, test: str, rows: np.ndarray, seed: int) -> TestOutcome:
     value = float(metric.value(rows))
     if not math.isfinite(value):
-        reason = f"test {test!r} has no value by it (are all cases or outputs the same?)"
+        reason = f"it is undefined for test {test!r} (are all cases or outputs equal?)"
         raise TestError("M714", metric=metric.name, reason=reason)
     if metric.share:
         low, high = wilson(int(rows[:, 0].sum()), len(rows))
@@ -160,19 +162,19 @@ def judged(metric: Metric, test: str, rows: np.ndarray, seed: int) -> Outcome:
         low, high = bootstrap(rows, metric.value, seed)
     right = None if metric.right is None else [bool(one) for one in metric.right(rows)]
     value, low, high = (round(number, DECIMALS) + 0.0 for number in (value, low, high))
-    return Outcome(
+    return TestOutcome(
         value=value, low=low, high=high, better=metric.better, rows=rows.tolist(), right=right
     )
 
 
-def compare(asked: Comparison) -> Difference:
-    """Return how far the value moved, with the interval over pairs of cases.
+def compare(request: Comparison) -> ValueChange:
+    """Return how far the value moved, with its interval over paired cases.
 
     Raises:
-        TestError.
+        TestError: there is no such metric.
     """
-    metric = find_metric(asked.metric, f"test {asked.test!r}")
-    before, after = np.asarray(asked.before), np.asarray(asked.after)
+    metric = find_metric(request.metric, f"test {request.test!r}")
+    before, after = np.asarray(request.before), np.asarray(request.after)
     value = float(metric.value(after)) - float(metric.value(before))
-    low, high = paired_bootstrap(before, after, metric.value, asked.seed)
-    return Difference(*(round(number, DECIMALS) + 0.0 for number in (value, low, high)))
+    low, high = paired_bootstrap(before, after, metric.value, request.seed)
+    return ValueChange(*(round(number, DECIMALS) + 0.0 for number in (value, low, high)))

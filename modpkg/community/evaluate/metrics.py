@@ -1,4 +1,4 @@
-"""Metrics by name: what a test asks of each case, and how its cases become one value.
+"""Metrics by name: the numbers that each case gets, and how they become one value.
 
 Packages that a user installed add metrics under the entry point group ``modpkg.metrics``: each
 names a `Metric`.
@@ -16,18 +16,18 @@ from msgspec import Struct
 
 from modpkg.community.evaluate import scores
 from modpkg.community.evaluate.cases import Case, Column
-from modpkg.community.evaluate.report import Better
 from modpkg.compose.plugins import find
 from modpkg.core.errors import TestError
+from modpkg.core.report import Better
 from modpkg.toml.node import hint
 
 Output = Literal["labels", "text", "embedding", "likelihood"]
-"""What a metric asks of the model for a text: probabilities by label; the text that it writes;
-its embedding (a float32 vector); or the text's own log-likelihood in nats and its tokens that
-have one."""
+"""What a metric needs of the model for a text: probabilities by label; generated text; an
+embedding (a float32 vector); or the text's log-likelihood in nats, and the number of tokens that
+it sums over."""
 
 Rows = np.ndarray
-"""[cases, k] float64: what each case gave. A value is computed of rows alone, so that resampling
+"""[cases, k] float64: k numbers for each case. A value depends on rows alone, so that resampling
 rows is resampling cases."""
 
 
@@ -50,18 +50,18 @@ class Metric(Struct, frozen=True, kw_only=True):
     name: str
     output: Output
     columns: Mapping[str, Column]
-    """Of a case, what the metric reads; `text` is what most give the model."""
+    """The columns of a case that the metric reads; most pass `text` to the model."""
     rows: Callable[[Sequence[Case], Sequence[Sequence[Any]]], Rows]
     """From all cases, and the model's output for each text of each, to a row per case. Raises
-    ValueError with a clause where a case cannot be judged."""
+    ValueError, with a clause, if a case cannot be evaluated."""
     inputs: Callable[[Case], list[str]] = _text
-    """The texts of a case that the model gets."""
+    """The texts of a case that are passed to the model."""
     value: Callable[[Rows], float] = first_column
     better: Better = "higher"
     share: bool = False
     """Whether rows are one number, 0 or 1, and the value is their mean."""
     right: Callable[[Rows], Any] | None = None
-    """Which cases were right; None where that is a matter of degree."""
+    """Which cases were right; None if that is a matter of degree."""
 
 
 _TEXT = Column("text")
@@ -76,7 +76,7 @@ def _ones(rows: Rows) -> Any:
     return rows[:, 0] == 1.0
 
 
-def _same(rows: Rows) -> Any:
+def _equal(rows: Rows) -> Any:
     return rows[:, 0] == rows[:, 1]
 
 
@@ -120,7 +120,7 @@ METRICS: dict[str, Metric] = {
             columns=_LABELLED,
             rows=scores.label_pairs,
             value=scores.f1_macro,
-            right=_same,
+            right=_equal,
         ),
         Metric(
             name="f1_weighted",
@@ -128,7 +128,7 @@ METRICS: dict[str, Metric] = {
             columns=_LABELLED,
             rows=scores.label_pairs,
             value=scores.f1_weighted,
-            right=_same,
+            right=_equal,
         ),
         Metric(
             name="exact_match",
@@ -211,8 +211,8 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-"""Those that modpkg has, beside ``recall_at_K`` and ``ndcg_at_K``; docs/testing.md describes
-each."""
+"""The built-in metrics, besides ``recall_at_K`` and ``ndcg_at_K``; docs/testing.md describes
+them."""
 
 GROUP = "modpkg.metrics"
 _AT = re.compile(r"(recall|ndcg)_at_([1-9][0-9]{0,3})")
@@ -225,40 +225,40 @@ def known_metrics() -> list[str]:
 
 
 def check_metric(name: str, where: str) -> None:
-    """Check that a metric is known; no package that has one is imported.
+    """Check that a metric is known, without importing the package that defines it.
 
     Raises:
-        TestError: it is not, and the error says what may be meant.
+        TestError: it is not; the error suggests a similar name.
     """
     if name in METRICS or _AT.fullmatch(name) or name in entry_points(group=GROUP).names:
         return
     names = known_metrics()
-    near = hint(name, names) or f"; known are {', '.join(names)}"
+    near = hint(name, names) or f"; there are {', '.join(names)}"
     raise TestError("M713", where=where, metric=name, hint=near)
 
 
 def metric_version(name: str) -> str:
-    """Return what decides what a metric gives: the package it comes from, or nothing for ours."""
+    """Return name and version of the package that defines a metric; empty for a built-in one."""
     if name in METRICS or _AT.fullmatch(name):
         return ""
     points = entry_points(group=GROUP, name=name)
-    found = [point.dist for point in points if point.dist is not None]
-    return f"{found[0].name} {found[0].version}" if found else "?"
+    packages = [point.dist for point in points if point.dist is not None]
+    return f"{packages[0].name} {packages[0].version}" if packages else "?"
 
 
 def find_metric(name: str, where: str) -> Metric:
     """Return a metric.
 
     Raises:
-        TestError: there is none. TestError: what an installed package has is none.
+        TestError: there is no such metric, or a package's entry point is not a `Metric`.
     """
     check_metric(name, where)
-    if found := _AT.fullmatch(name):
-        score = scores.recall if found[1] == "recall" else scores.ndcg
-        return _ranked(name, lambda ranks, count: score(ranks, count, int(found[2])))
+    if match := _AT.fullmatch(name):
+        score = scores.recall if match[1] == "recall" else scores.ndcg
+        return _ranked(name, lambda ranks, count: score(ranks, count, int(match[2])))
     metric = find(METRICS, GROUP, name)
     if not isinstance(metric, Metric):
         raise TestError(
-            "M714", metric=name, reason=f"{metric_version(name)} names no Metric under it"
+            "M714", metric=name, reason=f"its entry point in {metric_version(name)} is not a Metric"
         )
     return metric

@@ -1,54 +1,63 @@
-"""What one test gave on one composition, case by case."""
+"""Messages between modpkg and the process that runs models, and the outcomes they carry."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-from modpkg.community.evaluate.report import Better
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.records import canonical_json
+from modpkg.core.report import Better
 
 DECIMALS = 6
-"""Rows are rounded to so many: what differs later than that is the order of a sum, no outcome."""
+"""Rows are rounded to this many: later digits depend on the order of a sum."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What was measured; whether it is good enough is the test's business."""
+class TestOutcome(Struct, frozen=True, kw_only=True):
+    """What one test measured on one model; its bounds are not considered."""
+
+    value: float
+    low: float
+    """Lower end of the value's 95 % confidence interval."""
+    high: float
+    """Upper end of the value's 95 % confidence interval."""
+    better: Better
+    """Which values of the metric are better; a test with one bound overrides it."""
+    rows: list[list[float]]
+    """By case, its numbers; see `modpkg.community.evaluate.metrics.Rows`."""
+    right: list[bool] | None = None
+    """By case, whether it was right; None where the metric is a matter of degree."""
+
+    @property
+    def digest(self) -> Digest:
+        """Digest of the outcome of each case."""
+        return digest_bytes(canonical_json([self.rows, self.right]))
+
+
+class ValueChange(Struct, frozen=True):
+    """The change of a test's value between two models, with its 95 % interval over paired cases."""
 
     value: float
     low: float
     high: float
-    """Ends of the value's 95 % interval."""
-    better: Better
-    """Which way the metric is better; a test with one bound says so itself."""
-    rows: list[list[float]]
-    """By case, what it gave; see `modpkg.community.evaluate.metrics.Rows`."""
-    right: list[bool] | None = None
-    """By case, whether it was right; None where that is a matter of degree."""
-
-    @property
-    def digest(self) -> Digest:
-        """Digest of what each case gave."""
-        return digest_bytes(canonical_json([self.rows, self.right]))
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
-    """What the process that runs models is asked to measure."""
+    """A request to run a test on a model."""
 
     folder: str
-    """The model's, as an environment has it; its tensors' files are absolute."""
+    """The installed model's; its tensors' files are absolute paths."""
     metric: str
     test: str
     """The test's name, for errors."""
     cases: str
     """Path of the file of cases."""
     label: str
-    """Their path as the manifest has it; its ending says how they are written."""
+    """That path as the manifest has it; its suffix gives the format."""
     seed: int
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """Two outcomes of one test, whose difference is asked for."""
+    """A request for the difference of two outcomes of one test."""
 
     metric: str
     test: str
@@ -57,36 +66,28 @@ class Comparison(Struct, frozen=True, kw_only=True):
     seed: int
 
 
-class Difference(Struct, frozen=True):
-    """How far a value moved from before to after, with its 95 % interval over pairs of cases."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Request(Struct, frozen=True, omit_defaults=True):
-    """One line to the process; one of the two is set."""
+class WorkerRequest(Struct, frozen=True, omit_defaults=True):
+    """One line to the process; exactly one field is set."""
 
     measure: Measurement | None = None
     compare: Comparison | None = None
 
 
-class Failure(Struct, frozen=True):
-    """An error by its code; "" for anything else that was raised, with its reason."""
+class WorkerFailure(Struct, frozen=True):
+    """An error, by its code; any other exception has the code "" and a ``reason``."""
 
     code: str
     values: dict[str, str]
 
 
-class Answer(Struct, frozen=True, omit_defaults=True):
-    """One line from the process; the last line of an answer has one of the last three."""
+class WorkerAnswer(Struct, frozen=True, omit_defaults=True):
+    """One line from the process; the last one for a request has one of the last three fields."""
 
     ready: bool = False
     total: int | None = None
-    """Texts that the model will run on."""
+    """Number of texts that the model will run on."""
     done: int = 0
-    """How many more it has run on."""
-    outcome: Outcome | None = None
-    difference: Difference | None = None
-    failure: Failure | None = None
+    """Number of texts finished since the previous line."""
+    outcome: TestOutcome | None = None
+    difference: ValueChange | None = None
+    failure: WorkerFailure | None = None

@@ -1,130 +1,34 @@
-"""Reports: what tests gave on a composition, in a form that is the same wherever it is made."""
+"""Comparing reports, and showing them: as text and as JUnit XML."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+import re
+from collections.abc import Sequence
+from xml.sax.saxutils import escape, quoteattr
 
-import msgspec
 from msgspec import Struct
 
-from modpkg.core.errors import TestError
-from modpkg.core.records import DigestText, canonical_json
-
-REPORT_SPEC = 1
-MAX_REPORT = 16 << 20
+from modpkg.community.evaluate.protocol import TestOutcome
+from modpkg.core.report import Report, TestResult
 
 ROUNDING = 1e-9
-"""What float arithmetic may add to a difference of two values."""
-
-Better = Literal["higher", "lower"]
+"""Float error allowed in the difference of two values."""
 
 
-class Subject(Struct, frozen=True):
-    """What was tested, by name; nothing is looked up by it."""
+class TestRun(Struct, frozen=True):
+    """A report, with the outcomes that it summarizes."""
 
-    name: str
-    version: str
-    kind: str
-    """A kind of module, or ``app`` for an app's own assembly."""
-
-
-class Result(Struct, frozen=True, kw_only=True):
-    """What one test gave."""
-
-    test: str
-    suite: str
-    """The module (or app) that declares the test."""
-    digest: DigestText
-    """Of the test's definition and the bytes of its cases; see `definition_digest`."""
-    metric: str
-    better: Better
-    """Which way the value is better."""
-    value: float
-    low: float
-    """Lower end of the value's 95 % interval."""
-    high: float
-    cases: int
-    at_least: float | None = None
-    at_most: float | None = None
-    tolerance: float = 0.0
-    """How much worse the value may become before it counts."""
-    passed: bool
-    outcomes: DigestText
-    """Of what each case gave."""
+    report: Report
+    outcomes: list[TestOutcome]
+    """Of the report's results, in their order."""
+    seconds: list[float]
+    """Duration of each test; 0 where its outcome was cached."""
 
 
-class Report(Struct, frozen=True, kw_only=True):
-    """``report.json``: no time, host or path is in it, so that the same inputs give its bytes."""
-
-    spec: int = REPORT_SPEC
-    subject: Subject
-    composition: DigestText
-    """Of what was run: tensors, config, tokenizer and task; see `composition_digest`."""
-    engine: str
-    """The versions of composing and testing that decide a value."""
-    results: list[Result]
-    """In the order of the suite: the subject's own tests, then those of its suites."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every test passed."""
-        return all(result.passed for result in self.results)
+# Comparing -------------------------------------------------------------------------------------
 
 
-def report_bytes(report: Report) -> bytes:
-    """Return a report as the file has it: canonical JSON and a line break."""
-    return canonical_json(report) + b"\n"
-
-
-def parse_report(data: bytes, what: str) -> Report:
-    """Return the report in ``data``.
-
-    Raises:
-        TestError: it is none, it has a test twice, or a value outside its own interval.
-    """
-    try:
-        report = msgspec.json.decode(data, type=Report)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise TestError("M710", what=what, reason=str(error)) from None
-    if report.spec > REPORT_SPEC:
-        raise TestError("M710", what=what, reason=f"it follows spec {report.spec}; update modpkg")
-    names = [(result.suite, result.test) for result in report.results]
-    for number, result in enumerate(report.results):
-        if names.index(names[number]) != number:
-            raise TestError("M710", what=what, reason=f"test {result.test!r} is in it twice")
-        if result.passed != within(result.value, result.at_least, result.at_most):
-            raise TestError(
-                "M710",
-                what=what,
-                reason=f"test {result.test!r} gave {result.value:g}, and is said to have "
-                f"{'passed' if result.passed else 'failed'}",
-            )
-    return report
-
-
-def read_report(path: Path) -> Report | None:
-    """Return the report in a file; None when there is no file.
-
-    Raises:
-        TestError: it is none.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_REPORT + 1)
-    except FileNotFoundError:
-        return None
-    if len(data) > MAX_REPORT:
-        raise TestError("M710", what=path, reason=f"it is over {MAX_REPORT >> 20} MiB")
-    return parse_report(data, str(path))
-
-
-def within(value: float, at_least: float | None, at_most: float | None) -> bool:
-    """Say whether a value is what its test asks for."""
-    return (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
-
-
-class Worse(Struct, frozen=True):
+class Regression(Struct, frozen=True):
     """A test that got worse."""
 
     suite: str
@@ -132,55 +36,104 @@ class Worse(Struct, frozen=True):
     metric: str
     before: float | None
     after: float | None
-    """None: the test is gone."""
+    """None where the test is no longer run."""
     reason: str
-    """A clause that a sentence can end with."""
+    """A clause that can end a sentence."""
 
 
-def loss(before: Result, after: Result) -> float:
+def loss(before: TestResult, after: TestResult) -> float:
     """Return by how much the value got worse; negative where it got better.
 
-    Of a test with both bounds, it is how much farther from the range the value lies.
+    For a test with both bounds, this is the change of the distance from the range.
     """
     if before.at_least is not None and before.at_most is not None:
-        return _outside(after.value, before) - _outside(before.value, before)
-    fall = before.value - after.value
-    return fall if before.better == "higher" else -fall
+        low, high = before.at_least, before.at_most
+        return _distance(after.value, low, high) - _distance(before.value, low, high)
+    drop = before.value - after.value
+    return drop if before.better == "higher" else -drop
 
 
-def _outside(value: float, result: Result) -> float:
-    low, high = result.at_least, result.at_most
-    assert low is not None and high is not None  # noqa: S101, PT018
+def _distance(value: float, low: float, high: float) -> float:
     return max(low - value, value - high, 0.0)
 
 
-def worse(before: Report, after: Report) -> list[Worse]:
-    """Return the tests of ``before`` that ``after`` is worse at, beyond each test's tolerance.
+def regressions(before: Report, after: Report) -> list[Regression]:
+    """Return the tests of ``before`` at which ``after`` is worse by more than their tolerance.
 
-    A test that is gone, or that is another now (other cases, metric or bounds), counts as worse
-    only if it passed: nobody can tell any more that it does.
+    A test that is gone, or is defined differently (cases, metric or bounds), is a regression only
+    if it passed before and does not pass now.
     """
-    found = []
-    now = {(result.suite, result.test): result for result in after.results}
+    by_name = {(result.suite, result.test): result for result in after.results}
+    regressed = []
     for old in before.results:
-        new = now.get((old.suite, old.test))
-        if new is None:
-            if old.passed:
-                found.append(_worse(old, None, "it passed, and is not run any more"))
-        elif new.digest != old.digest:
-            if old.passed and not new.passed:
-                found.append(_worse(old, new, "it passed, and it fails as it is defined now"))
-        elif old.passed and not new.passed:
-            found.append(_worse(old, new, "it passed, and fails now"))
-        elif loss(old, new) > old.tolerance + ROUNDING:
-            limit = f"its tolerance of {old.tolerance:g}" if old.tolerance else "nothing"
-            found.append(
-                _worse(old, new, f"it lost {loss(old, new):.4g}, and {limit} is what it may lose")
-            )
-    return found
+        new = by_name.get((old.suite, old.test))
+        if reason := _regression(old, new):
+            value = None if new is None else new.value
+            regressed.append(Regression(old.suite, old.test, old.metric, old.value, value, reason))
+    return regressed
 
 
-def _worse(old: Result, new: Result | None, reason: str) -> Worse:
-    return Worse(
-        old.suite, old.test, old.metric, old.value, None if new is None else new.value, reason
+def _regression(old: TestResult, new: TestResult | None) -> str:
+    """Return why a test regressed, as a clause; empty if it did not."""
+    if new is None:
+        return "passed before, is no longer run" if old.passed else ""
+    if old.passed and not new.passed:
+        redefined = " (its definition changed)" if new.digest != old.digest else ""
+        return f"passed before, fails now{redefined}"
+    if new.digest == old.digest and loss(old, new) > old.tolerance + ROUNDING:
+        return f"dropped by {loss(old, new):.4g} (tolerance {old.tolerance:g})"
+    return ""
+
+
+# Showing ---------------------------------------------------------------------------------------
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def describe_result(result: TestResult) -> str:
+    """Return one line for people: value, interval, bounds and number of cases."""
+    bounds = []
+    if result.at_least is not None:
+        bounds.append(f"at least {result.at_least:g}")
+    if result.at_most is not None:
+        bounds.append(f"at most {result.at_most:g}")
+    required = f", {' and '.join(bounds)}" if bounds else ""
+    return (
+        f"{result.metric} {result.value:.4g} ({result.low:.4g} to {result.high:.4g}){required}, "
+        f"{result.cases} case{'s' * (result.cases != 1)}"
     )
+
+
+def junit_xml(runs: Sequence[TestRun]) -> str:
+    """Return JUnit XML, with a ``testsuite`` per report and a ``testcase`` per test."""
+    suites = "".join(map(_suite_xml, runs))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<testsuites>\n{suites}</testsuites>\n'
+
+
+def _suite_xml(run: TestRun) -> str:
+    report = run.report
+    failures = sum(not result.passed for result in report.results)
+    name = f"{report.subject.name} {report.subject.version}"
+    lines = [
+        f"  <testsuite name={_quoted(name)} tests={_quoted(str(len(report.results)))} "
+        f'failures="{failures}" time="{sum(run.seconds):.3f}">'
+    ]
+    for result, seconds in zip(report.results, run.seconds, strict=True):
+        case = (
+            f"    <testcase classname={_quoted(result.suite)} name={_quoted(result.test)} "
+            f'time="{seconds:.3f}"'
+        )
+        text = describe_result(result)
+        if result.passed:
+            lines.append(f"{case}><system-out>{_escaped(text)}</system-out></testcase>")
+        else:
+            lines.append(f"{case}><failure message={_quoted(text)}/></testcase>")
+    return "\n".join([*lines, "  </testsuite>"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return escape(_NOT_XML.sub("\ufffd", text))
+
+
+def _quoted(text: str) -> str:
+    return quoteattr(_NOT_XML.sub("\ufffd", text))

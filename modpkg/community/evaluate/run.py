@@ -1,4 +1,4 @@
-"""Which tests a project has, and on which models they run."""
+"""Running the tests of a project: which tests on which models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.community.evaluate.cases import read_cases
-from modpkg.community.evaluate.metrics import find_metric
-from modpkg.community.evaluate.report import parse_report
+from modpkg.community.evaluate.report import TestRun
 from modpkg.community.evaluate.subject import (
     Pin,
     Release,
@@ -20,19 +18,15 @@ from modpkg.community.evaluate.subject import (
     runnable,
     trial_registries,
 )
-from modpkg.community.evaluate.test_runner import (
-    Bench,
-    SuiteTest,
-    Tried,
-    all_tests,
-    tests_of_project,
-)
+from modpkg.community.evaluate.suite import SuiteTest, all_tests, tests_of_project
+from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.core.digests import Digest
 from modpkg.core.errors import TestError
 from modpkg.core.filenames import REPORT
 from modpkg.core.names import ModuleName, module_name
 from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
+from modpkg.core.report import parse_report
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
@@ -42,70 +36,67 @@ from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 
 
-class Planned(Struct, frozen=True):
-    """A model, and the tests that it is to pass."""
+class ModelTests(Struct, frozen=True):
+    """A model and its tests."""
 
     model: Runnable
     tests: list[SuiteTest]
 
 
-def try_project(
+def run_project_tests(
     project: Project,
     store: Store,
     progress: Progress,
-    bench: Bench,
+    runner: TestRunner,
     *,
     name: str | None = None,
     wishes: Wishes = NO_WISHES,
-) -> list[Tried]:
-    """Run the tests of the project in a folder; the store holds what is fetched and composed.
+) -> list[TestRun]:
+    """Run a project's tests; only the store is written to.
 
-    A module is built aside, composed with the newest that resolves, and gets its own tests and
-    those of its suites. A suite's tests run on each model among its dependencies. An app's run on
-    the models that its lock gives. ``name`` is one installed model: its module's own tests run, and
-    those that the project has for it. No project, lock or environment is changed.
+    A module is built into a temporary folder, composed with the newest versions that resolve, and
+    run on its own tests and those of its suites. A suite's tests run on each model among its
+    dependencies, an app's on the models of its lock. With ``name``, an installed model is run on
+    its module's own tests and those that the project has for it.
 
     Raises:
-        TestError: there is no test. TestAborted, TestError …
-        LockError: of an app. Everything that resolving and composing can raise.
+        TestError: there are no tests, or one cannot be run.
+        LockError: an app has no current lock.
+        ModpkgError: building, resolving, fetching or composing fails.
     """
     manifest = project.parse()
     module = manifest.module
     with store.used():
         if name is None and module is not None and module.kind != "suite":
             with built_release(manifest, store, progress, wishes) as release:
-                return [_run_release(release, store, progress, bench, wishes)]
+                return [_run_release(release, store, progress, runner, wishes)]
         if module is None or name is not None:
             request = Request(registry=wishes.registry, offline=wishes.offline, frozen=True)
             plan = plan_install(project, request, store, progress)
         else:
             plan = plan_trial(manifest, None, store, progress, wishes)
-        found = _of_plan(manifest, plan, name, store, progress, wishes)
-        return _run(found, bench, manifest)
+        models = _models_of(manifest, plan, name, store, progress, wishes)
+        return _run(models, runner, manifest)
 
 
-def try_lock(
+def run_lock_tests(
     manifest: Manifest,
     lock: Lock,
     store: Store,
     progress: Progress,
-    bench: Bench,
+    runner: TestRunner,
     *,
     wishes: Wishes = NO_WISHES,
-) -> list[Tried]:
-    """Run an app's tests on the models that a lock gives, whatever its project has now.
-
-    Raises:
-        As `try_project`.
-    """
+) -> list[TestRun]:
+    """Run an app's tests on the models of a lock; raises like `run_project_tests`."""
     with store.used():
         plan = plan_trial(manifest, lock, store, progress, wishes)
-        return _run(_of_plan(manifest, plan, None, store, progress, wishes), bench, manifest)
+        return _run(_models_of(manifest, plan, None, store, progress, wishes), runner, manifest)
 
 
 def _run_release(
-    release: Release, store: Store, progress: Progress, bench: Bench, wishes: Wishes
-) -> Tried:
+    release: Release, store: Store, progress: Progress, runner: TestRunner, wishes: Wishes
+) -> TestRun:
     registries = trial_registries(release.around, [release.pin], store, progress, wishes)
     tests = all_tests(release.record, registries, store)
     if not tests:
@@ -114,55 +105,44 @@ def _run_release(
             reason=f"{release.record.name} has no [[tests]] and no [suites]; docs/testing.md "
             "shows how to write them",
         )
-    return bench.run(release_model(release, store, progress, wishes), tests)
+    return runner.run(release_model(release, store, progress, wishes), tests)
 
 
-def _run(found: Iterator[Planned], bench: Bench, manifest: Manifest) -> list[Tried]:
-    tried = [bench.run(item.model, item.tests) for item in found if item.tests]
-    if not tried:
+def _run(models: Iterator[ModelTests], runner: TestRunner, manifest: Manifest) -> list[TestRun]:
+    runs = [runner.run(item.model, item.tests) for item in models if item.tests]
+    if not runs:
         owner = manifest.app or (manifest.module.name if manifest.module else "")
         raise TestError("M719", reason=f"{owner} has no model with [[tests]]")
-    return tried
+    return runs
 
 
-def _of_plan(
+def _models_of(
     manifest: Manifest,
     plan: InstallPlan,
     name: str | None,
     store: Store,
     progress: Progress,
     wishes: Wishes,
-) -> Iterator[Planned]:
-    """Yield the models of a plan with their tests; ``name`` chooses one, with its module's own."""
-    wanted = None if name is None else module_name(name)
+) -> Iterator[ModelTests]:
+    """Yield the models of a plan with their tests; ``name`` selects one, with its module's own."""
+    selected = None if name is None else module_name(name)
     owner = manifest.app or (manifest.module.name if manifest.module else "")
     kind = "app" if manifest.module is None else manifest.module.kind
     own = tests_of_project(manifest, owner) if kind in ("app", "suite") else []
-    names: Sequence[str] = [recipe.name for recipe in plan.recipes] if wanted is None else [wanted]
+    names: Sequence[str] = (
+        [recipe.name for recipe in plan.recipes] if selected is None else [selected]
+    )
     for model in names:
         locked = plan.lock.find(model)
-        what = runnable(plan, model, locked.kind if locked is not None else kind)
+        target = runnable(plan, model, locked.kind if locked is not None else kind)
         tests = [item for item in own if item.test.model in (None, model)]
-        if wanted is not None and locked is not None:
+        if selected is not None and locked is not None:
             registries = trial_registries(manifest, (), store, progress, wishes)
             tests = [*all_tests(plan.transfer.records[model], registries, store), *tests]
-        yield Planned(what, tests)
+        yield ModelTests(target, tests)
 
 
-def check_suite(manifest: Manifest) -> int:
-    """Check a project's tests without a model, and return how many cases they have.
-
-    Raises:
-        TestError, MissingExtra.
-    """
-    count = 0
-    for item in tests_of_project(manifest, ""):
-        metric = find_metric(item.test.metric, f"test {item.test.name!r}")
-        count += len(read_cases(item.cases.read_bytes(), item.test.cases, metric.columns))
-    return count
-
-
-def check_claim(
+def check_report(
     tree: Path,
     record: ReleaseRecord,
     manifest: Manifest,
@@ -170,12 +150,12 @@ def check_claim(
     progress: Progress,
     wishes: Wishes,
 ) -> None:
-    """Check that the report of a release that was built is one of it; if it has one.
+    """Check that the report in a built release, if any, is about that release and its tests.
 
-    ``tree`` is the built registry tree. Its values are not measured again: `modpkg vet` does that.
+    ``tree`` is the built registry tree. Values are not measured again: `modpkg vet` does that.
 
     Raises:
-        TestError: it is of another composition, or of other tests. TestError.
+        TestError: the report is malformed, or about another composition or other tests.
     """
     if (entry := record.files.get(REPORT)) is None:
         return
@@ -191,27 +171,27 @@ def check_claim(
     model = release_model(release, store, progress, wishes)
     if report.composition != model.digest:
         raise TestError(
-            "M711", path=path, what="composition", said=report.composition, actual=model.digest
+            "M711", path=path, what="composition", reported=report.composition, actual=model.digest
         )
-    said = [(result.suite, result.test, str(result.digest)) for result in report.results]
+    reported = [(result.suite, result.test, result.digest) for result in report.results]
     tests = all_tests(record, registries, store)
-    actual = [(item.suite, item.test.name, str(item.digest)) for item in tests]
-    if said != actual:
+    actual = [item.key for item in tests]
+    if reported != actual:
         other = next(
-            (name for name in (*said, *actual) if name not in said or name not in actual),
-            actual[0] if actual else said[0],
+            (key for key in (*reported, *actual) if key not in reported or key not in actual),
+            actual[0],
         )
         raise TestError(
             "M711",
             path=path,
             what="suite",
-            said=_shown(said, other),
-            actual=_shown(actual, other),
+            reported=_describe(reported, other),
+            actual=_describe(actual, other),
         )
 
 
-def _shown(tests: list[tuple[str, str, str]], about: tuple[str, str, str]) -> str:
-    for suite, name, digest in tests:
-        if (suite, name) == about[:2]:
-            return f"test {name!r} of {suite} is {digest}"
-    return f"there is no test {about[1]!r} of {about[0]}"
+def _describe(tests: Sequence[tuple[str, str, str]], key: tuple[str, str, str]) -> str:
+    suite, name, _ = key
+    for digest in (test[2] for test in tests if test[:2] == (suite, name)):
+        return f"test {name!r} of {suite} with digest {digest}"
+    return f"no test {name!r} of {suite}"

@@ -1,4 +1,4 @@
-"""What the metrics compute: pure functions from cases and outputs to rows, and rows to a value."""
+"""The formulas of the metrics: pure functions from cases and outputs to rows, rows to a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modpkg.community.evaluate.cases import Case
 from modpkg.core.errors import MissingExtra
 
 Outputs = Sequence[Sequence[Any]]
-"""Of each case, what the model gave for each of its texts."""
+"""By case, the model's output for each of its texts."""
 Labels = Mapping[str, float]
 
 
@@ -34,7 +34,7 @@ def _known(case: Case, labels: Labels) -> str:
     label: str = case["label"]
     if label not in labels:
         names = ", ".join(sorted(labels)[:10])
-        raise ValueError(f"label {label!r} is none of the model's ({names})")
+        raise ValueError(f"label {label!r} is not one of the model's ({names})")
     return label
 
 
@@ -61,22 +61,22 @@ def label_pairs(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
 
 
 def _f1(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return F1 by label, and how many cases have it, of the labels that there are in the rows."""
+    """Return by label F1 and support, of the labels that occur in the rows."""
     true, given = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
     size = int(max(true.max(), given.max())) + 1
     hits = np.bincount(true[true == given], minlength=size)
-    support, named = np.bincount(true, minlength=size), np.bincount(given, minlength=size)
-    there = (support + named) > 0
-    return 2 * hits[there] / (support + named)[there], support[there]
+    support, predicted = np.bincount(true, minlength=size), np.bincount(given, minlength=size)
+    occurs = (support + predicted) > 0
+    return 2 * hits[occurs] / (support + predicted)[occurs], support[occurs]
 
 
 def f1_macro(rows: np.ndarray) -> float:
-    """Return the mean F1 over the labels that a case has or was given."""
+    """Return the mean F1 over the labels that occur."""
     return float(_f1(rows)[0].mean())
 
 
 def f1_weighted(rows: np.ndarray) -> float:
-    """Return the mean F1 over labels, weighted by how many cases have each."""
+    """Return the mean F1 over labels, weighted by support."""
     by_label, support = _f1(rows)
     return float((by_label * support).sum() / support.sum())
 
@@ -88,14 +88,14 @@ def invariant(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
 
 def directional(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
     """Return 1 where the label's probability goes ``up`` or ``down`` from text to other (DIR)."""
-    found = []
+    moved = []
     for case, out in zip(cases, outputs, strict=True):
         label, direction = _known(case, out[0]), case["direction"]
         if direction not in ("up", "down"):
             raise ValueError(f"direction {direction!r} is neither 'up' nor 'down'")
         change = out[1][label] - out[0][label]
-        found.append(change > 0 if direction == "up" else change < 0)
-    return column(found)
+        moved.append(change > 0 if direction == "up" else change < 0)
+    return column(moved)
 
 
 def label_gaps(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
@@ -112,12 +112,12 @@ _SPACE = re.compile(r"\s+")
 
 
 def plain(text: str) -> str:
-    """Return a text as it is compared: white space as one space, none at its ends."""
+    """Return a text with white space collapsed to one space, and none at its ends."""
     return _SPACE.sub(" ", text).strip()
 
 
 def exact_match(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
-    """Return 1 where the text that was written is one of those expected."""
+    """Return 1 where the generated text is one of those expected."""
     return column(
         [
             plain(out[0]) in {plain(text) for text in case["expected"]}
@@ -127,7 +127,7 @@ def exact_match(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
 
 
 def invariant_texts(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
-    """Return 1 where the same text is written for both of a pair."""
+    """Return 1 where the same text is generated for both of a pair."""
     return column([plain(out[0]) == plain(out[1]) for out in outputs])
 
 
@@ -152,20 +152,20 @@ def rouge(kind: str, name: str, cases: Sequence[Case], outputs: Outputs) -> np.n
 
 
 def likelihoods(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
-    """Return of each text its log-likelihood in nats, and how many tokens that is of."""
+    """Return of each text its log-likelihood in nats, and the number of tokens it sums over."""
     return np.asarray([out[0] for out in outputs], dtype=np.float64)
 
 
 def perplexity(rows: np.ndarray) -> float:
-    """Return e to the mean negative log-likelihood of a token, over all texts."""
+    """Return exp of the mean negative log-likelihood of a token, over all texts."""
     return math.exp(min(-rows[:, 0].sum() / rows[:, 1].sum(), 700.0))
 
 
 def preferred(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
     """Return 1 where ``text`` is likelier than ``other``.
 
-    Nangia et al. 2020, CrowS-Pairs, for models that read from left to right: ``text`` is the
-    stereotype, and 0.5 is a model that prefers neither.
+    Nangia et al. 2020, CrowS-Pairs, for causal models: ``text`` is the stereotype, and a model
+    without preference has a mean of 0.5.
     """
     return column([out[0][0] > out[1][0] for out in outputs])
 
@@ -184,13 +184,13 @@ def cosines(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
 
 
 def cosines_and_scores(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
-    """Return the cosine of each pair, and the score that people gave it."""
+    """Return the cosine of each pair, and its human score."""
     given = column([case["score"] for case in cases])
     return np.hstack([cosines(cases, outputs), given])
 
 
 def spearman(rows: np.ndarray) -> float:
-    """Return the rank correlation of two columns; NaN where one is all the same."""
+    """Return the rank correlation of two columns; NaN if one is constant."""
     one, two = _ranks(rows[:, 0]), _ranks(rows[:, 1])
     one, two = one - one.mean(), two - two.mean()
     norm = math.sqrt(float(one @ one) * float(two @ two))
@@ -207,10 +207,10 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def ranking(
     score: Callable[[list[int], int], float], cases: Sequence[Case], outputs: Outputs
 ) -> np.ndarray:
-    """Return for each query the score of the ranks (from 1) that its relevant texts have.
+    """Return for each query the score of the ranks (from 1) of its relevant texts.
 
-    All texts of all cases but the queries are the corpus; ties in cosine go to the text that
-    comes first in it.
+    The corpus is all texts of all cases but the queries, sorted; ties in cosine go to the text
+    that comes first.
     """
     vectors: dict[str, np.ndarray] = {}
     for case, out in zip(cases, outputs, strict=True):
@@ -220,20 +220,20 @@ def ranking(
     place = {name: at for at, name in enumerate(names)}
     corpus = _normal(np.stack([vectors[name] for name in names]))
     queries = _normal(np.stack([out[0] for out in outputs]))
-    found = []
+    by_query = []
     for case, query in zip(cases, queries, strict=True):
         order = np.argsort(-(corpus @ query), kind="stable")
         rank = np.empty(len(names), dtype=np.int64)
         rank[order] = np.arange(1, len(names) + 1)
-        wanted = {place[text] for text in case["relevant"]}
-        found.append(score(sorted(int(rank[at]) for at in wanted), len(wanted)))
-    return column(found)
+        relevant = {place[text] for text in case["relevant"]}
+        by_query.append(score(sorted(int(rank[at]) for at in relevant), len(relevant)))
+    return column(by_query)
 
 
 def _normal(vectors: np.ndarray) -> np.ndarray:
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide / np.where(norms == 0, 1.0, norms)
+    doubles = vectors.astype(np.float64)
+    norms = np.linalg.norm(doubles, axis=1, keepdims=True)
+    return doubles / np.where(norms == 0, 1.0, norms)
 
 
 def recall(ranks: list[int], count: int, k: int) -> float:

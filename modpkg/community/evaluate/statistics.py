@@ -1,24 +1,24 @@
-"""How sure a value is: 95 % intervals of what was measured on a sample of cases."""
+"""Confidence intervals of values that were measured on a sample of cases."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 Z95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+"""The 97.5 % quantile of the normal distribution: 95 % lie within it on both sides."""
+PERCENTILES = (2.5, 97.5)
+"""Ends of a 95 % percentile interval."""
 RESAMPLES = 1000
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """Return the interval of a share of ``count`` cases.
+    """Return the 95 % interval of a share of ``count`` cases.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference"; unlike a
-    bootstrap it is right near 0 and 1, and for few cases.
+    bootstrap it is valid near 0 and 1, and for few cases.
 
     >>> low, high = wilson(10, 10)
     >>> round(low, 3), round(high, 3)
@@ -34,10 +34,10 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 def bootstrap(
     rows: np.ndarray, value: Callable[[np.ndarray], float], seed: int
 ) -> tuple[float, float]:
-    """Return the percentile interval of ``value`` over resamples of the cases.
+    """Return the 95 % percentile interval of ``value`` over resamples of the cases.
 
     Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13. ``rows`` is [cases,
-    numbers per case]. Resamples that have no value (all the same, say) are left out.
+    numbers per case]. Resamples with a non-finite value (all cases equal, say) are left out.
     """
     return _interval(len(rows), lambda drawn: value(rows[drawn]), seed)
 
@@ -45,20 +45,18 @@ def bootstrap(
 def paired_bootstrap(
     before: np.ndarray, after: np.ndarray, value: Callable[[np.ndarray], float], seed: int
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two values over the same resamples of the cases.
+    """Return the 95 % interval of the difference of two values over equal resamples of the cases.
 
-    Cases are paired: what two models find hard alike says nothing about which is better.
+    Cases are paired, so that their difficulty, which both models share, does not widen it.
     """
     return _interval(len(before), lambda drawn: value(after[drawn]) - value(before[drawn]), seed)
 
 
 def _interval(count: int, value: Callable[[np.ndarray], float], seed: int) -> tuple[float, float]:
-    import numpy as np
-
     generator = np.random.Generator(np.random.PCG64(seed))
-    drawn = [value(generator.integers(0, count, count)) for _ in range(RESAMPLES)]
-    finite = [number for number in drawn if math.isfinite(number)]
+    values = [value(generator.integers(0, count, count)) for _ in range(RESAMPLES)]
+    finite = [number for number in values if math.isfinite(number)]
     if not finite:
         finite = [value(np.arange(count))]
-    low, high = np.percentile(finite, [2.5, 97.5])
+    low, high = np.percentile(finite, PERCENTILES)
     return float(low), float(high)

@@ -13,7 +13,6 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 
 from modpkg.adapters import METHODS
-from modpkg.community.evaluate.report import Subject
 from modpkg.compose.composition import Composition
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import TestError
@@ -22,6 +21,7 @@ from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.report import Subject
 from modpkg.environment.models import ModelRecipe, manifest_of
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project

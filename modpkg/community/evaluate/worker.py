@@ -1,7 +1,7 @@
-"""The process that runs models on tests: one request per line in, answers out.
+"""The process that runs models on tests: one request per line on stdin, answers on stdout.
 
-It is a process of its own so that a test that never ends, takes all memory or crashes can be
-stopped, whatever it hangs in. What it prints goes to standard error.
+It is a separate process so that a test that hangs, exhausts memory or crashes can be stopped.
+Whatever tests print goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.community.evaluate.protocol import Answer, Failure, Request
+from modpkg.community.evaluate.protocol import WorkerAnswer, WorkerFailure, WorkerRequest
 from modpkg.core.errors import ModpkgError
 
 
 def main() -> None:
-    """Answer requests until standard input ends; then stop at once, whatever is running."""
+    """Answer requests until standard input ends; then exit at once, whatever is running."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -27,36 +27,37 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin.buffer:
             requests.put(line)
-        os._exit(0)  # the one who asked is gone
+        os._exit(0)  # the parent is gone
 
-    def answer(what: Answer) -> None:
-        out.write(msgspec.json.encode(what) + b"\n")
+    def send(answer: WorkerAnswer) -> None:
+        out.write(msgspec.json.encode(answer) + b"\n")
 
     threading.Thread(target=listen, daemon=True).start()
+    # torch and transformers take seconds to import: the listener has to run before
     from modpkg.community.evaluate.measure import LoadedModel, compare, measure
 
-    answer(Answer(ready=True))
+    send(WorkerAnswer(ready=True))
     loaded: LoadedModel | None = None
     while True:
-        request = msgspec.json.decode(requests.get(), type=Request)
+        request = msgspec.json.decode(requests.get(), type=WorkerRequest)
         try:
             if request.compare is not None:
-                answer(Answer(difference=compare(request.compare)))
+                send(WorkerAnswer(difference=compare(request.compare)))
             elif request.measure is not None:
                 folder = Path(request.measure.folder)
                 if loaded is None or loaded.folder != folder:
-                    loaded = None  # before the next is loaded, so that there is one at a time
+                    loaded = None  # frees the previous model before the next is loaded
                     loaded = LoadedModel(folder)
                 outcome = measure(
                     loaded,
                     request.measure,
-                    lambda total: answer(Answer(total=total)),
-                    lambda count: answer(Answer(done=count)),
+                    lambda total: send(WorkerAnswer(total=total)),
+                    lambda count: send(WorkerAnswer(done=count)),
                 )
-                answer(Answer(outcome=outcome))
+                send(WorkerAnswer(outcome=outcome))
         except ModpkgError as error:
             values = {key: str(value) for key, value in error.values.items()}
-            answer(Answer(failure=Failure(error.code, values)))
-        except Exception as error:  # a metric of somebody else's can fail in any way
+            send(WorkerAnswer(failure=WorkerFailure(error.code, values)))
+        except Exception as error:  # a third-party metric can fail in any way
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            answer(Answer(failure=Failure("", {"reason": text})))
+            send(WorkerAnswer(failure=WorkerFailure("", {"reason": text})))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.community.evaluate.report import Report, parse_report
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import write_atomically
@@ -18,6 +17,7 @@ from modpkg.core.installed import TensorRef
 from modpkg.core.names import ModuleName
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord
+from modpkg.core.report import Report, parse_report
 from modpkg.core.tensors import HashedTensor
 from modpkg.core.tree import BlobTree
 from modpkg.environment.models import manifest_of

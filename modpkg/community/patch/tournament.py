@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.community.evaluate.report import Report, Result
+from modpkg.core.report import Report, TestResult
 
 METHODS = ("mean", "ties", "task-arithmetic", "model-stock")
 """Those that are tried, in this order: of equally good ones the first is taken."""
@@ -51,6 +51,6 @@ def _gain(first: Report, report: Report) -> float:
     return sum(gains) / max(len(gains), 1)
 
 
-def _better(before: Result, after: Result) -> float:
+def _better(before: TestResult, after: TestResult) -> float:
     moved = (after.value - before.value) / max(abs(before.value), 1e-12)
     return moved if after.better == "higher" else -moved

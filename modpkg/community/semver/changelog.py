@@ -8,11 +8,12 @@ from typing import Literal
 from msgspec import Struct
 
 from modpkg.community.diff.tensors import Difference, TensorDifference, difference
-from modpkg.community.evaluate.report import Result, loss
+from modpkg.community.evaluate.report import loss
 from modpkg.community.modules.view import Edition
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.levels import LEVELS, Fact
 from modpkg.core.progress import Progress
+from modpkg.core.report import TestResult
 from modpkg.core.tensors import identity_of
 from modpkg.resolve.lock import Lock, LockedModule
 
@@ -121,7 +122,7 @@ def figures(before: Edition, after: Edition) -> tuple[Figure, ...]:
     return tuple(_figure(one.get(key), two.get(key)) for key in dict.fromkeys([*one, *two]))
 
 
-def _figure(old: Result | None, new: Result | None) -> Figure:
+def _figure(old: TestResult | None, new: TestResult | None) -> Figure:
     known = old or new
     if known is None:
         raise AssertionError("a figure is of some result")

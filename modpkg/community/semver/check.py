@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.community.evaluate.report import Worse, worse
+from modpkg.community.evaluate.report import Regression, regressions
 from modpkg.community.modules.view import Edition
 from modpkg.community.semver.config import config_facts, file_facts
 from modpkg.community.semver.levels import Fact, Level, is_legal, level_of, lowest
@@ -21,7 +21,7 @@ class Tests(Struct, frozen=True):
 
     compared: int
     """Tests that both have a result of."""
-    worse: tuple[Worse, ...]
+    worse: tuple[Regression, ...]
     note: str
     """Why they were not compared; empty where they were."""
 
@@ -141,4 +141,4 @@ def compare_tests(before: Edition, after: Edition) -> Tests:
             note += "; run 'modpkg test' before each release"
         return Tests(0, (), f"{note}. The verdict is about weights, interface and manifest alone.")
     shared = {(r.suite, r.test) for r in old.results} & {(r.suite, r.test) for r in new.results}
-    return Tests(len(shared), tuple(worse(old, new)), "")
+    return Tests(len(shared), tuple(regressions(old, new)), "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from packaging.version import Version
 
-from modpkg.community.evaluate.run import check_claim
+from modpkg.community.evaluate.run import check_report
 from modpkg.community.evaluate.subject import built_release
 from modpkg.community.modules.view import built, of_project, released
 from modpkg.community.semver.changelog import (
@@ -84,7 +84,7 @@ def _stale(manifest: Manifest, store: Store, progress: Progress, wishes: Wishes)
     with store.used(), built_release(manifest, store, progress, wishes) as release:
         try:
             tree = Path(release.pin.registry or "")
-            check_claim(tree, release.record, manifest, store, progress, wishes)
+            check_report(tree, release.record, manifest, store, progress, wishes)
         except TestError as error:
             if error.code != "M711":
                 raise

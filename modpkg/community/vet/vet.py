@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.community.evaluate.report import Report, parse_report
+from modpkg.community.evaluate.report import TestRun
 from modpkg.community.evaluate.subject import (
     Pin,
     Release,
@@ -17,16 +17,27 @@ from modpkg.community.evaluate.subject import (
     release_model,
     trial_registries,
 )
-from modpkg.community.evaluate.test_runner import Bench, Tried, all_tests
-from modpkg.community.vet.change import Change, changes
+from modpkg.community.evaluate.suite import SuiteTest, all_tests
+from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.vet.dependants import Dependant, dependants_of
-from modpkg.community.vet.verdict import Claim, State, Tested, Vetting, verdict
+from modpkg.community.vet.verdict import (
+    DependantResult,
+    DependantState,
+    ReportClaim,
+    TestChange,
+    VetReport,
+    correct_cases,
+    count_flips,
+    report_mismatch,
+    verdict,
+)
 from modpkg.core.digests import Digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TestAborted, TestError
 from modpkg.core.filenames import REGISTRY_INFO, REPORT
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
+from modpkg.core.report import parse_report
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
 from modpkg.environment.workspace import RegistryOptions as Wishes
@@ -37,16 +48,13 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.store.store import Store
 
-CLOSE = 1e-4
-"""How far a value of a report may be from what is measured here: machines round differently."""
-
 
 class Bureau(msgspec.Struct, frozen=True):
     """What vetting works with."""
 
     store: Store
     progress: Progress
-    bench: Bench
+    runner: TestRunner
     wishes: Wishes = NO_WISHES
 
 
@@ -123,7 +131,7 @@ def release_before(candidate: Release, against: str | None, bureau: Bureau) -> R
 
 def vet(
     candidate: Release, against: Release | None, bureau: Bureau, *, most: int | None = 10
-) -> Vetting:
+) -> VetReport:
     """Return what the tests say of a candidate and of what depends on it.
 
     Tests are the candidate's, and those of ``against`` that it lacks or has otherwise: taking a
@@ -134,28 +142,32 @@ def vet(
         TestAborted, TestError: of its own tests.
         What resolving, fetching and composing raise.
     """
-    store, bench = bureau.store, bureau.bench
+    store, runner = bureau.store, bureau.runner
     with store.used():
         registries = _registries(candidate.around, [candidate.pin], bureau)
         tests = all_tests(candidate.record, registries, store)
-        own = {(item.suite, item.test.name, item.digest) for item in tests}
+        own = {item.key for item in tests}
         if against is not None:
             before_registries = _registries(against.around, [against.pin], bureau)
             tests += [
                 item
                 for item in all_tests(against.record, before_registries, store)
-                if (item.suite, item.test.name, item.digest) not in own
+                if item.key not in own
             ]
-        current = [(item.suite, item.test.name, item.digest) in own for item in tests]
-        after = bench.run(_model(candidate, bureau), tests)
-        before = after if against is None else bench.run(_model(against, bureau), tests)
-        found = changes(bench, tests, before, after, current)
-        claim, lie = _claim(candidate, registries, after)
+        current = [item.key in own for item in tests]
+        after = runner.run(_model(candidate, bureau), tests)
+        before = after if against is None else runner.run(_model(against, bureau), tests)
+        changes = compare_runs(runner, tests, before, after, current)
+        claim, mismatch = _check_claim(candidate, registries, after)
         dependants, count = _dependants(candidate, against, bureau, most)
     word, reason = verdict(
-        found, dependants, earlier=against is not None, lie=lie, listed=count is not None
+        changes,
+        dependants,
+        earlier=against is not None,
+        mismatch=mismatch,
+        listed=count is not None,
     )
-    return Vetting(
+    return VetReport(
         candidate=after.report.subject,
         composition=after.report.composition,
         against=None if against is None else before.report.subject,
@@ -164,46 +176,62 @@ def vet(
         verdict=word,
         reason=reason,
         claim=claim,
-        changes=found,
+        changes=changes,
         dependants=dependants,
         dependants_found=count,
     )
+
+
+def compare_runs(
+    runner: TestRunner,
+    tests: Sequence[SuiteTest],
+    before: TestRun,
+    after: TestRun,
+    current: Sequence[bool],
+) -> list[TestChange]:
+    """Return how the results of tests changed; both models ran on the same tests."""
+    changes = []
+    for number, test in enumerate(tests):
+        old, new = before.outcomes[number], after.outcomes[number]
+        result = after.report.results[number]
+        flips = count_flips(correct_cases(old, result), correct_cases(new, result))
+        negative, positive = flips or (0, 0)
+        changes.append(
+            TestChange(
+                before=before.report.results[number],
+                after=result,
+                difference=runner.compare(test, after.report.subject.name, old, new),
+                judged=flips is not None,
+                negative=negative,
+                positive=positive,
+                current=current[number],
+            )
+        )
+    return changes
 
 
 def _model(release: Release, bureau: Bureau, others: Sequence[Pin] = ()) -> Runnable:
     return release_model(release, bureau.store, bureau.progress, bureau.wishes, others=others)
 
 
-def _claim(candidate: Release, registries: Registries, after: Tried) -> tuple[Claim, str]:
-    """Return whether the candidate's own report holds, and the sentence that says it lies."""
+def _check_claim(
+    candidate: Release, registries: Registries, after: TestRun
+) -> tuple[ReportClaim, str]:
+    """Return whether the candidate's own report agrees with a run, and where it does not."""
     if (entry := candidate.record.files.get(REPORT)) is None:
         return "none", ""
     what = f"{REPORT} of {candidate.record.name} {candidate.record.version}"
     registry = registries.of(candidate.record.name)
-    claimed = parse_report(registry.blob(Digest(entry.digest), what), what)
-    if claimed.composition != after.report.composition:
+    reported = parse_report(registry.blob(Digest(entry.digest), what), what)
+    if reported.composition != after.report.composition:
         return "other composition", ""
-    lie = _lie(claimed, after.report)
-    return ("does not hold", lie) if lie else ("holds", "")
-
-
-def _lie(claimed: Report, measured: Report) -> str:
-    by_digest = {(r.suite, r.test, r.digest): r for r in measured.results}
-    for result in claimed.results:
-        actual = by_digest.get((result.suite, result.test, result.digest))
-        if actual is None:
-            return f"Its report has test {result.test!r} of {result.suite}, which is not there."
-        if abs(actual.value - result.value) > CLOSE * max(1.0, abs(actual.value)):
-            return (
-                f"Its report says that {result.test!r} of {result.suite} gives "
-                f"{result.metric} {result.value:.4g}, and it gives {actual.value:.4g}."
-            )
-    return ""
+    mismatch = report_mismatch(reported, after.report)
+    return ("does not hold", mismatch) if mismatch else ("holds", "")
 
 
 def _dependants(
     candidate: Release, against: Release | None, bureau: Bureau, most: int | None
-) -> tuple[list[Tested], int | None]:
+) -> tuple[list[DependantResult], int | None]:
     """Return what became of the dependants, and how many there are."""
     name = candidate.pin.name
     registry = _registries(candidate.around, (), bureau).of(name)
@@ -216,27 +244,29 @@ def _dependants(
     for dependant in found:
         if not dependant.allows:
             reason = f"it asks for {dependant.asks}"
-            tested.append(_told(dependant.line, "not allowed", reason))
+            tested.append(_dependant_result(dependant.line, "not allowed", reason))
         elif left > 0 and against is not None:
             left -= 1
             tested.append(_try_dependant(dependant, candidate, against, bureau))
     return tested, len(found)
 
 
-def _told(line: IndexLine, state: State, reason: str = "", found: Sequence[Change] = ()) -> Tested:
-    return Tested(
+def _dependant_result(
+    line: IndexLine, state: DependantState, reason: str = "", changes: Sequence[TestChange] = ()
+) -> DependantResult:
+    return DependantResult(
         name=line.name,
         version=line.version,
         kind=line.kind,
         state=state,
         reason=reason,
-        changes=list(found),
+        changes=list(changes),
     )
 
 
 def _try_dependant(
     dependant: Dependant, candidate: Release, against: Release, bureau: Bureau
-) -> Tested:
+) -> DependantResult:
     """Run a dependant's tests with the release before and with the candidate."""
     line = dependant.line
     around = candidate.around
@@ -245,19 +275,19 @@ def _try_dependant(
         registries = _registries(around, (), bureau)
         tests = all_tests(release.record, registries, bureau.store)
         model = _model(release, bureau, [against.pin])
-        before = bureau.bench.run(model, tests)
+        before = bureau.runner.run(model, tests)
     except ModpkgError as error:
-        return _told(line, "not tested", f"before: {_clause(error)}")
+        return _dependant_result(line, "not tested", f"before: {_clause(error)}")
     try:
-        after = bureau.bench.run(_model(release, bureau, [candidate.pin]), tests)
+        after = bureau.runner.run(_model(release, bureau, [candidate.pin]), tests)
     except (TestAborted, MissingExtra) as error:
-        return _told(line, "not tested", _clause(error))
+        return _dependant_result(line, "not tested", _clause(error))
     except ModpkgError as error:
-        return _told(line, "broken", f"cannot run with it ({_clause(error)})")
+        return _dependant_result(line, "broken", f"cannot run with it ({_clause(error)})")
     if not tests:
-        return _told(line, "no tests")
-    found = changes(bureau.bench, tests, before, after, [True] * len(tests))
-    return _told(line, "tested", "", found)
+        return _dependant_result(line, "no tests")
+    changes = compare_runs(bureau.runner, tests, before, after, [True] * len(tests))
+    return _dependant_result(line, "tested", "", changes)
 
 
 def _clause(error: ModpkgError) -> str:

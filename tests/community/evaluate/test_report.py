@@ -1,9 +1,8 @@
-"""Reports: the same bytes for the same inputs, and which tests got worse."""
+"""Reports: equal bytes for equal inputs, and which tests regressed."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from modpkg.community.evaluate.report import (
+from modpkg.community.evaluate.report import ROUNDING, loss, regressions
+from modpkg.core.report import (
     Report,
-    Result,
     Subject,
+    TestResult,
     parse_report,
-    read_report,
     report_bytes,
-    within,
-    worse,
+    within_bounds,
 )
 from tests.raising import raises
 
@@ -27,9 +25,9 @@ SUM = "sha256:" + "0" * 64
 OTHER = "sha256:" + "1" * 64
 
 
-def result(value: float = 0.9, test: str = "t", **more: Any) -> Result:
+def result(value: float = 0.9, test: str = "t", **more: Any) -> TestResult:
     bounds = more.get("at_least"), more.get("at_most")
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "suite": "own",
         "digest": SUM,
         "metric": "accuracy",
@@ -37,13 +35,13 @@ def result(value: float = 0.9, test: str = "t", **more: Any) -> Result:
         "low": value,
         "high": value,
         "cases": 10,
-        "passed": within(value, *bounds),
+        "passed": within_bounds(value, *bounds),
         "outcomes": SUM,
     }
-    return Result(test=test, value=value, **(told | more))
+    return TestResult(test=test, value=value, **(fields | more))
 
 
-def report(*results: Result) -> Report:
+def report(*results: TestResult) -> Report:
     return Report(
         subject=Subject("m", "1.0", "base"), composition=SUM, engine="1", results=list(results)
     )
@@ -61,11 +59,11 @@ results = st.builds(
 
 
 @given(st.lists(results, max_size=5, unique_by=lambda one: one.test))
-def test_what_is_written_is_read_back(found: list[Result]) -> None:
+def test_what_is_written_is_read_back(found: list[TestResult]) -> None:
     one = report(*found)
     assert parse_report(report_bytes(one), "r") == one
     assert report_bytes(parse_report(report_bytes(one), "r")) == report_bytes(one)
-    assert worse(one, one) == []
+    assert regressions(one, one) == []
 
 
 @given(numbers, numbers, st.sampled_from(["higher", "lower"]), st.floats(0, 1e6))
@@ -76,64 +74,117 @@ def test_worse_is_a_loss_beyond_the_tolerance(
     after = report(result(new, better=better, tolerance=tolerance))
     lost = old - new if better == "higher" else new - old
     if abs(lost - tolerance) > 1e-6:
-        assert bool(worse(before, after)) == (lost > tolerance)
+        assert bool(regressions(before, after)) == (lost > tolerance)
 
 
 def test_a_test_that_fails_now_is_worse_whatever_it_tolerates() -> None:
     before = report(result(0.9, at_least=0.85, tolerance=1.0))
-    [one] = worse(before, report(result(0.84, at_least=0.85, tolerance=1.0)))
-    assert (one.before, one.after, one.reason) == (0.9, 0.84, "it passed, and fails now")
+    [one] = regressions(before, report(result(0.84, at_least=0.85, tolerance=1.0)))
+    assert (one.before, one.after, one.reason) == (0.9, 0.84, "passed before, fails now")
     # It failed already: that it fails is no news.
-    assert worse(report(result(0.8, at_least=0.9)), report(result(0.8, at_least=0.9))) == []
+    assert regressions(report(result(0.8, at_least=0.9)), report(result(0.8, at_least=0.9))) == []
 
 
 def test_a_test_that_is_gone_or_is_another_hides_nothing() -> None:
     before = report(result(0.9, at_least=0.8), result(0.1, "failing", at_least=0.8))
-    [one] = worse(before, report())
+    [one] = regressions(before, report())
     assert (one.test, one.after) == ("t", None)
     easier = result(0.7, at_least=0.6, digest=OTHER)
-    assert worse(report(before.results[0]), report(easier)) == []
-    [one] = worse(report(before.results[0]), report(replace(easier, passed=False)))
-    assert one.reason == "it passed, and it fails as it is defined now"
+    assert regressions(report(before.results[0]), report(easier)) == []
+    [one] = regressions(report(before.results[0]), report(replace(easier, passed=False)))
+    assert one.reason == "passed before, fails now (its definition changed)"
 
 
 def test_between_two_bounds_nothing_is_lost() -> None:
     def of(value: float) -> Report:
         return report(result(value, at_least=0.4, at_most=0.6))
 
-    assert worse(of(0.45), of(0.59)) == []
-    assert worse(of(0.7), of(0.65)) == []
-    assert worse(of(0.7), of(0.75))[0].reason.startswith("it lost 0.05,")
+    assert regressions(of(0.45), of(0.59)) == []
+    assert regressions(of(0.7), of(0.65)) == []
+    assert regressions(of(0.7), of(0.75))[0].reason == "dropped by 0.05 (tolerance 0)"
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
-        (b"", "not a sound report"),
+        (b"", "not a valid report"),
         (b"{}", "missing required field"),
-        (report_bytes(report(result(), result())), "test 't' is in it twice"),
+        (report_bytes(report(result(), result())), "test 't' is listed twice"),
         (
             report_bytes(report(result(0.1, at_least=0.5, passed=True))),
-            "test 't' gave 0.1, and is said to have passed",
+            "test 't' is marked as passed at 0.1",
         ),
-        (report_bytes(replace(report(), spec=9)), "it follows spec 9; update modpkg"),
-        (report_bytes(report(result())).replace(b"0.9", b"NaN"), "not a sound report"),
-        (report_bytes(replace(report(), composition="x")), "not a sound report"),
-        (b"[" * 100_000, "not a sound report"),
+        (report_bytes(replace(report(), spec=9)), "it uses spec 9, newer than 1; update modpkg"),
+        (report_bytes(report(result())).replace(b"0.9", b"NaN"), "not a valid report"),
+        (report_bytes(replace(report(), composition="x")), "not a valid report"),
+        (b"[" * 100_000, "not a valid report"),
     ],
 )
-def test_what_is_no_sound_report_is_refused(data: bytes, said: str) -> None:
-    with raises("M710", match=said):
+def test_an_invalid_report_is_refused(data: bytes, reason: str) -> None:
+    with raises("M710", match=reason):
         parse_report(data, "report.json")
 
 
-def test_a_file_that_is_not_there_is_no_report(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    assert read_report(path) is None
-    path.write_bytes(report_bytes(report(result())))
-    assert read_report(path) == report(result())
-    with open(path, "ab") as file:
-        file.truncate((16 << 20) + 1)
-    with raises("M710", match="over 16 MiB"):
-        read_report(path)
-    assert not within(math.nan, 0.0, None)
+def test_nan_is_within_no_bounds() -> None:
+    assert within_bounds(math.nan, None, None)
+    assert not within_bounds(math.nan, 0.0, None)
+    assert not within_bounds(math.nan, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "at_most", "expected"),
+    [
+        (0.5, 0.5, None, True),
+        (0.4, 0.5, None, False),
+        (0.5, None, 0.5, True),
+        (0.6, None, 0.5, False),
+        (0.5, 0.4, 0.6, True),
+        (0.7, 0.4, 0.6, False),
+        (0.3, 0.4, 0.6, False),
+        (9.0, None, None, True),
+    ],
+)
+def test_bounds_are_inclusive(
+    value: float, at_least: float | None, at_most: float | None, expected: bool
+) -> None:
+    assert within_bounds(value, at_least, at_most) is expected
+
+
+def test_report_passes_if_every_test_does() -> None:
+    good, bad = result(0.9, "a", at_least=0.5), result(0.1, "b", at_least=0.5)
+    assert report().passed
+    assert report(good).passed
+    assert not report(good, bad).passed
+
+
+def test_loss_has_the_sign_of_its_metric() -> None:
+    assert loss(result(0.9), result(0.8)) == pytest.approx(0.1)
+    assert loss(result(0.9, better="lower"), result(0.8, better="lower")) == pytest.approx(-0.1)
+
+
+def test_loss_of_a_range_is_the_distance_gained() -> None:
+    def of(before: float, after: float) -> float:
+        bounds = {"at_least": 0.4, "at_most": 0.6}
+        return loss(result(before, **bounds), result(after, **bounds))
+
+    assert of(0.3, 0.1) == pytest.approx(0.2)
+    assert of(0.7, 0.9) == pytest.approx(0.2)
+    assert of(0.9, 0.5) == pytest.approx(-0.3)
+    assert of(0.3, 0.7) == pytest.approx(0.0)
+
+
+def test_rounding_is_no_regression_and_a_little_more_is() -> None:
+    def regressed(lost: float) -> bool:
+        return regressions(report(result(1.0)), report(result(1.0 - lost))) != []
+
+    assert not regressed(ROUNDING / 2)
+    assert regressed(ROUNDING * 3)
+
+
+def test_regression_names_the_test_and_its_values() -> None:
+    before = report(result(0.9, "a"), result(0.8, "b"))
+    after = report(result(0.9, "a"), result(0.5, "b"))
+    [one] = regressions(before, after)
+    assert (one.suite, one.test, one.metric) == ("own", "b", "accuracy")
+    assert (one.before, one.after) == (0.8, 0.5)
+    assert one.reason == "dropped by 0.3 (tolerance 0)"

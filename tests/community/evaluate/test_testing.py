@@ -45,7 +45,7 @@ def test_a_heads_own_tests_run_on_what_would_be_released(registry: Path, tmp_pat
     assert (suite.get("tests"), suite.get("failures")) == ("1", "0")
 
     again = modpkg("test", cwd=folder).stdout
-    assert "known" in again  # the store has it, and no model was loaded
+    assert "cached" in again
     assert (folder / "report.json").read_bytes() == report
     modpkg("test", "--fresh", cwd=folder)
     assert (folder / "report.json").read_bytes() == report
@@ -75,12 +75,12 @@ def test_a_lying_report_is_not_built(registry: Path, tmp_path: Path) -> None:
     (folder / "report.json").write_text(json.dumps(told))
     said = refused("build", cwd=folder)
     assert said.startswith("error[M711]")
-    assert "is a report of another composition: it says sha256:000" in said
+    assert "is a report of another composition: it has sha256:000" in said
 
     told = json.loads(honest)
     told["results"][0]["passed"] = False
     (folder / "report.json").write_text(json.dumps(told))
-    assert "test 'moods' gave 0.925, and is said to have failed" in refused("build", cwd=folder)
+    assert "test 'moods' is marked as failed at 0.925" in refused("build", cwd=folder)
 
     (folder / "report.json").write_text("{")
     assert refused("build", cwd=folder).startswith("error[M710]")
@@ -89,7 +89,7 @@ def test_a_lying_report_is_not_built(registry: Path, tmp_path: Path) -> None:
     with open(folder / "tests" / "moods.jsonl", "a") as file:
         file.write('{"text": "the cat", "label": "good"}\n')
     said = refused("build", cwd=folder)
-    assert "is a report of another suite: it says test 'moods' of own is sha256:" in said
+    assert "is a report of another suite: it has test 'moods' of own with digest sha256:" in said
     assert sorted(p.name for p in (folder / "dist").rglob("*")) == before
 
 
@@ -206,10 +206,10 @@ def test_what_cannot_be_tested_is_told_before_a_model_is_loaded(
         return told
 
     assert said("acuracy") == (
-        "error[M713]: test 'moods' of own: there is no metric 'acuracy'; did you mean 'accuracy'?"
+        "error[M713]: test 'moods' of own: unknown metric 'acuracy'; did you mean 'accuracy'?"
     )
     assert "metric 'perplexity' needs a causal language model" in said("perplexity")
-    assert "label 'Good' is none of the model's (bad, good)" in said(
+    assert "label 'Good' is not one of the model's (bad, good)" in said(
         "accuracy", b'{"text": "a", "label": "Good"}\n'
     )
 

@@ -13,7 +13,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modpkg.community.evaluate.report import Report, Result, Subject
 from modpkg.community.patch.candidate import next_version, write_candidate
 from modpkg.community.patch.conflicts import by_layer, conflict_picture
 from modpkg.community.patch.merge import Merged, Merging, Method, begin, carry_out
@@ -22,6 +21,7 @@ from modpkg.community.patch.tournament import choose
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import InstalledModule
 from modpkg.core.progress import Progress
+from modpkg.core.report import Report, Subject, TestResult
 from modpkg.manifest.read import read_manifest
 from modpkg.store.store import Store
 from tests.community.changed import base_of, copy_of, patch_of, same_bits
@@ -308,7 +308,7 @@ def test_a_candidate_has_the_base_s_manifest_whatever_a_parent_brings(case: Case
 
 def report(value: float, better: Any = "higher", passed: bool = True) -> Report:
     digest = "sha256:" + "0" * 64
-    result = Result(
+    result = TestResult(
         test="t", suite="s", digest=digest, metric="m", better=better, value=value, low=value,
         high=value, cases=1, passed=passed, outcomes=digest,
     )  # fmt: skip

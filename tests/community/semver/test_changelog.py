@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from modpkg.community.evaluate.report import Report, Result, Subject, report_bytes
 from modpkg.community.modules.view import Edition, of_project
 from modpkg.community.semver.check import check
 from modpkg.core.digests import digest_bytes
+from modpkg.core.report import Report, Subject, TestResult, report_bytes
 from modpkg.manifest.read import read_manifest
 from tests.command import modpkg, modpkg_json, refused
 from tests.community.semver.test_check import BASE, base, nudged
@@ -30,7 +30,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def report(version: str, **values: float) -> bytes:
     """A report as ``modpkg test`` writes it, with these values of tests."""
     results = [
-        Result(
+        TestResult(
             test=test,
             suite="tiny",
             digest=digest_bytes(test.encode()),

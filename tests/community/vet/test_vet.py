@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from modpkg.community.evaluate.test_runner import Bench
+from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.semver.releases import check_project
-from modpkg.community.vet.verdict import Vetting
+from modpkg.community.vet.verdict import VetReport
 from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
@@ -61,8 +61,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bureau(made: Path) -> Iterator[Bureau]:
     store = Store(made / "store")
-    with Bench(store, Progress(), limit=60) as bench:
-        yield Bureau(store, Progress(), bench)
+    with TestRunner(store, Progress(), limit=60) as runner:
+        yield Bureau(store, Progress(), runner)
 
 
 @pytest.fixture(autouse=True)
@@ -73,21 +73,19 @@ def registry(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def vetted(
     bureau: Bureau, candidate: Path | str, against: str | None = None, **how: Any
-) -> Vetting:
+) -> VetReport:
     with candidate_of(str(candidate), AROUND, bureau) as release:
         return vet(release, release_before(release, against, bureau), bureau, **how)
 
 
-def states(found: Vetting) -> dict[str, str]:
+def states(found: VetReport) -> dict[str, str]:
     return {tested.name: tested.state for tested in found.dependants}
 
 
 def test_a_candidate_that_changes_nothing_is_accepted(bureau: Bureau, tmp_path: Path) -> None:
     found = vetted(bureau, write_encoder(tmp_path / "same", "1.1"))
     assert (found.verdict, found.claim) == ("accept", "none")
-    assert found.reason == (
-        "It is worse at none of 0 tests, nor is any of 2 dependants that were tested."
-    )
+    assert found.reason == "No regressions in 2 dependants."
     # mood first: judge requires it too
     assert next(tested.name for tested in found.dependants) == "mood"
     assert states(found) == {
@@ -133,7 +131,7 @@ def test_what_breaks_a_dependant_is_rejected_and_named(
     found = vetted(bureau, folder)
     assert found.verdict == "reject"
     assert found.reason.startswith(
-        "With it, mood 1.0 fails 'moods' of mood: accuracy was 1 and is 0."
+        "With it, mood 1.0 fails test 'moods' of mood: accuracy went from 1 to 0."
     )
     change = found.dependants[0].changes[0]
     assert change.judged
@@ -144,11 +142,11 @@ def test_what_breaks_a_dependant_is_rejected_and_named(
     assert judge.changes[0].positive >= 0
 
     # The same inputs give the same bytes; and what is known is not run again.
-    with Bench(bureau.store, Progress()) as idle:
+    with TestRunner(bureau.store, Progress()) as idle:
         again = vetted(Bureau(bureau.store, Progress(), idle), folder)
         assert idle.idle
     assert canonical_json(again) == canonical_json(found)
-    with Bench(Store(tmp_path / "another"), Progress()) as fresh:
+    with TestRunner(Store(tmp_path / "another"), Progress()) as fresh:
         anew = vetted(Bureau(Store(tmp_path / "another"), Progress(), fresh), folder)
     assert canonical_json(anew) == canonical_json(found)
 
@@ -201,7 +199,7 @@ def test_a_test_that_was_taken_out_is_run_all_the_same(bureau: Bureau, tmp_path:
     first = with_near(tmp_path / "1.0", "1.0", 0.0, cosine("at_least = 0.0\n"))
     publish(first, own)
     wishes = type(bureau.wishes)(registry=str(own))
-    here = Bureau(bureau.store, bureau.progress, bureau.bench, wishes)
+    here = Bureau(bureau.store, bureau.progress, bureau.runner, wishes)
     known = vetted(here, first, "1.0")
     value = known.changes[0].after.value
 
@@ -212,7 +210,7 @@ def test_a_test_that_was_taken_out_is_run_all_the_same(bureau: Bureau, tmp_path:
     assert [change.current for change in found.changes] == [True, False]
     assert found.changes[0].after.value < value
     assert found.verdict == "needs-a-person"
-    assert "as the release before declares it" in found.reason
+    assert "only the earlier release declares it" in found.reason
 
 
 def test_the_first_release_is_judged_by_its_own_tests(bureau: Bureau, tmp_path: Path) -> None:
@@ -220,7 +218,7 @@ def test_the_first_release_is_judged_by_its_own_tests(bureau: Bureau, tmp_path: 
     folder = write_head(tmp_path / "new", "new", more=table(more="at_least = 2.0\n"), files=cases)
     found = vetted(bureau, folder)
     assert found.against is None
-    assert found.reason == "It fails its own test 'moods' of new."
+    assert found.reason == "It fails test 'moods' of new."
     folder = write_head(tmp_path / "new", "new", more=table(more=""), files=cases)
     assert vetted(bureau, folder).verdict == "needs-a-person"
 
@@ -241,7 +239,7 @@ def test_a_report_that_does_not_hold_is_a_reason_to_reject(
     found = vetted(bureau, folder / "dist")
     assert (found.verdict, found.claim) == ("reject", "does not hold")
     assert found.reason == (
-        "Its report says that 'moods' of mood gives accuracy 1, and it gives 0.95."
+        "Its report gives accuracy 1 for test 'moods' of mood, but 0.95 was measured."
     )
 
 

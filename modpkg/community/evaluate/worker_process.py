@@ -1,4 +1,4 @@
-"""Running tests in a process of their own, which is stopped when its time is up."""
+"""The process that runs models on tests, as its parent sees it: started, asked, stopped in time."""
 
 from __future__ import annotations
 
@@ -8,106 +8,104 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 import msgspec
 
 from modpkg.community.evaluate.protocol import (
-    Answer,
     Comparison,
-    Difference,
-    Failure,
     Measurement,
-    Outcome,
-    Request,
+    TestOutcome,
+    ValueChange,
+    WorkerAnswer,
+    WorkerFailure,
+    WorkerRequest,
 )
 from modpkg.core.errors import CLASSES, ModpkgError, TestAborted
 from modpkg.core.progress import Progress
 
-LIMIT = 1800.0
-"""Seconds that a test may take on one model, unless a person says otherwise."""
-_START = 600.0
-"""Seconds that the process may take to import torch and transformers."""
+TIME_LIMIT = 1800.0
+"""Default limit of one test on one model, in seconds."""
+_START_LIMIT = 600.0
+"""Limit of importing torch and transformers, in seconds."""
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from modpkg.community.evaluate.worker import main; main()"
 )
 
 
-class Runner:
-    """The process, started when it is first needed and again after it was stopped."""
+class WorkerProcess:
+    """The process; started when it is first needed, and again after it was stopped."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
-        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[WorkerAnswer | None] = queue.SimpleQueue()
         self._listener: threading.Thread | None = None
         self._ready = False
 
     @property
     def started(self) -> bool:
-        """Whether there is a process."""
+        """Whether the process runs."""
         return self._process is not None
 
     def measure(
-        self, asked: Measurement, *, suite: str, model: str, limit: float = LIMIT
-    ) -> Outcome:
-        """Return what a test gives on a model.
+        self, request: Measurement, *, suite: str, model: str, limit: float = TIME_LIMIT
+    ) -> TestOutcome:
+        """Return the outcome of a test on a model.
 
         Raises:
-            TestAborted: it took more than ``limit`` seconds, and its process was ended.
-            TestAborted: the process ended. What `modpkg.community.evaluate.measure.measure` raises.
+            TestAborted: it took more than `limit` seconds and was stopped, or the process ended.
+            ModpkgError: whatever `modpkg.community.evaluate.measure.measure` raises.
         """
-        stopped = TestAborted("M717", test=asked.test, suite=suite, name=model, limit=limit)
-        crashed = {"test": asked.test, "suite": suite, "name": model}
-        for answer in self._ask(Request(measure=asked), limit, stopped, crashed):
+        where = {"test": request.test, "suite": suite, "name": model}
+        for answer in self._ask(WorkerRequest(measure=request), limit, where):
             if answer.outcome is not None:
                 return answer.outcome
-        raise AssertionError("answers end with one of the last three")
+        raise AssertionError("the last answer has an outcome")
 
     def compare(
-        self, asked: Comparison, *, suite: str, model: str, limit: float = LIMIT
-    ) -> Difference:
+        self, request: Comparison, *, suite: str, model: str, limit: float = TIME_LIMIT
+    ) -> ValueChange:
         """Return how far a test's value moved; raises like `measure`."""
-        stopped = TestAborted("M717", test=asked.test, suite=suite, name=model, limit=limit)
-        crashed = {"test": asked.test, "suite": suite, "name": model}
-        for answer in self._ask(Request(compare=asked), limit, stopped, crashed):
+        where = {"test": request.test, "suite": suite, "name": model}
+        for answer in self._ask(WorkerRequest(compare=request), limit, where):
             if answer.difference is not None:
                 return answer.difference
-        raise AssertionError("answers end with one of the last three")
+        raise AssertionError("the last answer has a difference")
 
     def _ask(
-        self, request: Request, limit: float, stopped: ModpkgError, crashed: dict[str, str]
-    ) -> Iterator[Answer]:
-        process = self._started(crashed)
+        self, request: WorkerRequest, limit: float, where: dict[str, str]
+    ) -> Iterator[WorkerAnswer]:
+        process = self._started(where)
         assert process.stdin is not None  # noqa: S101
+        too_slow = TestAborted("M717", **where, limit=limit)
         deadline = time.monotonic() + limit
         try:
             process.stdin.write(msgspec.json.encode(request) + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
-            raise self._crash(crashed) from None
+            raise self._crash(where) from None
         while True:
-            answer = self._next(deadline, stopped, crashed)
+            answer = self._next(deadline, too_slow, where)
             if answer.total is not None:
                 self._progress.total(answer.total)
             self._progress.advance(answer.done)
             if answer.failure is not None:
-                raise _raised(answer.failure, crashed)
+                raise _error_of(answer.failure, where)
             yield answer
 
-    def _next(self, deadline: float, stopped: ModpkgError, crashed: dict[str, str]) -> Answer:
+    def _next(self, deadline: float, too_slow: ModpkgError, where: dict[str, str]) -> WorkerAnswer:
         try:
             answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.0))
         except queue.Empty:
             self.close()
-            raise stopped from None
+            raise too_slow from None
         if answer is None:
-            raise self._crash(crashed)
+            raise self._crash(where)
         return answer
 
     def start(self) -> None:
-        """Start the process and let it import what it needs, while other work goes on."""
+        """Start the process, which imports what it needs while the caller goes on."""
         if self._process is not None:
             return
         process = subprocess.Popen(
@@ -117,12 +115,12 @@ class Runner:
             stderr=subprocess.DEVNULL,
         )
         self._process = process
-        answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[WorkerAnswer | None] = queue.SimpleQueue()
         self._answers = answers
 
         def listen() -> None:
             assert process.stdout is not None  # noqa: S101
-            decoder = msgspec.json.Decoder(Answer)
+            decoder = msgspec.json.Decoder(WorkerAnswer)
             try:
                 for line in process.stdout:
                     answers.put(decoder.decode(line))
@@ -134,27 +132,27 @@ class Runner:
         self._listener.start()
         self._ready = False
 
-    def _started(self, crashed: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _started(self, where: dict[str, str]) -> subprocess.Popen[bytes]:
         self.start()
         assert self._process is not None  # noqa: S101
         process = self._process
         if not self._ready:
-            stopped = TestAborted(
-                "M718", **crashed, reason="torch and transformers were not imported"
+            too_slow = TestAborted(
+                "M718", **where, reason="importing torch and transformers took too long"
             )
-            self._next(time.monotonic() + _START, stopped, crashed)
+            self._next(time.monotonic() + _START_LIMIT, too_slow, where)
             self._ready = True
         return process
 
-    def _crash(self, crashed: dict[str, str]) -> TestAborted:
+    def _crash(self, where: dict[str, str]) -> TestAborted:
         process = self._process
         self.close()
         status = process.returncode if process is not None else None
         reason = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
-        return TestAborted("M718", **crashed, reason=reason)
+        return TestAborted("M718", **where, reason=reason)
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process, if it runs."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -167,19 +165,9 @@ class Runner:
             if stream is not None:
                 stream.close()
 
-    def __enter__(self) -> Runner:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _raised(failure: Failure, crashed: dict[str, str]) -> ModpkgError:
+def _error_of(failure: WorkerFailure, where: dict[str, str]) -> ModpkgError:
+    """Return the error that the process reported."""
     if failure.code in CLASSES:
         return CLASSES[failure.code](failure.code, **failure.values)
-    return TestAborted("M718", **crashed, reason=failure.values.get("reason", "no reason given"))
+    return TestAborted("M718", **where, reason=failure.values.get("reason", "unknown reason"))
