@@ -44,23 +44,24 @@ def diff_command(
     """
     from modpkg.community.diff.svg import picture
     from modpkg.community.diff.tensors import by_part, difference
-    from modpkg.community.modules.reference import find_side
+    from modpkg.community.modules.reference import find_view
 
     store = Store(store_folder())
     with TerminalProgress() as progress:
         one, two = (
-            find_side(text, store, progress, user=user, registry=registry, offline=offline)
+            find_view(text, store, progress, user=user, registry=registry, offline=offline)
             for text in (before, after)
         )
+        refs = [view.refs() for view in (one, two)]
         progress.stage("Comparing")
         progress.total(
             sum(
                 ref.length
-                for name, ref in two.tensors.items()
+                for name, ref in refs[1].items()
                 if name in one.tensors and one.tensors[name].digest != ref.digest
             )
         )
-        found = difference(one.tensors, two.tensors, progress.advance)
+        found = difference(refs[0], refs[1], progress.advance)
     if svg is not None:
         write_atomically(svg, picture(found, f"{one.label} to {two.label}").encode())
     if as_json:

@@ -19,7 +19,7 @@ from modpkg.core.home import store_folder
 from modpkg.store.store import Store
 
 if TYPE_CHECKING:
-    from modpkg.community.modules.reference import Side
+    from modpkg.community.modules.view import ModuleView
     from modpkg.community.patch.merge import Merged, Merging, Method
     from modpkg.community.patch.tournament import Attempt
     from modpkg.manifest.schema import Setting
@@ -84,7 +84,7 @@ def merge_command(
     --method or a --resolution file has to say what becomes of it. The result is a module project
     with the base's manifest and tests, and its parents under [provenance].
     """
-    from modpkg.community.modules.reference import find_side
+    from modpkg.community.modules.reference import find_view
     from modpkg.community.patch.candidate import write_candidate
     from modpkg.community.patch.conflicts import conflict_picture
     from modpkg.community.patch.merge import begin, carry_out
@@ -99,8 +99,8 @@ def merge_command(
     choices = read_choices(resolution) if resolution is not None else None
     with TerminalProgress() as progress, store.used():
 
-        def find(text: str) -> Side:
-            return find_side(text, store, progress, user=user, registry=registry, offline=offline)
+        def find(text: str) -> ModuleView:
+            return find_view(text, store, progress, user=user, registry=registry, offline=offline)
 
         module = base_release(base, store, progress, registry, offline)
         merging = begin(module, [find(text) for text in parents], store, progress, choices)
@@ -116,7 +116,7 @@ def merge_command(
                 print_json(_document(merging))
             return int(bool(merging.overlaps.conflicts or merging.files.conflicts))
         if how is not None and importance:
-            counts = tuple(find(folder).tensors for folder in importance)
+            counts = tuple(find(folder).refs() for folder in importance)
             how = structs.replace(how, importance=counts)
         with tempfile.TemporaryDirectory(prefix="modpkg-merge-") as scratch:
             attempts: list[Attempt] = []

@@ -61,18 +61,18 @@ def patch_create_command(
     installed model or a release. Each tensor is written in the form that takes least of those that
     give it back bit for bit.
     """
-    from modpkg.community.modules.reference import find_side
+    from modpkg.community.modules.reference import find_view
     from modpkg.community.patch.create import create, write_patch
 
     store = Store(store_folder())
     given = parse_version(version)
     with TerminalProgress() as progress:
         module = base_release(base, store, progress, registry, offline)
-        side = find_side(copy, store, progress, user=user, registry=registry, offline=offline)
+        side = find_view(copy, store, progress, user=user, registry=registry, offline=offline)
         chosen = module_name(name or f"{side.name or Path(copy).resolve().name}-patch")
         folder = out if out is not None else Path(chosen)
         progress.stage("Comparing")
-        progress.total(sum(ref.length for ref in side.tensors.values()))
+        progress.total(sum(ref.length for ref in side.refs().values()))
         patch = create(
             module, side, deltas=_published_here(module, registry), progress=progress.advance
         )
@@ -187,14 +187,14 @@ def patch_apply_command(
     PATCH is a folder or a release (NAME==VERSION). Weights and files are those of the copy that
     the patch was made of, bit for bit.
     """
-    from modpkg.community.modules.reference import find_side
+    from modpkg.community.modules.reference import find_view
     from modpkg.community.patch.apply import apply
     from modpkg.community.patch.candidate import write_candidate
 
     store = Store(store_folder())
     with TerminalProgress() as progress, store.used():
         module = base_release(base, store, progress, registry, offline)
-        side = find_side(patch, store, progress, user=user, registry=registry, offline=offline)
+        side = find_view(patch, store, progress, user=user, registry=registry, offline=offline)
         chosen, number = target_of(module, name, version)
         folder = out if out is not None else Path(f"{chosen}-{number}")
         found = apply(module, side, store, progress)
@@ -203,8 +203,8 @@ def patch_apply_command(
             origins.append((side.name, side.version, "patched"))
         write_candidate(
             module,
-            found.tensors,
-            found.files,
+            found.refs(),
+            found.paths(),
             folder,
             name=chosen,
             version=number,

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from modpkg.community.modules.reference import Side, find_side
+from modpkg.community.modules.reference import find_view
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.patch.apply import apply
 from modpkg.community.patch.create import Patch, create, write_patch
 from modpkg.compose.mapping import map_tensors
@@ -27,30 +28,30 @@ def base_of(folder: Path, tensors: Tensors) -> InstalledModule:
     return base_module(folder, tensors)
 
 
-def copy_of(folder: Path, tensors: Tensors, **files: Any) -> Side:
+def copy_of(folder: Path, tensors: Tensors, **files: Any) -> ModuleView:
     """Write a whole copy as a trainer does, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
     for name, value in files.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
-    return find_side(str(folder), Store(folder.parent / "store"), Progress())
+    return find_view(str(folder), Store(folder.parent / "store"), Progress())
 
 
 def patch_of(
-    folder: Path, base: InstalledModule, copy: Side, *, deltas: bool = False, name: str = "p"
-) -> tuple[Patch, Side]:
+    folder: Path, base: InstalledModule, copy: ModuleView, *, deltas: bool = False, name: str = "p"
+) -> tuple[Patch, ModuleView]:
     """Make a patch, write it, and return it as it lies there."""
     patch = create(base, copy, deltas=deltas)
     write_patch(patch, folder / name, name=name, version="1.0", license="MIT")
-    return patch, find_side(str(folder / name), Store(folder / "store"), Progress())
+    return patch, find_view(str(folder / name), Store(folder / "store"), Progress())
 
 
-def applied(folder: Path, base: InstalledModule, patch: Side) -> dict[str, torch.Tensor]:
+def applied(folder: Path, base: InstalledModule, patch: ModuleView) -> dict[str, torch.Tensor]:
     return tensors_of(apply(base, patch, Store(folder / "store"), Progress()))
 
 
-def tensors_of(side: Side) -> dict[str, torch.Tensor]:
-    return map_tensors(side.tensors.items())
+def tensors_of(view: ModuleView) -> dict[str, torch.Tensor]:
+    return map_tensors(view.refs().items())
 
 
 def same_bits(one: Tensors, two: Tensors) -> bool:

@@ -1,4 +1,4 @@
-"""What is compared or merged: a release, an installed model, or a directory of weights."""
+"""What a person names: ``NAME==VERSION``, ``NAME``, ``NAME@GENERATION`` or a folder."""
 
 from __future__ import annotations
 
@@ -8,40 +8,92 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from modpkg.core.digests import digest_file
-from modpkg.core.errors import InstallError, ReleaseError
+from modpkg.community.modules.view import (
+    ModuleView,
+    view_of_content,
+    view_of_files,
+    view_of_release,
+)
+from modpkg.core.errors import InstallError, ReleaseError, UsageError
 from modpkg.core.filenames import MANIFEST, MODEL_RECORD
-from modpkg.core.installed import InstalledModel, InstalledModule, TensorRef, read_model
-from modpkg.core.names import module_name, parse_version
+from modpkg.core.installed import InstalledModel, read_model
+from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
-from modpkg.environment.releases import fetch_release
 from modpkg.interop.hf import NOT_TAKEN
 from modpkg.manifest.read import read_manifest
 from modpkg.release.content import Content, check_data, collect
-from modpkg.release.packing import folders_apart, tensors_of
+from modpkg.release.packing import folders_apart
 from modpkg.store.store import Store
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
 _GENERATION = re.compile(r"^(?P<name>[^=@/\\]+)@(?P<number>\d{1,9})$")
 
 
-class Side(Struct, frozen=True):
-    """One side of a comparison."""
+class Reference(Struct, frozen=True):
+    """What a text names, before anything is looked up.
 
-    label: str
-    tensors: dict[str, TensorRef]
-    """``file`` is absolute."""
-    files: dict[str, Path] = {}
-    """The other files, by path."""
-    name: str | None = None
-    """Of the module, where it is one."""
+    With a version it is a release; with a generation, an installed model of that generation. With
+    neither it is a folder, if there is one, else a name.
+    """
+
+    text: str
+    stem: str
+    """What stands before the version or generation."""
     version: str | None = None
+    """Normalised."""
+    generation: int | None = None
+
+    @property
+    def name(self) -> ModuleName:
+        """The module's name.
+
+        Raises:
+            InvalidValue: it is not a valid name.
+        """
+        return module_name(self.stem)
+
+    @property
+    def can_be_name(self) -> bool:
+        """Whether it has no separator of folders."""
+        return "/" not in self.stem and "\\" not in self.stem
 
 
-def find_side(
+def parse_reference(text: str) -> Reference:
+    """Return what a text names.
+
+    >>> parse_reference("summarizer==2.1.0").version
+    '2.1.0'
+    >>> parse_reference("summarizer@3").generation
+    3
+    >>> parse_reference("./summarizer").can_be_name
+    False
+
+    Raises:
+        InvalidValue: what follows ``==`` is not a version.
+    """
+    if matched := _RELEASE.match(text):
+        return Reference(text, matched["name"], version=str(parse_version(matched["version"])))
+    if matched := _GENERATION.match(text):
+        return Reference(text, matched["name"], generation=int(matched["number"]))
+    return Reference(text, text)
+
+
+def parse_release(text: str) -> tuple[ModuleName, str]:
+    """Return the name and version of ``NAME==VERSION``; ``NAME@VERSION`` is accepted too.
+
+    Raises:
+        UsageError: it has no version. InvalidValue: name or version is not valid.
+    """
+    reference = parse_reference(text if "==" in text else text.replace("@", "==", 1))
+    if reference.version is None:
+        raise UsageError("M901", message=f"Name a release as NAME==VERSION, not {text!r}.")
+    return reference.name, reference.version
+
+
+def find_view(
     text: str,
     store: Store,
     progress: Progress,
@@ -49,120 +101,105 @@ def find_side(
     user: bool = False,
     registry: str | None = None,
     offline: bool = False,
-) -> Side:
+) -> ModuleView:
     """Return what a person named: ``NAME==VERSION``, ``NAME``, ``NAME@GENERATION`` or a folder.
 
-    A release is fetched as far as the store lacks it. ``NAME`` is a model of the current
-    environment, and ``NAME@3`` the same model as generation 3 has it. A folder is one with
-    safetensors files: of a module project, or as transformers and PEFT save them.
+    ``NAME`` is a model of the current environment, and ``NAME@3`` the same model as generation 3
+    has it. A folder is one with safetensors files: of a module project, or as transformers and
+    PEFT save them. A release is fetched when its tensors are first located.
 
     Raises:
-        ReleaseError: there is no such thing. Everything that fetching can raise.
+        ReleaseError: there is no such folder, or it has no weights.
+        InstallError: no such model is installed. InvalidValue: name or version is not valid.
+        What reading a registry can raise.
     """
+    reference = parse_reference(text)
     project = find_project(user=user)
-    if found := _RELEASE.match(text):
-        name, version = module_name(found["name"]), str(parse_version(found["version"]))
+    if reference.version is not None:
         registries = Registries(
             project.parse(), store.blobs, default=registry, offline=offline, warn=progress.warn
         )
-        module = fetch_release(name, version, registries, store, progress)
-        return side_of(module)
+        line = registries.of(reference.name).line(reference.name, reference.version)
+        return view_of_release(line, registries, store, progress)
     if Path(text).is_dir():
-        return _of_folder(text, Path(text).absolute(), progress)
-    if found := _GENERATION.match(text):
-        name, number = module_name(found["name"]), int(found["number"])
-        model = _installed(project, name, number)
-        return _of_model(project, model, number, f"generation {number}")
-    if "/" in text or "\\" in text:
+        return view_of_folder(text, progress)
+    if not reference.can_be_name:
         raise ReleaseError("M804", what=text, reason="there is no such folder")
-    model = _installed(project, module_name(text), None)
-    return _of_model(project, model, None, "installed")
+    return view_of_model(project, reference.name, reference.generation)
 
 
-def side_of(module: InstalledModule) -> Side:
-    """Return a release as a side."""
-    tensors = _absolute(module.tensors, Path())
-    label = f"{module.name} {module.version}"
-    return Side(label, tensors, dict(module.files), module.name, module.version)
+def view_of_model(project: Project, name: ModuleName, number: int | None = None) -> ModuleView:
+    """Return an installed model, as the current generation or generation ``number`` has it.
 
-
-def _of_model(project: Project, model: InstalledModel, number: int | None, how: str) -> Side:
+    Raises:
+        ReleaseError: there is no such generation. InstallError: it has no such model.
+    """
     environment = Environment(project.environment)
-    folder = environment.folder(number or environment.current_number() or 1)
-    files = _below(folder / "models" / model.name)
+    folder, model = _installed(environment, name, number)
+    tensors = {
+        tensor: structs.replace(ref, file=str(environment.packs.absolute() / ref.file))
+        for tensor, ref in model.tensors.items()
+    }
+    files = _data_files(folder)
     files.pop(MODEL_RECORD, None)
-    return Side(f"{model.name} {model.version} ({how})", _packs(project, model), files)
+    where = "installed" if number is None else f"generation {number}"
+    label = f"{model.name} {model.version} ({where})"
+    return view_of_files(label, tensors, files)
 
 
-def _installed(project: Project, name: str, number: int | None) -> InstalledModel:
-    environment = Environment(project.environment)
+def _installed(
+    environment: Environment, name: ModuleName, number: int | None
+) -> tuple[Path, InstalledModel]:
+    """Return a model's folder and record."""
     if number is None:
         number = environment.current_number()
-    if number is None or number not in environment.numbers():
-        whole = environment.numbers()
+    numbers = environment.numbers()
+    if number is None or number not in numbers:
+        available = f"it has {', '.join(map(str, numbers))}" if numbers else "nothing is installed"
         raise ReleaseError(
             "M804",
             what=name,
-            reason=f"{environment.root} has no generation {number or 1}"
-            + (f"; it has {', '.join(map(str, whole))}" if whole else "; nothing is installed"),
+            reason=f"{environment.root} has no generation {number or 1}; {available}",
         )
-    generation = environment.generation(number)
-    if name not in generation.models:
+    if name not in environment.generation(number).models:
         raise InstallError(
             "M504",
             name=name,
             path=environment.root,
             hint=f"; to compare a release, name its version: {name}==1.0.0",
         )
-    return read_model(environment.folder(number) / "models" / name)
+    folder = environment.folder(number) / "models" / name
+    return folder, read_model(folder)
 
 
-def _packs(project: Project, model: InstalledModel) -> dict[str, TensorRef]:
-    return _absolute(model.tensors, Environment(project.environment).packs)
+def view_of_folder(text: str, progress: Progress) -> ModuleView:
+    """Return a folder: the content of a module project, or all data files as a trainer left them.
 
-
-def _absolute(tensors: dict[str, TensorRef], folder: Path) -> dict[str, TensorRef]:
-    return {
-        name: structs.replace(ref, file=str(folder.absolute() / ref.file))
-        for name, ref in tensors.items()
-    }
-
-
-def _of_folder(text: str, folder: Path, progress: Progress) -> Side:
-    """Return a folder: a module project's content, or all data files as a trainer left them."""
-    name = version = None
+    Raises:
+        ReleaseError: it has no weights, or a file cannot be part of a release.
+    """
+    folder = Path(text).absolute()
+    manifest = None
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder / MANIFEST)
         content = collect(manifest)
-        if manifest.module is not None:
-            name, version = manifest.module.name, str(manifest.module.version)
     else:
-        files = _below(folder)
-        places = ("", *folders_apart(files))
+        files = _data_files(folder)
         packs = [
-            pack for place in places for pack in sorted((folder / place).glob("*.safetensors"))
+            pack
+            for place in ("", *folders_apart(files))
+            for pack in sorted((folder / place).glob("*.safetensors"))
         ]
         content = Content({pack.relative_to(folder).as_posix(): pack for pack in packs}, files)
     if not content.weights:
         raise ReleaseError("M804", what=folder, reason="it has no *.safetensors")
     progress.stage(f"Reading {folder.name}")
     progress.total(sum(pack.stat().st_size for pack in content.weights.values()))
-    tensors: dict[str, TensorRef] = {}
-    for tensor, part in tensors_of(content).items():
-        tensors[tensor] = TensorRef(
-            file=str(part.path),
-            offset=part.offset,
-            length=part.length,
-            dtype=part.dtype,
-            shape=list(part.shape),
-            digest=digest_file(part.path, part.offset, part.length),
-        )
-        progress.advance(part.length)
-    return Side(text, tensors, content.files, name, version)
+    return view_of_content(text, content, manifest=manifest, progress=progress.advance)
 
 
-def _below(folder: Path) -> dict[str, Path]:
-    """Return the data files in a folder, by path; what trainers leave beside them stays out."""
+def _data_files(folder: Path) -> dict[str, Path]:
+    """Return the data files in a folder by path, without what trainers leave beside them."""
     files = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)

@@ -1,4 +1,4 @@
-"""One side of a check: a published release, a built one, or a project that may become one."""
+"""One view of a module, wherever it is: published, built, in a project, installed, or a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import write_atomically
-from modpkg.core.installed import TensorRef
+from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord
@@ -25,43 +25,74 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
-from modpkg.release.content import collect
+from modpkg.release.content import Content, collect
 from modpkg.release.packing import tensors_of
 from modpkg.release.places import entries_by_identity
 from modpkg.release.tensors import TensorReader
 from modpkg.store.store import Store
 
 
-class Edition(Struct, frozen=True, kw_only=True):
-    """A module at one version, as far as versions mean something."""
+class ModuleView(Struct, frozen=True, kw_only=True):
+    """A module at one version. Names, types and digests are here; bytes are located on demand."""
 
-    module: ModuleTable
-    manifest: Manifest
+    label: str
+    """How messages name it: ``summarizer 2.1.0``, or the folder as the user typed it."""
+    name: str | None = None
+    """None for a folder of weights that is no module."""
+    version: str | None = None
+    manifest: Manifest | None = None
+    """None for an installed model, and for a folder without ``modpkg.toml``."""
+    record: ReleaseRecord | None = None
+    """Of a published or built release."""
+    tree: Path | None = None
+    """The registry tree that a build is in; None for everything else."""
     tensors: Mapping[str, HashedTensor]
     files: Mapping[str, str]
-    """By path, the digest of every file that is not weights."""
-    read: Callable[[str], bytes]
-    """Gives a small file of it."""
+    """Digest of each file other than weights, by path."""
     locate: Callable[[Collection[str]], Mapping[str, TensorRef]]
-    """Gives these tensors on this machine; they are fetched or decoded if need be."""
+    """Return these tensors on this machine, fetched or decoded where necessary."""
+    locate_file: Callable[[str], Path]
+    """Return a file on this machine."""
+    read: Callable[[str], bytes]
+    """Return the bytes of a small file; of a published release, without fetching the rest."""
 
     @property
-    def label(self) -> str:
-        return f"{self.module.name} {self.module.version}"
+    def module(self) -> ModuleTable:
+        """The ``[module]`` table; only of views with a manifest."""
+        if self.manifest is None or self.manifest.module is None:
+            raise AssertionError(f"{self.label} has no [module]")
+        return self.manifest.module
+
+    @property
+    def declared(self) -> Manifest:
+        """The manifest; only of views that have one."""
+        if self.manifest is None:
+            raise AssertionError(f"{self.label} has no manifest")
+        return self.manifest
 
     def report(self) -> Report | None:
-        """Return the report of its tests that it carries.
+        """Return the report of its tests that it carries; None if it carries none.
 
         Raises:
-            TestError: it is none.
+            TestError: the report is malformed.
         """
         if REPORT not in self.files:
             return None
         return parse_report(self.read(REPORT), f"{REPORT} of {self.label}")
 
+    def refs(self) -> dict[str, TensorRef]:
+        """Return all tensors on this machine."""
+        return dict(self.locate(self.tensors))
 
-def released(line: IndexLine, registries: Registries, store: Store, progress: Progress) -> Edition:
-    """Return a published release; its weights are fetched only when they are looked at.
+    def paths(self) -> dict[str, Path]:
+        """Return all files other than weights on this machine, by path."""
+        return {path: self.locate_file(path) for path in self.files}
+
+
+def view_of_release(
+    line: IndexLine, registries: Registries, store: Store, progress: Progress
+) -> ModuleView:
+    """Return a published release; its weights are fetched when they are first located.
 
     Raises:
         What reading a registry can raise.
@@ -70,23 +101,28 @@ def released(line: IndexLine, registries: Registries, store: Store, progress: Pr
     record = registry.record(line)
 
     @cache
-    def fetched() -> Mapping[str, TensorRef]:
-        name = ModuleName(line.name)
-        return fetch_release(name, line.version, registries, store, progress).tensors
+    def fetched() -> InstalledModule:
+        return fetch_release(ModuleName(line.name), line.version, registries, store, progress)
 
-    def locate(names: Collection[str]) -> Mapping[str, TensorRef]:
-        return {name: fetched()[name] for name in names}
+    return _of_record(
+        record,
+        registry,
+        locate=lambda names: {name: fetched().tensors[name] for name in names},
+        locate_file=lambda path: fetched().files[path],
+    )
 
-    return _of_record(record, registry, locate)
 
+def view_of_build(line: IndexLine, dist: Registry, target: Path, spool: Path) -> ModuleView:
+    """Return a built release that is not published yet.
 
-def built(line: IndexLine, dist: Registry, registry: Path, spool: Path) -> Edition:
-    """Return a release that was built for the registry in a folder, and is not published yet.
-
-    Tensors that it carries as changes are decoded into the folder ``spool``.
+    Args:
+        line: Its line in the index of ``dist``.
+        dist: The registry tree that the build wrote.
+        target: Folder of the registry that it goes to; the build refers to tensors there.
+        spool: Folder for tensors that the build carries as changes, decoded when located.
     """
     record = dist.record(line)
-    trees = (BlobTree(Path(dist.url)), BlobTree(registry))
+    trees = (BlobTree(Path(dist.url)), BlobTree(target))
 
     def path_of(digest: Digest) -> Path:
         return next((tree for tree in trees if tree.has(digest)), trees[1]).path(digest)
@@ -111,52 +147,79 @@ def built(line: IndexLine, dist: Registry, registry: Path, spool: Path) -> Editi
             digest=entry.digest,
         )
 
-    return _of_record(record, dist, lambda names: {name: located(name) for name in names})
+    return _of_record(
+        record,
+        dist,
+        locate=lambda names: {name: located(name) for name in names},
+        locate_file=lambda path: path_of(parse_digest(record.files[path].digest)),
+        tree=Path(dist.url),
+    )
 
 
 def _of_record(
     record: ReleaseRecord,
     registry: Registry,
+    *,
     locate: Callable[[Collection[str]], Mapping[str, TensorRef]],
-) -> Edition:
-    manifest = manifest_of(record)
-    if manifest.module is None:
-        raise AssertionError("a release is a module's")
-
-    def read(path: str) -> bytes:
-        digest = parse_digest(record.files[path].digest)
-        return registry.blob(digest, f"{path} of {record.name} {record.version}")
-
-    return Edition(
-        module=manifest.module,
-        manifest=manifest,
+    locate_file: Callable[[str], Path],
+    tree: Path | None = None,
+) -> ModuleView:
+    label = f"{record.name} {record.version}"
+    return ModuleView(
+        label=label,
+        name=record.name,
+        version=record.version,
+        manifest=manifest_of(record),
+        record=record,
+        tree=tree,
         tensors=record.tensors,
         files={path: entry.digest for path, entry in record.files.items()},
-        read=read,
         locate=locate,
+        locate_file=locate_file,
+        read=lambda path: registry.blob(
+            parse_digest(record.files[path].digest), f"{path} of {label}"
+        ),
     )
 
 
-def of_project(
-    manifest: Manifest, module: ModuleTable, progress: Callable[[int], None] | None = None
-) -> Edition:
-    """Return a module project as building would take it, without building it.
+def view_of_project(
+    manifest: Manifest, progress: Callable[[int], None] | None = None
+) -> ModuleView:
+    """Return a module project with the content that a build of it would have.
 
     ``progress`` is called with the bytes of weights that were hashed.
 
     Raises:
-        What looking through a project's files can raise: `ReleaseError`, `ReleaseError`,
-        `ReleaseError`, `ReleaseError`, `PackError` …
+        ReleaseError, PackError, RecordError, InvalidValue: a file cannot be part of a release.
     """
-    content = collect(manifest)
+    module = manifest.module
+    if module is None:
+        raise AssertionError("an app is no module")
+    return view_of_content(
+        f"{module.name} {module.version}", collect(manifest), manifest=manifest, progress=progress
+    )
+
+
+def view_of_content(
+    label: str,
+    content: Content,
+    *,
+    manifest: Manifest | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ModuleView:
+    """Return files on this machine; every tensor is hashed now.
+
+    Raises:
+        ReleaseError, PackError, RecordError: names the file.
+    """
     parts = tensors_of(content)
 
     def digest(name: str) -> Digest:
         part = parts[name]
-        found = digest_file(part.path, part.offset, part.length)
+        computed = digest_file(part.path, part.offset, part.length)
         if progress is not None:
             progress(part.length)
-        return found
+        return computed
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = dict(zip(parts, pool.map(digest, parts), strict=True))
@@ -171,11 +234,35 @@ def of_project(
         )
         for name, part in parts.items()
     }
-    return Edition(
-        module=module,
+    module = None if manifest is None else manifest.module
+    return view_of_files(
+        label,
+        tensors,
+        content.files,
+        name=None if module is None else module.name,
+        version=None if module is None else str(module.version),
+        manifest=manifest,
+    )
+
+
+def view_of_files(
+    label: str,
+    tensors: Mapping[str, TensorRef],
+    files: Mapping[str, Path],
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    manifest: Manifest | None = None,
+) -> ModuleView:
+    """Return tensors and files that are on this machine; the files are hashed now."""
+    return ModuleView(
+        label=label,
+        name=name,
+        version=version,
         manifest=manifest,
         tensors=tensors,
-        files={path: digest_file(file) for path, file in content.files.items()},
-        read=lambda path: content.files[path].read_bytes(),
+        files={path: digest_file(file) for path, file in files.items()},
         locate=lambda names: {name: tensors[name] for name in names},
+        locate_file=files.__getitem__,
+        read=lambda path: files[path].read_bytes(),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from modpkg.community.modules.reference import Side
+from modpkg.community.modules.view import ModuleView, view_of_files
 from modpkg.compose.composition import Composition, ComputedTensor
 from modpkg.compose.executor import compose
 from modpkg.compose.operators import StepContext
@@ -23,7 +23,7 @@ from modpkg.release.patched import read_patch
 from modpkg.store.store import Store
 
 
-def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) -> Side:
+def apply(base: InstalledModule, patch: ModuleView, store: Store, progress: Progress) -> ModuleView:
     """Return the copy: tensors (those that had to be computed are in the store now) and files.
 
     Raises:
@@ -68,7 +68,7 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
     )
     progress.stage(f"Applying {patch.label}")
     composed = compose(composition, store.root)
-    record = read_patch(patch.files[PATCH], patch.label)
+    record = read_patch(patch.locate_file(PATCH), patch.label)
     for name, item in record.tensors.items():
         if composed.tensors[name].digest != item.digest:
             raise PatchError(
@@ -79,22 +79,22 @@ def apply(base: InstalledModule, patch: Side, store: Store, progress: Progress) 
                 actual=composed.tensors[name].digest,
                 expected=item.digest,
             )
-    return Side(
+    return view_of_files(
         patch.label,
         _absolute(composed.tensors),
         files_after(base, patch),
-        patch.name,
-        patch.version,
+        name=patch.name,
+        version=patch.version,
     )
 
 
-def files_after(base: InstalledModule, patch: Side) -> dict[str, Path]:
+def files_after(base: InstalledModule, patch: ModuleView) -> dict[str, Path]:
     """Return the files of the base with those of the patch in their place."""
-    record = read_patch(patch.files[PATCH], patch.label)
+    record = read_patch(patch.locate_file(PATCH), patch.label)
     files = {path: file for path, file in base.files.items() if path not in record.removed_files}
     files |= {
-        path.removeprefix(PATCHED_FILES): file
-        for path, file in patch.files.items()
+        path.removeprefix(PATCHED_FILES): patch.locate_file(path)
+        for path in patch.files
         if path.startswith(PATCHED_FILES)
     }
     return dict(sorted(files.items()))
@@ -107,7 +107,7 @@ def _absolute(tensors: dict[str, TensorRef]) -> dict[str, TensorRef]:
     }
 
 
-def _module(patch: Side) -> InstalledModule:
+def _module(patch: ModuleView) -> InstalledModule:
     """Return a patch as composing wants it, whether it is published or only a folder."""
     name, version = patch.name or module_name("patch"), patch.version or "0"
     return InstalledModule(
@@ -123,6 +123,6 @@ def _module(patch: Side) -> InstalledModule:
             manifest={},
             provenance=Provenance(built_with=""),
         ),
-        tensors=patch.tensors,
-        files=patch.files,
+        tensors=patch.refs(),
+        files=patch.paths(),
     )

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from modpkg.community.diff.svg import Square, draw
 from modpkg.community.diff.tensors import layer_of
-from modpkg.community.modules.reference import Side
 from modpkg.compose.distance import differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.torch_arrays import mapped
@@ -48,7 +47,7 @@ class Overlaps(Struct, frozen=True):
     """What several parents did to the tensors of a base."""
 
     base: Mapping[str, TensorRef]
-    parents: Sequence[Side]
+    parents: Sequence[Mapping[str, TensorRef]]
     tensors: tuple[Overlap, ...]
     """Sorted by layer and name."""
     clean: dict[str, int | None]
@@ -62,7 +61,7 @@ class Overlaps(Struct, frozen=True):
 
 def find_overlaps(
     base: Mapping[str, TensorRef],
-    parents: Sequence[Side],
+    parents: Sequence[Mapping[str, TensorRef]],
     progress: Callable[[int], None] | None = None,
 ) -> Overlaps:
     """Compare what parents made of a base; tensors that at most one of them changed are not read.
@@ -72,9 +71,9 @@ def find_overlaps(
     """
     clean: dict[str, int | None] = {}
     shared: dict[str, tuple[int, ...]] = {}
-    for name in sorted({*base, *(name for side in parents for name in side.tensors)}):
+    for name in sorted({*base, *(name for tensors in parents for name in tensors)}):
         own = _identity(base.get(name))
-        kinds = [_identity(side.tensors.get(name)) for side in parents]
+        kinds = [_identity(tensors.get(name)) for tensors in parents]
         changers = [number for number, kind in enumerate(kinds) if kind != own]
         if len({kinds[number] for number in changers}) < 2:
             clean[name] = changers[0] if changers else None
@@ -82,7 +81,7 @@ def find_overlaps(
             shared[name] = tuple(changers)
 
     def measure(name: str) -> Overlap:
-        refs = [parents[number].tensors.get(name) for number in shared[name]]
+        refs = [parents[number].get(name) for number in shared[name]]
         return _measured(name, base.get(name), refs, shared[name])
 
     found = []
@@ -91,9 +90,9 @@ def find_overlaps(
         if progress is not None:
             progress(
                 sum(
-                    parents[n].tensors[overlap.name].length
+                    parents[n][overlap.name].length
                     for n in overlap.parents
-                    if overlap.name in parents[n].tensors
+                    if overlap.name in parents[n]
                 )
             )
     ordered = sorted(found, key=lambda tensor: (_order(tensor.name), tensor.name))

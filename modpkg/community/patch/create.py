@@ -11,7 +11,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from modpkg.community.modules.reference import Side
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.patch.encode import Form, Inputs, find_form
 from modpkg.compose.mapping import DTYPE_NAMES
 from modpkg.compose.operators.head import is_document
@@ -65,7 +65,7 @@ class Patch(Struct, frozen=True, kw_only=True):
 
 def create(
     base: InstalledModule,
-    copy: Side,
+    copy: ModuleView,
     *,
     deltas: bool,
     progress: Callable[[int], None] | None = None,
@@ -95,16 +95,15 @@ def create(
             reason=f"they have no tensor in common (it has {min(copy.tensors)!r}, for example, and "
             f"the base {min(base.tensors, default='none')!r})",
         )
-    changed = {
-        name: ref for name, ref in sorted(copy.tensors.items()) if not _same(base, name, ref)
-    }
+    tensors = copy.refs()
+    changed = {name: ref for name, ref in sorted(tensors.items()) if not _same(base, name, ref)}
     removed = {
         name: ref.digest for name, ref in sorted(base.tensors.items()) if name not in copy.tensors
     }
     files = {
-        path: file
-        for path, file in sorted(copy.files.items())
-        if path not in base.files or digest_file(base.files[path]) != digest_file(file)
+        path: copy.locate_file(path)
+        for path, digest in sorted(copy.files.items())
+        if path not in base.files or digest_file(base.files[path]) != digest
     }
     removed_files = [
         path
@@ -126,9 +125,9 @@ def create(
             removed_files=removed_files,
         ),
         files=files,
-        elements=sum(_elements(ref) for ref in copy.tensors.values()),
+        elements=sum(map(_elements, tensors.values())),
         tensors=len(copy.tensors),
-        length=sum(ref.length for ref in copy.tensors.values()),
+        length=sum(ref.length for ref in tensors.values()),
     )
 
 
@@ -184,7 +183,13 @@ def _table(
 
 
 def write_patch(
-    patch: Patch, out: Path, *, name: str, version: str, license: str, origin: Side | None = None
+    patch: Patch,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    license: str,
+    origin: ModuleView | None = None,
 ) -> None:
     """Write a patch as a module project of kind ``patch``.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from msgspec import Struct, structs
 
-from modpkg.community.modules.reference import Side
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.patch.apply import apply
 from modpkg.community.patch.conflicts import Overlap, Overlaps, blocks, find_overlaps
 from modpkg.community.patch.merge_files import MergedFiles, merge_files
@@ -39,7 +39,7 @@ class Merging(Struct, frozen=True, kw_only=True):
     """What is to be merged, and where it is at odds."""
 
     base: InstalledModule
-    parents: tuple[Side, ...]
+    parents: tuple[ModuleView, ...]
     overlaps: Overlaps
     files: MergedFiles
     """Without any choice."""
@@ -68,7 +68,7 @@ class Method(Struct, frozen=True, kw_only=True):
 
 def begin(
     base: InstalledModule,
-    parents: Sequence[Side],
+    parents: Sequence[ModuleView],
     store: Store,
     progress: Progress,
     choices: Choices | None = None,
@@ -97,9 +97,10 @@ def begin(
         else:
             copies.append(side)
     progress.stage("Comparing")
-    progress.total(sum(ref.length for side in copies for ref in side.tensors.values()))
-    overlaps = find_overlaps(base.tensors, copies, progress.advance)
-    files = merge_files(base.files, copies)
+    tensors = [view.refs() for view in copies]
+    progress.total(sum(ref.length for refs in tensors for ref in refs.values()))
+    overlaps = find_overlaps(base.tensors, tensors, progress.advance)
+    files = merge_files(base.files, [view.paths() for view in copies])
     merging = Merging(base=base, parents=tuple(copies), overlaps=overlaps, files=files)
     if choices is None:
         return merging
@@ -136,10 +137,10 @@ def carry_out(
         ComposeError: the method cannot do it.
     """
     _refuse_open(merging, method)
-    base, parents = merging.base.tensors, merging.parents
+    base, parents = merging.base.tensors, merging.overlaps.parents
     tensors: dict[str, TensorRef | None] = {}
     for name, number in merging.overlaps.clean.items():
-        tensors[name] = base.get(name) if number is None else parents[number].tensors.get(name)
+        tensors[name] = base.get(name) if number is None else parents[number].get(name)
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     together = []
     for item in merging.overlaps.tensors:
@@ -149,7 +150,7 @@ def carry_out(
         elif chosen == "base":
             tensors[item.name] = base.get(item.name)
         elif isinstance(chosen, int):
-            tensors[item.name] = parents[chosen].tensors.get(item.name)
+            tensors[item.name] = parents[chosen].get(item.name)
         else:
             name = MEAN if chosen == MEAN or method is None else method.name
             _check_method(item, name, base)
@@ -158,7 +159,11 @@ def carry_out(
         how = method if method is not None and method.name == name else Method(name=name)
         tensors |= _reduced(merging, how, numbers, names, store, scratch, progress)
     tensors |= _united(merging, together, scratch / "united.safetensors")
-    files = merge_files(merging.base.files, parents, _choice_of(merging.chosen_files))
+    files = merge_files(
+        merging.base.files,
+        [view.paths() for view in merging.parents],
+        _choice_of(merging.chosen_files),
+    )
     found = dict(files.files)
     for path, data in files.written.items():
         found[path] = scratch / "files" / path
@@ -231,7 +236,7 @@ def _reduced(
     steps = []
     for number in numbers:
         name = f"parent-{number + 1}"
-        modules[name] = module(name, merging.parents[number].tensors)
+        modules[name] = module(name, merging.overlaps.parents[number])
         parameters: dict[str, Setting] = {}
         if method.importance:
             weighs = f"importance-{number + 1}"
@@ -257,7 +262,7 @@ def _united(merging: Merging, overlaps: Sequence[Overlap], target: Path) -> dict
     types = {item.name: type_of(base[item.name]) for item in overlaps}
 
     def data(item: Overlap) -> Any:
-        refs = [merging.parents[number].tensors[item.name] for number in item.parents]
+        refs = [merging.overlaps.parents[number][item.name] for number in item.parents]
         for old, copies, moved in blocks(base[item.name], refs):
             found = old.clone()
             for copy, mask in zip(copies, moved, strict=True):

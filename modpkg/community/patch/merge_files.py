@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modpkg.community.modules.reference import Side
 from modpkg.compose.operators.head import is_document
 from modpkg.core.digests import Digest, digest_file
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG
@@ -41,7 +40,7 @@ class MergedFiles(Struct, frozen=True):
 
 def merge_files(
     base: Mapping[str, Path],
-    parents: Sequence[Side],
+    parents: Sequence[Mapping[str, Path]],
     choose: Callable[[str], str | int | None] = lambda path: None,
 ) -> MergedFiles:
     """Return the files of the merge.
@@ -64,10 +63,10 @@ def merge_files(
     files: dict[str, Path] = {}
     written: dict[str, bytes] = {}
     conflicts = []
-    known = sorted({*base, *(path for side in parents for path in side.files)})
+    known = sorted({*base, *(path for files in parents for path in files)})
     for path in known:
         own = base.get(path)
-        theirs = [_file(side, path, own) for side in parents]
+        theirs = [_file(parent, path, own) for parent in parents]
         changed = [file for file in theirs if digest(file) != digest(own)]
         chosen: Path | None = changed[0] if changed else own
         if len({digest(file) for file in changed}) > 1:
@@ -87,9 +86,9 @@ def merge_files(
     return MergedFiles(files, written, tuple(conflicts), tuple(known))
 
 
-def _file(side: Side, path: str, own: Path | None) -> Path | None:
-    missing = own if CONFIG not in side.files or is_document(path) else None
-    return side.files.get(path, missing)
+def _file(files: Mapping[str, Path], path: str, own: Path | None) -> Path | None:
+    missing = own if CONFIG not in files or is_document(path) else None
+    return files.get(path, missing)
 
 
 def _by_key(path: str, own: Path | None, changed: Sequence[Path | None]) -> bytes | str:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from modpkg.community.diff.tensors import Difference, TensorDifference, difference
 from modpkg.community.evaluate.report import loss
-from modpkg.community.modules.view import Edition
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.levels import LEVELS, Fact
 from modpkg.core.progress import Progress
@@ -74,7 +74,9 @@ class LockChange(Struct, frozen=True, kw_only=True):
     """For two versions of a module."""
 
 
-def layer_changes(before: Edition, after: Edition, progress: Progress) -> tuple[LayerChange, ...]:
+def layer_changes(
+    before: ModuleView, after: ModuleView, progress: Progress
+) -> tuple[LayerChange, ...]:
     """Compare the tensors whose digests differ, and return them by layer, the outer ones first.
 
     Raises:
@@ -110,7 +112,7 @@ def _layer(layer: int | None, tensors: Sequence[TensorDifference]) -> LayerChang
     )
 
 
-def figures(before: Edition, after: Edition) -> tuple[Figure, ...]:
+def figures(before: ModuleView, after: ModuleView) -> tuple[Figure, ...]:
     """Return what tests gave, by the reports of two releases; those that have none give none.
 
     Raises:

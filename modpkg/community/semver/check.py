@@ -8,7 +8,7 @@ from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.community.evaluate.report import Regression, regressions
-from modpkg.community.modules.view import Edition
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.config import config_facts, file_facts
 from modpkg.community.semver.levels import Fact, Level, is_legal, level_of, lowest
 from modpkg.community.semver.manifest import manifest_facts
@@ -63,8 +63,8 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 def check(
-    before: Edition | None,
-    after: Edition,
+    before: ModuleView | None,
+    after: ModuleView,
     *,
     published: Callable[[str], Iterable[Version]],
     count: bool = True,
@@ -99,8 +99,8 @@ def check(
         *weight_facts(weights),
         *config_facts(before, after),
         *manifest_facts(
-            before.manifest,
-            after.manifest,
+            before.declared,
+            after.declared,
             published=published,
             tests_hold=not tests.note and not tests.worse,
         ),
@@ -124,7 +124,7 @@ def check(
     )
 
 
-def compare_tests(before: Edition, after: Edition) -> Tests:
+def compare_tests(before: ModuleView, after: ModuleView) -> Tests:
     """Return which tests got worse, by the reports that two editions carry.
 
     Raises:
@@ -133,7 +133,7 @@ def compare_tests(before: Edition, after: Edition) -> Tests:
     old, new = before.report(), after.report()
     without = [side.label for side, report in ((before, old), (after, new)) if report is None]
     if old is None or new is None:
-        declared = bool(before.manifest.tests or after.manifest.tests)
+        declared = bool(before.declared.tests or after.declared.tests)
         which = " and ".join(without)
         verb = "have" if len(without) > 1 else "has"
         note = f"tests were not compared: {which} {verb} no report.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modpkg.community.modules.view import Edition
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.core.filenames import MODULES, REPORT, TOKENIZER
 
@@ -56,7 +56,7 @@ _GROWING = {
 """Numbers of which more is an extension."""
 
 
-def config_facts(before: Edition, after: Edition) -> list[Fact]:
+def config_facts(before: ModuleView, after: ModuleView) -> list[Fact]:
     """Return what changed in the files of two editions that say how a model computes."""
     found: list[Fact] = []
     for path in sorted(before.files.keys() | after.files.keys()):
@@ -75,7 +75,7 @@ def config_facts(before: Edition, after: Edition) -> list[Fact]:
     return found
 
 
-def file_facts(before: Edition, after: Edition, cases: frozenset[str]) -> list[Fact]:
+def file_facts(before: ModuleView, after: ModuleView, cases: frozenset[str]) -> list[Fact]:
     """Return which other files changed; ``cases`` are those of tests, told of by themselves."""
     told = (_CONFIGS, _ACTING, _VOCABULARIES)
     found = []
@@ -92,13 +92,13 @@ def file_facts(before: Edition, after: Edition, cases: frozenset[str]) -> list[F
     return found
 
 
-def _verb(path: str, before: Edition, after: Edition) -> str:
+def _verb(path: str, before: ModuleView, after: ModuleView) -> str:
     if path not in before.files:
         return "new"
     return "changed" if path in after.files else "gone"
 
 
-def _config(path: str, before: Edition, after: Edition) -> list[Fact]:
+def _config(path: str, before: ModuleView, after: ModuleView) -> list[Fact]:
     old, new = (_object(side, path) if path in side.files else {} for side in (before, after))
     if old is None or new is None:
         return [Fact(path, "it cannot be read, so nobody can say what changed", "major")]
@@ -132,7 +132,7 @@ def _level(key: str, old: Any, new: Any) -> Level:
     return "major"
 
 
-def _tokenizer(path: str, before: Edition, after: Edition) -> Fact:
+def _tokenizer(path: str, before: ModuleView, after: ModuleView) -> Fact:
     if path not in before.files or path not in after.files:
         missing = path not in after.files
         return Fact(path, f"it is {_verb(path, before, after)}", "major" if missing else "minor")
@@ -175,7 +175,7 @@ def _tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _object(side: Edition, path: str) -> dict[str, Any] | None:
+def _object(side: ModuleView, path: str) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(side.read(path), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from modpkg.community.evaluate.run import check_report
 from modpkg.community.evaluate.subject import built_release
-from modpkg.community.modules.view import built, of_project, released
+from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.changelog import (
     Changes,
     LockChange,
@@ -63,8 +63,8 @@ def check_project(
             lines = []
         line = earlier_release(lines, module.version, itself=True)
     progress.stage(f"Reading {module.name}")
-    after = of_project(manifest, module, progress.advance)
-    before = None if line is None else released(line, registries, store, progress)
+    after = view_of_project(manifest, progress.advance)
+    before = None if line is None else view_of_release(line, registries, store, progress)
     stale = ""
     if before is not None and REPORT in before.files and REPORT in after.files:
         stale = _stale(manifest, store, progress, Wishes(registry, offline))
@@ -107,9 +107,9 @@ def check_build(
     reader = Registry(str(registry.absolute()))
     lines = reader.index(line.name) if (registry / REGISTRY_INFO).exists() else []
     earlier = earlier_release(lines, parse_version(line.version))
-    before = None if earlier is None else released(earlier, registries, store, progress)
+    before = None if earlier is None else view_of_release(earlier, registries, store, progress)
     with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.used():
-        after = built(line, dist, registry, Path(spool))
+        after = view_of_build(line, dist, registry, Path(spool))
         return check(before, after, published=_published(registries), count=False)
 
 
@@ -124,7 +124,7 @@ def changes_between(
         What reading and fetching the releases can raise; TestError.
     """
     store = Store(store_folder())
-    before, after = (released(line, registries, store, progress) for line in (one, two))
+    before, after = (view_of_release(line, registries, store, progress) for line in (one, two))
     progress.stage("Comparing")
     with store.used():
         found = check(before, after, published=_published(registries), count=count)

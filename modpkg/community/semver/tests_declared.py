@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from modpkg.community.modules.view import Edition
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.manifest.schema import Test
 
@@ -12,21 +12,21 @@ _BOUNDS = ("at_least", "at_most", "tolerance")
 _LINES = (".jsonl", ".csv")
 
 
-def promise_facts(before: Edition, after: Edition) -> list[Fact]:
+def promise_facts(before: ModuleView, after: ModuleView) -> list[Fact]:
     """Return what changed of the tests that two editions declare.
 
     Of a suite, whose tests are what it is, a stricter one is an extension: a model that passed
     may fail. Any other module makes a promise the more, which takes nothing from anybody.
     """
     stricter: Level = "minor" if after.module.kind == "suite" else "patch"
-    old = {test.name: test for test in before.manifest.tests}
-    new = {test.name: test for test in after.manifest.tests}
+    old = {test.name: test for test in before.declared.tests}
+    new = {test.name: test for test in after.declared.tests}
     found = [Fact("tests", f"test {name!r} is gone", "major") for name in old if name not in new]
     found += [Fact("tests", f"test {name!r} is new", stricter) for name in new if name not in old]
     for name in old.keys() & new.keys():
         found += _changed(name, old[name], new[name], stricter)
         found += _cases(name, before, old[name], after, new[name], stricter)
-    had, has = ({str(suite.name) for suite in side.manifest.suites} for side in (before, after))
+    had, has = ({str(suite.name) for suite in side.declared.suites} for side in (before, after))
     found += [Fact("suites", f"{name} is gone", "major") for name in had - has]
     found += [Fact("suites", f"{name} is new", "patch") for name in has - had]
     return sorted(found, key=lambda fact: fact.text)
@@ -68,7 +68,7 @@ def _is(value: float | None) -> str:
 
 
 def _cases(
-    name: str, before: Edition, old: Test, after: Edition, new: Test, stricter: Level
+    name: str, before: ModuleView, old: Test, after: ModuleView, new: Test, stricter: Level
 ) -> list[Fact]:
     one, two = before.files.get(old.cases), after.files.get(new.cases)
     if one == two:
@@ -87,6 +87,6 @@ def _cases(
     return [Fact("tests", f"test {name!r} has other cases", "major")]
 
 
-def cases_of(*editions: Edition) -> frozenset[str]:
+def cases_of(*editions: ModuleView) -> frozenset[str]:
     """Return the paths of the files of cases."""
-    return frozenset(test.cases for edition in editions for test in edition.manifest.tests)
+    return frozenset(test.cases for edition in editions for test in edition.declared.tests)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.community.modules.view import Edition
+from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.core.digests import digest_file
 from modpkg.core.tensors import HashedTensor, byte_length, identity_of, type_of
@@ -38,8 +38,8 @@ class Weights(Struct, frozen=True, kw_only=True):
 
 
 def compare_weights(
-    before: Edition,
-    after: Edition,
+    before: ModuleView,
+    after: ModuleView,
     *,
     count: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -88,7 +88,7 @@ def _elements(tensor: HashedTensor) -> int:
     return math.prod(tensor.shape)
 
 
-def _placed(name: str, before: Edition, after: Edition) -> bool:
+def _placed(name: str, before: ModuleView, after: ModuleView) -> bool:
     """Say whether the tensor lists places or values of a patch: their number may be another."""
     stem, dot, role = name.rpartition(".")
     if before.module.kind != "patch" or dot + role not in _PLACED:
@@ -111,7 +111,7 @@ def _is_longer(one: HashedTensor, two: HashedTensor) -> bool:
     )
 
 
-def _grown(before: Edition, after: Edition, names: list[str]) -> list[str]:
+def _grown(before: ModuleView, after: ModuleView, names: list[str]) -> list[str]:
     """Return those of the longer tensors that begin with the earlier one, byte for byte."""
     refs = after.locate(names) if names else {}
     found = []
@@ -124,8 +124,8 @@ def _grown(before: Edition, after: Edition, names: list[str]) -> list[str]:
 
 
 def _unchanged(
-    before: Edition,
-    after: Edition,
+    before: ModuleView,
+    after: ModuleView,
     changed: list[str],
     placed: list[str],
     progress: Callable[[int], None] | None,

@@ -111,8 +111,8 @@ def test_conflicts_are_counted_and_nothing_is_chosen_silently(case: Case) -> Non
 
 def test_fisher_weighs_each_value_by_its_importance(case: Case) -> None:
     one, two = changed(1, "embed"), changed(2, "embed")
-    heavy = copy_of(case.folder / "heavy", {"embed": torch.full((6, 5), 3.0)}).tensors
-    light = copy_of(case.folder / "light", {"embed": torch.ones(6, 5)}).tensors
+    heavy = copy_of(case.folder / "heavy", {"embed": torch.full((6, 5), 3.0)}).refs()
+    light = copy_of(case.folder / "light", {"embed": torch.ones(6, 5)}).refs()
     how = Method(name="fisher", importance=(heavy, light))
     found = case.tensors(case.begin(one, two), how)["embed"]
     wanted = (3 * one["embed"].double() + two["embed"].double()) / 4

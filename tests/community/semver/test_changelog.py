@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from modpkg.community.modules.view import Edition, of_project
+from modpkg.community.modules.view import ModuleView, view_of_project
 from modpkg.community.semver.check import check
 from modpkg.core.digests import digest_bytes
 from modpkg.core.report import Report, Subject, TestResult, report_bytes
@@ -74,7 +74,7 @@ def test_a_release_is_told_with_weights_tests_and_licence(registry: Path, tmp_pa
     assert [one["verdict"] for one in found["figures"]] == ["better", "worse", "new"]
 
 
-def with_report(side: Edition, data: bytes) -> Edition:
+def with_report(side: ModuleView, data: bytes) -> ModuleView:
     files = {**side.files, "report.json": digest_bytes(data)}
     return replace(
         side, files=files, read=lambda path: data if path == "report.json" else side.read(path)
@@ -83,7 +83,7 @@ def with_report(side: Edition, data: bytes) -> Edition:
 
 def test_tests_that_hold_or_got_worse_decide(tmp_path: Path) -> None:
     before, after = (
-        of_project(manifest, manifest.module)
+        view_of_project(manifest)
         for manifest in (
             read_manifest(base(tmp_path, "1.0.0") / "modpkg.toml"),
             read_manifest(base(tmp_path, "1.0.1", nudged(BASE, 0.1)) / "modpkg.toml"),
