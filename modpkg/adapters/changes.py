@@ -1,4 +1,4 @@
-"""What binding gives: the changes that a module makes to a base, by names on disk."""
+"""What binding an adapter to a base returns: the changes to the base's tensors, by name on disk."""
 
 from __future__ import annotations
 
@@ -8,75 +8,76 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, ReleaseError
-from modpkg.core.tensors import TypedTensor
-
-TypePair = tuple[str, Sequence[int]]
-"""A tensor's dtype (as safetensors spells it) and shape."""
+from modpkg.core.tensors import DTypeShape, TypedTensor
 
 
 class TensorChange(Struct, frozen=True, kw_only=True):
-    """One change to one tensor of the base: ``weight · op(inputs, base tensor)``."""
+    """One change to one tensor of the base: ``weight · formula(inputs, base tensor)``."""
 
     target: str
     op: str
-    """Name of the operator that computes it."""
+    """Name of the `Formula` that computes it."""
     inputs: dict[str, str]
-    """The module's tensors, by the operator's name for them."""
+    """The module's tensors, by their role in the formula."""
     weight: float = 1.0
-    """What the method itself scales with; the step's own scale is not in it."""
+    """The method's own scale; the scale of a recipe's step is not in it."""
     parameters: dict[str, Any] = {}
 
 
 class VirtualTokens(Struct, frozen=True, kw_only=True):
-    """Virtual tokens that an adapter brings."""
+    """Virtual tokens of an adapter."""
 
     count: int
     width: int
-    """Elements of one: of its embedding, or of its keys in one layer."""
+    """Elements per token: of its embedding, or of its keys in one layer."""
     layers: int
-    """Of the base that they were made for."""
+    """Layers of the base that they were trained for."""
     heads: int | None
-    """Among which its keys and values are divided; None for embeddings."""
+    """Heads that its keys and values are divided among; None for embeddings."""
     task: str
     """PEFT's ``task_type``."""
     tensors: dict[str, str]
-    """``embeddings``; for several tasks, ``columns`` and ``rows`` beside them."""
+    """``embeddings``; for several tasks also ``columns`` and ``rows``."""
+
+    def ports(self) -> dict[str, int]:
+        """Return the ports that a base needs for them, with their values."""
+        return {"layers": self.layers} | ({} if self.heads else {"hidden": self.width})
 
 
 class AdapterChanges(Struct, frozen=True, kw_only=True):
-    """What an adapter does; every tensor of it is in here."""
+    """What an adapter does to a base; every tensor of the adapter is in here."""
 
     changes: tuple[TensorChange, ...]
-    """At most one for each target; sorted by it."""
+    """At most one per target, sorted by target."""
     unused: tuple[str, ...] = ()
-    """Tensors of the adapter that change nothing: copies of others, what PEFT never reads."""
+    """Tensors of the adapter that change nothing: duplicates, and those that PEFT never reads."""
     added: dict[str, str] = {}
-    """By name in the result, tensors of the adapter that the base has nothing for."""
+    """Tensors of the adapter that the base has no counterpart of, by name in the result."""
     config: dict[str, Any] = {}
-    """Keys of ``config.json`` that go with the tensors that are added."""
+    """Keys of ``config.json`` that the added tensors need."""
     prompt: VirtualTokens | None = None
     base_names: dict[str, str] = {}
-    """Where it repeats layers, by their tensors' names then, those in the base."""
+    """If the adapter repeats layers: names in the base, by name with its layers repeated."""
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """A place of the base that an adapter acts on, with what it brings for it."""
+    """A module of the base that an adapter acts on, with the adapter's tensors for it."""
 
     path: str
     """The module's path, as the adapter spells it."""
     target: str
-    """The base's tensor."""
+    """The module's weight in the base."""
     bias: str | None
-    """The bias beside it in the base, if there is one."""
+    """The module's bias in the base, if it has one."""
     roles: dict[str, str]
-    """The adapter's tensors, by the method's name for them."""
+    """The adapter's tensors, by role in the method."""
 
 
 class Adapter(Struct, frozen=True, kw_only=True):
-    """An adapter beside the base that it is bound to, with the errors they can give."""
+    """An adapter and the base that it is bound to; creates the errors of binding."""
 
     module: str
-    names: Mapping[str, TypePair]
+    names: Mapping[str, DTypeShape]
     config: Mapping[str, Any]
     """``adapter_config.json``."""
     base: Mapping[str, TypedTensor]
@@ -84,12 +85,12 @@ class Adapter(Struct, frozen=True, kw_only=True):
     architecture: str | None
     """The base's ``model_type``."""
     model_config: Mapping[str, Any]
-    """The base's ``config.json``; empty where it is not at hand."""
+    """The base's ``config.json``; empty if not available."""
     digests: Mapping[str, str] = {}
-    """Of the adapter's tensors, where they are known."""
+    """Digests of the adapter's tensors, where known."""
 
     def equal(self, one: str, other: str) -> bool:
-        """Say whether two tensors of the adapter are known to be the same."""
+        """Return whether two tensors of the adapter are known to be identical."""
         return self.names[one] == self.names[other] and (
             self.digests.get(one, one) == self.digests.get(other, other)
         )
@@ -103,11 +104,11 @@ class Adapter(Struct, frozen=True, kw_only=True):
         return tuple(self.base[name].shape)
 
     def refuse(self, reason: str) -> ComposeError:
-        """Return the error for what cannot be done exactly."""
+        """Return the error for an adapter that cannot be applied exactly."""
         return ComposeError("M606", module=self.module, reason=reason)
 
     def unbound(self, tensor: str, reason: str) -> ReleaseError:
-        """Return the error for a tensor without a place."""
+        """Return the error for a tensor that matches nothing in the base."""
         return ReleaseError(
             "M208", tensor=tensor, module=self.module, base=self.base_name, reason=reason
         )
@@ -115,7 +116,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
     def misfit(
         self, tensor: str, target: str, expected: Sequence[int], actual: Sequence[int] | None = None
     ) -> ComposeError:
-        """Return the error for a tensor whose shape is not the one that ``target`` needs."""
+        """Return the error for a tensor that does not have the shape that ``target`` needs."""
         return ComposeError(
             "M604",
             module=self.module,
@@ -130,7 +131,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
         """Check the shape of one of the adapter's tensors.
 
         Raises:
-            ComposeError
+            ComposeError: It has another shape than ``expected``, which ``target`` needs.
         """
         if self.shape(tensor) != tuple(expected):
             raise self.misfit(tensor, target, expected)

@@ -1,8 +1,8 @@
-"""Which tensors of a dense base an expert takes the place of, and whose rows a router holds.
+"""Which feed-forward blocks of a dense base an expert stands beside, and what a router holds.
 
-A dense layer has one feed-forward block, three matrices; an expert is such a block for every
-layer, by the names that the base has for them on disk. Beside them it may bring one vector for each
-layer, its row of the router.
+A layer of a dense base has one feed-forward block, of three matrices. An expert is such a block for
+every layer, with the names that the base has on disk; it may also have one vector per layer, its
+row of the router.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.adapters.changes import TypePair
 from modpkg.core.errors import ComposeError, InvalidValue, RecordError, ReleaseError
 from modpkg.core.filenames import ROUTER
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
-from modpkg.core.tensors import TypedTensor
+from modpkg.core.tensors import DTypeShape, TypedTensor
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
 _BLOCK = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)mlp\.(gate_proj|up_proj|down_proj)\.weight$")
@@ -27,13 +26,13 @@ _GATE = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)(?:block_sparse_moe|mlp)\.g
 
 
 class Layer(Struct, frozen=True):
-    """One layer of a dense base that has a feed-forward block."""
+    """A layer of a dense base that has a feed-forward block."""
 
     number: int
     prefix: str
-    """What its tensors' names begin with: ``model.layers.3.``."""
+    """Prefix of its tensors' names: ``model.layers.3.``."""
     width: int
-    """Of what the block reads and writes."""
+    """Size of the block's inputs and outputs."""
 
     def block(self, part: str) -> str:
         """Return the name of one of the block's matrices."""
@@ -41,45 +40,44 @@ class Layer(Struct, frozen=True):
 
 
 class ExpertBinding(Struct, frozen=True):
-    """What the tensors of an expert are."""
+    """What an expert's tensors are for."""
 
     layers: tuple[Layer, ...]
     vectors: dict[int, str]
-    """By layer, the expert's row of the router; none, or one for every layer."""
+    """The expert's row of the router, by layer; for every layer, or empty."""
     others: tuple[str, ...]
-    """Tensors that the base has by that name too, and that are in no feed-forward block."""
+    """Tensors outside of any feed-forward block, whose names the base has too."""
 
 
 def layers_of(base: Mapping[str, TypedTensor]) -> tuple[Layer, ...]:
     """Return the layers of a base that have a feed-forward block, in order."""
-    found = {}
+    layers = {}
     for name, entry in base.items():
         match = _BLOCK.match(name)
         if match is not None and match[3] == "gate_proj" and len(entry.shape) == 2:
-            found[int(match[2])] = Layer(int(match[2]), match[1], entry.shape[1])
-    return tuple(found[number] for number in sorted(found))
+            layers[int(match[2])] = Layer(int(match[2]), match[1], entry.shape[1])
+    return tuple(layers[number] for number in sorted(layers))
 
 
 def bind_expert(
     module: str,
-    names: Mapping[str, TypePair],
+    names: Mapping[str, DTypeShape],
     base: Mapping[str, TypedTensor],
     *,
     base_name: str = "the base",
 ) -> ExpertBinding:
-    """Return what an expert's tensors are: every block of the base once, and nothing unknown.
+    """Return what an expert's tensors are for; it has to have every block of the base once.
 
     Raises:
-        ComposeError: it lacks a block, or a vector where it has others.
-        ReleaseError: the base has no such layer, or no such tensor.
-        ComposeError: it was made for a base of another shape.
+        ComposeError: A block or a vector is missing, or a tensor has the wrong shape.
+        ReleaseError: The base has no such layer, or no such tensor.
     """
     layers = layers_of(base)
     numbers = {layer.prefix: layer for layer in layers}
     if not layers:
         raise ReleaseError("M208",
             tensor=min(names, default="mlp.gate_proj.weight"), module=module, base=base_name,
-            reason="no layer of it has mlp.gate_proj, mlp.up_proj and mlp.down_proj",
+            reason="none of its layers has mlp.gate_proj, mlp.up_proj and mlp.down_proj",
         )  # fmt: skip
     vectors: dict[int, str] = {}
     others = []
@@ -87,7 +85,7 @@ def bind_expert(
         if (gate := _GATE.match(name)) is not None and name not in base:
             layer = numbers.get(gate[1])
             if layer is None or layer.number in vectors:
-                reason = "there is no such layer" if layer is None else "a layer has one already"
+                reason = "it has no such layer" if layer is None else "its layer has another one"
                 raise ReleaseError(
                     "M208", tensor=name, module=module, base=base_name, reason=reason
                 )
@@ -112,58 +110,58 @@ def bind_expert(
 
 def bind_router(
     module: str,
-    names: Mapping[str, TypePair],
+    names: Mapping[str, DTypeShape],
     experts: Sequence[str],
     base: Mapping[str, TypedTensor],
     *,
     base_name: str = "the base",
 ) -> dict[int, str]:
-    """Return, by layer, the router's tensor: a row for each of its experts.
+    """Return the router's tensors by layer; each has a row for every expert.
 
     Raises:
-        ComposeError: it has nothing for a layer. ReleaseError: it has something else.
-        ComposeError: it was made for other experts, or for a base of another width.
+        ComposeError: A layer has no tensor, or a tensor has the wrong shape.
+        ReleaseError: A tensor is not the only router of one of the base's layers.
     """
     numbers = {layer.prefix: layer for layer in layers_of(base)}
-    found: dict[int, str] = {}
+    routers: dict[int, str] = {}
     for name, (_, shape) in sorted(names.items()):
         gate = _GATE.match(name)
         layer = numbers.get(gate[1]) if gate is not None else None
-        if layer is None or layer.number in found:
-            reason = "it is not the one router of one of its layers"
+        if layer is None or layer.number in routers:
+            reason = "it is not the only router of one of its layers"
             raise ReleaseError("M208", tensor=name, module=module, base=base_name, reason=reason)
-        wanted = [len(experts), layer.width]
-        _expect(module, name, shape, layer.block("gate_proj"), wanted, base_name)
-        found[layer.number] = name
+        expected = [len(experts), layer.width]
+        _expect(module, name, shape, layer.block("gate_proj"), expected, base_name)
+        routers[layer.number] = name
     for layer in numbers.values():
-        if layer.number not in found:
+        if layer.number not in routers:
             missing = f"{layer.prefix}block_sparse_moe.gate.weight"
             raise ComposeError("M608", module=module, missing=missing, base=base_name)
-    return found
+    return routers
 
 
 def experts_of(path: Path) -> tuple[str, ...]:
-    """Return the names in a ``router.json``.
+    """Return the names of the experts in a ``router.json``, in the order of the router's rows.
 
     Raises:
-        RecordError: it is no such file.
+        RecordError: The file is not a router record.
     """
-    told = read_json(path)
+    record = read_json(path)
     try:
-        experts = tuple(map(module_name, msgspec.convert(told.get("experts"), type=list[str])))
+        experts = tuple(map(module_name, msgspec.convert(record.get("experts"), type=list[str])))
     except (InvalidValue, msgspec.ValidationError):
         experts = ()
-    if told.keys() != {"experts"} or not experts or len(set(experts)) != len(experts):
-        reason = 'it has to be {"experts": [names]}, each name once'
+    if record.keys() != {"experts"} or not experts or len(set(experts)) != len(experts):
+        reason = 'expected {"experts": [names]}, each name once'
         raise RecordError("M209", what=path, kind=f"{ROUTER} file", reason=reason)
     return experts
 
 
 def _expect(
-    module: str, tensor: str, actual: Sequence[int], target: str, wanted: Sequence[int], base: str
+    module: str, tensor: str, actual: Sequence[int], target: str, expected: Sequence[int], base: str
 ) -> None:
-    if list(actual) != list(wanted):
+    if list(actual) != list(expected):
         raise ComposeError("M604",
             module=module, tensor=tensor, actual=list(actual), target=target, base=base,
-            expected=list(wanted),
+            expected=list(expected),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layers: which tensors belong to which, and a base whose layers an adapter wants repeated."""
+"""Layers: which tensors belong to which, and bases whose layers an adapter repeats."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
+from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.interface import ports_of
 from modpkg.core.tensors import TypedTensor
 
 REPLICATION = "layer_replication"
+_MAX_LAYERS = 10_000
+"""More layers than this are a mistake, or an attack."""
 
 
 class LayerPath(Struct, frozen=True):
-    """Where in its model's layers a tensor is."""
+    """A tensor's name, split at the number of its layer."""
 
     stack: str
-    """What stands before the number: ``model.layers``."""
+    """The part before the number: ``model.layers``."""
     layer: int
     rest: str
 
 
 def layer_path(name: str) -> LayerPath | None:
-    """Return the layer that a tensor belongs to: the first number in its name, if there is one.
+    """Return a tensor's name split at its first number, or None if it is in no layer.
 
     >>> layer_path("model.layers.3.mlp.experts.7.w1")
     LayerPath(stack='model.layers', layer=3, rest='mlp.experts.7.w1')
@@ -38,25 +41,25 @@ def layer_path(name: str) -> LayerPath | None:
     return None
 
 
-def layers_left(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | None:
-    """Return how many layers an adapter changes, and how many the base has, if these are more.
+def missing_layers(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | None:
+    """Return (layers changed, layers of the base) if the adapter changes only the lower ones.
 
-    PEFT changes all modules of the names in ``target_modules``, so that an adapter that changes
-    none in the upper layers was trained on a base that did not have them; unless its configuration
-    says which layers it is for.
+    PEFT changes all modules of the names in ``target_modules``, so an adapter that changes none in
+    the upper layers was trained on a base without them, unless its configuration selects layers.
+    Otherwise returns None.
     """
     named = adapter.config.get("target_modules")
-    chosen = any(adapter.config.get(key) for key in ("layers_to_transform", "exclude_modules"))
-    whole = isinstance(named, list) and not any(re.search(r"\d|\*", str(name)) for name in named)
+    selects = any(adapter.config.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    by_name = isinstance(named, list) and not any(re.search(r"\d|\*", str(name)) for name in named)
     nested = adapter.model_config.get("text_config")
     model = {**(nested if isinstance(nested, dict) else {}), **adapter.model_config}
     count = ports_of(model, None).get("layers")
-    if chosen or not whole or not isinstance(count, int):
+    if selects or not by_name or not isinstance(count, int):
         return None
     touched: dict[tuple[str, str], set[int]] = {}
-    for place in map(layer_path, targets):
-        if place is not None:
-            touched.setdefault((place.stack, place.rest), set()).add(place.layer)
+    for path in map(layer_path, targets):
+        if path is not None:
+            touched.setdefault((path.stack, path.rest), set()).add(path.layer)
     for (stack, rest), layers in sorted(touched.items()):
         above = len(layers)
         more = above < count and f"{stack}.{above}.{rest}" in adapter.base
@@ -65,65 +68,61 @@ def layers_left(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | N
     return None
 
 
-def repeated(adapter: Adapter) -> list[tuple[int, int]]:
-    """Return the runs of layers that an adapter was trained on, each as its first and the one after
-    its last; none where it was trained on the base's own.
+def replicated_ranges(adapter: Adapter) -> list[tuple[int, int]]:
+    """Return the ranges [first, stop) of the base's layers that an adapter was trained on.
 
-    `REPLICATION` of PEFT: Kim et al. 2023, https://arxiv.org/abs/2312.15166.
+    Empty if it was trained on the base's own layers. PEFT's `REPLICATION`: Kim et al. 2023,
+    https://arxiv.org/abs/2312.15166.
 
     Raises:
-        ComposeError: they are no such runs.
+        ComposeError: The configuration has something else than ranges of layers.
     """
-    runs: Any = adapter.config.get(REPLICATION)
-    if not runs:
+    ranges: Any = adapter.config.get(REPLICATION)
+    if not ranges:
         return []
-    fine = isinstance(runs, list) and all(_is_run(run) for run in runs)
-    if not fine or sum(stop - first for first, stop in runs) > _MOST:
+    valid = isinstance(ranges, list) and all(_is_range(each) for each in ranges)
+    if not valid or sum(stop - first for first, stop in ranges) > _MAX_LAYERS:
         raise adapter.refuse(
-            f"its adapter_config.json sets {REPLICATION} = {runs!r}, and not runs of layers"
+            f"its {ADAPTER_CONFIG} sets {REPLICATION} = {ranges!r}, which are not ranges of layers"
         )
-    return [(run[0], run[1]) for run in runs]
+    return [(first, stop) for first, stop in ranges]
 
 
-def _is_run(run: Any) -> bool:
-    whole = isinstance(run, list) and len(run) == 2 and all(type(end) is int for end in run)
-    return whole and 0 <= run[0] < run[1]
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, list) and len(value) == 2 and all(type(end) is int for end in value)
+    return pair and 0 <= value[0] < value[1]
 
 
-_MOST = 10_000
-"""Layers that a model may have; more of them are a mistake, or an attack."""
-
-
-def repeat(
-    adapter: Adapter, runs: Sequence[tuple[int, int]]
+def replicate(
+    adapter: Adapter, ranges: Sequence[tuple[int, int]]
 ) -> tuple[dict[str, TypedTensor], dict[str, str]]:
-    """Return the base's tensors with its layers in ``runs``, numbered anew, and where each is from.
+    """Return the base's tensors with the layers of ``ranges``, renumbered, and their base names.
 
     Raises:
-        ComposeError: the base has not these layers, or not one stack of them.
+        ComposeError: The base lacks one of the layers, or has several stacks of layers.
     """
     layers: dict[int, list[tuple[LayerPath, str]]] = {}
-    found: dict[str, TypedTensor] = {}
+    tensors: dict[str, TypedTensor] = {}
     for name, entry in adapter.base.items():
-        place = layer_path(name)
-        if place is None:
-            found[name] = entry
+        path = layer_path(name)
+        if path is None:
+            tensors[name] = entry
         else:
-            layers.setdefault(place.layer, []).append((place, name))
-    if len({place.stack for each in layers.values() for place, _ in each}) != 1:
+            layers.setdefault(path.layer, []).append((path, name))
+    if len({path.stack for layer in layers.values() for path, _ in layer}) != 1:
         raise adapter.refuse(
-            f"it repeats layers, and {adapter.base_name} has not one stack of them"
+            f"it repeats layers, and {adapter.base_name} does not have exactly one stack of them"
         )
-    base_names = {name: name for name in found}
+    base_names = {name: name for name in tensors}
     number = 0
-    for first, stop in runs:
+    for first, stop in ranges:
         for layer in range(first, stop):
             if layer not in layers:
                 raise adapter.refuse(
                     f"it repeats layer {layer}, which {adapter.base_name} does not have"
                 )
-            for place, name in layers[layer]:
-                anew = f"{place.stack}.{number}.{place.rest}"
-                found[anew], base_names[anew] = adapter.base[name], name
+            for path, name in layers[layer]:
+                renumbered = f"{path.stack}.{number}.{path.rest}"
+                tensors[renumbered], base_names[renumbered] = adapter.base[name], name
             number += 1
-    return found, base_names
+    return tensors, base_names

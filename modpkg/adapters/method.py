@@ -1,4 +1,4 @@
-"""What a method is: the names it writes, and how they become changes."""
+"""A PEFT method: the keys that it writes, how they bind to a base, and its formulas."""
 
 from __future__ import annotations
 
@@ -6,40 +6,78 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.changes import Adapter, Site, TensorChange, VirtualTokens
+from modpkg.adapters.formula import Formula
+from modpkg.adapters.names import AdapterTensors
+
+Bind = Callable[[Adapter, Sequence[Site], Mapping[str, str]], list[TensorChange]]
 
 
 class PeftMethod(Struct, frozen=True, kw_only=True):
-    """One ``peft_type`` that is done exactly."""
+    """One ``peft_type`` that modpkg applies exactly."""
 
+    peft_type: str
     operator: str
     """The operator that a recipe names for it."""
-    parts: Mapping[str, str]
-    """The method's name for each part of a tensor's name that it writes after a module's path."""
-    bind: Callable[[Adapter, Sequence[Site], Mapping[str, str]], list[TensorChange]]
-    """From sites, and tensors that belong to the whole model, to changes."""
+    keys: Mapping[str, str]
+    """Roles by key: the part of a tensor's name that the method writes after a module's path."""
+    bind: Bind
+    """``bind(adapter, sites, shared)``: the changes of all sites; ``shared`` are the tensors that
+    belong to the whole model, by role."""
+    formulas: tuple[Formula, ...] = ()
+    """Formulas that this method defines; its changes may use those of other methods too."""
+    virtual_tokens: Callable[[Adapter, AdapterTensors], VirtualTokens] | None = None
+    """``virtual_tokens(adapter, tensors)``: for methods that prepend tokens to the input."""
 
 
-def need(adapter: Adapter, site: Site, *roles: str) -> None:
-    """Check that a site has these tensors.
+def require(adapter: Adapter, site: Site, *roles: str) -> None:
+    """Check that a site has a tensor for each of these roles.
 
     Raises:
-        ReleaseError: one is missing.
+        ReleaseError: One is missing.
     """
     for role in roles:
         if role not in site.roles:
             raise adapter.unbound(
-                min(site.roles.values()), f"the part {role!r} that belongs to it is missing"
+                min(site.roles.values()), f"the tensor {role!r} that belongs to it is missing"
             )
 
 
-def matrix(adapter: Adapter, tensor: str) -> tuple[int, int]:
-    """Return the extents of a factor.
+def matrix_shape(adapter: Adapter, tensor: str) -> tuple[int, int]:
+    """Return the shape of a factor of the adapter.
 
     Raises:
-        ComposeError: it is no matrix.
+        ComposeError: It is not a matrix.
     """
     shape = adapter.shape(tensor)
     if len(shape) != 2:
-        raise adapter.refuse(f"{tensor!r} has shape {list(shape)}, and a matrix is needed")
+        raise adapter.refuse(f"{tensor!r} has shape {list(shape)}, but has to be a matrix")
     return shape[0], shape[1]
+
+
+def linear_shape(adapter: Adapter, site: Site) -> tuple[int, int]:
+    """Return the shape of a site's weight in the base, (out, in).
+
+    Raises:
+        ComposeError: It is not a matrix.
+    """
+    shape = adapter.target_shape(site.target)
+    if len(shape) != 2:
+        raise adapter.refuse(
+            f"{site.target!r} has shape {list(shape)}, and the method is for matrices"
+        )
+    return shape[0], shape[1]
+
+
+def product_shape(adapter: Adapter, site: Site) -> tuple[int, int, str]:
+    """Return (out, in) of B @ A, and the name of B, having checked that their ranks agree.
+
+    Raises:
+        ReleaseError: A or B is missing.
+        ComposeError: One is not a matrix, or they differ in rank.
+    """
+    require(adapter, site, "a", "b")
+    rank, inner = matrix_shape(adapter, site.roles["a"])
+    out, _ = matrix_shape(adapter, site.roles["b"])
+    adapter.expect(site.roles["b"], site.roles["a"], (out, rank))
+    return out, inner, site.roles["b"]

@@ -1,8 +1,8 @@
-"""From the names in an adapter's file to tensors of a base.
+"""From the tensor names in an adapter's file to the names of a base's tensors.
 
-PEFT's paths are those of the model class it was trained in, so one leading part (``bert.``,
-``model.``, ``transformer.``) may be missing on either side; but it is the same for all tensors of
-an adapter. A base's names are those on disk, which transformers changes for some architectures.
+PEFT's paths are those of the model class that was trained, so one leading part (``bert.``,
+``model.``, ``transformer.``) may be missing on either side, the same for all tensors of an adapter.
+A base's names are those on disk, which transformers renames for some architectures.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from msgspec import Struct
 from modpkg.adapters.changes import Adapter
 from modpkg.core.errors import ReleaseError
 
+TOKENS = "trainable_tokens_delta"
 _PREFIXES = ("base_model.model.", "base_model.")
 _WRAPPERS = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.default)\b")
 _SAVED = re.compile(r"\.modules_to_save\b")
-TOKENS = "trainable_tokens_delta"
-_LONGEST = 1000
+_MAX_PATH = 1000
 
-# By model_type: how a path in memory is spelled on disk.
 _ON_DISK: dict[str, tuple[tuple[str, str], ...]] = {
     "gpt_neox": ((r"^lm_head\.", "embed_out."),),
     "mixtral": (
@@ -31,37 +30,39 @@ _ON_DISK: dict[str, tuple[tuple[str, str], ...]] = {
         (r"\.mlp\.gate\.", ".block_sparse_moe.gate."),
     ),
 }
+"""By ``model_type``, substitutions from a name in memory to the name on disk."""
 
 
-class Parsed(Struct, frozen=True):
-    """An adapter's tensors, sorted by what they are."""
+class AdapterTensors(Struct, frozen=True):
+    """The names of an adapter's tensors, grouped by what they are for."""
 
     sites: dict[str, dict[str, str]]
-    """By module path, the method's own tensors by role."""
+    """The method's tensors, by module path and role."""
     shared: dict[str, str]
     """The method's tensors that belong to the whole model, by role."""
     tokens: dict[str, str]
-    """By module path, new rows of an embedding."""
+    """New rows of an embedding, by module path."""
     plain: dict[str, str]
-    """By name in the model, whole tensors of it."""
+    """Tensors that replace one of the model's, by name in the model."""
     unused: list[str]
-    """Tensors that change nothing: copies of others, and what PEFT keeps without using it."""
+    """Tensors that change nothing: duplicates, and those that PEFT saves without using them."""
 
 
-def parse(adapter: Adapter, parts: Mapping[str, str]) -> Parsed:
-    """Sort an adapter's tensors; ``parts`` gives the role of each part that the method writes.
+def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
+    """Return an adapter's tensors in groups; ``keys`` are the method's, with their roles.
 
     Raises:
-        ComposeError: there is no tensor. ReleaseError: two are for the same place.
+        ComposeError: There is no tensor, or one with a key that the method does not write.
+        ReleaseError: Two tensors are for the same module and role.
     """
     if not adapter.names:
-        raise adapter.refuse("it holds no tensor at all")
-    stems = "|".join(sorted({re.escape(part.partition(".")[0]) for part in (*parts, TOKENS)}))
-    shape = re.compile(
+        raise adapter.refuse("it has no tensors")
+    stems = "|".join(sorted({re.escape(key.partition(".")[0]) for key in (*keys, TOKENS)}))
+    method_name = re.compile(
         rf"^(?:(?P<path>.+)\.)?(?P<stem>{stems})(?:\.default)?(?P<leaf>\.(?:weight|bias))?$"
     )
-    found = Parsed({}, {}, {}, {}, [])
-    taken: dict[tuple[str, str], str] = {}
+    tensors = AdapterTensors({}, {}, {}, {}, [])
+    first: dict[tuple[str, str], str] = {}
     for name in sorted(adapter.names):
         path = name
         for prefix in _PREFIXES:
@@ -69,92 +70,91 @@ def parse(adapter: Adapter, parts: Mapping[str, str]) -> Parsed:
                 path = name.removeprefix(prefix)
                 break
         if ".original_module." in path:
-            found.unused.append(name)  # PEFT keeps it beside the one it uses
+            tensors.unused.append(name)  # PEFT saves it beside the trained copy
             continue
-        match = shape.match(path) if len(path) <= _LONGEST else None
+        match = method_name.match(path) if len(path) <= _MAX_PATH else None
         if match is None:
-            place = _SAVED.sub("", _WRAPPERS.sub("", path))
-            role, table = "", found.plain
+            path, key = _SAVED.sub("", _WRAPPERS.sub("", path)), ""
         else:
-            place = match["path"] or ""
-            role, table = match["stem"] + (match["leaf"] or ""), {}
-        if (other := taken.setdefault((place, role), name)) != name:
+            path, key = match["path"] or "", match["stem"] + (match["leaf"] or "")
+        if (other := first.setdefault((path, key), name)) != name:
             if match is None and adapter.equal(name, other):
-                found.unused.append(name)
+                tensors.unused.append(name)
                 continue
-            raise adapter.unbound(name, f"{other!r} is for the same place")
+            raise adapter.unbound(name, f"{other!r} is for the same module and role")
         if match is None:
-            table[place] = name
-        elif role == TOKENS:
-            found.tokens[_WRAPPERS.sub("", place)] = name
-        elif role not in parts:
-            raise adapter.refuse(f"tensor {name!r} is not a part that its method is known to have")
-        elif place:
-            found.sites.setdefault(place, {})[parts[role]] = name
+            tensors.plain[path] = name
+        elif key == TOKENS:
+            tensors.tokens[_WRAPPERS.sub("", path)] = name
+        elif key not in keys:
+            raise adapter.refuse(f"tensor {name!r} is not one that its method writes")
+        elif path:
+            tensors.sites.setdefault(path, {})[keys[key]] = name
         else:
-            found.shared[parts[role]] = name
-    return found
+            tensors.shared[keys[key]] = name
+    return tensors
 
 
-class Names(Struct, frozen=True):
-    """How this adapter's names become those of the base: one change of the leading part."""
+class NameMapping(Struct, frozen=True):
+    """From names in the adapter's model to names in the base: one leading part may change."""
 
     adapter: Adapter
     strip: str = ""
     add: str = ""
 
     def find(self, name: str) -> str | None:
-        """Return the base's name for a name in the model, if the base has it."""
-        return next((n for n in self._spelled(name) if n in self.adapter.base), None)
+        """Return the base's name for a name in the model, or None if the base lacks it."""
+        return next((n for n in self._candidates(name) if n in self.adapter.base), None)
 
     def expected(self, name: str) -> str:
         """Return the name that a tensor has in the base, or would have."""
-        found = self.find(name) or next(self._spelled(name), None)
-        return found if found is not None else name
+        return self.find(name) or next(self._candidates(name), name)
 
-    def _spelled(self, name: str) -> Iterator[str]:
+    def _candidates(self, name: str) -> Iterator[str]:
         if not name.startswith(self.strip):
             return
         plain = self.add + name.removeprefix(self.strip)
         yield plain
         for pattern, replacement in _ON_DISK.get(self.adapter.architecture or "", ()):
-            spelled = re.sub(pattern, replacement, plain)
-            if spelled != plain:
-                yield spelled
+            renamed = re.sub(pattern, replacement, plain)
+            if renamed != plain:
+                yield renamed
 
 
-def names_of(adapter: Adapter, wanted: Mapping[str, str]) -> Names:
-    """Return the one way of spelling under which the base has every tensor in ``wanted``.
+def find_mapping(adapter: Adapter, required: Mapping[str, str]) -> NameMapping:
+    """Return the one mapping under which the base has every required tensor.
 
-    ``wanted`` gives, by name in the model, the adapter's tensor that needs it.
+    Args:
+        adapter: The adapter, with its base.
+        required: By name in the model, the adapter's tensor that needs it.
 
     Raises:
-        ReleaseError: some tensor has no place in the base.
+        ReleaseError: A tensor has no counterpart in the base, or two mappings fit.
     """
-    stripped = {name.partition(".")[0] + "." for name in wanted if name.count(".") > 1}
+    stripped = {name.partition(".")[0] + "." for name in required if name.count(".") > 1}
     added = {name.partition(".")[0] + "." for name in adapter.base if "." in name}
     candidates = [
-        Names(adapter),
-        *(Names(adapter, strip=part) for part in sorted(stripped)),
-        *(Names(adapter, add=part) for part in sorted(added)),
+        NameMapping(adapter),
+        *(NameMapping(adapter, strip=part) for part in sorted(stripped)),
+        *(NameMapping(adapter, add=part) for part in sorted(added)),
     ]
-    whole = [c for c in candidates if all(c.find(name) is not None for name in wanted)]
-    if whole and (whole[0] is candidates[0] or len(whole) == 1):
-        return whole[0]
-    example = min(wanted)
-    if whole:
+    complete = [c for c in candidates if all(c.find(name) is not None for name in required)]
+    if complete and (complete[0] is candidates[0] or len(complete) == 1):
+        return complete[0]
+    example = min(required)
+    if complete:
         raise adapter.unbound(
-            wanted[example],
-            f"both {whole[0].find(example)!r} and {whole[1].find(example)!r} are there",
+            required[example],
+            f"it could be for {complete[0].find(example)!r} or {complete[1].find(example)!r}",
         )
-    best = max(candidates, key=lambda c: sum(c.find(name) is not None for name in wanted))
-    if not any(best.find(name) is not None for name in wanted):
+    best = max(candidates, key=lambda c: sum(c.find(name) is not None for name in required))
+    if not any(best.find(name) is not None for name in required):
         raise ReleaseError(
             "M207",
             module=adapter.module,
             base=adapter.base_name,
-            example=wanted[example],
+            example=required[example],
             target=example,
         )
-    name = min(name for name in wanted if best.find(name) is None)
-    raise adapter.unbound(wanted[name], f"there is no {best.expected(name)!r} to act on")
+    name = min(name for name in required if best.find(name) is None)
+    raise adapter.unbound(required[name], f"the base has no {best.expected(name)!r}")

@@ -16,45 +16,49 @@ _CONV1D_NAME = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
 def transposed(
     adapter: Adapter,
     sites: Sequence[Site],
-    product: Callable[[Site], tuple[int | None, int | None, str]],
+    change_shape: Callable[[Site], tuple[int | None, int | None, str]],
 ) -> dict[str, bool]:
     """Return by target whether a site's weight is stored as (in, out).
 
-    ``product`` gives (out, in) of what the adapter brings for a site, None where it does not say,
-    and a tensor that says so.
-    A square weight fits both ways: then the architecture decides where it is known. Otherwise its
-    layer is of one kind with the adapter's other layers, and where there are none, PEFT has
-    written the kind into fan_in_fan_out itself.
+    A square weight fits both ways: then the architecture decides if it is known. Otherwise its
+    layer is of the same kind as the adapter's other layers, and if there are none, PEFT has
+    recorded the kind in fan_in_fan_out.
+
+    Args:
+        adapter: The adapter, with its base.
+        sites: The modules that it acts on.
+        change_shape: For a site, (out, in) of the adapter's change, None where the adapter does
+            not fix it, and the name of a tensor that shows it.
 
     Raises:
-        ComposeError: an adapter for another shape.
-        ComposeError: the way cannot be told.
+        ComposeError: A change fits its weight in neither orientation, or a square weight is
+            ambiguous.
     """
     ways: dict[str, bool] = {}
     square: list[Site] = []
     for site in sites:
         shape = adapter.target_shape(site.target)
-        out, inner, tensor = product(site)
-        rest = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-        fits = [out in (None, rest[0]) and inner in (None, rest[1])]
-        fits.append(len(shape) == 2 and out in (None, rest[1]) and inner in (None, rest[0]))
-        if not any(fits):
+        out, inner, tensor = change_shape(site)
+        first, rest = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        stored_fits = out in (None, first) and inner in (None, rest)
+        transposed_fits = len(shape) == 2 and out in (None, rest) and inner in (None, first)
+        if not stored_fits and not transposed_fits:
             actual = [extent for extent in (out, inner) if extent is not None]
             raise adapter.misfit(tensor, site.target, shape, actual)
-        if all(fits):
+        if stored_fits and transposed_fits:
             square.append(site)
         else:
-            ways[site.target] = fits[1]
+            ways[site.target] = transposed_fits
     known = adapter.architecture in _CONV1D
-    seen = set(ways.values()) or {known or bool(adapter.config.get("fan_in_fan_out"))}
+    kinds = set(ways.values()) or {known or bool(adapter.config.get("fan_in_fan_out"))}
     for site in square:
         if known:
             ways[site.target] = _CONV1D_NAME.search(site.target) is not None
-        elif len(seen) == 2:
+        elif len(kinds) == 2:
             raise adapter.refuse(
                 f"it acts on {site.target!r}, a square weight beside weights of both "
-                "orientations, so that its own cannot be told"
+                "orientations, so its own orientation is ambiguous"
             )
         else:
-            ways[site.target] = next(iter(seen))
+            ways[site.target] = next(iter(kinds))
     return ways

@@ -1,4 +1,4 @@
-"""From an adapter as PEFT writes it to changes of a base: one reader for all methods."""
+"""From an adapter as PEFT writes it to changes of a base, for all methods."""
 
 from __future__ import annotations
 
@@ -8,70 +8,19 @@ from typing import Any
 from msgspec import structs
 
 from modpkg.adapters import expert_parameters
-from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TypePair
-from modpkg.adapters.layers import layers_left, repeat, repeated
+from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TensorChange
+from modpkg.adapters.layers import missing_layers, replicate, replicated_ranges
 from modpkg.adapters.method import PeftMethod
-from modpkg.adapters.methods import lora
-from modpkg.adapters.methods.adalora import ADALORA
-from modpkg.adapters.methods.ia3 import IA3
-from modpkg.adapters.methods.ln_tuning import (
-    C3A,
-    DELORA,
-    HIRA,
-    LN_TUNING,
-    MISS,
-    SHIRA,
-    TRAINABLE_TOKENS,
-)
-from modpkg.adapters.methods.lokr import LOHA, LOKR
+from modpkg.adapters.methods import METHODS, UNSUPPORTED
 from modpkg.adapters.methods.lora import LORA
-from modpkg.adapters.methods.oft import BOFT, HRA, OFT
-from modpkg.adapters.methods.vera import VERA
-from modpkg.adapters.names import names_of, parse
+from modpkg.adapters.names import AdapterTensors, NameMapping, find_mapping, group_tensors
 from modpkg.adapters.saved_modules import bind_saved, labels_of, refuse_tied, shares_output
-from modpkg.adapters.virtual_tokens import PROMPTS, bind_prompt
-from modpkg.core.tensors import TypedTensor
-
-METHODS: dict[str, PeftMethod] = {
-    "ADALORA": ADALORA,
-    "BOFT": BOFT,
-    "C3A": C3A,
-    "DELORA": DELORA,
-    "HIRA": HIRA,
-    "HRA": HRA,
-    "IA3": IA3,
-    "LN_TUNING": LN_TUNING,
-    "LOHA": LOHA,
-    "LOKR": LOKR,
-    "LORA": LORA,
-    "MISS": MISS,
-    "OFT": OFT,
-    "SHIRA": SHIRA,
-    "TRAINABLE_TOKENS": TRAINABLE_TOKENS,
-    "VERA": VERA,
-}
-"""By ``peft_type``, the methods that are done exactly."""
-
-_RUN_TIME = "it adds to what the model reads while it runs and changes no weight"
-_DRAWN = "where its numbers belong is drawn from a seed and not in its file"
-REFUSED: dict[str, str] = {
-    "CARTRIDGE": _RUN_TIME,
-    "CPT": _RUN_TIME,
-    "ADAPTION_PROMPT": _RUN_TIME,
-    "XLORA": "it mixes adapters by what the model reads",
-    "POLY": "it mixes adapters by task while it runs",
-    "FOURIERFT": _DRAWN,
-    "WAVEFT": _DRAWN,
-    "RANDLORA": "its bases are random numbers that depend on the version of torch",
-    "PVERA": "its scales are drawn at random while it runs",
-    "VBLORA": "which vectors of its bank a layer takes depends on ties between its logits",
-}
-"""Methods that are not done, with the reason; of any other, nothing is known here."""
+from modpkg.core.tensors import DTypeShape, TypedTensor
 
 
 def bind_adapter(
     module: str,
-    names: Mapping[str, TypePair],
+    names: Mapping[str, DTypeShape],
     config: Mapping[str, Any],
     base: Mapping[str, TypedTensor],
     *,
@@ -81,19 +30,27 @@ def bind_adapter(
     digests: Mapping[str, str] | None = None,
     layers: Sequence[tuple[int, int]] | None = None,
 ) -> AdapterChanges:
-    """Return what an adapter changes in a base; every tensor of it is used once.
+    """Return what an adapter changes in a base; every tensor of it is used exactly once.
 
-    ``names`` are the tensors of the adapter's file and ``config`` its ``adapter_config.json``, as
-    PEFT writes them; ``architecture`` is the base's ``model_type`` and ``model_config`` its
-    ``config.json``; ``digests`` are those of the adapter's tensors. Where ``base`` has its layers
-    in other runs than a base's own, ``layers`` are these, and none where it does not; without it,
-    they are repeated here as the adapter wants them. A module path matches the base tensor
-    ``<path>.weight``; see `modpkg.adapters.names` for how names on disk may differ.
+    A module path matches the base tensor ``<path>.weight``; see `modpkg.adapters.names` for how
+    names on disk may differ.
+
+    Args:
+        module: The adapter's name, for errors.
+        names: Dtype and shape of each tensor in the adapter's file.
+        config: Its ``adapter_config.json``, as PEFT writes it.
+        base: The base's tensors.
+        architecture: The base's ``model_type``.
+        base_name: The base's name, for errors.
+        model_config: The base's ``config.json``.
+        digests: Digests of the adapter's tensors.
+        layers: The ranges of layers that ``base`` was assembled from; empty if it has its own.
+            Without it, an adapter trained on repeated layers is bound to a base with the same
+            layers repeated.
 
     Raises:
-        ComposeError: the adapter needs something that would not be applied.
-        ReleaseError: some of its tensors have no place in the base.
-        ComposeError: it was made for a base of another shape.
+        ComposeError: Part of the adapter would not be applied, or its shapes do not fit the base.
+        ReleaseError: A tensor has no counterpart in the base.
     """
     adapter = Adapter(
         module=module,
@@ -106,83 +63,100 @@ def bind_adapter(
         digests=digests or {},
     )
     base_names: dict[str, str] = {}
-    if runs := repeated(adapter):
+    if ranges := replicated_ranges(adapter):
         if layers is None:
-            names_now, base_names = repeat(adapter, runs)
-            adapter = structs.replace(adapter, base=names_now)
-        elif runs != [tuple(run) for run in layers]:
-            raise adapter.refuse(_as_layers(adapter, runs))
-    if config.get("peft_type") in PROMPTS:
-        return bind_prompt(adapter)
+            replicated, base_names = replicate(adapter, ranges)
+            adapter = structs.replace(adapter, base=replicated)
+        elif ranges != [tuple(each) for each in layers]:
+            raise adapter.refuse(_recipe_hint(adapter, ranges))
     method = method_of(adapter)
-    parsed = parse(adapter, method.parts)
-    wrapped = expert_parameters.parameters_of(adapter, parsed.sites) if method is LORA else {}
-    targets = {
-        path: expert_parameters.anchor(adapter, wrapped[path])
-        if path in wrapped
-        else f"{path}.weight"
-        for path in parsed.sites
-    }
-    wanted = {targets[path]: min(roles.values()) for path, roles in parsed.sites.items()}
-    tokens = {f"{path}.weight": tensor for path, tensor in parsed.tokens.items()}
-    wanted |= {name: t for name, t in tokens.items() if not shares_output(adapter, name)}
-    if wanted or parsed.plain:
-        names_in_base = names_of(adapter, wanted or parsed.plain)
-    else:
-        raise adapter.refuse("it has nothing for any layer")
-    sites: list[Site] = []
-    for path, roles in sorted(parsed.sites.items()):
-        target = names_in_base.find(f"{path}.weight")
-        if path not in wrapped and target is not None:
-            bias = names_in_base.find(f"{path}.bias")
-            sites.append(Site(path=path, target=target, bias=bias, roles=roles))
-    changes = method.bind(adapter, sites, parsed.shared)
-    for path, parameter in sorted(wrapped.items()):
-        settings = lora.settings_of(adapter)
-        roles = parsed.sites[path]
-        changes += expert_parameters.bind(adapter, parameter, roles, names_in_base, settings)
-    seen: dict[str, str] = {}
-    for change in changes:
-        tensor = min(change.inputs.values())
-        if (other := seen.setdefault(change.target, tensor)) != tensor:
-            raise adapter.unbound(tensor, f"{other!r} is for {change.target!r} too")
-        refuse_tied(adapter, change)
-    left = layers_left(adapter, (change.target for change in changes))
-    if left is not None:
-        raise adapter.refuse(
-            f"it changes {left[0]} layers, all that the base had that it was trained on, and "
-            f"{adapter.base_name} has {left[1]}"
-        )
-    changes, added = bind_saved(adapter, parsed, names_in_base, changes)
+    tensors = group_tensors(adapter, method.keys)
+    prompt = method.virtual_tokens(adapter, tensors) if method.virtual_tokens else None
+    parameters = expert_parameters.parameters_of(adapter, tensors.sites) if method is LORA else {}
+    mapping = _mapping(adapter, method, tensors, parameters)
+    changes = _bind_method(adapter, method, tensors, parameters, mapping)
+    changes, added = bind_saved(adapter, tensors, mapping, changes)
     return AdapterChanges(
         changes=tuple(changes),
-        unused=tuple(parsed.unused),
+        unused=tuple(tensors.unused),
         added=added,
         config=labels_of(adapter, added),
+        prompt=prompt,
         base_names=base_names,
     )
 
 
-def _as_layers(adapter: Adapter, runs: Sequence[tuple[int, int]]) -> str:
+def _mapping(
+    adapter: Adapter, method: PeftMethod, tensors: AdapterTensors, parameters: Mapping[str, str]
+) -> NameMapping:
+    """Return how the adapter's names map to the base's."""
+    required: dict[str, str] = {}
+    for path, roles in tensors.sites.items():
+        target = f"{path}.weight"
+        if path in parameters:
+            target = expert_parameters.example_name(adapter, parameters[path])
+        required[target] = min(roles.values())
+    for path, tensor in tensors.tokens.items():
+        if not shares_output(adapter, f"{path}.weight"):
+            required[f"{path}.weight"] = tensor
+    if required:
+        return find_mapping(adapter, required)
+    if method.virtual_tokens and not any(name in adapter.base for name in tensors.plain):
+        return NameMapping(adapter)  # the whole modules beside them, if any, are new
+    if tensors.plain:
+        return find_mapping(adapter, tensors.plain)
+    raise adapter.refuse("it has no tensor for any layer")
+
+
+def _bind_method(
+    adapter: Adapter,
+    method: PeftMethod,
+    tensors: AdapterTensors,
+    parameters: Mapping[str, str],
+    mapping: NameMapping,
+) -> list[TensorChange]:
+    """Return the changes of the method itself, at most one per tensor of the base."""
+    sites: list[Site] = []
+    for path, roles in sorted(tensors.sites.items()):
+        target = mapping.find(f"{path}.weight")
+        if path not in parameters and target is not None:
+            bias = mapping.find(f"{path}.bias")
+            sites.append(Site(path=path, target=target, bias=bias, roles=roles))
+    changes = method.bind(adapter, sites, tensors.shared)
+    for path, parameter in sorted(parameters.items()):
+        changes += expert_parameters.bind(adapter, parameter, tensors.sites[path], mapping)
+    first: dict[str, str] = {}
+    for change in changes:
+        tensor = min(change.inputs.values())
+        if (other := first.setdefault(change.target, tensor)) != tensor:
+            raise adapter.unbound(tensor, f"{other!r} is for {change.target!r} too")
+        refuse_tied(adapter, change)
+    missing = missing_layers(adapter, (change.target for change in changes))
+    if missing is not None:
+        raise adapter.refuse(
+            f"it changes {missing[0]} layers, all of the base that it was trained on, and "
+            f"{adapter.base_name} has {missing[1]}"
+        )
+    return changes
+
+
+def _recipe_hint(adapter: Adapter, ranges: Sequence[tuple[int, int]]) -> str:
     name = adapter.base_name.split(" ")[0]
-    written = ", ".join(
-        f'{{ module = "{name}", range = [{first}, {stop}] }}' for first, stop in runs
+    layers = ", ".join(
+        f'{{ module = "{name}", range = [{first}, {stop}] }}' for first, stop in ranges
     )
-    return f"it was trained on repeated layers; say so in the recipe: layers = [{written}]"
+    return f"it was trained on repeated layers; repeat them in the recipe: layers = [{layers}]"
 
 
 def method_of(adapter: Adapter) -> PeftMethod:
     """Return the method of an adapter.
 
     Raises:
-        ComposeError: it is not done, or not known; says why.
+        ComposeError: The method is unknown or not supported.
     """
-    kind = adapter.config.get("peft_type")
-    method = METHODS.get(kind) if isinstance(kind, str) else None
+    peft_type = adapter.config.get("peft_type")
+    method = METHODS.get(peft_type) if isinstance(peft_type, str) else None
     if method is None:
-        reason = REFUSED.get(str(kind), f"done are {', '.join(METHODS)}")
-        raise adapter.refuse(f"its peft_type is {kind!r}: {reason}")
+        reason = UNSUPPORTED.get(str(peft_type), f"supported are {', '.join(METHODS)}")
+        raise adapter.refuse(f"its peft_type is {peft_type!r}: {reason}")
     return method
-
-
-__all__ = ["METHODS", "REFUSED", "bind_adapter", "method_of"]

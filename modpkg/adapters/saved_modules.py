@@ -1,4 +1,4 @@
-"""Whole tensors and rows beside what a method brings: biases, modules_to_save, trained tokens."""
+"""Tensors saved beside a method's own: biases, ``modules_to_save``, and trained token rows."""
 
 from __future__ import annotations
 
@@ -7,112 +7,116 @@ from collections.abc import Mapping
 from typing import Any
 
 from modpkg.adapters.changes import Adapter, TensorChange
-from modpkg.adapters.names import Names, Parsed
+from modpkg.adapters.names import AdapterTensors, NameMapping
 from modpkg.adapters.peft_config import strings
+from modpkg.core.filenames import ADAPTER_CONFIG
 
 _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings|shared)\.weight$"
 )
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$")
-_GENERATES = re.compile(
+_HAS_OUTPUT_LAYER = re.compile(
     r"(?:LMHeadModel|ForCausalLM|ForMaskedLM|ForConditionalGeneration|ForPreTraining"
     r"|ForQuestionAnsweringLM)$"
 )
-_LABELS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+_CLASSIFIERS = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+}
 
 
 def bind_saved(
-    adapter: Adapter, parsed: Parsed, names: Names, changes: list[TensorChange]
+    adapter: Adapter, tensors: AdapterTensors, mapping: NameMapping, changes: list[TensorChange]
 ) -> tuple[list[TensorChange], dict[str, str]]:
-    """Return all changes, and the tensors that the base has nothing for by their name there.
+    """Return all changes, and the tensors that the base lacks, by their name in the result.
 
-    A whole tensor becomes ``value − base``, beside what the method itself does there.
+    A whole tensor becomes the change ``value − base``, beside the method's own change to it.
 
     Raises:
-        ComposeError, ReleaseError: it cannot be applied, or not exactly.
+        ComposeError: A tensor cannot be applied exactly, or has the wrong shape.
+        ReleaseError: A tensor has no counterpart in the base.
     """
     by_target = {change.target: change for change in changes}
-    saved = strings(adapter, "modules_to_save")
+    modules = strings(adapter, "modules_to_save")
     added: dict[str, str] = {}
-    for name, tensor in sorted(parsed.plain.items()):
-        target = names.find(name)
-        kept = any(part in saved for part in name.split(".")) or any(
-            f".{name}".startswith(f".{module}.") or f".{module}." in f".{name}" for module in saved
-        )
-        if target is None:
-            if _copies_embedding(adapter, name, tensor, parsed.plain):
-                parsed.unused.append(tensor)
-                continue
-            if not kept:
-                raise adapter.unbound(tensor, f"there is no {names.expected(name)!r} to act on")
-            added[names.expected(name) if _OUTPUT.search(name) else name] = tensor
-            continue
-        adapter.expect(tensor, target, adapter.target_shape(target))
-        if kept:
-            _refuse_tied(adapter, target, tensor)
-        _put(adapter, by_target, target, tensor)
+    for name, tensor in sorted(tensors.plain.items()):
+        target = mapping.find(name)
+        saved = _is_saved(name, modules)
+        if target is not None:
+            adapter.expect(tensor, target, adapter.target_shape(target))
+            if saved:
+                _refuse_tied(adapter, target, tensor)
+            _add_values(adapter, by_target, target, tensor)
+        elif _copies_embedding(adapter, name, tensor, tensors.plain):
+            tensors.unused.append(tensor)
+        elif saved:
+            added[mapping.expected(name) if _OUTPUT.search(name) else name] = tensor
+        else:
+            raise adapter.unbound(tensor, f"the base has no {mapping.expected(name)!r}")
     indices = _token_indices(adapter)
-    if indices and not parsed.tokens:
-        raise adapter.refuse("its adapter_config.json has token indices, but there is no row")
-    for path, tensor in sorted(parsed.tokens.items()):
-        target = names.find(f"{path}.weight")
-        if target is None and _copies_embedding(adapter, f"{path}.weight", tensor, parsed.tokens):
-            parsed.unused.append(tensor)
-            continue
-        if target is None:
-            raise adapter.unbound(tensor, f"there is no {names.expected(path + '.weight')!r}")
-        rows = _rows(adapter, indices, path, tensor)
-        shape = adapter.target_shape(target)
-        if len(shape) != 2:
-            raise adapter.refuse(f"{tensor!r} has rows for {target!r}, which is no matrix")
-        adapter.expect(tensor, target, (len(rows), shape[1]))
-        if rows and max(rows) >= shape[0]:
-            raise adapter.unbound(tensor, f"{target!r} has no row {max(rows)}")
-        if target in by_target:
-            raise adapter.refuse(f"{tensor!r} and another of its tensors act on {target!r}")
-        by_target[target] = TensorChange(
-            target=target, op="rows", inputs={"rows": tensor}, parameters={"rows": rows}
-        )
+    if indices and not tensors.tokens:
+        raise adapter.refuse(f"its {ADAPTER_CONFIG} has token indices, but it has no rows for them")
+    for path, tensor in sorted(tensors.tokens.items()):
+        name = f"{path}.weight"
+        target = mapping.find(name)
+        if target is not None:
+            rows = _rows(adapter, indices, path, tensor)
+            _add_rows(adapter, by_target, target, tensor, rows)
+        elif _copies_embedding(adapter, name, tensor, tensors.tokens):
+            tensors.unused.append(tensor)
+        else:
+            raise adapter.unbound(tensor, f"the base has no {mapping.expected(name)!r}")
     return sorted(by_target.values(), key=lambda change: change.target), added
 
 
+def _is_saved(name: str, modules: list[str]) -> bool:
+    """Return whether a tensor belongs to one of ``modules_to_save``."""
+    return any(module in name.split(".") or f".{module}." in f".{name}" for module in modules)
+
+
 def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
-    """Refuse a change to an embedding that the output layer shares: PEFT changes only one of them.
+    """Check that a change is not to an embedding that is also the output layer's weight.
+
+    PEFT changes only one of the two, and there is only one tensor.
 
     Raises:
-        ComposeError
+        ComposeError: It is.
     """
     _refuse_tied(adapter, change.target, next(iter(change.inputs.values())))
 
 
 def _refuse_tied(adapter: Adapter, target: str, tensor: str) -> None:
-    if _EMBEDDING.search(target) and tied(adapter):
+    if _EMBEDDING.search(target) and _is_tied(adapter):
         raise adapter.refuse(
-            f"tensor {tensor!r} changes the embedding {target!r} alone, but the base's output "
-            "layer is the same tensor"
+            f"tensor {tensor!r} changes the embedding {target!r} only, but the base's output "
+            "layer shares that tensor"
         )
 
 
 def _copies_embedding(adapter: Adapter, name: str, tensor: str, others: Mapping[str, str]) -> bool:
-    """Say whether a tensor of the output layer is that of the embedding, which it shares."""
+    """Return whether a tensor is the output layer's copy of the embedding that it shares."""
     return shares_output(adapter, name) and any(
         other != tensor and adapter.equal(tensor, other) for other in others.values()
     )
 
 
 def shares_output(adapter: Adapter, name: str) -> bool:
-    """Say whether ``name`` is one of an output layer that the base has no tensor for."""
-    return _OUTPUT.search(name) is not None and not any(map(_OUTPUT.search, adapter.base))
+    """Return whether ``name`` is of an output layer for which the base has no tensor."""
+    return _OUTPUT.search(name) is not None and not _has_output(adapter)
 
 
-def tied(adapter: Adapter) -> bool:
-    """Say whether the base's output layer is its embedding, so that both are one tensor."""
+def _has_output(adapter: Adapter) -> bool:
+    return any(map(_OUTPUT.search, adapter.base))
+
+
+def _is_tied(adapter: Adapter) -> bool:
+    """Return whether the base's output layer and its embedding are one tensor."""
     config = adapter.model_config
-    if not config or any(_OUTPUT.search(name) for name in adapter.base):
+    if not config or _has_output(adapter):
         return False
     classes = config.get("architectures") or [""]
     return bool(config.get("tie_word_embeddings", True)) and (
-        _GENERATES.search(str(classes[0])) is not None
+        _HAS_OUTPUT_LAYER.search(str(classes[0])) is not None
     )
 
 
@@ -120,29 +124,31 @@ def labels_of(adapter: Adapter, added: Mapping[str, str]) -> dict[str, Any]:
     """Return the keys of ``config.json`` that a classifier among ``added`` needs.
 
     Raises:
-        ComposeError: what the added tensors are for cannot be told.
+        ComposeError: The adapter's ``task_type`` does not say what the added tensors are for.
     """
     if not added:
         return {}
     task = str(adapter.config.get("task_type"))
     example = added[min(added)]
-    if task not in _LABELS:
+    if task not in _CLASSIFIERS:
         raise adapter.refuse(
-            f"tensor {example!r} is a whole module that {adapter.base_name} does not have, and "
-            f"task_type {task} does not say what it is; make it a module of kind 'head'"
+            f"tensor {example!r} is of a module that {adapter.base_name} does not have, and "
+            f"task_type {task} does not say what it is for; publish it as a module of kind 'head'"
         )
-    last = [name for name in sorted(added) if name.endswith(".weight")]
-    rows = adapter.shape(added[last[-1]])[0] if last else 0
-    labels = {str(number): f"LABEL_{number}" for number in range(rows)}
+    weights = [name for name in sorted(added) if name.endswith(".weight")]
+    count = adapter.shape(added[weights[-1]])[0] if weights else 0
+    labels = {str(number): f"LABEL_{number}" for number in range(count)}
     return {
-        "architectures": [_LABELS[task]],
+        "architectures": [_CLASSIFIERS[task]],
         "id2label": labels,
         "label2id": {label: int(number) for number, label in labels.items()},
     }
 
 
-def _put(adapter: Adapter, by_target: dict[str, TensorChange], target: str, tensor: str) -> None:
-    """Add a whole value for a tensor that a plain LoRA may act on too."""
+def _add_values(
+    adapter: Adapter, by_target: dict[str, TensorChange], target: str, tensor: str
+) -> None:
+    """Add a whole value for a tensor of the base, which a plain LoRA may change too."""
     other = by_target.get(target)
     if other is None:
         by_target[target] = TensorChange(target=target, op="dense", inputs={"values": tensor})
@@ -159,8 +165,29 @@ def _put(adapter: Adapter, by_target: dict[str, TensorChange], target: str, tens
         )
 
 
+def _add_rows(
+    adapter: Adapter,
+    by_target: dict[str, TensorChange],
+    target: str,
+    tensor: str,
+    rows: list[int],
+) -> None:
+    """Add trained rows of an embedding, which nothing else may change."""
+    shape = adapter.target_shape(target)
+    if len(shape) != 2:
+        raise adapter.refuse(f"{tensor!r} has rows for {target!r}, which is not a matrix")
+    adapter.expect(tensor, target, (len(rows), shape[1]))
+    if rows and max(rows) >= shape[0]:
+        raise adapter.unbound(tensor, f"{target!r} has no row {max(rows)}")
+    if target in by_target:
+        raise adapter.refuse(f"{tensor!r} and another of its tensors act on {target!r}")
+    by_target[target] = TensorChange(
+        target=target, op="rows", inputs={"rows": tensor}, parameters={"rows": rows}
+    )
+
+
 def _token_indices(adapter: Adapter) -> dict[str, list[int]]:
-    """Return the trained rows by the end of a module's path; "" is any."""
+    """Return the trained rows by suffix of a module's path; "" matches any."""
     config = adapter.config
     value = config.get("trainable_token_indices") or config.get("token_indices") or {}
     table = value if isinstance(value, dict) else {"": value}
@@ -170,12 +197,13 @@ def _token_indices(adapter: Adapter) -> dict[str, list[int]]:
             or not all(isinstance(row, int) and row >= 0 for row in rows)
             or len(set(rows)) != len(rows)
         ):
-            raise adapter.refuse(f"its token indices {rows!r} for {key!r} are no list of rows")
+            raise adapter.refuse(f"its token indices {rows!r} for {key!r} are not a list of rows")
     return table
 
 
 def _rows(adapter: Adapter, indices: Mapping[str, list[int]], path: str, tensor: str) -> list[int]:
-    fits = [rows for key, rows in indices.items() if not key or f".{path}".endswith(f".{key}")]
-    if len(fits) != 1:
-        raise adapter.unbound(tensor, "its adapter_config.json does not say which rows it has")
-    return fits[0]
+    """Return the indices of the rows that a tensor has values for."""
+    matches = [rows for key, rows in indices.items() if not key or f".{path}".endswith(f".{key}")]
+    if len(matches) != 1:
+        raise adapter.unbound(tensor, f"its {ADAPTER_CONFIG} does not say which rows it has")
+    return matches[0]

@@ -13,7 +13,7 @@ from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import Effects, StepContext, find_operator
 from modpkg.compose.operators.adapter import check_prompt
-from modpkg.compose.operators.head import own_files
+from modpkg.compose.operators.head import model_files
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.settings import value_for
@@ -348,7 +348,7 @@ def _files(name: str, base: InstalledModule, steps: Sequence[PlannedStep]) -> di
             if path not in done.effects.files:
                 gone[path] = done.module.name
     for done in steps:
-        for path, blob in own_files(done.effects.files).items():
+        for path, blob in model_files(done.effects.files).items():
             if path in gone:
                 raise ComposeError(
                     "M601",

@@ -60,10 +60,10 @@ MESSAGES: dict[str, str] = {
     "M205": "Tensor {tensor!r} is both in {first} and in {second}; keep it in one of them.",
     "M206": "{path}: {reason}.",
     "M207": (
-        "No tensor of {module} fits {base}: {example!r} would act on {target!r}, which the "
-        "base does not have; check that this is the base that {module} was made for."
+        "No tensor of {module} matches {base}: {example!r} needs {target!r}, which the base does "
+        "not have; check that this is the base that {module} was made for."
     ),
-    "M208": "Tensor {tensor!r} of {module} has no place in {base}: {reason}.",
+    "M208": "Tensor {tensor!r} of {module} cannot be matched to {base}: {reason}.",
     "M209": "{what} is not a sound {kind}: {reason}.",
     "M210": (
         "{where}: a module of kind {kind!r} acts on a base; name the base it was made for "
@@ -151,30 +151,27 @@ MESSAGES: dict[str, str] = {
         "'modpkg store verify' repairs it."
     ),
     "M601": "{model}: {reason}.",
-    "M602": "{where}: there is no operator {op!r}; known are {known}.",
+    "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (
-        "{model}: {count} tensor(s) of {module} would not be used, {example!r} among them; "
-        "composing uses every tensor exactly once."
+        "{model}: {count} tensor(s) of {module} are not used by any step, such as {example!r}; "
+        "every tensor of a module has to be used."
     ),
     "M604": (
         "{module}: {tensor!r} has shape {actual}, but {target!r} of {base} needs {expected}; "
         "the module was made for another base."
     ),
     "M605": ("{model}: composing {tensor!r} gives NaN or infinity; a module's weights are broken."),
-    "M606": (
-        "{module} cannot be composed exactly: {reason}. modpkg refuses rather than apply a "
-        "part of it."
-    ),
+    "M606": ("{module} cannot be composed exactly: {reason}. modpkg does not apply it in part."),
     "M607": (
         "{model}: the composed weights are {actual}, but modpkg.lock has {expected}; another "
         "machine or engine rounds differently, or the lock was damaged. 'modpkg lock' takes "
         "the new result."
     ),
     "M608": (
-        "{module} has no {missing!r}: an expert, or a router, has something for every layer of "
-        "{base}; build it with all of them."
+        "{module} has no {missing!r}: experts and routers need tensors for every layer of {base}; "
+        "build it with all of them."
     ),
-    "M609": "{model} cannot be a mixture of experts exactly: {reason}.",
+    "M609": "{model} cannot be composed as a mixture of experts: {reason}.",
     "M620": "{where}: there is no method {method!r}; known are {known}.",
     "M621": "--executor {address}: {reason}.",
     "M700": "The virtual tokens of {name} {reason}.",

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modpkg.adapters import bind_adapter, bind_expert, bind_router
-from modpkg.adapters.changes import TypePair, VirtualTokens
+from modpkg.adapters.changes import VirtualTokens
 from modpkg.adapters.expert import experts_of
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
 from modpkg.core.interface import WEIGHTS_PORT, weights_digest
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
-from modpkg.core.tensors import types_of
+from modpkg.core.tensors import DTypeShape, types_of
 from modpkg.manifest.schema import ModuleTable
 from modpkg.release.patched import check_against, read_patch
 
@@ -27,7 +27,7 @@ def _read_by_prompt(
     Raises:
         ReleaseError: they were made for another width, or for another number of layers.
     """
-    wanted = {"layers": prompt.layers} | ({} if prompt.heads else {"hidden": prompt.width})
+    wanted = prompt.ports()
     for port, value in wanted.items():
         if provides.ports.get(port, value) != value:
             raise ReleaseError(
@@ -124,7 +124,7 @@ def expects_of(
 
 def _bind_expert(
     name: str,
-    types: Mapping[str, TypePair],
+    types: Mapping[str, DTypeShape],
     files: Mapping[str, Path],
     base: ReleaseRecord,
     provides: Provides,

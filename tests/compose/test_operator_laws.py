@@ -177,7 +177,7 @@ MULTIPLYING = ("dora", "ia3", "oft", "boft", "hra", "hira")
 
 
 @pytest.mark.parametrize("kind", MULTIPLYING)
-def test_what_multiplies_the_base_stands_alone_unless_told(kind: str) -> None:
+def test_a_multiplying_change_needs_on_base_beside_another(kind: str) -> None:
     w = World(kind, 1)
     w.weight(("one", 1.0), on=False)
     w.weight(("one", 0.5), ("one", 0.5), on=False)
@@ -225,11 +225,11 @@ def test_a_merge_may_weigh_in_the_base_itself(tmp_path: Path) -> None:
         (
             {f"{T}.weight.indices": torch.tensor([1, 2]), f"{T}.weight.values": torch.ones(1)},
             ComposeError,
-            "places",
+            "do not go together",
         ),
     ],
 )
-def test_sparse_parts_belong_together(
+def test_sparse_tensors_come_in_pairs(
     tensors: dict[str, torch.Tensor], error: type[ModpkgError], message: str, tmp_path: Path
 ) -> None:
     own = base(tmp_path, {f"{T}.weight": torch.ones(4, 2)})
@@ -238,11 +238,11 @@ def test_sparse_parts_belong_together(
         planned(own, odd, steps=[Step(op="sparse", module=ModuleName("odd"))])
 
 
-@pytest.mark.parametrize(("places", "message"), [([8, 1], "outside"), ([3, 3], "twice")])
-def test_sparse_places_are_checked(places: list[int], message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("indices", "message"), [([8, 1], "out of range"), ([3, 3], "twice")])
+def test_sparse_indices_are_checked(indices: list[int], message: str, tmp_path: Path) -> None:
     own = base(tmp_path, {f"{T}.weight": torch.ones(4, 2)})
     tensors = {
-        f"{T}.weight.indices": torch.tensor(places),
+        f"{T}.weight.indices": torch.tensor(indices),
         f"{T}.weight.values": torch.ones(2),
     }
     odd = module(tmp_path, "odd", "patch", tensors)
@@ -262,7 +262,7 @@ def test_replace_takes_whole_tensors(tmp_path: Path) -> None:
     assert replacing(tmp_path, 4, 2) == torch.full((4, 2), 2.0).numpy().tobytes()
 
 
-def test_replace_is_held_to_the_base(tmp_path: Path) -> None:
+def test_replace_checks_names_shapes_and_scale(tmp_path: Path) -> None:
     with raises("M604"):
         replacing(tmp_path / "a", 4, 3)
     with raises("M601", match="does not have"):

@@ -266,7 +266,7 @@ def test_other_adapters(case: str, tmp_path: Path) -> None:
     ids=str,
 )
 def test_half_of_a_tied_pair_is_refused(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    with raises("M606", match="output layer is the same tensor"):
+    with raises("M606", match="output layer shares that tensor"):
         check(name, lora(**options), tmp_path)
 
 
@@ -324,7 +324,7 @@ WRONG = {
 def test_another_base_is_refused(what: str, tmp_path: Path) -> None:
     saved(tmp_path)
     renew(tmp_path / "base", WRONG[what])
-    with pytest.raises(ModpkgError, match=r"M207|layers\.1|no place|No tensor|has shape"):
+    with pytest.raises(ModpkgError, match=r"M207|layers\.1|No tensor|has shape"):
         applied(tmp_path)
 
 

@@ -230,7 +230,7 @@ def test_the_forward_is_pefts(
 
 
 REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
-    ("groups", lambda: lora(r=4)(["conv"]), "groups", "convolution in groups"),
+    ("groups", lambda: lora(r=4)(["conv"]), "groups", "grouped convolution"),
     ("oft conv", lambda: OFT(["conv"]), "conv 2", "overlapping patches"),
     (
         "vera without projections",
@@ -264,7 +264,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
 @pytest.mark.parametrize(
     ("name", "config", "kind", "message"), REFUSED, ids=[name for name, *_ in REFUSED]
 )
-def test_what_is_not_exact_is_refused(
+def test_adapters_that_cannot_be_exact_are_refused(
     name: str, config: Callable[[], Any], kind: str, message: str, tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file

@@ -1,7 +1,8 @@
-"""AdaLoRA: a LoRA whose singular values E were trained too.
+"""AdaLoRA: a LoRA with trained singular values E.
 
-Zhang et al. 2023, https://arxiv.org/abs/2303.10512. PEFT scales with alpha / (rank + 1e-5), where
-the rank is the one that is left.
+    delta = alpha / (rank + 1e-5) · B @ (E · A)
+
+where the rank is the one left after pruning. Zhang et al. 2023, https://arxiv.org/abs/2303.10512.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.method import PeftMethod, matrix, need
+from modpkg.adapters.method import PeftMethod, product_shape, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, number
 
@@ -23,17 +24,16 @@ _TRAINING = (
 
 
 def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
-    """Return B @ (E · A) for each site."""
-    check_keys(adapter, reads=("lora_alpha", "fan_in_fan_out"), harmless=_TRAINING)
+    """Return the change to each site's weight; its formula is LoRA's, with E."""
+    check_keys(adapter, reads=("lora_alpha", "fan_in_fan_out"), ignores=_TRAINING)
     alpha = number(adapter, "lora_alpha", 8)
 
     def product(site: Site) -> tuple[int, int, str]:
-        need(adapter, site, "a", "b", "e")
-        rank, inner = matrix(adapter, site.roles["a"])
-        out, _ = matrix(adapter, site.roles["b"])
-        adapter.expect(site.roles["b"], site.roles["a"], (out, rank))
+        require(adapter, site, "e")
+        shape = product_shape(adapter, site)
+        rank = adapter.shape(site.roles["a"])[0]
         adapter.expect(site.roles["e"], site.roles["a"], (rank, 1))
-        return out, inner, site.roles["b"]
+        return shape
 
     ways = transposed(adapter, sites, product)
     changes = []
@@ -53,5 +53,8 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
 
 
 ADALORA = PeftMethod(
-    operator="lora", parts={"lora_A": "a", "lora_B": "b", "lora_E": "e"}, bind=bind
+    peft_type="ADALORA",
+    operator="lora",
+    keys={"lora_A": "a", "lora_B": "b", "lora_E": "e"},
+    bind=bind,
 )

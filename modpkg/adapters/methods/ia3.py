@@ -1,4 +1,6 @@
-"""(IA)³: outputs, or the inputs of feed-forward layers, are scaled by a vector.
+"""(IA)³: scales a weight's outputs, or the inputs of feed-forward layers, by a vector.
+
+    delta = W · (l − 1)
 
 Liu et al. 2022, https://arxiv.org/abs/2205.05638.
 """
@@ -8,42 +10,47 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.method import PeftMethod, need
+from modpkg.adapters.formula import Coefficients, Formula, base_rows
+from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, check_pattern, strings
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
-    """Return base · (l − 1) for each weight, and for its bias where outputs are scaled."""
+    """Return the change to each site's weight, and to its bias where outputs are scaled."""
     check_keys(
-        adapter, reads=("feedforward_modules", "fan_in_fan_out"), harmless=("init_ia3_weights",)
+        adapter, reads=("feedforward_modules", "fan_in_fan_out"), ignores=("init_ia3_weights",)
     )
-    inputs = {site.target: _scales_inputs(adapter, site) for site in sites}
+    scales_inputs = {site.target: _scales_inputs(adapter, site) for site in sites}
 
-    def product(site: Site) -> tuple[int | None, int | None, str]:
+    def scaled_shape(site: Site) -> tuple[int | None, int | None, str]:
         length = math.prod(adapter.shape(site.roles["l"]))
         shape = adapter.target_shape(site.target)
         if len(shape) > 2:
-            extent = shape[1] if inputs[site.target] else shape[0]
-            if length % extent or (length != extent and not inputs[site.target]):
+            extent = shape[1] if scales_inputs[site.target] else shape[0]
+            if length % extent or (length != extent and not scales_inputs[site.target]):
                 raise adapter.misfit(site.roles["l"], site.target, shape)
             groups = length // extent
             if shape[0] % groups:
                 raise adapter.misfit(site.roles["l"], site.target, shape)
             return None, None, site.roles["l"]
-        if inputs[site.target]:
+        if scales_inputs[site.target]:
             return None, length, site.roles["l"]
         return length, None, site.roles["l"]
 
-    matrices = [site for site in sites if len(adapter.target_shape(site.target)) == 2]
     for site in sites:
-        product(site)
-    ways = transposed(adapter, matrices, product)
+        scaled_shape(site)
+    matrices = [site for site in sites if len(adapter.target_shape(site.target)) == 2]
+    ways = transposed(adapter, matrices, scaled_shape)
     changes = []
     for site in sites:
-        columns = inputs[site.target] != ways.get(site.target, False)
+        columns = scales_inputs[site.target] != ways.get(site.target, False)
         changes.append(
             TensorChange(
                 target=site.target,
@@ -52,14 +59,17 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
                 parameters={"columns": True} if columns else {},
             )
         )
-        if not inputs[site.target] and site.bias is not None:
+        if not scales_inputs[site.target] and site.bias is not None:
             changes.append(TensorChange(target=site.bias, op="ia3", inputs=dict(site.roles)))
     return changes
 
 
 def _scales_inputs(adapter: Adapter, site: Site) -> bool:
-    """Return whether the vector scales what goes in: PEFT's "feed-forward" modules."""
-    need(adapter, site, "l")
+    """Return whether the vector scales a site's inputs: it is one of PEFT's feed-forward modules.
+
+    Its shape decides, (1, in) or (out, 1), and ``feedforward_modules`` where that is ambiguous.
+    """
+    require(adapter, site, "l")
     shape = adapter.shape(site.roles["l"])
     if len(shape) == 2 and 1 in shape and shape != (1, 1):
         return shape[0] == 1
@@ -70,4 +80,30 @@ def _scales_inputs(adapter: Adapter, site: Site) -> bool:
     return any(site.path.endswith(name) for name in strings(adapter, "feedforward_modules"))
 
 
-IA3 = PeftMethod(operator="ia3", parts={"ia3_l": "l"}, bind=bind)
+def delta(
+    inputs: Mapping[str, Tensor], term: Coefficients, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of weight · W · (l − 1), l for each row or for each column.
+
+    A grouped convolution has columns for the inputs of one group only: which part of l applies
+    depends on the row.
+    """
+    scale, weight = inputs["l"].flatten() - 1.0, term.weight
+    block = base_rows(source, start, stop)
+    if not term.parameters.get("columns"):
+        return block.mul_(scale[start:stop].unsqueeze(1)).mul_(weight)
+    if source.ndim <= 2:
+        return block.mul_(scale).mul_(weight)
+    out, inner = source.shape[:2]
+    scale = scale.view(-1, inner).repeat_interleave(out // (scale.numel() // inner), 0)
+    kernel = block.shape[1] // inner
+    return block.mul_(scale[start:stop].repeat_interleave(kernel, 1)).mul_(weight)
+
+
+IA3 = PeftMethod(
+    peft_type="IA3",
+    operator="ia3",
+    keys={"ia3_l": "l"},
+    bind=bind,
+    formulas=(Formula(name="ia3", delta=delta, multiplies=True),),
+)

@@ -1,19 +1,38 @@
-"""LoRA as PEFT writes it: linear, Conv1D, embeddings, convolutions, expert parameters, DoRA."""
+"""LoRA: a low-rank change.
+
+    delta = scale · B @ A        scale = alpha / rank, with rsLoRA alpha / √rank
+
+with A of shape (rank, in) and B of shape (out, rank). For weights stored as (in, out), as GPT-2's
+are, and for embeddings, the transpose; for convolutions, A and B are flattened to matrices. With
+AdaLoRA, A's rows are scaled by E. Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA:
+Kalajdzievski 2023, https://arxiv.org/abs/2312.03732.
+
+DoRA (``use_dora``) changes a weight's direction by it, and trains its magnitude m:
+
+    V = W + scale · B @ A        delta = m / ‖V‖ · V − W
+
+with one norm and one magnitude for each output, or for each column of an embedding. Liu et al.
+2024, https://arxiv.org/abs/2402.09353.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.formula import BaseRows, Coefficients, Formula, as_matrix, base_rows
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
-from modpkg.adapters.peft_config import check_keys, number, of_pattern, pattern, positive
+from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
 
-PARTS = {
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modpkg.adapters.formula import Array
+
+_KEYS = {
     "lora_A.weight": "a",
     "lora_B.weight": "b",
     "lora_B.bias": "b_bias",
@@ -22,7 +41,7 @@ PARTS = {
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
 }
-_HARMLESS = (
+_IGNORED = (
     "corda_config",
     "eva_config",
     "loftq_config",
@@ -48,45 +67,28 @@ _READ = (
     "use_rslora",
 )
 _MEANINGS = {
-    "alora_invocation_tokens": "activated LoRA acts on a part of the text only",
+    "alora_invocation_tokens": "activated LoRA acts on a part of the input only",
     "arrow_config": "Arrow routes between adapters by token",
     "kasa_config": "KaSA changes the base's weights",
-    "megatron_config": "its layers are split over machines",
+    "megatron_config": "its layers are split over several devices",
     "monteclora_config": "MonteCLoRA draws its weights at random",
     "use_bdlora": "its factors are block-diagonal",
     "use_qalora": "QALoRA pools its input",
-    "velora_config": "VeLoRA is not known here",
+    "velora_config": "VeLoRA is not supported",
 }
-# Initialisations that leave the base's weights as they are; the others (PiSSA, OLoRA, CorDA,
-# LoftQ, LoRA-GA) move a part of the base into the adapter, so it belongs to another base, unless
-# PEFT converted it when saving, and then it says ``true`` here.
+# Initialisations that leave the base's weights unchanged. The others (PiSSA, OLoRA, CorDA, LoftQ,
+# LoRA-GA) move a part of the base into the adapter, which then needs that modified base, unless
+# PEFT converted it when saving; then the value is ``true``.
 _KEEPING_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
-class LoraSettings(Struct, frozen=True):
-    """What of the configuration decides the result."""
-
-    rank: int
-    alpha: float
-    rank_pattern: dict[str, int]
-    alpha_pattern: dict[str, float]
-    rslora: bool
-    dora: bool
-
-    def scaling(self, path: str) -> tuple[int, float]:
-        """Return rank and alpha / rank, or alpha / √rank (rsLoRA), at a module path."""
-        rank = of_pattern(self.rank_pattern, path, self.rank)
-        alpha = of_pattern(self.alpha_pattern, path, self.alpha)
-        return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
-
-
-def settings_of(adapter: Adapter) -> LoraSettings:
-    """Return the settings of a LoRA.
+def lora_scaling(adapter: Adapter) -> Scaling:
+    """Return how a LoRA is scaled, having checked its whole configuration.
 
     Raises:
-        ComposeError: a key asks for what would not be applied, or is not known.
+        ComposeError: A key requests something that would not be applied, or is unknown.
     """
-    check_keys(adapter, reads=_READ, harmless=_HARMLESS, meanings=_MEANINGS)
+    check_keys(adapter, reads=_READ, ignores=_IGNORED, meanings=_MEANINGS)
     config = adapter.config
     init = config.get("init_lora_weights", True)
     if init not in _KEEPING_INITS:
@@ -94,46 +96,34 @@ def settings_of(adapter: Adapter) -> LoraSettings:
             f"init_lora_weights = {init!r} moved a part of the base's weights into it; save it "
             "with path_initial_model_for_weight_conversion to get a plain LoRA"
         )
-    ranks = pattern(adapter, "rank_pattern")
-    for rank in ranks.values():
-        if not isinstance(rank, int) or rank < 1:
-            raise adapter.refuse(f"{rank!r} is no rank")
-    dora = bool(config.get("use_dora", False))
-    if dora and config.get("lora_bias"):
-        raise adapter.refuse("it has use_dora and lora_bias, whose merge PEFT does not define")
-    return LoraSettings(
-        rank=positive(adapter, "r", 8),
-        alpha=number(adapter, "lora_alpha", 8),
-        rank_pattern=ranks,
-        alpha_pattern=pattern(adapter, "alpha_pattern"),
-        rslora=bool(config.get("use_rslora", False)),
-        dora=dora,
-    )
+    if _is_dora(adapter) and config.get("lora_bias"):
+        raise adapter.refuse("it has use_dora and lora_bias, which PEFT cannot merge together")
+    return scaling_of(adapter, alpha="lora_alpha", rslora=bool(config.get("use_rslora", False)))
+
+
+def _is_dora(adapter: Adapter) -> bool:
+    return bool(adapter.config.get("use_dora", False))
 
 
 def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
-    """Return the changes of a LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
-
-    Raises:
-        ComposeError, ReleaseError: it cannot be applied, or not exactly.
-    """
-    settings = settings_of(adapter)
+    """Return the changes to each site's weight, and to its bias where LoRA has one."""
+    scaling = lora_scaling(adapter)
     changes: list[TensorChange] = []
     for site in sites:
-        _complete(adapter, site, settings)
+        _check_roles(adapter, site)
     linear = [site for site in sites if "a" in site.roles]
-    ways = transposed(adapter, linear, lambda site: _product(adapter, site, settings))
+    ways = transposed(adapter, linear, lambda site: _product_shape(adapter, site, scaling))
     for site in linear:
-        rank, scale = settings.scaling(site.path)
+        _, scale = scaling.at(site.path)
         inputs = {"a": site.roles["a"], "b": site.roles["b"]}
         parameters = {"transposed": True} if ways[site.target] else {}
         changes.append(_change(adapter, site, inputs, parameters, scale))
         if (bias := site.roles.get("b_bias")) is not None:
-            changes.append(_bias(adapter, site, bias, scale))
+            changes.append(_bias_change(adapter, site, bias, scale))
     for site in sites:
         if "embedding_a" not in site.roles:
             continue
-        rank, scale = settings.scaling(site.path)
+        rank, scale = scaling.at(site.path)
         inputs = {"a": site.roles["embedding_a"], "b": site.roles["embedding_b"]}
         rows, width = (*adapter.target_shape(site.target), 0, 0)[:2]
         adapter.expect(inputs["a"], site.target, (rank, rows))
@@ -142,8 +132,8 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     return changes
 
 
-def _complete(adapter: Adapter, site: Site, settings: LoraSettings) -> None:
-    """Check that a site has its whole pair, and a magnitude exactly where DoRA needs one."""
+def _check_roles(adapter: Adapter, site: Site) -> None:
+    """Check that a site has both factors, and a magnitude or a bias only if configured."""
     roles = site.roles
     for one, other, label in (
         ("a", "b", "lora_B"),
@@ -156,49 +146,47 @@ def _complete(adapter: Adapter, site: Site, settings: LoraSettings) -> None:
         if one in roles and other not in roles:
             raise adapter.unbound(roles[one], f"the {label} that belongs to it is missing")
     if "a" in roles and "embedding_a" in roles:
-        raise adapter.unbound(roles["embedding_a"], f"{roles['a']!r} is for the same place")
+        raise adapter.unbound(roles["embedding_a"], f"{roles['a']!r} is for the same module")
     if "b" in roles and ("b_bias" in roles) != bool(adapter.config.get("lora_bias")):
         raise adapter.refuse(
             f"tensor {roles['b_bias']!r} is a bias, but its adapter_config.json has no lora_bias"
             if "b_bias" in roles
             else f"it has lora_bias, but no bias beside {roles['b']!r}"
         )
-    if ("magnitude" in roles) != settings.dora:
+    if ("magnitude" in roles) != _is_dora(adapter):
         tensor = roles.get("magnitude") or roles.get("b") or roles["embedding_b"]
         raise adapter.refuse(
-            f"tensor {tensor!r} is DoRA's magnitudes, but its adapter_config.json has no use_dora"
+            f"tensor {tensor!r} is DoRA's magnitude, but its adapter_config.json has no use_dora"
             if "magnitude" in roles
             else f"it has use_dora, but no lora_magnitude_vector beside {tensor!r}"
         )
 
 
-def _product(adapter: Adapter, site: Site, settings: LoraSettings) -> tuple[int, int, str]:
-    """Return (out, in) of B @ A, having checked their rank and, for convolutions, their shape."""
+def _product_shape(adapter: Adapter, site: Site, scaling: Scaling) -> tuple[int, int, str]:
+    """Return (out, in) of B @ A, and the name of B, having checked ranks and kernel shapes."""
     a, b = site.roles["a"], site.roles["b"]
     first, second = adapter.shape(a), adapter.shape(b)
-    rank, _ = settings.scaling(site.path)
+    rank, _ = scaling.at(site.path)
     target = adapter.target_shape(site.target)
     if len(first) != len(second) or len(first) < 2 or len(target) != len(first):
         raise adapter.refuse(
             f"{site.target!r} has shape {list(target)} and {a!r} has {list(first)}, "
-            "and only matrices and convolutions of one shape are known"
+            "and only matrices and convolutions of equal rank are supported"
         )
     where = f"rank {rank} of adapter_config.json"
     if first[0] != rank:
         raise adapter.misfit(a, where, [rank, *first[1:]])
+    grouped = adapter.refuse(
+        f"{site.target!r} is a grouped convolution, and B @ A mixes its groups, so no weight of "
+        "its shape has the same effect"
+    )
     if len(first) > 2 and second[1] != rank:
-        raise adapter.refuse(
-            f"{site.target!r} is a convolution in groups, and B @ A mixes what its groups keep "
-            "apart, so that no weight of its shape does the same"
-        )
+        raise grouped
     if second[1] != rank or set(second[2:]) - {1}:
         raise adapter.misfit(b, where, [second[0], rank, *(1 for _ in second[2:])])
     if len(first) > 2 and first[1:] != target[1:]:
         if first[1] != target[1] and first[2:] == target[2:]:
-            raise adapter.refuse(
-                f"{site.target!r} is a convolution in groups, and B @ A mixes what its groups "
-                "keep apart, so that no weight of its shape does the same"
-            )
+            raise grouped
         raise adapter.misfit(a, site.target, [rank, *target[1:]])
     return second[0], math.prod(first[1:]), b
 
@@ -223,14 +211,130 @@ def _change(
     )
 
 
-def _bias(adapter: Adapter, site: Site, bias: str, scale: float) -> TensorChange:
+def _bias_change(adapter: Adapter, site: Site, bias: str, scale: float) -> TensorChange:
     if site.bias is None:
         raise adapter.refuse(
-            f"tensor {bias!r} is a bias that is added, but {adapter.base_name} has no bias "
-            f"beside {site.target!r} to add it to"
+            f"tensor {bias!r} is added to a bias, but {adapter.base_name} has none beside "
+            f"{site.target!r}"
         )
     adapter.expect(bias, site.bias, adapter.target_shape(site.bias))
     return TensorChange(target=site.bias, op="lora", inputs={"bias": bias}, weight=scale)
 
 
-LORA = PeftMethod(operator="lora", parts=PARTS, bind=bind)
+def delta(
+    inputs: Mapping[str, Array], term: Coefficients, start: int, stop: int, source: BaseRows
+) -> Array:
+    """Return rows of weight · B @ A, of its transpose, or of a change to a bias.
+
+    ``bias`` is added without a product. With ``values``, the base itself is replaced as well:
+    weight · (values − base + scaling · B @ A).
+    """
+    if "bias" in inputs:
+        bias: Array = inputs["bias"][start:stop] * term.weight
+        return bias
+    alone = "values" not in inputs
+    scale = term.weight if alone else term.parameters["scaling"]
+    change: Array = product(inputs, term, start, stop, scale)
+    if alone:
+        return change
+    change += inputs["values"]
+    change -= source.peek(start, stop)
+    change *= term.weight
+    return change
+
+
+def product(
+    inputs: Mapping[str, Any], term: Coefficients, start: int, stop: int, scale: float
+) -> Any:
+    """Return rows [start, stop) of scale · B @ A, laid out as the base's tensor is.
+
+    Works on numpy arrays and torch tensors alike.
+    """
+    a, b = inputs["a"], inputs["b"]
+    if "e" in inputs:
+        a = a * inputs["e"]
+    parameters = term.parameters
+    if "experts" in parameters:
+        return _expert_product(a, b, term, start, stop, scale)
+    if parameters.get("transposed"):
+        return (a[:, start:stop].T * scale) @ b.T
+    return (b[start:stop].reshape(stop - start, -1) * scale) @ a.reshape(a.shape[0], -1)
+
+
+def _expert_product(a: Any, b: Any, term: Coefficients, start: int, stop: int, scale: float) -> Any:
+    """Return rows of one expert's weight, or of all experts' with one expert per row.
+
+    A is (experts · rank, in), B is (out, rank · experts).
+    """
+    parameters = term.parameters
+    experts = parameters["experts"]
+    a = a.reshape(experts, -1, a.shape[1])
+    b = b.reshape(b.shape[0], -1, experts)
+    if "expert" in parameters:
+        begin, expert = parameters["begin"], parameters["expert"]
+        return (b[begin + start : begin + stop, :, expert] * scale) @ a[expert]
+    if experts == 1:
+        return (b[start:stop, :, 0] * scale) @ a[0]
+    change = (b.swapaxes(0, 2).swapaxes(1, 2)[start:stop] * scale) @ a[start:stop]
+    if parameters.get("transposed"):
+        change = change.swapaxes(1, 2)
+    return change.reshape(stop - start, -1)
+
+
+_NORM_ELEMENTS = 1 << 19
+"""Elements of V at once, where norms run over all rows."""
+
+
+def dora_prepare(
+    inputs: Mapping[str, Tensor], term: Coefficients, source: Tensor
+) -> Mapping[str, Tensor]:
+    """Return the inputs, with ``factor`` = m / ‖V‖ by column where norms run over all rows."""
+    if not term.parameters.get("transposed"):
+        return inputs
+    count, columns = as_matrix(source).shape
+    squares = inputs["b"].new_zeros(columns)
+    step = max(1, _NORM_ELEMENTS // columns)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        squares += _direction(inputs, term, start, stop, source).square_().sum(0)
+    return {**inputs, "factor": inputs["magnitude"].flatten() / squares.sqrt_()}
+
+
+def dora_delta(
+    inputs: Mapping[str, Tensor], term: Coefficients, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of weight · (m / ‖V‖ · V − W)."""
+    direction = _direction(inputs, term, start, stop, source)
+    if "factor" in inputs:
+        factor = inputs["factor"]
+    else:
+        magnitude = inputs["magnitude"].flatten()[start:stop]
+        factor = (magnitude / direction.square().sum(1).sqrt_()).unsqueeze(1)
+    return direction.mul_(factor).sub_(base_rows(source, start, stop)).mul_(term.weight)
+
+
+def _direction(
+    inputs: Mapping[str, Tensor], term: Coefficients, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of V = W + scale · B @ A."""
+    change: Tensor = product(inputs, term, start, stop, term.parameters["scaling"])
+    change.add_(base_rows(source, start, stop))
+    return change
+
+
+LORA = PeftMethod(
+    peft_type="LORA",
+    operator="lora",
+    keys=_KEYS,
+    bind=bind,
+    formulas=(
+        Formula(
+            name="lora",
+            delta=delta,
+            arrays=True,
+            null=("a", "b", "e", "bias"),
+            by_rows=("values",),
+        ),
+        Formula(name="dora", delta=dora_delta, prepare=dora_prepare, multiplies=True),
+    ),
+)

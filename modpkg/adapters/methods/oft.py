@@ -1,25 +1,33 @@
-"""OFT, BOFT and HRA: a weight's inputs are turned by an orthogonal matrix."""
+"""OFT: rotates a weight's inputs, block by block.
+
+    delta = W Rᵀ − W        R = (I − Q)(I + Q)⁻¹,  Q skew-symmetric
+
+or, PEFT's default, with the inverse by the first terms of its Neumann series:
+R = I + 2Q + … + 2Qⁿ⁻² + Qⁿ⁻¹. Qiu et al. 2023, https://arxiv.org/abs/2306.07280.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.method import PeftMethod, matrix, need
+from modpkg.adapters.formula import Coefficients, Formula, base_rows
+from modpkg.adapters.method import PeftMethod, matrix_shape
 from modpkg.adapters.peft_config import check_keys, number, positive
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def bind_oft(
-    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
-) -> list[TensorChange]:
-    """Return W Rᵀ − W, with R block-diagonal: Qiu et al. 2023, https://arxiv.org/abs/2306.07280."""
+
+def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
+    """Return the change to each site's weight."""
     check_keys(
         adapter,
         reads=("block_share", "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
-        harmless=("r", "oft_block_size", "module_dropout", "bias"),
-        plain={"fan_in_fan_out": False},
+        ignores=("r", "oft_block_size", "module_dropout", "bias"),
+        neutral={"fan_in_fan_out": False},
     )
     parameters: dict[str, Any] = {}
     if adapter.config.get("use_cayley_neumann", True):
@@ -29,93 +37,117 @@ def bind_oft(
     changes = []
     for site in sites:
         if site.roles.keys() not in ({"r"}, {"embedding_r"}):
-            raise adapter.unbound(min(site.roles.values()), "another rotation is for the place")
+            raise adapter.unbound(
+                min(site.roles.values()), "the adapter has two rotations for one module"
+            )
         (role, tensor), *_ = site.roles.items()
-        shape = adapter.target_shape(site.target)
-        _pointwise(adapter, site)
-        count, pairs = matrix(adapter, tensor)
-        size = (1 + math.isqrt(1 + 8 * pairs)) // 2
-        if size * (size - 1) // 2 != pairs:
-            raise adapter.refuse(f"{tensor!r} has {pairs} angles, which no block has")
-        inner = math.prod(shape[1:])
-        blocks = inner // size if count == 1 and adapter.config.get("block_share") else count
-        if blocks * size != inner:
-            raise adapter.misfit(tensor, site.target, shape)
-        extra = {"inverse": True} if role == "embedding_r" else {}
+        _check_blocks(adapter, site, tensor)
+        inverse = {"inverse": True} if role == "embedding_r" else {}
         changes.append(
             TensorChange(
                 target=site.target,
                 op="oft",
                 inputs={"r": tensor},
-                parameters={**parameters, **extra},
+                parameters={**parameters, **inverse},
             )
         )
     return changes
 
 
-def bind_boft(
-    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
-) -> list[TensorChange]:
-    """Return s · W Rᵀ − W: Liu et al. 2023, https://arxiv.org/abs/2311.06243."""
-    check_keys(
-        adapter,
-        reads=("boft_n_butterfly_factor",),
-        harmless=("boft_block_size", "boft_block_num", "boft_dropout", "bias"),
-        plain={"fan_in_fan_out": False},
-    )
-    changes = []
-    for site in sites:
-        need(adapter, site, "r", "s")
-        shape = adapter.target_shape(site.target)
-        turns = adapter.shape(site.roles["r"])
-        if len(turns) != 4 or turns[0] != 1:
-            raise adapter.refuse(
-                f"{site.roles['r']!r} has {turns[0] if turns else 0} butterfly factors, and only "
-                "one is done: PEFT computes more with a CUDA kernel alone"
-            )
-        if len(shape) != 2:
-            raise adapter.refuse(f"{site.target!r} is a convolution, which BOFT orders otherwise")
-        if turns[2] != turns[3] or turns[1] * turns[2] != shape[1]:
-            raise adapter.misfit(site.roles["r"], site.target, shape)
-        adapter.expect(site.roles["s"], site.target, (shape[0], 1))
-        changes.append(TensorChange(target=site.target, op="boft", inputs=dict(site.roles)))
-    return changes
-
-
-def bind_hra(
-    adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]
-) -> list[TensorChange]:
-    """Return W ∏(I − 2 uuᵀ) − W: Yuan et al. 2024, https://arxiv.org/abs/2405.17484."""
-    check_keys(adapter, reads=("apply_GS", "rank_pattern"), harmless=("r", "bias"))
-    changes = []
-    for site in sites:
-        need(adapter, site, "u")
-        shape = adapter.target_shape(site.target)
-        inner, _ = matrix(adapter, site.roles["u"])
-        if inner != math.prod(shape[1:]):
-            raise adapter.misfit(site.roles["u"], site.target, shape)
-        parameters = {"orthogonal": True} if adapter.config.get("apply_GS") else {}
-        changes.append(
-            TensorChange(
-                target=site.target, op="hra", inputs=dict(site.roles), parameters=parameters
-            )
-        )
-    return changes
-
-
-def _pointwise(adapter: Adapter, site: Site) -> None:
+def _check_blocks(adapter: Adapter, site: Site, tensor: str) -> None:
+    """Check that a rotation's blocks cover the inputs of a weight, which has to be pointwise."""
     shape = adapter.target_shape(site.target)
     if len(shape) < 2 or math.prod(shape[2:]) != 1:
         raise adapter.refuse(
-            f"{site.target!r} has shape {list(shape)}: PEFT turns the overlapping patches of a "
-            "convolution one by one, which no weight does"
+            f"{site.target!r} has shape {list(shape)}: PEFT rotates each overlapping patch of a "
+            "convolution by itself, which no change of the weight does"
         )
+    count, elements = matrix_shape(adapter, tensor)
+    size = _block_size(elements)
+    if size * (size - 1) // 2 != elements:
+        raise adapter.refuse(
+            f"{tensor!r} has {elements} elements per block, which fit no block size"
+        )
+    inner = shape[1]
+    blocks = inner // size if count == 1 and adapter.config.get("block_share") else count
+    if blocks * size != inner:
+        raise adapter.misfit(tensor, site.target, shape)
+
+
+def _block_size(elements: int) -> int:
+    """Return the size of a block whose upper triangle has that many elements."""
+    return (1 + math.isqrt(1 + 8 * elements)) // 2
+
+
+def prepare(
+    inputs: Mapping[str, Tensor], term: Coefficients, source: Tensor
+) -> Mapping[str, Tensor]:
+    """Return R's blocks, (blocks, size, size)."""
+    elements = inputs["r"]
+    size = _block_size(elements.shape[1])
+    skew = elements.new_zeros(elements.shape[0], size, size)
+    upper = skew.new_ones(size, size).triu(1).nonzero()
+    skew[:, upper[:, 0], upper[:, 1]] = elements
+    skew = skew - skew.transpose(1, 2)
+    if "eps" in term.parameters:
+        skew = _clipped(skew, term.parameters["eps"])
+    terms = term.parameters.get("terms")
+    rotation = cayley(skew) if terms is None else _neumann(skew, terms)
+    return {"rotation": rotation.transpose(1, 2) if term.parameters.get("inverse") else rotation}
+
+
+def cayley(skew: Tensor) -> Tensor:
+    """Return (I − Q)(I + Q)⁻¹ of each matrix."""
+    unit = skew.new_ones(skew.shape[1]).diag()
+    inverse: Tensor = (unit + skew).transpose(1, 2).inverse().transpose(1, 2)
+    return (unit - skew) @ inverse
+
+
+def _neumann(skew: Tensor, terms: int) -> Tensor:
+    """Return the first ``terms`` terms of I + 2Q + … + 2Qⁿ⁻² + Qⁿ⁻¹ of each matrix."""
+    total = skew.new_ones(skew.shape[1]).diag().repeat(len(skew), 1, 1)
+    if terms == 1:
+        return total
+    power = skew
+    total += 2 * power
+    if terms == 2:
+        return total
+    power = power @ skew
+    total += 2 * power
+    for _ in range(3, terms - 1):
+        power = power @ skew
+        total += 2 * power
+    return total.add_(power @ skew)
+
+
+def _clipped(skew: Tensor, eps: float) -> Tensor:
+    """Return each block with its norm clipped to eps / √blocks (COFT)."""
+    bound = eps / math.sqrt(len(skew))
+    norms = skew.square().sum((1, 2), keepdim=True).sqrt_()
+    return skew.where(norms <= bound, bound * skew / norms)
+
+
+def rotated(block: Tensor, rotation: Tensor) -> Tensor:
+    """Return rows times Rᵀ; a single block of R is used for all inputs."""
+    size = rotation.shape[1]
+    parts = block.view(len(block), -1, size)
+    if len(rotation) == 1:
+        return (parts @ rotation[0].t()).flatten(1)
+    return (rotation @ parts.permute(1, 2, 0)).permute(2, 0, 1).flatten(1)
+
+
+def delta(
+    inputs: Mapping[str, Tensor], term: Coefficients, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of weight · (W Rᵀ − W)."""
+    block = base_rows(source, start, stop)
+    return rotated(block, inputs["rotation"]).sub_(block).mul_(term.weight)
 
 
 OFT = PeftMethod(
+    peft_type="OFT",
     operator="oft",
-    parts={"oft_R.weight": "r", "oft_embedding_R.weight": "embedding_r"},
-    bind=bind_oft,
+    keys={"oft_R.weight": "r", "oft_embedding_R.weight": "embedding_r"},
+    bind=bind,
+    formulas=(Formula(name="oft", delta=delta, prepare=prepare, null=("r",), multiplies=True),),
 )
-BOFT = PeftMethod(operator="boft", parts={"boft_R": "r", "boft_s": "s"}, bind=bind_boft)
-HRA = PeftMethod(operator="hra", parts={"hra_u": "u"}, bind=bind_hra)

@@ -1,47 +1,55 @@
-"""VeRA: one pair of random projections for all layers, each with scales of its own.
+"""VeRA: one pair of random projections for all layers, scaled by vectors for each layer.
 
-Kopiczko et al. 2023, https://arxiv.org/abs/2310.11454.
+    delta = (λb · B) @ (λd · A)
+
+A layer uses the first rows of B and the first columns of A, as many as its weight has. Kopiczko,
+Blankevoort & Asano 2023, https://arxiv.org/abs/2310.11454.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.method import PeftMethod, matrix, need
+from modpkg.adapters.formula import Coefficients, Formula, as_matrix
+from modpkg.adapters.method import PeftMethod, matrix_shape, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
-    """Return (λb · B) @ (λd · A), of A and B the part that a layer has extents for."""
+    """Return the change to each site's weight; all share the projections."""
     check_keys(
         adapter,
         reads=("save_projection", "fan_in_fan_out"),
-        harmless=("r", "projection_prng_key", "vera_dropout", "d_initial", "bias"),
+        ignores=("r", "projection_prng_key", "vera_dropout", "d_initial", "bias"),
     )
     if shared.keys() != {"a", "b"}:
         raise adapter.refuse(
             "its projections vera_A and vera_B are not in its file, and the numbers that a seed "
             "gives depend on the version of torch; save it with save_projection = true"
         )
-    rank, widest = matrix(adapter, shared["a"])
-    tallest, _ = matrix(adapter, shared["b"])
-    adapter.expect(shared["b"], shared["a"], (tallest, rank))
+    rank, max_inner = matrix_shape(adapter, shared["a"])
+    max_out, _ = matrix_shape(adapter, shared["b"])
+    adapter.expect(shared["b"], shared["a"], (max_out, rank))
 
-    def product(site: Site) -> tuple[int | None, int | None, str]:
-        need(adapter, site, "lambda_b", "lambda_d")
+    def scaled_shape(site: Site) -> tuple[int | None, int | None, str]:
+        require(adapter, site, "lambda_b", "lambda_d")
         adapter.expect(site.roles["lambda_d"], shared["a"], (rank,))
         return math.prod(adapter.shape(site.roles["lambda_b"])), None, site.roles["lambda_b"]
 
-    ways = transposed(adapter, sites, product)
+    ways = transposed(adapter, sites, scaled_shape)
     changes = []
     for site in sites:
         way = ways[site.target]
         shape = adapter.target_shape(site.target)
         out, inner = (shape[1], shape[0]) if way else (shape[0], math.prod(shape[1:]))
-        if out > tallest or inner > widest or len(shape) != 2:
+        if out > max_out or inner > max_inner or len(shape) != 2:
             raise adapter.misfit(shared["a"], site.target, [rank, inner])
         changes.append(
             TensorChange(
@@ -54,13 +62,27 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     return changes
 
 
+def delta(
+    inputs: Mapping[str, Tensor], term: Coefficients, start: int, stop: int, source: Tensor
+) -> Tensor:
+    """Return rows of weight · (λb · B) @ (λd · A), or of its transpose."""
+    a = inputs["a"] * inputs["lambda_d"].unsqueeze(1)
+    scale = inputs["lambda_b"].flatten().mul(term.weight)
+    b = inputs["b"][: len(scale)] * scale.unsqueeze(1)
+    if term.parameters.get("transposed"):
+        return a[:, start:stop].t() @ b.t()
+    return b[start:stop] @ a[:, : as_matrix(source).shape[1]]
+
+
 VERA = PeftMethod(
+    peft_type="VERA",
     operator="vera",
-    parts={
+    keys={
         "vera_A": "a",
         "vera_B": "b",
         "vera_lambda_b": "lambda_b",
         "vera_lambda_d": "lambda_d",
     },
     bind=bind,
+    formulas=(Formula(name="vera", delta=delta, null=("lambda_b", "lambda_d", "a", "b")),),
 )

@@ -1,158 +1,160 @@
-"""Planning a step of any adapter that PEFT writes: what it changes, as terms."""
+"""Plans a step with an adapter that PEFT wrote: its changes as terms, and what it adds."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from modpkg.adapters import METHODS, bind_adapter, bind_head
-from modpkg.adapters.changes import VirtualTokens
-from modpkg.adapters.virtual_tokens import OPERATOR as PROMPT
-from modpkg.adapters.virtual_tokens import PROMPTS, TASKS
+from modpkg.adapters.changes import AdapterChanges, VirtualTokens
+from modpkg.adapters.head import class_stem
+from modpkg.adapters.methods.virtual_tokens import TASKS
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, StepContext
 from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import ComposeError
-from modpkg.core.filenames import ADAPTER_CONFIG
-from modpkg.core.installed import Prompt
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG
+from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.tensors import types_of
 
-_INDICES = ("indices",)
-_CLASS = re.compile(r"^(?P<stem>\w+?)(?:LMHead)?(?:Model|For[A-Z]\w*)$")
+_INDEX_ROLES = ("indices",)
 
 
 def bind(context: StepContext) -> Effects:
     """Return the adapter's terms by base tensor, and what it adds.
 
     Raises:
-        ComposeError: the module is no adapter, another operator is for it, or it acts on tensors
-            that are not plain floats.
-        ComposeError, ReleaseError: see `bind_adapter`.
+        ComposeError: The module is not an adapter, is of a method with another operator, acts on
+            tensors that are not floats, or see `bind_adapter`.
+        ReleaseError: See `bind_adapter`.
     """
     module, base, step = context.module, context.base, context.step
-
-    def refuse(reason: str) -> ComposeError:
-        return ComposeError("M601", model=context.model, reason=reason)
-
     if ADAPTER_CONFIG not in module.files:
-        raise refuse(
+        raise context.refuse(
             f"step {step.op!r} names {module.name}, which is no adapter: it has no {ADAPTER_CONFIG}"
         )
     config = read_json(module.files[ADAPTER_CONFIG])
-    kind = str(config.get("peft_type"))
-    if kind in PROMPTS and step.op != PROMPT:
-        raise refuse(
-            f"step {step.op!r} names {module.name}, which is of type {kind}: no weight can take up "
-            f'its virtual tokens; write op = "{PROMPT}" to have them read when the model runs'
-        )
-    method = METHODS.get(kind)
+    method = METHODS.get(str(config.get("peft_type")))
     if method is not None and method.operator != step.op:
-        raise refuse(
-            f"step {step.op!r} names {module.name}, which is of type {kind}; "
-            f'write op = "{method.operator}"'
+        raise context.refuse(
+            f"step {step.op!r} names {module.name}, which is of type {method.peft_type}; write "
+            f'op = "{method.operator}"'
         )
-    bound = bind_adapter(
+    changes = bind_adapter(
         module.name,
         types_of(module.tensors),
         config,
         base.tensors,
         architecture=context.config.get("model_type"),
-        base_name=f"{base.name} {base.version}",
+        base_name=context.base_name,
         model_config=context.config,
         digests={name: ref.digest for name, ref in module.tensors.items()},
-        layers=_layers(context),
+        layers=_layer_ranges(context),
     )
-    if step.replace and not bound.added:
-        raise refuse(
-            f"step {step.op!r} of {module.name} has replace, but an adapter replaces nothing"
-        )
-    prompt = _prompt(context, bound.prompt) if bound.prompt is not None else None
+    if step.replace and not changes.added:
+        raise context.refuse_step("has replace, but an adapter replaces nothing")
+    added = {name: module.tensors[tensor] for name, tensor in changes.added.items()}
+    edits = dict(changes.config)
+    removed: tuple[str, ...] = ()
+    if added:
+        removed = _removed(context, added)
+        stem = class_stem(context.config)
+        if stem is None:
+            raise context.refuse(f"the {CONFIG} of {base.name} does not name an architecture")
+        edits["architectures"] = [stem + suffix for suffix in edits["architectures"]]
+    return Effects(
+        terms=_terms(context, changes),
+        unused=tuple(module.tensors[name] for name in changes.unused),
+        added=added,
+        removed=removed,
+        config=edits,
+        prompt=None if changes.prompt is None else _prompt(context, changes.prompt),
+    )
+
+
+def _layer_ranges(context: StepContext) -> list[tuple[int, int]]:
+    """Return the ranges of the base's layers that the recipe assembles; empty if others' too."""
+    layers = context.recipe.layers
+    from_base = all(each.module == context.base.name for each in layers)
+    return [each.range for each in layers] if from_base else []
+
+
+def _terms(context: StepContext, changes: AdapterChanges) -> dict[str, Term]:
+    """Return the terms by base tensor.
+
+    Raises:
+        ComposeError: A tensor that is computed with is not of floats.
+    """
     terms: dict[str, Term] = {}
-    for change in bound.changes:
-        inputs = {role: module.tensors[name] for role, name in change.inputs.items()}
-        floats = {change.target: base.tensors[change.target]}
-        floats |= {change.inputs[r]: ref for r, ref in inputs.items() if r not in _INDICES}
+    for change in changes.changes:
+        inputs = {role: context.module.tensors[name] for role, name in change.inputs.items()}
+        floats = {change.target: context.base.tensors[change.target]}
+        floats |= {change.inputs[r]: ref for r, ref in inputs.items() if r not in _INDEX_ROLES}
         for name, ref in floats.items():
             if ref.dtype not in FLOATS:
-                raise refuse(
+                raise context.refuse(
                     f"{name!r} has dtype {ref.dtype} ({DTYPE_BYTES[ref.dtype]} byte per "
-                    f"element), which {step.op!r} does not add to"
+                    f"element), which {context.step.op!r} cannot add to"
                 )
         terms[change.target] = Term(
             op=change.op, weight=change.weight, inputs=inputs, parameters=change.parameters
         )
-    added = {name: module.tensors[tensor] for name, tensor in bound.added.items()}
-    removed: tuple[str, ...] = ()
-    edits = dict(bound.config)
-    if added:
-        if step.scale != 1.0:
-            raise refuse(
-                f"step {step.op!r} of {module.name} has a scale, but it brings {min(added)!r}, "
-                "which is not added up"
-            )
-        types = types_of(added)
-        name = f"{base.name} {base.version}"
-        head = bind_head(context.model, types, base.tensors, step.replace, base_name=name)
-        removed = (*head.replaced, *head.removed)
-        match = _CLASS.match(str((context.config.get("architectures") or [""])[0]))
-        if match is None:
-            raise refuse(f"the config.json of {base.name} does not say which architecture it is")
-        edits["architectures"] = [match["stem"] + kind for kind in edits["architectures"]]
-    unused = tuple(module.tensors[name] for name in bound.unused)
-    return Effects(
-        terms=terms, unused=unused, added=added, removed=removed, config=edits, prompt=prompt
+    return terms
+
+
+def _removed(context: StepContext, added: Mapping[str, TensorRef]) -> tuple[str, ...]:
+    """Return the base's tensors that an adapter's own classifier replaces or removes."""
+    if context.step.scale != 1.0:
+        raise context.refuse_step(
+            f"has a scale, but it adds {min(added)!r} whole, which cannot be scaled"
+        )
+    head = bind_head(
+        context.model,
+        types_of(added),
+        context.base.tensors,
+        context.step.replace,
+        base_name=context.base_name,
     )
+    return (*head.replaced, *head.removed)
 
 
-def _layers(context: StepContext) -> list[tuple[int, int]]:
-    """Return the runs of the base's layers that a recipe has in place of all; none for others'."""
-    runs = context.recipe.layers
-    own = all(run.module == context.base.name for run in runs)
-    return [run.range for run in runs] if own else []
-
-
-def _prompt(context: StepContext, bound: VirtualTokens) -> Prompt:
-    """Return the virtual tokens of a step: they are read as they are, and by a model for its task.
+def _prompt(context: StepContext, tokens: VirtualTokens) -> Prompt:
+    """Return the virtual tokens of a step, for one of its tasks.
 
     Raises:
-        ComposeError: the step has a scale, names no task of several, or the base is for another.
+        ComposeError: The step has a scale, or does not choose one of several tasks.
     """
     module, step = context.module, context.step
-
-    def refuse(reason: str) -> ComposeError:
-        return ComposeError(
-            "M601", model=context.model, reason=f"step {step.op!r} of {module.name} {reason}"
-        )
-
     if step.scale != 1.0:
-        raise refuse("has a scale, but virtual tokens are not added up")
-    tasks = module.tensors[bound.tensors["columns"]].shape[0] if "columns" in bound.tensors else 1
+        raise context.refuse_step("has a scale, but virtual tokens cannot be scaled")
+    tasks = module.tensors[tokens.tensors["columns"]].shape[0] if "columns" in tokens.tensors else 1
     index = step.parameters.get("task", 0.0 if tasks == 1 else None)
     if isinstance(index, bool) or not isinstance(index, float) or index not in range(tasks):
-        raise refuse(f"is for {tasks} tasks; name one, as parameters = {{ task = 0 }}")
+        raise context.refuse_step(
+            f"is for {tasks} task(s); choose one, like parameters = {{ task = 0 }}"
+        )
     return Prompt(
         module=module.name,
-        count=bound.count,
-        task=bound.task,
-        heads=bound.heads,
+        count=tokens.count,
+        task=tokens.task,
+        heads=tokens.heads,
         index=int(index),
-        tensors={role: module.tensors[name] for role, name in bound.tensors.items()},
+        tensors={role: module.tensors[name] for role, name in tokens.tensors.items()},
     )
 
 
 def check_prompt(model: str, prompt: Prompt, config: Mapping[str, Any]) -> None:
-    """Refuse virtual tokens that are for another sort of model than the result is.
+    """Check that virtual tokens are for the kind of model that the result is.
 
     Raises:
-        ComposeError
+        ComposeError: They are for another task.
     """
-    named = str((config.get("architectures") or [""])[0])
-    if not named.endswith(TASKS[prompt.task]):
+    architecture = str((config.get("architectures") or [""])[0])
+    if not architecture.endswith(TASKS[prompt.task]):
         raise ComposeError(
             "M601",
             model=model,
-            reason=f"the virtual tokens of {prompt.module} are for {prompt.task}, and it is of the "
-            f"architecture {named!r}",
+            reason=f"the virtual tokens of {prompt.module} are for {prompt.task}, and its "
+            f"architecture is {architecture!r}",
         )

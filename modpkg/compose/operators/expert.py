@@ -1,9 +1,9 @@
-"""``expert``: a feed-forward block for every layer, one of those that a router chooses from.
+"""``expert``: a feed-forward block for every layer, among which a router chooses.
 
     composed[layer.experts[e]] = module[layer.mlp]    e counts the recipe's experts, from 0
 
-The module is an expert, the base itself, or another model of its shape; of the last two it is the
-blocks that are taken. They lie in the result as they lie in the module. Shazeer et al. 2017,
+The module is an expert, the base itself, or another model of its shape, of which only the blocks
+are used. The blocks are in the result unchanged. Shazeer et al. 2017,
 https://arxiv.org/abs/1701.06538; of dense models: Sukhbaatar et al. 2024,
 https://arxiv.org/abs/2403.07816.
 """
@@ -23,47 +23,45 @@ from modpkg.manifest.schema import Compose, Setting, Step
 
 PROMPTS = ("prompts", "negative_prompts")
 OTHERS = "others"
-"""The parameter of a step that leaves behind what the mixture has no use for: ``"drop"``."""
+"""The parameter of a step that drops tensors that the mixture does not use: ``"drop"``."""
 VECTORS = "vectors"
 
 
 def bind(context: StepContext) -> Effects:
-    """Return the blocks under the names that they have in the mixture.
+    """Return the blocks by their names in the mixture.
 
     Raises:
-        ComposeError: the step cannot be meant, or the module has more than blocks.
-        ComposeError, ReleaseError: it was made for another base.
+        ComposeError: The step is not valid, or the module has more than blocks.
+        ReleaseError: The module was made for another base.
     """
     module, base, step = context.module, context.base, context.step
-
-    def refuse(reason: str) -> ComposeError:
-        return ComposeError("M609", model=context.model, reason=reason)
-
+    refuse = context.refuse_mixture
     check_step(context, (*PROMPTS, OTHERS))
     experts = experts_in(context.recipe)
     if [one.module for one in experts].count(step.module) > 1:
-        raise refuse(f"{module.name} is an expert of it twice")
+        raise refuse(f"its recipe has {module.name} as an expert twice")
     router = router_of(context)
     if ROUTER in module.files:
         raise refuse(f'{module.name} is a router, not an expert; write op = "router"')
     is_base = step.module == context.recipe.base
     tensors = base.tensors if is_base else module.tensors
-    bound = binding_of(context, step)
+    binding = binding_of(context, step)
     dense = dense_of(context.config, base.tensors, layers_of(base.tensors), refuse)
     drops = step.parameters.get(OTHERS) == "drop"
-    left = [*module.tensors.values()] if is_base else [tensors[name] for name in bound.others]
-    for name in bound.others:
+    dropped = [*module.tensors.values()] if is_base else [tensors[n] for n in binding.others]
+    for name in binding.others:
         own = base.tensors[name]
         if not drops and identity_of(tensors[name]) != identity_of(own):
             raise refuse(
-                f"{module.name} has {name!r}, which is not that of {base.name} and no part of an "
-                'expert; to take its blocks alone, write parameters = { others = "drop" }'
+                f"{module.name} has {name!r}, which differs from the one of {base.name} and is no "
+                "part of an expert; to use its blocks only, write parameters = "
+                '{ others = "drop" }'
             )
     used = uses_vectors(context.recipe, router)
-    if bound.vectors and not (used or drops):
+    if binding.vectors and not (used or drops):
         raise refuse(
-            f"{module.name} brings {min(bound.vectors.values())!r}, which the router has no use "
-            'for; to leave it, write parameters = { others = "drop" }'
+            f"{module.name} has {min(binding.vectors.values())!r}, which the router does not use; "
+            'to drop it, write parameters = { others = "drop" }'
         )
     number = [one.module for one in experts].index(step.module)
     added = {
@@ -71,42 +69,41 @@ def bind(context: StepContext) -> Effects:
         + dense.into.expert.format(number=number, part=dense.into.parts[part]): tensors[
             layer.block(part)
         ]
-        for layer in bound.layers
+        for layer in binding.layers
         for part in PARTS
     }
-    return Effects(added=added, unused=(*left, *(tensors[n] for n in bound.vectors.values())))
+    vectors = (tensors[name] for name in binding.vectors.values())
+    return Effects(added=added, unused=(*dropped, *vectors))
 
 
 def binding_of(context: StepContext, step: Step) -> ExpertBinding:
-    """Return what the tensors of one of the recipe's experts are."""
+    """Return what the tensors of one of the recipe's experts are for."""
     base = context.base
     module = base if step.module == context.recipe.base else context.modules[step.module]
     types = types_of(module.tensors)
-    return bind_expert(module.name, types, base.tensors, base_name=f"{base.name} {base.version}")
+    return bind_expert(module.name, types, base.tensors, base_name=context.base_name)
 
 
 def check_step(context: StepContext, known: tuple[str, ...]) -> None:
-    """Refuse a step of a mixture that says what no such step can mean.
+    """Check the keys of a mixture's step, and the recipe's method; ``known`` are its parameters.
 
     Raises:
-        ComposeError
+        ComposeError: A key, a parameter or the method is not supported for mixtures.
     """
-    step, model = context.step, context.model
+    step = context.step
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError(
-            "M609", model=model, reason=f"step {step.op!r} of {step.module} {reason}"
-        )
+        return context.refuse_mixture(f"step {step.op!r} of {step.module} {reason}")
 
     if step.scale != 1.0 or step.replace:
-        raise refuse("has a scale or replace, but nothing is added up or replaced")
+        raise refuse("has scale or replace, which a mixture does not support")
     for key in step.parameters:
         if key not in known:
             raise refuse(f"has no parameter {key!r}; it has {', '.join(known)}")
     if step.parameters.get(OTHERS, "drop") != "drop":
-        raise refuse('has a parameter others, which can be "drop" alone')
+        raise refuse('has a parameter others that is not "drop"')
     if context.recipe.method != "sum":
-        raise refuse(f"is beside method {context.recipe.method!r}; mixtures go with 'sum' alone")
+        raise refuse(f"needs method 'sum', but the recipe has {context.recipe.method!r}")
 
 
 def experts_in(recipe: Compose) -> list[Step]:
@@ -118,29 +115,27 @@ def router_of(context: StepContext) -> Step:
     """Return the one step of a recipe that is its router.
 
     Raises:
-        ComposeError: there is none, or another.
+        ComposeError: There is none, or more than one.
     """
-    found = [step for step in context.recipe.steps if step.op == "router"]
-    if len(found) != 1:
-        raise ComposeError(
-            "M609",
-            model=context.model,
-            reason=f'it has {len(found)} routers; experts go with one, like {{ op = "router", '
+    routers = [step for step in context.recipe.steps if step.op == "router"]
+    if len(routers) != 1:
+        raise context.refuse_mixture(
+            f'it has {len(routers)} routers; experts need one, like {{ op = "router", '
             f'module = "{context.recipe.base}", parameters = {{ gates = "uniform" }} }}',
         )
-    return found[0]
+    return routers[0]
 
 
 def uses_vectors(recipe: Compose, router: Step) -> bool:
-    """Say whether the router is made of vectors that the experts bring."""
+    """Return whether the router consists of vectors of the experts."""
     return router.module == recipe.base and router.parameters.get("gates") == VECTORS
 
 
-def words(parameters: Mapping[str, Setting], key: str) -> tuple[str, ...] | None:
-    """Return a parameter that is a text or several; None where it is something else."""
+def texts(parameters: Mapping[str, Setting], key: str) -> tuple[str, ...] | None:
+    """Return a parameter that is a text or several, or None if it is something else."""
     value = parameters.get(key, ())
-    found = value if isinstance(value, tuple) else (value,)
-    return tuple(map(str, found)) if all(isinstance(item, str) for item in found) else None
+    items = value if isinstance(value, tuple) else (value,)
+    return tuple(map(str, items)) if all(isinstance(item, str) for item in items) else None
 
 
 EXPERT = Operator(name="expert", bind=bind)

@@ -1,23 +1,22 @@
-"""What an operator is: how one module acts on a base."""
+"""What an operator is: how one module of a recipe acts on the base."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
+from modpkg.adapters.formula import Formula
 from modpkg.compose.composition import PromptReader, RouterWeight, Term
+from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.manifest.schema import Compose, Step
 
-if TYPE_CHECKING:
-    from modpkg.compose.arrays import Array
-
 
 class StepContext(Struct, frozen=True, kw_only=True):
-    """What an operator sees when a step is planned."""
+    """What an operator plans a step from."""
 
     model: str
     """The result's name, for errors."""
@@ -27,86 +26,86 @@ class StepContext(Struct, frozen=True, kw_only=True):
     config: Mapping[str, Any]
     """The base's ``config.json``."""
     recipe: Compose
-    """The whole of it: a mixture's steps are numbered by one another."""
+    """The whole recipe: the experts of a mixture are numbered in the order of its steps."""
     modules: Mapping[str, InstalledModule]
+
+    @property
+    def base_name(self) -> str:
+        """The base's name and version, for errors."""
+        return f"{self.base.name} {self.base.version}"
+
+    def refuse(self, reason: str) -> ComposeError:
+        """Return the error for a recipe that cannot be composed."""
+        return ComposeError("M601", model=self.model, reason=reason)
+
+    def refuse_step(self, reason: str) -> ComposeError:
+        """Return the error for this step: the reason follows its name."""
+        return self.refuse(f"step {self.step.op!r} of {self.module.name} {reason}")
+
+    def refuse_mixture(self, reason: str) -> ComposeError:
+        """Return the error for a recipe that cannot be composed as a mixture of experts."""
+        return ComposeError("M609", model=self.model, reason=reason)
+
+    def check_shape(self, name: str) -> None:
+        """Check that a tensor of the module has the shape of the base's tensor of that name.
+
+        Raises:
+            ComposeError: It has another shape.
+        """
+        actual, expected = self.module.tensors[name].shape, self.base.tensors[name].shape
+        if list(actual) != list(expected):
+            raise ComposeError(
+                "M604",
+                module=self.module.name,
+                tensor=name,
+                actual=list(actual),
+                target=name,
+                base=self.base_name,
+                expected=list(expected),
+            )
 
 
 class Effects(Struct, frozen=True, kw_only=True):
-    """What a step does; every tensor of its module is in here exactly once."""
+    """What a step does; every tensor of its module is in here at least once."""
 
     terms: dict[str, Term] = {}
-    """By base tensor, the change to it; the step's scale is not in its weight."""
+    """The changes, by base tensor; the step's scale is not in their weight."""
     unused: tuple[TensorRef, ...] = ()
-    """The module's tensors that this step places nowhere: copies of others of it or of the base's,
-    what the step leaves behind on purpose, and what another step places."""
+    """The module's tensors that this step does not use: duplicates of others of the module or of
+    the base, those that the step drops on purpose, and those that another step uses."""
     added: dict[str, TensorRef] = {}
-    """Tensors that the result has beside the base's, or in place of those in ``removed``."""
+    """Tensors of the result that are not the base's; they may replace those in ``removed``."""
     routers: dict[str, RouterWeight] = {}
-    """Tensors that are put together of rows, in the result beside the others."""
+    """Tensors of the result that are assembled from rows."""
     prompt_reader: PromptReader | None = None
-    """What makes those rows that are made of prompts."""
+    """What computes the rows that are made from prompts."""
     claimed: tuple[str, ...] = ()
-    """Of those added, parts of the base's tensors, whose digests only the module tells."""
+    """Those of ``added`` that are slices of the base's tensors, with digests that the module
+    states and nothing has verified."""
     removed: tuple[str, ...] = ()
     """Base tensors that the result does not have."""
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that the step sets."""
     unset: tuple[str, ...] = ()
-    """Keys of ``config.json`` that the result does not have."""
+    """Keys of ``config.json`` that the step removes."""
     files: dict[str, Path] = {}
+    """Files of the result, by path."""
     replaced: tuple[str, ...] = ()
-    """Files of the base that the result does not have, or has from ``files``."""
+    """Files of the base that the step removes, or replaces by one in ``files``."""
     prompt: Prompt | None = None
-    """What the result reads before its text."""
+    """Virtual tokens that the result reads before its input."""
 
     def empty(self) -> bool:
-        """Say whether the step does nothing."""
+        """Return whether the step changes nothing."""
         edits = self.config or self.unset or self.files or self.replaced or self.prompt
         return not (self.terms or self.added or self.removed or self.routers or edits)
 
 
-class BaseRows(Protocol):
-    """The base's tensor, as operators that work on arrays see it."""
+class Operator(Formula, frozen=True, kw_only=True):
+    """A registered operator: entry points of the group ``modpkg.operators`` name such objects.
 
-    shape: tuple[int, ...]
-    count: int
-    """Elements in all."""
-    columns: int
-    """Of the tensor seen as a matrix."""
-
-    def peek(self, start: int, stop: int) -> Array:
-        """Return rows of that matrix as float64, not to be changed."""
-
-
-class Operator(Struct, frozen=True, kw_only=True):
-    """A registered operator: entry points of the group ``modpkg.operators`` name such objects."""
-
-    name: str
-    bind: Callable[[StepContext], Effects]
-    """Plans a step; imports no torch."""
-    delta: Callable[[Mapping[str, Any], Term, int, int, Any], Any] | None = None
-    """``delta(inputs, term, start, stop, source)``: the unrounded change, the term's weight in it.
-
-    The inputs come as float64, as they lie on disk otherwise. ``source`` is the base's tensor,
-    mapped, in its own dtype and shape, and not to be changed. Seen as a matrix (first extent ×
-    all others; a vector is one column), rows [start, stop) of the change to it are returned, as
-    float64. The function is pure, and what it returns for a row must not depend on which other
-    rows are asked for with it; it may read ``source`` whole. None for structural operators,
-    which have no terms.
+    Without a `delta` it is structural: it adds, replaces or removes tensors.
     """
-    arrays: bool = False
-    """Whether `delta` and `prepare` work on arrays of numpy and a `BaseRows`, and not on tensors of
-    torch: where all operators of a composition do, torch is not imported."""
-    prepare: Callable[[Mapping[str, Any], Term, Any], Mapping[str, Any]] | None = None
-    """``prepare(inputs, term, source)``: what `delta` gets as its inputs, worked out once for a
-    tensor; pure likewise. Inputs in ``by_rows`` are not among them."""
-    null: tuple[str, ...] = ()
-    """Inputs any of which makes no change where all of it is 0."""
-    multiplies: bool = False
-    """Whether the change is one to what the base's tensor is multiplied by: beside another change
-    to the same tensor, both then act on the base, and neither on the other."""
-    becomes: str = ""
-    """The input that the base becomes, where `delta` is no more than weight · (it − base)."""
-    by_rows: tuple[str, ...] = ()
-    """Inputs of the base's shape that come as the rows asked for, and not whole; they may be
-    overwritten."""
+
+    bind: Callable[[StepContext], Effects]
+    """Plans a step; must not import torch."""

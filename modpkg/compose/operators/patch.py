@@ -1,15 +1,15 @@
-"""``patch``: what ``modpkg patch create`` found a fine-tuned copy to differ by.
+"""``patch``: the differences of a fine-tuned copy, as ``modpkg patch create`` writes them.
 
-    delta = x − W            where the whole tensor is there
+    delta = x − W            a whole tensor
           = b · a            low rank
           = W · (l − 1)      by rows or by columns
-    and at single places   v − W
+    and at single elements   v − W
 
-or the first rows of the base's tensor alone.
+or the first rows of the base's tensor only.
 
-On the base that it was made for, and alone, it gives the copy's tensors bit for bit: whole ones
-are taken as they are, and the others were compared when the patch was made. Beside other steps it
-is a change like any other.
+Alone on the base that it was made for, it reproduces the copy's tensors bit for bit: whole ones
+are used unchanged, and the others were compared when the patch was made. Beside other steps it is
+a change like any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from modpkg.adapters.matrix import matrix, rows
+from modpkg.adapters.formula import as_matrix, base_rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ESCAPE = 255
-"""A gap that says: so many elements on, and no value there."""
+"""A gap that skips this many elements without a value, where the next value is farther away."""
 
 
 def bind(context: StepContext) -> Effects:
-    """Return a term for each tensor that the patch changes, what it adds and takes away, the keys
-    of ``config.json`` that it sets, and the files that it replaces.
+    """Return a term for each tensor that the patch changes, the tensors that it adds and removes,
+    its edits of ``config.json``, and the files that it replaces.
 
     Raises:
-        PatchError, ComposeError: names the tensor.
-        ComposeError: the step has a scale, and something in the patch cannot be scaled.
+        PatchError: The module is not a patch, or was made for another base.
+        ComposeError: The step has a scale, and a part of the patch cannot be scaled.
     """
     module, base, step = context.module, context.base, context.step
     if PATCH not in module.files:
         raise PatchError("M730", patch=module.name, reason=f"it has no {PATCH}")
     record = read_patch(module.files[PATCH], module.name)
-    check_against(record, module.name, module.tensors, f"{base.name} {base.version}", base.tensors)
+    check_against(record, module.name, module.tensors, context.base_name, base.tensors)
     terms: dict[str, Term] = {}
     added = {}
     claimed: list[str] = []
@@ -73,16 +73,12 @@ def bind(context: StepContext) -> Effects:
         if path.startswith(PATCHED_FILES)
     }
     config, unset = _config(files.pop(CONFIG, None), context)
+    if step.replace:
+        raise context.refuse_step("has replace, but the patch itself lists what it replaces")
     structural = next(iter([*added, *removed, *config, *unset, *files]), None)
-    if step.replace or (step.scale != 1.0 and structural is not None):
-        raise ComposeError(
-            "M601",
-            model=context.model,
-            reason=f"step 'patch' of {module.name} has replace, but a patch says itself what it "
-            "replaces"
-            if step.replace
-            else f"step 'patch' of {module.name} has a scale, but it brings {structural!r}, which "
-            "is not added up",
+    if step.scale != 1.0 and structural is not None:
+        raise context.refuse_step(
+            f"has a scale, but the patch has {structural!r}, which cannot be scaled"
         )
     return Effects(
         terms=terms,
@@ -97,14 +93,14 @@ def bind(context: StepContext) -> Effects:
 
 
 def _first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:
-    """Return the first rows of a tensor as one, where they lie."""
+    """Return the first rows of a tensor, in place."""
     shape = [count, *ref.shape[1:]]
     length = math.prod(shape) * DTYPE_BYTES[ref.dtype]
     return structs.replace(ref, length=length, shape=shape, digest=digest)
 
 
 def _config(path: Any, context: StepContext) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the keys of the base's config.json that the patch sets, and those it takes away."""
+    """Return the keys of the base's config.json that the patch sets, and those that it removes."""
     if path is None:
         return {}, ()
     before, after = context.config, read_json(path)
@@ -115,54 +111,56 @@ def _config(path: Any, context: StepContext) -> tuple[dict[str, Any], tuple[str,
 
 
 def prepare(inputs: Mapping[str, Tensor], term: Term, source: Tensor) -> Mapping[str, Tensor]:
-    """Return the inputs, with flat places in order instead of gaps.
+    """Return the inputs, with flat indices in ascending order instead of gaps.
 
     Raises:
-        ComposeError: there are not as many places as values, or one is outside of the tensor.
+        ComposeError: There are not as many indices as values, or one is out of range.
     """
     if "gaps" not in inputs:
         return inputs
-    found = {role: tensor for role, tensor in inputs.items() if role != "gaps"}
     gaps = inputs["gaps"].long()
-    told = gaps != ESCAPE
-    places = ((gaps + told.long()).cumsum(0) - 1)[told]
-    if len(places) != len(inputs["values"]) or (len(places) and int(places[-1]) >= source.numel()):
+    has_value = gaps != ESCAPE
+    indices = ((gaps + has_value.long()).cumsum(0) - 1)[has_value]
+    count = len(inputs["values"])
+    if len(indices) != count or (count and int(indices[-1]) >= source.numel()):
         raise ComposeError(
             "M601",
             model="patch",
-            reason=f"{len(inputs['values'])} values do not go with the places of a patch "
-            f"({len(places)}, of {source.numel()} there are)",
+            reason=f"a patch has {count} values and {len(indices)} indices for a tensor of "
+            f"{source.numel()} elements",
         )
-    return {**found, "places": places}
+    others = {role: tensor for role, tensor in inputs.items() if role != "gaps"}
+    return {**others, "indices": indices}
 
 
 def delta(
     inputs: Mapping[str, Tensor], term: Term, start: int, stop: int, source: Tensor
 ) -> Tensor:
     """Return rows of weight · the change."""
-    block = rows(source, start, stop)
+    block = base_rows(source, start, stop)
     if "whole" in inputs:
-        found = inputs["whole"].sub_(block)
+        change = inputs["whole"].sub_(block)
     elif "a" in inputs:
-        found = inputs["b"][start:stop] @ inputs["a"]
+        change = inputs["b"][start:stop] @ inputs["a"]
     elif "rows" in inputs:
-        found = block * (inputs["rows"][start:stop] - 1.0).unsqueeze(1)
+        change = block * (inputs["rows"][start:stop] - 1.0).unsqueeze(1)
     elif "columns" in inputs:
-        found = block * (inputs["columns"] - 1.0)
+        change = block * (inputs["columns"] - 1.0)
     else:
-        # What is added to −0.0 without changing it is −0.0 alone.
-        found = block.new_full(block.shape, -0.0)
-    if "places" in inputs:
-        places, columns = inputs["places"], matrix(source).shape[1]
-        first = int((places < start * columns).sum())
-        last = int((places < stop * columns).sum())
-        where = places[first:last] - start * columns
-        found.view(-1)[where] = _to(inputs["values"][first:last], block.reshape(-1)[where])
-    return found if term.weight == 1.0 else found.mul_(term.weight)
+        # Adding +0.0 would turn −0.0 into +0.0; adding −0.0 changes nothing.
+        change = block.new_full(block.shape, -0.0)
+    if "indices" in inputs:
+        indices, columns = inputs["indices"], as_matrix(source).shape[1]
+        first = int((indices < start * columns).sum())
+        last = int((indices < stop * columns).sum())
+        own = indices[first:last] - start * columns
+        values = inputs["values"][first:last]
+        change.view(-1)[own] = _difference(values, block.reshape(-1)[own])
+    return change if term.weight == 1.0 else change.mul_(term.weight)
 
 
-def _to(values: Tensor, base: Tensor) -> Tensor:
-    """Return what makes ``values`` of ``base`` when it is added; −0.0 stays what it is."""
+def _difference(values: Tensor, base: Tensor) -> Tensor:
+    """Return what added to ``base`` gives ``values``, also where they are −0.0."""
     change = values - base
     return change.where(values.ne(base) | ~values.signbit(), -0.0)
 

@@ -1,12 +1,12 @@
-"""``router``: what tells, token by token, which experts of a mixture are asked.
+"""``router``: chooses, for each token, which experts of a mixture process it.
 
     p = softmax(G x);  y = Σ over the k largest p_e of  p_e / Σ p · expert_e(x)
 
 G has a row for each expert, in the order of the recipe's steps. Rows come from a router module,
-from the experts themselves (``vectors``), from what the base makes of prompts (``hidden``: its
-state at the last token; ``hidden_avg``: over all tokens; ``cheap_embed``: its embeddings, the same
+from the experts themselves (``vectors``), from the base's activations for prompts (``hidden``: at
+the last token; ``hidden_avg``: the mean over all tokens; ``cheap_embed``: its embeddings, the same
 for all layers), or are 0 (``uniform``). Shazeer et al. 2017, https://arxiv.org/abs/1701.06538, as
-Mixtral has it: Jiang et al. 2024, https://arxiv.org/abs/2401.04088. Of prompts: mergekit's
+Mixtral has it: Jiang et al. 2024, https://arxiv.org/abs/2401.04088. From prompts: mergekit's
 mixtures, Goddard et al. 2024, https://arxiv.org/abs/2403.13257.
 """
 
@@ -26,7 +26,7 @@ from modpkg.compose.operators.expert import (
     check_step,
     experts_in,
     router_of,
-    words,
+    texts,
 )
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.digests import digest_file
@@ -37,16 +37,16 @@ from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.tensors import types_of
 from modpkg.manifest.schema import Step
 
-ASKED = "experts_per_token"
+ACTIVE_EXPERTS = "experts_per_token"
 UNIFORM = "uniform"
-FELT = ("hidden", "hidden_avg", "cheap_embed")
-_GATES = (*FELT, VECTORS, UNIFORM)
+FROM_PROMPTS = ("hidden", "hidden_avg", "cheap_embed")
+_GATES = (*FROM_PROMPTS, VECTORS, UNIFORM)
 _TOKENIZER = (
     *(TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
 )
 
-Rows = Mapping[int, tuple[ModuleRow | PromptRow | None, ...]]
+LayerRows = Mapping[int, tuple[ModuleRow | PromptRow | None, ...]]
 Refuse = Callable[[str], ComposeError]
 
 
@@ -54,50 +54,49 @@ def bind(context: StepContext) -> Effects:
     """Return the router of each layer, without the dense blocks, and the mixture's config.
 
     Raises:
-        ComposeError: the recipe is none of a mixture, or the base cannot be one exactly.
-        ComposeError, ReleaseError, RecordError: a module does not fit.
+        ComposeError: The recipe is not that of a mixture, the base cannot become one exactly, or
+            a module does not fit.
+        ReleaseError: A module was made for another base.
+        RecordError: The router module has no valid record.
     """
     module, base, step = context.module, context.base, context.step
-
-    def refuse(reason: str) -> ComposeError:
-        return ComposeError("M609", model=context.model, reason=reason)
-
-    check_step(context, ("gates", ASKED, OTHERS))
+    refuse = context.refuse_mixture
+    check_step(context, ("gates", ACTIVE_EXPERTS, OTHERS))
     router_of(context)
     experts = experts_in(context.recipe)
     layers = layers_of(base.tensors)
     dense = dense_of(context.config, base.tensors, layers, refuse)
-    probe = None
+    prompt_reader = None
     if step.module == context.recipe.base:
         mode = step.parameters.get("gates")
         if mode not in _GATES:
-            raise refuse(f"gates of its router is {mode!r}; known are {', '.join(_GATES)}")
-        if mode in FELT:
-            probe = _probe(context, str(mode))
+            raise refuse(f"gates of its router is {mode!r}; supported are {', '.join(_GATES)}")
+        if mode in FROM_PROMPTS:
+            prompt_reader = _prompt_reader(context, str(mode))
         rows = _rows(context, layers, experts, str(mode), refuse)
     else:
         mode = ROUTER_FILE
-        rows = _given(context, experts, refuse)
+        rows = _module_rows(context, experts, refuse)
     for expert in experts:
-        if mode not in FELT and any(key in expert.parameters for key in PROMPTS):
-            raise refuse(f"{expert.module} has prompts, which its router has no use for")
+        if mode not in FROM_PROMPTS and any(key in expert.parameters for key in PROMPTS):
+            raise refuse(f"{expert.module} has prompts, which its router does not use")
     per_token = _per_token(step, len(experts), mode == UNIFORM, refuse)
     dtype = CONFIG_DTYPES.get(
         context.recipe.dtype or "", base.tensors[layers[0].block("up_proj")].dtype
     )
     if dtype not in (*CONFIG_DTYPES.values(), "F64"):
-        raise refuse(f"its base's blocks are {dtype}, and a router has to be of floats")
-    gates = {
+        raise refuse(f"its base's blocks are {dtype}, and a router needs floats")
+    weights = {
         layer.prefix + dense.into.gate: RouterWeight(
             dtype=dtype, shape=(len(experts), layer.width), rows=rows[layer.number]
         )
         for layer in layers
     }
     for layer in layers:
-        gates |= _nothing_shared(dense.into, layer, dtype)
+        weights |= _zero_shared_expert(dense.into, layer, dtype)
     return Effects(
-        routers=gates,
-        prompt_reader=probe,
+        routers=weights,
+        prompt_reader=prompt_reader,
         removed=tuple(layer.block(part) for layer in layers for part in dense.into.parts),
         config=mixture_config(context.config, dense, len(experts), per_token, refuse),
         unused=tuple(module.tensors.values()),
@@ -107,46 +106,44 @@ def bind(context: StepContext) -> Effects:
 def _per_token(step: Step, experts: int, uniform: bool, refuse: Refuse) -> int:
     """Return how many experts a token is sent to."""
     if not experts:
-        raise refuse('it has a router and no expert; add { op = "expert", module = … }')
-    value = step.parameters.get(ASKED, float(experts if uniform else min(2, experts)))
+        raise refuse('it has a router and no experts; add { op = "expert", module = … }')
+    value = step.parameters.get(ACTIVE_EXPERTS, float(experts if uniform else min(2, experts)))
     if isinstance(value, bool) or not isinstance(value, float) or not value.is_integer():
-        raise refuse(f"{ASKED} is {value!r}, and has to be a whole number")
+        raise refuse(f"{ACTIVE_EXPERTS} is {value!r}, and has to be an integer")
     if not 1 <= value <= experts:
-        raise refuse(f"{ASKED} is {value:g}, and has to be 1 to {experts}, its experts")
+        raise refuse(f"{ACTIVE_EXPERTS} is {value:g}, and has to be from 1 to {experts}")
     if uniform and value < experts:
         raise refuse(
-            f"{ASKED} is {value:g} of {experts} experts that gates = 'uniform' makes no "
-            "difference between: the same ones would be asked always"
+            f"{ACTIVE_EXPERTS} is {value:g} of {experts}, and gates = 'uniform' does not "
+            "distinguish experts: the same ones would be chosen for every token"
         )
     return int(value)
 
 
-def _given(context: StepContext, experts: list[Step], refuse: Refuse) -> Rows:
+def _module_rows(context: StepContext, experts: list[Step], refuse: Refuse) -> LayerRows:
     """Return the rows of a router module."""
     module, base, step = context.module, context.base, context.step
     if "gates" in step.parameters:
-        raise refuse(f"its router is {module.name}, and gates goes with the base as the module")
+        raise refuse(f"its router is {module.name}, and gates needs the base as the module")
     if ROUTER_FILE not in module.files:
-        raise refuse(f"{module.name} has no {ROUTER_FILE} and so is no router")
+        raise refuse(f"{module.name} is no router: it has no {ROUTER_FILE}")
     names = experts_of(module.files[ROUTER_FILE])
     types = types_of(module.tensors)
-    found = bind_router(
-        module.name, types, names, base.tensors, base_name=f"{base.name} {base.version}"
-    )
+    routers = bind_router(module.name, types, names, base.tensors, base_name=context.base_name)
     for expert in experts:
         if expert.module not in names:
             raise refuse(
                 f"{module.name} has no row for {expert.module}; it is for {', '.join(names)}"
             )
-    left = [name for name in names if name not in [expert.module for expert in experts]]
-    if left and step.parameters.get(OTHERS) != "drop":
+    unused = [name for name in names if name not in [expert.module for expert in experts]]
+    if unused and step.parameters.get(OTHERS) != "drop":
         raise refuse(
-            f"{module.name} has a row for {left[0]}, which is no expert of it; to leave it, write "
-            'parameters = { others = "drop" } in the step of the router'
+            f"{module.name} has a row for {unused[0]}, which is not one of its experts; to drop "
+            'it, write parameters = { others = "drop" } in the step of the router'
         )
     return {
         number: tuple(ModuleRow(module.tensors[name], names.index(e.module)) for e in experts)
-        for number, name in found.items()
+        for number, name in routers.items()
     }
 
 
@@ -156,8 +153,8 @@ def _rows(
     experts: list[Step],
     mode: str,
     refuse: Refuse,
-) -> Rows:
-    """Return the rows that the experts bring, or that the base makes of their prompts."""
+) -> LayerRows:
+    """Return the rows that are the experts' vectors, or that are computed from their prompts."""
     if mode == UNIFORM:
         return dict.fromkeys((layer.number for layer in layers), ())
     columns: list[list[ModuleRow | PromptRow | None]] = []
@@ -165,9 +162,9 @@ def _rows(
         if mode == VECTORS:
             columns.append(_vectors(context, expert, layers, refuse))
             continue
-        positive, negative = (words(expert.parameters, key) for key in PROMPTS)
+        positive, negative = (texts(expert.parameters, key) for key in PROMPTS)
         if not positive or negative is None:
-            raise refuse(f"gates are {mode!r}, and {expert.module} has no prompts")
+            raise refuse(f"gates is {mode!r}, and {expert.module} has no prompts")
         columns.append([PromptRow(place, positive, negative) for place in range(len(layers))])
     return {
         layer.number: tuple(column[place] for column in columns)
@@ -178,21 +175,21 @@ def _rows(
 def _vectors(
     context: StepContext, expert: Step, layers: tuple[Layer, ...], refuse: Refuse
 ) -> list[ModuleRow | PromptRow | None]:
-    """Return an expert's own rows; the base's are 0, what the others' are measured against."""
+    """Return an expert's vectors; the base's are 0, the reference for the others'."""
     if expert.module == context.recipe.base:
         return [None] * len(layers)
     vectors = binding_of(context, expert).vectors
     if not vectors:
-        raise refuse(f"gates are {VECTORS!r}, and {expert.module} brings none")
+        raise refuse(f"gates is {VECTORS!r}, and {expert.module} has none")
     tensors = context.modules[expert.module].tensors
     return [ModuleRow(tensors[vectors[layer.number]], 0) for layer in layers]
 
 
-def _probe(context: StepContext, mode: str) -> PromptReader:
-    """Return what reads prompts: the base with its tokenizer."""
+def _prompt_reader(context: StepContext, mode: str) -> PromptReader:
+    """Return the base with its tokenizer, to compute activations for prompts."""
     base = context.base
     files = {path: base.files[path] for path in _TOKENIZER if path in base.files}
-    # Of a release the digests are known before the files are here.
+    # A release's record has the digests of its files before they are fetched.
     known = {path: entry.digest for path, entry in base.record.files.items()}
     return PromptReader(
         mode=mode,
@@ -203,8 +200,10 @@ def _probe(context: StepContext, mode: str) -> PromptReader:
     )
 
 
-def _nothing_shared(into: MixtureArchitecture, layer: Layer, dtype: str) -> dict[str, RouterWeight]:
-    """Return a block of zeros where the architecture has one for every token."""
+def _zero_shared_expert(
+    into: MixtureArchitecture, layer: Layer, dtype: str
+) -> dict[str, RouterWeight]:
+    """Return a shared expert of zeros, if the architecture has one that processes every token."""
     if not into.shared:
         return {}
     name = layer.prefix + into.shared

@@ -1,0 +1,82 @@
+"""A formula: how the change to a tensor of the base is computed, row by row. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Array = NDArray[np.float64]
+
+
+class Coefficients(Protocol):
+    """What a change is computed with besides its tensors; a term of a composition is one."""
+
+    @property
+    def weight(self) -> float:
+        """The factor of the whole change."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The formula's own parameters, as binding set them."""
+
+
+class BaseRows(Protocol):
+    """The base's tensor, for formulas that compute on numpy arrays."""
+
+    shape: tuple[int, ...]
+    count: int
+    """Number of elements."""
+    columns: int
+    """Columns of the tensor as a matrix (first extent × all others)."""
+
+    def peek(self, start: int, stop: int) -> Array:
+        """Return rows of that matrix as float64; they must not be modified."""
+
+
+class Formula(Struct, frozen=True, kw_only=True):
+    """The change to one tensor, named by what `TensorChange.op` says."""
+
+    name: str
+    delta: Callable[[Mapping[str, Any], Any, int, int, Any], Any] | None = None
+    """``delta(inputs, term, start, stop, source)``: the unrounded change, times ``term.weight``.
+
+    ``inputs`` are the module's tensors by role, as float64 in the shape they have on disk; ``term``
+    is a `Coefficients`. ``source`` is the base's tensor, mapped read-only in its own dtype and
+    shape. With the tensor seen as a matrix (first extent × all others; a vector is one column),
+    it returns rows [start, stop) of the change as float64. The function is pure, and the value of a
+    row must not depend on which other rows are requested with it; it may read all of ``source``.
+    None for structural operators, which compute nothing.
+    """
+    arrays: bool = False
+    """Whether `delta` and `prepare` take numpy arrays and a `BaseRows` instead of torch tensors.
+    A composition that uses only such formulas does not import torch."""
+    prepare: Callable[[Mapping[str, Any], Any, Any], Mapping[str, Any]] | None = None
+    """``prepare(inputs, term, source)``: the inputs that `delta` gets, computed once per tensor;
+    pure as well. Inputs in ``by_rows`` are not among them."""
+    null: tuple[str, ...] = ()
+    """Inputs that make the change zero if any of them is all zeros."""
+    multiplies: bool = False
+    """Whether the change is a multiple of the base's tensor. Beside another change to the same
+    tensor, both apply to the base, and neither to the result of the other."""
+    becomes: str = ""
+    """The input that replaces the base's tensor, where `delta` is just weight · (input − base)."""
+    by_rows: tuple[str, ...] = ()
+    """Inputs of the base's shape of which `delta` gets the requested rows only, as arrays that it
+    may overwrite."""
+
+
+def as_matrix(source: Tensor) -> Tensor:
+    """Return a tensor as a matrix, first extent × all others; a vector is one column."""
+    return source.reshape(source.shape[0] if source.ndim else 1, -1)
+
+
+def base_rows(source: Tensor, start: int, stop: int) -> Tensor:
+    """Return rows [start, stop) of the base's tensor as a matrix, in float64."""
+    return as_matrix(source)[start:stop].double()
