@@ -1,8 +1,7 @@
-"""Where a registry in a folder has which tensor: a lookup made from its release records.
+"""Which tensors a registry in a folder has, and where: an index made from its release records.
 
-It is a hint and no more: what it says of a tensor is compared with the release record that it
-says it of. It is made anew when it is missing, damaged or of another version, in memory where it
-cannot be written. No reader of a registry needs it.
+It is only a hint: each answer is compared with the release record that it comes from. It is kept in
+memory if the folder cannot be written. No reader of a registry needs it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.disposable_index import DisposableIndex, UnusableIndex
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import make_folder, shared_mode
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry, canonical_json
@@ -27,17 +27,17 @@ from modpkg.release.places import chain_of, entries_by_identity, labelled_entrie
 from modpkg.release.verify import check_record
 
 VERSION = 1
-"""Raised when the tables or what is in them change."""
-PLACE = Path("lookup") / "tensors.sqlite"
+LOCATION = Path("lookup") / "tensors.sqlite"
 
 _TABLES = (
-    "CREATE TABLE modules (name TEXT PRIMARY KEY, stamp TEXT NOT NULL)",
-    "CREATE TABLE releases (digest TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL)",
-    "CREATE TABLE tensors (key BLOB, entry BLOB, depth INTEGER NOT NULL, release TEXT NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS modules (name TEXT PRIMARY KEY, stamp TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS releases "
+    "(digest TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS tensors "
+    "(key BLOB, entry BLOB, depth INTEGER NOT NULL, release TEXT NOT NULL, "
     "PRIMARY KEY (key, entry)) WITHOUT ROWID",
-    f"PRAGMA user_version = {VERSION}",
 )
-# What the rows are follows from the set of releases alone, not from the order they came in.
+# The rows depend on the set of releases alone, not on the order in which they are added.
 _ADD = """
 INSERT INTO tensors VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     depth = min(depth, excluded.depth), release = min(release, excluded.release)
@@ -45,187 +45,178 @@ INSERT INTO tensors VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 _FIND = "SELECT entry, release FROM tensors WHERE key = ? ORDER BY depth, entry"
 
 
-class _Damaged(Exception):
-    """The lookup does not say what the records say."""
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=60, check_same_thread=False)
-
-
 class TensorLookup:
-    """The tensors of all releases of one registry folder, as the index has them when it is opened.
+    """The tensors of all releases of one registry folder, as of when it is opened.
 
     Raises:
-        NotFound, RegistryError: the folder is no registry that can be read.
+        NotFound, RegistryError: The folder is no registry, or it cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        _ = Registry(str(folder)).info
-        self._records: dict[str, dict[bytes, ReleaseRecord]] = {}
+        _ = self._open_registry().info
+        self._entries: dict[str, dict[bytes, ReleaseRecord]] = {}
         self._guard = threading.Lock()
-        self._database = self._open()
+        self._index = DisposableIndex(folder / LOCATION, _TABLES, VERSION)
+        self._connection = self._open()
 
-    def find(self, key: TensorIdentity) -> TensorEntry | None:
-        """Return where a tensor lies, decoded on as few others as can be; None if nowhere.
+    def find(self, identity: TensorIdentity) -> TensorEntry | None:
+        """Return where a tensor is, decoded on as few others as possible; None if nowhere.
 
-        A pack that is not there any more, with its length, counts as nowhere.
+        Places in a pack that is missing, or of another length, are left out.
         """
-        return next(self._verified(key), None)
+        return next(self._verified(identity), None)
 
     def holds(self, entry: TensorEntry) -> bool:
-        """Say whether a published release has this tensor at this very place."""
+        """Return whether a published release has this tensor in this very place."""
         return entry in self._verified(identity_of(entry))
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._database.close()
+        self._connection.close()
 
-    def _verified(self, key: TensorIdentity) -> Iterator[TensorEntry]:
-        """Yield the places of a tensor that a record and a pack bear out."""
+    def _open_registry(self) -> Registry:
+        self._registry = Registry(str(self._folder))
+        return self._registry
+
+    def _verified(self, identity: TensorIdentity) -> Iterator[TensorEntry]:
+        """Yield the places of a tensor that a release record and a pack confirm."""
         with self._guard:
-            try:
-                rows = list(self._rows(key))
-            except (_Damaged, sqlite3.Error, msgspec.MsgspecError):
-                self._database.close()
-                self._database = self._open(anew=True)
-                rows = list(self._rows(key))
+            rows = self._index.use(lambda: list(self._rows(identity)), self._rebuild)
         for entry, size in rows:
             with contextlib.suppress(FileNotFoundError):
                 pack = self._folder / blob_path(parse_digest(entry.pack))
                 if os.stat(pack).st_size == size:
                     yield entry
 
-    def _rows(self, key: TensorIdentity) -> Iterator[tuple[TensorEntry, int]]:
-        """Yield places of a tensor, each with the length of the pack."""
-        for text, release in self._database.execute(_FIND, (canonical_json(key),)):
-            entry = msgspec.json.decode(text, type=TensorEntry)
-            if release not in self._records:
-                self._records[release] = self._entries(release)
-            record = self._records[release].get(canonical_json([key, entry]))
+    def _rows(self, identity: TensorIdentity) -> Iterator[tuple[TensorEntry, int]]:
+        """Yield the places of a tensor, each with the length of its pack."""
+        for text, release in self._connection.execute(_FIND, (canonical_json(identity),)):
+            try:
+                entry = msgspec.json.decode(text, type=TensorEntry)
+            except msgspec.MsgspecError as error:
+                raise UnusableIndex(str(error)) from None
+            record = self._entries_of(release).get(canonical_json([identity, entry]))
             if record is None:
-                raise _Damaged
+                raise UnusableIndex(f"{release} has no such tensor")
             yield entry, record.packs[entry.pack]
 
-    def _entries(self, release: str) -> dict[bytes, ReleaseRecord]:
+    def _entries_of(self, release: str) -> dict[bytes, ReleaseRecord]:
         """Return a release's record by each tensor and source that it has."""
-        row = self._database.execute(
-            "SELECT name, version FROM releases WHERE digest = ?", (release,)
-        ).fetchone()
-        try:
-            registry = Registry(str(self._folder))  # another process may have published meanwhile
-            line = registry.line(*row) if row is not None else None
-            if line is None or line.release != release:
-                raise _Damaged
-            record = registry.record(line)
-        except ModpkgError:
-            raise _Damaged from None
-        return {canonical_json([identity_of(e), e]): record for _, e in labelled_entries(record)}
+        if release not in self._entries:
+            sql = "SELECT name, version FROM releases WHERE digest = ?"
+            row = self._connection.execute(sql, (release,)).fetchone()
+            if row is None:
+                raise UnusableIndex(f"no release {release}")
+            try:
+                line = self._registry.line(*row)
+            except ModpkgError:
+                line = None
+            try:
+                if line is None or line.release != release:  # it may have come just now
+                    line = self._open_registry().line(*row)
+                record = self._registry.record(line)
+            except ModpkgError as error:
+                raise UnusableIndex(str(error)) from None
+            if line.release != release:
+                raise UnusableIndex(f"{line.name} {line.version} is another release")
+            self._entries[release] = {
+                canonical_json([identity_of(e), e]): record for _, e in labelled_entries(record)
+            }
+        return self._entries[release]
 
-    # Making it -----------------------------------------------------------------------------
+    # Building it ---------------------------------------------------------------------------
 
-    def _open(self, anew: bool = False) -> sqlite3.Connection:
-        """Return the lookup, brought up to date; in memory, when it cannot be written."""
-        path = self._folder / PLACE
-        self._records.clear()
-        for again in (anew, True):
+    def _rebuild(self) -> None:
+        self._connection.close()
+        self._connection = self._open(rebuild=True)
+
+    def _open(self, rebuild: bool = False) -> sqlite3.Connection:
+        """Return the lookup, brought up to date; in memory if the file cannot be written."""
+        self._entries.clear()
+        for again in (rebuild, True):
             with (
-                contextlib.suppress(OSError, sqlite3.Error, _Damaged),
+                contextlib.suppress(OSError, sqlite3.Error, UnusableIndex),
                 folder_lock(self._folder, ".lookup"),
             ):
-                return self._from_file(path, again)
-        return self._refreshed(_connect(":memory:"), fresh=True)
+                return self._open_file(again)
+        return self._updated(DisposableIndex(None, _TABLES, VERSION).connect())
 
-    def _from_file(self, path: Path, anew: bool) -> sqlite3.Connection:
-        """Return the lookup in a file; the folder's lock is held, so nobody else changes it."""
+    def _open_file(self, rebuild: bool) -> sqlite3.Connection:
+        """Return the lookup in its file; the folder's lock is held, so nobody else changes it."""
+        path = self._folder / LOCATION
         make_folder(path.parent)
-        if anew:
-            for leftover in (path, path.with_name(f"{path.name}-journal")):
-                leftover.unlink(missing_ok=True)
-        fresh = not path.exists()
-        database = _connect(str(path))
+        if rebuild:
+            self._index.drop()
+        if not path.exists():
+            path.touch()
+            path.chmod(shared_mode(path.parent))
+        connection = self._index.connect()
         try:
-            if fresh:
-                path.touch()
-                path.chmod(shared_mode(path.parent))
-            return self._refreshed(database, fresh)
+            return self._updated(connection)
         except BaseException:
-            database.close()
+            connection.close()
             raise
 
-    def _refreshed(self, database: sqlite3.Connection, fresh: bool) -> sqlite3.Connection:
-        """Add the releases that came since, and return the lookup.
+    def _updated(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Add the releases that were published since, and return the connection.
 
         Raises:
-            _Damaged: releases went, or it is not of this version: it has to be made anew.
+            UnusableIndex: Releases were removed, so it has to be rebuilt.
         """
-        with database:
-            if fresh:
-                for statement in _TABLES:
-                    database.execute(statement)
-            elif database.execute("PRAGMA user_version").fetchone() != (VERSION,):
-                raise _Damaged
+        registry = self._open_registry()
+        with connection:
             stamps = self._stamps()
-            had = dict(database.execute("SELECT name, stamp FROM modules"))
-            changed = [name for name in stamps if had.get(name) != stamps[name]]
-            registry = Registry(str(self._folder))
+            known = dict(connection.execute("SELECT name, stamp FROM modules"))
+            changed = [name for name in stamps if known.get(name) != stamps[name]]
             lines = {line.release: line for name in changed for line in _lines(registry, name)}
-            rows = database.execute("SELECT digest, name FROM releases").fetchall()
+            rows = connection.execute("SELECT digest, name FROM releases").fetchall()
             for digest, name in rows:
                 if name not in stamps or (name in changed and digest not in lines):
-                    raise _Damaged
+                    raise UnusableIndex(f"{digest} was removed")
             broken = {
                 lines[release].name
                 for release in sorted(lines.keys() - {digest for digest, _ in rows})
-                if not _add(database, registry, lines[release])
+                if not self._add(connection, lines[release])
             }
-            database.executemany(
+            connection.executemany(
                 "INSERT OR REPLACE INTO modules VALUES (?, ?)",
                 [(name, stamps[name]) for name in changed if name not in broken],
             )
-        return database
+        return connection
+
+    def _add(self, connection: sqlite3.Connection, line: IndexLine) -> bool:
+        """Add a release; False if its record is damaged, so that nothing refers to it."""
+        try:
+            # A registry of its own, which forgets the record afterwards: there may be thousands.
+            record = Registry(str(self._folder)).record(line)
+            check_record(record)
+        except ModpkgError:
+            return False
+        find = entries_by_identity(record).get
+        connection.execute(
+            "INSERT INTO releases VALUES (?, ?, ?)", (line.release, line.name, line.version)
+        )
+        rows = [
+            (canonical_json(identity_of(e)), canonical_json(e), len(chain_of(e, find)))
+            for _, e in labelled_entries(record)
+        ]
+        connection.executemany(_ADD, [(*row, line.release) for row in rows])
+        return True
 
     def _stamps(self) -> dict[str, str]:
-        """Return what changes of each index file whenever it is written."""
+        """Return for each index file a text that differs whenever it was written again."""
         stamps = {}
         for entry in os.scandir(self._folder / "index"):
             if entry.name.endswith(".jsonl"):
-                found = entry.stat()
-                stamp = f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
+                stat = entry.stat()
+                stamp = f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
                 stamps[entry.name[: -len(".jsonl")]] = stamp
         return stamps
 
 
 def _lines(registry: Registry, name: str) -> list[IndexLine]:
-    """Return a module's releases; none when its index cannot be used."""
+    """Return a module's releases; none if its index is damaged."""
     try:
         return registry.index(name)
     except ModpkgError:
         return []
-
-
-def _add(database: sqlite3.Connection, registry: Registry, line: IndexLine) -> bool:
-    """Add a release; False when its record is not sound, so that nothing refers to it."""
-    try:
-        record = registry.record(line)
-        check_record(record)
-    except ModpkgError:
-        return False
-    find = entries_by_identity(record).get
-    database.execute(
-        "INSERT INTO releases VALUES (?, ?, ?)", (line.release, line.name, line.version)
-    )
-    database.executemany(
-        _ADD,
-        [
-            (
-                canonical_json(identity_of(e)),
-                canonical_json(e),
-                len(chain_of(e, find)),
-                line.release,
-            )
-            for _, e in labelled_entries(record)
-        ],
-    )
-    return True

@@ -82,10 +82,11 @@ class RegistryWriter:
         record = built.record(line)
         self._verify(record, BlobTree(Path(built.url)))
         with self._locked(line.name):
-            for existing in self._reader().index(line.name):
+            lines = self._reader().index(line.name)
+            for existing in lines:
                 if existing.release == line.release:
                     return existing
-            others = self._others(line)
+            others = self._other_versions(line, lines)
             added = sum(
                 self._copy(built, digest, what, progress) for digest, what in blobs_of(record)
             )
@@ -109,17 +110,21 @@ class RegistryWriter:
         self.prepare()
         record = source.record(line)
         with self._locked(line.name):
-            others = self._others(line)
+            others = self._other_versions(line, self._reader().index(line.name))
             for digest, what in blobs_of(record):
                 self._copy(source, digest, what, progress)
             self._copy(source, parse_digest(line.release), "the release record", progress)
             self._write_index(line.name, [*others, line])
         return record
 
-    def _others(self, line: IndexLine) -> list[IndexLine]:
-        """Return the module's other versions; raises `PublishError` as `take` does."""
+    def _other_versions(self, line: IndexLine, lines: list[IndexLine]) -> list[IndexLine]:
+        """Return the lines of other versions.
+
+        Raises:
+            PublishError: This version is another release.
+        """
         others = []
-        for existing in self._reader().index(line.name):
+        for existing in lines:
             if parse_version(existing.version) != parse_version(line.version):
                 others.append(existing)
             elif existing.release != line.release:

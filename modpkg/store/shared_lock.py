@@ -1,4 +1,4 @@
-"""Taking turns: a file that many processes hold at once, or one alone."""
+"""A lock file that many processes share, or one holds exclusively."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 try:
     import fcntl
 
-    _TOGETHER = True
-except ImportError:  # Windows, where all take turns
-    _TOGETHER = False
+    _SHARED = True
+except ImportError:  # Windows, where every lock is exclusive
+    _SHARED = False
 
 
 @contextlib.contextmanager
-def held(path: Path, *, alone: bool = False) -> Iterator[None]:
-    """Hold ``path``: together with others, or ``alone``, when nobody else does. Waits for it.
+def file_lock(path: Path, *, exclusive: bool = False) -> Iterator[None]:
+    """Wait for the lock ``path`` and hold it, shared with others or exclusively.
 
-    The system lets go of it when the process ends, however it ends.
+    The operating system releases it when the process ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _TOGETHER:
+    if not _SHARED:
         from filelock import FileLock
 
         with FileLock(path, is_singleton=True):  # who holds it may take it again
@@ -30,7 +30,7 @@ def held(path: Path, *, alone: bool = False) -> Iterator[None]:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:
         os.close(descriptor)

@@ -20,7 +20,7 @@ from modpkg.core.records import ReleaseRecord, decode_record
 from modpkg.core.tree import BlobTree
 from modpkg.store.packs import PackFolder, PackLayout
 from modpkg.store.projects import Projects
-from modpkg.store.shared_lock import held
+from modpkg.store.shared_lock import file_lock
 from modpkg.store.tensors import TensorIndex
 
 
@@ -51,7 +51,7 @@ class Store:
     @contextlib.contextmanager
     def used(self, *, alone: bool = False) -> Iterator[None]:
         """Hold the store while things in it are relied on; ``alone`` while things are removed."""
-        with held(self.root / "lock", alone=alone):
+        with file_lock(self.root / "lock", exclusive=alone):
             yield
 
     def record(self, release: str, what: str) -> ReleaseRecord | None:

@@ -24,7 +24,7 @@ from msgspec import Struct
 from modpkg.core.digests import digest_file
 from modpkg.core.files import copy_range, disk_errors, reserve
 from modpkg.store.packs import PackLayout
-from modpkg.store.shared_lock import held
+from modpkg.store.shared_lock import file_lock
 from modpkg.store.store import Store
 from modpkg.transfer.ranges import Span, merge, subtract
 
@@ -97,7 +97,7 @@ class StagedPack:
         self.done: Written = ([], [])
         self._store = store
         self._folder = store.root / "partial"
-        self._lock = held(self._partial(".lock"), alone=True)
+        self._lock = file_lock(self._partial(".lock"), exclusive=True)
         self._files: list[int] = []
         self._journal = -1
         self._maps: dict[int, memoryview] = {}

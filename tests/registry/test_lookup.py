@@ -16,7 +16,7 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.files import remove_tree
 from modpkg.core.tensors import identity_of
 from modpkg.core.tree import BlobTree
-from modpkg.registry.lookup import PLACE, TensorLookup
+from modpkg.registry.lookup import LOCATION, TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from registry_spec.check import check
@@ -44,7 +44,7 @@ def registry(tmp_path: Path) -> Path:
 
 def rows(registry: Path) -> list[tuple[object, ...]]:
     """Return all that the lookup says of tensors."""
-    database = sqlite3.connect(registry / PLACE)
+    database = sqlite3.connect(registry / LOCATION)
     found = database.execute("SELECT * FROM tensors ORDER BY key, entry").fetchall()
     database.close()
     return found
@@ -71,7 +71,7 @@ def test_it_says_what_the_records_say(registry: Path) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "empty", "noise", "cut", "version", "half made"])
 def test_a_lookup_that_is_none_is_made_anew(registry: Path, how: str) -> None:
-    path, before = registry / PLACE, rows(registry)
+    path, before = registry / LOCATION, rows(registry)
     data = path.read_bytes()
     if how == "missing":
         remove_tree(path.parent)
@@ -97,7 +97,7 @@ def test_a_lookup_that_is_none_is_made_anew(registry: Path, how: str) -> None:
 )
 def test_a_lookup_that_lies_is_made_anew(registry: Path, change: str) -> None:
     before = rows(registry)
-    database = sqlite3.connect(registry / PLACE)
+    database = sqlite3.connect(registry / LOCATION)
     database.execute(change)
     database.commit()
     database.close()
@@ -106,11 +106,11 @@ def test_a_lookup_that_lies_is_made_anew(registry: Path, change: str) -> None:
 
 
 def test_a_flipped_byte_anywhere_does_no_harm(registry: Path) -> None:
-    data = (registry / PLACE).read_bytes()
+    data = (registry / LOCATION).read_bytes()
     for place in range(0, len(data), 997):
         damaged = bytearray(data)
         damaged[place] ^= 0x55
-        (registry / PLACE).write_bytes(damaged)
+        (registry / LOCATION).write_bytes(damaged)
         lookup = TensorLookup(registry)
         for line in Registry(str(registry)).index("m"):
             for entry in record_of(registry, line).tensors.values():
@@ -120,10 +120,10 @@ def test_a_flipped_byte_anywhere_does_no_harm(registry: Path) -> None:
 
 
 def test_what_came_and_went_without_it_is_seen(registry: Path, tmp_path: Path) -> None:
-    index, lookup = registry / "index" / "m.jsonl", (registry / PLACE).read_bytes()
+    index, lookup = registry / "index" / "m.jsonl", (registry / LOCATION).read_bytes()
     before = index.read_bytes()
     publish_to(registry, a_little(SECOND, "c"), version="1.2")
-    (registry / PLACE).write_bytes(lookup)  # as a publisher leaves it that was killed
+    (registry / LOCATION).write_bytes(lookup)  # as a publisher leaves it that was killed
     assert finds_all(registry)
     assert len(rows(registry)) == 5
     gone = record_of(registry, Registry(str(registry)).line("m", "1.2")).tensors["c"]
@@ -150,7 +150,7 @@ def test_a_pack_that_went_is_nowhere(registry: Path) -> None:
 
 def test_a_broken_index_or_record_is_left_out(registry: Path) -> None:
     publish_to(registry, numbers("z", seed=4), "other")
-    (registry / PLACE).unlink()
+    (registry / LOCATION).unlink()
     path = BlobTree(registry).path(
         parse_digest(Registry(str(registry)).line("other", "1.0").release)
     )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from modpkg.core.packs import read_pack_header
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
-from modpkg.store.shared_lock import held
+from modpkg.store.shared_lock import file_lock
 from modpkg.store.store import Store
 from tests.raising import raises
 
@@ -271,10 +271,10 @@ def test_who_is_alone_waits_for_all_others(tmp_path: Path) -> None:
     order = []
 
     def alone() -> None:
-        with held(path, alone=True):
+        with file_lock(path, exclusive=True):
             order.append("alone")
 
-    with held(path), held(path):
+    with file_lock(path), file_lock(path):
         thread = threading.Thread(target=alone)
         thread.start()
         thread.join(0.2)

@@ -1,0 +1,110 @@
+"""A SQLite index of what other files say: when it cannot be used, it is dropped and rebuilt."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # slow to import, and not needed when there is nothing to do
+    import sqlite3
+
+T = TypeVar("T")
+
+APPLICATION = 0x6D706B67
+"""``application_id`` of the files: "mpkg"."""
+BUSY_TIMEOUT = 60.0
+"""Seconds to wait for another process that writes."""
+
+
+class UnusableIndex(Exception):
+    """An index is damaged, of another version, or contradicts what it was made from."""
+
+
+class DisposableIndex:
+    """The file of an index.
+
+    Args:
+        path: The file; None for a database in memory.
+        tables: The statements that create its tables, with ``IF NOT EXISTS``.
+        version: Its ``user_version``; raised when the tables or what is in them changes.
+        wal: Whether readers and a writer work at the same time. Needs a local file system.
+    """
+
+    def __init__(
+        self, path: Path | None, tables: Sequence[str], version: int, *, wal: bool = False
+    ) -> None:
+        self.path = path
+        self._tables = tables
+        self._version = version
+        self._wal = wal
+
+    def connect(self) -> sqlite3.Connection:
+        """Open the index, and create it if there is none.
+
+        Raises:
+            UnusableIndex: The file is of another version.
+            sqlite3.DatabaseError: It is damaged.
+        """
+        import sqlite3
+
+        connection = sqlite3.connect(
+            ":memory:" if self.path is None else self.path,
+            timeout=BUSY_TIMEOUT,
+            isolation_level="IMMEDIATE",
+            check_same_thread=False,
+        )
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, self._version):
+                raise UnusableIndex("another version's")
+            if version == 0:
+                self._create(connection)
+            if self._wal:
+                # A power cut may lose the last entries: they are read again from their source.
+                connection.execute("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        if self._wal:
+            connection.execute("PRAGMA journal_mode=WAL")
+        statements = (
+            "BEGIN IMMEDIATE",
+            *self._tables,
+            f"PRAGMA application_id = {APPLICATION}",
+            f"PRAGMA user_version = {self._version}",
+            "COMMIT",
+        )
+        connection.executescript(";\n".join(statements))
+
+    def drop(self) -> None:
+        """Remove the file and what SQLite keeps beside it; the caller has it alone."""
+        if self.path is None:
+            return
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            path = self.path.with_name(self.path.name + suffix)
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+
+    def use(self, act: Callable[[], T], rebuild: Callable[[], object]) -> T:
+        """Return what ``act`` returns; if the index cannot be used, rebuild it and act again.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        from sqlite3 import DatabaseError
+
+        try:
+            return act()
+        except (UnusableIndex, DatabaseError) as error:
+            if "disk is full" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            rebuild()
+            return act()

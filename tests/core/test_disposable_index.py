@@ -1,0 +1,96 @@
+"""An index is created, opened again, and rebuilt when it cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from modpkg.core.disposable_index import APPLICATION, DisposableIndex, UnusableIndex
+
+TABLES = ("CREATE TABLE IF NOT EXISTS words (word TEXT)",)
+
+
+def words(index: DisposableIndex) -> list[str]:
+    with contextlib.closing(index.connect()) as connection:
+        return [word for (word,) in connection.execute("SELECT word FROM words")]
+
+
+def add(index: DisposableIndex, word: str) -> None:
+    with contextlib.closing(index.connect()) as connection, connection:
+        connection.execute("INSERT INTO words VALUES (?)", (word,))
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_it_is_created_once(tmp_path: Path, wal: bool) -> None:
+    index = DisposableIndex(tmp_path / "i", TABLES, 3, wal=wal)
+    add(index, "one")
+    assert words(DisposableIndex(tmp_path / "i", TABLES, 3)) == ["one"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "i")) as connection:
+        marks = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("user_version", "application_id", "journal_mode")
+        }
+    mode = "wal" if wal else "delete"
+    assert marks == {"user_version": 3, "application_id": APPLICATION, "journal_mode": mode}
+
+
+def test_another_version_cannot_be_used(tmp_path: Path) -> None:
+    add(DisposableIndex(tmp_path / "i", TABLES, 1), "one")
+    with pytest.raises(UnusableIndex):
+        DisposableIndex(tmp_path / "i", TABLES, 2).connect()
+
+
+def test_what_cannot_be_used_is_rebuilt_once(tmp_path: Path) -> None:
+    index = DisposableIndex(tmp_path / "i", TABLES, 1)
+    (tmp_path / "i").write_bytes(b"no database " * 1000)
+
+    def rebuild() -> None:
+        index.drop()
+        add(index, "again")
+
+    assert index.use(lambda: words(index), rebuild) == ["again"]
+    assert index.use(lambda: words(index), lambda: pytest.fail("it is sound")) == ["again"]
+
+    def always() -> None:
+        raise UnusableIndex
+
+    with pytest.raises(UnusableIndex):
+        index.use(always, rebuild)
+
+
+def test_a_full_disk_is_no_reason_to_rebuild(tmp_path: Path) -> None:
+    index = DisposableIndex(tmp_path / "i", TABLES, 1)
+
+    def full() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with pytest.raises(OSError) as caught:
+        index.use(full, lambda: pytest.fail("nothing is damaged"))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_dropping_removes_what_sqlite_keeps_beside_it(tmp_path: Path) -> None:
+    index = DisposableIndex(tmp_path / "i", TABLES, 1, wal=True)
+    connection = index.connect()
+    connection.execute("INSERT INTO words VALUES ('one')")
+    assert len(list(tmp_path.iterdir())) > 1
+    index.drop()
+    assert list(tmp_path.iterdir()) == []
+    connection.close()
+    index.drop()
+    (tmp_path / "i").mkdir()  # whatever stands there
+    index.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_memory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = DisposableIndex(None, TABLES, 1)
+    add(index, "one")
+    index.drop()
+    assert words(index) == []
+    assert not any(tmp_path.rglob("*.sqlite*"))
