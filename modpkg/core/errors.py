@@ -101,6 +101,8 @@ class MissingExtra(RunError):
 class TestError(ModpkgError):
     """Tests of a module cannot be run, or a report cannot be used."""
 
+    __test__ = False  # pytest: not a class of tests
+
 
 class TestAborted(TestError):
     """A test did not end in time, or ended its process."""

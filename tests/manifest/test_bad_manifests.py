@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 import modpkg
 from modpkg.core.errors import ManifestError
 from modpkg.manifest.read import parse_manifest, read_manifest
+from tests.manifest.strategies import manifests, steady, toml, toml_values
 from tests.raising import raises
-
-from .strategies import manifests, steady, toml, toml_values
 
 MODULE = '[module]\nname = "a"\nversion = "1.0"\nkind = "model"\nlicense = "MIT"\n'
 APP = '[app]\nname = "a"\n'

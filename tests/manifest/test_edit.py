@@ -18,9 +18,8 @@ from modpkg.manifest.edit import (
     with_absolute_registries,
 )
 from modpkg.manifest.read import parse_manifest
+from tests.manifest.strategies import steady, toml, toml_values, words
 from tests.raising import raises
-
-from .strategies import steady, toml, toml_values, words
 
 APP = """\
 [app] # ours

@@ -16,9 +16,9 @@ from modpkg.core.records import canonical_json
 from modpkg.manifest.normal import from_normal_form, normal_form
 from modpkg.manifest.read import parse_manifest
 from modpkg.manifest.schema import Dependency, LicensePolicy, Manifest, ResolutionTable
+from tests.manifest.strategies import manifests, steady, toml
 from tests.raising import raises
 
-from .strategies import manifests, steady, toml
 from .test_read import HERE, NEWSROOM, SUMMARIZER
 
 

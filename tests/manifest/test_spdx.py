@@ -15,9 +15,8 @@ from modpkg.manifest.spdx import (
     permits_all_of,
     str_of,
 )
+from tests.manifest.strategies import steady
 from tests.raising import raises
-
-from .strategies import steady
 
 NAMES = ["MIT", "ISC", "Apache-2.0", "GPL-2.0-or-later", "LicenseRef-x"]
 leaves = st.sampled_from([*NAMES, "GPL-2.0-only WITH Classpath-exception-2.0"]).map(Leaf)

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.toml.positions import OverLimit, scan
-
-from .strategies import steady, toml, toml_values
+from tests.manifest.strategies import steady, toml, toml_values
 
 AWKWARD = '''\
 # [not.a.table] and not_a = "key"
