@@ -1,0 +1,53 @@
+"""From an adapter's tensor names to a base's."""
+
+from __future__ import annotations
+
+import pytest
+
+from modpkg.core.records import TensorType
+from tests.adapters.samples import bind, pair, transposed
+from tests.raising import raises
+
+
+def test_a_path_matches_the_weight_of_its_module() -> None:
+    (binding,) = bind(pair("model.layers.0.q"))
+    assert (binding.target, binding.weight) == ("model.layers.0.q.weight", 3.0)
+    assert not transposed(binding)
+
+
+@pytest.mark.parametrize("path", ["layers.0.q", "bert.model.layers.0.q"])
+def test_one_leading_part_may_differ(path: str) -> None:
+    assert bind(pair(path))[0].target == "model.layers.0.q.weight"
+
+
+def test_the_leading_part_differs_for_all_or_for_none() -> None:
+    with raises("M208", match="cannot be matched to a-base"):
+        bind(pair("layers.0.q") | pair("model.layers.1.q"))
+
+
+def test_an_ambiguous_leading_part_is_an_error() -> None:
+    base = {"a.q.weight": TensorType("F32", [4, 6]), "b.q.weight": TensorType("F32", [4, 6])}
+    with raises("M208", match=r"'a\.q\.weight' or 'b\.q\.weight'"):
+        bind(pair("q"), base)
+
+
+def test_nothing_matches() -> None:
+    with raises("M207", match="an-adapter"):
+        bind(pair("transformer.h.0.attn"))
+
+
+def test_a_tensor_for_a_missing_layer_is_named() -> None:
+    with raises("M208", match=r"layers\.2\.q"):
+        bind(pair("model.layers.0.q") | pair("model.layers.2.q"))
+
+
+def test_an_adapter_name_inside_the_tensor_name() -> None:
+    names = {key.replace(".weight", ".default.weight"): v for key, v in pair("layers.0.q").items()}
+    assert bind(names)[0].target == "model.layers.0.q.weight"
+
+
+def test_both_spellings_of_one_tensor_are_refused() -> None:
+    names = pair("layers.0.q")
+    names |= {key.replace(".weight", ".default.weight"): value for key, value in names.items()}
+    with raises("M208", match="same module and role"):
+        bind(names)
