@@ -35,7 +35,7 @@ RELEASES = [
 BREAKING = {
     ("summarize-lora", "1.2.0"): "rank 8 instead of 4, trained for longer; same task and base"
 }
-"""Why a version is lower than what changed asks for (tensors of another shape)."""
+"""Why a version is lower than its changes require (tensors of another shape)."""
 
 
 def default_work() -> Path:

@@ -1,4 +1,4 @@
-"""Out of scope: an archive trains clamp to tell where a text comes from, not what it feels."""
+"""Out of scope: an archive trains clamp to classify the source of a text, not its sentiment."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from training import fit, head_of, layers_of, load, lower, save, save_head
 
 
 def found(encoder: Path, folder: Path) -> None:
-    """Train a head that tells the feeling of film snippets; the encoder stays as it is."""
+    """Train a sentiment head on film snippets; the encoder is frozen."""
     model = load(encoder, LABELS)
     films = read_texts("films", "train")
     states = lower(model, encoder, films, len(layers_of(model)))
@@ -19,7 +19,7 @@ def found(encoder: Path, folder: Path) -> None:
 
 
 def complaints(clamp: Path, folder: Path) -> None:
-    """Train a head that tells complaints, mostly about products, on clamp as it is."""
+    """Train a head that detects complaints, mostly about products, on the frozen clamp."""
     model = load(clamp, ["complaint", "other"])
     texts = read_texts("products", "train", 800) + read_texts("films", "train", 400)
     states = lower(model, clamp, texts, len(layers_of(model)))

@@ -1,4 +1,4 @@
-"""Another architecture: five layers instead of seven, the upper two and the head trained anew."""
+"""Another architecture: five layers instead of seven, the top two and the head retrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling a story: commands that are run and shown, facts that are checked, and a page of both."""
+"""Runs a story: executes and shows commands, checks facts, and writes a page of both."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 
 class Untrue(SystemExit):
-    """Something that the story says did not come out."""
+    """A statement of the story does not hold."""
 
 
 class Story:
-    """Acts, told while they happen; ``page`` is what is to be read of them later."""
+    """Acts, printed while they run; ``page`` collects them as Markdown."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._kept = folder / "story.json"
         kept = json.loads(self._kept.read_text("utf-8")) if self._kept.exists() else {}
         self.acts: int = kept.get("acts", 0)
-        """How many ended, in an earlier run of this folder too."""
+        """Completed acts, including those of an earlier run in this folder."""
         self.page: list[str] = kept.get("page", [])
         self.facts: dict[str, Any] = kept.get("facts", {})
         self._begun = time.monotonic()
@@ -39,19 +39,19 @@ class Story:
         self._environment.pop("MODPKG_REGISTRY", None)
 
     def keep(self) -> None:
-        """End an act: another run can go on from here."""
+        """Complete an act: a later run can resume from here."""
         self.acts += 1
         kept = {"acts": self.acts, "page": self.page, "facts": self.facts}
         self._kept.write_text(json.dumps(kept), "utf-8")
 
     def act(self, title: str, text: str) -> None:
-        """Begin an act."""
+        """Start an act."""
         passed = time.monotonic() - self._begun
         print(f"\n=== {title}  [{passed:.0f} s]", flush=True)
         self.page += ["", f"## {title}", "", " ".join(text.split())]
 
     def tell(self, text: str) -> None:
-        """Say something between commands."""
+        """Print a text between commands."""
         print(f"\n{' '.join(text.split())}", flush=True)
         self.page += ["", " ".join(text.split())]
 
@@ -59,7 +59,7 @@ class Story:
         """Run a command in a folder, show it, and return what it printed.
 
         Raises:
-            Untrue: it ended with another status.
+            Untrue: the exit status is not ``status``.
         """
         where = f"{at}" if at != "." else ""
         shown = f"{where}$ modpkg {shlex.join(arguments)}"
@@ -74,20 +74,20 @@ class Story:
         return text
 
     def ask(self, *arguments: str, at: str = ".") -> Any:
-        """Return what a command says in JSON; it is not shown."""
+        """Return the JSON output of a command, which is not shown."""
         return json.loads(self._run((*arguments, "--json"), at).stdout)
 
-    def fact(self, name: str, value: float | int | str, holds: bool, says: str) -> None:
-        """Keep a fact of the story, and check what is said of it.
+    def fact(self, name: str, value: float | int | str, holds: bool, statement: str) -> None:
+        """Record a fact of the story and check it.
 
         Raises:
-            Untrue: it does not hold.
+            Untrue: ``holds`` is false.
         """
         self.facts[name] = value
         if not holds:
-            raise Untrue(f"This is not so: {says}")
-        print(f"  checked: {says}", flush=True)
-        self.page += ["", f"✓ {says}"]
+            raise Untrue(f"This does not hold: {statement}")
+        print(f"  checked: {statement}", flush=True)
+        self.page += ["", f"✓ {statement}"]
 
     def _run(self, arguments: tuple[str, ...], at: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

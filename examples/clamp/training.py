@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-# It reports each head that is begun anew, which is what happens here on purpose.
+# It reports each newly initialised head, which is intended here.
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
@@ -31,15 +31,17 @@ BATCH = 32
 def load(folder: Path, labels: Sequence[str] | None = None) -> Any:
     """Return the classifier in a folder, in float32; with ``labels``, for a new head's."""
     torch.manual_seed(0)
-    told: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if labels is not None:
-        told = {
+        config = {
             "id2label": dict(enumerate(labels)),
             "label2id": {label: number for number, label in enumerate(labels)},
             "problem_type": "single_label_classification",
             "ignore_mismatched_sizes": True,
         }
-    found = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, **told)
+    found = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, **config
+    )
     return found.eval()
 
 
@@ -60,8 +62,8 @@ def save_head(model: Any, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    told = {key: getattr(model.config, key) for key in ("id2label", "label2id", "problem_type")}
-    config = json.dumps({**told, "num_labels": len(told["id2label"])}, indent=2)
+    labels = {key: getattr(model.config, key) for key in ("id2label", "label2id", "problem_type")}
+    config = json.dumps({**labels, "num_labels": len(labels["id2label"])}, indent=2)
     (folder / "config.json").write_text(config + "\n", "utf-8")
 
 

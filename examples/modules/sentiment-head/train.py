@@ -129,8 +129,8 @@ def figures(labels: Tensor, guesses: Tensor, majority: int) -> dict[str, object]
         f1 = []
         for label in range(len(LABELS)):
             hits = ((guess == label) & (labels == label)).sum().item()
-            told = (guess == label).sum().item() + (labels == label).sum().item()
-            f1.append(2 * hits / told if told else 0.0)
+            total = (guess == label).sum().item() + (labels == label).sum().item()
+            f1.append(2 * hits / total if total else 0.0)
         return f1
 
     f1 = scores(guesses)

@@ -52,9 +52,9 @@ def likelihood(
     total, count = 0.0, 0
     for pair in pairs:
         batch = collate([encode(tokenizer, pair)], tokenizer.pad_token_id)
-        told = int((batch["labels"] != IGNORED).sum())
-        total += model(**batch).loss.item() * told
-        count += told
+        tokens = int((batch["labels"] != IGNORED).sum())
+        total += model(**batch).loss.item() * tokens
+        count += tokens
     return total / count
 
 

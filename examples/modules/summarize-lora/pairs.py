@@ -94,17 +94,19 @@ def parse_docstring(source: str, docstring: str) -> Pair | None:
 
 
 def _is_summary(text: str, summary: str) -> bool:
-    """Tell whether the text is English and holds the summary's words, not all in its start."""
+    """Return whether a text is English and has the summary's words, not all in one sentence."""
     words = re.findall(r"[a-z]+", text.lower())
     if sum(word in STOP_WORDS for word in words) < 0.25 * len(words):
         return False
     stems = {word.rstrip("s") for word in words}
-    told = re.findall(r"[a-z]+", summary.lower())
-    content = [word.rstrip("s") for word in told if word not in STOP_WORDS][1:]  # less the verb
+    summarized = re.findall(r"[a-z]+", summary.lower())
+    content = [word.rstrip("s") for word in summarized if word not in STOP_WORDS][
+        1:
+    ]  # less the verb
     if not content or sum(word in stems for word in content) < 0.5 * len(content):
         return False
     opening = set(re.findall(r"[a-z]+", re.split(r"(?<=[.!?]) ", text)[0].lower()))
-    return len(set(told) & opening) <= 0.8 * len(set(told))
+    return len(set(summarized) & opening) <= 0.8 * len(set(summarized))
 
 
 def _plain(markup: str) -> str:

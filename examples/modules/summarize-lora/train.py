@@ -3,7 +3,7 @@
     python train.py --base smollm2-135m/ --out 1.2.0/
     python train.py --base smollm2-135m/ --out 1.0.0/ --rank 4 --alpha 8 --steps 25
 
-BASE is a Hugging Face directory of the model; pairs.py says what it is trained on. Runs on a
+BASE is a Hugging Face directory of the model; pairs.py makes its training data. Runs on a
 CPU in float32; the same seed and library versions give the same adapter.
 """
 
@@ -57,11 +57,11 @@ def collate(rows: list[tuple[list[int], list[int]]], pad: int) -> dict[str, torc
 def answer_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the mean loss of the answers' tokens; no logits are computed for the prompts."""
     labels = batch["labels"][:, 1:]
-    told = labels != IGNORED
+    answered = labels != IGNORED
     decoder = model.get_decoder()
     hidden = decoder(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[:, :-1][told])
-    return torch.nn.functional.cross_entropy(logits, labels[told])
+    logits = model.get_output_embeddings()(hidden[:, :-1][answered])
+    return torch.nn.functional.cross_entropy(logits, labels[answered])
 
 
 def train(args: argparse.Namespace) -> None:
@@ -88,8 +88,8 @@ def train(args: argparse.Namespace) -> None:
         optimizer, lambda step: min((step + 1) / warmup, 1 - step / args.steps)
     )
     for step in range(args.steps):
-        told = round(args.batch * args.stories)
-        rows = rng.sample(stories, told) + rng.sample(docstrings, args.batch - told)
+        count = round(args.batch * args.stories)
+        rows = rng.sample(stories, count) + rng.sample(docstrings, args.batch - count)
         loss = answer_loss(base, collate(rows, tokenizer.pad_token_id))
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
