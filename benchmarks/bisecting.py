@@ -74,7 +74,7 @@ def write_registry(folder: Path, chained: bool) -> None:
 
 
 def manifest(bound: str | None = None) -> str:
-    """Return an app that asks for all modules, and keeps them in a range."""
+    """Return an app that requires all modules within a range."""
     names = [f"m{number:02d}" for number in range(MODULES)]
     text = '[app]\nname = "bench"\n[dependencies]\n' + "".join(f'{n} = "*"\n' for n in names)
     if bound is not None:
@@ -220,7 +220,7 @@ def main() -> None:
         f"modules with {VERSIONS} versions each; so many of them\nonly break together, each from a "
         f"random version on; {given.plantings} random plantings a row. Counts, no times: the same "
         "on\nevery machine.\n\n"
-        "Runs of the command, all told: both locks, the set of modules, the versions, the remedy. "
+        "Runs of the command in all: both locks, the set of modules, the versions, the remedy. "
         "Released each by\nitself, every planting was found with its exact versions; in chains of "
         "four a new version needs the new\nversion of the module before it.\n\n"
         "| modules released | culprits | runs, mean | runs, most |\n|---|---:|---:|---:|\n"

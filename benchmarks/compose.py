@@ -89,10 +89,10 @@ def run(command: list[str], folder: Path) -> dict[str, float]:
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    said = process.stderr.read()
+    errors = process.stderr.read()
     _, status, used = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{command} failed:\n{said}")
+        raise SystemExit(f"{command} failed:\n{errors}")
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": time.perf_counter() - begun,
@@ -139,7 +139,7 @@ def table(title: str, found: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _made_elsewhere(make: Any, *arguments: Any) -> None:
-    """Call a function in a process of its own: this one has to stay small, see above."""
+    """Call a function in a separate process: this one has to stay small, see above."""
     process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
     process.start()
     process.join()
@@ -220,7 +220,7 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
         "# Composing whole models", "", f"{described()}.", "",
         f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
-        "load, the time of the processor says more than that of the clock. Memory is at least that "
+        "load, CPU time says more than wall time. Memory is at least that "
         "of the process that measures.", "",
     ]  # fmt: skip
     if options.mergekit:
@@ -245,8 +245,8 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
                 "mergekit-yaml": lambda out, c=config: [options.mergekit, c, out / "merged"],
                 "a copy of the result": copied,
             }
-            told = " and ".join(map(str, recipe["weights"]))
-            title = f"{recipe['method']}, three models, weights {told}"
+            weights = " and ".join(map(str, recipe["weights"]))
+            title = f"{recipe['method']}, three models, weights {weights}"
             lines += table(title, measured(ways, scratch, options.runs))
     if options.adapter:
         ways = {

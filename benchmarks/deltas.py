@@ -155,8 +155,8 @@ def main() -> None:
         "the one that is decoded most slowly.",
     ]
     for before, after in pairs:
-        told, rows = measure(tensors(before), tensors(after), arguments.runs)
-        lines += ["", f"## {after.stem}", "", f"{told}.", ""]
+        summary, rows = measure(tensors(before), tensors(after), arguments.runs)
+        lines += ["", f"## {after.stem}", "", f"{summary}.", ""]
         lines += ["| method | size | encode, MB/s | decode, MB/s | slowest |"]
         lines += ["|---|---|---|---|---|", *rows]
     lines += ["", "## Other settings of zstd", "", "Size, and MB/s of encoding and decoding.", ""]

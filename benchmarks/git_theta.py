@@ -54,12 +54,12 @@ def make(base: Path, work: Path) -> dict[str, Path]:
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM
 
-    from benchmarks.history_weights import LORA, TOLD, WEIGHTS, every, fine_tune, write
+    from benchmarks.history_weights import FACTS, LORA, WEIGHTS, every, fine_tune, write
 
     folders = {name: work / name for name in ("base", "lora", "branch", "main")}
 
     def missing(step: str) -> bool:
-        return not (folders[step] / TOLD).exists()
+        return not (folders[step] / FACTS).exists()
 
     if missing("base"):
         tensors = load_file(base / WEIGHTS)
@@ -74,7 +74,7 @@ def make(base: Path, work: Path) -> dict[str, Path]:
         (folders["base"] / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         tensors[EMBEDDING] = torch.cat([rows, noise])
         save_file(tensors, folders["base"] / WEIGHTS, {"format": "pt"})
-        (folders["base"] / TOLD).write_text("{}")
+        (folders["base"] / FACTS).write_text("{}")
     if missing("lora"):
         model = AutoModelForCausalLM.from_pretrained(folders["base"], dtype=torch.bfloat16)
         state = (
@@ -98,7 +98,7 @@ class Modpkg:
         (work / "projects").mkdir(parents=True)
         self.size = self.store = 0
         """Bytes of the registry, and of a user's store after every commit was checked out."""
-        self.told: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
 
     def run(self, *arguments: str | Path, cwd: Path | None = None, home: str = "home") -> str:
         """Run a command, and return what it printed."""
@@ -129,13 +129,13 @@ class Modpkg:
         elif step == "average":
             (self.work.parent / "candidate").rename(project)
             version = MERGED
-            self.told[step] = "a release of the base, changed tensors as lossless deltas"
+            self.notes[step] = "a release of the base, changed tensors as lossless deltas"
         else:
-            told = json.loads(
+            summary = json.loads(
                 self.run("patch", "create", copy, "--base", f"{BASE}=={version}", "--name", step,
                          "--out", project, "--json")
             )  # fmt: skip
-            self.told[step] = forms(told)
+            self.notes[step] = forms(summary)
         shutil.rmtree(copy, ignore_errors=True)
         self.run("build", project)
         self.run("publish", project)
@@ -186,12 +186,12 @@ class Modpkg:
         )
 
 
-def forms(told: dict[str, object]) -> str:
+def forms(summary: dict[str, object]) -> str:
     """Return which forms a patch's tensors have, in words."""
     counts: dict[str, int] = {}
-    for form in told["forms"]:  # type: ignore[attr-defined]
+    for form in summary["forms"]:  # type: ignore[attr-defined]
         counts[form["form"]] = counts.get(form["form"], 0) + 1
-    changed = 100 * int(told["changed"]) / int(told["elements"])  # type: ignore[call-overload]
+    changed = 100 * int(summary["changed"]) / int(summary["elements"])  # type: ignore[call-overload]
     words = ", ".join(f"{count} {form}" for form, count in sorted(counts.items()))
     return f"{words}; {changed:.1f} % of values"
 
@@ -247,7 +247,7 @@ def measure(folders: dict[str, Path], work: Path) -> str:
         full = sum(path.stat().st_size for path in content(folders[step]))
         rows[step] = full, modpkg.commit(step, folders[step]), lfs.commit(BASE, folders[step])
     times = check_outs(modpkg, lfs, folders)
-    return page(rows, times, modpkg.told, modpkg.store)
+    return page(rows, times, modpkg.notes, modpkg.store)
 
 
 def check_outs(modpkg: Modpkg, lfs: GitLfs, folders: dict[str, Path]) -> dict[str, list[Seconds]]:
@@ -281,7 +281,7 @@ def check_outs(modpkg: Modpkg, lfs: GitLfs, folders: dict[str, Path]) -> dict[st
 def page(
     rows: dict[str, tuple[int, int, int]],
     times: dict[str, list[Seconds]],
-    told: dict[str, str],
+    notes: dict[str, str],
     store: int,
 ) -> str:
     """Return the tables."""
@@ -298,7 +298,7 @@ def page(
     for step, (full, ours, theirs) in rows.items():
         lines.append(
             f"| {TITLES[step]} | {full / 1e6:.1f} | {theirs / 1e6:.1f} | {ours / 1e6:.2f} | "
-            f"{100 * ours / full:.2f} % | {told.get(step, '')} |"
+            f"{100 * ours / full:.2f} % | {notes.get(step, '')} |"
         )
     total = [sum(column) for column in zip(*rows.values(), strict=True)]
     lines += [

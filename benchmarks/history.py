@@ -213,12 +213,12 @@ def training(folders: dict[str, Path]) -> list[str]:
     lines = []
     for step in STEPS:
         path = folders[step.key] / "made.json"
-        told = json.loads(path.read_text()) if path.exists() else {"method": "as in examples/"}
-        if "lr" in told:
-            told["method"] += TRAINED.format_map(told)
-        if "held_out" in told:
-            told["method"] += f"; loss on held-out texts {told['held_out']:.2f}"
-        lines.append(f"- `{step.module}` {step.version}: {told['method']}.")
+        facts = json.loads(path.read_text()) if path.exists() else {"method": "as in examples/"}
+        if "lr" in facts:
+            facts["method"] += TRAINED.format_map(facts)
+        if "held_out" in facts:
+            facts["method"] += f"; loss on held-out texts {facts['held_out']:.2f}"
+        lines.append(f"- `{step.module}` {step.version}: {facts['method']}.")
     return lines
 
 

@@ -1,6 +1,6 @@
 """What others move and keep when a model's files change.
 
-Each is given the folders of a history in turn, and tells what it had to move and keeps in all for
+Each is given the folders of a history in turn, and reports what it had to move and keeps in all for
 a user who has every earlier step. All are given their best case: whatever they have seen once,
 under any name, costs nothing again, and neither lists of chunks nor requests are counted.
 """

@@ -27,7 +27,7 @@ from benchmarks.machine import described
 
 LORA = Path(__file__).parents[1] / "examples" / "modules" / "summarize-lora"
 WEIGHTS = "model.safetensors"
-TOLD = "made.json"
+FACTS = "made.json"
 """Beside the weights: how they were made. Written last."""
 LONGEST = 256
 """Tokens of the longest text."""
@@ -77,11 +77,11 @@ def judge(folder: Path) -> None:
     with torch.no_grad():
         for start in range(0, len(rows), 4):
             chosen = collate(rows[start : start + 4], tokenizer.pad_token_id)
-            told = int((chosen["labels"] >= 0).sum())
-            total += answer_loss(model, chosen).item() * told
-            count += told
-    facts = json.loads((folder / TOLD).read_text()) | {"held_out": total / count}
-    (folder / TOLD).write_text(json.dumps(facts, indent=2) + "\n")
+            tokens = int((chosen["labels"] >= 0).sum())
+            total += answer_loss(model, chosen).item() * tokens
+            count += tokens
+    facts = json.loads((folder / FACTS).read_text()) | {"held_out": total / count}
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def fine_tune(
@@ -132,7 +132,7 @@ def fine_tune(
     old = load_file(base / WEIGHTS)
     state = model.state_dict()
     new = {name: state[name].detach().to(torch.bfloat16).contiguous() for name in old}
-    told = {
+    facts = {
         "method": f"AdamW, master weights {str(master).removeprefix('torch.')}",
         "lr": lr,
         "steps": steps,
@@ -142,14 +142,14 @@ def fine_tune(
         "seconds": round(time.perf_counter() - started),
         "machine": described(),
     }
-    write(out, base, new, told)
+    write(out, base, new, facts)
 
 
-def write(out: Path, base: Path, new: dict[str, torch.Tensor], told: dict[str, object]) -> None:
+def write(out: Path, base: Path, new: dict[str, torch.Tensor], facts: dict[str, object]) -> None:
     """Write a release's weights beside the base's other files, and what changed in them."""
     old = load_file(base / WEIGHTS)
     changed = {name: int((new[name] != old[name]).sum()) for name in old}
-    told |= {
+    facts |= {
         "tensors": len(old),
         "tensors_changed": sum(count > 0 for count in changed.values()),
         "values_changed": sum(changed.values()) / sum(t.numel() for t in old.values()),
@@ -159,7 +159,7 @@ def write(out: Path, base: Path, new: dict[str, torch.Tensor], told: dict[str, o
         if file.is_file() and file.name not in {WEIGHTS, "modpkg.toml"}:
             shutil.copy2(file, out / file.name)
     save_file({name: new[name] for name in sorted(new)}, out / WEIGHTS, {"format": "pt"})
-    (out / TOLD).write_text(json.dumps(told, indent=2) + "\n")
+    (out / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def mean(first: Path, second: Path, out: Path) -> None:
@@ -181,7 +181,7 @@ def make(base: Path, work: Path) -> dict[str, Path]:
     }
 
     def missing(step: str) -> bool:
-        return not (folders[step] / TOLD).exists()
+        return not (folders[step] / FACTS).exists()
 
     if missing("first"):
         write(folders["first"], base, load_file(base / WEIGHTS), {"method": "as it is"})
@@ -197,6 +197,6 @@ def make(base: Path, work: Path) -> dict[str, Path]:
             folders["fork"], folders["merge"], same, {"method": f"copy of {folders['merge'].name}"}
         )
     for step in ("first", "few", "all", "merge"):
-        if "held_out" not in json.loads((folders[step] / TOLD).read_text()):
+        if "held_out" not in json.loads((folders[step] / FACTS).read_text()):
             judge(folders[step])
     return folders

@@ -3,7 +3,7 @@
     python benchmarks/live.py BASE [--adapters 8] [--rank 16] [--runs 3] [--threads N]
 
 BASE is a directory of transformers (a Llama, or another whose layers have q_proj and v_proj); the
-adapters are random LoRAs on q_proj and v_proj. Every way is a process of its own: everything is
+adapters are random LoRAs on q_proj and v_proj. Every variant is a separate process: everything is
 imported, then the model and all adapters are loaded, then each adapter is used once. Writes
 benchmarks/results/live.md.
 """
@@ -127,7 +127,7 @@ def child(way: str, work: Path, count: int, threads: int) -> None:
 
 
 def prepare(base: Path, work: Path, count: int, rank: int) -> None:
-    """Write adapters, and what the ways of modpkg load: digests are worked out here."""
+    """Write adapters, and what the ways of modpkg load: digests are computed here."""
     from benchmarks.inputs import installed_module
     from modpkg.compose.executor import compose
     from modpkg.compose.plan import plan

@@ -1,4 +1,4 @@
-"""The peers of the resolver's benchmark, each a process of its own.
+"""The peers in the resolver's benchmark, each in a separate process.
 
 usage: python -m benchmarks.resolver_peers stock|nab FOLDER
 """

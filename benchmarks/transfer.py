@@ -51,7 +51,7 @@ class Run(NamedTuple):
     """One run of one way."""
 
     seconds: float
-    """Of the transfer alone, where the way can tell; else of the processes."""
+    """Of the transfer alone where that is measurable, else of the processes."""
     wall: float
     cpu: float
     """Seconds of user and system time of the processes, without the server's."""
@@ -187,7 +187,7 @@ def by_hub(url: str, work: Path) -> Run:
 
 
 def lay_out_hub(folder: Path, registry: Path, record: ReleaseRecord) -> None:
-    """Lay the release's files out as the hub's API tells of them."""
+    """Lay the release's files out as the hub's API describes them."""
     (folder / "files").mkdir()
     names = {"model.safetensors": next(iter(record.packs))}
     names |= {path: entry.digest for path, entry in record.files.items() if "/" not in path}

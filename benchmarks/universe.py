@@ -59,7 +59,7 @@ def _partners(rng: random.Random, number: int, names: int, deps: int) -> list[in
 
 
 def write_registry(table: Table, folder: Path) -> None:
-    """Write a registry, and beside it an app that asks for the first names."""
+    """Write a registry, and beside it an app that requires the first names."""
     index = folder / "registry" / "index"
     index.mkdir(parents=True)
     (folder / "registry" / "registry.json").write_text('{"spec":1,"name":"universe"}')
@@ -108,5 +108,5 @@ def write_simple(table: Table, folder: Path) -> None:
 
 
 def roots(table: Table) -> list[str]:
-    """Return the names that the app asks for."""
+    """Return the names that the app requires."""
     return list(table)[: max(5, len(table) // 100)]

@@ -6,7 +6,7 @@ REGISTRY is the example registry that `make demo` makes (build/demo/registry), B
 module that it was made of (build/examples/minilm-l6), DATA hutto_ICWSM_2014.tar.gz out of the
 sdist of vaderSentiment 3.3.2: texts of four domains, rated by people. The ten dependants are the
 sentiment head of examples/, each with its classifier moved a little, so that no two are equal, and
-with a test of its own on other texts. The candidate is MiniLM with its last layer moved a little.
+with a separate test on other texts. The candidate is MiniLM with its last layer changed slightly.
 Writes benchmarks/results/vet.md.
 """
 
@@ -68,7 +68,7 @@ def moved(folder: Path, names: str, by: float, seed: int) -> None:
 def publish_head(
     folder: Path, number: int, version: str, texts: list[list[dict[str, str]]], seed: int
 ) -> None:
-    """Publish one dependant, with a test on texts of its own."""
+    """Publish one dependant, with a test on separate texts."""
     cases = texts[number]
     shutil.copytree(HEAD, folder)
     moved(folder, "classifier", 0.01, seed)
