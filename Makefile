@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
+# Tests start thousands of processes; without .pyc files each would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo clamp test lint format schemas bench mergekit clean
+.PHONY: demo clamp test check lint format schemas bench mergekit clean
 
 demo: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -15,6 +17,13 @@ clamp: $(VENV)/.installed
 
 test: $(VENV)/.installed lint
 	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+# One room, without mypy: make check ROOM=resolve
+ROOM = $(error which room? for example: make check ROOM=resolve)
+check: $(VENV)/.installed
+	$(BIN)/ruff check $(wildcard modpkg/$(ROOM) tests/$(ROOM))
+	$(BIN)/ruff format --check $(wildcard modpkg/$(ROOM) tests/$(ROOM))
+	$(BIN)/pytest tests/$(ROOM) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

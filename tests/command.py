@@ -1,27 +1,22 @@
-"""Running the command line as a person does: in a process of its own."""
+"""Running the command line as a person does: in a separate process."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests import forkserver
 
 
 def modpkg(
     *arguments: str | Path, cwd: Path | None = None, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command; with ``check`` it has to succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "modpkg", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
+    done = forkserver.run(
+        "modpkg", [str(each) for each in arguments], cwd=cwd, env=os.environ | environment
     )
     if check:
         assert done.returncode == 0, done.stderr + done.stdout
@@ -35,7 +30,7 @@ def modpkg_json(*arguments: str | Path, cwd: Path | None = None) -> Any:
 
 
 def refused(*arguments: str | Path, cwd: Path | None = None, status: int = 1) -> str:
-    """Run a command that has to fail, and return the sentence it told."""
+    """Run a command that has to fail, and return its error message."""
     done = modpkg(*arguments, cwd=cwd, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stderr.strip()

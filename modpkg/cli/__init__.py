@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS]  # not list(): that is modpkg.cli.list, once it is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line: exit status 0 for success, 1 for failure, 2 for wrong usage."""
     from modpkg.core.errors import ModpkgError, UsageError
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in own
     if "--debug" in own[1:]:  # accepted before and after the command's name
