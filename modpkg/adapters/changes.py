@@ -73,39 +73,21 @@ class Site(Struct, frozen=True, kw_only=True):
     """The adapter's tensors, by role in the method."""
 
 
-class Adapter(Struct, frozen=True, kw_only=True):
-    """An adapter and the base that it is bound to; creates the errors of binding."""
+class ModuleOnBase(Struct, frozen=True, kw_only=True):
+    """A module's tensors and the base that they are for; creates the errors of binding."""
 
     module: str
     names: Mapping[str, DTypeShape]
-    config: Mapping[str, Any]
-    """``adapter_config.json``."""
     base: Mapping[str, TypedTensor]
     base_name: str
-    architecture: str | None
-    """The base's ``model_type``."""
-    model_config: Mapping[str, Any]
-    """The base's ``config.json``; empty if not available."""
-    digests: Mapping[str, str] = {}
-    """Digests of the adapter's tensors, where known."""
-
-    def equal(self, one: str, other: str) -> bool:
-        """Return whether two tensors of the adapter are known to be identical."""
-        return self.names[one] == self.names[other] and (
-            self.digests.get(one, one) == self.digests.get(other, other)
-        )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor of the adapter."""
+        """Return the shape of a tensor of the module."""
         return tuple(self.names[name][1])
 
     def target_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor of the base."""
         return tuple(self.base[name].shape)
-
-    def refuse(self, reason: str) -> ComposeError:
-        """Return the error for an adapter that cannot be applied exactly."""
-        return ComposeError("M606", module=self.module, reason=reason)
 
     def unbound(self, tensor: str, reason: str) -> ReleaseError:
         """Return the error for a tensor that matches nothing in the base."""
@@ -128,10 +110,33 @@ class Adapter(Struct, frozen=True, kw_only=True):
         )
 
     def expect(self, tensor: str, target: str, expected: Sequence[int]) -> None:
-        """Check the shape of one of the adapter's tensors.
+        """Check the shape of one of the module's tensors.
 
         Raises:
             ComposeError: It has another shape than ``expected``, which ``target`` needs.
         """
         if self.shape(tensor) != tuple(expected):
             raise self.misfit(tensor, target, expected)
+
+
+class Adapter(ModuleOnBase, frozen=True, kw_only=True):
+    """An adapter and the base that it is bound to."""
+
+    config: Mapping[str, Any]
+    """``adapter_config.json``."""
+    architecture: str | None
+    """The base's ``model_type``."""
+    model_config: Mapping[str, Any]
+    """The base's ``config.json``; empty if not available."""
+    digests: Mapping[str, str] = {}
+    """Digests of the adapter's tensors, where known."""
+
+    def equal(self, one: str, other: str) -> bool:
+        """Return whether two tensors of the adapter are known to be identical."""
+        return self.names[one] == self.names[other] and (
+            self.digests.get(one, one) == self.digests.get(other, other)
+        )
+
+    def refuse(self, reason: str) -> ComposeError:
+        """Return the error for an adapter that cannot be applied exactly."""
+        return ComposeError("M606", module=self.module, reason=reason)

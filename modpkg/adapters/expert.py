@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.errors import ComposeError, InvalidValue, RecordError, ReleaseError
+from modpkg.adapters.changes import ModuleOnBase
+from modpkg.core.errors import ComposeError, InvalidValue, RecordError
 from modpkg.core.filenames import ROUTER
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
@@ -22,7 +23,7 @@ from modpkg.core.tensors import DTypeShape, TypedTensor
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
 _BLOCK = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)mlp\.(gate_proj|up_proj|down_proj)\.weight$")
-_GATE = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)(?:block_sparse_moe|mlp)\.gate\.weight$")
+_ROUTER = re.compile(r"^((?:\w+\.)*layers\.(\d{1,6})\.)(?:block_sparse_moe|mlp)\.gate\.weight$")
 
 
 class Layer(Struct, frozen=True):
@@ -37,6 +38,11 @@ class Layer(Struct, frozen=True):
     def block(self, part: str) -> str:
         """Return the name of one of the block's matrices."""
         return f"{self.prefix}mlp.{part}.weight"
+
+    @property
+    def router(self) -> str:
+        """The name of the layer's router in a mixture."""
+        return f"{self.prefix}block_sparse_moe.gate.weight"
 
 
 class ExpertBinding(Struct, frozen=True):
@@ -72,39 +78,37 @@ def bind_expert(
         ComposeError: A block or a vector is missing, or a tensor has the wrong shape.
         ReleaseError: The base has no such layer, or no such tensor.
     """
+    expert = ModuleOnBase(module=module, names=names, base=base, base_name=base_name)
     layers = layers_of(base)
-    numbers = {layer.prefix: layer for layer in layers}
+    by_prefix = {layer.prefix: layer for layer in layers}
     if not layers:
-        raise ReleaseError("M208",
-            tensor=min(names, default="mlp.gate_proj.weight"), module=module, base=base_name,
-            reason="none of its layers has mlp.gate_proj, mlp.up_proj and mlp.down_proj",
-        )  # fmt: skip
+        raise expert.unbound(
+            min(names, default="mlp.gate_proj.weight"),
+            "none of its layers has mlp.gate_proj, mlp.up_proj and mlp.down_proj",
+        )
     vectors: dict[int, str] = {}
     others = []
-    for name, (_, shape) in sorted(names.items()):
-        if (gate := _GATE.match(name)) is not None and name not in base:
-            layer = numbers.get(gate[1])
-            if layer is None or layer.number in vectors:
-                reason = "it has no such layer" if layer is None else "its layer has another one"
-                raise ReleaseError(
-                    "M208", tensor=name, module=module, base=base_name, reason=reason
-                )
-            _expect(module, name, shape, layer.block("gate_proj"), [1, layer.width], base_name)
+    for name in sorted(names):
+        if (router := _ROUTER.match(name)) is not None and name not in base:
+            layer = by_prefix.get(router[1])
+            if layer is None:
+                raise expert.unbound(name, "it has no such layer")
+            if layer.number in vectors:
+                raise expert.unbound(name, f"{vectors[layer.number]!r} is for the same layer")
+            expert.expect(name, layer.block("gate_proj"), [1, layer.width])
             vectors[layer.number] = name
         elif name not in base:
-            reason = "it has no tensor of that name"
-            raise ReleaseError("M208", tensor=name, module=module, base=base_name, reason=reason)
+            raise expert.unbound(name, "it has no tensor of that name")
         elif _BLOCK.match(name):
-            _expect(module, name, shape, name, base[name].shape, base_name)
+            expert.expect(name, name, base[name].shape)
         else:
             others.append(name)
     for layer in layers:
         for part in PARTS:
             if layer.block(part) not in names:
-                raise ComposeError("M608", module=module, missing=layer.block(part), base=base_name)
+                raise _missing(expert, layer.block(part))
         if vectors and layer.number not in vectors:
-            missing = f"{layer.prefix}block_sparse_moe.gate.weight"
-            raise ComposeError("M608", module=module, missing=missing, base=base_name)
+            raise _missing(expert, layer.router)
     return ExpertBinding(layers, vectors, tuple(others))
 
 
@@ -122,22 +126,24 @@ def bind_router(
         ComposeError: A layer has no tensor, or a tensor has the wrong shape.
         ReleaseError: A tensor is not the only router of one of the base's layers.
     """
-    numbers = {layer.prefix: layer for layer in layers_of(base)}
-    routers: dict[int, str] = {}
-    for name, (_, shape) in sorted(names.items()):
-        gate = _GATE.match(name)
-        layer = numbers.get(gate[1]) if gate is not None else None
-        if layer is None or layer.number in routers:
-            reason = "it is not the only router of one of its layers"
-            raise ReleaseError("M208", tensor=name, module=module, base=base_name, reason=reason)
-        expected = [len(experts), layer.width]
-        _expect(module, name, shape, layer.block("gate_proj"), expected, base_name)
-        routers[layer.number] = name
-    for layer in numbers.values():
-        if layer.number not in routers:
-            missing = f"{layer.prefix}block_sparse_moe.gate.weight"
-            raise ComposeError("M608", module=module, missing=missing, base=base_name)
-    return routers
+    router = ModuleOnBase(module=module, names=names, base=base, base_name=base_name)
+    by_prefix = {layer.prefix: layer for layer in layers_of(base)}
+    tensors: dict[int, str] = {}
+    for name in sorted(names):
+        match = _ROUTER.match(name)
+        layer = by_prefix.get(match[1]) if match is not None else None
+        if layer is None or layer.number in tensors:
+            raise router.unbound(name, "it is not the only router of one of its layers")
+        router.expect(name, layer.block("gate_proj"), [len(experts), layer.width])
+        tensors[layer.number] = name
+    for layer in by_prefix.values():
+        if layer.number not in tensors:
+            raise _missing(router, layer.router)
+    return tensors
+
+
+def _missing(module: ModuleOnBase, name: str) -> ComposeError:
+    return ComposeError("M608", module=module.module, missing=name, base=module.base_name)
 
 
 def experts_of(path: Path) -> tuple[str, ...]:
@@ -155,13 +161,3 @@ def experts_of(path: Path) -> tuple[str, ...]:
         reason = 'expected {"experts": [names]}, each name once'
         raise RecordError("M209", what=path, kind=f"{ROUTER} file", reason=reason)
     return experts
-
-
-def _expect(
-    module: str, tensor: str, actual: Sequence[int], target: str, expected: Sequence[int], base: str
-) -> None:
-    if list(actual) != list(expected):
-        raise ComposeError("M604",
-            module=module, tensor=tensor, actual=list(actual), target=target, base=base,
-            expected=list(expected),
-        )  # fmt: skip

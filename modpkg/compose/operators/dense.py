@@ -34,10 +34,11 @@ def bind(context: StepContext) -> Effects:
                 f"step 'dense' names {module.name}, but {one.name} has {missing[0]!r} and "
                 f"{other.name} does not"
             )
+    tensors = context.on_base()
     terms: dict[str, Term] = {}
     for name, ref in module.tensors.items():
-        context.check_shape(name)
         own = base.tensors[name]
+        tensors.expect(name, name, own.shape)
         if own.dtype in FLOATS and ref.dtype in FLOATS:
             terms[name] = Term(op="dense", weight=1.0, inputs={"values": ref})
         elif identity_of(own) != identity_of(ref):

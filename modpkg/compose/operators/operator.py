@@ -8,10 +8,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.adapters.changes import ModuleOnBase
 from modpkg.adapters.formula import Formula
 from modpkg.compose.composition import PromptReader, RouterWeight, Term
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
+from modpkg.core.tensors import types_of
 from modpkg.manifest.schema import Compose, Step
 
 
@@ -46,23 +48,14 @@ class StepContext(Struct, frozen=True, kw_only=True):
         """Return the error for a recipe that cannot be composed as a mixture of experts."""
         return ComposeError("M609", model=self.model, reason=reason)
 
-    def check_shape(self, name: str) -> None:
-        """Check that a tensor of the module has the shape of the base's tensor of that name.
-
-        Raises:
-            ComposeError: It has another shape.
-        """
-        actual, expected = self.module.tensors[name].shape, self.base.tensors[name].shape
-        if list(actual) != list(expected):
-            raise ComposeError(
-                "M604",
-                module=self.module.name,
-                tensor=name,
-                actual=list(actual),
-                target=name,
-                base=self.base_name,
-                expected=list(expected),
-            )
+    def on_base(self) -> ModuleOnBase:
+        """Return the module's tensors beside the base's, to check names and shapes."""
+        return ModuleOnBase(
+            module=self.module.name,
+            names=types_of(self.module.tensors),
+            base=self.base.tensors,
+            base_name=self.base_name,
+        )
 
 
 class Effects(Struct, frozen=True, kw_only=True):

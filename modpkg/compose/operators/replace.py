@@ -22,12 +22,13 @@ def bind(context: StepContext) -> Effects:
         )
     if not module.tensors:
         raise context.refuse(f"{module.name} has no tensors")
+    tensors = context.on_base()
     for name in sorted(module.tensors):
         if name not in base.tensors:
             raise context.refuse(
                 f"{module.name} replaces {name!r}, which {context.base_name} does not have"
             )
-        context.check_shape(name)
+        tensors.expect(name, name, base.tensors[name].shape)
     return Effects(added=dict(module.tensors), removed=tuple(sorted(module.tensors)))
 
 

@@ -17,7 +17,7 @@ from modpkg.compose.composition import Term
 from modpkg.compose.operators import adapter
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
-from modpkg.core.errors import ComposeError, ReleaseError
+from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ def bind(context: StepContext) -> Effects:
     module, base = context.module, context.base
     if ADAPTER_CONFIG in module.files:
         return adapter.bind(context)
-
-    def unbound(tensor: str, reason: str) -> ReleaseError:
-        return ReleaseError(
-            "M208", tensor=tensor, module=module.name, base=context.base_name, reason=reason
-        )
-
+    unbound = context.on_base().unbound
     terms: dict[str, Term] = {}
     for name in sorted(module.tensors):
         target, _, role = name.rpartition(".")
