@@ -67,8 +67,8 @@ def child(way: str, work: Path, count: int, threads: int) -> None:
 
     from modpkg.compose.mapping import map_tensors
     from modpkg.runtime.live import LiveModel
+    from modpkg.runtime.live_parts import parts_of
     from modpkg.runtime.load import build_model
-    from modpkg.runtime.parts import parts_of
 
     torch.set_num_threads(threads)
     (torch.ones(8, 8) @ torch.ones(8, 8)).sum()

@@ -1,8 +1,8 @@
-"""Tensors as arrays of numpy: how they lie in a pack, and what they are as float64.
+"""Tensors as numpy arrays: as stored in a pack, and widened to float64.
 
-numpy has no bfloat16 and no float8: what lies in a pack is an array of the same width, and only
-what is widened can be computed with. Most compositions need nothing else; importing torch takes
-longer than composing a small model does.
+numpy has no bfloat16 and no float8, so stored values are arrays of their bits, and arithmetic is
+done on widened values only. Most compositions need no torch; importing it takes longer than
+composing a small model.
 """
 
 from __future__ import annotations
@@ -24,66 +24,64 @@ Stored = NDArray[np.generic]
 STORED: dict[str, np.dtype[np.generic]] = {
     name: np.dtype(dtype.numpy) for name, dtype in DTYPES.items() if dtype.numpy is not None
 }
-"""numpy's dtype for what lies in a pack; what it has no numbers for is its bits."""
+"""numpy's dtype of stored values; unsigned integers for floats that numpy does not have."""
 
 
 def stored_dtype(ref: TensorRef) -> np.dtype[np.generic]:
-    """Return numpy's dtype for what lies in a pack.
+    """Return numpy's dtype of a stored tensor.
 
     Raises:
-        PackError: nothing is computed with this dtype.
+        PackError: Its dtype is not supported in arithmetic.
     """
     if ref.dtype not in STORED:
-        raise PackError(
-            "M201", path=ref.file, reason=f"nothing is computed with its dtype {ref.dtype}"
-        )
+        raise PackError("M201", path=ref.file, reason=f"arithmetic on {ref.dtype} is not supported")
     return STORED[ref.dtype]
 
 
 def widened(stored: Stored, ref: TensorRef) -> Array:
-    """Return values of a tensor as float64 that is nobody else's: exact, but for 64-bit integers.
+    """Return values of a tensor as a new float64 array: exact, except for 64-bit integers.
 
     Raises:
-        PackError: they are float8, whose scales are elsewhere.
+        PackError: The dtype is float8, whose scales are stored elsewhere.
     """
     dtype = ref.dtype
     if dtype.startswith("F8_"):
-        raise PackError("M201", path=ref.file, reason=f"nothing is computed with its dtype {dtype}")
+        raise PackError("M201", path=ref.file, reason=f"arithmetic on {dtype} is not supported")
     if dtype == "BF16":
         return in_double(stored)
     return stored.astype(np.float64)
 
 
 def in_single(stored: Stored) -> NDArray[np.float32]:
-    """Return bfloat16, or float16 that is finite, as float32 that is nobody else's, exactly."""
-    if stored.dtype == np.float16:  # three times as fast as numpy's own
+    """Return bfloat16, or finite float16, as a new float32 array, exactly."""
+    if stored.dtype == np.float16:  # three times as fast as numpy's conversion
         half = stored.view(np.uint16).astype(np.uint32)
         sign = half & np.uint32(0x8000)
         sign <<= np.uint32(16)
         half ^= sign >> np.uint32(16)
         half <<= np.uint32(13)
-        found = half.view(np.float32)
-        found *= np.float32(2.0**112)  # the exponent's bias; numbers below the normal become so
+        single = half.view(np.float32)
+        single *= np.float32(2.0**112)  # the exponents' biases; subnormals become normal
         half |= sign
-        return found
+        return single
     bits = stored.astype(np.uint32)
     bits <<= np.uint32(16)
     return bits.view(np.float32)
 
 
 def in_double(stored: Stored) -> Array:
-    """Return bfloat16 or float16 as float64 that is nobody else's, exactly."""
+    """Return bfloat16 or float16 as a new float64 array, exactly."""
     if stored.dtype == np.float16:
         return stored.astype(np.float64)
     return in_single(stored).astype(np.float64)
 
 
 def read_array(ref: TensorRef, what: str) -> Array:
-    """Return a whole tensor as float64, in its own shape.
+    """Return a whole tensor as float64, in its own shape; ``what`` names it in errors.
 
     Raises:
-        PackError: it cannot be read. IntegrityError: it is not what its digest says; ``what`` names
-            it in the error.
+        PackError: It cannot be read, or its dtype is not supported.
+        IntegrityError: It does not match its digest.
     """
     dtype = stored_dtype(ref)
     try:
@@ -95,7 +93,7 @@ def read_array(ref: TensorRef, what: str) -> Array:
     except OSError as error:
         raise PackError("M201", path=ref.file, reason=f"it cannot be read ({error})") from None
     if len(data) != math.prod(ref.shape) * dtype.itemsize:
-        raise PackError("M201", path=Path(ref.file), reason="it ends before a tensor does")
+        raise PackError("M201", path=Path(ref.file), reason="it is truncated")
     if digest_bytes(data) != ref.digest:
         raise IntegrityError("M508", what=what, path=ref.file)
     return widened(np.frombuffer(data, dtype), ref).reshape(ref.shape)

@@ -1,4 +1,4 @@
-"""A tensor to make, gone through in blocks of rows: the base's, and what each term changes."""
+"""The inputs of a tensor, read in blocks of rows: the base's rows and each term's delta."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from modpkg.core.records import canonical_json
 
 
 class BoundTerm:
-    """A term with its inputs."""
+    """A term with its inputs opened or read."""
 
     def __init__(
         self, what: str, model: str, tensor: str, term: Term, source: TensorRef, *, again: bool
@@ -31,7 +31,7 @@ class BoundTerm:
         self.term = term
         self._becomes = ""
         self.read: dict[str, RowReader] = {}
-        """The inputs that come by rows."""
+        """The inputs that are read in rows, by role."""
         self._whole: Mapping[str, Any] = {}
         self._torch: Any = None
         self._source: Any = None
@@ -57,11 +57,11 @@ class BoundTerm:
             self._whole = whole
             self._prepare = operator.prepare
         self.importance = None if term.importance is None else RowReader(term.importance)
-        about = [tensor, {key: value for key, value in term.key_fields().items() if key in _SOURCE}]
-        self._key = digest_bytes(canonical_json(about)).encode()
+        source_fields = {key: term.key_fields()[key] for key in _STREAM_FIELDS}
+        self._key = digest_bytes(canonical_json([tensor, source_fields])).encode()
 
     def prepare(self, base: RowReader) -> None:
-        """Let the operator work out once what it needs for all rows."""
+        """Run the operator's `prepare`, which computes once what all rows need."""
         if self.term.op != NOTHING:
             if self._torch is None:
                 self._source = base
@@ -69,24 +69,24 @@ class BoundTerm:
                 self._whole = dict(self._prepare(self._whole, self.term, self._source))
 
     def delta(self, start: int, stop: int, columns: int) -> Array:
-        """Return rows of the change, the term's weight in it, as float64."""
+        """Return rows of the delta as float64, [stop - start, columns], times the term's weight."""
         if self.term.op == NOTHING:
             return np.broadcast_to(np.zeros(()), (stop - start, columns))
         inputs = dict(self._whole)
         for role, rows in self.read.items():
             values = rows.take(start, stop)
             inputs[role] = values if self._torch is None else self._torch(values)
-        found = self._delta(inputs, self.term, start, stop, self._source)
-        return np.asarray(found).reshape(stop - start, columns)
+        rows_of_delta = self._delta(inputs, self.term, start, stop, self._source)
+        return np.asarray(rows_of_delta).reshape(stop - start, columns)
 
-    def change(self, start: int, stop: int, columns: int) -> Contribution:
-        """Return rows of the change as a reducer sees it."""
-        found = self._change(self.delta(start, stop, columns), first=start * columns)
+    def contribution(self, start: int, stop: int, columns: int) -> Contribution:
+        """Return rows of the delta as a reducer gets them."""
+        result = self._contribution(self.delta(start, stop, columns), first=start * columns)
         if self.importance is not None:
-            return replace(found, importance=self.importance.take(start, stop))
-        return found
+            return replace(result, importance=self.importance.take(start, stop))
+        return result
 
-    def _change(self, delta: Array, **where: Any) -> Contribution:
+    def _contribution(self, delta: Array, **where: Any) -> Contribution:
         return Contribution(
             delta=delta,
             weight=self.term.scale,
@@ -98,31 +98,32 @@ class BoundTerm:
 
     # A fine-tune, value by value -----------------------------------------------------------
 
-    def becomes(self) -> RowReader | None:
-        """Return what the base becomes, where that is all that the term is, and is narrow."""
+    def fine_tune(self) -> RowReader | None:
+        """Return the fine-tuned tensor, if the term is its difference from the base and its dtype
+        is bfloat16 or float16."""
         rows = self.read.get(self._becomes)
-        fine = rows is not None and rows.ref.dtype in NARROW and self.importance is None
-        return rows if fine else None
+        narrow = rows is not None and rows.ref.dtype in NARROW and self.importance is None
+        return rows if narrow else None
 
-    def change_of(self, base: Array, other: Array, places: Any) -> Contribution:
-        """Return the change at some places, of the base there and of what it becomes.
+    def contribution_at(self, base: Array, other: Array, places: Any) -> Contribution:
+        """Return the contribution at some elements, from the base's and the fine-tune's values.
 
-        Both are of one shape, and ``other`` is overwritten.
+        Both have the same shape, and ``other`` is overwritten.
         """
-        delta = self._delta({self._becomes: other}, self.term, 0, 1, _Given(base))
-        return self._change(delta, places=places)
+        delta = self._delta({self._becomes: other}, self.term, 0, 1, _ArrayRows(base))
+        return self._contribution(delta, places=places)
 
 
-def _measured(model: str, made: ComputedTensor) -> bool:
-    """Say whether a tensor is gone through to be measured, before it is made."""
-    if not made.terms:
+def _is_measured(model: str, computed: ComputedTensor) -> bool:
+    """Return whether the tensor is read once to be measured, before it is computed."""
+    if not computed.terms:
         return False
-    reducer = find_reducer(made.reducer, model)
+    reducer = find_reducer(computed.reducer, model)
     return reducer.measure is not None and not reducer.across
 
 
-class _Given:
-    """A `Source` of the values at hand."""
+class _ArrayRows:
+    """The base's values from an array, for an operator that calls `peek`."""
 
     def __init__(self, values: Array) -> None:
         self._values = values
@@ -131,25 +132,25 @@ class _Given:
         return self._values
 
 
-_SOURCE = ("op", "parameters", "inputs")
-"""What a random stream is named by: the source, however it is weighed."""
+_STREAM_FIELDS = ("op", "parameters", "inputs")
+"""Fields of a term that select its random stream: what it is made from, not how it is weighted."""
 
 
 class TensorBlocks:
-    """See `modpkg.compose.reducers.Blocks`. A context: it holds files open.
+    """One tensor's `modpkg.compose.reducers.Blocks`. A context manager: it holds files open.
 
     Raises:
-        PackError: an input cannot be read.
-        IntegrityError: one that is read whole is not what it was.
+        PackError: An input cannot be read.
+        IntegrityError: An input that is read whole does not match its digest.
     """
 
-    def __init__(self, model: str, tensor: str, made: ComputedTensor) -> None:
-        self._what = f"What {tensor!r} of {model} is made of"
-        again = _measured(model, made)
-        self.base = RowReader(made.source, again=again)
+    def __init__(self, model: str, tensor: str, computed: ComputedTensor) -> None:
+        self._what = f"An input of {tensor!r} of {model}"
+        again = _is_measured(model, computed)
+        self.base = RowReader(computed.source, again=again)
         self.terms = [
-            BoundTerm(self._what, model, tensor, term, made.source, again=again)
-            for term in made.terms
+            BoundTerm(self._what, model, tensor, term, computed.source, again=again)
+            for term in computed.terms
         ]
         try:
             for term in self.terms:
@@ -158,7 +159,7 @@ class TensorBlocks:
             self.close()
             raise
         self.count = self.base.count
-        self.steps: Sequence[dict[str, Any]] = [term.settings for term in made.terms]
+        self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed.terms]
         self.columns, self.ranges = self.base.columns, self.base.ranges
 
     def __enter__(self) -> TensorBlocks:
@@ -168,10 +169,10 @@ class TensorBlocks:
         self.close()
 
     def close(self) -> None:
-        for rows in self._read():
+        for rows in self._readers():
             rows.close()
 
-    def _read(self) -> Iterator[RowReader]:
+    def _readers(self) -> Iterator[RowReader]:
         yield self.base
         for term in self.terms:
             yield from term.read.values()
@@ -179,18 +180,18 @@ class TensorBlocks:
                 yield term.importance
 
     def check(self) -> None:
-        """Check what was read by rows against its digests.
+        """Check the inputs that were read in rows against their digests.
 
         Raises:
-            IntegrityError
+            IntegrityError: One does not match.
         """
-        for rows in self._read():
+        for rows in self._readers():
             rows.check(self._what)
 
     def block(self, start: int, stop: int) -> tuple[Array, list[Contribution]]:
-        """Return rows of the base that may be overwritten, and the changes to them."""
-        changes = [term.change(start, stop, self.columns) for term in self.terms]
-        return self.base.take(start, stop), changes
+        """Return rows of the base, which may be overwritten, and the contributions to them."""
+        contributions = [term.contribution(start, stop, self.columns) for term in self.terms]
+        return self.base.take(start, stop), contributions
 
     def __call__(self) -> Iterator[tuple[Array, list[Contribution]]]:
         return (self.block(start, stop) for start, stop in self.ranges())
@@ -199,22 +200,22 @@ class TensorBlocks:
         for start, stop in self.ranges():
             yield self.terms[index].delta(start, stop, self.columns)
 
-    def becomes(self) -> list[RowReader] | None:
-        """Return each term's `BoundTerm.becomes`, where all have it and are of the base's dtype."""
-        found = [rows for term in self.terms if (rows := self._like_base(term)) is not None]
-        return found if 0 < len(found) == len(self.terms) else None
+    def fine_tunes(self) -> list[RowReader] | None:
+        """Return each term's fine-tuned tensor, if all have one, in the base's dtype."""
+        readers = [rows for term in self.terms if (rows := self._fine_tune(term)) is not None]
+        return readers if 0 < len(readers) == len(self.terms) else None
 
-    def _like_base(self, term: BoundTerm) -> RowReader | None:
-        rows = term.becomes()
+    def _fine_tune(self, term: BoundTerm) -> RowReader | None:
+        rows = term.fine_tune()
         return rows if rows is not None and rows.ref.dtype == self.base.ref.dtype else None
 
-    def _plain(self, index: int) -> RowReader | None:
-        """Return what the base becomes with a term, if the change is the difference, unweighed."""
+    def _unweighted_fine_tune(self, index: int) -> RowReader | None:
+        """Return a term's fine-tuned tensor, if its delta is the plain difference."""
         term = self.terms[index]
-        return self._like_base(term) if term.term.weight == 1.0 else None
+        return self._fine_tune(term) if term.term.weight == 1.0 else None
 
-    def rough(self, index: int) -> Iterator[ApproximateMagnitudes]:
-        other = self._plain(index)
+    def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
+        other = self._unweighted_fine_tune(index)
         if other is None:
             for delta in self.deltas(index):
                 size = np.abs(delta).reshape(-1)
@@ -223,9 +224,9 @@ class TensorBlocks:
         for first in range(0, self.count, SINGLE_ELEMENTS):
             last = min(first + SINGLE_ELEMENTS, self.count)
             start, end = self.base.flat(first, last), other.flat(first, last)
-            found = in_single(end)
-            found -= in_single(start)
-            yield np.abs(found, out=found), partial(_distance, start, end)
+            single = in_single(end)
+            single -= in_single(start)
+            yield np.abs(single, out=single), partial(_distance, start, end)
 
     def sample(self, index: int) -> Array:
         wanted, rows = run_elements(self.count), self.base.rows
@@ -238,7 +239,7 @@ class TensorBlocks:
             ranges = [(start, min(start + size, rows)) for start in starts]
         if not ranges:
             return np.empty(0)
-        if (other := self._plain(index)) is not None:  # small blocks cost calls: all in one
+        if (other := self._unweighted_fine_tune(index)) is not None:  # one call for all ranges
             start, end = (
                 np.concatenate([rows.stored(*each) for each in ranges]).reshape(-1)
                 for rows in (self.base, other)
@@ -249,22 +250,22 @@ class TensorBlocks:
 
 
 def _distance(start: Stored, end: Stored, where: Any) -> Array:
-    """Return how far narrow floats at some places are from one another."""
-    found = in_double(end[where])
-    found -= in_double(start[where])
-    return np.abs(found, out=found)
+    """Return |end − start| at some places, as float64."""
+    delta = in_double(end[where])
+    delta -= in_double(start[where])
+    return np.abs(delta, out=delta)
 
 
 class ModelBlocks:
-    """All tensors of a model in one, for what is measured over a model."""
+    """All tensors of a model as one `modpkg.compose.reducers.Blocks`."""
 
-    def __init__(self, model: str, made: Sequence[tuple[str, ComputedTensor]]) -> None:
-        self._model, self._made = model, made
-        self.count = sum(int(np.prod(item.source.shape)) for _, item in made)
-        self.steps: Sequence[dict[str, Any]] = [term.settings for term in made[0][1].terms]
+    def __init__(self, model: str, computed: Sequence[tuple[str, ComputedTensor]]) -> None:
+        self._model, self._computed = model, computed
+        self.count = sum(int(np.prod(item.source.shape)) for _, item in computed)
+        self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed[0][1].terms]
 
     def _tensors(self) -> Iterator[TensorBlocks]:
-        for name, item in self._made:
+        for name, item in self._computed:
             with TensorBlocks(self._model, name, item) as tensor:
                 yield tensor
 
@@ -276,15 +277,15 @@ class ModelBlocks:
         for tensor in self._tensors():
             yield from tensor.deltas(index)
 
-    def rough(self, index: int) -> Iterator[ApproximateMagnitudes]:
+    def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
         for tensor in self._tensors():
-            yield from tensor.rough(index)
+            yield from tensor.approximate(index)
 
     def sample(self, index: int) -> Array:
-        """Return as much of each tensor as it has of the model."""
-        found = []
+        """Return a sample of each tensor, in proportion to its size."""
+        samples = []
         for tensor in self._tensors():
             values = tensor.sample(index)
             wanted = max(1, (1 << 20) * tensor.count // max(self.count, 1))
-            found.append(values[:: max(1, values.size // wanted)] if tensor.count else values)
-        return np.concatenate(found)
+            samples.append(values[:: max(1, values.size // wanted)] if tensor.count else values)
+        return np.concatenate(samples)

@@ -1,29 +1,31 @@
-"""Recipes that would compose, but cannot be meant."""
+"""Checks of recipes that would compose but are surely mistakes, and of tensors used unchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
-from modpkg.compose.composition import Term
+from modpkg.compose.composition import Composition, Term
 from modpkg.compose.merging import PlannedStep
 from modpkg.compose.operators import Effects, find_operator
-from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import ComposeError
+from modpkg.core.digests import digest_bytes, digest_file
+from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.tensors import identity_of
+from modpkg.release.finite import count_not_finite
 
 ON_BASE = ("on", "base")
-"""The parameter of a step that says it acts on the base, whatever other steps do."""
+"""A step with this parameter acts on the base, whatever other steps do."""
 
 
 def check_alone(
     model: str, number: int, module: InstalledModule, base: InstalledModule, effects: Effects
 ) -> None:
-    """Refuse a step whose module changes nothing, whatever its scale: an untrained adapter.
+    """Check that a step changes something, whatever its scale.
 
     Raises:
-        ComposeError
+        ComposeError: It changes nothing: an untrained adapter, for example.
     """
     terms = effects.terms
     if effects.empty() or (
@@ -35,8 +37,8 @@ def check_alone(
             "M601",
             model=model,
             reason=f"step {number} changes nothing: {module.name} leaves every tensor of "
-            f"{base.name} as it is (it was never trained, or is the base itself); take the "
-            "step out",
+            f"{base.name} unchanged (it was never trained, or is the base itself); remove the "
+            "step",
         )
 
 
@@ -60,30 +62,54 @@ def _zeros(length: int) -> str:
 
 
 def check_together(model: str, steps: Sequence[PlannedStep]) -> None:
-    """Refuse a change that multiplies the base beside another change of the same tensor.
+    """Check that no step multiplies a base tensor that another step changes too.
 
-    PEFT would let the one act on what the other made, so that their order counts; here both act
-    on the base. That has to be said: ``parameters = { on = "base" }`` in the step that multiplies.
+    In PEFT the second would act on the result of the first, so their order would matter; here both
+    act on the base, which has to be requested: ``parameters = { on = "base" }`` in the step that
+    multiplies.
 
     Raises:
-        ComposeError
+        ComposeError: A step multiplies such a tensor without that parameter.
     """
     first: dict[str, PlannedStep] = {}
     multiplied: dict[str, PlannedStep] = {}
-    for done in steps:
-        said = done.step.parameters.get(ON_BASE[0]) == ON_BASE[1]
-        for target, term in done.effects.terms.items():
-            if find_operator(term.op, model).multiplies and not said:
-                multiplied.setdefault(target, done)
-    for done in steps:
-        for target in done.effects.terms:
-            other = first.setdefault(target, done)
-            if target in multiplied and other.module.name != done.module.name:
+    for planned in steps:
+        on_base = planned.step.parameters.get(ON_BASE[0]) == ON_BASE[1]
+        for target, term in planned.effects.terms.items():
+            if find_operator(term.op, model).multiplies and not on_base:
+                multiplied.setdefault(target, planned)
+    for planned in steps:
+        for target in planned.effects.terms:
+            other = first.setdefault(target, planned)
+            if target in multiplied and other.module.name != planned.module.name:
                 own = multiplied[target]
+                beside = planned if own is other else other
                 raise ComposeError(
                     "M601",
                     model=model,
                     reason=f"step {own.number} ({own.module.name}) multiplies {target!r}, which "
-                    f"{(done if own is other else other).module.name} changes too; if both are "
-                    'to act on the base, write parameters = { on = "base" } in that step',
+                    f"{beside.module.name} changes too; if both should act on the base, set "
+                    'parameters = { on = "base" } in that step',
                 )
+
+
+def check_kept(composition: Composition) -> None:
+    """Check the tensors that patches provide: finite values, and base slices with their digest.
+
+    All other tensors that are used as stored were verified when they were fetched.
+
+    Raises:
+        ComposeError: A tensor has NaN or infinity.
+        PatchError: A slice of a base tensor does not match the digest in the patch.
+        PackError: A tensor cannot be read.
+    """
+    for name in composition.require_finite:
+        ref = composition.kept[name]
+        file = Path(ref.file)
+        if name in composition.unverified and (
+            digest_file(file, ref.offset, ref.length) != ref.digest
+        ):
+            reason = f"{name!r} does not match the slice of the base's tensor that it names"
+            raise PatchError("M730", patch=f"A module of {composition.name}", reason=reason)
+        if count_not_finite(file, ref.offset, ref.length, ref.dtype):
+            raise ComposeError("M605", model=composition.name, tensor=name)

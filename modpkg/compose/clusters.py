@@ -1,4 +1,4 @@
-"""Executors by address: where a composition is carried out, when not in this process."""
+"""Executors by address: composing on a cluster instead of in this process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SCHEMES = ("dask://",)
 def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor | None]:
     """Yield an executor that `modpkg.compose.executor.compose` can use; None for None.
 
-    ``dask://HOST:PORT`` is a Dask scheduler. Its workers have modpkg and torch installed, and see
-    the store under the path that it has here.
+    ``dask://HOST:PORT`` is a Dask scheduler. Its workers need modpkg and torch, and must see the
+    store under the same path as this machine.
 
     Raises:
-        ComposeError: the address is none that is known, or nobody answers there.
+        ComposeError: The address has another scheme, or the scheduler cannot be reached.
         MissingExtra: distributed is not installed.
     """
     if address is None:
@@ -29,7 +29,7 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
         raise ComposeError(
             "M621",
             address=address,
-            reason="it has to be like dask://127.0.0.1:8786, a Dask scheduler",
+            reason="only Dask schedulers are supported, such as dask://127.0.0.1:8786",
         )
     try:
         from distributed import Client
@@ -41,7 +41,7 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
         client = Client(f"tcp://{address.removeprefix('dask://')}", timeout=10)
     except (OSError, ValueError, TimeoutError) as error:
         raise ComposeError(
-            "M621", address=address, reason=f"nobody answers there ({error})"
+            "M621", address=address, reason=f"the scheduler cannot be reached ({error})"
         ) from None
     with client, client.get_executor(pure=False) as executor:
         yield executor

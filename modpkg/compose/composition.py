@@ -1,4 +1,4 @@
-"""The plan of a composition: which tensors are kept, and what the others are made of."""
+"""The plan of a composition: which tensors are kept as stored, and how the others are computed."""
 
 from __future__ import annotations
 
@@ -21,111 +21,111 @@ class Term(Struct, frozen=True, kw_only=True):
     op: str
     weight: float
     inputs: dict[str, TensorRef]
-    """By the operator's own name for them."""
+    """By the operator's name for each (its role)."""
     parameters: dict[str, Any] = {}
-    """The operator's own, as JSON has them: they are a part of what the result is kept under."""
+    """The operator's parameters, JSON values; part of the composition's key."""
     scale: float = 1.0
-    """What the reducer weighs the change with, where that is not in ``weight``."""
+    """The step's scale for the reducer, where it is not folded into ``weight``."""
     settings: dict[str, Any] = {}
     """The step's parameters for the reducer."""
     importance: TensorRef | None = None
-    """How much each value counts, for reducers that ask."""
+    """How much each value counts, for reducers that use it; shaped like the base's tensor."""
 
     def key_fields(self) -> dict[str, Any]:
-        """Return what of this term decides a byte: digests, but no names and no places."""
-        told: dict[str, Any] = {
+        """Return the fields that decide the result's bytes: digests, but no names or paths."""
+        fields: dict[str, Any] = {
             "op": self.op,
             "weight": self.weight,
             "parameters": self.parameters,
             "inputs": {role: canonical_identity(ref) for role, ref in self.inputs.items()},
         }
         if self.scale != 1.0:
-            told["scale"] = self.scale
+            fields["scale"] = self.scale
         if self.settings:
-            told["settings"] = self.settings
+            fields["settings"] = self.settings
         if self.importance is not None:
-            told["importance"] = canonical_identity(self.importance)
-        return told
+            fields["importance"] = canonical_identity(self.importance)
+        return fields
 
 
 class ComputedTensor(Struct, frozen=True, kw_only=True):
-    """A tensor that has to be computed: ``round(reduce(source, terms))``, rounded once."""
+    """A tensor to compute: ``round(reduce(source, terms))``, rounded once."""
 
     source: TensorRef
     dtype: str
-    """Of the result."""
+    """The result's dtype."""
     terms: tuple[Term, ...] = ()
-    """In the canonical order; none when only the dtype changes, or the reducer takes none."""
+    """In the canonical order; empty if only the dtype changes or the reducer takes no terms."""
     reducer: str = "sum"
     settings: dict[str, Any] = {}
-    """The reducer's parameters, each with a value."""
+    """Every parameter of the reducer, defaults included."""
 
     def inputs(self) -> list[TensorRef]:
-        """Return all that the result is computed from."""
-        found = [self.source]
+        """Return every tensor that the result is computed from."""
+        refs = [self.source]
         for term in self.terms:
-            found += term.inputs.values()
+            refs += term.inputs.values()
             if term.importance is not None:
-                found.append(term.importance)
-        return found
+                refs.append(term.importance)
+        return refs
 
     @property
     def length(self) -> int:
-        """Bytes of the result."""
+        """The result's size in bytes."""
         return math.prod(self.source.shape) * DTYPE_BYTES[self.dtype]
 
 
 class ModuleRow(Struct, frozen=True, tag=True):
-    """A row that lies in a module."""
+    """A row of a module's tensor."""
 
     ref: TensorRef
     row: int
 
 
 class PromptRow(Struct, frozen=True, tag=True):
-    """A row that the base makes of prompts: its state at a layer; see `prompt_routing`."""
+    """A row computed from prompts: the base's hidden state at a layer; see `prompt_routing`."""
 
     layer: int
-    """Its place among the base's layers, from 0."""
+    """Index among the base's layers, from 0."""
     positive: tuple[str, ...]
     negative: tuple[str, ...] = ()
 
 
 class RouterWeight(Struct, frozen=True, kw_only=True):
-    """A tensor that is put together by rows, such as the router of a mixture of experts."""
+    """A tensor assembled row by row: the router (gate) of a mixture of experts."""
 
     dtype: str
     shape: tuple[int, int]
     rows: tuple[ModuleRow | PromptRow | None, ...] = ()
-    """One for each row, None for zeros; none at all where all of it is 0."""
+    """One per row, None for a row of zeros; empty if the whole tensor is zero."""
 
     def key_fields(self) -> list[Any]:
-        """Return what of it decides a byte."""
-        told: list[Any] = [self.dtype, list(self.shape)]
+        """Return the fields that decide the result's bytes."""
+        fields: list[Any] = [self.dtype, list(self.shape)]
         for row in self.rows:
             if isinstance(row, ModuleRow):
-                told.append([*canonical_identity(row.ref), row.row])
+                fields.append([*canonical_identity(row.ref), row.row])
             elif row is not None:
-                told.append({"layer": row.layer, "prompts": [row.positive, row.negative]})
+                fields.append({"layer": row.layer, "prompts": [row.positive, row.negative]})
             else:
-                told.append(None)
-        return told
+                fields.append(None)
+        return fields
 
 
 class PromptReader(Struct, frozen=True, kw_only=True):
-    """The base as it reads prompts, to tell which expert is for what."""
+    """The base, run on prompts to compute the rows of routers."""
 
     mode: str
-    """Which of its states count: ``hidden``, ``hidden_avg`` or ``cheap_embed``."""
+    """Which of its states are used: ``hidden``, ``hidden_avg`` or ``cheap_embed``."""
     config: dict[str, Any]
     tensors: dict[str, TensorRef]
     files: dict[str, Path]
-    """The tokenizer's."""
+    """The tokenizer's files."""
     digests: dict[str, str]
-    """Of those files."""
+    """Digests of those files."""
 
     def key_fields(self) -> dict[str, Any]:
-        """Return what of it decides a byte."""
+        """Return the fields that decide the result's bytes."""
         return {
             "mode": self.mode,
             "config": self.config,
@@ -135,37 +135,37 @@ class PromptReader(Struct, frozen=True, kw_only=True):
 
 
 class Composition(Struct, frozen=True, kw_only=True):
-    """All that `modpkg.compose.executor.compose` needs, and all that a plan can tell."""
+    """A planned composition: the input of `modpkg.compose.executor.compose`."""
 
     name: str
     version: str
     key: str
-    """Digest of everything that decides a byte of the weights."""
+    """Digest of everything that decides the weights' bytes."""
     kept: dict[str, TensorRef]
-    """Tensors that are as they lie there: no step touches them, or one brings them whole."""
+    """Tensors used as stored: no step changes them, or one step provides them whole."""
     computed: dict[str, ComputedTensor]
     require_finite: tuple[str, ...] = ()
-    """Of those that are kept, the ones whose values have to be finite: patches brought them."""
+    """Kept tensors whose values must be finite, because a patch provides them."""
     unverified: tuple[str, ...] = ()
-    """Of these, parts of a base's tensors, whose digests only a patch tells."""
+    """Of these, slices of base tensors whose digests only a patch states."""
     config: dict[str, Any]
-    """The ``config.json`` of the result."""
+    """The result's ``config.json``."""
     files: dict[str, Path]
     """The result's other files, by path."""
     routers: dict[str, RouterWeight] = {}
-    """Tensors that are put together by rows."""
+    """Tensors assembled row by row."""
     prompt_reader: PromptReader | None = None
-    """What makes the rows of prompts, where there are any."""
+    """Computes the rows that come from prompts, if there are any."""
     prompt: Prompt | None = None
-    """What the result reads before its text, when it runs."""
+    """Virtual tokens that the model reads before its text, if it has any."""
 
     def folder(self, store: Path) -> Path:
-        """Return where the result lies in a store."""
+        """Return the result's folder in a store."""
         value = self.key.removeprefix("sha256:")
         return store / "composed" / value[:2] / value
 
     def bytes_to_write(self, store: Path) -> int:
-        """Return how many bytes composing will write; 0 when the result is in the store."""
+        """Return the bytes that composing will write; 0 if the result is in the store."""
         types = self.types()
         if not types or (self.folder(store) / COMPOSED_RECORD).is_file():
             return 0
@@ -173,7 +173,7 @@ class Composition(Struct, frozen=True, kw_only=True):
         return len(header) + sum(place.length for place in places.values())
 
     def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return dtype and shape of the tensors that are computed."""
+        """Return dtype and shape of the computed tensors and routers."""
         made = {
             name: (item.dtype, tuple(item.source.shape)) for name, item in self.computed.items()
         }
@@ -181,4 +181,5 @@ class Composition(Struct, frozen=True, kw_only=True):
 
 
 NOTHING = "nothing"
-"""The operator of a term of a step that does not change this tensor, for methods that count."""
+"""Operator of a term that changes nothing: the step leaves this tensor alone, but the method counts
+its steps."""

@@ -1,4 +1,4 @@
-"""How far two tensors of one shape are apart."""
+"""Distances between two tensors of the same shape."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from msgspec import Struct
 
 BLOCK_ELEMENTS = 1 << 17
-"""Elements that are compared at once: the float64 copies of a block take 2 MiB."""
+"""Elements compared at a time: the float64 copies of a block take 2 MiB."""
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Distance(Struct, frozen=True):
-    """Two tensors A and B. Norms are Euclidean, over all elements, in float64."""
+    """The distance of two tensors A and B; norms are Euclidean, over all elements, in float64."""
 
     changed: int
-    """Elements with other bits (of equal dtypes), or another value (of different ones)."""
+    """Elements with different bits (equal dtypes) or values (different dtypes)."""
     norm: float
-    """Of A."""
+    """Norm of A."""
     distance: float
     """Norm of B − A."""
     largest: float
@@ -28,7 +28,7 @@ class Distance(Struct, frozen=True):
 
 
 def relative(distance: float, norm: float) -> float:
-    """Return ‖B − A‖ / ‖A‖; infinite where A is zero and B is not."""
+    """Return ‖B − A‖ / ‖A‖; infinite if A is zero and B is not."""
     if norm == 0:
         return 0.0 if distance == 0 else math.inf
     return distance / norm
@@ -37,7 +37,10 @@ def relative(distance: float, norm: float) -> float:
 def distance_of(
     a: torch.Tensor, b: torch.Tensor, progress: Callable[[int], None] | None = None
 ) -> Distance:
-    """Measure two tensors of one shape; ``progress`` is called with the bytes of B it has read."""
+    """Return the distance of two tensors of the same shape.
+
+    ``progress`` is called with the number of bytes of B in each block.
+    """
     changed, norm, distance, largest = 0, 0.0, 0.0, 0.0
     for old, new in _blocks(_flat(a), _flat(b)):
         if progress is not None:
@@ -56,19 +59,19 @@ def distance_of(
 
 
 def bits_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor's elements as whole numbers, so that they can be compared to the bit."""
+    """Return the tensor viewed as integers of the same width, for bitwise comparison."""
     return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 def differing(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-    """Say which elements of two tensors of one dtype have other bits."""
+    """Return a mask of the elements whose bits differ, for two tensors of the same dtype."""
     if one.is_complex() or one.dtype == torch.bool:
         return one.ne(two)
     return bits_of(one).ne(bits_of(two))
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor as a row of real numbers (or booleans as bytes)."""
+    """Return the tensor as a flat row of real numbers; booleans as bytes."""
     if tensor.is_complex():
         return torch.view_as_real(tensor).flatten()
     return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).flatten()

@@ -1,9 +1,9 @@
-"""The executor: tensor by tensor, in row blocks, over threads, straight into a pack.
+"""The executor: computes a composition tensor by tensor, in row blocks, in threads, into a pack.
 
-Peak memory is a few blocks per thread, whatever the model's size: inputs are read by blocks, and
-each of the result is written to its place in the new pack. A result is kept in the store under
-the key of its inputs, and its record is written last: a killed composition leaves nothing that is
-trusted. What needs no computing, or is in the store, imports neither numpy nor torch.
+Peak memory is a few blocks per thread, whatever the model's size: inputs are read in blocks, and
+each block of the result is written to its offset in the new pack. A result is stored under the key
+of its inputs, and its record is written last, so a killed composition leaves nothing that is
+trusted. A composition that computes nothing, or is in the store, imports neither numpy nor torch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from modpkg.compose.checks import check_kept
 from modpkg.compose.composition import NOTHING, Composition
 from modpkg.compose.memory import default_threads
 from modpkg.compose.operators import find_operator
-from modpkg.compose.passthrough_checks import check_brought
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
@@ -35,7 +35,7 @@ from modpkg.core.sealed import seal, unseal
 
 
 class ComposedRecord(Struct, frozen=True):
-    """``composed.json``, sealed: digests of what a composition computed, and its pack's length."""
+    """``composed.json``, sealed: digests of the computed tensors and the pack's length in bytes."""
 
     engine: str
     key: DigestText
@@ -44,14 +44,14 @@ class ComposedRecord(Struct, frozen=True):
 
 
 class ComposedModel(Struct, frozen=True, kw_only=True):
-    """A composed model: where each of its tensors lies, and its files."""
+    """A composed model: the location of each tensor, and its files."""
 
     key: str
-    """Digest of what went in."""
+    """Digest of the inputs."""
     result: str
-    """Digest of what came out: of the canonical JSON of {tensor: [dtype, shape, digest]}."""
+    """Digest of the weights: of the canonical JSON of {tensor: [dtype, shape, digest]}."""
     tensors: dict[str, TensorRef]
-    """``file`` is absolute."""
+    """With absolute paths."""
     config: dict[str, Any]
     files: dict[str, Path]
     prompt: Prompt | None
@@ -65,18 +65,26 @@ def compose(
     executor: concurrent.futures.Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ComposedModel:
-    """Carry out a composition, or find its result in the store.
+    """Compute a composition, or return its result from the store.
 
-    Work is spread over ``executor``: any, as long as its workers see the same files; by default
-    a pool of ``threads`` (one per core). Neither changes a byte of the result. ``progress`` is
-    called with tensors done and tensors in all, in this thread. Where an operator is written with
-    torch, torch uses one thread per operation in this process while it runs.
+    Args:
+        composition: What to compute, from `modpkg.compose.plan.plan`.
+        store: The store's root.
+        threads: Size of the default thread pool; one per core if None.
+        executor: Runs the work instead of the thread pool. Its workers must see the same files.
+        progress: Called in this thread with the tensors done and the total.
+
+    Neither threads nor executor change a byte of the result. While operators written with torch
+    run, torch uses one thread per operation in this process.
 
     Raises:
-        ComposeError: the result has NaN or infinity. ComposeError, PackError, InstallError.
+        ComposeError: The result has NaN or infinity, or the method rejects the values.
+        IntegrityError: An input does not match its digest.
+        PackError: An input cannot be read.
+        InstallError: The disk is full or cannot be written.
     """
     tensors = dict(composition.kept)
-    check_brought(composition)
+    check_kept(composition)
     if types := composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
@@ -108,14 +116,14 @@ def compose(
 
 
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
-    """Return the record of a result that is in the store, if it is whole."""
+    """Return the record of a complete result in the store, or None."""
     try:
         record = unseal((folder / COMPOSED_RECORD).read_bytes(), ComposedRecord)
-        whole = (folder / COMPOSED_WEIGHTS).stat().st_size == record.length
+        complete = (folder / COMPOSED_WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None
-    sound = record.key == composition.key and record.digests.keys() == composition.types().keys()
-    return record if whole and sound else None
+    valid = record.key == composition.key and record.digests.keys() == composition.types().keys()
+    return record if complete and valid else None
 
 
 def _compute(
@@ -124,8 +132,7 @@ def _compute(
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
 ) -> ComposedRecord:
-    """Write the pack, then its record."""
-
+    """Write the pack, then its record, and return the record."""
     header, places = pack_header(composition.types())
     length = max(place.offset + place.length for place in places.values())
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,12 +142,12 @@ def _compute(
             file.write(header)
             file.flush()
             reserve(file.fileno(), length)
-            with _own_threads(composition), _written_behind(file.fileno()):
+            with _torch_threads_restored(composition), _written_behind(file.fileno()):
                 digests = _run(composition, places, staged, pool, progress)
                 if composition.routers:
-                    from modpkg.compose.router_rows import write_gates
+                    from modpkg.compose.router_rows import write_routers
 
-                    digests |= write_gates(composition, places, staged)
+                    digests |= write_routers(composition, places, staged)
             os.fsync(file.fileno())
         staged.chmod(0o444)
         staged.replace(folder / COMPOSED_WEIGHTS)
@@ -152,18 +159,18 @@ def _compute(
     return record
 
 
-_EVERY = 0.2
-"""Seconds between two requests to write to the disk what has been computed so far."""
+_SYNC_SECONDS = 0.2
+"""Interval at which the pack is flushed to disk while it is written."""
 
 
 @contextlib.contextmanager
 def _written_behind(descriptor: int) -> Iterator[None]:
-    """Have the system write a file to the disk while it grows: little is left to wait for."""
+    """Flush a file to disk in the background while it is written, so the last fsync is short."""
     done = threading.Event()
 
     def write() -> None:
-        while not done.wait(_EVERY):
-            with contextlib.suppress(OSError):  # the last one, at the end, is the one that counts
+        while not done.wait(_SYNC_SECONDS):
+            with contextlib.suppress(OSError):  # only the last fsync, in _compute, has to succeed
                 os.fsync(descriptor)
 
     thread = threading.Thread(target=write)
@@ -176,8 +183,8 @@ def _written_behind(descriptor: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_threads(composition: Composition) -> Iterator[None]:
-    """Keep what operators written with torch do to its threads from lasting."""
+def _torch_threads_restored(composition: Composition) -> Iterator[None]:
+    """Restore torch's thread count on exit, if an operator uses torch."""
     terms = [term for made in composition.computed.values() for term in made.terms]
     ops = {term.op for term in terms} - {NOTHING}
     if all(find_operator(op, composition.name).arrays for op in ops):
@@ -196,11 +203,11 @@ def _run(
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, DigestText]:
-    """Make all tensors, the largest first, and return their digests."""
+    """Compute all tensors, largest first, and return their digests."""
     from modpkg.compose.tensor import Job, make_tensor
 
     order = sorted(composition.computed, key=lambda name: (-places[name].length, name))
-    measured = _measured(composition)
+    measured = _measure(composition)
     futures = {}
     for name in order:
         job = Job(
@@ -226,17 +233,17 @@ def _run(
     return digests
 
 
-def _measured(composition: Composition) -> Any:
-    """Return what the method has to know of all tensors, if it has to."""
-    made = [(name, item) for name, item in composition.computed.items() if item.terms]
-    if not made:
+def _measure(composition: Composition) -> Any:
+    """Return what the method measures over the whole model; None if it measures nothing there."""
+    computed = [(name, item) for name, item in composition.computed.items() if item.terms]
+    if not computed:
         return None
-    reducer = find_reducer(made[0][1].reducer, composition.name)
+    reducer = find_reducer(computed[0][1].reducer, composition.name)
     if reducer.measure is None or not reducer.across:
         return None
     import numpy as np
 
     from modpkg.compose.blocks import ModelBlocks
 
-    with np.errstate(all="ignore"):  # NaN and infinity are looked for in the result
-        return reducer.measure(ModelBlocks(composition.name, made))
+    with np.errstate(all="ignore"):  # the result is checked for NaN and infinity
+        return reducer.measure(ModelBlocks(composition.name, computed))

@@ -1,8 +1,8 @@
-"""A model put together from the layers of several.
+"""A model assembled from layers of several models.
 
     composed[layer k] = module_i[layer j]
 
-Passthrough, as mergekit calls it. Torch-free.
+mergekit calls this passthrough. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from modpkg.manifest.schema import Layers, Setting
 
 
 def positions(names: Sequence[str]) -> dict[str, float]:
-    """Return how far up in its stack of layers each tensor is, from 0 to 1.
+    """Return each tensor's relative position in its stack of layers, from 0 to 1.
 
-    What is in no layer is at 0, and an only layer at 1, as mergekit has it.
+    Tensors outside of layers are at 0, and a single layer is at 1, as in mergekit.
     """
     places = {name: layer_path(name) for name in names}
     last: dict[str, int] = {}
@@ -47,19 +47,19 @@ class AssembledBase(Struct, frozen=True):
     base: InstalledModule
     config: dict[str, Any]
     scales: dict[str, tuple[Setting, str, float]]
-    """By tensor of a run with a scale: it, the tensor's name in the module, and how far up in the
-    run it is, from 0 to 1."""
+    """For each tensor of a run with a scale: the scale, the tensor's name in the module, and its
+    relative position in the run, from 0 to 1."""
 
 
 def assemble(
     name: str, runs: Sequence[Layers], base: InstalledModule, config: Mapping[str, Any],
     modules: Mapping[str, InstalledModule],
 ) -> AssembledBase:  # fmt: skip
-    """Return the base with the layers of ``runs`` in place of its own, numbered anew.
+    """Return the base with the layers of ``runs`` in place of its own, renumbered.
 
     Raises:
-        ComposeError: a run names layers or tensors that its module does not have; the layers are
-            in several stacks; or the config does not say how many there are.
+        ComposeError: A run names layers or tensors that its module does not have, the layers are
+            in several stacks, or the config has no number of layers.
     """
     stack = _stack(name, base)
     tensors = {t: ref for t, ref in base.tensors.items() if layer_path(t) is None}
@@ -71,29 +71,29 @@ def assemble(
             raise ComposeError(
                 "M601",
                 model=name,
-                reason=f"the layers of {module.name} are called {_stack(name, module)!r}, and "
+                reason=f"the layers of {module.name} are named {_stack(name, module)!r}, but "
                 f"those of {base.name} {stack!r}",
             )
         for wanted in run.tensors:
             _take(name, wanted, module, tensors)
         for layer in range(*run.range):
-            found = 0
+            count = 0
             for tensor, ref in module.tensors.items():
                 place = layer_path(tensor)
                 if place is None or place.layer != layer:
                     continue
-                found += 1
+                count += 1
                 renamed = f"{stack}.{len(origin)}.{place.rest}"
                 tensors[renamed] = ref
                 if run.scale is not None:
                     first, stop = run.range
                     height = (layer - first) / (stop - first - 1) if stop - first > 1 else 1.0
                     scales[renamed] = run.scale, tensor, height
-            if not found:
+            if not count:
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"{module.name} has no layer {layer}, which [compose] takes",
+                    reason=f"{module.name} has no layer {layer}, which [compose] names",
                 )
             origin.append((module, layer))
     return AssembledBase(
@@ -110,14 +110,14 @@ def _stack(name: str, module: InstalledModule) -> str:
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"{module.name} has not one stack of layers ({shown}), so that layers of it "
-            "cannot be counted",
+            reason=f"{module.name} must have exactly one stack of layers to take layers from; it "
+            f"has {shown}",
         )
     return stacks[0]
 
 
 def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, TensorRef]) -> None:
-    """Put the tensors that ``wanted`` names in place of the base's."""
+    """Replace the base's tensors by those that ``wanted``, a name or a dotted prefix, matches."""
     names = [
         tensor
         for tensor in module.tensors
@@ -137,13 +137,13 @@ def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, Te
 def _renumbered(
     name: str, config: Mapping[str, Any], origin: Sequence[tuple[InstalledModule, int]]
 ) -> dict[str, Any]:
-    """Return the config with the new count of layers, and its lists by layer likewise."""
+    """Return the config with the new number of layers, its per-layer lists rearranged."""
     keys = [key for key in LAYERS if isinstance(config.get(key), int)]
     if not keys:
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"its base's {CONFIG} does not say how many layers there are",
+            reason=f"its base's {CONFIG} does not state the number of layers",
         )
     before = int(config[keys[0]])
     edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(origin))}
@@ -154,8 +154,8 @@ def _renumbered(
     }
     for key, value in config.items():
         if isinstance(value, list) and len(value) == before and before > 1:
-            found = [(own.get(module.name, {}).get(key), layer) for module, layer in origin]
-            lists = [(items, layer) for items, layer in found if isinstance(items, list)]
-            if len(lists) == len(found) and all(layer < len(items) for items, layer in lists):
+            sources = [(own.get(module.name, {}).get(key), layer) for module, layer in origin]
+            lists = [(items, layer) for items, layer in sources if isinstance(items, list)]
+            if len(lists) == len(sources) and all(layer < len(items) for items, layer in lists):
                 edited[key] = [items[layer] for items, layer in lists]
     return edited

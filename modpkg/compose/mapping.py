@@ -1,4 +1,4 @@
-"""Tensors mapped from packs: views on a private mapping of the file, without a copy."""
+"""Tensors memory-mapped from packs: views on a private mapping of the file, without a copy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modpkg.core.dtypes import DTYPES
 from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
 
-# An older torch has fewer of them.
+# Older versions of torch lack some of them.
 TORCH_DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, dtype.torch)
     for name, dtype in DTYPES.items()
@@ -28,11 +28,11 @@ def map_tensors(
 ) -> dict[str, torch.Tensor]:
     """Return tensors by name, as views on one mapping per pack.
 
-    The mapping is private: writing into a tensor (training, say) copies the page and never
-    reaches the file. ``folder`` is where relative files lie.
+    The mapping is private (copy-on-write): writing to a tensor, as training does, never changes the
+    file. Relative paths are relative to ``folder``.
 
     Raises:
-        PackError: a pack is missing or too short, or its dtype is unknown to this torch.
+        PackError: A pack is missing or truncated, or this torch does not have a dtype.
     """
     mappings: dict[str, mmap.mmap] = {}
     return {name: _view(name, ref, folder, mappings) for name, ref in refs}
@@ -40,7 +40,11 @@ def map_tensors(
 
 def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap]) -> torch.Tensor:
     if ref.dtype not in TORCH_DTYPES:
-        raise PackError("M201", path=ref.file, reason=f"tensor {name!r} has dtype {ref.dtype}")
+        raise PackError(
+            "M201",
+            path=ref.file,
+            reason=f"tensor {name!r} has dtype {ref.dtype}, which this torch does not have",
+        )
     dtype = TORCH_DTYPES[ref.dtype]
     if ref.length == 0:
         return torch.empty(list(ref.shape), dtype=dtype)
@@ -48,9 +52,11 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
         mappings[ref.file] = _map(folder / ref.file)
     mapping = mappings[ref.file]
     if ref.offset + ref.length > len(mapping):
-        raise PackError("M201", path=folder / ref.file, reason=f"it ends before tensor {name!r}")
+        raise PackError(
+            "M201", path=folder / ref.file, reason=f"it is truncated before tensor {name!r}"
+        )
     if ref.offset % dtype.itemsize:
-        # Packs that others wrote may hold a tensor at an odd place, which no vector unit likes.
+        # Packs written by other tools may hold unaligned tensors; SIMD needs aligned ones.
         copied = bytearray(mapping[ref.offset : ref.offset + ref.length])
         flat = torch.frombuffer(copied, dtype=dtype)
     else:

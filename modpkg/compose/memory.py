@@ -1,4 +1,4 @@
-"""How much memory a composition takes, before it is carried out. Torch-free."""
+"""Block sizes, threads, and the memory that composing will need. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from modpkg.compose.reducers import find_reducer
 from modpkg.compose.reducers.selection import KEPT_ELEMENTS
 
 BLOCK_ELEMENTS = 1 << 16
-"""Elements of a row block: a float64 block is 512 KiB, of which a handful fit into a core's cache.
-Larger ones take fresh memory from the system with every operation, which cost five times what was
-computed in it; smaller ones cost calls.
+"""Elements of a row block: as float64 it is 512 KiB, and a few of them fit into a core's cache.
+Larger blocks are allocated from the system in every operation, which took five times as long as the
+arithmetic; smaller ones add call overhead.
 
 It is a constant, because a matrix product may round differently in blocks of another height."""
 
 SINGLE_ELEMENTS = 1 << 19
-"""Elements of a block in float32, in whose place nothing depends on its size: larger than a core's
-cache, and the calls fewer in which threads wait for one another."""
+"""Elements of a float32 block, where no result depends on the size: larger than a core's cache, but
+with fewer calls for which threads contend."""
 
 KEPT_BYTES = 8 << 20
-"""Of a tensor that is read to be measured and then to be made, all is kept up to this length."""
+"""A tensor that is read twice, to measure and then to compute, stays in memory up to this size."""
 
 SAMPLE_RUNS = 16
-"""Runs of a tensor that make a sample of it."""
+"""Number of runs of consecutive elements in a tensor's sample."""
 
 _SINGLE, _DOUBLE = 4, 8
 _BLOCKS = 12
-"""Blocks that are alive at once, beside two for each term: base, sums, signs, masks, the result."""
+"""Blocks alive at the same time, besides two per term: base, sums, signs, masks, the result."""
 _FIXED = 16 << 20
-"""What a composition takes whatever is composed: modules, thread stacks, what malloc holds back."""
+"""Bytes that any composition takes: modules, thread stacks, memory that malloc retains."""
 
 
 def run_elements(count: int) -> int:
-    """Return the elements of a run: in all, a sample is a 128th of a large tensor."""
+    """Return the elements per sample run; all runs are 1/128 of a large tensor."""
     return max(1 << 9, count >> 11)
 
 
 def default_threads() -> int:
-    """Return how many threads compose when nobody says: one for each core of this process."""
+    """Return the default number of threads: one per core available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_bytes(composition: Composition, threads: int) -> int:
-    """Return a bound of the memory that composing takes, beside the interpreter and torch.
+    """Return an upper bound of the bytes that composing needs, without interpreter and torch.
 
-    Each thread holds blocks of one tensor, and the inputs that an operator needs whole; where an
+    Each thread holds blocks of one tensor and the inputs that its operators need whole; if an
     operator is written with torch, also the mapped pages of the base's tensor.
     """
-    needs = sorted(_needs(composition.name, made) for made in composition.computed.values())
-    return _FIXED + sum(needs[-threads:]) + _gates(composition)
+    needs = sorted(_tensor_bytes(composition.name, item) for item in composition.computed.values())
+    return _FIXED + sum(needs[-threads:]) + _router_bytes(composition)
 
 
-def _gates(composition: Composition) -> int:
-    """Return a bound for what is put together by rows: all of it, and one layer of what reads."""
-    total = sum(_DOUBLE * math.prod(gate.shape) for gate in composition.routers.values())
+def _router_bytes(composition: Composition) -> int:
+    """Return an upper bound for routers, plus one layer of the base if it reads prompts."""
+    total = sum(_DOUBLE * math.prod(router.shape) for router in composition.routers.values())
     if composition.prompt_reader is not None:
         layers: dict[str, int] = {}
         for name, ref in composition.prompt_reader.tensors.items():
@@ -71,30 +71,31 @@ def _gates(composition: Composition) -> int:
     return total
 
 
-def _needs(model: str, made: ComputedTensor) -> int:
-    count = math.prod(made.source.shape)
-    columns = math.prod(made.source.shape[1:])
+def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
+    """Return an upper bound of the bytes that computing one tensor needs."""
+    count = math.prod(computed.source.shape)
+    columns = math.prod(computed.source.shape[1:])
     block = _DOUBLE * min(count, max(BLOCK_ELEMENTS, columns))
-    total = block * (_BLOCKS + 2 * len(made.terms))
+    total = block * (_BLOCKS + 2 * len(computed.terms))
     mapped = 0
-    reducer = find_reducer(made.reducer, model) if made.terms else None
-    for term in made.terms:
+    reducer = find_reducer(computed.reducer, model) if computed.terms else None
+    for term in computed.terms:
         if term.op == NOTHING:
             continue
         operator = find_operator(term.op, model)
         if not operator.arrays:
-            mapped = made.source.length
+            mapped = computed.source.length
         for role, ref in term.inputs.items():
-            if role not in operator.by_rows:  # as it lies, as float64, and as it was prepared
+            if role not in operator.by_rows:  # as stored, as float64, and prepared
                 total += ref.length + 2 * _DOUBLE * math.prod(ref.shape)
-        if operator.becomes:  # in float32, and a quarter of it in float64
+        if operator.becomes:  # float32, and a quarter of it as float64
             total += min(count, SINGLE_ELEMENTS) * (_SINGLE + 2 * _DOUBLE) // 2
         if term.importance is not None:
             total += block
     if reducer is not None and reducer.single is not None:
         total += min(count, SINGLE_ELEMENTS) * (8 * _SINGLE + 2 * _DOUBLE)
     if reducer is not None and reducer.measure is not None:
-        total += sum(min(ref.length, KEPT_BYTES) for ref in made.inputs())
+        total += sum(min(ref.length, KEPT_BYTES) for ref in computed.inputs())
         sampled = min(count, SAMPLE_RUNS * (run_elements(count) + columns))
         total += _DOUBLE * (3 * sampled + 7 * min(count, KEPT_ELEMENTS))
     return total + mapped

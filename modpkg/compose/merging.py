@@ -1,4 +1,4 @@
-"""From what the steps do to the terms of each tensor, under the recipe's method. Torch-free."""
+"""The recipe's method applied to its steps: the terms of each tensor. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
 
 
 class PlannedStep(Struct, frozen=True):
-    """A step, and what it does."""
+    """A step of a recipe and its effects."""
 
     number: int
     step: Step
@@ -28,10 +28,11 @@ class PlannedStep(Struct, frozen=True):
 
 
 class MergeMethod:
-    """A method with its parameters, which may differ by tensor.
+    """A recipe's method with its parameters, which may differ by tensor.
 
     Raises:
-        ComposeError: a parameter is unknown, missing, or of the wrong kind.
+        ComposeError: A parameter is unknown, missing or of the wrong type, or the method takes
+            another number of steps.
     """
 
     def __init__(
@@ -63,32 +64,32 @@ class MergeMethod:
     # One tensor ---------------------------------------------------------------------------
 
     def settings(self, tensor: str) -> dict[str, Any]:
-        """Return the method's own parameters for a tensor, each with a value."""
+        """Return every parameter of the method for a tensor, defaults included."""
         return {
             key: self._value(key, default, [self._recipe.parameters], tensor)
             for key, default in self._reducer.parameters.items()
         }
 
-    def scale(self, done: PlannedStep, tensor: str) -> float:
+    def scale(self, planned: PlannedStep, tensor: str) -> float:
         """Return the scale of a step for a tensor."""
-        found = self._valued(done.step.scale, tensor)
-        if not isinstance(found, float) or isinstance(found, bool):
+        scale = self._setting(planned.step.scale, tensor)
+        if not isinstance(scale, float) or isinstance(scale, bool):
             raise self._refuse(
-                f"the scale of step {done.number} has no value for {tensor!r}; add one without a "
-                "filter"
+                f"the scale of step {planned.number} has no value for {tensor!r}; add one without "
+                "a filter"
             )
-        if not math.isfinite(found):
-            raise self._refuse(f"step {done.number} has scale {found}")
-        return found
+        if not math.isfinite(scale):
+            raise self._refuse(f"step {planned.number} has scale {scale}")
+        return scale
 
-    def _step_settings(self, done: PlannedStep, tensor: str) -> dict[str, Any]:
-        scopes = [done.step.parameters, self._recipe.parameters]
+    def _step_settings(self, planned: PlannedStep, tensor: str) -> dict[str, Any]:
+        scopes = [planned.step.parameters, self._recipe.parameters]
         return {
             key: self._value(key, default, scopes, tensor)
             for key, default in self._reducer.step_parameters.items()
         }
 
-    def _valued(self, setting: Setting, tensor: str) -> Any:
+    def _setting(self, setting: Setting, tensor: str) -> Any:
         return value_for(setting, tensor, self._places.get(tensor, 0.0))
 
     def _value(
@@ -97,71 +98,76 @@ class MergeMethod:
         for scope in scopes:
             if key not in scope:
                 continue
-            found = self._valued(scope[key], tensor)
-            if found is not None:
-                return self._typed(key, default, found)
+            value = self._setting(scope[key], tensor)
+            if value is not None:
+                return self._checked(key, default, value)
         if default is REQUIRED:
             raise self._refuse(
-                f"method {self._recipe.method!r} needs the parameter {key!r}, and it has no value "
+                f"method {self._recipe.method!r} needs the parameter {key!r}, which has no value "
                 f"for {tensor!r}"
             )
         return default
 
-    def _typed(self, key: str, default: Any, found: Any) -> Any:
+    def _checked(self, key: str, default: Any, value: Any) -> Any:
+        """Return a parameter's value, an integral float as int where the parameter is an int.
+
+        Raises:
+            ComposeError: It has another type than the default, or is out of bounds.
+        """
         kind = float if default is REQUIRED else type(default)
-        if key == IMPORTANCE and isinstance(found, str):
-            return found
-        if kind is int and isinstance(found, float) and found.is_integer():
-            found = int(found)
-        if type(found) is not kind:
-            noun = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-            raise self._refuse(f"parameter {key!r} is {found!r}, and has to be {noun[kind]}")
-        least, most = self._reducer.bounds.get(key, (-math.inf, math.inf))
-        if kind in (int, float) and not least <= found <= most:
-            raise self._refuse(f"parameter {key!r} is {found}, and has to be {least} to {most}")
-        return found
+        if key == IMPORTANCE and isinstance(value, str):
+            return value
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not kind:
+            noun = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+            raise self._refuse(f"parameter {key!r} is {value!r}, but must be {noun[kind]}")
+        low, high = self._reducer.bounds.get(key, (-math.inf, math.inf))
+        if kind in (int, float) and not low <= value <= high:
+            raise self._refuse(f"parameter {key!r} is {value}, but must be {low} to {high}")
+        return value
 
     # All tensors --------------------------------------------------------------------------
 
     def terms(
         self, base: InstalledModule, steps: Sequence[PlannedStep]
     ) -> dict[str, tuple[Term, ...]]:
-        """Return the changes by tensor, in the canonical order.
+        """Return the terms by tensor, in the canonical order.
 
-        With ``sum`` the scales go into the terms' weights. Where the method allows it, equal
-        changes become one; steps without weight are left out; and for the methods that count
-        their steps, each has a term for every tensor that any of them changes.
+        With ``sum`` the scales are folded into the terms' weights. Equal terms are merged if the
+        method is additive, terms of weight 0 are dropped, and for methods that count their steps
+        every step has a term for every tensor that any step changes.
         """
         folded = self._reducer.name == "sum"
-        touched = sorted({target for done in steps for target in done.effects.terms})
+        touched = sorted({target for planned in steps for target in planned.effects.terms})
         order = sorted(steps, key=_identity)
         return {
-            target: found
+            target: terms
             for target in touched
-            if (found := self._terms_of(base, target, steps if folded else order, folded))
+            if (terms := self._terms_of(base, target, steps if folded else order, folded))
         }
 
     def _terms_of(
         self, base: InstalledModule, target: str, steps: Sequence[PlannedStep], folded: bool
     ) -> tuple[Term, ...]:
         grouped: dict[bytes, tuple[Term, list[float]]] = {}
-        for done in steps:
-            scale = self.scale(done, target)
-            term = done.effects.terms.get(target)
+        for planned in steps:
+            scale = self.scale(planned, target)
+            term = planned.effects.terms.get(target)
             if not self._reducer.weighted and scale != 1.0:
                 raise self._refuse(
-                    f"step {done.number} has a scale, which method {self._recipe.method!r} has no "
-                    "use for"
+                    f"step {planned.number} has a scale, but method {self._recipe.method!r} takes "
+                    "no weights"
                 )
             if term is None and folded:
                 continue
             if term is None:
                 term = Term(op=NOTHING, weight=1.0, inputs={})
             if not folded:
-                term = self._with_settings(base, done, target, term)
+                term = self._with_settings(base, planned, target, term)
             key = canonical_json(term.key_fields())
             if not self._reducer.additive:
-                key += str(done.number).encode()
+                key += str(planned.number).encode()
             grouped.setdefault(key, (term, []))[1].append(scale)
         summed = []
         for _, (term, scales) in sorted(grouped.items()) if folded else grouped.items():
@@ -173,9 +179,9 @@ class MergeMethod:
         return tuple(summed) if any(term.op != NOTHING for term in summed) else ()
 
     def _with_settings(
-        self, base: InstalledModule, done: PlannedStep, target: str, term: Term
+        self, base: InstalledModule, planned: PlannedStep, target: str, term: Term
     ) -> Term:
-        settings = self._step_settings(done, target)
+        settings = self._step_settings(planned, target)
         named = settings.get(IMPORTANCE)
         if not isinstance(named, str):
             return structs.replace(term, settings=settings)
@@ -192,15 +198,15 @@ class MergeMethod:
         return structs.replace(term, settings=settings, importance=ref)
 
     def everywhere(self, table: Mapping[str, TensorRef]) -> dict[str, dict[str, Any]]:
-        """Return the settings of the tensors that the method changes without any step."""
+        """Return the settings of the tensors that the method changes even without a step."""
         changed = self._reducer.everywhere
         if changed is None:
             return {}
-        found = {name: self.settings(name) for name in table}
-        return {name: settings for name, settings in found.items() if changed(settings)}
+        by_name = {name: self.settings(name) for name in table}
+        return {name: settings for name, settings in by_name.items() if changed(settings)}
 
 
-def _identity(done: PlannedStep) -> tuple[bytes, bytes]:
-    """Return what orders a step among others: what it does, wherever it is written."""
-    accounts = {target: term.key_fields() for target, term in done.effects.terms.items()}
-    return canonical_json(accounts), repr((done.step.scale, done.step.parameters)).encode()
+def _identity(planned: PlannedStep) -> tuple[bytes, bytes]:
+    """Return the sort key of a step: its effects, independent of its position in the recipe."""
+    fields = {target: term.key_fields() for target, term in planned.effects.terms.items()}
+    return canonical_json(fields), repr((planned.step.scale, planned.step.parameters)).encode()

@@ -1,9 +1,9 @@
-"""Architectures of experts, and the dense ones that go into them without a change to what they do.
+"""Mixture-of-experts architectures, and the dense ones that can be converted to them exactly.
 
-A mixture whose experts are all equal does what the dense model does, whatever its router says. That
-holds where the one differs from the other by its feed-forward blocks alone; what a config leaves to
-its architecture's defaults is therefore written down, for the other architecture has other ones.
-The names on disk are those that transformers writes. Torch-free.
+A mixture whose experts are all equal computes the same as the dense model, whatever its router
+does, if the architectures differ only in their feed-forward blocks. Keys that a dense config leaves
+to its architecture's defaults are therefore written out, because the mixture's defaults differ.
+Tensor names are those that transformers writes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 from modpkg.adapters.expert import Layer
 
 _ROPE_THETA = 10000.0
-"""What all four dense architectures take where their config says nothing."""
+"""Default of all four dense architectures."""
 _CLASS = re.compile(r"^(?P<stem>[A-Za-z0-9]+?)(?P<task>Model|For[A-Z]\w*)$")
 _OUTSIDE = re.compile(r"^(?:model\.)?(?:embed_tokens|norm)\.weight$|^(?:lm_head|score)\.weight$")
 _NORMS = r"(?:input_layernorm|post_attention_layernorm)\.weight"
@@ -29,35 +29,35 @@ class MixtureArchitecture(Struct, frozen=True, kw_only=True):
     kind: str
     """Its ``model_type``."""
     stem: str
-    """What its classes' names begin with."""
+    """Prefix of its class names."""
     gate: str
-    """The router's name in a layer."""
+    """Name of the router's weight within a layer."""
     expert: str
-    """An expert's, with ``{number}`` and ``{part}`` in it."""
+    """Name of an expert's weight, with the fields ``{number}`` and ``{part}``."""
     parts: dict[str, str]
-    """What the dense block's matrices are called in an expert."""
+    """Name in an expert of each matrix of the dense block."""
     count: str
-    """Its config's key for how many experts there are."""
+    """The config key with the number of experts."""
     config: dict[str, Any]
-    """What its config says always."""
+    """Config keys that are always set."""
     shared: str = ""
-    """The block that every token goes through beside its experts, where the architecture has one:
-    it is there with one neuron, of zeros."""
+    """Name of the shared expert, if the architecture has one; it is given one neuron of zeros."""
 
 
 class DenseArchitecture(Struct, frozen=True, kw_only=True):
-    """A dense architecture that goes into one."""
+    """A dense architecture, and the mixture it can be converted to."""
 
     stem: str
+    """Prefix of its class names."""
     into: MixtureArchitecture
     layer: re.Pattern[str]
-    """Tensors of a layer that mean the same in both, beside the block."""
+    """Matches the tensors of a layer, besides the block, that both architectures share."""
     defaults: dict[str, Any]
-    """Of its own, where the other's are other ones."""
+    """Its config defaults, where the mixture's differ."""
     only: dict[str, Any]
-    """Keys of its config that have to have this value, or none: the other does not do more."""
+    """Config keys that must have this value or be absent: the mixture supports no other."""
     fixed: dict[str, Any] = {}
-    """Keys that it does not read and the other does."""
+    """Config keys that only the mixture reads, with the value that matches the dense model."""
 
 
 _MIXTRAL = MixtureArchitecture(
@@ -148,21 +148,21 @@ def dense_of(
     layers: Iterable[Layer],
     refuse: Callable[[str], Exception],
 ) -> DenseArchitecture:
-    """Return what is known of a base's architecture, having checked that all of it goes across.
+    """Return the base's architecture, after checking that the mixture supports all of it.
 
     Raises:
-        What ``refuse`` makes of the reason: the architecture is another, or the config or a tensor
-        asks for what the architecture of experts does not do.
+        ComposeError: Its architecture is not supported, or its config or a tensor has no equivalent
+            in the mixture; ``refuse`` makes the error from the reason.
     """
     kind = config.get("model_type")
     dense = DENSE.get(kind) if isinstance(kind, str) else None
     if dense is None:
-        raise refuse(f"its base's architecture is {kind!r}, and done are {', '.join(DENSE)}")
+        raise refuse(f"its base's architecture is {kind!r}; supported are {', '.join(DENSE)}")
     for key, value in dense.only.items():
         if config.get(key, value) not in (value, None):
             raise refuse(
                 f"the base's config.json has {key} = {config[key]!r}, which {dense.into.stem} "
-                "does not have"
+                "does not support"
             )
     kinds = config.get("layer_types")
     if kinds is not None and not (
@@ -171,7 +171,10 @@ def dense_of(
         raise refuse("the layer_types of the base's config.json are not all 'full_attention'")
     prefixes = tuple(layer.prefix for layer in layers)
     if len(prefixes) != config.get("num_hidden_layers", dense.defaults.get("num_hidden_layers")):
-        raise refuse(f"{len(prefixes)} layers have a block, and its config.json says another count")
+        raise refuse(
+            f"{len(prefixes)} layers have a feed-forward block, but config.json states another "
+            "number of layers"
+        )
     blocks = {layer.block(part) for layer in layers for part in dense.into.parts}
     for name in sorted(tensors):
         prefix = next((p for p in prefixes if name.startswith(p)), None)
@@ -189,10 +192,11 @@ def mixture_config(
     per_token: int,
     refuse: Callable[[str], Exception],
 ) -> dict[str, Any]:
-    """Return the keys of ``config.json`` that a mixture of this base sets.
+    """Return the keys of ``config.json`` to set for a mixture of this base.
 
     Raises:
-        What ``refuse`` makes of the reason: it does not say which architecture it is.
+        ComposeError: The config does not name a class of the base's architecture; ``refuse`` makes
+            the error from the reason.
     """
     named = config.get("architectures")
     match = _CLASS.match(str(named[0])) if isinstance(named, list) and named else None
@@ -217,7 +221,7 @@ def mixture_config(
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotation's base where the config leaves it to its architecture."""
+    """Return the RoPE base, if the config leaves it to its architecture's default."""
     parameters = config.get("rope_parameters")
     if config.get("rope_theta") is not None:
         return {}

@@ -1,7 +1,7 @@
-"""A tensor of bfloat16 or float16 in float32, and in float64 where that might round otherwise.
+"""Reducing bfloat16 or float16 tensors in float32, and in float64 where rounding might differ.
 
-The result is the same to the last bit: every value whose float32 is not proven to round as its
-float64 does is computed in float64 too, from the same inputs, by the method's own function. See
+The result is bit-identical to float64: every value whose float32 is not proven to round the same
+way is computed again in float64, from the same inputs, by the method's own function. See
 `modpkg.compose.reducers.single` for the proof.
 """
 
@@ -19,23 +19,24 @@ from modpkg.compose.reducers.single import SinglePrecision
 from modpkg.compose.rows import RowReader
 
 Exact = Callable[[Array, Sequence[Array], Any], Stored]
-"""``exact(base, others, places)``: rounded results of values, (1, k) float64 each, and of their k
-places in the tensor."""
+"""``exact(base, others, places)``: the rounded results of k elements, from their values, (1, k)
+float64 each, and their flat indices."""
 
 _SIGNLESS = np.uint16(0x7FFF)
 
 
 class BitLayout(NamedTuple):
-    """Where the bits of a narrow float are; float32 has 8 of exponent and 23 of fraction."""
+    """The bits of a 16-bit float; float32 has 8 exponent and 23 fraction bits."""
 
     fraction: int
+    """Fraction bits."""
     small: int
-    great: int
+    large: int
     """Bits of the smallest and the largest base magnitude. A fine-tune of the other sign is then
     farther away than `SinglePrecision.steps` ever allows, even where the difference of the bits
     wraps around; and every value between the two bounds is a normal number."""
     bias: int = 0
-    """What float32's exponents are greater by."""
+    """float32's exponent bias minus this dtype's."""
 
 
 LAYOUTS = {
@@ -45,7 +46,7 @@ LAYOUTS = {
 
 
 class NarrowReduction:
-    """How elements of one tensor become those of the result."""
+    """Reduces one tensor, float32 first."""
 
     def __init__(
         self,
@@ -61,65 +62,67 @@ class NarrowReduction:
         self._layout = LAYOUTS[dtype]
 
     def __iter__(self) -> Iterator[Stored]:
-        """Yield the result as it lies in a pack, in order."""
+        """Yield the result as stored in a pack, block by block, in order."""
         for first in range(0, self._base.count, SINGLE_ELEMENTS):
             yield self._block(first, min(first + SINGLE_ELEMENTS, self._base.count))
 
     def _block(self, first: int, last: int) -> Stored:
         base = self._base.flat(first, last)
         others = [rows.flat(first, last) for rows in self._others]
-        pieces = self._single.pieces(self._measured, first, last - first) or ()
-        doubt = far(base, others, self._single.steps, self._layout)
+        runs = self._single.runs(self._measured, first, last - first) or ()
+        doubt = out_of_range(base, others, self._single.steps, self._layout)
         start = in_single(base)
         deltas = [in_single(other) for other in others]
         for delta in deltas:
             delta -= start
-        made = self._single.reduce(start, deltas, pieces, doubt)
-        found = nearest(made, self._single.ulps, self._layout, doubt).view(base.dtype)
+        values = self._single.reduce(start, deltas, runs, doubt)
+        result = round_to_narrow(values, self._single.ulps, self._layout, doubt).view(base.dtype)
         where = np.flatnonzero(doubt)
-        if where.size > found.size // 4:  # it would cost more than all in one
+        if where.size > result.size // 4:  # computing the whole block in float64 is faster
             return self._in_double(base, others, first)
         if where.size:
-            found[where] = self._of(
+            result[where] = self._exactly(
                 base.take(where), [o.take(where) for o in others], where + first
             )
-        return found
+        return result
 
     def _in_double(self, base: Stored, others: Sequence[Stored], first: int) -> Stored:
-        found = np.empty_like(base)
+        result = np.empty_like(base)
         for start in range(0, base.size, BLOCK_ELEMENTS):
             part = slice(start, start + BLOCK_ELEMENTS)
             places = np.arange(first + start, first + min(part.stop, base.size))
-            found[part] = self._of(base[part], [other[part] for other in others], places)
-        return found
+            result[part] = self._exactly(base[part], [other[part] for other in others], places)
+        return result
 
-    def _of(self, base: Stored, others: Sequence[Stored], places: Any) -> Stored:
+    def _exactly(self, base: Stored, others: Sequence[Stored], places: Any) -> Stored:
         wide = [in_double(each).reshape(1, -1) for each in (base, *others)]
         return self._exact(wide[0], wide[1:], places).reshape(-1)
 
 
-def far(base: Stored, others: Sequence[Stored], steps: int, layout: BitLayout) -> NDArray[np.bool_]:
-    """Return where ``base`` is too small or great, or any other is not near it."""
+def out_of_range(
+    base: Stored, others: Sequence[Stored], steps: int, layout: BitLayout
+) -> NDArray[np.bool_]:
+    """Return where ``base`` is too small or large, or any other is over ``steps`` away from it."""
     base, others = base.view(np.uint16), [other.view(np.uint16) for other in others]
     size = base & _SIGNLESS
-    size -= np.uint16(layout.small)  # what is smaller goes round, and is great
-    found: NDArray[np.bool_] = size > np.uint16(layout.great - layout.small)
+    size -= np.uint16(layout.small)  # smaller values wrap around and become large
+    mask: NDArray[np.bool_] = size > np.uint16(layout.large - layout.small)
     least = np.subtract(base, np.uint16(steps), out=size)
     most = others[0] - least
     for other in others[1:]:
         np.maximum(most, other - least, out=most)
-    found |= most > np.uint16(2 * steps)
-    return found
+    mask |= most > np.uint16(2 * steps)
+    return mask
 
 
-def nearest(
+def round_to_narrow(
     single: NDArray[np.float32], ulps: int, layout: BitLayout, doubt: NDArray[np.bool_]
 ) -> Stored:
-    """Return bits of the nearest narrow floats; where another float32, ``ulps`` away, may have
-    another, ``doubt`` is set.
+    """Return the bits of the nearest narrow floats, setting ``doubt`` where a float32 within
+    ``ulps`` may round to another.
 
-    Without ``ulps`` ties go to even; otherwise they are among those in doubt, as is what is not
-    normal. ``single`` is overwritten.
+    If ``ulps`` is 0, ties go to even; otherwise ties are in doubt, as are subnormal and non-finite
+    results. ``single`` is overwritten.
     """
     bits: Any = single.view(np.uint32)
     dropped = np.uint32(23 - layout.fraction)

@@ -1,4 +1,4 @@
-"""From a recipe and modules to a composition. Pure, and imports no torch."""
+"""Planning: from a recipe and its modules to a composition. Pure; imports no torch."""
 
 from __future__ import annotations
 
@@ -34,17 +34,16 @@ COMPOSE_ENGINE = "3"
 def plan(
     name: str, version: str, recipe: Compose, modules: Mapping[str, InstalledModule]
 ) -> Composition:
-    """Return the composition that ``recipe`` describes; ``modules`` are those it names, by name.
+    """Return the composition that ``recipe`` describes; ``modules`` has its modules by name.
 
-    Steps that commute are brought into one order, and equal changes are added up, before anything
-    is computed: the order in which a manifest writes them changes neither a byte nor the key, and
-    a change that is added and taken away leaves the base's bytes.
+    Steps that commute are sorted and equal changes are summed before anything is computed, so the
+    order in a manifest affects neither the bytes nor the key, and a change that is added and
+    subtracted again leaves the base's bytes.
 
     Raises:
-        ComposeError: the recipe cannot be composed; says why.
-        ComposeError: a step's operator, or the method, is not known.
-        ComposeError: a tensor of a module would not be used.
-        ComposeError, ReleaseError: a module does not fit.
+        ComposeError: The recipe cannot be composed, its method or an operator is unknown, or a
+            tensor of a module is not used.
+        ComposeError, ReleaseError: A module does not fit the base.
     """
     base = _module(name, modules, recipe.base)
     if base.kind not in ("base", "model") or not base.tensors:
@@ -57,8 +56,8 @@ def plan(
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"its base {base.name} is a model, and composing on top of a model is not "
-            "implemented; name that model's own base and steps",
+            reason=f"its base {base.name} is a model; composing on top of a model is not "
+            "supported, list that model's base and steps instead",
         )
     if CONFIG not in base.files:
         raise ComposeError("M601", model=name, reason=f"its base {base.name} has no {CONFIG}")
@@ -85,27 +84,25 @@ def plan(
             modules=modules,
         )
         effect = operator.bind(context)
-        _balance(name, module, effect)
-        if operator.name != "dense":  # a merge may weigh in the base itself
+        _check_all_used(name, module, effect)
+        if operator.name != "dense":  # a merge may include the base itself
             check_alone(name, number, module, base, effect)
         steps.append(PlannedStep(number, step, module, effect))
     check_together(name, steps)
     table = _table(name, base, steps)
-    for done in steps:
-        for target in done.effects.terms:
+    for planned in steps:
+        for target in planned.effects.terms:
             if table.get(target) is not base.tensors[target]:
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"{done.module.name} acts on {target!r}, which another step replaces",
+                    reason=f"{planned.module.name} acts on {target!r}, which another step replaces",
                 )
-    kept, made = _made(name, base, recipe, table, merging, steps, scales)
-    gates = {tensor: gate for done in steps for tensor, gate in done.effects.routers.items()}
-    probe = next(
-        (done.effects.prompt_reader for done in steps if done.effects.prompt_reader is not None),
-        None,
-    )
-    brought = {(ref.file, ref.offset) for ref in _brought(steps)}
+    kept, computed = _split(name, base, recipe, table, merging, steps, scales)
+    routers = {n: router for planned in steps for n, router in planned.effects.routers.items()}
+    readers = [planned.effects.prompt_reader for planned in steps]
+    prompt_reader = next((reader for reader in readers if reader is not None), None)
+    patched = {(ref.file, ref.offset) for ref in _patched_whole(steps)}
     prompt = _prompt(name, steps)
     edited = _config(name, config, recipe, steps)
     if prompt is not None:
@@ -113,17 +110,17 @@ def plan(
     return Composition(
         name=name,
         version=version,
-        key=composition_key(kept, made, gates, probe, prompt),
+        key=composition_key(kept, computed, routers, prompt_reader, prompt),
         kept=kept,
-        computed=made,
+        computed=computed,
         require_finite=tuple(
-            tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in brought
+            tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in patched
         ),
-        unverified=tuple(tensor for done in steps for tensor in done.effects.claimed),
+        unverified=tuple(tensor for planned in steps for tensor in planned.effects.claimed),
         config=edited,
         files=_files(name, base, steps),
-        routers=gates,
-        prompt_reader=probe,
+        routers=routers,
+        prompt_reader=prompt_reader,
         prompt=prompt,
     )
 
@@ -136,50 +133,52 @@ def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> I
     return modules[wanted]
 
 
-def _balance(name: str, module: InstalledModule, effect: Effects) -> None:
-    """Check that every tensor of the module is used."""
+def _check_all_used(name: str, module: InstalledModule, effect: Effects) -> None:
+    """Refuse a step that leaves tensors of its module unused."""
     prompt = effect.prompt.tensors.values() if effect.prompt is not None else ()
     inputs = [ref for term in effect.terms.values() for ref in term.inputs.values()]
     used = {
         (ref.file, ref.offset) for ref in (*inputs, *effect.added.values(), *effect.unused, *prompt)
     }
-    # One that many layers share is in many terms; that no place is taken twice, binding checks.
-    left = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]
-    if left:
+    # A tensor that several layers share is in several terms; binding rejects duplicate targets.
+    unused = [n for n, ref in module.tensors.items() if (ref.file, ref.offset) not in used]
+    if unused:
         raise ComposeError(
-            "M603", model=name, count=len(left), module=module.name, example=min(left)
+            "M603", model=name, count=len(unused), module=module.name, example=min(unused)
         )
 
 
-def _brought(steps: Sequence[PlannedStep]) -> list[TensorRef]:
-    """Return the tensors that patches bring whole."""
-    found: list[TensorRef] = []
-    for done in steps:
-        if done.step.op == PATCHED.name:
-            found += done.effects.added.values()
-            found += [t.inputs["whole"] for t in done.effects.terms.values() if "whole" in t.inputs]
-    return found
+def _patched_whole(steps: Sequence[PlannedStep]) -> list[TensorRef]:
+    """Return the tensors that patches provide whole."""
+    refs: list[TensorRef] = []
+    for planned in steps:
+        if planned.step.op == PATCHED.name:
+            refs += planned.effects.added.values()
+            terms = planned.effects.terms.values()
+            refs += [term.inputs["whole"] for term in terms if "whole" in term.inputs]
+    return refs
 
 
 def _table(name: str, base: InstalledModule, steps: Sequence[PlannedStep]) -> dict[str, TensorRef]:
-    """Return the result's tensors before any change to their values."""
+    """Return the result's tensors before their values are changed."""
     table = dict(base.tensors)
-    for done in steps:
-        for removed in done.effects.removed:
+    for planned in steps:
+        for removed in planned.effects.removed:
             table.pop(removed, None)
-    for done in steps:
-        for tensor, ref in done.effects.added.items():
+    for planned in steps:
+        for tensor, ref in planned.effects.added.items():
             if tensor in table:
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"tensor {tensor!r} of {done.module.name} is also added by another step",
+                    reason=f"tensor {tensor!r} of {planned.module.name} is also added by another "
+                    "step",
                 )
             table[tensor] = ref
     return table
 
 
-def _made(
+def _split(
     name: str,
     base: InstalledModule,
     recipe: Compose,
@@ -188,7 +187,7 @@ def _made(
     steps: Sequence[PlannedStep],
     scales: Mapping[str, tuple[Setting, str, float]],
 ) -> tuple[dict[str, TensorRef], dict[str, ComputedTensor]]:
-    """Part the tensors into those that are kept and those that are made."""
+    """Split the tensors into those that are kept as stored and those to compute."""
     terms = merging.terms(base, steps)
     everywhere = merging.everywhere(
         {tensor: ref for tensor, ref in table.items() if ref.dtype in FLOATS}
@@ -201,45 +200,44 @@ def _made(
             raise ComposeError(
                 "M601",
                 model=name,
-                reason='layers with a scale go with method = "passthrough" alone',
+                reason='layers with a scale need method = "passthrough"',
             )
         everywhere.pop(tensor, None)
         if scale != 1.0:
             everywhere[tensor] = {"scale": scale}
     kept: dict[str, TensorRef] = {}
-    made: dict[str, ComputedTensor] = {}
+    computed: dict[str, ComputedTensor] = {}
     for tensor, ref in sorted(table.items()):
         dtype = _dtype(name, base, recipe, tensor, ref)
         if tensor not in terms and tensor not in everywhere:
             if dtype == ref.dtype:
                 kept[tensor] = ref
             else:
-                made[tensor] = ComputedTensor(source=ref, dtype=dtype)
+                computed[tensor] = ComputedTensor(source=ref, dtype=dtype)
             continue
         if tensor not in everywhere and (whole := _whole(recipe, terms[tensor], dtype)) is not None:
             kept[tensor] = whole
             continue
-        made[tensor] = ComputedTensor(
+        computed[tensor] = ComputedTensor(
             source=ref,
             dtype=dtype,
             terms=terms.get(tensor, ()),
             reducer=recipe.method,
             settings=everywhere.get(tensor) or merging.settings(tensor),
         )
-    return kept, made
+    return kept, computed
 
 
 def _whole(recipe: Compose, terms: Sequence[Term], dtype: str) -> TensorRef | None:
-    """Return the tensor that is the result as it is: a patch brings it whole, and nothing else
-    changes it."""
+    """Return the tensor that a patch provides whole, if no other step changes it, else None."""
     if recipe.method != "sum" or len(terms) != 1 or terms[0].op != PATCHED.name:
         return None
-    found = terms[0].inputs.get("whole")
-    return found if found is not None and terms[0].weight == 1.0 and found.dtype == dtype else None
+    whole = terms[0].inputs.get("whole")
+    return whole if whole is not None and terms[0].weight == 1.0 and whole.dtype == dtype else None
 
 
 def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef) -> str:
-    """Return the dtype of a tensor of the result."""
+    """Return the result's dtype of a tensor."""
     own = sorted({other.dtype for other in base.tensors.values() if other.dtype in FLOATS})
     if recipe.dtype is not None and ref.dtype.startswith("F8_"):
         raise ComposeError(
@@ -254,20 +252,20 @@ def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: 
             "M601",
             model=name,
             reason=f"{tensor!r} is {ref.dtype}, but {base.name} is {', '.join(own)}; "
-            f'say what the result is to be: dtype = "{choice}" under its compose table',
+            f'set the dtype of the result: dtype = "{choice}" in its compose table',
         )
     return CONFIG_DTYPES[recipe.dtype] if recipe.dtype and ref.dtype in FLOATS else ref.dtype
 
 
 def composition_key(
     kept: dict[str, TensorRef],
-    made: dict[str, ComputedTensor],
-    gates: Mapping[str, RouterWeight] = MappingProxyType({}),
-    probe: PromptReader | None = None,
+    computed: dict[str, ComputedTensor],
+    routers: Mapping[str, RouterWeight] = MappingProxyType({}),
+    prompt_reader: PromptReader | None = None,
     prompt: Prompt | None = None,
 ) -> str:
-    """Return the digest of everything that decides a byte of the result."""
-    account: dict[str, Any] = {
+    """Return the digest of everything that decides the result's bytes."""
+    fields: dict[str, Any] = {
         "engine": COMPOSE_ENGINE,
         "kept": {name: canonical_identity(ref) for name, ref in kept.items()},
         "made": {
@@ -278,30 +276,30 @@ def composition_key(
                 "settings": item.settings,
                 "terms": [term.key_fields() for term in item.terms],
             }
-            for name, item in made.items()
+            for name, item in computed.items()
         },
     }
-    if gates:
-        account["gates"] = {name: gate.key_fields() for name, gate in gates.items()}
-    if probe is not None:
-        account["probe"] = probe.key_fields()
+    if routers:
+        fields["gates"] = {name: router.key_fields() for name, router in routers.items()}
+    if prompt_reader is not None:
+        fields["probe"] = prompt_reader.key_fields()
     if prompt is not None:
         tensors = {role: canonical_identity(ref) for role, ref in prompt.tensors.items()}
-        account["prompt"] = [prompt.task, prompt.count, prompt.heads, prompt.index, tensors]
-    return digest_bytes(canonical_json(account))
+        fields["prompt"] = [prompt.task, prompt.count, prompt.heads, prompt.index, tensors]
+    return digest_bytes(canonical_json(fields))
 
 
 def _prompt(name: str, steps: Sequence[PlannedStep]) -> Prompt | None:
-    """Return the virtual tokens of the one step that brings some."""
-    found = [done.effects.prompt for done in steps if done.effects.prompt is not None]
-    if len(found) > 1:
+    """Return the virtual tokens of the one step that has some."""
+    prompts = [planned.effects.prompt for planned in steps if planned.effects.prompt is not None]
+    if len(prompts) > 1:
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"{found[0].module} and {found[1].module} both bring virtual tokens, and a "
-            "model reads those of one",
+            reason=f"{prompts[0].module} and {prompts[1].module} both have virtual tokens; a "
+            "model can read those of only one module",
         )
-    return found[0] if found else None
+    return prompts[0] if prompts else None
 
 
 def _config(
@@ -311,21 +309,21 @@ def _config(
     steps: Sequence[PlannedStep],
 ) -> dict[str, Any]:
     edited: dict[str, tuple[str, Any]] = {}
-    for done in steps:
-        for key, value in done.effects.config.items():
-            other, before = edited.setdefault(key, (done.module.name, value))
+    for planned in steps:
+        for key, value in planned.effects.config.items():
+            other, before = edited.setdefault(key, (planned.module.name, value))
             if before != value:
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"{other} and {done.module.name} both set {key!r} of {CONFIG}",
+                    reason=f"{other} and {planned.module.name} both set {key!r} of {CONFIG}",
                 )
-    unset = {key: done.module.name for done in steps for key in done.effects.unset}
+    unset = {key: planned.module.name for planned in steps for key in planned.effects.unset}
     if both := sorted(unset.keys() & edited.keys()):
         raise ComposeError(
             "M601",
             model=name,
-            reason=f"{unset[both[0]]} takes {both[0]!r} out of {CONFIG}, and "
+            reason=f"{unset[both[0]]} removes {both[0]!r} from {CONFIG}, but "
             f"{edited[both[0]][0]} sets it",
         )
     merged = {key: value for key, value in config.items() if key not in unset}
@@ -341,25 +339,27 @@ def _files(name: str, base: InstalledModule, steps: Sequence[PlannedStep]) -> di
         for path, blob in base.files.items()
         if path != CONFIG and not path.endswith(".index.json")
     }
-    gone: dict[str, str] = {}
-    for done in steps:
-        for path in done.effects.replaced:
+    removed: dict[str, str] = {}
+    for planned in steps:
+        for path in planned.effects.replaced:
             files.pop(path, None)
-            if path not in done.effects.files:
-                gone[path] = done.module.name
-    for done in steps:
-        for path, blob in model_files(done.effects.files).items():
-            if path in gone:
+            if path not in planned.effects.files:
+                removed[path] = planned.module.name
+    for planned in steps:
+        for path, blob in model_files(planned.effects.files).items():
+            if path in removed:
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"{gone[path]} takes {path!r} away, and {done.module.name} changes it",
+                    reason=f"{removed[path]} removes {path!r}, but {planned.module.name} changes "
+                    "it",
                 )
             if path in files and digest_file(files[path]) != digest_file(blob):
                 raise ComposeError(
                     "M601",
                     model=name,
-                    reason=f"{done.module.name} and another of its modules have different {path!r}",
+                    reason=f"{planned.module.name} and another module have different files "
+                    f"{path!r}",
                 )
             files[path] = blob
     return files

@@ -1,4 +1,4 @@
-"""Tables that packages the user installed can extend, by entry points."""
+"""Tables that installed packages can extend through entry points."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Item = TypeVar("Item")
 
 
 def find(table: dict[str, Item], group: str, name: str) -> Item | None:
-    """Return an item of a table, or the one that an entry point of ``group`` names.
+    """Return an item of a table, or the one that an entry point of ``group`` names, or None.
 
-    Only packages that are installed in this Python can have entry points; nothing that came out
-    of a registry is looked at. modpkg's own names win.
+    Entry points come from packages installed in this Python, never from a registry. modpkg's own
+    names take precedence.
     """
     if name in table:
         return table[name]
@@ -23,5 +23,5 @@ def find(table: dict[str, Item], group: str, name: str) -> Item | None:
 
 
 def known(table: dict[str, Item], group: str) -> str:
-    """Return the names that `find` would find, for errors."""
+    """Return the names that `find` accepts, for error messages."""
     return ", ".join(sorted({*table, *entry_points(group=group).names}))

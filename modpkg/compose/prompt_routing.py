@@ -1,9 +1,9 @@
-"""What a base makes of prompts: the rows of a router that sends such texts to an expert.
+"""Router rows from prompts: the base's hidden states, so that similar texts go to an expert.
 
-For each prompt the base's states before each layer are taken (at the last token, or averaged over
-all); their mean over the positive prompts, less that over the negative ones, is scaled to length 1.
-One prompt is read at a time, so that none is padded, and none changes another's numbers by a bit;
-in float64 but for what transformers itself does in float32 (norms and rotations).
+For each prompt the hidden states before each layer are taken (at the last token, or averaged over
+all tokens); their mean over the positive prompts minus that over the negative ones is normalised to
+length 1. Prompts are run one at a time, without padding, so that none affects another's bits; in
+float64 except for what transformers itself computes in float32 (norms and rotary embeddings).
 
 Goddard et al. 2024, https://arxiv.org/abs/2403.13257 (mergekit's ``gate_mode``).
 """
@@ -34,87 +34,88 @@ _EMBEDDINGS = "embed_tokens.weight"
 
 
 class PromptStateExtractor:
-    """A base that reads prompts; what it made of each is kept.
+    """Runs the base on prompts, caching the states of each.
 
     Raises:
         MissingExtra: transformers is not installed.
-        ComposeError: it cannot make the base or its tokenizer.
+        ComposeError: transformers cannot build the base or its tokenizer.
     """
 
     def __init__(self, composition: Composition) -> None:
         if composition.prompt_reader is None:
-            raise AssertionError("nothing is to be read")
-        self._name, self._probe = composition.name, composition.prompt_reader
-        self._tensors = {n.removeprefix("model."): t for n, t in self._probe.tensors.items()}
-        self._tokenizer = _tokenizer(self._name, self._probe)
-        self._sound: set[tuple[str, int]] = set()
+            raise AssertionError("the composition has no rows from prompts")
+        self._name, self._base = composition.name, composition.prompt_reader
+        self._tensors = {n.removeprefix("model."): t for n, t in self._base.tensors.items()}
+        self._tokenizer = _tokenizer(self._name, self._base)
+        self._verified: set[tuple[str, int]] = set()
         self._model: Any = None
-        self._read: dict[str, torch.Tensor] = {}
-        self._made: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}
+        self._states: dict[str, torch.Tensor] = {}
+        self._rows: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}
 
     def states(self, row: PromptRow) -> torch.Tensor:
-        """Return the rows that prompts make, [layers, hidden], float64.
+        """Return the rows of a pair of prompt lists, float64 [layers, hidden].
 
         Raises:
-            ComposeError: nothing is left of them. IntegrityError: the base's bytes have changed.
+            ComposeError: The states of positive and negative prompts are equal.
+            IntegrityError: A tensor of the base does not match its digest.
         """
         key = (row.positive, row.negative)
-        if key not in self._made:
-            made = self._mean(row.positive)
+        if key not in self._rows:
+            rows = self._mean(row.positive)
             if row.negative:
-                made -= self._mean(row.negative)
-            length = made.norm(dim=-1, keepdim=True)
-            # A layer may see no difference: the first has but the last token's embedding.
+                rows -= self._mean(row.negative)
+            length = rows.norm(dim=-1, keepdim=True)
+            # Some layers may see no difference: the first sees only the last token's embedding.
             if not (length > _LEAST).any():
                 raise ComposeError(
                     "M601",
                     model=self._name,
-                    reason=f"the prompts that begin with {row.positive[0]!r} and their negative "
-                    "ones are the same to its base",
+                    reason="its base has equal hidden states for the prompts that begin with "
+                    f"{row.positive[0]!r} and their negative prompts",
                 )
-            self._made[key] = made / length.clamp(min=_LEAST)
-        return self._made[key]
+            self._rows[key] = rows / length.clamp(min=_LEAST)
+        return self._rows[key]
 
     def _mean(self, prompts: Sequence[str]) -> torch.Tensor:
         with torch.inference_mode(), one_thread():
-            found = torch.stack([self._state(prompt) for prompt in prompts])
-        if self._probe.mode != "cheap_embed":
-            return found.mean(dim=0)
-        summed = found.sum(dim=0)
+            states = torch.stack([self._state(prompt) for prompt in prompts])
+        if self._base.mode != "cheap_embed":
+            return states.mean(dim=0)
+        summed = states.sum(dim=0)
         length: torch.Tensor = summed.norm(dim=-1, keepdim=True)
         return summed / length.clamp(min=_LEAST)
 
     def _state(self, prompt: str) -> torch.Tensor:
-        """Return what one prompt makes, [layers, hidden]."""
-        if prompt not in self._read:
+        """Return the states of one prompt, [layers, hidden]."""
+        if prompt not in self._states:
             begin = self._tokenizer.bos_token or ""
             ids = self._tokenizer(begin + prompt, add_special_tokens=False)["input_ids"]
             if not ids:
                 raise ComposeError(
-                    "M601", model=self._name, reason=f"its prompt {prompt!r} has no token"
+                    "M601", model=self._name, reason=f"its prompt {prompt!r} has no tokens"
                 )
-            # Rows of the embedding, for all of it as float64 can be larger than a layer.
+            # Only the rows needed: the whole embedding as float64 can be larger than a layer.
             embeddings = self._tensor(_EMBEDDINGS)[torch.tensor(ids)].double()[None]
-            if self._probe.mode == "cheap_embed":
+            if self._base.mode == "cheap_embed":
                 state = embeddings[0].sum(dim=0).expand(len(layers_of(self._tensors)), -1)
             else:
                 before = self._before(embeddings)
-                average = self._probe.mode == "hidden_avg"
+                average = self._base.mode == "hidden_avg"
                 state = before.mean(dim=1) if average else before[:, -1]
-            self._read[prompt] = state.clone()
-        return self._read[prompt]
+            self._states[prompt] = state.clone()
+        return self._states[prompt]
 
     def _before(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the states before each layer, [layers, length, hidden]."""
         if self._model is None:
-            self._model = self._hollow()
+            self._model = self._build()
         states: list[torch.Tensor] = []
         hooks = []
         for number, layer in enumerate(self._model.layers):
 
             def enter(module: Any, args: Any, kwargs: Any, number: int = number) -> None:
-                given = args[0] if args else kwargs["hidden_states"]
-                states.append(given[0].clone())
+                hidden = args[0] if args else kwargs["hidden_states"]
+                states.append(hidden[0].clone())
                 for name, _ in list(module.named_parameters()):
                     value = self._tensor(f"layers.{number}.{name}").double()
                     _put(module, name, value)
@@ -132,19 +133,19 @@ class PromptStateExtractor:
                 hook.remove()
         return torch.stack(states)
 
-    def _hollow(self) -> Any:
-        """Return the base's architecture without weights: each layer gets its own when it runs."""
+    def _build(self) -> Any:
+        """Return the base's architecture on the meta device; a layer gets its weights when run."""
         transformers = _transformers()
-        kind = str(self._probe.config["model_type"])
+        kind = str(self._base.config["model_type"])
         try:
-            config = transformers.AutoConfig.for_model(kind, **_without(self._probe.config))
+            config = transformers.AutoConfig.for_model(kind, **_model_keys(self._base.config))
             with torch.device("meta"):
                 model = transformers.AutoModel.from_config(config)
             model.rotary_emb = type(model.rotary_emb)(config=config)
-        except Exception as error:  # a config can be wrong in any way that a constructor can fail
+        except Exception as error:  # transformers' constructors raise errors of many types
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ComposeError(
-                "M601", model=self._name, reason=f"its base's config.json is refused ({text})"
+                "M601", model=self._name, reason=f"its base's config.json is invalid ({text})"
             ) from None
         model.norm = torch.nn.Identity()
         return model.eval()
@@ -152,17 +153,17 @@ class PromptStateExtractor:
     def _tensor(self, name: str) -> torch.Tensor:
         ref: TensorRef = self._tensors[name]
         place = (ref.file, ref.offset)
-        if place not in self._sound:
+        if place not in self._verified:
             if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
-                what = f"What the router of {self._name} is made of"
+                what = f"An input of the router of {self._name}"
                 raise IntegrityError("M508", what=what, path=ref.file)
-            self._sound.add(place)
+            self._verified.add(place)
         return map_tensors([(name, ref)])[name]
 
 
-def _without(config: dict[str, Any]) -> dict[str, Any]:
-    left = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
-    return {key: value for key, value in config.items() if key not in left}
+def _model_keys(config: dict[str, Any]) -> dict[str, Any]:
+    ignored = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
+    return {key: value for key, value in config.items() if key not in ignored}
 
 
 def _put(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
@@ -176,20 +177,20 @@ def _transformers() -> Any:
         import transformers
     except ImportError:
         raise MissingExtra(
-            "M703", what="A router made of prompts", package="transformers", extra="transformers"
+            "M703", what="A router from prompts", package="transformers", extra="transformers"
         ) from None
     return transformers
 
 
-def _tokenizer(name: str, probe: PromptReader) -> Any:
+def _tokenizer(name: str, base: PromptReader) -> Any:
     """Return the base's tokenizer."""
     transformers = _transformers()
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        for path, blob in probe.files.items():
+    with tempfile.TemporaryDirectory() as path_text:
+        folder = Path(path_text)
+        for path, blob in base.files.items():
             shutil.copyfile(blob, folder / path)
-        (folder / CONFIG).write_text(f'{{"model_type": "{probe.config["model_type"]}"}}')
-        if TOKENIZER_CONFIG in probe.files and read_json(folder / TOKENIZER_CONFIG).get("auto_map"):
+        (folder / CONFIG).write_text(f'{{"model_type": "{base.config["model_type"]}"}}')
+        if TOKENIZER_CONFIG in base.files and read_json(folder / TOKENIZER_CONFIG).get("auto_map"):
             raise RunError("M707", name=name, file=TOKENIZER_CONFIG, key="auto_map")
         return open_tokenizer(
             transformers,

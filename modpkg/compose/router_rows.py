@@ -1,6 +1,6 @@
-"""Tensors that are put together by rows: the routers of a mixture of experts.
+"""The routers of a mixture of experts, assembled row by row.
 
-They are small, so they are made at once, in this process, when all others are written.
+They are small, so they are computed in this process, after all other tensors.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
 
 
-def write_gates(
+def write_routers(
     composition: Composition, places: Mapping[str, PackTensor], pack: Path
 ) -> dict[str, str]:
-    """Write these tensors into their places of a pack, and return their digests.
+    """Write the routers into their places in a pack, and return their digests.
 
     Every row is rounded once, from float64.
 
     Raises:
-        ComposeError: a row has NaN or infinity. IntegrityError: it is not what it was when it came.
-        ComposeError, MissingExtra: the base cannot read the prompts.
+        ComposeError: A row has NaN or infinity, or the base cannot read the prompts.
+        IntegrityError: An input does not match its digest.
+        MissingExtra: Rows come from prompts, and transformers is not installed.
     """
-    reader = PromptStateExtractor(composition) if composition.prompt_reader is not None else None
+    extractor = PromptStateExtractor(composition) if composition.prompt_reader is not None else None
     digests: dict[str, str] = {}
     with open(pack, "r+b", buffering=0) as file:
-        for name, gate in composition.routers.items():
-            values = _values(composition.name, name, gate, reader)
-            out = torch.empty(gate.shape, dtype=TORCH_DTYPES[gate.dtype])
+        for name, router in composition.routers.items():
+            values = _values(composition.name, name, router, extractor)
+            out = torch.empty(router.shape, dtype=TORCH_DTYPES[router.dtype])
             round_into(out, values)
             if not torch.isfinite(out).all():
                 raise ComposeError("M605", model=composition.name, tensor=name)
@@ -48,24 +49,24 @@ def write_gates(
 
 
 def _values(
-    model: str, name: str, gate: RouterWeight, reader: PromptStateExtractor | None
+    model: str, name: str, router: RouterWeight, extractor: PromptStateExtractor | None
 ) -> torch.Tensor:
-    """Return a tensor by its rows, as float64."""
-    values = torch.zeros(gate.shape, dtype=torch.float64)
-    for number, row in enumerate(gate.rows):
+    """Return a router's values, float64 [experts, hidden]."""
+    values = torch.zeros(router.shape, dtype=torch.float64)
+    for number, row in enumerate(router.rows):
         if isinstance(row, ModuleRow):
-            what = f"What {name!r} of {model} is made of"
-            values[number] = checked(row.ref, what)[row.row].double()
-        elif row is not None and reader is not None:
-            values[number] = reader.states(row)[row.layer]
+            what = f"An input of {name!r} of {model}"
+            values[number] = _verified(row.ref, what)[row.row].double()
+        elif row is not None and extractor is not None:
+            values[number] = extractor.states(row)[row.layer]
     return values
 
 
-def checked(ref: TensorRef, what: str) -> torch.Tensor:
-    """Return a tensor as it lies in its pack, once its bytes were hashed.
+def _verified(ref: TensorRef, what: str) -> torch.Tensor:
+    """Return a tensor mapped from its pack, after hashing its bytes.
 
     Raises:
-        IntegrityError: they are not what they were when they were fetched.
+        IntegrityError: They do not match its digest.
     """
     if digest_file(Path(ref.file), ref.offset, ref.length) != Digest(ref.digest):
         raise IntegrityError("M508", what=what, path=ref.file)

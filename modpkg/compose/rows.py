@@ -1,4 +1,4 @@
-"""A tensor that is read by rows, and hashed on the way."""
+"""Reading a tensor in rows, hashing it on the way."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from modpkg.core.installed import TensorRef
 
 
 class RowReader:
-    """A tensor that is read by rows, and hashed on the way: what `Source` is to operators.
+    """Reads a tensor in rows and hashes it on the way; operators get the base's as ``source``.
 
-    Seen as a matrix, its first extent × all others; a vector has one column, so that long ones
-    are cut into blocks too. It is read, and not mapped: a page that is mapped costs as much as
-    what is computed in it.
+    The tensor is seen as a matrix, its first dimension by all others; a vector has one column, so
+    long vectors are split into blocks too. It is read instead of mapped, because page faults take
+    as long as the arithmetic.
     """
 
     def __init__(self, ref: TensorRef, *, again: bool = False) -> None:
-        """With ``again`` it is read more than once, and kept if it is not large."""
+        """Open lazily; with ``again`` it will be read twice, and is kept in memory if small."""
         self.shape = tuple(ref.shape)
         self.count = int(np.prod(self.shape, dtype=np.int64))
         self.rows = self.shape[0] if self.shape else 1
@@ -42,10 +42,10 @@ class RowReader:
             self._file.close()
 
     def take(self, start: int, stop: int) -> Array:
-        """Return rows as float64 that may be overwritten.
+        """Return rows as float64, which the caller may overwrite.
 
         Raises:
-            PackError: they cannot be read.
+            PackError: They cannot be read.
         """
         last, self._last = self._last, None
         if last is not None and last[:2] == (start, stop):
@@ -53,13 +53,13 @@ class RowReader:
         return self._read(start, stop)
 
     def peek(self, start: int, stop: int) -> Array:
-        """Return rows as float64 that may not; the next `take` of the same gives them away."""
+        """Return rows as float64, read-only; a following `take` of them returns the same array."""
         if self._last is None or self._last[:2] != (start, stop):
             self._last = (start, stop, self._read(start, stop))
         return self._last[2]
 
     def ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield the first row of each block, and the one after its last."""
+        """Yield each block's first row and the row after its last."""
         for start in range(0, self.rows if self.count else 0, self.height):
             yield start, min(start + self.height, self.rows)
 
@@ -67,18 +67,18 @@ class RowReader:
         return widened(self.stored(start, stop), self.ref)
 
     def stored(self, start: int, stop: int) -> Stored:
-        """Return rows as they lie in the pack, not to be changed.
+        """Return rows as stored in the pack, read-only.
 
         Raises:
-            PackError: they cannot be read.
+            PackError: They cannot be read.
         """
         return self.flat(start * self.columns, stop * self.columns).reshape(-1, self.columns)
 
     def flat(self, first: int, last: int) -> Stored:
-        """Return elements as they lie in the pack, not to be changed.
+        """Return elements as stored in the pack, flat, read-only.
 
         Raises:
-            PackError: they cannot be read.
+            PackError: They cannot be read.
         """
         if self._keep:
             if not self._all.size:
@@ -103,9 +103,7 @@ class RowReader:
             while view:
                 count = os.preadv(self._file.fileno(), [view], self.ref.offset + position)
                 if not count:
-                    raise PackError(
-                        "M201", path=self.ref.file, reason="it ends before a tensor does"
-                    )
+                    raise PackError("M201", path=self.ref.file, reason="it is truncated")
                 view, position = view[count:], position + count
         except OSError as error:
             raise PackError(
@@ -113,10 +111,10 @@ class RowReader:
             ) from None
 
     def check(self, what: str) -> None:
-        """Hash what has not been, and check the digest.
+        """Hash the bytes that were not read yet, and check the digest.
 
         Raises:
-            IntegrityError: it is another.
+            IntegrityError: The tensor does not match its digest.
         """
         while self._hashed < self.ref.length:
             part = memoryview(bytearray(min(1 << 20, self.ref.length - self._hashed)))

@@ -1,4 +1,4 @@
-"""What a setting of a composition is for one tensor: filters, and gradients over layers."""
+"""The value of a recipe's setting for one tensor: filters, and gradients over layers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
 
 
 def value_for(setting: Setting, tensor: str, position: float) -> Scalar | None:
-    """Return the value of ``setting`` for a tensor; None where no filter fits.
+    """Return the value of ``setting`` for a tensor; None if no filter matches.
 
-    ``position`` is how far up in the layers the tensor is, from 0 to 1. A gradient of numbers is
-    interpolated; of one of words or of booleans the value below is taken. The first filter that
-    is a part of the tensor's name holds, and ``"*"`` fits all.
+    ``position`` is the tensor's relative position in the stack of layers, from 0 to 1. A gradient
+    of numbers is interpolated linearly; one of strings or booleans is a step function. The first
+    filter that is a substring of the tensor's name applies; ``"*"`` matches every name.
 
     >>> value_for((0.0, 1.0, 0.5), "model.layers.3.q", 0.75)
     0.75

@@ -1,4 +1,4 @@
-"""Making one tensor: the job that a worker does, in a thread or in another process."""
+"""Computing one tensor: the job of a worker, in a thread or in another process."""
 
 from __future__ import annotations
 
@@ -22,67 +22,68 @@ from modpkg.core.packs import PackTensor
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """One tensor to make, with all that a worker needs to know; can be pickled."""
+    """One tensor to compute, with everything a worker needs; picklable."""
 
     model: str
     name: str
     computed: ComputedTensor
     file: str
-    """The pack, at its full length already."""
+    """The pack, already at its full length."""
     place: PackTensor
-    """Where in it the result goes."""
+    """The result's place in the pack."""
     measured: Any = None
-    """What the reducer measured over the model, if it is one of those."""
+    """What the reducer measured over the model, if it does."""
 
 
 _LARGE = 1 << 24
-"""Once something of this size was given back, glibc gives no memory of smaller blocks back to the
-system, only to take it again for the next one, which costs as much as what is computed in them."""
+"""After an allocation of this size is freed, glibc's malloc raises its mmap threshold and no longer
+returns smaller blocks to the system, only to request them again for the next block; that would take
+as long as the arithmetic."""
 
 
 def make_tensor(job: Job) -> Digest:
     """Compute a tensor block by block into its place, and return the digest of its bytes.
 
-    Everything is summed in float64 and rounded once. What goes in is hashed as it is read: it may
-    have lain here for years, and what is made of damaged bytes would count as sound.
+    Sums are float64 and rounded once. Inputs are hashed as they are read: the files may be years
+    old, and a result of damaged bytes would pass as valid.
 
     Raises:
-        ComposeError: the result has NaN or infinity. PackError: an input cannot be read.
-        IntegrityError: an input is not what it was when it was fetched.
-        ComposeError: the method cannot do with these values.
+        ComposeError: The result has NaN or infinity, or the method rejects the values.
+        PackError: An input cannot be read.
+        IntegrityError: An input does not match its digest.
     """
     np.empty(_LARGE, np.uint8)
     place = job.place
     state = hashlib.sha256()
-    # NaN and infinity are looked for in the result.
+    # The result is checked for NaN and infinity.
     with np.errstate(all="ignore"), TensorBlocks(job.model, job.name, job.computed) as blocks:
         if place.length:
             try:
                 with open(job.file, "r+b", buffering=0) as file:
                     file.seek(place.offset)
-                    for found in Reduction(job, blocks):
-                        data = found.reshape(-1).view(np.uint8).data
+                    for block in Reduction(job, blocks):
+                        data = block.reshape(-1).view(np.uint8).data
                         state.update(data)
                         while data:
                             data = data[file.write(data) :]
             except ComposeError:
-                blocks.check()  # damage comes first: it may be the reason
+                blocks.check()  # report damage first: it may be the cause
                 raise
             blocks.check()
     return Digest("sha256:" + state.hexdigest())
 
 
 class Reduction:
-    """The result of one tensor, in blocks of rows or of elements, as they lie in a pack."""
+    """The result of one tensor, iterated in blocks of rows or elements, as stored in a pack."""
 
     def __init__(self, job: Job, blocks: TensorBlocks) -> None:
-        made = job.computed
+        computed = job.computed
         self._job, self._blocks = job, blocks
         self._reducer: Reducer | None = None
         self._measured: tuple[Any, ...] = ()
-        if made.terms or made.settings:
-            self._reducer = find_reducer(made.reducer, job.model)
-            self._arguments = as_arguments(self._reducer, made.settings)
+        if computed.terms or computed.settings:
+            self._reducer = find_reducer(computed.reducer, job.model)
+            self._arguments = as_arguments(self._reducer, computed.settings)
             if self._reducer.measure is not None:
                 self._measured = (job.measured,)
                 if not self._reducer.across:
@@ -91,65 +92,66 @@ class Reduction:
                     )
 
     def __iter__(self) -> Iterator[Stored]:
-        screening = self._screening()
-        if screening is not None:
-            yield from screening
+        narrow = self._narrow_reduction()
+        if narrow is not None:
+            yield from narrow
             return
         for start, stop in self._blocks.ranges():
-            yield self._made(*self._blocks.block(start, stop))
+            yield self._reduce(*self._blocks.block(start, stop))
 
-    def _screening(self) -> NarrowReduction | None:
-        """Return how to make it in float32 first, where that is possible."""
-        others = self._blocks.becomes()
-        reducer, made = self._reducer, self._job.computed
+    def _narrow_reduction(self) -> NarrowReduction | None:
+        """Return the float32-first reduction of this tensor, or None if it is not possible."""
+        others = self._blocks.fine_tunes()
+        reducer, computed = self._reducer, self._job.computed
         if others is None or reducer is None or reducer.single is None:
             return None
-        summed = reducer.name == "sum"  # their weights are in the changes already
-        weights = [term.weight if summed else term.scale for term in made.terms]
+        summed = reducer.name == "sum"  # the weights are in the deltas already
+        weights = [term.weight if summed else term.scale for term in computed.terms]
         dtype = self._job.place.dtype
-        if dtype != made.source.dtype or not (
-            summed or all(term.weight == 1.0 for term in made.terms)
+        if dtype != computed.source.dtype or not (
+            summed or all(term.weight == 1.0 for term in computed.terms)
         ):
             return None
-        single = reducer.single(NARROW[dtype], weights, made.settings)
+        single = reducer.single(NARROW[dtype], weights, computed.settings)
         if single is None:
             return None
         measured = self._measured[0] if self._measured else None
-        if single.pieces(measured, 0, self._blocks.count) is None:
+        if single.runs(measured, 0, self._blocks.count) is None:
             return None
         return NarrowReduction(dtype, single, measured, self._blocks.base, others, self._at)
 
     def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         terms = zip(self._blocks.terms, others, strict=True)
-        return self._made(base, [term.change_of(base, other, places) for term, other in terms])
+        contributions = [term.contribution_at(base, other, places) for term, other in terms]
+        return self._reduce(base, contributions)
 
-    def _made(self, values: Array, changes: Sequence[Contribution]) -> Stored:
-        """Return what ``values``, which are overwritten, and changes to them make, rounded."""
+    def _reduce(self, values: Array, contributions: Sequence[Contribution]) -> Stored:
+        """Return ``values`` (overwritten) and contributions reduced to one block, rounded."""
         dtype = self._job.place.dtype
         if self._reducer is not None:
             values = _call_method(
                 self._job,
                 self._reducer.reduce,
                 values,
-                changes,
+                contributions,
                 *self._measured,
                 **self._arguments,
             )
-        found = rounded(values, dtype)
-        # Those that a base has itself may stay when only the dtype changes: attention masks
-        # are kept so.
-        if not all_finite(found, dtype):
-            broken = ~is_finite(found, dtype)
+        block = rounded(values, dtype)
+        # Non-finite values of the base itself are allowed where only the dtype changes: some
+        # models store attention masks so.
+        if not all_finite(block, dtype):
+            broken = ~is_finite(block, dtype)
             if self._reducer is not None or np.isfinite(values[broken]).any():
                 raise ComposeError("M605", model=self._job.model, tensor=self._job.name)
-        return found
+        return block
 
 
 def _call_method(job: Job, function: Any, *positional: Any, **named: Any) -> Any:
-    """Return what a method's function returns; its ValueError names the tensor."""
+    """Call a method's function; its ValueError becomes a ComposeError that names the tensor."""
     try:
         return function(*positional, **named)
     except ValueError as error:
-        reason = f"method {job.computed.reducer!r} cannot make {job.name!r}: {error}"
+        reason = f"method {job.computed.reducer!r} cannot compute {job.name!r}: {error}"
         raise ComposeError("M601", model=job.model, reason=reason) from error

@@ -1,4 +1,4 @@
-"""Tokenizers, opened from a folder and nowhere else."""
+"""Loading tokenizers from a local folder only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from modpkg.core.errors import ModpkgError
 
 
 def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], ModpkgError]) -> Any:
-    """Return the tokenizer whose files lie in a folder; ``transformers`` is the package.
+    """Return the tokenizer in a folder; ``transformers`` is the imported package.
 
     Raises:
-        What ``refuse`` returns for a reason: there is none, or it cannot be read.
+        ModpkgError: There is no tokenizer, or it cannot be read; ``refuse`` makes the error from
+            the reason.
     """
     try:
-        found = transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise refuse(" ".join(str(error).split())[:200]) from None
-    if found.get_vocab().keys() <= set(found.all_special_tokens):
-        # Without its files transformers makes an empty one, to which every word is unknown.
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        # Without files transformers returns an empty tokenizer, for which every word is unknown.
         raise refuse("its files are missing")
-    return found
+    return tokenizer

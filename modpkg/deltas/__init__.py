@@ -1,8 +1,8 @@
-"""Deltas: a tensor written as a change to an earlier one, or packed more tightly by itself.
+"""Deltas: lossless encodings of a tensor, by itself or relative to an earlier version of it.
 
-Three methods, each one zstd frame, all exact to the bit: ``sparse`` (positions of the changed
-elements and by how much), ``difference`` (from the earlier tensor, in byte planes) and
-``planes`` (the tensor itself, in byte planes). ``registry_spec/release.md`` fixes the layout.
+Three methods, each one zstd frame: ``sparse`` (positions and differences of the changed elements),
+``difference`` (from the earlier tensor, in byte planes) and ``planes`` (the tensor itself, in byte
+planes). ``registry_spec/release.md`` specifies the layout.
 """
 
 from modpkg.deltas.choose import encode

@@ -1,4 +1,4 @@
-"""Encoding a tensor: which method, by a fixed rule, so that equal inputs give equal bytes."""
+"""Encoding a tensor: the method is chosen by a fixed rule, so equal inputs give equal bytes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from modpkg.deltas.frame import write_frame
 from modpkg.deltas.planes import split_planes
 from modpkg.deltas.sparse import count_changes, split_changes
 
-# Every method decodes at over 500 MB/s within these bounds, so that size alone chooses; the
-# figures are in benchmarks/results/deltas.md.
+# Within these bounds every method decodes at over 500 MB/s, so size alone decides; the figures are
+# in benchmarks/results/deltas.md.
 WORTH_IT = 0.9
-"""An encoding has at most this share of the plain bytes, or it is not chosen."""
+"""An encoding is used only if its size is at most this share of the plain bytes."""
 WORTH_A_BASE = 0.9
-"""One that needs an earlier tensor has at most this share of what ``planes`` takes."""
+"""One that needs an earlier tensor is used only up to this share of the size of ``planes``."""
 SPARSE_SHARE = 0.25
-"""Share of changed elements up to which ``sparse`` is tried; it decodes more slowly beyond."""
+"""Share of changed elements up to which ``sparse`` is tried; beyond, it decodes more slowly."""
 
 
 def encode(new: memoryview, old: memoryview | None, dtype: str) -> tuple[Method, bytes] | None:
-    """Return the smallest encoding of a tensor, as method and payload; None when plain is best.
+    """Return a tensor's smallest encoding as method and payload; None if plain bytes are best.
 
-    ``old`` has the bytes of an earlier tensor of the same dtype and shape, if there is one.
-    Takes as much memory as the payloads that are compared.
+    ``old`` has the bytes of an earlier tensor of the same dtype and shape, if any. All payloads
+    that are compared are held in memory.
     """
     width = DTYPE_BYTES[dtype]
     planes = write_frame(split_planes(new, None, width), len(new))

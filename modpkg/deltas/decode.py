@@ -1,4 +1,4 @@
-"""Decoding a tensor: streamed in blocks, whatever the payload claims."""
+"""Decoding a tensor, streamed in blocks with bounded memory, from untrusted payloads."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ def decode(
     dtype: str,
     what: str,
 ) -> None:
-    """Fill ``out``, the tensor's own bytes, from its encoded ones.
+    """Fill ``out`` with the tensor's bytes, decoded from ``payload``.
 
     ``base`` has the earlier tensor's bytes, as many as ``out``; None for ``planes``. Memory: the
-    window (at most 8 MiB) and two blocks (at most 1 MiB each). The caller verifies the digest of
-    ``out``: what is decodable need not be right.
+    window (at most 8 MiB) and two blocks (at most 1 MiB each). The caller must verify the digest of
+    ``out``: a payload that decodes is not necessarily correct.
 
     Raises:
-        ReleaseError: the payload is not such an encoding; ``what`` names the tensor, and ``out``
-            may be filled in part.
+        ReleaseError: The payload is not a valid encoding; ``what`` names the tensor, and ``out``
+            may be partly filled.
     """
     width = DTYPE_BYTES[dtype]
     length = len(out)
     if method not in METHODS or (base is None) != (method == "planes"):
         raise ReleaseError("M212", what=what, reason=f"its method is {method!r}")
     if length % width or (base is not None and len(base) != length):
-        raise ReleaseError(
-            "M212", what=what, reason="it is of another length than the earlier tensor"
-        )
+        raise ReleaseError("M212", what=what, reason="its length differs from the earlier tensor's")
     bounds = content_bounds(length, width) if method == "sparse" else (length, length)
     reader = FrameReader(memoryview(payload), *bounds, what)
     if method == "sparse" and base is not None:

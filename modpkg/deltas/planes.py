@@ -1,11 +1,11 @@
-"""Byte planes: first bytes of all elements, then all second bytes …, block by block.
+"""Byte planes: the first bytes of all elements, then all second bytes, and so on, block by block.
 
-The bytes of a float differ in kind: sign and exponent repeat, the mantissa hardly does. Together,
-each kind packs to what it holds. Rearranging so: https://arxiv.org/abs/2411.05239.
+Sign and exponent bytes of floats repeat, mantissa bytes hardly do; grouping bytes of the same kind
+lets each group compress to its entropy. The method: https://arxiv.org/abs/2411.05239.
 
-A difference is that of the elements' bits as whole numbers: floats of one sign lie in the order of
-their bits, so that training, which moves numbers a little, makes it small. A bias of half a byte in
-all bytes but the last keeps small differences of both signs from carrying into the higher planes.
+A difference is that of the elements' bits as integers: floats of the same sign sort like their
+bits, so training, which changes values a little, gives small differences. A bias of half a byte in
+all bytes except the last keeps small differences of either sign from carrying into higher planes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from modpkg.deltas.frame import FrameReader
 
 BLOCK = 1 << 17
-"""Elements to a block: a plane of one is as long as the longest block of zstd."""
+"""Elements per block: a plane is then as long as zstd's largest block."""
 
 
 def split_planes(new: memoryview, old: memoryview | None, width: int) -> Iterator[bytes]:
@@ -33,7 +33,7 @@ def split_planes(new: memoryview, old: memoryview | None, width: int) -> Iterato
 
 
 def bias(width: int) -> int:
-    """Return the bias of elements of so many bytes.
+    """Return the bias of elements of ``width`` bytes.
 
     >>> f"{bias(1):#x} {bias(2):#x} {bias(4):#x}"
     '0x80 0x80 0x808080'
@@ -42,23 +42,23 @@ def bias(width: int) -> int:
 
 
 def difference(new: Any, old: Any, width: int) -> Any:
-    """Return ``new - old + bias`` of arrays of unsigned numbers, modulo 2 to the bits they have."""
+    """Return ``new - old + bias`` of unsigned integer arrays, with wraparound."""
     return new - old + bias(width)
 
 
-def add_difference(found: Any, old: Any, width: int) -> None:
-    """Turn differences, in place, into what they are the differences of."""
+def add_difference(values: Any, old: Any, width: int) -> None:
+    """Undo `difference` in place: ``values`` are differences before and elements after."""
     import numpy as np
 
-    np.add(found, old, out=found)
-    np.subtract(found, bias(width), out=found)
+    np.add(values, old, out=values)
+    np.subtract(values, bias(width), out=values)
 
 
 def join_planes(reader: FrameReader, old: memoryview | None, out: memoryview, width: int) -> None:
-    """Fill ``out`` with the tensor whose planes ``reader`` gives; undo the difference.
+    """Fill ``out`` with the tensor whose planes ``reader`` has, adding ``old`` if given.
 
     Raises:
-        ReleaseError: the frame does not hold them.
+        ReleaseError: The frame's content is invalid.
     """
     import numpy as np
 
@@ -77,7 +77,7 @@ def join_planes(reader: FrameReader, old: memoryview | None, out: memoryview, wi
 def merge_planes(planes: Any, out: Any) -> None:
     """Write the elements whose byte planes are the rows of ``planes`` into ``out``.
 
-    Two planes at a time, as 16-bit numbers: three times as fast as byte by byte.
+    Two planes at a time, as 16-bit integers: three times as fast as byte by byte.
     """
     import numpy as np
 

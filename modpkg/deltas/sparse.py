@@ -1,9 +1,9 @@
-"""Sparse changes: which elements differ from the earlier tensor, and by how much.
+"""Sparse deltas: the elements that differ from the earlier tensor, and their differences.
 
-By blocks of 65 536 elements: how many changed (4 bytes), then the gaps before each of them as two
-byte planes (how many unchanged elements lie between it and the one before, or the block's
-beginning), then their differences (see `planes`) as byte planes. Gaps can neither repeat nor go
-back.
+Per block of 65 536 elements: the number of changed elements (4 bytes), then the gap before each as
+two byte planes (the number of unchanged elements since the previous one, or since the start of the
+block), then their differences (see `planes`) as byte planes. Gaps can encode neither duplicate nor
+decreasing positions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from modpkg.deltas.frame import FrameReader
 from modpkg.deltas.planes import add_difference, difference, merge_planes
 
 BLOCK = 1 << 16
-"""Elements to a block: a gap then has 16 bits."""
+"""Elements per block: a gap then fits into 16 bits."""
 COUNT_BYTES = 4
 GAP_BYTES = 2
 
 
 def split_changes(new: memoryview, old: memoryview, width: int) -> Iterator[bytes]:
-    """Yield the content of a sparse frame, block by block."""
+    """Yield the uncompressed content of a sparse frame, block by block."""
     import numpy as np
 
     step = BLOCK * width
@@ -37,7 +37,7 @@ def split_changes(new: memoryview, old: memoryview, width: int) -> Iterator[byte
 
 
 def count_changes(new: memoryview, old: memoryview, width: int) -> int:
-    """Return how many elements differ, as bytes: -0.0 is not 0.0, and a NaN equals itself."""
+    """Return how many elements differ bitwise: -0.0 is not 0.0, and a NaN equals itself."""
     import numpy as np
 
     step = BLOCK * width
@@ -54,16 +54,16 @@ def count_changes(new: memoryview, old: memoryview, width: int) -> int:
 
 
 def content_bounds(length: int, width: int) -> tuple[int, int]:
-    """Return the least and the most bytes that the content of a sparse frame can have."""
+    """Return the minimum and maximum size in bytes of a sparse frame's content."""
     counts = -(-length // (BLOCK * width)) * COUNT_BYTES
     return counts, counts + length // width * (GAP_BYTES + width)
 
 
 def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: int) -> None:
-    """Fill ``out`` with ``old`` and the changes that ``reader`` gives.
+    """Fill ``out`` with ``old`` plus the changes in ``reader``.
 
     Raises:
-        ReleaseError: a change lies outside its block, or the frame does not hold them.
+        ReleaseError: A position is outside of its block, or the frame's content is invalid.
     """
     import numpy as np
 

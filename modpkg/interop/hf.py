@@ -22,7 +22,7 @@ from modpkg.interop.module_project import (
 )
 from modpkg.interop.weights import MAX_SHARD, write_weights
 from modpkg.runtime.architecture import refuse_remote_code
-from modpkg.runtime.sentence import EMBEDS, after_transformer, apart, modules_of
+from modpkg.runtime.sentence_modules import EMBEDS, after_transformer, modules_of, split_tensors
 
 NOT_TAKEN = (
     "onnx/*",
@@ -128,7 +128,7 @@ def write_hf(
     another task: a head reads the transformer's own output.
     """
     left: tuple[str, ...] = (MODEL_RECORD,)
-    own, after = apart(model.name, folder, model.tensors)
+    own, after = split_tensors(model.name, folder, model.tensors)
     if (model.task or {}).get("kind", EMBEDS) != EMBEDS:
         left += after_transformer(model.name, folder)
         after = {}

@@ -13,7 +13,7 @@ from modpkg.core.installed import read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.hf import write_hf
 from modpkg.interop.module_project import files_of, new_project
-from modpkg.runtime.sentence import EMBEDS
+from modpkg.runtime.sentence_modules import EMBEDS
 
 _POOLING = "1_Pooling"
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")

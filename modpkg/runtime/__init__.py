@@ -1,1 +1,1 @@
-"""Running: installed models as torch modules, and their tasks from text to result."""
+"""Running installed models: as torch modules, live with switchable adapters, and by task."""

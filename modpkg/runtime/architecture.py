@@ -1,4 +1,4 @@
-"""From a config.json to a class: out of transformers or an installed package, never a registry."""
+"""The class for a config.json: from transformers or an installed package, never from a registry."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ _CONFIGS = (
     "processor_config.json",
     "preprocessor_config.json",
 )
-"""Files that transformers reads, and that could name code."""
+"""Files that transformers reads and that could reference code."""
 
 _REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
 def refuse_remote_code(name: str, folder: Path) -> None:
-    """Raise `RunError` when a config of the model asks for code of its own."""
+    """Check that no config of the model references custom code.
+
+    Raises:
+        RunError: One does.
+    """
     for file in _CONFIGS:
         path = folder / file
         config = read_json(path) if path.exists() else {}
@@ -32,10 +36,10 @@ def refuse_remote_code(name: str, folder: Path) -> None:
 
 
 def transformers_module() -> Any:
-    """Return transformers, quiet and never looking for anything on a hub.
+    """Return the transformers package, with warnings and progress bars turned off.
 
     Raises:
-        MissingExtra: it is not installed.
+        MissingExtra: It is not installed.
     """
     try:
         import transformers
@@ -49,13 +53,14 @@ def transformers_module() -> Any:
 
 
 def model_class(name: str, folder: Path) -> tuple[Any, Any]:
-    """Return the class and the config object of a model.
+    """Return a model's class and its config object.
 
-    The class is the one that config.json's ``architectures`` names, in transformers or under the
-    entry point group ``modpkg.architectures`` of a package the user installed.
+    The class is the one that config.json names in ``architectures``, from transformers or from the
+    entry point group ``modpkg.architectures`` of an installed package.
 
     Raises:
-        RunError, MissingExtra.
+        RunError: The class is unknown, config.json is invalid, or it references custom code.
+        MissingExtra: transformers is not installed.
     """
     refuse_remote_code(name, folder)
     transformers = transformers_module()
@@ -70,9 +75,9 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
         raise unknown
     try:
         config = kind.from_dict(raw)
-    except Exception as error:  # transformers validates configs with errors of many kinds
+    except Exception as error:  # transformers' validation raises errors of many types
         text = " ".join(str(error).split())[:300]
-        raise RunError("M704", name=name, reason=f"config.json is refused ({text})") from None
+        raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     return found, config
 
 

@@ -1,4 +1,4 @@
-"""Dense: a layer after pooling, as sentence-transformers has it.
+"""The Dense module of sentence-transformers: a linear layer after pooling.
 
 y = activation(W x + b)  [+ x, or + R x]
 """
@@ -30,8 +30,8 @@ _ACTIVATIONS = (
 )
 _PLACES = ("torch.nn.modules.activation", "torch.nn.modules.linear", "torch.nn")
 ACTIVATIONS = {f"{place}.{name}": name for place in _PLACES for name in _ACTIVATIONS}
-"""By the names that sentence-transformers writes, classes without arguments and weights. They are
-looked up here and nowhere else: a configuration names no code to import."""
+"""torch.nn class by the name that sentence-transformers writes: classes without arguments or
+weights. Only these are allowed: a config must not name code to import."""
 _OVER_WIDTH = ("LogSoftmax", "Softmax", "Softmin")
 _DEFAULT = "torch.nn.modules.activation.Tanh"
 _KEYS = {"in_features", "out_features", "bias", "activation_function", "use_residual"}
@@ -45,20 +45,20 @@ def project(
     weights: Mapping[str, torch.Tensor],
     x: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what a Dense module makes of embeddings [batch, width].
+    """Apply a Dense module to embeddings ``x``, [batch, in_features] -> [batch, out_features].
 
     Raises:
-        RunError: its activation is not known, or its weights are not those it needs.
+        RunError: Its activation is not supported, or its weights do not match its config.
     """
 
     def refuse(reason: str) -> RunError:
         return RunError("M704", name=name, reason=f"{folder} {reason}")
 
     if unknown := sorted(config.keys() - _KEYS):
-        raise refuse(f"has {unknown[0]!r} in its config.json, not known here")
-    said = config.get("activation_function", _DEFAULT)
-    if said not in ACTIVATIONS:
-        raise refuse(f"has the activation function {said!r}, not known here")
+        raise refuse(f"has {unknown[0]!r} in its config.json, which is not supported")
+    activation = config.get("activation_function", _DEFAULT)
+    if activation not in ACTIVATIONS:
+        raise refuse(f"has the activation function {activation!r}, which is not supported")
     width, wide = config.get("out_features"), config.get("in_features")
     wanted: dict[str, tuple[Any, ...]] = {"linear.weight": (width, wide)}
     if config.get("bias", True):
@@ -66,25 +66,25 @@ def project(
     residual = bool(config.get("use_residual", False))
     if residual and width != wide:
         wanted["residual.weight"] = (width, wide)
-    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-    if found != wanted:
-        key = min(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        raise refuse(f"needs {key!r} of shape {wanted.get(key)}, and has {found.get(key)}")
+    actual = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    if actual != wanted:
+        key = min(key for key in {*actual, *wanted} if actual.get(key) != wanted.get(key))
+        raise refuse(f"needs {key!r} of shape {wanted.get(key)}, but has {actual.get(key)}")
     if x.shape[-1] != wide:
-        raise refuse(f"takes {wide} numbers, and gets {x.shape[-1]}")
+        raise refuse(f"takes embeddings of width {wide}, but gets {x.shape[-1]}")
     kind = torch.promote_types(x.dtype, weights["linear.weight"].dtype)
-    of = {key: tensor.to(kind) for key, tensor in weights.items()}
+    cast = {key: tensor.to(kind) for key, tensor in weights.items()}
     x = x.to(kind)
     linear = torch.nn.functional.linear
-    y: torch.Tensor = _activation(ACTIVATIONS[said])(
-        linear(x, of["linear.weight"], of.get("linear.bias"))
+    y: torch.Tensor = _activation(ACTIVATIONS[activation])(
+        linear(x, cast["linear.weight"], cast.get("linear.bias"))
     )
     if residual:
-        y = y + (linear(x, of["residual.weight"]) if width != wide else x)
+        y = y + (linear(x, cast["residual.weight"]) if width != wide else x)
     return y
 
 
 def _activation(name: str) -> torch.nn.Module:
     arguments = {"dim": -1} if name in _OVER_WIDTH else {}
-    found: torch.nn.Module = getattr(torch.nn, name)(**arguments)
-    return found.eval()  # RReLU draws its slopes in training
+    module: torch.nn.Module = getattr(torch.nn, name)(**arguments)
+    return module.eval()  # RReLU draws random slopes in training mode

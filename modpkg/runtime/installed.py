@@ -1,4 +1,4 @@
-"""Finding an installed model: in the project around the working folder, else in the user's own."""
+"""Finding installed models: in the current project's environment, else in the user's."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _REMEDIES = {
     "patch": "compose it with its base in a module of kind 'model', or under [models.NAME]",
     "head": "compose it with its base in a module of kind 'model', or under [models.NAME]",
     "expert": "compose it with its base in a module of kind 'model', or under [models.NAME]",
-    "model": "name it among the [dependencies] to have it composed",
-    "base": "name it among the [dependencies]; it has to have a config.json",
+    "model": "add it to [dependencies] to have it composed",
+    "base": "add it to [dependencies]; it must have a config.json",
 }
 
 
 def find_model(name: str, *, user: bool = False, start: Path | None = None) -> tuple[Path, Path]:
-    """Return the folder of an installed model, and the folder of its environment's packs.
+    """Return the folder of an installed model and the folder of its environment's packs.
 
     Raises:
-        InstallError: nothing is installed.
-        InstallError, RunError: there is no such model; says what to do.
+        InstallError: Nothing is installed, or no model has this name.
+        RunError: A module has this name, but it cannot be run.
     """
     wanted = module_name(name)
     environment = Environment(find_project(start, user=user).environment)
@@ -36,8 +36,8 @@ def find_model(name: str, *, user: bool = False, start: Path | None = None) -> t
         return environment.model_folder(wanted), environment.packs
     for module in generation.modules:
         if module.name == wanted:
-            remedy = _REMEDIES.get(module.kind, "it holds nothing to run")
+            remedy = _REMEDIES.get(module.kind, "it has nothing to run")
             raise RunError("M701", name=wanted, kind=module.kind, remedy=remedy)
     close = difflib.get_close_matches(wanted, generation.models, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; 'modpkg install {wanted}' does it"
+    hint = f"; did you mean {close[0]!r}?" if close else f"; run 'modpkg install {wanted}'"
     raise InstallError("M504", name=wanted, path=environment.root, hint=hint)

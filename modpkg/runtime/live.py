@@ -1,4 +1,4 @@
-"""Live models: one base, mapped once, and adapters beside it that can be switched."""
+"""Live models: one base, mapped once, with adapters that can be switched without composing."""
 
 from __future__ import annotations
 
@@ -14,57 +14,59 @@ from modpkg.compose.in_memory import tensor_in_memory
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import RunError
 from modpkg.core.installed import TensorRef
+from modpkg.runtime.adapted_module import AdaptedModule, AdapterEffect, RowAdapters
+from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined, find_parts
 from modpkg.runtime.load import build_model
-from modpkg.runtime.parts import LiveParts, TermsByTensor, combined, find_parts
-from modpkg.runtime.sentence import apart
-from modpkg.runtime.sites import AdaptedModule, AdapterEffect, RowAdapters
+from modpkg.runtime.sentence_modules import split_tensors
 
 BASE = "__base__"
-"""The name of no adapter at all, as PEFT has it."""
+"""The name for no adapter, as in PEFT."""
 _BATCH_SECOND = ("fsmt", "xlnet")
-"""Architectures whose layers get the batch as second extent."""
-_NO_ROWS = ("pixel_", "image_", "video_")
+"""Architectures whose layers get the batch as second dimension."""
+_NOT_TEXT = ("pixel_", "image_", "video_")
+"""Prefixes of inputs that have no row per text."""
 
 
 def load_live(names: Sequence[str], *, user: bool = False, start: Path | None = None) -> LiveModel:
-    """Return installed models of one base as one live model; the first one's adapters are set.
+    """Return installed models that share a base as one live model, set to the first one's adapters.
 
     Raises:
-        RunError: they cannot be live, or not together. What `find_parts` and `load_model` raise.
+        InstallError, RunError: A model is not installed, or cannot be loaded.
+        RunError: The models cannot be live, or do not share a base.
     """
     return LiveModel(names[0], find_parts(names, user=user, start=start))
 
 
 class LiveModel(torch.nn.Module):
-    """A model whose adapters lie beside its base, which stays as it is.
+    """A base model with switchable adapters; the base's weights are never changed.
 
-    Adapters have the names of the models that were loaded, each with all that its recipe adds, and
-    those of the modules in them, each at scale 1. All else is the inner model's (``model``).
+    An adapter is named after a loaded model (everything that its recipe adds) or after one of its
+    modules (at scale 1). Other attributes are those of the inner ``model``.
     """
 
     def __init__(self, name: str, parts: LiveParts) -> None:
         super().__init__()
-        own, _ = apart(name, parts.folder, parts.table)
+        own, _ = split_tensors(name, parts.folder, parts.table)
         tensors = map_tensors(own.items())
         self.model = build_model(name, parts.folder, tensors)
         self._table: dict[str, TensorRef] = parts.table
         self._changes: dict[str, TermsByTensor] = dict(parts.changes)
         self._rows = RowAdapters()
         self._effects: dict[str, dict[AdaptedModule, AdapterEffect]] = {}
-        """By adapter, for those that rows have had since the last choice."""
+        """By adapter, cache for those used per row since adapters were last set."""
         self._set: dict[AdaptedModule, AdapterEffect] = {}
-        """What all rows have."""
+        """The effect of the adapters that are set."""
         self._inputs = map_tensors(_inputs(parts).items())
         calls = (self._rows, self._effect_of, self._inputs_of)
-        self._sites = _sites(name, self.model, tensors, parts, *calls)
+        self._adapted = _adapted_modules(name, self.model, tensors, parts, *calls)
         self._active: dict[str, float] = {}
         self.set_adapter(next(iter(parts.changes)))
 
-    # Choosing -----------------------------------------------------------------------------
+    # Setting adapters ---------------------------------------------------------------------
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """The names that can be chosen, beside ``__base__``."""
+        """The adapters that can be set, besides ``__base__``."""
         return tuple(self._changes)
 
     @property
@@ -73,10 +75,10 @@ class LiveModel(torch.nn.Module):
         return dict(self._active)
 
     def set_adapter(self, adapter: str | Sequence[str] | Mapping[str, float]) -> None:
-        """Set what all rows are changed by: one adapter, several, or several with weights.
+        """Set the adapters of all rows: one, several, or several with weights.
 
         Raises:
-            RunError: there is no such adapter. RunError: they do not add up.
+            RunError: An adapter is unknown, or they cannot be summed.
         """
         weights = _weights(adapter)
         self._use(self._sum(weights))
@@ -85,14 +87,13 @@ class LiveModel(torch.nn.Module):
     def add_weighted_adapter(
         self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str
     ) -> None:
-        """Name the exact weighted sum of adapters, so that it can be chosen like one.
+        """Add the exact weighted sum of adapters as a new adapter.
 
         Raises:
-            RunError: the name is taken, or one of them is unknown. RunError: they do not
-                add up.
+            RunError: The name exists, an adapter is unknown, or they cannot be summed.
         """
         if adapter_name in self._changes or adapter_name == BASE:
-            raise RunError("M709", choice=repr(adapter_name), reason="the name is taken")
+            raise RunError("M709", choice=repr(adapter_name), reason="the name already exists")
         if len(adapters) != len(weights):
             raise RunError(
                 "M709",
@@ -106,21 +107,23 @@ class LiveModel(torch.nn.Module):
 
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Run the base alone inside of the block."""
-        for site in self._sites:
-            site.use(AdapterEffect({}, []))
+        """Run the base without adapters inside of the block."""
+        for module in self._adapted:
+            module.use(AdapterEffect({}, []))
         try:
             yield
         finally:
-            for site, effect in self._set.items():
-                site.use(effect)
+            for module, effect in self._set.items():
+                module.use(effect)
 
     def _named(self, name: str) -> TermsByTensor:
         if name == BASE:
             return {}
         if name not in self._changes:
             raise RunError(
-                "M709", choice=repr(name), reason=f"known are {', '.join([BASE, *self._changes])}"
+                "M709",
+                choice=repr(name),
+                reason=f"there is no such adapter; there are {', '.join([BASE, *self._changes])}",
             )
         return self._changes[name]
 
@@ -129,27 +132,27 @@ class LiveModel(torch.nn.Module):
 
     def _use(self, changes: TermsByTensor) -> None:
         self._effects.clear()
-        self._set = self._made(changes)
-        for site, effect in self._set.items():
-            site.use(effect)
+        self._set = self._effects_of(changes)
+        for module, effect in self._set.items():
+            module.use(effect)
 
-    def _made(self, changes: TermsByTensor) -> dict[AdaptedModule, AdapterEffect]:
-        """Return what changes do at each site; a tensor that two sites share is made once."""
-        whole: dict[str, torch.Tensor] = {}
+    def _effects_of(self, changes: TermsByTensor) -> dict[AdaptedModule, AdapterEffect]:
+        """Return each module's effect; a tensor that modules share is computed once."""
+        composed: dict[str, torch.Tensor] = {}
 
-        def make(target: str) -> torch.Tensor:
-            if target not in whole:
+        def compose(target: str) -> torch.Tensor:
+            if target not in composed:
                 ref = self._table[target]
-                made = ComputedTensor(source=ref, dtype=ref.dtype, terms=changes[target])
-                whole[target] = tensor_in_memory("a live model", target, made)
-            return whole[target]
+                computed = ComputedTensor(source=ref, dtype=ref.dtype, terms=changes[target])
+                composed[target] = tensor_in_memory("a live model", target, computed)
+            return composed[target]
 
-        return {site: site.effect(changes, make) for site in self._sites}
+        return {module: module.effect(changes, compose) for module in self._adapted}
 
-    def _effect_of(self, name: str, site: AdaptedModule) -> AdapterEffect:
+    def _effect_of(self, name: str, module: AdaptedModule) -> AdapterEffect:
         if name not in self._effects:
-            self._effects[name] = self._made(self._named(name))
-        return self._effects[name][site]
+            self._effects[name] = self._effects_of(self._named(name))
+        return self._effects[name][module]
 
     def _inputs_of(self, term: Term) -> dict[str, torch.Tensor]:
         return {role: self._inputs[_place(ref)] for role, ref in term.inputs.items()}
@@ -160,8 +163,8 @@ class LiveModel(torch.nn.Module):
         """Run the model; with ``adapter_names``, each row of the batch with its own adapter.
 
         Raises:
-            RunError: the names do not fit the batch, or an adapter changes something that is
-                not computed row by row.
+            RunError: The names do not match the batch, or an adapter changes a module whose input
+                may not have the batch as first dimension.
         """
         with self._each(adapter_names, args, kwargs):
             return self.model(*args, **kwargs)
@@ -169,10 +172,10 @@ class LiveModel(torch.nn.Module):
     def generate(
         self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
     ) -> Any:
-        """Generate as the inner model does; the beams of a row have its adapter.
+        """Generate with the inner model; a row's beams use its adapter.
 
         Raises:
-            RunError: as `forward`.
+            RunError: As `forward`.
         """
         with self._each(adapter_names, args, kwargs):
             return self.model.generate(*args, **kwargs)  # type: ignore[operator]
@@ -185,12 +188,14 @@ class LiveModel(torch.nn.Module):
             yield
             return
         kind = self.model.config.model_type  # type: ignore[union-attr]
-        odd = next((key for key in kwargs if key.startswith(_NO_ROWS)), None)
-        if odd is not None or kind in _BATCH_SECOND:
+        not_text = next((key for key in kwargs if key.startswith(_NOT_TEXT)), None)
+        if not_text is not None or kind in _BATCH_SECOND:
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
-                reason=f"{odd} is not a batch of texts" if odd else f"{kind} has its batch second",
+                reason=f"{not_text} is not a batch of texts"
+                if not_text
+                else f"{kind} has the batch as second dimension",
             )
         for name in names:
             self._named(name)
@@ -200,7 +205,7 @@ class LiveModel(torch.nn.Module):
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
-                reason=f"the batch has {rows} rows, and there are {len(names)} names",
+                reason=f"the batch has {rows} rows, but there are {len(names)} names",
             )
         for name in self._effects.keys() - set(names):
             del self._effects[name]
@@ -212,7 +217,7 @@ class LiveModel(torch.nn.Module):
                 self._rows.set(())
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LiveModel:
-        """Move or convert the base; what lies beside it follows."""
+        """Move or convert the base, and then the adapters' replaced parameters."""
         self._use({})
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._use(self._sum(self._active))
@@ -225,8 +230,8 @@ class LiveModel(torch.nn.Module):
             return getattr(super().__getattr__("model"), name)
 
 
-def _is_called(target: str, path: str) -> bool:
-    """Say whether a parameter is the one of a name on disk, which may begin at another level."""
+def _same_name(target: str, path: str) -> bool:
+    """Return whether a parameter has a tensor's name, ignoring a prefix that either may have."""
     return target == path or target.endswith("." + path) or path.endswith("." + target)
 
 
@@ -237,7 +242,7 @@ def _weights(adapter: str | Sequence[str] | Mapping[str, float]) -> dict[str, fl
 
 
 def _inputs(parts: LiveParts) -> dict[str, TensorRef]:
-    """Return all that the adapters bring, so that each of their files is mapped once."""
+    """Return all inputs of the adapters, so that each of their files is mapped once."""
     terms = (t for changes in parts.changes.values() for each in changes.values() for t in each)
     return {_place(ref): ref for term in terms for ref in term.inputs.values()}
 
@@ -246,7 +251,7 @@ def _place(ref: TensorRef) -> str:
     return f"{ref.offset} {ref.dtype} {ref.file}"
 
 
-def _sites(
+def _adapted_modules(
     name: str,
     model: torch.nn.Module,
     tensors: Mapping[str, torch.Tensor],
@@ -255,13 +260,13 @@ def _sites(
     effect_of: Callable[[str, AdaptedModule], AdapterEffect],
     inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
 ) -> list[AdaptedModule]:
-    """Return the modules that some adapter changes, found by where their parameters' bytes lie.
+    """Return the modules that some adapter changes, by the address of their parameters' data.
 
-    transformers renames tensors of some architectures, and joins or reshapes those of others: the
-    former are found so, and the latter are not.
+    transformers renames the tensors of some architectures, which does not matter here, and joins or
+    rearranges those of others, which is refused.
 
     Raises:
-        RunError: a changed tensor is no parameter of the model.
+        RunError: A changed tensor is not a parameter of the model.
     """
     owners: dict[tuple[int, torch.Size], list[tuple[str, torch.nn.Module, str]]] = {}
     for path, module in model.named_modules():
@@ -271,30 +276,30 @@ def _sites(
                 owners.setdefault(place, []).append((path, module, attribute))
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     touched = sorted({target for changes in parts.changes.values() for target in changes})
-    sites: dict[str, AdaptedModule] = {}
-    twins: dict[tuple[int, torch.Size], int] = {}
+    adapted: dict[str, AdaptedModule] = {}
+    uses: dict[tuple[int, torch.Size], int] = {}
     for tensor in tensors.values():
         place = (tensor.data_ptr(), tensor.shape)
-        twins[place] = twins.get(place, 0) + 1
+        uses[place] = uses.get(place, 0) + 1
     for target in touched:
         tensor = tensors[target]
         place = (tensor.data_ptr(), tensor.shape)
-        found = owners.get(place, [])
-        if twins[place] > 1:  # layers that are repeated: only their names tell them apart
-            found = [each for each in found if _is_called(target, f"{each[0]}.{each[2]}")]
-        if not found or not tensor.numel():
+        parameters = owners.get(place, [])
+        if uses[place] > 1:  # repeated layers share data and are distinguished by name
+            parameters = [p for p in parameters if _same_name(target, f"{p[0]}.{p[2]}")]
+        if not parameters or not tensor.numel():
             raise RunError(
                 "M708",
                 name=name,
                 reason=f"{target!r}, which an adapter changes, is joined with other tensors or "
-                "rearranged when transformers loads it; without live=True it works",
+                "rearranged when transformers loads it; load it without live=True",
             )
-        for path, module, attribute in found:
-            if path not in sites:
+        for path, module, attribute in parameters:
+            if path not in adapted:
                 tokens = module is embedding or path.endswith((".embed_tokens", "shared"))
                 calls = (rows, effect_of, inputs_of)
-                sites[path] = AdaptedModule(path, module, *calls, reads_tokens=tokens)
-            sites[path].targets[attribute] = target
-            if len(found) > 1:
-                sites[path].shared.add(attribute)
-    return list(sites.values())
+                adapted[path] = AdaptedModule(path, module, *calls, reads_tokens=tokens)
+            adapted[path].targets[attribute] = target
+            if len(parameters) > 1:
+                adapted[path].shared.add(attribute)
+    return list(adapted.values())

@@ -1,8 +1,9 @@
-"""Loading: an installed model as a ``torch.nn.Module`` whose parameters are mapped from packs."""
+"""Loading an installed model as a ``torch.nn.Module`` with memory-mapped parameters."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,25 @@ from modpkg.core.errors import RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import model_class
-from modpkg.runtime.sentence import apart
-from modpkg.runtime.virtual import attach
+from modpkg.runtime.sentence_modules import split_tensors
+from modpkg.runtime.virtual_tokens import attach
 
 
 def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
 
-    Parameters keep the dtype they have on disk and are views on private mappings of the packs:
-    nothing is copied, initialised at random or fetched, and training does not reach the files.
-    Strict: every parameter gets its tensor, and every tensor is a parameter's; of a
-    sentence-transformers model it is the transformer, and `embed` does the rest.
+    Parameters keep their dtype on disk and are views on private mappings of the packs: nothing is
+    copied, randomly initialised or downloaded, and training does not change the files. Loading is
+    strict: every parameter gets a tensor, and every tensor is used. Of a sentence-transformers
+    model this is the transformer; `embed` runs the modules after it.
 
     Raises:
-        RunError, MissingExtra, EnvironmentDamaged.
+        RunError: Config and weights do not match, or the architecture is unknown.
+        MissingExtra: transformers is not installed.
+        EnvironmentDamaged: The model's record is missing or invalid.
     """
     record = read_model(folder)
-    own, _ = apart(record.name, folder, record.tensors)
+    own, _ = split_tensors(record.name, folder, record.tensors)
     model = build_model(record.name, folder, map_tensors(own.items(), packs))
     if record.prompt is not None:
         tensors = map_tensors(record.prompt.tensors.items(), packs)
@@ -39,13 +42,14 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
 
 
 def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """Return the model that the configuration in ``folder`` describes, of these tensors.
+    """Return the model that the configs in ``folder`` describe, with these tensors.
 
     Raises:
-        RunError, MissingExtra.
+        RunError: Config and tensors do not match, or the architecture is unknown.
+        MissingExtra: transformers is not installed.
     """
     cls, config = model_class(name, folder)
-    with _dtype_of(tensors):
+    with _default_dtype(tensors):
         model = _by_assignment(name, cls, config, tensors)
         if model is None:
             model = _by_transformers(name, cls, config, tensors)
@@ -55,8 +59,8 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
 
 
 @contextlib.contextmanager
-def _dtype_of(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Build the architecture in the weights' commonest floating dtype."""
+def _default_dtype(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Set torch's default dtype to the most common floating dtype of the tensors."""
     sizes: dict[torch.dtype, int] = {}
     for tensor in tensors.values():
         if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
@@ -73,22 +77,22 @@ def _dtype_of(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
 def _by_assignment(
     name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module | None:
-    """Build the model without initialising it and put each tensor in its place.
+    """Build the model without initialising weights, and assign the tensors to its parameters.
 
-    Works when the names on disk are the model's, with or without the base's prefix. Returns None
-    when they are not, and transformers has to convert them.
+    Works if the tensors have the model's parameter names, with or without the base model's prefix.
+    Returns None if transformers has to convert names or layouts.
 
     Raises:
-        RunError: two tensors are for one place, or the config describes no model.
+        RunError: Two tensors are for the same parameter, or the config is invalid.
     """
     from transformers.initialization import no_init_weights
 
     try:
         with no_init_weights():
             model: Any = cls(config)
-    except Exception as error:  # a config can be wrong in any way that a constructor can fail
+    except Exception as error:  # transformers' constructors raise errors of many types
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise RunError("M704", name=name, reason=f"config.json is refused ({text})") from None
+        raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     wanted = set(model.state_dict().keys())
     placed: dict[str, torch.Tensor] = {}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -96,7 +100,7 @@ def _by_assignment(
         for candidate in (disk, prefix + disk, disk.removeprefix(prefix)):
             if candidate in wanted:
                 if candidate in placed:
-                    reason = f"{disk!r} is there with and without the prefix {prefix!r}"
+                    reason = f"{disk!r} exists with and without the prefix {prefix!r}"
                     raise RunError("M704", name=name, reason=reason)
                 placed[candidate] = tensor
                 break
@@ -114,23 +118,21 @@ def _by_assignment(
         else:
             module._buffers[attribute] = tensor
     model.tie_weights()
-    # Tying makes two places one: each place now holds a tensor of the files, and no tensor of the
-    # files was pushed out by another that differs from it.
+    # After tying weights, every parameter must still hold a mapped tensor, and a tensor may only
+    # have been replaced by an equal one.
     mapped = {tensor.data_ptr() for tensor in placed.values()}
     for place, value in model.state_dict(keep_vars=True).items():
         if value.numel() and value.data_ptr() not in mapped:
             return None
         own = placed.get(place)
         if own is not None and own.data_ptr() != value.data_ptr() and not torch.equal(own, value):
-            reason = f"config.json ties {place!r} to another tensor, and the two differ"
+            reason = f"config.json ties {place!r} to another tensor, but the two differ"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
 
 
 def _may_be_left_out(model: Any, name: str) -> bool:
-    """Say whether the architecture itself declares that it ignores a tensor of this name."""
-    import re
-
+    """Return whether the architecture declares that it ignores tensors of this name."""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     return any(re.search(pattern, name) for pattern in patterns)
 
@@ -138,7 +140,11 @@ def _may_be_left_out(model: Any, name: str) -> bool:
 def _by_transformers(
     name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """Let transformers convert names and layouts; refuse what is missing, left over or reshaped."""
+    """Load with transformers, which converts names and layouts.
+
+    Raises:
+        RunError: Tensors are missing, unexpected or of other shapes.
+    """
     try:
         model, info = cls.from_pretrained(
             None,
@@ -153,8 +159,8 @@ def _by_transformers(
         text = " ".join(str(error).split())[:300]
         raise RunError("M704", name=name, reason=text) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found := sorted(map(str, info[what])):
-            reason = f"{what.replace('_', ' ')}: {', '.join(found[:3])}"
+        if keys := sorted(map(str, info[what])):
+            reason = f"{what.replace('_', ' ')}: {', '.join(keys[:3])}"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
 

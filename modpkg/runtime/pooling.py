@@ -1,4 +1,4 @@
-"""Sentence embeddings: the modules of a sentence-transformers model after its transformer."""
+"""Sentence embeddings: the modules after the transformer of a sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModel
 from modpkg.core.jsonfile import read_json
 from modpkg.runtime.dense import project
-from modpkg.runtime.sentence import apart, modules_of
+from modpkg.runtime.sentence_modules import modules_of, split_tensors
 
 SENTENCE = "sentence_embedding"
-"""What sentence-transformers calls the one vector of a text, which modules after Pooling change."""
+"""sentence-transformers' name for a text's embedding, the input and output of modules after
+Pooling."""
 _LEGACY = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -26,16 +27,15 @@ _LEGACY = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""In the order in which several are put side by side."""
-
+"""Older config keys; several modes are concatenated in this order."""
 
 Embedder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From states [batch, length, hidden] and their mask to embeddings [batch, width]."""
 
 
 def embedder(record: InstalledModel, folder: Path, packs: Path) -> Embedder:
-    """Return what makes embeddings of an installed model's states; see `embed`."""
-    _, after = apart(record.name, folder, record.tensors)
+    """Return a function that computes an installed model's embeddings; see `embed`."""
+    _, after = split_tensors(record.name, folder, record.tensors)
     weights = {path: map_tensors(own.items(), packs) for path, own in after.items()}
     return lambda states, mask: embed(record.name, folder, states, mask, weights)
 
@@ -47,14 +47,14 @@ def embed(
     mask: torch.Tensor,
     weights: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """Return embeddings of shape [batch, width] from states [batch, length, hidden].
+    """Return embeddings [batch, width] from states [batch, length, hidden].
 
-    ``modules.json`` says what follows the transformer: Pooling, then Dense and Normalize in any
-    order; ``weights`` are the tensors of each, by its folder. Without it the states are averaged
-    (Reimers & Gurevych 2019, arXiv 1908.10084) and not normalised.
+    ``modules.json`` lists the modules after the transformer: Pooling, then Dense and Normalize in
+    any order; ``weights`` has each module's tensors by its folder. Without modules.json the result
+    is the mean of the states (Reimers & Gurevych 2019, arXiv 1908.10084), not normalised.
 
     Raises:
-        RunError: a module there is not known, or its weights are not those it needs.
+        RunError: A module is not supported, or its weights do not match its config.
     """
     result: torch.Tensor | None = None
     left = dict(weights or {})
@@ -65,7 +65,7 @@ def embed(
         config = read_json(file) if path and file.exists() else {}
         for key in ("module_input_name", "module_output_name"):
             if kind != "Pooling" and config.get(key) not in (None, SENTENCE):
-                reason = f"{path} has {key} {config[key]!r}, and {SENTENCE!r} alone is known here"
+                reason = f"{path} has {key} {config[key]!r}; only {SENTENCE!r} is supported"
                 raise RunError("M704", name=name, reason=reason)
         if kind == "Pooling":
             result = _pool(name, config, states, mask)
@@ -74,9 +74,11 @@ def embed(
         elif kind == "Dense" and result is not None:
             result = project(name, path, config, left.pop(path, {}), result)
         else:
-            raise RunError("M704", name=name, reason=f"modules.json names {kind}, not known here")
+            raise RunError(
+                "M704", name=name, reason=f"modules.json names {kind}, which is not supported"
+            )
     if left:
-        raise RunError("M704", name=name, reason=f"{min(left)} has weights that nothing reads")
+        raise RunError("M704", name=name, reason=f"{min(left)} has weights that are not used")
     return _mean(states, mask) if result is None else result
 
 
@@ -86,7 +88,7 @@ def _pool(
     modes = [mode for key, mode in _LEGACY.items() if config.get(key) is True]
     if (own := config.get("pooling_mode")) is not None:
         modes = [str(mode) for mode in own] if isinstance(own, list) else [str(own)]
-    # sentence-transformers itself takes the mean where the old keys are all off.
+    # If all the older keys are false, sentence-transformers uses the mean.
     if not modes and any(key in config for key in _LEGACY):
         modes = ["mean"]
     if not modes:
@@ -95,7 +97,7 @@ def _pool(
 
 
 def _pooled(name: str, mode: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return one vector [batch, hidden] for each text."""
+    """Return one vector per text, [batch, hidden]."""
     if mode in ("mean_tokens", "mean"):
         return _mean(states, mask)
     if mode in ("cls_token", "cls"):
@@ -105,13 +107,13 @@ def _pooled(name: str, mode: str, states: torch.Tensor, mask: torch.Tensor) -> t
     if mode == "mean_sqrt_len_tokens":
         return _weighted(states, mask, mask.sum(dim=1, keepdim=True).sqrt())
     if mode == "weightedmean":
-        # Positions count from 1 at the first token that is none of padding.
+        # Positions count from 1 at the first non-padding token.
         weights = mask * (torch.arange(1, mask.shape[1] + 1) - mask.int().argmax(1, keepdim=True))
         return _weighted(states, weights, weights.sum(dim=1, keepdim=True))
     if mode == "lasttoken":
         last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
         return states[torch.arange(len(states)), last]
-    raise RunError("M704", name=name, reason=f"pooling mode {mode!r} is not known here")
+    raise RunError("M704", name=name, reason=f"pooling mode {mode!r} is not supported")
 
 
 def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -119,7 +121,7 @@ def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _weighted(states: torch.Tensor, weights: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Return Σ weight · state / total, summed in float32 at least."""
+    """Return Σ weight · state / total, summed in float32 or wider."""
     wide = torch.promote_types(states.dtype, torch.float32)
     summed = (states.to(wide) * weights[..., None].to(wide)).sum(dim=1)
     return (summed / total.to(wide).clamp(min=1e-9)).to(states.dtype)

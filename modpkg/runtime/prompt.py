@@ -1,4 +1,4 @@
-"""Prompts: where the text goes in. Nothing of a template is interpreted but ``{{ text }}``."""
+"""Prompt templates. ``{{ text }}`` is the only placeholder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TEXT = re.compile(r"\{\{\s*text\s*\}\}")
 
 
 def fill(template: str, text: str) -> str:
-    """Return ``template`` with every ``{{ text }}`` replaced; text that looks like one stays text.
+    """Return ``template`` with every ``{{ text }}`` replaced; placeholders in the text are kept.
 
     >>> fill("Summarize: {{ text }}", "a {{ text }} b")
     'Summarize: a {{ text }} b'
@@ -21,15 +21,15 @@ def fill(template: str, text: str) -> str:
 def token_ids(
     tokenizer: Any, task: Mapping[str, Any], text: str, limit: int
 ) -> tuple[list[int], bool]:
-    """Return the prompt's token ids, and whether the text was cut to make them fit ``limit``.
+    """Return the prompt's token ids, and whether the text was truncated to fit ``limit``.
 
-    The text is cut at its end, never the instruction around it.
+    Only the end of the text is removed, never the instruction around it.
     """
     ids = _encode(tokenizer, task, text)
     if len(ids) <= limit:
         return ids, False
     low, high = 0, len(text)
-    while low < high:  # the longest beginning of the text that fits
+    while low < high:  # the longest prefix of the text that fits
         middle = (low + high + 1) // 2
         if len(_encode(tokenizer, task, text[:middle])) <= limit:
             low = middle

@@ -1,4 +1,4 @@
-"""Tasks: from text to a result, the way the model's manifest says."""
+"""Running a model's task, as its manifest declares it, on a text."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ Stream = Callable[[str], None]
 
 
 class TaskResult(Struct, frozen=True, omit_defaults=True):
-    """What a task gave; one of the three is set."""
+    """The result of a task. One of ``text``, ``labels`` and ``embedding`` is set."""
 
     task: str
     text: str | None = None
-    """Generated text."""
+    """The generated text."""
     labels: list[tuple[str, float]] | None = None
-    """Labels with their probabilities, likeliest first."""
+    """Labels with their probabilities, most probable first."""
     embedding: list[float] | None = None
+    """The text's embedding."""
 
 
 def run_task(
@@ -44,11 +45,11 @@ def run_task(
 ) -> TaskResult:
     """Run an installed model on a text.
 
-    Generation is greedy, so it can be repeated; ``stream`` gets the text piece by piece. A text
-    that is longer than the model's context is cut, and ``warn`` is told.
+    Generation is greedy and thus reproducible; ``stream`` is called with the text piece by piece. A
+    text longer than the model's context is truncated, and ``warn`` is called.
 
     Raises:
-        RunError, and what `load_model` raises.
+        RunError: The model's task is not supported, or it cannot be loaded, see `load_model`.
     """
     record = read_model(folder)
     model = load_model(folder, packs)
@@ -58,8 +59,8 @@ def run_task(
     with torch.inference_mode():
         if kind in WRITING:
             streamer = _streamer(tokenizer, stream)
-            made = generate(model, tokenizer, task, [text], warn=warn, streamer=streamer)
-            return TaskResult(kind, text=made[0])
+            texts = generate(model, tokenizer, task, [text], warn=warn, streamer=streamer)
+            return TaskResult(kind, text=texts[0])
         if kind == "text-classification":
             labels = classify(model, tokenizer, task, [text], warn=warn)[0]
             return TaskResult(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
@@ -72,10 +73,10 @@ def run_task(
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:
-    """Return a model's tokenizer, from its folder and nowhere else.
+    """Return the tokenizer in a model's folder.
 
     Raises:
-        RunError: there is none, or it cannot be read.
+        RunError: There is none, or it cannot be read.
     """
     return open_tokenizer(
         transformers_module(),
@@ -85,7 +86,11 @@ def load_tokenizer(name: str, folder: Path) -> Any:
 
 
 def inferred_task(name: str, model: Any, folder: Path) -> str:
-    """Return the task that an architecture is made for."""
+    """Return the task of a model's architecture.
+
+    Raises:
+        RunError: The architecture has no supported task.
+    """
     architecture = type(model).__name__
     if architecture.endswith("ForSequenceClassification"):
         return "text-classification"

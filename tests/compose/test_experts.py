@@ -363,7 +363,7 @@ def test_nan_in_a_row_is_refused_when_it_is_composed(tmp_path: Path) -> None:
         ("llama", {"layer_types": 5}, "layer_types"),
         ("llama", {"architectures": {"a": 1}}, "names the architectures"),
         ("llama", {"architectures": ["MistralForCausalLM"]}, "names the architectures"),
-        ("llama", {"num_hidden_layers": 4}, "config.json says another count"),
+        ("llama", {"num_hidden_layers": 4}, "another number of layers"),
         (["llama"], {}, r"architecture is \['llama'\]"),
     ],
 )

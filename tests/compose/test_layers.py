@@ -31,7 +31,7 @@ def run(name: str, first: int, stop: int, **more: Any) -> Layers:
     return Layers(module=ModuleName(name), range=(first, stop), **more)
 
 
-def test_layers_are_taken_and_numbered_anew(tmp_path: Path) -> None:
+def test_layers_are_taken_and_renumbered(tmp_path: Path) -> None:
     runs = run("a", 0, 2), run("b", 0, 3, scale=0.5, tensors=("model.norm.",))
     composition = stacked(tmp_path, *runs)
     got = values(compose(composition, tmp_path).tensors)
@@ -42,16 +42,16 @@ def test_layers_are_taken_and_numbered_anew(tmp_path: Path) -> None:
     assert composition.config["layer_types"] == ["a0", "a1", "b0", "b1", "b2"]
 
 
-def test_what_cannot_be_taken_says_why(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_assembled(tmp_path: Path) -> None:
     for runs, message in (
         ([run("b", 2, 4)], "b has no layer 3"),
         ([run("b", 0, 1, tensors=("lm_head.",))], "no tensor 'lm_head.' outside"),
     ):
         with raises("M601", match=message):
             stacked(tmp_path, *runs)
-    with raises("M601", match="does not say how many layers"):
+    with raises("M601", match="does not state the number of layers"):
         stacked(tmp_path, run("b", 0, 1), num_hidden_layers=None)
-    with raises("M601", match='method = "passthrough" alone'):
+    with raises("M601", match='method = "passthrough"'):
         stacked(tmp_path, run("b", 0, 1, scale=2.0), method="sum")
 
 

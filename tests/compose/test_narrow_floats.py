@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from modpkg.compose import narrow_floats
 from modpkg.compose.arrays import STORED, Array, Stored, in_double, in_single
 from modpkg.compose.in_memory import tensor_in_memory
-from modpkg.compose.narrow_floats import NarrowReduction, far, nearest
+from modpkg.compose.narrow_floats import NarrowReduction, out_of_range, round_to_narrow
 from modpkg.compose.reducers import REDUCERS, Contribution, as_arguments
-from modpkg.compose.reducers.single import NARROW, Piece
+from modpkg.compose.reducers.single import NARROW, ThresholdRun
 from modpkg.compose.reducers.trimming import TrimBounds
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
@@ -127,7 +127,7 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
         mock.patch.object(Reduction, "_at", counted),
     ):
         first = once()
-    with mock.patch.object(Reduction, "_screening", return_value=None):
+    with mock.patch.object(Reduction, "_narrow_reduction", return_value=None):
         return first, once(), left
 
 
@@ -181,10 +181,10 @@ def test_what_the_proof_asks_of_a_dtype(dtype: str) -> None:
     assert narrow.fraction == layout.fraction
     steps = max(narrow.exact, narrow.between) << narrow.fraction
     # A value of the other sign is 2¹⁵ steps away, less the difference of both without theirs.
-    assert max(0x7FFF - layout.small, layout.great) < (1 << 15) - steps
+    assert max(0x7FFF - layout.small, layout.large) < (1 << 15) - steps
     # What is as far away as may be is normal, and so is the result between.
     assert layout.small - (narrow.between << narrow.fraction) >= 1 << narrow.fraction
-    assert layout.great + (narrow.between << narrow.fraction) < INFINITY[dtype]
+    assert layout.large + (narrow.between << narrow.fraction) < INFINITY[dtype]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -207,7 +207,7 @@ def test_float32_is_as_near_as_it_says(method: str, dtype: str) -> None:
             start = ONE[dtype] + draws.integers(0, 1 << layout.fraction, 600)
             near = [start + _edges(draws, single.steps, 600) for _ in weights]
             models = [each.astype(np.uint16).view(stored) for each in (start, *near)]
-            assert not far(models[0], models[1:], single.steps, layout).any()
+            assert not out_of_range(models[0], models[1:], single.steps, layout).any()
             bounds, least = [TrimBounds() for _ in weights], [0.0 for _ in weights]
             if "ties" in method:
                 least = [float(draws.choice([0.0, 2.0**-6, 0.3])) for _ in weights]
@@ -215,7 +215,7 @@ def test_float32_is_as_near_as_it_says(method: str, dtype: str) -> None:
             doubt = np.zeros(600, np.bool_)
             got = [in_single(each) for each in models]
             deltas = [each - got[0] for each in got[1:]]
-            pieces = [[Piece(0, 600, each)] for each in least]
+            pieces = [[ThresholdRun(0, 600, each)] for each in least]
             values = single.reduce(got[0].copy(), deltas, pieces, doubt)
             wanted = _in_double(method, models, weights, bounds, given)
             off = np.abs(values.astype(np.float64) - wanted) / np.spacing(np.abs(values))
@@ -260,13 +260,13 @@ def test_what_is_far_is_told() -> None:
         least, most = {"BF16": (2.0**-60, 2.0**60), "F16": (2.0**-12, 2.0**13)}[dtype]
         for steps in (1, 32, 256, 384, 1024):
             start = np.full(every.size, bit, np.uint16)
-            told = far(start, [every], steps, layout)
+            told = out_of_range(start, [every], steps, layout)
             with np.errstate(invalid="ignore"):
                 b, x = in_double(start.view(STORED[dtype])), in_double(every.view(STORED[dtype]))
             fine = (np.signbit(b) == np.signbit(x)) & (abs(b) >= least) & (abs(b) <= most)
             fine &= np.abs((start & 0x7FFF).astype(int) - (every & 0x7FFF).astype(int)) <= steps
             assert (told == ~fine).all(), (hex(bit), steps)
-            assert (told == far(start, [start, every, start], steps, layout)).all()
+            assert (told == out_of_range(start, [start, every, start], steps, layout)).all()
 
 
 @settings(max_examples=300, deadline=None)
@@ -285,7 +285,7 @@ def test_nearest_is_the_nearest_and_ties_are_told(
     ties = [n & ~(2 * tie - 1) | tie + off for n in patterns for off in (-ulps, 0, ulps)]
     values = np.array(patterns + ties, np.uint32)
     doubt = np.zeros(values.size, np.bool_)
-    found = nearest(values.copy().view(np.float32), ulps, layout, doubt)
+    found = round_to_narrow(values.copy().view(np.float32), ulps, layout, doubt)
     single = values.view(np.float32)
     wanted = rounded(single.astype(np.float64), dtype).view(np.uint16)
     assert (found == wanted)[~doubt].all()

@@ -128,7 +128,7 @@ def test_files_of_base_and_head(tmp_path: Path) -> None:
         "tokenizer.json",
     ]
     (tmp_path / "head" / "tokenizer.json").write_text("{}")
-    with raises("M601", match=r"different 'tokenizer\.json'"):
+    with raises("M601", match=r"different files 'tokenizer\.json'"):
         planned(model, head, steps=[head_step()])
 
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_composed_says_why(tmp_path: Path) -> None:
 def test_a_model_is_no_base_for_steps_yet(tmp_path: Path) -> None:
     model = module(tmp_path, "m", "model", WEIGHTS, config={})
     assert planned(model).kept == model.tensors
-    with raises("M601", match="not implemented"):
+    with raises("M601", match="not supported"):
         planned(model, adapter(tmp_path, "one", {Q: pair()}))
 
 

@@ -20,8 +20,8 @@ from modpkg.compose.plan import plan
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Layers, Step
 from modpkg.runtime.live import LiveModel
+from modpkg.runtime.live_parts import parts_of
 from modpkg.runtime.load import build_model
-from modpkg.runtime.parts import parts_of
 from tests.compose.helpers import of_folder
 from tests.compose.oracle import close, shake
 from tests.raising import raises

@@ -199,7 +199,7 @@ def test_a_damaged_payload_is_refused_or_decodes_to_as_many_bytes(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bomb_is_refused_by_what_it_claims(method: str) -> None:
-    assert "does not hold" in refused(method, zstd(bytes(10**8)))
+    assert "does not contain" in refused(method, zstd(bytes(10**8)))
 
 
 def test_a_bomb_that_lies_about_its_size_ends_at_the_size() -> None:
@@ -222,13 +222,13 @@ def test_a_frame_of_empty_blocks_ends_early() -> None:
     ("payload", "sentence"),
     [
         (b"", "does not begin with a zstd frame"),
-        (b"\x28\xb5\x2f\xfd", "header is not understood"),
+        (b"\x28\xb5\x2f\xfd", "invalid header"),
         (b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", "does not begin with a zstd frame"),
-        (zstd(bytes(4096), write_content_size=False), "does not hold"),
-        (zstd(bytes(4095)), "does not hold"),
+        (zstd(bytes(4096), write_content_size=False), "does not contain"),
+        (zstd(bytes(4095)), "does not contain"),
         (zstd(bytes(4096)) * 2, "frame ends after"),
         (zstd(bytes(4096)) + b"\0", "frame ends after"),
-        (zstd(bytes(4096))[:-1], "cut short"),
+        (zstd(bytes(4096))[:-1], "truncated"),
     ],
 )
 def test_a_frame_is_one_frame_with_its_size(payload: bytes, sentence: str) -> None:
@@ -264,9 +264,9 @@ def test_a_dictionary_is_refused() -> None:
         (changes(1, [65535], bytes(2)), "beyond the tensor's end"),
         (changes(5, [0] * 5, bytes(10))[:20], "changes 5 of 4"),
         (changes(2**32 - 1, []), "changes 4294967295 of 4"),
-        (changes(2, [0, 0], bytes(3)), "holds less"),
-        (changes(0, [0], b""), "holds more"),
-        (changes(1, [0], bytes(3)), "holds more"),
+        (changes(2, [0, 0], bytes(3)), "less content"),
+        (changes(0, [0], b""), "more content"),
+        (changes(1, [0], bytes(3)), "more content"),
     ],
 )
 def test_changes_stay_inside_the_tensor(content: bytes, sentence: str | None) -> None:
@@ -286,9 +286,9 @@ def test_a_method_has_its_earlier_tensor() -> None:
     ]:
         with raises("M212", match="its method is"):
             decode(method, payload, base and memoryview(base), out, "F32", "tensor 't'")
-    with raises("M212", match="another length"):
+    with raises("M212", match="its length differs"):
         decode("difference", payload, memoryview(bytes(4)), out, "F32", "tensor 't'")
-    with raises("M212", match="another length"):
+    with raises("M212", match="its length differs"):
         decode("planes", payload, None, out[:7], "F32", "tensor 't'")
 
 

@@ -25,8 +25,8 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
 from modpkg.runtime.live import BASE, LiveModel
+from modpkg.runtime.live_parts import parts_of
 from modpkg.runtime.load import build_model
-from modpkg.runtime.parts import parts_of
 from tests import tiny
 from tests.command import modpkg as command
 from tests.compose import mixtures

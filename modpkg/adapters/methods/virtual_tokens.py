@@ -2,7 +2,7 @@
 
     composed[t] = base[t]
 
-They change no weight: the model reads them before its input, see `modpkg.runtime.virtual`. Prompt
+They change no weight: the model reads them before its input, see `runtime.virtual_tokens`. Prompt
 tuning: Lester, Al-Rfou & Constant 2021, https://arxiv.org/abs/2104.08691; P-tuning: Liu et al.
 2021, https://arxiv.org/abs/2103.10385; prefix tuning: Li & Liang 2021,
 https://arxiv.org/abs/2101.00190; for several tasks: Wang et al. 2023,

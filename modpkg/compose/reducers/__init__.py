@@ -1,4 +1,4 @@
-"""Reducers by name: how several changes to one tensor become one result."""
+"""Reducers (merge methods) by name: they combine several contributions to one tensor."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ GROUP = "modpkg.reducers"
 
 
 def find_reducer(name: str, where: str) -> Reducer:
-    """Return a reducer.
+    """Return a reducer by name; ``where`` names the caller's table in the error.
 
     Raises:
-        ComposeError: neither modpkg nor an installed package has it; the error names those that
-            are known.
+        ComposeError: Neither modpkg nor an installed package has it.
     """
-    found = find(REDUCERS, GROUP, name)
-    if found is None:
+    method = find(REDUCERS, GROUP, name)
+    if method is None:
         raise ComposeError("M620", where=where, method=name, known=known(REDUCERS, GROUP))
-    return found
+    return method
 
 
 __all__ = [

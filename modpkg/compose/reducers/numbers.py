@@ -1,4 +1,4 @@
-"""numpy, imported when something is computed: planning needs of a method its settings alone."""
+"""numpy, imported on first use: planning needs only a method's parameters."""
 
 from __future__ import annotations
 

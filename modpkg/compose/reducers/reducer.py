@@ -1,4 +1,4 @@
-"""What a reducer is: how the changes to one tensor become one result."""
+"""Reducers: merge methods that combine contributions to one tensor into one result."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ class Contribution:
     """Rows of what one step adds to a tensor."""
 
     delta: Array
-    """float64, without the step's scale; not to be changed."""
+    """float64 [rows, columns], without the step's scale; read-only."""
     weight: float
-    """The step's scale; 1 where the method has no use for it."""
+    """The step's scale; 1 for methods without weights."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """The step's, each with a value."""
+    """Every parameter of the step, defaults included."""
     key: bytes = b""
-    """Names what the change is made of and the tensor: the same whatever the place or order."""
+    """Selects the random stream: depends on the tensor and the step's inputs, but not on order."""
     first: int = 0
-    """Of the tensor's elements, the one that these rows begin with."""
+    """Flat index in the tensor of the first element."""
     places: Any = None
-    """Where these elements are in the tensor, one by one, if they are not all from ``first`` on."""
+    """Flat index of each element, if they are not consecutive from ``first`` on."""
     importance: Array | float = 1.0
-    """How much each value counts: float64 rows, or a number for all."""
+    """How much each value counts: float64 like ``delta``, or one number."""
 
 
 Block = tuple["Array", Sequence[Contribution]]
 """Rows of the base as float64, and the contributions to them; all of one shape."""
 
 ApproximateMagnitudes = tuple[Any, Callable[[Any], "Array"]]
-"""Magnitudes, flat: float64, or float32 that are at most one step from the float64 rounded to them;
-and what returns the float64 at some of their places."""
+"""Flat magnitudes, float64 or float32 within one unit in the last place, and a function that
+returns the exact float64 at given indices of them."""
 
 
 class Blocks(Protocol):
-    """A tensor, or all of a model, that is gone through block by block."""
+    """A tensor, or all tensors of a model, read block by block."""
 
     count: int
-    """Elements in all."""
+    """Number of elements."""
     steps: Sequence[Mapping[str, Any]]
-    """Parameters of each change."""
+    """Parameters of each step."""
 
     def __call__(self) -> Iterator[Block]:
-        """Yield all rows, in order."""
+        """Yield all blocks, in order."""
 
     def deltas(self, index: int) -> Iterator[Array]:
-        """Yield all rows of one change."""
+        """Yield all rows of one step's delta."""
 
-    def rough(self, index: int) -> Iterator[ApproximateMagnitudes]:
-        """Yield the magnitudes of one change, in order, as far as they are cheap to have."""
+    def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
+        """Yield the magnitudes of one step's delta, in order, as exact as is cheap."""
 
     def sample(self, index: int) -> Array:
-        """Return some of its values, flat, from all over the tensor."""
+        """Return a flat sample of one step's delta, from all over the tensor."""
 
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -69,13 +69,13 @@ REQUIRED: Any = inspect.Parameter.empty
 class Reducer(Struct, frozen=True, kw_only=True):
     """A registered reducer: entry points of the group ``modpkg.reducers`` name such objects.
 
-    ``reduce(base, changes, **parameters)`` gets float64 rows of a tensor seen as a matrix (first
-    extent × all others), as arrays of numpy, and returns the result's, float64. It may overwrite
-    ``base``. It is pure, and what it returns for a row must not depend on which other rows come
-    with it.
+    ``reduce(base, contributions, **parameters)`` gets float64 rows of a tensor seen as a matrix
+    (first dimension by all others), as numpy arrays, and returns the result's rows as float64. It
+    may overwrite ``base``. It must be pure, and its result for a row must not depend on which other
+    rows are passed with it.
 
-    A method that has to know something of the whole tensor first (a norm, a threshold) has
-    ``measure(blocks, **parameters)``, see `Blocks`. What it returns becomes the third argument of
+    A method that needs a property of the whole tensor first (a norm, a threshold) has
+    ``measure(blocks, **parameters)``, see `Blocks`. Its result becomes the third argument of
     ``reduce``.
     """
 
@@ -83,35 +83,35 @@ class Reducer(Struct, frozen=True, kw_only=True):
     reduce: Callable[..., Array]
     measure: Callable[..., Any] | None = None
     across: bool = False
-    """Whether it is measured over all tensors that are made, and not over each."""
+    """Whether it is measured once over all computed tensors instead of per tensor."""
     parameters: dict[str, Any] = {}
-    """The method's parameters and their defaults (`REQUIRED`: none); their types are theirs."""
+    """Defaults of the method's parameters (`REQUIRED`: none). Values have their default's type."""
     step_parameters: dict[str, Any] = {}
-    """Likewise for those that each step may have its own of."""
+    """Defaults of the parameters that each step may set."""
     bounds: dict[str, tuple[float, float]] = {}
-    """Least and most of a number."""
+    """Smallest and largest value of numeric parameters."""
     single: (
         Callable[[NarrowFloat, Sequence[float], Mapping[str, Any]], SinglePrecision | None] | None
     ) = None
-    """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes so narrow; None
-    where it is not to be had for these. It must return what `reduce` returns as far as it says."""
+    """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes of that dtype,
+    or None if there is none for these parameters. It must match `reduce` within its bounds."""
     weighted: bool = True
-    """Whether steps' scales are weights, of which 0 is as if the step were not there."""
+    """Whether steps' scales are weights; a step of weight 0 is then ignored."""
     additive: bool = False
-    """Whether equal changes are as one with the sum of their weights."""
+    """Whether equal contributions may be merged by adding their weights."""
     steps: tuple[int, int | None] = (1, None)
-    """Least and most steps."""
+    """Minimum and maximum number of steps."""
     everywhere: Callable[[Mapping[str, Any]], bool] | None = None
-    """Whether tensors that no step changes are not the base's all the same."""
+    """Whether, with these parameters, tensors that no step changes differ from the base's too."""
 
 
 def reducer(
     name: str, *, step: Mapping[str, Any] | None = None, **options: Any
 ) -> Callable[[Callable[..., Array]], Reducer]:
-    """Make a `Reducer` of a function; its keyword-only arguments are the method's parameters.
+    """Decorate a function as a `Reducer`; its keyword-only arguments are the method's parameters.
 
-    An argument that is called like a word of Python has an underscore at its end (``lambda_``),
-    which the manifest leaves out. A parameter without a default is required.
+    An argument named like a Python keyword ends in an underscore (``lambda_``), which manifests
+    omit. A parameter without a default is required.
     """
 
     def decorate(function: Callable[..., Array]) -> Reducer:
@@ -132,6 +132,6 @@ def reducer(
 
 
 def as_arguments(reducer: Reducer, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's parameters by the names of its function's arguments."""
+    """Return a method's parameters keyed by its function's argument names."""
     names = {name.rstrip("_"): name for name in inspect.signature(reducer.reduce).parameters}
     return {names[key]: value for key, value in parameters.items()}

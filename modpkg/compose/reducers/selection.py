@@ -1,4 +1,4 @@
-"""The k-th largest magnitude of a tensor that is never in memory whole."""
+"""The k-th largest magnitude of a tensor, without loading all of it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
     from modpkg.compose.reducers.reducer import ApproximateMagnitudes
 
 KEPT_ELEMENTS = 1 << 22
-"""Most values that are kept aside, before they are counted digit by digit."""
+"""Maximum number of candidate values in memory; beyond it, a radix selection is used."""
 
 _FEW = 1 << 12
-"""Values that are sorted, because finding fewer of them takes as long."""
+"""So many values are partitioned directly; narrowing them first would take as long."""
 
 _BINS = 1 << 11
 _DIGITS = (53, 42, 31, 20, 9, 0)
-"""Bits of a float64 that remain below each digit; without its sign it grows with its bits."""
+"""Bits of a float64 below each radix digit; without the sign, its bits sort like its value."""
 
 
 class RankedMagnitude(NamedTuple):
-    """A magnitude of a given rank."""
+    """The magnitude of a given rank."""
 
     value: float
     above: int
-    """How many are larger."""
+    """Number of larger magnitudes."""
     equal: int
-    """How many are it."""
+    """Number of equal magnitudes, itself included."""
     places: Any = None
-    """Where these are, in order, if that is known."""
+    """Flat indices of the equal ones, ascending, if known."""
 
 
 def kth_largest(
-    rough: Callable[[], Iterable[ApproximateMagnitudes]],
+    approximate: Callable[[], Iterable[ApproximateMagnitudes]],
     magnitudes: Callable[[], Iterable[Array]],
     sample: Array,
     k: int,
@@ -43,16 +43,16 @@ def kth_largest(
 ) -> RankedMagnitude:
     """Return the ``k``-th largest of ``count`` magnitudes (k from 1), exactly.
 
-    A ``sample`` of them gives two bounds that the answer is between, most likely, and of what
-    ``rough()`` yields only what may lie between them is looked at, kept and sorted. Where that
-    guess was wrong, or too much lies there, digit by digit is counted: of what ``magnitudes()``
-    yields, blocks of float64, flat, not negative.
+    A ``sample`` gives two bounds that most likely enclose the answer; of the blocks of
+    ``approximate()`` only candidates between the bounds are kept and partitioned. If the bounds
+    were wrong or enclose too many values, a radix selection runs over ``magnitudes()``, flat
+    blocks of non-negative float64.
     """
     low, high = _guess(sample, k, count)
     above = before = 0
-    # NarrowFloat dtypes have many equal values, and the bounds are among them: these are apart.
-    inside, at_low, at_high = _Found(), _Found(), _Found()
-    for block, exactly in rough():
+    # Narrow dtypes have many equal values, the bounds among them: those are counted separately.
+    inside, at_low, at_high = _Candidates(), _Candidates(), _Candidates()
+    for block, exactly in approximate():
         over = block > _beside(high, np.inf, block.dtype)
         above += int(np.count_nonzero(over))
         over ^= block >= _beside(low, -np.inf, block.dtype)
@@ -106,8 +106,8 @@ def _select(values: Array, k: int) -> float:
     return float(np.partition(values, place)[place])
 
 
-class _Found:
-    """Values and their places, as long as they are not too many."""
+class _Candidates:
+    """Values and their flat indices, up to KEPT_ELEMENTS of them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -115,51 +115,51 @@ class _Found:
         self._places: list[Any] = []
 
     def add(self, places: Any, values: Array, chosen: Any) -> None:
-        taken = np.flatnonzero(chosen)
-        self.count += taken.size
+        selected = np.flatnonzero(chosen)
+        self.count += selected.size
         if self.count > KEPT_ELEMENTS:
             self.values, self._places = [], []
-        elif taken.size == values.size:
+        elif selected.size == values.size:
             self.values.append(values)
             self._places.append(places)
         else:
-            self.values.append(values[taken])
-            self._places.append(places[taken])
+            self.values.append(values[selected])
+            self._places.append(places[selected])
 
     def all_places(self) -> Any:
-        """Return where they are, in order; None if they were too many."""
+        """Return the indices, ascending; None if there are none or too many."""
         return np.concatenate(self._places) if 0 < self.count <= KEPT_ELEMENTS else None
 
 
 def _beside(bound: float, towards: float, dtype: Any) -> Any:
-    """Return a bound for magnitudes that may be a step off what it becomes in their dtype."""
+    """Return ``bound`` in a dtype, moved one unit in the last place where the dtype is inexact."""
     if dtype == np.float64:
         return bound
-    with np.errstate(over="ignore"):  # infinity is beside what is too great for it
+    with np.errstate(over="ignore"):  # a bound too large for the dtype becomes infinity
         return np.nextafter(dtype.type(bound), dtype.type(towards))
 
 
 def position(
-    rough: Callable[[], Iterable[ApproximateMagnitudes]], ranked: RankedMagnitude, number: int
+    approximate: Callable[[], Iterable[ApproximateMagnitudes]], ranked: RankedMagnitude, number: int
 ) -> int:
-    """Return the place in all of the ``number``-th (from 1) that is a ranked value."""
+    """Return the flat index of the ``number``-th element (from 1) equal to a ranked value."""
     if ranked.places is not None:
         return int(ranked.places[number - 1])
     value, before = ranked.value, 0
-    for block, exactly in rough():
+    for block, exactly in approximate():
         near = block >= _beside(value, -np.inf, block.dtype)
         near &= block <= _beside(value, np.inf, block.dtype)
-        found = np.flatnonzero(near)
-        found = found[exactly(found) == value]
-        if number <= found.size:
-            return before + int(found[number - 1])
-        number -= found.size
+        equal = np.flatnonzero(near)
+        equal = equal[exactly(equal) == value]
+        if number <= equal.size:
+            return before + int(equal[number - 1])
+        number -= equal.size
         before += block.size
-    raise AssertionError("there are not as many of it")
+    raise AssertionError("fewer elements have this value")
 
 
 def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:
-    """Return bounds of the k-th largest, far enough apart for rows that differ a good deal."""
+    """Return bounds of the k-th largest, wide enough for tensors whose rows differ in scale."""
     size = sample.size
     if size >= count:
         return 0.0, float("inf")
@@ -174,7 +174,7 @@ def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:
 
 
 def _by_digits(magnitudes: Callable[[], Iterable[Array]], k: int) -> RankedMagnitude:
-    """Find it as a radix sort would: from the highest digit on, counting what has each digit."""
+    """Return the k-th largest by radix selection: count digits from the highest down."""
     prefix, left, before = 0, k, 64
     for shift in _DIGITS:
         counts = np.zeros(_BINS, dtype=np.int64)
@@ -191,6 +191,6 @@ def _by_digits(magnitudes: Callable[[], Iterable[Array]], k: int) -> RankedMagni
         digit = _BINS - 1 - position
         width = before - shift if before < 64 else 11
         prefix, before = (prefix << width) | digit, shift
-    # What is left is the rank among those that are equal, and the last count theirs.
+    # `left` is now the rank among equal values, and the last count is their number.
     value = float(np.array([prefix], dtype=np.uint64).view(np.float64)[0])
     return RankedMagnitude(value, k - left, int(counts[digit]))

@@ -1,20 +1,21 @@
-"""float32 first: how far it can be trusted, for methods of sums.
+"""Weighted sums in float32 first, with proven error bounds.
 
-Where fine-tunes are near the base, as nearly all of their values are, float32 rounds to the same
-bfloat16 or float16 as float64 does, but for values whose float32 lies next to a tie: in half the
-time. What follows holds for a value of the base b and its fine-tunes x_i, all of one such dtype of
-f bits of fraction, and of one sign, each x_i at most n · 2^f steps of it away, so that
-2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and b not near the ends of its range; all others are left to float64,
-see `modpkg.compose.narrow_floats`. Then d_i = x_i − b is a whole multiple of 2^(e − n − f), e the
-exponent of b, of at most 2n + f + 1 bits, and float32 has it exactly.
+Where fine-tunes are close to the base, as nearly all of their values are, float32 rounds to the
+same bfloat16 or float16 as float64, except for values whose float32 is next to a tie, and takes
+half the time. The following holds for a value b of the base and its fine-tunes x_i, all of the same
+such dtype with f fraction bits and of the same sign, each x_i at most n · 2^f representable values
+away from b, so that 2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and b not near the ends of its range; all other
+values are computed in float64, see `modpkg.compose.narrow_floats`. Then d_i = x_i − b is an integer
+multiple of 2^(e − n − f), where e is the exponent of b, has at most 2n + f + 1 bits, and is exact
+in float32.
 
 With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical Algorithms,
 2002, section 3.1), a sum of k rounded products is within γ_(k+1) of Σ |c_i d_i|.
 
-- Where all factors are short (`_short`), so are the products and their sums: float32 and float64
-  both have what the formula says, and round it to the same, ties too.
-- Where the result lies between b and the x_i, |result| >= 2⁻ⁿ |b|, and Σ |c_i d_i| <= 2ⁿ |b|.
-- Where it need not, the x_i have to be so near that |Σ c_i d_i| <= |b| / 2 <= |result|.
+- If all factors are short (`_short`), so are the products and their sums: float32 and float64 are
+  both exact and round to the same value, ties included.
+- If the result is between b and the x_i, |result| >= 2⁻ⁿ |b|, and Σ |c_i d_i| <= 2ⁿ |b|.
+- Otherwise the x_i must be so close that |Σ c_i d_i| <= |b| / 2 <= |result|.
 """
 
 from __future__ import annotations
@@ -34,31 +35,32 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 
-class Piece(NamedTuple):
-    """Elements from ``start`` to before ``stop``, of which magnitudes from ``least`` on count."""
+class ThresholdRun(NamedTuple):
+    """Elements [start, stop), of which magnitudes below ``threshold`` are dropped."""
 
     start: int
     stop: int
-    least: float
+    threshold: float
 
 
-Pieces = Sequence[Sequence[Piece]]
-"""For each step, `Piece` after `Piece`."""
+Runs = Sequence[Sequence[ThresholdRun]]
+"""For each step, consecutive runs."""
 
-PiecesOf = Callable[[Any, int, int], Pieces | None]
-"""Of what was measured, for so many elements from a first on; None where pieces do not say all."""
+RunsOf = Callable[[Any, int, int], Runs | None]
+"""``runs(measured, first, count)``: the runs of ``count`` elements from flat index ``first`` on;
+None if thresholds alone do not describe what was measured."""
 
 
 class NarrowFloat(NamedTuple):
-    """A dtype that a result is rounded to."""
+    """A 16-bit float dtype that a result is rounded to."""
 
     fraction: int
-    """Bits of its fraction: f."""
+    """Fraction bits: f."""
     exact: int
-    """n where all factors are short: 2n + f + 1 is at most 14."""
+    """n if all factors are short: 2n + f + 1 is at most 14."""
     between: int
-    """n where the result lies between b and the x_i: the greater, the more results are next to
-    a tie, and the fewer x_i far away."""
+    """n if the result is between b and the x_i. A larger n puts more results next to a tie, and
+    leaves fewer x_i out of range."""
 
 
 NARROW = {"BF16": NarrowFloat(7, 3, 2), "F16": NarrowFloat(10, 1, 1)}
@@ -68,28 +70,28 @@ class SinglePrecision(NamedTuple):
     """A method in float32."""
 
     steps: int
-    """How far an x_i may lie from b, in steps of its dtype."""
+    """Largest distance between an x_i and b, in representable values of the dtype."""
     ulps: int
-    """How far from float64's a result may be, in units of float32's last place; 0: it is exact."""
-    reduce: Callable[[Array32, list[Array32], Pieces, Mask], Array32]
-    """``reduce(base, deltas, pieces, doubt)``: float32, flat, all to be overwritten. Returns the
-    result, and sets ``doubt`` where it is not what ``ulps`` says."""
-    pieces: PiecesOf = lambda *_: ()
+    """Largest error against float64, in units of float32's last place; 0: exact."""
+    reduce: Callable[[Array32, list[Array32], Runs, Mask], Array32]
+    """``reduce(base, deltas, runs, doubt)``: flat float32 arrays, all overwritten. Returns the
+    result, and sets ``doubt`` where it may be off by more than ``ulps``."""
+    runs: RunsOf = lambda *_: ()
 
 
 _PARTS, _MOST = 64, 256
-"""Short factors are multiples of 1 / `_PARTS`, and `_MOST` of these in all."""
+"""Short factors are multiples of 1 / `_PARTS` that sum to at most `_MOST` of these."""
 _LEAST = 2.0**-20
-"""A weight with which no product of `elected` is too small for float32."""
+"""Smallest weight; with it no product of `disjoint_merge` underflows in float32."""
 
 
 def _short(*factors: Fraction) -> bool:
-    """Say whether products with d_i of 14 bits, and all their sums, have at most 24 bits."""
-    fine = all((factor * _PARTS).denominator == 1 for factor in factors)
-    return fine and sum(abs(factor * _PARTS) for factor in factors) <= _MOST
+    """Return whether products with 14-bit d_i, and all their sums, have at most 24 bits."""
+    multiples = all((factor * _PARTS).denominator == 1 for factor in factors)
+    return multiples and sum(abs(factor * _PARTS) for factor in factors) <= _MOST
 
 
-def weighted(
+def weighted_sum(
     narrow: NarrowFloat, weights: Sequence[float], divisor: float = 1.0, factor: float = 1.0
 ) -> SinglePrecision | None:
     """Return base + factor · Σ weights_i · d_i / divisor."""
@@ -99,7 +101,7 @@ def weighted(
     divided = [weight / Fraction(divisor) for weight in plain]
     factors = [Fraction(factor) * each for each in divided]
     reach = sum(abs(each) for each in factors)
-    rounded = len(weights) + 6  # factors, products, sums, and what float64 itself may be off
+    rounded = len(weights) + 6  # factors, products, sums, and the error of float64 itself
     if _short(*plain) and _short(*divided) and _short(*factors):
         steps, ulps = narrow.exact << narrow.fraction, 0
     elif min(factors) >= 0 and reach <= 1:
@@ -111,7 +113,7 @@ def weighted(
             return None
     singles = [np.float32(float(each)) for each in factors]
 
-    def reduce(base: Array32, deltas: list[Array32], _: Pieces, doubt: Mask) -> Array32:
+    def reduce(base: Array32, deltas: list[Array32], _: Runs, doubt: Mask) -> Array32:
         for delta, each in zip(deltas, singles, strict=True):
             delta *= each
         for delta in deltas[1:]:
@@ -122,82 +124,84 @@ def weighted(
     return SinglePrecision(steps, ulps, reduce)
 
 
-def elected(
+def disjoint_merge(
     narrow: NarrowFloat,
     weights: Sequence[float],
-    pieces: PiecesOf,
+    runs: RunsOf,
     *,
     votes: str = "weighted",
     divide: str = "",
     factor: float = 1.0,
 ) -> SinglePrecision | None:
-    """Return what `modpkg.compose.reducers.sparsified.elected` adds to the base, trimmed first."""
+    """Return base + factor · `sparsified.disjoint_merge` of the trimmed deltas."""
     count = len(weights)
-    fine = all(_LEAST <= weight <= 1 / _LEAST for weight in weights) and _LEAST <= factor <= 1
-    if not fine or votes not in ("weighted", "total"):
+    in_range = all(_LEAST <= weight <= 1 / _LEAST for weight in weights) and _LEAST <= factor <= 1
+    if not in_range or votes not in ("weighted", "total"):
         return None
     between = {"weights": True, "count": max(weights) <= 1, "": sum(weights) <= 1}
     if not between[divide]:
         return None
     plain = [Fraction(weight) for weight in weights]
-    exact = factor == 1.0 and _short(*plain) and _halves(plain, divide)
-    # |b| times this is more than Σ weight_i · d_i may be off: 4 |b| are all that d_i can be.
+    exact = factor == 1.0 and _short(*plain) and _divisors_are_powers_of_two(plain, divide)
+    # |b| times this exceeds the error of Σ weight_i · d_i, as |d_i| <= 4 |b|.
     slack = 0.0
     if not exact and votes == "weighted":
         slack = (count + 2) * 2.0**-21 * max(1.0, math.fsum(weights))
     singles = [np.float32(weight) for weight in weights]
 
-    def reduce(base: Array32, deltas: list[Array32], trimmed: Pieces, doubt: Mask) -> Array32:
+    def reduce(base: Array32, deltas: list[Array32], trimmed: Runs, doubt: Mask) -> Array32:
         zeros = np.zeros_like(base)
-        scratch, below, found = np.empty_like(base), np.zeros_like(base), zeros
+        scratch, divisor, total = np.empty_like(base), np.zeros_like(base), zeros
         kept = np.empty(base.shape, np.bool_)
-        for delta, parts, weight in zip(deltas, trimmed, singles, strict=True):
-            if any(part.least > 0 for part in parts):
+        for delta, thresholds, weight in zip(deltas, trimmed, singles, strict=True):
+            if any(run.threshold > 0 for run in thresholds):
                 np.absolute(delta, out=scratch)
-                for start, stop, least in parts:
-                    np.greater_equal(scratch[start:stop], _upwards(least), out=kept[start:stop])
+                for start, stop, threshold in thresholds:
+                    np.greater_equal(
+                        scratch[start:stop], _round_up(threshold), out=kept[start:stop]
+                    )
                 delta *= kept
             if votes == "weighted" and weight != 1:
                 delta *= weight
-        balance = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
+        vote = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
         for delta in deltas[2:]:
-            balance += delta
-        sign = balance.view(np.int32) & np.int32(-(1 << 31))
+            vote += delta
+        sign = vote.view(np.int32) & np.int32(-(1 << 31))
         for delta, weight in zip(deltas, singles, strict=True):
-            chosen = delta.view(np.int32)
-            chosen ^= sign
+            bits = delta.view(np.int32)
+            bits ^= sign  # values of the elected sign become positive
             np.maximum(delta, zeros, out=delta)
             if divide:
                 np.greater(delta, zeros, out=kept)
                 np.multiply(kept, weight if divide == "weights" else np.float32(1), out=scratch)
-                below += scratch
+                divisor += scratch
             if votes != "weighted" and weight != 1:
                 delta *= weight
-            found = delta if found is zeros else np.add(found, delta, out=found)
+            total = delta if total is zeros else np.add(total, delta, out=total)
         if slack:
-            np.absolute(balance, out=balance)
+            np.absolute(vote, out=vote)
             np.absolute(base, out=scratch)
             scratch *= np.float32(slack)
-            np.less_equal(balance, scratch, out=kept)
-            kept &= found > zeros
+            np.less_equal(vote, scratch, out=kept)
+            kept &= total > zeros
             doubt |= kept
         if divide:
-            np.maximum(below, np.float32(1e-30), out=below)  # where it is 0, nothing is divided
-            found /= below
+            np.maximum(divisor, np.float32(1e-30), out=divisor)  # where it is 0, so is the total
+            total /= divisor
         if factor != 1.0:
-            found *= np.float32(factor)
-        signed = found.view(np.int32)
+            total *= np.float32(factor)
+        signed = total.view(np.int32)
         signed ^= sign
-        base += found
+        base += total
         return base
 
     binades = narrow.exact if exact else narrow.between
     ulps = 0 if exact else (2 * count + 8) << 2 * narrow.between
-    return SinglePrecision(binades << narrow.fraction, ulps, reduce, pieces)
+    return SinglePrecision(binades << narrow.fraction, ulps, reduce, runs)
 
 
-def _halves(weights: Sequence[Fraction], divide: str) -> bool:
-    """Say whether all that may be divided by are powers of two."""
+def _divisors_are_powers_of_two(weights: Sequence[Fraction], divide: str) -> bool:
+    """Return whether every divisor that can occur is a power of two."""
     count = len(weights)
     if divide == "count":
         return count <= 2
@@ -213,7 +217,7 @@ def _power_of_two(value: Fraction | int) -> bool:
     return value.numerator.bit_count() == 1 and value.denominator.bit_count() == 1
 
 
-def _upwards(value: float) -> Any:
-    """Return the least float32 that is not less."""
+def _round_up(value: float) -> Any:
+    """Return the smallest float32 >= ``value``."""
     single = np.float32(value)
     return single if float(single) >= value else np.nextafter(single, np.float32(math.inf))

@@ -1,8 +1,8 @@
-"""Methods on spheres, and others that are linear combinations of whole tensors.
+"""Spherical methods, and others whose result is a linear combination of whole tensors.
 
-All of them need is the tensors' lengths and angles. So the tensor is gone through once for the
-inner products of base and changes, a handful of coefficients follows from these, and the second
-time each row becomes a sum: memory is that of a few rows, whatever the tensor's size.
+They depend only on the tensors' norms and angles. A first pass computes the inner products of base
+and deltas, a few coefficients follow from these, and a second pass computes each row as a weighted
+sum: memory is that of a few rows, whatever the tensor's size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Contribution, reducer
-from modpkg.compose.reducers.weighted import added
+from modpkg.compose.reducers.weighted import add_scaled
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
@@ -24,60 +24,60 @@ _NEARLY_ONE = 0.9995
 
 def products(blocks: Blocks, **_: object) -> Products:
     """Return the inner products of [base, delta_1, …] over the whole tensor."""
-    found: Products = []
-    for base, changes in blocks():
-        flat = [base, *(change.delta for change in changes)]
-        found = found or [[0.0] * len(flat) for _ in flat]
+    inner: Products = []
+    for base, contributions in blocks():
+        flat = [base, *(contribution.delta for contribution in contributions)]
+        inner = inner or [[0.0] * len(flat) for _ in flat]
         for row, one in enumerate(flat):
             for column in range(row, len(flat)):
-                # Not a dot product: a library would split that by how many cores there are.
-                found[row][column] += float((one * flat[column]).sum())
-                found[column][row] = found[row][column]
-    return found
+                # Not np.dot: BLAS would split the sum by the number of cores.
+                inner[row][column] += float((one * flat[column]).sum())
+                inner[column][row] = inner[row][column]
+    return inner
 
 
-def models(found: Products) -> Products:
+def models(inner: Products) -> Products:
     """Return the inner products of the models [base, base + delta_1, …]."""
-    own = found[0][0]
-    size = range(len(found))
+    own = inner[0][0]
+    size = range(len(inner))
 
     def of(row: int, column: int) -> float:
         value = own
         if row:
-            value += found[row][0]
+            value += inner[row][0]
         if column:
-            value += found[0][column]
+            value += inner[0][column]
         if row and column:
-            value += found[row][column]
+            value += inner[row][column]
         return value
 
     return [[of(row, column) for column in size] for row in size]
 
 
-def length(found: Products, index: int) -> float:
-    return math.sqrt(max(found[index][index], 0.0))
+def length(inner: Products, index: int) -> float:
+    return math.sqrt(max(inner[index][index], 0.0))
 
 
-def cosine(found: Products, one: int, other: int, least: float = 0.0) -> float:
-    """Return the cosine between two; a vector shorter than ``least`` counts as one of length 1."""
-    lengths = [length(found, index) for index in (one, other)]
+def cosine(inner: Products, one: int, other: int, least: float = 0.0) -> float:
+    """Return the cosine between two; a vector shorter than ``least`` is divided by 1 instead."""
+    lengths = [length(inner, index) for index in (one, other)]
     lengths = [value if value > least else 1.0 for value in lengths]
-    return max(-1.0, min(1.0, found[one][other] / (lengths[0] * lengths[1])))
+    return max(-1.0, min(1.0, inner[one][other] / (lengths[0] * lengths[1])))
 
 
 def arc(cos: float, t: float, *, straight: bool) -> tuple[float, float]:
-    """Return the coefficients of two ends of an arc at ``t``; on a line if ``straight``."""
+    """Return the coefficients of an arc's two ends at ``t``; of a line's if ``straight``."""
     if straight:
         return 1 - t, t
     theta = math.acos(cos)
     return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
 
 
-def combined(base: Array, changes: Sequence[Contribution], factors: Sequence[float]) -> Array:
+def combined(base: Array, contributions: Sequence[Contribution], factors: Sequence[float]) -> Array:
     """Return factors[0] · base + Σ factors[i] · delta_i."""
     base *= factors[0]
-    for change, factor in zip(changes, factors[1:], strict=True):
-        base += change.delta * factor
+    for contribution, factor in zip(contributions, factors[1:], strict=True):
+        base += contribution.delta * factor
     return base
 
 
@@ -88,79 +88,79 @@ def of_models(factors: Sequence[float]) -> list[float]:
 
 @reducer("slerp", steps=(1, 1), weighted=False, measure=products)
 def slerp(
-    base: Array, changes: Sequence[Contribution], found: Products, *, t: float = REQUIRED
+    base: Array, contributions: Sequence[Contribution], inner: Products, *, t: float = REQUIRED
 ) -> Array:
     """``slerp``: from the base (t = 0) to the step's model (t = 1) along the arc between them.
 
         sin((1 − t)θ) / sin θ · base + sin(tθ) / sin θ · x
 
-    θ is the angle between the tensors as vectors; where |cos θ| > 0.9995, it is a straight line.
+    θ is the angle between the tensors as vectors; linear where |cos θ| > 0.9995.
     Shoemake 1985, https://doi.org/10.1145/325334.325242.
     """
-    cos = cosine(models(found), 0, 1, least=1e-8)
-    return combined(base, changes, of_models(arc(cos, t, straight=abs(cos) > _NEARLY_ONE)))
+    cos = cosine(models(inner), 0, 1, least=1e-8)
+    return combined(base, contributions, of_models(arc(cos, t, straight=abs(cos) > _NEARLY_ONE)))
 
 
 @reducer("nuslerp", steps=(1, 2), measure=products)
 def nuslerp(
     base: Array,
-    changes: Sequence[Contribution],
-    found: Products,
+    contributions: Sequence[Contribution],
+    inner: Products,
     *,
     from_base: bool = True,
     base_weight: float = 1.0,
 ) -> Array:
-    """``nuslerp``: slerp with weights in the place of t = weight_2 / (weight_1 + weight_2).
+    """``nuslerp``: slerp with weights instead of t; t = weight_2 / (weight_1 + weight_2).
 
-    With from_base and two steps, the arc is between the changes, and the base is added after; with
-    one step and from_base = false, it is between the models of the base (with base_weight) and of
-    the step. Weights that cancel count as equal. Goddard 2024, https://github.com/arcee-ai/mergekit.
+    With from_base and two steps, the arc is between the deltas, and the base is added afterwards;
+    with one step and from_base = false, it is between the base (with base_weight) and the step's
+    model. Weights that cancel count as equal. Goddard 2024, https://github.com/arcee-ai/mergekit.
     """
-    if from_base != (len(changes) == 2):
+    if from_base != (len(contributions) == 2):
         wanted = "two steps" if from_base else "one step"
         raise ValueError(f"nuslerp with from_base = {str(from_base).lower()} takes {wanted}")
     if from_base:
-        first, second = (change.weight for change in changes)
-        cos = cosine(found, 1, 2, least=1e-7)
+        first, second = (contribution.weight for contribution in contributions)
+        cos = cosine(inner, 1, 2, least=1e-7)
     else:
-        first, second = base_weight, changes[0].weight
-        cos = cosine(models(found), 0, 1, least=1e-7)
+        first, second = base_weight, contributions[0].weight
+        cos = cosine(models(inner), 0, 1, least=1e-7)
     t = second / (first + second) if abs(first + second) >= 1e-6 else 0.5
     factors = arc(cos, t, straight=1 - cos * cos <= 1e-16)
-    return combined(base, changes, [1.0, *factors] if from_base else of_models(factors))
+    return combined(base, contributions, [1.0, *factors] if from_base else of_models(factors))
 
 
 @reducer("multislerp", measure=products)
 def multislerp(
     base: Array,
-    changes: Sequence[Contribution],
-    found: Products,
+    contributions: Sequence[Contribution],
+    inner: Products,
     *,
     from_base: bool = True,
     base_weight: float = 1.0,
     normalize_weights: bool = True,
     eps: float = 1e-8,
 ) -> Array:
-    """``multislerp``: a weighted mean on a sphere, in the plane that touches it at the mean.
+    """``multislerp``: a weighted mean on a sphere, in the tangent space at the normalised mean.
 
-    Of the changes where from_base, else of the models (the base with base_weight):
+    Of the deltas if from_base, else of the models (the base with base_weight):
 
         u_i = x_i / |x_i|;  m = Σ w_i u_i / |Σ w_i u_i|;  v = Σ w_i (u_i − (u_i·m) m)
         result = (Σ w_i |x_i|) · (cos|v| · m + sin|v| · v/|v|)
 
-    Two that cancel are combined on a line. Goddard 2025,
+    Two that cancel are interpolated linearly. Goddard 2025,
     https://goddard.blog/posts/multislerp-wow-what-a-cool-idea.
     """
-    weights = [change.weight for change in changes]
-    table = [row[1:] for row in found[1:]]
+    weights = [contribution.weight for contribution in contributions]
+    table = [row[1:] for row in inner[1:]]
     if not from_base:
-        weights, table = [base_weight, *weights], models(found)
+        weights, table = [base_weight, *weights], models(inner)
     if len(weights) == 1:
-        return combined(base, changes, [1.0, 1.0])
+        return combined(base, contributions, [1.0, 1.0])
     if normalize_weights:
         weights = [weight / sum(weights) for weight in weights]
     factors = _around(table, weights, eps)
-    return combined(base, changes, [1.0, *factors] if from_base else of_models(factors))
+    return combined(base, contributions, [1.0, *factors] if from_base else of_models(factors))
 
 
 def _around(table: Products, weights: Sequence[float], eps: float) -> list[float]:
@@ -172,7 +172,7 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
     if norm < eps and (len(weights) == 2 or not any(lengths)):
         return list(weights)
     if norm < eps:
-        raise ValueError("its vectors cancel each other; give them other weights")
+        raise ValueError("its vectors cancel each other; use other weights")
     mean = [weight / norm for weight in weights]
     dots = [sum(unit[i][j] * mean[j] for j in size) for i in size]
     slope = sum(weights[i] * dots[i] for i in size)
@@ -191,26 +191,26 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
 @reducer("karcher", weighted=False, measure=products)
 def karcher(
     base: Array,
-    changes: Sequence[Contribution],
-    found: Products,
+    contributions: Sequence[Contribution],
+    inner: Products,
     *,
     with_base: bool = True,
     max_iter: int = 10,
     tol: float = 1e-5,
 ) -> Array:
-    """``karcher``: the Karcher mean of the models' directions, as long as they are on average.
+    """``karcher``: the Karcher mean of the models' directions, scaled to their mean norm.
 
     Each round the mean moves to cos|v| · m + sin|v| · v/|v| with v = Σ α_i θ_i / sin θ_i · (u_i −
     cos θ_i · m), until |v| < tol or max_iter rounds. Karcher 1977,
     https://doi.org/10.1002/cpa.3160300502.
     """
-    table = models(found)
+    table = models(inner)
     if not with_base:
         table = [row[1:] for row in table[1:]]
     if len(table) == 1:
-        return combined(base, changes, [1.0, 1.0])
+        return combined(base, contributions, [1.0, 1.0])
     factors = _karcher(table, max_iter, tol)
-    return combined(base, changes, of_models(factors if with_base else [0.0, *factors]))
+    return combined(base, contributions, of_models(factors if with_base else [0.0, *factors]))
 
 
 def _karcher(table: Products, rounds: int, tol: float) -> list[float]:
@@ -250,44 +250,51 @@ def _karcher(table: Products, rounds: int, tol: float) -> list[float]:
 
 @reducer("model-stock", steps=(2, None), weighted=False, measure=products)
 def model_stock(
-    base: Array, changes: Sequence[Contribution], found: Products, *, filter_wise: bool = False
+    base: Array,
+    contributions: Sequence[Contribution],
+    inner: Products,
+    *,
+    filter_wise: bool = False,
 ) -> Array:
-    """``model-stock``: between the base and the mean of n models, as far as their angle says.
+    """``model-stock``: between the base and the mean of n models, by the angle of their deltas.
 
         t = n cos θ / (1 + (n − 1) cos θ);  result = t · mean + (1 − t) · base
 
-    θ is the mean angle between their changes, over the tensor, or with filter_wise row by row (a
-    vector is one row). Jang et al. 2024, https://arxiv.org/abs/2403.19522.
+    θ is the mean angle between the deltas, per tensor, or per row if filter_wise (a vector is one
+    row). Jang et al. 2024, https://arxiv.org/abs/2403.19522.
     """
-    count = len(changes)
-    mean = changes[0].delta.copy()
-    for change in changes[1:]:
-        mean += change.delta
+    count = len(contributions)
+    mean = contributions[0].delta.copy()
+    for contribution in contributions[1:]:
+        mean += contribution.delta
     mean /= count
     if filter_wise and base.shape[1] > 1:
-        cos = _row_cosines(changes)
+        cos = _row_cosines(contributions)
         below = 1 + (count - 1) * cos
         flat = np.abs(below) < 1e-6
         below[flat] = 1.0
         mean *= np.where(flat, 0.0, count * cos / below)
-        return added(base, mean)
+        return add_scaled(base, mean)
     pairs = [(i, j) for i in range(1, count + 1) for j in range(i + 1, count + 1)]
     angle = sum(
-        max(-1, min(1, found[i][j] / max(length(found, i) * length(found, j), 1e-6)))
+        max(-1, min(1, inner[i][j] / max(length(inner, i) * length(inner, j), 1e-6)))
         for i, j in pairs
     ) / len(pairs)
     below_ = 1 + (count - 1) * angle
-    return added(base, mean, 0.0 if abs(below_) < 1e-6 else count * angle / below_)
+    return add_scaled(base, mean, 0.0 if abs(below_) < 1e-6 else count * angle / below_)
 
 
-def _row_cosines(changes: Sequence[Contribution]) -> Array:
-    """Return the mean cosine between the changes, row by row, as a column."""
-    lengths = [np.sqrt((change.delta * change.delta).sum(axis=1)) for change in changes]
-    found = np.zeros(len(changes[0].delta))
-    for position, one in enumerate(changes):
-        for second in range(position + 1, len(changes)):
-            inner = (one.delta * changes[second].delta).sum(axis=1)
+def _row_cosines(contributions: Sequence[Contribution]) -> Array:
+    """Return the mean cosine between the deltas of each row, [rows, 1]."""
+    lengths = [
+        np.sqrt((contribution.delta * contribution.delta).sum(axis=1))
+        for contribution in contributions
+    ]
+    cosines = np.zeros(len(contributions[0].delta))
+    for position, one in enumerate(contributions):
+        for second in range(position + 1, len(contributions)):
+            inner = (one.delta * contributions[second].delta).sum(axis=1)
             both = np.maximum(lengths[position] * lengths[second], 1e-6)
-            found += np.clip(inner / both, -1, 1)
-    found /= len(changes) * (len(changes) - 1) / 2
-    return found[:, np.newaxis]
+            cosines += np.clip(inner / both, -1, 1)
+    cosines /= len(contributions) * (len(contributions) - 1) / 2
+    return cosines[:, np.newaxis]

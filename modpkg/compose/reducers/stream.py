@@ -1,4 +1,4 @@
-"""Random numbers by place: the same for an element whatever is drawn before it, and by whom."""
+"""Counter-based random numbers: an element's draw depends on its index alone, not on the order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
 
     Element i is the i-th output of SplitMix64 (Steele, Lea & Flood 2014,
     https://doi.org/10.1145/2714064.2660195), which is a hash of a counter, from a state that is
-    SHA-256 of seed and key. Integers alone decide it: every machine draws the same.
+    SHA-256 of seed and key. The computation is all integer: every machine draws the same numbers.
     """
     state = hashlib.sha256(b"%d:" % seed + key).digest()
     start = int.from_bytes(state[:8], "little")

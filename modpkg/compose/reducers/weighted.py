@@ -1,7 +1,7 @@
 """Weighted sums and means: elementwise methods.
 
-Models are seen from the base, x_i = base + delta_i, so that a mean of models is the base and the
-mean of what they change: equal models give themselves, bit for bit.
+Models are written as x_i = base + delta_i, so a mean of models is the base plus the mean of the
+deltas, and a mean of equal models is that model, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
 
 
-def total(changes: Sequence[Contribution]) -> Array:
+def total(contributions: Sequence[Contribution]) -> Array:
     """Return Σ weight_i · delta_i, in the order given (it is canonical)."""
-    first = changes[0]
-    found = first.delta * first.weight
-    for change in changes[1:]:
-        found += change.delta * change.weight
-    return found
+    first = contributions[0]
+    delta = first.delta * first.weight
+    for contribution in contributions[1:]:
+        delta += contribution.delta * contribution.weight
+    return delta
 
 
-def added(base: Array, found: Array, factor: float = 1.0) -> Array:
-    """Return base + factor · found; both may be overwritten."""
+def add_scaled(base: Array, delta: Array, factor: float = 1.0) -> Array:
+    """Return base + factor · delta; both are overwritten."""
     if factor != 1.0:
-        found *= factor
-    base += found
+        delta *= factor
+    base += delta
     return base
 
 
-@reducer("sum", additive=True, single=lambda narrow, weights, _: single.weighted(narrow, weights))
-def sum_reducer(base: Array, changes: Sequence[Contribution]) -> Array:
-    """``sum``: base + Σ weight_i · delta_i, the default; adapters are stacked so.
+@reducer(
+    "sum", additive=True, single=lambda narrow, weights, _: single.weighted_sum(narrow, weights)
+)
+def sum_reducer(base: Array, contributions: Sequence[Contribution]) -> Array:
+    """``sum``: base + Σ weight_i · delta_i, the default; stacks adapters.
 
-    Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. The executor has the weights in the
-    changes already.
+    Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. The weights are folded into the deltas
+    before this is called.
     """
-    found = changes[0].delta
-    for change in changes[1:]:
-        found = found + change.delta
-    base += found
+    delta = contributions[0].delta
+    for contribution in contributions[1:]:
+        delta = delta + contribution.delta
+    base += delta
     return base
 
 
@@ -52,25 +54,29 @@ def _task(
     narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
     below = divisor(sum(weights)) if parameters["normalize"] else 1.0
-    return single.weighted(narrow, weights, below, parameters["lambda"])
+    return single.weighted_sum(narrow, weights, below, parameters["lambda"])
 
 
 @reducer("task-arithmetic", additive=True, single=_task)
 def task_arithmetic(
-    base: Array, changes: Sequence[Contribution], *, normalize: bool = False, lambda_: float = 1.0
+    base: Array,
+    contributions: Sequence[Contribution],
+    *,
+    normalize: bool = False,
+    lambda_: float = 1.0,
 ) -> Array:
     """``task-arithmetic``: base + lambda · Σ weight_i · delta_i  [/ Σ weight_i, if normalized].
 
     Ilharco et al. 2023, https://arxiv.org/abs/2212.04089.
     """
-    found = total(changes)
+    delta = total(contributions)
     if normalize:
-        found /= divisor(sum(change.weight for change in changes))
-    return added(base, found, lambda_)
+        delta /= divisor(sum(c.weight for c in contributions))
+    return add_scaled(base, delta, lambda_)
 
 
 def divisor(weights: float) -> float:
-    """Return what to divide by; weights that cancel divide by nothing, as mergekit has it."""
+    """Return what to divide by: the sum of weights, or 1 if they cancel, as in mergekit."""
     return weights if abs(weights) >= 1e-8 else 1.0
 
 
@@ -78,8 +84,8 @@ def _linear(
     narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
     if not parameters["normalize"]:
-        return None  # the base is weighed too
-    return single.weighted(narrow, weights, parameters["base_weight"] + sum(weights))
+        return None  # the base is scaled too
+    return single.weighted_sum(narrow, weights, parameters["base_weight"] + sum(weights))
 
 
 @reducer(
@@ -90,39 +96,39 @@ def _linear(
 )
 def linear(
     base: Array,
-    changes: Sequence[Contribution],
+    contributions: Sequence[Contribution],
     *,
     normalize: bool = True,
     base_weight: float = 1.0,
 ) -> Array:
     """``linear``: Σ weight_i · x_i / Σ weight_i, over the base (with base_weight) and the steps.
 
-    Without normalize it is not divided. Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
+    Not divided if normalize is false. Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
     """
-    weights = base_weight + sum(change.weight for change in changes)
-    found = total(changes)
+    weights = base_weight + sum(c.weight for c in contributions)
+    delta = total(contributions)
     if normalize:
-        found /= weights
+        delta /= weights
     else:
         base *= weights
-    return added(base, found)
+    return add_scaled(base, delta)
 
 
 def _mean(
     narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
-    return single.weighted(narrow, weights, len(weights) + parameters["with_base"])
+    return single.weighted_sum(narrow, weights, len(weights) + parameters["with_base"])
 
 
 @reducer("mean", weighted=False, single=_mean)
-def mean(base: Array, changes: Sequence[Contribution], *, with_base: bool = True) -> Array:
-    """``mean``: the mean of the base (if with_base) and of every step's model: a uniform soup.
+def mean(base: Array, contributions: Sequence[Contribution], *, with_base: bool = True) -> Array:
+    """``mean``: the mean of the base (if with_base) and every step's model: a uniform soup.
 
     Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
     """
-    found = total(changes)
-    found /= len(changes) + with_base
-    return added(base, found)
+    delta = total(contributions)
+    delta /= len(contributions) + with_base
+    return add_scaled(base, delta)
 
 
 def _has_scale(parameters: Mapping[str, Any]) -> bool:
@@ -130,31 +136,33 @@ def _has_scale(parameters: Mapping[str, Any]) -> bool:
 
 
 @reducer("passthrough", steps=(0, 0), everywhere=_has_scale)
-def passthrough(base: Array, changes: Sequence[Contribution], *, scale: float = 1.0) -> Array:
-    """``passthrough``: scale · base. Arrays of layers from several models go through it."""
+def passthrough(base: Array, contributions: Sequence[Contribution], *, scale: float = 1.0) -> Array:
+    """``passthrough``: scale · base; for models assembled from the layers of several."""
     base *= scale
     return base
 
 
 @reducer("fisher", step={"importance": 1.0})
-def fisher(base: Array, changes: Sequence[Contribution], *, base_importance: float = 0.0) -> Array:
+def fisher(
+    base: Array, contributions: Sequence[Contribution], *, base_importance: float = 0.0
+) -> Array:
     """``fisher``: Σ weight_i · F_i · x_i / Σ weight_i · F_i, value by value.
 
-    F_i is the importance of each value: of the module that the step's parameter ``importance``
-    names, the tensor of the same name; or a number. The base counts with base_importance. Where
-    all importances are 0, it is the mean by the weights. Matena & Raffel 2022,
+    F_i is the importance of each value: a number, or the tensor of the same name in the module that
+    the step's parameter ``importance`` names. The base counts with base_importance. Where all
+    importances are 0, the result is the weighted mean. Matena & Raffel 2022,
     https://arxiv.org/abs/2111.09832.
     """
-    factors = [change.importance * change.weight for change in changes]
-    above = changes[0].delta * factors[0]
+    factors = [contribution.importance * contribution.weight for contribution in contributions]
+    above = contributions[0].delta * factors[0]
     below = factors[0] + np.zeros_like(above)
-    for change, factor in zip(changes[1:], factors[1:], strict=True):
-        above += change.delta * factor
+    for contribution, factor in zip(contributions[1:], factors[1:], strict=True):
+        above += contribution.delta * factor
         below += factor
     below += base_importance
     nothing = below == 0
     if nothing.any():
-        plain = total(changes) / divisor(sum(change.weight for change in changes))
+        plain = total(contributions) / divisor(sum(c.weight for c in contributions))
         above[nothing], below[nothing] = plain[nothing], 1.0
     above /= below
-    return added(base, above)
+    return add_scaled(base, above)

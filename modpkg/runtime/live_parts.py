@@ -1,4 +1,4 @@
-"""What live models are made of: one base out of the store, and changes to it by name."""
+"""The parts of a live model: one base from the store, and named changes to it."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from modpkg.runtime.installed import find_model
 from modpkg.store.store import Store
 
 TermsByTensor = Mapping[str, tuple[Term, ...]]
-"""By base tensor, what is added to it; the terms' weights are whole."""
+"""Terms by base tensor; a term's weight includes its step's scale."""
 
 
 class LiveParts(Struct, frozen=True):
-    """One base, and the changes that can be switched."""
+    """A base and the adapters that can be switched."""
 
     folder: Path
-    """The first model's folder, for its configuration and tokenizer."""
+    """The first model's folder, with its configs and tokenizer."""
     table: dict[str, TensorRef]
-    """What all the models share."""
+    """The base's tensors, which all models share."""
     changes: dict[str, TermsByTensor]
-    """By name of a model, or of a module in it; a base that is a model by itself changes nothing.
-    The models come first."""
+    """By name of a model or of a module in one, models first. A base that is a model by itself has
+    no terms."""
 
 
 def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None = None) -> LiveParts:
-    """Return the parts of installed models that have one base.
+    """Return the parts of installed models that share a base.
 
-    Weights are those of the store: an environment holds composed ones alone.
+    Weights are read from the store: an environment has only composed ones.
 
     Raises:
-        InstallError, RunError: see `find_model`.
-        RunError: a model is not a sum of changes, or has another base than the first.
-        EnvironmentDamaged: the store lacks something.
+        InstallError, RunError: A model is not installed, see `find_model`.
+        RunError: A model is not a sum of changes, or has another base than the first.
+        EnvironmentDamaged: The store lacks a module.
     """
     folders = [find_model(name, user=user, start=start)[0] for name in names]
     environment = Environment(find_project(start, user=user).environment)
@@ -69,10 +69,11 @@ def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None =
 def parts_of(
     folder: Path, recipes: Mapping[str, Compose], modules: Mapping[str, InstalledModule]
 ) -> LiveParts:
-    """Return the parts of models, by their recipes; ``folder`` has the first one's configuration.
+    """Return the parts of models given by their recipes; ``folder`` is the first model's.
 
     Raises:
-        RunError: as `find_parts`. What `plan` raises.
+        RunError: A model is not a sum of changes, or has another base than the first.
+        ComposeError: A recipe cannot be planned.
     """
     models: dict[str, Composition] = {}
     alone: dict[str, TermsByTensor] = {}
@@ -86,7 +87,7 @@ def parts_of(
                 alone.setdefault(step.module, terms)
     first, *others = models.values()
     for other in others:
-        _check_same(first, other)
+        _check_same_base(first, other)
     changes = {name: _terms(composition) for name, composition in models.items()}
     return LiveParts(folder, _table(first), {**changes, **alone})
 
@@ -106,52 +107,56 @@ def _module(environment: Environment, store: Store, state: ModuleState) -> Insta
 
 
 def _check(name: str, recipe: Compose, composition: Composition) -> None:
-    """Refuse a model that is not a base with changes that are added up.
+    """Check that a model is a base plus a sum of changes.
 
     Raises:
-        RunError
+        RunError: It is not.
     """
     if recipe.method != "sum":
         raise RunError(
             "M708",
             name=name,
-            reason=f"it is put together by {recipe.method!r}, and only changes that are added up "
-            "can be switched one by one",
+            reason=f"its method is {recipe.method!r}; only adapters composed by 'sum' can be "
+            "switched",
         )
     if composition.prompt is not None:
         raise RunError(
             "M708",
             name=name,
-            reason=f"it reads the virtual tokens of {composition.prompt.module}, which are not "
+            reason=f"it reads the virtual tokens of {composition.prompt.module}, which cannot be "
             "switched; load it without live=True",
         )
     if composition.routers:
         raise RunError(
             "M708",
             name=name,
-            reason="its experts' gates are put together by rows; nothing adds them up",
+            reason="it is a mixture of experts, whose routers are not sums of changes",
         )
-    for tensor, made in composition.computed.items():
-        if made.dtype != made.source.dtype:
+    for tensor, computed in composition.computed.items():
+        if computed.dtype != computed.source.dtype:
             raise RunError(
                 "M708",
                 name=name,
-                reason=f"its recipe converts {tensor!r} to {made.dtype}, and the base stays as it "
-                "lies on disk",
+                reason=f"its recipe converts {tensor!r} to {computed.dtype}, but a live base keeps "
+                "the dtype on disk",
             )
 
 
 def _table(composition: Composition) -> dict[str, TensorRef]:
-    made = {name: made.source for name, made in composition.computed.items()}
-    return {**composition.kept, **made}
+    computed = {name: item.source for name, item in composition.computed.items()}
+    return {**composition.kept, **computed}
 
 
 def _terms(composition: Composition) -> TermsByTensor:
-    return {name: made.terms for name, made in composition.computed.items() if made.terms}
+    return {name: item.terms for name, item in composition.computed.items() if item.terms}
 
 
-def _check_same(first: Composition, other: Composition) -> None:
-    """Refuse a model that differs from the first in more than changes to shared tensors."""
+def _check_same_base(first: Composition, other: Composition) -> None:
+    """Check that two models differ only in changes to shared tensors.
+
+    Raises:
+        RunError: They do not.
+    """
     one, two = _table(first), _table(other)
     for tensor in sorted(one.keys() | two.keys()):
         if tensor not in one or tensor not in two:
@@ -159,33 +164,33 @@ def _check_same(first: Composition, other: Composition) -> None:
                 "M708",
                 name=other.name,
                 reason=f"{(first if tensor in one else other).name} has {tensor!r} and "
-                f"{(other if tensor in one else first).name} does not; what a head brings is no "
-                "change that can be switched",
+                f"{(other if tensor in one else first).name} does not; tensors of a head cannot be "
+                "switched",
             )
         if identity_of(one[tensor]) != identity_of(two[tensor]):
             raise RunError(
                 "M708",
                 name=other.name,
-                reason=f"{tensor!r} of its base is not that of {first.name}'s",
+                reason=f"{tensor!r} of its base differs from {first.name}'s",
             )
     for key in sorted(first.config.keys() | other.config.keys()):
         if first.config.get(key) != other.config.get(key):
             raise RunError(
                 "M708",
                 name=other.name,
-                reason=f"its config.json has another {key!r} than {first.name}'s",
+                reason=f"{key!r} in its config.json differs from {first.name}'s",
             )
 
 
 def combined(weighted: Sequence[tuple[TermsByTensor, float]]) -> TermsByTensor:
-    """Return the weighted sum of changes; what cancels is gone, to the last bit.
+    """Return the weighted sum of changes; terms that cancel exactly are dropped.
 
     Raises:
-        RunError: one multiplies a tensor that another changes too.
+        RunError: One multiplies a tensor that another changes too.
     """
     if len(weighted) == 1 and weighted[0][1] == 1.0:
         return weighted[0][0]
-    found: dict[str, tuple[Term, ...]] = {}
+    total: dict[str, tuple[Term, ...]] = {}
     for target in sorted({target for changes, _ in weighted for target in changes}):
         grouped: dict[bytes, tuple[Term, list[float]]] = {}
         sources = 0
@@ -203,8 +208,8 @@ def combined(weighted: Sequence[tuple[TermsByTensor, float]]) -> TermsByTensor:
                         "M708",
                         name="This mixture",
                         reason=f"{term.op!r} multiplies {target!r}, which another of its adapters "
-                        "changes too; a model whose recipe says 'on = \"base\"' can have both",
+                        "changes too; use a model whose recipe sets 'on = \"base\"'",
                     )
         if terms:
-            found[target] = terms
-    return found
+            total[target] = terms
+    return total

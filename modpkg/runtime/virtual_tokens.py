@@ -1,9 +1,9 @@
-"""Virtual tokens: what a model with a prompt reads before its text, every time it runs.
+"""Virtual tokens, which a model reads before its text in every run (prompt and prefix tuning).
 
-Embeddings are put before those of the text; a prefix is put into the cache of keys and values, as
-if its tokens had been read. Attention masks grow with them, and positions that are given go on
-behind them. All is as PEFT 0.21 has it but for one thing: PEFT forgets positions that are given
-beside embeddings, so that a row of a batch with padding before it is not what it is alone.
+Embeddings are prepended to those of the text; a prefix is put into the key-value cache, as if its
+tokens had been read. Attention masks grow accordingly, and given positions are shifted. The result
+equals PEFT 0.21's, with one exception: PEFT ignores positions given together with embeddings, so
+that a left-padded row of a batch differs from the row alone.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from modpkg.core.errors import RunError
 from modpkg.core.installed import Prompt
 
 VIRTUAL = "virtual_tokens"
-"""Attribute of a model: how many it reads before its text."""
+"""Attribute of a model: its number of virtual tokens."""
 
 
 def attach(
     name: str, model: torch.nn.Module, prompt: Prompt, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Have a model read virtual tokens before each text, in ``generate`` too.
+    """Add hooks with which a model reads virtual tokens before each text, also in ``generate``.
 
     Raises:
-        RunError: the model has no cache that a prefix could be put into.
+        RunError: The prompt is a prefix, and the model has no key-value cache.
     """
     setattr(model, VIRTUAL, prompt.count)
     reader: _Reader
@@ -46,12 +46,14 @@ def attach(
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         target = model.base_model  # type: ignore[assignment]
         if "past_key_values" not in inspect.signature(target.forward).parameters:
-            raise RunError("M700", name=name, reason="need a cache, which its architecture has not")
+            raise RunError(
+                "M700", name=name, reason="need a cache, which its architecture does not have"
+            )
     _hook(target, reader.read)
 
 
 def _hook(module: torch.nn.Module, change: Any) -> None:
-    """Have ``change`` edit the keyword arguments of every call."""
+    """Register a hook by which ``change`` edits the keyword arguments of every call."""
     names = list(inspect.signature(module.forward).parameters)
 
     def before(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -63,7 +65,7 @@ def _hook(module: torch.nn.Module, change: Any) -> None:
 
 
 class _Reader:
-    """What embeddings and prefixes share: the mask."""
+    """Base of both kinds of prompt: extends attention masks."""
 
     def __init__(
         self,
@@ -74,28 +76,28 @@ class _Reader:
     ) -> None:
         self._name, self._prompt = name, prompt
         self._embedding = model.get_input_embeddings()  # type: ignore[operator]
-        self._model = [model]  # in a list: the model has the hook, and the hook no second model
+        self._model = [model]  # in a list, so that torch does not register it as a submodule
         self._tensors = dict(tensors)
 
     def _length(self, cache: Any) -> int:
-        """Return how many tokens a cache has.
+        """Return the number of tokens in a cache.
 
         Raises:
-            RunError: its length was fixed without the virtual tokens.
+            RunError: The cache has a fixed length, which does not include the virtual tokens.
         """
         if getattr(cache, "is_compileable", False):
             raise RunError(
                 "M700",
                 name=self._name,
-                reason="need a cache that grows; leave out cache_implementation",
+                reason="need a cache that grows; do not set cache_implementation",
             )
         return 0 if cache is None else int(cache.get_seq_length())
 
     def _grow(self, named: dict[str, Any], key: str, fill: int = 1) -> None:
-        """Put what stands for the virtual tokens before a [batch, length] argument.
+        """Prepend ``fill`` for each virtual token to a [batch, length] argument.
 
         Raises:
-            RunError: it has another form.
+            RunError: It has another shape.
         """
         value = named.get(key)
         if value is None:
@@ -110,7 +112,7 @@ class _Reader:
 
 
 class _Embeddings(_Reader):
-    """Prompt tuning, P-tuning, and prompt tuning for several tasks."""
+    """Prompt tuning, P-tuning and multitask prompt tuning."""
 
     def _tokens(self, batch: int, like: torch.Tensor) -> torch.Tensor:
         tokens = self._tensors["embeddings"][: self._prompt.count]
@@ -127,7 +129,7 @@ class _Embeddings(_Reader):
         named["input_ids"] = None
 
     def read(self, named: dict[str, Any]) -> None:
-        """Put the tokens before a text, and what stands for them before its mask."""
+        """Prepend the tokens to a text's embeddings and extend its mask."""
         self._grow(named, "attention_mask")
         positions = named.get("position_ids")
         if positions is not None:
@@ -145,7 +147,7 @@ class _Embeddings(_Reader):
         self._embed(named)
 
     def encode(self, named: dict[str, Any]) -> None:
-        """Put the tokens before what an encoder reads."""
+        """Prepend the tokens to an encoder's input."""
         text = named.get("inputs_embeds")
         length = (named["input_ids"] if text is None else text).shape[1]
         mask = named.get("attention_mask")
@@ -154,7 +156,7 @@ class _Embeddings(_Reader):
         self._embed(named)
 
     def cross(self, named: dict[str, Any]) -> None:
-        """Have a decoder see them."""
+        """Extend the mask with which a decoder attends to the encoder."""
         self._grow(named, "attention_mask")
 
 
@@ -163,11 +165,11 @@ class _Prefix(_Reader):
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
-        self._lent: WeakSet[Any] = WeakSet()
-        """Caches that were made here."""
+        self._own_caches: WeakSet[Any] = WeakSet()
+        """Caches created here."""
 
     def _keys_and_values(self, batch: int) -> torch.Tensor:
-        """Return keys and values by layer: [2 · layers, batch, heads, tokens, width]."""
+        """Return keys and values per layer, [2 · layers, batch, heads, tokens, width]."""
         rows = self._tensors["embeddings"]
         heads = self._prompt.heads or 1
         layers = self._layers
@@ -181,7 +183,7 @@ class _Prefix(_Reader):
         return int(getattr(config, "num_decoder_layers", None) or config.num_hidden_layers)
 
     def read(self, named: dict[str, Any]) -> None:
-        """Begin with a cache that has the tokens."""
+        """Start with a cache that contains the tokens."""
         from transformers import DynamicCache, EncoderDecoderCache
 
         decoder = self._prompt.task == "SEQ_2_SEQ_LM"
@@ -191,14 +193,14 @@ class _Prefix(_Reader):
         if self._prompt.task == "CAUSAL_LM":
             named.pop("token_type_ids", None)
         cache = named.get("past_key_values")
-        if named.get("use_cache") is False and cache in self._lent:
-            cache = None  # it came back, though nobody wanted it, and the text is read again
+        if named.get("use_cache") is False and cache in self._own_caches:
+            cache = None  # use_cache is false: the whole text is read again
         if self._length(cache):
             return
         if cache is None:
             cache = DynamicCache()
             cache = EncoderDecoderCache(cache, DynamicCache()) if decoder else cache
-            self._lent.add(cache)
+            self._own_caches.add(cache)
         named["past_key_values"] = cache
         keys = ["input_ids", "inputs_embeds"]
         if decoder:
@@ -206,7 +208,7 @@ class _Prefix(_Reader):
         batch = next(len(named[key]) for key in keys if named.get(key) is not None)
         both = self._keys_and_values(batch)
         own = cache.self_attention_cache if decoder else cache
-        # PEFT says all of an encoder-decoder's twice, and gives each layer four in turn.
+        # For encoder-decoders PEFT repeats the list, and each layer takes four consecutive entries.
         step = 4 if decoder else 2
         for layer in range(len(both) // 2):
             first = step * layer % len(both)

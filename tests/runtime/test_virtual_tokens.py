@@ -22,9 +22,9 @@ from modpkg.compose.plan import plan
 from modpkg.core.errors import ComposeError, ModpkgError
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
+from modpkg.runtime.live_parts import parts_of
 from modpkg.runtime.load import build_model
-from modpkg.runtime.parts import parts_of
-from modpkg.runtime.virtual import attach
+from modpkg.runtime.virtual_tokens import attach
 from tests import tiny
 from tests.command import modpkg as command
 from tests.command import modpkg_json, refused
@@ -227,7 +227,7 @@ def test_no_weight_takes_them_up(tmp_path: Path) -> None:
         parts_of(tmp_path, {"x": Compose(base=ModuleName("base"), steps=(step,))}, modules)
     modules["second"] = of_folder(tmp_path / "adapter", "second", "adapter")
     steps = (step, Step(op="prompt", module=ModuleName("second")))
-    with raises("M601", match="adapter and second both bring"):
+    with raises("M601", match="adapter and second both have"):
         plan("x", "1", Compose(base=ModuleName("base"), steps=steps), modules)
 
 

@@ -1,4 +1,4 @@
-"""What a sentence-transformers directory has around its transformer. Imports no torch."""
+"""The modules of a sentence-transformers folder besides its transformer. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from modpkg.core.filenames import MODULES
 from modpkg.release.sequence import TRANSFORMER, sequence_of
 
 EMBEDS = "feature-extraction"
-"""The task of models that sentence-transformers runs."""
+"""The task of sentence-transformers models."""
 _BESIDE = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
 Tensor = TypeVar("Tensor")
 
 
 def modules_of(name: str, folder: Path) -> list[tuple[str, str]]:
-    """Return the modules that ``modules.json`` lists, in order: the kind and folder of each.
+    """Return the kind and folder of each module in ``modules.json``, in order.
 
     Raises:
-        RunError: the file is broken. InvalidValue: a folder is outside.
+        RunError: The file is invalid.
+        InvalidValue: A folder is outside of the model's.
     """
     path = folder / MODULES
     if not path.exists():
@@ -36,10 +37,10 @@ def folders_after(name: str, folder: Path) -> list[str]:
     return [path for kind, path in modules_of(name, folder) if kind != TRANSFORMER and path]
 
 
-def apart(
+def split_tensors(
     name: str, folder: Path, tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Part a model's tensors into the transformer's and, by folder, those of what follows it."""
+    """Return the transformer's tensors and, by folder, those of the modules after it."""
     own = dict(tensors)
     after: dict[str, dict[str, Tensor]] = {}
     for path in folders_after(name, folder):
@@ -50,7 +51,7 @@ def apart(
 
 
 def after_transformer(name: str, folder: Path) -> tuple[str, ...]:
-    """Return the files that only sentence-transformers reads, by their path in the folder."""
+    """Return the paths of the files that only sentence-transformers reads."""
     inside = [
         path.relative_to(folder).as_posix()
         for part in folders_after(name, folder)

@@ -1,10 +1,10 @@
-"""Sites: the modules of a network that adapters change, each computing its own change.
+"""Modules of a network that adapters change, applying the change in their forward pass.
 
-    y = W x + s · B (A x)          LoRA on linear layers, Conv1D and embeddings: W is not touched
+    y = W x + s · B (A x)          LoRA on linear layers, Conv1D and embeddings: W is unchanged
     y = l ⊙ (W x),  W (l ⊙ x)      IA3 on linear layers and Conv1D
-    y = W' x                       all else: W' = round(W + Σ delta), as composing makes it
+    y = W' x                       all others: W' = round(W + Σ delta), as composed
 
-W' is made when an adapter is chosen and let go of when another is.
+W' is computed when an adapter is set and freed when another is.
 """
 
 from __future__ import annotations
@@ -25,57 +25,58 @@ _NORM = re.compile(r"Norm(?:Gated)?$")
 
 
 class AdapterEffect(Struct):
-    """What one choice of adapters does at a site."""
+    """The effect of a choice of adapters on one module."""
 
     values: dict[str, torch.nn.Parameter]
-    """By attribute, parameters in place of the base's."""
-    low: list[tuple[torch.Tensor, torch.Tensor, float]]
-    """A of (rank, in), B of (out, rank), and what their product is scaled with."""
+    """By attribute, parameters that replace the base's."""
+    low_rank: list[tuple[torch.Tensor, torch.Tensor, float]]
+    """A [rank, in], B [out, rank] and the scale of their product."""
     outputs: torch.Tensor | None = None
-    """What W x is multiplied by, element by element."""
+    """Factors of W x, [out]."""
     inputs: torch.Tensor | None = None
+    """Factors of x, [in]."""
 
     @property
     def additive(self) -> bool:
-        """Say whether the change is one that is added to what the base gives."""
+        """Whether the change is only added to the base's output."""
         return not self.values and self.outputs is None and self.inputs is None
 
 
 class RowAdapters:
-    """Which adapter each row of a batch has; empty where all have the one that is set."""
+    """The adapter of each row of a batch; empty if all rows use the adapters that are set."""
 
     def __init__(self) -> None:
         self.names: Sequence[str] = ()
         self._groups: dict[int, dict[str, torch.Tensor]] = {}
 
     def set(self, names: Sequence[str]) -> None:
-        """Set the names of a batch's rows."""
+        """Set the adapter names of a batch's rows."""
         self.names = tuple(names)
         self._groups.clear()
 
-    def groups(self, count: int, site: str) -> dict[str, torch.Tensor]:
-        """Return, by adapter, its rows of ``count``: beams lie beside each other.
+    def groups(self, count: int, module: str) -> dict[str, torch.Tensor]:
+        """Return the row indices of each adapter among ``count`` rows; a row's beams are adjacent.
 
         Raises:
-            RunError: the count is no multiple of the rows'.
+            RunError: The count is not a multiple of the number of rows.
         """
         each, left = divmod(count, len(self.names))
         if left or not each:
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
-                reason=f"{site!r} gets {count} rows, and there are {len(self.names)} names",
+                reason=f"{module!r} gets {count} rows for {len(self.names)} names",
             )
         if count not in self._groups:
-            found: dict[str, list[int]] = {}
+            indices: dict[str, list[int]] = {}
             for row in range(count):
-                found.setdefault(self.names[row // each], []).append(row)
-            self._groups[count] = {name: torch.tensor(rows) for name, rows in found.items()}
+                indices.setdefault(self.names[row // each], []).append(row)
+            self._groups[count] = {name: torch.tensor(rows) for name, rows in indices.items()}
         return self._groups[count]
 
 
 class AdaptedModule:
-    """One module of the network, and its parameters that some adapter changes."""
+    """Wraps the forward pass of one module whose parameters some adapter changes."""
 
     def __init__(
         self,
@@ -90,50 +91,50 @@ class AdaptedModule:
         self.name, self._rows = name, rows
         self._effect_of, self._inputs_of = effect_of, inputs_of
         self.targets: dict[str, str] = {}
-        """By attribute, the tensor's name on disk."""
+        """By attribute, the name of the tensor in the base."""
         self.shared: set[str] = set()
-        """Attributes whose parameter other modules have too."""
+        """Attributes whose parameter is shared with other modules."""
         self._module, self._forward = module, module.forward
         self._reads_tokens = reads_tokens
         self._base: dict[str, torch.nn.Parameter] = {}
         self._effect = AdapterEffect({}, [])
         module.forward = self._run
 
-    # Choosing -----------------------------------------------------------------------------
+    # Setting adapters ---------------------------------------------------------------------
 
-    def low_rank(self, terms: Sequence[Term]) -> bool:
-        """Say whether changes to the weight can stay factors, beside the weight as it lies."""
+    def is_factored(self, terms: Sequence[Term]) -> bool:
+        """Return whether terms of the weight can be applied as factors, without changing it."""
         kind, (first, *others) = _kind(self._module), terms
         if kind is None or "weight" in self.shared:
             return False
         if first.op == "ia3":
             return kind != "embedding" and not others and first.inputs.keys() == {"l"}
-        laid = {} if kind == "linear" else {"transposed": True}
+        parameters = {} if kind == "linear" else {"transposed": True}
         return all(
             term.op == "lora"
             and {"a", "b"} <= term.inputs.keys() <= {"a", "b", "e"}
-            and term.parameters == laid
+            and term.parameters == parameters
             for term in terms
         )
 
     def effect(
-        self, changes: Mapping[str, tuple[Term, ...]], whole: Callable[[str], torch.Tensor]
+        self, changes: Mapping[str, tuple[Term, ...]], compose: Callable[[str], torch.Tensor]
     ) -> AdapterEffect:
-        """Return what ``changes`` do here; ``whole`` gives a tensor that is changed as a whole."""
-        found = AdapterEffect({}, [])
+        """Return the effect of ``changes``; ``compose`` returns a changed tensor by its name."""
+        effect = AdapterEffect({}, [])
         for attribute, target in self.targets.items():
             terms = changes.get(target, ())
             if not terms:
                 continue
-            if attribute != "weight" or not self.low_rank(terms):
+            if attribute != "weight" or not self.is_factored(terms):
                 own = self.parameter(attribute)
-                value = whole(target).to(own)
-                found.values[attribute] = torch.nn.Parameter(value, requires_grad=False)
+                value = compose(target).to(own)
+                effect.values[attribute] = torch.nn.Parameter(value, requires_grad=False)
             elif terms[0].op == "ia3":
-                self._scale(found, terms[0])
+                self._scale(effect, terms[0])
             else:
-                found.low += [self._factors(term) for term in terms]
-        return found
+                effect.low_rank += [self._factors(term) for term in terms]
+        return effect
 
     def _factors(self, term: Term) -> tuple[torch.Tensor, torch.Tensor, float]:
         inputs = self._inputs_of(term)
@@ -155,13 +156,13 @@ class AdaptedModule:
         return self.parameter("weight" if "weight" in self.targets else min(self.targets)).device
 
     def parameter(self, attribute: str) -> torch.nn.Parameter:
-        """Return the base's own parameter."""
-        own = self._base.get(attribute)
-        found: torch.nn.Parameter = getattr(self._module, attribute) if own is None else own
-        return found
+        """Return the base's parameter, whatever is set."""
+        base = self._base.get(attribute)
+        parameter: torch.nn.Parameter = getattr(self._module, attribute) if base is None else base
+        return parameter
 
     def use(self, effect: AdapterEffect) -> None:
-        """Have all rows changed so, until the next call."""
+        """Apply an effect to all rows, until the next call."""
         for attribute, parameter in self._base.items():
             self._module._parameters[attribute] = parameter
         self._base = {attribute: self.parameter(attribute) for attribute in effect.values}
@@ -172,36 +173,37 @@ class AdaptedModule:
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if not self._rows.names:
-            return self._changed(self._effect, args, kwargs)
+            return self._apply(self._effect, args, kwargs)
         effects = {name: self._effect_of(name, self) for name in dict.fromkeys(self._rows.names)}
-        if not any(e.values or e.low or not e.additive for e in effects.values()):
+        if not any(e.values or e.low_rank or not e.additive for e in effects.values()):
             return self._forward(*args, **kwargs)
         self._check_rows(effects, args, kwargs)
         rows = args[0]
         groups = self._rows.groups(len(rows), self.name)
         if all(effect.additive for effect in effects.values()):
-            found = self._forward(rows)
+            out = self._forward(rows)
             for name, places in groups.items():
-                if change := self._low(effects[name], rows[places.to(rows.device)]):
-                    found.index_add_(0, places.to(found.device), change[0].to(found.dtype))
-            return found
+                delta = self._low_rank_output(effects[name], rows[places.to(rows.device)])
+                if delta is not None:
+                    out.index_add_(0, places.to(out.device), delta.to(out.dtype))
+            return out
         parts = []
         for name, places in groups.items():
             own = effects[name]
             before = {attribute: self.parameter(attribute) for attribute in own.values}
             self._module._parameters.update(own.values)
             try:
-                parts.append(self._changed(own, (rows[places.to(rows.device)],), {}))
+                parts.append(self._apply(own, (rows[places.to(rows.device)],), {}))
             finally:
                 self._module._parameters.update(before)
         order = torch.cat(list(groups.values())).argsort().to(parts[0].device)
         return torch.cat(parts)[order]
 
     def _check_rows(self, effects: Mapping[str, AdapterEffect], args: Any, kwargs: Any) -> None:
-        """Refuse rows of their own where the first extent of what goes in may be no batch.
+        """Check that the first dimension of the input is the batch, for per-row adapters.
 
         Raises:
-            RunError
+            RunError: It may not be.
         """
         kind = _kind(self._module)
         known = kind in ("linear", "conv1d") or isinstance(
@@ -215,45 +217,47 @@ class AdaptedModule:
                 "M709",
                 choice="One adapter for each row",
                 reason=f"{', '.join(effects)} differ at {self.name!r}, a "
-                f"{type(self._module).__name__}, which may not get the batch row by row",
+                f"{type(self._module).__name__}, whose input may not have the batch as first "
+                "dimension",
             )
 
-    def _changed(self, effect: AdapterEffect, args: Any, kwargs: Any) -> Any:
-        """Run the module; parameters that are changed as a whole are in their place."""
-        if not effect.low and effect.additive:
+    def _apply(self, effect: AdapterEffect, args: Any, kwargs: Any) -> Any:
+        """Run the module with an effect, whose replaced parameters are already set."""
+        if not effect.low_rank and effect.additive:
             return self._forward(*args, **kwargs)
         if effect.outputs is None and effect.inputs is None:
-            found = self._forward(*args, **kwargs)
-            low = self._low(effect, args[0] if args else next(iter(kwargs.values())))
-            return (found + low[0]).to(found.dtype) if low else found
+            out = self._forward(*args, **kwargs)
+            rows = args[0] if args else next(iter(kwargs.values()))
+            delta = self._low_rank_output(effect, rows)
+            return out if delta is None else (out + delta).to(out.dtype)
         (rows,) = args or kwargs.values()
         weight: torch.Tensor = self._module.get_parameter("weight")
         bias = self._module._parameters.get("bias")
         scaled = rows if effect.inputs is None else rows * effect.inputs
         if _kind(self._module) == "linear":
-            found = functional.linear(scaled, weight)
+            out = functional.linear(scaled, weight)
         else:
-            found = scaled @ weight
+            out = scaled @ weight
         if effect.outputs is not None:
-            found = found * effect.outputs
-        return found if bias is None else found + bias
+            out = out * effect.outputs
+        return out if bias is None else out + bias
 
-    def _low(self, effect: AdapterEffect, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Return the sum of the low-rank changes for these inputs, in a list; none: empty."""
-        total: list[torch.Tensor] = []
-        for a, b, scale in effect.low:
+    def _low_rank_output(self, effect: AdapterEffect, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return the sum of the low-rank terms for these inputs; None if there are none."""
+        total: torch.Tensor | None = None
+        for a, b, scale in effect.low_rank:
             if _kind(self._module) == "embedding":
                 inner = functional.embedding(rows, a.t())
             else:
                 dtype = torch.promote_types(rows.dtype, a.dtype)
                 inner = functional.linear(rows.to(dtype), a.to(dtype))
-            change = functional.linear(inner, b.to(inner.dtype)) * scale
-            total = [total[0] + change] if total else [change]
+            delta = functional.linear(inner, b.to(inner.dtype)) * scale
+            total = delta if total is None else total + delta
         return total
 
 
 def _kind(module: torch.nn.Module) -> str | None:
-    """Return what sort of layer it is; None for any that may use its weight in another way."""
+    """Return the layer's kind; None if it may use its weight in another way."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, Conv1D):
