@@ -160,37 +160,36 @@ MESSAGES: dict[str, str] = {
         "{module}: {tensor!r} has shape {actual}, but {target!r} of {base} needs {expected}; "
         "the module was made for another base."
     ),
-    "M605": ("{model}: composing {tensor!r} gives NaN or infinity; a module's weights are broken."),
+    "M605": "{model}: composing {tensor!r} gives NaN or infinity; a module's weights are invalid.",
     "M606": ("{module} cannot be composed exactly: {reason}. modpkg does not apply it in part."),
     "M607": (
-        "{model}: the composed weights are {actual}, but modpkg.lock has {expected}; another "
-        "machine or engine rounds differently, or the lock was damaged. 'modpkg lock' takes "
-        "the new result."
+        "{model}: the composed weights have digest {actual}, but modpkg.lock has {expected}; "
+        "another machine or engine version rounded differently, or the lock file was changed. Run "
+        "'modpkg lock' to accept the new result."
     ),
     "M608": (
         "{module} has no {missing!r}: experts and routers need tensors for every layer of {base}; "
         "build it with all of them."
     ),
     "M609": "{model} cannot be composed as a mixture of experts: {reason}.",
-    "M620": "{where}: there is no method {method!r}; known are {known}.",
+    "M620": "{where}: unknown method {method!r}; known are {known}.",
     "M621": "--executor {address}: {reason}.",
     "M700": "The virtual tokens of {name} {reason}.",
-    "M701": "{name} is of kind {kind!r} and is not a model by itself; {remedy}.",
+    "M701": "{name} is of kind {kind!r} and cannot be run by itself; {remedy}.",
     "M702": (
         "{name}: the installed transformers {version} has no architecture {architecture!r}; "
-        "update transformers, or install the Python package that registers it."
+        "update transformers, or install the Python package that provides it."
     ),
     "M703": "{what} needs the Python package {package}; pip install 'modpkg[{extra}]'.",
-    "M704": "{name}: the architecture and the weights disagree: {reason}.",
-    "M705": "{name}: task {task!r} cannot be run; known are {known}.",
-    "M706": "There is no text in {source}; give a file, or '-' and text on standard input.",
+    "M704": "{name}: the configuration and the weights do not match: {reason}.",
+    "M705": "{name}: task {task!r} is not supported; known are {known}.",
+    "M706": "{source} has no text; pass a file, or '-' to read standard input.",
     "M707": (
-        "{name}: its {file} asks for code of its own ({key}), and modpkg never runs code out "
-        "of a registry; use a model whose architecture transformers or an installed package "
-        "has."
+        "{name}: its {file} requires custom code ({key}), and modpkg never runs code from a "
+        "registry; use a model whose architecture is in transformers or an installed package."
     ),
-    "M708": "{name} cannot be live: {reason}.",
-    "M709": "{choice} cannot be chosen: {reason}.",
+    "M708": "{name} cannot be loaded live: {reason}.",
+    "M709": "{choice} cannot be used: {reason}.",
     "M710": "{what} is not a valid report: {reason}; 'modpkg test' writes a new one.",
     "M711": (
         "{path} is a report of another {what}: it has {reported}, but the build has {actual}; "

@@ -182,7 +182,7 @@ def test_a_merge_reports_conflicts_and_asks_how_to_choose(
 def test_wrong_usage_of_a_merge_is_told(parents: list[Path]) -> None:
     asked = ("merge", "--base", "tiny==1.0", *parents)
     assert "belong to a --method" in refused(*asked, "--parameter", "density=1", status=2)
-    assert "no method 'mena'" in refused(*asked, "--method", "mena").replace("is ", "")
+    assert "method 'mena'" in refused(*asked, "--method", "mena").replace("is ", "")
     assert "one --importance for each" in refused(
         *asked, "--method", "fisher", "--importance", ".", status=2
     )

@@ -371,7 +371,7 @@ def test_invalid_parameters_are_refused(
 def test_scales_without_use_and_unknown_methods_are_refused() -> None:
     with raises("M601", match="takes no weights"):
         World().plan("mean", {"one": 0.5})
-    with raises("M620", match=r"no method 'tiez'; known are breadcrumbs.*ties"):
+    with raises("M620", match=r"unknown method 'tiez'; known are breadcrumbs.*ties"):
         World().plan("tiez", {"one": 1.0})
 
 

@@ -91,7 +91,7 @@ def test_weights_that_are_missing_or_code_are_refused(saved: Path) -> None:
     config.write_text(json.dumps({**told, "activation_function": "os.system"}))
     imported(saved, "bad")
     modpkg("install", "bad")
-    with raises("M704", match="'os.system', not known here"):
+    with raises("M704", match="'os.system', which is not supported"):
         package.run("bad", "the cat")
 
 
@@ -133,9 +133,9 @@ def test_every_activation_that_takes_no_argument_is_known() -> None:
         ({}, {"linear.weight": (4, 6)}, "'linear.bias' of shape"),
         ({"bias": False}, {"linear.weight": (4, 6), "linear.bias": (4,)}, "'linear.bias'"),
         ({"use_residual": True}, {"linear.weight": (4, 6), "linear.bias": (4,)}, "'residual.w"),
-        ({"in_features": 7}, {"linear.weight": (4, 7), "linear.bias": (4,)}, "takes 7 numbers"),
+        ({"in_features": 7}, {"linear.weight": (4, 7), "linear.bias": (4,)}, "of width 7"),
         ({"new_key": 1}, {}, "has 'new_key' in its config.json"),
-        ({"activation_function": "torch.load"}, {}, "'torch.load', not known"),
+        ({"activation_function": "torch.load"}, {}, "'torch.load', which is not supported"),
     ],
 )
 def test_a_layer_that_does_not_fit_is_refused(
@@ -182,7 +182,7 @@ def test_old_keys_are_put_side_by_side_in_their_order(tmp_path: Path) -> None:
 def test_weights_that_nothing_reads_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, pooling_mode="mean")
     states, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.int64)
-    with raises("M704", match="1_Pooling has weights that nothing reads"):
+    with raises("M704", match="1_Pooling has weights that are not used"):
         embed("m", folder, states, mask, {"1_Pooling": {"w": torch.ones(1)}})
 
 

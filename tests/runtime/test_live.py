@@ -314,10 +314,10 @@ def test_converting_the_model_converts_what_lies_beside_it(pair: LiveModel, tmp_
 # Refusals -----------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_chosen(pair: LiveModel) -> None:
+def test_adapters_that_cannot_be_set(pair: LiveModel) -> None:
     for choose, message in (
-        (lambda: pair.set_adapter("three"), "known are __base__, a, b, one, two"),
-        (lambda: pair.add_weighted_adapter(["one"], [1.0], "two"), "taken"),
+        (lambda: pair.set_adapter("three"), "there are __base__, a, b, one, two"),
+        (lambda: pair.add_weighted_adapter(["one"], [1.0], "two"), "already exists"),
         (lambda: pair.add_weighted_adapter(["one"], [1.0, 2.0], "x"), "2 weights"),
         (lambda: outputs(pair, adapter_names=["a"]), "3 rows"),
         (lambda: outputs(pair, adapter_names=["a", "b", "c"]), "'c'"),
@@ -328,7 +328,7 @@ def test_what_cannot_be_chosen(pair: LiveModel) -> None:
     assert not hasattr(pair, "no_such_thing")
 
 
-def test_what_cannot_be_live(tmp_path: Path) -> None:
+def test_models_that_cannot_be_live(tmp_path: Path) -> None:
     ia3 = peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[])
     modules = saved(tmp_path, llama(), {"one": lora("k_proj"), "ia3": ia3})
     live = live_of(tmp_path, modules, a={"one": 1.0}, b={"ia3": 1.0})
@@ -359,7 +359,7 @@ def test_what_cannot_be_live(tmp_path: Path) -> None:
         **{key: getattr(other, key) for key in other.__struct_fields__ if key != "files"},
         files={"config.json": folder / "config.json"},
     )
-    with raises("M708", match="config.json has another 'architectures'"):
+    with raises("M708", match="'architectures' in its config.json differs"):
         parts_of(folder, {"a": one, "x": Compose(base=ModuleName("other"))}, modules)
 
 
@@ -384,7 +384,7 @@ def test_a_mixture_of_experts(tmp_path: Path) -> None:
     steps.append(mixtures.step("router", base.name, {"gates": "vectors"}))
     modules = {module.name: module for module in (base, *experts)}
     mixture = Compose(base=ModuleName(base.name), steps=tuple(steps))
-    with raises("M708", match="gates are put together"):
+    with raises("M708", match="mixture of experts"):
         parts_of(tmp_path, {"x": mixture}, modules)
 
 
