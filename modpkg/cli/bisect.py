@@ -21,7 +21,7 @@ from modpkg.store.store import Store
 
 if TYPE_CHECKING:
     from modpkg.community.bisect.bisect import Bisection
-    from modpkg.community.bisect.search import Blamed, Skipped
+    from modpkg.community.bisect.search import Culprit, SkippedMix
     from modpkg.community.bisect.update import TestedUpdate
     from modpkg.environment.plan import Request
 
@@ -121,8 +121,8 @@ def show_tested(update: TestedUpdate, text: str) -> None:
     for held in update.held:
         beside = f" together with {', '.join(held.together)}" if held.together else ""
         say(
-            f"{strong(held.name)} stays at {held.version}: with {held.bad}{beside} the tests fail "
-            f"(the newest is {held.newest})."
+            f"{strong(held.name)} stays at {held.version}: tests fail with {held.bad}{beside} "
+            f"(newest: {held.newest})."
         )
     show_skipped(update.skipped)
     if update.runs:
@@ -147,61 +147,61 @@ def _lock(text: str, project: Project) -> Lock:
 
 
 def _show(found: Bisection, manifest: str) -> None:
-    names = [strong(one.name) for one in found.blamed]
+    names = [strong(culprit.name) for culprit in found.blamed]
     if len(names) == 1:
         say(f"{names[0]} breaks it, of {counted(found.changes, 'changed module')}.")
     else:
         together = f"{', '.join(names[:-1])} and {names[-1]}"
         say(f"{together} break it together, of {found.changes} changed modules.")
-    for one in found.blamed:
-        say(f"  {told(one)}")
+    for culprit in found.blamed:
+        say(f"  {_describe(culprit)}")
     for name in found.unproved:
-        say(f"  Whether it fails without {name} could not be tried.")
+        say(f"  It could not be tried without {name}.")
     show_skipped(found.skipped)
-    earlier = f", {found.earlier} of them made before" if found.earlier else ""
+    earlier = f", {found.earlier} of them by an earlier command" if found.earlier else ""
     say(f"{counted(found.runs, 'run')} of {found.command!r}{earlier}.")
     if (keep := found.keep) is None:
         return
-    say(f"\nTo keep it out, write in {manifest}, and run 'modpkg update':\n")
+    say(f"\nTo exclude it, add to {manifest} and run 'modpkg update':\n")
     head = "[tool.modpkg.constraints]" if manifest == PYPROJECT else "[constraints]"
     say(f'  {head}\n  {keep.name} = "{keep.specifier}"\n')
     if keep.enough:
-        say(f"{good('Tried')}: with that, and all else as in {found.new}, it passes.")
+        say(f"{good('Verified')}: with this, and all else as in {found.new}, it passes.")
     elif keep.enough is None:
-        say(f"That could not be tried with all else as in {found.new}: {keep.reason}")
+        say(f"This could not be tried with all else as in {found.new}: {keep.reason}")
     else:
         say(
-            f"{bad('Not enough')}: with that, and all else as in {found.new}, it still "
-            f"{keep.reason}; something else breaks it too. Update to that, and bisect again."
+            f"{bad('Not enough')}: with this, and all else as in {found.new}, it still "
+            f"{keep.reason}; something else breaks it too. Update with it, and bisect again."
         )
 
 
-def told(one: Blamed) -> str:
-    """Return what is known of a module that is to blame, in a sentence."""
+def _describe(one: Culprit) -> str:
+    """Return a sentence on the good and the bad versions of a culprit."""
     if one.old is None:
-        return f"{one.name} {one.new}, which was added, is bad."
+        return f"{one.name} {one.new} (added) is bad."
     if one.new is None:
-        return f"{one.name} {one.old}, which was taken out, is missing."
+        return f"{one.name} {one.old} (removed) is missing."
     if one.bad is None:
-        return f"What is required of {one.name} changed; it stayed at {one.old}."
+        return f"The requirement on {one.name} changed; its version is still {one.old}."
     if one.good is None:
         return f"{one.name} {one.bad} is bad."
     text = f"{one.name} {one.good} is good, {one.bad} is bad"
     if (one.old, one.new) != (one.good, one.bad):
-        text += f" (it went from {one.old} to {one.new})"
+        text += f" (updated from {one.old} to {one.new})"
     if one.untested:
-        text += f"; between them {', '.join(one.untested)} could not be tried"
+        text += f"; {', '.join(one.untested)} between them could not be tried"
     if one.along:
         moves = [
             f"{change.name} {change.before or 'absent'} to {change.after or 'absent'}"
             for change in one.along
         ]
-        text += f"; with it goes {', '.join(moves)}"
+        text += f"; together with {', '.join(moves)}"
     return text + "."
 
 
-def show_skipped(skipped: list[Skipped]) -> None:
-    """Print what could not be tried."""
+def show_skipped(skipped: list[SkippedMix]) -> None:
+    """Print the mixes that could not be tried."""
     if not skipped:
         return
     say("Could not be tried:")

@@ -262,35 +262,33 @@ MESSAGES: dict[str, str] = {
         "of {names} under [licenses] exceptions if its owner permits it."
     ),
     "M790": (
-        "{old} and {new} have the same versions of the same modules, so no change of theirs "
-        "can break anything; name two locks that differ."
+        "{old} and {new} lock the same versions of the same modules, so there is nothing to "
+        "search; name two locks that differ."
     ),
     "M791": (
-        "{command!r} has to pass with {end}, and it {how}, so nothing that came later is to "
-        "blame; {remedy}. What it printed: {log}"
+        "{command!r} must pass with {end}, but it {how}, so no later change is to blame; "
+        "{remedy}. Its output: {log}"
     ),
     "M792": (
-        "{command!r} passes with {end}, so there is nothing to find; name a lock with which it "
-        "fails, or, if it fails only now and then, add --repeat."
+        "{command!r} passes with {end}, so there is nothing to search; name a lock with which it "
+        "fails, or add --repeat if it fails only sometimes."
     ),
-    "M793": "{command!r} could not be tried with {end}, and both ends have to be: {reason}",
+    "M793": "{command!r} must be run with both ends, and could not be with {end}: {reason}",
     "M794": (
-        "{command!r} {how} with {label}, which is no verdict (0 is good, 125 skips, 1 to 127 "
-        "are bad). Nothing was changed; the same command goes on from here. What it printed: "
-        "{log}"
+        "{command!r} {how} with {label}, which is not a verdict (0 is good, 125 skips, 1 to 127 "
+        "are bad). Nothing was changed; run the same command again to continue. Its output: {log}"
     ),
     "M795": (
-        "A lock has {name} {version} ({release}), and the registry {registry} has no such "
-        "release; use the registry that it was locked from."
+        "A lock has {name} {version} ({release}), but the registry {registry} does not; use the "
+        "registry that it was locked from."
     ),
     "M796": (
-        "{command!r} is not to be relied on: with {end} it {how}. Let it pass or fail for "
-        "good, with a fixed seed say; a search would blame what is not to blame. What it "
-        "printed: {log}"
+        "{command!r} is flaky: with {end} it {how}, so a search could blame the wrong module. "
+        "Make it deterministic, for example with a fixed seed. Its output: {log}"
     ),
     "M797": (
-        "{path} was changed while the tests ran, so what they passed on is not what would be "
-        "installed; nothing was changed. Run the command again: the runs made so far are kept."
+        "{path} was changed while the tests ran, so they did not test what would be installed; "
+        "nothing was changed. Run the command again; the runs made so far are kept."
     ),
     "M801": "{path} cannot be imported: {reason}.",
     "M803": "{path} exists and is not empty; name a new folder.",

@@ -104,7 +104,7 @@ def test_a_pair_that_only_breaks_together(forty: Path) -> None:
     assert "m31 and m07 break it together, of 40 changed modules." in said
     assert "m31 1.12 is good, 1.13 is bad (it went from 1.1 to 1.20)." in said
     assert '[constraints]\n  m31 = "<1.13"' in said
-    assert "made before" in said  # nothing has changed, so nothing was run again
+    assert "by an earlier command" in said  # nothing has changed, so nothing was run again
 
 
 def test_the_remedy_is_tried_and_is_told_when_it_is_not_enough(app: Path) -> None:
@@ -202,8 +202,8 @@ def test_a_command_that_changes_the_project_of_a_trial(app: Path) -> None:
 def test_ends_that_are_not_as_they_have_to_be(app: Path) -> None:
     said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(7)"))
     assert "M791" in said
-    assert "ends with exit status 7" in said
-    log = Path(said.rsplit("What it printed: ", 1)[1])
+    assert "exits with status 7" in said
+    log = Path(said.rsplit("Its output: ", 1)[1])
     assert log.exists()
     said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(0)"))
     assert "M792" in said

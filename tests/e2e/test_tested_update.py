@@ -116,7 +116,7 @@ def test_nothing_is_switched_while_it_fails_or_is_killed(app: Path) -> None:
     before = contents(app / ".modpkg"), (app / "modpkg.lock").read_bytes()
     said = refused("update", "--test", check(app, "sys.exit(1)"))
     assert "M791" in said
-    assert "what is locked now" in said
+    assert "the current lock" in said
     command = check(
         app,
         "if count == 5: os.kill(os.getppid(), signal.SIGKILL); time.sleep(1)\n"

@@ -4,45 +4,52 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from modpkg.community.bisect.lock_mixes import Mixes
+from modpkg.community.bisect.lock_mixes import LockMixes
 from modpkg.community.bisect.minimize import Verdict
-from modpkg.community.bisect.search import Blamed, Search, Skipped, check_good, held_below, try_end
+from modpkg.community.bisect.search import (
+    Culprit,
+    CulpritSearch,
+    SkippedMix,
+    check_good,
+    held_below,
+    try_end,
+)
 from modpkg.community.bisect.session import Session
 from modpkg.community.bisect.trials import Trials
 from modpkg.core.errors import BisectError
 from modpkg.resolve.lock import Lock
 
 
-class Keeping(Struct, frozen=True, kw_only=True):
-    """A constraint that keeps what breaks the command out."""
+class Remedy(Struct, frozen=True, kw_only=True):
+    """A constraint that excludes a culprit's bad versions."""
 
     name: str
     specifier: str
     enough: bool | None
-    """Whether the command passes with the new lock but for this; None when it cannot be tried."""
+    """Whether the command passes with the new lock under it; None if that could not be tried."""
     reason: str = ""
-    """How the command ended with it, or why it cannot be tried."""
+    """How the command ended with it, or why it could not be tried."""
 
 
 class Bisection(Struct, frozen=True, kw_only=True):
-    """What a bisection found."""
+    """The result of a bisection."""
 
     command: str
     old: str
     new: str
     changes: int
-    """Modules that differ between the two locks."""
-    blamed: list[Blamed]
-    """With all of them at their first bad version the command fails; with any one left at its last
-    good version, as far as that could be tried, it passes."""
+    """Number of modules that differ between the two locks."""
+    blamed: list[Culprit]
+    """The command fails with all of them at their first bad version, and passes with any one at its
+    last good version, as far as that could be tried."""
     unproved: list[str]
-    """Those among them of which it could not be tried whether the rest fails without them."""
-    keep: Keeping | None
-    skipped: list[Skipped]
+    """Culprits without which the rest could not be tried."""
+    keep: Remedy | None
+    skipped: list[SkippedMix]
     runs: int
-    """Runs of the command that this rests on."""
+    """Number of runs of the command that were used."""
     earlier: int
-    """How many of them were made by an earlier command."""
+    """Number of those that an earlier command made."""
 
 
 def bisect(
@@ -53,35 +60,34 @@ def bisect(
     old: str = "the old lock",
     new: str = "the new lock",
 ) -> Bisection:
-    """Find what breaks a command between two locks, which errors call ``old`` and ``new``.
+    """Find what breaks a command between two locks; errors call them ``old`` and ``new``.
 
-    After the two ends, with n changed modules and k of them to blame, each with v versions, there
-    are about k·(log2 n + 2 + log2 v) runs, and one to see whether the remedy is enough; see
-    `minimize` for the exact bound.
+    With n changed modules and k culprits with v versions each, this takes the two ends, about
+    k·(log2 n + 2 + log2 v) runs, and one for the remedy; `minimize` has the exact bound.
 
     Raises:
-        BisectError: there is nothing
-            to search. BisectError, and what installing can raise; the search can be gone on with.
+        BisectError: the locks are equal, or the command does not pass with the old one and fail
+            with the new one.
+        ModpkgError: a mix cannot be installed; calling it again continues the search.
     """
     trials, mixes = session.trials, session.mixes(before, after)
-    changes = mixes.changes
-    if not changes.names:
+    diff = mixes.diff
+    if not diff.names:
         raise BisectError("M790", old=old, new=new)
-    remedy = "name an older lock, with which it passes"
-    check_good(trials, mixes.mix(()), old, remedy)
-    if try_end(trials, mixes.mix(changes.names), new).verdict is Verdict.GOOD:
+    check_good(trials, mixes.mix(()), old, "name an older lock, with which it passes")
+    if try_end(trials, mixes.mix(diff.names), new).verdict is Verdict.GOOD:
         raise BisectError("M792", command=trials.command.shown, end=new)
-    search = Search(mixes, trials, session.tell)
-    found = search.smallest()
-    blamed = search.narrowed(found)
-    keep = _keeping(mixes, trials, blamed, new)
-    unproved = changes.names_of(found.unproved)
-    trials.end()
+    search = CulpritSearch(mixes, trials, session.tell)
+    smallest = search.smallest()
+    blamed = search.narrowed(smallest)
+    keep = _remedy(mixes, trials, blamed, new)
+    unproved = diff.names_of(smallest.unproved)
+    trials.finish()
     return Bisection(
         command=trials.command.shown,
         old=old,
         new=new,
-        changes=len(changes.names),
+        changes=len(diff.names),
         blamed=blamed,
         unproved=[one.name for one in blamed if one.name in unproved],
         keep=keep,
@@ -91,18 +97,18 @@ def bisect(
     )
 
 
-def _keeping(mixes: Mixes, trials: Trials, blamed: list[Blamed], new: str) -> Keeping | None:
-    """Return what to do about it, tried."""
+def _remedy(mixes: LockMixes, trials: Trials, blamed: list[Culprit], new: str) -> Remedy | None:
+    """Return a constraint on the first culprit that has a good version, tried."""
     first = next((one for one in blamed if one.good is not None), None)
     if first is None:
         return None
     specifier = held_below(mixes, first)
     mix = mixes.with_bound(first.name, specifier)
-    outcome = trials.outcome(mix, f"{new} with {first.name}{specifier}")
-    enough = None if outcome.verdict is Verdict.UNKNOWN else outcome.verdict is Verdict.GOOD
-    return Keeping(
+    result = trials.result(mix, f"{new} with {first.name}{specifier}")
+    enough = None if result.verdict is Verdict.UNKNOWN else result.verdict is Verdict.GOOD
+    return Remedy(
         name=first.name,
         specifier=str(specifier),
         enough=enough,
-        reason="" if enough else outcome.reason,
+        reason="" if enough else result.reason,
     )

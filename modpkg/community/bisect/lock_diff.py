@@ -1,4 +1,4 @@
-"""What changed between two locks, and which of the changes can be made without which."""
+"""The difference of two locks, in units that can be applied independently."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from modpkg.resolve.need import Candidate, Need, dependencies
 Names = frozenset[str]
 
 
-class Changes:
-    """The names that two locks of one project have otherwise, in units that move together.
+class LockDiff:
+    """The names that differ between two locks of one project, in units that move together.
 
-    A name is *changed* when both locks have it in different versions, or when what the project
-    itself requires of it differs. What only one of them has, and no project asks for, comes and
-    goes with what needs it, and is no change of its own. A name is *moved* when it is as in the new
-    lock; whatever is not moved is as in the old one.
+    A name is *changed* if the locks have different versions of it, or the project's own requirement
+    of it differs. A name that only one lock has, and that the project does not require, comes and
+    goes with what needs it and is no change by itself. A name is *moved* if it is as in the new
+    lock; all others are as in the old one.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Changes:
         catalog: Catalog,
         roots: Mapping[str, tuple[list[Need], list[Need]]],
     ) -> None:
-        """``roots`` has by name what the project requires of it on the old and on the new side."""
+        """``roots`` has by name the project's own requirements on the old and on the new side."""
         self._catalog = catalog
         self._roots = roots
         self._locked = {module.name: (module, module) for module in (*new.module, *old.module)}
@@ -54,7 +54,7 @@ class Changes:
             for name in names
             if name in differing or self._locked[name][0].version != self._locked[name][1].version
         ]
-        """Breadth first, as the new lock has them."""
+        """In breadth-first order, as in the new lock."""
         self._changed = frozenset(self.names)
         self.units, self.needs = self._in_units()
 
@@ -74,16 +74,16 @@ class Changes:
     # Sides ---------------------------------------------------------------------------------
 
     def version(self, name: str, *, moved: bool) -> Version:
-        """Return the version of a name on one side; of a name that only one has, that one's."""
+        """Return the version of a name on one side, or on the only side that has it."""
         return self._releases[name][moved].version
 
     def versions(self, moved: Iterable[str]) -> dict[str, Version]:
-        """Return the version of every name of either lock when these names are moved."""
+        """Return the version of every name of either lock, with these names moved."""
         after = set(moved)
         return {name: sides[name in after].version for name, sides in self._releases.items()}
 
     def change(self, name: str) -> Change:
-        """Return one change, for people."""
+        """Return how a name changed, for display."""
         before, after = self._roots.get(name, ([], []))
         old, new = (str(release.version) for release in self._releases[name])
         if name in self._roots and not (before and after):
@@ -97,7 +97,7 @@ class Changes:
     # Units ---------------------------------------------------------------------------------
 
     def _in_units(self) -> tuple[list[tuple[str, ...]], list[Units]]:
-        """Return what moves together, and which other units each needs: those come before it."""
+        """Return the units, and which other units each needs; those come before it."""
         closures = {name: self._closure(name) for name in self.names}
         place = {name: number for number, name in enumerate(self.names)}
         units = {
@@ -115,24 +115,24 @@ class Changes:
         return order, needs
 
     def _closure(self, name: str) -> Names:
-        """Return the names that have to be moved when one is, itself among them.
+        """Return the names that have to be moved with one, itself included.
 
-        Moving goes one way, so this ends; with all moved, the mix is the new lock.
+        Names are only added, so this ends; with all of them moved, the mix is the new lock.
         """
         moved = {name}
         while (pair := self._violated(moved)) is not None:
             parents, target = pair
-            still = (other for other in (target, *parents) if other in self._changed - moved)
-            found = next(still, None)
-            if found is None:
+            unmoved = self._changed - moved
+            fix = next((other for other in (target, *parents) if other in unmoved), None)
+            if fix is None:
                 return self._changed
-            moved.add(found)
+            moved.add(fix)
         return frozenset(moved)
 
     def _violated(self, moved: set[str]) -> tuple[list[str], str] | None:
-        """Return the first requirement that a mix does not meet: on which name, and who has it.
+        """Return the first requirement that a mix violates: who requires it, and the required name.
 
-        Who has it comes first, then what leads there from the roots.
+        Who requires it comes first, then the path from it to the roots.
         """
         leads: dict[str, str] = {}
         seen: set[tuple[str, str | None]] = set()
@@ -159,7 +159,7 @@ class Changes:
         return None
 
     def _allows(self, need: Need, release: Release) -> bool:
-        if need.parent is None:  # of the same side
+        if need.parent is None:  # roots and releases are of the same side
             return True
         key = (need.parent, need.specifier, release)
         if key not in self._allowed:

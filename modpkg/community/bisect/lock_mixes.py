@@ -1,6 +1,6 @@
-"""Mixes of two locks: manifests and locks in which some changes are made and others are not.
+"""Mixes of two locks: a manifest and a lock with some of their changes applied.
 
-A mix is a resolution like any other: its versions meet every requirement, and its modules fit.
+A mix is a complete resolution: its versions meet every requirement, and its modules fit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from modpkg.community.bisect.lock_diff import Changes, Names
+from modpkg.community.bisect.lock_diff import LockDiff, Names
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import ResolutionImpossible
 from modpkg.core.names import module_name, parse_requirement, specifier_text
@@ -34,7 +34,7 @@ from modpkg.resolve.resolve import resolve
 
 
 class Mix(Struct, frozen=True):
-    """What one trial installs: a manifest's text, and a lock that answers it."""
+    """What one trial installs: a manifest's text, and a lock that satisfies it."""
 
     manifest: str
     lock: Lock
@@ -49,17 +49,17 @@ class Mix(Struct, frozen=True):
         return digest_bytes(canonical_json([self.manifest, modules]))
 
 
-class Impossible(Struct, frozen=True):
-    """There is no such mix."""
+class Unresolvable(Struct, frozen=True):
+    """A mix that does not resolve."""
 
     reason: str
 
 
-class Mixes:
+class LockMixes:
     """All mixes of two locks of one project.
 
-    The manifest is the project's of today, but for what the locks say was required; constraints,
-    the strategy and cut-offs chose the locks' versions once and are not asked again.
+    The manifest is the project's current one with the requirements of the locks; constraints,
+    strategy and cut-offs, which chose the locks' versions, are not applied again.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Mixes:
         new: Lock,
         registries: Registries,
     ) -> None:
-        """``project`` is where trials are installed; ``text`` its manifest, as it is today."""
+        """``project`` is where trials are installed; ``text`` is the current manifest, for it."""
         self._project = project
         self._text = text
         self._manifest = project.parse(text)
         self.old, self.new = old, new
-        self._asked = tuple(_by_name(lock.requirements) for lock in (old, new))
+        self._required = tuple(_by_name(lock.requirements) for lock in (old, new))
         self._catalog: Catalog = registries.catalog()
         self._policy = policy_of(self._manifest, datetime.now(timezone.utc))
-        sides = [self._roots(asked) for asked in self._asked]
-        self.changes = Changes(
+        sides = [self._roots(required) for required in self._required]
+        self.diff = LockDiff(
             old,
             new,
             self._catalog,
@@ -89,96 +89,96 @@ class Mixes:
             },
         )
 
-    def _roots(self, asked: Mapping[str, str]) -> dict[str, list[Need]]:
+    def _roots(self, required: Mapping[str, str]) -> dict[str, list[Need]]:
         roots: dict[str, list[Need]] = {}
-        for need in roots_of(self._project.parse(self._text_with(asked))):
+        for need in roots_of(self._project.parse(self._text_with(required))):
             roots.setdefault(need.name, []).append(need)
         return roots
 
-    def mix(self, moved: Iterable[str]) -> Mix | Impossible:
-        """Return the mix with these names as in the new lock, and all others as in the old."""
+    def mix(self, moved: Iterable[str]) -> Mix | Unresolvable:
+        """Return the mix with these names as in the new lock, and all others as in the old one."""
         names = frozenset(moved)
-        whole = {frozenset[str](): self.old, frozenset(self.changes.names): self.new}
+        whole = {frozenset[str](): self.old, frozenset(self.diff.names): self.new}
         text = self._text_with(self._requirements(names))
         if names in whole:
-            return self._stamped(text, whole[names])
-        pins = {name: _exactly(at) for name, at in self.changes.versions(names).items()}
+            return self._unchanged(text, whole[names])
+        pins = {name: _exactly(at) for name, at in self.diff.versions(names).items()}
         return self._resolved(text, pins, {})
 
-    def mix_at(self, at: Mapping[str, Version], moved: Names = frozenset()) -> Mix | Impossible:
-        """Return the mix with some changed names at versions between the locks'.
+    def mix_at(self, at: Mapping[str, Version], moved: Names = frozenset()) -> Mix | Unresolvable:
+        """Return the mix with some changed names at versions between those of the locks.
 
         ``moved`` are names that are as in the new lock. All others are as in the old one where
-        that can be, and else not beyond the new one.
+        possible, else between the two.
         """
-        before, after = self.changes.versions(()), self.changes.versions(self.changes.names)
+        before, after = self.diff.versions(()), self.diff.versions(self.diff.names)
         pins = {name: after[name] for name in moved} | dict(at)
         bounds = {name: _exactly(version) for name, version in pins.items()}
         for name, version in before.items():
             if name not in bounds:
                 low, high = sorted((version, after[name]))
                 bounds[name] = SpecifierSet(f">={low},<={high}")
-        asked = self._requirements(
+        required = self._requirements(
             {name for name, version in pins.items() if name in moved or version != before[name]}
         )
         for name in at:
-            if name in asked and len({side.get(name) for side in self._asked}) > 1:
-                asked[name] = _pinned(asked[name], pins[name])
+            if name in required and len({side.get(name) for side in self._required}) > 1:
+                required[name] = _pinned(required[name], pins[name])
         locked = {name: version for name, version in before.items() if name not in pins}
-        return self._resolved(self._text_with(asked), bounds, locked)
+        return self._resolved(self._text_with(required), bounds, locked)
 
-    def with_bound(self, name: str, bound: SpecifierSet) -> Mix | Impossible:
-        """Return the new lock with one name kept in a range, and as little else changed."""
-        after = self.changes.versions(self.changes.names)
+    def with_bound(self, name: str, bound: SpecifierSet) -> Mix | Unresolvable:
+        """Return the new lock with one name in a range, and as little else changed as possible."""
+        after = self.diff.versions(self.diff.names)
         locked = {other: version for other, version in after.items() if other != name}
-        text = self._text_with(self._asked[1])
+        text = self._text_with(self._required[1])
         return self._resolved(text, {name: bound}, locked)
 
     def between(self, name: str) -> list[Version]:
-        """Return the versions of a changed name from the old one to the new one, both included.
+        """Return the versions of a changed name from the old one to the new one, inclusive.
 
-        Those that the project's policy would not choose (yanked, too new …) are left out.
+        Versions that the project's policy refuses (yanked, too new …) are left out.
         """
-        ends = [self.changes.version(name, moved=moved) for moved in (False, True)]
+        ends = [self.diff.version(name, moved=moved) for moved in (False, True)]
         low, high = sorted(ends)
         admission = Admission(roots_of(self._manifest), {}, self._policy)
-        found = [
+        between = [
             release.version
             for release in self._catalog.releases(name)
             if low < release.version < high and admission.refusal(self._catalog, release) is None
         ]
-        inside = sorted(found, reverse=ends[0] > ends[1])
+        inside = sorted(between, reverse=ends[0] > ends[1])
         return [ends[0], *inside, ends[1]]
 
     # Manifests -----------------------------------------------------------------------------
 
     def _requirements(self, moved: Iterable[str]) -> dict[str, str]:
-        """Return by name what the project requires when these names are moved."""
+        """Return the project's requirements by name, with these names moved."""
         after = set(moved)
-        found = {}
-        for name in dict.fromkeys([*self._asked[1], *self._asked[0]]):
-            text = self._asked[name in after].get(name)
+        required = {}
+        for name in dict.fromkeys([*self._required[1], *self._required[0]]):
+            text = self._required[name in after].get(name)
             if text is not None:
-                found[name] = text
-        return found
+                required[name] = text
+        return required
 
-    def _text_with(self, asked: Mapping[str, str]) -> str:
+    def _text_with(self, required: Mapping[str, str]) -> str:
         """Return the manifest's text with these requirements, and no others."""
         text = self._text
-        held = _by_name(requirements_of(self._manifest))
-        for name in held:
-            if name not in asked:
+        current = _by_name(requirements_of(self._manifest))
+        for name in current:
+            if name not in required:
                 text = remove_dependency(text, name)
-        for name, wanted in asked.items():
-            if held.get(name) != wanted:
-                text = set_dependency(text, name, _value(wanted))
+        for name, requirement in required.items():
+            if current.get(name) != requirement:
+                text = set_dependency(text, name, _value(requirement))
         return text
 
     # Resolving -----------------------------------------------------------------------------
 
     def _resolved(
         self, text: str, bounds: Mapping[str, SpecifierSet], locked: Mapping[str, Version]
-    ) -> Mix | Impossible:
+    ) -> Mix | Unresolvable:
         manifest = self._project.parse(text)
         base = self._policy
         policy = Policy(
@@ -189,13 +189,13 @@ class Mixes:
             cutoffs=dict(base.cutoffs) | dict.fromkeys(bounds),
         )
         try:
-            found = resolve(roots_of(manifest), self._catalog, locked=locked, policy=policy)
+            resolution = resolve(roots_of(manifest), self._catalog, locked=locked, policy=policy)
         except ResolutionImpossible as error:
-            return Impossible(str(error))
-        return Mix(text, lock_of(requirements_of(manifest), found, **_policy_fields(manifest)))
+            return Unresolvable(str(error))
+        return Mix(text, lock_of(requirements_of(manifest), resolution, **_policy_fields(manifest)))
 
-    def _stamped(self, text: str, lock: Lock) -> Mix:
-        """Return the mix that is one of the locks, as an answer to a manifest's text."""
+    def _unchanged(self, text: str, lock: Lock) -> Mix:
+        """Return the mix that is one of the locks itself, with a manifest's text."""
         manifest = self._project.parse(text)
         fields = {"requirements": requirements_of(manifest), "composed": []}
         policy = _policy_fields(manifest)
@@ -213,14 +213,14 @@ def _policy_fields(manifest: Manifest) -> dict[str, Any]:
 
 
 def _by_name(requirements: Iterable[str]) -> dict[str, str]:
-    """Return requirements as locks record them, by the name that each is of."""
+    """Return requirements, as locks record them, by name."""
     return {
         module_name(parse_requirement(text.partition(" @ ")[0]).name): text for text in requirements
     }
 
 
 def _value(text: str) -> dict[str, Any]:
-    """Return a requirement as a manifest has it, from how a lock records it."""
+    """Return the manifest's value of a requirement that a lock records."""
     written, _, alias = text.partition(" @ ")
     requirement = parse_requirement(written)
     value: dict[str, Any] = {"version": specifier_text(requirement.specifier) or "*"}
@@ -232,7 +232,7 @@ def _value(text: str) -> dict[str, Any]:
 
 
 def _pinned(text: str, version: Version) -> str:
-    """Return a requirement of a lock with one version in the place of its range."""
+    """Return a requirement of a lock with one version in place of its range."""
     written, at, alias = text.partition(" @ ")
     requirement = parse_requirement(written)
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
@@ -240,5 +240,5 @@ def _pinned(text: str, version: Version) -> str:
 
 
 def _exactly(version: Version) -> SpecifierSet:
-    """Return the range of one version; ``==1.0`` would allow 1.0+local too."""
+    """Return the range of exactly one version; ``==1.0`` would also allow 1.0+local."""
     return SpecifierSet(f"==={version}")

@@ -28,38 +28,39 @@ Units = frozenset[int]
 
 
 class Verdict(enum.Enum):
-    """What one test says."""
+    """The result of one test."""
 
     GOOD = "good"
     BAD = "bad"
     UNKNOWN = "unknown"
-    """It could not be made, or says neither."""
+    """It could not be run, or is inconclusive."""
 
 
 Test = Callable[[Units], Verdict]
 
 
 class Smallest(Struct, frozen=True):
-    """A set that fails, of which nothing can be left out as far as tests could tell."""
+    """A set that fails, and from which nothing can be left out, as far as tests could show."""
 
     units: Units
     culprits: Units
-    """The units that no other unit of the set needs; the others are there for their sake."""
+    """The units that no other unit of the set needs; the others are what they need."""
     unproved: Units
-    """Those culprits of which it could not be tested whether the set fails without them."""
+    """Culprits for which the set without them could not be tested."""
 
 
 def smallest_bad(needs: Sequence[Units], test: Test) -> Smallest:
-    """Return a smallest set of units that fails; that all fail together and none passes is given.
+    """Return a smallest set of units that fails.
 
-    ``needs[unit]`` are all units that a unit needs, at any depth; each is smaller than the unit.
+    It is taken as given that all units together fail, and that no units pass. ``needs[unit]`` are
+    all units that a unit needs, transitively; each is smaller than the unit.
 
-    Where failing is monotone (what has a failing set in it fails) and each test says good or bad,
+    If failing is monotone (supersets of a failing set fail) and each test is good or bad,
     the set is minimal, and with n units and k culprits found there are at most k·(⌈log2 n⌉ + 2)
-    tests: for one culprit that needs no other unit, ⌈log2 n⌉ + 1. In any case the set returned was
-    tested to fail (or is all units), without each culprit but the `unproved` it was tested to pass,
+    tests: for one culprit that needs no other unit, ⌈log2 n⌉ + 1. In any case the set
+    was tested to fail (or is all units), and to pass without each culprit but those `unproved`,
     and there are at most n·(3n + 1) tests. The same set may be tested again: ``test`` should
-    remember.
+    cache.
     """
     kept: Units = frozenset()
     bad: Units = frozenset(range(len(needs)))
@@ -71,10 +72,10 @@ def smallest_bad(needs: Sequence[Units], test: Test) -> Smallest:
 
 
 def boundary(length: int, test: Callable[[int], Verdict]) -> tuple[int, int]:
-    """Return where good turns bad on a line: ``(low, high)``, with high bad and low not.
+    """Return where good turns bad in a range: ``(low, high)``, with high bad and low not.
 
     0 is taken to be good, and ``length`` to be bad; they are not tested. Without unknown places
-    high is low + 1 after at most ⌈log2 length⌉ tests; else what lies between them is unknown.
+    high is low + 1 after at most ⌈log2 length⌉ tests; else all places between them are unknown.
     """
     low, high = 0, length
     unknown: set[int] = set()
@@ -95,9 +96,9 @@ def boundary(length: int, test: Callable[[int], Verdict]) -> tuple[int, int]:
 
 
 def _step(good: Units, bad: Units, needs: Sequence[Units], test: Test) -> tuple[Units, Units]:
-    """Return two sets between these, one inside the other: the larger bad, the smaller not.
+    """Return two nested sets between these: the larger bad, the smaller not.
 
-    They are one unit apart, unless what lies between was unknown in two orders.
+    They differ by one unit, unless the sets between them were unknown in both orders.
     """
     for order in (_forwards, _backwards):
         rest = order(bad - good, needs)
@@ -117,17 +118,17 @@ def _forwards(units: Units, needs: Sequence[Units]) -> list[int]:
 
 
 def _backwards(units: Units, needs: Sequence[Units]) -> list[int]:
-    """Return units, each after those that it needs, and otherwise the last first."""
+    """Return units in descending order, but each after those that it needs."""
     left = set(units)
-    found = []
+    order: list[int] = []
     while left:
-        found.append(max(unit for unit in left if not needs[unit] & left))
-        left.remove(found[-1])
-    return found
+        order.append(max(unit for unit in left if not needs[unit] & left))
+        left.remove(order[-1])
+    return order
 
 
 def _reduced(units: Units, needs: Sequence[Units], test: Test) -> Smallest:
-    """Leave out what is not needed to fail; where failing is monotone that is nothing."""
+    """Leave out units that are not needed to fail; none, if failing is monotone."""
     unproved: set[int] = set()
     tried: set[int] = set()
     while True:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from modpkg.community.bisect.judges import CommandJudge, TestsJudge
-from modpkg.community.bisect.lock_mixes import Mixes
+from modpkg.community.bisect.lock_mixes import LockMixes
 from modpkg.community.bisect.trials import Command, Trials
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.evaluate.worker_process import TIME_LIMIT
@@ -37,9 +37,9 @@ class Session(Struct, frozen=True):
     trials: Trials
     tell: Callable[[str], None]
 
-    def mixes(self, old: Lock, new: Lock) -> Mixes:
+    def mixes(self, old: Lock, new: Lock) -> LockMixes:
         """Return all mixes of two locks."""
-        return Mixes(self.place, self.text, old, new, self.registries)
+        return LockMixes(self.place, self.text, old, new, self.registries)
 
 
 @contextlib.contextmanager

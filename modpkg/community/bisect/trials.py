@@ -1,11 +1,11 @@
-"""Trials: mixes of versions are judged one after the other, and what each run said is kept.
+"""Trials: mixes are judged one after the other, and the result of each run is saved.
 
-``trials/<hex>/`` in modpkg's home, named by the command and the folder it runs in:
+``trials/<hex>/`` in modpkg's home, named by the digest of the command and its folder:
 
-  state.json       what every run so far said, sealed; written anew after each run
-  runs/<hex>.log   what a run printed
-  project/         the manifest, lock and environment of the mix that is tried
-  lock             held by the command that tries
+  state.json       the results of all runs so far, sealed; rewritten after each run
+  runs/<hex>.log   the output of a run
+  project/         the manifest, lock and environment of the current mix
+  lock             held while a command works here
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, Protocol
 import msgspec
 from msgspec import Struct
 
-from modpkg.community.bisect.lock_mixes import Impossible, Mix
+from modpkg.community.bisect.lock_mixes import Mix, Unresolvable
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import BisectError, ComposeError
@@ -31,32 +31,32 @@ from modpkg.core.records import canonical_json
 from modpkg.core.sealed import seal, unseal
 
 SKIP = 125
-"""The exit status that says neither good nor bad, as for ``git bisect run``."""
+"""The exit status for neither good nor bad, as in ``git bisect run``."""
 HUNG = 124
-"""The exit status of a command that took too long, as ``timeout`` has it."""
+"""The exit status of a command that timed out, as in ``timeout``."""
 _LAST = 127
-"""Statuses above it are no verdict: a signal, or something that went wrong outside of the test."""
+"""Statuses above it are errors: a signal, or a failure outside of the test."""
 _REMEMBERED = 20
-"""Searches that are ended of which the runs are kept."""
-_PASSED_BY = {"__pycache__", "node_modules"}
+"""Number of finished searches whose runs are kept."""
+_IGNORED = {"__pycache__", "node_modules"}
 _MOST_FILES = 20_000
 _TOO_MANY = "too many files"
-_NO_SEARCH = ("M791", "M792", "M793", "M796")
-"""Errors of the two ends: what is fixed after them has to be run again."""
+_END_ERRORS = ("M791", "M792", "M793", "M796")
+"""Errors of the two ends of a search: their runs are not reused."""
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """What judges a mix."""
+    """The command that judges mixes."""
 
     arguments: list[str]
     shown: str
-    """As a person wrote it."""
+    """As the user typed it."""
     folder: str
-    """Where it runs."""
+    """Its working folder."""
     timeout: float | None = None
-    """Seconds after which it is taken to have failed."""
+    """Seconds after which a run counts as failed."""
     repeat: int = 1
-    """How often it has to pass."""
+    """Number of runs that have to pass."""
 
     @property
     def root(self) -> Path:
@@ -64,15 +64,15 @@ class Command(Struct, frozen=True, kw_only=True):
         return trials_folder() / digest_bytes(canonical_json(self)).removeprefix("sha256:")
 
 
-class Runs(Struct, kw_only=True):
-    """The runs on one mix."""
+class MixRuns(Struct, kw_only=True):
+    """The runs on one mix, by exit status."""
 
     mix: Digest
     label: str
     exits: list[int]
 
     def verdict(self, repeat: int) -> Verdict | None:
-        """Return what they say together; None while they are too few."""
+        """Return their verdict together; None while there are too few."""
         if any(status not in (0, SKIP) for status in self.exits):
             return Verdict.BAD
         if SKIP in self.exits:
@@ -80,73 +80,74 @@ class Runs(Struct, kw_only=True):
         return Verdict.GOOD if len(self.exits) >= repeat else None
 
 
-class State(Struct, kw_only=True):
+class SearchState(Struct, kw_only=True):
     """``state.json``."""
 
     spec: int = 1
     command: Command
-    runs: list[Runs] = []
+    runs: list[MixRuns] = []
     ended: str = ""
-    """When the search has come to its end: what the command's folder was like then."""
+    """Fingerprint of the command's folder when the search finished; empty before."""
 
 
 class Judge(Protocol):
-    """What says whether a mix is good."""
+    """Decides whether a mix is good."""
 
     def prepare(self, mix: Mix) -> None:
-        """Make the mix ready to be judged.
+        """Make a mix ready to be judged.
 
         Raises:
-            ModpkgError: it cannot be; where it cannot be composed, that makes it unknown.
+            ComposeError: it cannot be composed; its verdict is then unknown.
+            ModpkgError: anything else; the search ends.
         """
 
     def judge(self, output: IO[bytes]) -> int:
-        """Return an exit status for what was prepared last; what is printed goes to ``output``."""
+        """Return an exit status for the mix that was prepared last; it prints to ``output``."""
 
     def clear(self) -> None:
-        """Remove what was made ready."""
+        """Remove what `prepare` installed."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What a trial said."""
+class TrialResult(Struct, frozen=True, kw_only=True):
+    """The result of trying a mix."""
 
     verdict: Verdict
     reason: str
-    """How the command ended, or why there was no run."""
+    """How the command ended, or why it was not run."""
     ran: bool
     log: Path | None = None
 
 
 class Trials:
-    """The trials of one search. What ran already is not run again."""
+    """The trials of one search; a mix that was tried before is not run again."""
 
     def __init__(
         self,
         command: Command,
         judge: Judge,
         progress: Progress,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        """``tell`` gets a line for each run."""
+        """``report`` is called with a line for each run."""
         self.command = command
         self.root = command.root
         self.made = 0
-        """Runs made now."""
+        """Number of runs by this command."""
         self.remembered = 0
-        """Runs made by an earlier command, and used now."""
+        """Number of runs by an earlier command that were reused."""
         self._judge = judge
         self._progress = progress
-        self._tell = tell
-        self._state = State(command=command)
+        self._report = report
+        self._state = SearchState(command=command)
         self._earlier: set[Digest] = set()
         self._used: set[Digest] = set()
 
     @contextlib.contextmanager
     def held(self, *, fresh: bool = False) -> Iterator[None]:
-        """Hold the folder of these trials, and go on from what an earlier command left there.
+        """Lock the folder of these trials, and load the runs of an earlier command.
 
-        What it left is used when it did not come to its end, or when nothing in the folder where
-        the command runs has changed since; with ``fresh`` it never is.
+        They are reused if that search did not finish, or no file in the command's folder has
+        changed since; never with ``fresh``.
         """
         from filelock import FileLock, Timeout
 
@@ -155,22 +156,22 @@ class Trials:
         try:
             lock.acquire(timeout=0.5)
         except Timeout:
-            self._progress.warn("Another modpkg command tries the same; waiting for it …")
+            self._progress.warn("Waiting for another modpkg command that runs the same search …")
             lock.acquire()
         try:
             self._begin(fresh)
             yield
         except BisectError as error:
-            if error.code not in _NO_SEARCH:
+            if error.code not in _END_ERRORS:
                 raise
-            self._state.runs.clear()  # whatever is mended now, it is to be seen
-            self.end()
+            self._state.runs.clear()  # whatever gets fixed now has to be run again
+            self.finish()
             raise
         finally:
             lock.release()
 
     def _begin(self, fresh: bool) -> None:
-        state = _read(self.root / "state.json")
+        state = _read_state(self.root / "state.json")
         usable = (
             state is not None
             and not fresh
@@ -184,9 +185,8 @@ class Trials:
             self._earlier = {runs.mix for runs in state.runs}
             count = sum(len(runs.exits) for runs in state.runs)
             if count:
-                self._tell(
-                    f"Going on from {count} run{'s' * (count != 1)} made before; --fresh "
-                    "forgets them."
+                self._report(
+                    f"Reusing {count} earlier run{'s' * (count != 1)}; --fresh discards them."
                 )
             self._save()
             return
@@ -194,31 +194,31 @@ class Trials:
         remove_tree(self.root / "runs")
         self._save()
 
-    def end(self) -> None:
-        """Say that the search has come to its end; what was installed for it is removed."""
+    def finish(self) -> None:
+        """Mark the search as finished, and remove what was installed for it."""
         self._judge.clear()
         self._state.ended = _fingerprint(Path(self.command.folder))
         self._save()
         _forget_old(self.root)
 
-    def outcome(self, mix: Mix | Impossible, label: str) -> Outcome:
+    def result(self, mix: Mix | Unresolvable, label: str) -> TrialResult:
         """Try a mix.
 
         Raises:
-            BisectError: the command ended in a way that is no verdict. What installing can raise,
-            but for what a mix cannot be composed for: that is an unknown outcome.
+            BisectError: the command ended with a status that is no verdict.
+            ModpkgError: the mix cannot be installed, for another reason than composing.
         """
-        if isinstance(mix, Impossible):
-            return Outcome(verdict=Verdict.UNKNOWN, reason=mix.reason, ran=False)
+        if isinstance(mix, Unresolvable):
+            return TrialResult(verdict=Verdict.UNKNOWN, reason=mix.reason, ran=False)
         runs = self._runs_of(mix, label)
         while (verdict := runs.verdict(self.command.repeat)) is None:
             try:
                 self._judge.prepare(mix)
             except ComposeError as error:
-                return Outcome(verdict=Verdict.UNKNOWN, reason=str(error), ran=False)
+                return TrialResult(verdict=Verdict.UNKNOWN, reason=str(error), ran=False)
             self._run(runs)
         log = self._log(runs, len(runs.exits))
-        return Outcome(
+        return TrialResult(
             verdict=verdict,
             reason=self._ending(runs.exits),
             ran=True,
@@ -229,21 +229,21 @@ class Trials:
         """Return how the runs on a mix ended."""
         return next((r.exits for r in self._state.runs if r.mix == mix.digest), [])
 
-    def _runs_of(self, mix: Mix, label: str) -> Runs:
+    def _runs_of(self, mix: Mix, label: str) -> MixRuns:
         digest = mix.digest
         runs = next((runs for runs in self._state.runs if runs.mix == digest), None)
         if runs is None:
-            runs = Runs(mix=digest, label=label, exits=[])
+            runs = MixRuns(mix=digest, label=label, exits=[])
             self._state.runs.append(runs)
         if digest in self._earlier and digest not in self._used:
             self.remembered += len(runs.exits)
         self._used.add(digest)
         return runs
 
-    def _log(self, runs: Runs, number: int) -> Path:
+    def _log(self, runs: MixRuns, number: int) -> Path:
         return self.root / "runs" / f"{runs.mix[7:23]}-{number}.log"
 
-    def _run(self, runs: Runs) -> None:
+    def _run(self, runs: MixRuns) -> None:
         log = self._log(runs, len(runs.exits) + 1)
         log.parent.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
@@ -253,65 +253,68 @@ class Trials:
         taken = time.monotonic() - begun
         if not 0 <= status <= _LAST:
             raise BisectError(
-                "M794", command=self.command.shown, how=_how(status), log=log, label=runs.label
+                "M794",
+                command=self.command.shown,
+                how=_describe_exit(status),
+                log=log,
+                label=runs.label,
             )
         runs.exits.append(status)
         self._save()
-        verdict = Runs(mix=runs.mix, label="", exits=[status]).verdict(1)
+        verdict = MixRuns(mix=runs.mix, label="", exits=[status]).verdict(1)
         word = verdict.value if verdict is not None else ""
-        self._tell(f"Run {self.made + self.remembered}: {runs.label}: {word} ({taken:.1f} s)")
+        self._report(f"Run {self.made + self.remembered}: {runs.label}: {word} ({taken:.1f} s)")
 
     def _ending(self, exits: list[int]) -> str:
-        """Return how the runs on a mix ended, as the rest of a sentence."""
-        told = [status for status in exits if status] or exits
-        how = _how(told[0])
-        if told[0] == HUNG and self.command.timeout is not None:
-            how = f"took over {self.command.timeout:g} s"
+        """Return how the runs on a mix ended, as a predicate."""
+        status = next((status for status in exits if status), exits[0])
+        how = _describe_exit(status)
+        if status == HUNG and self.command.timeout is not None:
+            how = f"takes over {self.command.timeout:g} s"
         if len(exits) < 2:
             return how
-        count = sum(status == told[0] for status in exits)
-        return f"{how} in {count} of {len(exits)} runs"
+        return f"{how} in {exits.count(status)} of {len(exits)} runs"
 
     def _save(self) -> None:
         write_atomically(self.root / "state.json", seal(self._state))
 
 
-def _how(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status < 0:
-        return f"was ended by signal {-status}"
-    return f"ends with exit status {status}"
+        return f"was killed by signal {-status}"
+    return f"exits with status {status}"
 
 
-def _read(path: Path) -> State | None:
+def _read_state(path: Path) -> SearchState | None:
     try:
-        return unseal(path.read_bytes(), State)
+        return unseal(path.read_bytes(), SearchState)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return a digest of a folder's files, their sizes and times; `_TOO_MANY` where there are.
+    """Return a digest of a folder's files, sizes and times; `_TOO_MANY` if there are too many.
 
-    What tools keep for themselves (hidden folders, caches) does not count.
+    Hidden folders and caches are ignored.
     """
-    found = []
+    entries = []
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(n for n in folders if n not in _PASSED_BY and not n.startswith("."))
+        folders[:] = sorted(n for n in folders if n not in _IGNORED and not n.startswith("."))
         for name in sorted(files):
             with contextlib.suppress(OSError):
                 status = os.lstat(os.path.join(place, name))  # noqa: PTH118 - many files
-                found.append([place, name, status.st_size, status.st_mtime_ns])
-        if len(found) > _MOST_FILES:
+                entries.append([place, name, status.st_size, status.st_mtime_ns])
+        if len(entries) > _MOST_FILES:
             return _TOO_MANY
-    return digest_bytes(msgspec.json.encode(found))
+    return digest_bytes(msgspec.json.encode(entries))
 
 
 def _forget_old(current: Path) -> None:
-    """Remove what ended searches have left, but for the last ones."""
-    ended = []
+    """Remove the folders of finished searches, but for the most recent ones."""
+    finished = []
     for folder in current.parent.iterdir():
-        state = _read(folder / "state.json")
+        state = _read_state(folder / "state.json")
         if state is not None and state.ended:
-            ended.append(((folder / "state.json").stat().st_mtime, folder))
-    for _, folder in sorted(ended, reverse=True)[_REMEMBERED:]:
+            finished.append(((folder / "state.json").stat().st_mtime, folder))
+    for _, folder in sorted(finished, reverse=True)[_REMEMBERED:]:
         remove_tree(folder)

@@ -1,9 +1,9 @@
 """``modpkg update --test``: the newest set of versions with which the tests pass.
 
-Everything newest is tried first. Where that fails, what breaks it is found (as `bisect` does),
-the one of its modules that is visited last when resolving is held below its first bad version, and
-everything newest beside that is tried, and so on: each turn holds one module lower, so it ends, at
-the latest with what is locked now.
+The newest of everything is tried first. If that fails, the culprits are searched as by `bisect`;
+the one that the resolver visits last is held below its first bad version, the newest of everything
+else is tried, and so on. Each round holds one module lower, so this ends, at the latest with what
+is locked now.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from modpkg.community.bisect.minimize import Verdict
-from modpkg.community.bisect.search import Blamed, Search, Skipped, check_good, held_below, try_end
+from modpkg.community.bisect.search import (
+    Culprit,
+    CulpritSearch,
+    SkippedMix,
+    check_good,
+    held_below,
+    try_end,
+)
 from modpkg.community.bisect.session import Session
 from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName
@@ -25,88 +32,86 @@ from modpkg.manifest.schema import Dependency, Manifest
 from modpkg.resolve.lock import Lock, read_lock
 
 
-class Held(Struct, frozen=True, kw_only=True):
-    """A module that is not taken at its newest, since tests fail with that."""
+class HeldModule(Struct, frozen=True, kw_only=True):
+    """A module that stays below its newest version, because tests fail with it."""
 
     name: str
     version: str
-    """What it is held at."""
+    """The version that it stays at."""
     newest: str
-    """What an update without tests would take."""
+    """The version that an update without tests would take."""
     bad: str
     """The first version with which the tests fail."""
     together: list[str]
-    """Other modules that have to be new for the tests to fail."""
+    """Other modules that have to be updated too for the tests to fail."""
 
 
 class TestedUpdate(Struct, frozen=True, kw_only=True):
-    """What a tested update takes."""
+    """The result of a tested update."""
 
     lock: Lock
-    """The tests pass on exactly this."""
-    held: list[Held]
-    skipped: list[Skipped]
+    """The tests passed on exactly this lock."""
+    held: list[HeldModule]
+    skipped: list[SkippedMix]
     runs: int
     earlier: int
 
 
 def tested_update(session: Session) -> TestedUpdate:
-    """Find the newest set of versions with which the tests pass; nothing is switched.
+    """Return the newest set of versions with which the tests pass; nothing is installed.
 
-    The session's request has the modules to take anew, and what the command line puts in the
-    manifest's place.
+    The session's request has the modules to update, and the policy of the command line.
 
     Raises:
-        LockError: there is no lock to begin from.
-        BisectError: the tests fail with what is locked now already.
-        BisectError: as for bisecting.
-        BisectError: somebody changed manifest or lock meanwhile.
-        What resolving and installing can raise.
+        LockError: there is no lock to start from.
+        BisectError: the tests fail with the current lock, or manifest or lock were changed
+            meanwhile; or see `bisect`.
+        ModpkgError: resolving or installing fails.
     """
     project, request, trials = session.project, session.request, session.trials
     before = project.text()
     plain = project.parse(before)
     current = current_lock(project, plain, read_lock(project.lock_path))
     manifest = with_flags(plain, strategy=request.strategy, exclude_newer=request.exclude_newer)
-    wanted = list(request.upgrade) if request.upgrade is not None else None
+    upgrade = list(request.upgrade) if request.upgrade is not None else None
     bounds: dict[str, SpecifierSet] = {}
-    blamed: dict[str, tuple[Blamed, list[str]]] = {}
-    skipped: list[Skipped] = []
+    blamed: dict[str, tuple[Culprit, list[str]]] = {}
+    skipped: list[SkippedMix] = []
     newest: Lock | None = None
     while True:
-        target = _newest(manifest, session.registries, current, wanted, bounds)
+        target = _newest(manifest, session.registries, current, upgrade, bounds)
         newest = newest or target
         if target.module == current.module:
             break
         mixes = session.mixes(current, target)
-        label = "everything newest" if not bounds else f"everything newest but {', '.join(bounds)}"
-        if try_end(trials, mixes.mix(mixes.changes.names), label).verdict is Verdict.GOOD:
+        label = f"newest but {', '.join(bounds)}" if bounds else "newest of everything"
+        if try_end(trials, mixes.mix(mixes.diff.names), label).verdict is Verdict.GOOD:
             break
         if not bounds:
-            remedy = "mend what fails first, or name tests that pass"
-            check_good(trials, mixes.mix(()), "what is locked now", remedy)
-        search = Search(mixes, trials, session.tell)
-        found = search.smallest()
-        leaders = search.leaders(found)
-        (one,) = search.narrowed(found, only_first=True)
-        bounds[one.name] = held_below(mixes, one)
-        blamed[one.name] = one, [name for name in leaders if name != one.name]
+            remedy = "fix what fails first, or name tests that pass"
+            check_good(trials, mixes.mix(()), "the current lock", remedy)
+        search = CulpritSearch(mixes, trials, session.tell)
+        smallest = search.smallest()
+        leaders = search.leaders(smallest)
+        (culprit,) = search.narrowed(smallest, only_first=True)
+        bounds[culprit.name] = held_below(mixes, culprit)
+        blamed[culprit.name] = culprit, [name for name in leaders if name != culprit.name]
         skipped += search.skipped
-        session.tell(f"{one.name} is held below {one.bad}")
+        session.tell(f"Holding {culprit.name} below {culprit.bad}")
     if project.text() != before:
         raise BisectError("M797", path=project.manifest_path)
     if read_lock(project.lock_path) != current:
         raise BisectError("M797", path=project.lock_path)
-    trials.end()
+    trials.finish()
     held = [
-        Held(
+        HeldModule(
             name=name,
             version=_version(target, name),
             newest=_version(newest, name),
-            bad=one.bad or "",
+            bad=culprit.bad or "",
             together=together,
         )
-        for name, (one, together) in blamed.items()
+        for name, (culprit, together) in blamed.items()
     ]
     return TestedUpdate(
         lock=target,
@@ -124,7 +129,7 @@ def _newest(
     upgrade: list[str] | None,
     bounds: dict[str, SpecifierSet],
 ) -> Lock:
-    """Return what an update would lock with some modules held in ranges."""
+    """Return what an update would lock with some modules bounded."""
     constraints = {bound.name: bound for bound in manifest.constraints}
     for name, bound in bounds.items():
         old = constraints.get(ModuleName(name))

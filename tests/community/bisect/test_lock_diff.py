@@ -1,4 +1,4 @@
-"""Changes between two locks: any set that is closed under what its units need can be resolved."""
+"""The difference of two locks: any set that is closed under its units' needs resolves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from modpkg.community.bisect.lock_diff import Changes
+from modpkg.community.bisect.lock_diff import LockDiff
 from modpkg.core.errors import ModpkgError
 from modpkg.manifest.schema import Strategy
 from modpkg.resolve.lock import Lock, lock_of
@@ -27,12 +27,12 @@ def locked(graph: Graph, strategy: Strategy) -> Lock | None:
     return lock_of(graph.roots, found)
 
 
-def changes_of(graph: Graph, old: Lock, new: Lock) -> Changes:
+def diff_of(graph: Graph, old: Lock, new: Lock) -> LockDiff:
     roots: dict[str, tuple[list[Need], list[Need]]] = {}
     for need in graph.needs():
         for side in roots.setdefault(need.name, ([], [])):
             side.append(need)
-    return Changes(old, new, graph.catalog(), roots)
+    return LockDiff(old, new, graph.catalog(), roots)
 
 
 @settings(max_examples=150)
@@ -42,14 +42,14 @@ def test_every_closed_set_of_changes_is_a_resolution(seed: int, data: st.DataObj
     old, new = locked(graph, "lowest"), locked(graph, "highest")
     if old is None or new is None:
         return
-    changes = changes_of(graph, old, new)
-    assert sorted(name for unit in changes.units for name in unit) == sorted(changes.names)
-    for unit, needed in enumerate(changes.needs):
-        assert all(other < unit and changes.needs[other] <= needed for other in needed)
-    chosen = data.draw(st.sets(st.integers(0, max(len(changes.units) - 1, 0))))
-    units = {unit for unit in chosen if unit < len(changes.units)}
-    closed = units.union(*(changes.needs[unit] for unit in units))
-    pins = changes.versions(changes.names_of(closed))
+    diff = diff_of(graph, old, new)
+    assert sorted(name for unit in diff.units for name in unit) == sorted(diff.names)
+    for unit, needed in enumerate(diff.needs):
+        assert all(other < unit and diff.needs[other] <= needed for other in needed)
+    chosen = data.draw(st.sets(st.integers(0, max(len(diff.units) - 1, 0))))
+    units = {unit for unit in chosen if unit < len(diff.units)}
+    closed = units.union(*(diff.needs[unit] for unit in units))
+    pins = diff.versions(diff.names_of(closed))
     bounds = {name: VersionRange(SpecifierSet(f"==={version}")) for name, version in pins.items()}
     try:
         found = resolve(graph.needs(), graph.catalog(), policy=Policy(constraints=bounds))
@@ -73,6 +73,6 @@ def test_units_are_no_larger_than_they_have_to_be() -> None:
     old, new = locked(graph, "lowest"), locked(graph, "highest")
     assert old is not None
     assert new is not None
-    changes = changes_of(graph, old, new)
-    assert changes.units == [("c",), ("a", "b"), ("d",)]
-    assert changes.needs == [frozenset(), frozenset(), frozenset({1})]
+    diff = diff_of(graph, old, new)
+    assert diff.units == [("c",), ("a", "b"), ("d",)]
+    assert diff.needs == [frozenset(), frozenset(), frozenset({1})]

@@ -1,4 +1,4 @@
-"""Trials: what is remembered, for how long, and what a run's end says."""
+"""Trials: what is reused, for how long, and the verdicts of exit statuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from modpkg.community.bisect.judges import CommandJudge
-from modpkg.community.bisect.lock_mixes import Impossible, Mix
+from modpkg.community.bisect.lock_mixes import Mix, Unresolvable
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.community.bisect.trials import Command, Trials
 from modpkg.core.errors import ComposeError, NotFound
@@ -24,7 +24,7 @@ from tests.raising import raises
 
 
 class Scripted:
-    """A judge that says what it is told to, in turn."""
+    """A judge with scripted statuses."""
 
     def __init__(self, *statuses: int | Exception) -> None:
         self.left = list(statuses)
@@ -63,84 +63,82 @@ VERDICTS = {0: "good", 1: "bad", 124: "bad", 125: "unknown", 126: "bad", 127: "b
 def test_exit_statuses(tmp_path: Path, status: int) -> None:
     one = trials(Scripted(status), command(tmp_path))
     with one.held():
-        outcome = one.outcome(mix("a"), "a")
-        assert one.outcome(mix("a"), "a") == outcome  # without a run
+        outcome = one.result(mix("a"), "a")
+        assert one.result(mix("a"), "a") == outcome  # without a run
     assert outcome.verdict.value == VERDICTS[status]
     assert outcome.log is not None
     assert outcome.log.read_bytes() == b"said\n"
 
 
 @pytest.mark.parametrize("status", [128, 130, 255, -9])
-def test_what_is_no_verdict_ends_the_search_and_is_not_remembered(
-    tmp_path: Path, status: int
-) -> None:
+def test_an_error_status_ends_the_search_and_is_not_remembered(tmp_path: Path, status: int) -> None:
     one = trials(Scripted(status, 0), command(tmp_path))
     with one.held():
         with raises("M794"):
-            one.outcome(mix("a"), "a")
-        assert one.outcome(mix("a"), "a").verdict is Verdict.GOOD
+            one.result(mix("a"), "a")
+        assert one.result(mix("a"), "a").verdict is Verdict.GOOD
 
 
 def test_repeated_runs(tmp_path: Path) -> None:
     one = trials(Scripted(0, 0, 3, 0, 125), command(tmp_path, repeat=3))
     with one.held():
-        outcome = one.outcome(mix("a"), "a")
+        outcome = one.result(mix("a"), "a")
         assert outcome.verdict is Verdict.BAD
-        assert outcome.reason == "ends with exit status 3 in 1 of 3 runs"
-        assert one.outcome(mix("b"), "b").verdict is Verdict.UNKNOWN
+        assert outcome.reason == "exits with status 3 in 1 of 3 runs"
+        assert one.result(mix("b"), "b").verdict is Verdict.UNKNOWN
 
 
-def test_a_mix_that_cannot_be_composed_is_unknown_and_other_errors_are_told(
+def test_a_mix_that_cannot_be_composed_is_unknown_and_other_errors_are_raised(
     tmp_path: Path,
 ) -> None:
     failing = ComposeError("M601", model="m", reason="no")
     elsewhere = NotFound("M304", name="m", registry="r", hint="")
     one = trials(Scripted(failing, elsewhere), command(tmp_path))
     with one.held():
-        outcome = one.outcome(mix("a"), "a")
+        outcome = one.result(mix("a"), "a")
         assert (outcome.verdict, outcome.ran) == (Verdict.UNKNOWN, False)
         with raises("M304"):
-            one.outcome(mix("b"), "b")
-        assert one.outcome(Impossible("why"), "c").reason == "why"
+            one.result(mix("b"), "b")
+        assert one.result(Unresolvable("why"), "c").reason == "why"
         assert one.made == 0
 
 
-def test_an_ended_search_is_remembered_while_its_folder_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_finished_search_is_reused_while_its_folder_is_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     what = command(folder)
     one = trials(Scripted(0), what)
     with one.held():
-        one.outcome(mix("a"), "a")
-        one.end()
+        one.result(mix("a"), "a")
+        one.finish()
     (folder / ".cache").mkdir()
     (folder / ".cache" / "x").write_text("a hidden folder's files do not count")
     two = trials(Scripted(), what)
     with two.held():
-        assert two.outcome(mix("a"), "a").verdict is Verdict.GOOD
+        assert two.result(mix("a"), "a").verdict is Verdict.GOOD
         assert (two.made, two.remembered) == (0, 1)
-        two.end()
+        two.finish()
     (folder / "test.py").write_text("changed")
     three = trials(Scripted(1), what)
     with three.held():
-        assert three.outcome(mix("a"), "a").verdict is Verdict.BAD
+        assert three.result(mix("a"), "a").verdict is Verdict.BAD
 
 
-def test_the_last_ended_searches_are_kept_and_no_unfinished_one_is_lost(tmp_path: Path) -> None:
+def test_the_last_finished_searches_are_kept_and_every_unfinished_one(tmp_path: Path) -> None:
     unfinished = trials(Scripted(0), command(tmp_path, repeat=99))
     with unfinished.held():
         pass
     for number in range(1, 26):
         one = trials(Scripted(), command(tmp_path, repeat=number))
         with one.held():
-            one.end()
+            one.finish()
         os.utime(one.root / "state.json", (number, number))
     left = {path.name for path in trials_folder().iterdir()}
     assert unfinished.root.name in left
     assert len(left) == 21
 
 
-def test_a_command_that_is_not_there_and_one_that_may_not_be_run(tmp_path: Path) -> None:
+def test_a_missing_command_and_one_that_is_not_executable(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("")
     for argument, status in (("no-such-thing", 127), (str(plain), 126)):
