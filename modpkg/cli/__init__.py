@@ -32,7 +32,7 @@ COMMANDS = {
     "why": "Show why a module is installed: every path that requires it.",
     "why-not": "Explain why a version was not selected.",
     "test": "Run the tests of a module, an app or an installed model.",
-    "licenses": "List the licences of locked modules, and conflicts between them.",
+    "licenses": "List the licences of locked modules, and what the project accepts.",
     "vet": "Test a new release against the one before it.",
     "bisect": "Find the module versions that broke a command.",
     "diff": "Compare two sets of weights.",

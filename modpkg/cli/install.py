@@ -123,8 +123,6 @@ def carry_out(
             return
         with environment.exclusive(_WAITING), store.used():
             plan = plan_install(project, request, store, progress)
-            for said in plan.licences.warnings():
-                progress.warn(said)
             if _is_done(environment, plan):
                 _warn_of_drift(environment.current(), progress)
                 environment.prune()
@@ -213,7 +211,7 @@ def _plan_document(plan: InstallPlan) -> dict[str, Any]:
             for module in plan.lock.module
         ],
         "fits": {f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
-        "licenses": plan.licences,
+        "licenses": {"modules": plan.licences},
         "fetch": plan.transfer.missing,
         "here": plan.transfer.here,
         "compose": plan.compose_bytes,
@@ -236,8 +234,6 @@ def _show_plan(plan: InstallPlan, json_wanted: bool, told: Mapping[str, Any]) ->
         say(f"   {strong(module.name)} {module.version} ({module.kind}): {what}")
     for fit in plan.fits:
         say(f"   {fit.module} on {fit.base} {fit.base_version}: {fit.text()}")
-    for said in plan.licences.warnings():
-        say(f"   {bad('licences')}: {said}")
     say(
         f"To fetch {human_bytes(plan.transfer.missing)}; here already "
         f"{human_bytes(plan.transfer.here)}; to compose {human_bytes(plan.compose_bytes)} "

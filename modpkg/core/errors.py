@@ -176,7 +176,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(
         ["M730", "M731", "M732", "M733", "M734", "M735", "M736", "M740", "M741", "M742"], PatchError
     ),
-    **dict.fromkeys(["M770", "M771"], LicenseError),
+    "M770": LicenseError,
     **dict.fromkeys(["M790", "M791", "M792", "M793", "M794", "M795", "M796", "M797"], BisectError),
     **dict.fromkeys(["M801", "M803", "M805"], ConversionError),
     **dict.fromkeys(["M901", "M902"], UsageError),

@@ -254,12 +254,8 @@ MESSAGES: dict[str, str] = {
         '--allow-breaking "why", which is recorded.'
     ),
     "M770": (
-        "{where}: {name} {version} is under {license}, and {reason} ({policy}); take another "
-        "module, or name it under [licenses] exceptions."
-    ),
-    "M771": (
-        "{where}: {model} is not installed: {text} ({policy}); take other modules, or name one "
-        "of {names} under [licenses] exceptions if its owner permits it."
+        "{where}: {name} {version} is under {license}, and {reason} ({policy}); choose another "
+        "module, or list the licence for it under [licenses] exceptions."
     ),
     "M790": (
         "{old} and {new} lock the same versions of the same modules, so there is nothing to "

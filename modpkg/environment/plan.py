@@ -19,7 +19,7 @@ from modpkg.environment.generations import (
     Environment,
     Generation,
 )
-from modpkg.environment.licences import Licences, licences_of, require_accepted
+from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
 from modpkg.environment.locking import (
     Locked,
     check_closed,
@@ -78,7 +78,7 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     transfer: TransferPlan
     recipes: tuple[ModelRecipe, ...]
     fits: tuple[Fit, ...]
-    licences: Licences
+    licences: tuple[ModuleLicense, ...]
     changes: tuple[Change, ...]
     compositions: Mapping[str, Any]
     """By model, the composition (`modpkg.compose.plan.Composition`)."""
@@ -196,7 +196,7 @@ def plan_install(
                 registries.check_identity(module)
     fits = fits_of(transfer.records, registries, strict=request.strict)
     models = recipes(manifest, lock, transfer.records)
-    licences = licences_of(manifest, transfer.records, models)
+    licences = check_licences(manifest.licenses, transfer.records)
     require_accepted(licences, manifest, lock)
     modules = {
         module.name: store.module(transfer.records[module.name], module.release, transfer.places)

@@ -147,21 +147,14 @@ class FilesTable(Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
 
 
-Manner = Literal["warn", "refuse"]
-
-
 class LicensePolicy(Struct, frozen=True, kw_only=True):
-    """``[licenses]``: what a project accepts of the modules that it installs."""
+    """``[licenses]``: the licences that a project accepts in what it installs."""
 
     allow: tuple[str, ...] | None = None
-    """The only licences that will do; None for any."""
+    """The only licences that are accepted; None for any."""
     deny: tuple[str, ...] = ()
-    unknown: Manner = "warn"
-    """What to do where nobody knows whether the licences of a composition go together."""
-    conflicts: Manner = "warn"
-    """What to do where they do not."""
     exceptions: dict[ModuleName, tuple[str, ...]] = {}
-    """Licences that will do for one module, whatever else is said of them; sorted by name."""
+    """Licences accepted for one module, whatever the other two say; sorted by name."""
     where: str = ""
     """``file:line``, for explanations."""
 

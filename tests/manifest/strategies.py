@@ -79,8 +79,6 @@ _policies = st.fixed_dictionaries(
     optional={
         "allow": _single,
         "deny": st.just(["GPL-2.0-only"]),
-        "unknown": st.sampled_from(["warn", "refuse"]),
-        "conflicts": st.sampled_from(["warn", "refuse"]),
         "exceptions": st.dictionaries(names, _single, max_size=1),
     },
 )

@@ -1,79 +1,97 @@
-"""SPDX expressions: read, written, and asked who may take what has them."""
+"""SPDX expressions: read as trees, and compared with what somebody accepts."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.manifest.spdx import (
-    Both,
-    Either,
+    AllOf,
+    AnyOf,
     Expression,
-    Leaf,
-    accepted,
+    is_accepted,
+    licenses_in,
     parse_expression,
     permits_all_of,
-    str_of,
 )
 from tests.manifest.strategies import steady
 from tests.raising import raises
 
-NAMES = ["MIT", "ISC", "Apache-2.0", "GPL-2.0-or-later", "LicenseRef-x"]
-leaves = st.sampled_from([*NAMES, "GPL-2.0-only WITH Classpath-exception-2.0"]).map(Leaf)
-
-
-def _joined(kind: type[Both] | type[Either], terms: list[Expression]) -> Expression:
-    flat: dict[Expression, None] = {}
-    for term in terms:
-        flat.update(dict.fromkeys(term.terms if isinstance(term, kind) else (term,)))
-    return next(iter(flat)) if len(flat) == 1 else kind(tuple(flat))
-
+EXCEPTION = "GPL-2.0-only WITH Classpath-exception-2.0"
+NAMES = ["MIT", "ISC", "Apache-2.0", "GPL-2.0-or-later", "LicenseRef-x", EXCEPTION]
 
 trees: st.SearchStrategy[Expression] = st.recursive(
-    leaves,
+    st.sampled_from(NAMES),
     lambda inner: st.builds(
-        _joined, st.sampled_from([Both, Either]), st.lists(inner, min_size=2, max_size=3)
+        lambda kind, terms: kind(tuple(terms)),
+        st.sampled_from([AllOf, AnyOf]),
+        st.lists(inner, min_size=2, max_size=3),
     ),
     max_leaves=8,
 )
 
 
+def text_of(tree: Expression) -> str:
+    if isinstance(tree, str):
+        return tree
+    word = " AND " if isinstance(tree, AllOf) else " OR "
+    return f"({word.join(map(text_of, tree.terms))})"
+
+
 @given(trees)
 @steady
-def test_what_is_written_is_read_back(tree: Expression) -> None:
-    assert parse_expression(str_of(tree)) == tree
+def test_a_tree_that_is_written_is_read_back(tree: Expression) -> None:
+    assert parse_expression(text_of(tree)) == tree
+    assert licenses_in(tree) == {name for name in NAMES if name in text_of(tree)}
 
 
 @given(trees, st.sets(st.sampled_from(NAMES)), st.sampled_from(NAMES))
 @steady
 def test_who_accepts_more_can_take_more(tree: Expression, names: set[str], more: str) -> None:
-    if accepted(tree, names.__contains__):
-        assert accepted(tree, {*names, more}.__contains__)
+    if is_accepted(tree, names.__contains__):
+        assert is_accepted(tree, {*names, more}.__contains__)
 
 
 @given(trees, trees)
 @steady
 def test_permits_all_of_agrees_with_trying_every_set(old: Expression, new: Expression) -> None:
-    every = sorted({*NAMES, "GPL-2.0-only WITH Classpath-exception-2.0"})
     sets = [
-        {name for number, name in enumerate(every) if bits >> number & 1}
-        for bits in range(1 << len(every))
+        {name for number, name in enumerate(NAMES) if bits >> number & 1}
+        for bits in range(1 << len(NAMES))
     ]
     tried = all(
-        accepted(new, names.__contains__) for names in sets if accepted(old, names.__contains__)
+        is_accepted(new, names.__contains__)
+        for names in sets
+        if is_accepted(old, names.__contains__)
     )
     assert permits_all_of(new, old) in (tried, None)
 
 
 def test_and_binds_closer_than_or() -> None:
     tree = parse_expression("mit or apache-2.0 and (isc or gpl-2.0+)")
-    either = Either((Leaf("ISC"), Leaf("GPL-2.0+")))
-    assert tree == Either((Leaf("MIT"), Both((Leaf("Apache-2.0"), either))))
+    assert tree == AnyOf(("MIT", AllOf(("Apache-2.0", AnyOf(("ISC", "GPL-2.0+"))))))
     with raises("M106"):
         parse_expression("MIT OR")
 
 
-def test_a_choice_of_very_many_is_not_worked_out() -> None:
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("MIT", True),
+        ("MIT AND ISC", False),
+        ("MIT OR ISC", True),
+        ("MIT AND (ISC OR Apache-2.0)", True),
+        ("GPL-2.0-only", False),
+        (EXCEPTION, True),
+    ],
+)
+def test_an_expression_is_accepted_where_some_choice_is(text: str, accepted: bool) -> None:
+    names = {"MIT", "Apache-2.0", EXCEPTION}
+    assert is_accepted(parse_expression(text), names.__contains__) is accepted
+
+
+def test_very_many_alternatives_are_not_compared() -> None:
     text = " AND ".join(f"(LicenseRef-a{n} OR LicenseRef-b{n})" for n in range(40))
-    assert permits_all_of(parse_expression("MIT"), parse_expression(text)) is None
-    assert not accepted(parse_expression(text), {"MIT"}.__contains__)
+    assert permits_all_of("MIT", parse_expression(text)) is None
+    assert not is_accepted(parse_expression(text), {"MIT"}.__contains__)
