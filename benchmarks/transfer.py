@@ -253,7 +253,7 @@ def environments(registry: Path, module: str, work: Path, count: int = 100) -> t
         (folder / "modpkg.toml").write_text('[app]\nname = "app"\n')
         project = Project(folder / "modpkg.toml")
         request = Request(add=[parse_requirement(module)], registry=str(registry))
-        with Environment(project.environment).exclusive(), store.used():
+        with Environment(project.environment).exclusive(), store.lock():
             apply_install(plan_install(project, request, store, Progress()), store, Progress())
         if number in (0, count - 1):
             disk = subprocess.run(["du", "-sB1", home], capture_output=True, text=True, check=True)

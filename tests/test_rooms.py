@@ -48,7 +48,7 @@ CIRCLES = {
 }
 DUPLICATES = {
     *("Attempt", "Bound", "Change", "Changes", "Difference", "Kept", "Merging", "Method"),
-    *("Outcome", "Place", "Release", "Request", "Result", "Rows", "Search", "Site", "Source"),
+    *("Outcome", "Release", "Request", "Result", "Rows", "Search", "Site", "Source"),
     "Trial",
 }
 

@@ -38,7 +38,7 @@ def compose_command(
 
     store = Store(store_folder())
     request = Request(registry=registry, offline=offline)
-    with TerminalProgress() as progress, open_executor(executor) as pool, store.used():
+    with TerminalProgress() as progress, open_executor(executor) as pool, store.lock():
         plan = plan_install(find_project(user=user), request, store, progress)
         results = compose_models(plan, store, progress, threads=threads, executor=pool)
     if as_json:

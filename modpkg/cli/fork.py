@@ -55,7 +55,7 @@ def fork_command(
         release = ModuleName(line.name)
         module = fetch_release(release, line.version, registries, store, progress)
         progress.stage(f"Writing {chosen}")
-        with store.used():
+        with store.lock():
             found = fork(module, chosen, out if out is not None else Path(chosen))
     if as_json:
         print_json({**msgspec.structs.asdict(found), "folder": str(found.folder)})

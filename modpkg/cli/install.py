@@ -116,12 +116,12 @@ def carry_out(
     store = Store(store_folder())
     with TerminalProgress() as progress:
         if dry_run:
-            with store.used():
+            with store.lock():
                 plan = plan_install(project, request, store, progress)
             progress.close()
             _show_plan(plan, json_wanted, told or {})
             return
-        with environment.exclusive(_WAITING), store.used():
+        with environment.exclusive(_WAITING), store.lock():
             plan = plan_install(project, request, store, progress)
             if _is_done(environment, plan):
                 _warn_of_drift(environment.current(), progress)

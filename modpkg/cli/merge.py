@@ -97,7 +97,7 @@ def merge_command(
     how = _method(method, parameter)
     store = Store(store_folder())
     choices = read_choices(resolution) if resolution is not None else None
-    with TerminalProgress() as progress, store.used():
+    with TerminalProgress() as progress, store.lock():
 
         def find(text: str) -> ModuleView:
             return find_view(text, store, progress, user=user, registry=registry, offline=offline)

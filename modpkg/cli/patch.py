@@ -192,7 +192,7 @@ def patch_apply_command(
     from modpkg.community.patch.candidate import write_candidate
 
     store = Store(store_folder())
-    with TerminalProgress() as progress, store.used():
+    with TerminalProgress() as progress, store.lock():
         module = base_release(base, store, progress, registry, offline)
         side = find_view(patch, store, progress, user=user, registry=registry, offline=offline)
         chosen, number = target_of(module, name, version)

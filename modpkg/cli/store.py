@@ -52,11 +52,11 @@ def _span(context: click.Context, option: click.Parameter, text: str) -> float:
 @json_option
 def info_command(as_json: bool) -> None:
     """Say where the store is, what is in it, and for which projects."""
-    from modpkg.store.contents import contents_of
+    from modpkg.store.contents import scan_store
 
     store = Store(store_folder())
-    with store.used():
-        contents = contents_of(store)
+    with store.lock():
+        contents = scan_store(store)
         projects = list(store.projects.known().values())
     document = {
         "folder": str(store.root),
@@ -149,12 +149,12 @@ def gc_command(age: float, max_size: int | None, dry_run: bool, as_json: bool) -
 @json_option
 def clear_command(as_json: bool) -> None:
     """Remove everything. Environments go on running; what is installed next is fetched again."""
-    from modpkg.store.contents import contents_of
+    from modpkg.store.contents import scan_store
     from modpkg.store.garbage import clear
 
     store = Store(store_folder())
-    with store.used(alone=True):
-        size = contents_of(store).size
+    with store.lock(exclusive=True):
+        size = scan_store(store).size
         clear(store)
     if as_json:
         print_json({"freed": size})
@@ -173,16 +173,16 @@ def verify_command(no_repair: bool, offline: bool, as_json: bool) -> None:
     place, also in their environments. Exits with 1 if anything stays damaged.
     """
     from modpkg.environment.repair import repair
-    from modpkg.store.contents import contents_of
-    from modpkg.store.corruption import find_damage
+    from modpkg.store.contents import scan_store
+    from modpkg.store.corruption import find_corruption
 
     store = Store(store_folder())
     with TerminalProgress() as progress:
-        with store.used():
-            contents = contents_of(store)
+        with store.lock():
+            contents = scan_store(store)
             progress.stage("Verifying")
             progress.total(contents.size)
-            damaged = find_damage(store, contents, progress.advance)
+            damaged = find_corruption(store, contents, progress.advance)
         repaired = [] if no_repair else repair(store, damaged, progress, offline=offline)
     left = [item for item in damaged if item not in repaired]
     if as_json:

@@ -122,7 +122,7 @@ def compose_models(
 
 def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
     """Bring what a project lacks into the store, and say so."""
-    store.projects.note(plan.project.lock_path, plan.project.environment)
+    store.projects.register(plan.project.lock_path, plan.project.environment)
     fetch_plan(plan, store, progress)
     for module in plan.lock.module:
         if size := plan.transfer.missing_of(module.name):

@@ -40,7 +40,7 @@ def fetch_module(
     Raises:
         LockError: its name comes from another registry now. What fetching can raise.
     """
-    with store.used():
+    with store.lock():
         plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)
         if plan.needed:
             registries.check_identity(module)

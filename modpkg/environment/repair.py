@@ -16,14 +16,14 @@ from modpkg.core.progress import Progress
 from modpkg.environment.plan import InstallPlan, Request, plan_install
 from modpkg.environment.project import Project
 from modpkg.manifest.find import find_manifest
-from modpkg.store.corruption import Damage
+from modpkg.store.corruption import Corruption
 from modpkg.store.store import Store
 from modpkg.transfer.fetch import check_space, fetch_all
 
 
 def repair(
-    store: Store, damaged: Iterable[Damage], progress: Progress, *, offline: bool = False
-) -> list[Damage]:
+    store: Store, damaged: Iterable[Corruption], progress: Progress, *, offline: bool = False
+) -> list[Corruption]:
     """Repair what known projects can bring back, and return it.
 
     A damaged tensor is fetched by itself and written over the damaged bytes: the file stays the
@@ -34,7 +34,7 @@ def repair(
     Raises:
         InstallError. A project that cannot be planned or fetched for is passed over with a warning.
     """
-    with store.used(alone=True):
+    with store.lock(exclusive=True):
         wounds = [_Wound(store, list(items)) for _, items in groupby(damaged, lambda d: d.path)]
         if wounds:
             for plan in _plans(store, progress, offline=offline):
@@ -45,7 +45,7 @@ def repair(
 class _Wound:
     """The damage in one file, out of the store's sight until it is healed."""
 
-    def __init__(self, store: Store, items: list[Damage]) -> None:
+    def __init__(self, store: Store, items: list[Corruption]) -> None:
         self._store = store
         self._items = items
         self._path = Path(items[0].path)
@@ -56,18 +56,18 @@ class _Wound:
         # without some of it.
         self._within = kind == "tensor" and self.missing < store.packs.read(name).keys()
         if self._within:
-            store.index.lose(name, self.missing)
+            store.index.remove_tensors(name, self.missing)
             return
         if kind in ("pack", "tensor"):
             self.missing |= store.index.tensors_in(name)
-            store.index.forget([name])
+            store.index.remove_packs([name])
         elif kind == "composed":
             self.missing = {f"sha256:{self._path.parent.name}"}
             (self._path.parent / COMPOSED_RECORD).unlink(missing_ok=True)
         self._aside = temporary_sibling(self._path)
         self._path.rename(self._aside)
 
-    def heal(self) -> list[Damage]:
+    def heal(self) -> list[Corruption]:
         """Write good bytes over the damaged ones, and return what is whole again."""
         if self._within:
             return self._heal_within()
@@ -80,7 +80,7 @@ class _Wound:
         finally:
             self._aside.unlink(missing_ok=True)
 
-    def _heal_within(self) -> list[Damage]:
+    def _heal_within(self) -> list[Corruption]:
         healed = []
         places = self._store.find(dict.fromkeys(self.missing, 1))
         for item in self._items:
@@ -89,10 +89,10 @@ class _Wound:
                 _overwrite(self._path, item.offset, source, place.offset, item.length)
                 healed.append(item)
         size = self._path.stat().st_size
-        self._store.index.add(self._path.name, size, [item.digest for item in healed])
+        self._store.index.add_pack(self._path.name, size, [item.digest for item in healed])
         for name in {place.pack for place in places.values()}:
             if self._store.index.tensors_in(name) <= self.missing:  # it has served
-                self._store.index.forget([name])
+                self._store.index.remove_packs([name])
                 self._store.packs.remove(name)
         return healed
 

@@ -5,7 +5,7 @@ and ``--offline`` each by themselves::
 
     workspace = Workspace(options=RegistryOptions(registry, offline), progress=progress)
     registries = workspace.registries           # of the project's manifest
-    with workspace.store.used():
+    with workspace.store.lock():
         ...
 
 In the command line, ``@with_workspace`` (`modpkg.cli.options`) does that. A manifest that is only

@@ -56,7 +56,7 @@ def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None =
     store = Store(store_folder())
     recipes: dict[str, Compose] = {}
     modules: dict[str, InstalledModule] = {}
-    with store.used():
+    with store.lock():
         for folder in folders:
             record = read_model(folder)
             recipes[record.name] = msgspec.convert(record.recipe, Compose)

@@ -1,4 +1,4 @@
-"""What lies in the store, as its folders show it: names, sizes and times of last use."""
+"""What is in the store: names, sizes and times of last use, from its folders alone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from modpkg.core.digests import Digest
 from modpkg.store.store import Store
 
 COMPOSED = "composed"
-"""Folder of composed results: ``<aa>/<hex>/``, named by the digest of what went in."""
+"""Folder of composed results: ``<aa>/<hex>/``, named by the digest of their inputs."""
 TESTED = "tested"
-"""Folder of what tests gave: ``<aa>/<hex>``, named by the digest of what was tested, and how."""
+"""Folder of test results: ``<aa>/<hex>``, named by the digest of model and test."""
 PARTIAL = "partial"
-"""Folder of packs that are not whole yet."""
+"""Folder of unfinished packs."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-class Item(Struct, frozen=True):
+class StoreItem(Struct, frozen=True):
     """A file or folder of the store."""
 
     size: int
@@ -30,31 +30,31 @@ class Item(Struct, frozen=True):
     """When it was last used or written, in seconds of `time.time`."""
 
 
-class Contents(Struct, frozen=True, kw_only=True):
-    """Everything in the store that takes room."""
+class StoreContents(Struct, frozen=True, kw_only=True):
+    """Everything in the store that takes disk space."""
 
     releases: dict[Digest, float]
     """Installed releases, with the time of their last use."""
-    packs: dict[str, Item]
+    packs: dict[str, StoreItem]
     """By name."""
-    blobs: dict[Digest, Item]
-    composed: dict[Digest, Item]
-    """By the digest of what went in."""
-    partial: dict[Path, Item]
-    tested: dict[Digest, Item] = {}
-    """What tests gave, likewise; nothing needs it, but having it spares another run."""
+    blobs: dict[Digest, StoreItem]
+    composed: dict[Digest, StoreItem]
+    """By the digest of the inputs."""
+    partial: dict[Path, StoreItem]
+    tested: dict[Digest, StoreItem] = {}
+    """Cached test results; nothing needs them."""
 
     @property
     def size(self) -> int:
-        """Bytes of all of it."""
+        """Total size in bytes."""
         kinds = (self.packs, self.blobs, self.composed, self.partial, self.tested)
         return sum(item.size for kind in kinds for item in kind.values())
 
 
-def contents_of(store: Store) -> Contents:
-    """Look through the store's folders; no file is read."""
+def scan_store(store: Store) -> StoreContents:
+    """Return what is in the store's folders; no file is read."""
     root = store.root
-    return Contents(
+    return StoreContents(
         releases={digest: item.used for digest, item in _named(root / "checked").items()},
         packs={name: _item(store.packs.path(name)) for name in store.packs.sizes()},
         blobs=_by_digest(root / "blobs" / "sha256"),
@@ -64,15 +64,15 @@ def contents_of(store: Store) -> Contents:
     )
 
 
-def _by_digest(folder: Path) -> dict[Digest, Item]:
-    found: dict[Digest, Item] = {}
+def _by_digest(folder: Path) -> dict[Digest, StoreItem]:
+    items: dict[Digest, StoreItem] = {}
     for part in _entries(folder):
-        found |= _named(Path(part.path))
-    return found
+        items |= _named(Path(part.path))
+    return items
 
 
-def _named(folder: Path) -> dict[Digest, Item]:
-    """Return what in a folder is named by a digest; unfinished files are not."""
+def _named(folder: Path) -> dict[Digest, StoreItem]:
+    """Return the files and folders that are named by a digest: temporary files are not."""
     return {
         Digest(f"sha256:{entry.name}"): _item(Path(entry.path))
         for entry in _entries(folder)
@@ -87,9 +87,9 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def _item(path: Path) -> Item:
-    """Return the size of a file, or of all files in a folder, and the newest time on them."""
+def _item(path: Path) -> StoreItem:
+    """Return the size, and newest modification time, of a file or of all files in a folder."""
     stats = [file.stat() for file in path.iterdir()] if path.is_dir() else [path.stat()]
-    return Item(
+    return StoreItem(
         sum(stat.st_size for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
     )

@@ -1,4 +1,4 @@
-"""Garbage: what no known project needs, freed by age and by a cap on the store's size."""
+"""Garbage collection: removes what no known project needs, by age and by a limit on the size."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import remove_tree
 from modpkg.core.records import ReleaseRecord
-from modpkg.store.contents import COMPOSED, TESTED, Contents, contents_of
-from modpkg.store.needs import Needs, needs_of
+from modpkg.store.contents import COMPOSED, TESTED, StoreContents, scan_store
+from modpkg.store.gc_roots import GcRoots, gc_roots
 from modpkg.store.store import Store
 
 DAY = 86400.0
 AGE = 30 * DAY
-"""Seconds after its last use that a release stays, unless a person says otherwise."""
+"""Seconds since its last use after which a release is removed, by default."""
 STALE = 7 * DAY
-"""Seconds after which an unfinished pack is not gone on with."""
+"""Seconds after which an unfinished pack is not resumed."""
 
 
 class Garbage(Struct, frozen=True, kw_only=True):
@@ -32,15 +32,15 @@ class Garbage(Struct, frozen=True, kw_only=True):
     composed: tuple[Digest, ...]
     partial: tuple[Path, ...]
     freed: int
-    """Bytes of it."""
+    """Bytes that are removed."""
     left: int
     """Bytes that stay."""
     tested: tuple[Digest, ...] = ()
 
 
 def find_garbage(
-    contents: Contents,
-    needs: Needs,
+    contents: StoreContents,
+    roots: GcRoots,
     records: Mapping[Digest, ReleaseRecord],
     packs_of: Mapping[str, Collection[str]],
     *,
@@ -48,70 +48,74 @@ def find_garbage(
     age: float = AGE,
     max_size: int | None = None,
 ) -> Garbage:
-    """Work out what to remove; nothing that ``needs`` names, or that a kept release has, is.
+    """Return what to remove: nothing that a root, or a release that stays, needs.
 
-    First goes what was not used for ``age`` seconds; then, while the rest is over ``max_size``,
-    what was not used the longest. A time of last use in the future (a clock that was wrong)
-    counts as now. ``packs_of`` says by digest which packs a tensor is in.
+    First what was not used for ``age`` seconds is removed; then, while the rest is larger than
+    ``max_size`` bytes, the least recently used. A time of last use in the future, from a wrong
+    clock, counts as ``now``. ``packs_of`` has by digest the packs that a tensor is in.
     """
-    used: dict[Digest, float] = {}
+    last_use: dict[Digest, float] = {}
     for digest, moment in contents.releases.items():
-        if digest in records and digest not in needs.releases:
-            used[digest] = min(moment, now)
+        if digest in records and digest not in roots.releases:
+            last_use[digest] = min(moment, now)
     for digest, item in contents.composed.items():
-        if digest not in needs.composed:
-            used[digest] = min(item.used, now)
-    used |= {digest: min(item.used, now) for digest, item in contents.tested.items()}
-    live = _Live(contents, packs_of)
+        if digest not in roots.composed:
+            last_use[digest] = min(item.used, now)
+    last_use |= {digest: min(item.used, now) for digest, item in contents.tested.items()}
+    counts = _ReferenceCounts(contents, packs_of)
     for digest, record in records.items():
-        if digest in contents.releases or digest in needs.releases:
-            live.count(digest, record, 1)
-    gone: set[Digest] = set()
+        if digest in contents.releases or digest in roots.releases:
+            counts.add(digest, record, 1)
+    removed: set[Digest] = set()
     partial = [path for path, item in contents.partial.items() if now - item.used > STALE]
-    unused = _unreachable(contents, live, now, age)
+    unreferenced = [
+        digest
+        for digest, item in contents.blobs.items()
+        if not counts.blobs[digest] and now - item.used > age
+    ]
     freed = sum(contents.partial[path].size for path in partial)
-    freed += sum(contents.blobs[digest].size for digest in unused) + live.unused_packs()
-    for digest in sorted(used, key=lambda digest: (used[digest], digest)):
-        old = now - used[digest] > age
-        over = max_size is not None and contents.size - freed > max_size
-        if not old and not over:
+    freed += sum(contents.blobs[digest].size for digest in unreferenced)
+    freed += counts.unreferenced_packs()
+    for digest in sorted(last_use, key=lambda digest: (last_use[digest], digest)):
+        too_old = now - last_use[digest] > age
+        too_large = max_size is not None and contents.size - freed > max_size
+        if not too_old and not too_large:
             continue
-        gone.add(digest)
+        removed.add(digest)
         if digest in contents.composed:
             freed += contents.composed[digest].size
         if digest in contents.tested:
             freed += contents.tested[digest].size
         if digest in contents.releases:
-            freed += live.count(digest, records[digest], -1)
-    releases = sorted(digest for digest in gone if digest in contents.releases)
-    blobs = {*unused, *(digest for digest in live.dropped if not live.blobs[digest])}
+            freed += counts.add(digest, records[digest], -1)
+    dropped = {digest for digest in counts.dropped if not counts.blobs[digest]}
     return Garbage(
-        releases=tuple(releases),
-        packs=tuple(sorted(name for name in contents.packs if not live.packs[name])),
-        blobs=tuple(sorted(blobs)),
-        composed=tuple(sorted(digest for digest in gone if digest in contents.composed)),
+        releases=tuple(sorted(removed & contents.releases.keys())),
+        packs=tuple(sorted(name for name in contents.packs if not counts.packs[name])),
+        blobs=tuple(sorted({*unreferenced, *dropped})),
+        composed=tuple(sorted(removed & contents.composed.keys())),
         partial=tuple(partial),
         freed=freed,
         left=contents.size - freed,
-        tested=tuple(sorted(digest for digest in gone if digest in contents.tested)),
+        tested=tuple(sorted(removed & contents.tested.keys())),
     )
 
 
-class _Live:
-    """How many releases that stay use each tensor, pack and blob."""
+class _ReferenceCounts:
+    """How many of the releases that stay use each tensor, pack and blob."""
 
-    def __init__(self, contents: Contents, packs_of: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, contents: StoreContents, packs_of: Mapping[str, Collection[str]]) -> None:
         self._contents = contents
         self._packs_of = packs_of
         self._tensors: Counter[str] = Counter()
         self.packs: Counter[str] = Counter()
-        """By name, how many tensors in it are used."""
+        """By name, how many of its tensors are used."""
         self.blobs: Counter[Digest] = Counter()
         self.dropped: set[Digest] = set()
-        """Blobs here that a release that goes had."""
+        """Blobs of releases that are removed."""
 
-    def count(self, release: Digest, record: ReleaseRecord, by: int) -> int:
-        """Count a release in or out, and return the bytes that nothing uses any more."""
+    def add(self, release: Digest, record: ReleaseRecord, by: int) -> int:
+        """Count a release in (1) or out (-1), and return the bytes that are unused then."""
         freed = 0
         for digest in {entry.digest for entry in record.tensors.values()}:
             before = self._tensors[digest]
@@ -128,7 +132,7 @@ class _Live:
                 freed += 0 if self.blobs[digest] else self._contents.blobs[digest].size
         return freed
 
-    def unused_packs(self) -> int:
+    def unreferenced_packs(self) -> int:
         """Return the bytes of packs that no release uses."""
         packs = self._contents.packs
         return sum(item.size for name, item in packs.items() if not self.packs[name])
@@ -141,27 +145,18 @@ def _blobs_of(release: Digest, record: ReleaseRecord) -> set[Digest]:
     return {release, *map(parse_digest, texts)}
 
 
-def _unreachable(contents: Contents, live: _Live, now: float, age: float) -> list[Digest]:
-    """Return old blobs of no installed release: records and interfaces that resolving read."""
-    return [
-        digest
-        for digest, item in contents.blobs.items()
-        if not live.blobs[digest] and now - min(item.used, now) > age
-    ]
-
-
 def _records(store: Store, releases: Iterable[str]) -> dict[Digest, ReleaseRecord]:
-    """Return the records of releases that are here and sound."""
-    found = {}
+    """Return the records of releases that are in the store and undamaged."""
+    records = {}
     for text in releases:
         digest = parse_digest(text)
         try:
             record = store.record(digest, f"the release record {digest}")
         except ModpkgError:
-            continue  # damaged: it is fetched again when it is needed
+            continue  # damaged: fetched again when it is needed
         if record is not None:
-            found[digest] = record
-    return found
+            records[digest] = record
+    return records
 
 
 def collect_garbage(
@@ -174,15 +169,15 @@ def collect_garbage(
     dry_run: bool = False,
     checkpoint: Callable[[str], None] = lambda point: None,
 ) -> Garbage:
-    """Find garbage and remove it; see `find_garbage`. Waits until nobody else uses the store."""
-    with store.used(alone=True):
-        contents = contents_of(store)
-        needs = needs_of(store, warn)
-        records = _records(store, {*contents.releases, *needs.releases})
+    """Remove garbage and return it; see `find_garbage`. Waits until nobody else uses the store."""
+    with store.lock(exclusive=True):
+        contents = scan_store(store)
+        roots = gc_roots(store, warn)
+        records = _records(store, {*contents.releases, *roots.releases})
         digests = {e.digest for record in records.values() for e in record.tensors.values()}
         garbage = find_garbage(
             contents,
-            needs,
+            roots,
             records,
             store.index.packs_with(digests),
             now=now,
@@ -191,18 +186,18 @@ def collect_garbage(
         )
         if not dry_run:
             remove_garbage(store, garbage, checkpoint)
-            store.projects.forget_gone()
+            store.projects.prune()
     return garbage
 
 
 def collect_over(store: Store, max_size: int, *, now: float, warn: Callable[[str], None]) -> None:
     """Find and remove garbage if the store is over ``max_size`` bytes."""
-    if contents_of(store).size > max_size:
+    if scan_store(store).size > max_size:
         collect_garbage(store, now=now, max_size=max_size, warn=warn)
 
 
 def clear(store: Store) -> None:
-    """Remove everything but what is known of projects; the caller holds the store alone."""
+    """Remove everything but the known projects; the caller has locked the store exclusively."""
     for path in store.root.iterdir():
         if path.name not in _KEPT:
             if path.is_dir():
@@ -212,16 +207,16 @@ def clear(store: Store) -> None:
 
 
 _KEPT = ("lock", "tensors.lock", "projects")
-"""Locks are held by open file: a new file of the same name would be another lock."""
+"""A lock belongs to the open file: another file of the same name would be another lock."""
 
 
 def remove_garbage(
     store: Store, garbage: Garbage, checkpoint: Callable[[str], None] = lambda point: None
 ) -> None:
-    """Remove what was found; the caller holds the store alone.
+    """Remove garbage; the caller has locked the store exclusively.
 
-    A release is forgotten before anything of it goes: what a kill leaves behind is either whole or
-    not known, and the next collection finds it.
+    The mark of a release is removed first: what is left after a kill is either complete, or garbage
+    that the next collection finds.
     """
     for release in garbage.releases:
         store.forget_checked(release)
@@ -231,7 +226,7 @@ def remove_garbage(
     for digest in garbage.tested:
         (store.root / TESTED / digest[7:9] / digest[7:]).unlink(missing_ok=True)
     checkpoint("composed removed")
-    store.index.forget(garbage.packs)
+    store.index.remove_packs(garbage.packs)
     checkpoint("index forgotten")
     for name in garbage.packs:
         store.packs.remove(name)

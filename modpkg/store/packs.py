@@ -1,7 +1,7 @@
 """Packs of the store: safetensors files whose tensors are named by their digests.
 
-A pack is named by the sha256 of its header, which names every tensor by its digest: the name says
-all that is in it, and a pack of the same tensors has the same name wherever it is made.
+A pack is named by the sha256 of its header, so that its name identifies the tensors in it, and
+packs of the same tensors have the same name on every machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class PackLayout(Struct, frozen=True):
-    """A pack before it has any data: what it will be called, and where everything goes."""
+    """The name, header and tensor offsets of a pack that is yet to be filled."""
 
     name: str
     """64 hex digits."""
@@ -34,7 +34,7 @@ class PackLayout(Struct, frozen=True):
 
 
 def lay_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> PackLayout:
-    """Return the layout of a pack of these tensors: dtype and shape by digest."""
+    """Return the layout of a pack of tensors, given their dtypes and shapes by digest."""
     header, places = pack_header({digest[7:]: kind for digest, kind in tensors.items()})
     return PackLayout(
         name=hashlib.sha256(header).hexdigest(),
@@ -45,25 +45,25 @@ def lay_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> PackLayout:
 
 
 class PackFolder:
-    """The packs under ``root``: ``<aa>/<name>``, each whole, read-only and verified."""
+    """The packs in ``root``: ``<aa>/<name>``, each complete, read-only and verified."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def path(self, name: str) -> Path:
-        """Return where a pack lies, whether or not it is there."""
+        """Return the path of a pack, whether or not it exists."""
         return self.root / name[:2] / name
 
     def has(self, layout: PackLayout) -> bool:
-        """Say whether a pack is there, with its length."""
+        """Return whether a pack exists and has its length."""
         try:
             return os.stat(self.path(layout.name)).st_size == layout.size
         except FileNotFoundError:
             return False
 
     def sizes(self) -> dict[str, int]:
-        """Return the packs that are there, with the bytes of their files."""
-        found = {}
+        """Return the size in bytes of each pack that exists, by name."""
+        sizes = {}
         try:
             folders = [entry.path for entry in os.scandir(self.root) if len(entry.name) == 2]
         except FileNotFoundError:
@@ -71,31 +71,30 @@ class PackFolder:
         for folder in folders:
             for entry in os.scandir(folder):
                 if _HEX.fullmatch(entry.name):
-                    found[entry.name] = entry.stat().st_size
-        return found
+                    sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def read(self, name: str) -> dict[str, PackTensor]:
         """Return the tensors of a pack, by digest.
 
         Raises:
-            PackError: it is missing, cut, or another file than its name says.
+            PackError: The file is missing, truncated or malformed, or its header has another
+                digest than its name.
         """
         path = self.path(name)
         try:
             header, size = read_header(path)
         except FileNotFoundError:
-            raise PackError("M201", path=path, reason="it is not there") from None
+            raise PackError("M201", path=path, reason="it does not exist") from None
         if hashlib.sha256(header).hexdigest() != name:
-            raise PackError(
-                "M201", path=path, reason="its header is not the one that its name says"
-            )
+            raise PackError("M201", path=path, reason="its header does not match its name")
         places = parse_pack_header(header[8:], size - len(header), path)
         if not all(_HEX.fullmatch(tensor) for tensor in places):
             raise PackError("M201", path=path, reason="its tensors are not named by digests")
         return {f"sha256:{tensor}": place for tensor, place in places.items()}
 
     def adopt(self, staged: Path, name: str) -> None:
-        """Take in a finished file, every tensor of which was verified: one rename."""
+        """Move a finished file, whose tensors were all verified, to its place."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.chmod(0o444)
@@ -103,5 +102,5 @@ class PackFolder:
         sync_folder(target.parent)
 
     def remove(self, name: str) -> None:
-        """Remove a pack; environments that link it keep theirs."""
+        """Remove a pack; environments that hard-link it keep their copy."""
         self.path(name).unlink(missing_ok=True)

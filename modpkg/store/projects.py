@@ -1,4 +1,4 @@
-"""Known projects: whose locks say what the store must keep."""
+"""Known projects, whose locks name what the store must keep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modpkg.core.records import canonical_json
 
 
 class KnownProject(Struct, frozen=True, kw_only=True):
-    """``projects/<hex>``: where a project lies that was installed with this store."""
+    """``projects/<hex>``: where a project is that was installed with this store."""
 
     spec: int = 1
     lock: str
@@ -28,8 +28,8 @@ class Projects:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def note(self, lock: Path, environment: Path) -> None:
-        """Remember a project."""
+    def register(self, lock: Path, environment: Path) -> None:
+        """Add a project, if it is not known yet."""
         project = KnownProject(lock=str(lock.absolute()), environment=str(environment.absolute()))
         path = self.root / digest_bytes(project.lock.encode("utf-8", "surrogateescape"))[7:]
         data = canonical_json(msgspec.to_builtins(project))
@@ -41,13 +41,12 @@ class Projects:
         write_atomically(path, data)
 
     def known(self) -> dict[Path, KnownProject]:
-        """Return all known projects, by the file that remembers them; damaged ones are left out."""
+        """Return all known projects by the path of their file; damaged files are left out."""
         paths = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        read = {path: _read(path) for path in paths}
-        return {path: project for path, project in read.items() if project is not None}
+        return {path: project for path in paths if (project := _read(path)) is not None}
 
-    def forget_gone(self) -> None:
-        """Forget projects of which neither lock nor environment is there any more."""
+    def prune(self) -> None:
+        """Remove projects whose lock and environment both no longer exist."""
         for path, project in self.known().items():
             if not Path(project.lock).exists() and not Path(project.environment).exists():
                 path.unlink(missing_ok=True)

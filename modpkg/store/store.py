@@ -1,4 +1,4 @@
-"""The store: every tensor and file of every release on this machine, each verified."""
+"""The store: the tensors and files of all installed releases, each once and verified."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ from modpkg.store.shared_lock import file_lock
 from modpkg.store.tensors import TensorIndex
 
 
-class Place(Struct, frozen=True):
-    """Where a tensor's bytes lie in the store, or will lie."""
+class TensorLocation(Struct, frozen=True):
+    """Where a tensor is in the store, or will be once it is fetched."""
 
     pack: str
     """Name of the pack: 64 hex digits."""
     offset: int
+    """In bytes, from the beginning of the file."""
     length: int
+    """In bytes."""
 
 
 class Store:
-    """One folder per user; ``docs/store.md`` describes what lies where.
+    """One folder per user; ``docs/store.md`` describes its layout.
 
-    ``blobs`` has files, release records and interfaces; ``packs`` has tensors, under names of this
-    machine's own, whichever registry's pack they came in.
+    ``blobs`` has files, release records and interfaces; ``packs`` has tensors, in packs of its own
+    whatever packs of a registry they came in.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,16 +51,16 @@ class Store:
         self._read: dict[str, dict[str, PackTensor]] = {}
 
     @contextlib.contextmanager
-    def used(self, *, alone: bool = False) -> Iterator[None]:
-        """Hold the store while things in it are relied on; ``alone`` while things are removed."""
-        with file_lock(self.root / "lock", exclusive=alone):
+    def lock(self, *, exclusive: bool = False) -> Iterator[None]:
+        """Lock the store while its contents are relied on; ``exclusive`` to remove any of them."""
+        with file_lock(self.root / "lock", exclusive=exclusive):
             yield
 
     def record(self, release: str, what: str) -> ReleaseRecord | None:
-        """Return a release record that is here; None when it is not.
+        """Return a release record; None if it is not in the store. ``what`` names it in errors.
 
         Raises:
-            IntegrityError, RecordError: what is here is damaged.
+            IntegrityError, RecordError: It is damaged.
         """
         digest = parse_digest(release)
         if not self.blobs.has(digest):
@@ -66,57 +68,52 @@ class Store:
         return decode_record(self.blobs.read(digest, what), ReleaseRecord, what)
 
     def is_checked(self, release: str) -> bool:
-        """Say whether a release was checked as a whole."""
+        """Return whether a release as a whole was checked."""
         return self._mark(release).exists()
 
     def mark_checked(self, release: str) -> None:
-        """Remember that a release was checked as a whole, and that it is used now."""
+        """Record that a release as a whole was checked, and that it is used now."""
         try:
             os.utime(self._mark(release))
         except FileNotFoundError:
             write_atomically(self._mark(release), b"")
 
     def forget_checked(self, release: str) -> None:
-        """Have the release checked again."""
+        """Remove the record that a release was checked."""
         self._mark(release).unlink(missing_ok=True)
-
-    def last_used(self, release: str) -> float | None:
-        """Return when a release was last installed, in seconds of `time.time`; None: never."""
-        try:
-            return self._mark(release).stat().st_mtime
-        except FileNotFoundError:
-            return None
 
     def _mark(self, release: str) -> Path:
         return self.root / "checked" / parse_digest(release)[7:]
 
     def size_of(self, digest: Digest) -> int | None:
-        """Return the length of a blob that is here; None when it is not."""
+        """Return the length of a blob in bytes; None if it is not in the store."""
         try:
             return self.blobs.path(digest).stat().st_size
         except FileNotFoundError:
             return None
 
-    def find(self, wanted: Mapping[str, int]) -> dict[str, Place]:
-        """Return where tensors lie, for those that are here.
+    def find(self, wanted: Mapping[str, int]) -> dict[str, TensorLocation]:
+        """Return the location of each tensor that is in the store, by digest.
 
-        ``wanted`` is by digest the bytes per element: a tensor that begins at no multiple of it
-        counts as not here. Of several places the one is taken whose pack has most of the others.
+        Args:
+            wanted: By digest, the bytes per element: a tensor whose offset is no multiple of it
+                counts as missing. Of several locations, the one is returned whose pack has most of
+                the other tensors.
         """
         for _ in range(2):
             candidates = self.index.packs_with(wanted)
             try:
                 return self._places(wanted, candidates)
-            except PackError:  # the index has what no pack has
+            except PackError:  # the index names a tensor that its pack lacks
                 self._read.clear()
                 self.index.rebuild()
         return {}
 
     def _places(
         self, wanted: Mapping[str, int], candidates: Mapping[str, list[str]]
-    ) -> dict[str, Place]:
+    ) -> dict[str, TensorLocation]:
         counts = Counter(name for names in candidates.values() for name in names)
-        found = {}
+        locations = {}
         for digest, names in candidates.items():
             for name in sorted(names, key=lambda name: (-counts[name], name)):
                 if name not in self._read:
@@ -124,28 +121,31 @@ class Store:
                 place = self._read[name].get(digest)
                 if place is None:
                     raise PackError(
-                        "M201", path=self.packs.path(name), reason="a tensor is not in it"
+                        "M201", path=self.packs.path(name), reason="a tensor is missing"
                     )
                 if place.offset % wanted[digest] == 0:
-                    found[digest] = Place(name, place.offset, place.length)
+                    locations[digest] = TensorLocation(name, place.offset, place.length)
                     break
-        return found
+        return locations
 
     def add_pack(self, staged: Path, layout: PackLayout) -> None:
-        """Take in a finished pack, every tensor of which was verified."""
+        """Move a finished pack, whose tensors were all verified, into the store."""
         self.packs.adopt(staged, layout.name)
-        self.index.add(layout.name, layout.size, layout.places)
+        self.index.add_pack(layout.name, layout.size, layout.places)
 
     def module(
-        self, record: ReleaseRecord, release: str, places: Mapping[str, Place] | None = None
+        self,
+        record: ReleaseRecord,
+        release: str,
+        places: Mapping[str, TensorLocation] | None = None,
     ) -> InstalledModule:
-        """Return a module as composing wants it.
+        """Return a module as composing takes it.
 
-        ``places`` tells by digest where its tensors lie, or will lie; by default they are looked
-        up and have to be here.
+        Args:
+            places: By digest, the locations of its tensors; looked up in the store if None.
 
         Raises:
-            IntegrityError: a tensor is not here.
+            IntegrityError: A tensor is missing.
         """
         if places is None:
             places = self.find(alignments(record))
@@ -178,7 +178,7 @@ class Store:
 
 
 def alignments(*records: ReleaseRecord) -> dict[str, int]:
-    """Return by digest the bytes per element of the widest tensor that has these bytes."""
+    """Return by digest the most bytes per element that any tensor with this digest has."""
     widths: dict[str, int] = {}
     for record in records:
         for entry in record.tensors.values():

@@ -72,21 +72,21 @@ class TensorIndex:
 
         return self._use(query)
 
-    def lose(self, name: str, digests: Iterable[str]) -> None:
+    def remove_tensors(self, name: str, digests: Iterable[str]) -> None:
         """Remove damaged tensors of a pack, so that nobody finds them."""
         rows = [(_raw(digest), bytes.fromhex(name)) for digest in digests]
         query = "DELETE FROM tensors WHERE digest = ? AND pack = ?"
         self._use(lambda connection: connection.executemany(query, rows))
 
-    def add(self, name: str, size: int, digests: Iterable[str]) -> None:
+    def add_pack(self, name: str, size: int, digests: Iterable[str]) -> None:
         """Add a pack that has just come into the store."""
         rows = list(map(_raw, digests))
         self._use(lambda connection: _insert(connection, name, size, rows))
 
-    def forget(self, names: Iterable[str]) -> None:
+    def remove_packs(self, names: Iterable[str]) -> None:
         """Remove packs that have left the store."""
-        gone = list(names)
-        self._use(lambda connection: _delete(connection, gone))
+        removed = list(names)
+        self._use(lambda connection: _delete(connection, removed))
 
     def rebuild(self) -> None:
         """Rebuild the index from the packs' headers; packs that are damaged are removed."""

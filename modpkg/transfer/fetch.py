@@ -37,7 +37,7 @@ GAP = 64 << 10
 """Bytes between two wanted ranges that are fetched too: quicker than another request."""
 FLUSH = 4
 """Pieces after which the disk is asked to take what has come."""
-SPARE = 16 << 20
+DISK_RESERVE = 16 << 20
 """Bytes that are left free on the disk beyond what is fetched."""
 
 
@@ -45,7 +45,7 @@ def check_space(path: Path, needed: int) -> None:
     """Raise `InstallError` when ``needed`` bytes do not fit where ``path`` lies."""
     path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path).free
-    if needed and needed + SPARE > free:
+    if needed and needed + DISK_RESERVE > free:
         raise InstallError("M502", path=path, needed=human_bytes(needed), free=human_bytes(free))
 
 

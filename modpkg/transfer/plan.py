@@ -18,7 +18,7 @@ from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.packs import lay_out
-from modpkg.store.store import Place, Store, alignments
+from modpkg.store.store import Store, TensorLocation, alignments
 from modpkg.transfer.ranges import Span, length, subtract
 from modpkg.transfer.staging import PACK, SPOOL, PackFetch, allocated, written
 
@@ -62,9 +62,9 @@ class TransferPlan(Struct, frozen=True, kw_only=True):
     tensors: tuple[TensorFetch, ...]
     """Each comes after the one that it is decoded on."""
     packs: tuple[PackFetch, ...]
-    places: dict[str, Place]
+    places: dict[str, TensorLocation]
     """By digest, where every tensor of every module lies, or will lie."""
-    bases: dict[str, Place]
+    bases: dict[str, TensorLocation]
     """By digest, where tensors lie that fetched ones are decoded on, for those that are here."""
     fetch: dict[str, int]
     """By module, bytes to fetch for it; none that an interrupted fetch has left here."""
@@ -230,7 +230,7 @@ class _TensorPlanner:
             if wanted.kept:
                 place = layout.places[digest]
                 finals[digest] = PACK, (place.offset, place.offset + place.length)
-                self.places[digest] = Place(layout.name, place.offset, place.length)
+                self.places[digest] = TensorLocation(layout.name, place.offset, place.length)
             else:
                 finals[digest] = spooled(byte_length(entry))
             payloads[digest] = finals[digest] if entry.encoding is None else spooled(entry.length)

@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from modpkg.environment.generations import Environment
 from modpkg.runtime.load import load_model
-from modpkg.store.contents import contents_of
-from modpkg.store.corruption import find_damage
+from modpkg.store.contents import scan_store
+from modpkg.store.corruption import find_corruption
 from modpkg.store.store import Store
 from registry_spec.check import check
 from tests import tiny
@@ -65,7 +65,7 @@ class Place(Struct, frozen=True):
     def check(self) -> None:
         """Check every byte of the store and the registry."""
         store = Store(self.home / "store")
-        assert find_damage(store, contents_of(store)) == []
+        assert find_corruption(store, scan_store(store)) == []
         assert check(str(self.home / "registry")).problems == []
 
 

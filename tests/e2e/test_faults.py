@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.store.contents import contents_of
-from modpkg.store.corruption import find_damage
+from modpkg.store.contents import scan_store
+from modpkg.store.corruption import find_corruption
 from modpkg.store.store import Store
 from tests import tiny
 from tests.command import modpkg, modpkg_json
@@ -71,7 +71,7 @@ def test_eight_processes_at_once(home: Path, tmp_path: Path) -> None:
         models = modpkg_json("list", cwd=tmp_path / f"app-{number}")["models"]
         assert models == {"talker": "2.0" if number % 2 else "1.0"}
     store = Store(home / "store")
-    assert find_damage(store, contents_of(store)) == []
+    assert find_corruption(store, scan_store(store)) == []
     line_count = (home / "registry" / "index" / "tiny-lora.jsonl").read_text().count("\n")
     assert line_count == 2 + 4
 

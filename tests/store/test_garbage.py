@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.records import FileEntry, Provenance, ReleaseRecord, TensorEntry
-from modpkg.store.contents import Contents, Item
+from modpkg.store.contents import StoreContents, StoreItem
 from modpkg.store.garbage import AGE, DAY, STALE, Garbage, find_garbage
-from modpkg.store.needs import Needs
+from modpkg.store.gc_roots import GcRoots
 
 NOW = 1_000 * DAY
 
@@ -34,8 +36,8 @@ def record(tensors: list[int], files: list[int]) -> ReleaseRecord:
     )
 
 
-Drawn = tuple[Contents, Needs, dict[Digest, ReleaseRecord], dict[str, set[str]]]
-NOTHING = Needs(frozenset(), frozenset())
+Drawn = tuple[StoreContents, GcRoots, dict[Digest, ReleaseRecord], dict[str, set[str]]]
+NOTHING = GcRoots(frozenset(), frozenset())
 
 
 @st.composite
@@ -48,9 +50,9 @@ def stores(draw: st.DrawFn) -> Drawn:
     moments = st.floats(NOW - 90 * DAY, NOW + 9 * DAY)
     sizes = st.integers(0, 1000)
 
-    def items(kind: str, most: int) -> dict[Digest, Item]:
+    def items(kind: str, most: int) -> dict[Digest, StoreItem]:
         return {
-            named(kind, n): Item(draw(sizes), draw(moments))
+            named(kind, n): StoreItem(draw(sizes), draw(moments))
             for n in range(draw(st.integers(0, most)))
         }
 
@@ -59,18 +61,20 @@ def stores(draw: st.DrawFn) -> Drawn:
         named("tensor", n): set(draw(st.sets(st.sampled_from(sorted(packs)))) if packs else ())
         for n in range(8)
     }
-    contents = Contents(
+    contents = StoreContents(
         releases={digest: draw(moments) for digest in records if draw(st.booleans())},
         packs=packs,
-        blobs=items("file", 8) | {digest: Item(10, draw(moments)) for digest in records},
+        blobs=items("file", 8) | {digest: StoreItem(10, draw(moments)) for digest in records},
         composed=items("composed", 3),
         tested=items("tested", 3),
-        partial={Path(f"p{n}"): Item(5, draw(moments)) for n in range(draw(st.integers(0, 2)))},
+        partial={
+            Path(f"p{n}"): StoreItem(5, draw(moments)) for n in range(draw(st.integers(0, 2)))
+        },
     )
     needed = draw(st.sets(st.sampled_from(sorted(records)))) if records else set()
     composed = sorted(contents.composed)
     kept = draw(st.sets(st.sampled_from(composed))) if composed else set()
-    return contents, Needs(frozenset(needed), frozenset(kept)), records, packs_of
+    return contents, GcRoots(frozenset(needed), frozenset(kept)), records, packs_of
 
 
 caps = st.one_of(st.none(), st.integers(0, 5000))
@@ -78,12 +82,12 @@ caps = st.one_of(st.none(), st.integers(0, 5000))
 
 @given(stores(), caps)
 def test_what_stays_is_whole(store: Drawn, max_size: int | None) -> None:
-    contents, needs, records, packs_of = store
-    garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
-    assert not set(garbage.releases) & needs.releases
-    assert not set(garbage.composed) & needs.composed
+    contents, roots, records, packs_of = store
+    garbage = find_garbage(contents, roots, records, packs_of, now=NOW, max_size=max_size)
+    assert not set(garbage.releases) & roots.releases
+    assert not set(garbage.composed) & roots.composed
     for digest, item in records.items():
-        if digest in needs.releases or digest in set(contents.releases) - set(garbage.releases):
+        if digest in roots.releases or digest in set(contents.releases) - set(garbage.releases):
             assert digest not in garbage.blobs
             for entry in item.tensors.values():
                 assert not packs_of[entry.digest] & set(garbage.packs)
@@ -92,8 +96,8 @@ def test_what_stays_is_whole(store: Drawn, max_size: int | None) -> None:
 
 @given(stores(), caps)
 def test_the_account_of_bytes_is_right(store: Drawn, max_size: int | None) -> None:
-    contents, needs, records, packs_of = store
-    garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
+    contents, roots, records, packs_of = store
+    garbage = find_garbage(contents, roots, records, packs_of, now=NOW, max_size=max_size)
     assert garbage.freed == sum(
         kind[name].size
         for kind, names in (
@@ -110,27 +114,27 @@ def test_the_account_of_bytes_is_right(store: Drawn, max_size: int | None) -> No
 
 @given(stores(), st.integers(0, 5000))
 def test_over_the_cap_nothing_stays_that_could_go(store: Drawn, max_size: int) -> None:
-    contents, needs, records, packs_of = store
-    garbage = find_garbage(contents, needs, records, packs_of, now=NOW, max_size=max_size)
+    contents, roots, records, packs_of = store
+    garbage = find_garbage(contents, roots, records, packs_of, now=NOW, max_size=max_size)
     if garbage.left > max_size:
         assert set(garbage.tested) == contents.tested.keys()
         gone = set(garbage.releases) | set(garbage.composed)
         there = {digest for digest in contents.releases if digest in records}
-        assert (there | contents.composed.keys()) - gone <= needs.releases | needs.composed
+        assert (there | contents.composed.keys()) - gone <= roots.releases | roots.composed
 
 
-def collected(contents: Contents, needs: Needs = NOTHING, **how: float) -> Garbage:
+def collected(contents: StoreContents, roots: GcRoots = NOTHING, **how: float) -> Garbage:
     records = {named("release", n): record([n], [n]) for n in range(3)}
     packs_of = {named("tensor", n): {named("pack", n)[7:]} for n in range(3)}
-    return find_garbage(contents, needs, records, packs_of, now=NOW, **how)  # type: ignore[arg-type]
+    return find_garbage(contents, roots, records, packs_of, now=NOW, **how)  # type: ignore[arg-type]
 
 
-def three(*used: float) -> Contents:
+def three(*used: float) -> StoreContents:
     """Return a store with three releases of a pack of 100 bytes and a file of 10 each."""
-    return Contents(
+    return StoreContents(
         releases={named("release", n): used[n] for n in range(3)},
-        packs={named("pack", n)[7:]: Item(100, NOW) for n in range(3)},
-        blobs={named("file", n): Item(10, NOW) for n in range(3)},
+        packs={named("pack", n)[7:]: StoreItem(100, NOW) for n in range(3)},
+        blobs={named("file", n): StoreItem(10, NOW) for n in range(3)},
         composed={},
         partial={},
     )
@@ -142,8 +146,8 @@ def test_the_least_recently_used_goes_first() -> None:
     once = collected(contents, max_size=250)
     assert (once.releases, once.freed) == ((named("release", 1),), 110)
     assert set(collected(contents, max_size=115).releases) == {named("release", n) for n in (0, 1)}
-    needs = Needs(frozenset({named("release", 1)}), frozenset())
-    assert collected(contents, needs, max_size=250).releases == (named("release", 0),)
+    roots = GcRoots(frozenset({named("release", 1)}), frozenset())
+    assert collected(contents, roots, max_size=250).releases == (named("release", 0),)
 
 
 def test_age_counts_from_the_last_use_and_a_wrong_clock_frees_nothing_early() -> None:
@@ -151,7 +155,55 @@ def test_age_counts_from_the_last_use_and_a_wrong_clock_frees_nothing_early() ->
     assert collected(contents).releases == (named("release", 0),)
 
 
+def test_a_last_use_in_the_future_counts_as_now() -> None:
+    """By a wrong clock: what is used now is not removed before it."""
+    release, composed, tested = (named(kind, 0) for kind in ("release", "composed", "tested"))
+    for early, late in itertools.permutations(("release", "composed", "tested"), 2):
+        used = {early: NOW, late: NOW + 1000 * DAY}
+        records = {release: record([0], [0])} if "release" in used else {}
+        contents = StoreContents(
+            releases={release: used["release"]} if "release" in used else {},
+            packs={named("pack", 0)[7:]: StoreItem(100, NOW)} if "release" in used else {},
+            blobs={},
+            composed={composed: StoreItem(100, used["composed"])} if "composed" in used else {},
+            tested={tested: StoreItem(100, used["tested"])} if "tested" in used else {},
+            partial={},
+        )
+        packs_of = {named("tensor", 0): {named("pack", 0)[7:]}}
+        garbage = find_garbage(contents, NOTHING, records, packs_of, now=NOW, max_size=100)
+        removed = {*garbage.releases, *garbage.composed, *garbage.tested}
+        assert removed == {min(named(kind, 0) for kind in used)}, used
+
+
+@pytest.mark.parametrize(("used", "removed"), [(NOW - AGE, False), (NOW - AGE - 1, True)])
+def test_what_is_older_than_the_age_is_removed(used: float, removed: bool) -> None:
+    item, digest = StoreItem(7, used), named("other", 0)
+    contents = StoreContents(
+        releases={named("release", 0): used},
+        packs={},
+        blobs={digest: item},
+        composed={digest: item},
+        tested={named("tested", 0): item},
+        partial={},
+    )
+    garbage = collected(contents)
+    expected = (
+        (named("release", 0),),
+        (digest,),
+        (digest,),
+        (named("tested", 0),),
+    )
+    found = (garbage.releases, garbage.blobs, garbage.composed, garbage.tested)
+    assert found == (expected if removed else ((),) * 4)
+
+
+def test_a_store_of_exactly_the_limit_is_left_alone() -> None:
+    contents = three(NOW - 1 * DAY, NOW - 2 * DAY, NOW - 3 * DAY)
+    assert collected(contents, max_size=330).freed == 0
+    assert collected(contents, max_size=329).releases == (named("release", 2),)
+
+
 def test_unfinished_packs_go_when_they_are_stale() -> None:
-    paths = {Path("old"): Item(7, NOW - STALE - 1), Path("new"): Item(7, NOW - 1)}
-    contents = Contents(releases={}, packs={}, blobs={}, composed={}, partial=paths)
+    paths = {Path("old"): StoreItem(7, NOW - STALE - 1), Path("new"): StoreItem(7, NOW - STALE)}
+    contents = StoreContents(releases={}, packs={}, blobs={}, composed={}, partial=paths)
     assert collected(contents).partial == (Path("old"),)

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modpkg.core.digests import Digest
 from modpkg.core.packs import read_pack_header
+from modpkg.store.contents import scan_store
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
 from modpkg.store.shared_lock import file_lock
@@ -194,7 +196,7 @@ def test_a_cut_pack_is_removed(store: Store, length: int) -> None:
 def test_another_file_under_a_packs_name_is_refused(store: Store) -> None:
     one, two = add(store, b"one"), add(store, b"four")
     store.packs.path(two).replace(store.packs.path(one))
-    with raises("M201", match="not the one that its name says"):
+    with raises("M201", match="does not match its name"):
         store.packs.read(one)
     assert found(store, b"one", b"four") == [False, False]
 
@@ -246,19 +248,19 @@ def test_installing_imports_sqlite_only_to_look_something_up() -> None:
 
 def test_use_is_recorded(store: Store) -> None:
     release = digest(b"a release")
-    assert store.last_used(release) is None
+    assert scan_store(store).releases == {}
     store.mark_checked(release)
     os.utime(store.root / "checked" / release[7:], (1, 1))
-    assert store.last_used(release) == 1
+    assert scan_store(store).releases == {release: 1}
     store.mark_checked(release)
-    assert (store.last_used(release) or 0) > 1
+    assert scan_store(store).releases[Digest(release)] > 1
 
 
 def test_projects_are_known_by_their_locks(tmp_path: Path) -> None:
     projects = Projects(tmp_path / "projects")
     assert projects.known() == {}
     for name in ("a", "b", "a"):
-        projects.note(tmp_path / name / "modpkg.lock", tmp_path / name / ".modpkg")
+        projects.register(tmp_path / name / "modpkg.lock", tmp_path / name / ".modpkg")
     (tmp_path / "projects" / "junk").write_bytes(b"{")
     known = projects.known()
     assert {project.lock for project in known.values()} == {

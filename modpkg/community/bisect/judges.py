@@ -58,7 +58,7 @@ class CommandJudge:
             return
         write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
         request = msgspec.structs.replace(self._request, lock=mix.lock)
-        with environment.exclusive(), self._store.used():
+        with environment.exclusive(), self._store.lock():
             plan = plan_install(project, request, self._store, self._progress)
             apply_install(plan, self._store, self._progress)
 

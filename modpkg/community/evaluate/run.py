@@ -66,7 +66,7 @@ def run_project_tests(
     """
     manifest = project.parse()
     module = manifest.module
-    with store.used():
+    with store.lock():
         if name is None and module is not None and module.kind != "suite":
             with built_release(manifest, store, progress, wishes) as release:
                 return [_run_release(release, store, progress, runner, wishes)]
@@ -89,7 +89,7 @@ def run_lock_tests(
     wishes: Wishes = NO_WISHES,
 ) -> list[TestRun]:
     """Run an app's tests on the models of a lock; raises like `run_project_tests`."""
-    with store.used():
+    with store.lock():
         plan = plan_trial(manifest, lock, store, progress, wishes)
         return _run(_models_of(manifest, plan, None, store, progress, wishes), runner, manifest)
 

@@ -69,7 +69,7 @@ def check_project(
     if before is not None and REPORT in before.files and REPORT in after.files:
         stale = _stale(manifest, store, progress, Wishes(registry, offline))
     progress.stage("Comparing")
-    with store.used():
+    with store.lock():
         return check(
             before,
             after,
@@ -81,7 +81,7 @@ def check_project(
 
 def _stale(manifest: Manifest, store: Store, progress: Progress, wishes: Wishes) -> str:
     """Return why a project's report is not one of what building it would give; "" where it is."""
-    with store.used(), built_release(manifest, store, progress, wishes) as release:
+    with store.lock(), built_release(manifest, store, progress, wishes) as release:
         try:
             tree = Path(release.pin.registry or "")
             check_report(tree, release.record, manifest, store, progress, wishes)
@@ -108,7 +108,7 @@ def check_build(
     lines = reader.index(line.name) if (registry / REGISTRY_INFO).exists() else []
     earlier = earlier_release(lines, parse_version(line.version))
     before = None if earlier is None else view_of_release(earlier, registries, store, progress)
-    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.used():
+    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.lock():
         after = view_of_build(line, dist, registry, Path(spool))
         return check(before, after, published=_published(registries), count=False)
 
@@ -126,7 +126,7 @@ def changes_between(
     store = Store(store_folder())
     before, after = (view_of_release(line, registries, store, progress) for line in (one, two))
     progress.stage("Comparing")
-    with store.used():
+    with store.lock():
         found = check(before, after, published=_published(registries), count=count)
         layers = layer_changes(before, after, progress) if count else ()
     record = registries.of(two.name).record(two)

@@ -143,7 +143,7 @@ def vet(
         What resolving, fetching and composing raise.
     """
     store, runner = bureau.store, bureau.runner
-    with store.used():
+    with store.lock():
         registries = _registries(candidate.around, [candidate.pin], bureau)
         tests = all_tests(candidate.record, registries, store)
         own = {item.key for item in tests}

@@ -1,4 +1,4 @@
-"""What known projects need: the store keeps it, whatever its age and the store's size."""
+"""Garbage collection roots: what known projects need, and the store therefore keeps."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from modpkg.store.projects import KnownProject
 from modpkg.store.store import Store
 
 
-class Needs(Struct, frozen=True):
-    """Digests of releases, and of what went into composed results."""
+class GcRoots(Struct, frozen=True):
+    """What is never garbage, whatever its age and the size of the store."""
 
     releases: frozenset[str]
+    """Digests of releases."""
     composed: frozenset[str]
+    """Digests of the inputs of composed results."""
 
 
-def needs_of(store: Store, warn: Callable[[str], None]) -> Needs:
-    """Return what the locks of known projects need, and those of their installed environments.
+def gc_roots(store: Store, warn: Callable[[str], None]) -> GcRoots:
+    """Return what the locks of known projects, and of their installed environments, name.
 
-    A project whose lock and environment are both gone needs nothing. ``warn`` is told of a lock
-    that cannot be read; what that project has installed is kept nevertheless.
+    A lock that cannot be read is skipped with a warning; what that project has installed is kept.
     """
     releases: set[str] = set()
     composed: set[str] = set()
@@ -33,18 +34,18 @@ def needs_of(store: Store, warn: Callable[[str], None]) -> Needs:
         for lock in _locks(project, warn):
             releases.update(module.release for module in lock.module)
             composed.update(result.inputs for result in lock.composed)
-    return Needs(frozenset(releases), frozenset(composed))
+    return GcRoots(frozenset(releases), frozenset(composed))
 
 
 def _locks(project: KnownProject, warn: Callable[[str], None]) -> list[Lock]:
     installed = Path(project.environment) / "current" / LOCK_NAME
-    found = []
+    locks = []
     for path in (Path(project.lock), installed):
         try:
             lock = read_lock(path)
         except (LockError, OSError) as error:
-            warn(f"{str(error).rstrip('.')}; what that project has installed is kept.")
+            warn(f"{str(error).rstrip('.')}; only what that project has installed is kept.")
             continue
         if lock is not None:
-            found.append(lock)
-    return found
+            locks.append(lock)
+    return locks

@@ -1,0 +1,35 @@
+"""What is fetched has to fit on the disk, and leave a reserve."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from modpkg.transfer.fetch import DISK_RESERVE, check_space
+from tests.raising import raises
+
+FREE = DISK_RESERVE + 1000
+
+
+@pytest.mark.parametrize(
+    ("free", "needed", "fits"),
+    [
+        (FREE, 1000, True),
+        (FREE, 1001, False),
+        (DISK_RESERVE, 1, False),
+        (DISK_RESERVE - 1, 0, True),
+        (0, 0, True),
+    ],
+)
+def test_a_reserve_stays_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, needed: int, fits: bool
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    folder = tmp_path / "store" / "new"
+    with contextlib.nullcontext() if fits else raises("M502"):
+        check_space(folder, needed)
+    assert folder.is_dir()
