@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modpkg.compose import rows
+from modpkg.adapters import METHODS
+from modpkg.compose import plugins, rows
+from modpkg.compose.composition import Term
 from modpkg.compose.executor import compose
+from modpkg.compose.operators import Effects, Operator, StepContext
 from modpkg.core.errors import ComposeError, ModpkgError, ReleaseError
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
@@ -79,12 +83,6 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[Draw], dict[str, torch.Tensor]]
         },
     ),
 }
-OPERATORS = {
-    "dora": "lora",
-    "shira": "sparse",
-    "ln_tuning": "ln-tuning",
-    "trainable_tokens": "trainable-tokens",
-}
 
 
 class World:
@@ -111,8 +109,9 @@ class World:
         return module(self.folder, name, "adapter", tensors, adapter_config=settings)
 
     def weight(self, *steps: tuple[str, float], threads: int = 1, on: bool = True) -> bytes:
-        """Return the bytes of the composed weight, computed anew."""
-        op = OPERATORS.get(self.kind, self.kind)
+        """Return the bytes of the composed weight, computed again."""
+        method = METHODS.get(KINDS[self.kind][0].get("peft_type", self.kind.upper()))
+        op = self.kind if method is None else method.operator
         written = [
             Step(
                 op=op,
@@ -302,3 +301,30 @@ def test_the_operator_is_the_adapters_own() -> None:
     step = Step(op="lora", module=ModuleName("one"))
     with raises("M601", match=r'of type IA3; write op = "ia3"'):
         planned(w.base, *w.modules, steps=[step])
+
+
+def test_a_package_adds_an_operator_by_an_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bind(context: StepContext) -> Effects:
+        terms = {
+            name: Term(op="times", weight=1.0, inputs={"factor": ref})
+            for name, ref in context.module.tensors.items()
+        }
+        return Effects(terms=terms)
+
+    def delta(inputs: Any, term: Term, start: int, stop: int, source: Any) -> Any:
+        return source.peek(start, stop) * (inputs["factor"] - 1.0) * term.weight
+
+    times = Operator(name="times", bind=bind, delta=delta, arrays=True, multiplies=True)
+    point = SimpleNamespace(load=lambda: times)
+    monkeypatch.setattr(
+        plugins,
+        "entry_points",
+        lambda group, name: [point] if (group, name) == ("modpkg.operators", "times") else [],
+    )
+    own = base(tmp_path, {f"{T}.weight": torch.full((4, 2), 3.0)})
+    one = module(tmp_path, "one", "patch", {f"{T}.weight": torch.tensor([2.0])})
+    plan = planned(own, one, steps=[Step(op="times", module=ModuleName("one"), scale=0.5)])
+    result = compose(plan, tmp_path / "store", threads=1).tensors[f"{T}.weight"]
+    assert raw(result) == torch.full((4, 2), 4.5).numpy().tobytes()

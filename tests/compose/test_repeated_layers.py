@@ -104,7 +104,7 @@ def test_a_recipe_has_to_repeat_them(tmp_path: Path) -> None:
             planned(tmp_path, made)
 
 
-def test_what_it_touches_are_the_base_s_tensors(tmp_path: Path) -> None:
+def test_base_names_are_those_of_the_base(tmp_path: Path) -> None:
     wrapped = trained(tmp_path, "llama")
     base, adapter = (of_folder(tmp_path / n, n, "base") for n in ("base", "adapter"))
     names = {name: (ref.dtype, ref.shape) for name, ref in adapter.tensors.items()}
@@ -119,7 +119,7 @@ def test_what_it_touches_are_the_base_s_tensors(tmp_path: Path) -> None:
             bind_adapter("a", names, {**config, "layer_replication": runs}, base.tensors)
 
 
-def test_live_copies_are_told_apart(tmp_path: Path) -> None:
+def test_live_copies_are_separate(tmp_path: Path) -> None:
     """Both lie at the same bytes of the base."""
     trained(tmp_path, "llama")
     made = recipe((0, 2), (1, 3))
