@@ -12,7 +12,7 @@ import pytest
 from modpkg.community.bisect.judges import CommandJudge
 from modpkg.community.bisect.lock_mixes import Mix, Unresolvable
 from modpkg.community.bisect.minimize import Verdict
-from modpkg.community.bisect.trials import Command, Trials
+from modpkg.community.bisect.trials import Command, MixRuns, Trials
 from modpkg.core.errors import ComposeError, NotFound
 from modpkg.core.home import store_folder, trials_folder
 from modpkg.core.progress import Progress
@@ -54,6 +54,24 @@ def mix(name: str) -> Mix:
 
 def trials(judge: Scripted, what: Command) -> Trials:
     return Trials(what, judge, Progress(), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("exits", "repeat", "verdict"),
+    [
+        ([], 1, None),
+        ([0], 1, Verdict.GOOD),
+        ([0], 2, None),
+        ([0, 0], 2, Verdict.GOOD),
+        ([0, 1], 3, Verdict.BAD),
+        ([0, 125], 3, Verdict.UNKNOWN),
+        ([125, 1], 2, Verdict.BAD),
+    ],
+)
+def test_one_bad_run_is_bad_and_one_inconclusive_run_unknown(
+    exits: list[int], repeat: int, verdict: Verdict | None
+) -> None:
+    assert MixRuns(mix=mix("a").digest, label="a", exits=exits).verdict(repeat) is verdict
 
 
 VERDICTS = {0: "good", 1: "bad", 124: "bad", 125: "unknown", 126: "bad", 127: "bad"}
