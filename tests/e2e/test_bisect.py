@@ -102,7 +102,7 @@ def test_a_pair_that_only_breaks_together(forty: Path) -> None:
     assert found["unproved"] == []
     said = modpkg("bisect", "old.lock", "new.lock", "--", *command).stdout
     assert "m31 and m07 break it together, of 40 changed modules." in said
-    assert "m31 1.12 is good, 1.13 is bad (it went from 1.1 to 1.20)." in said
+    assert "m31 1.12 is good, 1.13 is bad (updated from 1.1 to 1.20)." in said
     assert '[constraints]\n  m31 = "<1.13"' in said
     assert "by an earlier command" in said  # nothing has changed, so nothing was run again
 
@@ -210,7 +210,7 @@ def test_ends_that_are_not_as_they_have_to_be(app: Path) -> None:
     said = refused("bisect", "old.lock", "old.lock", "--", "true")
     assert "M790" in said
     said = refused("bisect", "old.lock", "new.lock", "--", "no-such-command-here")
-    assert "exit status 127" in said
+    assert "status 127" in said
     said = refused("bisect", "old.lock", "none.lock", "--", "true")
     assert "none.lock" in said
     said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(125)"))

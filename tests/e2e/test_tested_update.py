@@ -89,7 +89,7 @@ def test_of_a_pair_the_later_one_gives_way(app: Path) -> None:
     command = check(app, "sys.exit(v['m01'] >= (1, 3) and v['m03'] >= (1, 8))")
     said = modpkg("update", "--test", command).stdout
     assert versions(app) == dict.fromkeys(NAMES, "1.12") | {"m03": "1.7"}
-    assert "m03 stays at 1.7: with 1.8 together with m01 the tests fail" in said
+    assert "m03 stays at 1.7: tests fail with 1.8 together with m01" in said
     modpkg("lock", "--check")
 
 
@@ -185,7 +185,7 @@ def test_the_tests_of_the_app(home: Path, tmp_path: Path) -> None:
     manifest.write_text(recipe + table(more='at_least = 1.0\nmodel = "judge"\n'))
     modpkg("install")
     said = modpkg("update", "--dry-run", "--test").stdout
-    assert "mood stays at 2.0: with 3.0 the tests fail (the newest is 5.0)." in said
+    assert "mood stays at 2.0: tests fail with 3.0 (newest: 5.0)." in said
     assert versions(folder)["mood"] == "1.0"
     assert updated("--test")["runs"] == 4
     assert versions(folder)["mood"] == "2.0"

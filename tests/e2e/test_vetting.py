@@ -107,7 +107,7 @@ def test_a_base_is_vetted_by_the_tests_of_the_head_on_it(
     far = candidate(demo, tmp_path / "far", ("layer.",), 1.0)
     done = modpkg("vet", far, check=False)
     assert done.returncode == 1
-    assert "reject: With it, sentiment-head 1.1.0 fails 'lines'" in done.stdout
+    assert "reject: With it, sentiment-head 1.1.0 fails test 'lines'" in done.stdout
 
 
 def test_what_a_model_writes_is_tested(examples: Path, tmp_path: Path) -> None:
