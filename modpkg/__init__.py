@@ -1,9 +1,17 @@
-"""modpkg: a package manager for models."""
+"""modpkg: a package manager for models.
+
+Load and run the models that ``modpkg install`` composed:
+
+>>> import modpkg
+>>> model = modpkg.load("summarizer")  # a torch.nn.Module  # doctest: +SKIP
+>>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
+from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
     from modpkg.runtime.live import LiveModel
     from modpkg.runtime.tasks import TaskResult
 
-__all__ = ["__version__", "load", "path", "run"]
+__all__ = ["ModpkgError", "__version__", "load", "path", "run"]
 
 
 @overload
@@ -29,25 +37,28 @@ def load(name: str | Sequence[str], *, live: Literal[True], user: bool = ...) ->
 def load(
     name: str | Sequence[str], *, live: bool = False, user: bool = False
 ) -> torch.nn.Module | LiveModel:
-    """Return an installed model, ready to run.
+    """Load an installed model in evaluation mode.
 
-    The parameters are mapped from the environment's packs: nothing is copied, nothing is
-    initialised at random, no network is used. The model is found in the project around the
-    working folder, or, outside a project or with ``user``, in the user's own environment.
+    Parameters are memory-mapped from the environment's packs, in the dtype they have on disk:
+    nothing is copied, randomly initialised or downloaded.
 
-    >>> import modpkg
     >>> model = modpkg.load("summarizer")  # doctest: +SKIP
 
-    With ``live`` the adapters stay apart from the base, so that they can be switched, weighted, and
-    chosen for each row of a batch; ``name`` may then be several models of one base.
+    With ``live``, adapters are not fused into the weights: they can be switched, weighted and
+    chosen per row of a batch.
 
     >>> model = modpkg.load(["summarizer", "translator"], live=True)  # doctest: +SKIP
     >>> model.set_adapter("translator")  # doctest: +SKIP
     >>> model.generate(ids, adapter_names=["summarizer", "__base__"])  # doctest: +SKIP
 
+    Args:
+        name: Name of the model; with ``live``, optionally several models of one base.
+        live: Keep adapters separate from the base.
+        user: Use the user's environment, even inside of a project.
+
     Raises:
-        modpkg.core.errors.InstallError, RunError: says what to do.
-        modpkg.core.errors.RunError: the models cannot be live, or not together.
+        ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live.
+        TypeError: Several names were given without ``live``.
     """
     names = [name] if isinstance(name, str) else list(name)
     if live:
@@ -58,21 +69,25 @@ def load(
     from modpkg.runtime.load import load_model
 
     if len(names) != 1:
-        raise TypeError("several models are loaded together with live=True alone")
+        raise TypeError("loading several models requires live=True")
     return load_model(*find_model(names[0], user=user))
 
 
 def path(name: str, *, user: bool = False) -> Path:
-    """Return a directory with an installed model, as transformers and its friends open it.
+    """Return a directory with an installed model that ``from_pretrained`` can load.
 
-    It is written the first time, weights included, and kept as long as the environment has the
-    model. ``load`` needs no such copy.
+    The directory is written on the first call, weights included, and kept as long as the
+    environment has the model. `load` does not need it.
 
     >>> from transformers import AutoModel  # doctest: +SKIP
     >>> model = AutoModel.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
 
+    Args:
+        name: Name of the model.
+        user: Use the user's environment, even inside of a project.
+
     Raises:
-        modpkg.core.errors.InstallError, RunError: says what to do.
+        ModpkgError: The model is not installed, or the directory cannot be written.
     """
     from modpkg.interop.directory import directory_of
     from modpkg.runtime.installed import find_model
@@ -81,12 +96,17 @@ def path(name: str, *, user: bool = False) -> Path:
 
 
 def run(name: str, text: str, *, user: bool = False) -> TaskResult:
-    """Run an installed model on a text, as ``modpkg run`` does, and return what it gave.
+    """Run an installed model's task on a text, as ``modpkg run`` does.
 
     >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
 
+    Args:
+        name: Name of the model.
+        text: The input text.
+        user: Use the user's environment, even inside of a project.
+
     Raises:
-        modpkg.core.errors.InstallError, RunError: says what to do.
+        ModpkgError: The model is not installed, cannot be loaded, or has no supported task.
     """
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.tasks import run_task

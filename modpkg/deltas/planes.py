@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from modpkg.core.lazy_numpy import np
 from modpkg.deltas.frame import FrameReader
 
 BLOCK = 1 << 17
@@ -21,8 +22,6 @@ BLOCK = 1 << 17
 
 def split_planes(new: memoryview, old: memoryview | None, width: int) -> Iterator[bytes]:
     """Yield the planes of ``new``, or of its difference from ``old``, block by block."""
-    import numpy as np
-
     step = BLOCK * width
     kind = f"<u{width}"
     for start in range(0, len(new), step):
@@ -48,8 +47,6 @@ def difference(new: Any, old: Any, width: int) -> Any:
 
 def add_difference(values: Any, old: Any, width: int) -> None:
     """Undo `difference` in place: ``values`` are differences before and elements after."""
-    import numpy as np
-
     np.add(values, old, out=values)
     np.subtract(values, bias(width), out=values)
 
@@ -60,8 +57,6 @@ def join_planes(reader: FrameReader, old: memoryview | None, out: memoryview, wi
     Raises:
         ReleaseError: The frame's content is invalid.
     """
-    import numpy as np
-
     step = BLOCK * width
     kind = f"<u{width}"
     room = np.empty(min(step, len(out)), np.uint8)
@@ -79,8 +74,6 @@ def merge_planes(planes: Any, out: Any) -> None:
 
     Two planes at a time, as 16-bit integers: three times as fast as byte by byte.
     """
-    import numpy as np
-
     width, count = planes.shape
     if width == 1:
         out[...] = planes[0]

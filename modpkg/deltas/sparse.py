@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modpkg.core.lazy_numpy import np
 from modpkg.deltas.frame import FrameReader
 from modpkg.deltas.planes import add_difference, difference, merge_planes
 
@@ -21,8 +22,6 @@ GAP_BYTES = 2
 
 def split_changes(new: memoryview, old: memoryview, width: int) -> Iterator[bytes]:
     """Yield the uncompressed content of a sparse frame, block by block."""
-    import numpy as np
-
     step = BLOCK * width
     kind = f"<u{width}"
     for start in range(0, len(new), step):
@@ -38,8 +37,6 @@ def split_changes(new: memoryview, old: memoryview, width: int) -> Iterator[byte
 
 def count_changes(new: memoryview, old: memoryview, width: int) -> int:
     """Return how many elements differ bitwise: -0.0 is not 0.0, and a NaN equals itself."""
-    import numpy as np
-
     step = BLOCK * width
     kind = f"<u{width}"
     return sum(
@@ -65,8 +62,6 @@ def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: 
     Raises:
         ReleaseError: A position is outside of its block, or the frame's content is invalid.
     """
-    import numpy as np
-
     step = BLOCK * width
     kind = f"<u{width}"
     count_bytes = bytearray(COUNT_BYTES)

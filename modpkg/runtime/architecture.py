@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,6 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
 
 
 def _plugin(architecture: str) -> Any:
-    from importlib.metadata import entry_points
-
     for entry in entry_points(group="modpkg.architectures", name=architecture):
         return entry.load()
     return None

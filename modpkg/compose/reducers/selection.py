@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modpkg.compose.reducers.numbers import np
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modpkg.compose.reducers.numbers import np
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

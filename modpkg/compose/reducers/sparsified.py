@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import single
-from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import (
@@ -27,6 +26,7 @@ from modpkg.compose.reducers.trimming import (
     trimmed,
 )
 from modpkg.compose.reducers.weighted import add_scaled, divisor
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Contribution, reducer
 from modpkg.compose.reducers.weighted import add_scaled
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

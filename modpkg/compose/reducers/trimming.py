@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import ApproximateMagnitudes, Blocks, Contribution
 from modpkg.compose.reducers.selection import kth_largest, position
 from modpkg.compose.reducers.single import ThresholdRun
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

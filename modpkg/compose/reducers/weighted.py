@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import single
-from modpkg.compose.reducers.numbers import np
 from modpkg.compose.reducers.reducer import Contribution, reducer
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array

@@ -1,4 +1,4 @@
-"""numpy, imported on first use: planning needs only a method's parameters."""
+"""numpy, imported on first use: most commands do no arithmetic."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     import numpy as np
 else:
 
-    class _Numpy:
+    class _LazyNumpy:
         def __getattr__(self, name: str) -> Any:
             import numpy
 
-            return getattr(numpy, name)
+            value = getattr(numpy, name)
+            setattr(self, name, value)
+            return value
 
-    np = _Numpy()
+    np = _LazyNumpy()
 
 __all__ = ["np"]
