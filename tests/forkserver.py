@@ -72,7 +72,7 @@ def run(
     request = {
         "module": module,
         "arguments": list(arguments),
-        "cwd": str(cwd or Path.cwd()),
+        "cwd": str((cwd or Path.cwd()).absolute()),
         "env": dict(env),
     }
     with open(os.memfd_create("out"), "r+b") as out, open(os.memfd_create("err"), "r+b") as err:
