@@ -27,7 +27,7 @@ from modpkg.community.bisect.trials import Command, Trials
 from modpkg.core.progress import Progress
 from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock
-from modpkg.environment.plan import Request
+from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.resolve.lock import Lock
@@ -109,7 +109,7 @@ def runs(folder: Path, planting: Planting, *, chained: bool) -> int:
             project,
             manifest(),
             registries,
-            Request(),
+            InstallRequest(),
             trials,
             lambda line: None,
         )

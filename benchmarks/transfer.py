@@ -29,12 +29,11 @@ from typing import NamedTuple
 from benchmarks.machine import described
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.names import parse_requirement
-from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
-from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install
-from modpkg.environment.plan import Request, plan_install
+from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project
+from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
@@ -251,10 +250,11 @@ def environments(registry: Path, module: str, work: Path, count: int = 100) -> t
         folder = home / f"app-{number}"
         folder.mkdir()
         (folder / "modpkg.toml").write_text('[app]\nname = "app"\n')
-        project = Project(folder / "modpkg.toml")
-        request = Request(add=[parse_requirement(module)], registry=str(registry))
-        with Environment(project.environment).exclusive(), store.lock():
-            apply_install(plan_install(project, request, store, Progress()), store, Progress())
+        options = RegistryOptions(str(registry))
+        workspace = Workspace(Project(folder / "modpkg.toml"), options=options, store=store)
+        request = InstallRequest(add=[parse_requirement(module)])
+        with workspace.environment.exclusive(), store.lock():
+            apply_install(plan_install(workspace, request))
         if number in (0, count - 1):
             disk = subprocess.run(["du", "-sB1", home], capture_output=True, text=True, check=True)
             taken.append(int(disk.stdout.split()[0]))

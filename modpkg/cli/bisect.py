@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modpkg.cli.options import project_options, trial_options
-from modpkg.cli.output import TerminalProgress, bad, counted, good, print_json, say, strong
+from modpkg.cli.options import project_options, trial_options, with_workspace
+from modpkg.cli.output import bad, counted, good, print_json, say, strong
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME, PYPROJECT
-from modpkg.core.home import store_folder
 from modpkg.environment.generations import Environment
-from modpkg.environment.project import Project, find_project
+from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock, read_lock
-from modpkg.store.store import Store
 
 if TYPE_CHECKING:
     from modpkg.community.bisect.bisect import Bisection
     from modpkg.community.bisect.search import Culprit, SkippedMix
     from modpkg.community.bisect.update import TestedUpdate
-    from modpkg.environment.plan import Request
+    from modpkg.environment.plan import InstallRequest
 
 _GENERATION = re.compile(r"@(\d{1,9})")
 
@@ -34,16 +33,15 @@ _GENERATION = re.compile(r"@(\d{1,9})")
 @click.argument("command", nargs=-1, required=True)
 @trial_options
 @project_options
+@with_workspace
 def bisect_command(
+    workspace: Workspace,
     old: str,
     new: str,
     command: tuple[str, ...],
     timeout: float | None,
     repeat: int,
     fresh: bool,
-    registry: str | None,
-    offline: bool,
-    user: bool,
     as_json: bool,
 ) -> None:
     """Find the module versions between two locks that break COMMAND.
@@ -60,10 +58,9 @@ def bisect_command(
     from modpkg.community.bisect.bisect import bisect
     from modpkg.community.bisect.session import session
     from modpkg.community.bisect.trials import Command
-    from modpkg.environment.plan import Request
+    from modpkg.environment.plan import InstallRequest
 
-    project = find_project(user=user)
-    before, after = _lock(old, project), _lock(new, project)
+    before, after = _lock(old, workspace.project), _lock(new, workspace.project)
     judged = Command(
         arguments=list(command),
         shown=shlex.join(command),
@@ -71,25 +68,18 @@ def bisect_command(
         timeout=timeout,
         repeat=repeat,
     )
-    request = Request(registry=registry, offline=offline)
-    store = Store(store_folder())
-    with (
-        TerminalProgress() as progress,
-        session(
-            project, judged, request, store, progress, progress.detail, fresh=fresh
-        ) as found_by,
-    ):
+    with session(workspace, judged, InstallRequest(), fresh=fresh) as found_by:
         found = bisect(found_by, before, after, old=old, new=new)
     if as_json:
         print_json(found)
         return
-    _show(found, project.manifest_path.name)
+    _show(found, workspace.project.manifest_path.name)
 
 
 def tested(
-    project: Project,
+    workspace: Workspace,
     text: str,
-    request: Request,
+    request: InstallRequest,
     *,
     timeout: float | None,
     repeat: int,
@@ -104,15 +94,11 @@ def tested(
     command = Command(
         arguments=shell_command(text) if text else [],
         shown=text or "[[tests]]",
-        folder=str(Path.cwd() if text else project.folder),
+        folder=str(Path.cwd() if text else workspace.project.folder),
         timeout=timeout,
         repeat=repeat,
     )
-    store = Store(store_folder())
-    with (
-        TerminalProgress() as progress,
-        session(project, command, request, store, progress, progress.detail, fresh=fresh) as tried,
-    ):
+    with session(workspace, command, request, fresh=fresh) as tried:
         return tested_update(tried)
 
 

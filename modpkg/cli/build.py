@@ -9,16 +9,13 @@ import click
 import msgspec
 from msgspec import UNSET
 
-from modpkg.cli.options import json_option, offline_option, registry_option
-from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
+from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
+from modpkg.cli.output import good, print_json, say, strong
 from modpkg.core.errors import ManifestError, PublishError
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import human_bytes, shown
-from modpkg.core.home import store_folder
-from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
-from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Manifest, ModuleTable
@@ -26,9 +23,7 @@ from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
 from modpkg.registry.location import writable_folder
 from modpkg.registry.origins import find_origins
-from modpkg.registry.reader import Registry
 from modpkg.release.build import acts_on_base, build
-from modpkg.store.store import Store
 
 DIST = "dist"
 
@@ -62,13 +57,13 @@ def module_project(folder: Path) -> tuple[Manifest, ModuleTable]:
 @registry_option
 @offline_option
 @json_option
+@with_workspace
 def build_command(
+    workspace: Workspace,
     folder: Path,
     against: str | None,
     out: Path | None,
     no_deltas: bool,
-    registry: str | None,
-    offline: bool,
     as_json: bool,
 ) -> None:
     """Build the release of the module in FOLDER: digests, tensor table and interface included.
@@ -79,34 +74,25 @@ def build_command(
     release before are written as changes.
     """
     manifest, module = module_project(folder)
-    with TerminalProgress() as progress:
-        base = None
-        registries = Registries(
-            manifest,
-            Store(store_folder()).blobs,
-            default=registry,
-            offline=offline,
-            warn=progress.warn,
-        )
-        origins = find_origins(manifest, registries.of)
-        if acts_on_base(manifest):
-            by_name: dict[str, Registry] = {
-                item.name: registries.of(item.name) for item in manifest.dependencies
-            }
-            base = find_base(manifest, by_name, against)
-        progress.stage(f"Building {module.name}")
-        target = out if out is not None else manifest.folder / DIST
-        built = build(
-            manifest,
-            module,
-            target,
-            base=base,
-            origins=origins,
-            known=_known(manifest, module, registry),
-            deltas=not no_deltas,
-            progress=progress.advance,
-            accept=partial(_accept, manifest, progress, Wishes(registry, offline)),
-        )
+    base = None
+    registries = workspace.registries_for(manifest)
+    origins = find_origins(manifest, registries.of)
+    if acts_on_base(manifest):
+        by_name = {str(item.name): registries.of(item.name) for item in manifest.dependencies}
+        base = find_base(manifest, by_name, against)
+    workspace.progress.stage(f"Building {module.name}")
+    target = out if out is not None else manifest.folder / DIST
+    built = build(
+        manifest,
+        module,
+        target,
+        base=base,
+        origins=origins,
+        known=_known(manifest, module, workspace.options.registry),
+        deltas=not no_deltas,
+        progress=workspace.progress.advance,
+        accept=partial(_accept, workspace, manifest),
+    )
     line, tally = built.line, built.tally
     if as_json:
         print_json({**msgspec.to_builtins(line), "weights": tally})
@@ -126,14 +112,12 @@ def build_command(
         say(f"  {how} {origin.name} {origin.version}")
 
 
-def _accept(
-    manifest: Manifest, progress: Progress, wishes: Wishes, tree: Path, record: ReleaseRecord
-) -> None:
+def _accept(workspace: Workspace, manifest: Manifest, tree: Path, record: ReleaseRecord) -> None:
     """Refuse a release whose report.json is of something else."""
     if REPORT in record.files:
         from modpkg.community.evaluate.run import check_report
 
-        check_report(tree, record, manifest, Store(store_folder()), progress, wishes)
+        check_report(workspace, tree, record, manifest)
 
 
 def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, registry_option, user_option
-from modpkg.cli.output import TerminalProgress, good, print_json, say
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.output import good, print_json, say
+from modpkg.environment.install import compose_models
+from modpkg.environment.plan import InstallRequest, plan_install
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("compose")
 @click.option(
-    "--executor", metavar="ADDRESS", help="Where: dask://HOST:PORT, whose workers see the store."
+    "--executor",
+    metavar="ADDRESS",
+    help="Compose on a cluster: dask://HOST:PORT. Its workers need access to the store.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads here. [default: one per core]")
-@registry_option
-@offline_option
-@user_option
-@json_option
+@click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: one per core]")
+@project_options
+@with_workspace
 def compose_command(
-    executor: str | None,
-    threads: int | None,
-    registry: str | None,
-    offline: bool,
-    user: bool,
-    as_json: bool,
+    workspace: Workspace, executor: str | None, threads: int | None, as_json: bool
 ) -> None:
-    """Compose the project's models into the store, so that installing them takes no time.
+    """Compose the project's models into the store, ahead of an install.
 
-    Wherever it is done, the bytes are the same. The environment stays as it is.
+    The bytes are the same wherever they are composed. The environment is not changed.
     """
     from modpkg.compose.clusters import open_executor
-    from modpkg.core.home import store_folder
-    from modpkg.environment.install import compose_models
-    from modpkg.environment.plan import Request, plan_install
-    from modpkg.environment.project import find_project
-    from modpkg.store.store import Store
 
-    store = Store(store_folder())
-    request = Request(registry=registry, offline=offline)
-    with TerminalProgress() as progress, open_executor(executor) as pool, store.lock():
-        plan = plan_install(find_project(user=user), request, store, progress)
-        results = compose_models(plan, store, progress, threads=threads, executor=pool)
+    with open_executor(executor) as pool, workspace.store.lock():
+        plan = plan_install(workspace, InstallRequest())
+        results = compose_models(plan, threads=threads, executor=pool)
     if as_json:
         print_json({"composed": results})
         return

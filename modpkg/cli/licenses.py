@@ -7,7 +7,7 @@ import click
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, table
 from modpkg.environment.licences import check_licences
-from modpkg.environment.locking import current_lock
+from modpkg.environment.locking import check_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.transfer.plan import plan_transfer
 
@@ -21,8 +21,8 @@ def licenses_command(workspace: Workspace, as_json: bool) -> int:
     Exits with 1 if it refuses one.
     """
     manifest = workspace.manifest
-    lock = current_lock(workspace.project, manifest, workspace.lock)
-    by_name = {module.name: workspace.registries.of(module.name) for module in lock.module}
+    lock = check_lock(workspace)
+    by_name = workspace.registries.by_name(lock)
     records = plan_transfer(lock.module, by_name, workspace.store).records
     modules = check_licences(manifest.licenses, records)
     if as_json:

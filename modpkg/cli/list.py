@@ -5,17 +5,19 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.installed import find_installed
-from modpkg.cli.options import json_option, user_option
+from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import print_json, say, table
 from modpkg.core.files import human_bytes
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("list")
 @user_option
 @json_option
-def list_command(user: bool, as_json: bool) -> None:
+@with_workspace
+def list_command(workspace: Workspace, as_json: bool) -> None:
     """List what is installed: modules, and the models that run."""
-    _, generation = find_installed(user)
+    generation = find_installed(workspace)
     if as_json:
         print_json(generation)
         return

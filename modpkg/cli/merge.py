@@ -210,7 +210,7 @@ def _automatic(
     from modpkg.core.filenames import MANIFEST
     from modpkg.core.report import Report
     from modpkg.environment.project import Project
-    from modpkg.environment.workspace import RegistryOptions as Wishes
+    from modpkg.environment.workspace import RegistryOptions, Workspace
 
     base = merging.base
     found, folders = {}, {}
@@ -232,7 +232,9 @@ def _automatic(
 
         def score(folder: Path) -> Report:
             project = Project(folder.absolute() / MANIFEST)
-            (tried,) = run_project_tests(project, store, progress, runner, wishes=Wishes(*wishes))
+            options = RegistryOptions(*wishes)
+            workspace = Workspace(project, options=options, progress=progress, store=store)
+            (tried,) = run_project_tests(workspace, runner)
             return tried.report
 
         attempts = choose(folders, score)

@@ -5,26 +5,18 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.install import carry_out
-from modpkg.cli.options import (
-    project_options,
-)
-from modpkg.environment.project import find_project
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.environment.plan import InstallRequest
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("remove")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; change nothing.")
 @project_options
+@with_workspace
 def remove_command(
-    names: tuple[str, ...],
-    dry_run: bool,
-    registry: str | None,
-    offline: bool,
-    user: bool,
-    as_json: bool,
+    workspace: Workspace, names: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
-    """Take modules out of the manifest, and out of the environment with all that only they need."""
-    from modpkg.environment.plan import Request
-
-    request = Request(remove=names, registry=registry, offline=offline)
-    carry_out(find_project(user=user), request, dry_run=dry_run, json_wanted=as_json)
+    """Remove modules from the manifest and, with unused dependencies, from the environment."""
+    carry_out(workspace, InstallRequest(remove=names), dry_run=dry_run, as_json=as_json)

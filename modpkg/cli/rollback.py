@@ -4,52 +4,42 @@ from __future__ import annotations
 
 import click
 
-from modpkg.cli.options import (
-    json_option,
-    user_option,
-)
-from modpkg.cli.output import (
-    good,
-    note,
-    print_json,
-    say,
-)
+from modpkg.cli.options import json_option, user_option, with_workspace
+from modpkg.cli.output import good, note, print_json, say
 from modpkg.environment.generations import Environment
-from modpkg.environment.project import Project, find_project
+from modpkg.environment.install import roll_back
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("rollback")
-@click.option("--to", type=int, metavar="N", help="Number of the generation. [default: the last]")
-@click.option("--list", "listing", is_flag=True, help="List the generations there are.")
+@click.option("--to", type=int, metavar="N", help="Generation to restore. [default: the previous]")
+@click.option("--list", "listing", is_flag=True, help="List the generations instead.")
 @user_option
 @json_option
-def rollback_command(to: int | None, listing: bool, user: bool, as_json: bool) -> None:
-    """Return the environment, and its lock, to an earlier generation."""
-    from modpkg.environment.install import roll_back
-
-    project = find_project(user=user)
+@with_workspace
+def rollback_command(workspace: Workspace, to: int | None, listing: bool, as_json: bool) -> None:
+    """Restore an earlier generation of the environment, with its lock."""
     if listing:
-        _list_generations(project, as_json)
+        _list_generations(workspace.environment, as_json)
         return
-    generation, manifest_too = roll_back(project, to)
+    generation, manifest_restored = roll_back(workspace.project, to)
     if as_json:
         print_json({"generation": generation.number, "models": generation.models})
         return
-    say(f"{good('Returned')} to generation {generation.number} of {generation.created}.")
+    say(f"{good('Restored')} generation {generation.number} of {generation.created}.")
     for module in generation.modules:
         say(f"  {module.name} {module.version}")
-    if not manifest_too:
+    if not manifest_restored:
         note(
-            f"{project.manifest_path.name} was edited since and was left alone; "
-            "'modpkg install' follows it again."
+            f"{workspace.project.manifest_path.name} was edited since and is unchanged; "
+            "'modpkg install' applies it again."
         )
 
 
-def _list_generations(project: Project, json_wanted: bool) -> None:
-    environment = Environment(project.environment)
+def _list_generations(environment: Environment, as_json: bool) -> None:
     current = environment.current_number()
     rows = [environment.generation(number) for number in environment.numbers()]
-    if json_wanted:
+    if as_json:
         print_json(
             [
                 {"generation": row.number, "created": row.created, "current": row.number == current}

@@ -5,25 +5,27 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.installed import find_installed, find_installed_module
-from modpkg.cli.options import json_option, user_option
+from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say, strong
 from modpkg.core.files import human_bytes
 from modpkg.environment.graph import Graph
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("show")
 @click.argument("name")
 @user_option
 @json_option
-def show_command(name: str, user: bool, as_json: bool) -> None:
+@with_workspace
+def show_command(workspace: Workspace, name: str, as_json: bool) -> None:
     """Show one installed module: where it comes from, what it needs, how it fits."""
-    environment, generation = find_installed(user)
-    module = find_installed_module(Graph(generation), environment, name)
+    generation = find_installed(workspace)
+    module = find_installed_module(Graph(generation), workspace, name)
     runnable = generation.models.get(module.name)
     if as_json:
         document = {"module": module, "runs": runnable is not None}
         if runnable is not None:
-            model = environment.model(module.name)
+            model = workspace.environment.model(module.name)
             document |= {"task": model.task, "key": model.key, "result": model.result}
         print_json(document)
         return
@@ -39,7 +41,7 @@ def show_command(name: str, user: bool, as_json: bool) -> None:
     ]
     fields += [("Fit", f"{fit} on {base}") for base, fit in module.fits.items()]
     if runnable is not None:
-        model = environment.model(module.name)
+        model = workspace.environment.model(module.name)
         task = model.task or {}
         fields += [
             ("Task", str(task.get("kind", "from the architecture"))),

@@ -1,4 +1,4 @@
-"""``store``."""
+"""``store``: info, verify, gc and clear."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any
 
 import click
 
-from modpkg.cli.options import json_option, offline_option
-from modpkg.cli.output import TerminalProgress, good, print_json, say, strong, table
-from modpkg.core.errors import UsageError
+from modpkg.cli.options import json_option, offline_option, with_workspace
+from modpkg.cli.output import counted, good, print_json, say, strong, table
+from modpkg.core.errors import InvalidValue, UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
-from modpkg.core.home import store_folder
-from modpkg.store.store import Store
+from modpkg.environment.repair import repair
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.cutoff import parse_cutoff
+from modpkg.store.contents import scan_store
+from modpkg.store.corruption import find_corruption
+from modpkg.store.garbage import clear, collect_garbage
 
 
 @click.group("store")
 def store_command() -> None:
-    """See to the store: the tensors and files of all releases on this machine, each once.
+    """Manage the local store: tensors and files of all releases on this machine, each once.
 
-    Environments hard-link what they need, so they run on whatever is removed here.
+    Environments hard-link what they use, so they keep working whatever is removed here.
     """
 
 
@@ -29,32 +33,26 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
         return None
     size = parse_bytes(text)
     if size is None:
-        raise UsageError("M901", message=f"{text!r} is not a size; write it like '10 GB'.")
+        raise UsageError("M901", message=f"{text!r} is not a size; write it as '10 GB'.")
     return size
 
 
 def _span(context: click.Context, option: click.Parameter, text: str) -> float:
-    from modpkg.core.errors import InvalidValue
-    from modpkg.manifest.cutoff import parse_cutoff
-
     try:
         span = parse_cutoff(text).span
     except InvalidValue:
         span = None
     if span is None:
-        raise UsageError(
-            "M901", message=f"{text!r} is not a span of time; write it like '30 days'."
-        )
+        raise UsageError("M901", message=f"{text!r} is not a time span; write it as '30 days'.")
     return span.total_seconds()
 
 
 @store_command.command("info")
 @json_option
-def info_command(as_json: bool) -> None:
-    """Say where the store is, what is in it, and for which projects."""
-    from modpkg.store.contents import scan_store
-
-    store = Store(store_folder())
+@with_workspace
+def info_command(workspace: Workspace, as_json: bool) -> None:
+    """Show the store's folder, contents and projects."""
+    store = workspace.store
     with store.lock():
         contents = scan_store(store)
         projects = list(store.projects.known().values())
@@ -62,35 +60,35 @@ def info_command(as_json: bool) -> None:
         "folder": str(store.root),
         "size": contents.size,
         "releases": len(contents.releases),
-        "packs": _counted(contents.packs),
-        "files": _counted(contents.blobs),
-        "composed": _counted(contents.composed),
-        "tested": _counted(contents.tested),
-        "unfinished": _counted(contents.partial),
+        "packs": _totals(contents.packs),
+        "files": _totals(contents.blobs),
+        "composed": _totals(contents.composed),
+        "tested": _totals(contents.tested),
+        "unfinished": _totals(contents.partial),
         "projects": [project.lock for project in projects],
     }
     if as_json:
         print_json(document)
         return
     size = human_bytes(contents.size)
-    say(f"{strong(str(store.root))}: {size}, {len(contents.releases)} releases")
+    say(f"{strong(str(store.root))}: {size}, {counted(len(contents.releases), 'release')}")
     rows = [
         [what, str(document[key]["count"]), human_bytes(document[key]["size"])]  # type: ignore[index]
         for key, what in (
             ("packs", "packs of tensors"),
             ("files", "files and records"),
             ("composed", "composed results"),
-            ("tested", "outcomes of tests"),
-            ("unfinished", "unfinished fetches"),
+            ("tested", "test results"),
+            ("unfinished", "unfinished downloads"),
         )
     ]
     table(rows, ["What", "Count", "Size"])
-    say(f"\nKept for {len(projects)} project(s){':' if projects else '.'}")
+    say(f"\nUsed by {counted(len(projects), 'project')}{':' if projects else '.'}")
     for project in projects:
         say(f"  {project.lock}")
 
 
-def _counted(items: Any) -> dict[str, int]:
+def _totals(items: Any) -> dict[str, int]:
     return {"count": len(items), "size": sum(item.size for item in items.values())}
 
 
@@ -102,28 +100,31 @@ def _counted(items: Any) -> dict[str, int]:
     default="30 days",
     show_default=True,
     callback=_span,
-    help="Remove what was not used for so long.",
+    help="Remove entries not used for SPAN.",
 )
 @click.option(
     "--max-size",
     metavar="SIZE",
     callback=_size,
-    help="Then remove what was not used the longest, down to this. [default: config.toml's]",
+    help="Then remove the least recently used entries, down to SIZE. [default: from config.toml]",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @json_option
-def gc_command(age: float, max_size: int | None, dry_run: bool, as_json: bool) -> None:
-    """Remove what no known project's lock needs, by age and size."""
-    from modpkg.manifest.config import read_settings
-    from modpkg.store.garbage import collect_garbage
-
-    store = Store(store_folder())
-    with TerminalProgress() as progress:
-        progress.stage("Looking through the store")
-        cap = max_size if max_size is not None else read_settings(progress.warn).max_size
-        garbage = collect_garbage(
-            store, now=time.time(), age=age, max_size=cap, warn=progress.warn, dry_run=dry_run
-        )
+@with_workspace
+def gc_command(
+    workspace: Workspace, age: float, max_size: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Remove entries that no known project's lock needs, by age and size."""
+    workspace.progress.stage("Scanning the store")
+    cap = max_size if max_size is not None else workspace.settings.max_size
+    garbage = collect_garbage(
+        workspace.store,
+        now=time.time(),
+        age=age,
+        max_size=cap,
+        warn=workspace.progress.warn,
+        dry_run=dry_run,
+    )
     if as_json:
         print_json(
             {
@@ -138,21 +139,22 @@ def gc_command(age: float, max_size: int | None, dry_run: bool, as_json: bool) -
         return
     verb = "Would free" if dry_run else "Freed"
     say(
-        f"{good(verb)} {human_bytes(garbage.freed)} ({len(garbage.releases)} releases, "
-        f"{len(garbage.composed)} composed results); {human_bytes(garbage.left)} stay."
+        f"{good(verb)} {human_bytes(garbage.freed)} ({counted(len(garbage.releases), 'release')}, "
+        f"{counted(len(garbage.composed), 'composed result')}); {human_bytes(garbage.left)} left."
     )
     if cap is not None and garbage.left > cap:
-        say(f"That is over {human_bytes(cap)}: the locks of known projects need it.")
+        say(f"That is more than {human_bytes(cap)}: the locks of known projects need it.")
 
 
 @store_command.command("clear")
 @json_option
-def clear_command(as_json: bool) -> None:
-    """Remove everything. Environments go on running; what is installed next is fetched again."""
-    from modpkg.store.contents import scan_store
-    from modpkg.store.garbage import clear
+@with_workspace
+def clear_command(workspace: Workspace, as_json: bool) -> None:
+    """Remove everything from the store.
 
-    store = Store(store_folder())
+    Environments keep working; later installs fetch their modules again.
+    """
+    store = workspace.store
     with store.lock(exclusive=True):
         size = scan_store(store).size
         clear(store)
@@ -163,36 +165,30 @@ def clear_command(as_json: bool) -> None:
 
 
 @store_command.command("verify")
-@click.option("--no-repair", is_flag=True, help="Only say what is damaged.")
+@click.option("--no-repair", is_flag=True, help="Only report corruption.")
 @offline_option
 @json_option
-def verify_command(no_repair: bool, offline: bool, as_json: bool) -> None:
-    """Hash everything in the store, and put right what is damaged.
+@with_workspace
+def verify_command(workspace: Workspace, no_repair: bool, as_json: bool) -> int:
+    """Verify the hashes of everything in the store, and repair what is corrupt.
 
-    What is damaged is fetched or composed anew for the projects that use it, and written in its
-    place, also in their environments. Exits with 1 if anything stays damaged.
+    Corrupt entries are fetched or composed again for the projects that use them, and overwritten in
+    place, so that their environments are repaired too. Exit status 1: something is left corrupt.
     """
-    from modpkg.environment.repair import repair
-    from modpkg.store.contents import scan_store
-    from modpkg.store.corruption import find_corruption
-
-    store = Store(store_folder())
-    with TerminalProgress() as progress:
-        with store.lock():
-            contents = scan_store(store)
-            progress.stage("Verifying")
-            progress.total(contents.size)
-            damaged = find_corruption(store, contents, progress.advance)
-        repaired = [] if no_repair else repair(store, damaged, progress, offline=offline)
+    store, progress = workspace.store, workspace.progress
+    with store.lock():
+        contents = scan_store(store)
+        progress.stage("Verifying")
+        progress.total(contents.size)
+        damaged = find_corruption(store, contents, progress.advance)
+    repaired = [] if no_repair else repair(workspace, damaged)
     left = [item for item in damaged if item not in repaired]
     if as_json:
         print_json({"bytes": contents.size, "damaged": damaged, "repaired": len(repaired)})
     else:
         for item in damaged:
-            done = good("repaired") if item in repaired else strong("damaged")
+            done = good("repaired") if item in repaired else strong("corrupt")
             say(f"{done} {item.kind} {item.digest} in {shown(Path(item.path))}: {item.reason}")
-        say(
-            f"{good('Verified')} {human_bytes(contents.size)}: "
-            + (f"{len(damaged)} damaged, {len(repaired)} repaired." if damaged else "all sound.")
-        )
-    raise SystemExit(1 if left else 0)
+        count = f"{len(damaged)} corrupt, {len(repaired)} repaired" if damaged else "no corruption"
+        say(f"{good('Verified')} {human_bytes(contents.size)}: {count}.")
+    return 1 if left else 0

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modpkg.cli.options import limit_option, project_options
-from modpkg.cli.output import TerminalProgress, bad, counted, faint, good, print_json, say, strong
+from modpkg.cli.options import limit_option, project_options, with_workspace
+from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import shown, write_atomically
-from modpkg.core.home import store_folder
-from modpkg.store.store import Store
+from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.evaluate.report import TestRun
@@ -26,14 +25,13 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Run again what the store has the outcome of.")
 @limit_option
 @project_options
+@with_workspace
 def test_command(
+    workspace: Workspace,
     name: str | None,
     junit: Path | None,
     fresh: bool,
     time_limit: float,
-    registry: str | None,
-    offline: bool,
-    user: bool,
     as_json: bool,
 ) -> int:
     """Run the [[tests]] of this project, or of the installed model NAME.
@@ -50,13 +48,9 @@ def test_command(
     from modpkg.community.evaluate.suite import check_cases
     from modpkg.community.evaluate.test_runner import TestRunner
     from modpkg.core.report import report_bytes
-    from modpkg.environment.project import find_project
-    from modpkg.environment.workspace import RegistryOptions as Wishes
 
-    project = find_project(user=user)
-    manifest = project.parse()
+    manifest = workspace.manifest
     module = manifest.module
-    store = Store(store_folder())
     if module is not None and module.kind == "suite" and not manifest.dependencies:
         cases = check_cases(manifest)
         if as_json:
@@ -67,17 +61,12 @@ def test_command(
             f"{counted(cases, 'case')}; name a model under [dependencies] to run them on."
         )
         return 0
-    with (
-        TerminalProgress() as progress,
-        TestRunner(store, progress, limit=time_limit, fresh=fresh) as runner,
-    ):
-        runs = run_project_tests(
-            project, store, progress, runner, name=name, wishes=Wishes(registry, offline)
-        )
+    with TestRunner(workspace.store, workspace.progress, limit=time_limit, fresh=fresh) as runner:
+        runs = run_project_tests(workspace, runner, name=name)
     if junit is not None:
         write_atomically(junit, junit_xml(runs).encode())
     if module is not None and module.kind != "suite" and name is None:
-        write_atomically(project.folder / REPORT, report_bytes(runs[0].report))
+        write_atomically(workspace.project.folder / REPORT, report_bytes(runs[0].report))
     passed = all(run.report.passed for run in runs)
     if as_json:
         print_json([run.report for run in runs])
@@ -85,7 +74,7 @@ def test_command(
         for run in runs:
             _show(run)
         if module is not None and module.kind != "suite" and name is None:
-            say(f"\n{good('Wrote')} {shown(project.folder / REPORT)}.")
+            say(f"\n{good('Wrote')} {shown(workspace.project.folder / REPORT)}.")
     return 0 if passed else 1
 
 

@@ -7,22 +7,24 @@ from typing import Any
 import click
 
 from modpkg.cli.installed import find_installed, find_installed_module
-from modpkg.cli.options import json_option, user_option
+from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say, strong
 from modpkg.environment.generations import EXACT
 from modpkg.environment.graph import Graph, shown_requirement
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("tree")
 @click.argument("name", required=False)
 @user_option
 @json_option
-def tree_command(name: str | None, user: bool, as_json: bool) -> None:
+@with_workspace
+def tree_command(workspace: Workspace, name: str | None, as_json: bool) -> None:
     """Show what depends on what, from the roots or from one module down."""
-    environment, generation = find_installed(user)
+    generation = find_installed(workspace)
     graph = Graph(generation)
     if name is not None:
-        tops = [find_installed_module(graph, environment, name).name]
+        tops = [find_installed_module(graph, workspace, name).name]
     else:
         tops = [root.name for root in graph.roots]
     if as_json:

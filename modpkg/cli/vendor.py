@@ -21,10 +21,10 @@ def vendor_command(workspace: Workspace, folder: Path, as_json: bool) -> None:
 
     Take it to a machine without a network, and install from it: the lock stays what it is.
     """
-    from modpkg.environment.locking import current_lock
+    from modpkg.environment.locking import check_lock
     from modpkg.environment.vendor import vendor
 
-    lock = current_lock(workspace.project, workspace.manifest, workspace.lock)
+    lock = check_lock(workspace)
     done = vendor(lock, workspace.registries, folder, workspace.progress)
     if as_json:
         print_json(done)

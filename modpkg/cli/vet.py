@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from modpkg.cli.options import limit_option, project_options
+from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import (
-    TerminalProgress,
     bad,
     counted,
     faint,
@@ -19,8 +18,7 @@ from modpkg.cli.output import (
     strong,
     table,
 )
-from modpkg.core.home import store_folder
-from modpkg.store.store import Store
+from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.vet.verdict import TestChange, VetReport
@@ -52,14 +50,13 @@ def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 )
 @limit_option
 @project_options
+@with_workspace
 def vet_command(
+    workspace: Workspace,
     candidate: str,
     against: str | None,
     dependants: int | None,
     time_limit: float,
-    registry: str | None,
-    offline: bool,
-    user: bool,
     as_json: bool,
 ) -> int:
     """Compare CANDIDATE with the release before it: on its tests, and on its dependants' tests.
@@ -72,14 +69,10 @@ def vet_command(
     """
     from modpkg.community.evaluate.test_runner import TestRunner
     from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
-    from modpkg.environment.project import find_project
-    from modpkg.environment.workspace import RegistryOptions as Wishes
 
-    store = Store(store_folder())
-    around = find_project(user=user).parse()
-    with TerminalProgress() as progress, TestRunner(store, progress, limit=time_limit) as runner:
-        bureau = Bureau(store, progress, runner, Wishes(registry, offline))
-        with candidate_of(candidate, around, bureau) as release:
+    with TestRunner(workspace.store, workspace.progress, limit=time_limit) as runner:
+        bureau = Bureau(workspace, runner)
+        with candidate_of(candidate, workspace.manifest, bureau) as release:
             earlier = release_before(release, against, bureau)
             report = vet(release, earlier, bureau, most=dependants)
     if as_json:

@@ -7,9 +7,10 @@ import itertools
 import click
 
 from modpkg.cli.installed import find_installed, find_installed_module
-from modpkg.cli.options import json_option, user_option
+from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, note, print_json, say, strong
 from modpkg.environment.graph import Graph, shown_requirement
+from modpkg.environment.workspace import Workspace
 
 MOST_PATHS = 500
 """Most paths that ``why`` shows: there can be more of them than atoms."""
@@ -19,11 +20,12 @@ MOST_PATHS = 500
 @click.argument("name")
 @user_option
 @json_option
-def why_command(name: str, user: bool, as_json: bool) -> None:
+@with_workspace
+def why_command(workspace: Workspace, name: str, as_json: bool) -> None:
     """Show every path of requirements that leads to a module, the shortest first."""
-    environment, generation = find_installed(user)
+    generation = find_installed(workspace)
     graph = Graph(generation)
-    module = find_installed_module(graph, environment, name)
+    module = find_installed_module(graph, workspace, name)
     found = list(itertools.islice(graph.paths(module.name), MOST_PATHS + 1))
     paths = sorted(found[:MOST_PATHS], key=len)
     if len(found) > MOST_PATHS:

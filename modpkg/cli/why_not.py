@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 import click
+from packaging.version import Version
 
 from modpkg.cli.install import show_changes
-from modpkg.cli.options import project_options
-from modpkg.cli.outdated import open_trial
-from modpkg.cli.output import TerminalProgress, good, print_json, say, strong
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.output import good, print_json, say, strong
 from modpkg.core.errors import UsageError
+from modpkg.core.names import ModuleName, parse_requirement
+from modpkg.environment.preview import open_preview
+from modpkg.environment.why_not import WhyNot, why_not
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("why-not")
 @click.argument("requirement", metavar="NAME==VERSION")
 @project_options
-def why_not_command(
-    requirement: str, registry: str | None, offline: bool, user: bool, as_json: bool
-) -> None:
-    """Say what forbids a version that is not chosen, or which command takes it.
+@with_workspace
+def why_not_command(workspace: Workspace, requirement: str, as_json: bool) -> None:
+    """Explain why a version was not selected, and show a command that installs it.
 
-    The version is tried: everything is resolved once more with it, and nothing is changed.
+    Everything is resolved once more with that version; nothing is changed.
     """
-    from packaging.version import Version
-
-    from modpkg.core.names import ModuleName, parse_requirement
-    from modpkg.environment.why_not import why_not
-
-    asked = parse_requirement(requirement)
-    exact = [item for item in asked.specifier if item.operator == "=="]
-    if len(exact) != 1 or len(asked.specifier) != 1 or exact[0].version.endswith(".*"):
-        raise UsageError("M901", message=f'Name one version: modpkg why-not "{asked.name}==1.0.0"')
-    with TerminalProgress() as progress:
-        trial = open_trial(progress, registry, offline, user)
-        progress.stage("Resolving")
-        answer = why_not(trial, ModuleName(asked.name), Version(exact[0].version))
+    answer = why_not(open_preview(workspace), *_exact_version(requirement))
     if as_json:
         print_json(answer)
-        return
+    else:
+        _show(answer, workspace.manifest.path.name)
+
+
+def _exact_version(text: str) -> tuple[ModuleName, Version]:
+    """Return the name and version of ``NAME==VERSION``.
+
+    Raises:
+        UsageError: It is another requirement.
+    """
+    requirement = parse_requirement(text)
+    specifiers = list(requirement.specifier)
+    exact = [one for one in specifiers if one.operator == "==" and not one.version.endswith(".*")]
+    if len(specifiers) != 1 or not exact:
+        raise UsageError(
+            "M901", message=f'Name one version: modpkg why-not "{requirement.name}==1.0.0"'
+        )
+    return ModuleName(requirement.name), Version(exact[0].version)
+
+
+def _show(answer: WhyNot, manifest: str) -> None:
     this = f"{strong(answer.name)} {answer.version}"
     if answer.verdict == "chosen":
-        say(f"{this} is what is chosen.")
+        say(f"{this} is selected.")
     elif answer.verdict == "forbidden":
-        say(f"{this} cannot be chosen:")
+        say(f"{this} cannot be selected:")
         say(answer.explanation)
         if answer.command is not None:
-            say(f"What {trial.manifest.path.name} asks of {answer.name} is all that forbids it.")
+            say(f"Only the requirement of {answer.name} in {manifest} rules it out.")
     else:
-        say(f"Nothing forbids {this}. {answer.explanation}")
+        say(f"Nothing rules out {this}. {answer.explanation}")
     if answer.command is not None:
-        say(f"This takes it: {good(answer.command)}")
+        say(f"To install it: {good(answer.command)}")
         show_changes(answer.changes)

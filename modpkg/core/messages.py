@@ -120,32 +120,32 @@ MESSAGES: dict[str, str] = {
         "{registry} does not; run 'modpkg build --registry {registry}' and publish again."
     ),
     "M401": ("There is no set of versions that fits together:\n{explanation}"),
-    "M402": ("{name!r} is not among the modules of {path}{hint}; there is nothing to update."),
-    "M410": "{path}: {reason}; run 'modpkg lock' to make it anew.",
-    "M411": "There is no {path}; run 'modpkg lock' to make it.",
-    "M412": "{path} is not what {manifest} asks for ({reason}); run 'modpkg lock'.",
+    "M402": "{name!r} is not in {path}{hint}, so it cannot be updated.",
+    "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
+    "M411": "No lock file {path}; run 'modpkg lock' to create it.",
+    "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
     "M413": (
-        "{name} was locked from the registry named {locked!r}, but {alias!r} now is a registry "
-        "named {actual!r}; put the right address under [registries], or run 'modpkg lock'."
+        "{name} was locked from the registry {locked!r}, but the alias {alias!r} now leads to the "
+        "registry {actual!r}; correct its address under [registries], or run 'modpkg lock'."
     ),
     "M414": (
-        "{module} was made for {base} with other weights: {changed} of the {touched} tensors "
-        "it touches differ in {base} {version}; leave out --strict to accept that."
+        "{module} was made for other weights of {base}: {changed} of the {touched} tensors it "
+        "touches differ in {base} {version}; omit --strict to install it anyway."
     ),
     "M415": (
-        "{name} {version} needs modpkg {specifier}, and this is modpkg {engine}; install that "
-        "modpkg, or 'modpkg update {name}' to see whether another version will do."
+        "{name} {version} requires modpkg {specifier}, and this is modpkg {engine}; upgrade "
+        "modpkg, or run 'modpkg update {name}' for another version."
     ),
     "M501": ("--offline forbids fetching {what}; run the same command once without --offline."),
     "M502": (
         "There is not enough disk at {path}: {needed} needed, {free} free; nothing was "
         "changed. Free some, or set MODPKG_HOME to a folder with more."
     ),
-    "M503": "Nothing is installed in {path}; 'modpkg install NAME' does it.",
+    "M503": "Nothing is installed in {path}; run 'modpkg install NAME'.",
     "M504": "{name!r} is not installed in {path}{hint}.",
-    "M505": "{path} has no earlier generation to return to{hint}.",
+    "M505": "{path} has no earlier generation{hint}.",
     "M506": "{path} is damaged ({reason}); 'modpkg install' repairs it.",
-    "M507": "{name!r} is not among the [dependencies] of {manifest}{hint}.",
+    "M507": "{name!r} is not a dependency in {manifest}{hint}.",
     "M508": (
         "{what} has changed in {path} since it was fetched; nothing of it was used, and "
         "'modpkg store verify' repairs it."
@@ -295,7 +295,7 @@ MESSAGES: dict[str, str] = {
     "M805": "{name} cannot be written as {form}: {reason}.",
     "M901": "{message}",
     "M902": (
-        "The shell read '>' as a redirect into a file named {file!r}, and it cannot be told "
-        "which of {names} it belongs to; quote the requirement: modpkg {command} '{example}'."
+        "The shell took '>' for a redirect into the file {file!r}, and it is ambiguous which of "
+        "{names} it belongs to; quote the requirement: modpkg {command} '{example}'."
     ),
 }

@@ -1,37 +1,41 @@
-"""How each module of a lock fits the base that was chosen for it."""
+"""How each module of a lock fits the base that was chosen for it, and how far that has moved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import InstallError, ResolutionImpossible
+from modpkg.core.installed import TensorRef
 from modpkg.core.interface import Drift, drift_of, unfit_reason
 from modpkg.core.records import ReleaseRecord, TouchedTensor
 from modpkg.environment.generations import EXACT
 from modpkg.environment.registries import Registries
+from modpkg.store.store import Store
 
 
-class Moved(Struct, frozen=True):
-    """How far tensors moved: ‖new − old‖ / ‖old‖ of each, where the old one is on this machine."""
+class RelativeChange(Struct, frozen=True):
+    """How far tensors moved: ‖new − old‖ / ‖old‖ of each whose old values are in the store."""
 
     tensors: int
-    """How many could be measured; the figures are of those."""
-    middle: float = 0.0
-    """The median."""
-    most: float = 0.0
+    """Number of tensors measured."""
+    median: float = 0.0
+    maximum: float = 0.0
     name: str = ""
-    """Of the tensor that moved most."""
+    """The tensor that moved most."""
 
     def text(self, changed: int) -> str:
         """Return the figures as part of a sentence about ``changed`` tensors."""
         if not self.tensors:
-            return "how far they moved is not known, as the earlier ones are not on this machine"
+            return "how far they moved is unknown: the earlier ones are not in the store"
         some = "" if self.tensors == changed else f" (of {self.tensors} that could be measured)"
         return (
-            f"they moved by {self.middle:.2%} of their norm in the median{some}, "
-            f"at most by {self.most:.2%}, {self.name!r}"
+            f"they moved by {self.median:.2%} of their norm in the median{some}, "
+            f"at most by {self.maximum:.2%}, {self.name!r}"
         )
 
 
@@ -43,12 +47,12 @@ class Fit(Struct, frozen=True):
     base_version: str
     drift: Drift
     before: dict[str, TouchedTensor] = {}
-    """The tensors that differ, as they were when the module was made."""
-    moved: Moved | None = None
-    """None until they were measured, which takes both sides' weights."""
+    """The changed tensors, as they were when the module was made."""
+    change: RelativeChange | None = None
+    """How far they moved; None until it is measured, which takes both sides' weights."""
 
     def text(self) -> str:
-        """Return the fit in a word, with numbers when it is not exact."""
+        """Return ``exact``, or ``drifted`` with numbers."""
         if self.drift.exact:
             return EXACT
         parts = []
@@ -56,8 +60,8 @@ class Fit(Struct, frozen=True):
             parts.append(
                 f"{len(self.drift.changed)} of the {self.drift.touched} tensors it touches differ"
             )
-            if self.moved is not None:
-                parts.append(self.moved.text(len(self.drift.changed)))
+            if self.change is not None:
+                parts.append(self.change.text(len(self.drift.changed)))
         if self.drift.ports:
             parts.append(f"other {', '.join(self.drift.ports)}")
         return f"drifted ({'; '.join(parts)})"
@@ -66,13 +70,13 @@ class Fit(Struct, frozen=True):
 def fits_of(
     records: Mapping[str, ReleaseRecord], registries: Registries, *, strict: bool = False
 ) -> list[Fit]:
-    """Return how every module that expects something of a base fits it.
+    """Return how each module with an ``expects`` interface fits its base.
 
     Raises:
-        ResolutionImpossible: a module cannot act on its base at all (a lock that was edited).
-        InstallError: ``strict``, and a base is not the one a module was made for.
+        ResolutionImpossible: A module cannot act on its base at all: the lock was edited.
+        InstallError: ``strict``, and a module was made for other weights than its base's.
     """
-    found = []
+    fits = []
     for record in records.values():
         for base_name, digest in record.expects.items():
             base = records.get(base_name)
@@ -99,5 +103,50 @@ def fits_of(
                     changed=len(drift.changed),
                     touched=drift.touched,
                 )
-            found.append(fit)
-    return found
+            fits.append(fit)
+    return fits
+
+
+def measure_drift(
+    fits: Iterable[Fit], records: Mapping[str, ReleaseRecord], store: Store
+) -> tuple[Fit, ...]:
+    """Return the fits, with the relative change of the tensors that differ.
+
+    The bases' tensors have to be in the store. The earlier ones are there if they were installed
+    once, or if the new ones were fetched as deltas of them.
+    """
+    return tuple(
+        replace(fit, change=_measure(fit, records[fit.base], store)) if fit.before else fit
+        for fit in fits
+    )
+
+
+def _measure(fit: Fit, base: ReleaseRecord, store: Store) -> RelativeChange:
+    from modpkg.compose.distance import distance_of, relative  # torch
+    from modpkg.compose.mapping import map_tensors
+
+    widths = {touched.digest: DTYPE_BYTES[touched.dtype] for touched in fit.before.values()}
+    old = store.find(widths)
+    new = store.module(base, "").tensors
+    distances: dict[str, float] = {}
+    for name, touched in fit.before.items():
+        place = old.get(touched.digest)
+        if place is None or name not in new:
+            continue
+        earlier = TensorRef(
+            file=str(store.packs.path(place.pack)),
+            offset=place.offset,
+            length=place.length,
+            dtype=touched.dtype,
+            shape=touched.shape,
+            digest=touched.digest,
+        )
+        pair = map_tensors([("old", earlier), ("new", new[name])])
+        difference = distance_of(pair["old"], pair["new"])
+        distances[name] = relative(difference.distance, difference.norm)
+    if not distances:
+        return RelativeChange(0)
+    name = max(sorted(distances), key=distances.__getitem__)
+    return RelativeChange(
+        len(distances), statistics.median(distances.values()), distances[name], name
+    )

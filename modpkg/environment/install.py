@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.filenames import LOCK_NAME
@@ -20,25 +21,80 @@ from modpkg.core.installed import TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
 from modpkg.core.sealed import seal
+from modpkg.environment.fits import measure_drift
 from modpkg.environment.generations import (
     COMPLETE,
+    EXACT,
     Environment,
     Generation,
     ModuleState,
     text_digest,
 )
 from modpkg.environment.models import lay_out_model
-from modpkg.environment.plan import InstallPlan
+from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import LockedResult, format_lock
-from modpkg.store.store import Store
+from modpkg.store.garbage import collect_over
 from modpkg.transfer.fetch import check_space, fetch_all
+
+_WAITING = "Waiting for another modpkg command on this environment …"
+
+
+class Installation(Struct, frozen=True):
+    """The result of an install."""
+
+    plan: InstallPlan
+    generation: Generation
+    changed: bool
+    """Whether there was anything to do."""
+
+
+def install(workspace: Workspace, request: InstallRequest) -> Installation:
+    """Plan an install and carry it out; other commands on the environment wait.
+
+    Afterwards the store is reduced to the size that the user's settings allow.
+
+    Raises:
+        ModpkgError: Planning, fetching, checking or composing failed. Environment, lock and
+            manifest are unchanged.
+    """
+    environment, store, progress = workspace.environment, workspace.store, workspace.progress
+    with environment.exclusive(_WAITING), store.lock():
+        # Another command may have changed the project while this one waited.
+        plan = plan_install(workspace.for_project(workspace.project), request)
+        current = environment.sound()
+        if current is not None and _is_installed(plan):
+            _warn_of_drift(current, progress)
+            environment.prune()
+            return Installation(plan, current, changed=False)
+        generation = apply_install(plan, frozen=request.frozen)
+        _warn_of_drift(generation, progress)
+    if (cap := workspace.settings.max_size) is not None:
+        collect_over(store, cap, now=time.time(), warn=progress.warn)
+    return Installation(plan, generation, changed=True)
+
+
+def _is_installed(plan: InstallPlan) -> bool:
+    """Return whether the plan would only repeat the current generation."""
+    workspace, text = plan.workspace, plan.manifest_text
+    lock_text = format_lock(plan.lock)
+    return (
+        workspace.lock_text() == lock_text
+        and workspace.text == text
+        and workspace.environment.answers(text, lock_text)
+    )
+
+
+def _warn_of_drift(generation: Generation, progress: Progress) -> None:
+    for module in generation.modules:
+        for base, fit in module.fits.items():
+            if fit != EXACT:
+                progress.warn(f"{module.name} was made for other weights of {base}: {fit}.")
 
 
 def apply_install(
     plan: InstallPlan,
-    store: Store,
-    progress: Progress,
     *,
     frozen: bool = False,
     checkpoint: Callable[[str], None] = lambda point: None,
@@ -48,17 +104,17 @@ def apply_install(
     ``checkpoint`` is called between the steps, for tests that kill the process there.
 
     Raises:
-        Everything that fetching, checking and composing can raise; the environment, the lock and
-        the manifest are then what they were.
+        ModpkgError: Fetching, checking or composing failed. Environment, lock and manifest are
+            unchanged.
     """
-    environment = Environment(plan.project.environment)
-    _fetch(plan, store, progress)
+    environment = plan.workspace.environment
+    _fetch(plan)
     checkpoint("fetched")
-    plan = _with_drift(plan, store, progress)
+    plan = _with_drift(plan)
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
     try:
-        models, results, packs = _compose_all(plan, store, environment, staged, progress, frozen)
+        models, results, packs = _compose_all(plan, environment, staged)
         checkpoint("composed")
         lock = structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
         lock_text = plan.project.lock_path.read_text("utf-8") if frozen else format_lock(lock)
@@ -94,22 +150,21 @@ def apply_install(
 
 def compose_models(
     plan: InstallPlan,
-    store: Store,
-    progress: Progress,
     *,
     threads: int | None = None,
     executor: concurrent.futures.Executor | None = None,
 ) -> dict[str, str]:
-    """Fetch and compose what an install would, into the store alone; return results by model.
+    """Fetch and compose what an install would, into the store only; return results by model.
 
-    An install with the same store, by whomever, then finds them there.
+    A later install with the same store finds them there.
 
     Raises:
-        Everything that fetching and composing can raise.
+        ModpkgError: Fetching or composing failed.
     """
     from modpkg.compose.executor import compose
 
-    _fetch(plan, store, progress)
+    store, progress = plan.workspace.store, plan.workspace.progress
+    _fetch(plan)
     results = {}
     for model in plan.recipes:
         progress.stage(f"Composing {model.name}")
@@ -120,21 +175,22 @@ def compose_models(
     return results
 
 
-def _fetch(plan: InstallPlan, store: Store, progress: Progress) -> None:
-    """Bring what a project lacks into the store, and say so."""
-    store.projects.register(plan.project.lock_path, plan.project.environment)
-    fetch_plan(plan, store, progress)
+def _fetch(plan: InstallPlan) -> None:
+    """Fetch what the plan lacks, for a project that the store then knows, and report it."""
+    plan.workspace.store.projects.register(plan.project.lock_path, plan.project.environment)
+    fetch_plan(plan)
     for module in plan.lock.module:
         if size := plan.transfer.missing_of(module.name):
-            progress.fetched(module.name, module.version, size)
+            plan.workspace.progress.fetched(module.name, module.version, size)
 
 
-def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
-    """Bring what the plan lacks into the store.
+def fetch_plan(plan: InstallPlan) -> None:
+    """Fetch what the plan lacks into the store.
 
     Raises:
-        Everything that fetching can raise.
+        ModpkgError: Something cannot be fetched, or the disk is too small.
     """
+    store, progress = plan.workspace.store, plan.workspace.progress
     check_space(store.root, plan.disk)
     if plan.transfer.needed:
         progress.stage("Fetching")
@@ -144,18 +200,17 @@ def fetch_plan(plan: InstallPlan, store: Store, progress: Progress) -> None:
     )
 
 
-def _with_drift(plan: InstallPlan, store: Store, progress: Progress) -> InstallPlan:
-    """Say how far the weights moved that modules were made for; this reads both sides' tensors."""
+def _with_drift(plan: InstallPlan) -> InstallPlan:
+    """Measure how far the weights moved that modules were made for; reads both sides' tensors."""
     if not any(fit.before for fit in plan.fits):
         return plan
-    from modpkg.environment.moved import measure_drift
-
-    progress.stage("Measuring drift")
-    return structs.replace(plan, fits=measure_drift(plan.fits, plan.transfer.records, store))
+    plan.workspace.progress.stage("Measuring drift")
+    fits = measure_drift(plan.fits, plan.transfer.records, plan.workspace.store)
+    return structs.replace(plan, fits=fits)
 
 
 def counted(progress: Progress) -> Callable[[int, int], None]:
-    """Return what composing calls, so that ``progress`` counts tensors."""
+    """Return a callback for composing that counts tensors on ``progress``."""
 
     def advance(done: int, total: int) -> None:
         progress.total(total)
@@ -165,14 +220,10 @@ def counted(progress: Progress) -> Callable[[int, int], None]:
 
 
 def _compose_all(
-    plan: InstallPlan,
-    store: Store,
-    environment: Environment,
-    staged: Path,
-    progress: Progress,
-    frozen: bool,
+    plan: InstallPlan, environment: Environment, staged: Path
 ) -> tuple[dict[str, str], list[LockedResult], dict[str, int]]:
     """Compose every model and lay it out in the staged generation."""
+    store, progress = plan.workspace.store, plan.workspace.progress
     environment.packs.mkdir(parents=True, exist_ok=True)
     (staged / "models").mkdir(parents=True)
     models: dict[str, str] = {}
@@ -217,7 +268,7 @@ def _compose_all(
 def _linked(
     refs: Mapping[str, TensorRef], environment: Environment, packs: dict[str, int]
 ) -> dict[str, TensorRef]:
-    """Link the packs of tensors into the environment, and return the tensors as it has them."""
+    """Link the packs of tensors into the environment; return the tensors with their new paths."""
     tensors = {}
     for name, ref in refs.items():
         pack = _pack_name(Path(ref.file))
@@ -266,13 +317,14 @@ def _states(plan: InstallPlan) -> list[ModuleState]:
 
 
 def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool]:
-    """Return to an earlier generation; say whether the manifest could be put back too.
+    """Restore an earlier generation; return it, and whether the manifest was restored too.
 
-    The lock goes back with it. The manifest does when it is still what the generation that is
-    left was installed from; one that a person has edited since is not touched.
+    The lock is restored with it. So is the manifest, unless it was edited since the current
+    generation was installed.
 
     Raises:
-        InstallError: there is no such generation. EnvironmentDamaged: it is not whole.
+        InstallError: There is no such generation.
+        EnvironmentDamaged: The generation is not complete.
     """
     environment = Environment(project.environment)
     with environment.exclusive("Waiting for another modpkg command …"):
@@ -282,7 +334,7 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
         folder = environment.folder(number)
         if not environment.is_whole(generation):
             raise EnvironmentDamaged(
-                "M506", path=folder, reason="a pack or a model's record is not whole"
+                "M506", path=folder, reason="a pack or a model's record is incomplete"
             )
         write_atomically(project.lock_path, (folder / LOCK_NAME).read_bytes())
         untouched = current is not None and current.manifest == text_digest(project.text())

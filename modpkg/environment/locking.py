@@ -1,55 +1,49 @@
-"""From a manifest to a lock: what is asked for, what the lock says already, what is resolved."""
+"""From a manifest to a lock: whether the lock is up to date, and resolving it again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.core.errors import LockError
+from modpkg.core.files import write_atomically
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock, format_lock, lock_of
+from modpkg.resolve.need import Need, root_needs
+from modpkg.resolve.resolve import resolve
 from modpkg.toml.node import hint
-
-if TYPE_CHECKING:
-    from modpkg.environment.registries import Registries
-    from modpkg.resolve.need import Need
 
 
 class Locked(Struct, frozen=True):
-    """A lock that answers a manifest."""
+    """A lock that satisfies a manifest, and what resolving warned of."""
 
     lock: Lock
     warnings: tuple[str, ...] = ()
 
-    @property
-    def text(self) -> str:
-        return format_lock(self.lock)
-
 
 def requirements_of(manifest: Manifest) -> list[str]:
     """Return the manifest's requirements in normal spelling, as the lock records them."""
-    found = []
+    texts = []
     for dependency in manifest.dependencies:
         requirement = dependency.requirement
         text = requirement_text(requirement.name, requirement.extras, requirement.specifier)
-        found.append(f"{text} @ {dependency.registry}" if dependency.registry else text)
-    return found
+        texts.append(f"{text} @ {dependency.registry}" if dependency.registry else text)
+    return texts
 
 
 def roots_of(manifest: Manifest) -> list[Need]:
-    """Return the resolver's roots, in the order the manifest has them."""
-    from modpkg.resolve.need import root_needs
-
+    """Return the resolver's roots, in the manifest's order."""
     return [
         need
         for dependency in manifest.dependencies
@@ -63,10 +57,10 @@ def roots_of(manifest: Manifest) -> list[Need]:
 
 
 def current_lock(project: Project, manifest: Manifest, lock: Lock | None) -> Lock:
-    """Return the project's lock, once it is known to answer the manifest.
+    """Return the lock of a project if it is up to date with the manifest.
 
     Raises:
-        LockError.
+        LockError: There is no lock, or it is out of date.
     """
     if lock is None:
         raise LockError("M411", path=project.lock_path)
@@ -76,8 +70,43 @@ def current_lock(project: Project, manifest: Manifest, lock: Lock | None) -> Loc
     return lock
 
 
+def check_lock(workspace: Workspace, manifest: Manifest | None = None) -> Lock:
+    """Return the workspace's lock if it is up to date with its manifest, or with ``manifest``.
+
+    Raises:
+        LockError: There is no lock, or it is malformed or out of date.
+    """
+    manifest = workspace.manifest if manifest is None else manifest
+    return current_lock(workspace.project, manifest, workspace.lock)
+
+
+def resolve_lock(
+    workspace: Workspace,
+    manifest: Manifest,
+    previous: Lock | None,
+    *,
+    upgrade: Iterable[str] | None = (),
+) -> Lock:
+    """Return the lock of a manifest, and pass on warnings; see `make_lock`."""
+    workspace.progress.stage("Resolving")
+    registries = workspace.registries_for(manifest)
+    locked = make_lock(manifest, registries, previous, upgrade=upgrade)
+    for warning in locked.warnings:
+        workspace.progress.warn(warning)
+    return locked.lock
+
+
+def update_lock(
+    workspace: Workspace, manifest: Manifest, *, upgrade: Iterable[str] | None = ()
+) -> Lock:
+    """Resolve a manifest and write the project's lock file; see `make_lock`."""
+    lock = resolve_lock(workspace, manifest, workspace.usable_lock(), upgrade=upgrade)
+    write_atomically(workspace.project.lock_path, format_lock(lock).encode())
+    return lock
+
+
 def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
-    """Return why a lock does not answer a manifest; None when it does."""
+    """Return why a lock is out of date with a manifest; None if it is not."""
     wanted, had = requirements_of(manifest), lock.requirements
     if wanted == had:
         return changed_policy(manifest, lock)
@@ -93,40 +122,40 @@ def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
 def check_closed(
     lock: Lock, records: Mapping[str, ReleaseRecord], manifest: Manifest, path: Path
 ) -> None:
-    """Check that a lock says of its releases what their records say, and has all that they need.
+    """Check that a lock agrees with its releases' records, and has all that they require.
 
     Raises:
-        LockError: it was edited, or made from an index that lied.
+        LockError: It does not: it was edited, or the index did not match the records.
     """
     overrides = bounds_of(manifest.overrides)
-    asked: dict[str, set[str]] = {}
+    requested: dict[str, set[str]] = {}
     for dependency in manifest.dependencies:
-        asked.setdefault(dependency.name, set()).update(dependency.requirement.extras)
+        requested.setdefault(dependency.name, set()).update(dependency.requirement.extras)
     for module in lock.module:
         record = records[module.name]
         if module.requires != record.requires:
-            reason = f"{module.name} {module.version} does not have the requirements that it names"
+            reason = f"{module.name} {module.version} is locked with other requirements than it has"
             raise LockError("M410", path=path, reason=reason)
         groups = _groups(record)
         for text in [*record.requires, *(t for e in module.extras for t in groups.get(e, []))]:
             wanted = read_requirement(text)
-            found = lock.find(wanted.name)
+            locked = lock.find(wanted.name)
             bound = overrides.get(wanted.name)
             specifier = wanted.specifier if bound is None else bound.specifier
             extras = set(map(module_name, wanted.extras))
-            asked.setdefault(wanted.name, set()).update(extras)
+            requested.setdefault(wanted.name, set()).update(extras)
             if (
-                found is None
-                or not specifier.contains(found.version, prereleases=True)
-                or not extras <= set(found.extras)
+                locked is None
+                or not specifier.contains(locked.version, prereleases=True)
+                or not extras <= set(locked.extras)
             ):
-                reason = f"{module.name} {module.version} requires {text}, which it does not have"
+                reason = f"{module.name} {module.version} requires {text}, which is not locked"
                 raise LockError("M410", path=path, reason=reason)
     for module in lock.module:
-        # An extra that the release lacks asks for nothing, and resolving has warned of it.
-        known = _groups(records[module.name]).keys() | asked.get(module.name, set())
-        if strange := sorted(set(module.extras) - known):
-            reason = f"{module.name} {module.version} has no extra {strange[0]!r}"
+        # An extra that the release lacks requires nothing; resolving has warned of it.
+        known = _groups(records[module.name]).keys() | requested.get(module.name, set())
+        if unknown := sorted(set(module.extras) - known):
+            reason = f"{module.name} {module.version} has no extra {unknown[0]!r}"
             raise LockError("M410", path=path, reason=reason)
 
 
@@ -143,16 +172,20 @@ def make_lock(
     upgrade: Iterable[str] | None = (),
     now: datetime | None = None,
 ) -> Locked:
-    """Resolve a manifest, keeping what ``previous`` has where it can.
+    """Resolve a manifest, keeping the versions of ``previous`` where they fit.
 
-    ``upgrade`` names modules whose locked version is not kept; None means all. ``now`` is the
-    moment that spans of a cool-down are counted back from.
+    Args:
+        manifest: What to resolve.
+        registries: Those of the manifest.
+        previous: The lock so far.
+        upgrade: Modules whose locked version is not kept; None means all.
+        now: The moment that ``exclude-newer`` spans are relative to; the clock's if None.
 
     Raises:
-        ResolutionImpossible, NotFound, and what reading a registry raises.
+        ResolutionImpossible: No versions fit together.
+        NotFound: A registry lacks a module.
+        RegistryError: A registry cannot be read.
     """
-    from modpkg.resolve.resolve import resolve  # `lock --check` does without
-
     policy = policy_of(manifest, now or datetime.now(timezone.utc))
     kept = kept_versions(manifest, previous, upgrade)
     resolution = resolve(roots_of(manifest), registries.catalog(), locked=kept, policy=policy)
@@ -164,29 +197,33 @@ def make_lock(
         overrides=recorded(manifest.overrides),
         policy=locked_policy(manifest, policy.cutoff),
     )
-    if previous is not None and _same_but_cutoff(previous, lock):
-        lock = previous  # a later cut-off that changes nothing is no change worth committing
+    if previous is not None and _equal_but_for_cutoff(previous, lock):
+        lock = previous  # a later cut-off that changes nothing is not worth a commit
     warnings = (
-        *_set_aside(manifest, previous),
+        *_warn_strategy_changed(manifest, previous),
         *resolution.warnings,
-        *_in_vain(upgrade, previous, lock),
+        *_warn_unknown_upgrades(upgrade, previous, lock),
     )
     return Locked(lock, warnings)
 
 
-def _set_aside(manifest: Manifest, previous: Lock | None) -> list[str]:
-    """Return a warning where nothing of the earlier lock is kept (see `kept_versions`)."""
+def _warn_strategy_changed(manifest: Manifest, previous: Lock | None) -> list[str]:
+    """Return a warning if the earlier lock's versions are dropped (see `kept_versions`)."""
     now = manifest.resolution.strategy
     before = now if previous is None else previous.resolution.strategy
-    return [f"modpkg.lock is resolved anew: strategy was {before} and is {now}"] * (before != now)
+    if before == now:
+        return []
+    return [f"ignoring the versions in modpkg.lock: strategy was {before} and is {now}"]
 
 
-def _in_vain(upgrade: Iterable[str] | None, previous: Lock | None, lock: Lock) -> list[str]:
-    """Return a warning for each name that was to be upgraded and is not there."""
+def _warn_unknown_upgrades(
+    upgrade: Iterable[str] | None, previous: Lock | None, lock: Lock
+) -> list[str]:
+    """Return a warning for each name to upgrade that nothing requires."""
     locks = [lock] if previous is None else [lock, previous]
     known = {module.name for one in locks for module in one.module}
     return [
-        f"nothing needs {name!r}, so there is nothing of it to upgrade{hint(name, known)}"
+        f"cannot upgrade {name!r}: nothing requires it{hint(name, known)}"
         for name in sorted({module_name(name) for name in upgrade or ()})
         if name not in known
     ]
@@ -197,8 +234,7 @@ def kept_versions(
 ) -> dict[str, Version]:
     """Return the locked versions that a new resolution prefers.
 
-    None are kept where the lock was made with another strategy: keeping them would undo the one
-    that is asked for now.
+    None are kept if the lock was made with another strategy: keeping them would defeat the new one.
     """
     if previous is None or upgrade is None:
         return {}
@@ -212,7 +248,7 @@ def kept_versions(
     }
 
 
-def _same_but_cutoff(one: Lock, other: Lock) -> bool:
+def _equal_but_for_cutoff(one: Lock, other: Lock) -> bool:
     plain = [
         msgspec.structs.replace(
             lock, resolution=msgspec.structs.replace(lock.resolution, cutoff=None)

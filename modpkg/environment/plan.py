@@ -2,65 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from packaging.requirements import Requirement
 
+from modpkg.compose.composition import Composition
+from modpkg.compose.memory import default_threads, peak_bytes
+from modpkg.compose.plan import plan as plan_composition
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import InstallError, LockError
+from modpkg.core.errors import InstallError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, PATCH, PATCHED_FILES, ROUTER
 from modpkg.core.names import module_name, specifier_text
-from modpkg.core.progress import Progress
 from modpkg.environment.fits import Fit, fits_of
-from modpkg.environment.generations import (
-    Environment,
-    Generation,
-)
+from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
 from modpkg.environment.locking import (
-    Locked,
     check_closed,
     current_lock,
-    make_lock,
     requirements_of,
+    resolve_lock,
     stale_reason,
 )
 from modpkg.environment.models import ModelRecipe, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import remove_dependency, set_dependency
 from modpkg.manifest.schema import Manifest, Strategy
-from modpkg.resolve.lock import Lock, LockedModule, read_lock
+from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
 _PLANNED_FROM = (CONFIG, ADAPTER_CONFIG, ROUTER, PATCH)
 
 
-class Request(Struct, kw_only=True):
-    """What a person asked for."""
+class InstallRequest(Struct, kw_only=True):
+    """What to install; nothing is what the manifest and the lock say."""
 
     add: Sequence[Requirement] = ()
     remove: Sequence[str] = ()
-    registry: str | None = None
     upgrade: Sequence[str] | None = ()
-    """Modules to take anew; None means all."""
+    """Modules whose locked version is not kept; None means all."""
     strategy: Strategy | None = None
-    """Takes the place of the manifest's."""
+    """In place of the manifest's."""
     exclude_newer: str | None = None
-    """Takes the place of the manifest's."""
+    """In place of the manifest's."""
     lock: Lock | None = None
-    """Exactly what to install, in the place of what the project's lock says."""
+    """Exactly what to install, in place of the project's lock."""
     frozen: bool = False
-    offline: bool = False
+    """Whether to install exactly the project's lock."""
     strict: bool = False
+    """Whether to refuse modules that were made for other weights."""
 
 
-class Change(Struct, frozen=True):
+class VersionChange(Struct, frozen=True):
     """One module that an install adds, removes or replaces."""
 
     name: str
@@ -69,9 +68,9 @@ class Change(Struct, frozen=True):
 
 
 class InstallPlan(Struct, frozen=True, kw_only=True):
-    """What an install will do, worked out before a byte of weights moves."""
+    """What an install will do, computed before a byte of weights moves."""
 
-    project: Project
+    workspace: Workspace
     manifest: Manifest
     manifest_text: str
     lock: Lock
@@ -79,15 +78,19 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     recipes: tuple[ModelRecipe, ...]
     fits: tuple[Fit, ...]
     licences: tuple[ModuleLicense, ...]
-    changes: tuple[Change, ...]
-    compositions: Mapping[str, Any]
-    """By model, the composition (`modpkg.compose.plan.Composition`)."""
+    changes: tuple[VersionChange, ...]
+    compositions: Mapping[str, Composition]
+    """By model."""
     compose_bytes: int
-    """Bytes that composing will write; 0 when all results are in the store."""
+    """Bytes that composing will write; 0 if all results are in the store."""
     compose_memory: int
-    """Bytes that composing takes at most at a time, beside Python and torch."""
+    """Peak memory of composing in bytes, beside Python and torch."""
     flagged: bool
-    """Whether the lock answers the manifest only with what the request put in its place."""
+    """Whether the lock satisfies the manifest only with the request's policy."""
+
+    @property
+    def project(self) -> Project:
+        return self.workspace.project
 
     @property
     def disk(self) -> int:
@@ -95,13 +98,12 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
         return self.transfer.disk + self.compose_bytes
 
 
-def edited_manifest(project: Project, request: Request, text: str) -> str:
+def edit_manifest(text: str, manifest: Manifest, request: InstallRequest) -> str:
     """Return the manifest's text with the request's requirements added and removed.
 
     Raises:
-        InstallError: a name to remove is not there.
+        InstallError: A name to remove is not a dependency.
     """
-    manifest = project.parse(text)
     names = {dependency.name for dependency in manifest.dependencies}
     for raw in request.remove:
         name = module_name(raw)
@@ -132,9 +134,9 @@ def edited_manifest(project: Project, request: Request, text: str) -> str:
     return text
 
 
-def _with_lower_bounds(project: Project, request: Request, text: str, lock: Lock) -> str:
+def _add_lower_bounds(text: str, manifest: Manifest, request: InstallRequest, lock: Lock) -> str:
     """Write ``>=`` the chosen version for names that were added without a specifier."""
-    before = {dependency.name for dependency in project.parse().dependencies}
+    before = {dependency.name for dependency in manifest.dependencies}
     for requirement in request.add:
         name = module_name(requirement.name)
         locked = lock.find(name)
@@ -147,49 +149,35 @@ def _with_lower_bounds(project: Project, request: Request, text: str, lock: Lock
     return text
 
 
-def plan_install(
-    project: Project, request: Request, store: Store, progress: Progress
-) -> InstallPlan:
-    """Work out an install: versions, what to fetch, how modules fit, what to compose.
+class _Selection(Struct, frozen=True):
+    """The lock of an install, and the manifest it satisfies."""
+
+    text: str
+    written: Manifest
+    """What ``text`` says."""
+    manifest: Manifest
+    """The same with the request's policy."""
+    lock: Lock
+    resolved: bool = False
+
+
+def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
+    """Plan an install: versions, downloads, how modules fit their bases, what is composed.
 
     Raises:
-        Everything that reading manifest, lock and registries can raise; nothing has changed.
+        ModpkgError: Manifest, lock or a registry cannot be read, or no versions fit together.
+            Nothing has changed.
     """
-    text = edited_manifest(project, request, project.text())
-    manifest = _manifest(project, request, text)
-    registries = Registries(
-        manifest,
-        store.blobs,
-        default=request.registry,
-        offline=request.offline,
-        warn=progress.warn,
-    )
-    previous = request.lock or _previous_lock(project, request, progress)
-    chosen: Sequence[LockedModule] = ()
-    if request.frozen or request.lock is not None:
-        lock = current_lock(project, manifest, previous)
-    elif previous is not None and stale_reason(manifest, previous) is None and not _anew(request):
-        lock = previous
-    else:
-        progress.stage("Resolving")
-        locked = make_lock(manifest, registries, previous, upgrade=request.upgrade)
-        for warning in locked.warnings:
-            progress.warn(warning)
-        bounded = _with_lower_bounds(project, request, text, locked.lock)
-        if bounded != text:
-            text, manifest = bounded, _manifest(project, request, bounded)
-            locked = Locked(
-                msgspec.structs.replace(locked.lock, requirements=requirements_of(manifest))
-            )
-        lock = locked.lock
-        chosen = lock.module
-    by_name = {module.name: registries.of(module.name) for module in lock.module}
+    selection = _select(workspace, request)
+    manifest, lock, store = selection.manifest, selection.lock, workspace.store
+    registries = workspace.registries_for(manifest)
+    by_name = registries.by_name(lock)
     transfer = plan_transfer(lock.module, by_name, store)
     check_engine(transfer.records.values())
-    for module in chosen:
+    for module in lock.module if selection.resolved else ():
         line = by_name[module.name].line(module.name, module.version)
         by_name[module.name].check_line(line, transfer.records[module.name])
-    check_closed(lock, transfer.records, manifest, project.lock_path)
+    check_closed(lock, transfer.records, manifest, workspace.project.lock_path)
     if transfer.needed:
         for module in lock.module:
             if transfer.missing_of(module.name):
@@ -198,48 +186,82 @@ def plan_install(
     models = recipes(manifest, lock, transfer.records)
     licences = check_licences(manifest.licenses, transfer.records)
     require_accepted(licences, manifest, lock)
-    modules = {
-        module.name: store.module(transfer.records[module.name], module.release, transfer.places)
-        for module in lock.module
-    }
     for model in models:
         _fetch_configs(model, transfer, registries)
-    compositions: dict[str, Any] = {}
-    compose_bytes = compose_memory = 0
-    for model in models:
-        from modpkg.compose.memory import default_threads, peak_bytes
-        from modpkg.compose.plan import plan as plan_composition
-
-        composition = plan_composition(model.name, model.version, model.recipe, modules)
-        compositions[model.name] = composition
-        if to_write := composition.bytes_to_write(store.root):
-            compose_bytes += to_write
-            compose_memory = max(compose_memory, peak_bytes(composition, default_threads()))
+    compositions = _compositions(models, lock, transfer, store)
+    compose_bytes, compose_memory = _compose_cost(compositions.values(), store)
     return InstallPlan(
-        project=project,
+        workspace=workspace,
         manifest=manifest,
-        manifest_text=text,
+        manifest_text=selection.text,
         lock=lock,
         transfer=transfer,
         recipes=tuple(models),
         fits=tuple(fits),
         licences=licences,
-        changes=_changes(Environment(project.environment).sound(), lock),
+        changes=_version_changes(workspace.environment.sound(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
-        flagged=stale_reason(project.parse(text), lock) is not None,
+        flagged=stale_reason(selection.written, lock) is not None,
         compose_memory=compose_memory,
     )
 
 
-def _manifest(project: Project, request: Request, text: str) -> Manifest:
-    return with_flags(
-        project.parse(text), strategy=request.strategy, exclude_newer=request.exclude_newer
-    )
+def _select(workspace: Workspace, request: InstallRequest) -> _Selection:
+    """Edit the manifest as requested, and take its lock if that still satisfies it, or resolve.
+
+    Every text of the manifest is parsed once.
+    """
+    text, written = workspace.text, workspace.manifest
+    if (edited := edit_manifest(text, written, request)) != text:
+        text, written = edited, workspace.project.parse(edited)
+    manifest = _with_policy(written, request)
+    if request.frozen or request.lock is not None:
+        lock = request.lock if request.lock is not None else workspace.lock
+        lock = current_lock(workspace.project, manifest, lock)
+        return _Selection(text, written, manifest, lock)
+    previous = workspace.usable_lock()
+    upgrades = request.upgrade is None or bool(request.upgrade)
+    if previous is not None and not upgrades and stale_reason(manifest, previous) is None:
+        return _Selection(text, written, manifest, previous)
+    lock = resolve_lock(workspace, manifest, previous, upgrade=request.upgrade)
+    if (bounded := _add_lower_bounds(text, workspace.manifest, request, lock)) != text:
+        text, written = bounded, workspace.project.parse(bounded)
+        manifest = _with_policy(written, request)
+        lock = msgspec.structs.replace(lock, requirements=requirements_of(manifest))
+    return _Selection(text, written, manifest, lock, resolved=True)
+
+
+def _compositions(
+    models: Sequence[ModelRecipe], lock: Lock, transfer: TransferPlan, store: Store
+) -> dict[str, Composition]:
+    """Return the composition of every model."""
+    modules = {
+        module.name: store.module(transfer.records[module.name], module.release, transfer.places)
+        for module in lock.module
+    }
+    return {
+        model.name: plan_composition(model.name, model.version, model.recipe, modules)
+        for model in models
+    }
+
+
+def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[int, int]:
+    """Return how many bytes composing writes, and its peak memory."""
+    size = memory = 0
+    for composition in compositions:
+        if to_write := composition.bytes_to_write(store.root):
+            size += to_write
+            memory = max(memory, peak_bytes(composition, default_threads()))
+    return size, memory
+
+
+def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:
+    return with_flags(manifest, strategy=request.strategy, exclude_newer=request.exclude_newer)
 
 
 def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Registries) -> None:
-    """Bring the small files that planning a composition reads into the store."""
+    """Fetch the small files that planning a composition reads into the store."""
     for name in model.modules():
         record = transfer.records.get(name)
         for path, entry in record.files.items() if record is not None else ():
@@ -247,25 +269,17 @@ def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Regis
                 registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
 
 
-def _anew(request: Request) -> bool:
-    return request.upgrade is None or bool(request.upgrade)
-
-
-def _previous_lock(project: Project, request: Request, progress: Progress) -> Lock | None:
-    try:
-        return read_lock(project.lock_path)
-    except LockError as error:
-        if request.frozen:
-            raise
-        progress.warn(f"{error} It is made anew now.")
-        return None
-
-
-def _changes(current: Generation | None, lock: Lock) -> tuple[Change, ...]:
+def _version_changes(current: Generation | None, lock: Lock) -> tuple[VersionChange, ...]:
     before = {module.name: module.version for module in current.modules} if current else {}
-    after = {module.name: module.version for module in lock.module}
+    return version_changes(before, {module.name: module.version for module in lock.module})
+
+
+def version_changes(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> tuple[VersionChange, ...]:
+    """Return the differences between two selections, versions by name; what is removed last."""
     return tuple(
-        Change(name, before.get(name), after.get(name))
+        VersionChange(name, before.get(name), after.get(name))
         for name in [*after, *(name for name in before if name not in after)]
         if before.get(name) != after.get(name)
     )

@@ -1,4 +1,4 @@
-"""Resolving a project only to see what would come out: nothing is written."""
+"""Resolving a project without writing anything, to see what would be chosen."""
 
 from __future__ import annotations
 
@@ -10,38 +10,31 @@ from packaging.version import Version
 from modpkg.core.names import parse_version
 from modpkg.environment.locking import kept_versions, roots_of, stale_reason
 from modpkg.environment.policy import policy_of
-from modpkg.environment.registries import Registries
-from modpkg.manifest.schema import Manifest
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.admission import Admission
-from modpkg.resolve.lock import Lock
 from modpkg.resolve.need import Need
 from modpkg.resolve.resolve import Resolution, resolve
 
 
-class Trial:
-    """One project's manifest and lock, to be resolved under other wishes."""
+class Preview:
+    """A workspace's manifest and lock, to be resolved with other roots and upgrades."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        registries: Registries,
-        lock: Lock | None,
-        *,
-        now: datetime | None = None,
-    ) -> None:
-        self.manifest = manifest
-        self.lock = lock
-        self.catalog = registries.catalog()
-        self.policy = policy_of(manifest, now or datetime.now(timezone.utc))
-        self.roots = roots_of(manifest)
+    def __init__(self, workspace: Workspace) -> None:
+        self.manifest = workspace.manifest
+        self.lock = workspace.lock
+        self.catalog = workspace.registries.catalog()
+        self.policy = policy_of(self.manifest, datetime.now(timezone.utc))
+        self.roots = roots_of(self.manifest)
 
     def resolve(
         self, roots: Iterable[Need] | None = None, *, upgrade: Iterable[str] | None = ()
     ) -> Resolution:
-        """Return what would be chosen with these roots (the manifest's), after these upgrades.
+        """Return what would be chosen with ``roots`` (default: the manifest's), after ``upgrade``.
 
         Raises:
-            ResolutionImpossible, NotFound, and what reading a registry raises.
+            ResolutionImpossible: No versions fit together.
+            NotFound: A registry lacks a module.
+            RegistryError: A registry cannot be read.
         """
         return resolve(
             self.roots if roots is None else list(roots),
@@ -56,7 +49,7 @@ class Trial:
         return Admission(self.roots, kept, self.policy)
 
     def chosen(self) -> dict[str, Version]:
-        """Return what is chosen now: what the lock has, or what locking would choose."""
+        """Return the versions that are locked, or, if the lock is out of date, would be locked."""
         if self.lock is not None and stale_reason(self.manifest, self.lock) is None:
             return {module.name: parse_version(module.version) for module in self.lock.module}
         return versions_of(self.resolve())
@@ -65,3 +58,15 @@ class Trial:
 def versions_of(resolution: Resolution) -> dict[str, Version]:
     """Return the version of each name of a resolution."""
     return {name: chosen.release.version for name, chosen in resolution.modules.items()}
+
+
+def open_preview(workspace: Workspace) -> Preview:
+    """Return the preview of a workspace; warn if its lock is out of date."""
+    preview = Preview(workspace)
+    if preview.lock is not None and (reason := stale_reason(preview.manifest, preview.lock)):
+        workspace.progress.warn(
+            f"modpkg.lock is out of date with {preview.manifest.path.name} ({reason}); "
+            "run 'modpkg lock'."
+        )
+    workspace.progress.stage("Resolving")
+    return preview

@@ -15,7 +15,7 @@ from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import default_address
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
-from modpkg.resolve.lock import LockedModule
+from modpkg.resolve.lock import Lock, LockedModule
 
 
 class OpenRegistries:
@@ -93,6 +93,10 @@ class Registries:
         """Return the registry that a name comes from."""
         alias = self.alias(name)
         return self._open(self._default if alias == DEFAULT else self._urls[alias])
+
+    def by_name(self, lock: Lock) -> dict[str, Registry]:
+        """Return the registry of each module of a lock."""
+        return {module.name: self.of(module.name) for module in lock.module}
 
     def catalog(self) -> Catalog:
         """Return what the resolver chooses from."""

@@ -1,4 +1,4 @@
-"""Repairing the store: what is damaged comes anew, and is written where environments link it."""
+"""Repairing the store: corrupt bytes are fetched again and overwritten in place."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.files import temporary_sibling
 from modpkg.core.home import user_project
-from modpkg.core.progress import Progress
-from modpkg.environment.plan import InstallPlan, Request, plan_install
+from modpkg.environment.install import fetch_plan
+from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
 from modpkg.store.corruption import Corruption
 from modpkg.store.store import Store
-from modpkg.transfer.fetch import check_space, fetch_all
+from modpkg.transfer.fetch import check_space
 
 
-def repair(
-    store: Store, damaged: Iterable[Corruption], progress: Progress, *, offline: bool = False
-) -> list[Corruption]:
-    """Repair what known projects can bring back, and return it.
+def repair(workspace: Workspace, corruptions: Iterable[Corruption]) -> list[Corruption]:
+    """Repair what known projects can restore, and return it.
 
-    A damaged tensor is fetched by itself and written over the damaged bytes: the file stays the
-    one that environments have hard-linked, so they are repaired with it. Files and composed results
-    are taken aside, fetched or composed anew, and then treated likewise. What no project can bring
-    back is removed: it is fetched when it is needed again.
+    A corrupt tensor is fetched alone and written over the corrupt bytes: the file stays the one
+    that environments have hard-linked, so they are repaired with it. Files and composed results are
+    moved aside, fetched or composed again, and then treated in the same way. What no project can
+    restore is removed: it is fetched when it is needed again. Projects that cannot be planned or
+    fetched for are skipped with a warning.
 
     Raises:
-        InstallError. A project that cannot be planned or fetched for is passed over with a warning.
+        InstallError: The disk is too small.
     """
+    store = workspace.store
     with store.lock(exclusive=True):
-        wounds = [_Wound(store, list(items)) for _, items in groupby(damaged, lambda d: d.path)]
-        if wounds:
-            for plan in _plans(store, progress, offline=offline):
-                _bring_back(plan, store, progress, {name for w in wounds for name in w.missing})
-        return [item for wound in wounds for item in wound.heal()]
+        files = [
+            CorruptFile(store, list(items)) for _, items in groupby(corruptions, lambda c: c.path)
+        ]
+        if files:
+            missing = {digest for file in files for digest in file.missing}
+            for plan in _plans(workspace):
+                _restore(plan, missing)
+        return [item for file in files for item in file.repair()]
 
 
-class _Wound:
-    """The damage in one file, out of the store's sight until it is healed."""
+class CorruptFile:
+    """The corruption in one file, out of the store's sight until it is repaired."""
 
     def __init__(self, store: Store, items: list[Corruption]) -> None:
         self._store = store
@@ -51,7 +55,7 @@ class _Wound:
         self._path = Path(items[0].path)
         kind, name = items[0].kind, self._path.name
         self.missing = {item.digest for item in items}
-        """Digests of tensors, of a file, or of what a composed result is made from."""
+        """Digests of tensors, of a file, or of the inputs of a composed result."""
         # The header vouches for what is inside; a repair that was killed may have left the index
         # without some of it.
         self._within = kind == "tensor" and self.missing < store.packs.read(name).keys()
@@ -67,10 +71,10 @@ class _Wound:
         self._aside = temporary_sibling(self._path)
         self._path.rename(self._aside)
 
-    def heal(self) -> list[Corruption]:
-        """Write good bytes over the damaged ones, and return what is whole again."""
+    def repair(self) -> list[Corruption]:
+        """Write good bytes over the corrupt ones; return what is repaired."""
         if self._within:
-            return self._heal_within()
+            return self._repair_within()
         try:
             if not self._path.exists():
                 return []
@@ -80,25 +84,25 @@ class _Wound:
         finally:
             self._aside.unlink(missing_ok=True)
 
-    def _heal_within(self) -> list[Corruption]:
-        healed = []
+    def _repair_within(self) -> list[Corruption]:
+        repaired = []
         places = self._store.find(dict.fromkeys(self.missing, 1))
         for item in self._items:
             if (place := places.get(item.digest)) is not None:
                 source = self._store.packs.path(place.pack)
                 _overwrite(self._path, item.offset, source, place.offset, item.length)
-                healed.append(item)
+                repaired.append(item)
         size = self._path.stat().st_size
-        self._store.index.add_pack(self._path.name, size, [item.digest for item in healed])
+        self._store.index.add_pack(self._path.name, size, [item.digest for item in repaired])
         for name in {place.pack for place in places.values()}:
-            if self._store.index.tensors_in(name) <= self.missing:  # it has served
+            if self._store.index.tensors_in(name) <= self.missing:  # a copy for this repair
                 self._store.index.remove_packs([name])
                 self._store.packs.remove(name)
-        return healed
+        return repaired
 
 
 def _overwrite(target: Path, at: int, source: Path, offset: int, length: int | None) -> None:
-    """Replace bytes of a file in place, or (``length`` None) all: its other names show them too."""
+    """Replace bytes of a file, or all if ``length`` is None, in place: in its hard links too."""
     mode = target.stat().st_mode
     target.chmod(0o644)
     try:
@@ -114,33 +118,30 @@ def _overwrite(target: Path, at: int, source: Path, offset: int, length: int | N
         target.chmod(mode)
 
 
-def _plans(store: Store, progress: Progress, *, offline: bool) -> Iterator[InstallPlan]:
+def _plans(workspace: Workspace) -> Iterator[InstallPlan]:
     """Yield what installing each known project's lock would do now."""
-    for known in store.projects.known().values():
+    for known in workspace.store.projects.known().values():
         path = find_manifest(Path(known.lock).parent)
         if path is None:
             continue
         project = Project(path, is_user=path.parent == user_project())
         try:
-            yield plan_install(project, Request(frozen=True, offline=offline), store, progress)
+            yield plan_install(workspace.for_project(project), InstallRequest(frozen=True))
         except ModpkgError as error:
-            progress.warn(f"nothing can be brought back for {path}: {error}")
+            workspace.progress.warn(f"nothing can be restored for {path}: {error}")
 
 
-def _bring_back(plan: InstallPlan, store: Store, progress: Progress, missing: set[str]) -> None:
+def _restore(plan: InstallPlan, missing: set[str]) -> None:
     """Fetch and compose for a project that has any of what is missing."""
-    transfer = plan.transfer
-    wanted = {tensor.entry.digest for tensor in transfer.tensors}
-    wanted |= {file.digest for file in transfer.files}
+    transfer, store, progress = plan.transfer, plan.workspace.store, plan.workspace.progress
+    needed = {tensor.entry.digest for tensor in transfer.tensors}
+    needed |= {file.digest for file in transfer.files}
     compositions = [c for c in plan.compositions.values() if c.key in missing]
-    if not wanted & missing and not compositions:
+    if not needed & missing and not compositions:
         return
-    check_space(store.root, transfer.disk + plan.compose_bytes)
-    if transfer.needed:
-        progress.stage("Fetching")
-        progress.total(transfer.missing)
+    check_space(store.root, plan.disk)
     try:
-        fetch_all(transfer, list(plan.lock.module), store, lambda _, count: progress.advance(count))
+        fetch_plan(plan)
     except ModpkgError as error:
         progress.warn(f"not everything could be fetched for {plan.project.folder}: {error}")
         return

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from modpkg.core.errors import LockError
 from modpkg.core.home import store_folder
 from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
@@ -100,6 +101,25 @@ class Workspace:
 
         return read_lock(self.project.lock_path)
 
+    def usable_lock(self) -> Lock | None:
+        """Return the project's lock; None, with a warning, if it is not valid."""
+        try:
+            return self.lock
+        except LockError as error:
+            self.progress.warn(f"{error} Regenerating it.")
+            return None
+
+    def is_up_to_date(self) -> bool:
+        """Return whether the environment is what manifest and lock say; parses neither."""
+        return self.environment.answers(self.text, self.lock_text())
+
+    def lock_text(self) -> str | None:
+        """Return the text of the lock file; None if there is none that is text."""
+        try:
+            return self.project.lock_path.read_text("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+
     @cached_property
     def store(self) -> Store:
         from modpkg.store.store import Store
@@ -130,8 +150,23 @@ class Workspace:
 
         return Registries(manifest, self.open_registries, default=self.options.registry)
 
-    def for_project(self, project: Project) -> Workspace:
-        """Return the workspace of another project, with the same store and open registries."""
-        other = Workspace(project, options=self.options, progress=self.progress, store=self.store)
+    def for_project(self, project: Project, progress: Progress | None = None) -> Workspace:
+        """Return the workspace of another project, with the same store and open registries.
+
+        Of the same project it reads manifest and lock again. Progress is reported to ``progress``
+        (default: as in this one).
+        """
+        other = Workspace(
+            project,
+            options=self.options,
+            progress=progress or self.progress,
+            store=self.store,
+        )
         other.open_registries = self.open_registries
+        return other
+
+    def for_manifest(self, manifest: Manifest) -> Workspace:
+        """Return a workspace for a manifest in memory, without a lock; for planning only."""
+        other = self.for_project(self.project)
+        other.text, other.manifest, other.lock = "", manifest, None
         return other

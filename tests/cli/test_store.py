@@ -69,7 +69,7 @@ def test_one_flipped_bit_is_found_and_repaired(app: Path, home: Path, kind: str)
     flip(path, path.stat().st_size - 5)
     told = modpkg("store", "verify", "--no-repair", check=False)
     assert told.returncode == 1
-    assert "1 damaged, 0 repaired" in told.stdout
+    assert "1 corrupt, 0 repaired" in told.stdout
     assert "repaired" in modpkg("store", "verify").stdout
     assert modpkg_json("store", "verify")["damaged"] == []
     assert digests(app) == before  # the environment links the same files
@@ -97,7 +97,7 @@ def test_what_cannot_be_fetched_stays_damaged_and_is_not_trusted(app: Path, home
     shutil.move(home / "registry", home / "elsewhere")
     told = modpkg("store", "verify", check=False)
     assert told.returncode == 1
-    assert "1 damaged, 0 repaired" in told.stdout
+    assert "1 corrupt, 0 repaired" in told.stdout
     shutil.move(home / "elsewhere", home / "registry")
     shutil.rmtree(app / ".modpkg")
     modpkg("install")

@@ -14,11 +14,11 @@ from modpkg.core.errors import (
     ModpkgError,
 )
 from modpkg.core.names import parse_requirement
-from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install, roll_back
-from modpkg.environment.plan import Request, plan_install
+from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project, find_project
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import read_lock
 from modpkg.store.store import Store
 from tests import tiny
@@ -36,13 +36,12 @@ def registry(home: Path, tmp_path: Path) -> Path:
 
 def install(*requirements: str, project: Project | None = None, **options: object) -> Environment:
     project = project or find_project()
-    environment = Environment(project.environment)
-    request = Request(add=[parse_requirement(text) for text in requirements], **options)  # type: ignore[arg-type]
-    store = Store(Path(os.environ["MODPKG_HOME"]) / "store")
-    with environment.exclusive():
-        plan = plan_install(project, request, store, Progress())
-        apply_install(plan, store, Progress(), frozen=request.frozen)
-    return environment
+    added = [parse_requirement(text) for text in requirements]
+    request = InstallRequest(add=added, **options)  # type: ignore[arg-type]
+    workspace = Workspace(project)
+    with workspace.environment.exclusive():
+        apply_install(plan_install(workspace, request), frozen=request.frozen)
+    return workspace.environment
 
 
 def versions(environment: Environment) -> dict[str, str]:
@@ -205,8 +204,8 @@ def test_drift_is_allowed_and_reported_and_refused_under_strict(
     assert generation is not None
     fits = next(m.fits for m in generation.modules if m.name == "tiny-lora")
     assert fits == {
-        "tiny 1.1": "drifted (4 of the 4 tensors it touches differ; how far they moved is not "
-        "known, as the earlier ones are not on this machine)"
+        "tiny 1.1": "drifted (4 of the 4 tensors it touches differ; how far they moved is "
+        "unknown: the earlier ones are not in the store)"
     }
     with raises("M414", match="4 of the 4 tensors"):
         install("talker", strict=True)
@@ -336,7 +335,7 @@ def test_another_registry_at_the_address_is_noticed(
     tiny.publish_talker(tmp_path / "elsewhere", tmp_path / "projects2")
     monkeypatch.setenv("MODPKG_REGISTRY", str(tmp_path / "elsewhere"))
     next(Environment(find_project().environment).packs.iterdir()).unlink()
-    with raises("M413", match="locked from the registry named 'registry'"):
+    with raises("M413", match="locked from the registry 'registry'"):
         install()
 
 

@@ -76,7 +76,7 @@ def test_what_is_here_needs_no_socket(server: Server, tmp_path: Path) -> None:
     Path("modpkg.lock").unlink()
     offline("lock")
     offline("update")
-    assert "cannot be chosen" in offline("why-not", "tiny-lora==1.0")
+    assert "cannot be selected" in offline("why-not", "tiny-lora==1.0")
     offline("outdated")
     offline("build", tmp_path / "projects/lora-1")
     assert len(server.seen) == asked

@@ -167,7 +167,7 @@ def test_a_name_that_is_none_or_not_there_is_said() -> None:
     with raises("M507") as caught:
         remove_dependency(APP, "sumarizer")
     assert str(caught.value) == (
-        "'sumarizer' is not among the [dependencies] of modpkg.toml; did you mean 'summarizer'."
+        "'sumarizer' is not a dependency in modpkg.toml; did you mean 'summarizer'."
     )
 
 

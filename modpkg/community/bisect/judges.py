@@ -21,13 +21,10 @@ from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install
-from modpkg.environment.plan import Request, plan_install
+from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import PROJECT_VARIABLE, Project
-from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
-from modpkg.environment.workspace import RegistryOptions as Wishes
-from modpkg.manifest.schema import Manifest
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import parse_lock
-from modpkg.store.store import Store
 
 _FAILURES = ("M716", "M717", "M718")
 """Errors that count as a failed test: non-finite output, timeout, crash."""
@@ -37,19 +34,13 @@ class CommandJudge:
     """Installs each mix into a separate project, and runs a command that uses it."""
 
     def __init__(
-        self,
-        command: Command,
-        place: Project,
-        request: Request,
-        store: Store,
-        progress: Progress,
+        self, command: Command, place: Project, request: InstallRequest, workspace: Workspace
     ) -> None:
         """``place`` is the project to install into, with the options of ``request``."""
         self._command = command
         self._place = place
         self._request = request
-        self._store = store
-        self._progress = _WarningsOnly(progress)
+        self._workspace = workspace
 
     def prepare(self, mix: Mix) -> None:
         """Install a mix, unless it is installed already; see `Judge`."""
@@ -58,9 +49,9 @@ class CommandJudge:
             return
         write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
         request = msgspec.structs.replace(self._request, lock=mix.lock)
-        with environment.exclusive(), self._store.lock():
-            plan = plan_install(project, request, self._store, self._progress)
-            apply_install(plan, self._store, self._progress)
+        workspace = self._workspace.for_project(project, _WarningsOnly(self._workspace.progress))
+        with environment.exclusive(), workspace.store.lock():
+            apply_install(plan_install(workspace, request))
 
     def judge(self, output: IO[bytes]) -> int:
         """Run the command; see `Judge`."""
@@ -77,20 +68,10 @@ class TestsJudge:
     A test that times out, crashes or finds non-finite values counts as failed.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        store: Store,
-        progress: Progress,
-        runner: TestRunner,
-        wishes: Wishes = NO_WISHES,
-    ) -> None:
-        """``manifest`` is the project's own: its cases are files beside it."""
-        self._manifest = manifest
-        self._store = store
-        self._progress = progress
+    def __init__(self, workspace: Workspace, runner: TestRunner) -> None:
+        """The tests are those of the workspace's manifest: their cases are files beside it."""
+        self._workspace = workspace
         self._runner = runner
-        self._wishes = wishes
         self._lines: list[str] = []
         self._passed = False
 
@@ -98,14 +79,7 @@ class TestsJudge:
         """Compose the models of a mix and run the tests; see `Judge`."""
         self._lines, self._passed = [], False
         try:
-            runs = run_lock_tests(
-                self._manifest,
-                mix.lock,
-                self._store,
-                self._progress,
-                self._runner,
-                wishes=self._wishes,
-            )
+            runs = run_lock_tests(self._workspace, mix.lock, self._runner)
         except TestError as error:
             if error.code not in _FAILURES:
                 raise

@@ -11,7 +11,7 @@ from packaging.version import Version
 from modpkg.community.bisect.minimize import Units
 from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName, parse_version
-from modpkg.environment.plan import Change
+from modpkg.environment.plan import VersionChange
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.need import Candidate, Need, dependencies
@@ -82,13 +82,13 @@ class LockDiff:
         after = set(moved)
         return {name: sides[name in after].version for name, sides in self._releases.items()}
 
-    def change(self, name: str) -> Change:
+    def change(self, name: str) -> VersionChange:
         """Return how a name changed, for display."""
         before, after = self._roots.get(name, ([], []))
         old, new = (str(release.version) for release in self._releases[name])
         if name in self._roots and not (before and after):
-            return Change(name, old if before else None, new if after else None)
-        return Change(name, old, new)
+            return VersionChange(name, old if before else None, new if after else None)
+        return VersionChange(name, old, new)
 
     def names_of(self, units: Iterable[int]) -> Names:
         """Return the names in units."""

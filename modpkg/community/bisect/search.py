@@ -13,7 +13,7 @@ from modpkg.community.bisect.lock_mixes import LockMixes, Mix, Unresolvable
 from modpkg.community.bisect.minimize import Smallest, Units, Verdict, boundary, smallest_bad
 from modpkg.community.bisect.trials import TrialResult, Trials
 from modpkg.core.errors import BisectError
-from modpkg.environment.plan import Change
+from modpkg.environment.plan import VersionChange
 
 _NAMED = 3
 """A label lists the names of at most this many changes."""
@@ -32,7 +32,7 @@ class Culprit(Struct, frozen=True, kw_only=True):
     """The first version with which it fails."""
     untested: list[str] = []
     """Versions between `good` and `bad` that could not be tried."""
-    along: list[Change] = []
+    along: list[VersionChange] = []
     """Modules that change only together with it, or that its first bad version needs."""
 
 
@@ -145,7 +145,7 @@ class CulpritSearch:
         change = self._mixes.diff.change(name)
         return None not in (change.before, change.after) and change.before != change.after
 
-    def _along(self, smallest: Smallest, name: str, mix: Mix | Unresolvable | None) -> list[Change]:
+    def _along(self, smallest: Smallest, name: str, mix: Mix | Unresolvable | None) -> list[VersionChange]:
         """Return what else changes in a mix, of what a culprit changes with or needs."""
         diff = self._mixes.diff
         unit = next(unit for unit in smallest.culprits if name in diff.units[unit])
@@ -159,7 +159,7 @@ class CulpritSearch:
             module = mix.lock.find(other)
             after = module.version if module is not None else None
             if before != after:
-                moves.append(Change(other, before, after))
+                moves.append(VersionChange(other, before, after))
         return moves
 
     # Trying --------------------------------------------------------------------------------

@@ -12,14 +12,12 @@ from modpkg.community.bisect.lock_mixes import LockMixes
 from modpkg.community.bisect.trials import Command, Trials
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.evaluate.worker_process import TIME_LIMIT
-from modpkg.core.progress import Progress
-from modpkg.environment.plan import Request
+from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import with_absolute_registries
 from modpkg.resolve.lock import Lock
-from modpkg.store.store import Store
 
 
 class Session(Struct, frozen=True):
@@ -32,8 +30,8 @@ class Session(Struct, frozen=True):
     text: str
     """The manifest, as it says the same there."""
     registries: Registries
-    request: Request
-    """The wishes of every resolution and install."""
+    request: InstallRequest
+    """The options of every resolution and install."""
     trials: Trials
     tell: Callable[[str], None]
 
@@ -44,38 +42,25 @@ class Session(Struct, frozen=True):
 
 @contextlib.contextmanager
 def session(
-    project: Project,
-    command: Command,
-    request: Request,
-    store: Store,
-    progress: Progress,
-    tell: Callable[[str], None],
-    *,
-    fresh: bool = False,
+    workspace: Workspace, command: Command, request: InstallRequest, *, fresh: bool = False
 ) -> Iterator[Session]:
     """Hold the trials of a command, or, when it has no arguments, of the project's ``[[tests]]``.
 
-    ``tell`` gets a line for each run. What runs made before said is used, unless ``fresh``; of
-    ``[[tests]]`` the store keeps it in any case.
+    Each run is reported as a detail of the progress. What runs made before said is used, unless
+    ``fresh``; of ``[[tests]]`` the store keeps it in any case.
     """
-    text = with_absolute_registries(project.text(), project.folder)
+    project, progress, tell = workspace.project, workspace.progress, workspace.progress.detail
+    text = with_absolute_registries(workspace.text, project.folder)
     place = Project(command.root / "project" / project.manifest_path.name)
-    registries = Registries(
-        place.parse(text),
-        store.blobs,
-        default=request.registry,
-        offline=request.offline,
-        warn=progress.warn,
-    )
+    registries = workspace.registries_for(place.parse(text))
     with contextlib.ExitStack() as stack:
         if command.arguments:
-            judge = CommandJudge(command, place, request, store, progress)
+            judge = CommandJudge(command, place, request, workspace)
             trials = Trials(command, judge, progress, tell)
         else:
             limit = command.timeout or TIME_LIMIT
-            runner = stack.enter_context(TestRunner(store, progress, limit=limit))
-            wishes = Wishes(request.registry, request.offline)
-            tests = TestsJudge(project.parse(), store, progress, runner, wishes)
+            runner = stack.enter_context(TestRunner(workspace.store, progress, limit=limit))
+            tests = TestsJudge(workspace, runner)
             trials, fresh = Trials(command, tests, progress, tell), True
         stack.enter_context(trials.held(fresh=fresh))
         yield Session(project, place, text, registries, request, trials, tell)

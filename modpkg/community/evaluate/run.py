@@ -24,16 +24,12 @@ from modpkg.core.digests import Digest
 from modpkg.core.errors import TestError
 from modpkg.core.filenames import REPORT
 from modpkg.core.names import ModuleName, module_name
-from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.report import parse_report
-from modpkg.environment.plan import InstallPlan, Request, plan_install
-from modpkg.environment.project import Project
-from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
-from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock
-from modpkg.store.store import Store
 
 
 class ModelTests(Struct, frozen=True):
@@ -44,13 +40,7 @@ class ModelTests(Struct, frozen=True):
 
 
 def run_project_tests(
-    project: Project,
-    store: Store,
-    progress: Progress,
-    runner: TestRunner,
-    *,
-    name: str | None = None,
-    wishes: Wishes = NO_WISHES,
+    workspace: Workspace, runner: TestRunner, *, name: str | None = None
 ) -> list[TestRun]:
     """Run a project's tests; only the store is written to.
 
@@ -64,48 +54,37 @@ def run_project_tests(
         LockError: an app has no current lock.
         ModpkgError: building, resolving, fetching or composing fails.
     """
-    manifest = project.parse()
+    manifest = workspace.manifest
     module = manifest.module
-    with store.lock():
+    with workspace.store.lock():
         if name is None and module is not None and module.kind != "suite":
-            with built_release(manifest, store, progress, wishes) as release:
-                return [_run_release(release, store, progress, runner, wishes)]
+            with built_release(workspace, manifest) as release:
+                return [_run_release(workspace, release, runner)]
         if module is None or name is not None:
-            request = Request(registry=wishes.registry, offline=wishes.offline, frozen=True)
-            plan = plan_install(project, request, store, progress)
+            plan = plan_install(workspace, InstallRequest(frozen=True))
         else:
-            plan = plan_trial(manifest, None, store, progress, wishes)
-        models = _models_of(manifest, plan, name, store, progress, wishes)
+            plan = plan_trial(workspace, manifest)
+        models = _models_of(workspace, plan, name)
         return _run(models, runner, manifest)
 
 
-def run_lock_tests(
-    manifest: Manifest,
-    lock: Lock,
-    store: Store,
-    progress: Progress,
-    runner: TestRunner,
-    *,
-    wishes: Wishes = NO_WISHES,
-) -> list[TestRun]:
+def run_lock_tests(workspace: Workspace, lock: Lock, runner: TestRunner) -> list[TestRun]:
     """Run an app's tests on the models of a lock; raises like `run_project_tests`."""
-    with store.lock():
-        plan = plan_trial(manifest, lock, store, progress, wishes)
-        return _run(_models_of(manifest, plan, None, store, progress, wishes), runner, manifest)
+    with workspace.store.lock():
+        plan = plan_trial(workspace, workspace.manifest, lock)
+        return _run(_models_of(workspace, plan, None), runner, workspace.manifest)
 
 
-def _run_release(
-    release: Release, store: Store, progress: Progress, runner: TestRunner, wishes: Wishes
-) -> TestRun:
-    registries = trial_registries(release.around, [release.pin], store, progress, wishes)
-    tests = all_tests(release.record, registries, store)
+def _run_release(workspace: Workspace, release: Release, runner: TestRunner) -> TestRun:
+    registries = trial_registries(workspace, release.around, [release.pin])
+    tests = all_tests(release.record, registries, workspace.store)
     if not tests:
         raise TestError(
             "M719",
             reason=f"{release.record.name} has no [[tests]] and no [suites]; docs/testing.md "
             "shows how to write them",
         )
-    return runner.run(release_model(release, store, progress, wishes), tests)
+    return runner.run(release_model(workspace, release), tests)
 
 
 def _run(models: Iterator[ModelTests], runner: TestRunner, manifest: Manifest) -> list[TestRun]:
@@ -116,15 +95,9 @@ def _run(models: Iterator[ModelTests], runner: TestRunner, manifest: Manifest) -
     return runs
 
 
-def _models_of(
-    manifest: Manifest,
-    plan: InstallPlan,
-    name: str | None,
-    store: Store,
-    progress: Progress,
-    wishes: Wishes,
-) -> Iterator[ModelTests]:
+def _models_of(workspace: Workspace, plan: InstallPlan, name: str | None) -> Iterator[ModelTests]:
     """Yield the models of a plan with their tests; ``name`` selects one, with its module's own."""
+    manifest = workspace.manifest
     selected = None if name is None else module_name(name)
     owner = manifest.app or (manifest.module.name if manifest.module else "")
     kind = "app" if manifest.module is None else manifest.module.kind
@@ -137,18 +110,13 @@ def _models_of(
         target = runnable(plan, model, locked.kind if locked is not None else kind)
         tests = [item for item in own if item.test.model in (None, model)]
         if selected is not None and locked is not None:
-            registries = trial_registries(manifest, (), store, progress, wishes)
-            tests = [*all_tests(plan.transfer.records[model], registries, store), *tests]
+            registries = trial_registries(workspace, manifest, ())
+            tests = [*all_tests(plan.transfer.records[model], registries, workspace.store), *tests]
         yield ModelTests(target, tests)
 
 
 def check_report(
-    tree: Path,
-    record: ReleaseRecord,
-    manifest: Manifest,
-    store: Store,
-    progress: Progress,
-    wishes: Wishes,
+    workspace: Workspace, tree: Path, record: ReleaseRecord, manifest: Manifest
 ) -> None:
     """Check that the report in a built release, if any, is about that release and its tests.
 
@@ -165,16 +133,16 @@ def check_report(
         record=record,
         around=manifest,
     )
-    registries = trial_registries(manifest, [release.pin], store, progress, wishes)
+    registries = trial_registries(workspace, manifest, [release.pin])
     data = registries.of(record.name).blob(Digest(entry.digest), f"{REPORT} of {record.name}")
     report = parse_report(data, str(path))
-    model = release_model(release, store, progress, wishes)
+    model = release_model(workspace, release)
     if report.composition != model.digest:
         raise TestError(
             "M711", path=path, what="composition", reported=report.composition, actual=model.digest
         )
     reported = [(result.suite, result.test, result.digest) for result in report.results]
-    tests = all_tests(record, registries, store)
+    tests = all_tests(record, registries, workspace.store)
     actual = [item.key for item in tests]
     if reported != actual:
         other = next(

@@ -16,17 +16,15 @@ from modpkg.adapters import METHODS
 from modpkg.compose.composition import Composition
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import TestError
-from modpkg.core.filenames import ADAPTER_CONFIG, LOCK_NAME, MANIFEST, PATCH, REPORT
+from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, REPORT
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
-from modpkg.core.progress import Progress
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.report import Subject
 from modpkg.environment.models import ModelRecipe, manifest_of
-from modpkg.environment.plan import InstallPlan, Request, plan_install
-from modpkg.environment.project import Project
+from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Dependency, Manifest, Step, Task
 from modpkg.manifest.values import make_requirement
 from modpkg.registry.base import find_base
@@ -34,7 +32,7 @@ from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
 from modpkg.release.build import acts_on_base, build
-from modpkg.resolve.lock import Lock, format_lock
+from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 
 _NOT_RUN = re.compile(
@@ -65,18 +63,6 @@ class Pin(Struct, frozen=True):
     version: str
     registry: str | None = None
     """Address of the tree that it comes from; None: from where the project gets the name."""
-
-
-class Trial(Project, frozen=True, kw_only=True):
-    """A project that is only tried: its manifest is in memory, its folder holds a lock at most."""
-
-    manifest: Manifest
-
-    def text(self) -> str:
-        return ""
-
-    def parse(self, text: str | None = None) -> Manifest:
-        return self.manifest
 
 
 def composition_digest(composition: Composition, task: Task | None) -> Digest:
@@ -180,20 +166,13 @@ def _alias(around: Manifest, name: str) -> str | None:
     return next((d.registry for d in around.dependencies if d.name == name), None)
 
 
-def plan_trial(
-    manifest: Manifest, lock: Lock | None, store: Store, progress: Progress, wishes: Wishes
-) -> InstallPlan:
+def plan_trial(workspace: Workspace, manifest: Manifest, lock: Lock | None = None) -> InstallPlan:
     """Plan what a manifest, and a lock if one is given, would install; no project is touched.
 
     Raises:
-        What `plan_install` raises.
+        ModpkgError: as for `plan_install`.
     """
-    with tempfile.TemporaryDirectory(prefix="modpkg-trial-") as folder:
-        if lock is not None:
-            (Path(folder) / LOCK_NAME).write_text(format_lock(lock), "utf-8")
-        project = Trial(manifest_path=Path(folder) / MANIFEST, manifest=manifest)
-        request = Request(registry=wishes.registry, offline=wishes.offline, frozen=lock is not None)
-        return plan_install(project, request, store, progress)
+    return plan_install(workspace.for_manifest(manifest), InstallRequest(lock=lock))
 
 
 def own_model(
@@ -248,12 +227,7 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 def release_model(
-    release: Release,
-    store: Store,
-    progress: Progress,
-    wishes: Wishes,
-    *,
-    others: Sequence[Pin] = (),
+    workspace: Workspace, release: Release, *, others: Sequence[Pin] = ()
 ) -> Runnable:
     """Return a release composed as it shows what it does, on the newest that resolves.
 
@@ -264,7 +238,7 @@ def release_model(
     """
     record = release.record
     pins = [release.pin, *others]
-    registries = trial_registries(release.around, pins, store, progress, wishes)
+    registries = trial_registries(workspace, release.around, pins)
     tensors: list[str] = []
     if (on := next(iter(record.expects), None)) is not None:
         expected = registries.of(on)
@@ -277,30 +251,20 @@ def release_model(
             lines = [expected.line(on, wanted.version)]
         if record.kind == "head" and (newest := newest_release(lines, or_yanked=True)):
             tensors = list(expected.provides(newest.provides or "").tensors)
-    own = own_model(record, tensors, store)
+    own = own_model(record, tensors, workspace.store)
     models = {} if own is None else {module_name(record.name): own}
     manifest = trial_manifest(release.around, pins, models)
-    plan = plan_trial(manifest, None, store, progress, wishes)
+    plan = plan_trial(workspace, manifest)
     return runnable(plan, record.name, record.kind)
 
 
-def trial_registries(
-    around: Manifest, pins: Sequence[Pin], store: Store, progress: Progress, wishes: Wishes
-) -> Registries:
+def trial_registries(workspace: Workspace, around: Manifest, pins: Sequence[Pin]) -> Registries:
     """Return the registries of a trial with these pins."""
-    return Registries(
-        trial_manifest(around, pins, {}),
-        store.blobs,
-        default=wishes.registry,
-        offline=wishes.offline,
-        warn=progress.warn,
-    )
+    return workspace.registries_for(trial_manifest(around, pins, {}))
 
 
 @contextmanager
-def built_release(
-    manifest: Manifest, store: Store, progress: Progress, wishes: Wishes
-) -> Iterator[Release]:
+def built_release(workspace: Workspace, manifest: Manifest) -> Iterator[Release]:
     """Build a module project into a folder that is gone afterwards, and yield its release.
 
     Raises:
@@ -312,7 +276,7 @@ def built_release(
             "M719", reason=f"{manifest.path.name} is an app's, and a module's is needed"
         )
     base = None
-    registries = trial_registries(manifest, (), store, progress, wishes)
+    registries = trial_registries(workspace, manifest, ())
     origins = find_origins(manifest, registries.of)
     if acts_on_base(manifest):
         by_name: dict[str, Registry] = {
@@ -321,7 +285,9 @@ def built_release(
         base = find_base(manifest, by_name, None)
     with tempfile.TemporaryDirectory(prefix="modpkg-build-") as folder:
         tree = Path(folder) / "tree"
-        progress.stage(f"Building {module.name}")
-        built = build(manifest, module, tree, base=base, origins=origins, progress=progress.advance)
+        workspace.progress.stage(f"Building {module.name}")
+        built = build(
+            manifest, module, tree, base=base, origins=origins, progress=workspace.progress.advance
+        )
         pin = Pin(module.name, built.line.version, str(tree))
         yield Release(pin=pin, record=built.record, around=manifest)

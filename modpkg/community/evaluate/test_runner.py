@@ -166,7 +166,7 @@ class TestRunner:
     def _laid_out_model(self, model: Runnable) -> Path:
         """Return the model's folder; fetches, composes and lays it out when first called."""
         if model.digest not in self._laid_out:
-            fetch_plan(model.plan, self._store, self._progress)
+            fetch_plan(model.plan)
             self._progress.stage(f"Composing {model.subject.name}")
             composed = compose(
                 model.composition, self._store.root.absolute(), progress=counted(self._progress)

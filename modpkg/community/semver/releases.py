@@ -27,7 +27,7 @@ from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release, newest_release
@@ -49,10 +49,8 @@ def check_project(
     Raises:
         NotFound, and what reading project and registry can raise.
     """
-    store = Store(store_folder())
-    registries = Registries(
-        manifest, store.blobs, default=registry, offline=offline, warn=progress.warn
-    )
+    workspace = Workspace(options=RegistryOptions(registry, offline), progress=progress)
+    store, registries = workspace.store, workspace.registries_for(manifest)
     if against is not None:
         line: IndexLine | None = named_release(against, registries)
     else:
@@ -67,7 +65,7 @@ def check_project(
     before = None if line is None else view_of_release(line, registries, store, progress)
     stale = ""
     if before is not None and REPORT in before.files and REPORT in after.files:
-        stale = _stale(manifest, store, progress, Wishes(registry, offline))
+        stale = _stale(workspace, manifest)
     progress.stage("Comparing")
     with store.lock():
         return check(
@@ -79,12 +77,12 @@ def check_project(
         )
 
 
-def _stale(manifest: Manifest, store: Store, progress: Progress, wishes: Wishes) -> str:
+def _stale(workspace: Workspace, manifest: Manifest) -> str:
     """Return why a project's report is not one of what building it would give; "" where it is."""
-    with store.lock(), built_release(manifest, store, progress, wishes) as release:
+    with workspace.store.lock(), built_release(workspace, manifest) as release:
         try:
             tree = Path(release.pin.registry or "")
-            check_report(tree, release.record, manifest, store, progress, wishes)
+            check_report(workspace, tree, release.record, manifest)
         except TestError as error:
             if error.code != "M711":
                 raise

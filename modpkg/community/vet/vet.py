@@ -35,27 +35,22 @@ from modpkg.core.digests import Digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TestAborted, TestError
 from modpkg.core.filenames import REGISTRY_INFO, REPORT
 from modpkg.core.names import ModuleName, module_name, parse_version
-from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.core.report import parse_report
 from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import NO_OPTIONS as NO_WISHES
-from modpkg.environment.workspace import RegistryOptions as Wishes
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
-from modpkg.store.store import Store
 
 
 class Bureau(msgspec.Struct, frozen=True):
     """What vetting works with."""
 
-    store: Store
-    progress: Progress
+    workspace: Workspace
     runner: TestRunner
-    wishes: Wishes = NO_WISHES
 
 
 @contextmanager
@@ -75,7 +70,7 @@ def candidate_of(text: str, around: Manifest, bureau: Bureau) -> Iterator[Releas
                 "M721", what=text, reason="there is neither a modpkg.toml nor a release"
             )
         manifest = read_manifest(found)
-        with built_release(manifest, bureau.store, bureau.progress, bureau.wishes) as release:
+        with built_release(bureau.workspace, manifest) as release:
             yield release
     else:
         name, separator, version = text.partition("==")
@@ -107,7 +102,7 @@ def published(name: ModuleName, version: str, around: Manifest, bureau: Bureau) 
 
 
 def _registries(around: Manifest, pins: Sequence[Pin], bureau: Bureau) -> Registries:
-    return trial_registries(around, pins, bureau.store, bureau.progress, bureau.wishes)
+    return trial_registries(bureau.workspace, around, pins)
 
 
 def release_before(candidate: Release, against: str | None, bureau: Bureau) -> Release | None:
@@ -142,7 +137,7 @@ def vet(
         TestAborted, TestError: of its own tests.
         What resolving, fetching and composing raise.
     """
-    store, runner = bureau.store, bureau.runner
+    store, runner = bureau.workspace.store, bureau.runner
     with store.lock():
         registries = _registries(candidate.around, [candidate.pin], bureau)
         tests = all_tests(candidate.record, registries, store)
@@ -211,7 +206,7 @@ def compare_runs(
 
 
 def _model(release: Release, bureau: Bureau, others: Sequence[Pin] = ()) -> Runnable:
-    return release_model(release, bureau.store, bureau.progress, bureau.wishes, others=others)
+    return release_model(bureau.workspace, release, others=others)
 
 
 def _check_claim(
@@ -273,7 +268,7 @@ def _try_dependant(
     try:
         release = published(module_name(line.name), line.version, around, bureau)
         registries = _registries(around, (), bureau)
-        tests = all_tests(release.record, registries, bureau.store)
+        tests = all_tests(release.record, registries, bureau.workspace.store)
         model = _model(release, bureau, [against.pin])
         before = bureau.runner.run(model, tests)
     except ModpkgError as error:

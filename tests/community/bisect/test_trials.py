@@ -14,12 +14,12 @@ from modpkg.community.bisect.lock_mixes import Mix, Unresolvable
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.community.bisect.trials import Command, MixRuns, Trials
 from modpkg.core.errors import ComposeError, NotFound
-from modpkg.core.home import store_folder, trials_folder
+from modpkg.core.home import trials_folder
 from modpkg.core.progress import Progress
-from modpkg.environment.plan import Request
+from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project, find_project
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock
-from modpkg.store.store import Store
 from tests.raising import raises
 
 
@@ -162,7 +162,7 @@ def test_a_missing_command_and_one_that_is_not_executable(tmp_path: Path) -> Non
     for argument, status in (("no-such-thing", 127), (str(plain), 126)):
         what = Command(arguments=[argument], shown="x", folder=str(tmp_path))
         place = Project(tmp_path / "p" / "modpkg.toml")
-        judge = CommandJudge(what, place, Request(), Store(store_folder()), Progress())
+        judge = CommandJudge(what, place, InstallRequest(), Workspace())
         with open(tmp_path / "log", "wb") as output:
             assert judge.judge(output) == status
         assert argument.encode() in (tmp_path / "log").read_bytes()

@@ -13,6 +13,7 @@ from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.core.errors import ModpkgError, TestAborted, TestError
 from modpkg.core.progress import Progress
 from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 from modpkg.store.store import Store
 from tests.community.tiny import publish_encoder_and_head, table, write_head
 from tests.raising import raises
@@ -79,7 +80,7 @@ def run(folder: Path, runner: TestRunner, home: Path, metric: str) -> float:
     more = table(cases="c.jsonl", metric=metric, more="")
     write_head(folder, "own", more=more, files={"c.jsonl": b'{"text": "the cat"}\n'})
     store = Store(home / "store")
-    [done] = run_project_tests(Project(folder / "modpkg.toml"), store, Progress(), runner)
+    [done] = run_project_tests(Workspace(Project(folder / "modpkg.toml"), store=store), runner)
     return done.report.results[0].value
 
 

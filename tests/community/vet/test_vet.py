@@ -16,6 +16,7 @@ from modpkg.community.vet.verdict import VetReport
 from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
+from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.writer import RegistryWriter
@@ -62,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bureau(made: Path) -> Iterator[Bureau]:
     store = Store(made / "store")
     with TestRunner(store, Progress(), limit=60) as runner:
-        yield Bureau(store, Progress(), runner)
+        yield Bureau(Workspace(store=store), runner)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,8 @@ def registry(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def vetted(
     bureau: Bureau, candidate: Path | str, against: str | None = None, **how: Any
 ) -> VetReport:
+    workspace = Workspace(options=bureau.workspace.options, store=bureau.workspace.store)
+    bureau = Bureau(workspace, bureau.runner)
     with candidate_of(str(candidate), AROUND, bureau) as release:
         return vet(release, release_before(release, against, bureau), bureau, **how)
 
@@ -142,12 +145,12 @@ def test_what_breaks_a_dependant_is_rejected_and_named(
     assert judge.changes[0].positive >= 0
 
     # The same inputs give the same bytes; and what is known is not run again.
-    with TestRunner(bureau.store, Progress()) as idle:
-        again = vetted(Bureau(bureau.store, Progress(), idle), folder)
+    with TestRunner(bureau.workspace.store, Progress()) as idle:
+        again = vetted(Bureau(bureau.workspace.for_project(bureau.workspace.project), idle), folder)
         assert idle.idle
     assert canonical_json(again) == canonical_json(found)
     with TestRunner(Store(tmp_path / "another"), Progress()) as fresh:
-        anew = vetted(Bureau(Store(tmp_path / "another"), Progress(), fresh), folder)
+        anew = vetted(Bureau(Workspace(store=Store(tmp_path / "another")), fresh), folder)
     assert canonical_json(anew) == canonical_json(found)
 
     # A person may look at fewer; then nothing that was not looked at decides.
@@ -198,8 +201,8 @@ def test_a_test_that_was_taken_out_is_run_all_the_same(bureau: Bureau, tmp_path:
     writer.prepare()
     first = with_near(tmp_path / "1.0", "1.0", 0.0, cosine("at_least = 0.0\n"))
     publish(first, own)
-    wishes = type(bureau.wishes)(registry=str(own))
-    here = Bureau(bureau.store, bureau.progress, bureau.runner, wishes)
+    options = RegistryOptions(registry=str(own))
+    here = Bureau(Workspace(options=options, store=bureau.workspace.store), bureau.runner)
     known = vetted(here, first, "1.0")
     value = known.changes[0].after.value
 
