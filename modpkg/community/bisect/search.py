@@ -145,7 +145,9 @@ class CulpritSearch:
         change = self._mixes.diff.change(name)
         return None not in (change.before, change.after) and change.before != change.after
 
-    def _along(self, smallest: Smallest, name: str, mix: Mix | Unresolvable | None) -> list[VersionChange]:
+    def _along(
+        self, smallest: Smallest, name: str, mix: Mix | Unresolvable | None
+    ) -> list[VersionChange]:
         """Return what else changes in a mix, of what a culprit changes with or needs."""
         diff = self._mixes.diff
         unit = next(unit for unit in smallest.culprits if name in diff.units[unit])
