@@ -44,7 +44,6 @@ BACKWARD = {
 CIRCLES = {
     frozenset(("modpkg.compose.blocks", "modpkg.compose.torch_arrays")),
     frozenset(("modpkg.compose.tensor", "modpkg.compose.blocks", "modpkg.compose.torch_arrays")),
-    frozenset(("modpkg.interop.mergekit_experts", "modpkg.interop.mergekit")),
 }
 DUPLICATES = {
     *("Attempt", "Bound", "Change", "Changes", "Difference", "Kept", "Merging", "Method"),

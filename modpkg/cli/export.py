@@ -61,8 +61,7 @@ def _export_adapter(
     from modpkg.core.home import store_folder
     from modpkg.environment.project import find_project
     from modpkg.environment.registries import Registries
-    from modpkg.interop.adapter_export import fetch_adapter
-    from modpkg.interop.peft import export_peft
+    from modpkg.interop.peft import export_peft, fetch_adapter
     from modpkg.store.store import Store
 
     project, store = find_project(user=user), Store(store_folder())

@@ -1,1 +1,1 @@
-"""In and out: what other tools have becomes a module, and an installed model what they open."""
+"""Import from and export to other tools: transformers, PEFT, GGUF, mergekit, safetensors."""

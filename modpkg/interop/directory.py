@@ -1,4 +1,4 @@
-"""An installed model as a directory, written when it is asked for and kept in its generation."""
+"""An installed model as a directory, written on first use and kept in its generation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from modpkg.interop.hf import export_hf
 def directory_of(folder: Path, packs: Path) -> Path:
     """Return a directory with a model's weights, config and tokenizer; see `export_hf`.
 
-    It stays as long as the generation does; what others write into it is lost with it.
+    It is removed together with the generation.
 
     Raises:
-        InstallError, EnvironmentDamaged.
+        ConversionError: The model reads virtual tokens.
+        InstallError: It cannot be written.
+        EnvironmentDamaged: The model's record is damaged.
     """
     out = folder.parents[1] / "directories" / folder.name
     if not out.is_dir():
         try:
             export_hf(folder, packs, out)
         except (ConversionError, OSError):
-            if not out.is_dir():  # else another process was quicker
+            if not out.is_dir():  # otherwise another process was faster
                 raise
     return out

@@ -23,7 +23,7 @@ _BYTE_LEVEL = {
     "use_regex": True,
 }
 
-_OF_THIS_MACHINE = (
+_MACHINE_SPECIFIC = (
     "_model_name_or_path",
     "_name_or_path",
     "is_local",
@@ -41,7 +41,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any] | None] = {
     },
 }
 """By ``tokenizer.ggml.pre``, the pre-tokenizer that transformers' conversion loses; None where it
-converts right. One that is not here is kept as converted, with a warning."""
+is correct. Others are kept as converted, with a warning."""
 
 
 def import_gguf(
@@ -55,12 +55,13 @@ def import_gguf(
 ) -> list[str]:
     """Write a module of kind ``base`` from a GGUF file, and return warnings.
 
-    Quantised weights are dequantised and rounded to ``dtype``; the module is a base of its own,
-    not the model that was once quantised.
+    Quantised weights are dequantised and rounded to ``dtype``, so the module differs from the
+    model that was quantised.
 
     Raises:
-        ConversionError: it is no GGUF file, or of an architecture that transformers cannot convert.
-        MissingExtra: gguf or transformers is not installed. ConversionError, InstallError.
+        ConversionError: `source` is not a GGUF file, or transformers cannot convert it.
+        MissingExtra: gguf or transformers is not installed.
+        InstallError: `out` cannot be written.
     """
     try:
         import gguf  # noqa: F401
@@ -90,8 +91,8 @@ def import_gguf(
             raise ConversionError("M801", path=source, reason=text) from None
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
-        warnings += _mend_tokenizer(staged, fields)
-        _make_reproducible(staged)
+        warnings += _fix_pre_tokenizer(staged, fields)
+        _remove_machine_specific(staged)
         write_manifest(
             staged,
             name=name,
@@ -105,7 +106,7 @@ def import_gguf(
 
 
 def _dequantised(transformers: Any) -> dict[str, Any]:
-    """Return the options under which transformers unpacks the weights, as older ones always do."""
+    """Return the options with which transformers dequantises; older versions always do."""
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 
@@ -116,9 +117,7 @@ def _fields(source: Path) -> dict[str, str]:
 
     with open(source, "rb") as file:
         if file.read(4) != b"GGUF":
-            raise ConversionError(
-                "M801", path=source, reason="it does not begin as a GGUF file does"
-            )
+            raise ConversionError("M801", path=source, reason="it does not begin with GGUF")
     try:
         reader = GGUFReader(source)
         return {
@@ -126,16 +125,16 @@ def _fields(source: Path) -> dict[str, str]:
             for key, field in reader.fields.items()
             if field.types and field.types[0] == GGUFValueType.STRING
         }
-    except Exception as error:  # the reader trusts the file, and fails in many ways
+    except Exception as error:  # the reader trusts the file and can fail anyhow
         text = " ".join(str(error).split())[:200]
         raise ConversionError(
-            "M801", path=source, reason=f"its header is not understood ({text})"
+            "M801", path=source, reason=f"its header cannot be read ({text})"
         ) from None
 
 
-def _mend_tokenizer(staged: Path, fields: dict[str, str]) -> list[str]:
+def _fix_pre_tokenizer(staged: Path, fields: dict[str, str]) -> list[str]:
     pre = fields.get("tokenizer.ggml.pre", "default")
-    if pre not in PRE_TOKENIZERS and pre not in _converted_right():
+    if pre not in PRE_TOKENIZERS and pre not in _supported_pre_tokenizers():
         return [
             f"the pre-tokenizer {pre!r} was converted as GPT-2's; compare its token ids with the "
             "original's before you publish"
@@ -149,8 +148,8 @@ def _mend_tokenizer(staged: Path, fields: dict[str, str]) -> list[str]:
     return []
 
 
-def _converted_right() -> Collection[str]:
-    """Return the pre-tokenizers that this transformers converts."""
+def _supported_pre_tokenizers() -> Collection[str]:
+    """Return the pre-tokenizers that the installed transformers converts correctly."""
     try:
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     except ImportError:
@@ -158,14 +157,14 @@ def _converted_right() -> Collection[str]:
     return set(GGUF_PRE_TOKENIZER_SPLITS)
 
 
-def _make_reproducible(staged: Path) -> None:
-    """Leave out of the configs what depends on this machine and not on the model."""
+def _remove_machine_specific(staged: Path) -> None:
+    """Remove from the configs what depends on this machine and not on the model."""
     for file in (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG):
         path = staged / file
         if not path.exists():
             continue
         document = read_json(path)
-        for key in _OF_THIS_MACHINE:
+        for key in _MACHINE_SPECIFIC:
             document.pop(key, None)
         path.write_bytes(
             msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2)
@@ -174,7 +173,7 @@ def _make_reproducible(staged: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' own progress and notes off the terminal."""
+    """Hide the progress bars and log messages of transformers."""
     import tqdm
 
     logger = logging.getLogger("transformers")

@@ -24,7 +24,7 @@ from modpkg.interop.weights import MAX_SHARD, write_weights
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence_modules import EMBEDS, after_transformer, modules_of, split_tensors
 
-NOT_TAKEN = (
+IGNORED_FILES = (
     "onnx/*",
     "openvino/*",
     "*.safetensors.index.json",
@@ -33,7 +33,7 @@ NOT_TAKEN = (
     "*.bin",
     "*.ot",
 )
-"""What of a model's directory no module takes."""
+"""Files of a model directory that are not imported: weights in other formats, and indexes."""
 
 
 def import_hf(
@@ -42,9 +42,10 @@ def import_hf(
     """Write a module of kind ``base`` from a model directory, and return warnings.
 
     Raises:
-        ConversionError: it is no such directory, or has no safetensors weights.
-        RunError: its config asks for code of its own.
-        ConversionError, PackError, InstallError.
+        ConversionError: `source` is not such a directory, or has no safetensors weights.
+        RunError: Its config needs remote code.
+        PackError: Its weights are damaged.
+        InstallError: `out` cannot be written.
     """
     if not (source / CONFIG).is_file():
         raise ConversionError("M801", path=source, reason="it has no config.json")
@@ -69,7 +70,7 @@ def import_hf(
         read_pack_header(path.resolve())
     spdx, warnings = license_of(source, license)
     with new_project(out) as staged:
-        left = copy_files(source, staged, skip=NOT_TAKEN)
+        left = copy_files(source, staged, skip=IGNORED_FILES)
         warnings += [f"left out: {item}" for item in left]
         write_manifest(
             staged,
@@ -84,7 +85,7 @@ def import_hf(
 
 
 def _task(source: Path, config: Mapping[str, Any]) -> str | None:
-    """Return the task that the directory is for, when it says so."""
+    """Return the task that the config names; None if it names none."""
     if (source / MODULES).exists():
         return "feature-extraction"
     architectures = config.get("architectures") or [""]
@@ -95,12 +96,12 @@ def _task(source: Path, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def readable(folder: Path, form: str) -> InstalledModel:
-    """Return the record of an installed model that its weights say all of.
+def read_exportable(folder: Path, form: str) -> InstalledModel:
+    """Return the record of an installed model that can be written as weights alone.
 
     Raises:
-        ConversionError: it reads virtual tokens, which no directory of weights has.
-        EnvironmentDamaged.
+        ConversionError: The model reads virtual tokens, which are not weights.
+        EnvironmentDamaged: The record is damaged.
     """
     model = read_model(folder)
     if model.prompt is not None:
@@ -108,8 +109,9 @@ def readable(folder: Path, form: str) -> InstalledModel:
             "M805",
             name=model.name,
             form=form,
-            reason=f"it reads the virtual tokens of {model.prompt.module} while it runs, which no "
-            "weight can take up; use modpkg.load or 'modpkg run', or export the adapter to peft",
+            reason=f"it reads the virtual tokens of {model.prompt.module} while it runs, and they "
+            "cannot be merged into weights; use modpkg.load or 'modpkg run', or export the adapter "
+            "to peft",
         )
     return model
 
@@ -122,10 +124,10 @@ def write_hf(
     *,
     max_shard_bytes: int = MAX_SHARD,
 ) -> None:
-    """Write an installed model's files and weights as transformers has them.
+    """Write an installed model's files and weights as transformers saves them.
 
-    What sentence-transformers does after the transformer stays behind when the model is there for
-    another task: a head reads the transformer's own output.
+    Modules after the transformer (sentence-transformers) are left out when the model has another
+    task than embedding: a head reads the transformer's output.
     """
     left: tuple[str, ...] = (MODEL_RECORD,)
     own, after = split_tensors(model.name, folder, model.tensors)
@@ -153,8 +155,12 @@ def export_hf(
     tensors, in several with an index.
 
     Raises:
-        ConversionError, InstallError, EnvironmentDamaged.
+        ConversionError: The model reads virtual tokens, or `out` is not empty.
+        InstallError: `out` cannot be written.
+        EnvironmentDamaged: The model's record is damaged.
     """
     with new_project(out) as staged:
-        write_hf(readable(folder, "hf"), folder, packs, staged, max_shard_bytes=max_shard_bytes)
+        write_hf(
+            read_exportable(folder, "hf"), folder, packs, staged, max_shard_bytes=max_shard_bytes
+        )
     return files_of(out)

@@ -1,22 +1,22 @@
-"""Recipes of mergekit (its YAML) as module projects: what they say, in a manifest's words."""
+"""Recipes of mergekit (YAML) converted to module projects."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from modpkg.adapters.layers import layer_path
 from modpkg.core.errors import ConversionError, MissingExtra, ModpkgError, PackError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.names import module_name
 from modpkg.core.packs import read_pack_header
+from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
+from modpkg.interop.mergekit_recipe import Recipe
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
-from modpkg.manifest.edit import toml_value
 from modpkg.manifest.read import parse_manifest
 
-DTYPES = ("float32", "float16", "bfloat16")
 _LARGEST = 1 << 20
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
@@ -24,18 +24,18 @@ _KEYS = (
 )
 
 
-class Method(Struct, frozen=True, kw_only=True):
-    """A method of mergekit in modpkg's words."""
+class RecipeMethod(Struct, frozen=True, kw_only=True):
+    """A merge method of mergekit, and its counterpart in modpkg."""
 
     name: str
     shared: dict[str, str] = {}
-    """Its parameters, by mergekit's name of them."""
+    """Parameters of the method: mergekit's name to modpkg's."""
     each: dict[str, str] = {}
-    """Likewise those of each model, beside the weight."""
+    """Parameters of each model, except the weight."""
     weighted: bool = True
     needs_base: bool = True
     without_base: dict[str, Any] = {}
-    """What to say where the recipe has no base_model."""
+    """Parameters to set where the recipe has no base_model."""
     notes: tuple[str, ...] = ()
 
 
@@ -43,46 +43,48 @@ _TASK = {"normalize": "normalize", "lambda": "lambda"}
 _SPARSE = {**_TASK, "rescale": "rescale"}
 _DENSITY = {"density": "density"}
 _RANDOM = (
-    "its random numbers are modpkg's own (by seed, tensor and source), and what is kept is "
-    "divided by its chance to be, as the paper has it; mergekit 0.1.5 brings it to the sum of "
+    "its random numbers are modpkg's (by seed, tensor and source), and kept values are "
+    "divided by their probability, as in the paper; mergekit 0.1.5 rescales them to the sum of "
     "magnitudes instead",
 )
 _FROM_MODELS = {"from_base": False}
 
 METHODS = {
-    "linear": Method(name="linear", shared={"normalize": "normalize"}, needs_base=False),
-    "task_arithmetic": Method(name="task-arithmetic", shared=_TASK),
-    "slerp": Method(name="slerp", shared={"t": "t"}, weighted=False),
-    "nuslerp": Method(name="nuslerp", needs_base=False, without_base=_FROM_MODELS),
-    "multislerp": Method(
+    "linear": RecipeMethod(name="linear", shared={"normalize": "normalize"}, needs_base=False),
+    "task_arithmetic": RecipeMethod(name="task-arithmetic", shared=_TASK),
+    "slerp": RecipeMethod(name="slerp", shared={"t": "t"}, weighted=False),
+    "nuslerp": RecipeMethod(name="nuslerp", needs_base=False, without_base=_FROM_MODELS),
+    "multislerp": RecipeMethod(
         name="multislerp",
         shared={"normalize_weights": "normalize_weights", "eps": "eps"},
         needs_base=False,
         without_base=_FROM_MODELS,
     ),
-    "karcher": Method(
+    "karcher": RecipeMethod(
         name="karcher",
         shared={"max_iter": "max_iter", "tol": "tol"},
         weighted=False,
         needs_base=False,
     ),
-    "model_stock": Method(
+    "model_stock": RecipeMethod(
         name="model-stock", shared={"filter_wise": "filter_wise"}, weighted=False
     ),
-    "ties": Method(name="ties-mergekit", shared=_SPARSE, each=_DENSITY),
-    "dare_linear": Method(name="dare-linear", shared=_SPARSE, each=_DENSITY, notes=_RANDOM),
-    "dare_ties": Method(name="dare-ties", shared=_SPARSE, each=_DENSITY, notes=_RANDOM),
-    "della": Method(
+    "ties": RecipeMethod(name="ties-mergekit", shared=_SPARSE, each=_DENSITY),
+    "dare_linear": RecipeMethod(name="dare-linear", shared=_SPARSE, each=_DENSITY, notes=_RANDOM),
+    "dare_ties": RecipeMethod(name="dare-ties", shared=_SPARSE, each=_DENSITY, notes=_RANDOM),
+    "della": RecipeMethod(
         name="della", shared=_SPARSE, each={**_DENSITY, "epsilon": "epsilon"}, notes=_RANDOM
     ),
-    "della_linear": Method(
+    "della_linear": RecipeMethod(
         name="della-linear", shared=_SPARSE, each={**_DENSITY, "epsilon": "epsilon"}, notes=_RANDOM
     ),
-    "breadcrumbs": Method(name="breadcrumbs", shared=_SPARSE, each={**_DENSITY, "gamma": "gamma"}),
-    "breadcrumbs_ties": Method(
+    "breadcrumbs": RecipeMethod(
+        name="breadcrumbs", shared=_SPARSE, each={**_DENSITY, "gamma": "gamma"}
+    ),
+    "breadcrumbs_ties": RecipeMethod(
         name="breadcrumbs-ties", shared=_SPARSE, each={**_DENSITY, "gamma": "gamma"}
     ),
-    "passthrough": Method(name="passthrough", needs_base=False, each={"scale": "scale"}),
+    "passthrough": RecipeMethod(name="passthrough", needs_base=False, each={"scale": "scale"}),
 }
 """mergekit's methods that modpkg has; docs/merging.md says where they differ."""
 
@@ -90,14 +92,13 @@ METHODS = {
 def import_mergekit(
     source: Path, out: Path, name: str, version: str, *, license: str | None = None
 ) -> list[str]:
-    """Write a module of kind ``model`` from a recipe, and return what is not as it was, in words.
+    """Write a module of kind ``model`` from a recipe, and return warnings: what differs.
 
     Raises:
-        ConversionError: the recipe is none, or says what a manifest cannot; names the key.
-        MissingExtra: PyYAML is not installed. ConversionError, InstallError.
+        ConversionError: The recipe is malformed, or has a key without a counterpart.
+        MissingExtra: PyYAML is not installed.
+        InstallError: `out` cannot be written.
     """
-    from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
-
     data = _read(source)
     recipe = MixtureRecipe(source, data) if EXPERTS in data else MergeRecipe(source, data)
     spdx, warnings = license_of(source.parent, license)
@@ -126,105 +127,21 @@ def _read(source: Path) -> dict[str, Any]:
         data = yaml.safe_load(source.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).partition("\n")[0]
-        raise ConversionError("M801", path=source, reason=f"it is no YAML ({first})") from None
+        raise ConversionError("M801", path=source, reason=f"it is not YAML ({first})") from None
     if not isinstance(data, dict):
-        raise ConversionError("M801", path=source, reason="it is no recipe: no table of keys")
+        raise ConversionError(
+            "M801", path=source, reason="it is not a recipe: no mapping at the top level"
+        )
     return data
 
 
-class Recipe:
-    """A recipe that is being read; ``notes`` grows as it is."""
-
-    summary = ""
-
-    def __init__(self, path: Path, data: dict[str, Any], keys: Collection[str]) -> None:
-        self._path, self._data = path, data
-        self._names: dict[str, str] = {}
-        self.notes: list[str] = []
-        for key in data:
-            if key not in keys:
-                raise self._refuse(f"its key {key!r} is not known")
-
-    def _compose(self) -> dict[str, Any]:
-        """Return what stands under ``[compose]``."""
-        raise NotImplementedError
-
-    def _refuse(self, reason: str) -> ConversionError:
-        return ConversionError("M801", path=self._path, reason=reason)
-
-    def manifest(self, name: str, version: str, license: str) -> str:
-        """Return the text of the manifest."""
-        compose = self._compose()
-        dtype = self._data.get("out_dtype") or self._data.get("dtype")
-        if dtype is not None:
-            if dtype not in DTYPES:
-                raise self._refuse(f"its dtype is {dtype!r}; known are {', '.join(DTYPES)}")
-            compose["dtype"] = dtype
-            self.notes.append(
-                "dtype says what the result is; modpkg computes in float64 and rounds once, "
-                "whatever it says"
-            )
-        self.notes.append(
-            "the models are named "
-            + ", ".join(f"{new!r} (for {old})" for old, new in self._names.items())
-            + "; import and publish them under these names, and say which versions"
-        )
-        lines = ["[module]"]
-        for key, value in (
-            ("name", name), ("version", version), ("kind", "model"), ("license", license),
-            ("summary", self.summary),
-        ):  # fmt: skip
-            lines.append(f"{key} = {toml_value(value)}")
-        lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._names.values())]
-        lines += ["", "[compose]"]
-        for key, value in compose.items():
-            if key in ("steps", "layers"):
-                items = ",\n".join(f"  {toml_value(item)}" for item in value)
-                lines.append(f"{key} = [\n{items},\n]")
-            elif value not in ({}, None):
-                lines.append(f"{key} = {toml_value(value)}")
-        return "\n".join(lines) + "\n"
-
-    def _model(self, reference: Any) -> str:
-        """Return the module's name for a reference to a model."""
-        if isinstance(reference, dict):
-            inner = reference.get("model")
-            if reference.get("lora") or not isinstance(inner, str | dict):
-                raise self._refuse("a model with a LoRA is to be merged first, by a [compose]")
-            reference = inner.get("path") if isinstance(inner, dict) else inner
-        if not isinstance(reference, str) or not reference.strip():
-            raise self._refuse(f"{reference!r} names no model")
-        if "+" in reference:
-            raise self._refuse(f"{reference!r} is a model with a LoRA; compose that one first")
-        path, _, revision = reference.partition("@")
-        if revision:
-            note = f"{path} is asked for at revision {revision}; give the dependency that version"
-            if note not in self.notes:
-                self.notes.append(note)
-        if path not in self._names:
-            parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-            for count in range(1, len(parts) + 1):
-                try:
-                    chosen = str(module_name("-".join(parts[-count:])))
-                except ModpkgError as error:
-                    raise self._refuse(
-                        f"{reference!r} cannot be a module's name ({error})"
-                    ) from None
-                if chosen not in self._names.values():
-                    self._names[path] = chosen
-                    break
-            else:
-                raise self._refuse(f"{reference!r} names no model")
-        return self._names[path]
-
-
 class MergeRecipe(Recipe):
-    """A recipe of a merge."""
+    """A recipe for ``mergekit-yaml``."""
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
         super().__init__(path, data, _KEYS)
         if data.get("modules"):
-            raise self._refuse("'modules' (several towers of one model) has no form here")
+            raise self._refuse("'modules' (several towers of one model) is not supported")
         written = data.get("merge_method")
         if written not in METHODS:
             raise self._refuse(f"its merge_method is {written!r}; known are {', '.join(METHODS)}")
@@ -239,7 +156,7 @@ class MergeRecipe(Recipe):
     # Models -------------------------------------------------------------------------------
 
     def _sources(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the models that are merged, and the parameters of their slice."""
+        """Return the merged models, and the parameters of their slice."""
         if isinstance(models := self._data.get("models"), list) and not self._data.get("slices"):
             return [self._entry(item) for item in models], {}
         slices = self._data.get("slices")
@@ -251,8 +168,8 @@ class MergeRecipe(Recipe):
         sources = [self._entry(item) for item in slices[0].get("sources") or []]
         ranges = {tuple(item.get("layer_range") or ()) for item in sources}
         if len(ranges) != 1 or len(only := ranges.pop()) != 2 or only[0] != 0:
-            raise self._refuse("it merges other layers than all of them, which has no form here")
-        self.notes.append(f"the slice of layers 0 to {only[1]} is taken to be all layers")
+            raise self._refuse("it merges other layers than all of them, which is not supported")
+        self.notes.append(f"the slice of layers 0 to {only[1]} is assumed to be all layers")
         return sources, slices[0].get("parameters") or {}
 
     def _entry(self, item: Any) -> dict[str, Any]:
@@ -296,23 +213,23 @@ class MergeRecipe(Recipe):
         return {"base": base, "method": method.name, "parameters": parameters, "steps": steps}
 
     def _weight(self, scopes: Sequence[Mapping[str, Any]]) -> Any:
-        found = _layered([scope["weight"] for scope in scopes if "weight" in scope])
-        if found is None:
+        values = _first_applicable([scope["weight"] for scope in scopes if "weight" in scope])
+        if values is None:
             raise self._refuse("a model has no weight")
-        return found
+        return values
 
     def _parameters(
         self, names: Mapping[str, str], scopes: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        found = {}
+        values = {}
         for theirs, ours in names.items():
-            value = _layered([scope[theirs] for scope in scopes if theirs in scope])
+            value = _first_applicable([scope[theirs] for scope in scopes if theirs in scope])
             if value is not None:
-                found[ours] = value
-        return found
+                values[ours] = value
+        return values
 
     def _check(self, entries: Sequence[dict[str, Any]], *scopes: Mapping[str, Any]) -> None:
-        """Refuse parameters that would be dropped without a word."""
+        """Refuse parameters that have no counterpart."""
         known = {*self._method.shared, *self._method.each} | (
             {"weight"} if self._method.weighted else set()
         )
@@ -328,7 +245,7 @@ class MergeRecipe(Recipe):
                     )
                 elif (key, value) not in (("nuslerp_flatten", True), ("nuslerp_row_wise", False)):
                     raise self._refuse(
-                        f"{self._data['merge_method']} with {key} = {value!r} has no form here"
+                        f"{self._data['merge_method']} with {key} = {value!r} is not supported"
                     )
 
     def _passthrough(self) -> dict[str, Any]:
@@ -360,7 +277,7 @@ class MergeRecipe(Recipe):
         first, last = runs[0], runs[-1]
         if self._data.get("base_model") is not None:
             self._model(self._data["base_model"])
-            self.notes.append("passthrough has no use for base_model but for its config")
+            self.notes.append("passthrough uses only the config of base_model")
         if last["module"] != first["module"]:
             path = next(old for old, new in self._names.items() if new == last["module"])
             last["tensors"] = self._after_layers(path)
@@ -373,8 +290,6 @@ class MergeRecipe(Recipe):
 
     def _after_layers(self, path: str) -> list[str]:
         """Return the tensors after the last layer, which mergekit takes from the last slice."""
-        from modpkg.adapters.layers import layer_path
-
         folder = self._path.parent / path if not Path(path).is_absolute() else Path(path)
         names: set[str] = set()
         try:
@@ -382,16 +297,16 @@ class MergeRecipe(Recipe):
                 names.update(read_pack_header(pack))
         except (OSError, PackError):
             names = set()
-        found = sorted(
+        values = sorted(
             name for name in names if layer_path(name) is None and "embed" not in name.lower()
         )
-        if not found:
-            found = ["model.norm.weight", "lm_head.weight"]
+        if not values:
+            values = ["model.norm.weight", "lm_head.weight"]
             self.notes.append(
-                f"what follows the last layer comes from {path}, which is not here to be looked "
-                f"at: {' and '.join(found)} are named; see whether it has these"
+                f"tensors after the last layer come from {path}, which is not available: "
+                f"{' and '.join(values)} are assumed; check that it has them"
             )
-        return found
+        return values
 
     # Tokenizers ---------------------------------------------------------------------------
 
@@ -400,17 +315,17 @@ class MergeRecipe(Recipe):
         section = self._data.get("tokenizer")
         if isinstance(section, dict):
             if set(section) - {"source"}:
-                raise self._refuse("'tokenizer' with tokens of its own has no form here")
+                raise self._refuse("'tokenizer' with its own tokens is not supported")
             source = section.get("source")
         if source == "base":
             self.notes.append(
-                "tokenizer_source: the base's tokenizer is taken, and rows of embeddings are "
-                "merged by number; models whose vocabulary differs are refused"
+                "tokenizer_source: the base's tokenizer is used, and embedding rows are merged by "
+                "index; models with another vocabulary are refused"
             )
         elif source is not None:
             raise self._refuse(
-                f"its tokenizer_source is {source!r}, and modpkg does not move rows of embeddings "
-                "from one vocabulary to another; only 'base' is known"
+                f"its tokenizer_source is {source!r}; only 'base' is supported, because "
+                "modpkg does not remap embedding rows to another vocabulary"
             )
         if self._data.get("chat_template") is not None:
             self.notes.append(
@@ -418,24 +333,24 @@ class MergeRecipe(Recipe):
             )
 
 
-def _layered(settings: Sequence[Any]) -> Any:
-    """Return one setting for several, the first of which goes before the next."""
-    found: list[Any] = []
+def _first_applicable(settings: Sequence[Any]) -> Any:
+    """Return one setting for several; earlier ones take precedence."""
+    values: list[Any] = []
     for setting in settings:
         items = [setting] if isinstance(setting, dict) else setting
         if not (isinstance(items, list) and any(isinstance(item, dict) for item in items)):
             value = _numbers(setting)
-            return [*found, {"value": value}] if found else value
+            return [*values, {"value": value}] if values else value
         for item in items:
             value = _numbers(item.get("value"))
             if item.get("filter") in (None, "*"):
-                return [*found, {"value": value}] if found else value
-            found.append({"filter": item["filter"], "value": value})
-    return found or None
+                return [*values, {"value": value}] if values else value
+            values.append({"filter": item["filter"], "value": value})
+    return values or None
 
 
 def _numbers(value: Any) -> Any:
-    """Return numbers for the texts that YAML 1.1 makes of ones like 1e-5."""
+    """Convert numbers like 1e-5, which YAML 1.1 reads as text."""
     if isinstance(value, list):
         return [_numbers(item) for item in value]
     try:

@@ -1,4 +1,4 @@
-"""Recipes of mergekit-moe (its YAML) in a manifest's words."""
+"""Recipes of mergekit-moe (YAML): mixtures of experts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modpkg.interop.mergekit import Recipe
+from modpkg.interop.mergekit_recipe import Recipe
 
 EXPERTS = "experts"
-"""The key that tells such a recipe from others."""
+"""The key that only recipes of mergekit-moe have."""
 _KEYS = ("base_model", EXPERTS, "gate_mode", "dtype", "experts_per_token", "architecture")
 _MODES = ("hidden", "hidden_avg", "cheap_embed")
 _ARCHITECTURES = ("mixtral", "qwen3", "qwen3_moe", None)
@@ -17,30 +17,30 @@ _EXPERT = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"
 
 
 class MixtureRecipe(Recipe):
-    """A recipe of a mixture of experts."""
+    """A recipe for ``mergekit-moe``."""
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
         super().__init__(path, data, keys=(*_KEYS, "shared_experts"))
         if data.get("shared_experts"):
-            raise self._refuse("'shared_experts' has no form here")
+            raise self._refuse("'shared_experts' is not supported")
         if (mode := data.get("gate_mode", "hidden")) not in _MODES:
             raise self._refuse(f"its gate_mode is {mode!r}; known are {', '.join(_MODES)}")
         if (wanted := data.get("architecture")) not in _ARCHITECTURES:
             raise self._refuse(
-                f"its architecture is {wanted!r}; a Llama or Mistral becomes a Mixtral here, and a "
-                "Qwen its own"
+                f"its architecture is {wanted!r}; supported are mixtral (of Llama or Mistral "
+                "models) and qwen3_moe (of Qwen3 models)"
             )
         self.summary = "Mixture of experts"
         self.notes += [
-            "mixture: the base reads prompts in float64, where mergekit's does in bfloat16; and "
-            "one at a time, without padding",
-            "mixture: a sliding window of the base stays; mergekit takes it away",
+            "mixture: the base reads prompts in float64 (bfloat16 in mergekit), one at a time and "
+            "without padding",
+            "mixture: the base's sliding window is kept; mergekit removes it",
         ]
 
     def _compose(self) -> dict[str, Any]:
         experts = self._data[EXPERTS]
         if "base_model" not in self._data or not isinstance(experts, list) or not experts:
-            raise self._refuse("it needs a base_model, and experts in a list")
+            raise self._refuse("it needs a base_model and a list of experts")
         base = self._model(self._data["base_model"])
         steps = [self._expert(item, base) for item in experts]
         parameters: dict[str, Any] = {
@@ -52,16 +52,16 @@ class MixtureRecipe(Recipe):
 
     def _expert(self, item: Any, base: str) -> dict[str, Any]:
         if not isinstance(item, Mapping) or "source_model" not in item:
-            raise self._refuse("an expert is a table with source_model")
+            raise self._refuse("an expert without source_model")
         parameters: dict[str, Any] = {}
         for key, value in item.items():
             if key in _EXPERT:
                 if not isinstance(value, list) or not all(isinstance(p, str) for p in value):
-                    raise self._refuse(f"{key} of an expert is no list of texts")
+                    raise self._refuse(f"{key} of an expert is not a list of strings")
                 if value:
                     parameters[_EXPERT[key]] = list(value)
             elif key != "source_model" and value is not None:
-                raise self._refuse(f"{key!r} of an expert has no form here")
+                raise self._refuse(f"{key!r} of an expert is not supported")
         module = self._model(item["source_model"])
         if module != base:
             parameters["others"] = "drop"

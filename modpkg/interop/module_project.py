@@ -1,4 +1,4 @@
-"""Writing a module project out of files that came from elsewhere."""
+"""Writing a module project from files of another tool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from modpkg.core.errors import ConversionError
+from modpkg.core.errors import ConversionError, ReleaseError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
 from modpkg.manifest.read import parse_manifest
@@ -31,16 +31,16 @@ _SPDX = {
     "mpl-2.0": "MPL-2.0",
     "unlicense": "Unlicense",
 }
-"""Licence identifiers of model hubs that are SPDX identifiers by another spelling."""
+"""Licence identifiers of model hubs, and their SPDX spelling."""
 
 
 @contextlib.contextmanager
 def new_project(out: Path) -> Iterator[Path]:
-    """Yield a folder to write a project into; it becomes ``out`` when the block ends well.
+    """Yield a temporary folder for a project; it is renamed to ``out`` when the block succeeds.
 
     Raises:
-        ConversionError: there is something in ``out``.
-        InstallError: nothing remains.
+        ConversionError: ``out`` exists and is not an empty folder.
+        InstallError: The disk is full or not writable; nothing is left behind.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConversionError("M803", path=out)
@@ -60,7 +60,7 @@ def new_project(out: Path) -> Iterator[Path]:
 def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[str]:
     """Copy a folder's data files; return what was left out.
 
-    Hidden files, links, code, pickles and paths that match ``skip`` stay behind.
+    Hidden files, broken links, code, pickles and paths that match ``skip`` are not copied.
     """
     left: list[str] = []
     for path in sorted(source.rglob("*")):
@@ -76,8 +76,8 @@ def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[
         try:
             if path.suffix != ".safetensors":
                 check_data(real, str(relative))
-        except Exception as error:
-            if "carries data only" not in str(error):
+        except ReleaseError as error:
+            if error.code != "M202":
                 raise
             left.append(f"{relative} (not data)")
             continue
@@ -88,33 +88,33 @@ def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[
 
 
 def files_of(folder: Path) -> list[str]:
-    """Return the files in a folder, by their path in it."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found)
+    """Return the paths of all files in a folder, relative to it."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths)
 
 
 def license_of(source: Path, given: str | None) -> tuple[str, list[str]]:
-    """Return an SPDX expression and warnings: what was given, else the README's front matter.
+    """Return an SPDX expression and warnings: `given`, else that of the README's front matter.
 
     Raises:
-        ConversionError: what was given is no SPDX expression.
+        ConversionError: `given` is not an SPDX expression.
     """
     if given is not None:
         try:
             return str(canonicalize_license_expression(given)), []
         except InvalidLicenseExpression as error:
             raise ConversionError("M801", path=source, reason=f"{given!r}: {error}") from None
-    found = front_matter(source / "README.md", "license")
-    if found is not None and (spdx := _SPDX.get(found.lower())):
+    named = front_matter(source / "README.md", "license")
+    if named is not None and (spdx := _SPDX.get(named.lower())):
         return spdx, []
-    said = f"its README says {found!r}" if found else "none is named"
+    reason = f"its README has {named!r}" if named else "its README has none"
     return UNKNOWN_LICENSE, [
-        f"the licence is not known ({said}); write an SPDX expression into {MANIFEST}"
+        f"the licence is unknown ({reason}); write an SPDX expression into {MANIFEST}"
     ]
 
 
 def front_matter(path: Path, key: str) -> str | None:
-    """Return one plain value of a README's YAML front matter, without reading YAML."""
+    """Return one plain value of a README's YAML front matter, without parsing YAML."""
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -141,7 +141,7 @@ def write_manifest(
     base: tuple[str, str] | None = None,
     task: str | None = None,
 ) -> None:
-    """Write the manifest of an imported module, and read it back to be sure of it."""
+    """Write the manifest of an imported module; it is parsed first, to be sure that it is valid."""
     shown = summary.replace("\\", "").replace('"', "'")[:200]
     lines = [
         "[module]",

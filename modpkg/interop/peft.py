@@ -1,4 +1,4 @@
-"""Adapter directories as PEFT saves them."""
+"""Adapter directories of PEFT: import and export."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.errors import ConversionError
+from modpkg.core.errors import ConversionError, InstallError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
-from modpkg.core.names import parse_requirement, specifier_text
+from modpkg.core.names import ModuleName, parse_requirement, specifier_text
 from modpkg.core.packs import read_pack_header
+from modpkg.core.progress import Progress
+from modpkg.environment.generations import Environment, ModuleState
+from modpkg.environment.project import Project
+from modpkg.environment.registries import Registries
+from modpkg.environment.releases import fetch_module
 from modpkg.interop.module_project import (
     copy_files,
     files_of,
@@ -24,6 +29,9 @@ from modpkg.interop.module_project import (
     write_manifest,
 )
 from modpkg.interop.weights import write_weights
+from modpkg.manifest.schema import Compose
+from modpkg.resolve.lock import LockedModule
+from modpkg.store.store import Store
 
 
 def import_peft(
@@ -37,12 +45,14 @@ def import_peft(
 ) -> list[str]:
     """Write a module of kind ``adapter`` from an adapter directory, and return warnings.
 
-    ``base`` is the requirement on the base it was made for. Whether the adapter can be composed
-    exactly is checked when it is built against that base.
+    ``base`` is the requirement on the base it was trained on. Building the module checks that the
+    adapter can be composed exactly with that base.
 
     Raises:
-        ConversionError: it is no such directory, or its weights are a pickle.
-        InvalidValue, ConversionError, PackError, InstallError.
+        ConversionError: `source` is not such a directory, or its weights are a pickle.
+        InvalidValue: `base` is not a requirement.
+        PackError: The weights are damaged.
+        InstallError: `out` cannot be written.
     """
     requirement = parse_requirement(base)
     if not (source / ADAPTER_CONFIG).is_file():
@@ -76,15 +86,71 @@ def import_peft(
     return warnings
 
 
+def fetch_adapter(
+    project: Project, name: ModuleName, registries: Registries, store: Store, progress: Progress
+) -> tuple[InstalledModule, float]:
+    """Return an installed adapter, or the only one of an installed model, and its scale.
+
+    Raises:
+        ConversionError: The model is not a base with one adapter.
+        InstallError: Nothing is installed, or not under this name.
+        RegistryError: The store lacks it, and it cannot be fetched.
+    """
+    environment = Environment(project.environment)
+    generation = environment.current()
+    if generation is None:
+        raise InstallError("M503", path=environment.root)
+    states = {module.name: module for module in generation.modules}
+    scale = 1.0
+    chosen = states.get(name)
+    if name in generation.models:
+        chosen, scale = _only_adapter(name, environment, states)
+    if chosen is None:
+        raise InstallError("M504", name=name, path=environment.root, hint="")
+    locked = LockedModule(
+        name=chosen.name,
+        version=chosen.version,
+        kind=chosen.kind,
+        registry=chosen.registry,
+        release=chosen.release,
+    )
+    return fetch_module(locked, registries, store, progress), scale
+
+
+def _only_adapter(
+    name: str, environment: Environment, states: dict[str, ModuleState]
+) -> tuple[ModuleState, float]:
+    recipe = msgspec.convert(environment.model(name).recipe, Compose)
+    adapters = [step for step in recipe.steps if states[step.module].kind == "adapter"]
+    plain = recipe.method == "sum" and not recipe.layers and len(recipe.steps) == 1
+    if not plain or not adapters:
+        raise ConversionError(
+            "M805",
+            name=name,
+            form="peft",
+            reason=f"it is composed in {len(recipe.steps)} steps ({len(adapters)} with an "
+            "adapter); only a model of one base and one adapter can be exported to PEFT",
+        )
+    scale = adapters[0].scale
+    if not isinstance(scale, float):
+        raise ConversionError(
+            "M805",
+            name=name,
+            form="peft",
+            reason="its scale differs by tensor, which PEFT does not support",
+        )
+    return states[adapters[0].module], scale
+
+
 def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> list[str]:
     """Write an adapter as a directory that PEFT opens; return the file names.
 
-    A ``scale`` other than 1 goes into LoRA's alpha: ``alpha / rank`` (or ``/ √rank``) is all that
-    multiplies B @ A.
+    A ``scale`` other than 1 is multiplied into LoRA's alpha, since B @ A is only multiplied by
+    ``alpha / rank`` (or ``alpha / √rank``).
 
     Raises:
-        ConversionError: it is no adapter of PEFT's, or its method has no alpha to take the scale.
-        ConversionError, InstallError.
+        ConversionError: It is not a PEFT adapter, or its method has no alpha for the scale.
+        InstallError: `out` cannot be written.
     """
 
     def refuse(reason: str) -> ConversionError:
@@ -115,7 +181,7 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
 
 
 def _unscaled(config: Mapping[str, Any]) -> str | None:
-    """Return what of an adapter alpha does not multiply; None when it multiplies all."""
+    """Return the part of an adapter that alpha does not scale; None when it scales all."""
     if (method := config.get("peft_type")) != "LORA":
         return f"what {method} does"
     if config.get("bias", "none") != "none":

@@ -1,4 +1,4 @@
-"""Plain safetensors files: tensors, and nothing that says what they are."""
+"""Plain safetensors files: weights without a config."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from modpkg.core.errors import ConversionError
 from modpkg.core.files import copy_file
 from modpkg.core.packs import read_pack_header
-from modpkg.interop.hf import readable
+from modpkg.interop.hf import read_exportable
 from modpkg.interop.module_project import files_of, license_of, new_project, write_manifest
 from modpkg.interop.weights import write_weights
 
@@ -17,11 +17,12 @@ def import_plain(
 ) -> list[str]:
     """Write a module of kind ``base`` from one safetensors file, and return warnings.
 
-    Without a config.json beside its weights the module does not run by itself; other modules can
-    be built and compared against it.
+    Without a config.json the module cannot run by itself; other modules can be built on it.
 
     Raises:
-        ConversionError: it is no such file. ConversionError, PackError, InstallError.
+        ConversionError: `source` is not a safetensors file.
+        PackError: It is damaged.
+        InstallError: `out` cannot be written.
     """
     if not source.is_file() or source.suffix != ".safetensors":
         raise ConversionError(
@@ -45,12 +46,14 @@ def import_plain(
 
 
 def export_plain(folder: Path, packs: Path, out: Path) -> list[str]:
-    """Write an installed model's weights alone; return the file names.
+    """Write an installed model's weights only; return the file names.
 
     Raises:
-        ConversionError, InstallError, EnvironmentDamaged.
+        ConversionError: The model reads virtual tokens, or `out` is not empty.
+        InstallError: `out` cannot be written.
+        EnvironmentDamaged: The model's record is damaged.
     """
-    model = readable(folder, "safetensors")
+    model = read_exportable(folder, "safetensors")
     with new_project(out) as staged:
         write_weights(model.tensors, packs, staged)
     return files_of(out)

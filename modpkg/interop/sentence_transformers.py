@@ -1,4 +1,4 @@
-"""Models as directories that sentence-transformers opens."""
+"""Model directories of sentence-transformers: export."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
 
 
 def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[str]:
-    """Write an installed model as sentence-transformers has it; return the file names.
+    """Write an installed model as sentence-transformers saves it; return the file names.
 
-    A model that does not say what follows its transformer gets what ``modpkg run`` does: the mean
-    over the tokens, not normalised.
+    A model without modules after its transformer gets those that ``modpkg run`` uses: the mean over
+    the tokens, not normalised.
 
     Raises:
-        ConversionError: its task is another than to embed. ConversionError, InstallError.
+        ConversionError: Its task is not to embed text, or `out` is not empty.
+        InstallError: `out` cannot be written.
     """
     model = read_model(folder)
     config = read_json(folder / CONFIG)

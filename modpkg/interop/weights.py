@@ -1,4 +1,4 @@
-"""Weights of an installed model as the safetensors files that other tools open."""
+"""Weights of an installed model as safetensors files for other tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modpkg.core.packs import pack_chunks
 from modpkg.core.tensors import types_of
 
 MAX_SHARD = 5_000_000_000
-"""Bytes of tensors in one file; transformers' own default."""
+"""Bytes of tensors in one file; the default of transformers."""
 
 
 def write_weights(
@@ -25,7 +25,7 @@ def write_weights(
     stem: str = "model",
     max_shard_bytes: int = MAX_SHARD,
 ) -> None:
-    """Write ``<stem>.safetensors`` into ``out``, or, above the limit, several with an index.
+    """Write ``<stem>.safetensors`` into ``out``, or above the limit several shards with an index.
 
     Weights are copied byte for byte; ``packs`` is the folder that relative files lie in.
 

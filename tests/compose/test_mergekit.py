@@ -120,7 +120,7 @@ def tied(tensor: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("- a list", "no table of keys"),
+        ("- a list", "no mapping at the top level"),
         ("merge_method: sce", "merge_method is 'sce'"),
         ("merge_method: slerp\nmodels: [{model: a}, {model: b}]", "needs a base_model"),
         ("merge_method: linear\nmodels: [{model: a+lora}]", "a model with a LoRA"),
@@ -133,9 +133,9 @@ def tied(tensor: str) -> torch.Tensor:
         (
             "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n"
             "parameters: {weight: 1, nuslerp_flatten: false}",
-            "nuslerp_flatten = False has no form here",
+            "nuslerp_flatten = False is not supported",
         ),
-        ("a: [", "no YAML"),
+        ("a: [", "is not YAML"),
     ],
 )
 def test_what_a_manifest_cannot_say_is_refused_by_name(

@@ -22,7 +22,7 @@ from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
-from modpkg.interop.hf import NOT_TAKEN
+from modpkg.interop.hf import IGNORED_FILES
 from modpkg.manifest.read import read_manifest
 from modpkg.release.content import Content, check_data, collect
 from modpkg.release.packing import folders_apart
@@ -205,7 +205,11 @@ def _data_files(folder: Path) -> dict[str, Path]:
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         real = path.resolve()  # a hub's cache holds links to its blobs
-        if hidden or not real.is_file() or any(relative.match(pattern) for pattern in NOT_TAKEN):
+        if (
+            hidden
+            or not real.is_file()
+            or any(relative.match(pattern) for pattern in IGNORED_FILES)
+        ):
             continue
         if path.suffix == ".safetensors":
             continue

@@ -1,0 +1,97 @@
+"""What recipes of mergekit and mergekit-moe have in common: models, dtype, and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from modpkg.core.dtypes import CONFIG_DTYPES
+from modpkg.core.errors import ConversionError, ModpkgError
+from modpkg.core.names import module_name
+from modpkg.manifest.edit import toml_value
+
+
+class Recipe:
+    """A recipe that is being converted; each step that changes its meaning adds to `notes`."""
+
+    summary = ""
+
+    def __init__(self, path: Path, data: dict[str, Any], keys: Collection[str]) -> None:
+        self._path, self._data = path, data
+        self._names: dict[str, str] = {}
+        self.notes: list[str] = []
+        for key in data:
+            if key not in keys:
+                raise self._refuse(f"its key {key!r} is not known")
+
+    def _compose(self) -> dict[str, Any]:
+        """Return the contents of ``[compose]``."""
+        raise NotImplementedError
+
+    def _refuse(self, reason: str) -> ConversionError:
+        return ConversionError("M801", path=self._path, reason=reason)
+
+    def manifest(self, name: str, version: str, license: str) -> str:
+        """Return the text of the manifest."""
+        compose = self._compose()
+        dtype = self._data.get("out_dtype") or self._data.get("dtype")
+        if dtype is not None:
+            if dtype not in CONFIG_DTYPES:
+                raise self._refuse(f"its dtype is {dtype!r}; known are {', '.join(CONFIG_DTYPES)}")
+            compose["dtype"] = dtype
+            self.notes.append(
+                "dtype is that of the result; modpkg always computes in float64 and rounds once"
+            )
+        self.notes.append(
+            "the models are named "
+            + ", ".join(f"{new!r} (for {old})" for old, new in self._names.items())
+            + "; import and publish them under these names, and set their versions"
+        )
+        lines = ["[module]"]
+        for key, value in (
+            ("name", name), ("version", version), ("kind", "model"), ("license", license),
+            ("summary", self.summary),
+        ):  # fmt: skip
+            lines.append(f"{key} = {toml_value(value)}")
+        lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._names.values())]
+        lines += ["", "[compose]"]
+        for key, value in compose.items():
+            if key in ("steps", "layers"):
+                items = ",\n".join(f"  {toml_value(item)}" for item in value)
+                lines.append(f"{key} = [\n{items},\n]")
+            elif value not in ({}, None):
+                lines.append(f"{key} = {toml_value(value)}")
+        return "\n".join(lines) + "\n"
+
+    def _model(self, reference: Any) -> str:
+        """Return the module's name for a reference to a model."""
+        if isinstance(reference, dict):
+            inner = reference.get("model")
+            if reference.get("lora") or not isinstance(inner, str | dict):
+                raise self._refuse("a model with a LoRA has to be composed first, by a [compose]")
+            reference = inner.get("path") if isinstance(inner, dict) else inner
+        if not isinstance(reference, str) or not reference.strip():
+            raise self._refuse(f"{reference!r} names no model")
+        if "+" in reference:
+            raise self._refuse(f"{reference!r} is a model with a LoRA; compose that one first")
+        path, _, revision = reference.partition("@")
+        if revision:
+            note = f"{path} is pinned to revision {revision}; set the version of that dependency"
+            if note not in self.notes:
+                self.notes.append(note)
+        if path not in self._names:
+            parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+            for count in range(1, len(parts) + 1):
+                try:
+                    chosen = str(module_name("-".join(parts[-count:])))
+                except ModpkgError as error:
+                    raise self._refuse(
+                        f"{reference!r} cannot be a module's name ({error})"
+                    ) from None
+                if chosen not in self._names.values():
+                    self._names[path] = chosen
+                    break
+            else:
+                raise self._refuse(f"{reference!r} names no model")
+        return self._names[path]
