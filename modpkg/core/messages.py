@@ -75,51 +75,51 @@ MESSAGES: dict[str, str] = {
         "was used. Ask the registry's owner to restore it."
     ),
     "M301": (
-        "There is no registry at {url}: it has no registry.json ({reason}); check the address, "
-        "or publish to it once to make it."
+        "There is no registry at {url}: it has no registry.json; check the address, or publish to "
+        "it once to create it."
     ),
     "M302": ("The registry at {url} could not be read: {reason}; try again, or use --offline."),
     "M303": (
-        "The registry at {url} follows spec version {spec}, newer than this modpkg knows "
-        "({known}); update modpkg."
+        "The registry at {url} has spec version {spec}, and this modpkg supports versions up to "
+        "{known}; update modpkg."
     ),
     "M304": "There is no module named {name!r} in the registry {registry}{hint}.",
     "M305": (
-        "{what} does not hash to {expected} but to {actual}: it was damaged or tampered with "
-        "at {source}; nothing of it was used. Ask the registry's owner to restore it."
+        "{what} has the digest {actual}, not {expected}: it was damaged or tampered with at "
+        "{source}, and was not used. Ask the registry's owner to restore it."
     ),
-    "M306": "{what} ({digest}) is not at {source}; ask the registry's owner to restore it.",
+    "M306": "{what} ({digest}) is missing from {source}; ask the registry's owner to restore it.",
     "M307": (
         "{name} {version} is already published in {registry} with other content, and a version "
         "is never replaced; raise the version in {manifest}."
     ),
     "M309": (
-        "{url} cannot be published to: {reason}; point --registry at a folder you can write to."
+        "Cannot publish to {url}: {reason}; set --registry to a folder that you can write to."
     ),
     "M310": (
-        "The index of {registry} says {claim} of {name} {version}, but its release record says "
-        "{truth}; the registry was tampered with or damaged, and nothing of it was used."
+        "The index of {registry} has {claim} for {name} {version}, and its release record has "
+        "{truth}: the registry was damaged or tampered with, and the release was not used."
     ),
     "M311": "There is nothing to publish in {folder}; run 'modpkg build' first.",
     "M312": "{name} {version} is not in the registry {registry}{hint}.",
     "M313": (
-        "The registry at {url} answers 410 Gone to {path}: it was taken away for good; ask its "
-        "owner where it is now, and put that address under [registries]."
+        "The registry at {url} answers 410 Gone to {path}: it was removed for good; ask its owner "
+        "for the new address, and write it under [registries]."
     ),
     "M314": "The registry at {url} {reason} ({status}); {remedy}.",
     "M315": (
-        "What {config} has for {url} is not sent over plain http, where others can read it; "
-        "use an https:// address."
+        "The credentials in {config} for {url} are not sent over plain http, where others can "
+        "read them; use an https:// address."
     ),
     "M316": (
-        "The address of {url} has a user or a password in it, which others may see; take it "
-        "out, and write it into {config}."
+        "The address of {url} contains a user or a password, which others may see; remove it, and "
+        "write it into {config}."
     ),
     "M317": (
-        "{name} {version} was built for a registry that has {count} of its packs already, and "
-        "{registry} does not; run 'modpkg build --registry {registry}' and publish again."
+        "{name} {version} was built for another registry: {count} of its packs are neither in its "
+        "build nor in {registry}; run 'modpkg build --registry {registry}' and publish again."
     ),
-    "M401": ("There is no set of versions that fits together:\n{explanation}"),
+    "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}{hint}, so it cannot be updated.",
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
     "M411": "No lock file {path}; run 'modpkg lock' to create it.",
@@ -136,10 +136,10 @@ MESSAGES: dict[str, str] = {
         "{name} {version} requires modpkg {specifier}, and this is modpkg {engine}; upgrade "
         "modpkg, or run 'modpkg update {name}' for another version."
     ),
-    "M501": ("--offline forbids fetching {what}; run the same command once without --offline."),
+    "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
-        "There is not enough disk at {path}: {needed} needed, {free} free; nothing was "
-        "changed. Free some, or set MODPKG_HOME to a folder with more."
+        "Not enough disk space at {path}: {needed} needed, {free} free; nothing was changed. Free "
+        "some, or set MODPKG_HOME to a folder on another disk."
     ),
     "M503": "Nothing is installed in {path}; run 'modpkg install NAME'.",
     "M504": "{name!r} is not installed in {path}{hint}.",
@@ -147,8 +147,8 @@ MESSAGES: dict[str, str] = {
     "M506": "{path} is damaged ({reason}); 'modpkg install' repairs it.",
     "M507": "{name!r} is not a dependency in {manifest}{hint}.",
     "M508": (
-        "{what} has changed in {path} since it was fetched; nothing of it was used, and "
-        "'modpkg store verify' repairs it."
+        "{what} was changed in {path} since it was fetched, and was not used; run "
+        "'modpkg store verify' to repair it."
     ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",

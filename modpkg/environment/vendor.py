@@ -54,7 +54,7 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
         writer = RegistryWriter(folders[name], name=name)
         kept: set[Digest] = set()
         for line in of_one:
-            record = writer.take(registries.of(line.name), line, progress.advance)
+            record = writer.copy_release(registries.of(line.name), line, progress.advance)
             kept |= {parse_digest(line.release), *(digest for digest, _ in blobs_of(record))}
         _remove_others(writer, of_one, kept)
     for path in out.iterdir():

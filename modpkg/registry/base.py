@@ -1,4 +1,4 @@
-"""Finding the base that a module is built against."""
+"""Finds the base that a module is built against."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from modpkg.release.build import Base
 def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: str | None) -> Base:
     """Return the release that an adapter, head, expert or patch is built against.
 
-    It is the newest release, within the declared range, of the first dependency that is a base or
-    has weights; ``version`` names another one.
+    It is the newest release in the declared range (`newest_release`), or the one of ``version``, of
+    the first dependency that provides an interface.
 
     Raises:
-        ReleaseError: no dependency is a base.
-        NotFound: the registry has no release in the range.
+        ReleaseError: No dependency provides an interface.
+        NotFound: The registry has no release in the range.
     """
     for dependency in manifest.dependencies:
         registry = registries[dependency.name]

@@ -1,4 +1,4 @@
-"""Index files: one line per release. Parsing and writing, without I/O."""
+"""Index files, with one line per release: parsing and formatting, without I/O."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def parse_index(
 ) -> list[IndexLine]:
     """Return the releases of an index file, in its order.
 
-    A malformed line is left out with a warning, and so is one of a newer spec version: one bad
-    line must not make a whole module unusable.
+    A line that is malformed, or of a newer spec version, is skipped with a warning: it must not
+    make the whole module unusable.
 
     Raises:
-        RecordError: two lines are of one version.
+        RecordError: Two lines are of the same version.
     """
-    found = _whole(data, name)
-    if found is None:
-        found = _line_by_line(data, name, source, warn or (lambda message: None))
-    places: dict[Version, int] = {}
-    for number, line in found.items():
-        other = places.setdefault(parse_version(line.version), number)
+    lines = _parse_at_once(data, name)
+    if lines is None:
+        lines = _parse_each(data, name, source, warn or (lambda message: None))
+    numbers: dict[Version, int] = {}
+    for number, line in lines.items():
+        other = numbers.setdefault(parse_version(line.version), number)
         if other != number:
             raise RecordError(
                 "M209",
@@ -43,16 +43,16 @@ def parse_index(
                 kind="index",
                 reason=f"lines {other} and {number} are both of version "
                 f"{parse_version(line.version)}; "
-                "a version is published once, so the registry has to be mended",
+                "a version is published only once, so the registry has to be repaired",
             )
-    return list(found.values())
+    return list(lines.values())
 
 
-def _whole(data: bytes, name: str) -> dict[int, IndexLine] | None:
-    """Return the lines of an index file by number, read at once; None if any one is amiss."""
+def _parse_at_once(data: bytes, name: str) -> dict[int, IndexLine] | None:
+    """Return the lines by number; None if any is malformed."""
     try:
         lines = _DECODER.decode_lines(data)
-        # One newline after each, none within one: the numbers are those of the lines.
+        # Only if there is one newline after each, and none within, are these their numbers.
         between, ends = data.count(b"}\n{"), data.count(b"\n")
         if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
             return None
@@ -63,11 +63,11 @@ def _whole(data: bytes, name: str) -> dict[int, IndexLine] | None:
     return dict(enumerate(lines, 1))
 
 
-def _line_by_line(
+def _parse_each(
     data: bytes, name: str, source: str, warn: Callable[[str], None]
 ) -> dict[int, IndexLine]:
-    """Return the lines that can be used by number, and warn of each of the others."""
-    found: dict[int, IndexLine] = {}
+    """Return the well-formed lines by number, and warn of each of the others."""
+    lines: dict[int, IndexLine] = {}
     for number, raw in enumerate(data.split(b"\n"), 1):
         if not raw.strip():
             continue
@@ -84,17 +84,17 @@ def _line_by_line(
             )
             warn(f"{where}: skipped, {reason}")
         else:
-            found[number] = line
-    return found
+            lines[number] = line
+    return lines
 
 
 def _check(line: IndexLine, name: str) -> None:
-    """Raise what is wrong with a line: a resolver must not stumble over it."""
+    """Raise an error if a line would break the resolver."""
     if line.spec > SPEC:
         raise ValueError(f"it follows spec version {line.spec}")
     parse_version(line.version)
     if line.name != name:
-        raise ValueError(f"it is of {line.name!r}")
+        raise ValueError(f"its name is {line.name!r}")
     for text in line.requires:
         read_requirement(text)
     for extra, group in line.extras.items():

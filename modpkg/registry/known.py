@@ -1,4 +1,4 @@
-"""What a registry folder has that a build may refer to, or write its tensors as changes to."""
+"""The tensors of a registry folder that a build can refer to, or write changes to."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class KnownTensors:
         self._blobs = BlobTree(folder)
         self._registry = Registry(str(folder))
         self._lookup = TensorLookup(folder)
-        self._reader = TensorReader(self._blobs.path, self._sure)
+        self._reader = TensorReader(self._blobs.path, self._existing)
         self._name = name
         self._version = version
 
-    def find(self, key: TensorIdentity) -> TensorEntry | None:
-        return self._lookup.find(key)
+    def find(self, identity: TensorIdentity) -> TensorEntry | None:
+        return self._lookup.find(identity)
 
-    def _sure(self, key: TensorIdentity) -> TensorEntry:
-        found = self._lookup.find(key)
-        if found is None:
-            raise AssertionError(f"{key.digest} was there a moment ago")
-        return found
+    def _existing(self, identity: TensorIdentity) -> TensorEntry:
+        entry = self._lookup.find(identity)
+        if entry is None:
+            raise AssertionError(f"{identity.digest} was found before")
+        return entry
 
     def size(self, pack: str) -> int:
         return self._blobs.path(parse_digest(pack)).stat().st_size
@@ -47,10 +47,10 @@ class KnownTensors:
     def earlier(
         self, provides: str | None, keys: Mapping[str, TensorIdentity]
     ) -> Mapping[str, TensorEntry]:
-        """Return the tensors of the newest lower version of the module.
+        """Return the tensors of the newest lower version of the module, yanked or not.
 
-        Where there is none (a fork, a copy): of the release with the same interface that shares
-        most tensors with the build, the one published last of several.
+        If there is none (a fork or a copy): of the release with the same interface that shares most
+        tensors with the build, and of several of these the one published last.
         """
         lower = [
             line
@@ -62,7 +62,7 @@ class KnownTensors:
             return self._registry.record(line).tensors
         wanted = set(keys.values())
         best: tuple[tuple[int, str, str, str], Mapping[str, TensorEntry]] | None = None
-        for line in self._alike(provides):
+        for line in self._providing(provides):
             tensors = self._registry.record(line).tensors
             shared = len(wanted & {identity_of(entry) for entry in tensors.values()})
             rank = (shared, line.published, line.name, line.release)
@@ -70,8 +70,8 @@ class KnownTensors:
                 best = (rank, tensors)
         return {} if best is None else best[1]
 
-    def _alike(self, provides: str | None) -> list[IndexLine]:
-        """Return the releases of any name that offer this interface."""
+    def _providing(self, provides: str | None) -> list[IndexLine]:
+        """Return the releases of any name that provide this interface."""
         if provides is None:
             return []
         names = self._registry.names() or []
@@ -84,5 +84,5 @@ class KnownTensors:
 
 
 def known_tensors(folder: Path, name: str, version: Version) -> KnownTensors | None:
-    """Return what a build for that folder may refer to; None where there is no registry yet."""
+    """Return what a build for that folder can refer to; None if there is no registry yet."""
     return KnownTensors(folder, name, version) if (folder / REGISTRY_INFO).exists() else None

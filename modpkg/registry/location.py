@@ -1,4 +1,4 @@
-"""Which folder a publishing command writes to."""
+"""The address of the default registry, and the folder that a publishing command writes to."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from modpkg.manifest.values import has_secret
 
 
 def default_address(manifest: Manifest | None, override: str | None = None) -> str:
-    """Return the default registry's address: flag, then environment, then manifest, then home.
+    """Return the default registry's address: from flag, environment, manifest or home.
 
-    A relative path is relative to the working folder, or, in a manifest, to the manifest.
+    A relative path is relative to the working folder, or in a manifest to the manifest's folder.
 
     Raises:
-        RegistryError: the flag or the environment has a password in its URL.
+        RegistryError: The URL of the flag or the environment contains a password.
     """
     chosen = override or os.environ.get("MODPKG_REGISTRY")
     if chosen:
@@ -42,12 +42,12 @@ def writable_folder(manifest: Manifest | None, override: str | None) -> Path:
     """Return the folder of the default registry.
 
     Raises:
-        PublishError: its address is not a folder.
+        PublishError: Its address is not a folder.
     """
     address = default_address(manifest, override)
     parts = urlsplit(address)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     if "://" in address:
-        raise PublishError("M309", url=address, reason="this modpkg publishes to folders only")
+        raise PublishError("M309", url=address, reason="publishing is supported to folders only")
     return Path(address)

@@ -1,4 +1,4 @@
-"""Mirrors: other places with a registry's files, asked before the registry itself."""
+"""Mirrors: copies of a registry that are read before the registry itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modpkg.core.errors import IntegrityError, ModpkgError, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.tree import check_digest
-from modpkg.registry.source import NoRanges, NotThere, Source
+from modpkg.registry.source import FileMissing, RangesUnsupported, Source
 
 T = TypeVar("T")
 
@@ -19,10 +19,10 @@ BLOBS = "blobs/sha256/"
 
 
 class MirroredSource:
-    """A registry whose files are read from its mirrors, in their order, and then from itself.
+    """A registry whose files are read from its mirrors, in order, and then from itself.
 
-    A mirror that fails is passed over until the program ends, with one warning. A mirror is not
-    trusted with bytes that have a digest; it has to be of the same registry by name.
+    A mirror that fails is disabled until the program ends, with one warning. Blobs of a mirror are
+    verified by their digest, and its name has to be the registry's.
     """
 
     def __init__(
@@ -32,42 +32,42 @@ class MirroredSource:
         home_name: Callable[[], str | None],
         warn: Callable[[str], None] | None,
     ) -> None:
-        """``home_name`` returns the registry's name; None where it cannot be had."""
+        """``home_name`` returns the registry's name; None if it cannot be read."""
         self.url = home.url
         self._home = home
         self._mirrors = list(mirrors)
-        self._left = list(mirrors)
-        self._proved: set[str] = set()
+        self._enabled = list(mirrors)
+        self._verified: set[str] = set()
         self._home_name = home_name
         self._name: str | None = None
         self._warn = warn
         self._lock = threading.RLock()
 
     @property
-    def serving(self) -> str:
-        """The address that is asked first now."""
+    def current_address(self) -> str:
+        """The address that is read from next."""
         mirror = self._next()
         return (mirror or self._home).url
 
-    def pass_over(self, address: str, why: str) -> bool:
-        """Ask a mirror no more; False when the address is not one's but the registry's own."""
+    def disable_mirror(self, address: str, reason: str) -> bool:
+        """Stop using a mirror; return False if the address is the registry's own."""
         with self._lock:
-            for mirror in self._left:
+            for mirror in self._enabled:
                 if mirror.url == address:
-                    self._left.remove(mirror)
+                    self._enabled.remove(mirror)
                     if self._warn is not None:
-                        self._warn(f"the mirror {address} of {self.url} is passed over: {why}")
+                        self._warn(f"skipping the mirror {address} of {self.url}: {reason}")
             return any(mirror.url == address for mirror in self._mirrors)
 
     def read(self, path: str) -> bytes:
-        def read_checked(source: Source) -> bytes:
+        def read_verified(source: Source) -> bytes:
             data = source.read(path)
             if path.startswith(BLOBS) and source is not self._home:
                 digest = Digest("sha256:" + path.rpartition("/")[2])
                 check_digest(data, digest, path, source.url)
             return data
 
-        return self._ask(read_checked, path)
+        return self._first_success(read_verified, path)
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         at = start
@@ -80,74 +80,74 @@ class MirroredSource:
                     at += len(chunk)
                     yield chunk
                 return
-            except (NotThere, RegistryUnreachable) as error:
-                self.pass_over(mirror.url, _reason(error, path))
-            except NoRanges:
+            except (FileMissing, RegistryUnreachable) as error:
+                self.disable_mirror(mirror.url, _reason(error, path))
+            except RangesUnsupported:
                 if at == start:
                     raise
-                self.pass_over(mirror.url, "it gives whole files only")
+                self.disable_mirror(mirror.url, "it does not support ranges")
         try:
             yield from self._home.stream(path, at, stop)
-        except NoRanges:
+        except RangesUnsupported:
             if at == start:
                 raise
-            reason = f"it cannot go on with {path}, which a mirror began"
+            reason = f"it does not support ranges, to resume {path}, which a mirror began"
             raise RegistryUnreachable("M302", url=self.url, reason=reason) from None
 
     def names(self, folder: str) -> list[str] | None:
-        return self._ask(lambda source: source.names(folder), folder)
+        return self._first_success(lambda source: source.names(folder), folder)
 
-    def _ask(self, use: Callable[[Source], T], path: str) -> T:
-        """Return what the first source says that does not fail.
+    def _first_success(self, use: Callable[[Source], T], path: str) -> T:
+        """Return what the first source gives that does not fail.
 
         A file that is no blob may be missing on a mirror: the registry may not have it either.
         """
-        asked = 0
+        skip = 0
         while True:
-            mirror = self._next(asked)
+            mirror = self._next(skip)
             if mirror is None:
                 return use(self._home)
             try:
                 return use(mirror)
-            except NotThere as error:
+            except FileMissing as error:
                 if path.startswith(BLOBS):
-                    self.pass_over(mirror.url, _reason(error, path))
+                    self.disable_mirror(mirror.url, _reason(error, path))
                 else:
-                    asked += 1
+                    skip += 1
             except (RegistryUnreachable, IntegrityError) as error:
-                self.pass_over(mirror.url, _reason(error, path))
+                self.disable_mirror(mirror.url, _reason(error, path))
 
     def _next(self, skip: int = 0) -> Source | None:
-        """Return the first mirror, after so many, that is not passed over; None: the registry."""
+        """Return the first enabled mirror after ``skip`` of them; None if none is left."""
         with self._lock:
-            while len(self._left) > skip:
-                mirror = self._left[skip]
-                if mirror.url in self._proved or self._prove(mirror):
+            while len(self._enabled) > skip:
+                mirror = self._enabled[skip]
+                if mirror.url in self._verified or self._verify_identity(mirror):
                     return mirror
             return None
 
-    def _prove(self, mirror: Source) -> bool:
-        """Check that a mirror is of this registry; else pass it over."""
+    def _verify_identity(self, mirror: Source) -> bool:
+        """Return whether a mirror has the registry's name; disable it if not."""
+        what = f"{mirror.url}/{REGISTRY_INFO}"
         try:
-            name = decode_record(
-                mirror.read(REGISTRY_INFO), RegistryInfo, f"{mirror.url}/{REGISTRY_INFO}"
-            ).name
-        except (NotThere, ModpkgError) as error:
-            self.pass_over(mirror.url, _reason(error, REGISTRY_INFO))
+            name = decode_record(mirror.read(REGISTRY_INFO), RegistryInfo, what).name
+        except (FileMissing, ModpkgError) as error:
+            self.disable_mirror(mirror.url, _reason(error, REGISTRY_INFO))
             return False
         self._name = self._name or self._home_name() or name
         if name != self._name:
-            self.pass_over(mirror.url, f"it is of the registry {name!r}, not of {self._name!r}")
+            reason = f"it is a copy of the registry {name!r}, not of {self._name!r}"
+            self.disable_mirror(mirror.url, reason)
             return False
-        self._proved.add(mirror.url)
+        self._verified.add(mirror.url)
         return True
 
 
 def _reason(error: Exception, path: str) -> str:
-    if isinstance(error, NotThere):
+    if isinstance(error, FileMissing):
         return f"it does not have {path}"
     if isinstance(error, IntegrityError):
-        return f"what it has as {path} has another digest"
+        return f"its {path} has another digest"
     if isinstance(error, RegistryUnreachable):
         return str(error.values["reason"])
     return str(error).rstrip(".")

@@ -1,4 +1,4 @@
-"""Finding the releases that a module was made from."""
+"""Resolves ``[provenance]``: the releases that a module was made from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from modpkg.registry.reader import Registry
 
 
 def find_origins(manifest: Manifest, registry_of: Callable[[str], Registry]) -> list[BuiltFrom]:
-    """Return what ``[provenance]`` of a module names, each with its release digest.
+    """Return the releases that ``[provenance]`` of a module names, each with its digest.
 
-    ``registry_of`` gives the registry that a name comes from.
+    ``registry_of`` returns the registry that a name comes from.
 
     Raises:
-        ReleaseError: there is no such release; names the line that asks for it.
+        ReleaseError: A release does not exist; the error has the line of the manifest.
     """
-    found = []
+    origins = []
     for origin in manifest.origins:
         name, version = str(origin.name), str(origin.version)
         try:
@@ -37,5 +37,5 @@ def find_origins(manifest: Manifest, registry_of: Callable[[str], Registry]) -> 
                 hint=error.values["hint"],
             ) from None
         relation = UNSET if origin.relation == "built" else origin.relation
-        found.append(BuiltFrom(name, line.version, line.release, relation))
-    return found
+        origins.append(BuiltFrom(name, line.version, line.release, relation))
+    return origins

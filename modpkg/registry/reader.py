@@ -1,4 +1,4 @@
-"""The read side of a registry: index, release records and interfaces, all verified."""
+"""Reading a registry: index files, release records and interfaces, all verified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
-from modpkg.core.digests import Digest, blob_path, parse_digest
+from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
@@ -27,7 +27,7 @@ from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.select import newest_release
-from modpkg.registry.source import FolderSource, NotThere, Source, open_source
+from modpkg.registry.source import FileMissing, FolderSource, Source, open_source
 
 _CLAIMS = (
     "name",
@@ -39,7 +39,7 @@ _CLAIMS = (
     "expects",
     "requires_modpkg",
 )
-"""What an index line and its release record both say."""
+"""The fields that an index line shares with its release record."""
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -96,16 +96,19 @@ class Registry:
 
     @property
     def info(self) -> RegistryInfo:
-        """What the registry says of itself.
+        """The registry's ``registry.json``.
 
         Raises:
-            NotFound, RegistryUnreachable, RegistryError, RecordError.
+            NotFound: There is no registry at the address.
+            RegistryUnreachable: It cannot be read.
+            RegistryError: It is of a newer spec version.
+            RecordError: The file is malformed.
         """
         if self._info is None:
             try:
                 data = self._read_mutable(REGISTRY_INFO)
-            except NotThere:
-                raise NotFound("M301", url=self.url, reason="no such file") from None
+            except FileMissing:
+                raise NotFound("M301", url=self.url) from None
             info = decode_record(data, RegistryInfo, f"{self.url}/{REGISTRY_INFO}")
             if info.spec > SPEC:
                 raise RegistryError("M303", url=self.url, spec=info.spec, known=SPEC)
@@ -120,19 +123,19 @@ class Registry:
         """Return the releases of a module, in the index's order; empty when it has none."""
         if name not in self._indexes:
             try:
-                ahead = self._ahead.get(name)  # what failed stays: it was tried often enough
+                ahead = self._ahead.get(name)  # kept if it failed: it was retried often enough
                 data = self._read_index(name) if ahead is None else ahead.result()
-            except NotThere:
+            except FileMissing:
                 data = b""
             lines = parse_index(data, name, self.url, self.warn)
             if not lines:
-                _ = self.info  # tells a registry without this name from no registry at all
+                _ = self.info  # raises if this is no registry at all
             self._indexes[name] = lines
             self._ahead.pop(name, None)
         return self._indexes[name]
 
     def prefetch(self, name: str, pool: Executor) -> None:
-        """Begin to fetch a module's index file; `index` waits for it, and tells what went wrong."""
+        """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
         if name not in self._indexes and name not in self._ahead:
             self._ahead[name] = pool.submit(self._read_index, name)
 
@@ -148,16 +151,16 @@ class Registry:
             self._names = [file[: -len(".jsonl")] for file in files if file.endswith(".jsonl")]
         return self._names
 
-    def remembered(self) -> list[str]:
-        """Return the names whose index files were read from a distant registry before, sorted."""
-        kept = self._kept("index")
-        return [] if kept is None else sorted(path.stem for path in kept.glob("[!.]*.jsonl"))
+    def cached_names(self) -> list[str]:
+        """Return the names whose index files were read from a remote registry before, sorted."""
+        folder = self._cache_path("index")
+        return [] if folder is None else sorted(path.stem for path in folder.glob("[!.]*.jsonl"))
 
     def line(self, name: str, version: str) -> IndexLine:
         """Return one release's index line.
 
         Raises:
-            NotFound: the registry does not have it.
+            NotFound: The registry does not have it.
         """
         wanted = parse_version(version)
         for line in self.index(name):
@@ -169,7 +172,7 @@ class Registry:
         """Return the index line of the newest release to use in a range; see `newest_release`.
 
         Raises:
-            NotFound: the registry has none.
+            NotFound: The registry has none.
         """
         line = newest_release(self.index(name), specifier)
         if line is None:
@@ -223,35 +226,36 @@ class Registry:
                 )
 
     def provides(self, digest: str) -> Provides:
-        """Return an interface that a release provides."""
+        """Return the interface with this digest, which a release provides."""
         if digest not in self._provides:
             data = self.blob(parse_digest(digest), "an interface")
             self._provides[digest] = decode_record(data, Provides, f"the interface {digest}")
         return self._provides[digest]
 
     def expects(self, digest: str) -> Expects:
-        """Return an interface that a release expects."""
+        """Return the interface with this digest, which a release expects."""
         if digest not in self._expects:
             data = self.blob(parse_digest(digest), "an interface")
             self._expects[digest] = decode_record(data, Expects, f"the interface {digest}")
         return self._expects[digest]
 
     def blob(self, digest: Digest, what: str) -> bytes:
-        """Return a small blob, verified; kept in the cache.
+        """Return a small blob, verified, and add it to the cache.
 
         Raises:
-            IntegrityError, InstallError.
+            IntegrityError: It is missing, or has another digest.
+            InstallError: It is not in the cache, and ``offline`` forbids fetching it.
         """
         if self.cache is not None and self.cache.has(digest):
             try:
                 return self.cache.read(digest, what)
             except ModpkgError:
-                self.cache.path(digest).unlink(missing_ok=True)  # damaged here: fetch it again
+                self.cache.path(digest).unlink(missing_ok=True)  # damaged: fetch it again
         if self.offline:
             raise InstallError("M501", what=what)
         try:
             data = self.source.read(blob_path(digest))
-        except NotThere:
+        except FileMissing:
             raise IntegrityError("M306", what=what, digest=digest, source=self.url) from None
         check_digest(data, digest, what, self.url)
         if self.cache is not None:
@@ -261,73 +265,76 @@ class Registry:
     def stream(
         self, digest: Digest, what: str, start: int = 0, stop: int | None = None
     ) -> Iterator[bytes]:
-        """Yield a blob of any size, or the part from ``start`` to before ``stop``; not verified.
+        """Yield a blob, or its bytes from ``start`` to before ``stop``, without verifying them.
 
         Raises:
-            IntegrityError, InstallError, RegistryUnreachable.
-            NoRanges: a part was asked for, and the registry gives whole files only.
+            IntegrityError: The registry does not have it.
+            InstallError: ``offline`` forbids fetching it.
+            RegistryUnreachable: It cannot be read.
+            RangesUnsupported: A part is wanted, and the registry serves whole files only.
         """
         if self.offline:
             raise InstallError("M501", what=what)
         try:
             yield from self.source.stream(blob_path(digest), start, stop)
-        except NotThere:
+        except FileMissing:
             raise IntegrityError("M306", what=what, digest=digest, source=self.url) from None
 
     @property
-    def serving(self) -> str:
-        """The address that blobs are read from first now: a mirror's, or the registry's own."""
-        return self.source.serving if isinstance(self.source, MirroredSource) else self.url
+    def current_address(self) -> str:
+        """The address that blobs are read from next: a mirror's, or the registry's own."""
+        return self.source.current_address if isinstance(self.source, MirroredSource) else self.url
 
-    def pass_over(self, address: str, why: str) -> bool:
-        """Ask a mirror no more; False when the address is the registry's own.
+    def disable_mirror(self, address: str, reason: str) -> bool:
+        """Stop using a mirror; return False if the address is the registry's own.
 
-        For what is found only after a stream has ended: that its bytes have another digest.
-        ``address`` is what `serving` was before the stream began.
+        For a stream whose bytes turn out to have another digest: ``address`` is what
+        `current_address` was before it began.
         """
-        return isinstance(self.source, MirroredSource) and self.source.pass_over(address, why)
+        return isinstance(self.source, MirroredSource) and self.source.disable_mirror(
+            address, reason
+        )
 
     def _home_name(self) -> str | None:
-        """Return the registry's name as it is remembered, or else as the registry itself says."""
-        kept, what = self._kept(REGISTRY_INFO), f"{self.url}/{REGISTRY_INFO}"
-        if kept is not None:
+        """Return the registry's name, from the cache or else from the registry; None if unknown."""
+        cached, what = self._cache_path(REGISTRY_INFO), f"{self.url}/{REGISTRY_INFO}"
+        if cached is not None:
             try:
-                return decode_record(kept.read_bytes(), RegistryInfo, what).name
+                return decode_record(cached.read_bytes(), RegistryInfo, what).name
             except (OSError, ModpkgError):
-                pass  # not read before, or damaged
+                pass  # missing or damaged
         try:
             data = self._home.read(REGISTRY_INFO)
             name = decode_record(data, RegistryInfo, what).name
-        except (NotThere, ModpkgError):
+        except (FileMissing, ModpkgError):
             return None
-        if kept is not None:
-            self._remember(kept, data)
+        if cached is not None:
+            _write_changed(cached, data)
         return name
 
-    def _remember(self, kept: Path, data: bytes) -> None:
-        if not kept.exists() or kept.read_bytes() != data:
-            write_atomically(kept, data)
-
-    def _kept(self, path: str) -> Path | None:
-        """Return where a distant registry's file that may change is remembered."""
+    def _cache_path(self, path: str) -> Path | None:
+        """Return where a remote registry's mutable file is cached; None if it is not cached."""
         if isinstance(self.source, FolderSource) or self.cache is None:
             return None
-        from hashlib import sha256
-
-        site = sha256(self.url.encode()).hexdigest()[:16]
+        site = digest_bytes(self.url.encode())[7:23]
         return self.cache.root / "index-cache" / site / path
 
     def _read_mutable(self, path: str) -> bytes:
-        """Return a file that may change; a distant one is remembered for work offline."""
-        kept = self._kept(path)
+        """Return a file that may change; a remote one is cached for ``offline``."""
+        cached = self._cache_path(path)
         if self.offline:
             try:
-                if kept is not None:
-                    return kept.read_bytes()
+                if cached is not None:
+                    return cached.read_bytes()
             except FileNotFoundError:
                 pass
             raise InstallError("M501", what=f"{self.url}/{path}")
         data = self.source.read(path)
-        if kept is not None:
-            self._remember(kept, data)
+        if cached is not None:
+            _write_changed(cached, data)
         return data
+
+
+def _write_changed(path: Path, data: bytes) -> None:
+    if not path.exists() or path.read_bytes() != data:
+        write_atomically(path, data)

@@ -1,4 +1,4 @@
-"""Where a registry's files are read from: a folder, an HTTP server or an object store."""
+"""Sources of a registry's files: a folder, an HTTP server or an object store."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from modpkg.core.digests import file_chunks
 from modpkg.core.errors import RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.manifest.config import Login
-from modpkg.registry.answers import refusal
+from modpkg.registry.http_errors import request_error
 
 ARRIVAL = 1 << 18
-"""Bytes that are handed on as soon as they came; a slow line still shows that it moves."""
+"""Bytes after which a chunk is yielded: small, so that progress shows on a slow connection."""
 MAX_SMALL = 256 << 20
-"""Longest file in bytes that is read whole into memory (an index, a record, an interface)."""
+"""Most bytes of a file that is read into memory: an index, a record or an interface."""
 
 
-class NotThere(Exception):
-    """The source answered, and says that it has no such file."""
+class FileMissing(Exception):
+    """The source has no such file."""
 
 
-class NoRanges(Exception):
-    """The source gives whole files only; read the file without ``start`` and ``stop``."""
+class RangesUnsupported(Exception):
+    """The source serves whole files only; read without ``start`` and ``stop``."""
 
 
 class Source(Protocol):
-    """The read side of a registry's tree. Paths are relative, with ``/``."""
+    """Read access to a registry's files, by paths relative to its root, with ``/``."""
 
     url: str
 
     def read(self, path: str) -> bytes:
-        """Return a small file. Raises `NotThere` or `RegistryUnreachable`."""
+        """Return the content of a small file.
+
+        Raises:
+            FileMissing: The source has no such file.
+            RegistryUnreachable: It cannot be read.
+        """
         ...
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -45,13 +50,14 @@ class Source(Protocol):
         A file that ends before ``stop`` yields what it has.
 
         Raises:
-            NotThere, RegistryUnreachable.
-            NoRanges: a part was asked for, before its first byte.
+            FileMissing: The source has no such file.
+            RegistryUnreachable: It cannot be read, or reading it broke off.
+            RangesUnsupported: ``start`` or ``stop`` is given; raised before the first byte.
         """
         ...
 
     def names(self, folder: str) -> list[str] | None:
-        """Return the names in a folder, sorted; None where the source cannot list."""
+        """Return the names of the files in a folder, sorted; None if the source cannot list."""
         ...
 
 
@@ -64,7 +70,7 @@ class FolderSource:
 
     def read(self, path: str) -> bytes:
         try:
-            # Thousands of index files are read so: no more system calls than it takes.
+            # Thousands of index files are read like this: as few system calls as possible.
             with open(f"{self.url}/{path}", "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > MAX_SMALL:
@@ -73,7 +79,7 @@ class FolderSource:
                     )
                 return file.readall()
         except (FileNotFoundError, NotADirectoryError):
-            raise NotThere(path) from None
+            raise FileMissing(path) from None
         except OSError as error:
             raise RegistryUnreachable("M302", url=self.url, reason=_reason(error, path)) from None
 
@@ -82,7 +88,7 @@ class FolderSource:
             length = None if stop is None else stop - start
             yield from file_chunks(self.root / path, start, length)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotThere(path) from None
+            raise FileMissing(path) from None
         except OSError as error:
             raise RegistryUnreachable("M302", url=self.url, reason=_reason(error, path)) from None
 
@@ -97,11 +103,11 @@ def _reason(error: OSError, path: str) -> str:
     return f"{path}: {error.strerror or error}"
 
 
-class _Cut(Exception):
-    """An answer that began broke off."""
+class _Interrupted(Exception):
+    """The connection was lost in the middle of a file."""
 
-    def __init__(self, refused: RegistryUnreachable) -> None:
-        self.refused = refused
+    def __init__(self, error: RegistryUnreachable) -> None:
+        self.error = error
 
 
 class ObjectSource:
@@ -118,25 +124,25 @@ class ObjectSource:
     def __init__(
         self, url: str, login: Login | None = None, *, patience: timedelta = timedelta(seconds=30)
     ) -> None:
-        """``patience``: how long a server may be silent. ``login`` goes to ``url`` only."""
+        """``patience`` is how long a server may be silent; ``login`` is sent to ``url`` only."""
         self.url = url.rstrip("/")
         self._login = login
         self._patience = patience
 
     @cached_property
     def _store(self) -> Any:
-        from obstore.store import from_url
+        from obstore.store import from_url  # slow to import
 
         client: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=10),
             "read_timeout": self._patience,
-            "timeout": timedelta(days=7),  # of a whole answer: large packs take what they take
+            "timeout": timedelta(days=7),  # of a whole file: packs are large
             "allow_http": _plain_http(self.url),
         }
         if self._login is not None:
             if not _is_private(self.url):
                 raise RegistryError("M315", url=self.url, config=config_path())
-            # reqwest leaves this header out when it follows a redirect to another origin
+            # reqwest drops this header when it follows a redirect to another origin
             client["default_headers"] = {"Authorization": self._login.authorization()}
         retries = {"max_retries": self.RETRIES, "retry_timeout": 2 * self._patience}
         options: dict[str, Any] = {"client_options": client, "retry_config": retries}
@@ -156,14 +162,14 @@ class ObjectSource:
                         reason = f"{path} is over {MAX_SMALL} bytes"
                         raise RegistryUnreachable("M302", url=self.url, reason=reason)
                 break
-            except _Cut as cut:  # from the beginning: the file may change between two requests
+            except _Interrupted as interrupted:  # start again: the file may have changed
                 if not left:
-                    raise cut.refused from None
+                    raise interrupted.error from None
         return bytes(whole)
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         at, tries = start, 0
-        cut: _Cut | None = None
+        interrupted: _Interrupted | None = None
         while stop is None or at < stop:  # obstore has no empty ranges
             tries += 1
             try:
@@ -171,14 +177,14 @@ class ObjectSource:
                     at += len(chunk)
                     yield chunk
                 return
-            except _Cut as again:
-                cut = again
+            except _Interrupted as error:
+                interrupted = error
                 if tries > self.RETRIES:
-                    raise cut.refused from None
-            except NoRanges:
-                if cut is None:
+                    raise error.error from None
+            except RangesUnsupported:
+                if interrupted is None:
                     raise
-                raise cut.refused from None
+                raise interrupted.error from None
 
     def _chunks(self, path: str, start: int, stop: int | None) -> Iterator[bytes]:
         from obstore.exceptions import NotSupportedError
@@ -190,17 +196,17 @@ class ObjectSource:
         try:
             result = store.get(path, options=part)
         except FileNotFoundError:
-            raise NotThere(path) from None
+            raise FileMissing(path) from None
         except NotSupportedError:
-            raise NoRanges(path) from None
+            raise RangesUnsupported(path) from None
         except Exception as error:  # obstore raises many kinds
-            raise self._refusal(error, path) from None
+            raise self._request_error(error, path) from None
         parts = result.stream(min_chunk_size=ARRIVAL)
         while True:
             try:
                 chunk = next(parts, None)
             except Exception as error:
-                raise _Cut(self._refusal(error, path)) from None
+                raise _Interrupted(self._request_error(error, path)) from None
             if chunk is None:
                 return
             yield bytes(chunk)
@@ -210,17 +216,17 @@ class ObjectSource:
             return None
         store = self._store
         try:
-            found = store.list_with_delimiter(folder)
+            listing = store.list_with_delimiter(folder)
         except Exception as error:
-            raise self._refusal(error, folder) from None
-        return sorted(entry["path"].rsplit("/", 1)[-1] for entry in found["objects"])
+            raise self._request_error(error, folder) from None
+        return sorted(entry["path"].rsplit("/", 1)[-1] for entry in listing["objects"])
 
-    def _refusal(self, error: Exception, path: str) -> RegistryUnreachable:
-        return refusal(error, self.url, path, logged_in=self._login is not None)
+    def _request_error(self, error: Exception, path: str) -> RegistryUnreachable:
+        return request_error(error, self.url, path, logged_in=self._login is not None)
 
 
 def _plain_http(url: str) -> bool:
-    """Say whether plain HTTP is wanted: by the address, or for an object store by its variable."""
+    """Return whether the address, or an object store's variable, allows plain HTTP."""
     scheme = urlsplit(url).scheme
     if scheme in ("http", "https"):
         return scheme == "http"
@@ -229,18 +235,18 @@ def _plain_http(url: str) -> bool:
 
 
 def _is_private(url: str) -> bool:
-    """Say whether nobody on the way can read what is sent: TLS, or it stays on this machine."""
+    """Return whether a request cannot be read in transit: by TLS, or on this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme != "http":
         return True
-    import ipaddress
+    import ipaddress  # slow to import, like urllib.request below
 
     try:
-        here = ipaddress.ip_address(host).is_loopback
+        local = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        here = host == "localhost"
-    if not here:
+        local = host == "localhost"
+    if not local:
         return False
     from urllib.request import getproxies_environment, proxy_bypass
 
@@ -249,7 +255,7 @@ def _is_private(url: str) -> bool:
 
 
 def open_source(url: str, base: Path | None = None, login: Login | None = None) -> Source:
-    """Return the source for a registry's address: an URL, or a path relative to ``base``."""
+    """Return the source of a registry's address: a URL, or a path relative to ``base``."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FolderSource(Path(unquote(parts.path)))

@@ -1,4 +1,4 @@
-"""Locks of a registry folder, which several users may write to."""
+"""Write locks of a registry folder, which several users may write to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from modpkg.core.files import make_folder, shared_mode
 
 
 def folder_lock(folder: Path, name: str) -> FileLock:
-    """Return the lock of that name; whoever may write to the folder may take it.
+    """Return the lock of this name; whoever may write to the folder may take it.
 
-    Names of modules never begin with a full stop, and other locks do.
+    Names of modules never begin with a full stop, so names of other locks do.
     """
     make_folder(folder / "locks")
     return FileLock(folder / "locks" / f"{name}.lock", mode=shared_mode(folder / "locks"))

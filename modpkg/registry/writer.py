@@ -1,8 +1,8 @@
-"""The write side of a registry in a folder: publish and yank.
+"""Writing to a registry in a folder: publish and yank.
 
-Order of writes: blobs, then the release record, then the index line. A reader therefore never
-sees a release that is not whole, and a killed publisher leaves at most blobs that nothing names.
-Packs that earlier releases brought are not copied again.
+Blobs are written first, then the release record, then the index line, so that a reader never sees
+an incomplete release, and a publisher that is killed leaves at most unreferenced blobs. Packs that
+the registry has already are not copied again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from modpkg.release.verify import verify_release
 
 
 class RegistryWriter:
-    """A registry folder that can be published to; it is made at the first use."""
+    """A registry folder that can be published to; it is created when it is first used."""
 
     def __init__(self, folder: Path, name: str | None = None) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class RegistryWriter:
         """Make the folder a registry if it is not one yet.
 
         Raises:
-            PublishError: the folder cannot be made or written to.
+            PublishError: The folder cannot be created or written to.
         """
         try:
             make_folder(self.folder / "index")
@@ -67,16 +67,16 @@ class RegistryWriter:
         now: datetime.datetime | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> IndexLine:
-        """Copy one release from a built tree into this registry and return its index line.
+        """Copy a release from a built tree into this registry, and return its index line.
 
-        Publishing the same release again changes nothing. Packs that the release refers to and
-        the built tree lacks have to be here already.
+        Publishing the same release again changes nothing. Packs that the release refers to have to
+        be in the built tree or in this registry.
 
         Raises:
-            PublishError: the version is there with another release digest.
-            PublishError: a pack is neither in the built tree nor here.
-            IntegrityError, RecordError, ReleaseError, PackError: the release is not sound; nothing
-                appears.
+            PublishError: The version is published with another release digest, or a pack is in
+                neither.
+            IntegrityError, RecordError, ReleaseError, PackError: The release is damaged; nothing is
+                published.
         """
         self.prepare()
         record = built.record(line)
@@ -95,17 +95,17 @@ class RegistryWriter:
                 line, size=added, published=_timestamp(now), yanked=None
             )
             self._write_index(line.name, [*others, published])
-        TensorLookup(self.folder).close()  # brings it up to date
+        TensorLookup(self.folder).close()  # opening it brings it up to date
         return published
 
-    def take(
+    def copy_release(
         self, source: Registry, line: IndexLine, progress: Callable[[int], None] | None = None
     ) -> ReleaseRecord:
-        """Copy one release as another registry has it, its line too, and return its record.
+        """Copy a release with its index line from another registry, and return its record.
 
         Raises:
-            IntegrityError, RecordError: the other registry is not sound; the release does
-                not appear. PublishError: the version is here with another release digest.
+            IntegrityError, RecordError: The other registry is damaged; nothing is published.
+            PublishError: The version is published with another release digest.
         """
         self.prepare()
         record = source.record(line)
@@ -138,31 +138,31 @@ class RegistryWriter:
         return others
 
     def _verify(self, record: ReleaseRecord, built: BlobTree) -> None:
-        """Check a release of which the built tree may carry a part only."""
+        """Verify a release, of which some packs may be in this registry only."""
 
         def path_of(digest: Digest) -> Path:
             return built.path(digest) if built.has(digest) else self.blobs.path(digest)
 
-        elsewhere = [pack for pack in record.packs if not built.has(parse_digest(pack))]
-        if lacking := [pack for pack in elsewhere if not self.blobs.has(parse_digest(pack))]:
+        published = [pack for pack in record.packs if not built.has(parse_digest(pack))]
+        if missing := [pack for pack in published if not self.blobs.has(parse_digest(pack))]:
             raise PublishError(
                 "M317",
                 name=record.name,
                 version=record.version,
-                count=len(lacking),
+                count=len(missing),
                 registry=self.folder,
             )
-        if not elsewhere:
+        if not published:
             verify_release(record, path_of)
             return
         with contextlib.closing(TensorLookup(self.folder)) as lookup:
-            verify_release(record, path_of, lambda e: e.pack in elsewhere and lookup.holds(e))
+            verify_release(record, path_of, lambda e: e.pack in published and lookup.holds(e))
 
     def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
-        """Mark a release as yanked with a reason, or take that back with ``reason=None``.
+        """Mark a release as yanked with a reason, or undo that with ``reason=None``.
 
         Raises:
-            NotFound: the registry does not have it.
+            NotFound: The registry does not have it.
         """
         with self._locked(name):
             reader = self._reader()
@@ -195,7 +195,7 @@ class RegistryWriter:
 
 
 def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
-    """Return every blob that a release names, with words for it; its record is not among them."""
+    """Return all blobs that a release names, each with its description for errors."""
     needed: dict[str, str] = {}
     for digest in sorted(record.packs):
         needed[digest] = f"a pack of {record.name}"

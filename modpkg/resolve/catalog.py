@@ -151,7 +151,7 @@ class Catalog:
 def _near(name: str, registry: Registry) -> str:
     names = registry.names()
     if names is None:  # it cannot list; what was read before may have the name that is meant
-        names = registry.remembered()
+        names = registry.cached_names()
     elif not names:
         return " (it has no module at all)"
     elif name in names:

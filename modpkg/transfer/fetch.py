@@ -146,14 +146,14 @@ class _Transfer:
 
     def _fetch_file(self, file: FileFetch) -> None:
         while True:
-            address = file.registry.serving
+            address = file.registry.current_address
             try:
                 chunks = self._bounded(file)
                 self._store.blobs.add_stream(chunks, file.digest, file.what, address)
                 return
             except IntegrityError:
                 why = f"what it has as {file.what} has another digest"
-                if not file.registry.pass_over(address, why):
+                if not file.registry.disable_mirror(address, why):
                     raise
 
     def _bounded(self, file: FileFetch) -> Iterator[bytes]:
@@ -327,7 +327,7 @@ class _Round:
         tensor = self._todo[number]
         remote = self._remotes[id(tensor.registry), tensor.entry.pack]
         why = f"what it has of {tensor.what} is not what the release names ({error.code})"
-        mirrors = [tensor.registry.pass_over(address, why) for address in remote.addresses]
+        mirrors = [tensor.registry.disable_mirror(address, why) for address in remote.addresses]
         return number in self._resumed or any(mirrors)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
 from modpkg.registry.reader import Registry
-from modpkg.registry.source import NoRanges
+from modpkg.registry.source import RangesUnsupported
 from modpkg.transfer.plan import TensorFetch
 from modpkg.transfer.ranges import Segment, Span
 from modpkg.transfer.staging import StagedPack
@@ -119,7 +119,7 @@ class RemotePack:
             return
         try:
             self._stream(span, segments)
-        except NoRanges:
+        except RangesUnsupported:
             with self._whole:
                 if not self._came_whole:
                     self._stream_whole()
@@ -156,7 +156,7 @@ class RemotePack:
 
     def _some(self, at: int, stop: int | None, left: list[Segment]) -> int:
         """Read on from ``at``, and return where the answer ended."""
-        self.addresses.add(self.registry.serving)
+        self.addresses.add(self.registry.current_address)
         end = max(segment.stop for segment in left) if stop is None else stop
         for chunk in self.registry.stream(self.pack, self._what, at, stop):
             data = memoryview(chunk)[: end - at]

@@ -368,7 +368,7 @@ def test_a_full_disk_is_refused_before_the_first_byte(
     try:
         monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
         monkeypatch.setenv("MODPKG_HOME", str(small))
-        with raises("M502", match="not enough disk"):
+        with raises("M502"):
             install("talker")
         project = find_project()
         assert Environment(project.environment).current() is None

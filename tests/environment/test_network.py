@@ -59,14 +59,14 @@ def test_a_mirror_serves_an_install_and_the_lock_is_the_same(
         assert any(path.startswith("/models/blobs/") for path in mirror.paths())
         mirror.fault = failing(1000, 404)
         warned = modpkg("install", "tiny-lora<2", "talker<2").stderr
-    assert warned.count("is passed over: it does not have ") == 1
+    assert warned.count("skipping the mirror ") == 1
 
 
 def test_a_private_registry_wants_its_token(server: Server, home: Path) -> None:
     server.fault = private
     said = refused("install", "talker")
     assert "error[M314]" in said
-    assert "wants credentials for index/talker.jsonl (401); put them into" in said
+    assert "requires credentials for index/talker.jsonl (401); put them into" in said
     assert f'{home}/config.toml, under [registry."{server.url}"].' in said
     write_config(home, f'[registry."{server.url}"]\ntoken-env = "ACME_TOKEN"\n')
     said = refused("install", "talker")
@@ -82,7 +82,7 @@ def test_a_token_is_printed_nowhere(server: Server, home: Path) -> None:
     assert done.returncode == 1
     assert f"other users of this machine can read it; run: chmod 600 {home}/config" in done.stderr
     assert done.stderr.count("warning") == 1
-    assert "does not accept the credentials" in done.stderr
+    assert "rejects the credentials" in done.stderr
     as_json = modpkg("install", "talker", "--json", check=False)
     command = [sys.executable, "-m", "modpkg", "--debug", "install", "talker"]
     debug = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -93,7 +93,7 @@ def test_a_token_is_printed_nowhere(server: Server, home: Path) -> None:
 
 def test_an_address_with_a_password_is_refused(server: Server) -> None:
     said = refused("install", "talker", "--registry", f"https://ann:{TOKEN}@models.example")
-    assert "error[M316]: The address of https://models.example has a user or a password" in said
+    assert "error[M316]: The address of https://models.example contains a user or " in said
     assert TOKEN not in said
 
 

@@ -55,7 +55,7 @@ def refused(*arguments: str | Path) -> str:
     status, said, sockets = watched(*arguments, "--offline")
     assert status == 1, said
     assert sockets == []
-    assert "error[M501]: --offline forbids fetching " in said
+    assert "error[M501]: Cannot fetch " in said
     return said
 
 

@@ -1,4 +1,4 @@
-"""The lookup of tensors: made from the records, made anew whenever it is not what they say."""
+"""The lookup of tensors is made from the release records, and rebuilt when it contradicts them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_it_says_what_the_records_say(registry: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "noise", "cut", "version", "half made"])
-def test_a_lookup_that_is_none_is_made_anew(registry: Path, how: str) -> None:
+def test_a_missing_or_damaged_lookup_is_rebuilt(registry: Path, how: str) -> None:
     path, before = registry / LOCATION, rows(registry)
     data = path.read_bytes()
     if how == "missing":
@@ -95,7 +95,7 @@ def test_a_lookup_that_is_none_is_made_anew(registry: Path, how: str) -> None:
         "UPDATE releases SET version = '1.1'",
     ],
 )
-def test_a_lookup_that_lies_is_made_anew(registry: Path, change: str) -> None:
+def test_a_lookup_that_contradicts_the_records_is_rebuilt(registry: Path, change: str) -> None:
     before = rows(registry)
     database = sqlite3.connect(registry / LOCATION)
     database.execute(change)
@@ -209,7 +209,7 @@ def test_the_size_of_a_line_is_what_the_release_added(registry: Path) -> None:
 def test_packs_have_to_be_where_the_release_goes(registry: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "m", here_and_there(SECOND, "a"), version="1.2")
     built = build_for(folder, registry)
-    with raises("M317", match=r"has 2 of its packs already, and .*elsewhere"):
+    with raises("M317", match=r"2 of its packs are neither in its build nor in .*elsewhere"):
         RegistryWriter(tmp_path / "elsewhere").publish(Registry(str(folder / "dist")), built.line)
     assert Registry(str(tmp_path / "elsewhere")).names() == []
 

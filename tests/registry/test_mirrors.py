@@ -1,4 +1,4 @@
-"""Mirrors: asked first, passed over when they fail, and trusted with little."""
+"""Mirrors are read first, skipped when they fail, and verified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modpkg.core.digests import Digest, blob_path
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.config import parse_settings
 from modpkg.registry.reader import Registry
-from modpkg.registry.source import NoRanges, ObjectSource
+from modpkg.registry.source import ObjectSource, RangesUnsupported
 from tests.modules import publish, write_module
 from tests.raising import raises
 from tests.registry.servers import Handler, Server, failing, serve
@@ -99,13 +99,13 @@ def test_mirrors_do_without_the_registry(stage: Stage) -> None:
     assert stage.warnings == []
 
 
-def test_a_mirror_of_another_registry_is_passed_over(stage: Stage) -> None:
+def test_a_mirror_of_another_registry_is_skipped(stage: Stage) -> None:
     (stage.first.folder / "registry.json").write_text('{"name":"other","spec":1}')
     assert stage.read() == TEXT
     (warning,) = stage.warnings
     assert warning == (
-        f"the mirror {stage.first.url} of {stage.home.url} is passed over: "
-        "it is of the registry 'other', not of 'home'"
+        f"skipping the mirror {stage.first.url} of {stage.home.url}: "
+        "it is a copy of the registry 'other', not of 'home'"
     )
     assert stage.first.paths() == ["/registry.json"]
 
@@ -171,8 +171,8 @@ def cut(stage: Stage) -> None:
     [
         (fail(503), "it failed on registry.json (status 503)"),
         (fail(404), "it does not have registry.json"),
-        (fail(410), "it was taken away for good (410)"),
-        (fail(401), "wants credentials for registry.json"),
+        (fail(410), "it was removed for good (410)"),
+        (fail(401), "requires credentials for registry.json"),
         (fail_on_blobs, "forbids reading blobs/"),
         (remove("record"), "it does not have blobs/"),
         (remove("file"), "it does not have blobs/"),
@@ -181,14 +181,14 @@ def cut(stage: Stage) -> None:
         (cut, "it closed the connection in the middle of blobs/"),
     ],
 )
-def test_a_mirror_that_fails_is_passed_over_with_one_warning(
+def test_a_mirror_that_fails_is_skipped_with_one_warning(
     stage: Stage, mishap: Callable[[Stage], None], why: str
 ) -> None:
     mishap(stage)
     registry = stage.registry()
     assert stage.read(registry) == TEXT
     (warning,) = stage.warnings
-    assert warning.startswith(f"the mirror {stage.first.url} of {stage.home.url} is passed over: ")
+    assert warning.startswith(f"skipping the mirror {stage.first.url} of {stage.home.url}: ")
     assert why in warning
     asked = len(stage.first.seen)
     assert stage.read(registry) == TEXT
@@ -246,23 +246,23 @@ def test_the_registry_itself_is_not_forgiven(stage: Stage) -> None:
 
 def test_a_stream_with_another_digest_is_reported_by_whoever_hashes_it(stage: Stage) -> None:
     registry = stage.registry()
-    assert registry.serving == stage.first.url
-    assert registry.pass_over(stage.first.url, "its weights have another digest")
-    assert registry.pass_over(stage.first.url, "another thread saw it too")
-    assert registry.serving == stage.second.url
-    assert registry.pass_over(stage.second.url, "its weights have another digest")
-    assert registry.serving == stage.home.url
-    assert not registry.pass_over(stage.home.url, "its weights have another digest")
+    assert registry.current_address == stage.first.url
+    assert registry.disable_mirror(stage.first.url, "its weights have another digest")
+    assert registry.disable_mirror(stage.first.url, "another thread saw it too")
+    assert registry.current_address == stage.second.url
+    assert registry.disable_mirror(stage.second.url, "its weights have another digest")
+    assert registry.current_address == stage.home.url
+    assert not registry.disable_mirror(stage.home.url, "its weights have another digest")
     assert len(stage.warnings) == 2
     plain = Registry(stage.home.url)
-    assert plain.serving == plain.url
-    assert not plain.pass_over(plain.url, "it fails")
+    assert plain.current_address == plain.url
+    assert not plain.disable_mirror(plain.url, "it fails")
 
 
 def test_a_mirror_may_give_whole_files_only(stage: Stage) -> None:
     stage.first.ranges = False
     digest = Digest("sha256:" + blob_of(stage, "file").rpartition("/")[2])
-    with pytest.raises(NoRanges):
+    with pytest.raises(RangesUnsupported):
         next(stage.registry().stream(digest, "it", 5))
     assert stage.warnings == []
 

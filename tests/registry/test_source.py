@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from modpkg.registry.source import (
+    FileMissing,
     FolderSource,
-    NoRanges,
-    NotThere,
     ObjectSource,
+    RangesUnsupported,
     Source,
     open_source,
 )
@@ -44,9 +44,9 @@ def test_a_part_of_a_file(source: Source, start: int, stop: int | None) -> None:
 
 
 def test_a_file_that_is_not_there(source: Source) -> None:
-    with pytest.raises(NotThere):
+    with pytest.raises(FileMissing):
         list(source.stream("g", 1, 2))
-    with pytest.raises(NotThere):
+    with pytest.raises(FileMissing):
         source.read("g")
 
 
@@ -59,7 +59,7 @@ def test_a_server_without_ranges_is_told_apart(server: Server) -> None:
     server.ranges = False
     source = open_source(server.url)
     for part in [(0, 10), (10, None), (0, len(DATA))]:
-        with pytest.raises(NoRanges):
+        with pytest.raises(RangesUnsupported):
             next(source.stream("f", *part))
     assert b"".join(source.stream("f")) == DATA
 

@@ -1,4 +1,4 @@
-"""What a server's refusal means, in a sentence: from obstore's account of it."""
+"""Errors of requests, as sentences: from the text of obstore's exceptions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from modpkg.core.home import config_path
 
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
 _STATUSES = {
-    429: "it is asked too often (429)",
+    429: "it limits the rate of requests (429)",
 }
 _SILENCES = (
-    ("kind: Redirect", "it redirects {path} in circles, or from https to http"),
-    ("dns error", "there is no host of that name"),
-    ("ConnectionRefused", "nothing answers there (the connection was refused)"),
+    ("kind: Redirect", "{path} is a redirect loop, or redirects from https to http"),
+    ("dns error", "its host name cannot be resolved"),
+    ("ConnectionRefused", "the connection was refused"),
     ("IncompleteBody", "it closed the connection in the middle of {path}"),
     ("RangeNotSupported", "it closed the connection in the middle of {path}"),
     ("IncompleteMessage", "it closed the connection without an answer"),
@@ -25,19 +25,20 @@ _SILENCES = (
 )
 
 
-def refusal(
+def request_error(
     error: Exception, url: str, path: str, *, logged_in: bool = False
 ) -> RegistryUnreachable:
-    """Return the error that tells what went wrong when ``path`` was read.
+    """Return the error to raise for what obstore raised when it read ``path``.
 
-    Nothing that the server wrote is repeated but its status. ``logged_in``: credentials were sent.
+    Of the server's answer only the status is repeated. ``logged_in`` says that credentials were
+    sent.
     """
     text = str(error)
-    if found := _STATUS.search(text):
-        status = int(found[1])
+    if match := _STATUS.search(text):
+        status = int(match[1])
         if status == 410:
             return RegistryUnreachable(
-                "M313", url=url, path=path, reason="it was taken away for good (410)"
+                "M313", url=url, path=path, reason="it was removed for good (410)"
             )
         if status in (401, 403):
             return _forbidden(status, url, path, logged_in)
@@ -54,12 +55,12 @@ def refusal(
 
 def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryUnreachable:
     if logged_in:
-        reason = f"does not accept the credentials for {path}"
-        remedy = f"put others into {config_path()}"
+        reason = f"rejects the credentials for {path}"
+        remedy = f"correct them in {config_path()}"
     elif status == 401:
-        reason = f"wants credentials for {path}"
+        reason = f"requires credentials for {path}"
         remedy = f'put them into {config_path()}, under [registry."{url}"]'
     else:
         reason = f"forbids reading {path}"
-        remedy = f"ask its owner, or put credentials into {config_path()}"
+        remedy = f"ask its owner for access, or put credentials into {config_path()}"
     return RegistryUnreachable("M314", url=url, reason=reason, status=status, remedy=remedy)
