@@ -139,8 +139,8 @@ class Admission:
                 fits = False
             if not fits:
                 return (
-                    f"needs modpkg {line.requires_modpkg}, and this is modpkg "
-                    f"{self._policy.engine}; install that modpkg to use it"
+                    f"requires modpkg {line.requires_modpkg}, and this is modpkg "
+                    f"{self._policy.engine}; install that version of modpkg to use it"
                 )
         if line.yanked is not None and not (
             release.version in self._pinned.get(release.name, ())

@@ -247,7 +247,7 @@ def test_a_release_that_needs_a_newer_modpkg_is_passed_over(universe: Universe) 
     universe.add("a", "3", requires_modpkg="what is this")
     assert universe.versions("a") == {"a": "1"}
     assert universe.versions("a", engine=Version("9.1")) == {"a": "2"}
-    with raises("M401", match=r"a 2 needs modpkg >=9, and this is modpkg 0"):
+    with raises("M401", match=r"a 2 requires modpkg >=9, and this is modpkg 0"):
         universe.versions("a>1")
 
 
