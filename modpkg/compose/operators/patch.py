@@ -39,8 +39,7 @@ ESCAPE = 255
 
 
 def bind(context: StepContext) -> Effects:
-    """Return a term for each tensor that the patch changes, the tensors that it adds and removes,
-    its edits of ``config.json``, and the files that it replaces.
+    """Return the patch's changes, the tensors that it adds and removes, and its edits of files.
 
     Raises:
         PatchError: The module is not a patch, or was made for another base.
