@@ -16,7 +16,7 @@ def modpkg(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command; with ``check`` it has to succeed."""
     done = forkserver.run(
-        "modpkg", [str(each) for each in arguments], cwd=cwd, env=os.environ | environment
+        "-m", "modpkg", *map(str, arguments), cwd=cwd, env=os.environ | environment
     )
     if check:
         assert done.returncode == 0, done.stderr + done.stdout

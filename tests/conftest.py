@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import forkserver
 
 settings.register_profile("modpkg", derandomize=True, deadline=None)
 settings.load_profile("modpkg")
@@ -33,6 +36,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return folder
+
+
+@pytest.fixture
+def forked_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let code under test start Python processes that need not import torch again."""
+    monkeypatch.setattr(sys, "executable", forkserver.python())
 
 
 def safetensors_bytes(tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:

@@ -2,9 +2,13 @@
 
 A test that runs ``python -m modpkg`` needs a process: its own state, exit status and signals. It
 does not need the seconds that importing torch takes, a thousand times per test run. `run` starts
-``python -m tests.forkserver FD`` once per pytest worker. That server only imports: it starts no
+``python -m tests.forkserver FOLDER`` once per pytest worker. That server only imports: it starts no
 thread and computes nothing, so a process forked from it is as good as a fresh one. What a fresh one
 imports is checked in `tests/test_rooms.py`; `examples/demo.sh` starts real ones.
+
+`python` is the server as an executable, for code that starts Python itself: it takes ``-m module``,
+``-c code`` or a script, and lives exactly as long as the forked process does. Where there is no
+server, it is plain Python.
 """
 
 from __future__ import annotations
@@ -17,21 +21,25 @@ import json
 import os
 import pkgutil
 import runpy
+import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.forkclient import ADDRESS, INTERPRETER, LARGEST, connect
+
 ROOT = Path(__file__).parents[1]
+_CLIENT = str(ROOT / "tests" / "forkclient.py")
 AVAILABLE = sys.platform == "linux"
 """The libraries of other systems do not all survive a fork."""
-LARGEST = 1 << 17
-"""Bytes of a request."""
 IMPORTS = (
     "filelock",
     "rich.progress",
@@ -46,22 +54,19 @@ IMPORTS = (
 
 
 def run(
-    module: str,
-    arguments: Sequence[str],
-    *,
+    *command: str,
     cwd: Path | None = None,
     env: Mapping[str, str] = os.environ,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m module arguments``, with an empty standard input.
+    """Run ``python command``, such as ``-m modpkg list``, with an empty standard input.
 
     Raises:
         subprocess.TimeoutExpired: The process did not end in time; it was killed.
     """
-    command = [sys.executable, "-m", module, *arguments]
     if not AVAILABLE:
         return subprocess.run(
-            command,
+            [sys.executable, *command],
             capture_output=True,
             text=True,
             cwd=cwd,
@@ -69,15 +74,23 @@ def run(
             stdin=subprocess.DEVNULL,
             timeout=timeout,
         )
-    request = {
-        "module": module,
-        "arguments": list(arguments),
-        "cwd": str((cwd or Path.cwd()).absolute()),
-        "env": dict(env),
-    }
-    with open(os.memfd_create("out"), "r+b") as out, open(os.memfd_create("err"), "r+b") as err:
+    _start()
+    reached = {name: os.environ[name] for name in (ADDRESS, INTERPRETER)}
+    with (
+        open(os.devnull, "rb") as nothing,
+        open(os.memfd_create("out"), "r+b") as out,
+        open(os.memfd_create("err"), "r+b") as err,
+        connect(
+            reached[ADDRESS],
+            command,
+            str((cwd or Path.cwd()).absolute()),
+            {**env, **reached},
+            (nothing.fileno(), out.fileno(), err.fileno()),
+        ) as process,
+    ):
+        process.settimeout(timeout)
         try:
-            status = _server().run(request, out.fileno(), err.fileno(), timeout)
+            status = int(process.recv(LARGEST))
         except TimeoutError:
             raise subprocess.TimeoutExpired(command, timeout) from None
         return subprocess.CompletedProcess(command, status, _text(out), _text(err))
@@ -85,84 +98,120 @@ def run(
 
 def _text(file: Any) -> str:
     file.seek(0)
-    return file.read().decode().replace("\r\n", "\n").replace("\r", "\n")
+    text: str = file.read().decode()
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-class _Client:
-    """The socket to a server that this process started."""
-
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
-                cwd=ROOT,
-                env=os.environ | {"HF_HUB_OFFLINE": "1"},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        atexit.register(self._close)
-
-    def _close(self) -> None:
-        self._socket.close()
-        self._process.wait()
-
-    def run(self, request: dict[str, Any], out: int, err: int, timeout: float) -> int:
-        """Run a command, and return its exit status as `subprocess` has it."""
-        socket.send_fds(self._socket, [json.dumps(request).encode()], [out, err])
-        child = int(self._socket.recv(LARGEST))
-        self._socket.settimeout(timeout)
-        try:
-            return int(self._socket.recv(LARGEST))
-        except TimeoutError:
-            os.kill(child, signal.SIGKILL)
-            self._socket.settimeout(None)
-            self._socket.recv(LARGEST)
-            raise
-        finally:
-            self._socket.settimeout(None)
+def python() -> str:
+    """Return the path of an executable that finds its server through the environment."""
+    if not AVAILABLE:
+        return sys.executable
+    _start()
+    return _CLIENT
 
 
-_client: _Client | None = None
+def _start() -> None:
+    if ADDRESS in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="modpkg-tests-", dir="/tmp")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forkserver", folder],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    atexit.register(server.communicate)  # closes its standard input, which ends it
+    assert server.stdout is not None
+    if not server.stdout.readline():
+        raise RuntimeError("tests/forkserver.py did not start")
+    os.environ[ADDRESS] = f"{folder}/socket"
+    os.environ[INTERPRETER] = sys.executable
 
 
-def _server() -> _Client:
-    global _client
-    if _client is None:
-        _client = _Client()
-    return _client
+class _Server:
+    """Forks a process for each connection, and kills it when that is closed first."""
 
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(0, selectors.EVENT_READ, self._stop)
+        self._children: dict[int, socket.socket] = {}
+        self._stopped = False
 
-def _serve(requests: socket.socket) -> dict[str, Any] | None:
-    """Answer requests; return the request in each forked process, and None when all are done."""
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, LARGEST, 2)
-        if not message:
+    def serve(self) -> dict[str, Any] | None:
+        """Answer requests; return the request in a forked process, and None in the end."""
+        while not self._stopped:
+            for key, _ in self._selector.select():
+                if (request := key.data()) is not None:
+                    return request  # type: ignore[no-any-return]
+        return None
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _accept(self) -> dict[str, Any] | None:
+        connection, _ = self._listener.accept()
+        message, descriptors, _, _ = socket.recv_fds(connection, LARGEST, 3)
+        if len(descriptors) < 3:
+            connection.close()
             return None
         child = os.fork()
         if child == 0:
-            requests.close()
-            request: dict[str, Any] = json.loads(message)
-            for number, descriptor in enumerate(descriptors, 1):
+            for other in (self._selector, self._listener, connection, *self._children.values()):
+                other.close()
+            for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
+            request: dict[str, Any] = json.loads(message)
             return request
         for descriptor in descriptors:
             os.close(descriptor)
-        requests.send(str(child).encode())
-        _, status = os.waitpid(child, 0)
-        requests.send(str(os.waitstatus_to_exitcode(status)).encode())
+        self._children[child] = connection
+        ended = os.pidfd_open(child)
+
+        def gone() -> None:
+            self._selector.unregister(connection)
+            os.kill(child, signal.SIGKILL)
+
+        def over() -> None:
+            self._selector.unregister(ended)
+            os.close(ended)
+            _, status = os.waitpid(child, 0)
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(connection)
+            with contextlib.suppress(OSError):
+                connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+            connection.close()
+            del self._children[child]
+
+        self._selector.register(ended, selectors.EVENT_READ, over)
+        self._selector.register(connection, selectors.EVENT_READ, gone)
+        return None
 
 
 def _execute(request: dict[str, Any]) -> int:
     """Run what was requested, and return its exit status."""
+    kind, *arguments = request["command"]
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    sys.path[0] = request["cwd"]
-    sys.argv[1:] = request["arguments"]
+    # A process that is started from here may be forked too.
+    sys.executable = _CLIENT
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        if kind == "-m":
+            sys.path[0] = request["cwd"]
+            sys.argv[1:] = arguments[1:]
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        elif kind == "-c":
+            sys.path[0] = ""
+            sys.argv[:] = ["-c", *arguments[1:]]
+            exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.path[0] = str(Path(kind).resolve().parent)
+            sys.argv[:] = [kind, *arguments]
+            runpy.run_path(kind, run_name="__main__")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
@@ -179,15 +228,14 @@ def _end(status: int) -> NoReturn:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(status & 0xFF)
 
 
 def main() -> None:
     """Import, serve, and in each forked process run what was requested."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
-    requests.set_inheritable(False)
+    folder = sys.argv[1]
     for name in IMPORTS:
         importlib.import_module(name)
     package = importlib.import_module("modpkg")
@@ -196,8 +244,14 @@ def main() -> None:
             importlib.import_module(found.name)
     gc.collect()
     gc.freeze()
-    if (request := _serve(requests)) is not None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{folder}/socket")
+    listener.listen()
+    print("ready", flush=True)
+    request = _Server(listener).serve()
+    if request is not None:
         _end(_execute(request))
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from modpkg.store.contents import scan_store
 from modpkg.store.corruption import find_corruption
 from modpkg.store.store import Store
 from registry_spec.check import check
-from tests import tiny
+from tests import forkserver, tiny
 from tests.faults import COUNT
 
 
@@ -37,15 +36,9 @@ class Place(Struct, frozen=True):
 
     def run(self, *arguments: str, fatal: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command in the app; with ``fatal`` it dies at that change (0: it is counted)."""
-        injected = () if fatal is None else ("-m", "tests.faults", str(fatal), str(self.root))
-        return subprocess.run(
-            [sys.executable, *(injected or ("-m", "modpkg")), *arguments],
-            cwd=self.app,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"MODPKG_HOME": str(self.home), "PYTHONPATH": _PATH},
-            timeout=300,
-        )
+        module = ("modpkg",) if fatal is None else ("tests.faults", str(fatal), str(self.root))
+        env = os.environ | {"MODPKG_HOME": str(self.home), "PYTHONPATH": _PATH}
+        return forkserver.run("-m", *module, *arguments, cwd=self.app, env=env)
 
     def done(self, *arguments: str) -> None:
         """Run a command that has to succeed."""

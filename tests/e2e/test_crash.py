@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
 from modpkg.runtime.load import load_model
-from tests import tiny
+from tests import forkserver, tiny
 from tests.command import modpkg, modpkg_json
 
 MOMENTS = 50
@@ -63,10 +62,34 @@ main(["install", {requirement!r}])
 """
 
 
+_KILLED_AFTER = """
+import signal, time
+from modpkg.cli import main
+
+signal.setitimer(signal.ITIMER_PROF, {seconds})
+begun = time.process_time()
+try:
+    main(["install", {requirement!r}])
+finally:
+    print(time.process_time() - begun)
+"""
+
+
+def killed_after(seconds: float, requirement: str) -> subprocess.CompletedProcess[str]:
+    """Run an install that is killed after so much processor time of its own; 0: never.
+
+    How much else the machine has to do makes no difference to where that is.
+    """
+    code = _KILLED_AFTER.format(seconds=seconds, requirement=requirement)
+    done = forkserver.run("-c", code)
+    assert done.returncode in (0, -signal.SIGPROF), done.stderr
+    return done
+
+
 def killed_in(owner: str, name: str, calls: int, requirement: str) -> None:
     """Run an install that is killed when a method is called, after so many calls."""
     code = _KILLED_IN.format(owner=owner, name=name, calls=calls, requirement=requirement)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    done = forkserver.run("-c", code)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -93,28 +116,28 @@ def talker(home: Path, tmp_path: Path) -> None:
 
 
 def test_fifty_random_moments(home: Path) -> None:
-    modpkg("install", "talker<2")
-    begun = time.monotonic()
-    modpkg("install", "talker>=2")
-    whole = time.monotonic() - begun
+    """Every other time all has to be fetched and composed again."""
     rng = random.Random(SEED)
-    outcomes = {"1.0": 0, "2.0": 0}
+    whole = {}
+    for emptied in (False, True):
+        modpkg("install", "talker==1.0")
+        if emptied:
+            shutil.rmtree(home / "store")
+        whole[emptied] = float(killed_after(0, "talker==2.0").stdout.splitlines()[-1])
+    outcomes = {"before": 0, "after": 0}
+    before = installed_version()
     for number in range(MOMENTS):
-        before = installed_version()
         target = "1.0" if before == "2.0" else "2.0"
-        if number % 2:  # every other time all has to be fetched and composed again
-            subprocess.run(["rm", "-rf", str(home / "store")], check=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "modpkg", "install", f"talker=={target}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(0.05, whole * 1.05))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        emptied = bool(number % 2)
+        if emptied:
+            shutil.rmtree(home / "store")
+        # Half of them are near the switch to the new generation, which comes late.
+        earliest = rng.choice((0.01, 0.8))
+        killed_after(rng.uniform(earliest, 1.1) * whole[emptied], f"talker=={target}")
         after = installed_version()
         assert after in (before, target)
-        outcomes[after] += 1
+        outcomes["before" if after == before else "after"] += 1
+        before = after
     assert min(outcomes.values()) > 0  # some moments came before the switch, some after
     modpkg("install", "talker==2.0")
     assert installed_version() == "2.0"
@@ -125,7 +148,7 @@ def test_fifty_random_moments(home: Path) -> None:
 def test_between_any_two_steps(point: str) -> None:
     modpkg("install", "talker<2")
     code = _KILLED_AT.format(point=point, requirement="talker>=2")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    done = forkserver.run("-c", code)
     assert done.returncode == -signal.SIGKILL
     expected = "2.0" if point == "switched" else "1.0"
     assert installed_version() == expected
@@ -173,7 +196,7 @@ def test_two_installs_at_once_both_succeed(home: Path, tmp_path: Path) -> None:
         (folder / "modpkg.toml").write_text(f'[app]\nname = "{folder.name}"\n')
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "modpkg", "install", requirement],
+            [forkserver.python(), "-m", "modpkg", "install", requirement],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

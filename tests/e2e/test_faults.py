@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from modpkg.store.contents import scan_store
 from modpkg.store.corruption import find_corruption
 from modpkg.store.store import Store
-from tests import tiny
+from tests import forkserver, tiny
 from tests.command import modpkg, modpkg_json
 from tests.e2e.scenarios import SCENARIOS, Killings
 
@@ -55,8 +54,8 @@ def test_eight_processes_at_once(home: Path, tmp_path: Path) -> None:
     code = "import subprocess, sys, json\nfor a in json.loads(sys.argv[1]):\n"
     code += "    subprocess.run([sys.executable, '-m', 'modpkg', *a], check=True)"
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(commands)],
+        subprocess.Popen(  # sys.executable is the forked one in each, too
+            [forkserver.python(), "-c", code, json.dumps(commands)],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
