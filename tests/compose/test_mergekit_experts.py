@@ -85,11 +85,11 @@ def test_a_recipe_of_a_mixture_becomes_a_manifest(tmp_path: Path) -> None:
     [
         ("gate_mode: random", "gate_mode is 'random'"),
         ("architecture: deepseek", "architecture is 'deepseek'"),
-        ("shared_experts: [{source_model: a}]", "'shared_experts' has no form"),
-        ("experts: []", "experts in a list"),
+        ("shared_experts: [{source_model: a}]", "'shared_experts' is not supported"),
+        ("experts: []", "a list of experts"),
         ("experts: [{source_model: b, noise_scale: 0.1}]", "'noise_scale' of an expert"),
-        ("experts: [{source_model: b, positive_prompts: x}]", "no list of texts"),
-        ("experts: [b]", "a table with source_model"),
+        ("experts: [{source_model: b, positive_prompts: x}]", "not a list of strings"),
+        ("experts: [b]", "without source_model"),
         ("merge_method: ties", "'merge_method' is not known"),
     ],
 )
