@@ -1,4 +1,4 @@
-"""Digests: how every byte and every tensor is named."""
+"""Digests: the names of blobs and tensors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def parse_digest(text: str) -> Digest:
     """Return ``text`` as a digest.
 
     Raises:
-        InvalidValue: it has another form. This is the one gate between text from outside and
-            the paths that are made of digests.
+        InvalidValue: `text` has another form. Every digest from outside passes here before it
+            becomes part of a path.
     """
     if not isinstance(text, str) or _FORM.fullmatch(text) is None:
         raise InvalidValue("M104", digest=text)
@@ -57,7 +57,7 @@ def digest_file(path: Path, offset: int = 0, length: int | None = None) -> Diges
 
 
 def blob_path(digest: Digest) -> str:
-    """Return where a blob lies in a registry or store, relative to its root.
+    """Return the path of a blob in a registry or store, relative to its root.
 
     >>> blob_path(Digest("sha256:" + "ab" * 32))[:20]
     'blobs/sha256/ab/abab'

@@ -1,4 +1,4 @@
-"""The errors that a caller can catch; what each says is in `modpkg.core.messages`, by code."""
+"""The errors that a caller can catch; their sentences are in `modpkg.core.messages`, by code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ManifestError(ModpkgError):
 
 
 class ReleaseError(ModpkgError):
-    """A module cannot be built, or a release cannot be used, as it is."""
+    """A module cannot be built, or a release cannot be used."""
 
 
 class PackError(ReleaseError):
@@ -75,7 +75,7 @@ class ResolutionImpossible(ModpkgError):
 
 
 class LockError(ModpkgError):
-    """A lock file is missing, malformed, out of date, or does not hold any more."""
+    """A lock file is missing, malformed, out of date, or no longer valid."""
 
 
 class InstallError(ModpkgError):

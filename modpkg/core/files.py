@@ -1,4 +1,4 @@
-"""Writing files so that a killed process or a full disk leaves nothing half-made."""
+"""Writing files so that a killed process or a full disk leaves nothing incomplete."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 
 TEMPORARY = ".tmp-"
-"""Names of unfinished files and folders begin so; nothing ever reads one."""
+"""Prefix of unfinished files and folders; nothing reads them."""
 
 
 def safe_path(text: str) -> str:
-    """Return a path out of a release, once it is known to stay inside the module's folder.
+    """Return a path from a release, checked to stay inside the module's folder.
 
     Raises:
-        InvalidValue: it is absolute, climbs, has a drive, a backslash, a NUL, an empty or
+        InvalidValue: It is absolute, contains "..", has a drive, a backslash, a NUL, an empty or
             over-long part, or a name that Windows reserves.
     """
     reason = None
@@ -72,7 +72,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def disk_full(path: Path, needed: str = "more") -> InstallError:
-    """Return the error that says how much is free where ``path`` lies."""
+    """Return the error for a full disk, with the free space of ``path``'s file system."""
     free = shutil.disk_usage(_existing(path)).free
     return InstallError("M502", path=path, needed=needed, free=human_bytes(free))
 
@@ -84,10 +84,10 @@ def _existing(path: Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing.
+    """Make a folder and its missing parents.
 
-    Inside a folder that its group may write to, it can be written by that group too, whatever
-    the umask: what users share stays shared.
+    Inside a folder that is writable by its group, it is writable by the group too, whatever the
+    umask, so that several users can share it.
     """
     missing = []
     while not path.exists():
@@ -96,22 +96,22 @@ def make_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         if folder.parent.stat().st_mode & stat.S_IWGRP:
-            with contextlib.suppress(PermissionError):  # somebody else made it meanwhile
+            with contextlib.suppress(PermissionError):  # another user made it meanwhile
                 folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXG)
 
 
 def shared_mode(folder: Path) -> int:
-    """Return the mode of a file in ``folder`` that whoever may write to the folder may change."""
+    """Return the mode for a file that everyone who may write to ``folder`` may change."""
     return 0o664 if folder.stat().st_mode & stat.S_IWGRP else 0o644
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644) -> Digest:
-    """Write a file so that it is either whole or not there, and return its digest.
+    """Write a file so that it is either complete or absent, and return its digest.
 
     Temporary file, fsync, rename, fsync of the folder.
 
     Raises:
-        InstallError: no space is left; nothing remains.
+        InstallError: The disk is full; nothing is left behind.
     """
     if isinstance(chunks, bytes):
         chunks = (chunks,)
@@ -147,10 +147,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put ``source``'s bytes at ``target``, at no cost where possible.
+    """Make ``target`` a copy of ``source``, without copying bytes where possible.
 
-    A hard link, else a reflink (a copy that shares blocks), else an atomic copy. What is at
-    ``target`` stays when it has the same length: callers name files by their content.
+    A hard link, else a reflink (a copy that shares blocks), else an atomic copy. An existing
+    ``target`` of the same length is kept: callers name files by their content.
     """
     if target.exists() and target.stat().st_size == source.stat().st_size:
         return
@@ -175,21 +175,21 @@ _FICLONE = 0x40049409
 def copy_file(source: Path, target: Path) -> None:
     """Write ``source``'s bytes to a new file, sharing blocks where the file system can.
 
-    Unlike a hard link it stays what it is when somebody edits the source.
+    Unlike a hard link it does not change when the source is edited.
     """
     with open(source, "rb") as old, open(target, "xb") as new:
         try:
             import fcntl
 
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except (ImportError, OSError):  # another file system, or one that cannot
+        except (ImportError, OSError):  # another file system, or one without reflinks
             shutil.copyfileobj(old, new, 1 << 20)
 
 
 def copy_range(source: int, offset: int, target: int, position: int, length: int) -> int:
     """Copy bytes from one open file to another, and return how many there were.
 
-    The system does it, and shares blocks where it can; elsewhere they are read and written.
+    The kernel copies, and shares blocks where it can; otherwise they are read and written.
     """
     left = length
     while left and hasattr(os, "copy_file_range"):
@@ -212,9 +212,9 @@ def copy_range(source: int, offset: int, target: int, position: int, length: int
 
 
 def reserve(file: int, length: int) -> None:
-    """Give an open file its length, and take the room on the disk now: later there is no way back.
+    """Set the length of an open file and allocate its disk space.
 
-    Writing through a mapping, say, has no other way to tell that the disk is full.
+    A write through a memory map could not report a full disk.
     """
     begun = os.fstat(file).st_size
     if begun > length:
@@ -230,7 +230,7 @@ def reserve(file: int, length: int) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; a rename first, so that no reader sees half of it."""
+    """Remove a folder and its contents; it is renamed first, so that no reader sees part of it."""
     if not path.exists():
         return
     doomed = temporary_sibling(path)
@@ -239,7 +239,7 @@ def remove_tree(path: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return a path for people: relative to the working folder when it is inside."""
+    """Return a path to show: relative to the working folder when it is inside."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -250,7 +250,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def parse_bytes(text: str) -> int | None:
-    """Return the bytes that a size is, in decimal units; None where it is no size.
+    """Return a size in bytes, parsed from decimal units; None if it cannot be parsed.
 
     >>> parse_bytes("1.5 GB"), parse_bytes("much")
     (1500000000, None)
@@ -265,7 +265,7 @@ def parse_bytes(text: str) -> int | None:
 
 
 def human_bytes(count: int) -> str:
-    """Return a byte count for people, in decimal units: ``460.8 kB``."""
+    """Return a byte count to show, in decimal units: ``460.8 kB``."""
     if count < 1000:
         return f"{count} B"
     value = float(count)

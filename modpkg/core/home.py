@@ -1,4 +1,4 @@
-"""Where modpkg keeps things on this machine, and what the environment variables say."""
+"""The folders of modpkg on this machine, and the environment variables that set them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def home() -> Path:
 
 
 def config_path() -> Path:
-    """Return the file with what the user has set."""
+    """Return the path of the user's settings file."""
     return home() / "config.toml"
 
 
@@ -26,15 +26,15 @@ def store_folder() -> Path:
 
 
 def default_registry() -> str:
-    """Return the embedded registry, used when nothing names another: a folder of the user's."""
+    """Return the default registry, used when no other is configured: a folder of the user."""
     return str(home() / "registry")
 
 
 def user_project() -> Path:
-    """Return the folder of the user's own environment; it has a manifest and a lock too."""
+    """Return the folder of the user's environment; it has a manifest and a lock too."""
     return home() / "environment"
 
 
 def trials_folder() -> Path:
-    """Return the folder where bisecting and tested updates install what they try."""
+    """Return the folder where bisecting and tested updates install their candidates."""
     return home() / "trials"

@@ -1,4 +1,4 @@
-"""Modules and models whose bytes lie on this machine."""
+"""Modules and models whose files are on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TensorRef(Struct, frozen=True):
 
 
 class InstalledModule(Struct, frozen=True, kw_only=True):
-    """A module of the resolution, with everything of it in the store."""
+    """A module of the resolution that is complete in the store."""
 
     name: str
     version: str
@@ -43,14 +43,14 @@ class Prompt(Struct, frozen=True, kw_only=True):
     """Virtual tokens that a model reads before its text."""
 
     module: str
-    """Where they come from."""
+    """The module that they are from."""
     count: int
     task: str
     """PEFT's ``task_type``: it decides where they go."""
     heads: int | None
-    """Among which keys and values are divided; None for embeddings."""
+    """Number of heads that keys and values are divided among; None for embeddings."""
     index: int
-    """Which task's they are, of several."""
+    """Index of the task, where there are several."""
     tensors: dict[str, TensorRef]
     """``embeddings``; for several tasks, ``columns`` and ``rows`` beside them."""
 
@@ -58,7 +58,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
 class InstalledModel(Struct, kw_only=True):
     """``model.json``: one runnable model of an environment, beside its config and tokenizer.
 
-    It lies in ``generations/<n>/models/<name>/``, sealed (see `seal`); ``file`` of its
+    It is stored in ``generations/<n>/models/<name>/``, sealed (see `seal`); ``file`` of its
     tensors is relative to the environment's ``packs`` folder.
     """
 
@@ -72,9 +72,9 @@ class InstalledModel(Struct, kw_only=True):
     task: dict[str, object] | None
     tensors: dict[str, TensorRef]
     modules: dict[str, str]
-    """Modules that went in, with their versions."""
+    """The modules it was composed of, with their versions."""
     recipe: dict[str, object]
-    """What it was composed by: ``base``, ``steps`` …, as under ``[compose]``."""
+    """Its recipe: ``base``, ``steps`` …, as under ``[compose]``."""
     prompt: Prompt | None = None
 
 
@@ -82,7 +82,7 @@ def read_model(folder: Path) -> InstalledModel:
     """Return the record of an installed model.
 
     Raises:
-        EnvironmentDamaged: it is missing or not sound.
+        EnvironmentDamaged: It is missing or damaged.
     """
     try:
         return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)

@@ -1,4 +1,4 @@
-"""Interfaces: does a module fit a base? Pure functions over small documents."""
+"""Interfaces: whether a module fits a base. Pure functions on small documents."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WEIGHTS_PORT = "weights"
 
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-"""What a ``config.json`` may call the number of layers."""
+"""Keys of ``config.json`` for the number of layers, by architecture."""
 
 
 class Drift(Struct, frozen=True):
-    """How far a base lies from the one that a module was made for."""
+    """How a base differs from the one that a module was built against."""
 
     touched: int
     """Tensors that the module acts on."""
@@ -63,7 +63,7 @@ def unfit_reason(expects: Expects, provides: Provides) -> str | None:
     """Return why the module cannot act on the base, naming the tensor or port; None if it can.
 
     A tensor fits when its name and shape are there. A port fits when its value is equal; a port
-    whose value is a digest (a tokenizer) only has to be there: another value is drift.
+    whose value is a digest (a tokenizer) only has to exist: another value is drift.
     """
     for name, wanted in sorted(expects.tensors.items()):
         offered = provides.tensors.get(name)
@@ -82,14 +82,14 @@ def unfit_reason(expects: Expects, provides: Provides) -> str | None:
 
 
 def weights_digest(tensors: Mapping[str, HashedTensor]) -> Digest:
-    """Return one digest for a set of tensors: of canonical JSON {name: [dtype, shape, digest]}."""
+    """Return one digest of a set of tensors: of canonical JSON {name: [dtype, shape, digest]}."""
     return digest_bytes(
         canonical_json({name: canonical_identity(tensor) for name, tensor in tensors.items()})
     )
 
 
 def drift_of(expects: Expects, provides: Provides, tensors: Mapping[str, HashedTensor]) -> Drift:
-    """Return which of the touched tensors and ports differ from those the module was made for."""
+    """Return which touched tensors and ports differ from those at the time of the build."""
     ports = dict(provides.ports)
     if WEIGHTS_PORT in expects.ports:
         ports[WEIGHTS_PORT] = weights_digest(tensors)

@@ -1,4 +1,4 @@
-"""Reading the small JSON files of a module, which nobody has checked yet."""
+"""Reading small JSON files of a module that were not validated yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        RecordError: it is not JSON, or not an object.
+        RecordError: The file is not JSON, or not an object.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])

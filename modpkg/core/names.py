@@ -1,4 +1,4 @@
-"""Names, versions and requirements: the smallest shared vocabulary."""
+"""Names, versions and requirements of modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def module_name(text: str) -> ModuleName:
     'summarize-lora'
 
     Raises:
-        InvalidValue: ``text`` is no name by PEP 508, or longer than 100 characters.
+        InvalidValue: `text` is not a name by PEP 508, or is longer than 100 characters.
     """
     if len(text) > 100:
         raise InvalidValue("M101", name=text[:100] + "…")
@@ -43,8 +43,8 @@ def parse_version(text: str) -> Version:
     """Return ``text`` as a PEP 440 version without a local part.
 
     Raises:
-        InvalidValue: ``text`` is no version, or has a local part (``+abc``), which no two
-            publishers would understand alike.
+        InvalidValue: `text` is not a version, or has a local part (``+abc``), which has no shared
+            meaning between publishers.
     """
     if len(text) > 100:
         raise InvalidValue("M102", version=text[:100] + "…")
@@ -73,14 +73,14 @@ def caret(version: Version) -> str:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Return the requirement that ``text`` spells, its name and extras in normal form.
+    """Return the requirement in ``text``, its name and extras in normal form.
 
     Beside PEP 508 (``summarizer[news]>=2.1``) these need no quotes in a shell:
     ``summarizer@2.1`` (exactly that version), ``summarizer@^2.1`` (that or a later one that is
     compatible), ``summarizer@~2.1`` (``~=2.1``) and ``summarizer@latest``.
 
     Raises:
-        InvalidValue: it is none of these, or it has an URL or an environment marker.
+        InvalidValue: `text` is none of these, or has a URL or an environment marker.
     """
     if len(text) > 1000:
         raise InvalidValue(
@@ -102,7 +102,7 @@ def parse_requirement(text: str) -> Requirement:
 
 
 class ReadRequirement:
-    """A requirement as an index line has it: read once per text, shared, never changed."""
+    """A requirement of an index line: parsed once per text, shared, immutable."""
 
     __slots__ = ("extras", "name", "specifier")
 
@@ -124,10 +124,10 @@ _PLAIN = re.compile(
 
 @lru_cache(maxsize=1 << 17)
 def read_requirement(text: str) -> ReadRequirement:
-    """Return what `parse_requirement` does, for the tens of thousands in a registry's index.
+    """Parse a requirement as `parse_requirement` does; cached, for the many of a registry's index.
 
     Raises:
-        InvalidValue: `parse_requirement` would.
+        InvalidValue: See `parse_requirement`.
     """
     match = _PLAIN.match(text)
     if match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text:
@@ -169,7 +169,7 @@ def parse_specifier(text: str) -> SpecifierSet:
     """Return the version specifier of a manifest; ``"*"`` means any version.
 
     Raises:
-        InvalidValue: ``text`` is no specifier by PEP 440.
+        InvalidValue: `text` is not a specifier by PEP 440.
     """
     if text.strip() == "*":
         return SpecifierSet()
@@ -178,7 +178,9 @@ def parse_specifier(text: str) -> SpecifierSet:
     try:
         return SpecifierSet(text)
     except InvalidSpecifier:
-        raise InvalidValue("M103", requirement=text, reason="it is no version specifier") from None
+        raise InvalidValue(
+            "M103", requirement=text, reason="it is not a version specifier"
+        ) from None
 
 
 def requirement_text(name: str, extras: set[str] | frozenset[str], specifier: SpecifierSet) -> str:

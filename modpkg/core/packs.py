@@ -1,7 +1,6 @@
-"""Packs: safetensors files, read without trusting them and written as a stream.
+"""Packs: safetensors files, validated when read and written as a stream.
 
-The header is parsed here, without torch or numpy, because it is read by rooms that
-never import either. Format: https://github.com/huggingface/safetensors#format
+The header is parsed without torch or numpy, which most commands never import. Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import PackError
 
 MAX_HEADER = 100_000_000
-"""Longest header in bytes; the same bound as safetensors' own reader."""
+"""Longest header in bytes; the same limit as in safetensors."""
 
 
 class _HeaderEntry(Struct, forbid_unknown_fields=True):
@@ -29,7 +28,7 @@ class _HeaderEntry(Struct, forbid_unknown_fields=True):
 
 
 class PackTensor(Struct, frozen=True):
-    """One tensor's place in a pack file."""
+    """One tensor's position in a pack file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -40,13 +39,13 @@ class PackTensor(Struct, frozen=True):
 
 
 def read_pack_header(path: Path) -> dict[str, PackTensor]:
-    """Return the tensors of a safetensors file, by name, in the order they lie in it.
+    """Return the tensors of a safetensors file, by name, in file order.
 
-    Every claim is checked against the file's true length before memory is taken for it: the
+    Every claim is checked against the file's length before memory is allocated for it: the
     header fits, offsets cover the data without gap or overlap, lengths agree with dtype and shape.
 
     Raises:
-        PackError: any of this does not hold, or the file is something else (a pickle, say).
+        PackError: A check fails, or the file has another format (a pickle).
     """
     header, size = read_header(path)
     return parse_pack_header(header[8:], size - len(header), path)
@@ -56,7 +55,7 @@ def read_header(path: Path) -> tuple[bytes, int]:
     """Return the first bytes of a safetensors file, up to its data, and the file's length.
 
     Raises:
-        PackError: it is too short for what it claims, or is something else.
+        PackError: It is shorter than it claims, or has another format.
     """
     size = os.stat(path).st_size
     with open(path, "rb") as file:
@@ -64,7 +63,7 @@ def read_header(path: Path) -> tuple[bytes, int]:
         if len(first) < 8:
             raise PackError("M201", path=path, reason="it is shorter than 8 bytes")
         (length,) = struct.unpack("<Q", first)
-        # A header may be 640 bytes long and so begin as pickles do; but then an object follows.
+        # A header of 640 bytes begins with the same byte as a pickle, but with an object after it.
         pickled = first[:1] == b"\x80" or first[:4] == b"PK\x03\x04"
         if pickled and file.read(1) != b"{":
             raise PackError(
@@ -93,9 +92,7 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
             name: msgspec.json.decode(entry, type=_HeaderEntry) for name, entry in raw.items()
         }
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PackError(
-            "M201", path=path, reason=f"its header is not understood ({error})"
-        ) from None
+        raise PackError("M201", path=path, reason=f"its header is malformed ({error})") from None
     start = 8 + len(header)
     tensors: dict[str, PackTensor] = {}
     end = 0
@@ -117,7 +114,7 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
             raise PackError(
                 "M201",
                 path=path,
-                reason=f"tensor {name!r} has {stop - begin} bytes, not what its shape needs",
+                reason=f"tensor {name!r} has {stop - begin} bytes, which does not match its shape",
             )
         end = stop
         tensors[name] = PackTensor(entry.dtype, tuple(entry.shape), start + begin, stop - begin)

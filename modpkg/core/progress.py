@@ -1,10 +1,10 @@
-"""Progress: how long-running work reports to whoever shows it."""
+"""Progress reports of long-running work."""
 
 from __future__ import annotations
 
 
 class Progress:
-    """Reports of progress. This one shows nothing; any thread may call it."""
+    """Receives progress reports; this base class shows nothing. Thread-safe."""
 
     def stage(self, text: str) -> None:
         """Begin a stage."""
@@ -22,4 +22,4 @@ class Progress:
         """Report one step of the stage, for those who watch."""
 
     def warn(self, message: str) -> None:
-        """Warn of something."""
+        """Show a warning."""

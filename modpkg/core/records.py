@@ -15,7 +15,7 @@ from modpkg.core.errors import RecordError
 from modpkg.core.filenames import PATCH, REGISTRY_INFO
 
 SPEC = 1
-"""The version of the registry spec that this code writes, and the newest that it reads."""
+"""The version of the registry spec that this code writes, and the newest it reads."""
 
 Kind = Literal["base", "adapter", "head", "expert", "patch", "model", "suite", "collection"]
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ Port = int | str
 
 
 class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
-    """``registry.json``: what a registry says of itself."""
+    """``registry.json``: a registry's identity."""
 
     spec: int
     name: RegistryName
@@ -40,7 +40,7 @@ class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
 
 
 class IndexLine(Struct, kw_only=True):
-    """One line of ``index/<name>.jsonl``: all that the resolver needs of one release."""
+    """One line of ``index/<name>.jsonl``: what the resolver needs of one release."""
 
     name: str
     version: str
@@ -58,7 +58,7 @@ class IndexLine(Struct, kw_only=True):
     yanked: str | None = None
     """Why the release was yanked; `None` when it was not."""
     requires_modpkg: str | UnsetType = UNSET
-    """The versions of modpkg that the release needs, as a specifier; left out when any will do."""
+    """The versions of modpkg that the release needs, as a specifier; left out for any."""
     spec: int = SPEC
 
 
@@ -67,7 +67,7 @@ METHODS: tuple[str, ...] = Method.__args__  # type: ignore[attr-defined]
 
 
 class Encoding(Struct, frozen=True, omit_defaults=True):
-    """How a tensor's bytes are written in its pack, when they are not there as they are."""
+    """How a tensor's bytes are encoded in its pack; left out for plain bytes."""
 
     method: Method
     base: DigestText | None = None
@@ -75,7 +75,7 @@ class Encoding(Struct, frozen=True, omit_defaults=True):
 
 
 class TensorEntry(Struct, frozen=True, omit_defaults=True):
-    """Where one tensor of a release lies."""
+    """Where one tensor of a release is stored."""
 
     dtype: str
     """The dtype's name in safetensors: ``F32``, ``BF16`` …"""
@@ -102,13 +102,13 @@ RELATIONS: tuple[str, ...] = Relation.__args__  # type: ignore[attr-defined]
 
 
 class BuiltFrom(Struct, frozen=True):
-    """A release that this one was built against or out of."""
+    """A release that this one was built against or made from."""
 
     name: str
     version: str
     release: DigestText
     relation: Relation | UnsetType = UNSET
-    """How this one was made from it; left out where it was built against it (``built``)."""
+    """How this release was made from it; left out for ``built`` (built against it)."""
 
 
 class Provenance(Struct, omit_defaults=True):
@@ -117,7 +117,7 @@ class Provenance(Struct, omit_defaults=True):
     built_with: str
     built_from: list[BuiltFrom] = []
     breaking: str | UnsetType = UNSET
-    """Why it was published although what changed asked for a higher version (``check``)."""
+    """Why it was published although its changes required a higher version (``check``)."""
 
 
 class ReleaseRecord(Struct, kw_only=True):
@@ -135,14 +135,14 @@ class ReleaseRecord(Struct, kw_only=True):
     """The manifest in its normal form: defaults left out, names normalised."""
     files: dict[str, FileEntry] = {}
     packs: dict[DigestText, Size] = {}
-    """Every pack in which a tensor or source of this release lies, with its size in bytes."""
+    """Every pack that has a tensor or source of this release, with its size in bytes."""
     tensors: dict[str, TensorEntry] = {}
     sources: dict[DigestText, TensorEntry] | UnsetType = UNSET
-    """By digest, earlier tensors that no name has here, but that encoded ones are decoded on."""
+    """By digest, earlier tensors without a name here that encoded tensors are decoded on."""
     provides: DigestText | None = None
     expects: dict[str, DigestText] = {}
     requires_modpkg: str | UnsetType = UNSET
-    """The versions of modpkg that the release needs, as a specifier; left out when any will do."""
+    """The versions of modpkg that the release needs, as a specifier; left out for any."""
     provenance: Provenance
 
 
@@ -154,7 +154,7 @@ class TensorType(Struct, frozen=True):
 
 
 class TouchedTensor(Struct, frozen=True):
-    """A tensor of a base that a module acts on, as it was when the module was made."""
+    """A tensor of a base that a module acts on, as it was when the module was built."""
 
     dtype: str
     shape: Shape
@@ -193,7 +193,7 @@ class PatchedTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alone or after one of the two before; see ``registry_spec/release.md``.
     """
     first: int | None = None
-    """How many of the base's rows are left, from the first on; there are no inputs then."""
+    """How many of the base's first rows are kept; there are no inputs then."""
 
 
 class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -205,11 +205,11 @@ class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     """Version of the base."""
     tensors: dict[str, PatchedTensor] = {}
-    """By name on disk, those that the result has and the base has not."""
+    """By name, the tensors that are new or changed."""
     removed: dict[str, DigestText] = {}
-    """Tensors of the base, as they were, that the result does not have."""
+    """Tensors of the base that the result does not have, with their digests."""
     removed_files: list[str] = []
-    """Files of the base that the result does not have; new ones lie under ``files/``."""
+    """Files of the base that the result does not have; new ones are under ``files/``."""
 
 
 Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects, PatchRecord)
@@ -234,7 +234,7 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
     """Return the record in ``data``, checked against its format.
 
     Raises:
-        RecordError: the bytes are not JSON, or not such a record; ``what`` says where from.
+        RecordError: `data` is not JSON or not such a record; `what` names the record.
     """
     try:
         record = msgspec.json.decode(data, type=kind)

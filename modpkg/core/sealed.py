@@ -1,7 +1,7 @@
-"""Sealed records: JSON that modpkg wrote for itself, and that shows when a bit of it changed.
+"""Sealed records: JSON files of modpkg's own, with a checksum inside.
 
-Nothing else names these files by a digest, so they begin with their own: ``{"seal":"sha256:…",…}``,
-the sha256 of the canonical JSON of the rest. It tells of damage; it is no signature.
+They are not named by their digest, so they begin with it: ``{"seal":"sha256:…",…}``, the sha256
+of the canonical JSON of the rest. It detects damage; it is not a signature.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ def seal(record: Any) -> bytes:
 
 
 def check_seal(data: bytes) -> None:
-    """Check that the bytes are what `seal` gave.
+    """Check that the bytes are as `seal` returned them.
 
     Raises:
-        msgspec.ValidationError: they are not.
+        msgspec.ValidationError: They are not.
     """
     if data != _sealed(b"{" + data[_BODY:]):
-        raise msgspec.ValidationError("it is not as modpkg wrote it")
+        raise msgspec.ValidationError("its seal does not match: it was changed or damaged")
 
 
 def unseal(data: bytes, kind: type[T]) -> T:
     """Return the record of sealed bytes.
 
     Raises:
-        msgspec.MsgspecError: they were changed, or are no such record.
+        msgspec.MsgspecError: They were changed, or are not such a record.
     """
     check_seal(data)
     return msgspec.json.decode(data, type=kind)

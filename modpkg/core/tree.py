@@ -1,4 +1,4 @@
-"""A tree of blobs: the one layout that registries, builds, vendored copies and the store share."""
+"""A tree of blobs: the layout shared by registries, builds, vendored copies and the store."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class BlobTree:
         self.root = root
 
     def path(self, digest: Digest) -> Path:
-        """Return where the blob lies, whether or not it is there."""
+        """Return the path of a blob, whether or not it exists."""
         return self.root / blob_path(digest)
 
     def has(self, digest: Digest) -> bool:
-        """Say whether the blob is there; blobs appear whole, by rename."""
+        """Return whether the blob exists; blobs appear complete, by rename."""
         return self.path(digest).is_file()
 
     def read(self, digest: Digest, what: str) -> bytes:
         """Return a small blob's bytes, verified.
 
         Raises:
-            IntegrityError: ``what`` says which thing it was.
+            IntegrityError: The blob is missing or damaged; `what` describes it in the message.
         """
         try:
             data = self.path(digest).read_bytes()
@@ -48,8 +48,8 @@ class BlobTree:
         """Add a blob of any size whose digest is known.
 
         Raises:
-            IntegrityError: the bytes are others; nothing was added.
-            InstallError: nothing was added.
+            IntegrityError: The bytes have another digest; nothing was added.
+            InstallError: The disk is full; nothing was added.
         """
         target = self.path(expected)
         staged = temporary_sibling(target)

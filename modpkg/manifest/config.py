@@ -1,4 +1,4 @@
-"""What a person has set for this machine: ``config.toml`` in modpkg's home, read strictly."""
+"""The user's settings: ``config.toml`` in modpkg's home, validated strictly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modpkg.toml.node import ManifestSource, Node, Table, brief
 from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
-"""What an address in the settings may begin with; only mirrors may be folders."""
+"""URL schemes that the settings accept; only mirrors may be folders."""
 _TABLES = ("registry", "store")
 _REGISTRY = (
     "mirrors",
@@ -38,16 +38,16 @@ _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True)
 class Secret:
-    """A text that the file has itself, or the environment variable that has it."""
+    """A secret: in the file, or in an environment variable that the file names."""
 
     node: Node = field(repr=False)
     in_environment: bool
 
     def reveal(self) -> str:
-        """Return the text.
+        """Return the secret.
 
         Raises:
-            ManifestError: the variable is not set; its value is never repeated.
+            ManifestError: The variable is not set.
         """
         text = self.node.text(most=10_000)
         if not self.in_environment:
@@ -59,7 +59,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Token:
-    """A registry is told who asks by a token."""
+    """Authentication by a bearer token."""
 
     token: Secret
 
@@ -71,7 +71,7 @@ class Token:
         """Return the value of the header ``Authorization``.
 
         Raises:
-            ManifestError: an environment variable is not set, or its text cannot be sent.
+            ManifestError: An environment variable is not set, or its value cannot be sent.
         """
         token = self.token.reveal()
         if not _SENDABLE.fullmatch(token):
@@ -81,7 +81,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Password:
-    """A registry is told who asks by a username and a password."""
+    """HTTP basic authentication: a username and a password."""
 
     username: Secret
     password: Secret
@@ -91,7 +91,11 @@ class Password:
         return (self.username, self.password)
 
     def authorization(self) -> str:
-        """Return the value of the header ``Authorization``; raises as `Token` does."""
+        """Return the value of the header ``Authorization``.
+
+        Raises:
+            ManifestError: See `Token`.
+        """
         username = self.username.reveal()
         if ":" in username:
             raise self.username.node.fail("has a ':' in it, which no username can have")
@@ -104,30 +108,30 @@ Login = Token | Password
 
 @dataclass(frozen=True)
 class RegistrySettings:
-    """What is set for one registry."""
+    """Settings of one registry."""
 
     mirrors: tuple[str, ...] = ()
-    """Addresses that are asked before the registry itself, in this order."""
+    """Addresses that are tried before the registry itself, in this order."""
     login: Login | None = None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that is set; without a file, nothing is."""
+    """The user's settings; all defaults without a file."""
 
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
-    """By address in normal form."""
+    """By normalised address."""
     max_size: int | None = None
-    """Bytes beyond which the store is cleaned up by itself."""
+    """Size in bytes above which the store is cleaned up automatically."""
 
     def of(self, address: str) -> RegistrySettings:
-        """Return what is set for the registry at an address."""
+        """Return the settings of the registry at an address."""
         return self.registries.get(normal_address(address)) or RegistrySettings()
 
     def mirror_login(self, mirror: str, registry: str) -> Login | None:
-        """Return the login for a mirror: its own, or the registry's where the origin is the same.
+        """Return the login for a mirror: its own, or the registry's if the origin is the same.
 
-        No other origin than the registry's ever gets to see what was written for the registry.
+        A registry's login is never sent to another origin.
         """
         own = self.of(mirror).login
         if own is None and origin(mirror) == origin(registry):
@@ -147,14 +151,14 @@ def origin(address: str) -> tuple[str, str, int | None]:
 
 
 def normal_address(address: str) -> str:
-    """Return an address as addresses are compared.
+    """Return a normalised address, to compare with others.
 
     >>> normal_address("HTTPS://Models.example:443/acme/")
     'https://models.example/acme'
     """
     try:
         scheme, host, port = origin(address)
-    except ValueError:  # a port that is none
+    except ValueError:  # not a port
         return address
     if not scheme:
         return address  # a folder's path
@@ -168,10 +172,10 @@ def normal_address(address: str) -> str:
 
 
 def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
-    """Return what is set on this machine; a file with a secret that others can read is warned of.
+    """Read the user's settings; warn if the file has a secret and other users can read it.
 
     Raises:
-        ManifestError: the file is not as it has to be; says where, and what to do.
+        ManifestError: The file is invalid; the message names the line.
     """
     path = config_path()
     try:
@@ -202,10 +206,10 @@ def _has_secret_of_its_own(settings: Settings) -> bool:
 
 
 def parse_settings(text: str, path: Path) -> Settings:
-    """Return the settings in ``text``, which stands in the file ``path``.
+    """Parse settings; ``path`` is their file in error messages.
 
     Raises:
-        ManifestError: see `read_settings`.
+        ManifestError: The text is invalid; the message names the line.
     """
     document = read_document(text, shown(path))
     root = Node(ManifestSource(shown(path), document.places), (), document.data).table(_TABLES)
@@ -214,7 +218,7 @@ def parse_settings(text: str, path: Path) -> Settings:
         for key, node in tables.entries().items():
             address = normal_address(_address(node, key))
             if origin(address)[0] == "file":
-                raise node.fail("is a folder of this machine, and nothing is set for those")
+                raise node.fail("is a local folder, which has no settings")
             if address in registries:
                 raise node.fail("is set twice, in two spellings of one address; keep one")
             registries[address] = _registry(node, address)
@@ -222,7 +226,7 @@ def parse_settings(text: str, path: Path) -> Settings:
 
 
 def _address(node: Node, text: str) -> str:
-    """Return a registry's or mirror's address; ``node`` is where it stands."""
+    """Return the address of a registry or mirror; ``node`` is its position in errors."""
     try:
         scheme, host, _ = origin(text)
         secret = has_secret(text)
@@ -243,7 +247,7 @@ def _registry(node: Node, address: str) -> RegistrySettings:
     for position, mirror in enumerate(found):
         known = [address, *map(normal_address, found[:position])]
         if normal_address(mirror) in known and mirrors is not None:
-            raise mirrors.items()[position].fail("is there already; take it out")
+            raise mirrors.items()[position].fail("is a duplicate; remove it")
     return RegistrySettings(tuple(found), _login(table, address))
 
 

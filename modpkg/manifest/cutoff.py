@@ -1,4 +1,4 @@
-"""Cut-offs of a cool-down: a time, or a span before the moment of locking."""
+"""Cut-offs for ``exclude-newer``: a time, or a span before the time of locking."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cutoff(Struct, frozen=True):
     span: timedelta | None = None
 
     def at(self, now: datetime) -> datetime:
-        """Return the time that it means when one locks at ``now``."""
+        """Return the cut-off as a time, for a lock made at ``now``."""
         if self.moment is not None:
             return self.moment
         return now.astimezone(timezone.utc).replace(microsecond=0) - (self.span or timedelta())
@@ -42,13 +42,13 @@ class Cutoff(Struct, frozen=True):
 
 
 def parse_cutoff(text: str) -> Cutoff:
-    """Return the cut-off that ``text`` spells: ``7 days``, ``2026-01-01``, or a time.
+    """Parse a cut-off: ``7 days``, ``2026-01-01``, or a time.
 
     >>> parse_cutoff("1 week").text, parse_cutoff("2026-01-01").text
     ('7 days', '2026-01-01T00:00:00Z')
 
     Raises:
-        InvalidValue: it is none.
+        InvalidValue: `text` is not a cut-off.
     """
     if span := _SPAN.fullmatch(text):
         return Cutoff(span=timedelta(**{span[2] + "s": int(span[1])}))
@@ -56,10 +56,10 @@ def parse_cutoff(text: str) -> Cutoff:
 
 
 def parse_moment(text: str) -> datetime:
-    """Return a date (its beginning) or a time, in UTC where it names no other zone.
+    """Parse a date (its beginning) or a time; without a time zone it is UTC.
 
     Raises:
-        InvalidValue: it is neither.
+        InvalidValue: `text` is neither.
     """
     match = _TIME.fullmatch(text)
     try:
@@ -74,7 +74,7 @@ def parse_moment(text: str) -> datetime:
 
 
 def moment_text(moment: datetime) -> str:
-    """Return a time as records and locks have it.
+    """Return a time as records and locks store it.
 
     >>> moment_text(datetime(2026, 1, 1, tzinfo=timezone.utc))
     '2026-01-01T00:00:00Z'

@@ -1,4 +1,4 @@
-"""``[dependencies]``, ``[extras]`` and ``[registries]``: what a manifest asks for, and where."""
+"""``[dependencies]``, ``[suites]``, ``[extras]`` and ``[registries]``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modpkg.manifest.values import (
 from modpkg.toml.node import Node, hint
 
 DEFAULT = "default"
-"""The alias that sets the default registry; as a dependency's registry it goes without saying."""
+"""The alias of the default registry; a dependency need not name it."""
 
 
 def read_registries(node: Node | None) -> dict[str, str]:
@@ -34,16 +34,16 @@ def read_dependencies(
     if node is None:
         return ()
     if node.source.is_record:
-        found = [(entry, _listed(entry, registries)) for entry in node.items()]
+        entries = [(entry, _listed(entry, registries)) for entry in node.items()]
     else:
-        found = [(entry, _keyed(entry, registries)) for entry in node.entries().values()]
-    return _distinct(found, owner)
+        entries = [(entry, _keyed(entry, registries)) for entry in node.entries().values()]
+    return _distinct(entries, owner)
 
 
 def read_suites(
     node: Node | None, registries: dict[str, str], owner: ModuleName | None
 ) -> tuple[Dependency, ...]:
-    """Return the suites in their order, written as dependencies are; a suite has no extras."""
+    """Return the suites in order; they are written like dependencies, without extras."""
     suites = read_dependencies(node, registries, owner)
     for suite in suites:
         if node is not None and suite.requirement.extras:
@@ -62,11 +62,11 @@ def read_extras(
         name = entry.key_parsed(module_name)
         if name in extras:
             raise entry.fail(f"is the same name as an extra before it ({name}); keep one of them")
-        found = [
+        entries = [
             (item, Dependency(item.parsed(manifest_requirement), where=item.where))
             for item in entry.items()
         ]
-        extras[name] = _distinct(found, owner)
+        extras[name] = _distinct(entries, owner)
     return extras
 
 
@@ -90,7 +90,7 @@ def _keyed(entry: Node, registries: dict[str, str]) -> Dependency:
 
 
 def _listed(entry: Node, registries: dict[str, str]) -> Dependency:
-    """A release record lists its dependencies, because JSON's objects have no order."""
+    """Return a dependency of a release record, which lists them to keep their order."""
     if isinstance(entry.value, str):
         return Dependency(entry.parsed(manifest_requirement), where=entry.where)
     table = entry.table(("requirement", "registry"))
@@ -111,10 +111,10 @@ def _registry(node: Node | None, registries: dict[str, str]) -> str | None:
 
 
 def _distinct(
-    found: list[tuple[Node, Dependency]], owner: ModuleName | None
+    entries: list[tuple[Node, Dependency]], owner: ModuleName | None
 ) -> tuple[Dependency, ...]:
     seen: dict[ModuleName, Node] = {}
-    for node, dependency in found:
+    for node, dependency in entries:
         name = dependency.name
         if name == owner:
             raise node.fail(f"makes {name!r} depend on itself; take it out")
@@ -122,4 +122,4 @@ def _distinct(
             other = seen[name].dotted
             raise node.fail(f"is the same module as {other} ({name}); keep one of them")
         seen[name] = node
-    return tuple(dependency for _, dependency in found)
+    return tuple(dependency for _, dependency in entries)

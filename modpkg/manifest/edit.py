@@ -38,8 +38,8 @@ def set_dependency(text: str, name: str, value: str | dict[str, Any]) -> str:
     new one comes last. In a pyproject.toml the table is ``[tool.modpkg.dependencies]``.
 
     Raises:
-        InvalidValue: ``name`` is no module name.
-        ManifestError: ``text`` is not TOML, or no manifest that can be edited.
+        InvalidValue: ``name`` is not a module name.
+        ManifestError: ``text`` is not TOML, or cannot be edited.
     """
     edited = EditableText.of(text)
     key = module_name(name)
@@ -61,9 +61,9 @@ def remove_dependency(text: str, name: str) -> str:
     """Return the manifest ``text`` without ``name``, under any spelling, in ``[dependencies]``.
 
     Raises:
-        InvalidValue: ``name`` is no module name.
-        InstallError: it is not there.
-        ManifestError: ``text`` is not TOML, or no manifest that can be edited.
+        InvalidValue: ``name`` is not a module name.
+        InstallError: It is not a dependency.
+        ManifestError: ``text`` is not TOML, or cannot be edited.
     """
     edited = EditableText.of(text)
     key = module_name(name)
@@ -78,10 +78,10 @@ def remove_dependency(text: str, name: str) -> str:
 
 
 def with_absolute_registries(text: str, folder: Path) -> str:
-    """Return the manifest ``text`` as it says the same in another folder than its own, ``folder``.
+    """Return the manifest ``text`` with registry paths relative to ``folder`` made absolute.
 
     Raises:
-        ManifestError: ``text`` is not TOML, or no manifest that can be edited.
+        ManifestError: ``text`` is not TOML, or cannot be edited.
     """
     edited = EditableText.of(text)
     table: Any = edited.data
@@ -102,7 +102,7 @@ def toml_value(value: Any) -> str:
     '{ version = ">=1", extras = ["fast"] }'
     """
     if isinstance(value, str):
-        # A JSON string is a TOML string, but for the one control character that JSON lets pass.
+        # A JSON string is a TOML string, except for DEL, which JSON allows.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, dict):
         pairs = [f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()]
@@ -113,13 +113,13 @@ def toml_value(value: Any) -> str:
 
 
 def toml_key(key: str) -> str:
-    """Return ``key`` as TOML: bare where that will do."""
+    """Return ``key`` as TOML, without quotes where possible."""
     return key if _BARE.fullmatch(key) else toml_value(key)
 
 
 @dataclass(frozen=True)
 class EditableText:
-    """A manifest's text, and where its dependencies stand in it."""
+    """A manifest's text, and the positions of its dependencies."""
 
     text: str
     """Without a byte order mark."""
@@ -128,7 +128,7 @@ class EditableText:
     original: str
     """The text before any cut."""
     data: dict[str, Any]
-    """What it said."""
+    """The data of the original text."""
     places: Places
     root: KeyPath
     """KeyPath of the manifest inside the file."""
@@ -163,10 +163,10 @@ class EditableText:
 
     @property
     def dependencies(self) -> dict[str, Any]:
-        """What the text said under the dependencies before any cut.
+        """The dependencies of the original text.
 
         Raises:
-            ManifestError: it said something that is no table.
+            ManifestError: They are not a table.
         """
         table: Any = self.data
         for key in self.path:
@@ -224,8 +224,8 @@ class EditableText:
 
     def _line_end(self, offset: int) -> int:
         """Return where the line ends, its comment and line break included."""
-        found = self.text.find("\n", offset)
-        return len(self.text) if found < 0 else found + 1
+        newline = self.text.find("\n", offset)
+        return len(self.text) if newline < 0 else newline + 1
 
     # Adding -------------------------------------------------------------------------------
 
@@ -262,15 +262,15 @@ class EditableText:
         return None
 
     def _added_dotted(self, key: str, value: str) -> EditableText | None:
-        found: tuple[Statement, KeyPath] | None = None
+        last_match: tuple[Statement, KeyPath] | None = None
         for position, statement in enumerate(self.places.statements):
             section = _section(self.places.statements, position)
             is_dotted = len(section) < len(self.path) < len(statement.path)
             if statement.form == "pair" and is_dotted and _begins(statement.path, self.path):
-                found = statement, self.path[len(section) :]
-        if found is None:
+                last_match = statement, self.path[len(section) :]
+        if last_match is None:
             return None
-        last, prefix = found
+        last, prefix = last_match
         return self._inserted(last, [f"{'.'.join(map(str, (*prefix, key)))} = {value}"])
 
     def _added_section(self, key: str, value: str) -> EditableText:
@@ -315,10 +315,10 @@ class EditableText:
     # Checking -----------------------------------------------------------------------------
 
     def checked(self, wanted: dict[str, Any]) -> str:
-        """Return the text, once it is certain that it says what it said, and ``wanted``.
+        """Return the text, checked to have ``wanted`` as dependencies and no other change.
 
         Raises:
-            ManifestError: it does not; the text is laid out in a way that no cut foresaw.
+            ManifestError: It does not: the text has a layout that the cuts do not support.
         """
         try:
             after = EditableText.of(self.text)
@@ -345,7 +345,7 @@ def _section(statements: list[Statement], position: int) -> KeyPath:
 
 
 def _others(text: str, path: KeyPath) -> dict[str, Any]:
-    """Return all that ``text`` says but for the table at ``path``; floats as they are written."""
+    """Return the data of ``text`` without the table at ``path``; floats stay text."""
     data = tomli.loads(text, parse_float=str)
     table: Any = data
     for key in path[:-1]:

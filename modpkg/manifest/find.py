@@ -1,4 +1,4 @@
-"""Finding the manifest around a folder, without reading it."""
+"""Finding the manifest of a folder, without parsing it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modpkg.toml.text import BOM, read_head
 
 
 def find_manifest(start: Path) -> Path | None:
-    """Return the nearest manifest in ``start`` or above it; None where there is none.
+    """Return the nearest manifest in ``start`` or its parents, or None.
 
     In each folder ``modpkg.toml`` comes before a ``pyproject.toml`` that has ``[tool.modpkg]``.
     """
@@ -32,7 +32,7 @@ def _has_table(path: Path) -> bool:
 
         tool = tomli.loads(content.decode().removeprefix(BOM)).get("tool")
     except (ValueError, RecursionError):
-        # Broken, and it may be ours: reading it says what is wrong, passing it by would not.
+        # It is broken and may be ours: reading it reports the error, skipping it would not.
         return any(line.lstrip().startswith(b"[tool.modpkg") for line in content.splitlines())
     except OSError:
         return False

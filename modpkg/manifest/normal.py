@@ -1,4 +1,4 @@
-"""A manifest's normal form: what release records hold of it, as plain JSON-able data."""
+"""A manifest's normal form: the JSON data that release records hold, and its way back to TOML."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ _ORDER = ("module", "app", "provenance", "dependencies", "suites", "extras", "co
 def normal_form(manifest: Manifest) -> dict[str, Any]:
     """Return ``manifest`` as data: keys sorted, names normalised, defaults left out.
 
-    Equal manifests give equal data. Dependencies are a list, because their order matters and
-    JSON's objects have none. Where the manifest lies, and on which lines, is left out; so are
-    ``[constraints]``, ``[overrides]``, ``[resolution]`` and ``[licenses]``, which act only where
-    they are written.
+    Equal manifests give equal data. Dependencies are a list, because their order matters. Paths
+    and positions are left out; so are ``[constraints]``, ``[overrides]``, ``[resolution]`` and
+    ``[licenses]``, which apply only to the project that has them.
     """
     module = manifest.module
     return _plain(
@@ -76,18 +75,18 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
 
 
 def from_normal_form(data: dict[str, Any], where: str) -> Manifest:
-    """Return the manifest of which ``data`` is the normal form, checked as strictly as a file.
+    """Return the manifest with this normal form, validated as strictly as a file.
 
-    Its path is a bare ``modpkg.toml``: a release record lies in no folder.
+    Its path is a bare ``modpkg.toml``: a release record is in no folder.
 
     Raises:
-        ManifestError: it is none; ``where`` says whose record.
+        ManifestError: `data` is not a manifest; `where` names the record in the message.
     """
     return manifest_of(Node(ManifestSource(where), (), data), Path(MANIFEST))
 
 
 def _plain(table: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return ``table`` sorted, without what is empty; the tables in ``keep`` may have empties."""
+    """Return ``table`` sorted, without empty values, which only tables in ``keep`` may have."""
     plain: dict[str, Any] = {}
     for key in sorted(table):
         value = table[key]

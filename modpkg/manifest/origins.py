@@ -1,4 +1,4 @@
-"""``[provenance]``: the releases that a module was made from, as its maker tells them."""
+"""``[provenance]``: the releases that a module was made from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _EXAMPLE = 'built-from = [{ name = "clamp", version = "1.0.0", relation = "merge
 def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, ...]:
     """Return the entries of ``built-from``, in their order; ``owner`` is made from them.
 
-    Their releases' digests are not written down: building reads them from the registry.
+    Their digests are not in the manifest: the build reads them from the registry.
     """
     if node is None:
         return ()
-    found: dict[tuple[ModuleName, Version], Origin] = {}
+    origins: dict[tuple[ModuleName, Version], Origin] = {}
     for item in node.table(("built-from",)).need("built-from", _EXAMPLE).items():
         table = item.table(("name", "version", "relation"))
         relation = table.get("relation")
@@ -36,7 +36,7 @@ def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, 
         release = (origin.name, origin.version)
         if owner is not None and release == (owner.name, owner.version):
             raise item.fail("makes the release its own ancestor; name an earlier version")
-        if release in found:
+        if release in origins:
             raise item.fail(f"is {origin.name} {origin.version} again; keep one of them")
-        found[release] = origin
-    return tuple(found.values())
+        origins[release] = origin
+    return tuple(origins.values())

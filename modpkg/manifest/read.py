@@ -1,4 +1,4 @@
-"""Reading a manifest: from a folder, a file, a text, or data."""
+"""Reading a manifest from a folder, a file, a text, or data."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest in the file at ``path``.
 
     Raises:
-        ManifestError: there is no such file.
-        ManifestError: it cannot be read, or is no manifest; says where, and what to do.
+        ManifestError: The file is missing, or not a valid manifest.
     """
     try:
         content = read_head(path)
@@ -71,10 +70,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:
-    """Return the manifest in ``text``, which stands in the file ``path``.
+    """Parse a manifest; ``path`` is its file in error messages.
 
     Raises:
-        ManifestError: it is no manifest; says where, and what to do.
+        ManifestError: It is not a valid manifest; the message names the line.
     """
     name = shown(path)
     document = read_document(text, name)
@@ -90,10 +89,10 @@ def parse_manifest(text: str, path: Path) -> Manifest:
 
 
 def manifest_of(root: Node, path: Path) -> Manifest:
-    """Return the manifest that the data in ``root`` are.
+    """Return the manifest with the data in ``root``.
 
     Raises:
-        ManifestError: they are none.
+        ManifestError: They are not a valid manifest.
     """
     check_engine(root)
     table = root.table(_TABLES)
@@ -134,7 +133,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
 def _owner(table: Table) -> tuple[ModuleTable | None, ModuleName | None]:
     module, app = table.get("module"), table.get("app")
     if module and app:
-        raise app.fail("and [module] are both there, and a manifest is one of the two; split it")
+        raise app.fail("and [module] are in one manifest, which has to be one of the two; split it")
     if module:
         return read_module(module), None
     if app:
@@ -149,17 +148,17 @@ def _check_tables(table: Table, module: ModuleTable | None) -> None:
     models, suites = table.get("models"), table.get("suites")
     if module is None:
         if suites:
-            raise suites.fail("belongs to a module; an app writes [[tests]] of its own instead")
+            raise suites.fail("belongs to a module; an app has its own [[tests]] instead")
         if compose:
-            raise compose.fail("belongs to a module; an app writes [models.NAME] instead")
+            raise compose.fail("belongs to a module; an app has [models.NAME] instead")
         if task:
-            raise task.fail("belongs to a module; an app writes [models.NAME.task] instead")
+            raise task.fail("belongs to a module; an app has [models.NAME.task] instead")
         for owned in (files, table.get("provenance")):
             if owned:
-                raise owned.fail("belongs to a module, and an app is never published; take it out")
+                raise owned.fail("belongs to a module, and an app is never published; remove it")
         return
     if models:
-        raise models.fail("belongs to an app; a module writes [compose] instead")
+        raise models.fail("belongs to an app; a module has [compose] instead")
     if suites and module.kind in ("suite", "collection"):
         raise suites.fail(f"does not go with kind {module.kind!r}, which has no model; take it out")
     if compose and module.kind != "model":

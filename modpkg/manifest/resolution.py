@@ -1,6 +1,6 @@
-"""``[constraints]``, ``[overrides]`` and ``[resolution]``: how a project wants to be resolved.
+"""``[constraints]``, ``[overrides]`` and ``[resolution]``: how a project is resolved.
 
-They act only where they are written: those of a dependency's manifest say nothing here.
+They apply only to the project that has them: those of a dependency are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEYS = ("strategy", "prereleases", "exclude-newer", "exclude-newer-package")
 
 
 def read_bounds(node: Node | None) -> tuple[Dependency, ...]:
-    """Return ``[constraints]`` or ``[overrides]``, sorted by name: their order says nothing."""
+    """Return ``[constraints]`` or ``[overrides]``, sorted by name."""
     bounds: dict[ModuleName, Dependency] = {}
     for entry in node.entries().values() if node else ():
         name = entry.key_parsed(module_name)
@@ -56,38 +56,36 @@ def read_strategy(node: Node) -> Strategy:
 
 
 def _cutoff(node: Node) -> Cutoff:
-    """Return a cut-off; TOML's own dates and times will do too."""
+    """Return a cut-off: a string, or a TOML date or time."""
     text = node.value.isoformat() if isinstance(node.value, date) else node.text()
-    return node.made(parse_cutoff, text)
+    return node.parse_text(parse_cutoff, text)
 
 
 def _exemptions(node: Node | None) -> dict[ModuleName, Cutoff | None]:
-    """Return the cut-offs of single names; None where a name has none."""
-    found: dict[ModuleName, Cutoff | None] = {}
+    """Return the cut-offs of single names; None exempts a name."""
+    cutoffs: dict[ModuleName, Cutoff | None] = {}
     for entry in node.entries().values() if node else ():
         name = entry.key_parsed(module_name)
-        if name in found:
+        if name in cutoffs:
             raise entry.fail(f"is the same module as one before it ({name}); keep one of them")
         if entry.value is False:
-            found[name] = None
+            cutoffs[name] = None
             continue
         if isinstance(entry.value, bool) or not isinstance(entry.value, str | date):
             raise entry.wrong_type('a date like "2026-01-01", or false')
-        cutoff = found[name] = _cutoff(entry)
+        cutoff = cutoffs[name] = _cutoff(entry)
         if cutoff.moment is None:
             raise entry.fail("is a span; give one name a date, or false for no cut-off")
-    return dict(sorted(found.items()))
+    return dict(sorted(cutoffs.items()))
 
 
 def engine_specifier(text: str) -> str:
     """Return ``requires-modpkg`` in its normal spelling.
 
     Raises:
-        InvalidValue: it is none, or allows any version.
+        InvalidValue: `text` is not a specifier, or allows any version.
     """
     specifier = specifier_text(manifest_specifier(text))
     if not specifier:
-        raise InvalidValue(
-            "M108", specifier=text, reason=" (any modpkg will do: leave the key out)"
-        )
+        raise InvalidValue("M108", specifier=text, reason=" (for any version, leave the key out)")
     return specifier

@@ -1,4 +1,4 @@
-"""The manifest's tables, typed. Paths, positions and defaults are the reader's business."""
+"""The manifest's tables as typed records; `read` and its siblings validate them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modpkg.manifest.cutoff import Cutoff
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Strategy = Literal["highest", "lowest", "lowest-direct"]
 IMPORTANCE = "importance"
-"""The parameter that may name a module: one whose tensors weigh those of another."""
+"""The parameter that may name a module, whose tensors weight those of another."""
 TaskKind = Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
 
 
@@ -57,23 +57,23 @@ class Step(Struct, frozen=True, kw_only=True):
     op: str
     module: ModuleName
     scale: Setting = 1.0
-    """Numbers alone."""
+    """Numbers only."""
     replace: tuple[str, ...] = ()
     """Names of base tensors (or prefixes that end with '.') that the module may replace."""
     parameters: dict[str, Setting] = {}
-    """Sorted by name; what they mean the operator and the method say."""
+    """Sorted by name; their meaning depends on the operator and the method."""
 
 
 class Layers(Struct, frozen=True, kw_only=True):
-    """A run of layers that a model is put together from."""
+    """A range of layers of one module, as part of a model."""
 
     module: ModuleName
     range: tuple[int, int]
-    """Of the module's layers, the first, and the one after the last."""
+    """The first of the module's layers, and the one after the last."""
     scale: Setting | None = None
-    """What their tensors are multiplied by; None leaves them as they are."""
+    """Factor of their tensors; None leaves them unchanged."""
     tensors: tuple[str, ...] = ()
-    """Names (or prefixes that end with '.') of tensors outside of layers to take from it too."""
+    """Names (or prefixes ending with '.') of tensors outside of layers to take from it too."""
 
 
 class Compose(Struct, frozen=True, kw_only=True):
@@ -81,17 +81,17 @@ class Compose(Struct, frozen=True, kw_only=True):
 
     base: ModuleName
     method: str = "sum"
-    """How the changes of the steps become one."""
+    """The reducer that combines the changes of the steps."""
     parameters: dict[str, Setting] = {}
-    """The method's own, and what holds for steps that do not say otherwise; sorted by name."""
+    """The method's parameters, and defaults for those of the steps; sorted by name."""
     layers: tuple[Layers, ...] = ()
-    """In place of the base's layers, in this order."""
+    """Used instead of the base's layers, in this order."""
     steps: tuple[Step, ...] = ()
     dtype: DTypeName | None = None
     """dtype of the result's floating-point tensors; None keeps the base's."""
 
     def modules(self) -> list[str]:
-        """Return the names of the modules that go in, base first."""
+        """Return the names of the modules it is composed of, base first."""
         owners = [self.parameters, *(step.parameters for step in self.steps)]
         named = [s for owner in owners if isinstance(s := owner.get(IMPORTANCE), str)]
         taken = [*(run.module for run in self.layers), *(step.module for step in self.steps)]
@@ -99,20 +99,20 @@ class Compose(Struct, frozen=True, kw_only=True):
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """``[task]``: how text goes in and comes out."""
+    """``[task]``: the input and output of a model."""
 
     kind: TaskKind
     prompt: str | None = None
-    """Template with ``{{ text }}`` where the input goes; nothing else is interpreted."""
+    """Template with ``{{ text }}`` for the input; nothing else is interpreted."""
     system: str | None = None
     """System message, for tokenizers that have a chat template."""
     chat: bool | None = None
-    """Whether the prompt is put through the tokenizer's chat template; None: if it has one."""
+    """Whether to use the tokenizer's chat template; None: if it has one."""
     max_new_tokens: int = 256
 
 
 class Test(Struct, frozen=True, kw_only=True):
-    """One entry of ``[[tests]]``: what the module promises."""
+    """One entry of ``[[tests]]``: a value that the module guarantees."""
 
     name: str
     cases: str
@@ -120,11 +120,11 @@ class Test(Struct, frozen=True, kw_only=True):
     at_least: float | None = None
     at_most: float | None = None
     tolerance: float = 0.0
-    """How much worse the value of an update may be."""
+    """How much worse the value may be after an update."""
     seed: int = 0
-    """Of what is drawn at random: the resamples of an interval, and a metric's own."""
+    """Random seed: for resampling intervals, and for metrics that sample."""
     time_limit: float | None = None
-    """Seconds that the test may take on one model; None leaves it to the one who runs it."""
+    """Seconds that the test may take on one model; None: the runner decides."""
     model: ModuleName | None = None
     """In an app: the dependency or assembly that is tested; None means each of its models."""
 
@@ -141,7 +141,7 @@ class ModuleTable(Struct, frozen=True, kw_only=True):
 
 
 class FilesTable(Struct, frozen=True, kw_only=True):
-    """``[files]``: which files of the folder belong to the release; the defaults fit most."""
+    """``[files]``: which files of the folder belong to the release."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -176,9 +176,9 @@ class ResolutionTable(Struct, frozen=True, kw_only=True):
     prereleases: tuple[ModuleName, ...] = ()
     """Names whose pre-releases may be chosen, sorted."""
     exclude_newer: Cutoff | None = None
-    """Releases published after it are left out."""
+    """Releases published later are ignored."""
     exclude_newer_package: dict[ModuleName, Cutoff | None] = {}
-    """Names with a cut-off of their own, sorted; None where a name has none."""
+    """Cut-offs of single names, sorted; None exempts a name."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -189,12 +189,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     app: str | None = None
     """The app's name."""
     requires_modpkg: str = ""
-    """The versions of modpkg that can read the manifest or install the module; "" for all."""
+    """The versions of modpkg that can install it; "" for all."""
     dependencies: tuple[Dependency, ...] = ()
-    """In the order they are written: the resolver visits them so."""
+    """In the order of the file, which is the order in which the resolver visits them."""
     extras: dict[ModuleName, tuple[Dependency, ...]] = {}
     constraints: tuple[Dependency, ...] = ()
-    """Narrow a name where it is needed; sorted by name."""
+    """Additional requirements on names that are needed anyway; sorted by name."""
     overrides: tuple[Dependency, ...] = ()
     """Replace every requirement on a name; sorted by name."""
     resolution: ResolutionTable = ResolutionTable()
@@ -203,10 +203,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     task: Task | None = None
     tests: tuple[Test, ...] = ()
     suites: tuple[Dependency, ...] = ()
-    """Modules of kind ``suite`` whose tests the module has to pass too; nothing installs them."""
+    """Modules of kind ``suite`` whose tests the module has to pass; they are not installed."""
     files: FilesTable = FilesTable()
     origins: tuple[Origin, ...] = ()
-    """``[provenance]``: what a module was made from, besides the base that it acts on."""
+    """``[provenance]``: the releases it was made from, besides its base."""
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}

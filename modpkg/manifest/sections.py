@@ -1,4 +1,4 @@
-"""The other tables of a manifest, one function each."""
+"""Readers of ``[module]``, ``[app]``, ``[compose]``, ``[task]``, ``[[tests]]`` and ``[files]``."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def read_module(node: Node) -> ModuleTable:
 def _own_name(node: Node) -> ModuleName:
     """Return the module's own name, which has to be written in its normal form.
 
-    Two spellings of one name would be one module in every registry; saying so here is kinder
-    than refusing the second one to publish.
+    Two spellings of one name are one module in every registry; it is better to refuse the second
+    one here than when it is published.
     """
     name = node.parsed(module_name)
     if node.text() != name:
@@ -81,10 +81,10 @@ def read_engine(node: Node) -> str:
 
 
 def check_engine(root: Node) -> None:
-    """Refuse an app that is for another modpkg, before keys that this one may not know.
+    """Check an app's ``requires-modpkg`` first: other keys may need a newer modpkg too.
 
     Raises:
-        ManifestError: says which version it needs.
+        ManifestError: This version of modpkg is not in its range.
     """
     app = root.value.get("app") if isinstance(root.value, dict) else None
     if not isinstance(app, dict) or ENGINE not in app:
@@ -157,15 +157,15 @@ def _number(node: Node) -> float:
 
 
 def _parameters(node: Node | None, dependencies: Collection[ModuleName]) -> dict[str, Setting]:
-    found: dict[str, Setting] = {}
+    parameters: dict[str, Setting] = {}
     for key, value in sorted(node.entries().items()) if node else ():
         if not PARAMETER.fullmatch(key):
             raise value.fail("cannot be a parameter's name (lower-case words like 'density')")
         if key == IMPORTANCE and isinstance(value.value, str):
-            found[key] = _dependency(value, dependencies)
+            parameters[key] = _dependency(value, dependencies)
         else:
-            found[key] = read_setting(value, scalar)
-    return found
+            parameters[key] = read_setting(value, scalar)
+    return parameters
 
 
 def _dependency(node: Node, dependencies: Collection[ModuleName]) -> ModuleName:
@@ -222,7 +222,7 @@ def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
     )
     if least and test.at_least is not None and test.at_most is not None:  # noqa: SIM102
         if test.at_least > test.at_most:
-            raise least.fail("is more than at_most, so that nothing could pass; swap them")
+            raise least.fail("is more than at_most, so no value could pass; swap them")
     if tolerance and test.tolerance < 0:
         raise tolerance.fail("is less than 0; write how much worse the value may be")
     if limit and test.time_limit is not None and not 0 < test.time_limit <= LONGEST_TEST:

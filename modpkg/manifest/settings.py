@@ -14,7 +14,7 @@ MOST_VALUES = 1000
 
 
 def scalar(node: Node) -> Scalar:
-    """Return one value of a setting; all numbers are floats."""
+    """Return one value of a setting; numbers become floats."""
     if isinstance(node.value, bool):
         return node.value
     if isinstance(node.value, str):
@@ -23,10 +23,10 @@ def scalar(node: Node) -> Scalar:
 
 
 def read_setting(node: Node, read: Callable[[Node], Scalar]) -> Setting:
-    """Return a setting whose values ``read`` reads.
+    """Return a setting; ``read`` reads each of its values.
 
     Raises:
-        ManifestError: it is none.
+        ManifestError: The value is not a setting.
     """
     if not isinstance(node.value, list):
         return read(node)
@@ -59,7 +59,7 @@ def _items(node: Node) -> list[Node]:
 
 
 def plain_setting(setting: Setting) -> Any:
-    """Return a setting as JSON has it."""
+    """Return a setting as JSON data."""
     if not isinstance(setting, tuple):
         return setting
     return [_plain(item) for item in setting]

@@ -26,7 +26,7 @@ name = {name}
 
 _ON_A_BASE = """
 [dependencies]
-# The base that this module was made for, and the versions that it fits:
+# The base that this module was trained on, and the versions that it fits:
 # smollm2-135m = ">=1.0,<2"
 """
 
@@ -47,7 +47,7 @@ max_new_tokens = 256
 # smollm2-135m = ">=1.0,<2"
 # summarize-lora = "~=1.2"
 
-# How the model is made of its dependencies (leave it out if it has weights of its own):
+# How the model is composed of its dependencies (remove it if the module has weights):
 # [compose]
 # base = "smollm2-135m"
 # steps = [{{ op = "lora", module = "summarize-lora" }}]
@@ -57,7 +57,7 @@ kind = "text-generation"
 # prompt = "Summarize in one sentence: {{{{ text }}}}"
 """,
     "suite": """
-# What a model promises; each line of the file has an input and what is expected of it.
+# What the model guarantees; each line of the file has an input and the expected output.
 # [[tests]]
 # name = "keeps names"
 # cases = "tests/names.jsonl"
@@ -76,8 +76,8 @@ def new_manifest(kind: str, name: str) -> str:
     """Return the text of a new manifest: of an app, or of a module of a kind.
 
     Raises:
-        InvalidValue: ``name`` is no module name.
-        ValueError: ``kind`` is neither ``"app"`` nor a kind of module.
+        InvalidValue: `name` is not a module name.
+        ValueError: `kind` is neither ``"app"`` nor a kind of module.
     """
     shown = toml_value(module_name(name))
     if kind == "app":

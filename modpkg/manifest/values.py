@@ -1,4 +1,4 @@
-"""What a single string of a manifest may say: licences, specifiers, paths, addresses."""
+"""Single values of a manifest: licences, specifiers, paths, addresses."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def parse_license(text: str) -> str:
     'MIT OR Apache-2.0'
 
     Raises:
-        InvalidValue: it is none.
+        InvalidValue: `text` is not an SPDX expression.
     """
-    # Imported here: the table of licences is large, and apps do not need it.
+    # The table of licences is large, and apps do not need it.
     from packaging.licenses import canonicalize_license_expression
 
     try:
@@ -56,10 +56,10 @@ def _license_hint(text: str, reason: str) -> str:
 
 
 def manifest_specifier(text: str) -> SpecifierSet:
-    """Return a specifier as ``[dependencies]`` has it: PEP 440, ``"*"``, or ``"^1.2"``.
+    """Parse a specifier of ``[dependencies]``: PEP 440, ``"*"``, or ``"^1.2"``.
 
     Raises:
-        InvalidValue: it is none of these, or uses ``===``, which compares text.
+        InvalidValue: `text` is none of these, or uses ``===``, which compares text.
     """
     try:
         specifier = parse_specifier(text)
@@ -79,11 +79,10 @@ def _missing_operator(text: str) -> str:
 
 
 def manifest_requirement(text: str) -> Requirement:
-    """Return a requirement as ``[extras]`` has it.
+    """Parse a requirement of ``[extras]``.
 
     Raises:
-        InvalidValue: the name or an extra is none.
-        InvalidValue: it is no requirement, or uses ``===``.
+        InvalidValue: `text` is not a requirement, or uses ``===``.
     """
     requirement = parse_requirement(text)
     if _compares_text(requirement.specifier):
@@ -97,7 +96,7 @@ def _compares_text(specifier: SpecifierSet) -> bool:
 
 
 def _distinct(specifier: SpecifierSet) -> SpecifierSet:
-    """Return ``specifier`` with each clause once, so that its spelling is a normal form."""
+    """Return ``specifier`` without duplicate clauses."""
     clauses = dict.fromkeys(sorted(specifier, key=str))
     return SpecifierSet(",".join(map(str, clauses)))
 
@@ -113,7 +112,7 @@ def make_requirement(
 
 
 def normal(name: str) -> str:
-    """Return ``name`` as names are compared; unlike `module_name` it takes any string."""
+    """Return ``name`` in its normal form; unlike `module_name` it accepts any string."""
     return canonicalize_name(name)
 
 
@@ -121,7 +120,7 @@ def parse_alias(text: str) -> str:
     """Return a registry's alias.
 
     Raises:
-        InvalidValue: it is none; an address is not, for example.
+        InvalidValue: `text` is not an alias; a URL is not, for example.
     """
     if not _ALIAS.fullmatch(text):
         raise InvalidValue("M107", alias=text)
@@ -129,10 +128,10 @@ def parse_alias(text: str) -> str:
 
 
 def has_secret(text: str) -> bool:
-    """Say whether a password or, for a web server, a user (who may be a token) is in an URL.
+    """Return whether a URL has a password or, for HTTP, a user (which may be a token).
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: It is not a URL.
     """
     parts = urlsplit(text)
     return parts.password is not None or (
@@ -146,14 +145,14 @@ def address(node: Node) -> str:
     try:
         secret = has_secret(text)
     except ValueError:
-        raise node.fail(f"is {brief(text)}, which is neither an URL nor a path") from None
+        raise node.fail(f"is {brief(text)}, which is neither a URL nor a path") from None
     if secret:
-        raise node.fail("has a password in it, and manifests are published; take it out")
+        raise node.fail("has a password in it, and manifests are published; remove it")
     return text
 
 
 def word(node: Node, noun: str) -> str:
-    """Return a name of an operator or metric."""
+    """Return the name of an operator or metric."""
     text = node.text()
     if not _WORD.fullmatch(text):
         raise node.fail(f"is {brief(text)}, which cannot be {noun} (lower-case words like 'lora')")
@@ -182,8 +181,8 @@ def _inner_path(text: str) -> str:
 
 
 def prompt(node: Node) -> str:
-    """Return a prompt template, which has to say where the input goes."""
+    """Return a prompt template, which has to contain a placeholder for the input."""
     text = node.lines()
     if INPUT not in text:
-        raise node.fail(f"has no '{INPUT}', so the input would go nowhere; put it in")
+        raise node.fail(f"has no '{INPUT}', so the input would be ignored; add it")
     return text

@@ -1,4 +1,4 @@
-"""A TOML text as data with positions: every way in which it can fail to be one, in a sentence."""
+"""A TOML text as data with positions, and errors that say what is wrong where."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CLEARER = {
     "Illegal character '\\n'": "a string is not closed on its line",
     'Expected "\'"': "a string is not closed",
     "Unterminated string": "a string is not closed",
-    "Invalid value": "no value begins like this (strings need quotes)",
+    "Invalid value": "this is not a value (strings need quotes)",
 }
 _DECLARED_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
 
 
 @dataclass(frozen=True)
 class Document:
-    """The data of a TOML text and where each key of it stands."""
+    """The data of a TOML text, and the position of each key."""
 
     data: dict[str, Any]
     places: Places
@@ -36,7 +36,7 @@ def decoded(content: bytes, name: str) -> str:
     """Return the text in ``content``.
 
     Raises:
-        ManifestError: it is larger than 1 MiB, or not UTF-8; ``name`` says which file.
+        ManifestError: It is larger than 1 MiB or not UTF-8; `name` is the file in the message.
     """
     if len(content) > MAX_BYTES:
         raise ManifestError(
@@ -51,10 +51,10 @@ def decoded(content: bytes, name: str) -> str:
 
 
 def read_document(text: str, name: str) -> Document:
-    """Return what ``text`` says; a byte order mark is passed over.
+    """Parse ``text``, with or without a byte order mark.
 
     Raises:
-        ManifestError: it is too large, nested too deep, or not TOML.
+        ManifestError: It is too large, nested too deeply, or not TOML.
     """
     text = text.removeprefix(BOM)
     if len(text) > MAX_BYTES:
@@ -62,7 +62,7 @@ def read_document(text: str, name: str) -> Document:
             "M110", where=name, message="it is larger than 1 MiB, too large to read."
         )
     try:
-        # First the scan: it refuses the depths and the numbers that tomli would labour on.
+        # Scan first: it refuses nesting and numbers that take tomli long.
         places = scan(text)
     except OverLimit as limit:
         where = f"{name}:{text.count(chr(10), 0, limit.offset) + 1}"

@@ -1,4 +1,4 @@
-"""A value of a manifest together with where it stands, read strictly or refused in a sentence."""
+"""A value of a manifest with its position, validated strictly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modpkg.toml.positions import KeyPath, Places
 T = TypeVar("T")
 
 _BARE = re.compile(r"[A-Za-z0-9_-]{1,60}")
-# Control characters, lone surrogates and text direction marks: they forge what a terminal shows.
+# Control characters, lone surrogates and direction marks could forge a terminal's output.
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 _UNSHOWN_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2066-\u2069]")
 _TYPES = (
@@ -32,7 +32,7 @@ _TYPES = (
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` where one of ``known`` is near ``word``, or nothing.
+    """Return ``; did you mean 'x'?`` if one of ``known`` is similar to ``word``, else "".
 
     >>> hint("licence", ["license", "name"])
     "; did you mean 'license'?"
@@ -46,18 +46,18 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 def brief(text: str) -> str:
-    """Return ``text`` quoted, and cut where it is long."""
+    """Return ``text`` quoted, shortened if it is long."""
     return repr(text if len(text) <= 60 else text[:60] + "…")
 
 
 @dataclass(frozen=True)
 class ManifestSource:
-    """Where a manifest's data come from: a file with lines, or a record without."""
+    """The source of a manifest's data: a file with lines, or a release record without."""
 
     name: str
     places: Places | None = None
     prefix: KeyPath = ()
-    """KeyPath of the manifest inside the file: ``tool.modpkg`` in a pyproject.toml."""
+    """Path of the manifest inside the file: ``tool.modpkg`` in a pyproject.toml."""
 
     @property
     def is_record(self) -> bool:
@@ -69,7 +69,7 @@ class ManifestSource:
         return f"{self.name}:{self.places.line(self.prefix + path)}"
 
     def dotted(self, path: KeyPath) -> str:
-        """Return ``path`` as people write it: ``tool.modpkg.tests[0].metric``."""
+        """Return ``path`` as TOML has it: ``tool.modpkg.tests[0].metric``."""
         shown = ""
         for part in self.prefix + path:
             if isinstance(part, int):
@@ -100,7 +100,7 @@ class Node:
         return Node(self.source, (*self.path, key), value)
 
     def fail(self, problem: str) -> ManifestError:
-        """Return the error that says ``problem`` of this key."""
+        """Return an error about this key: its path, then ``problem``."""
         end = "" if problem.endswith((".", "?")) else "."
         subject = self.dotted or "the manifest"
         return ManifestError("M110", where=self.where, message=f"{subject} {problem}{end}")
@@ -123,9 +123,9 @@ class Node:
         if not self.value.strip():
             raise self.fail("is empty; fill it in or leave it out")
         if len(self.value) > most:
-            raise self.fail(f"is {len(self.value)} characters long, and {most} is the most")
+            raise self.fail(f"is {len(self.value)} characters long; at most {most} are allowed")
         if unshown.search(self.value):
-            raise self.fail(f"has {what} in it; take it out")
+            raise self.fail(f"contains {what}; remove it")
         return self.value
 
     def boolean(self) -> bool:
@@ -136,7 +136,7 @@ class Node:
     def number(self) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong_type("a number")
-        if not abs(self.value) <= 1e30:  # put so that NaN fails too
+        if not abs(self.value) <= 1e30:  # so that NaN fails too
             raise self.fail("has to be a finite number")
         return float(self.value)
 
@@ -154,13 +154,13 @@ class Node:
         return [self.child(position, value) for position, value in enumerate(self.value)]
 
     def entries(self) -> dict[str, Node]:
-        """Return the values of a table whose keys are names that people choose."""
+        """Return the values of a table with arbitrary keys."""
         if not isinstance(self.value, dict):
             raise self.wrong_type("a table")
         return {key: self.child(key, value) for key, value in self.value.items()}
 
     def table(self, keys: tuple[str, ...]) -> Table:
-        """Return a table that may have these keys and no others."""
+        """Return a table that may have only these keys."""
         entries = self.entries()
         for key, node in entries.items():
             if key not in keys:
@@ -170,7 +170,7 @@ class Node:
         return Table(self, entries)
 
     def choice(self, options: tuple[str, ...], noun: str) -> str:
-        """Return one of ``options``; ``noun`` says what they are."""
+        """Return one of ``options``; ``noun`` describes them in the error."""
         text = self.text()
         if text not in options:
             near = hint(text, options) or f"; known are {', '.join(options)}"
@@ -178,19 +178,20 @@ class Node:
         return text
 
     def parsed(self, parse: Callable[[str], T]) -> T:
-        """Return what ``parse`` makes of a string of one line."""
-        return self.made(parse, self.text())
+        """Return a string of one line, parsed by ``parse``."""
+        return self.parse_text(parse, self.text())
 
     def key_parsed(self, parse: Callable[[str], T]) -> T:
-        """Return what ``parse`` makes of this value's own key."""
-        return self.made(parse, str(self.path[-1]))
+        """Return this value's own key, parsed by ``parse``."""
+        return self.parse_text(parse, str(self.path[-1]))
 
-    def made(self, parse: Callable[[str], T], text: str) -> T:
+    def parse_text(self, parse: Callable[[str], T], text: str) -> T:
+        """Return ``text``, parsed; an error names this key."""
         try:
             return parse(text)
         except ModpkgError as error:
             problem = str(error)
-        except (ValueError, OverflowError):  # beyond what packaging itself expects of a string
+        except (ValueError, OverflowError):  # of packaging, for some strings
             problem = f"{brief(text)} cannot be read."
         raise ManifestError("M110", where=self.where, message=f"{self.dotted}: {problem}")
 
@@ -206,7 +207,7 @@ class Table:
         return self.entries.get(key)
 
     def need(self, key: str, example: str) -> Node:
-        """Return the value of ``key``, which has to be there; ``example`` shows it."""
+        """Return the value of a required key; ``example`` is shown if it is missing."""
         node = self.entries.get(key)
         if node is None:
             missing = self.node.child(key, None)

@@ -1,7 +1,7 @@
-"""Where each key of a TOML text stands: tomli reads values, but tells no positions.
+"""The position of each key of a TOML text, which tomli does not report.
 
-`scan` walks the text by the same grammar, taking everything that tomli takes and more: where
-it meets what it does not understand it stops, and tomli then says what is wrong there.
+`scan` follows the same grammar and accepts everything that tomli accepts, and more: where it
+cannot continue it stops, and tomli then reports the error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STRINGS = (
 
 
 class OverLimit(Exception):
-    """The text goes beyond what a manifest may ask of its reader."""
+    """The text exceeds a limit on nesting or on the length of numbers."""
 
     def __init__(self, offset: int, problem: str) -> None:
         self.offset = offset
@@ -58,7 +58,7 @@ class Statement(NamedTuple):
 
 @dataclass
 class Places:
-    """The statements of a text, in its order, and the offset of every path in it."""
+    """The statements of a text in order, and the offset of every path."""
 
     text: str
     statements: list[Statement] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Places:
         self._newlines = [match.start() for match in re.finditer("\n", self.text)]
 
     def line(self, path: KeyPath) -> int:
-        """Return the line of ``path``, or of the nearest table around it that the text shows."""
+        """Return the line of ``path``, or of the innermost table around it that has a position."""
         while path and path not in self.offsets:
             path = path[:-1]
         return self.line_at(self.offsets.get(path, 0))
@@ -78,11 +78,11 @@ class Places:
 
 
 def scan(text: str) -> Places:
-    """Return where everything in ``text`` stands, as far as it can be followed.
+    """Return the positions in ``text``, up to the first syntax error.
 
     Raises:
-        OverLimit: tables or arrays are nested deeper than `MAX_DEPTH`, or a number is longer
-            than any number is.
+        OverLimit: Tables or arrays are nested deeper than `MAX_DEPTH`, or a number has too
+            many digits.
     """
     scanner = _Scanner(text)
     try:
@@ -127,7 +127,7 @@ class _Scanner:
         close = self.at
         self.expect("]" * len(bracket))
         self.section = path
-        # An earlier [path.child] has only implied this table: the header itself says it.
+        # An earlier [path.child] only implied this table; its own header is the better position.
         self.places.offsets[path] = start
         self.places.statements.append(Statement("header", path, start, close, self.at))
 
@@ -212,7 +212,7 @@ class _Scanner:
         if match is None:
             raise _Malformed
         if len(match[0].rstrip()) > _MAX_BARE:
-            # Reading a number of n digits takes n² steps, and Python refuses to beyond 4300.
+            # Parsing n digits takes n² steps, and Python refuses more than 4300.
             raise OverLimit(self.at, f"has a number of more than {_MAX_BARE} characters")
         self.at += len(match[0].rstrip())
 

@@ -1,4 +1,4 @@
-"""The bytes of a TOML file: how much is read of one, and how it may begin. Imports no parser."""
+"""The bytes of a TOML file, up to a limit; imports no parser."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BOM = "\ufeff"
 
 
 def read_head(path: Path) -> bytes:
-    """Return a file's bytes, but no more than one byte over `MAX_BYTES`.
+    """Return at most `MAX_BYTES` + 1 bytes of a file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     with open(path, "rb") as file:
         return file.read(MAX_BYTES + 1)

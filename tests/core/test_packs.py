@@ -31,10 +31,10 @@ def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, objec
 ATTACKS: dict[str, tuple[object, bytes, int | None, str]] = {
     "a header that claims 100 GB": ({}, b"", 100 * 2**30, "claims to be 107374182400 bytes"),
     "a header longer than the file": ({}, b"", 5000, "claims 5000 bytes"),
-    "a header that is no JSON": (b"{", b"", None, "not understood"),
-    "a header that is a list": ([], b"", None, "not understood"),
-    "deep nesting": (b'{"a":' + b"[" * 100_000, b"", None, "not understood"),
-    "bytes that are no UTF-8": (b'{"\xff": 1}', b"", None, "not understood"),
+    "a header that is no JSON": (b"{", b"", None, "malformed"),
+    "a header that is a list": ([], b"", None, "malformed"),
+    "deep nesting": (b'{"a":' + b"[" * 100_000, b"", None, "malformed"),
+    "bytes that are no UTF-8": (b'{"\xff": 1}', b"", None, "malformed"),
     "data without a tensor": ({}, b"1234", None, "4 bytes follow"),
     "a tensor past the end": ({"a": entry("F32", [2], 0, 8)}, b"1234", None, "take 8 bytes"),
     "a hole": ({"a": entry("U8", [1], 1, 2)}, b"12", None, "leaves a gap"),
@@ -58,7 +58,7 @@ ATTACKS: dict[str, tuple[object, bytes, int | None, str]] = {
         {"a": {**entry("U8", [1], 0, 1), "code": "x"}},
         b"1",
         None,
-        "not understood",
+        "malformed",
     ),
 }
 

@@ -45,8 +45,8 @@ BAD = [
     # neither a module nor an app
     ("", "1: the manifest has neither [module] (to publish) nor [app] (to use models); "
      "add one of them."),
-    (MODULE + APP, "6: app and [module] are both there, and a manifest is one of the two; "
-     "split it."),
+    (MODULE + APP, "6: app and [module] are in one manifest, which has to be one of the "
+     "two; split it."),
     ("[modul]\n", "1: modul is not a key of modpkg.toml; did you mean 'module'?"),
     ("module = 3\n", "1: module has to be a table, not an integer."),
     # [module]
@@ -72,9 +72,9 @@ BAD = [
     (module(name='"-a"'), f"2: module.name: '-a' is not a module name: {NAMES}"),
     (module(name='""'), "2: module.name is empty; fill it in or leave it out."),
     (module(name='"a\\u001b[31m"'),
-     "2: module.name has a line break or a control character in it; take it out."),
+     "2: module.name contains a line break or a control character; remove it."),
     (MODULE + f'summary = "{"x" * 501}"\n',
-     "6: module.summary is 501 characters long, and 500 is the most."),
+     "6: module.summary is 501 characters long; at most 500 are allowed."),
     # [dependencies]
     (MODULE + '[dependencies]\n\na = "*"\n',
      "8: dependencies.a makes 'a' depend on itself; take it out."),
@@ -113,7 +113,7 @@ BAD = [
      "7: extras.news[0]: 'b @ https://x' is not a requirement (it has an address): "
      f"write it like {REQUIREMENTS}"),
     (MODULE + '[registries]\nx = "https://me:secret@x"\n',
-     "7: registries.x has a password in it, and manifests are published; take it out."),
+     "7: registries.x has a password in it, and manifests are published; remove it."),
     # [compose]
     (MODULE + '[compose]\nbase = "b"\n',
      "7: compose.base is 'b', which is not among [dependencies]; add it there, like: b = \"*\"."),
@@ -145,7 +145,7 @@ BAD = [
     (TASK.replace("summarization", "summarize"),
      "7: task.kind is 'summarize', which is no task; did you mean 'summarization'?"),
     (TASK + 'prompt = "Sum up {{text}}"\n',
-     "8: task.prompt has no '{{ text }}', so the input would go nowhere; put it in."),
+     "8: task.prompt has no '{{ text }}', so the input would be ignored; add it."),
     (TASK + "max_new_tokens = -1\n", "8: task.max_new_tokens has to be from 1 to 1000000."),
     (TASK + 'chat = "yes"\n', "8: task.chat has to be true or false, not a string."),
     (module(kind='"suite"') + '[task]\nkind = "summarization"\n',
@@ -158,7 +158,7 @@ BAD = [
      "8: tests[0].cases: '../c' is not a path that a release may hold (it has '..'): "
      "use relative paths with '/' that stay inside the module."),
     (MODULE + TEST + "at_least = 2\nat_most = 1\n",
-     "10: tests[0].at_least is more than at_most, so that nothing could pass; swap them."),
+     "10: tests[0].at_least is more than at_most, so no value could pass; swap them."),
     (MODULE + TEST + 'model = "b"\n',
      "10: tests[0].model is not a key of [tests[0]]; known are name, cases, metric, at_least, "
      "at_most, tolerance, seed, time_limit."),
@@ -170,7 +170,7 @@ BAD = [
     (MODULE + '[suites]\ns = { extras = ["x"] }\n',
      "6: suites asks for extras of s, and a suite has none; take them out."),
     (APP + '[suites]\ns = "*"\n',
-     "3: suites belongs to a module; an app writes [[tests]] of its own instead."),
+     "3: suites belongs to a module; an app has its own [[tests]] instead."),
     (MODULE.replace('"model"', '"suite"') + '[suites]\ns = "*"\n',
      "6: suites does not go with kind 'suite', which has no model; take it out."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
@@ -192,7 +192,7 @@ BAD = [
      '[[provenance.built-from]]\nname = "B"\nversion = "1.0"\n',
      "9: provenance.built-from[1] is b 1.0 again; keep one of them."),
     (APP + '[provenance]\nbuilt-from = []\n',
-     "3: provenance belongs to a module, and an app is never published; take it out."),
+     "3: provenance belongs to a module, and an app is never published; remove it."),
     # [constraints], [overrides], [resolution]
     (APP + '[constraints]\nb = { version = "<2" }\n',
      '4: constraints.b has to be a version specifier like "<2", not a table.'),
@@ -236,27 +236,27 @@ BAD = [
      "6: module.requires-modpkg: '0.1' is not a version specifier (a bare version needs an "
      f"operator before it); write it like {SPECIFIERS}"),
     (MODULE + 'requires-modpkg = "*"\n',
-     "6: module.requires-modpkg: '*' is not a version specifier (any modpkg will do: leave the "
+     "6: module.requires-modpkg: '*' is not a version specifier (for any version, leave the "
      f"key out); write it like {SPECIFIERS}"),
     (APP + 'requires-modpkg = ">=99"\n[new-table]\n',
      f"3: app.requires-modpkg is '>=99', and this is modpkg {modpkg.__version__}; install a "
      "version of modpkg in that range."),
     # apps
     (MODULE + '[models.x]\nbase = "b"\n',
-     "6: models belongs to an app; a module writes [compose] instead."),
+     "6: models belongs to an app; a module has [compose] instead."),
     (APP + '[compose]\nbase = "b"\n',
-     "3: compose belongs to a module; an app writes [models.NAME] instead."),
+     "3: compose belongs to a module; an app has [models.NAME] instead."),
     (APP + '[dependencies]\nx = "*"\n[models.X]\nbase = "x"\n',
      "5: models.X has the name of a dependency (x); rename the model."),
     (APP + TEST + 'model = "q"\n',
      "7: tests[0].model is 'q', neither among [dependencies] nor in [models]."),
     # not TOML
-    ("a = hello\n", "1: this is not TOML (column 5): no value begins like this "
+    ("a = hello\n", "1: this is not TOML (column 5): this is not a value "
      "(strings need quotes)."),
     ('a = "x\nb = 1\n', "1: this is not TOML (column 7): a string is not closed on its line."),
     ("[a]\n\n[a]\n", "3: this is not TOML (column 3): table [a] is given twice."),
     ("a = 1\na = 2\n", "2: this is not TOML (column 6): a key is given twice."),
-    ("a = [1,\n\n", "1: this is not TOML (at the end): no value begins like this "
+    ("a = [1,\n\n", "1: this is not TOML (at the end): this is not a value "
      "(strings need quotes)."),
     ("a = 1" + "0" * 5000, "1: the file has a number of more than 100 characters."),
     ("\na = " + "[" * 40, "2: the file nests tables or arrays more than 32 deep."),

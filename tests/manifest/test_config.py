@@ -61,14 +61,14 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (REGISTRY + 'mirrors = ["x"]', "c.toml:2: {}.mirrors[0] is 'x', which is no address"),
         (
             REGISTRY + 'mirrors = [\n"https://m.example",\n"https://M.example/"]',
-            "c.toml:4: {}.mirrors[1] is there already; take it out.",
+            "c.toml:4: {}.mirrors[1] is a duplicate; remove it.",
         ),
         (REGISTRY + REGISTRY, "c.toml:2: this is not TOML"),
         (
             REGISTRY + '[registry."https://models.acme.example:443/"]',
             "is set twice, in two spellings of one address; keep one.",
         ),
-        ('[registry."file:///srv"]', "c.toml:1: registry.'file:///srv' is a folder of this mach"),
+        ('[registry."file:///srv"]', "c.toml:1: registry.'file:///srv' is a local folder"),
         ('[registry."s3://b"]\ntoken = "x"', "c.toml:2: registry.'s3://b'.token is for http(s) ad"),
         ("[store]\nmax-size = 5", "c.toml:2: store.max-size has to be a string"),
         ('[store]\nmax-size = "5 GiB"', "c.toml:2: store.max-size is '5 GiB'; write it like '100"),
