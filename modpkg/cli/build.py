@@ -15,6 +15,7 @@ from modpkg.core.errors import ManifestError, PublishError
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.records import ReleaseRecord
+from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.read import read_manifest
@@ -113,11 +114,13 @@ def build_command(
 
 
 def _accept(workspace: Workspace, manifest: Manifest, tree: Path, record: ReleaseRecord) -> None:
-    """Refuse a release whose report.json is of something else."""
+    """Refuse a release whose report.json is about another release or other tests."""
     if REPORT in record.files:
+        from modpkg.community.evaluate.builds import view_of_tree
         from modpkg.community.evaluate.run import check_report
 
-        check_report(workspace, tree, record, manifest)
+        own = workspace.for_project(Project(manifest.path))
+        check_report(own, view_of_tree(own, tree))
 
 
 def _known(manifest: Manifest, module: ModuleTable, registry: str | None) -> KnownTensors | None:

@@ -68,13 +68,14 @@ def vet_command(
     Exit status 0 for accept, 1 for reject, 3 where a person has to decide.
     """
     from modpkg.community.evaluate.test_runner import TestRunner
-    from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
+    from modpkg.community.vet.vet import compared_release, find_candidate, vet
 
-    with TestRunner(workspace.store, workspace.progress, limit=time_limit) as runner:
-        bureau = Bureau(workspace, runner)
-        with candidate_of(candidate, workspace.manifest, bureau) as release:
-            earlier = release_before(release, against, bureau)
-            report = vet(release, earlier, bureau, most=dependants)
+    with (
+        TestRunner(workspace.store, workspace.progress, limit=time_limit) as runner,
+        find_candidate(workspace, candidate) as (own, release),
+    ):
+        earlier = compared_release(own, release, against)
+        report = vet(own, runner, release, earlier, most=dependants)
     if as_json:
         print_json(msgspec.to_builtins(report, order="sorted"))
     else:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
+from modpkg.community.evaluate.assembly import pin_of, release_target
+from modpkg.community.evaluate.builds import built_release
 from modpkg.community.evaluate.report import TestRun
-from modpkg.community.evaluate.subject import (
-    Pin,
-    Release,
-    Runnable,
-    built_release,
-    plan_trial,
-    release_model,
-    runnable,
-    trial_registries,
-)
 from modpkg.community.evaluate.suite import SuiteTest, all_tests, tests_of_project
 from modpkg.community.evaluate.test_runner import TestRunner
-from modpkg.core.digests import Digest
+from modpkg.community.evaluate.test_target import TestTarget, find_target
+from modpkg.community.evaluate.trial import plan_trial, trial_registries
+from modpkg.community.modules.view import ModuleView
 from modpkg.core.errors import TestError
 from modpkg.core.filenames import REPORT
-from modpkg.core.names import ModuleName, module_name
-from modpkg.core.records import ReleaseRecord
+from modpkg.core.names import module_name
 from modpkg.core.report import parse_report
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.workspace import Workspace
@@ -35,7 +27,7 @@ from modpkg.resolve.lock import Lock
 class ModelTests(Struct, frozen=True):
     """A model and its tests."""
 
-    model: Runnable
+    model: TestTarget
     tests: list[SuiteTest]
 
 
@@ -54,111 +46,100 @@ def run_project_tests(
         LockError: an app has no current lock.
         ModpkgError: building, resolving, fetching or composing fails.
     """
-    manifest = workspace.manifest
-    module = manifest.module
+    module = workspace.manifest.module
     with workspace.store.lock():
         if name is None and module is not None and module.kind != "suite":
-            with built_release(workspace, manifest) as release:
-                return [_run_release(workspace, release, runner)]
+            with built_release(workspace) as release:
+                return [_run_release(workspace, runner, release)]
         if module is None or name is not None:
             plan = plan_install(workspace, InstallRequest(frozen=True))
         else:
-            plan = plan_trial(workspace, manifest)
-        models = _models_of(workspace, plan, name)
-        return _run(models, runner, manifest)
+            plan = plan_trial(workspace, workspace.manifest)
+        return _run(workspace, runner, _models_of(workspace, plan, name))
 
 
 def run_lock_tests(workspace: Workspace, lock: Lock, runner: TestRunner) -> list[TestRun]:
     """Run an app's tests on the models of a lock; raises like `run_project_tests`."""
     with workspace.store.lock():
         plan = plan_trial(workspace, workspace.manifest, lock)
-        return _run(_models_of(workspace, plan, None), runner, workspace.manifest)
+        return _run(workspace, runner, _models_of(workspace, plan, None))
 
 
-def _run_release(workspace: Workspace, release: Release, runner: TestRunner) -> TestRun:
-    registries = trial_registries(workspace, release.around, [release.pin])
-    tests = all_tests(release.record, registries, workspace.store)
+def _run_release(workspace: Workspace, runner: TestRunner, release: ModuleView) -> TestRun:
+    registries = trial_registries(workspace, [pin_of(release)])
+    tests = all_tests(release.released, registries, workspace.store)
     if not tests:
-        raise TestError(
-            "M719",
-            reason=f"{release.record.name} has no [[tests]] and no [suites]; docs/testing.md "
-            "shows how to write them",
-        )
-    return runner.run(release_model(workspace, release), tests)
+        reason = f"{release.name} has no [[tests]] and no [suites]; see docs/testing.md"
+        raise TestError("M719", reason=reason)
+    return runner.run(release_target(workspace, release), tests)
 
 
-def _run(models: Iterator[ModelTests], runner: TestRunner, manifest: Manifest) -> list[TestRun]:
+def _run(workspace: Workspace, runner: TestRunner, models: Iterator[ModelTests]) -> list[TestRun]:
     runs = [runner.run(item.model, item.tests) for item in models if item.tests]
     if not runs:
-        owner = manifest.app or (manifest.module.name if manifest.module else "")
-        raise TestError("M719", reason=f"{owner} has no model with [[tests]]")
+        reason = f"{_owner(workspace.manifest)} has no model with [[tests]]"
+        raise TestError("M719", reason=reason)
     return runs
 
 
 def _models_of(workspace: Workspace, plan: InstallPlan, name: str | None) -> Iterator[ModelTests]:
     """Yield the models of a plan with their tests; ``name`` selects one, with its module's own."""
     manifest = workspace.manifest
-    selected = None if name is None else module_name(name)
-    owner = manifest.app or (manifest.module.name if manifest.module else "")
     kind = "app" if manifest.module is None else manifest.module.kind
-    own = tests_of_project(manifest, owner) if kind in ("app", "suite") else []
-    names: Sequence[str] = (
-        [recipe.name for recipe in plan.recipes] if selected is None else [selected]
-    )
+    own = tests_of_project(manifest, _owner(manifest)) if kind in ("app", "suite") else []
+    names: Sequence[str] = [recipe.name for recipe in plan.recipes]
+    if name is not None:
+        names = [module_name(name)]
     for model in names:
         locked = plan.lock.find(model)
-        target = runnable(plan, model, locked.kind if locked is not None else kind)
+        target = find_target(plan, model, kind if locked is None else locked.kind)
         tests = [item for item in own if item.test.model in (None, model)]
-        if selected is not None and locked is not None:
-            registries = trial_registries(workspace, manifest, ())
-            tests = [*all_tests(plan.transfer.records[model], registries, workspace.store), *tests]
+        if name is not None and locked is not None:
+            record = plan.transfer.records[model]
+            tests = [*all_tests(record, workspace.registries, workspace.store), *tests]
         yield ModelTests(target, tests)
 
 
-def check_report(
-    workspace: Workspace, tree: Path, record: ReleaseRecord, manifest: Manifest
-) -> None:
-    """Check that the report in a built release, if any, is about that release and its tests.
+def _owner(manifest: Manifest) -> str:
+    return manifest.app or (manifest.module.name if manifest.module else "")
 
-    ``tree`` is the built registry tree. Values are not measured again: `modpkg vet` does that.
+
+def check_report(workspace: Workspace, release: ModuleView) -> None:
+    """Check that the report in a build of the workspace's module, if any, is about that build.
+
+    Values are not measured again: `modpkg vet` does that.
 
     Raises:
         TestError: the report is malformed, or about another composition or other tests.
     """
-    if (entry := record.files.get(REPORT)) is None:
+    if REPORT not in release.files:
         return
-    path = manifest.folder / REPORT
-    release = Release(
-        pin=Pin(ModuleName(record.name), record.version, str(tree.absolute())),
-        record=record,
-        around=manifest,
-    )
-    registries = trial_registries(workspace, manifest, [release.pin])
-    data = registries.of(record.name).blob(Digest(entry.digest), f"{REPORT} of {record.name}")
-    report = parse_report(data, str(path))
-    model = release_model(workspace, release)
+    path = workspace.manifest.folder / REPORT
+    report = parse_report(release.read(REPORT), str(path))
+    model = release_target(workspace, release)
     if report.composition != model.digest:
         raise TestError(
             "M711", path=path, what="composition", reported=report.composition, actual=model.digest
         )
+    registries = trial_registries(workspace, [pin_of(release)])
+    tests = all_tests(release.released, registries, workspace.store)
     reported = [(result.suite, result.test, result.digest) for result in report.results]
-    tests = all_tests(record, registries, workspace.store)
     actual = [item.key for item in tests]
     if reported != actual:
-        other = next(
-            (key for key in (*reported, *actual) if key not in reported or key not in actual),
-            actual[0],
-        )
+        either = (*reported, *actual)
+        differing = (key for key in either if key not in reported or key not in actual)
+        key = next(differing, actual[0])
         raise TestError(
             "M711",
             path=path,
             what="suite",
-            reported=_describe(reported, other),
-            actual=_describe(actual, other),
+            reported=_describe(reported, key),
+            actual=_describe(actual, key),
         )
 
 
 def _describe(tests: Sequence[tuple[str, str, str]], key: tuple[str, str, str]) -> str:
+    """Return which definition of a test a list has."""
     suite, name, _ = key
     for digest in (test[2] for test in tests if test[:2] == (suite, name)):
         return f"test {name!r} of {suite} with digest {digest}"

@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from modpkg.community.evaluate.protocol import Comparison, Measurement, TestOutcome, ValueChange
 from modpkg.community.evaluate.report import TestRun
-from modpkg.community.evaluate.subject import Runnable
 from modpkg.community.evaluate.suite import SuiteTest
+from modpkg.community.evaluate.test_target import TestTarget
 from modpkg.community.evaluate.worker_process import TIME_LIMIT, WorkerProcess
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
@@ -80,7 +80,7 @@ class TestRunner:
         """Whether all outcomes so far were cached."""
         return not self._worker.started
 
-    def run(self, model: Runnable, tests: Sequence[SuiteTest]) -> TestRun:
+    def run(self, model: TestTarget, tests: Sequence[SuiteTest]) -> TestRun:
         """Run tests on a model, as far as their outcomes are not cached.
 
         Raises:
@@ -125,7 +125,7 @@ class TestRunner:
     def _limit_of(self, test: SuiteTest) -> float:
         return min(test.test.time_limit or self._limit, self._limit)
 
-    def _outcome(self, model: Runnable, test: SuiteTest) -> tuple[TestOutcome, bool]:
+    def _outcome(self, model: TestTarget, test: SuiteTest) -> tuple[TestOutcome, bool]:
         """Return the outcome of a test, and whether it was run for it."""
         inputs = [model.digest, test.measured, self._engine]
         cached = self._read_cache(key := digest_bytes(canonical_json(inputs)))
@@ -163,7 +163,7 @@ class TestRunner:
     def _cache_path(self, key: Digest) -> Path:
         return self._store.root / TESTED / key[7:9] / key[7:]
 
-    def _laid_out_model(self, model: Runnable) -> Path:
+    def _laid_out_model(self, model: TestTarget) -> Path:
         """Return the model's folder; fetches, composes and lays it out when first called."""
         if model.digest not in self._laid_out:
             fetch_plan(model.plan)

@@ -70,6 +70,13 @@ class ModuleView(Struct, frozen=True, kw_only=True):
             raise AssertionError(f"{self.label} has no manifest")
         return self.manifest
 
+    @property
+    def released(self) -> ReleaseRecord:
+        """The release record; only of published and built releases."""
+        if self.record is None:
+            raise AssertionError(f"{self.label} is not a release")
+        return self.record
+
     def report(self) -> Report | None:
         """Return the report of its tests that it carries; None if it carries none.
 

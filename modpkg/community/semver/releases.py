@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 from packaging.version import Version
 
+from modpkg.community.evaluate.builds import built_release
 from modpkg.community.evaluate.run import check_report
-from modpkg.community.evaluate.subject import built_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.changelog import (
     Changes,
@@ -26,6 +26,7 @@ from modpkg.core.home import store_folder
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
+from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.manifest.schema import Manifest, ModuleTable
@@ -79,10 +80,10 @@ def check_project(
 
 def _stale(workspace: Workspace, manifest: Manifest) -> str:
     """Return why a project's report is not one of what building it would give; "" where it is."""
-    with workspace.store.lock(), built_release(workspace, manifest) as release:
+    own = workspace.for_project(Project(manifest.path))
+    with own.store.lock(), built_release(own) as release:
         try:
-            tree = Path(release.pin.registry or "")
-            check_report(workspace, tree, release.record, manifest)
+            check_report(own, release)
         except TestError as error:
             if error.code != "M711":
                 raise

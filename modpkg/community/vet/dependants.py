@@ -1,4 +1,4 @@
-"""Reverse dependants: what is published that a new release of a module would run with."""
+"""Reverse dependants: the published modules that would run with a new release of a module."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
 
 KINDS = ("adapter", "head", "expert", "patch", "model")
+"""The kinds of modules that can be dependants."""
 
 
 class Dependant(Struct, frozen=True):
-    """The newest release of a name that requires the module."""
+    """The newest release of a module that requires another one."""
 
     line: IndexLine
     allows: bool
     """Whether its requirement allows the candidate."""
-    asks: str
-    """Its requirement's specifier."""
+    specifier: str
+    """Its requirement's version specifier, or ``any version``."""
     popularity: int
-    """How many other names require it."""
+    """Number of modules that require it."""
     touched: float
-    """Of the tensors that it touches, the share that the candidate changes."""
+    """Share of the tensors that it uses that the candidate changes."""
 
 
 def dependants_of(
@@ -35,11 +36,17 @@ def dependants_of(
     registry: Registry,
     tensors: Mapping[str, str],
 ) -> list[Dependant] | None:
-    """Return what depends on a module, the most relevant first; None where nothing can list it.
+    """Return the dependants of a module, most relevant first; None if names cannot be listed.
 
-    Of each name the newest release counts (`newest_release`). Relevant is what
-    many others require, then what touches most of the tensors that the candidate (whose tensors'
-    digests are ``tensors``) has otherwise, then the alphabet.
+    Of each name the newest release counts (`newest_release`). Most relevant are those that many
+    others require, then those that use most of the tensors that the candidate changed, then by
+    name.
+
+    Args:
+        name: The module.
+        version: The candidate's version.
+        registry: Where dependants are looked for.
+        tensors: The digest of each tensor of the candidate, by name.
     """
     names = registry.names()
     if names is None:
@@ -49,38 +56,38 @@ def dependants_of(
         for other in names
         if (line := newest_release(registry.index(other))) is not None
     }
-    asked: dict[str, set[str]] = {}
+    required_by: dict[str, set[str]] = {}
     for other, line in newest.items():
         for text in line.requires:
-            asked.setdefault(read_requirement(text).name, set()).add(other)
-    found = []
-    for other in sorted(asked.get(name, ())):
+            required_by.setdefault(read_requirement(text).name, set()).add(other)
+    dependants = []
+    for other in sorted(required_by.get(name, ())):
         line = newest[other]
         if line.kind not in KINDS or other == name:
             continue
-        specifier = next(
-            r for r in map(read_requirement, line.requires) if r.name == name
-        ).specifier
-        found.append(
+        requirements = map(read_requirement, line.requires)
+        specifier = next(item.specifier for item in requirements if item.name == name)
+        dependants.append(
             Dependant(
                 line=line,
                 allows=specifier.contains(version, prereleases=True),
-                asks=str(specifier) or "any",
-                popularity=len(asked.get(other, ())),
+                specifier=str(specifier) or "any version",
+                popularity=len(required_by.get(other, ())),
                 touched=_touched(line, name, registry, tensors),
             )
         )
-    return sorted(found, key=lambda d: (-d.popularity, -d.touched, d.line.name))
+    return sorted(dependants, key=lambda d: (-d.popularity, -d.touched, d.line.name))
 
 
 def _touched(line: IndexLine, name: str, registry: Registry, tensors: Mapping[str, str]) -> float:
+    """Return the share of the tensors that a release expects that differ in the candidate."""
     if (digest := line.expects.get(name)) is None:
         return 0.0
     try:
         expects = registry.expects(digest)
     except ModpkgError:
-        return 0.0
+        return 0.0  # only the order depends on it
     if not expects.tensors:
         return 0.0
-    moved = sum(tensors.get(key) != item.digest for key, item in expects.tensors.items())
-    return moved / len(expects.tensors)
+    changed = sum(tensors.get(key) != item.digest for key, item in expects.tensors.items())
+    return changed / len(expects.tensors)

@@ -1,4 +1,4 @@
-"""Vetting: a candidate beside the release before it, with its tests and its dependants'."""
+"""Vetting: a candidate is compared with the release before it, on its tests and its dependants'."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
+from modpkg.community.evaluate.assembly import pin_of, release_target
+from modpkg.community.evaluate.builds import built_release, view_of_tree
 from modpkg.community.evaluate.report import TestRun
-from modpkg.community.evaluate.subject import (
-    Pin,
-    Release,
-    Runnable,
-    built_release,
-    release_model,
-    trial_registries,
-)
 from modpkg.community.evaluate.suite import SuiteTest, all_tests
 from modpkg.community.evaluate.test_runner import TestRunner
+from modpkg.community.evaluate.trial import trial_registries
+from modpkg.community.modules.reference import parse_reference
+from modpkg.community.modules.view import ModuleView, view_of_release
 from modpkg.community.vet.dependants import Dependant, dependants_of
 from modpkg.community.vet.verdict import (
     DependantResult,
@@ -31,131 +26,110 @@ from modpkg.community.vet.verdict import (
     report_mismatch,
     verdict,
 )
-from modpkg.core.digests import Digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TestAborted, TestError
-from modpkg.core.filenames import REGISTRY_INFO, REPORT
-from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import IndexLine
-from modpkg.core.report import parse_report
-from modpkg.environment.registries import Registries
+from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
-from modpkg.manifest.read import read_manifest
-from modpkg.manifest.schema import Manifest
-from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 
 
-class Bureau(msgspec.Struct, frozen=True):
-    """What vetting works with."""
-
-    workspace: Workspace
-    runner: TestRunner
-
-
 @contextmanager
-def candidate_of(text: str, around: Manifest, bureau: Bureau) -> Iterator[Release]:
-    """Yield what a person named: a module project, a built release, or ``NAME==VERSION``.
+def find_candidate(workspace: Workspace, text: str) -> Iterator[tuple[Workspace, ModuleView]]:
+    """Yield the release that a text names, and the workspace whose manifest applies to it.
+
+    ``text`` is the folder of a module project, which is built, the folder of a built release, or
+    ``NAME==VERSION``.
 
     Raises:
-        TestError: it is none of these. What building and reading registries raise.
+        TestError: it is none of these.
+        ModpkgError: building, or reading a registry, fails.
     """
     path = Path(text)
     if (path / REGISTRY_INFO).is_file():
-        yield _built(path.absolute(), around)
+        yield workspace, view_of_tree(workspace, path.absolute())
     elif path.is_dir():
-        found = find_manifest(path.absolute())
-        if found is None:
+        manifest_path = find_manifest(path.absolute())
+        if manifest_path is None:
             raise TestError(
-                "M721", what=text, reason="there is neither a modpkg.toml nor a release"
+                "M721", what=text, reason="the folder has neither a modpkg.toml nor a built release"
             )
-        manifest = read_manifest(found)
-        with built_release(bureau.workspace, manifest) as release:
-            yield release
+        own = workspace.for_project(Project(manifest_path))
+        with built_release(own) as release:
+            yield own, release
     else:
-        name, separator, version = text.partition("==")
-        if not separator:
+        reference = parse_reference(text)
+        if reference.version is None:
             raise TestError(
                 "M721", what=text, reason="it is neither a folder nor a release (NAME==VERSION)"
             )
-        yield published(module_name(name), version, around, bureau)
+        yield workspace, _published(workspace, reference.name, reference.version)
 
 
-def _built(tree: Path, around: Manifest) -> Release:
-    registry = Registry(str(tree))
-    lines = [line for name in registry.names() or [] for line in registry.index(name)]
-    if len(lines) != 1:
-        raise TestError("M721", what=tree, reason=f"it holds {len(lines)} releases, and not one")
-    pin = Pin(module_name(lines[0].name), lines[0].version, str(tree))
-    return Release(pin=pin, record=registry.record(lines[0]), around=around)
+def compared_release(
+    workspace: Workspace, candidate: ModuleView, against: str | None
+) -> ModuleView | None:
+    """Return the release to compare a candidate with; None for a first release.
 
-
-def published(name: ModuleName, version: str, around: Manifest, bureau: Bureau) -> Release:
-    """Return a release of a registry.
+    ``against`` is ``NAME==VERSION`` or a version; the default is `earlier_release`.
 
     Raises:
-        NotFound. What reading a registry raises.
+        NotFound: there is no such release.
+        ModpkgError: reading a registry fails.
     """
-    registry = _registries(around, (), bureau).of(name)
-    line = registry.line(name, str(parse_version(version)))
-    return Release(pin=Pin(name, line.version), record=registry.record(line), around=around)
+    record = candidate.released
+    if against is None:
+        lines = workspace.registries.of(record.name).index(record.name)
+        line = earlier_release(lines, parse_version(record.version))
+        return None if line is None else _view(workspace, line)
+    reference = parse_reference(against)
+    if reference.version is None:
+        return _published(workspace, record.name, against)
+    return _published(workspace, reference.name, reference.version)
 
 
-def _registries(around: Manifest, pins: Sequence[Pin], bureau: Bureau) -> Registries:
-    return trial_registries(bureau.workspace, around, pins)
+def _published(workspace: Workspace, name: str, version: str) -> ModuleView:
+    registry = workspace.registries.of(module_name(name))
+    return _view(workspace, registry.line(name, str(parse_version(version))))
 
 
-def release_before(candidate: Release, against: str | None, bureau: Bureau) -> Release | None:
-    """Return the release to compare a candidate with; None where there is none before it.
-
-    ``against`` is ``NAME==VERSION`` or a version; by default it is `earlier_release`.
-
-    Raises:
-        NotFound. What reading a registry raises.
-    """
-    name = candidate.pin.name
-    if against is not None:
-        named, separator, version = against.partition("==")
-        if separator:
-            return published(module_name(named), version, candidate.around, bureau)
-        return published(name, against, candidate.around, bureau)
-    registry = _registries(candidate.around, (), bureau).of(name)
-    line = earlier_release(registry.index(name), parse_version(candidate.pin.version))
-    return None if line is None else published(name, line.version, candidate.around, bureau)
+def _view(workspace: Workspace, line: IndexLine) -> ModuleView:
+    return view_of_release(line, workspace.registries, workspace.store, workspace.progress)
 
 
 def vet(
-    candidate: Release, against: Release | None, bureau: Bureau, *, most: int | None = 10
+    workspace: Workspace,
+    runner: TestRunner,
+    candidate: ModuleView,
+    against: ModuleView | None,
+    *,
+    most: int | None = 10,
 ) -> VetReport:
-    """Return what the tests say of a candidate and of what depends on it.
+    """Return the verdict on a candidate, with the results of its tests and its dependants'.
 
-    Tests are the candidate's, and those of ``against`` that it lacks or has otherwise: taking a
-    test out hides nothing. ``most`` dependants are tested, None for all. Outcomes that the store
-    has are not computed again.
+    Its tests are those that it declares, and those that ``against`` declares differently, so that
+    removing or easing a test hides nothing. At most ``most`` dependants are tested; None: all.
 
     Raises:
-        TestAborted, TestError: of its own tests.
-        What resolving, fetching and composing raise.
+        TestError: one of its own tests cannot be run.
+        ModpkgError: resolving, fetching or composing it fails.
     """
-    store, runner = bureau.workspace.store, bureau.runner
-    with store.lock():
-        registries = _registries(candidate.around, [candidate.pin], bureau)
-        tests = all_tests(candidate.record, registries, store)
+    with workspace.store.lock():
+        tests = _tests_of(workspace, candidate)
         own = {item.key for item in tests}
         if against is not None:
-            before_registries = _registries(against.around, [against.pin], bureau)
-            tests += [
-                item
-                for item in all_tests(against.record, before_registries, store)
-                if item.key not in own
-            ]
+            tests += [item for item in _tests_of(workspace, against) if item.key not in own]
+        after = runner.run(release_target(workspace, candidate), tests)
+        before = after
+        if against is not None:
+            before = runner.run(release_target(workspace, against), tests)
         current = [item.key in own for item in tests]
-        after = runner.run(_model(candidate, bureau), tests)
-        before = after if against is None else runner.run(_model(against, bureau), tests)
         changes = compare_runs(runner, tests, before, after, current)
-        claim, mismatch = _check_claim(candidate, registries, after)
-        dependants, count = _dependants(candidate, against, bureau, most)
-    word, reason = verdict(
+        claim, mismatch = _check_claim(candidate, after)
+        dependants, count = _dependants(workspace, runner, candidate, against, most)
+    decision, reason = verdict(
         changes,
         dependants,
         earlier=against is not None,
@@ -168,13 +142,18 @@ def vet(
         against=None if against is None else before.report.subject,
         against_composition=None if against is None else before.report.composition,
         engine=after.report.engine,
-        verdict=word,
+        verdict=decision,
         reason=reason,
         claim=claim,
         changes=changes,
         dependants=dependants,
         dependants_found=count,
     )
+
+
+def _tests_of(workspace: Workspace, release: ModuleView) -> list[SuiteTest]:
+    registries = trial_registries(workspace, [pin_of(release)])
+    return all_tests(release.released, registries, workspace.store)
 
 
 def compare_runs(
@@ -184,7 +163,7 @@ def compare_runs(
     after: TestRun,
     current: Sequence[bool],
 ) -> list[TestChange]:
-    """Return how the results of tests changed; both models ran on the same tests."""
+    """Return how the results of tests changed between two runs of the same tests."""
     changes = []
     for number, test in enumerate(tests):
         old, new = before.outcomes[number], after.outcomes[number]
@@ -205,50 +184,79 @@ def compare_runs(
     return changes
 
 
-def _model(release: Release, bureau: Bureau, others: Sequence[Pin] = ()) -> Runnable:
-    return release_model(bureau.workspace, release, others=others)
-
-
-def _check_claim(
-    candidate: Release, registries: Registries, after: TestRun
-) -> tuple[ReportClaim, str]:
-    """Return whether the candidate's own report agrees with a run, and where it does not."""
-    if (entry := candidate.record.files.get(REPORT)) is None:
+def _check_claim(candidate: ModuleView, after: TestRun) -> tuple[ReportClaim, str]:
+    """Return whether the report inside a candidate agrees with a run, and where it does not."""
+    reported = candidate.report()
+    if reported is None:
         return "none", ""
-    what = f"{REPORT} of {candidate.record.name} {candidate.record.version}"
-    registry = registries.of(candidate.record.name)
-    reported = parse_report(registry.blob(Digest(entry.digest), what), what)
     if reported.composition != after.report.composition:
         return "other composition", ""
     mismatch = report_mismatch(reported, after.report)
     return ("does not hold", mismatch) if mismatch else ("holds", "")
 
 
+# Dependants ------------------------------------------------------------------------------------
+
+
 def _dependants(
-    candidate: Release, against: Release | None, bureau: Bureau, most: int | None
+    workspace: Workspace,
+    runner: TestRunner,
+    candidate: ModuleView,
+    against: ModuleView | None,
+    most: int | None,
 ) -> tuple[list[DependantResult], int | None]:
-    """Return what became of the dependants, and how many there are."""
-    name = candidate.pin.name
-    registry = _registries(candidate.around, (), bureau).of(name)
-    tensors = {key: entry.digest for key, entry in candidate.record.tensors.items()}
-    found = dependants_of(name, candidate.pin.version, registry, tensors)
-    if found is None:
+    """Return the results of the dependants, and how many there are."""
+    record = candidate.released
+    registry = workspace.registries.of(record.name)
+    tensors = {name: entry.digest for name, entry in record.tensors.items()}
+    dependants = dependants_of(record.name, record.version, registry, tensors)
+    if dependants is None:
         return [], None if most != 0 else 0
-    tested = []
-    left = len(found) if most is None else most
-    for dependant in found:
+    results = []
+    left = len(dependants) if most is None else most
+    for dependant in dependants:
         if not dependant.allows:
-            reason = f"it asks for {dependant.asks}"
-            tested.append(_dependant_result(dependant.line, "not allowed", reason))
+            reason = f"it requires {dependant.specifier}"
+            results.append(_result(dependant, "not allowed", reason))
         elif left > 0 and against is not None:
             left -= 1
-            tested.append(_try_dependant(dependant, candidate, against, bureau))
-    return tested, len(found)
+            results.append(_try_dependant(workspace, runner, dependant, candidate, against))
+    return results, len(dependants)
 
 
-def _dependant_result(
-    line: IndexLine, state: DependantState, reason: str = "", changes: Sequence[TestChange] = ()
+def _try_dependant(
+    workspace: Workspace,
+    runner: TestRunner,
+    dependant: Dependant,
+    candidate: ModuleView,
+    against: ModuleView,
 ) -> DependantResult:
+    """Run a dependant's tests with the earlier release and with the candidate."""
+    try:
+        release = _view(workspace, dependant.line)
+        tests = all_tests(release.released, workspace.registries, workspace.store)
+        before = runner.run(release_target(workspace, release, [against]), tests)
+    except ModpkgError as error:
+        return _result(dependant, "not tested", f"with the earlier release: {_clause(error)}")
+    try:
+        after = runner.run(release_target(workspace, release, [candidate]), tests)
+    except (TestAborted, MissingExtra) as error:
+        return _result(dependant, "not tested", _clause(error))
+    except ModpkgError as error:
+        return _result(dependant, "broken", f"cannot run with it ({_clause(error)})")
+    if not tests:
+        return _result(dependant, "no tests")
+    changes = compare_runs(runner, tests, before, after, [True] * len(tests))
+    return _result(dependant, "tested", changes=changes)
+
+
+def _result(
+    dependant: Dependant,
+    state: DependantState,
+    reason: str = "",
+    changes: Sequence[TestChange] = (),
+) -> DependantResult:
+    line = dependant.line
     return DependantResult(
         name=line.name,
         version=line.version,
@@ -259,31 +267,6 @@ def _dependant_result(
     )
 
 
-def _try_dependant(
-    dependant: Dependant, candidate: Release, against: Release, bureau: Bureau
-) -> DependantResult:
-    """Run a dependant's tests with the release before and with the candidate."""
-    line = dependant.line
-    around = candidate.around
-    try:
-        release = published(module_name(line.name), line.version, around, bureau)
-        registries = _registries(around, (), bureau)
-        tests = all_tests(release.record, registries, bureau.workspace.store)
-        model = _model(release, bureau, [against.pin])
-        before = bureau.runner.run(model, tests)
-    except ModpkgError as error:
-        return _dependant_result(line, "not tested", f"before: {_clause(error)}")
-    try:
-        after = bureau.runner.run(_model(release, bureau, [candidate.pin]), tests)
-    except (TestAborted, MissingExtra) as error:
-        return _dependant_result(line, "not tested", _clause(error))
-    except ModpkgError as error:
-        return _dependant_result(line, "broken", f"cannot run with it ({_clause(error)})")
-    if not tests:
-        return _dependant_result(line, "no tests")
-    changes = compare_runs(bureau.runner, tests, before, after, [True] * len(tests))
-    return _dependant_result(line, "tested", "", changes)
-
-
 def _clause(error: ModpkgError) -> str:
+    """Return an error's message as a clause within a sentence."""
     return " ".join(str(error).split()).rstrip(".")

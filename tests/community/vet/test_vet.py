@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.semver.releases import check_project
 from modpkg.community.vet.verdict import VetReport
-from modpkg.community.vet.vet import Bureau, candidate_of, release_before, vet
+from modpkg.community.vet.vet import compared_release, find_candidate, vet
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.manifest.read import read_manifest
-from modpkg.manifest.schema import Manifest
 from modpkg.registry.writer import RegistryWriter
 from modpkg.store.store import Store
 from tests.command import modpkg
@@ -32,8 +32,6 @@ from tests.community.tiny import (
 )
 from tests.modules import write_module
 from tests.tiny import publish
-
-AROUND = Manifest(path=Path("modpkg.toml"), app="here")
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +57,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def bureau(made: Path) -> Iterator[Bureau]:
-    store = Store(made / "store")
+class Bench(NamedTuple):
+    """A store, and what runs tests with it."""
+
+    store: Store
+    runner: TestRunner
+
+
+@contextmanager
+def bench_of(store: Store) -> Iterator[Bench]:
     with TestRunner(store, Progress(), limit=60) as runner:
-        yield Bureau(Workspace(store=store), runner)
+        yield Bench(store, runner)
+
+
+@pytest.fixture(scope="module")
+def bench(made: Path) -> Iterator[Bench]:
+    with bench_of(Store(made / "store")) as bench:
+        yield bench
 
 
 @pytest.fixture(autouse=True)
@@ -73,20 +83,25 @@ def registry(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def vetted(
-    bureau: Bureau, candidate: Path | str, against: str | None = None, **how: Any
+    bench: Bench,
+    candidate: Path | str,
+    against: str | None = None,
+    *,
+    registry: str | None = None,
+    most: int | None = 10,
 ) -> VetReport:
-    workspace = Workspace(options=bureau.workspace.options, store=bureau.workspace.store)
-    bureau = Bureau(workspace, bureau.runner)
-    with candidate_of(str(candidate), AROUND, bureau) as release:
-        return vet(release, release_before(release, against, bureau), bureau, **how)
+    workspace = Workspace(options=RegistryOptions(registry), store=bench.store)
+    with find_candidate(workspace, str(candidate)) as (own, release):
+        earlier = compared_release(own, release, against)
+        return vet(own, bench.runner, release, earlier, most=most)
 
 
 def states(found: VetReport) -> dict[str, str]:
     return {tested.name: tested.state for tested in found.dependants}
 
 
-def test_a_candidate_that_changes_nothing_is_accepted(bureau: Bureau, tmp_path: Path) -> None:
-    found = vetted(bureau, write_encoder(tmp_path / "same", "1.1"))
+def test_a_candidate_that_changes_nothing_is_accepted(bench: Bench, tmp_path: Path) -> None:
+    found = vetted(bench, write_encoder(tmp_path / "same", "1.1"))
     assert (found.verdict, found.claim) == ("accept", "none")
     assert found.reason == "No regressions in 2 dependants."
     # mood first: judge requires it too
@@ -103,7 +118,7 @@ def test_a_candidate_that_changes_nothing_is_accepted(bureau: Bureau, tmp_path: 
 
 
 def test_check_and_vet_compare_with_the_same_release(
-    bureau: Bureau, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = tmp_path / "registry"
     monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
@@ -113,7 +128,7 @@ def test_check_and_vet_compare_with_the_same_release(
 
     def compared_with() -> set[str | None]:
         checked = check_project(manifest, manifest.module, Progress())  # type: ignore[arg-type]
-        found = vetted(bureau, candidate).against
+        found = vetted(bench, candidate).against
         return {checked.against, None if found is None else found.version}
 
     publish(write_encoder(tmp_path / "early", "1.0.0rc1"), registry)
@@ -128,10 +143,10 @@ def test_check_and_vet_compare_with_the_same_release(
 
 
 def test_what_breaks_a_dependant_is_rejected_and_named(
-    bureau: Bureau, tmp_path: Path, made: Path
+    bench: Bench, tmp_path: Path, made: Path
 ) -> None:
     folder = write_encoder(tmp_path / "noisy", "1.1", noise=2.0)
-    found = vetted(bureau, folder)
+    found = vetted(bench, folder)
     assert found.verdict == "reject"
     assert found.reason.startswith(
         "With it, mood 1.0 fails test 'moods' of mood: accuracy went from 1 to 0."
@@ -144,35 +159,33 @@ def test_what_breaks_a_dependant_is_rejected_and_named(
     judge = next(tested for tested in found.dependants if tested.name == "judge")
     assert judge.changes[0].positive >= 0
 
-    # The same inputs give the same bytes; and what is known is not run again.
-    with TestRunner(bureau.workspace.store, Progress()) as idle:
-        again = vetted(Bureau(bureau.workspace.for_project(bureau.workspace.project), idle), folder)
-        assert idle.idle
+    # Equal inputs give equal bytes; and cached outcomes are not measured again.
+    with bench_of(bench.store) as idle:
+        again = vetted(idle, folder)
+        assert idle.runner.idle
     assert canonical_json(again) == canonical_json(found)
-    with TestRunner(Store(tmp_path / "another"), Progress()) as fresh:
-        anew = vetted(Bureau(Workspace(store=Store(tmp_path / "another")), fresh), folder)
-    assert canonical_json(anew) == canonical_json(found)
+    with bench_of(Store(tmp_path / "another")) as fresh:
+        again = vetted(fresh, folder)
+    assert canonical_json(again) == canonical_json(found)
 
-    # A person may look at fewer; then nothing that was not looked at decides.
-    fewer = vetted(bureau, folder, most=0)
+    # With fewer dependants, those left out do not count.
+    fewer = vetted(bench, folder, most=0)
     assert states(fewer) == {"strict": "not allowed"}
     assert (fewer.verdict, fewer.dependants_found) == ("needs-a-person", 4)
 
 
-def test_a_candidate_that_gives_nan_breaks_its_dependants(bureau: Bureau, tmp_path: Path) -> None:
-    found = vetted(bureau, write_encoder(tmp_path / "nan", "1.1", noise=1e38))
+def test_a_candidate_that_gives_nan_breaks_its_dependants(bench: Bench, tmp_path: Path) -> None:
+    found = vetted(bench, write_encoder(tmp_path / "nan", "1.1", noise=1e38))
     assert found.verdict == "reject"
     assert "mood 1.0 cannot run with it (mood gives NaN or infinity in test 'moods'" in found.reason
 
 
-def test_a_dependant_that_cannot_be_composed_on_it_is_broken(
-    bureau: Bureau, tmp_path: Path
-) -> None:
+def test_a_dependant_that_cannot_be_composed_on_it_is_broken(bench: Bench, tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "wide", "1.1")
     config = json.loads((folder / "config.json").read_text())
     config["hidden_size"] = 64
     (folder / "config.json").write_text(json.dumps(config))
-    found = vetted(bureau, folder)
+    found = vetted(bench, folder)
     assert found.verdict == "reject"
     assert found.dependants[0].state == "broken"
     assert "its port 'hidden' is 64, not 32" in found.reason
@@ -195,51 +208,49 @@ def with_near(folder: Path, version: str, noise: float, more: str) -> Path:
     return write_encoder(folder, version, noise=noise, more=more)
 
 
-def test_a_test_that_was_taken_out_is_run_all_the_same(bureau: Bureau, tmp_path: Path) -> None:
+def test_a_test_that_was_taken_out_is_run_all_the_same(bench: Bench, tmp_path: Path) -> None:
     own = tmp_path / "own-registry"
     writer = RegistryWriter(own)
     writer.prepare()
     first = with_near(tmp_path / "1.0", "1.0", 0.0, cosine("at_least = 0.0\n"))
     publish(first, own)
-    options = RegistryOptions(registry=str(own))
-    here = Bureau(Workspace(options=options, store=bureau.workspace.store), bureau.runner)
-    known = vetted(here, first, "1.0")
+    known = vetted(bench, first, "1.0", registry=str(own))
     value = known.changes[0].after.value
 
     strict = cosine(f"at_least = {value - 1e-4:.6f}\n")
     publish(with_near(tmp_path / "1.1", "1.1", 0.0, strict), own)
     noisy = with_near(tmp_path / "1.2", "1.2", 1.0, cosine("tolerance = 2.0\n"))
-    found = vetted(here, noisy)
+    found = vetted(bench, noisy, registry=str(own))
     assert [change.current for change in found.changes] == [True, False]
     assert found.changes[0].after.value < value
     assert found.verdict == "needs-a-person"
     assert "only the earlier release declares it" in found.reason
 
 
-def test_the_first_release_is_judged_by_its_own_tests(bureau: Bureau, tmp_path: Path) -> None:
+def test_the_first_release_is_judged_by_its_own_tests(bench: Bench, tmp_path: Path) -> None:
     cases = {"tests/moods.jsonl": b'{"text": "the cat", "label": "good"}\n' * 2}
     folder = write_head(tmp_path / "new", "new", more=table(more="at_least = 2.0\n"), files=cases)
-    found = vetted(bureau, folder)
+    found = vetted(bench, folder)
     assert found.against is None
     assert found.reason == "It fails test 'moods' of new."
     folder = write_head(tmp_path / "new", "new", more=table(more=""), files=cases)
-    assert vetted(bureau, folder).verdict == "needs-a-person"
+    assert vetted(bench, folder).verdict == "needs-a-person"
 
 
 def test_a_report_that_does_not_hold_is_a_reason_to_reject(
-    bureau: Bureau, tmp_path: Path, made: Path
+    bench: Bench, tmp_path: Path, made: Path
 ) -> None:
     """A report can say of the right composition and tests what is not so: it is measured."""
     encoder = made / "projects" / "encoder-1.0"
     cases = {"tests/moods.jsonl": labelled(made / "projects" / "plain", encoder, wrong=2)}
     folder = write_head(tmp_path / "mood", "mood", "1.1", more=table(), files=cases)
     modpkg("test", cwd=folder)
-    assert vetted(bureau, folder).claim == "holds"
+    assert vetted(bench, folder).claim == "holds"
     told = json.loads((folder / "report.json").read_text())
     told["results"][0]["value"] = 1.0
     (folder / "report.json").write_text(json.dumps(told))
     modpkg("build", cwd=folder)
-    found = vetted(bureau, folder / "dist")
+    found = vetted(bench, folder / "dist")
     assert (found.verdict, found.claim) == ("reject", "does not hold")
     assert found.reason == (
         "Its report gives accuracy 1 for test 'moods' of mood, but 0.95 was measured."
@@ -263,7 +274,7 @@ def test_the_command_says_its_verdict_by_its_status(made: Path, tmp_path: Path) 
     assert status == 2
     for what, said in (
         ("encoder", "neither a folder nor a release (NAME==VERSION)"),
-        (str(tmp_path), "there is neither a modpkg.toml nor a release"),
+        (str(tmp_path), "neither a modpkg.toml nor a built release"),
         ("encoder==9", "encoder 9 is not in the registry"),
     ):
         done = modpkg("vet", what, check=False, cwd=tmp_path)

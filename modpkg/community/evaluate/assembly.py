@@ -1,0 +1,116 @@
+"""A release composed so that it can run: an adapter, head or patch alone on its base."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from modpkg.adapters import METHODS
+from modpkg.community.evaluate.test_target import TestTarget, find_target
+from modpkg.community.evaluate.trial import (
+    Assembly,
+    PinnedRelease,
+    plan_trial,
+    trial_manifest,
+    trial_registries,
+)
+from modpkg.community.modules.view import ModuleView
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import TestError
+from modpkg.core.filenames import ADAPTER_CONFIG, PATCH
+from modpkg.core.jsonfile import read_json
+from modpkg.core.names import module_name
+from modpkg.core.records import ReleaseRecord
+from modpkg.environment.models import manifest_of
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.schema import Compose, Step
+from modpkg.registry.select import newest_release
+from modpkg.store.store import Store
+
+
+def pin_of(release: ModuleView) -> PinnedRelease:
+    """Return the pin of a published or built release."""
+    record = release.released
+    return PinnedRelease(module_name(record.name), record.version, release.tree)
+
+
+def release_target(
+    workspace: Workspace, release: ModuleView, others: Sequence[ModuleView] = ()
+) -> TestTarget:
+    """Return a release as a model that can run, with the newest versions that resolve.
+
+    ``others`` are releases that it has to be composed with.
+
+    Raises:
+        TestError: it cannot run by itself.
+        ModpkgError: planning fails, see `modpkg.environment.plan.plan_install`.
+    """
+    record = release.released
+    pins = [pin_of(release), *map(pin_of, others)]
+    registries = trial_registries(workspace, pins)
+    if ADAPTER_CONFIG in record.files:  # `assembly_of` reads it
+        digest = parse_digest(record.files[ADAPTER_CONFIG].digest)
+        registries.of(record.name).blob(digest, f"{ADAPTER_CONFIG} of {record.name}")
+    base = _base_tensors(record, registries, pins) if record.kind == "head" else ()
+    assembly = assembly_of(record, base, workspace.store)
+    models = {} if assembly is None else {module_name(record.name): assembly}
+    plan = plan_trial(workspace, trial_manifest(workspace.manifest, pins, models))
+    return find_target(plan, record.name, record.kind)
+
+
+def _base_tensors(
+    record: ReleaseRecord, registries: Registries, pins: Sequence[PinnedRelease]
+) -> Collection[str]:
+    """Return the names of the tensors of the base that a release is put on."""
+    if (name := next(iter(record.expects), None)) is None:
+        return ()
+    registry = registries.of(name)
+    lines = [line for line in registry.index(name) if line.provides is not None]
+    if (pin := next((pin for pin in pins if pin.name == name), None)) is not None:
+        lines = [registry.line(name, pin.version)]
+    newest = newest_release(lines, or_yanked=True)
+    if newest is None or newest.provides is None:
+        return ()
+    return registry.provides(newest.provides).tensors.keys()
+
+
+def assembly_of(record: ReleaseRecord, base: Collection[str], store: Store) -> Assembly | None:
+    """Return the assembly in which a release runs; None if it is a complete model by itself.
+
+    An adapter, head or patch is put on the base that it was built against: alone, at full scale; a
+    head replaces the tensors of the same names among those of the base (``base``).
+
+    Raises:
+        TestError: the module is of a kind that cannot run by itself.
+    """
+    manifest = manifest_of(record)
+    if record.kind == "base" or (record.kind == "model" and manifest.compose is not None):
+        return None
+    name = module_name(record.name)
+    if record.kind == "model" and record.tensors:
+        return Compose(base=name), manifest.task
+    on = next(iter(record.expects), None)
+    if on is None:
+        raise TestError("M719", reason=f"a module of kind {record.kind!r} cannot run by itself")
+    step = Step(op=_operator(record, store), module=name)
+    if step.op == "head":
+        replaced = tuple(sorted(record.tensors.keys() & set(base)))
+        step = msgspec.structs.replace(step, replace=replaced)
+    return Compose(base=module_name(on), steps=(step,)), manifest.task
+
+
+def _operator(record: ReleaseRecord, store: Store) -> str:
+    """Return the operator that applies a module to its base."""
+    if record.kind == "head":
+        return "head"
+    if ADAPTER_CONFIG in record.files:
+        digest = parse_digest(record.files[ADAPTER_CONFIG].digest)
+        config = read_json(store.blobs.path(digest))
+        method = METHODS.get(str(config.get("peft_type")))
+        return method.operator if method is not None else "lora"
+    if PATCH in record.files:
+        return "patch"
+    scattered = all(name.endswith((".indices", ".values")) for name in record.tensors)
+    return "sparse" if scattered else "replace"
