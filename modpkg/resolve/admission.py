@@ -17,19 +17,19 @@ from modpkg.resolve.policy import Policy, VersionRange
 
 
 class Admission:
-    """What the policy and the roots let a resolution choose from.
+    """The releases that a resolution may choose from, by policy, roots and lock.
 
-    A release is left out for the first of these that holds:
+    A release is excluded for the first of these reasons that applies:
 
     1. it was published after the name's cut-off;
-    2. it needs another modpkg;
-    3. it was yanked, and neither a root (a constraint, an override) pins its version with ``==``
-       nor does the lock have it;
-    4. it is a pre-release that the lock does not have, nothing names a pre-release of the name,
-       and a final release is left;
-    5. a constraint on the name does not allow it.
+    2. it requires another version of modpkg;
+    3. it was yanked, and neither does a root, constraint or override pin it with ``==``, nor is it
+       locked;
+    4. it is a pre-release that is not locked, no specifier names a pre-release of the name, and a
+       final release is left;
+    5. a constraint on the name excludes it.
 
-    A name among ``held`` has no other version than the one of the lock.
+    A name in ``held`` is limited to its locked version.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Admission:
         self._refused: dict[str, dict[Version, str]] = {}
         for root in roots:
             self._roots.setdefault(root.name, []).append(root.specifier)
-            self._note(root.name, root.specifier)
+            self._record(root.name, root.specifier)
         for name, bound in self._policy.constraints.items():
-            self._note(name, bound.specifier)
+            self._record(name, bound.specifier)
 
-    def _note(self, name: str, specifier: SpecifierSet) -> None:
-        """Take from a specifier which pre-releases and yanked releases it asks for."""
+    def _record(self, name: str, specifier: SpecifierSet) -> None:
+        """Record the pre-releases and pinned versions that a specifier names."""
         if specifier.prereleases:
             self._prereleases.add(name)
         for item in specifier:
@@ -63,30 +63,30 @@ class Admission:
                 self._pinned.setdefault(name, set()).add(Version(item.version))
 
     def prefers_lowest(self, name: str) -> bool:
-        """Say whether the oldest version of a name is preferred, not the newest."""
+        """Return whether the oldest version of a name is preferred to the newest."""
         strategy = self._policy.strategy
         return strategy == "lowest" or (strategy == "lowest-direct" and name in self._roots)
 
     def releases(self, catalog: Catalog, name: str) -> list[Release]:
-        """Return the admitted releases: the locked one first, then in the order preferred."""
+        """Return the admitted releases, the preferred first: the locked one before any other."""
         if name not in self._admitted:
-            self._judge(catalog, name)
+            self._evaluate(catalog, name)
         return self._admitted[name]
 
     def refusal(self, catalog: Catalog, release: Release) -> str | None:
-        """Return why a release may not be chosen, as the rest of a sentence; None if it may."""
+        """Return why a release is excluded, as the rest of a sentence; None if it is admitted."""
         self.releases(catalog, release.name)
         return self._refused[release.name].get(release.version)
 
-    def _judge(self, catalog: Catalog, name: str) -> None:
+    def _evaluate(self, catalog: Catalog, name: str) -> None:
         override = catalog.overrides.get(name)
         if override is not None:
-            self._note(name, override.specifier)
+            self._record(name, override.specifier)
         locked = self._locked.get(name)
         refused = self._refused[name] = {}
         left: list[Release] = []
         for release in catalog.releases(name):
-            reason = self._fault(release)
+            reason = self._own_refusal(release)
             if reason is None:
                 left.append(release)
             else:
@@ -113,8 +113,8 @@ class Admission:
             left = left[::-1]
         self._admitted[name] = sorted(left, key=lambda release: release.version != locked)
 
-    def kept(self, catalog: Catalog, name: str) -> Release | None:
-        """Return the locked release of a name, if it is admitted and in the roots' ranges."""
+    def locked_release(self, catalog: Catalog, name: str) -> Release | None:
+        """Return the locked release of a name; None if it is excluded or out of a root's range."""
         locked = self._locked.get(name)
         ranges = self._roots.get(name, ())
         if locked is None or not all(r.contains(locked, prereleases=True) for r in ranges):
@@ -122,8 +122,8 @@ class Admission:
         first = next(iter(self.releases(catalog, name)), None)
         return first if first is not None and first.version == locked else None
 
-    def _fault(self, release: Release) -> str | None:
-        """Return what keeps one release out, whatever else its name has."""
+    def _own_refusal(self, release: Release) -> str | None:
+        """Return why a release is excluded, regardless of the other releases of its name."""
         line = release.line
         cutoff = self._policy.cutoff_of(release.name)
         if cutoff is not None and line.published:
@@ -155,7 +155,7 @@ def _too_new(published: str, cutoff: datetime) -> str | None:
         if parse_moment(published) <= cutoff:
             return None
     except InvalidValue:
-        return "does not say when it was published, and there is a cut-off (exclude-newer)"
+        return "has no publication time, and there is a cut-off (exclude-newer)"
     return (
         f"was published {published}, after the cut-off {moment_text(cutoff)} (exclude-newer); "
         "exempt it with exclude-newer-package under [resolution]"
@@ -164,4 +164,4 @@ def _too_new(published: str, cutoff: datetime) -> str | None:
 
 def _outside(name: str, bound: VersionRange) -> str:
     where = f" ({bound.where})" if bound.where else ""
-    return f"is kept out by the constraint {requirement_text(name, set(), bound.specifier)}{where}"
+    return f"is excluded by the constraint {requirement_text(name, set(), bound.specifier)}{where}"

@@ -1,48 +1,48 @@
-"""How much work an explanation may cost.
+"""How much work an explanation may take.
 
-Counted in conflicts of the solver, not in seconds: what is told must not depend on how fast or how
-busy a machine is.
+It is counted in conflicts of the solver, not in seconds: the explanation must not depend on the
+machine and its load.
 """
 
 from __future__ import annotations
 
-CORE = 100_000
-"""For making the set of needs that collide small."""
-HELPS = 100_000
-"""For all changes that are tried together."""
-_QUESTION = 20
-"""What a question costs at least: the solver propagates, also where it meets no conflict."""
+CORE_BUDGET = 100_000
+"""For reducing the conflicting needs to a minimal set."""
+SUGGESTION_BUDGET = 100_000
+"""For trying all suggestions together."""
+_QUERY = 20
+"""Cost of a query without conflicts, in which the solver only propagates."""
 _CLAUSES = 10
-"""Clauses that cost as much to write as a conflict costs."""
+"""Clauses that cost as much to add as a conflict."""
 
 
 class BudgetExceeded(Exception):
-    """The work that was allowed is done, and the question is open."""
+    """The budget is spent, and the query is unanswered."""
 
 
 class Budget:
-    """Conflicts that may still be spent."""
+    """A number of conflicts, which queries and clauses are charged to."""
 
     def __init__(self, conflicts: int) -> None:
         self.left = conflicts
-        self.spent = False
-        """Whether a question was left open for want of budget."""
+        self.exceeded = False
+        """Whether a query was left unanswered."""
 
     def check(self) -> None:
-        """Raise `BudgetExceeded` when nothing is left."""
+        """Raise `BudgetExceeded` if nothing is left."""
         if self.left <= 0:
-            self.spent = True
+            self.exceeded = True
             raise BudgetExceeded
 
-    def ask(self, conflicts: int) -> None:
-        """Take what a question cost that met so many conflicts."""
-        self.left -= conflicts + _QUESTION
+    def charge_query(self, conflicts: int) -> None:
+        """Charge a query in which the solver met so many conflicts."""
+        self.left -= conflicts + _QUERY
 
-    def write(self, clauses: int) -> None:
-        """Take what writing so many clauses costs.
+    def charge_clauses(self, clauses: int) -> None:
+        """Charge adding so many clauses.
 
         Raises:
-            BudgetExceeded: nothing is left after that.
+            BudgetExceeded: Nothing is left after that.
         """
         self.left -= clauses // _CLAUSES
         self.check()

@@ -1,4 +1,4 @@
-"""The releases that a resolution may choose from: index lines, parsed once per name."""
+"""All releases of the registries, as the resolver sees them: parsed once per name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Release:
 
     @property
     def requires(self) -> list[ReadRequirement]:
-        """Its dependencies, in the order they are written."""
+        """Its dependencies, in the order in which they are written."""
         return self._requirements(self.line.requires)
 
     @property
@@ -52,15 +52,15 @@ class Release:
         return groups
 
     def _requirements(self, texts: list[str]) -> list[ReadRequirement]:
-        """Return what texts require, after the project's overrides."""
-        found = list(map(read_requirement, texts))
+        """Parse requirements, and apply the project's overrides."""
+        requirements = list(map(read_requirement, texts))
         if not self.overrides:
-            return found
+            return requirements
         return [
             item
             if (bound := self.overrides.get(item.name)) is None
             else ReadRequirement(item.name, item.extras, bound.specifier)
-            for item in found
+            for item in requirements
         ]
 
     def __repr__(self) -> str:
@@ -70,9 +70,11 @@ class Release:
 class Catalog:
     """All releases of all names, each name from exactly one registry.
 
-    ``assigned`` says which registry a name comes from; every other name comes from ``default``.
-    A name is never looked for anywhere else. ``overrides`` replace what any release requires of a
-    name; ``elsewhere`` returns a hint for a name that its registry does not have.
+    Args:
+        default: The registry of every name that is not in ``assigned``.
+        assigned: By name, its registry; a name is never looked up in another one.
+        overrides: By name, the range that replaces every requirement on it.
+        elsewhere: Returns a hint for a name that its registry does not have.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Catalog:
         self._fits: dict[tuple[str, str], str | None] = {}
 
     def overriding(self, overrides: Mapping[str, VersionRange]) -> Catalog:
-        """Return the same releases under other overrides; nothing is fetched again."""
+        """Return a catalog of the same releases with other overrides; nothing is fetched again."""
         if overrides is self.overrides:
             return self
         other = Catalog(
@@ -106,23 +108,23 @@ class Catalog:
 
     @property
     def is_local(self) -> bool:
-        """Whether every index file lies in a folder of this machine."""
+        """Whether every registry is a folder, so that there is nothing to prefetch."""
         return all(
             registry.folder is not None for registry in (self._default, *self._assigned.values())
         )
 
     def releases(self, name: str) -> list[Release]:
-        """Return all releases of a name, newest first; none where `unknown` says why."""
+        """Return all releases of a name, newest first; none if its registry does not have it."""
         if name not in self._releases:
             registry = self.registry(name)
             lines = registry.index(name)
-            found = [Release(line, registry, self.overrides) for line in lines]
-            found.sort(key=lambda release: release.version, reverse=True)
-            self._releases[name] = found
+            releases = [Release(line, registry, self.overrides) for line in lines]
+            releases.sort(key=lambda release: release.version, reverse=True)
+            self._releases[name] = releases
         return self._releases[name]
 
     def unknown(self, name: str) -> NotFound | None:
-        """Return what to tell of a name that its registry does not have; None if it has it."""
+        """Return the error for a name that its registry does not have; None if it has it."""
         if self.releases(name):
             return None
         registry = self.registry(name)
@@ -130,16 +132,16 @@ class Catalog:
         return NotFound("M304", name=name, registry=registry.url, hint=hint)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
-        """Return why ``parent`` cannot act on ``release``; None if it can, or expects nothing.
+        """Return why ``parent`` does not fit ``release``; None if it does, or expects nothing.
 
-        Answered once per pair of interface documents, which thousands of releases share.
+        Computed once per pair of interfaces, which many releases share.
         """
         expects = parent.line.expects.get(release.name)
         if expects is None:
             return None
         provides = release.line.provides
         if provides is None:
-            return "it offers no interface"
+            return "it provides no interface"
         pair = (expects, provides)
         if pair not in self._fits:
             self._fits[pair] = unfit_reason(
@@ -150,11 +152,11 @@ class Catalog:
 
 def _near(name: str, registry: Registry) -> str:
     names = registry.names()
-    if names is None:  # it cannot list; what was read before may have the name that is meant
+    if names is None:  # it cannot list: the intended name may have been read before
         names = registry.cached_names()
     elif not names:
-        return " (it has no module at all)"
+        return " (it has no modules)"
     elif name in names:
-        return " that can be read (its index file has no line that is sound)"
+        return " that can be read (its index file has no valid line)"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}" if close else ""

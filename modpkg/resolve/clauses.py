@@ -1,9 +1,9 @@
 """The reachable part of a registry as clauses for a SAT solver, in an order encoding.
 
 For each name with ``k`` admitted releases there are ``k`` variables: ``wanted`` (the name is in the
-answer), and ``at least 1`` … ``at least k-1`` (its position is that or a later one). ``at least
-i+1`` implies ``at least i``; so "one release at most" needs no clause, and a stretch of positions
-is two literals however long it is.
+solution), and ``at least 1`` … ``at least k-1`` (its position is that or a later one). ``at least
+i+1`` implies ``at least i``, so that "at most one release" needs no clause, and a range of
+positions is two literals.
 (The encoding is that of Crawford and Baker, "Experimental results on the application of
 satisfiability algorithms to scheduling problems", AAAI 1994, and of Tamura et al., "Compiling
 finite linear CSP into SAT", Constraints 14, 2009.)
@@ -15,10 +15,9 @@ releases in a row with the same demand share one::
     not (m wanted)  or  not (m at least i)  or  m at least i+1  or  n at least a
     not (m wanted)  or  not (m at least i)  or  m at least i+1  or  not (n at least b)
 
-Where a name is not wanted, all that its releases need is met: its position is free, and asks for
-nothing. An extra of a name has one variable of its own, which implies that the name is wanted; what
-it needs is conditional on it. Only releases that some chain of needs from the roots allows are
-encoded.
+If a name is not wanted, the needs of its releases are met whatever its position is. An extra has a
+variable of its own, which implies that the name is wanted; its needs are conditional on it. Only
+releases that some chain of needs from the roots allows are encoded.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ class Clauses:
         self._extra: dict[Identifier, int] = {}
         self._count = 0
         self.reached: dict[Identifier, int] = {}
-        """Per name or extra, the positions that can be asked for, as bits."""
+        """Per name or extra, the positions that can be reached, as bits."""
         self._demanded: dict[Identifier, dict[Clause, int]] = {}
-        """What the releases of a name demand; and which of them, as bits."""
+        """The clauses that releases of a name demand, each with their positions as bits."""
         self._reach()
 
     def new_variable(self) -> int:
-        """Return a variable that nothing else uses."""
+        """Return an unused variable."""
         self._count += 1
         return self._count
 
@@ -60,7 +59,7 @@ class Clauses:
         return list(self._wanted)
 
     def position(self, name: ModuleName, model: Sequence[int]) -> int:
-        """Return the position that a model chooses for a name; -1 when it leaves it out."""
+        """Return the position of a name in a model; -1 if the name is not in it."""
         wanted = self._wanted[name]
         if model[wanted - 1] < 0:
             return -1
@@ -70,7 +69,7 @@ class Clauses:
         return at
 
     def among(self, name: ModuleName, first: int, last: int) -> list[int]:
-        """Return the literals that say that a position in ``first..last`` is chosen."""
+        """Return the literals of "a position in ``first..last`` is chosen"."""
         wanted = self._wanted[name]
         literals = [wanted]
         if first:
@@ -80,7 +79,7 @@ class Clauses:
         return literals
 
     def values(self, name: ModuleName, position: int) -> list[int]:
-        """Return the literal of each variable of a name that holds when a position is chosen."""
+        """Return the true literal of each variable of a name if a position is chosen."""
         wanted = self._wanted[name]
         return [
             wanted + at if at <= position else -(wanted + at)
@@ -95,11 +94,11 @@ class Clauses:
         for (name, _), variable in self._extra.items():
             if len(self.space.domain(name)):
                 yield -variable, self._wanted[name]
-        # No clause need have the last release of the last name: here every variable is known.
+        # The last variable may be in no clause: this makes every variable known to the solver.
         yield (self.new_variable(),)
 
     def demands(self, need: Need) -> list[Clause]:
-        """Return the clauses that say that a need is met."""
+        """Return the clauses of "the need is met"."""
         return self._demands(need.name, need.extra, self.space.allowed(need))
 
     def _demands(self, name: ModuleName, extra: str | None, runs: Runs) -> list[Clause]:
@@ -116,7 +115,7 @@ class Clauses:
         return demands
 
     def needs(self, wanted: Identifier, at: int) -> Iterator[tuple[Need, Runs]]:
-        """Yield what a release needs that it does not meet itself, and what that allows."""
+        """Yield the needs that a release does not meet itself, and the positions they allow."""
         name, extra = wanted
         allowed = self.space.allowed
         for need in self.space.needs(self.space.domain(name).ascending[at], extra):
@@ -125,7 +124,7 @@ class Clauses:
                 yield need, runs
 
     def otherwise(self, wanted: Identifier, first: int, last: int) -> Clause:
-        """Return the literals of which one holds unless a position in ``first..last`` is chosen."""
+        """Return the clause of "no position in ``first..last`` is chosen"."""
         name, extra = wanted
         clause = [-literal for literal in self.among(name, first, last)]
         if extra is not None:
@@ -133,7 +132,7 @@ class Clauses:
         return tuple(clause)
 
     def requirements(self) -> Iterator[Clause]:
-        """Yield what the releases need; releases in a row with one demand share its clause."""
+        """Yield the needs of releases; adjacent releases with the same demand share a clause."""
         for wanted, demanded in self._demanded.items():
             conditions: dict[int, Clause] = {}
             for demand, positions in demanded.items():
@@ -148,14 +147,14 @@ class Clauses:
                     rest ^= row
 
     def all(self) -> Iterator[Clause]:
-        """Yield every clause, the roots' included."""
+        """Yield every clause, including those of the roots."""
         yield from self.ordering()
         for root in self.roots:
             yield from self.demands(root)
         yield from self.requirements()
 
     def _reach(self) -> None:
-        """Find what can be asked for, from the roots on."""
+        """Find what can be reached from the roots."""
         roots: dict[ModuleName, int] = {}
         for root in self.roots:
             mask = mask_of(self.space.allowed(root))
@@ -200,7 +199,7 @@ class Clauses:
 
 
 def mask_of(runs: Runs) -> int:
-    """Return stretches of positions as bits."""
+    """Return ranges of positions as bits."""
     mask = 0
     for low, high in runs:
         mask |= (1 << high) - (1 << low)

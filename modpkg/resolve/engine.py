@@ -1,4 +1,4 @@
-"""The engine: the walk, and the search where the walk meets a conflict."""
+"""The engine: the walk, and the search if the walk meets a conflict."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
         explaining: Budget | None = None,
         **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer; the budgets are those of `SatSearch.resolve`.
+        """Return the preferred solution; the budgets are those of `SatSearch.resolve`.
 
         Raises:
-            resolvelib.ResolutionImpossible: there is none.
-            BudgetExceeded: ``limit`` was reached.
-            Conflict: the walk was forced, and would have to go back.
+            resolvelib.ResolutionImpossible: There is none.
+            BudgetExceeded: ``limit`` is reached.
+            Conflict: The walk is forced, and would have to backtrack.
         """
         roots = list(requirements)
         forced = os.environ.get("MODPKG_SOLVER", "")

@@ -1,4 +1,4 @@
-"""Why there is no answer, in sentences that name the requirements that collide."""
+"""Explains, in sentences, which requirements conflict when there is no solution."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from modpkg.resolve.need import Candidate, Need
 from modpkg.resolve.unsat_core import Cause
 
 SHOWN = 24
-"""Most sentences of one kind; a chain of a thousand names is told by its two ends."""
+"""Most sentences at either end of a list; the middle of a longer one is omitted."""
 FEW = 12
-"""Most names whose versions are all listed; of more, only what keeps a version out is told."""
+"""Most names whose versions are all listed; of more, only excluded versions are."""
 
-_MORE = (
-    "This cannot hold together, but part of it may have no part in the conflict: the graph is so "
-    "tangled that the search for the smallest set was given up."
+_NOT_MINIMAL = (
+    "These requirements conflict, but some of them may be irrelevant: the search for a minimal set "
+    "was abandoned."
 )
-_UNTRIED = (
-    "No change that helps was found before the search for one was given up; try without some of "
-    "the requirements above."
+_NOT_ALL_TRIED = (
+    "No solution was found before the search for one was abandoned; try again without some of the "
+    "requirements above."
 )
 
 
@@ -34,10 +34,11 @@ def explain(
     smallest: bool = True,
     tried: bool = True,
 ) -> str:
-    """Return sentences from the needs that cannot hold together, and what would help.
+    """Return the sentences for needs that conflict, followed by suggestions.
 
-    ``smallest`` says that none of the needs could be left out, ``tried`` that every change was
-    tried; where either is not so, the text says it.
+    Args:
+        smallest: Whether the needs are a minimal set; the text says if not.
+        tried: Whether all suggestions were tried; the text says if not.
     """
     asked: dict[tuple[str, ...], list[str]] = {}
     names: dict[str, list[Need]] = {}
@@ -53,26 +54,26 @@ def explain(
         f"{'need' if len(versions) > 1 else 'needs'} {what}."
         for (name, extra, what), versions in asked.items()
     ]
-    told = _ends(sentences)
+    lines = _shorten(sentences)
     listed = len(names) <= FEW
-    several = [name for name in names if _telling(name, names, catalog)]
-    told += _ends(
+    relevant = [name for name in names if _is_relevant(name, names, catalog)]
+    lines += _shorten(
         [
             sentence
-            for name in several or names
+            for name in relevant or names
             for sentence in _releases(name, names[name], catalog, admission, listed=listed)
         ]
     )
     if not smallest:
-        told.append(_MORE)
-    told += [f"To go on: {suggestion}." for suggestion in suggestions]
+        lines.append(_NOT_MINIMAL)
+    lines += [f"Hint: {suggestion}." for suggestion in suggestions]
     if not suggestions and not tried:
-        told.append(_UNTRIED)
-    return "\n".join(told)
+        lines.append(_NOT_ALL_TRIED)
+    return "\n".join(lines)
 
 
 def _who(parent: Candidate | None, need: Need) -> tuple[tuple[str, str], str]:
-    """Return who asks, by name and extra; and its version."""
+    """Return the name and extra that has a need, and its version."""
     if parent is None:
         return (need.where or "The request", ""), ""
     extra = f" with its extra {parent.extra}" if parent.extra else ""
@@ -93,16 +94,16 @@ def _in_words(items: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
-def _ends(sentences: list[str]) -> list[str]:
-    """Return sentences, the middle left out where there are very many."""
+def _shorten(sentences: list[str]) -> list[str]:
+    """Return sentences, without the middle if there are very many."""
     if len(sentences) <= 2 * SHOWN:
         return sentences
-    left = len(sentences) - 2 * SHOWN
-    return [*sentences[:SHOWN], f"  … and {left} more like these …", *sentences[-SHOWN:]]
+    omitted = len(sentences) - 2 * SHOWN
+    return [*sentences[:SHOWN], f"  … and {omitted} more like these …", *sentences[-SHOWN:]]
 
 
-def _telling(name: str, names: Mapping[str, Sequence[Need]], catalog: Catalog) -> bool:
-    """Say whether a name does more than to pass the conflict on: not any version of it will do."""
+def _is_relevant(name: str, names: Mapping[str, Sequence[Need]], catalog: Catalog) -> bool:
+    """Return whether a name is limited to some of its versions, and not only part of a chain."""
     return (
         len(names) == 1
         or not catalog.releases(name)
@@ -130,7 +131,8 @@ def _releases(
     if overridden is not None:
         what = requirement_text(name, set(), overridden.specifier)
         return [
-            f"  Every requirement on {name} is {what} by the override in {overridden.where}.",
+            f"  Every requirement on {name} is replaced by {what}, "
+            f"an override in {overridden.where}.",
             *_available(name, needs, catalog, admission, listed=listed),
         ]
     return _available(name, needs, catalog, admission, listed=listed)
@@ -149,9 +151,9 @@ def _available(
     more = f" and {len(admitted) - 8} others" if len(admitted) > 8 else ""
     sentences = []
     if not admitted:
-        sentences.append(f"  No release of {name} can be had.")
+        sentences.append(f"  No release of {name} is available.")
     elif listed:
-        sentences.append(f"  {name} can be had in {shown}{more}.")
+        sentences.append(f"  {name} is available in {shown}{more}.")
     for release in catalog.releases(name):
         refusal = admission.refusal(catalog, release)
         if refusal is not None:

@@ -1,4 +1,4 @@
-"""The frontier: what is chosen so far, breadth first, and what the choices ask of the rest."""
+"""The frontier: the choices so far, breadth first, and what they require of the rest."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from resolvelib.structs import DirectedGraph
 from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Candidate, Identifier, Need
-from modpkg.resolve.order import Runs, both, within
+from modpkg.resolve.order import Runs, intersect, within
 from modpkg.resolve.space import Space
 
 
 class Conflict(ResolverException):
-    """A need that cannot be met, given the choices so far."""
+    """A need cannot be met, given the choices so far."""
 
 
 class Frontier:
-    """The answer as it grows.
+    """A partial solution.
 
-    Invariants: every need of every pinned candidate has been cut into ``allowed``; every pinned
-    release lies in its name's ``allowed``; no ``allowed`` is empty; ``pending`` holds what is asked
-    for and not yet visited, in the order in which it was first asked for.
+    Invariants: ``allowed`` satisfies every need of every pinned candidate; every pinned release is
+    in its name's ``allowed``; no ``allowed`` is empty; ``pending`` has what is required and not yet
+    visited, in the order in which it was first required.
     """
 
     def __init__(self, space: Space, roots: Sequence[Need]) -> None:
@@ -34,50 +34,50 @@ class Frontier:
         self.allowed: dict[ModuleName, Runs] = {}
         self.pending: deque[Identifier] = deque()
         self.mapping: dict[Identifier, Candidate] = {}
-        self._asked: dict[Identifier, list[RequirementInformation[Need, Candidate]]] = {}
+        self._required: dict[Identifier, list[RequirementInformation[Need, Candidate]]] = {}
         self._graph: DirectedGraph[Identifier | None] = DirectedGraph()
         self._graph.add(None)
-        self._take(None, None, roots)
+        self._require(None, None, roots)
 
     def viable(self, name: ModuleName, extra: str | None) -> Iterator[int]:
-        """Yield the positions that nothing chosen so far rules out, best first.
+        """Yield the positions that no choice so far rules out, best first.
 
-        One is ruled out when a choice's need does not allow it, or when one of its own needs
-        leaves a name without any release. Choices are final, so what they rule out stays out.
+        One is ruled out if a choice's need does not allow it, or if one of its own needs leaves a
+        name without any release. Choices are final, so this stays true.
         """
         domain = self.space.domain(name)
         runs = self.allowed[name]
         for at in domain.preference:
             if within(at, runs):
                 needs = self._needs(domain.ascending[at], extra)
-                if self._cut(needs, name, at) is not None:
+                if self._intersected(needs, name, at) is not None:
                     yield at
 
     def pin(self, name: ModuleName, extra: str | None, release: Release) -> None:
-        """Choose a release, or one extra of the release that is chosen already.
+        """Choose a release, or one extra of a release that is chosen already.
 
         Raises:
-            Conflict: its needs cannot be met.
+            Conflict: Its needs cannot be met.
         """
         self.pinned[name] = release
         candidate = Candidate(release, extra)
         self.mapping[name, extra] = candidate
-        self._take(candidate, (name, extra), self._needs(release, extra))
+        self._require(candidate, (name, extra), self._needs(release, extra))
 
     def _needs(self, release: Release, extra: str | None) -> list[Need]:
         return self.space.needs(release, extra)
 
-    def _cut(
+    def _intersected(
         self, needs: Sequence[Need], name: ModuleName | None = None, at: int | None = None
     ) -> dict[ModuleName, Runs] | None:
-        """Return what the needs leave of each name they ask for; None when nothing is left."""
-        cut: dict[ModuleName, Runs] = {}
+        """Return what needs leave of each name; None if they leave nothing of one."""
+        allowed: dict[ModuleName, Runs] = {}
         for need in needs:
             runs = self.space.allowed(need)
             other = need.name
-            before = cut.get(other, self.allowed.get(other))
+            before = allowed.get(other, self.allowed.get(other))
             if before is not None:
-                runs = both(before, runs)
+                runs = intersect(before, runs)
             if not runs:
                 return None
             if other == name and at is not None:
@@ -87,29 +87,29 @@ class Frontier:
                 chosen = self.space.domain(other).position[self.pinned[other]]
                 if not within(chosen, runs):
                     return None
-            cut[other] = runs
-        return cut
+            allowed[other] = runs
+        return allowed
 
-    def _take(
+    def _require(
         self, candidate: Candidate | None, parent: Identifier | None, needs: Sequence[Need]
     ) -> None:
-        cut = self._cut(needs)
-        if cut is None:
+        allowed = self._intersected(needs)
+        if allowed is None:
             raise Conflict
-        self.allowed.update(cut)
+        self.allowed.update(allowed)
         for need in needs:
             wanted = need.identifier
-            if wanted not in self._asked:
-                self._asked[wanted] = []
+            if wanted not in self._required:
+                self._required[wanted] = []
                 self.pending.append(wanted)
                 self._graph.add(wanted)
-            self._asked[wanted].append(RequirementInformation(need, candidate))
+            self._required[wanted].append(RequirementInformation(need, candidate))
             self._graph.connect(parent, wanted)
 
     def result(self) -> Result[Need, Candidate, Identifier]:
-        """Return the answer as resolvelib's own engine does."""
+        """Return the solution as resolvelib's own engine does."""
         criteria: dict[Identifier, Any] = {
-            wanted: Criterion([self.mapping[wanted]], asked, [])
-            for wanted, asked in self._asked.items()
+            wanted: Criterion([self.mapping[wanted]], required, [])
+            for wanted, required in self._required.items()
         }
         return Result(dict(self.mapping), self._graph, criteria)

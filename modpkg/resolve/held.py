@@ -1,8 +1,8 @@
-"""Which names of the earlier lock are held at their version: change as little as possible.
+"""Which locked names are held at their version, so that as little as possible changes.
 
-A name *moves* when it is needed and there is no locked version of it that it could keep: it is new,
-or to be upgraded, or its locked version is not admitted any more or out of a root's range. What
-moves may take along what it needs, at any depth; every other name of the lock is held.
+A name *moves* if it is needed and cannot stay at a locked version: it is new, or to be upgraded, or
+its locked version is excluded or out of a root's range. What it may require, at any depth, moves
+with it; every other locked name is held.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from modpkg.resolve.need import Candidate, Need, dependencies
 
 
 def held_names(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> frozenset[str]:
-    """Return the names that are reached from the roots over locked versions, and do not move."""
+    """Return the names that locked versions lead to from the roots, and that do not move."""
     held: set[str] = set()
     moving: set[str] = set()
     seen: set[tuple[str, str | None]] = set()
@@ -27,7 +27,7 @@ def held_names(roots: Sequence[Need], catalog: Catalog, admission: Admission) ->
         name, extra, moves = pending.pop()
         if name in moving:
             continue
-        release = None if moves else admission.kept(catalog, name)
+        release = None if moves else admission.locked_release(catalog, name)
         if release is None:
             moving.add(name)
             pending += [
@@ -46,7 +46,7 @@ def held_names(roots: Sequence[Need], catalog: Catalog, admission: Admission) ->
 
 
 def _needed(release: Release) -> Iterator[ModuleName]:
-    """Yield the names that a release may need, those of its extras among them."""
+    """Yield the names that a release and its extras require."""
     for group in (release.requires, *release.extras.values()):
         for requirement in group:
             yield ModuleName(requirement.name)

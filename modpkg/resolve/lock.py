@@ -1,7 +1,7 @@
 """The lock file, ``modpkg.lock``: every release of a resolution with its digest.
 
-TOML, deterministic, readable. It holds digests and registry identities, never addresses, so a
-mirror does not change it.
+It is deterministic TOML with digests and names of registries, never addresses, so that a mirror
+does not change it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The versions of one name in ascending order, and which stretches of them a specifier allows.
+"""The versions of one name in ascending order, and the ranges of them that a specifier allows.
 
-A specifier is not tested against each version. Its bounds are found in the sorted list, by name
-where a version is spelled alike and by bisection elsewhere. What PEP 440 says of bounds that are
-pre-, post- or development releases, of ``!=`` and of ``===`` leaves holes; those few are tested
-one version at a time, by `packaging`.
+A specifier is not tested against each version. The versions of its clauses are looked up in the
+sorted list: by text if they are spelled alike, else by bisection. Clauses with pre-, post- or
+development releases, ``!=`` and ``===`` have exceptions in PEP 440: they are tested version by
+version, by `packaging`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 Runs = tuple[tuple[int, int], ...]
-"""Stretches of positions ``lo <= position < hi``: ascending, none empty, none touching."""
+"""Ranges of positions ``low <= position < high``: ascending, not empty, not adjacent."""
 
 VersionClause = tuple[str, str, str, Version]
-"""The bound as it is written, its operator, its version's text, and its version."""
+"""A clause as it is written, its operator, its version's text, and its version."""
 
 
 class Order:
@@ -37,39 +37,39 @@ class Order:
         self._at = {text: position for position, text in enumerate(texts)}
         self._only_final = not any(v.is_prerelease or v.is_postrelease for v in versions)
         self._runs: dict[int, tuple[SpecifierSet, Runs]] = {}
-        self._stretches: dict[str, tuple[int, int]] = {}
+        self._ranges: dict[str, tuple[int, int]] = {}
 
     def runs(self, specifier: SpecifierSet) -> Runs:
         """Return the positions of the versions that a specifier allows, pre-releases included."""
         known = self._runs.get(id(specifier))
         if known is None:
-            # The specifier is kept, so that no other one can come to have its id.
+            # The specifier is kept, so that no other one can get its id.
             known = self._runs[id(specifier)] = specifier, self._find(specifier)
         return known[1]
 
     def _find(self, specifier: SpecifierSet) -> Runs:
-        bounds = self._read.of(specifier)
-        if bounds is None:
+        clauses = self._read.of(specifier)
+        if clauses is None:
             return runs_of(
                 position
                 for position, version in enumerate(self.versions)
                 if specifier.contains(version, prereleases=True)
             )
         low, high = 0, len(self.versions)
-        for bound in bounds:
-            stretch = self._stretches.get(bound[0])
-            if stretch is None:
-                stretch = self._stretches[bound[0]] = self._stretch(bound)
-            start, end = stretch
+        for clause in clauses:
+            positions = self._ranges.get(clause[0])
+            if positions is None:
+                positions = self._ranges[clause[0]] = self._range(clause)
+            start, end = positions
             if start > low:
                 low = start
             if end < high:
                 high = end
         return ((low, high),) if low < high else ()
 
-    def _stretch(self, bound: VersionClause) -> tuple[int, int]:
-        """Return the first position that one bound allows, and the first beyond."""
-        _, operator, text, version = bound
+    def _range(self, clause: VersionClause) -> tuple[int, int]:
+        """Return the first position that a clause allows, and the first beyond."""
+        _, operator, text, version = clause
         low, high = 0, len(self.versions)
         if operator in (">=", "~=", "=="):
             low = self._first(text, version)
@@ -84,7 +84,7 @@ class Order:
         return low, high
 
     def _first(self, text: str, version: Version) -> int:
-        """Return the position of the first version that is not below ``version``."""
+        """Return the position of the first version that is at least ``version``."""
         at = self._at.get(text)
         return bisect_left(self.versions, version) if at is None else at
 
@@ -94,7 +94,7 @@ class Order:
         return bisect_right(self.versions, version) if at is None else at + 1
 
     def _first_of_base(self, text: str, version: Version) -> int:
-        """Return where ``version``'s own pre-releases begin: ``<2`` does not allow ``2.0a1``."""
+        """Return where ``version``'s pre-releases begin: ``<2`` does not allow ``2.0a1``."""
         if self._only_final:
             return self._first(text, version)
         return bisect_left(self.versions, _first_prerelease(version))
@@ -113,19 +113,19 @@ class Order:
 
 
 class ParsedSpecifiers:
-    """The bounds of specifiers, read once per specifier object: many needs share one."""
+    """The clauses of specifiers, parsed once per specifier object, which many needs share."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[SpecifierSet, tuple[VersionClause, ...] | None]] = {}
 
     def of(self, specifier: SpecifierSet) -> tuple[VersionClause, ...] | None:
-        """Return a specifier's parts when each is a bound by a final version; else None."""
+        """Return a specifier's clauses if each compares with a final version; else None."""
         known = self._known.get(id(specifier))
         if known is None:
-            known = self._known[id(specifier)] = specifier, self._bounds(specifier)
+            known = self._known[id(specifier)] = specifier, self._parse(specifier)
         return known[1]
 
-    def _bounds(self, specifier: SpecifierSet) -> tuple[VersionClause, ...] | None:
+    def _parse(self, specifier: SpecifierSet) -> tuple[VersionClause, ...] | None:
         found = []
         for item in specifier:
             if item.operator in ("!=", "===") or item.version.endswith(".*"):
@@ -144,9 +144,9 @@ def _first_prerelease(version: Version) -> Version:
 
 @lru_cache(maxsize=1 << 12)
 def _next_prefix(text: str) -> tuple[str, Version]:
-    """Return the first version beyond ``~=text``: 3 for 2.1, 2.2 for 2.1.5."""
+    """Return the first version above ``~=text``: 3 for 2.1, 2.2 for 2.1.5."""
     version = Version(text)
-    # As spelled, since ~=2.1.0 and ~=2.1 differ.
+    # From the text, since ~=2.1.0 and ~=2.1 differ.
     *head, last, _ = version.release
     upper = ".".join(map(str, [*head, last + 1]))
     upper = f"{version.epoch}!{upper}" if version.epoch else upper
@@ -154,7 +154,7 @@ def _next_prefix(text: str) -> tuple[str, Version]:
 
 
 def runs_of(positions: Iterable[int]) -> Runs:
-    """Return ascending positions as stretches.
+    """Return ascending positions as ranges.
 
     >>> runs_of([0, 1, 4])
     ((0, 2), (4, 5))
@@ -169,14 +169,14 @@ def runs_of(positions: Iterable[int]) -> Runs:
 
 
 def within(position: int, runs: Runs) -> bool:
-    """Say whether a position lies in one of the stretches."""
+    """Return whether a position is in one of the ranges."""
     return any(low <= position < high for low, high in runs)
 
 
-def both(one: Runs, other: Runs) -> Runs:
-    """Return what two lists of stretches have in common.
+def intersect(one: Runs, other: Runs) -> Runs:
+    """Return the intersection of two lists of ranges.
 
-    >>> both(((0, 5),), ((1, 2), (4, 9)))
+    >>> intersect(((0, 5),), ((1, 2), (4, 9)))
     ((1, 2), (4, 5))
     """
     if one == other:

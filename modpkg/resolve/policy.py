@@ -1,4 +1,4 @@
-"""How a resolution chooses, beside what the requirements say."""
+"""Settings of a resolution beside its requirements."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from modpkg.manifest.schema import Strategy
 
 
 class VersionRange(Struct, frozen=True):
-    """A constraint, or an override: a range for one name, and where it is written."""
+    """The range of a constraint or override, and where it is written."""
 
     specifier: SpecifierSet
     where: str = ""
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """What a project asks of every resolution; the default asks nothing."""
+    """A project's settings for resolutions; the default changes nothing."""
 
     strategy: Strategy = "highest"
     prereleases: frozenset[str] = frozenset()
     """Names whose pre-releases may be chosen."""
     constraints: Mapping[str, VersionRange] = {}
-    """By name, the range that it is kept in where it is needed."""
+    """By name, the range that limits it where it is needed."""
     cutoff: datetime | None = None
-    """Releases published after it may not be chosen."""
+    """Releases published later are excluded."""
     cutoffs: Mapping[str, datetime | None] = {}
-    """Names with a cut-off of their own; None where a name has none."""
+    """By name, another cut-off; None for no cut-off."""
     engine: Version = Version(__version__)
-    """The modpkg that is to install what is chosen."""
+    """The version of modpkg that is to install the solution."""
 
     def cutoff_of(self, name: str) -> datetime | None:
         """Return the cut-off of one name."""

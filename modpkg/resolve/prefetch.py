@@ -1,7 +1,4 @@
-"""Metadata ahead of the resolution: index files are fetched side by side, and each once.
-
-A folder is read when it is asked: there is nothing to wait for.
-"""
+"""Prefetching: index files of remote registries are fetched concurrently before resolving."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ from modpkg.core.names import read_requirement
 from modpkg.resolve.catalog import Catalog
 
 AT_ONCE = 32
-"""Index files on their way at one time; they are small, and a server answers them in parallel."""
+"""Index files that are fetched at the same time; they are small."""
 
 
 def prefetch(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
-    """Fetch the index files of ``names``; and of all that can be reached from them, when deep.
+    """Fetch the index files of ``names``, and with ``deep`` of everything that they may require.
 
-    What fails is not told here but when it is needed; it is not asked for again.
+    An error is not raised here but when the file is needed; fetching is not tried again.
     """
     if catalog.is_local:
         return

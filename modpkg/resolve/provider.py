@@ -1,4 +1,4 @@
-"""The walk: `resolvelib` with our provider, breadth first and newest first."""
+"""The provider: needs and candidates behind resolvelib's interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modpkg.resolve.prefetch import prefetch
 
 
 class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
-    """What resolvelib asks of us."""
+    """What the engines, ours and resolvelib's, ask for."""
 
     def __init__(self, catalog: Catalog, admission: Admission, roots: Sequence[Need]) -> None:
         self._catalog = catalog
@@ -27,21 +27,21 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
             self._visit(root)
 
     def admitted(self, name: ModuleName) -> list[Release]:
-        """Return the releases of a name that may be chosen, best first."""
+        """Return the admitted releases of a name, the preferred first."""
         if name not in self._admitted:
             self._admitted[name] = self._admission.releases(self._catalog, name)
         return self._admitted[name]
 
     def prefetch(self) -> None:
-        """Fetch the metadata of everything that can be reached from the roots, side by side."""
+        """Fetch the index files of everything that the roots may require, concurrently."""
         prefetch(self._catalog, [name for name, _ in self._roots], deep=True)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
-        """Return why a module cannot act on a release; None if it can."""
+        """Return why a module does not fit a release; None if it does."""
         return self._catalog.unfit(parent, release)
 
     def dependencies(self, candidate: Candidate) -> list[Need]:
-        """Return what choosing a candidate asks for."""
+        """Return what choosing a candidate requires."""
         return dependencies(candidate)
 
     def _visit(self, identifier: Identifier) -> None:

@@ -1,4 +1,4 @@
-"""Resolving: from roots and a catalog to one version of each name."""
+"""Resolves roots to one version of each name in a catalog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resolvelib import ResolutionImpossible as Impossible
 from modpkg.core.errors import ResolutionImpossible
 from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
-from modpkg.resolve.budget import CORE, HELPS, Budget
+from modpkg.resolve.budget import CORE_BUDGET, SUGGESTION_BUDGET, Budget
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
@@ -52,91 +52,92 @@ def resolve(
     policy: Policy | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Resolution:
-    """Return the newest versions that fit together, keeping those in ``locked`` where it can.
+    """Return the newest versions that satisfy all needs, keeping ``locked`` ones if possible.
 
-    First an answer is sought that holds what need not move (`modpkg.resolve.held`); where there
-    is none, locked versions are only preferred to others. Names are visited breadth first from the
-    roots; each takes the newest (or, as ``policy`` has it, the oldest) admitted version for which
-    a complete answer still exists. The answer is verified before it is returned.
+    First a solution is sought in which every name that need not move (`modpkg.resolve.held`) is
+    held; if there is none, locked versions are only preferred. Names are visited breadth first from
+    the roots, and each gets the newest (or by ``policy`` the oldest) admitted version for which
+    there is still a complete solution. The solution is verified before it is returned.
 
     Raises:
-        ResolutionImpossible: there is no answer; the message explains it.
-        NotFound: a root's name is not in its registry.
+        ResolutionImpossible: There is no solution; the message explains why.
+        NotFound: A root's name is not in its registry.
     """
     policy = policy or Policy()
-    kept = locked or {}
-    asked = ResolutionInputs(list(roots), policy, catalog.overrides)
-    # With a lock, what it has is looked at first, and is nearly always all that is needed.
-    prefetch(catalog, [*(root.name for root in roots), *kept], deep=not kept)
+    locked = locked or {}
+    inputs = ResolutionInputs(list(roots), policy, catalog.overrides)
+    # With a lock, its names are nearly always all that is needed.
+    prefetch(catalog, [*(root.name for root in roots), *locked], deep=not locked)
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
-    work = Budget(CORE)
+    work = Budget(CORE_BUDGET)
     try:
-        return _answer(asked, catalog, kept, explaining=work)
+        return _solve(inputs, catalog, locked, explaining=work)
     except Impossible as error:
-        trials = _BudgetedResolver(catalog, kept)
+        resolver = _BudgetedResolver(catalog, locked)
         explanation = explain(
             list(error.causes),
             catalog,
-            Admission(_needs(asked, catalog), kept, policy),
-            suggestions(asked, list(error.causes), trials),
-            smallest=not work.spent,
-            tried=not trials.budget.spent,
+            Admission(_needs(inputs, catalog), locked, policy),
+            suggestions(inputs, list(error.causes), resolver),
+            smallest=not work.exceeded,
+            tried=not resolver.budget.exceeded,
         )
     raise ResolutionImpossible("M401", explanation=explanation)
 
 
 class _BudgetedResolver:
-    """What suggestions are tried with: resolving in earnest, but within a budget."""
+    """Resolves what suggestions change, with one budget for all of them."""
 
-    def __init__(self, catalog: Catalog, kept: Mapping[str, Version]) -> None:
+    def __init__(self, catalog: Catalog, locked: Mapping[str, Version]) -> None:
         self._catalog = catalog
-        self._kept = kept
-        self.budget = Budget(HELPS)
+        self._locked = locked
+        self.budget = Budget(SUGGESTION_BUDGET)
 
-    def versions(self, asked: ResolutionInputs) -> dict[str, Version]:
-        catalog = self._catalog.overriding(asked.overrides)
-        found = _answer(asked, catalog, self._kept, limit=self.budget, explaining=Budget(0))
+    def versions(self, inputs: ResolutionInputs) -> dict[str, Version]:
+        catalog = self._catalog.overriding(inputs.overrides)
+        found = _solve(inputs, catalog, self._locked, limit=self.budget, explaining=Budget(0))
         return {name: chosen.release.version for name, chosen in found.modules.items()}
 
-    def holding(self, asked: ResolutionInputs) -> list[Need]:
-        roots = _needs(asked, self._catalog)
-        admission = Admission(roots, self._kept, asked.policy)
+    def holding(self, inputs: ResolutionInputs) -> list[Need]:
+        roots = _needs(inputs, self._catalog)
+        admission = Admission(roots, self._locked, inputs.policy)
         return holding(Space(ModuleProvider(self._catalog, admission, roots)), roots, self.budget)
 
-    def refusals(self, asked: ResolutionInputs, name: str) -> dict[Version, str | None]:
-        catalog = self._catalog.overriding(asked.overrides)
-        admission = Admission(_needs(asked, catalog), self._kept, asked.policy)
+    def refusals(self, inputs: ResolutionInputs, name: str) -> dict[Version, str | None]:
+        catalog = self._catalog.overriding(inputs.overrides)
+        admission = Admission(_needs(inputs, catalog), self._locked, inputs.policy)
         return {
             release.version: admission.refusal(catalog, release)
             for release in catalog.releases(name)
         }
 
 
-def _needs(asked: ResolutionInputs, catalog: Catalog) -> list[Need]:
-    """Return the roots with the ranges that overrides give them."""
-    return [_overridden(root, catalog) for root in asked.roots]
+def _needs(inputs: ResolutionInputs, catalog: Catalog) -> list[Need]:
+    """Return the roots after overrides."""
+    return [_overridden(root, catalog) for root in inputs.roots]
 
 
-def _answer(
-    asked: ResolutionInputs,
+def _solve(
+    inputs: ResolutionInputs,
     catalog: Catalog,
-    kept: Mapping[str, Version],
+    locked: Mapping[str, Version],
     *,
     limit: Budget | None = None,
     explaining: Budget,
 ) -> Resolution:
-    """Return the answer, with every held name as the lock has it where that can be.
+    """Return the solution, with every held name at its locked version if possible.
 
     Raises:
-        resolvelib.ResolutionImpossible, BudgetExceeded.
+        resolvelib.ResolutionImpossible: There is no solution.
+        BudgetExceeded: ``limit`` is reached.
     """
-    roots = _needs(asked, catalog)
-    admission = Admission(roots, kept, asked.policy)
-    held = held_names(roots, catalog, admission) if kept else frozenset()
+    roots = _needs(inputs, catalog)
+    admission = Admission(roots, locked, inputs.policy)
+    held = held_names(roots, catalog, admission) if locked else frozenset()
     if held:
-        holding = Admission(roots, kept, asked.policy, held=held)
+        holding = Admission(roots, locked, inputs.policy, held=held)
         with suppress(Impossible):
             return _resolved(roots, catalog, holding, limit, Budget(0))
     return _resolved(roots, catalog, admission, limit, explaining)
@@ -153,7 +154,7 @@ def _resolved(
     with _garbage_collection_paused():
         engine = Engine(provider, BaseReporter())
         result = engine.resolve(roots, limit=limit, explaining=explaining)
-    return _walk_answer(roots, result.mapping, provider, admission, catalog)
+    return _ordered_and_verified(roots, result.mapping, provider, admission, catalog)
 
 
 @contextmanager
@@ -169,7 +170,7 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _overridden(root: Need, catalog: Catalog) -> Need:
-    """Return a root with the range that an override gives its name."""
+    """Return a root after overrides."""
     bound = catalog.overrides.get(root.name)
     if bound is None:
         return root
@@ -177,14 +178,14 @@ def _overridden(root: Need, catalog: Catalog) -> Need:
     return msgspec.structs.replace(root, specifier=bound.specifier, where=where)
 
 
-def _walk_answer(
+def _ordered_and_verified(
     roots: Sequence[Need],
     mapping: Mapping[Identifier, Candidate],
     provider: ModuleProvider,
     admission: Admission,
     catalog: Catalog,
 ) -> Resolution:
-    """Order the answer breadth first, keep what is reachable, and verify every requirement."""
+    """Order the solution breadth first, keep what is reachable, and verify every need."""
     modules: dict[ModuleName, list[str]] = {}
     releases: dict[ModuleName, Release] = {}
     warnings: list[str] = []

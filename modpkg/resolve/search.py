@@ -1,4 +1,4 @@
-"""The search: a SAT solver says what is possible; names are asked one by one, best first."""
+"""The search: a SAT solver decides which versions are possible, name by name, best first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from resolvelib import AbstractResolver
 from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
 
 from modpkg.core.names import ModuleName
-from modpkg.resolve.budget import CORE, Budget
+from modpkg.resolve.budget import CORE_BUDGET, Budget
 from modpkg.resolve.clauses import Clauses
 from modpkg.resolve.frontier import Frontier
 from modpkg.resolve.need import Candidate, Identifier, Need
@@ -20,17 +20,17 @@ from modpkg.resolve.space import Space
 from modpkg.resolve.unsat_core import minimal_core
 
 AHEAD = 20
-"""For so many names to come the solver tries their best first. Were it told of none, it would be
-asked a third more; were it told of all at the beginning, hard graphs would have more conflicts."""
+"""For this many of the next names the solver tries the best release first. With none, there would
+be a third more queries; with all of them, more conflicts on hard graphs."""
 
 
 class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
-    """The second step: complete, and with the walk's meaning.
+    """The second step: complete, with the same result as the walk if that has one.
 
-    One model, an answer that need not be the preferred one, is always at hand. Names are visited
-    as the walk visits them, and each asks: is there an answer with a better release of this name,
-    given the choices so far? The solver is asked only when the model at hand and the frontier do
-    not answer already.
+    There is always a model: a solution, not necessarily the preferred one. Names are visited in the
+    order of the walk, and for each the query is: is there a solution with a better release of this
+    name, given the choices so far? The solver is queried only if the model and the frontier do not
+    answer that already.
     """
 
     base_exception = ResolverException
@@ -38,8 +38,8 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
     def __init__(self, space: Space, reporter: Any) -> None:
         super().__init__(space.provider, reporter)
         self._space = space
-        self.asked = 0
-        """How often the solver was asked."""
+        self.queries = 0
+        """How often the solver was queried."""
 
     def resolve(
         self,
@@ -49,22 +49,26 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
         explaining: Budget | None = None,
         **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the preferred answer; ``limit`` bounds the search, which has no bound of its own.
+        """Return the preferred solution.
+
+        Args:
+            limit: Limits the search; unlimited if None.
+            explaining: Limits the reduction of a conflict to a minimal set.
 
         Raises:
-            resolvelib.ResolutionImpossible: there is none; its causes are the needs of a smallest
-                set that cannot hold together, as far as the budget ``explaining`` allows.
-            BudgetExceeded: the limit was reached.
+            resolvelib.ResolutionImpossible: There is none; its causes are needs that conflict, a
+                minimal set as far as ``explaining`` allows.
+            BudgetExceeded: ``limit`` is reached.
         """
         roots = list(requirements)
         clauses = Clauses(self._space, roots)
         with Solver(limit) as solver:
             solver.add(clauses.all())
             if limit is not None:
-                limit.write(solver.clauses)
-            self.asked += 1
-            if not solver.ask():
-                raise ResolutionImpossible(minimal_core(clauses, explaining or Budget(CORE)))
+                limit.charge_clauses(solver.clauses)
+            self.queries += 1
+            if not solver.solve():
+                raise ResolutionImpossible(minimal_core(clauses, explaining or Budget(CORE_BUDGET)))
             return self._prefer(solver, clauses, Frontier(self._space, roots))
 
     def _prefer(
@@ -90,7 +94,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
         extra: str | None,
         model: Sequence[int],
     ) -> tuple[int, Sequence[int]]:
-        """Return the best position of a name for which there is an answer, and such an answer."""
+        """Return the best position of a name that has a solution, and a model of that solution."""
         held = clauses.position(name, model)
         better: list[int] = []
         for at in frontier.viable(name, extra):
@@ -98,35 +102,35 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
                 break
             better.append(at)
         else:
-            raise AssertionError(f"the solver chose {name} against what is chosen")
+            raise AssertionError(f"the solver chose a position of {name} that is ruled out")
         while better:
-            assumed, asked = self._question(clauses, name, held, better)
-            self.asked += 1
+            assumed, covered = self._query(clauses, name, held, better)
+            self.queries += 1
             solver.prefer(clauses.values(name, better[0]))
             solver.prefer(self._ahead(clauses, frontier))
-            if solver.ask(assumed):
+            if solver.solve(assumed):
                 model = solver.model()
                 held = clauses.position(name, model)
                 better = better[: better.index(held)]
             else:
-                better = better[asked:]
+                better = better[covered:]
         return held, model
 
     def _ahead(self, clauses: Clauses, frontier: Frontier) -> Iterator[int]:
-        """Yield what is to be tried first of the names that are visited next: their best."""
+        """Yield the literals of the best release of each of the next names."""
         for name, _ in itertools.islice(frontier.pending, AHEAD):
             if name not in frontier.pinned:
                 runs = frontier.allowed[name]
                 best = next(at for at in self._space.domain(name).preference if within(at, runs))
                 yield from clauses.values(name, best)
 
-    def _question(
+    def _query(
         self, clauses: Clauses, name: ModuleName, held: int, better: Sequence[int]
     ) -> tuple[list[int], int]:
-        """Return the assumption "one of the better ones", and how many of them it covers.
+        """Return the assumption "one of the better positions", and how many of them it covers.
 
-        Where nothing worse lies among those that are better, that is a stretch: two literals.
-        Otherwise (the locked release comes first) the best one is asked for alone.
+        If no worse position is between them, that is a range: two literals. Otherwise, which is so
+        if the locked release is preferred, it is the best position alone.
         """
         domain = self._space.domain(name)
         first, last = min(better), max(better)

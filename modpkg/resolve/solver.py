@@ -1,6 +1,6 @@
 """The SAT solver: CaDiCaL, through the extension module of `python-sat`.
 
-The Python part of that package is left out. It takes 10 ms to import, and adds a third to the time
+The Python part of that package is not used: it takes 10 ms to import, and adds a third to the time
 of adding a clause.
 """
 
@@ -13,17 +13,17 @@ from types import TracebackType
 from modpkg.resolve.budget import Budget
 
 OPTIONS = {"stabilizeonly": 1, "inprocessing": 0, "lucky": 0}
-"""CaDiCaL's "stable mode" throughout: few restarts, and decisions that keep near the last model.
-No simplifying of the clauses between two questions. Both make the slowest of the benchmark's
-universes several times quicker. No lucky guesses: they would pass over what is preferred."""
+"""CaDiCaL's "stable mode" throughout: few restarts, and decisions close to the last model. No
+simplification of the clauses between two queries. Both make the slowest of the benchmarks several
+times faster. No lucky guesses, which would ignore the preferred values."""
 
 
 class Solver:
     """An incremental solver. A literal is a variable, counted from 1, or a negated one."""
 
     def __init__(self, budget: Budget | None = None) -> None:
-        """``budget`` bounds the questions; without one they take as long as they take."""
-        import pysolvers  # at conflicts only
+        """``budget`` limits the queries; unlimited if None."""
+        import pysolvers  # slow to import, and needed only after a conflict
 
         self._budget = budget
         self._cadical = pysolvers
@@ -44,37 +44,39 @@ class Solver:
         self._cadical.cadical195_del(self._handle, None)
 
     def add(self, clauses: Iterable[Sequence[int]]) -> None:
-        """Add clauses: of each, one literal has to hold."""
+        """Add clauses, each a disjunction of literals."""
         add, handle = self._cadical.cadical195_add_cl, self._handle
         for clause in clauses:
             add(handle, clause)
 
     def prefer(self, literals: Iterable[int]) -> None:
-        """Say which value of a variable is tried first. The variables occur in clauses already."""
+        """Set the value of variables to try first; each variable must be in a clause already."""
         self._cadical.cadical195_setphases(self._handle, list(literals))
 
     @property
     def clauses(self) -> int:
-        """How many clauses were added, about: the solver drops some that say nothing."""
+        """About how many clauses were added: the solver drops redundant ones."""
         count: int = self._cadical.cadical195_nof_cls(self._handle)
         return count
 
-    def ask(self, assumed: Sequence[int] = ()) -> bool:
-        """Say whether everything can hold, and the assumed literals too.
+    def solve(self, assumed: Sequence[int] = ()) -> bool:
+        """Return whether the clauses and the assumed literals are satisfiable.
 
         Raises:
-            BudgetExceeded: the answer would cost more than the budget has.
+            BudgetExceeded: The budget is spent before the answer is known.
         """
         self._assumed = list(assumed)
         interruptible = int(threading.current_thread() is threading.main_thread())
         if self._budget is None:
-            found: bool = self._cadical.cadical195_solve(self._handle, self._assumed, interruptible)
-            return found
+            satisfiable: bool = self._cadical.cadical195_solve(
+                self._handle, self._assumed, interruptible
+            )
+            return satisfiable
         self._budget.check()
         before = self._conflicts()
         self._cadical.cadical195_cbudget(self._handle, self._budget.left)
         answer = self._cadical.cadical195_solve_lim(self._handle, self._assumed, interruptible)
-        self._budget.ask(self._conflicts() - before)
+        self._budget.charge_query(self._conflicts() - before)
         if answer == 0:
             self._budget.left = 0
             self._budget.check()
@@ -85,10 +87,10 @@ class Solver:
         return count
 
     def model(self) -> Sequence[int]:
-        """Return the literals that hold, by variable, after the answer was yes."""
-        found: Sequence[int] = self._cadical.cadical195_model(self._handle)
-        return found
+        """Return the true literal of each variable, after `solve` returned true."""
+        literals: Sequence[int] = self._cadical.cadical195_model(self._handle)
+        return literals
 
     def core(self) -> list[int]:
-        """Return assumed literals that cannot hold together, after the answer was no."""
+        """Return assumed literals that are unsatisfiable together, after `solve` returned false."""
         return self._cadical.cadical195_core(self._handle, self._assumed) or []

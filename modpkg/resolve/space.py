@@ -1,6 +1,6 @@
-"""The space that both steps look for an answer in: per name its releases, per need its stretches.
+"""The search space of both steps: per name its releases, per need the positions that it allows.
 
-The walk and the search ask the same questions of the provider; here each is answered once.
+The walk and the search ask the provider for the same things; they are computed once here.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from functools import cached_property
 from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Candidate, Need
-from modpkg.resolve.order import Order, ParsedSpecifiers, Runs, both, runs_of
+from modpkg.resolve.order import Order, ParsedSpecifiers, Runs, intersect, runs_of
 from modpkg.resolve.provider import ModuleProvider
 
 
 class Domain:
-    """The releases of one name that may be chosen at all."""
+    """The admitted releases of one name."""
 
-    def __init__(self, best: list[Release], bounds: ParsedSpecifiers) -> None:
+    def __init__(self, best: list[Release], clauses: ParsedSpecifiers) -> None:
         self.best = best
-        """In the order in which they are preferred."""
+        """The preferred first."""
         self.ascending = sorted(best, key=lambda release: release.version)
         """By version; a position is an index into this list."""
         self.order = Order(
             [release.version for release in self.ascending],
-            bounds,
+            clauses,
             [release.line.version for release in self.ascending],
         )
 
@@ -34,12 +34,12 @@ class Domain:
 
     @cached_property
     def preference(self) -> list[int]:
-        """The positions in the order in which they are preferred."""
+        """The positions, the preferred first."""
         return [self.position[release] for release in self.best]
 
     @cached_property
     def rank(self) -> list[int]:
-        """By position, how many releases are preferred to the one there."""
+        """By position, how many releases are preferred to that one."""
         found = [0] * len(self.best)
         for rank, at in enumerate(self.preference):
             found[at] = rank
@@ -50,7 +50,7 @@ class Domain:
 
 
 class Space:
-    """What a provider allows, in positions and stretches of positions."""
+    """What a provider allows, in positions."""
 
     def __init__(self, provider: ModuleProvider) -> None:
         self.provider = provider
@@ -60,14 +60,14 @@ class Space:
         self._needs: dict[tuple[Release, str | None], list[Need]] = {}
 
     def domain(self, name: ModuleName) -> Domain:
-        """Return the releases of a name; none when the name does not exist."""
+        """Return the releases of a name; none if the name does not exist."""
         domain = self._domains.get(name)
         if domain is None:
             domain = self._domains[name] = Domain(self.provider.admitted(name), self._bounds)
         return domain
 
     def needs(self, release: Release, extra: str | None) -> list[Need]:
-        """Return what a release, or one extra of it, asks for."""
+        """Return the needs of a release, or of one extra of it."""
         key = release, extra
         found = self._needs.get(key)
         if found is None:
@@ -79,7 +79,7 @@ class Space:
         domain = self._domains.get(need.name) or self.domain(need.name)
         runs = domain.order.runs(need.specifier)
         if need.exact is not None:
-            runs = both(runs, self._exactly(domain, need))
+            runs = intersect(runs, self._exactly(domain, need))
         parent = need.parent
         if parent is None or not runs:
             return runs

@@ -1,4 +1,4 @@
-"""What a person can change so that there is an answer. Nothing is suggested that was not tried."""
+"""Suggests changes of the manifest that make a solution possible; each of them was tried."""
 
 from __future__ import annotations
 
@@ -19,85 +19,87 @@ from modpkg.resolve.policy import Policy, VersionRange
 from modpkg.resolve.unsat_core import Cause
 
 MOST = 2
+"""Most suggestions."""
 
 QUESTION = "Your question"
-"""Where a root stands that was added to ask what forbids it: no change of it is an answer."""
+"""``where`` of a root that `modpkg why-not` adds: changing it is no suggestion."""
 
 
 class ResolutionInputs(Struct, frozen=True):
-    """What the manifest asks for: all that a person can change."""
+    """Everything in a manifest that decides a resolution."""
 
     roots: Sequence[Need]
-    """As they are written, whatever an override makes of them."""
+    """As written, before overrides."""
     policy: Policy
     overrides: Mapping[str, VersionRange]
 
 
 class Suggestion(Struct, frozen=True):
-    """One edit of what is asked for."""
+    """One edit of a manifest."""
 
-    asked: ResolutionInputs
+    inputs: ResolutionInputs
+    """After the edit."""
     name: ModuleName
     text: str
-    """What to do, as an imperative."""
+    """The edit, as an imperative."""
 
 
 class TrialResolver(Protocol):
-    """Resolving something else, within a budget for all attempts together."""
+    """Resolves edited inputs, with one budget for all of them."""
 
-    def versions(self, asked: ResolutionInputs) -> Mapping[str, Version]:
-        """Return what is chosen.
+    def versions(self, inputs: ResolutionInputs) -> Mapping[str, Version]:
+        """Return the chosen version of each name.
 
         Raises:
-            resolvelib.ResolutionImpossible: there is no answer.
-            BudgetExceeded: the budget does not reach for it.
+            resolvelib.ResolutionImpossible: There is no solution.
+            BudgetExceeded: The budget is spent.
         """
         ...
 
-    def holding(self, asked: ResolutionInputs) -> list[Need]:
-        """Return roots that can hold together, the first ones rather than the last ones.
+    def holding(self, inputs: ResolutionInputs) -> list[Need]:
+        """Return a maximal set of roots that have a solution, preferring the first ones.
 
         Raises:
-            BudgetExceeded: the budget does not reach for it.
+            BudgetExceeded: The budget is spent.
         """
         ...
 
-    def refusals(self, asked: ResolutionInputs, name: str) -> Mapping[Version, str | None]:
-        """Return the versions of a name, newest first, and why each may not be chosen."""
+    def refusals(self, inputs: ResolutionInputs, name: str) -> Mapping[Version, str | None]:
+        """Return the versions of a name, newest first, each with why it is excluded, if it is."""
         ...
 
 
 def suggestions(
-    asked: ResolutionInputs, causes: Sequence[Cause], attempt: TrialResolver
+    inputs: ResolutionInputs, causes: Sequence[Cause], resolver: TrialResolver
 ) -> list[str]:
-    """Return changes after which there is an answer, the smallest first.
+    """Return edits after which there is a solution, the smallest first.
 
-    There is none where the budget of the attempts is spent before one is found, and where only
-    what was asked beside the manifest is at fault.
+    There are none if the resolver's budget is spent before one is found, or if only a question
+    beside the manifest is in conflict.
     """
-    guilty = _guilty(asked, causes)
+    involved = _involved(inputs, causes)
     names = list(dict.fromkeys(cause.requirement.name for cause in causes))
     found: list[str] = []
     try:
-        for change in _changes(asked, guilty, names, attempt):
-            text = _worked(change, attempt)
+        for change in _changes(inputs, involved, names, resolver):
+            text = _tried(change, resolver)
             if text is not None and text not in found:
                 found.append(text)
             if len(found) == MOST:
                 break
-        if not found and guilty:
-            found = [*_leaving_out(asked, attempt)]
+        if not found and involved:
+            found = [*_removals(inputs, resolver)]
     except BudgetExceeded:
         pass
     return found
 
 
-def _guilty(asked: ResolutionInputs, causes: Sequence[Cause]) -> list[Need]:
-    """Return the roots of the manifest that have a part in a conflict."""
+def _involved(inputs: ResolutionInputs, causes: Sequence[Cause]) -> list[Need]:
+    """Return the roots of the manifest that are part of the conflict."""
     needs = [cause.requirement for cause in causes if cause.parent is None]
     parts = {(need.name, need.extra) for need in needs}
     return [
-        root for root in asked.roots if root.where != QUESTION and (root.name, root.extra) in parts
+        root for root in inputs.roots if root.where != QUESTION and (root.name, root.extra) in parts
     ]
 
 
@@ -105,30 +107,30 @@ def _guilty(asked: ResolutionInputs, causes: Sequence[Cause]) -> list[Need]:
 
 
 class _Range(Struct, frozen=True):
-    """A range that the manifest writes for a name."""
+    """A range that the manifest has for a name."""
 
     kind: Literal["root", "constraint", "override"]
     name: ModuleName
     specifier: SpecifierSet
     where: str
 
-    def replaced(self, asked: ResolutionInputs, specifier: SpecifierSet) -> ResolutionInputs:
-        """Return what is asked for with another range here; with an empty one, with none."""
+    def replaced(self, inputs: ResolutionInputs, specifier: SpecifierSet) -> ResolutionInputs:
+        """Return the inputs with another range here, or none if it is empty."""
         if self.kind == "root":
             roots = [
                 msgspec.structs.replace(root, specifier=specifier) if self._is(root) else root
-                for root in asked.roots
+                for root in inputs.roots
             ]
-            return msgspec.structs.replace(asked, roots=roots)
+            return msgspec.structs.replace(inputs, roots=roots)
         constraint = self.kind == "constraint"
-        bounds = dict(asked.policy.constraints if constraint else asked.overrides)
+        bounds = dict(inputs.policy.constraints if constraint else inputs.overrides)
         del bounds[self.name]
         if specifier:
             bounds[self.name] = VersionRange(specifier, self.where)
         if constraint:
-            policy = msgspec.structs.replace(asked.policy, constraints=bounds)
-            return msgspec.structs.replace(asked, policy=policy)
-        return msgspec.structs.replace(asked, overrides=bounds)
+            policy = msgspec.structs.replace(inputs.policy, constraints=bounds)
+            return msgspec.structs.replace(inputs, policy=policy)
+        return msgspec.structs.replace(inputs, overrides=bounds)
 
     def dropping(self, part: str) -> str:
         kind = {"root": "", "constraint": "the constraint on ", "override": "the override of "}
@@ -138,25 +140,25 @@ class _Range(Struct, frozen=True):
         text = specifier_text(self.specifier)
         if self.kind == "root":
             return self.dropping(text)
-        return f"leave out the {self.kind} `{self.name}{text}`{_at(self)}"
+        return f"remove the {self.kind} `{self.name}{text}`{_at(self)}"
 
     def _is(self, root: Need) -> bool:
         return (root.name, root.where) == (self.name, self.where)
 
 
 def _changes(
-    asked: ResolutionInputs,
-    guilty: Sequence[Need],
+    inputs: ResolutionInputs,
+    involved: Sequence[Need],
     names: Sequence[ModuleName],
-    attempt: TrialResolver,
+    resolver: TrialResolver,
 ) -> Iterator[Suggestion]:
-    """Yield what may help: dropping one bound, all bounds, admitting a release, dropping a root."""
-    # An override stands for more than the root; a change of the root would change nothing.
-    own = [need for need in guilty if need.name not in asked.overrides]
+    """Yield edits: drop one clause, drop all, admit a release, remove a root."""
+    # An override replaces the root, so that editing the root would change nothing.
+    own = [need for need in involved if need.name not in inputs.overrides]
     ranges = [_Range("root", need.name, need.specifier, need.where) for need in own]
     ranges += [
         _Range(kind, name, bounds[name].specifier, bounds[name].where)
-        for kind, bounds in _bounds(asked)
+        for kind, bounds in _bounds(inputs)
         for name in names
         if name in bounds
     ]
@@ -164,63 +166,65 @@ def _changes(
         parts = sorted(item.specifier, key=str)
         for part in parts if len(parts) > 1 else []:
             rest = SpecifierSet(",".join(str(other) for other in parts if other is not part))
-            yield Suggestion(item.replaced(asked, rest), item.name, item.dropping(str(part)))
+            yield Suggestion(item.replaced(inputs, rest), item.name, item.dropping(str(part)))
     for item in ranges:
         if item.specifier:
-            yield Suggestion(item.replaced(asked, SpecifierSet()), item.name, item.dropping_all())
+            yield Suggestion(item.replaced(inputs, SpecifierSet()), item.name, item.dropping_all())
     for item in ranges[: len(own)]:
-        yield from _pinned(item, asked, attempt)
+        yield from _pinned(item, inputs, resolver)
     for name in names:
-        yield from _admitted(asked, name, attempt)
-    questions = {root.name for root in asked.roots if root.where == QUESTION}
-    for need in guilty:
+        yield from _admitted(inputs, name, resolver)
+    questions = {root.name for root in inputs.roots if root.where == QUESTION}
+    for need in involved:
         if need.name not in questions:
-            yield Suggestion(_without(asked, [need]), need.name, f"leave out {_shown(need)}")
+            yield Suggestion(_without(inputs, [need]), need.name, f"remove {_shown(need)}")
 
 
 def _bounds(
-    asked: ResolutionInputs,
+    inputs: ResolutionInputs,
 ) -> list[tuple[Literal["constraint", "override"], Mapping[str, VersionRange]]]:
-    return [("constraint", asked.policy.constraints), ("override", asked.overrides)]
+    return [("constraint", inputs.policy.constraints), ("override", inputs.overrides)]
 
 
-def _pinned(item: _Range, asked: ResolutionInputs, attempt: TrialResolver) -> Iterator[Suggestion]:
-    """Yield the pin that admits the newest release that is not admitted, if any does."""
-    for version, refused in attempt.refusals(asked, item.name).items():
+def _pinned(
+    item: _Range, inputs: ResolutionInputs, resolver: TrialResolver
+) -> Iterator[Suggestion]:
+    """Yield the pin that admits the newest excluded release, if any does."""
+    for version, refused in resolver.refusals(inputs, item.name).items():
         if refused is None:
             continue
         pin = f"=={version}"
-        change = item.replaced(asked, SpecifierSet(pin))
-        if attempt.refusals(change, item.name)[version] is None:
+        change = item.replaced(inputs, SpecifierSet(pin))
+        if resolver.refusals(change, item.name)[version] is None:
             yield Suggestion(change, item.name, f"write `{pin}` for {_shown(item)}")
             break
 
 
 def _admitted(
-    asked: ResolutionInputs, name: ModuleName, attempt: TrialResolver
+    inputs: ResolutionInputs, name: ModuleName, resolver: TrialResolver
 ) -> Iterator[Suggestion]:
-    """Yield entries of ``[resolution]`` that admit more releases of a name."""
-    before = attempt.refusals(asked, name)
+    """Yield edits of ``[resolution]`` that admit more releases of a name."""
+    before = resolver.refusals(inputs, name)
     for text, policy in (
         (
             f'add "{name}" to prereleases under [resolution]',
-            msgspec.structs.replace(asked.policy, prereleases=asked.policy.prereleases | {name}),
+            msgspec.structs.replace(inputs.policy, prereleases=inputs.policy.prereleases | {name}),
         ),
         (
             f"write `{name} = false` in exclude-newer-package under [resolution]",
-            msgspec.structs.replace(asked.policy, cutoffs={**asked.policy.cutoffs, name: None}),
+            msgspec.structs.replace(inputs.policy, cutoffs={**inputs.policy.cutoffs, name: None}),
         ),
     ):
-        change = msgspec.structs.replace(asked, policy=policy)
-        after = attempt.refusals(change, name)
+        change = msgspec.structs.replace(inputs, policy=policy)
+        after = resolver.refusals(change, name)
         if any(refused and not after[version] for version, refused in before.items()):
             yield Suggestion(change, name, text)
 
 
-def _without(asked: ResolutionInputs, needs: Sequence[Need]) -> ResolutionInputs:
+def _without(inputs: ResolutionInputs, needs: Sequence[Need]) -> ResolutionInputs:
     gone = {(need.name, need.where) for need in needs}
-    left = [root for root in asked.roots if (root.name, root.where) not in gone]
-    return msgspec.structs.replace(asked, roots=left)
+    left = [root for root in inputs.roots if (root.name, root.where) not in gone]
+    return msgspec.structs.replace(inputs, roots=left)
 
 
 def _at(item: _Range | Need) -> str:
@@ -234,24 +238,24 @@ def _shown(item: _Range | Need) -> str:
 # Trying them ------------------------------------------------------------------------------
 
 
-def _worked(change: Suggestion, attempt: TrialResolver) -> str | None:
+def _tried(change: Suggestion, resolver: TrialResolver) -> str | None:
     try:
-        chosen = attempt.versions(change.asked)
+        chosen = resolver.versions(change.inputs)
     except (Impossible, ModpkgError):
-        return None  # what can be read only after the change may be unreadable: no answer either
+        return None  # a file that is needed only after the edit may be unreadable
     if change.name not in chosen:
         return change.text
     return f"allow {change.name} {chosen[change.name]}: {change.text}"
 
 
-def _leaving_out(asked: ResolutionInputs, attempt: TrialResolver) -> Iterator[str]:
-    """Yield which roots to leave out together, no more of them than is needed."""
-    ordered = sorted(asked.roots, key=lambda root: root.where != QUESTION)
-    held = attempt.holding(msgspec.structs.replace(asked, roots=ordered))
+def _removals(inputs: ResolutionInputs, resolver: TrialResolver) -> Iterator[str]:
+    """Yield a minimal set of roots to remove together."""
+    ordered = sorted(inputs.roots, key=lambda root: root.where != QUESTION)
+    held = resolver.holding(msgspec.structs.replace(inputs, roots=ordered))
     kept = {(root.name, root.extra, root.where) for root in held}
     gone = [root for root in ordered if (root.name, root.extra, root.where) not in kept]
     if gone and all(root.where != QUESTION for root in gone):
         *others, last = dict.fromkeys(map(_shown, gone))
-        text = "leave out " + (", ".join(others) + " and ") * bool(others) + last
-        if _worked(Suggestion(_without(asked, gone), gone[0].name, text), attempt) is not None:
+        text = "remove " + (", ".join(others) + " and ") * bool(others) + last
+        if _tried(Suggestion(_without(inputs, gone), gone[0].name, text), resolver) is not None:
             yield text

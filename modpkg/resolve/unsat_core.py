@@ -1,10 +1,10 @@
-"""The core: a smallest set of needs that cannot hold together; and roots that can.
+"""A minimal set of needs that conflict, and a maximal set of roots that do not.
 
-Each need, of a root or of one release, gets a literal that switches its clauses on. The solver is
-asked with all of them on, and says which of them its refutation used. From those, one after the
-other is left out for as long as the rest is still refuted (deletion-based minimisation; Marques-
-Silva, "Minimal unsatisfiability: models, algorithms and applications", ISMVL 2010). What remains
-is minimal: leave any one out, and the rest can be met. It need not be the one with fewest members.
+Each need, of a root or of one release, gets a literal that enables its clauses. The solver is
+queried with all of them enabled, and returns those that its refutation used. Of these, one after
+the other is removed as long as the rest is still refuted (deletion-based minimisation; Marques-
+Silva, "Minimal unsatisfiability: models, algorithms and applications", ISMVL 2010). What remains is
+minimal: without any one of them, the rest is satisfiable. There may be a smaller set.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Cause = RequirementInformation[Need, Candidate]
 
 
 def minimal_core(clauses: Clauses, budget: Budget) -> list[Cause]:
-    """Return needs that cannot hold together, roots first, then in the order they are reached.
+    """Return needs that conflict, roots first, then in the order in which they are reached.
 
-    Where the budget is spent early, they are more than they have to be; at worst, all the roots.
+    If the budget is spent, the set is not minimal; at worst, it is all the roots.
     """
     switches: dict[int, Cause] = {}
     with Solver(budget) as solver:
         try:
-            budget.write(0)
+            budget.charge_clauses(0)
             solver.add(clauses.ordering())
             for root in clauses.roots:
                 _switched(solver, clauses, switches, RequirementInformation(root, None), ())
@@ -44,8 +44,8 @@ def minimal_core(clauses: Clauses, budget: Budget) -> list[Cause]:
                     for need, _ in clauses.needs(wanted, at):
                         cause = RequirementInformation(need, candidate)
                         _switched(solver, clauses, switches, cause, condition)
-            if solver.ask(list(switches)):
-                raise AssertionError("what was refuted can be met, once each need has its switch")
+            if solver.solve(list(switches)):
+                raise AssertionError("the clauses were refuted, and are satisfiable with switches")
         except BudgetExceeded:
             return [RequirementInformation(root, None) for root in clauses.roots]
         core = _minimal(solver, sorted(solver.core()))
@@ -65,13 +65,13 @@ def _switched(
 
 
 def _minimal(solver: Solver, core: list[int]) -> list[int]:
-    # The last ones first: the roots, which a person can change, are the last to be left out.
+    # Backwards: the roots, which a person can change, are removed last.
     for switch in reversed(core.copy()):
         if switch not in core:
             continue
         rest = [other for other in core if other != switch]
         try:
-            if not solver.ask(rest):
+            if not solver.solve(rest):
                 core = sorted(solver.core())
         except BudgetExceeded:
             break
@@ -79,24 +79,22 @@ def _minimal(solver: Solver, core: list[int]) -> list[int]:
 
 
 def holding(space: Space, roots: Sequence[Need], budget: Budget) -> list[Need]:
-    """Return roots that can hold together, the first ones rather than the last ones.
-
-    They are as many as can be: with any one of the others more, they cannot.
+    """Return a maximal set of roots that have a solution, preferring the first ones.
 
     Raises:
-        BudgetExceeded: the budget does not reach for it.
+        BudgetExceeded: The budget is spent.
     """
-    # A root that is left out bounds nothing: its name is encoded whole.
+    # A root that is removed limits nothing: all releases of its name are encoded.
     free = [msgspec.structs.replace(root, specifier=SpecifierSet()) for root in roots]
     clauses = Clauses(space, free)
     held: dict[int, Need] = {}
     with Solver(budget) as solver:
         solver.add(clauses.ordering())
         solver.add(clauses.requirements())
-        budget.write(solver.clauses)
+        budget.charge_clauses(solver.clauses)
         for root in roots:
             switch = clauses.new_variable()
             solver.add((-switch, *demand) for demand in clauses.demands(root))
-            if solver.ask([*held, switch]):
+            if solver.solve([*held, switch]):
                 held[switch] = root
     return list(held.values())

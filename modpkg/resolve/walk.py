@@ -1,9 +1,9 @@
-"""The walk: breadth first and best first, in one pass that never takes a choice back.
+"""The walk: breadth first and best first, in one pass without backtracking.
 
-It visits and chooses as `resolvelib.Resolver` does with our provider as long as nothing conflicts,
-and behind the same interface. The stock engine copies its whole state at each step, to be able to
-go back: on a chain of 5,000 names that is some 25 million entries. The walk does not go back. At
-the first name that has nothing left to choose it raises `Conflict`, and the search takes over.
+As long as nothing conflicts, it visits and chooses as `resolvelib.Resolver` does with our provider,
+behind the same interface. That copies its whole state at each step to be able to backtrack: on a
+chain of 5,000 names, some 25 million entries. The walk raises `Conflict` at the first name that has
+nothing left to choose, and the search takes over.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from modpkg.resolve.space import Space
 
 
 class Walk(AbstractResolver[Need, Candidate, Identifier]):
-    """The first step. What it finds is the preferred answer.
+    """The first step. If it has a solution, that is the preferred one.
 
-    Each name takes the best release that the choices before it do not rule out. Were a better one
-    part of an answer that has the same choices before it, they would not rule it out.
+    Each name gets the best release that the choices before it do not rule out. If a better one were
+    part of a solution with the same choices before it, they would not rule it out.
     """
 
     base_exception = ResolverException
@@ -35,11 +35,10 @@ class Walk(AbstractResolver[Need, Candidate, Identifier]):
     def resolve(
         self, requirements: Iterable[Need], **_: Any
     ) -> Result[Need, Candidate, Identifier]:
-        """Return the answer.
+        """Return the solution.
 
         Raises:
-            Conflict: a choice would have to be taken back. It says nothing of whether there is
-                an answer.
+            Conflict: It would have to backtrack; there may or may not be a solution.
         """
         frontier = Frontier(self._space, list(requirements))
         while frontier.pending:

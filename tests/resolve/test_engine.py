@@ -16,7 +16,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from benchmarks.resolver_fuzz import run
-from modpkg.resolve.order import Order, both, runs_of, within
+from modpkg.resolve.order import Order, intersect, runs_of, within
 from modpkg.resolve.resolve import resolve
 from tests.resolve.agree import compare, searched, walked
 from tests.resolve.graphs import Graph, line, plain, random_graph
@@ -119,7 +119,7 @@ def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
         for seed in ("1", "2", "3")
     }
     assert len(answers) == 1
-    assert "To go on: " in answers.pop(), "what is told depends on them no more than the answer"
+    assert "Hint: " in answers.pop(), "what is told depends on them no more than the answer"
 
 
 @settings(max_examples=EXAMPLES // 4, deadline=None, derandomize=True, database=None)
@@ -183,4 +183,4 @@ def test_ranges_are_what_packaging_says(texts: list[str], specifier: SpecifierSe
 
 @given(st.sets(st.integers(0, 12)), st.sets(st.integers(0, 12)))
 def test_stretches_intersect_as_sets_do(one: set[int], other: set[int]) -> None:
-    assert both(runs_of(sorted(one)), runs_of(sorted(other))) == runs_of(sorted(one & other))
+    assert intersect(runs_of(sorted(one)), runs_of(sorted(other))) == runs_of(sorted(one & other))

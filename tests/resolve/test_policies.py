@@ -120,7 +120,7 @@ def test_a_constraint_narrows_and_does_not_require(shop: Universe) -> None:
 def test_a_constraint_is_told_with_its_line(shop: Universe) -> None:
     with raises("M401") as caught:
         shop.versions("lib>=3", constraints={"lib": bound("<3", "modpkg.toml:7")})
-    assert "lib 3 is kept out by the constraint lib<3 (modpkg.toml:7)." in str(caught.value)
+    assert "lib 3 is excluded by the constraint lib<3 (modpkg.toml:7)." in str(caught.value)
 
 
 def test_an_override_replaces_every_requirement(universe: Universe) -> None:
@@ -138,7 +138,7 @@ def test_an_override_replaces_every_requirement(universe: Universe) -> None:
     with raises("M401") as caught:
         universe.versions("lib", overrides={"lib": ">=9"})
     assert "modpkg.toml:9 (an override) needs lib>=9." in str(caught.value)
-    assert "Every requirement on lib is lib>=9 by the override in modpkg.toml:9." in str(
+    assert "Every requirement on lib is replaced by lib>=9, an override in modpkg.toml:9." in str(
         caught.value
     )
 
@@ -218,7 +218,7 @@ def test_what_is_newer_than_the_cutoff_is_left_out(universe: Universe) -> None:
     assert universe.versions("a", cutoffs={"a": early}) == {"a": "1"}
     with raises("M401", match="a 3 was published .* after the cut-off 2026"):
         universe.versions("a>2", cutoff=cutoff)
-    with raises("M401", match="does not say when"):
+    with raises("M401", match="has no publication time"):
         universe.versions("odd", cutoff=cutoff)
 
 
@@ -317,7 +317,7 @@ def test_bad_rows_are_skipped_and_the_rest_works(universe: Universe) -> None:
 
 def test_an_index_without_a_sound_row_is_told_from_no_index(universe: Universe) -> None:
     universe.write("a", b"garbage")
-    with raises("M304", match="that can be read .its index file has no line that"):
+    with raises("M304", match="that can be read .its index file has no valid line"):
         universe.versions("a")
 
 
@@ -343,5 +343,5 @@ def test_a_module_that_needs_itself(universe: Universe) -> None:
 def test_what_nothing_can_satisfy(universe: Universe, asked: str) -> None:
     universe.add("a", "1")
     universe.add("a", "2")
-    with raises("M401", match="a can be had in 2, 1"):
+    with raises("M401", match="a is available in 2, 1"):
         universe.versions(asked)

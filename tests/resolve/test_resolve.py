@@ -126,7 +126,7 @@ def test_a_root_out_of_range_names_its_line(universe: Universe) -> None:
     with raises("M401") as caught:
         universe.versions("a", "a>=3")
     assert "modpkg.toml:2 needs a>=3." in str(caught.value)
-    assert "a can be had in 1." in str(caught.value)
+    assert "a is available in 1." in str(caught.value)
 
 
 def test_an_unknown_name_suggests_a_near_one(universe: Universe) -> None:
