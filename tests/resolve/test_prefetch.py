@@ -31,7 +31,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         with Handler.guard:
-            Handler.queries[self.path] += 1
+            Handler.asked[self.path] += 1
             Handler.now += 1
             Handler.most = max(Handler.most, Handler.now)
         time.sleep(0.05)
@@ -50,7 +50,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     for number in range(20):
         universe.add(f"m{number}", "1", "shared")
     universe.add("shared", "1")
-    Handler.queries.clear()
+    Handler.asked.clear()
     handler = partial(Handler, directory=str(tmp_path / "registry"))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -63,7 +63,7 @@ def test_each_index_is_fetched_once_and_many_at_a_time(address: str) -> None:
     roots = root_needs("top", (), parse_requirement("top").specifier, "")
     found = resolve(roots, Catalog(Registry(address)))
     assert len(found.modules) == 22
-    indexes = {path: count for path, count in Handler.queries.items() if path.startswith("/index/")}
+    indexes = {path: count for path, count in Handler.asked.items() if path.startswith("/index/")}
     assert len(indexes) == 22
     assert set(indexes.values()) == {1}
     assert Handler.most > 4
