@@ -168,7 +168,7 @@ def test_gaps_lead_back_to_the_places(places: list[int]) -> None:
     from modpkg.compose.composition import Term
 
     found = PATCHED.prepare(inputs, Term(op="patch", weight=1.0, inputs={}), torch.zeros(5001))
-    assert torch.equal(found["places"], wanted)
+    assert torch.equal(found["indices"], wanted)
 
 
 # What is refused --------------------------------------------------------------------------
