@@ -1,8 +1,8 @@
-"""Fetching what a plan names: many ranges at once, each tensor hashed before it is used.
+"""Executes a transfer plan: ranges are fetched concurrently, and each tensor is verified.
 
-Bytes go straight to their places in unfinished packs (`modpkg.transfer.staging`), from which
-another process can go on. A tensor is decoded when it is encoded, hashed, and only then counted; a
-pack whose tensors are all there is renamed into the store.
+Bytes are written to their offsets in unfinished packs (`modpkg.transfer.staging`), which another
+process can resume. A tensor is decoded, if it is encoded, and hashed; a pack whose tensors are all
+verified is moved into the store.
 """
 
 from __future__ import annotations
@@ -30,19 +30,23 @@ from modpkg.transfer.ranges import Segment, pieces_of, subtract
 from modpkg.transfer.staging import PACK, StagedPack, map_part
 
 CONNECTIONS = 8
-"""Pieces that are fetched at once."""
+"""Pieces that are fetched at the same time."""
 PIECE = 16 << 20
-"""Longest piece in bytes."""
+"""Most bytes of a piece."""
 GAP = 64 << 10
-"""Bytes between two wanted ranges that are fetched too: quicker than another request."""
+"""Most bytes between two ranges that are fetched with them: faster than another request."""
 FLUSH = 4
-"""Pieces after which the disk is asked to take what has come."""
+"""Pieces after which a pack is flushed to disk."""
 DISK_RESERVE = 16 << 20
-"""Bytes that are left free on the disk beyond what is fetched."""
+"""Bytes that stay free on the disk."""
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise `InstallError` when ``needed`` bytes do not fit where ``path`` lies."""
+    """Check that a number of bytes fits on the disk of a folder, which is created.
+
+    Raises:
+        InstallError: There is not enough free space.
+    """
     path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path).free
     if needed and needed + DISK_RESERVE > free:
@@ -55,19 +59,21 @@ def fetch_all(
     store: Store,
     progress: Progress | None = None,
 ) -> None:
-    """Bring all that is missing into the store, and check each release as a whole once.
+    """Fetch everything that is missing into the store, and check each release as a whole once.
 
-    What was fetched before an error stays for the next time.
+    After an error, what was fetched is kept for the next attempt.
 
     Raises:
-        IntegrityError, ReleaseError, RecordError, PackError: what came is not what the lock
-            names. InstallError, RegistryUnreachable, IntegrityError.
+        IntegrityError, ReleaseError, RecordError, PackError: A file, tensor or record does not
+            match its digest, is malformed, or is missing from the registry.
+        RegistryUnreachable: The registry cannot be read.
+        InstallError: There is not enough disk space, or ``--offline`` forbids fetching.
     """
     if plan.needed:
-        with contextlib.ExitStack() as held:
-            # In one order, so that two processes never wait for each other.
+        with contextlib.ExitStack() as locks:
+            # In a fixed order, so that two processes never wait for each other.
             packs = sorted(plan.packs, key=lambda pack: pack.staging)
-            staged = {p.staging: held.enter_context(StagedPack(store, p)) for p in packs}
+            staged = {p.staging: locks.enter_context(StagedPack(store, p)) for p in packs}
             _Transfer(plan, staged, store, progress).run()
     for module in modules:
         if not store.is_checked(module.release):
@@ -76,7 +82,7 @@ def fetch_all(
 
 
 class _Transfer:
-    """One run of a plan: the pools, and what all its rounds share."""
+    """One execution of a plan: the thread pools, and what its rounds share."""
 
     def __init__(
         self,
@@ -98,7 +104,7 @@ class _Transfer:
         self._running = 0
 
     def run(self) -> None:
-        """Fetch everything; rounds, because what turns out to be wrong may be fetched once more."""
+        """Fetch everything, in rounds: tensors that fail verification may be fetched again."""
         todo = self._needed()
         for name in sorted({tensor.staging for tensor in todo}):
             self.staged[name].begin()
@@ -114,16 +120,16 @@ class _Transfer:
                 pool.shutdown(cancel_futures=True)
 
     def _needed(self) -> list[TensorFetch]:
-        """Return what is to be fetched now: another process may have finished some packs."""
+        """Return the tensors to fetch: another process may have finished some packs."""
         needed: set[str] = set()
         for tensor in reversed(self.plan.tensors):
-            kept = tensor.final[0] == PACK
-            if kept and self.staged[tensor.staging].finished:
+            in_pack = tensor.final[0] == PACK
+            if in_pack and self.staged[tensor.staging].finished:
                 continue
-            if kept or tensor.entry.digest in needed:
+            if in_pack or tensor.entry.digest in needed:
                 needed.add(tensor.entry.digest)
-                if (earlier := self.earlier(tensor)) is not None:
-                    needed.add(earlier.entry.digest)
+                if (base := self.base_tensor(tensor)) is not None:
+                    needed.add(base.entry.digest)
         listed = (t for t in self.plan.tensors if t.entry.digest in needed)
         return [t for t in listed if t.final[0] != PACK or not self.staged[t.staging].finished]
 
@@ -133,12 +139,12 @@ class _Transfer:
         job: Callable[[], Any],
         then: Callable[[Any], None] = lambda result: None,
     ) -> None:
-        """Have a job done, and its result told in this thread, while it waits."""
+        """Run a job in a pool; `wait` calls ``then`` with its result in this thread."""
         self._running += 1
         pool.submit(job).add_done_callback(lambda future: self._events.put((future, then)))
 
     def wait(self) -> None:
-        """Wait for all jobs, and those that they lead to; raise the first error."""
+        """Wait for all jobs, and those that they submit; raise the first error."""
         while self._running:
             future, then = self._events.get()
             self._running -= 1
@@ -148,16 +154,16 @@ class _Transfer:
         while True:
             address = file.registry.current_address
             try:
-                chunks = self._bounded(file)
+                chunks = self._chunks(file)
                 self._store.blobs.add_stream(chunks, file.digest, file.what, address)
                 return
             except IntegrityError:
-                why = f"what it has as {file.what} has another digest"
-                if not file.registry.disable_mirror(address, why):
+                reason = f"its {file.what} has another digest"
+                if not file.registry.disable_mirror(address, reason):
                     raise
 
-    def _bounded(self, file: FileFetch) -> Iterator[bytes]:
-        """Yield the file's chunks, and stop one that is longer than the record says."""
+    def _chunks(self, file: FileFetch) -> Iterator[bytes]:
+        """Yield the file's chunks, up to a chunk beyond its size."""
         left = file.size
         for chunk in file.registry.stream(file.digest, file.what):
             left -= len(chunk)
@@ -167,77 +173,77 @@ class _Transfer:
                 self.progress(file.module, len(chunk))
             yield chunk
             if left < 0:
-                return  # the digest cannot match any more; do not fill the disk
+                return  # too long, so the digest cannot match: do not fill the disk
 
-    def earlier(self, tensor: TensorFetch) -> TensorFetch | None:
-        """Return the tensor of the plan that one is decoded on; None when that one is here."""
+    def base_tensor(self, tensor: TensorFetch) -> TensorFetch | None:
+        """Return the tensor of the plan that a tensor is decoded on, if any."""
         encoding = tensor.entry.encoding
         if encoding is None or encoding.base is None or encoding.base in self.plan.bases:
             return None
         return self._listed[encoding.base]
 
-    def base(self, tensor: TensorFetch) -> memoryview | None:
-        """Return the bytes that a tensor is decoded on; None when it needs none."""
+    def base_bytes(self, tensor: TensorFetch) -> memoryview | None:
+        """Return the bytes that a tensor is decoded on, if any."""
         encoding = tensor.entry.encoding
         if encoding is None or encoding.base is None:
             return None
-        earlier = self.earlier(tensor)
-        if earlier is not None and not self._finished_elsewhere(earlier):
-            return self.staged[earlier.staging].view(*earlier.final)
-        place = (self.plan.bases if earlier is None else self.plan.places)[encoding.base]
+        base = self.base_tensor(tensor)
+        if base is not None and not self._is_finished(base):
+            return self.staged[base.staging].view(*base.final)
+        place = (self.plan.bases if base is None else self.plan.places)[encoding.base]
         return map_part(self._store.packs.path(place.pack), place.offset, place.length)
 
-    def _finished_elsewhere(self, tensor: TensorFetch) -> bool:
+    def _is_finished(self, tensor: TensorFetch) -> bool:
         return tensor.final[0] == PACK and self.staged[tensor.staging].finished
 
 
 class _Round:
-    """All that is missing, once: pieces come, tensors are checked, packs are finished."""
+    """One attempt at all missing tensors: fetch pieces, verify tensors, finish packs."""
 
     def __init__(self, transfer: _Transfer, todo: list[TensorFetch]) -> None:
         self._transfer = transfer
         self._todo = todo
         self._numbers = {tensor.entry.digest: number for number, tensor in enumerate(todo)}
         self._waiting: Counter[int] = Counter()
-        """By tensor, how many pieces and earlier tensors it still waits for."""
+        """By tensor, the number of pieces and base tensors that it waits for."""
         self._followers: dict[int, list[int]] = {}
         self._resumed: set[int] = set()
         self._remotes: dict[tuple[int, str], RemotePack] = {}
-        self._good: set[int] = set()
+        self._verified: set[int] = set()
         self._errors: dict[int, ModpkgError] = {}
         self._pieces: Counter[str] = Counter()
         self._open = Counter(t.staging for t in todo if t.final[0] == PACK)
 
     def run(self) -> list[TensorFetch]:
-        """Return what has to be fetched again."""
+        """Return the tensors that have to be fetched again."""
         pieces = self._plan_pieces()
         for number, tensor in enumerate(self._todo):
-            earlier = self._transfer.earlier(tensor)
-            before = self._numbers.get(earlier.entry.digest) if earlier is not None else None
+            base = self._transfer.base_tensor(tensor)
+            before = self._numbers.get(base.entry.digest) if base is not None else None
             if before is not None:
                 self._waiting[number] += 1
                 self._followers.setdefault(before, []).append(number)
         for number in range(len(self._todo)):
             if not self._waiting[number]:
-                self._check(number)
+                self._verify(number)
         for remote, at, targets in pieces:
             self._transfer.submit(
                 self._transfer.network,
                 partial(remote.fetch, at),
-                partial(self._piece_came, targets),
+                partial(self._piece_fetched, targets),
             )
         self._transfer.wait()
         for number, error in sorted(self._errors.items()):
             tensor = self._todo[number]
-            self._transfer.staged[tensor.staging].forget(*tensor.payload)
-            if not self._worth_another_try(number, error):
+            self._transfer.staged[tensor.staging].discard(*tensor.payload)
+            if not self._retry_can_help(number, error):
                 raise error
         for staged in self._transfer.staged.values():
             staged.refresh()
-        return [tensor for number, tensor in enumerate(self._todo) if number not in self._good]
+        return [tensor for number, tensor in enumerate(self._todo) if number not in self._verified]
 
     def _plan_pieces(self) -> list[tuple[RemotePack, int, set[int]]]:
-        """Return what to fetch: pieces of packs, and the tensors that each piece is for."""
+        """Return the pieces to fetch: pack, number of the piece, and the tensors that it is for."""
         sink = Sink(
             self._todo, self._transfer.staged, self._transfer.progress, self._transfer.cancelled
         )
@@ -265,34 +271,34 @@ class _Round:
                 pieces.append((remote, at, targets))
         return pieces
 
-    def _piece_came(self, targets: set[int], result: None = None) -> None:
+    def _piece_fetched(self, targets: set[int], result: None = None) -> None:
         for staging in {self._todo[number].staging for number in targets}:
             self._pieces[staging] += 1
             if self._pieces[staging] % FLUSH == 0:
                 self._transfer.submit(self._transfer.disk, self._transfer.staged[staging].flush)
-        self._came(targets)
+        self._count_down(targets)
 
-    def _came(self, targets: Iterable[int]) -> None:
+    def _count_down(self, targets: Iterable[int]) -> None:
         for number in sorted(targets):
             self._waiting[number] -= 1
             if not self._waiting[number]:
-                self._check(number)
+                self._verify(number)
 
-    def _check(self, number: int) -> None:
+    def _verify(self, number: int) -> None:
         self._transfer.submit(
             self._transfer.work,
             partial(self._error_in, self._todo[number]),
-            partial(self._checked, number),
+            partial(self._verification_done, number),
         )
 
     def _error_in(self, tensor: TensorFetch) -> ModpkgError | None:
-        """Decode a tensor if it is encoded, and hash it; return what is wrong with it."""
+        """Decode a tensor if it is encoded, and hash it; return the error, if any."""
         staged = self._transfer.staged[tensor.staging]
         entry = tensor.entry
         if entry.encoding is not None:
             from modpkg.deltas import decode
 
-            base = self._transfer.base(tensor)
+            base = self._transfer.base_bytes(tensor)
             payload, out = staged.view(*tensor.payload), staged.view(*tensor.final)
             try:
                 decode(entry.encoding.method, payload, base, out, entry.dtype, tensor.what)
@@ -309,25 +315,25 @@ class _Round:
             source=tensor.registry.url,
         )
 
-    def _checked(self, number: int, error: ModpkgError | None) -> None:
+    def _verification_done(self, number: int, error: ModpkgError | None) -> None:
         if error is not None:
             self._errors[number] = error
             return
         tensor = self._todo[number]
-        self._good.add(number)
-        self._came(self._followers.get(number, ()))
+        self._verified.add(number)
+        self._count_down(self._followers.get(number, ()))
         if tensor.final[0] == PACK:
             self._open[tensor.staging] -= 1
             if not self._open[tensor.staging]:
                 staged = self._transfer.staged[tensor.staging]
                 self._transfer.submit(self._transfer.work, staged.finish)
 
-    def _worth_another_try(self, number: int, error: ModpkgError) -> bool:
-        """Say whether the bytes may come right: they are old ones, or from a mirror."""
+    def _retry_can_help(self, number: int, error: ModpkgError) -> bool:
+        """Return whether to fetch again: bytes came from an earlier process, or from a mirror."""
         tensor = self._todo[number]
         remote = self._remotes[id(tensor.registry), tensor.entry.pack]
-        why = f"what it has of {tensor.what} is not what the release names ({error.code})"
-        mirrors = [tensor.registry.disable_mirror(address, why) for address in remote.addresses]
+        reason = f"its {tensor.what} does not match the release ({error.code})"
+        mirrors = [tensor.registry.disable_mirror(address, reason) for address in remote.addresses]
         return number in self._resumed or any(mirrors)
 
 

@@ -1,4 +1,4 @@
-"""Pieces: parts of a registry's packs, fetched and put where their bytes belong."""
+"""Pieces: ranges of a registry's packs, fetched and written to unfinished packs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from modpkg.transfer.ranges import Segment, Span
 from modpkg.transfer.staging import StagedPack
 
 Progress = Callable[[str, int], None]
-"""Called, in any thread, with a module's name and how many more bytes of it have come."""
+"""Called, in any thread, with a module's name and a number of bytes fetched for it."""
 
 TRIES = 4
-"""How often a piece may end early without a byte more, before its pack counts as cut."""
+"""Attempts without any progress after which a pack counts as truncated."""
 PAUSE = 0.2
-"""Seconds before the first new try; each further pause is twice as long."""
+"""Seconds before the first retry; each further pause is twice as long."""
 
 
 class Cancelled(Exception):
-    """Another piece failed: what this one has is kept for the next time."""
+    """Another piece failed; what was fetched of this one is kept for the next attempt."""
 
 
 class Sink:
-    """Where fetched bytes go, for all pieces of one transfer."""
+    """Writes fetched bytes, for all pieces of one transfer."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Sink:
         self._cancelled = cancelled
 
     def write(self, at: int, data: memoryview, segments: list[Segment]) -> None:
-        """Write what ``segments`` want of the bytes that begin at ``at``; drop those that end."""
+        """Write data at an offset of a pack to its segments, and drop complete segments."""
         self.check()
         end = at + len(data)
         parts: dict[tuple[str, int], list[tuple[int, memoryview]]] = {}
-        came: Counter[str] = Counter()
+        fetched: Counter[str] = Counter()
         for segment in segments:
             if segment.start >= end:
                 break
@@ -61,21 +61,21 @@ class Sink:
                 position = segment.position + start - segment.start
                 place = tensor.staging, tensor.payload[0]
                 parts.setdefault(place, []).append((position, data[start - at : stop - at]))
-                came[tensor.module] += stop - start
+                fetched[tensor.module] += stop - start
         for (staging, number), writes in parts.items():
             self._staged[staging].write(number, writes)
         while segments and segments[0].stop <= end:
             segments.pop(0)
-        self._tell(came)
+        self._report(fetched)
 
     def copy(self, source: int, segment: Segment) -> int:
-        """Copy one segment out of an open pack; return how many bytes it had."""
+        """Copy a segment from an open pack, and return the number of bytes copied."""
         self.check()
         tensor = self._tensors[segment.target]
         staged = self._staged[tensor.staging]
         length = segment.stop - segment.start
         count = staged.copy(tensor.payload[0], segment.position, source, segment.start, length)
-        self._tell({tensor.module: count})
+        self._report({tensor.module: count})
         return count
 
     def check(self) -> None:
@@ -86,32 +86,34 @@ class Sink:
         self._cancelled.wait(PAUSE * 2**tries * random.uniform(0.5, 1))  # noqa: S311
         self.check()
 
-    def _tell(self, came: dict[str, int]) -> None:
+    def _report(self, fetched: dict[str, int]) -> None:
         if self._progress is not None:
-            for module, count in came.items():
+            for module, count in fetched.items():
                 self._progress(module, count)
 
 
 class RemotePack:
-    """One pack of a registry, from which pieces are wanted."""
+    """One pack of a registry, of which pieces are fetched."""
 
     def __init__(self, registry: Registry, pack: str, what: str, sink: Sink) -> None:
         self.registry = registry
         self.pack = parse_digest(pack)
         self.addresses: set[str] = set()
-        """Where bytes came from: a mirror, or the registry."""
+        """The addresses that bytes came from: of mirrors, or of the registry."""
         self._what = what
         self._sink = sink
         self._whole = threading.Lock()
-        self._came_whole = False
+        self._whole_fetched = False
         self.pieces: list[tuple[Span, list[Segment]]] = []
 
     def fetch(self, number: int) -> None:
         """Fetch one of the pieces.
 
         Raises:
-            PackError: the pack ends before the piece does.
-            IntegrityError, InstallError, RegistryUnreachable.
+            PackError: The pack ends before the piece does.
+            IntegrityError: The registry does not have the pack.
+            RegistryUnreachable: It cannot be read.
+            InstallError: The disk is full, or ``--offline`` forbids fetching.
         """
         span, segments = self.pieces[number]
         if (folder := self.registry.folder) is not None:
@@ -121,9 +123,9 @@ class RemotePack:
             self._stream(span, segments)
         except RangesUnsupported:
             with self._whole:
-                if not self._came_whole:
+                if not self._whole_fetched:
                     self._stream_whole()
-                    self._came_whole = True
+                    self._whole_fetched = True
 
     def _copy(self, path: Path, segments: Iterable[Segment]) -> None:
         try:
@@ -137,7 +139,7 @@ class RemotePack:
         try:
             for segment in segments:
                 if self._sink.copy(source, segment) < segment.stop - segment.start:
-                    raise self._cut(os.fstat(source).st_size)
+                    raise self._truncated(os.fstat(source).st_size)
         finally:
             os.close(source)
 
@@ -147,15 +149,15 @@ class RemotePack:
         tries = 0
         while left:
             before = at
-            at = self._some(at, stop, left)
+            at = self._read_from(at, stop, left)
             tries = 0 if at > before else tries + 1
             if tries == TRIES:
-                raise self._cut(at)
+                raise self._truncated(at)
             if left:
                 self._sink.pause(tries)
 
-    def _some(self, at: int, stop: int | None, left: list[Segment]) -> int:
-        """Read on from ``at``, and return where the answer ended."""
+    def _read_from(self, at: int, stop: int | None, left: list[Segment]) -> int:
+        """Read from ``at`` on, and return where the response ended."""
         self.addresses.add(self.registry.current_address)
         end = max(segment.stop for segment in left) if stop is None else stop
         for chunk in self.registry.stream(self.pack, self._what, at, stop):
@@ -163,21 +165,21 @@ class RemotePack:
             self._sink.write(at, data, left)
             at += len(data)
             if len(data) < len(chunk) or (stop is None and not left):
-                break  # more than was asked for, or than is wanted
+                break  # the server sends more than the range, or all segments are complete
         return at
 
     def _stream_whole(self) -> None:
-        """Read the pack from its beginning, for a server that gives whole files only."""
+        """Read the pack from its beginning, from a server that does not support ranges."""
         wanted = [segment for _, segments in self.pieces for segment in segments]
         at = 0
         for tries in range(TRIES):
             left = sorted(wanted)
-            at = self._some(0, None, left)
+            at = self._read_from(0, None, left)
             if not left:
                 return
             self._sink.pause(tries)
-        raise self._cut(at)
+        raise self._truncated(at)
 
-    def _cut(self, at: int) -> PackError:
+    def _truncated(self, at: int) -> PackError:
         path = f"{self.registry.url}/{blob_path(self.pack)}"
-        return PackError("M201", path=path, reason=f"it ends after {at} bytes, before {self._what}")
+        return PackError("M201", path=path, reason=f"it ends after {at} bytes, within {self._what}")

@@ -1,4 +1,4 @@
-"""What has to be fetched before a lock's modules are all on this machine."""
+"""Plans what to fetch so that all modules of a lock are in the store."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from modpkg.resolve.lock import LockedModule
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments
 from modpkg.transfer.ranges import Span, length, subtract
-from modpkg.transfer.staging import PACK, SPOOL, PackFetch, allocated, written
+from modpkg.transfer.staging import PACK, SPOOL, PackFetch, disk_usage, written_spans
 
 _ALIGNED = 64
 
 
 class FileFetch(Struct, frozen=True):
-    """One file that is missing."""
+    """One missing file."""
 
     digest: Digest
     size: int
@@ -36,46 +36,46 @@ class FileFetch(Struct, frozen=True):
 
 
 class TensorFetch(Struct, frozen=True, kw_only=True):
-    """One tensor that is missing."""
+    """One missing tensor."""
 
     entry: TensorEntry
     what: str
     module: str
-    """That it is fetched for."""
+    """The module that it is fetched for."""
     label: str
     """The module with its version."""
     registry: Registry
     staging: str
-    """Name of the unfinished pack that it goes through."""
+    """Name of the unfinished pack that it is written to."""
     payload: tuple[int, Span]
-    """Where the fetched bytes go: which of the unfinished pack's files, and where in it."""
+    """File and span of the unfinished pack that the fetched bytes are written to."""
     final: tuple[int, Span]
-    """Where its own bytes are in the end: the same place, when they need no decoding."""
+    """File and span of the decoded bytes: the same, if it is not encoded."""
 
 
 class TransferPlan(Struct, frozen=True, kw_only=True):
-    """What to fetch, and what is here already."""
+    """What to fetch, and what the store has already."""
 
     records: dict[str, ReleaseRecord]
     """By module name, the release record of every locked module."""
     files: tuple[FileFetch, ...]
     tensors: tuple[TensorFetch, ...]
-    """Each comes after the one that it is decoded on."""
+    """Each after the one that it is decoded on."""
     packs: tuple[PackFetch, ...]
     places: dict[str, TensorLocation]
-    """By digest, where every tensor of every module lies, or will lie."""
+    """By digest, the location of every tensor of every module, in the store or once fetched."""
     bases: dict[str, TensorLocation]
-    """By digest, where tensors lie that fetched ones are decoded on, for those that are here."""
+    """By digest, the locations of tensors in the store that missing ones are decoded on."""
     fetch: dict[str, int]
-    """By module, bytes to fetch for it; none that an interrupted fetch has left here."""
+    """By module, bytes to fetch, without those in unfinished packs."""
     here: int
-    """Bytes of the lock's files and tensors that are here, unfinished packs among them."""
+    """Bytes of files and tensors that are here already, including unfinished packs."""
     disk: int
-    """Bytes that fetching will take on the disk."""
+    """Bytes of disk space that fetching takes."""
 
     @property
     def needed(self) -> bool:
-        """Say whether anything is missing."""
+        """Whether anything is missing."""
         return bool(self.files or self.tensors)
 
     @property
@@ -91,11 +91,13 @@ class TransferPlan(Struct, frozen=True, kw_only=True):
 def plan_transfer(
     modules: Sequence[LockedModule], registries: Mapping[str, Registry], store: Store
 ) -> TransferPlan:
-    """Read the release records (from the store, else the registry) and list what is missing.
+    """Read the release records, from the store or else the registry, and plan what to fetch.
 
     Raises:
-        IntegrityError, RecordError: a record is not what the lock names.
-        InstallError, RegistryUnreachable, NotFound: a record is not here and not to be had.
+        IntegrityError, RecordError: A record is damaged, missing, or not of the locked module.
+        InstallError: A record is not in the store, and ``--offline`` forbids fetching it.
+        RegistryUnreachable, NotFound: The registry of a record that is not in the store cannot be
+            read, or does not exist.
     """
     records = {m.name: _record(m, registries[m.name], store) for m in modules}
     fetch: dict[str, int] = {}
@@ -117,8 +119,8 @@ def plan_transfer(
     folder = store.root / "partial"
     resumed = 0
     for pack in planner.packs:
-        disk += max(0, sum(pack.sizes) - allocated(folder, pack.staging))
-    done = {pack.staging: written(folder, pack.staging, pack.sizes) for pack in planner.packs}
+        disk += max(0, sum(pack.sizes) - disk_usage(folder, pack.staging))
+    done = {pack.staging: written_spans(folder, pack.staging, pack.sizes) for pack in planner.packs}
     for tensor in planner.tensors:
         area, span = tensor.payload
         left = length(subtract([span], done[tensor.staging][area]))
@@ -138,19 +140,19 @@ def plan_transfer(
 
 
 class _Wanted(Struct, frozen=True):
-    """A missing tensor before it has a place."""
+    """A missing tensor that has no location yet."""
 
     entry: TensorEntry
     what: str
     source: str
-    """The module whose record tells where it is fetched from."""
+    """The module whose release it is fetched from."""
     owner: str
-    """The module whose pack it goes into, or is fetched beside."""
-    kept: bool
+    """The module whose pack it is stored in, or whose spool."""
+    in_pack: bool
 
 
 class _TensorPlanner:
-    """Which tensors are missing, in an order in which they can be decoded, and where they go."""
+    """Lists missing tensors in an order in which they can be decoded, and assigns locations."""
 
     def __init__(
         self, records: Mapping[str, ReleaseRecord], registries: Mapping[str, Registry], store: Store
@@ -199,7 +201,7 @@ class _TensorPlanner:
         self.tensors.sort(key=lambda tensor: order[tensor.entry.digest])
 
     def _list(self, digest: str, source: str) -> None:
-        """List a tensor, after the one that it is decoded on; `check_record` bounds the chain."""
+        """List a tensor after the one that it is decoded on; `check_record` limits the chain."""
         if digest in self._listed:
             return
         what, entry = self._entries[source][digest]
@@ -210,9 +212,9 @@ class _TensorPlanner:
         self._listed[digest] = _Wanted(entry, what, source, owner or source, owner is not None)
 
     def _place(self, name: str) -> None:
-        """Lay out the pack of one module, and the spool beside it."""
-        mine = [wanted for wanted in self._listed.values() if wanted.owner == name]
-        layout = lay_out({w.entry.digest: self._kinds[w.entry.digest] for w in mine if w.kept})
+        """Lay out the pack and the spool of one module."""
+        own = [wanted for wanted in self._listed.values() if wanted.owner == name]
+        layout = lay_out({w.entry.digest: self._kinds[w.entry.digest] for w in own if w.in_pack})
         payloads: dict[str, tuple[int, Span]] = {}
         finals: dict[str, tuple[int, Span]] = {}
         end = 0
@@ -223,11 +225,11 @@ class _TensorPlanner:
             end += size + -size % _ALIGNED
             return SPOOL, (start, start + size)
 
-        account: list[Any] = []
-        for wanted in mine:
+        spool_contents: list[Any] = []
+        for wanted in own:
             entry = wanted.entry
             digest = entry.digest
-            if wanted.kept:
+            if wanted.in_pack:
                 place = layout.places[digest]
                 finals[digest] = PACK, (place.offset, place.offset + place.length)
                 self.places[digest] = TensorLocation(layout.name, place.offset, place.length)
@@ -235,12 +237,12 @@ class _TensorPlanner:
                 finals[digest] = spooled(byte_length(entry))
             payloads[digest] = finals[digest] if entry.encoding is None else spooled(entry.length)
             if payloads[digest][0] == SPOOL:
-                account.append([entry, wanted.kept])
+                spool_contents.append([entry, wanted.in_pack])
         staging = layout.name
-        if account:  # another spool makes other unfinished files, of the same pack
-            staging += "-" + hashlib.sha256(canonical_json(account)).hexdigest()[:16]
+        if spool_contents:  # another spool needs other unfinished files, of the same pack
+            staging += "-" + hashlib.sha256(canonical_json(spool_contents)).hexdigest()[:16]
         self.packs.append(PackFetch(staging=staging, layout=layout, spool=end))
-        for wanted in mine:
+        for wanted in own:
             record = self._records[wanted.source]
             label = f"{record.name} {record.version}"
             self.tensors.append(

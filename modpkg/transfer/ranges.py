@@ -1,4 +1,4 @@
-"""Byte ranges: pure arithmetic on spans, each from its first byte to before its last."""
+"""Byte ranges: arithmetic on half-open spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Span = tuple[int, int]
 
 
 def merge(spans: Iterable[Span], gap: int = 0) -> list[Span]:
-    """Return the spans in order, those that touch, or lie at most ``gap`` apart, made one.
+    """Return the spans in order, merging those that are at most ``gap`` bytes apart.
 
     >>> merge([(8, 9), (0, 4), (4, 5)], gap=2), merge([(8, 9), (0, 4), (4, 5)], gap=3)
     ([(0, 5), (8, 9)], [(0, 9)])
@@ -27,7 +27,7 @@ def merge(spans: Iterable[Span], gap: int = 0) -> list[Span]:
 
 
 def subtract(spans: Iterable[Span], done: Iterable[Span]) -> list[Span]:
-    """Return what of ``spans`` is not in ``done``.
+    """Return the parts of ``spans`` that are not in ``done``.
 
     >>> subtract([(0, 10)], [(2, 3), (8, 20)])
     [(0, 2), (3, 8)]
@@ -61,27 +61,27 @@ def split(spans: Iterable[Span], size: int) -> Iterator[Span]:
 
 
 def length(spans: Iterable[Span]) -> int:
-    """Return how many bytes the spans have; they must not overlap."""
+    """Return the total number of bytes of spans that do not overlap."""
     return sum(stop - start for start, stop in spans)
 
 
 class Segment(Struct, frozen=True, order=True):
-    """Bytes ``start`` to before ``stop`` of a registry's pack, and where they go."""
+    """Bytes ``start`` to before ``stop`` of a registry's pack, and where to write them."""
 
     start: int
     stop: int
     target: int
-    """Number of the file."""
+    """Number of the tensor."""
     position: int
-    """Where in it the first byte goes."""
+    """Offset at which the first byte is written."""
 
 
 def pieces_of(segments: Iterable[Segment], gap: int, size: int) -> list[tuple[Span, list[Segment]]]:
-    """Return what to ask for: spans of at most ``size`` bytes, each with what becomes of its bytes.
+    """Return the pieces to fetch: spans of at most ``size`` bytes, each with its segments.
 
-    Every byte of every segment is in exactly one piece; segments may overlap, and the same bytes
-    then go to several places. Up to ``gap`` bytes between two segments are asked for too, and go
-    nowhere: that is quicker than another request.
+    Every byte of every segment is in exactly one piece; bytes of overlapping segments are written
+    to each of them. Up to ``gap`` bytes between two segments are fetched and dropped, which is
+    faster than another request.
     """
     ordered = sorted(segment for segment in segments if segment.start < segment.stop)
     spans = list(split(merge(((s.start, s.stop) for s in ordered), gap), size))

@@ -1,12 +1,12 @@
-"""Unfinished packs: files at their full length, and a journal of what has been written to them.
+"""Unfinished packs: files of full length, with a journal of the spans that were written.
 
-They lie in the store's ``partial/``. Whoever comes next, after a kill or a cut line, goes on from
-what the journal says. Nothing in them is trusted before it was hashed.
+They are in the store's ``partial/``. After a kill or a lost connection, the next process resumes
+from the journal. Nothing in them is used before it was hashed.
 
   <name>.pack      becomes a pack of the store
-  <name>.spool     encoded tensors, and earlier ones that are only needed to decode others
+  <name>.spool     encoded tensors, and tensors that are only needed to decode others
   <name>.journal   24 bytes per write: number of the file, first byte, length
-  <name>.lock      held by the process that fetches
+  <name>.lock      locked by the process that fetches
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ PACK, SPOOL = 0, 1
 """Numbers of an unfinished pack's files."""
 _SUFFIXES = (".pack", ".spool")
 _ENTRY = struct.Struct("<QQQ")
-_FORGOTTEN = 2
-"""Added to a file's number in the journal: the bytes were found to be wrong."""
+_DISCARDED = 2
+"""Added to a file's number in the journal: the bytes failed verification."""
 
-Written = tuple[list[Span], list[Span]]
+WrittenSpans = tuple[list[Span], list[Span]]
 
 
 class PackFetch(Struct, frozen=True, kw_only=True):
-    """One pack of the store that is made of what is fetched."""
+    """One pack of the store that is filled by fetching."""
 
     staging: str
     layout: PackLayout
     spool: int
-    """Bytes of what is only fetched to decode others: encoded tensors, and earlier ones."""
+    """Bytes of encoded tensors, and of tensors that are only needed to decode others."""
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -52,8 +52,8 @@ class PackFetch(Struct, frozen=True, kw_only=True):
         return self.layout.size, self.spool
 
 
-def written(folder: Path, name: str, sizes: Sequence[int]) -> Written:
-    """Return by file what an unfinished pack has, as its journal says."""
+def written_spans(folder: Path, name: str, sizes: Sequence[int]) -> WrittenSpans:
+    """Return, by file, the spans of an unfinished pack that its journal records as written."""
     try:
         lengths = [(folder / f"{name}{suffix}").stat().st_size for suffix in _SUFFIXES]
         data = (folder / f"{name}.journal").read_bytes()
@@ -61,14 +61,14 @@ def written(folder: Path, name: str, sizes: Sequence[int]) -> Written:
         return [], []
     if lengths != list(sizes):
         return [], []
-    spans: Written = [], []
-    fresh: Written = [], []
-    whole = len(data) - len(data) % _ENTRY.size  # a killed writer may leave half an entry
+    spans: WrittenSpans = [], []
+    fresh: WrittenSpans = [], []
+    whole = len(data) - len(data) % _ENTRY.size  # the last entry may be incomplete after a kill
     for kind, start, length in _ENTRY.iter_unpack(data[:whole]):
-        number = kind % _FORGOTTEN
-        if kind >= 2 * _FORGOTTEN or start + length > sizes[number]:
+        number = kind % _DISCARDED
+        if kind >= 2 * _DISCARDED or start + length > sizes[number]:
             return [], []
-        if kind < _FORGOTTEN:
+        if kind < _DISCARDED:
             fresh[number].append((start, start + length))
         else:
             spans[number][:] = subtract([*spans[number], *fresh[number]], [(start, start + length)])
@@ -76,8 +76,8 @@ def written(folder: Path, name: str, sizes: Sequence[int]) -> Written:
     return merge([*spans[0], *fresh[0]]), merge([*spans[1], *fresh[1]])
 
 
-def allocated(folder: Path, name: str) -> int:
-    """Return the bytes of disk that an unfinished pack has taken already."""
+def disk_usage(folder: Path, name: str) -> int:
+    """Return the bytes of disk space that an unfinished pack takes already."""
     taken = 0
     for suffix in _SUFFIXES:
         path = folder / f"{name}{suffix}"
@@ -88,13 +88,13 @@ def allocated(folder: Path, name: str) -> int:
 
 
 class StagedPack:
-    """One unfinished pack, held by this process; the block ends and lets go of it."""
+    """One unfinished pack, locked by this process within a ``with`` block."""
 
     def __init__(self, store: Store, pack: PackFetch) -> None:
         self.pack = pack
         self.finished = False
         """Whether the pack is in the store, by this process or another."""
-        self.done: Written = ([], [])
+        self.done: WrittenSpans = ([], [])
         self._store = store
         self._folder = store.root / "partial"
         self._lock = file_lock(self._partial(".lock"), exclusive=True)
@@ -104,7 +104,7 @@ class StagedPack:
         self._mapping = threading.Lock()
 
     def path(self, number: int) -> Path:
-        """Return where the bytes of a file are now."""
+        """Return the path of a file of the pack, before or after it is finished."""
         if number == PACK and self.finished:
             return self._store.packs.path(self.pack.layout.name)
         return self._partial(_SUFFIXES[number])
@@ -118,12 +118,12 @@ class StagedPack:
         return self
 
     def begin(self) -> None:
-        """Take the disk that is needed, and find what is here.
+        """Reserve the disk space, and read what was written before.
 
         Raises:
-            InstallError: there is too little; nothing remains.
+            InstallError: There is not enough space; nothing is left behind.
         """
-        self.done = written(self._folder, self.pack.staging, self.pack.sizes)
+        self.done = written_spans(self._folder, self.pack.staging, self.pack.sizes)
         journal = self._partial(".journal")
         if self.done == ([], []):
             journal.unlink(missing_ok=True)
@@ -143,48 +143,48 @@ class StagedPack:
             self._journal = os.open(journal, flags, 0o644)
 
     def write(self, number: int, parts: Iterable[tuple[int, memoryview]]) -> None:
-        """Write bytes to places of a file, then note it."""
-        notes = []
+        """Write bytes at offsets of a file, then record it in the journal."""
+        entries = []
         with disk_errors(self._folder):
             for position, data in parts:
                 _write(self._files[number], position, data)
-                notes.append(_ENTRY.pack(number, position, len(data)))
-            os.write(self._journal, b"".join(notes))
+                entries.append(_ENTRY.pack(number, position, len(data)))
+            os.write(self._journal, b"".join(entries))
 
     def copy(self, number: int, position: int, source: int, offset: int, length: int) -> int:
-        """Copy bytes of another file, without moving them where the system can; return how many."""
+        """Copy a range of another file, by reflink if possible, and return the number of bytes."""
         with disk_errors(self._folder):
             count = copy_range(source, offset, self._files[number], position, length)
             os.write(self._journal, _ENTRY.pack(number, position, count))
         return count
 
-    def forget(self, number: int, span: Span) -> None:
-        """Note that bytes were wrong."""
+    def discard(self, number: int, span: Span) -> None:
+        """Record in the journal that bytes failed verification."""
         if span[0] < span[1]:
-            entry = _ENTRY.pack(number + _FORGOTTEN, span[0], span[1] - span[0])
+            entry = _ENTRY.pack(number + _DISCARDED, span[0], span[1] - span[0])
             os.write(self._journal, entry)
 
     def refresh(self) -> None:
-        """Read anew what has been written."""
-        self.done = written(self._folder, self.pack.staging, self.pack.sizes)
+        """Read the journal again."""
+        self.done = written_spans(self._folder, self.pack.staging, self.pack.sizes)
 
     def digest(self, number: int, span: Span) -> str:
-        """Return the digest of bytes of a file."""
+        """Return the digest of a span of a file."""
         return digest_file(self.path(number), span[0], span[1] - span[0])
 
     def view(self, number: int, span: Span) -> memoryview:
-        """Return bytes of a file, mapped for reading and writing."""
+        """Return a span of a file, mapped for reading and writing."""
         with self._mapping:
             if number not in self._maps and span[0] < span[1]:
                 self._maps[number] = memoryview(mmap.mmap(self._files[number], 0))
         return self._maps.get(number, memoryview(bytearray()))[span[0] : span[1]]
 
     def flush(self) -> None:
-        """Have the disk take what was written so far, while more is coming: the end is quicker."""
+        """Flush what was written to disk, so that less is left to flush at the end."""
         os.fsync(self._files[PACK])
 
     def finish(self) -> None:
-        """Put the pack, every tensor of which was verified, into the store."""
+        """Move the pack, whose tensors were all verified, into the store."""
         self.flush()
         self._store.add_pack(self.path(PACK), self.pack.layout)
         self.finished = True
@@ -208,7 +208,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def map_part(path: Path, offset: int, length: int) -> memoryview:
-    """Return bytes of a file, mapped for reading."""
+    """Return a range of a file, mapped for reading."""
     if not length:
         return memoryview(b"")
     with open(path, "rb") as file:
