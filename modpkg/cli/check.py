@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from modpkg.cli.options import json_option, offline_option, registry_option
-from modpkg.cli.output import (
-    TerminalProgress,
-    bad,
-    faint,
-    good,
-    print_json,
-    say,
-    strong,
-    table,
-)
+from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
+from modpkg.cli.output import bad, faint, good, print_json, say, strong, table
+from modpkg.community.modules.project import module_project
+from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.semver.check import Check
@@ -27,76 +20,73 @@ if TYPE_CHECKING:
 @click.command("check")
 @click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
 @click.option(
-    "--against", metavar="NAME==VERSION", help="Release to compare with. [default: the one before]"
+    "--against",
+    metavar="NAME==VERSION",
+    help="Compare with this release. [default: the last]",
 )
 @registry_option
 @offline_option
 @json_option
-def check_command(
-    folder: Path, against: str | None, registry: str | None, offline: bool, as_json: bool
-) -> int:
-    """Say which version the module in FOLDER may have, from what changed since the one before.
+@with_workspace
+def check_command(workspace: Workspace, folder: Path, against: str | None, as_json: bool) -> int:
+    """Compute the version bump (patch, minor or major) that the changes in FOLDER require.
 
     A patch keeps tensors, dtypes, shapes, inputs and outputs, and most values; a minor version
     adds to them; anything else is a major one. Exit status 1: the version in modpkg.toml is lower
-    than what changed asks for.
+    than the changes require.
     """
-    from modpkg.cli.build import module_project
     from modpkg.community.semver.releases import check_project
 
-    manifest, module = module_project(folder)
-    with TerminalProgress() as progress:
-        found = check_project(
-            manifest, module, progress, against=against, registry=registry, offline=offline
-        )
+    result = check_project(module_project(folder, workspace), against)
     if as_json:
-        print_json(check_document(found))
+        print_json(check_document(result))
     else:
-        show_check(found)
-    return 0 if found.legal else 1
+        show_check(result)
+    return 0 if result.legal else 1
 
 
-def show_check(found: Check) -> None:
+def show_check(result: Check) -> None:
     """Print a check: the facts, the tests and the verdict."""
-    if found.against is not None:
-        say(f"{strong(found.name)} {found.against} to {found.version}")
-        if (weights := found.weights) is not None and (weights.values or weights.added):
-            say(f"  tensors  {weight_line(found)}")
-        if found.facts:
+    if result.against is not None:
+        say(f"{strong(result.name)} {result.against} to {result.version}")
+        if (weights := result.weights) is not None and (weights.values or weights.added):
+            say(f"  tensors  {weight_line(result)}")
+        if result.facts:
             say()
-            order = sorted(found.facts, key=lambda fact: -_RANK[fact.level])
+            order = sorted(result.facts, key=lambda fact: -_RANK[fact.level])
             table(
-                [[fact.level, fact.about, fact.text] for fact in order], ["Asks for", "Of", "Fact"]
+                [[fact.level, fact.about, fact.text] for fact in order],
+                ["Level", "Of", "Change"],
             )
             say()
-        if found.tests is not None and found.tests.note:
-            say(faint(f"{found.tests.note[0].upper()}{found.tests.note[1:]}"))
-        elif found.tests is not None:
-            held = found.tests.compared - len(found.tests.worse)
-            say(f"  tests    {found.tests.compared} compared, {held} hold")
-    say((good if found.legal else bad)(found.sentence))
+        if result.tests is not None and result.tests.note:
+            say(faint(f"{result.tests.note[0].upper()}{result.tests.note[1:]}"))
+        elif result.tests is not None:
+            held = result.tests.compared - len(result.tests.worse)
+            say(f"  tests    {result.tests.compared} compared, {held} hold")
+    say((good if result.legal else bad)(result.sentence))
 
 
 _RANK = {"none": 0, "patch": 1, "minor": 2, "major": 3}
 
 
-def weight_line(found: Check) -> str:
-    """Return the weights of a check in a line."""
-    weights = found.weights
+def weight_line(result: Check) -> str:
+    """Return what changed in the weights, as a line."""
+    weights = result.weights
     if weights is None:
         return ""
     groups = [
         (weights.same, "same"),
         (weights.changed, "changed"),
-        (weights.grown, "longer"),
-        (weights.other, "of another form"),
-        (weights.added, "new"),
-        (weights.removed, "gone"),
+        (weights.grown, "with appended rows"),
+        (weights.other, "with another type"),
+        (weights.added, "added"),
+        (weights.removed, "removed"),
     ]
     return ", ".join(f"{len(names)} {what}" for names, what in groups if names)
 
 
-def check_document(found: Check) -> dict[str, Any]:
+def check_document(result: Check) -> dict[str, Any]:
     """Return a check as data for JSON."""
-    document: dict[str, Any] = msgspec.to_builtins(found)
-    return document | {"sentence": found.sentence}
+    document: dict[str, Any] = msgspec.to_builtins(result)
+    return document | {"sentence": result.sentence}

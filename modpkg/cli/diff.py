@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modpkg.cli.options import project_options
-from modpkg.cli.output import TerminalProgress, faint, good, print_json, say, strong, table
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.output import faint, good, print_json, say, strong, table
 from modpkg.core.files import shown, write_atomically
-from modpkg.core.home import store_folder
-from modpkg.store.store import Store
+from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
-    from modpkg.community.diff.tensors import Difference, PartDifference, TensorDifference
+    from modpkg.community.diff.tensors import PartDiff, TensorDiff, WeightsDiff
 
 
 @click.command("diff")
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
     "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the difference by layer."
 )
 @project_options
+@with_workspace
 def diff_command(
+    workspace: Workspace,
     before: str,
     after: str,
     every: bool,
     svg: Path | None,
-    registry: str | None,
-    offline: bool,
-    user: bool,
     as_json: bool,
 ) -> None:
     """Show how far the weights of B are from those of A, tensor by tensor.
@@ -42,55 +40,41 @@ def diff_command(
 
     Change is |B - A| / |A|, in Euclidean norms. Values are the share of elements whose bits differ.
     """
-    from modpkg.community.diff.svg import picture
-    from modpkg.community.diff.tensors import by_part, difference
+    from modpkg.community.diff.svg import diff_svg
+    from modpkg.community.diff.tensors import by_part, diff_views
     from modpkg.community.modules.reference import find_view
 
-    store = Store(store_folder())
-    with TerminalProgress() as progress:
-        one, two = (
-            find_view(text, store, progress, user=user, registry=registry, offline=offline)
-            for text in (before, after)
-        )
-        refs = [view.refs() for view in (one, two)]
-        progress.stage("Comparing")
-        progress.total(
-            sum(
-                ref.length
-                for name, ref in refs[1].items()
-                if name in one.tensors and one.tensors[name].digest != ref.digest
-            )
-        )
-        found = difference(refs[0], refs[1], progress.advance)
+    one, two = (find_view(text, workspace) for text in (before, after))
+    diff = diff_views(one, two, workspace.progress)
     if svg is not None:
-        write_atomically(svg, picture(found, f"{one.label} to {two.label}").encode())
+        write_atomically(svg, diff_svg(diff, f"{one.label} to {two.label}").encode())
     if as_json:
-        print_json(_document(one.label, two.label, found))
+        print_json(_document(one.label, two.label, diff))
         return
-    _summary(one.label, two.label, found)
+    _summary(one.label, two.label, diff)
     if every:
-        _tensors([tensor for tensor in found.tensors if tensor.status != "same"])
+        _tensors([tensor for tensor in diff.tensors if tensor.status != "same"])
     else:
-        _parts([row for row in by_part(found) if row.touched])
+        _parts([row for row in by_part(diff) if row.touched])
     if svg is not None:
         say(f"\n{good('Wrote')} {shown(svg)}.")
 
 
-def _summary(one: str, two: str, found: Difference) -> None:
+def _summary(one: str, two: str, diff: WeightsDiff) -> None:
     say(f"{strong(one)} to {strong(two)}")
     counts = [
         f"{count} {status}"
         for status in ("same", "changed", "reshaped", "added", "removed")
-        if (count := found.count(status))
+        if (count := diff.count(status))
     ]
     say(f"  tensors  {', '.join(counts) or 'none on either side'}")
-    if found.changed:
-        share = found.changed / found.elements
-        say(f"  values   {found.changed} of {found.elements} changed ({_percent(share)})")
-        say(f"  change   {found.relative:.3g} of the changed tensors' norm")
+    if diff.changed:
+        share = diff.changed / diff.elements
+        say(f"  values   {diff.changed} of {diff.elements} changed ({_percent(share)})")
+        say(f"  change   {diff.relative:.3g} of the changed tensors' norm")
 
 
-def _parts(rows: list[PartDifference]) -> None:
+def _parts(rows: list[PartDiff]) -> None:
     if not rows:
         return
     say()
@@ -109,7 +93,7 @@ def _parts(rows: list[PartDifference]) -> None:
     say(faint("\nBy tensor: --all. As a picture by layer: --svg FILE."))
 
 
-def _tensors(tensors: list[TensorDifference]) -> None:
+def _tensors(tensors: list[TensorDiff]) -> None:
     if not tensors:
         return
     say()
@@ -147,17 +131,17 @@ def _percent(share: float) -> str:
     return ">99.9 %" if share > 0.999 else f"{share * 100:.1f} %"
 
 
-def _document(one: str, two: str, found: Difference) -> dict[str, Any]:
+def _document(one: str, two: str, diff: WeightsDiff) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return value if value < float("inf") else None
 
     return {
         "a": one,
         "b": two,
-        "elements": found.elements,
-        "changed": found.changed,
-        "distance": finite(found.distance),
-        "relative": finite(found.relative),
+        "elements": diff.elements,
+        "changed": diff.changed,
+        "distance": finite(diff.distance),
+        "relative": finite(diff.relative),
         "tensors": [
             {
                 "name": tensor.name,
@@ -173,6 +157,6 @@ def _document(one: str, two: str, found: Difference) -> dict[str, Any]:
                 "largest": finite(tensor.largest),
                 "relative": finite(tensor.relative),
             }
-            for tensor in found.tensors
+            for tensor in diff.tensors
         ],
     }

@@ -3,76 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from modpkg.cli.options import project_options
-from modpkg.cli.output import TerminalProgress, bad, faint, good, print_json, say, strong
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.output import bad, faint, good, print_json, say, strong
+from modpkg.community.lineage.lineage import RELATIONS, TreeLine, read_lineage, tree_lines
+from modpkg.community.lineage.svg import lineage_svg
 from modpkg.core.errors import NotFound
 from modpkg.core.files import shown, write_atomically
-from modpkg.core.home import store_folder
 from modpkg.core.names import module_name
-from modpkg.environment.project import find_project
-from modpkg.environment.registries import Registries
-from modpkg.store.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from modpkg.community.lineage.lineage import Branch
-    from modpkg.core.records import Relation
+from modpkg.environment.workspace import Workspace
 
 
 @click.command("log")
 @click.argument("name")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw it.")
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the lineage to a file as a graph.",
+)
 @project_options
-def log_command(
-    name: str,
-    svg: Path | None,
-    registry: str | None,
-    offline: bool,
-    user: bool,
-    as_json: bool,
-) -> None:
+@with_workspace
+def log_command(workspace: Workspace, name: str, svg: Path | None, as_json: bool) -> None:
     """Show the releases of a module, newest first, and what each was made from."""
-    from modpkg.community.lineage.lineage import WORDS, branches, lineage
-    from modpkg.community.lineage.svg import family_picture
-
-    chosen, store = module_name(name), Store(store_folder())
-    with TerminalProgress() as progress:
-        registries = Registries(
-            find_project(user=user).parse(),
-            store.blobs,
-            default=registry,
-            offline=offline,
-            warn=progress.warn,
-        )
-        found = lineage(chosen, registries.of)
-    if not found.releases:
-        raise NotFound("M304", name=chosen, registry=registries.of(chosen).url, hint="")
+    chosen = module_name(name)
+    lineage = read_lineage(chosen, workspace.registries.of)
+    if not lineage.releases:
+        raise NotFound("M304", name=chosen, registry=workspace.registries.of(chosen).url, hint="")
     if svg is not None:
-        write_atomically(svg, family_picture(found).encode())
+        write_atomically(svg, lineage_svg(lineage).encode())
     if as_json:
-        print_json(found)
+        print_json(lineage)
         return
-    for branch in branches(found):
-        _show(branch, WORDS)
-    if found.cut:
-        say(faint(f"There are more than {len(found.ancestors)} releases; the rest was left out."))
+    for line in tree_lines(lineage):
+        say(_shown(line))
+    if lineage.cut:
+        say(faint(f"Only the first {len(lineage.ancestors)} releases are shown."))
     if svg is not None:
         say(f"\n{good('Wrote')} {shown(svg)}.")
 
 
-def _show(branch: Branch, words: Mapping[Relation, str]) -> None:
-    node = branch.ancestor
-    lead = "".join("    " if last else "│   " for last in branch.last[:-1])
-    if branch.last:
-        lead += "└── " if branch.last[-1] else "├── "
-    how = "" if branch.relation is None else f"{words[branch.relation]} "
+def _shown(line: TreeLine) -> str:
+    node = line.ancestor
+    lead = "".join("    " if last else "│   " for last in line.last[:-1])
+    if line.last:
+        lead += "└── " if line.last[-1] else "├── "
+    how = "" if line.relation is None else f"{RELATIONS[line.relation]} "
     text = f"{lead}{faint(how)}{strong(node.name)} {node.version}"
-    if branch.relation is None and node.published:
+    if line.relation is None and node.published:
         text += f"  {node.published[:10]}"
     text += faint(f"  {node.release[7:19]}")
     if node.missing:
@@ -81,6 +60,6 @@ def _show(branch: Branch, words: Mapping[Relation, str]) -> None:
         text += f"  {bad('yanked')}{f': {node.yanked}' if node.yanked else ''}"
     if node.breaking:
         text += f"  breaks: {node.breaking}"
-    if branch.seen:
-        text += faint("  (told elsewhere)")
-    say(text)
+    if line.repeated:
+        text += faint("  (shown above)")
+    return text

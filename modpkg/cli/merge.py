@@ -1,4 +1,4 @@
-"""``merge``: several patches or copies of one base made one release candidate."""
+"""``merge``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import structs
 
-from modpkg.cli.options import limit_option, project_options
-from modpkg.cli.output import TerminalProgress, faint, good, print_json, say, strong, table
-from modpkg.cli.patch import base_release, target_of
+from modpkg.cli.options import limit_option, project_options, with_workspace
+from modpkg.cli.output import faint, good, print_json, say, strong, table
+from modpkg.community.modules.reference import find_view
+from modpkg.community.patch.base import fetch_base
 from modpkg.core.errors import UsageError
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import shown, write_atomically
-from modpkg.core.home import store_folder
-from modpkg.store.store import Store
+from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
-    from modpkg.community.modules.view import ModuleView
-    from modpkg.community.patch.merge import Merged, Merging, Method
-    from modpkg.community.patch.tournament import Attempt
+    from modpkg.community.patch.merge import MergeMethod, MergePlan, MergeResult
+    from modpkg.community.patch.tournament import MethodScore
+    from modpkg.core.report import Report
     from modpkg.manifest.schema import Setting
 
 AUTO = "auto"
@@ -30,36 +31,42 @@ AUTO = "auto"
 @click.command("merge")
 @click.argument("parents", metavar="PATCH PATCH ...", nargs=-1, required=True)
 @click.option(
-    "--base", required=True, metavar="NAME==VERSION", help="The release that they begin from."
+    "--base", required=True, metavar="NAME==VERSION", help="The release that they were made from."
 )
 @click.option(
     "--method",
     metavar="METHOD",
-    help="What makes one of tensors that conflict: mean, ties, fisher … (docs/merging.md), or "
-    "auto: the one of several that the base's tests like best.",
+    help="How tensors in conflict are merged: mean, ties, fisher … (docs/merging.md), or auto: "
+    "the one of several whose tests come out best.",
 )
-@click.option("--parameter", multiple=True, metavar="KEY=VALUE", help="Of the method: density=0.5.")
+@click.option(
+    "--parameter", multiple=True, metavar="KEY=VALUE", help="For the method: density=0.5."
+)
 @click.option(
     "--importance",
     multiple=True,
     type=click.Path(exists=True, file_okay=False),
-    help="For fisher, a folder for each PATCH: how much each of its values counts.",
+    help="For fisher, a folder for each PATCH with the weight of each of its values.",
 )
 @click.option(
     "--resolution",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A file that says what becomes of tensors and files in conflict.",
+    help="File with a choice for tensors and files in conflict.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: NAME-VERSION]")
 @click.option("--name", help="The result's name. [default: the base's]")
 @click.option("--version", help="The result's version. [default: the next after all of them]")
 @click.option(
-    "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the conflicts by layer."
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the conflicts to a file as a heat map by layer.",
 )
-@click.option("--check", is_flag=True, help="Report conflicts only; exit status 1 if there are.")
+@click.option("--check", is_flag=True, help="Only report conflicts; exit status 1 if any.")
 @limit_option
 @project_options
+@with_workspace
 def merge_command(
+    workspace: Workspace,
     parents: tuple[str, ...],
     base: str,
     method: str | None,
@@ -72,106 +79,93 @@ def merge_command(
     svg: Path | None,
     check: bool,
     time_limit: float,
-    registry: str | None,
-    offline: bool,
-    user: bool,
     as_json: bool,
 ) -> int:
-    """Merge what several parents changed in one base.
+    """Merge the changes of several patches or copies of one base.
 
-    Each PATCH is a patch (a folder, or a release NAME==VERSION) or a whole copy. What they changed
-    apart from each other is put together; where they changed one value to different ones, a
-    --method or a --resolution file has to say what becomes of it. The result is a module project
-    with the base's manifest and tests, and its parents under [provenance].
+    Each PATCH is a patch (a folder, or a release NAME==VERSION) or a whole copy. Changes at
+    different places are combined; where they set one value differently, a --method or a
+    --resolution file has to decide. The result is a module project with the base's manifest and
+    tests, and its parents under [provenance].
     """
-    from modpkg.community.modules.reference import find_view
-    from modpkg.community.patch.candidate import write_candidate
-    from modpkg.community.patch.conflicts import conflict_picture
-    from modpkg.community.patch.merge import begin, carry_out
+    from modpkg.community.patch.candidate import candidate_name, write_candidate
+    from modpkg.community.patch.conflicts import conflicts_svg
+    from modpkg.community.patch.merge import merge_origins, plan_merge, run_merge
     from modpkg.community.patch.resolution_file import read_choices
 
-    if (parameter or importance) and method in (None, AUTO):
-        raise UsageError("M901", message="--parameter and --importance belong to a --method.")
-    if importance and len(importance) != len(parents):
-        raise UsageError("M901", message="Name one --importance for each PATCH, in their order.")
-    how = _method(method, parameter)
-    store = Store(store_folder())
+    chosen_method = _method(method, parameter, importance, len(parents), workspace)
     choices = read_choices(resolution) if resolution is not None else None
-    with TerminalProgress() as progress, store.lock():
-
-        def find(text: str) -> ModuleView:
-            return find_view(text, store, progress, user=user, registry=registry, offline=offline)
-
-        module = base_release(base, store, progress, registry, offline)
-        merging = begin(module, [find(text) for text in parents], store, progress, choices)
-        progress.close()
+    store, progress = workspace.store, workspace.progress
+    with store.lock(), tempfile.TemporaryDirectory(prefix="modpkg-merge-") as folder:
+        module = fetch_base(base, workspace)
+        views = [find_view(text, workspace) for text in parents]
+        merge = plan_merge(module, views, store, progress, choices)
         if svg is not None:
-            labels = ", ".join(side.label for side in merging.parents)
-            title = f"Conflicts of {labels} from {merging.label}"
-            write_atomically(svg, conflict_picture(merging.overlaps, title).encode())
+            labels = ", ".join(view.label for view in merge.parents)
+            title = f"Conflicts of {labels} from {merge.label}"
+            write_atomically(svg, conflicts_svg(merge.overlaps, title).encode())
         if not as_json:
-            _conflicts(merging)
+            _show_conflicts(merge)
         if check:
             if as_json:
-                print_json(_document(merging))
-            return int(bool(merging.overlaps.conflicts or merging.files.conflicts))
-        if how is not None and importance:
-            counts = tuple(find(folder).refs() for folder in importance)
-            how = structs.replace(how, importance=counts)
-        with tempfile.TemporaryDirectory(prefix="modpkg-merge-") as scratch:
-            attempts: list[Attempt] = []
-            if method == AUTO and merging.open:
-                merged, attempts = _automatic(
-                    merging, store, Path(scratch), progress, (registry, offline), time_limit
-                )
-            else:
-                merged = carry_out(merging, how, store, Path(scratch), progress)
-            chosen, number = target_of(module, name, version or _after(module.name, merging))
-            folder = out if out is not None else Path(f"{chosen}-{number}")
-            origins = [(module.name, module.version, "built")]
-            origins += [
-                (side.name, side.version, "merged")
-                for side in merging.parents
-                if side.name is not None and side.version is not None
-            ]
-            progress.stage("Writing")
-            write_candidate(
-                module,
-                merged.tensors,
-                merged.files,
-                folder,
-                name=chosen,
-                version=number,
-                origins=origins,
-            )
-    by = attempts[0].method if attempts else None if how is None else how.name
+                print_json(_document(merge))
+            return int(bool(merge.overlaps.conflicts or merge.files.conflicts))
+        scores: list[MethodScore] = []
+        if method == AUTO and merge.open:
+            result, scores = _automatic(merge, workspace, Path(folder), time_limit)
+        else:
+            result = run_merge(merge, chosen_method, store, Path(folder), progress)
+        chosen, number = candidate_name(module, name, version, after=merge.parents)
+        target = out if out is not None else Path(f"{chosen}-{number}")
+        progress.stage("Writing")
+        write_candidate(
+            module,
+            result.tensors,
+            result.files,
+            target,
+            name=chosen,
+            version=number,
+            origins=merge_origins(merge),
+        )
+    by = scores[0].method if scores else None if chosen_method is None else chosen_method.name
     if as_json:
-        result = {"name": chosen, "version": number, "folder": str(folder), "method": by}
-        print_json(_document(merging) | result | {"tried": _tried(attempts)})
+        written = {"name": chosen, "version": number, "folder": str(target), "method": by}
+        print_json(_document(merge) | written | {"tried": _scores_document(scores)})
         return 0
-    _attempts(attempts)
-    unknown = [side.label for side in merging.parents if side.name is None]
-    if unknown:
-        say(faint(f"Not under [provenance], as they are no modules: {', '.join(unknown)}."))
-    way = f" by {by}" if by is not None and merging.open else ""
-    say(f"{good('Merged')} into {strong(chosen)} {number} in {shown(folder)}/{way}.")
+    _show_scores(scores)
+    if unknown := [view.label for view in merge.parents if view.name is None]:
+        say(faint(f"Not under [provenance], because they are no modules: {', '.join(unknown)}."))
+    way = f" by {by}" if by is not None and merge.open else ""
+    say(f"{good('Merged')} into {strong(chosen)} {number} in {shown(target)}/{way}.")
     return 0
 
 
-def _method(name: str | None, parameters: Sequence[str]) -> Method | None:
-    from modpkg.community.patch.merge import Method
+def _method(
+    name: str | None,
+    parameters: Sequence[str],
+    importance: Sequence[str],
+    parents: int,
+    workspace: Workspace,
+) -> MergeMethod | None:
+    """Return the method that the options choose; None without one, and for ``auto``."""
+    from modpkg.community.patch.merge import MergeMethod
     from modpkg.compose.reducers import find_reducer
 
-    if name is None or name == AUTO:
+    if name in (None, AUTO):
+        if parameters or importance:
+            raise UsageError("M901", message="--parameter and --importance need a --method.")
         return None
+    if importance and len(importance) != parents:
+        raise UsageError("M901", message="Give one --importance for each PATCH, in their order.")
     find_reducer(name, "--method")
-    told: dict[str, Setting] = {}
+    values: dict[str, Setting] = {}
     for text in parameters:
         key, separator, value = text.partition("=")
         if not separator:
             raise UsageError("M901", message=f"Write --parameter {key}=VALUE.")
-        told[key] = _value(value)
-    return Method(name=name, parameters=told)
+        values[key] = _value(value)
+    weights = tuple(find_view(folder, workspace).refs() for folder in importance)
+    return MergeMethod(name=name, parameters=values, importance=weights)
 
 
 def _value(text: str) -> Setting:
@@ -183,74 +177,35 @@ def _value(text: str) -> Setting:
         return text
 
 
-def _after(name: str, merging: Merging) -> str:
-    """Return the version after that of the base, and of parents that are releases of it."""
-    from modpkg.community.patch.candidate import next_version
-    from modpkg.core.names import parse_version
-
-    told = [merging.base.version]
-    told += [side.version for side in merging.parents if side.name == name and side.version]
-    return next_version(str(max(map(parse_version, told))))
-
-
 def _automatic(
-    merging: Merging,
-    store: Store,
-    scratch: Path,
-    progress: TerminalProgress,
-    wishes: tuple[str | None, bool],
-    limit: float,
-) -> tuple[Merged, list[Attempt]]:
-    """Merge by each method of several, and return what the base's tests like best."""
+    merge: MergePlan, workspace: Workspace, scratch: Path, limit: float
+) -> tuple[MergeResult, list[MethodScore]]:
+    """Merge by several methods, and return the result whose tests come out best."""
     from modpkg.community.evaluate.run import run_project_tests
     from modpkg.community.evaluate.test_runner import TestRunner
-    from modpkg.community.patch.candidate import next_version, write_candidate
-    from modpkg.community.patch.merge import Method, carry_out
-    from modpkg.community.patch.tournament import METHODS, choose
-    from modpkg.core.filenames import MANIFEST
-    from modpkg.core.report import Report
-    from modpkg.environment.project import Project
-    from modpkg.environment.workspace import RegistryOptions, Workspace
+    from modpkg.community.patch.tournament import merge_by_tests
 
-    base = merging.base
-    found, folders = {}, {}
-    for method in METHODS:
-        own = scratch / method
-        own.mkdir()
-        found[method] = carry_out(merging, Method(name=method), store, own, progress)
-        folders[method] = own / "candidate"
-        write_candidate(
-            base,
-            found[method].tensors,
-            found[method].files,
-            folders[method],
-            name=base.name,
-            version=next_version(base.version),
-            origins=[],
-        )
+    store, progress = workspace.store, workspace.progress
     with TestRunner(store, progress, limit=limit) as runner:
 
         def score(folder: Path) -> Report:
-            project = Project(folder.absolute() / MANIFEST)
-            options = RegistryOptions(*wishes)
-            workspace = Workspace(project, options=options, progress=progress, store=store)
-            (tried,) = run_project_tests(workspace, runner)
-            return tried.report
+            project = workspace.for_project(Project(folder.absolute() / MANIFEST))
+            (run,) = run_project_tests(project, runner)
+            return run.report
 
-        attempts = choose(folders, score)
-    return found[attempts[0].method], attempts
+        return merge_by_tests(merge, store, scratch, progress, score)
 
 
-def _conflicts(merging: Merging) -> None:
-    """Print where the parents are at odds, by layer."""
+def _show_conflicts(merge: MergePlan) -> None:
+    """Print what the parents changed, and the conflicts by layer."""
     from modpkg.community.patch.conflicts import by_layer
 
-    overlaps = merging.overlaps
-    say(f"{strong(merging.label)} and what became of it:")
-    for number, side in enumerate(merging.parents):
+    overlaps = merge.overlaps
+    say(f"{strong(merge.label)} and its copies:")
+    for number, view in enumerate(merge.parents):
         alone = sum(one == number for one in overlaps.clean.values())
         others = sum(number in item.parents for item in overlaps.tensors)
-        say(f"  {side.label}: {alone} tensors changed alone or alike, {others} as others did")
+        say(f"  {view.label}: {alone} tensors changed only here, {others} in others too")
     rows = by_layer(overlaps)
     if rows:
         say()
@@ -270,45 +225,45 @@ def _conflicts(merging: Merging) -> None:
     for item in overlaps.tensors:
         if item.reason:
             say(f"  {item.name}: {item.reason}")
-    for conflict in merging.files.conflicts:
+    for conflict in merge.files.conflicts:
         say(f"  {conflict.path}: {conflict.reason}")
     say()
 
 
-def _attempts(attempts: Sequence[Attempt]) -> None:
-    if not attempts:
+def _show_scores(scores: Sequence[MethodScore]) -> None:
+    if not scores:
         return
     table(
         [
             [
-                attempt.method,
-                str(attempt.failed),
-                f"{attempt.gain:+.4f}",
-                ", ".join(f"{r.test} {r.value:.4g}" for r in attempt.report.results),
+                score.method,
+                str(score.failed),
+                f"{score.gain:+.4f}",
+                ", ".join(f"{r.test} {r.value:.4g}" for r in score.report.results),
             ]
-            for attempt in attempts
+            for score in scores
         ],
         ["Method", "Failed", "Gain", "Tests"],
     )
     say()
 
 
-def _tried(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+def _scores_document(scores: Sequence[MethodScore]) -> list[dict[str, Any]]:
     return [
         {
-            "method": attempt.method,
-            "failed": attempt.failed,
-            "gain": attempt.gain,
-            "report": attempt.report,
+            "method": score.method,
+            "failed": score.failed,
+            "gain": score.gain,
+            "report": score.report,
         }
-        for attempt in attempts
+        for score in scores
     ]
 
 
-def _document(merging: Merging) -> dict[str, Any]:
+def _document(merge: MergePlan) -> dict[str, Any]:
     return {
-        "base": merging.label,
-        "parents": [side.label for side in merging.parents],
+        "base": merge.label,
+        "parents": [view.label for view in merge.parents],
         "tensors": [
             {
                 "name": item.name,
@@ -319,16 +274,16 @@ def _document(merging: Merging) -> dict[str, Any]:
                 "different": item.different,
                 "opposite": item.opposite,
                 "conflicts": item.conflicts,
-                "choice": merging.chosen.get(item.name),
+                "choice": merge.chosen.get(item.name),
             }
-            for item in merging.overlaps.tensors
+            for item in merge.overlaps.tensors
         ],
         "files": [
             {
                 "path": item.path,
                 "reason": item.reason,
-                "choice": merging.chosen_files.get(item.path),
+                "choice": merge.chosen_files.get(item.path),
             }
-            for item in merging.files.conflicts
+            for item in merge.files.conflicts
         ],
     }

@@ -6,9 +6,9 @@ import click
 
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, say
-from modpkg.core.errors import PublishError, UsageError
+from modpkg.community.modules.reference import parse_release
+from modpkg.core.errors import PublishError
 from modpkg.core.filenames import REGISTRY_INFO
-from modpkg.core.names import module_name, parse_version
 from modpkg.registry.location import writable_folder
 from modpkg.registry.writer import RegistryWriter
 
@@ -16,27 +16,21 @@ from modpkg.registry.writer import RegistryWriter
 @click.command("yank")
 @click.argument("release", metavar="NAME==VERSION")
 @click.option("--reason", default="", help="Why, for those who have it locked.")
-@click.option("--undo", is_flag=True, help="Take the yank back.")
+@click.option("--undo", is_flag=True, help="Undo the yank.")
 @registry_option
 @json_option
 def yank_command(
     release: str, reason: str, undo: bool, registry: str | None, as_json: bool
 ) -> None:
-    """Take a release out of new resolutions; whoever has it locked or pinned keeps it."""
-    name, separator, version = release.partition("==")
-    if not separator:
-        name, separator, version = release.partition("@")
-    if not separator:
-        raise UsageError("M901", message=f"Name the version too: modpkg yank {name}==1.0.0")
+    """Exclude a release from new resolutions; existing locks and pins keep it."""
+    name, version = parse_release(release)
     folder = writable_folder(None, registry)
     if not (folder / REGISTRY_INFO).exists():
         raise PublishError("M309", url=folder, reason="there is no registry")
-    line = RegistryWriter(folder).yank(
-        module_name(name), str(parse_version(version)), None if undo else reason
-    )
+    line = RegistryWriter(folder).yank(name, version, None if undo else reason)
     if as_json:
         print_json(line)
     elif undo:
-        say(f"{good('Took back')} the yank of {line.name} {line.version}.")
+        say(f"{good('Unyanked')} {line.name} {line.version}.")
     else:
         say(f"{good('Yanked')} {line.name} {line.version}.")

@@ -135,7 +135,7 @@ def test_init_build_publish_and_yank(home: Path) -> None:
     modpkg("yank", "words==0.2.0", "--reason", "too early")
     assert modpkg_json("install", "words")["modules"][0]["version"] == "0.1.0"
     modpkg("yank", "words==0.2.0", "--undo")
-    assert "Name the version too" in refused("yank", "words", status=2)
+    assert "NAME==VERSION" in refused("yank", "words", status=2)
     assert "is not in the registry" in refused("yank", "words==9")
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_a_patch_is_refused_and_nothing_is_written(
     save_file(tensors, copy / "model.safetensors")
     assert f"'{QUERY}'" in refused("patch", "create", "--base", "tiny==1.0", copy)
     assert "there is nothing to make" in refused("patch", "create", "--base", "tiny==1.0", base)
-    assert "Name the base's version" in refused("patch", "create", "--base", "tiny", copy, status=2)
+    assert "NAME==VERSION" in refused("patch", "create", "--base", "tiny", copy, status=2)
     tiny.publish(tiny.write_base(tmp_path / "two", "2.0", seed=7), home / "registry")
     other = copy_of(base, "other", QUERY)
     modpkg("patch", "create", "--base", "tiny==1.0", other, "--out", tmp_path / "p")
@@ -181,7 +181,7 @@ def test_a_merge_reports_conflicts_and_asks_how_to_choose(
 
 def test_wrong_usage_of_a_merge_is_told(parents: list[Path]) -> None:
     asked = ("merge", "--base", "tiny==1.0", *parents)
-    assert "belong to a --method" in refused(*asked, "--parameter", "density=1", status=2)
+    assert "need a --method" in refused(*asked, "--parameter", "density=1", status=2)
     assert "method 'mena'" in refused(*asked, "--method", "mena").replace("is ", "")
     assert "one --importance for each" in refused(
         *asked, "--method", "fisher", "--importance", ".", status=2

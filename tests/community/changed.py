@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from modpkg.community.modules.reference import find_view
+from modpkg.community.modules.reference import view_of_folder
 from modpkg.community.modules.view import ModuleView
-from modpkg.community.patch.apply import apply
+from modpkg.community.patch.apply import apply_patch
 from modpkg.community.patch.create import Patch, create, write_patch
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import InstalledModule
@@ -34,7 +34,7 @@ def copy_of(folder: Path, tensors: Tensors, **files: Any) -> ModuleView:
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
     for name, value in files.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
-    return find_view(str(folder), Store(folder.parent / "store"), Progress())
+    return view_of_folder(str(folder), Progress())
 
 
 def patch_of(
@@ -43,11 +43,11 @@ def patch_of(
     """Make a patch, write it, and return it as it lies there."""
     patch = create(base, copy, deltas=deltas)
     write_patch(patch, folder / name, name=name, version="1.0", license="MIT")
-    return patch, find_view(str(folder / name), Store(folder / "store"), Progress())
+    return patch, view_of_folder(str(folder / name), Progress())
 
 
 def applied(folder: Path, base: InstalledModule, patch: ModuleView) -> dict[str, torch.Tensor]:
-    return tensors_of(apply(base, patch, Store(folder / "store"), Progress()))
+    return tensors_of(apply_patch(base, patch, Store(folder / "store"), Progress()))
 
 
 def tensors_of(view: ModuleView) -> dict[str, torch.Tensor]:

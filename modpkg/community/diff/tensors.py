@@ -1,4 +1,4 @@
-"""How far two sets of weights are apart, tensor by tensor."""
+"""The diff of two sets of weights, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from msgspec import Struct
 
+from modpkg.community.modules.view import ModuleView
 from modpkg.compose.distance import bits_of, distance_of, relative
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import TensorRef
+from modpkg.core.progress import Progress
 from modpkg.core.tensors import identity_of
 
 Status = Literal["same", "changed", "reshaped", "added", "removed"]
@@ -22,16 +24,16 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 def layer_of(name: str) -> int | None:
     """Return the first number in a tensor's name."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
+    number = _LAYER.search(name)
+    return int(number[1]) if number else None
 
 
 def part_of(name: str) -> str:
     """Return a tensor's name without its layer's number."""
-    return _LAYER.sub(lambda found: found[0].replace(found[1], "*"), name, count=1)
+    return _LAYER.sub(lambda number: number[0].replace(number[1], "*"), name, count=1)
 
 
-class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TensorDiff(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One tensor on both sides, A and B. Norms are Euclidean, over all elements, in float64."""
 
     name: str
@@ -69,10 +71,10 @@ class TensorDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return part_of(self.name)
 
 
-class Difference(Struct, frozen=True):
+class WeightsDiff(Struct, frozen=True):
     """All tensors of A and B, sorted by layer and name."""
 
-    tensors: tuple[TensorDifference, ...]
+    tensors: tuple[TensorDiff, ...]
 
     def count(self, status: Status) -> int:
         """Return how many tensors have this status."""
@@ -99,11 +101,29 @@ class Difference(Struct, frozen=True):
         return relative(self.distance, math.hypot(*(tensor.norm for tensor in self.tensors)))
 
 
-def difference(
+def diff_views(before: ModuleView, after: ModuleView, progress: Progress) -> WeightsDiff:
+    """Compare the weights of two modules; both are fetched where necessary.
+
+    Raises:
+        PackError: a file is missing or too short. What fetching can raise.
+    """
+    old, new = before.refs(), after.refs()
+    progress.stage("Comparing")
+    progress.total(
+        sum(
+            ref.length
+            for name, ref in new.items()
+            if name in old and old[name].digest != ref.digest
+        )
+    )
+    return diff_tensors(old, new, progress.advance)
+
+
+def diff_tensors(
     before: Mapping[str, TensorRef],
     after: Mapping[str, TensorRef],
     progress: Callable[[int], None] | None = None,
-) -> Difference:
+) -> WeightsDiff:
     """Compare two sets of tensors; equal digests are not read.
 
     ``progress`` is called with the bytes of B's tensors that were compared.
@@ -111,20 +131,20 @@ def difference(
     Raises:
         PackError: a file is missing or too short.
     """
-    found = []
+    diffs = []
     for name in sorted({*before, *after}):
         a, b = before.get(name), after.get(name)
         if a is None:
-            found.append(_plain(name, after[name], "added"))
+            diffs.append(_plain(name, after[name], "added"))
         elif b is None:
-            found.append(_plain(name, a, "removed"))
+            diffs.append(_plain(name, a, "removed"))
         elif identity_of(a) == identity_of(b):
-            found.append(_plain(name, b, "same"))
+            diffs.append(_plain(name, b, "same"))
         elif list(a.shape) != list(b.shape):
-            found.append(_plain(name, b, "reshaped", a))
+            diffs.append(_plain(name, b, "reshaped", a))
         else:
-            found.append(_measured(name, a, b, progress))
-    return Difference(tuple(sorted(found, key=lambda t: (_order(t.layer), t.name))))
+            diffs.append(_measured(name, a, b, progress))
+    return WeightsDiff(tuple(sorted(diffs, key=lambda t: (_order(t.layer), t.name))))
 
 
 def _order(layer: int | None) -> int:
@@ -133,8 +153,8 @@ def _order(layer: int | None) -> int:
 
 def _plain(
     name: str, ref: TensorRef, status: Status, before: TensorRef | None = None
-) -> TensorDifference:
-    return TensorDifference(
+) -> TensorDiff:
+    return TensorDiff(
         name=name,
         status=status,
         dtype=ref.dtype,
@@ -147,65 +167,65 @@ def _plain(
 
 def _measured(
     name: str, a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None
-) -> TensorDifference:
+) -> TensorDiff:
     old, new = (map_tensors([(name, ref)])[name] for ref in (a, b))
-    found = distance_of(old, new, progress)
+    measured = distance_of(old, new, progress)
     plain = _plain(name, b, "changed", a)
-    return TensorDifference(
+    return TensorDiff(
         name=name,
         status="changed",
         dtype=plain.dtype,
         shape=plain.shape,
         dtype_before=plain.dtype_before,
         elements=plain.elements,
-        changed=found.changed,
-        norm=found.norm,
-        distance=found.distance,
-        largest=found.largest,
+        changed=measured.changed,
+        norm=measured.norm,
+        distance=measured.distance,
+        largest=measured.largest,
     )
 
 
-def kept_places(
+def unchanged_entries(
     places: TensorRef, values: TensorRef, new_places: TensorRef, new_values: TensorRef
 ) -> int:
-    """Return how many of a sparse tensor's places are in another one too, with the same bits.
+    """Return how many entries of a sparse tensor are in another one too, with the same bits.
 
     Raises:
         PackError: a file is missing or too short.
     """
     named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
-    found = map_tensors(named)
-    where, order = found["q"].long().sort(stable=True)
+    arrays = map_tensors(named)
+    where, order = arrays["q"].long().sort(stable=True)
     if not where.numel():
         return 0
-    near = torch.searchsorted(where, found["p"].long()).clamp(max=where.numel() - 1)
-    bits = [bits_of(found["v"]), bits_of(found["w"])[order][near]]
-    return int(torch.count_nonzero((where[near] == found["p"]) & (bits[0] == bits[1])))
+    near = torch.searchsorted(where, arrays["p"].long()).clamp(max=where.numel() - 1)
+    bits = [bits_of(arrays["v"]), bits_of(arrays["w"])[order][near]]
+    return int(torch.count_nonzero((where[near] == arrays["p"]) & (bits[0] == bits[1])))
 
 
-class PartDifference(Struct, frozen=True, kw_only=True):
-    """The tensors of one part over all layers, taken together."""
+class PartDiff(Struct, frozen=True, kw_only=True):
+    """The tensors of one part, over all layers."""
 
     part: str
     tensors: int
     touched: int
-    """Tensors that are not the same on both sides."""
+    """Tensors that differ."""
     elements: int
     changed: int
     distance: float
     relative: float
 
 
-def by_part(found: Difference) -> list[PartDifference]:
-    """Return the differences by part, the farthest apart first."""
-    groups: dict[str, list[TensorDifference]] = {}
-    for tensor in found.tensors:
+def by_part(diff: WeightsDiff) -> list[PartDiff]:
+    """Return a diff by part, the parts that changed most first."""
+    groups: dict[str, list[TensorDiff]] = {}
+    for tensor in diff.tensors:
         groups.setdefault(tensor.part, []).append(tensor)
     rows = []
     for part, tensors in groups.items():
         distance = math.hypot(*(tensor.distance for tensor in tensors))
         rows.append(
-            PartDifference(
+            PartDiff(
                 part=part,
                 tensors=len(tensors),
                 touched=sum(tensor.status != "same" for tensor in tensors),

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modpkg.community.modules.project import build_project
 from modpkg.community.modules.view import ModuleView, view_of_build
 from modpkg.core.errors import TestError
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.base import find_base
-from modpkg.registry.origins import find_origins
-from modpkg.release.build import acts_on_base, build
 
 
 @contextmanager
@@ -24,26 +22,12 @@ def built_release(workspace: Workspace) -> Iterator[ModuleView]:
         ModpkgError: building fails.
     """
     manifest = workspace.manifest
-    module = manifest.module
-    if module is None:
+    if manifest.module is None:
         reason = f"{manifest.path.name} declares an app, not a module"
         raise TestError("M719", reason=reason)
-    registries = workspace.registries
-    base = None
-    if acts_on_base(manifest):
-        by_name = {str(item.name): registries.of(item.name) for item in manifest.dependencies}
-        base = find_base(manifest, by_name, None)
     with tempfile.TemporaryDirectory(prefix="modpkg-build-") as folder:
         tree = Path(folder) / "tree"
-        workspace.progress.stage(f"Building {module.name}")
-        build(
-            manifest,
-            module,
-            tree,
-            base=base,
-            origins=find_origins(manifest, registries.of),
-            progress=workspace.progress.advance,
-        )
+        build_project(workspace, tree)
         yield view_of_tree(workspace, tree)
 
 

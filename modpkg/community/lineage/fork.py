@@ -1,4 +1,4 @@
-"""``modpkg fork``: a module project that begins as another module's release, tensor by tensor."""
+"""``modpkg fork``: a module project that starts as another module's release."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.community.modules.reference import find_line
+from modpkg.core.errors import UsageError
 from modpkg.core.filenames import ADAPTER_CONFIG, MANIFEST, REPORT
 from modpkg.core.files import copy_file, make_folder, safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.environment.models import manifest_of
+from modpkg.environment.releases import fetch_release
+from modpkg.environment.workspace import Workspace
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.normal import manifest_text
@@ -20,7 +24,7 @@ from modpkg.manifest.read import parse_manifest
 from modpkg.release.content import is_left_out
 
 FIRST = "1.0.0"
-"""The version that a fork begins with: its numbers are its own."""
+"""The first version of a fork."""
 _GLOB = re.compile(r"([*?\[])")
 
 
@@ -37,15 +41,37 @@ class Forked(Struct, frozen=True):
     files: int
 
 
-def fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
+def fork(origin: str, name: ModuleName, out: Path, workspace: Workspace) -> Forked:
+    """Fork ``NAME==VERSION``, or the newest release of ``NAME``, as the module ``name``.
+
+    Raises:
+        NotFound: there is no such release. UsageError: `name` is the origin's own name.
+        What fetching can raise, and `write_fork`.
+    """
+    line = find_line(origin, workspace.registries)
+    if line.name == name:
+        raise UsageError("M901", message=f"Choose another name for the fork than {name}.")
+    module = fetch_release(
+        ModuleName(line.name),
+        line.version,
+        workspace.registries,
+        workspace.store,
+        workspace.progress,
+    )
+    workspace.progress.stage(f"Writing {name}")
+    with workspace.store.lock():
+        return write_fork(module, name, out)
+
+
+def write_fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
     """Write a release as the project of another module, with its origin under ``[provenance]``.
 
     Files and tensors are the release's, byte for byte: what is built of it refers to all of them
-    where the registry has them. The report of its tests stays behind: it tells of the origin.
+    where the registry has them. The test report is left out: it is about the origin.
 
     Raises:
-        ConversionError: there is something in ``out``. InstallError: nothing remains.
-        RecordError, ManifestError, InvalidValue: the release is not sound.
+        ConversionError: ``out`` is not empty. InstallError: writing failed; nothing remains.
+        RecordError, ManifestError, InvalidValue: the release is malformed.
     """
     files = {
         safe_path(path): blob
@@ -59,7 +85,7 @@ def fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
         if module.tensors:
             stem = "adapter_model" if ADAPTER_CONFIG in files else "model"
             write_weights(module.tensors, Path(), staged, stem=stem)
-        text = manifest_text(_form(module, name, sorted(files)))
+        text = manifest_text(_normal_form(module, name, sorted(files)))
         parse_manifest(text, staged / MANIFEST)
         write_atomically(staged / MANIFEST, text.encode())
     return Forked(
@@ -73,7 +99,7 @@ def fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
     )
 
 
-def _form(module: InstalledModule, name: ModuleName, files: list[str]) -> dict[str, Any]:
+def _normal_form(module: InstalledModule, name: ModuleName, files: list[str]) -> dict[str, Any]:
     """Return the normal form of the fork's manifest."""
     manifest_of(module.record)
     form = {key: value for key, value in module.record.manifest.items() if key != "files"}

@@ -1,4 +1,4 @@
-"""Lineage: what each release of a module was made from, and that from what, by digest."""
+"""Lineage: the releases that each release of a module was made from, back to the first."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modpkg.core.records import BuiltFrom, IndexLine, Relation
 from modpkg.registry.reader import Registry
 from modpkg.release.verify import check_record
 
-WORDS: dict[Relation, str] = {
+RELATIONS: dict[Relation, str] = {
     "built": "built on",
     "merged": "merged from",
     "trained": "trained from",
     "forked": "forked from",
     "patched": "patched from",
 }
-"""What a person calls a relation."""
+"""Relations in words."""
 MOST_RELEASES = 2000
-"""Most releases that are read for one lineage; there can be no end to those of a hostile one."""
+"""Most releases read for one lineage; a hostile registry could have an endless one."""
 
 
 class Parent(Struct, frozen=True):
@@ -49,7 +49,7 @@ class Ancestor(Struct, frozen=True, kw_only=True):
     """Why it was published although its version should have been higher."""
     parents: tuple[Parent, ...] = ()
     missing: str = ""
-    """Why nothing more is known of it: a clause; empty where it is there."""
+    """Why it could not be read, as a clause; empty if it was read."""
 
     @property
     def label(self) -> str:
@@ -65,15 +65,14 @@ class Lineage(Struct, frozen=True):
     ancestors: dict[str, Ancestor]
     """By digest: these, and all that they were made from."""
     cut: bool
-    """Whether there are more than `MOST_RELEASES`, which were not followed."""
+    """Whether releases beyond `MOST_RELEASES` were left out."""
 
 
-def lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
+def read_lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
     """Read the lineage of all releases of a module.
 
-    A release names what it was made from by digest, and so is itself named: nobody can make a
-    circle of them. An ancestor that the registry lacks, or that cannot be read, is in the lineage
-    with the reason.
+    Releases name each other by digest, so no circle is possible. An ancestor that the registry
+    lacks, or that cannot be read, is included with the reason.
 
     Raises:
         What reading the module's own index can raise.
@@ -90,7 +89,7 @@ def lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
         pending += more
     left = {origin.release: origin for origin in pending if origin.release not in found}
     for release, origin in itertools.islice(left.items(), MOST_RELEASES):
-        found[release] = _missing(origin, "it was not followed any more")
+        found[release] = _missing(origin, "too many releases")
     own = tuple(line.release for line in lines if line.release in found)
     return Lineage(name, own, found, cut=bool(left))
 
@@ -107,7 +106,7 @@ def _read(
         record = registry.record(line)
         check_record(record)
     except ModpkgError as error:
-        return _missing(origin, f"it cannot be read: {error}"), []
+        return _missing(origin, f"cannot be read: {error}"), []
     made = record.provenance.built_from
     ancestor = Ancestor(
         name=record.name,
@@ -131,7 +130,7 @@ def _line(lines: Iterable[IndexLine], origin: BuiltFrom) -> IndexLine | str:
     wanted = parse_version(origin.version)
     if any(parse_version(line.version) == wanted for line in lines):
         return "another release has this version in"
-    return "it is not in"
+    return "not in"
 
 
 def _missing(origin: BuiltFrom, reason: str) -> Ancestor:
@@ -141,9 +140,9 @@ def _missing(origin: BuiltFrom, reason: str) -> Ancestor:
 
 
 def in_order(ancestors: Mapping[str, Ancestor]) -> list[str]:
-    """Return digests so that each comes after what it was made from, else oldest first.
+    """Return digests in topological order: each after its parents, else oldest first.
 
-    What a circle holds (there is none, unless digests lie) comes last.
+    A circle, which only wrong digests can make, comes last.
     """
     left = {
         digest: len({parent.release for parent in node.parents} & ancestors.keys())
@@ -171,7 +170,7 @@ def in_order(ancestors: Mapping[str, Ancestor]) -> list[str]:
     return [*order, *sorted(ancestors.keys() - set(order))]
 
 
-class Branch(Struct, frozen=True):
+class TreeLine(Struct, frozen=True):
     """One line of a lineage's tree."""
 
     depth: int
@@ -180,31 +179,31 @@ class Branch(Struct, frozen=True):
     ancestor: Ancestor
     relation: Relation | None
     """None for the module's own releases."""
-    seen: bool
-    """Whether it was told before, so that what it was made from is left out."""
+    repeated: bool
+    """Whether its ancestors are left out because another line has them."""
 
 
-def branches(found: Lineage) -> list[Branch]:
-    """Return the tree of a lineage, line by line; every release is unfolded once."""
-    told: set[str] = set()
-    lines: list[Branch] = []
-    own = set(found.releases)
-    for root in found.releases:
+def tree_lines(lineage: Lineage) -> list[TreeLine]:
+    """Return the tree of a lineage, line by line; the ancestors of each release are listed once."""
+    shown: set[str] = set()
+    lines: list[TreeLine] = []
+    own = set(lineage.releases)
+    for root in lineage.releases:
         pending: list[tuple[str, Relation | None, tuple[bool, ...]]] = [(root, None, ())]
         while pending:
             digest, relation, last = pending.pop()
-            node = found.ancestors[digest]
-            seen = bool(node.parents) and (
-                digest in told or (relation is not None and digest in own)
+            node = lineage.ancestors[digest]
+            repeated = bool(node.parents) and (
+                digest in shown or (relation is not None and digest in own)
             )
-            lines.append(Branch(len(last), last, node, relation, seen))
-            if seen:
+            lines.append(TreeLine(len(last), last, node, relation, repeated))
+            if repeated:
                 continue
-            told.add(digest)
+            shown.add(digest)
             below = [
                 (parent.release, parent.relation, (*last, number == len(node.parents) - 1))
                 for number, parent in enumerate(node.parents)
-                if parent.release in found.ancestors
+                if parent.release in lineage.ancestors
             ]
             pending += reversed(below)
     return lines

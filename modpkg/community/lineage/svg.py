@@ -1,16 +1,17 @@
-"""A lineage as a picture: one lane per module, releases from left to right, arcs between them."""
+"""A lineage as a graph: one lane per module, releases from left to right, arcs between them."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
 
-from modpkg.community.lineage.lineage import WORDS, Ancestor, Lineage, in_order
+from modpkg.community.lineage.lineage import RELATIONS, Ancestor, Lineage, in_order
+from modpkg.community.svg import LETTER, Drawing, LegendEntry, Point, legend_width
 from modpkg.core.names import parse_version
 from modpkg.core.records import Relation
 
-_STEP, _LANE, _TOP, _SIDE, _RADIUS = 84, 62, 62, 16, 8
-_LETTER = 6.6
-"""Width of a letter of the labels, about."""
+_STEP, _LANE, _TOP, _BOTTOM, _RADIUS = 84, 62, 62, 44, 8
+_MOST_LETTERS = 12
+"""Of a version that is written below its release; the tooltip has all of it."""
 _COLOURS: dict[Relation, str] = {
     "built": "#9aa0a6",
     "merged": "#7b3294",
@@ -19,77 +20,53 @@ _COLOURS: dict[Relation, str] = {
     "patched": "#2166ac",
 }
 """By relation; ColorBrewer's diverging ends, which differ in grey too."""
+_FILLS = {"release": "#333", "yanked": "#c9c9c9"}
 
 
-def family_picture(found: Lineage) -> str:
-    """Return the lineage as an SVG; every release has what is known of it in its tooltip."""
-    order = in_order(found.ancestors)
-    lanes = _lanes(found, order)
-    left = _SIDE + max(len(name) for name in lanes) * _LETTER + 24
+def lineage_svg(lineage: Lineage) -> str:
+    """Return the lineage as an SVG; the tooltip of a release has everything known about it."""
+    nodes = lineage.ancestors
+    order = in_order(nodes)
+    lanes = list(dict.fromkeys([lineage.name, *(nodes[digest].name for digest in order)]))
+    left = Drawing.MARGIN + max(map(len, lanes)) * LETTER + 24
     places = {
-        digest: (
-            left + column * _STEP,
-            _TOP + lanes.index(found.ancestors[digest].name) * _LANE + 20,
-        )
+        digest: Point(left + column * _STEP, _lane_y(lanes, nodes[digest].name))
         for column, digest in enumerate(order)
     }
-    used = [r for r in _COLOURS if any(_has(found.ancestors[d], r) for d in order)]
-    marks = sorted({_mark(node) for node in found.ancestors.values()} - {"release"})
-    title = f"Lineage of {found.name}"
-    words = [*(WORDS[relation] for relation in used), *marks]
-    legend = 2 * _SIDE + sum(44 + len(word) * _LETTER for word in words)
-    width = max(left + len(order) * _STEP, 2 * _SIDE + len(title) * 8, legend, 320.0)
-    height = _TOP + len(lanes) * _LANE + 44
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
-        f'viewBox="0 0 {width:.0f} {height}" font-family="sans-serif" font-size="11">',
-        f"<title>{escape(title)}</title>",
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_SIDE}" y="24" font-size="14">{escape(title)}</text>',
-    ]
-    for row, name in enumerate(lanes):
-        own = [d for d in order if found.ancestors[d].name == name]
-        y = _TOP + row * _LANE + 20
-        weight = ' font-weight="bold"' if name == found.name else ""
-        lines.append(f'<text x="{_SIDE}" y="{y + 4}"{weight}>{escape(name)}</text>')
-        ends = [places[digest][0] for digest in own]
-        lines.append(
-            f'<line x1="{min(ends):.1f}" y1="{y}" x2="{max(ends):.1f}" y2="{y}" '
-            'stroke="#e3e3e3" stroke-width="6" stroke-linecap="round"/>'
-        )
-    lines += [
-        _arc(places[parent.release], places[digest], _COLOURS[parent.relation])
-        for digest in order
-        for parent in found.ancestors[digest].parents
-        if parent.release in places
-    ]
-    lines += [_release(found.ancestors[digest], places[digest]) for digest in order]
-    return "\n".join([*lines, *_legend(used, marks, height - 22), "</svg>"]) + "\n"
+    legend = _legend(list(nodes.values()))
+    width = max(left + len(order) * _STEP, legend_width(legend))
+    drawing = Drawing(width, _TOP + len(lanes) * _LANE + _BOTTOM, f"Lineage of {lineage.name}")
+    for name in lanes:
+        y = _lane_y(lanes, name)
+        drawing.text(Point(Drawing.MARGIN, y + 4), name, bold=name == lineage.name)
+        columns = [places[digest].x for digest in order if nodes[digest].name == name]
+        drawing.line(Point(min(columns), y), Point(max(columns), y), "#e3e3e3", 6)
+    for digest in order:
+        for parent in nodes[digest].parents:
+            if parent.release in places:
+                curve = _arc(places[parent.release], places[digest])
+                drawing.curve(curve, _COLOURS[parent.relation], 2)
+    for digest in order:
+        _draw_release(drawing, places[digest], nodes[digest])
+    drawing.legend(legend)
+    return drawing.svg()
 
 
-def _lanes(found: Lineage, order: list[str]) -> list[str]:
-    """Return the modules, the lineage's own first, the others as they come."""
-    return list(dict.fromkeys([found.name, *(found.ancestors[d].name for d in order)]))
+def _lane_y(lanes: Sequence[str], name: str) -> float:
+    return _TOP + lanes.index(name) * _LANE + 20
 
 
-def _has(node: Ancestor, relation: Relation) -> bool:
-    return any(parent.relation == relation for parent in node.parents)
+def _arc(start: Point, end: Point) -> list[Point]:
+    """Return a curve between two releases; within a lane it passes above those between them."""
+    if start.y != end.y:
+        middle = (start.x + end.x) / 2
+        return [start, Point(middle, start.y), Point(middle, end.y), end]
+    top = start.y - min(14 + abs(end.x - start.x) / 12, _LANE * 0.7)
+    return [start, Point(start.x + 20, top), Point(end.x - 20, top), end]
 
 
-def _arc(start: tuple[float, float], end: tuple[float, float], colour: str) -> str:
-    """Return a curve between two releases; in one lane it goes above those between them."""
-    (x1, y1), (x2, y2) = start, end
-    if y1 == y2:
-        rise = min(14 + abs(x2 - x1) / 12, _LANE * 0.7)
-        path = f"M{x1:.1f} {y1} C{x1 + 20:.1f} {y1 - rise:.1f} {x2 - 20:.1f} {y1 - rise:.1f} "
-    else:
-        middle = (x1 + x2) / 2
-        path = f"M{x1:.1f} {y1} C{middle:.1f} {y1} {middle:.1f} {y2} "
-    return f'<path d="{path}{x2:.1f} {y2}" fill="none" stroke="{colour}" stroke-width="2"/>'
-
-
-def _mark(node: Ancestor) -> str:
-    """Return how a release is drawn, by what is known of it."""
+def _state(node: Ancestor) -> str:
+    """Return the state of a release, which decides how it is drawn."""
     if node.missing:
         return "missing"
     if node.yanked is not None:
@@ -97,19 +74,17 @@ def _mark(node: Ancestor) -> str:
     return "pre-release" if parse_version(node.version).is_prerelease else "release"
 
 
-def _circle(x: float, y: float, mark: str) -> str:
-    fill = {"release": "#333", "yanked": "#c9c9c9"}.get(mark, "white")
-    dashes = ' stroke-dasharray="3 2"' if mark == "missing" else ""
-    return f'<circle cx="{x:.1f}" cy="{y}" r="{_RADIUS}" fill="{fill}" stroke="#333"{dashes}/>'
+def _draw_release(drawing: Drawing, at: Point, node: Ancestor) -> None:
+    _draw_circle(drawing, at, _state(node), _tip(node))
+    version = node.version
+    if len(version) > _MOST_LETTERS:
+        version = version[: _MOST_LETTERS - 1] + "…"
+    drawing.text(Point(at.x, at.y + 22), version, centred=True)
 
 
-def _release(node: Ancestor, place: tuple[float, float]) -> str:
-    x, y = place
-    shown = node.version if len(node.version) <= 12 else node.version[:11] + "…"
-    return (
-        f"<g><title>{escape(_tip(node))}</title>{_circle(x, y, _mark(node))}"
-        f'<text x="{x:.1f}" y="{y + 22}" text-anchor="middle">{escape(shown)}</text></g>'
-    )
+def _draw_circle(drawing: Drawing, at: Point, state: str, tip: str = "") -> None:
+    fill = _FILLS.get(state, "white")
+    drawing.circle(at, _RADIUS, fill, dashed=state == "missing", tip=tip)
 
 
 def _tip(node: Ancestor) -> str:
@@ -123,17 +98,25 @@ def _tip(node: Ancestor) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _legend(used: list[Relation], marks: list[str], y: int) -> list[str]:
-    lines, x = [], float(_SIDE)
-    for relation in used:
-        lines.append(
-            f'<line x1="{x:.1f}" y1="{y}" x2="{x + 22:.1f}" y2="{y}" '
-            f'stroke="{_COLOURS[relation]}" stroke-width="2"/>'
-        )
-        lines.append(f'<text x="{x + 28:.1f}" y="{y + 4}">{WORDS[relation]}</text>')
-        x += 44 + len(WORDS[relation]) * _LETTER
-    for mark in marks:
-        lines.append(_circle(x + _RADIUS, y, mark))
-        lines.append(f'<text x="{x + 22:.1f}" y="{y + 4}">{mark}</text>')
-        x += 38 + len(mark) * _LETTER
-    return lines
+def _legend(nodes: Sequence[Ancestor]) -> list[LegendEntry]:
+    """Return the relations and the states that occur."""
+    used = {parent.relation for node in nodes for parent in node.parents}
+    states = sorted({_state(node) for node in nodes} - {"release"})
+    return [
+        *(_relation_entry(relation) for relation in _COLOURS if relation in used),
+        *(_state_entry(state) for state in states),
+    ]
+
+
+def _relation_entry(relation: Relation) -> LegendEntry:
+    def draw(drawing: Drawing, at: Point) -> None:
+        drawing.line(at, Point(at.x + 22, at.y), _COLOURS[relation], 2)
+
+    return LegendEntry(RELATIONS[relation], draw, 22)
+
+
+def _state_entry(state: str) -> LegendEntry:
+    def draw(drawing: Drawing, at: Point) -> None:
+        _draw_circle(drawing, Point(at.x + _RADIUS, at.y), state)
+
+    return LegendEntry(state, draw, 2 * _RADIUS)

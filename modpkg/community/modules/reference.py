@@ -14,19 +14,21 @@ from modpkg.community.modules.view import (
     view_of_files,
     view_of_release,
 )
-from modpkg.core.errors import InstallError, ReleaseError, UsageError
+from modpkg.core.errors import InstallError, NotFound, ReleaseError, UsageError
 from modpkg.core.filenames import MANIFEST, MODEL_RECORD
-from modpkg.core.installed import InstalledModel, read_model
+from modpkg.core.installed import InstalledModel, InstalledModule, read_model
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
+from modpkg.core.records import IndexLine
 from modpkg.environment.generations import Environment
-from modpkg.environment.project import Project, find_project
 from modpkg.environment.registries import Registries
+from modpkg.environment.releases import fetch_release
+from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import IGNORED_FILES
 from modpkg.manifest.read import read_manifest
+from modpkg.registry.select import newest_release
 from modpkg.release.content import Content, check_data, collect
 from modpkg.release.packing import folders_apart
-from modpkg.store.store import Store
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
 _GENERATION = re.compile(r"^(?P<name>[^=@/\\]+)@(?P<number>\d{1,9})$")
@@ -93,15 +95,34 @@ def parse_release(text: str) -> tuple[ModuleName, str]:
     return reference.name, reference.version
 
 
-def find_view(
-    text: str,
-    store: Store,
-    progress: Progress,
-    *,
-    user: bool = False,
-    registry: str | None = None,
-    offline: bool = False,
-) -> ModuleView:
+def find_line(text: str, registries: Registries) -> IndexLine:
+    """Return the release that ``NAME==VERSION`` names, or the newest one of ``NAME``.
+
+    Raises:
+        NotFound: the registry has no such release. InvalidValue: name or version is not valid.
+    """
+    reference = parse_reference(text)
+    registry = registries.of(reference.name)
+    if reference.version is not None:
+        return registry.line(reference.name, reference.version)
+    line = newest_release(registry.index(reference.name), or_yanked=True)
+    if line is None:
+        raise NotFound("M304", name=reference.name, registry=registry.url, hint="")
+    return line
+
+
+def fetch_named(text: str, workspace: Workspace) -> InstalledModule:
+    """Fetch the release that ``NAME==VERSION`` names.
+
+    Raises:
+        UsageError: `text` has no version. NotFound: the registry has no such release.
+        What fetching can raise.
+    """
+    name, version = parse_release(text)
+    return fetch_release(name, version, workspace.registries, workspace.store, workspace.progress)
+
+
+def find_view(text: str, workspace: Workspace) -> ModuleView:
     """Return what a person named: ``NAME==VERSION``, ``NAME``, ``NAME@GENERATION`` or a folder.
 
     ``NAME`` is a model of the current environment, and ``NAME@3`` the same model as generation 3
@@ -114,27 +135,23 @@ def find_view(
         What reading a registry can raise.
     """
     reference = parse_reference(text)
-    project = find_project(user=user)
     if reference.version is not None:
-        registries = Registries(
-            project.parse(), store.blobs, default=registry, offline=offline, warn=progress.warn
-        )
-        line = registries.of(reference.name).line(reference.name, reference.version)
-        return view_of_release(line, registries, store, progress)
+        return view_of_release(find_line(text, workspace.registries), workspace)
     if Path(text).is_dir():
-        return view_of_folder(text, progress)
+        return view_of_folder(text, workspace.progress)
     if not reference.can_be_name:
         raise ReleaseError("M804", what=text, reason="there is no such folder")
-    return view_of_model(project, reference.name, reference.generation)
+    return view_of_model(workspace.environment, reference.name, reference.generation)
 
 
-def view_of_model(project: Project, name: ModuleName, number: int | None = None) -> ModuleView:
+def view_of_model(
+    environment: Environment, name: ModuleName, number: int | None = None
+) -> ModuleView:
     """Return an installed model, as the current generation or generation ``number`` has it.
 
     Raises:
         ReleaseError: there is no such generation. InstallError: it has no such model.
     """
-    environment = Environment(project.environment)
     folder, model = _installed(environment, name, number)
     tensors = {
         tensor: structs.replace(ref, file=str(environment.packs.absolute() / ref.file))

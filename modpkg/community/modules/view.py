@@ -15,7 +15,6 @@ from modpkg.core.filenames import REPORT
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName
-from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.report import Report, parse_report
 from modpkg.core.tensors import HashedTensor
@@ -23,13 +22,13 @@ from modpkg.core.tree import BlobTree
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.release.content import Content, collect
 from modpkg.release.packing import tensors_of
 from modpkg.release.places import entries_by_identity
 from modpkg.release.tensors import TensorReader
-from modpkg.store.store import Store
 
 
 class ModuleView(Struct, frozen=True, kw_only=True):
@@ -97,19 +96,24 @@ class ModuleView(Struct, frozen=True, kw_only=True):
 
 
 def view_of_release(
-    line: IndexLine, registries: Registries, store: Store, progress: Progress
+    line: IndexLine, workspace: Workspace, registries: Registries | None = None
 ) -> ModuleView:
     """Return a published release; its weights are fetched when they are first located.
+
+    ``registries`` are the workspace's own if None.
 
     Raises:
         What reading a registry can raise.
     """
-    registry = registries.of(line.name)
+    sources = workspace.registries if registries is None else registries
+    registry = sources.of(line.name)
     record = registry.record(line)
 
     @cache
     def fetched() -> InstalledModule:
-        return fetch_release(ModuleName(line.name), line.version, registries, store, progress)
+        return fetch_release(
+            ModuleName(line.name), line.version, sources, workspace.store, workspace.progress
+        )
 
     return _of_record(
         record,

@@ -23,7 +23,9 @@ from modpkg.release.patched import read_patch
 from modpkg.store.store import Store
 
 
-def apply(base: InstalledModule, patch: ModuleView, store: Store, progress: Progress) -> ModuleView:
+def apply_patch(
+    base: InstalledModule, patch: ModuleView, store: Store, progress: Progress
+) -> ModuleView:
     """Return the copy: tensors (those that had to be computed are in the store now) and files.
 
     Raises:

@@ -9,9 +9,11 @@ from typing import Any
 
 from packaging.version import Version
 
+from modpkg.community.modules.view import ModuleView
 from modpkg.core.filenames import MANIFEST, REPORT
 from modpkg.core.files import safe_path
 from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.normal import manifest_text
@@ -22,13 +24,34 @@ Origin = tuple[str, str, str]
 
 
 def next_version(version: str) -> str:
-    """Return the version after one: its last number raised.
+    """Return the next patch version.
 
     >>> next_version("1.0"), next_version("1.2.9")
     ('1.0.1', '1.2.10')
     """
     release = Version(version).release
     return ".".join(map(str, (*release[:2], 0, 0)[:2])) + f".{[*release, 0, 0][2] + 1}"
+
+
+def candidate_name(
+    base: InstalledModule, name: str | None, version: str | None, after: Sequence[ModuleView] = ()
+) -> tuple[ModuleName, str]:
+    """Return the name and version of a module made from a base.
+
+    Args:
+        base: Its base.
+        name: The chosen name; the base's if None.
+        version: The chosen version. If None, the next one after the base's, and after those of
+            releases of the base in ``after``.
+
+    Raises:
+        InvalidValue: name or version is not valid.
+    """
+    chosen = module_name(name or base.name)
+    if version is None:
+        versions = [base.version, *(v.version for v in after if v.name == base.name and v.version)]
+        version = next_version(str(max(map(parse_version, versions))))
+    return chosen, str(parse_version(version))
 
 
 def write_candidate(
@@ -41,13 +64,14 @@ def write_candidate(
     version: str,
     origins: Sequence[Origin],
 ) -> None:
-    """Write a module project with the base's manifest, other weights and files.
+    """Write a module project with the base's manifest and other weights and files.
 
-    ``origins`` go under ``[provenance]``, sorted. Left out are a report of tests, which tells of
-    other weights, and a manifest, which is the base's whatever a patch brings.
+    ``origins`` go under ``[provenance]``, sorted. A test report is left out, as it is about other
+    weights, and so is a manifest among ``files``: it is the base's.
 
     Raises:
-        ConversionError, InstallError: nothing remains. ManifestError.
+        ConversionError: ``out`` is not empty. InstallError: writing failed; nothing remains.
+        ManifestError: the base's manifest is not valid under this name and version.
     """
     normal: dict[str, Any] = dict(base.record.manifest)
     normal["module"] = {**normal["module"], "name": name, "version": version}

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from msgspec import Struct
 
-from modpkg.community.diff.svg import Square, draw
+from modpkg.community.diff.svg import Cell, heat_map
 from modpkg.community.diff.tensors import layer_of
 from modpkg.compose.distance import differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
@@ -192,27 +192,31 @@ def by_layer(found: Overlaps) -> list[LayerConflicts]:
     ]
 
 
-def conflict_picture(found: Overlaps, title: str) -> str:
+def conflicts_svg(found: Overlaps, title: str) -> str:
     """Return all tensors as an SVG: the darker, the larger the share of values in conflict."""
     tensors = {tensor.name: tensor for tensor in found.tensors}
     names = sorted({*found.clean, *tensors}, key=lambda name: (_order(name), name))
-    squares = []
+    cells = []
     for name in names:
         tensor = tensors.get(name)
         if tensor is None:
             changed = found.clean[name] is not None
-            squares.append(Square(name, 0.0, "changed once" if changed else "not changed"))
+            cells.append(Cell(name, 0.0, "changed once" if changed else "not changed"))
         elif tensor.reason:
-            squares.append(Square(name, None, tensor.reason))
+            cells.append(Cell(name, None, tensor.reason))
         else:
-            squares.append(
-                Square(
+            cells.append(
+                Cell(
                     name,
                     tensor.different / max(tensor.elements, 1),
                     f"{tensor.different} of {tensor.elements} values differ, "
                     f"{tensor.opposite} with opposite signs",
                 )
             )
-    return draw(
-        squares, title, same="no conflict", other="removed, new, reshaped", scale="of the values"
+    return heat_map(
+        cells,
+        title,
+        unchanged="no conflict",
+        not_measured="removed, new, reshaped",
+        scale="of the values",
     )

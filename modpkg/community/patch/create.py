@@ -22,6 +22,7 @@ from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, PATCH, PATCH
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import pack_chunks
+from modpkg.core.progress import Progress
 from modpkg.core.records import PatchedTensor, PatchRecord, canonical_json
 from modpkg.core.tensors import identity_of, type_of
 from modpkg.interop.module_project import new_project
@@ -68,16 +69,20 @@ def create(
     copy: ModuleView,
     *,
     deltas: bool,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Patch:
-    """Return the patch that makes ``copy`` of ``base``; whatever its forms are, bit for bit.
+    """Return the patch that turns ``base`` into ``copy``, bit for bit.
 
-    ``deltas`` says whether whole tensors are written as lossless changes of the base's where the
-    patch is published. ``progress`` is called with the bytes of tensors that were seen to.
+    Args:
+        base: The release that was fine-tuned.
+        copy: The fine-tuned copy.
+        deltas: Whether whole tensors are written as lossless changes of the base's where the
+            patch is published.
+        progress: Counts the bytes of changed tensors.
 
     Raises:
-        PatchError: the two have no tensor in common, or the copy is an adapter.
-        PatchError: they are the same. PatchError: names the tensor.
+        PatchError: the two have no tensor in common, the copy is an adapter, or they are equal.
+        PatchError: a changed tensor has non-finite values.
     """
     label = f"{base.name} {base.version}"
     if ADAPTER_CONFIG in copy.files:
@@ -96,6 +101,9 @@ def create(
             f"the base {min(base.tensors, default='none')!r})",
         )
     tensors = copy.refs()
+    if progress is not None:
+        progress.stage("Comparing")
+        progress.total(sum(ref.length for ref in tensors.values()))
     changed = {name: ref for name, ref in sorted(tensors.items()) if not _same(base, name, ref)}
     removed = {
         name: ref.digest for name, ref in sorted(base.tensors.items()) if name not in copy.tensors
@@ -112,7 +120,8 @@ def create(
     ]
     if not (changed or removed or files or removed_files):
         raise PatchError("M734", copy=copy.label, base=label)
-    forms = _forms(base, copy.label, changed, deltas, progress)
+    advance = None if progress is None else progress.advance
+    forms = _forms(base, copy.label, changed, deltas, advance)
     return Patch(
         base=label,
         forms=forms,

@@ -1,4 +1,4 @@
-"""Merging changed copies of one base: what they agree on, and a choice where they do not."""
+"""MergePlan changed copies of one base: what they agree on, and a choice where they do not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from msgspec import Struct, structs
 
 from modpkg.community.modules.view import ModuleView
-from modpkg.community.patch.apply import apply
+from modpkg.community.patch.apply import apply_patch
+from modpkg.community.patch.candidate import Origin
 from modpkg.community.patch.conflicts import Overlap, Overlaps, blocks, find_overlaps
 from modpkg.community.patch.merge_files import MergedFiles, merge_files
-from modpkg.community.patch.resolution_file import Choices
-from modpkg.community.patch.resolution_file import Side as Chosen
+from modpkg.community.patch.resolution_file import Choice, Choices
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
 from modpkg.core.digests import digest_file
@@ -35,7 +35,7 @@ _OF_COPIES: dict[str, dict[str, Setting]] = {MEAN: {"with_base": False}}
 """Parameters that a method has by itself here: the base is no parent."""
 
 
-class Merging(Struct, frozen=True, kw_only=True):
+class MergePlan(Struct, frozen=True, kw_only=True):
     """What is to be merged, and where it is at odds."""
 
     base: InstalledModule
@@ -43,9 +43,9 @@ class Merging(Struct, frozen=True, kw_only=True):
     overlaps: Overlaps
     files: MergedFiles
     """Without any choice."""
-    chosen: Mapping[str, Chosen] = {}
+    chosen: Mapping[str, Choice] = {}
     """By tensor in conflict, what a resolution file says."""
-    chosen_files: Mapping[str, Chosen] = {}
+    chosen_files: Mapping[str, Choice] = {}
 
     @property
     def label(self) -> str:
@@ -57,7 +57,7 @@ class Merging(Struct, frozen=True, kw_only=True):
         return [item for item in self.overlaps.conflicts if item.name not in self.chosen]
 
 
-class Method(Struct, frozen=True, kw_only=True):
+class MergeMethod(Struct, frozen=True, kw_only=True):
     """How tensors that conflict are made one: a reducer and its parameters."""
 
     name: str
@@ -66,13 +66,13 @@ class Method(Struct, frozen=True, kw_only=True):
     """For each parent, tensors that say how much each of its values counts."""
 
 
-def begin(
+def plan_merge(
     base: InstalledModule,
     parents: Sequence[ModuleView],
     store: Store,
     progress: Progress,
     choices: Choices | None = None,
-) -> Merging:
+) -> MergePlan:
     """Return what parents (patches, or whole copies) did to a base; nothing is merged yet.
 
     Raises:
@@ -87,7 +87,7 @@ def begin(
     copies = []
     for side in parents:
         if PATCH in side.files:
-            copies.append(apply(base, side, store, progress))
+            copies.append(apply_patch(base, side, store, progress))
         elif not side.tensors.keys() & base.tensors.keys():
             raise PatchError(
                 "M742",
@@ -101,14 +101,14 @@ def begin(
     progress.total(sum(ref.length for refs in tensors for ref in refs.values()))
     overlaps = find_overlaps(base.tensors, tensors, progress.advance)
     files = merge_files(base.files, [view.paths() for view in copies])
-    merging = Merging(base=base, parents=tuple(copies), overlaps=overlaps, files=files)
+    merge = MergePlan(base=base, parents=tuple(copies), overlaps=overlaps, files=files)
     if choices is None:
-        return merging
+        return merge
     names = [side.name for side in copies]
     known = [*overlaps.clean, *(tensor.name for tensor in overlaps.tensors)]
     conflicting = [tensor.name for tensor in overlaps.conflicts]
     return structs.replace(
-        merging,
+        merge,
         chosen=choices.resolve("tensors", conflicting, known, names),
         chosen_files=choices.resolve(
             "files", [item.path for item in files.conflicts], files.known, names
@@ -116,16 +116,26 @@ def begin(
     )
 
 
-class Merged(Struct, frozen=True):
+def merge_origins(merge: MergePlan) -> list[Origin]:
+    """Return what a merge is made from: the base, and the parents that are modules."""
+    parents = [
+        (view.name, view.version, "merged")
+        for view in merge.parents
+        if view.name is not None and view.version is not None
+    ]
+    return [(merge.base.name, merge.base.version, "built"), *parents]
+
+
+class MergeResult(Struct, frozen=True):
     """A merge: where its tensors and files lie."""
 
     tensors: dict[str, TensorRef]
     files: dict[str, Path]
 
 
-def carry_out(
-    merging: Merging, method: Method | None, store: Store, scratch: Path, progress: Progress
-) -> Merged:
+def run_merge(
+    merge: MergePlan, method: MergeMethod | None, store: Store, scratch: Path, progress: Progress
+) -> MergeResult:
     """Return the merge; ``scratch`` is a folder for what has to be put together.
 
     What one parent changed alone, or several alike, is taken; a tensor that they changed at
@@ -136,15 +146,15 @@ def carry_out(
         PatchError: a choice is left open. PatchError: the method cannot decide it.
         ComposeError: the method cannot do it.
     """
-    _refuse_open(merging, method)
-    base, parents = merging.base.tensors, merging.overlaps.parents
+    _refuse_open(merge, method)
+    base, parents = merge.base.tensors, merge.overlaps.parents
     tensors: dict[str, TensorRef | None] = {}
-    for name, number in merging.overlaps.clean.items():
+    for name, number in merge.overlaps.clean.items():
         tensors[name] = base.get(name) if number is None else parents[number].get(name)
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     together = []
-    for item in merging.overlaps.tensors:
-        chosen = merging.chosen.get(item.name)
+    for item in merge.overlaps.tensors:
+        chosen = merge.chosen.get(item.name)
         if not item.conflicts:
             together.append(item)
         elif chosen == "base":
@@ -156,30 +166,30 @@ def carry_out(
             _check_method(item, name, base)
             groups.setdefault((name, item.parents), []).append(item.name)
     for (name, numbers), names in sorted(groups.items()):
-        how = method if method is not None and method.name == name else Method(name=name)
-        tensors |= _reduced(merging, how, numbers, names, store, scratch, progress)
-    tensors |= _united(merging, together, scratch / "united.safetensors")
+        how = method if method is not None and method.name == name else MergeMethod(name=name)
+        tensors |= _reduced(merge, how, numbers, names, store, scratch, progress)
+    tensors |= _united(merge, together, scratch / "united.safetensors")
     files = merge_files(
-        merging.base.files,
-        [view.paths() for view in merging.parents],
-        _choice_of(merging.chosen_files),
+        merge.base.files,
+        [view.paths() for view in merge.parents],
+        _choice_of(merge.chosen_files),
     )
     found = dict(files.files)
     for path, data in files.written.items():
         found[path] = scratch / "files" / path
         write_atomically(found[path], data)
     there = {name: ref for name, ref in tensors.items() if ref is not None}
-    return Merged(dict(sorted(there.items())), found)
+    return MergeResult(dict(sorted(there.items())), found)
 
 
-def _choice_of(chosen: Mapping[str, Chosen]) -> Callable[[str], str | int | None]:
+def _choice_of(chosen: Mapping[str, Choice]) -> Callable[[str], str | int | None]:
     return chosen.get
 
 
-def _refuse_open(merging: Merging, method: Method | None) -> None:
+def _refuse_open(merge: MergePlan, method: MergeMethod | None) -> None:
     """Refuse to choose silently."""
-    files = [item for item in merging.files.conflicts if item.path not in merging.chosen_files]
-    tensors = merging.open if method is None else []
+    files = [item for item in merge.files.conflicts if item.path not in merge.chosen_files]
+    tensors = merge.open if method is None else []
     if not files and not tensors:
         return
     told = []
@@ -192,7 +202,7 @@ def _refuse_open(merging: Merging, method: Method | None) -> None:
         )
     if files:
         told.append("; ".join(f"{item.path} ({item.reason})" for item in files))
-    labels = ", ".join(side.label for side in merging.parents)
+    labels = ", ".join(side.label for side in merge.parents)
     raise PatchError(
         "M740",
         conflicts=f"{labels} conflict in {' and in '.join(told)}",
@@ -215,8 +225,8 @@ def _check_method(item: Overlap, method: str, base: Mapping[str, TensorRef]) -> 
 
 
 def _reduced(
-    merging: Merging,
-    method: Method,
+    merge: MergePlan,
+    method: MergeMethod,
     numbers: Sequence[int],
     names: Sequence[str],
     store: Store,
@@ -224,7 +234,7 @@ def _reduced(
     progress: Progress,
 ) -> dict[str, TensorRef]:
     """Return what a method makes of the copies of these parents."""
-    own = merging.base
+    own = merge.base
     config = scratch / CONFIG
     config.write_text("{}")
 
@@ -236,7 +246,7 @@ def _reduced(
     steps = []
     for number in numbers:
         name = f"parent-{number + 1}"
-        modules[name] = module(name, merging.overlaps.parents[number])
+        modules[name] = module(name, merge.overlaps.parents[number])
         parameters: dict[str, Setting] = {}
         if method.importance:
             weighs = f"importance-{number + 1}"
@@ -249,20 +259,20 @@ def _reduced(
         parameters=dict(sorted({**_OF_COPIES.get(method.name, {}), **method.parameters}.items())),
         steps=tuple(steps),
     )
-    progress.stage(f"Merging by {method.name}")
-    composed = compose(plan(f"merge of {merging.label}", "0", recipe, modules), store.root)
+    progress.stage(f"MergePlan by {method.name}")
+    composed = compose(plan(f"merge of {merge.label}", "0", recipe, modules), store.root)
     return composed.tensors
 
 
-def _united(merging: Merging, overlaps: Sequence[Overlap], target: Path) -> dict[str, TensorRef]:
+def _united(merge: MergePlan, overlaps: Sequence[Overlap], target: Path) -> dict[str, TensorRef]:
     """Write tensors with the changes of all who changed them, each at its own places."""
     if not overlaps:
         return {}
-    base = merging.base.tensors
+    base = merge.base.tensors
     types = {item.name: type_of(base[item.name]) for item in overlaps}
 
     def data(item: Overlap) -> Any:
-        refs = [merging.overlaps.parents[number][item.name] for number in item.parents]
+        refs = [merge.overlaps.parents[number][item.name] for number in item.parents]
         for old, copies, moved in blocks(base[item.name], refs):
             found = old.clone()
             for copy, mask in zip(copies, moved, strict=True):

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import PatchError
 
-Side = Literal["base", "mean"] | int
+Choice = Literal["base", "mean"] | int
 """What is taken: the base's, the mean, or that of a parent, by its place."""
 _TABLES = ("tensors", "files")
 
@@ -40,7 +40,7 @@ class Choices(Struct, frozen=True):
         conflicts: Collection[str],
         known: Collection[str],
         parents: Sequence[str | None],
-    ) -> Mapping[str, Side]:
+    ) -> Mapping[str, Choice]:
         """Return the choice for each conflict that an entry names.
 
         ``parents`` are the parents' names as modules. ``known`` are all names there are.
@@ -48,7 +48,7 @@ class Choices(Struct, frozen=True):
         Raises:
             PatchError: an entry names nothing that is known, or no conflict, or no choice.
         """
-        found: dict[str, Side] = {}
+        found: dict[str, Choice] = {}
         for pattern, word in getattr(self, table).items():
             side = self._side(pattern, word, parents, table)
             fitting = [name for name in conflicts if fnmatchcase(name, pattern)]
@@ -64,7 +64,7 @@ class Choices(Struct, frozen=True):
                 found.setdefault(name, side)
         return found
 
-    def _side(self, entry: str, word: str, parents: Sequence[str | None], table: str) -> Side:
+    def _side(self, entry: str, word: str, parents: Sequence[str | None], table: str) -> Choice:
         if word == "base":
             return "base"
         if word == "mean" and table == "tensors":

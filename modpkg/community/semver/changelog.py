@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from modpkg.community.diff.tensors import Difference, TensorDifference, difference
+from modpkg.community.diff.tensors import TensorDiff, WeightsDiff, diff_tensors
 from modpkg.community.evaluate.report import loss
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.check import Check
@@ -51,7 +51,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     verdict: Literal["better", "worse", "same", "new", "gone", "another test"]
 
 
-class Changes(Struct, frozen=True, kw_only=True):
+class ReleaseChanges(Struct, frozen=True, kw_only=True):
     """What changed from one release of a module to another."""
 
     check: Check
@@ -70,7 +70,7 @@ class LockChange(Struct, frozen=True, kw_only=True):
     name: str
     before: str | None
     after: str | None
-    changes: Changes | None = None
+    changes: ReleaseChanges | None = None
     """For two versions of a module."""
 
 
@@ -93,15 +93,15 @@ def layer_changes(
         return ()
     old = before.locate([name for name in names if name in before.tensors])
     new = after.locate([name for name in names if name in after.tensors])
-    found = difference(old, new, progress.advance)
-    groups: dict[int | None, list[TensorDifference]] = {}
+    found = diff_tensors(old, new, progress.advance)
+    groups: dict[int | None, list[TensorDiff]] = {}
     for tensor in found.tensors:
         groups.setdefault(tensor.layer, []).append(tensor)
     return tuple(_layer(layer, tensors) for layer, tensors in groups.items())
 
 
-def _layer(layer: int | None, tensors: Sequence[TensorDifference]) -> LayerChange:
-    whole = Difference(tuple(tensors))
+def _layer(layer: int | None, tensors: Sequence[TensorDiff]) -> LayerChange:
+    whole = WeightsDiff(tuple(tensors))
     relative = whole.relative if whole.elements else None
     return LayerChange(
         layer=layer,
@@ -161,7 +161,7 @@ def lock_changes(
     ]
 
 
-def release_markdown(found: Changes, *, depth: int = 1) -> str:
+def release_markdown(found: ReleaseChanges, *, depth: int = 1) -> str:
     """Return what changed in one module as Markdown; ``depth`` is that of its heading."""
     check = found.check
     title = f"{check.name} {check.against} to {check.version}"
@@ -200,7 +200,7 @@ def _layer_table(layers: Sequence[LayerChange]) -> list[str]:
     return [*_table(["Layer", "Tensors", "Values changed", "Relative change"], rows), *rest]
 
 
-def _test_lines(found: Changes) -> list[str]:
+def _test_lines(found: ReleaseChanges) -> list[str]:
     if not found.figures:
         note = found.check.tests.note if found.check.tests is not None else ""
         return [

@@ -1,4 +1,4 @@
-"""``modpkg check``: which version a change may have, worked out from facts."""
+"""``modpkg check``: which version a change requires, computed from facts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from packaging.version import Version
 from modpkg.community.evaluate.report import Regression, regressions
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.config import config_facts, file_facts
-from modpkg.community.semver.levels import Fact, Level, is_legal, level_of, lowest
+from modpkg.community.semver.levels import Fact, Level, is_legal, level_of, lowest_version
 from modpkg.community.semver.manifest import manifest_facts
-from modpkg.community.semver.tests_declared import cases_of, promise_facts
+from modpkg.community.semver.tests_declared import case_files, test_facts
 from modpkg.community.semver.weights import Weights, compare_weights, weight_facts
 
 
-class Tests(Struct, frozen=True):
-    """What the reports of two editions say."""
+class TestsComparison(Struct, frozen=True):
+    """The test reports of two releases, compared."""
 
     compared: int
-    """Tests that both have a result of."""
+    """Tests that both reports have a result of."""
     worse: tuple[Regression, ...]
     note: str
-    """Why they were not compared; empty where they were."""
+    """Why they were not compared; empty if they were."""
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """A module beside the release before it."""
+    """A module compared with an earlier release of it."""
 
     name: str
     version: str
@@ -35,17 +35,19 @@ class Check(Struct, frozen=True, kw_only=True):
     """The earlier version; None for a first release."""
     level: Level
     lowest: str | None
-    """The lowest legal version; None where any will do."""
+    """The lowest allowed version; None if any is."""
     legal: bool
     facts: tuple[Fact, ...]
     weights: Weights | None
-    tests: Tests | None
+    tests: TestsComparison | None
 
     @property
     def change(self) -> str:
-        """What changed most, in a clause."""
+        """The change with the highest level, as a clause."""
         reasons = [fact for fact in self.facts if fact.level == self.level != "none"]
-        because = f"{reasons[0].about}: {reasons[0].text}" if reasons else "nothing runs otherwise"
+        because = "nothing that runs changed"
+        if reasons:
+            because = f"{reasons[0].about}: {reasons[0].text}"
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         change = f"a {self.level} change" if self.level != "none" else "no change"
         return f"{self.name} {self.against} to {self.version} is {change}: {because}{more}"
@@ -54,12 +56,12 @@ class Check(Struct, frozen=True, kw_only=True):
     def sentence(self) -> str:
         """The verdict."""
         if self.against is None:
-            return f"{self.name} has no earlier release, so {self.version} is as good as any."
+            return "First release; any version is allowed."
         if self.level == "none" and self.version == self.against:
-            return f"This is {self.name} {self.against} as it is published."
+            return f"Identical to the published {self.name} {self.against}."
         if self.legal:
-            return f"{self.change}; {self.version} is legal."
-        return f"{self.change}; the lowest legal version is {self.lowest}."
+            return f"{self.change}; {self.version} is allowed."
+        return f"{self.change}; the lowest allowed version is {self.lowest}."
 
 
 def check(
@@ -71,14 +73,18 @@ def check(
     progress: Callable[[int], None] | None = None,
     stale: str = "",
 ) -> Check:
-    """Work out what changed from one edition to another, and which version that asks for.
+    """Return what changed from one version of a module to another, and the version this requires.
 
-    ``published`` gives the versions that there are of a dependency. Without ``count``, changed
-    values are counted only where the verdict hangs on their number. ``stale`` says why the later
-    edition's report is not one of it, where it is not.
+    Args:
+        before: The earlier release; None for a first release.
+        after: The project or build that is to be released.
+        published: Returns the published versions of a dependency.
+        count: Whether to count changed values even if the level does not depend on their number.
+        progress: Called with the bytes that were compared.
+        stale: Why the test report of ``after`` is out of date; "" if it is not.
 
     Raises:
-        What reading and fetching the earlier release can raise; TestError.
+        TestError: a report is malformed. What reading and fetching the earlier release can raise.
     """
     name, version = str(after.module.name), after.module.version
     if before is None:
@@ -93,7 +99,7 @@ def check(
             weights=None,
             tests=None,
         )
-    tests = compare_tests(before, after) if not stale else Tests(0, (), stale)
+    tests = compare_tests(before, after) if not stale else TestsComparison(0, (), stale)
     weights = compare_weights(before, after, count=count, progress=progress)
     facts = [
         *weight_facts(weights),
@@ -104,9 +110,9 @@ def check(
             published=published,
             tests_hold=not tests.note and not tests.worse,
         ),
-        *promise_facts(before, after),
+        *test_facts(before, after),
         *(Fact("tests", f"{w.test!r} got worse: {w.reason}", "major") for w in tests.worse),
-        *file_facts(before, after, cases_of(before, after)),
+        *file_facts(before, after, case_files(before, after)),
     ]
     level = level_of(facts)
     earlier = before.module.version
@@ -116,7 +122,7 @@ def check(
         version=str(version),
         against=str(earlier),
         level=level,
-        lowest=str(lowest(earlier, level)),
+        lowest=str(lowest_version(earlier, level)),
         legal=same or is_legal(version, earlier, level),
         facts=tuple(facts),
         weights=weights,
@@ -124,11 +130,11 @@ def check(
     )
 
 
-def compare_tests(before: ModuleView, after: ModuleView) -> Tests:
-    """Return which tests got worse, by the reports that two editions carry.
+def compare_tests(before: ModuleView, after: ModuleView) -> TestsComparison:
+    """Return which tests got worse, according to the reports in two releases.
 
     Raises:
-        TestError: a report is none.
+        TestError: a report is malformed.
     """
     old, new = before.report(), after.report()
     without = [side.label for side, report in ((before, old), (after, new)) if report is None]
@@ -139,6 +145,8 @@ def compare_tests(before: ModuleView, after: ModuleView) -> Tests:
         note = f"tests were not compared: {which} {verb} no report.json"
         if declared:
             note += "; run 'modpkg test' before each release"
-        return Tests(0, (), f"{note}. The verdict is about weights, interface and manifest alone.")
+        return TestsComparison(
+            0, (), f"{note}. Only weights, interface and manifest were compared."
+        )
     shared = {(r.suite, r.test) for r in old.results} & {(r.suite, r.test) for r in new.results}
-    return Tests(len(shared), tuple(regressions(old, new)), "")
+    return TestsComparison(len(shared), tuple(regressions(old, new)), "")

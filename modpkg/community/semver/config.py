@@ -1,4 +1,4 @@
-"""Configuration and tokenizer: what goes in, what comes out, and how it is computed."""
+"""Facts about configuration and tokenizer files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modpkg.core.filenames import MODULES, REPORT, TOKENIZER
 _CONFIGS = re.compile(
     r"(?:.*/)?(?:config|adapter_config|sentence_bert_config|preprocessor_config)\.json"
 )
-"""Files whose keys say what a model computes."""
+"""Files that define what a model computes."""
 _ACTING = re.compile(
     r"(?:.*/)?(?:generation_config\.json|tokenizer_config\.json|special_tokens_map\.json"
     r"|chat_template\..*|config_sentence_transformers\.json)"
 )
-"""Files that change how a model is used, not what goes in and comes out."""
+"""Files that change how a model is used, not its inputs and outputs."""
 _VOCABULARIES = re.compile(r"(?:.*/)?(?:vocab\.(?:txt|json)|merges\.txt|.*\.model)")
-"""Tokenizers in other forms, which ``tokenizer.json`` takes the place of."""
+"""Tokenizers in other formats; ``tokenizer.json`` is used instead where it exists."""
 _DOCUMENT = re.compile(r"(?i)(?:.*/)?(?:.*\.(?:md|rst)|(?:licen[cs]e|notice|copying)(?:\..*)?)")
-_SAYS_NOTHING = {
+_IGNORED = {
     "_name_or_path",
     "auto_mapping",
     "base_model_name_or_path",
@@ -39,9 +39,9 @@ _SAYS_NOTHING = {
     "transformers_version",
     "use_cache",
 }
-"""Keys that no computing depends on; the weights themselves say which dtype they have."""
+"""Keys that no computation depends on."""
 _TRAINING = re.compile(r".*dropout.*|initializer_.*|init_.*")
-"""Keys that act while training alone."""
+"""Keys that only matter in training."""
 _OUTPUTS = {"architectures", "id2label", "label2id", "num_labels", "problem_type"}
 _GROWING = {
     "max_position_embeddings",
@@ -53,67 +53,67 @@ _GROWING = {
     "num_layers",
     "vocab_size",
 }
-"""Numbers of which more is an extension."""
+"""Numbers that a compatible extension may raise."""
 
 
 def config_facts(before: ModuleView, after: ModuleView) -> list[Fact]:
-    """Return what changed in the files of two editions that say how a model computes."""
-    found: list[Fact] = []
+    """Return what changed in the files that define how a model computes."""
+    facts: list[Fact] = []
     for path in sorted(before.files.keys() | after.files.keys()):
         if before.files.get(path) == after.files.get(path):
             continue
         if path.rpartition("/")[2] == TOKENIZER:
-            found.append(_tokenizer(path, before, after))
+            facts.append(_tokenizer(path, before, after))
         elif _CONFIGS.fullmatch(path):
-            found += _config(path, before, after)
+            facts += _config(path, before, after)
         elif path.rpartition("/")[2] == MODULES:
-            found.append(Fact(path, "the modules of the sentence encoder are others", "major"))
+            facts.append(Fact(path, "the modules of the sentence encoder changed", "major"))
         elif _VOCABULARIES.fullmatch(path) and TOKENIZER not in after.files:
-            found.append(Fact(path, "the tokenizer is another", "major"))
+            facts.append(Fact(path, "the tokenizer changed", "major"))
         elif _ACTING.fullmatch(path):
-            found.append(Fact(path, f"it is {_verb(path, before, after)}", "minor"))
-    return found
+            facts.append(Fact(path, f"it was {_verb(path, before, after)}", "minor"))
+    return facts
 
 
 def file_facts(before: ModuleView, after: ModuleView, cases: frozenset[str]) -> list[Fact]:
-    """Return which other files changed; ``cases`` are those of tests, told of by themselves."""
-    told = (_CONFIGS, _ACTING, _VOCABULARIES)
-    found = []
+    """Return which other files changed; ``cases`` are those of tests and have their own facts."""
+    reported = (_CONFIGS, _ACTING, _VOCABULARIES)
+    facts = []
     for path in sorted(before.files.keys() | after.files.keys()):
         name = path.rpartition("/")[2]
         if before.files.get(path) == after.files.get(path) or path in cases:
             continue
         if name in (TOKENIZER, MODULES, REPORT):
             continue
-        if any(pattern.fullmatch(path) for pattern in told):
+        if any(pattern.fullmatch(path) for pattern in reported):
             continue
         level: Level = "none" if _DOCUMENT.fullmatch(path) else "patch"
-        found.append(Fact("files", f"{path} is {_verb(path, before, after)}", level))
-    return found
+        facts.append(Fact("files", f"{path} was {_verb(path, before, after)}", level))
+    return facts
 
 
 def _verb(path: str, before: ModuleView, after: ModuleView) -> str:
     if path not in before.files:
-        return "new"
-    return "changed" if path in after.files else "gone"
+        return "added"
+    return "changed" if path in after.files else "removed"
 
 
 def _config(path: str, before: ModuleView, after: ModuleView) -> list[Fact]:
-    old, new = (_object(side, path) if path in side.files else {} for side in (before, after))
+    old, new = (_object(view, path) if path in view.files else {} for view in (before, after))
     if old is None or new is None:
-        return [Fact(path, "it cannot be read, so nobody can say what changed", "major")]
-    found = []
+        return [Fact(path, "it cannot be parsed, so any change is possible", "major")]
+    facts = []
     for key in sorted(old.keys() | new.keys()):
-        if key in _SAYS_NOTHING or _TRAINING.fullmatch(key) or old.get(key) == new.get(key):
+        if key in _IGNORED or _TRAINING.fullmatch(key) or old.get(key) == new.get(key):
             continue
         level = _level(key, old.get(key), new.get(key))
-        said = f"{_brief(key)} was {_brief(old.get(key))} and is {_brief(new.get(key))}"
-        found.append(Fact(path, said, level))
-    return found
+        text = f"{_brief(key)} was {_brief(old.get(key))} and is {_brief(new.get(key))}"
+        facts.append(Fact(path, text, level))
+    return facts
 
 
 def _level(key: str, old: Any, new: Any) -> Level:
-    """Return what a key's change asks for: an extension is minor, anything else major."""
+    """Return the level of a key's change: an extension is minor, anything else major."""
     if key in _OUTPUTS:
         return "major"
     if old is None:
@@ -135,18 +135,18 @@ def _level(key: str, old: Any, new: Any) -> Level:
 def _tokenizer(path: str, before: ModuleView, after: ModuleView) -> Fact:
     if path not in before.files or path not in after.files:
         missing = path not in after.files
-        return Fact(path, f"it is {_verb(path, before, after)}", "major" if missing else "minor")
+        return Fact(path, f"it was {_verb(path, before, after)}", "major" if missing else "minor")
     old, new = _object(before, path), _object(after, path)
     if old is not None and new is not None and extends(old, new):
-        return Fact(path, "tokens were added, and all others are read as before", "minor")
-    return Fact(path, "texts may be cut into other tokens", "major")
+        return Fact(path, "tokens were added; all others are unchanged", "minor")
+    return Fact(path, "texts may be tokenized differently", "major")
 
 
 def extends(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Say whether a tokenizer only adds tokens to another one (files of ``tokenizers``).
+    """Return whether a ``tokenizer.json`` only adds tokens to another one.
 
-    Every token keeps its number, and how text is normalised, cut and put together is the same.
-    Truncation and padding belong to a call, not to the tokenizer.
+    Every token keeps its id, and normalization, splitting and post-processing are the same.
+    Truncation and padding are ignored: callers set them.
     """
     ours = {"model", "added_tokens", "truncation", "padding"}
     if any(old.get(key) != new.get(key) for key in (old.keys() | new.keys()) - ours):
@@ -175,16 +175,16 @@ def _tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _object(side: ModuleView, path: str) -> dict[str, Any] | None:
+def _object(view: ModuleView, path: str) -> dict[str, Any] | None:
     try:
-        return msgspec.json.decode(side.read(path), type=dict[str, Any])
+        return msgspec.json.decode(view.read(path), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _brief(value: Any) -> str:
     if value is None:
-        return "not there"
+        return "not set"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= 40 else text[:40] + "…"

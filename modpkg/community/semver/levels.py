@@ -1,4 +1,4 @@
-"""Which version a change may have: from facts to a level, and from a level to a version. Pure."""
+"""From facts to a level, and from a level to the versions that it allows. Pure."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ from packaging.version import Version
 
 Level = Literal["none", "patch", "minor", "major"]
 LEVELS: tuple[Level, ...] = ("none", "patch", "minor", "major")
-"""From what asks for no release at all to what breaks those who rely on the one before."""
+"""From a change that needs no release to one that breaks dependants."""
 
 
 class Fact(Struct, frozen=True):
-    """One thing that changed, and the level that it asks for by itself."""
+    """One thing that changed, and the level that it requires by itself."""
 
     about: str
-    """What it is a fact of: ``tensors``, ``values``, ``config.json``, ``tests`` …"""
+    """What changed: ``tensors``, ``values``, ``config.json``, ``tests`` …"""
     text: str
-    """A clause that a sentence can end with."""
+    """A clause that can end a sentence."""
     level: Level
 
 
 def level_of(facts: Iterable[Fact]) -> Level:
-    """Return the level that facts ask for together: the highest of theirs.
-
-    So a further change never lowers it.
-    """
+    """Return the level that facts require together: the highest of theirs."""
     return LEVELS[max((LEVELS.index(fact.level) for fact in facts), default=0)]
 
 
-def lowest(earlier: Version, level: Level) -> Version:
-    """Return the lowest final version that a change of this level may have after ``earlier``.
+def lowest_version(earlier: Version, level: Level) -> Version:
+    """Return the lowest final version allowed after ``earlier`` for a change of this level.
 
-    Before 1.0 the first number that is not zero is the one that breaks, as for ``^0.3.1``.
+    Before 1.0, raising the first non-zero number is a breaking change, as for ``^0.3.1``.
 
-    >>> [str(lowest(Version("1.2.3"), level)) for level in LEVELS]
+    >>> [str(lowest_version(Version("1.2.3"), level)) for level in LEVELS]
     ['1.2.4', '1.2.4', '1.3.0', '2.0.0']
-    >>> [str(lowest(Version("0.3.1"), level)) for level in LEVELS]
+    >>> [str(lowest_version(Version("0.3.1"), level)) for level in LEVELS]
     ['0.3.2', '0.3.2', '0.3.2', '0.4.0']
     """
     first, second, third = (*earlier.release, 0, 0)[:3]
@@ -52,13 +49,13 @@ def lowest(earlier: Version, level: Level) -> Version:
 
 
 def is_legal(version: Version, earlier: Version, level: Level) -> bool:
-    """Say whether a change of this level may be released as ``version`` after ``earlier``.
+    """Return whether a change of this level may be released as ``version`` after ``earlier``.
 
-    A pre-release counts as the version that it leads to, and promises nothing itself. A
-    post-release (``1.0.0.post1``) is legal where nothing changed that anybody runs.
+    A pre-release counts as the final version that it leads to; after a pre-release any higher
+    version is allowed. A post-release (``1.0.0.post1``) needs a change of level ``none``.
     """
     if version <= earlier:
         return False
     if level == "none" or earlier.is_prerelease:
         return True
-    return Version(version.base_version) >= lowest(earlier, level)
+    return Version(version.base_version) >= lowest_version(earlier, level)

@@ -11,10 +11,12 @@ from packaging.version import Version
 
 from modpkg.community.evaluate.builds import built_release
 from modpkg.community.evaluate.run import check_report
+from modpkg.community.modules.project import DIST, module_table
+from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.changelog import (
-    Changes,
     LockChange,
+    ReleaseChanges,
     figures,
     layer_changes,
     lock_changes,
@@ -22,53 +24,50 @@ from modpkg.community.semver.changelog import (
 from modpkg.community.semver.check import Check, check
 from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO, REPORT
-from modpkg.core.home import store_folder
-from modpkg.core.names import module_name, parse_version
-from modpkg.core.progress import Progress
+from modpkg.core.files import shown
+from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
-from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import RegistryOptions, Workspace
-from modpkg.manifest.schema import Manifest, ModuleTable
+from modpkg.environment.workspace import Workspace
+from modpkg.registry.location import writable_folder
 from modpkg.registry.reader import Registry
-from modpkg.registry.select import earlier_release, newest_release
+from modpkg.registry.select import earlier_release
+from modpkg.registry.writer import RegistryWriter
+from modpkg.release.build import with_reason
 from modpkg.resolve.lock import Lock, LockedModule
-from modpkg.store.store import Store
 
 
-def check_project(
-    manifest: Manifest,
-    module: ModuleTable,
-    progress: Progress,
-    *,
-    against: str | None = None,
-    registry: str | None = None,
-    offline: bool = False,
-) -> Check:
-    """Check a project against the release before it, or the one that ``against`` names.
+def check_project(project: Workspace, against: str | None = None) -> Check:
+    """Check a module project against an earlier release.
+
+    Args:
+        project: Its workspace.
+        against: ``NAME==VERSION``; by default the release before the project's version.
 
     Raises:
-        NotFound, and what reading project and registry can raise.
+        NotFound: there is no release ``against``.
+        What reading project and registry can raise.
     """
-    workspace = Workspace(options=RegistryOptions(registry, offline), progress=progress)
-    store, registries = workspace.store, workspace.registries_for(manifest)
+    manifest, registries, progress = project.manifest, project.registries, project.progress
+    module = module_table(manifest)
+    line: IndexLine | None
     if against is not None:
-        line: IndexLine | None = named_release(against, registries)
+        line = named_line(against, registries)
     else:
         try:
             lines = registries.of(module.name).index(module.name)
-        except NotFound as error:  # publishing makes it
+        except NotFound as error:  # there is no registry yet: publishing creates it
             progress.warn(str(error))
             lines = []
         line = earlier_release(lines, module.version, itself=True)
     progress.stage(f"Reading {module.name}")
     after = view_of_project(manifest, progress.advance)
-    before = None if line is None else view_of_release(line, registries, store, progress)
+    before = None if line is None else view_of_release(line, project)
     stale = ""
     if before is not None and REPORT in before.files and REPORT in after.files:
-        stale = _stale(workspace, manifest)
+        stale = _stale(project)
     progress.stage("Comparing")
-    with store.lock():
+    with project.store.lock():
         return check(
             before,
             after,
@@ -78,82 +77,165 @@ def check_project(
         )
 
 
-def _stale(workspace: Workspace, manifest: Manifest) -> str:
-    """Return why a project's report is not one of what building it would give; "" where it is."""
-    own = workspace.for_project(Project(manifest.path))
-    with own.store.lock(), built_release(own) as release:
+def _stale(project: Workspace) -> str:
+    """Return why a project's report is out of date; "" if it is not."""
+    with project.store.lock(), built_release(project) as release:
         try:
-            check_report(own, release)
+            check_report(project, release)
         except TestError as error:
             if error.code != "M711":
                 raise
-            return f"tests were not compared: {error} The verdict is about the rest alone."
+            return (
+                f"tests were not compared: {error} Only weights, interface and manifest were "
+                "compared."
+            )
     return ""
 
 
-def check_build(
-    manifest: Manifest, dist: Registry, line: IndexLine, registry: Path, progress: Progress
-) -> Check:
-    """Check a built release against the release before it in the registry folder it goes to.
+def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Path) -> Check:
+    """Check a built release against the release before it in the registry that it goes to.
+
+    Args:
+        project: The workspace of the module project.
+        dist: The registry tree that the build wrote.
+        line: The release in it.
+        target: Folder of the registry.
 
     Raises:
         What reading either can raise.
     """
-    store = Store(store_folder())
     registries = Registries(
-        manifest, store.blobs, default=str(registry.absolute()), warn=progress.warn
+        project.manifest, project.open_registries, default=str(target.absolute())
     )
-    reader = Registry(str(registry.absolute()))
-    lines = reader.index(line.name) if (registry / REGISTRY_INFO).exists() else []
-    earlier = earlier_release(lines, parse_version(line.version))
-    before = None if earlier is None else view_of_release(earlier, registries, store, progress)
-    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, store.lock():
-        after = view_of_build(line, dist, registry, Path(spool))
+    lines = registries.of(line.name).index(line.name) if (target / REGISTRY_INFO).exists() else []
+    earlier = earlier_release(lines, _version(line))
+    before = None if earlier is None else view_of_release(earlier, project, registries)
+    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, project.store.lock():
+        after = view_of_build(line, dist, target, Path(spool))
         return check(before, after, published=_published(registries), count=False)
 
 
-def changes_between(
-    one: IndexLine, two: IndexLine, registries: Registries, progress: Progress, *, count: bool
-) -> Changes:
-    """Return what changed from one release of a module to another.
+def publish_project(project: Workspace, reason: str | None = None) -> tuple[IndexLine, Path]:
+    """Publish what `modpkg build` wrote for a module project.
 
-    Without ``count`` no weights are fetched unless the level of the change hangs on them.
+    Args:
+        project: Its workspace.
+        reason: Why a breaking change is published without a breaking version.
+
+    Returns:
+        The published index line, and the folder of the registry.
 
     Raises:
-        What reading and fetching the releases can raise; TestError.
+        PublishError: this version was not built, the registry is no folder or has another release
+            of this version, or the version is too low.
+        UsageError: the reason is empty, or more than one line.
     """
-    store = Store(store_folder())
-    before, after = (view_of_release(line, registries, store, progress) for line in (one, two))
-    progress.stage("Comparing")
-    with store.lock():
-        found = check(before, after, published=_published(registries), count=count)
-        layers = layer_changes(before, after, progress) if count else ()
-    record = registries.of(two.name).record(two)
-    return Changes(
-        check=found,
+    manifest = project.manifest
+    module = module_table(manifest)
+    dist = manifest.folder / DIST
+    if not (dist / REGISTRY_INFO).exists():
+        raise PublishError("M311", folder=shown(dist))
+    built = Registry(str(dist.absolute()))
+    lines = [line for line in built.index(module.name) if _version(line) == module.version]
+    if not lines:
+        raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
+    writer = RegistryWriter(writable_folder(manifest, project.options.registry))
+    line = line_to_publish(project, built, lines[0], writer.folder, reason)
+    project.progress.stage(f"Publishing {module.name}")
+    project.progress.total(line.size)
+    built = Registry(str(dist.absolute()))  # the reason is in a record of its own
+    return writer.publish(built, line, progress=project.progress.advance), writer.folder
+
+
+def line_to_publish(
+    project: Workspace, dist: Registry, line: IndexLine, target: Path, reason: str | None
+) -> IndexLine:
+    """Return the index line to publish: the built one, or one that records ``reason``.
+
+    A version that is lower than the changes require is published only with a reason, given now or
+    when the release was refused before.
+
+    Args:
+        project: The workspace of the module project.
+        dist: The registry tree that the build wrote.
+        line: The release in it.
+        target: Folder of the registry.
+        reason: Why a breaking change is published without a breaking version.
+
+    Raises:
+        PublishError: the version is too low, and there is no reason.
+        UsageError: the reason is empty, or more than one line.
+    """
+    if reason is not None and (not reason.strip() or not reason.isprintable()):
+        raise UsageError("M901", message="--allow-breaking needs a reason, in one line of text.")
+    if not (target / REGISTRY_INFO).exists():
+        return line
+    versions = [_version(other) for other in Registry(str(target.absolute())).index(line.name)]
+    if not versions or _version(line) in versions:
+        return line  # publishing itself compares the two releases of one version
+    result = check_build(project, dist, line, target)
+    record = dist.record(line)
+    if result.legal or (reason is None and record.provenance.breaking):
+        return line
+    if reason is None:
+        raise version_too_low(result)
+    return with_reason(Path(dist.url), line, record, reason)
+
+
+def version_too_low(result: Check) -> PublishError:
+    """Return the error for a check whose version is too low: the facts, and the lowest version."""
+    facts = [fact for fact in result.facts if fact.level == result.level]
+    return PublishError(
+        "M761",
+        name=result.name,
+        version=result.version,
+        against=result.against,
+        level=result.level,
+        lowest=result.lowest,
+        facts="".join(f"\n  {fact.about}: {fact.text}" for fact in facts[:10]),
+    )
+
+
+def changes_between(
+    one: IndexLine, two: IndexLine, workspace: Workspace, *, count: bool
+) -> ReleaseChanges:
+    """Return what changed from one release of a module to another.
+
+    Without ``count``, weights are fetched only if the level depends on how many values changed.
+
+    Raises:
+        TestError: a report is malformed. What reading and fetching the releases can raise.
+    """
+    registries = workspace.registries
+    before, after = (view_of_release(line, workspace) for line in (one, two))
+    workspace.progress.stage("Comparing")
+    with workspace.store.lock():
+        result = check(before, after, published=_published(registries), count=count)
+        layers = layer_changes(before, after, workspace.progress) if count else ()
+    record = after.record
+    return ReleaseChanges(
+        check=result,
         layers=layers,
         figures=figures(before, after),
         licenses=(before.module.license, after.module.license),
         yanked=two.yanked,
-        breaking=record.provenance.breaking or "",
+        breaking="" if record is None else record.provenance.breaking or "",
     )
 
 
-def lock_changelog(
-    before: Lock, after: Lock, registries: Registries, progress: Progress
-) -> list[LockChange]:
+def lock_changelog(before: Lock, after: Lock, workspace: Workspace) -> list[LockChange]:
     """Return what changed from one lock of an app to another, module by module.
 
     Raises:
         What reading the registries can raise.
     """
-    found = []
+    changed = []
     for name, one, two in lock_changes(before, after):
         changes = None
         if one is not None and two is not None and one.version != two.version:
-            lines = [_locked_line(module, registries) for module in (one, two)]
-            changes = changes_between(lines[0], lines[1], registries, progress, count=False)
-        found.append(
+            lines = [_locked_line(module, workspace.registries) for module in (one, two)]
+            changes = changes_between(lines[0], lines[1], workspace, count=False)
+        changed.append(
             LockChange(
                 name=name,
                 before=None if one is None else one.version,
@@ -161,7 +243,7 @@ def lock_changelog(
                 changes=changes,
             )
         )
-    return found
+    return changed
 
 
 def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
@@ -170,59 +252,25 @@ def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
     return msgspec.structs.replace(line, release=module.release)
 
 
-def require_legal(found: Check) -> None:
-    """Refuse a check that is not legal.
-
-    Raises:
-        PublishError: names the facts and the lowest legal version.
-    """
-    if found.legal:
-        return
-    reasons = [f"{fact.about}: {fact.text}" for fact in found.facts if fact.level == found.level]
-    raise PublishError(
-        "M761",
-        name=found.name,
-        version=found.version,
-        against=found.against,
-        level=found.level,
-        lowest=found.lowest,
-        facts="".join(f"\n  {reason}" for reason in reasons[:10]),
-    )
-
-
-def newest_or_named(text: str, registries: Registries) -> IndexLine:
-    """Return the release that ``NAME==VERSION`` names, or the newest one of ``NAME``.
-
-    Raises:
-        NotFound.
-    """
-    if "==" in text:
-        return named_release(text, registries)
-    name = module_name(text)
-    line = newest_release(registries.of(name).index(name), or_yanked=True)
-    if line is None:
-        raise NotFound("M304", name=name, registry=registries.of(name).url, hint="")
-    return line
-
-
-def named_release(text: str, registries: Registries) -> IndexLine:
+def named_line(text: str, registries: Registries) -> IndexLine:
     """Return the release that ``NAME==VERSION`` names.
 
     Raises:
-        UsageError: it has another form. NotFound.
+        UsageError: it has no version. NotFound: the registry has no such release.
     """
-    name, separator, version = text.partition("==")
-    if not separator:
-        raise UsageError("M901", message=f"Name a release as NAME==VERSION, not {text!r}.")
-    chosen = module_name(name)
-    return registries.of(chosen).line(chosen, str(parse_version(version)))
+    name, version = parse_release(text)
+    return registries.of(name).line(name, version)
+
+
+def _version(line: IndexLine) -> Version:
+    return parse_version(line.version)
 
 
 def _published(registries: Registries) -> Callable[[str], list[Version]]:
     def published(name: str) -> list[Version]:
         try:
-            return [parse_version(line.version) for line in registries.of(name).index(name)]
+            return [_version(line) for line in registries.of(name).index(name)]
         except ModpkgError:
-            return []  # the range itself is compared all the same
+            return []  # the ranges themselves are still compared
 
     return published

@@ -1,4 +1,4 @@
-"""Tests that a module declares: promises made, kept, loosened or taken back."""
+"""Facts about declared tests: added, removed, stricter or looser."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ _BOUNDS = ("at_least", "at_most", "tolerance")
 _LINES = (".jsonl", ".csv")
 
 
-def promise_facts(before: ModuleView, after: ModuleView) -> list[Fact]:
-    """Return what changed of the tests that two editions declare.
+def test_facts(before: ModuleView, after: ModuleView) -> list[Fact]:
+    """Return what changed in the tests that two versions declare.
 
-    Of a suite, whose tests are what it is, a stricter one is an extension: a model that passed
-    may fail. Any other module makes a promise the more, which takes nothing from anybody.
+    A removed or looser test is a major change. A new or stricter one is a minor change of a
+    suite, because a model that passed may fail now, and compatible (a patch) for any other kind.
     """
     stricter: Level = "minor" if after.module.kind == "suite" else "patch"
     old = {test.name: test for test in before.declared.tests}
     new = {test.name: test for test in after.declared.tests}
-    found = [Fact("tests", f"test {name!r} is gone", "major") for name in old if name not in new]
-    found += [Fact("tests", f"test {name!r} is new", stricter) for name in new if name not in old]
+    facts = [
+        Fact("tests", f"test {name!r} was removed", "major") for name in old if name not in new
+    ]
+    facts += [
+        Fact("tests", f"test {name!r} was added", stricter) for name in new if name not in old
+    ]
     for name in old.keys() & new.keys():
-        found += _changed(name, old[name], new[name], stricter)
-        found += _cases(name, before, old[name], after, new[name], stricter)
-    had, has = ({str(suite.name) for suite in side.declared.suites} for side in (before, after))
-    found += [Fact("suites", f"{name} is gone", "major") for name in had - has]
-    found += [Fact("suites", f"{name} is new", "patch") for name in has - had]
-    return sorted(found, key=lambda fact: fact.text)
+        facts += _changed(name, old[name], new[name], stricter)
+        facts += _cases(name, before, old[name], after, new[name], stricter)
+    had, has = ({str(suite.name) for suite in view.declared.suites} for view in (before, after))
+    facts += [Fact("suites", f"{name} was removed", "major") for name in had - has]
+    facts += [Fact("suites", f"{name} was added", "patch") for name in has - had]
+    return sorted(facts, key=lambda fact: fact.text)
 
 
 def _changed(name: str, old: Test, new: Test, stricter: Level) -> list[Fact]:
@@ -40,15 +44,15 @@ def _changed(name: str, old: Test, new: Test, stricter: Level) -> list[Fact]:
     ]
     if others:
         return [Fact("tests", f"test {name!r} has another {', '.join(others)}", "major")]
-    found = []
+    facts = []
     for key in _BOUNDS:
         one, two = getattr(old, key, None), getattr(new, key, None)
         if one == two:
             continue
         level = stricter if _is_stricter(key, one, two) else "major"
-        word = "loosened" if level == "major" else "stricter"
-        found.append(Fact("tests", f"test {name!r} is {word}: {key} {_was(one)} {_is(two)}", level))
-    return found
+        word = "looser" if level == "major" else "stricter"
+        facts.append(Fact("tests", f"test {name!r} is {word}: {key} {_was(one)} {_is(two)}", level))
+    return facts
 
 
 def _is_stricter(key: str, old: float | None, new: float | None) -> bool:
@@ -60,11 +64,11 @@ def _is_stricter(key: str, old: float | None, new: float | None) -> bool:
 
 
 def _was(value: float | None) -> str:
-    return "was not there" if value is None else f"was {value:g}"
+    return "was not set" if value is None else f"was {value:g}"
 
 
 def _is(value: float | None) -> str:
-    return "and is gone" if value is None else f"and is {value:g}"
+    return "and was removed" if value is None else f"and is {value:g}"
 
 
 def _cases(
@@ -77,8 +81,8 @@ def _cases(
         return [Fact("tests", f"the cases of test {name!r} cannot be compared", "major")]
     if old.cases.endswith(_LINES) and new.cases.endswith(_LINES):
         had, has = (
-            Counter(side.read(test.cases).splitlines())
-            for side, test in ((before, old), (after, new))
+            Counter(view.read(test.cases).splitlines())
+            for view, test in ((before, old), (after, new))
         )
         gone, more = sum((had - has).values()), sum((has - had).values())
         if not gone:
@@ -87,6 +91,6 @@ def _cases(
     return [Fact("tests", f"test {name!r} has other cases", "major")]
 
 
-def cases_of(*editions: ModuleView) -> frozenset[str]:
-    """Return the paths of the files of cases."""
-    return frozenset(test.cases for edition in editions for test in edition.declared.tests)
+def case_files(*views: ModuleView) -> frozenset[str]:
+    """Return the paths of the files with test cases."""
+    return frozenset(test.cases for view in views for test in view.declared.tests)

@@ -1,4 +1,4 @@
-"""Weights: which tensors are the same, and how many of the values are."""
+"""Facts about weights: which tensors changed, and how many of their values."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _PLACED = (".indices", ".values")
 
 
 class Weights(Struct, frozen=True, kw_only=True):
-    """The tensors of two editions, by name."""
+    """The tensors of two versions, by name."""
 
     same: tuple[str, ...]
     changed: tuple[str, ...]
-    """Of one dtype and shape, with other values."""
+    """Same dtype and shape, other values."""
     grown: tuple[str, ...]
-    """With more rows, the first of which are the earlier tensor."""
+    """Appended rows: the first rows are the earlier tensor."""
     other: tuple[str, ...]
-    """Of another dtype or shape."""
+    """Another dtype or shape."""
     added: tuple[str, ...]
     removed: tuple[str, ...]
     values: int
-    """Elements of the earlier edition."""
+    """Elements of the earlier version."""
     changed_values: int | None
-    """Of those, how many are other or gone; None where they were not counted, because they are
-    a minority however many they are."""
+    """How many of those changed or were removed; None if they were not counted, which happens only
+    if they are a minority in any case."""
     touched_values: int
-    """Elements of the earlier edition in tensors that are not the same; no fewer."""
+    """Elements of the earlier version in tensors that differ: an upper bound."""
 
 
 def compare_weights(
@@ -44,13 +44,16 @@ def compare_weights(
     count: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Weights:
-    """Compare by digests, and count values only in tensors whose digests differ.
+    """Compare tensors by digest, and count changed values where digests differ.
 
-    Without ``count``, values are counted only where the level of the change hangs on it.
-    ``progress`` is called with the bytes that were compared.
+    Args:
+        before: The earlier version.
+        after: The later version.
+        count: Whether to count values even if the level does not depend on their number.
+        progress: Called with the bytes that were compared.
 
     Raises:
-        What fetching the earlier release can raise.
+        What fetching either version can raise.
     """
     both = sorted(before.tensors.keys() & after.tensors.keys())
     pairs = {name: (before.tensors[name], after.tensors[name]) for name in both}
@@ -67,9 +70,9 @@ def compare_weights(
     values = sum(map(_elements, before.tensors.values()))
     kept = sum(_elements(pairs[name][0]) for name in (*same, *grown))
     touched = values - kept
-    found: int | None = touched if not changed else None
+    changed_values: int | None = touched if not changed else None
     if changed and (count or 2 * touched >= values):
-        found = touched - _unchanged(before, after, changed, placed, progress)
+        changed_values = touched - _unchanged(before, after, changed, placed, progress)
     listed = {*same, *changed, *grown}
     return Weights(
         same=tuple(same),
@@ -79,7 +82,7 @@ def compare_weights(
         added=tuple(sorted(after.tensors.keys() - before.tensors.keys())),
         removed=tuple(sorted(before.tensors.keys() - after.tensors.keys())),
         values=values,
-        changed_values=found,
+        changed_values=changed_values,
         touched_values=touched,
     )
 
@@ -89,15 +92,15 @@ def _elements(tensor: HashedTensor) -> int:
 
 
 def _placed(name: str, before: ModuleView, after: ModuleView) -> bool:
-    """Say whether the tensor lists places or values of a patch: their number may be another."""
+    """Return whether a tensor lists positions or values of a patch, whose number may change."""
     stem, dot, role = name.rpartition(".")
     if before.module.kind != "patch" or dot + role not in _PLACED:
         return False
     return all(
-        f"{stem}{end}" in side.tensors
-        and len(side.tensors[f"{stem}{end}"].shape) == 1
-        and side.tensors[f"{stem}{end}"].dtype == before.tensors[f"{stem}{end}"].dtype
-        for side in (before, after)
+        f"{stem}{end}" in view.tensors
+        and len(view.tensors[f"{stem}{end}"].shape) == 1
+        and view.tensors[f"{stem}{end}"].dtype == before.tensors[f"{stem}{end}"].dtype
+        for view in (before, after)
         for end in _PLACED
     )
 
@@ -112,15 +115,15 @@ def _is_longer(one: HashedTensor, two: HashedTensor) -> bool:
 
 
 def _grown(before: ModuleView, after: ModuleView, names: list[str]) -> list[str]:
-    """Return those of the longer tensors that begin with the earlier one, byte for byte."""
+    """Return the longer tensors that start with the earlier one, byte for byte."""
     refs = after.locate(names) if names else {}
-    found = []
+    grown = []
     for name in names:
         old = before.tensors[name]
         length = byte_length(old)
         if digest_file(Path(refs[name].file), refs[name].offset, length) == old.digest:
-            found.append(name)
-    return found
+            grown.append(name)
+    return grown
 
 
 def _unchanged(
@@ -130,55 +133,55 @@ def _unchanged(
     placed: list[str],
     progress: Callable[[int], None] | None,
 ) -> int:
-    """Return how many elements of the changed tensors are what they were."""
-    from modpkg.community.diff.tensors import difference, kept_places
+    """Return how many elements of the changed tensors are unchanged."""
+    from modpkg.community.diff.tensors import diff_tensors, unchanged_entries
 
     old, new = before.locate(changed), after.locate(changed)
     plain = [name for name in changed if name not in placed]
-    found = difference({n: old[n] for n in plain}, {n: new[n] for n in plain}, progress)
+    diff = diff_tensors({n: old[n] for n in plain}, {n: new[n] for n in plain}, progress)
     stems = sorted({name.rpartition(".")[0] for name in placed})
     kept = 0
     for stem in stems:
-        # one of the two may be the same on both sides, and was counted as that
+        # one of the two may be equal on both sides, and was counted then
         ends = [f"{stem}{end}" for end in _PLACED]
-        both = kept_places(
+        both = unchanged_entries(
             *(before.locate(ends)[end] for end in ends), *(after.locate(ends)[end] for end in ends)
         )
         kept += both * sum(end in placed for end in ends)
-    return found.elements - found.changed + kept
+    return diff.elements - diff.changed + kept
 
 
 def weight_facts(weights: Weights) -> list[Fact]:
-    """Return what changed; nothing, of modules without weights."""
-    found = [
-        *_tensors(weights.removed, "gone", "major"),
+    """Return what changed; nothing for modules without weights."""
+    facts = [
+        *_tensors(weights.removed, "removed", "major"),
         *_tensors(weights.other, "of another dtype or shape", "major"),
-        *_tensors(weights.grown, "longer, with all earlier rows kept", "minor"),
-        *_tensors(weights.added, "new", "minor"),
+        *_tensors(weights.grown, "with rows appended", "minor"),
+        *_tensors(weights.added, "added", "minor"),
     ]
     counted = weights.changed_values
     if counted is None:
         text = f"at most {_percent(weights.touched_values / weights.values)} of the values changed"
-        return [*found, Fact("values", text, "patch")]
-    if not counted and weights.changed:  # of a patch that has more places
-        found += _tensors(weights.changed, "changed, with all earlier values kept", "patch")
+        return [*facts, Fact("values", text, "patch")]
+    if not counted and weights.changed:  # a patch with more positions
+        facts += _tensors(weights.changed, "extended, with all earlier values kept", "patch")
     if counted:
         share = _percent(counted / weights.values)
         text = f"{counted} of {weights.values} values changed ({share})"
-        found.append(Fact("values", text, "major" if 2 * counted >= weights.values else "patch"))
-    return found
+        facts.append(Fact("values", text, "major" if 2 * counted >= weights.values else "patch"))
+    return facts
 
 
 def _tensors(names: tuple[str, ...], what: str, level: Level) -> list[Fact]:
     if not names:
         return []
     shown = ", ".join(map(repr, names[:2])) + " …" * (len(names) > 2)
-    count = f"{len(names)} tensors are" if len(names) > 1 else "1 tensor is"
+    count = f"{len(names)} tensors" if len(names) > 1 else "1 tensor"
     return [Fact("tensors", f"{count} {what}: {shown}", level)]
 
 
 def _percent(share: float) -> str:
-    """Return a share for people; what is not all is never shown as all, nor as nothing."""
+    """Return a share as a percentage that is never rounded to none or all."""
     if 0 < share < 0.001:
         return "under 0.1 %"
     if 0.999 < share < 1:

@@ -96,7 +96,7 @@ def _published(workspace: Workspace, name: str, version: str) -> ModuleView:
 
 
 def _view(workspace: Workspace, line: IndexLine) -> ModuleView:
-    return view_of_release(line, workspace.registries, workspace.store, workspace.progress)
+    return view_of_release(line, workspace)
 
 
 def vet(

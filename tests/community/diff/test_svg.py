@@ -1,17 +1,17 @@
-"""The picture is an SVG with a square for each tensor."""
+"""The diff_svg is an SVG with a square for each tensor."""
 
 from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from modpkg.community.diff.svg import picture
-from modpkg.community.diff.tensors import Difference, Status, TensorDifference
+from modpkg.community.diff.svg import diff_svg
+from modpkg.community.diff.tensors import Status, TensorDiff, WeightsDiff
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def tensor(name: str, status: Status = "changed", distance: float = 1.0) -> TensorDifference:
-    return TensorDifference(
+def tensor(name: str, status: Status = "changed", distance: float = 1.0) -> TensorDiff:
+    return TensorDiff(
         name=name,
         status=status,
         dtype="F32",
@@ -34,7 +34,7 @@ def squares(svg: str) -> dict[str, str]:
 
 
 def test_each_tensor_has_a_square_and_farther_is_darker() -> None:
-    found = Difference(
+    found = WeightsDiff(
         (
             tensor("embed.weight", "same"),
             tensor("h.0.w<&>", distance=0.001),
@@ -42,7 +42,7 @@ def test_each_tensor_has_a_square_and_farther_is_darker() -> None:
             tensor("h.2.w<&>", "added"),
         )
     )
-    colours = squares(picture(found, 'a "b" & <c>'))
+    colours = squares(diff_svg(found, 'a "b" & <c>'))
     assert colours == {
         "embed.weight": "#e8e8e8",
         "h.0.w<&>": "#c6dbef",
@@ -52,5 +52,5 @@ def test_each_tensor_has_a_square_and_farther_is_darker() -> None:
 
 
 def test_nothing_to_draw_and_a_single_value_are_drawn_too() -> None:
-    assert squares(picture(Difference(()), "nothing")) == {}
-    assert squares(picture(Difference((tensor("w"),)), "one")) == {"w": "#08306b"}
+    assert squares(diff_svg(WeightsDiff(()), "nothing")) == {}
+    assert squares(diff_svg(WeightsDiff((tensor("w"),)), "one")) == {"w": "#08306b"}

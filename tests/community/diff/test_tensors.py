@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from modpkg.community.diff.tensors import Difference, by_part, difference
+from modpkg.community.diff.tensors import WeightsDiff, by_part, diff_tensors
 from modpkg.compose.distance import BLOCK_ELEMENTS
 from tests.compose.helpers import of_folder
 
 
 def compared(
     folder: Path, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
-) -> Difference:
+) -> WeightsDiff:
     for name, tensors in (("a", before), ("b", after)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / name / "w.safetensors")
     one, two = (of_folder(folder / name, name, "base").tensors for name in "ab")
-    return difference(one, two)
+    return diff_tensors(one, two)
 
 
 def test_every_kind_of_change_is_told_apart(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Merging: nothing is chosen silently, and the order of parents changes nothing."""
+"""MergePlan: nothing is chosen silently, and the order of parents changes nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modpkg.community.patch.candidate import next_version, write_candidate
-from modpkg.community.patch.conflicts import by_layer, conflict_picture
-from modpkg.community.patch.merge import Merged, Merging, Method, begin, carry_out
+from modpkg.community.patch.conflicts import by_layer, conflicts_svg
+from modpkg.community.patch.merge import MergeMethod, MergePlan, MergeResult, plan_merge, run_merge
 from modpkg.community.patch.resolution_file import Choices, read_choices
-from modpkg.community.patch.tournament import choose
+from modpkg.community.patch.tournament import rank_methods
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import InstalledModule
 from modpkg.core.progress import Progress
@@ -43,20 +43,20 @@ class Case:
         self.store = Store(folder / "store")
         self.base: InstalledModule = base_of(folder, weights())
 
-    def begin(self, *copies: Any, choices: dict[str, dict[str, str]] | None = None) -> Merging:
-        sides = [
+    def begin(self, *copies: Any, choices: dict[str, dict[str, str]] | None = None) -> MergePlan:
+        views = [
             copy_of(self.folder / f"copy-{number}", copy) if isinstance(copy, dict) else copy
             for number, copy in enumerate(copies)
         ]
         told = None if choices is None else Choices(Path("r.toml"), **choices)
-        return begin(self.base, sides, self.store, Progress(), told)
+        return plan_merge(self.base, views, self.store, Progress(), told)
 
-    def merged(self, merging: Merging, method: str | Method | None = None) -> Merged:
+    def merged(self, merging: MergePlan, method: str | MergeMethod | None = None) -> MergeResult:
         scratch = Path(tempfile.mkdtemp(dir=self.folder))
-        how = Method(name=method) if isinstance(method, str) else method
-        return carry_out(merging, how, self.store, scratch, Progress())
+        how = MergeMethod(name=method) if isinstance(method, str) else method
+        return run_merge(merging, how, self.store, scratch, Progress())
 
-    def tensors(self, merging: Merging, method: Any = None) -> dict[str, torch.Tensor]:
+    def tensors(self, merging: MergePlan, method: Any = None) -> dict[str, torch.Tensor]:
         return map_tensors(self.merged(merging, method).tensors.items())
 
 
@@ -99,7 +99,7 @@ def test_conflicts_are_counted_and_nothing_is_chosen_silently(case: Case) -> Non
     assert (overlap.positions, overlap.different, overlap.opposite) == (4, 2, 1)
     (row,) = by_layer(merging.overlaps)
     assert (row.layer, row.conflicts, row.different) == (1, 1, 2)
-    svg = ElementTree.fromstring(conflict_picture(merging.overlaps, "t"))
+    svg = ElementTree.fromstring(conflicts_svg(merging.overlaps, "t"))
     assert "2 of 30 values differ, 1 with opposite signs" in ElementTree.tostring(svg).decode()
     with raises("M740", match="1 tensors .*2 values, 1 moved in opposite") as error:
         case.merged(merging)
@@ -113,7 +113,7 @@ def test_fisher_weighs_each_value_by_its_importance(case: Case) -> None:
     one, two = changed(1, "embed"), changed(2, "embed")
     heavy = copy_of(case.folder / "heavy", {"embed": torch.full((6, 5), 3.0)}).refs()
     light = copy_of(case.folder / "light", {"embed": torch.ones(6, 5)}).refs()
-    how = Method(name="fisher", importance=(heavy, light))
+    how = MergeMethod(name="fisher", importance=(heavy, light))
     found = case.tensors(case.begin(one, two), how)["embed"]
     wanted = (3 * one["embed"].double() + two["embed"].double()) / 4
     assert torch.equal(found, wanted.bfloat16())
@@ -172,17 +172,17 @@ def test_merging_commutes(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         case = Case(Path(folder))
-        sides: list[Any] = [copy_of(case.folder / f"c{n}", c) for n, c in enumerate(parents)]
+        views: list[Any] = [copy_of(case.folder / f"c{n}", c) for n, c in enumerate(parents)]
         if as_patches:
-            sides = [
+            views = [
                 patch_of(case.folder, case.base, side, name=f"p{number}")[1]
                 if not same_bits(parents[number], weights())
                 else side
-                for number, side in enumerate(sides)
+                for number, side in enumerate(views)
             ]
-        first = case.merged(case.begin(*sides), method)
-        order.shuffle(sides)
-        second = case.merged(case.begin(*sides), method)
+        first = case.merged(case.begin(*views), method)
+        order.shuffle(views)
+        second = case.merged(case.begin(*views), method)
         assert {n: r.digest for n, r in first.tensors.items()} == {
             n: r.digest for n, r in second.tensors.items()
         }
@@ -256,28 +256,28 @@ def test_a_file_that_is_no_resolution_is_refused(text: str, reason: str, tmp_pat
 
 def test_configurations_merge_by_key_and_other_files_need_a_choice(case: Case) -> None:
     config = json.loads(case.base.files["config.json"].read_text())
-    sides = [
+    views = [
         copy_of(case.folder / name, changed(seed, name), config={**config, **keys}, words=[name])
         for seed, (name, keys) in enumerate(
             [("embed", {"a": 1, "transformers_version": "5"}), ("layers.0.w", {"b": 2})], start=1
         )
     ]
-    merging = case.begin(*sides)
+    merging = case.begin(*views)
     assert [item.path for item in merging.files.conflicts] == ["words.json"]
     with raises("M740", match=r'words\.json .*"words\.json" = "ours"'):
         case.merged(merging, "mean")
-    merged = case.merged(case.begin(*sides, choices={"files": {"words.json": "theirs"}}))
+    merged = case.merged(case.begin(*views, choices={"files": {"words.json": "theirs"}}))
     assert json.loads(merged.files["words.json"].read_text()) == ["layers.0.w"]
     assert json.loads(merged.files["config.json"].read_text()) == {**config, "a": 1, "b": 2}
 
 
 def test_one_key_set_to_two_values_is_a_conflict(case: Case) -> None:
     config = json.loads(case.base.files["config.json"].read_text())
-    sides = [
+    views = [
         copy_of(case.folder / f"s{value}", weights(), config={**config, "a": value})
         for value in (1, 2)
     ]
-    (conflict,) = case.begin(*sides).files.conflicts
+    (conflict,) = case.begin(*views).files.conflicts
     assert conflict.reason == "they set 'a' to different values"
 
 
@@ -328,7 +328,7 @@ def report(value: float, better: Any = "higher", passed: bool = True) -> Report:
 def test_auto_takes_the_method_that_the_tests_like_best(
     reports: dict[str, Report], best: str
 ) -> None:
-    found = choose({name: Path(name) for name in reports}, lambda folder: reports[folder.name])
+    found = rank_methods(reports)
     assert found[0].method == best
 
 

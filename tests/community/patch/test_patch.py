@@ -256,11 +256,10 @@ def test_a_record_that_does_not_go_with_its_tensors_is_refused(
 
 
 def again(folder: Path) -> dict[str, torch.Tensor]:
-    from modpkg.community.modules.reference import find_view
+    from modpkg.community.modules.reference import view_of_folder
     from modpkg.core.progress import Progress
-    from modpkg.store.store import Store
 
-    side = find_view(str(folder), Store(folder.parent / "store"), Progress())
+    side = view_of_folder(str(folder), Progress())
     return applied(folder.parent, of_folder(folder.parent / "base", "base", "base"), side)
 
 

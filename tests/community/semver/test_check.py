@@ -88,7 +88,7 @@ def test_few_values_are_a_patch_and_most_are_a_major_version(
     assert "20 changed" in said
     assert "tests were not compared: tiny 1.0.0 and tiny 1.0.1 have no report.json" in said.lower()
     assert said.endswith(
-        "is a patch change: values: 157 of 1576 values changed (10.0 %); 1.0.1 is legal.\n"
+        "is a patch change: values: 157 of 1576 values changed (10.0 %); 1.0.1 is allowed.\n"
     )
     publish(few, registry)
     most = base(tmp_path, "1.1.0", nudged(BASE, 0.9))
@@ -164,13 +164,13 @@ def test_the_same_project_is_what_is_published(registry: Path, tmp_path: Path) -
     publish(project, registry)
     found = checked(project)
     assert (found.level, found.facts, found.legal) == ("none", (), True)
-    assert modpkg("check", project).stdout.endswith("This is tiny 1.0.0 as it is published.\n")
+    assert modpkg("check", project).stdout.endswith("Identical to the published tiny 1.0.0.\n")
     modpkg("publish", project)  # nothing happens
     # it was changed, and the version was not raised
     base(tmp_path, "1.0.0", nudged(BASE, 0.01))
     done = modpkg("check", project, check=False)
     assert done.returncode == 1
-    assert "the lowest legal version is 1.0.1" in done.stdout
+    assert "the lowest allowed version is 1.0.1" in done.stdout
 
 
 def test_words_about_a_module_are_a_post_publish(registry: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.community.semver.config import extends
-from modpkg.community.semver.levels import LEVELS, Fact, Level, is_legal, level_of, lowest
-from modpkg.community.semver.ranges import allowed, breaking_line, probes
+from modpkg.community.semver.levels import LEVELS, Fact, Level, is_legal, level_of, lowest_version
+from modpkg.community.semver.manifest import allowed_versions, breaking_line, probe_versions
 from modpkg.core.names import caret
 from tests.manifest.strategies import steady
 
@@ -37,7 +37,7 @@ def test_more_facts_never_ask_for_less(some: list[Fact], more: list[Fact]) -> No
 @given(versions)
 @steady
 def test_a_higher_level_never_allows_a_lower_version(earlier: Version) -> None:
-    asked = [lowest(earlier, level) for level in LEVELS]
+    asked = [lowest_version(earlier, level) for level in LEVELS]
     assert asked == sorted(asked)
     assert asked[-1] > Version(earlier.base_version)
 
@@ -69,10 +69,10 @@ def test_major_is_where_a_caret_ends(earlier: Version) -> None:
     """Who asks for ``^1.2`` gets all that is no major change, and nothing that is."""
     padded = Version(f"{earlier.epoch}!" + ".".join(map(str, (*earlier.release, 0, 0)[:3])))
     compatible = SpecifierSet(caret(padded))
-    assert lowest(earlier, "major") not in compatible
+    assert lowest_version(earlier, "major") not in compatible
     if padded.release[:2] != (0, 0):  # of 0.0.x each version is a line of its own
-        assert lowest(earlier, "patch") in compatible
-        assert lowest(earlier, "minor") in compatible
+        assert lowest_version(earlier, "patch") in compatible
+        assert lowest_version(earlier, "minor") in compatible
 
 
 clauses = st.builds(
@@ -88,10 +88,10 @@ EVERY = [Version(f"{a}.{b}.{c}") for a in range(5) for b in range(5) for c in ra
 @given(specifiers, specifiers)
 @steady
 def test_probes_show_all_that_two_ranges_disagree_on(one: SpecifierSet, two: SpecifierSet) -> None:
-    near = probes(one, two)
+    near = probe_versions(one, two)
     for first, second in ((one, two), (two, one)):
-        tried = {*allowed(first, EVERY)} - {*allowed(second, EVERY)}
-        shown = {*allowed(first, near)} - {*allowed(second, near)}
+        tried = {*allowed_versions(first, EVERY)} - {*allowed_versions(second, EVERY)}
+        shown = {*allowed_versions(first, near)} - {*allowed_versions(second, near)}
         assert bool(tried) <= bool(shown)
         lines = {breaking_line(version) for version in shown}
         assert not tried or lines & {breaking_line(version) for version in tried}

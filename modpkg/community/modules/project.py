@@ -1,0 +1,106 @@
+"""Module projects: found from a folder, and built with what the registries have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from modpkg.core.errors import ManifestError, PublishError
+from modpkg.core.records import ReleaseRecord
+from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.find import find_manifest
+from modpkg.manifest.schema import Manifest, ModuleTable
+from modpkg.registry.base import find_base
+from modpkg.registry.known import KnownTensors, known_tensors
+from modpkg.registry.location import writable_folder
+from modpkg.registry.origins import find_origins
+from modpkg.registry.reader import Registry
+from modpkg.release.build import Built, acts_on_base, build
+
+DIST = "dist"
+"""Folder of a project that `modpkg build` writes to."""
+
+
+def module_project(folder: Path, workspace: Workspace) -> Workspace:
+    """Return the workspace of the module project around a folder.
+
+    Raises:
+        ManifestError: there is no manifest, or it is an app's.
+    """
+    path = find_manifest(folder.absolute())
+    if path is None:
+        raise ManifestError("M111", folder=folder)
+    project = workspace.for_project(Project(path))
+    if project.manifest.module is None:
+        raise ManifestError(
+            "M112",
+            path=path,
+            found="an app",
+            needed="a module",
+            remedy="name the folder of a module ('modpkg init --kind adapter' creates one).",
+        )
+    return project
+
+
+def module_table(manifest: Manifest) -> ModuleTable:
+    """Return the ``[module]`` table of a manifest that has one."""
+    if manifest.module is None:
+        raise AssertionError(f"{manifest.path} is an app's")
+    return manifest.module
+
+
+def build_project(
+    project: Workspace,
+    out: Path,
+    *,
+    against: str | None = None,
+    known: KnownTensors | None = None,
+    deltas: bool = True,
+    accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
+) -> Built:
+    """Build the release of a module project into ``out``.
+
+    Args:
+        project: Its workspace.
+        out: Folder of the registry tree that is written; it is replaced.
+        against: Version of the base that an adapter, head or patch was made for. By default the
+            newest that its requirement allows.
+        known: Tensors of the registry that the release will be published to.
+        deltas: Whether changed tensors are written as changes.
+        accept: Called with the finished tree before it replaces ``out``.
+
+    Raises:
+        What looking up the base and the origins, and what building can raise.
+    """
+    manifest, registries = project.manifest, project.registries
+    module = module_table(manifest)
+    origins = find_origins(manifest, registries.of)
+    base = None
+    if acts_on_base(manifest):
+        by_name: dict[str, Registry] = {
+            dependency.name: registries.of(dependency.name) for dependency in manifest.dependencies
+        }
+        base = find_base(manifest, by_name, against)
+    project.progress.stage(f"Building {module.name}")
+    return build(
+        manifest,
+        module,
+        out,
+        base=base,
+        origins=origins,
+        known=known,
+        deltas=deltas,
+        progress=project.progress.advance,
+        accept=accept,
+    )
+
+
+def published_tensors(project: Workspace) -> KnownTensors | None:
+    """Return the tensors of the registry to publish to; None if that is not a folder."""
+    module = module_table(project.manifest)
+    try:
+        folder = writable_folder(project.manifest, project.options.registry)
+    except PublishError:
+        return None
+    return known_tensors(folder, module.name, module.version)

@@ -1,0 +1,42 @@
+"""The release that patches are made from, applied to and merged on."""
+
+from __future__ import annotations
+
+from modpkg.community.modules.reference import fetch_named
+from modpkg.core.errors import ModpkgError, PatchError
+from modpkg.core.installed import InstalledModule
+from modpkg.environment.workspace import Workspace
+from modpkg.registry.location import writable_folder
+from modpkg.registry.reader import Registry
+
+
+def fetch_base(text: str, workspace: Workspace) -> InstalledModule:
+    """Fetch the base that ``NAME==VERSION`` names.
+
+    Raises:
+        UsageError: `text` has no version. PatchError: the release has no weights.
+        NotFound: the registry has no such release. What fetching can raise.
+    """
+    base = fetch_named(text, workspace)
+    if not base.tensors:
+        raise PatchError(
+            "M735",
+            what=f"A copy of {text}",
+            base=text,
+            reason=f"{text} is of kind {base.kind!r} and has no weights; name the base that it is "
+            "composed of",
+        )
+    return base
+
+
+def is_published(base: InstalledModule, workspace: Workspace) -> bool:
+    """Return whether the registry that a patch would be published to has its base.
+
+    Whole tensors are then written as changes of the base's.
+    """
+    try:
+        folder = writable_folder(workspace.manifest, workspace.options.registry)
+        line = Registry(str(folder)).line(base.name, base.version)
+    except ModpkgError:
+        return False
+    return line.release == base.release
