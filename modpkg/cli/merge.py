@@ -20,7 +20,7 @@ from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
-    from modpkg.community.patch.merge import MergeMethod, MergePlan, MergeResult
+    from modpkg.community.patch.merge import ConflictMethod, MergePlan, MergeResult
     from modpkg.community.patch.tournament import MethodScore
     from modpkg.core.report import Report
     from modpkg.manifest.schema import Setting
@@ -146,9 +146,9 @@ def _method(
     importance: Sequence[str],
     parents: int,
     workspace: Workspace,
-) -> MergeMethod | None:
+) -> ConflictMethod | None:
     """Return the method that the options choose; None without one, and for ``auto``."""
-    from modpkg.community.patch.merge import MergeMethod
+    from modpkg.community.patch.merge import ConflictMethod
     from modpkg.compose.reducers import find_reducer
 
     if name in (None, AUTO):
@@ -165,7 +165,7 @@ def _method(
             raise UsageError("M901", message=f"Write --parameter {key}=VALUE.")
         values[key] = _value(value)
     weights = tuple(find_view(folder, workspace).refs() for folder in importance)
-    return MergeMethod(name=name, parameters=values, importance=weights)
+    return ConflictMethod(name=name, parameters=values, importance=weights)
 
 
 def _value(text: str) -> Setting:

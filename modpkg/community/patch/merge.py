@@ -57,7 +57,7 @@ class MergePlan(Struct, frozen=True, kw_only=True):
         return [item for item in self.overlaps.conflicts if item.name not in self.chosen]
 
 
-class MergeMethod(Struct, frozen=True, kw_only=True):
+class ConflictMethod(Struct, frozen=True, kw_only=True):
     """How tensors that conflict are made one: a reducer and its parameters."""
 
     name: str
@@ -134,7 +134,7 @@ class MergeResult(Struct, frozen=True):
 
 
 def run_merge(
-    merge: MergePlan, method: MergeMethod | None, store: Store, scratch: Path, progress: Progress
+    merge: MergePlan, method: ConflictMethod | None, store: Store, scratch: Path, progress: Progress
 ) -> MergeResult:
     """Return the merge; ``scratch`` is a folder for what has to be put together.
 
@@ -166,7 +166,7 @@ def run_merge(
             _check_method(item, name, base)
             groups.setdefault((name, item.parents), []).append(item.name)
     for (name, numbers), names in sorted(groups.items()):
-        how = method if method is not None and method.name == name else MergeMethod(name=name)
+        how = method if method is not None and method.name == name else ConflictMethod(name=name)
         tensors |= _reduced(merge, how, numbers, names, store, scratch, progress)
     tensors |= _united(merge, together, scratch / "united.safetensors")
     files = merge_files(
@@ -186,7 +186,7 @@ def _choice_of(chosen: Mapping[str, Choice]) -> Callable[[str], str | int | None
     return chosen.get
 
 
-def _refuse_open(merge: MergePlan, method: MergeMethod | None) -> None:
+def _refuse_open(merge: MergePlan, method: ConflictMethod | None) -> None:
     """Refuse to choose silently."""
     files = [item for item in merge.files.conflicts if item.path not in merge.chosen_files]
     tensors = merge.open if method is None else []
@@ -226,7 +226,7 @@ def _check_method(item: Overlap, method: str, base: Mapping[str, TensorRef]) -> 
 
 def _reduced(
     merge: MergePlan,
-    method: MergeMethod,
+    method: ConflictMethod,
     numbers: Sequence[int],
     names: Sequence[str],
     store: Store,

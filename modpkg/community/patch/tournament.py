@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.community.patch.candidate import next_version, write_candidate
-from modpkg.community.patch.merge import MergeMethod, MergePlan, MergeResult, run_merge
+from modpkg.community.patch.merge import ConflictMethod, MergePlan, MergeResult, run_merge
 from modpkg.core.progress import Progress
 from modpkg.core.report import Report, TestResult
 from modpkg.store.store import Store
@@ -49,7 +49,7 @@ def merge_by_tests(
     for method in METHODS:
         folder = scratch / method
         folder.mkdir()
-        results[method] = run_merge(merge, MergeMethod(name=method), store, folder, progress)
+        results[method] = run_merge(merge, ConflictMethod(name=method), store, folder, progress)
         folders[method] = folder / "candidate"
         write_candidate(
             base,

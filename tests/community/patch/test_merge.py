@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from modpkg.community.patch.candidate import next_version, write_candidate
 from modpkg.community.patch.conflicts import by_layer, conflicts_svg
-from modpkg.community.patch.merge import MergeMethod, MergePlan, MergeResult, plan_merge, run_merge
+from modpkg.community.patch.merge import (
+    ConflictMethod,
+    MergePlan,
+    MergeResult,
+    plan_merge,
+    run_merge,
+)
 from modpkg.community.patch.resolution_file import Choices, read_choices
 from modpkg.community.patch.tournament import rank_methods
 from modpkg.compose.mapping import map_tensors
@@ -51,9 +57,9 @@ class Case:
         told = None if choices is None else Choices(Path("r.toml"), **choices)
         return plan_merge(self.base, views, self.store, Progress(), told)
 
-    def merged(self, merging: MergePlan, method: str | MergeMethod | None = None) -> MergeResult:
+    def merged(self, merging: MergePlan, method: str | ConflictMethod | None = None) -> MergeResult:
         scratch = Path(tempfile.mkdtemp(dir=self.folder))
-        how = MergeMethod(name=method) if isinstance(method, str) else method
+        how = ConflictMethod(name=method) if isinstance(method, str) else method
         return run_merge(merging, how, self.store, scratch, Progress())
 
     def tensors(self, merging: MergePlan, method: Any = None) -> dict[str, torch.Tensor]:
@@ -113,7 +119,7 @@ def test_fisher_weighs_each_value_by_its_importance(case: Case) -> None:
     one, two = changed(1, "embed"), changed(2, "embed")
     heavy = copy_of(case.folder / "heavy", {"embed": torch.full((6, 5), 3.0)}).refs()
     light = copy_of(case.folder / "light", {"embed": torch.ones(6, 5)}).refs()
-    how = MergeMethod(name="fisher", importance=(heavy, light))
+    how = ConflictMethod(name="fisher", importance=(heavy, light))
     found = case.tensors(case.begin(one, two), how)["embed"]
     wanted = (3 * one["embed"].double() + two["embed"].double()) / 4
     assert torch.equal(found, wanted.bfloat16())
