@@ -26,7 +26,15 @@ class BoundTerm:
     """A term with its inputs opened or read."""
 
     def __init__(
-        self, what: str, model: str, tensor: str, term: Term, source: TensorRef, *, again: bool
+        self,
+        what: str,
+        model: str,
+        tensor: str,
+        term: Term,
+        source: TensorRef,
+        *,
+        again: bool,
+        trusted: frozenset[str],
     ) -> None:
         self.term = term
         self._becomes = ""
@@ -43,9 +51,9 @@ class BoundTerm:
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
-                    self.read[role] = RowReader(ref, again=again)
+                    self.read[role] = RowReader(ref, again=again, trusted=ref.file in trusted)
                 else:
-                    whole[role] = read_array(ref, what)
+                    whole[role] = read_array(ref, what, trusted=ref.file in trusted)
             if not operator.arrays:
                 from modpkg.compose.torch_arrays import from_array, mapped
                 from modpkg.compose.torch_threads import use_one_thread
@@ -56,7 +64,9 @@ class BoundTerm:
                 whole = {role: from_array(array) for role, array in whole.items()}
             self._whole = whole
             self._prepare = operator.prepare
-        self.importance = None if term.importance is None else RowReader(term.importance)
+        self.importance: RowReader | None = None
+        if term.importance is not None:
+            self.importance = RowReader(term.importance, trusted=term.importance.file in trusted)
         source_fields = {key: term.key_fields()[key] for key in _STREAM_FIELDS}
         self._key = digest_bytes(canonical_json([tensor, source_fields])).encode()
 
@@ -144,12 +154,20 @@ class TensorBlocks:
         IntegrityError: An input that is read whole does not match its digest.
     """
 
-    def __init__(self, model: str, tensor: str, computed: ComputedTensor) -> None:
+    def __init__(
+        self,
+        model: str,
+        tensor: str,
+        computed: ComputedTensor,
+        trusted: frozenset[str] = frozenset(),
+    ) -> None:
+        """Open the inputs; those in ``trusted`` files are not hashed."""
         self._what = f"An input of {tensor!r} of {model}"
         again = _is_measured(model, computed)
-        self.base = RowReader(computed.source, again=again)
+        source = computed.source
+        self.base = RowReader(source, again=again, trusted=source.file in trusted)
         self.terms = [
-            BoundTerm(self._what, model, tensor, term, computed.source, again=again)
+            BoundTerm(self._what, model, tensor, term, source, again=again, trusted=trusted)
             for term in computed.terms
         ]
         try:

@@ -32,6 +32,7 @@ from modpkg.core.interface import weights_digest
 from modpkg.core.packs import PackTensor, pack_header
 from modpkg.core.records import DigestText
 from modpkg.core.sealed import seal, unseal
+from modpkg.core.verified import VerifiedFiles
 
 
 class ComposedRecord(Struct, frozen=True):
@@ -64,6 +65,7 @@ def compose(
     threads: int | None = None,
     executor: concurrent.futures.Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> ComposedModel:
     """Compute a composition, or return its result from the store.
 
@@ -73,6 +75,8 @@ def compose(
         threads: Size of the default thread pool; one per core if None.
         executor: Runs the work instead of the thread pool. Its workers must see the same files.
         progress: Called in this thread with the tensors done and the total.
+        verified: Packs that this process has just verified; inputs in others are hashed while they
+            are read. Ignored with ``executor``, whose workers read the files for themselves.
 
     Neither threads nor executor change a byte of the result. While operators written with torch
     run, torch uses one thread per operation in this process.
@@ -91,7 +95,8 @@ def compose(
         if record is None:
             pool = executor or concurrent.futures.ThreadPoolExecutor(threads or default_threads())
             try:
-                record = _compute(composition, folder, pool, progress)
+                trusted = _trusted(composition, verified if executor is None else None)
+                record = _compute(composition, folder, pool, progress, trusted)
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
@@ -115,6 +120,14 @@ def compose(
     )
 
 
+def _trusted(composition: Composition, verified: VerifiedFiles | None) -> frozenset[str]:
+    """Return the files of the composition's inputs that need no hashing."""
+    if verified is None:
+        return frozenset()
+    refs = [ref for item in composition.computed.values() for ref in item.inputs()]
+    return frozenset(file for file in {ref.file for ref in refs} if file in verified)
+
+
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
     """Return the record of a complete result in the store, or None."""
     try:
@@ -131,6 +144,7 @@ def _compute(
     folder: Path,
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
+    trusted: frozenset[str],
 ) -> ComposedRecord:
     """Write the pack, then its record, and return the record."""
     header, places = pack_header(composition.types())
@@ -143,7 +157,7 @@ def _compute(
             file.flush()
             reserve(file.fileno(), length)
             with _torch_threads_restored(composition), _written_behind(file.fileno()):
-                digests = _run(composition, places, staged, pool, progress)
+                digests = _run(composition, places, staged, pool, progress, trusted)
                 if composition.routers:
                     from modpkg.compose.router_rows import write_routers
 
@@ -202,6 +216,7 @@ def _run(
     staged: Path,
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
+    trusted: frozenset[str],
 ) -> dict[str, DigestText]:
     """Compute all tensors, largest first, and return their digests."""
     from modpkg.compose.tensor import Job, make_tensor
@@ -217,6 +232,7 @@ def _run(
             file=str(staged),
             place=places[name],
             measured=measured,
+            trusted=trusted,
         )
         futures[pool.submit(make_tensor, job)] = name
     digests: dict[str, DigestText] = {}

@@ -33,6 +33,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """The result's place in the pack."""
     measured: Any = None
     """What the reducer measured over the model, if it does."""
+    trusted: frozenset[str] = frozenset()
+    """Files that this process has just verified: their tensors are not hashed again."""
 
 
 _LARGE = 1 << 24
@@ -56,7 +58,10 @@ def make_tensor(job: Job) -> Digest:
     place = job.place
     state = hashlib.sha256()
     # The result is checked for NaN and infinity.
-    with np.errstate(all="ignore"), TensorBlocks(job.model, job.name, job.computed) as blocks:
+    with (
+        np.errstate(all="ignore"),
+        TensorBlocks(job.model, job.name, job.computed, job.trusted) as blocks,
+    ):
         if place.length:
             try:
                 with open(job.file, "r+b", buffering=0) as file:

@@ -22,6 +22,7 @@ import modpkg.compose.rows as rows_module
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
+from modpkg.core.verified import VerifiedFiles
 from tests.compose.helpers import adapter, base, planned, raw, values
 from tests.raising import raises
 
@@ -239,8 +240,8 @@ def test_an_adapter_is_composed_without_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_damage_is_told_before_what_came_of_it(tmp_path: Path, number: int) -> None:
-    """Inputs are hashed as they are read: nothing that was made of others is kept."""
+def test_damage_is_reported_before_its_consequences(tmp_path: Path, number: int) -> None:
+    """Inputs are hashed as they are read: no result of damaged ones is kept."""
     composition = example(tmp_path)
     ref = composition.computed[f"{Q}.weight"].inputs()[number]
     with open(ref.file, "r+b") as file:
@@ -251,7 +252,31 @@ def test_damage_is_told_before_what_came_of_it(tmp_path: Path, number: int) -> N
     assert list(composition.folder(tmp_path).iterdir()) == []
 
 
-def test_an_input_that_was_cut_off_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("touched", [True, False])
+def test_only_files_unchanged_since_their_verification_are_trusted(
+    tmp_path: Path, number: int, touched: bool
+) -> None:
+    composition = example(tmp_path)
+    refs = composition.computed[f"{Q}.weight"].inputs()
+    verified = VerifiedFiles()
+    for ref in refs:
+        verified.add(ref.file)
+    ref, times = refs[number], Path(refs[number].file).stat().st_mtime_ns
+    with open(ref.file, "r+b") as file:
+        file.seek(ref.offset)
+        file.write(bytes(2))
+    os.utime(ref.file, ns=(times, times + 1 if touched else times))
+    if touched:
+        with raises("M508", match=Q):
+            compose(composition, tmp_path, verified=verified)
+    else:
+        compose(composition, tmp_path, verified=verified)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, raises("M508", match=Q):
+        compose(composition, tmp_path / "elsewhere", verified=verified, executor=pool)
+
+
+def test_a_truncated_input_is_reported(tmp_path: Path) -> None:
     composition = example(tmp_path)
     ref = composition.computed[f"{Q}.weight"].source
     os.truncate(ref.file, ref.offset + ref.length // 2)
