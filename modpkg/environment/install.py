@@ -170,7 +170,12 @@ def compose_models(
         progress.stage(f"Composing {model.name}")
         composition = plan.compositions[model.name]
         results[model.name] = compose(
-            composition, store.root, threads=threads, executor=executor, progress=counted(progress)
+            composition,
+            store.root,
+            threads=threads,
+            executor=executor,
+            progress=counted(progress),
+            verified=store.verified,
         ).result
     return results
 
@@ -235,7 +240,12 @@ def _compose_all(
         from modpkg.compose.plan import COMPOSE_ENGINE
 
         progress.stage(f"Composing {model.name}")
-        composed = compose(plan.compositions[model.name], store.root, progress=counted(progress))
+        composed = compose(
+            plan.compositions[model.name],
+            store.root,
+            progress=counted(progress),
+            verified=store.verified,
+        )
         before = known.get(model.name)
         if (
             before is not None

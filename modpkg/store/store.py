@@ -18,6 +18,7 @@ from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import PackTensor
 from modpkg.core.records import ReleaseRecord, decode_record
 from modpkg.core.tree import BlobTree
+from modpkg.core.verified import VerifiedFiles
 from modpkg.store.packs import PackFolder, PackLayout
 from modpkg.store.projects import Projects
 from modpkg.store.shared_lock import file_lock
@@ -48,6 +49,8 @@ class Store:
         self.packs = PackFolder(root / "packs")
         self.index = TensorIndex(root / "tensors.sqlite", self.packs)
         self.projects = Projects(root / "projects")
+        self.verified = VerifiedFiles()
+        """Packs whose tensors this process has verified, when it fetched them."""
         self._read: dict[str, dict[str, PackTensor]] = {}
 
     @contextlib.contextmanager
@@ -131,6 +134,7 @@ class Store:
     def add_pack(self, staged: Path, layout: PackLayout) -> None:
         """Move a finished pack, whose tensors were all verified, into the store."""
         self.packs.adopt(staged, layout.name)
+        self.verified.add(self.packs.path(layout.name))
         self.index.add_pack(layout.name, layout.size, layout.places)
 
     def module(

@@ -66,6 +66,20 @@ def test_a_release_comes_over_http_in_many_ranges(
     same(store.module(plan.records["m"], line.release), tensors)
 
 
+def test_only_the_fetching_process_counts_a_pack_as_verified(
+    registry: Path, server: Server, store: Store
+) -> None:
+    fetch(store, server.url, publish_to(registry, numbers(*NAMES), deltas=False))
+    (pack,) = (store.packs.path(name) for name in store.index.packs())
+    assert pack in store.verified
+    assert pack not in Store(store.root).verified
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.write_bytes(data)
+    assert pack not in store.verified
+
+
 def test_only_what_changed_moves(registry: Path, server: Server, store: Store) -> None:
     first = numbers(*NAMES)
     fetch(store, server.url, publish_to(registry, first, deltas=False))
