@@ -271,7 +271,7 @@ def test_a_tensor_that_nothing_names_is_refused(patched: Path) -> None:
 
 def test_values_that_do_not_go_with_their_places_are_refused(patched: Path) -> None:
     damaged(patched, "a.0.w.gaps", torch.tensor([200], dtype=torch.uint8))
-    with raises("M601", match="do not go with the places"):
+    with raises("M601", match="values and .* indices"):
         again(patched)
 
 
@@ -306,7 +306,7 @@ def test_rows_that_are_not_what_the_patch_says_are_refused(tmp_path: Path) -> No
     tensors = json.loads((folder / PATCH).read_text())["tensors"]
     tensors["a.0.w"]["first"] = 4
     rewritten(folder, tensors=tensors)
-    with raises("M730", match=r"'a\.0\.w' is not the part of the base's tensor"):
+    with raises("M730", match=r"'a\.0\.w' does not match the slice"):
         again(folder)
     tensors["a.0.w"]["first"] = 9
     rewritten(folder, tensors=tensors)
@@ -359,7 +359,7 @@ def test_what_a_patch_brings_beside_changes_cannot_be_scaled(tmp_path: Path) -> 
         return plan("m", "1", Compose(base=module_name("base"), steps=steps), modules)
 
     assert planned()
-    with raises("M601", match="has a scale, but it brings 'extra'"):
+    with raises("M601", match="has a scale, but the patch has 'extra'"):
         planned(scale=0.5)
-    with raises("M601", match="says itself what it replaces"):
+    with raises("M601", match="lists what it replaces"):
         planned(replace=("a.",))
