@@ -1,4 +1,4 @@
-"""Modules made of tensors in memory, as they would lie in a store."""
+"""Modules made from tensors in memory, as they would be in a store."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_other_addresses_are_refused(address: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nobody_there_is_said() -> None:
+def test_an_unreachable_scheduler() -> None:
     with (
         raises("M621", match="cannot be reached"),
         open_executor("dask://x.invalid:1"),

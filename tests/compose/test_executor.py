@@ -1,4 +1,4 @@
-"""The executor: exact results, and nothing half-made that is trusted."""
+"""The executor: exact results, and no partial result that is trusted."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
         assert ((got.double() - exact).abs() <= (other - exact).abs()).all()
 
 
-def test_the_result_is_an_ordinary_file_with_true_digests(tmp_path: Path) -> None:
+def test_the_result_is_a_safetensors_file_with_matching_digests(tmp_path: Path) -> None:
     composition = example(tmp_path)
     composed = compose(composition, tmp_path)
     loaded = load_file(composition.folder(tmp_path) / COMPOSED_WEIGHTS)
@@ -90,7 +90,7 @@ def test_the_block_size_does_not_change_a_byte(
     assert compose(example(tmp_path), tmp_path / "other").result == first.result
 
 
-def test_other_processes_can_do_the_work(tmp_path: Path) -> None:
+def test_a_process_pool_composes_the_same_bytes(tmp_path: Path) -> None:
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
@@ -159,7 +159,7 @@ compose(example(Path(sys.argv[1])), Path(sys.argv[2]), progress=die)
 """
 
 
-def test_killed_in_the_middle_nothing_is_trusted(tmp_path: Path) -> None:
+def test_a_killed_composition_leaves_nothing_trusted(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", _VICTIM, str(tmp_path / "victim"), str(tmp_path / "store")]
     killed = subprocess.run(
@@ -183,7 +183,7 @@ def test_nan_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(composition.folder(tmp_path).iterdir()) == []
 
 
-def test_what_overflows_is_refused_and_what_was_infinite_may_stay(tmp_path: Path) -> None:
+def test_overflow_is_refused_but_infinities_of_the_base_are_kept(tmp_path: Path) -> None:
     with raises("M605"):
         compose(planned(base(tmp_path, {"w": torch.tensor([1e6])}), dtype="float16"), tmp_path)
     mask = base(tmp_path, {"w": torch.tensor([1.0, -torch.inf])})

@@ -1,4 +1,4 @@
-"""Mixtures of experts: what they do, what they share, and what is refused."""
+"""Mixtures of experts: what they compute, which tensors they share, and what is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_equal_experts_do_what_the_dense_model_does_whatever_the_gates(
+def test_equal_experts_compute_the_dense_model_whatever_the_router(
     tmp_path: Path, name: str
 ) -> None:
     kind, config = ARCHITECTURES[name]
@@ -67,8 +67,8 @@ def test_equal_experts_do_what_the_dense_model_does_whatever_the_gates(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
-def test_what_a_config_leaves_out_is_its_own_architectures(tmp_path: Path, kind: str) -> None:
-    """The two architectures have other defaults: of norms, rotations, heads, windows."""
+def test_defaults_of_the_dense_architecture_are_written_out(tmp_path: Path, kind: str) -> None:
+    """The two architectures have different defaults: norms, rotary embeddings, heads, windows."""
     base = dense(tmp_path, kind, **({"head_dim": 128} if kind == "qwen3" else {}))
     path = tmp_path / "base" / "config.json"
     config = json.loads(path.read_text())
@@ -103,7 +103,7 @@ def test_defaults_are_those_of_transformers() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_experts_with_equal_rows_count_the_same(tmp_path: Path) -> None:
+def test_experts_with_equal_rows_have_equal_weight(tmp_path: Path) -> None:
     """Equal rows: both experts are asked, and each counts half."""
     base = dense(tmp_path)
     one, two = expert(tmp_path, base, "one", 1), expert(tmp_path, base, "two", 2)
@@ -137,7 +137,7 @@ def test_one_expert_is_the_dense_model_with_its_blocks(tmp_path: Path) -> None:
 # What is shared --------------------------------------------------------------------------------
 
 
-def test_an_expert_more_costs_its_tensors_and_the_routers(tmp_path: Path) -> None:
+def test_adding_an_expert_adds_its_tensors_and_the_routers(tmp_path: Path) -> None:
     base = dense(tmp_path)
     one, two, three = (expert(tmp_path, base, n, s) for n, s in zip("abc", (1, 2, 3), strict=True))
     store = tmp_path / "store"
@@ -164,7 +164,7 @@ def raw_length(shape: tuple[int, int]) -> int:
     return shape[0] * shape[1] * 4
 
 
-def test_the_rows_of_the_others_stay_as_they_were(tmp_path: Path) -> None:
+def test_adding_an_expert_keeps_the_other_rows(tmp_path: Path) -> None:
     base = dense(tmp_path)
     experts = [expert(tmp_path, base, name, s, gate=s) for name, s in (("a", 1), ("b", 2))]
     three = expert(tmp_path, base, "c", 3, gate=3)
@@ -177,7 +177,7 @@ def test_the_rows_of_the_others_stay_as_they_were(tmp_path: Path) -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(st.data())
-def test_dropping_an_expert_is_never_having_added_it(
+def test_removing_an_expert_restores_the_bytes_without_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("drop")
@@ -204,7 +204,7 @@ def test_dropping_an_expert_is_never_having_added_it(
     assert compose(one, folder / "store").result == compose(two, folder / "fresh").result
 
 
-def test_an_adapter_of_the_attention_goes_with_experts(tmp_path: Path) -> None:
+def test_an_adapter_on_the_attention_composes_with_experts(tmp_path: Path) -> None:
     base = dense(tmp_path)
     one = expert(tmp_path, base, "one", 1)
     path = "model.layers.0.self_attn.q_proj"
@@ -221,7 +221,7 @@ def test_an_adapter_of_the_attention_goes_with_experts(tmp_path: Path) -> None:
         mixed(base, [one, base], UNIFORM, more=[step("lora", "mlp")], modules=[wrong])
 
 
-def test_a_dtype_holds_for_routers_too(tmp_path: Path) -> None:
+def test_the_recipes_dtype_applies_to_routers(tmp_path: Path) -> None:
     base = dense(tmp_path)
     composition = mixed(base, [expert(tmp_path, base, "one", 1, gate=4)], {"gates": "vectors"}, dtype="bfloat16")  # fmt: skip  # noqa: E501
     found = values(compose(composition, tmp_path / "store").tensors)
@@ -233,7 +233,7 @@ def test_a_dtype_holds_for_routers_too(tmp_path: Path) -> None:
 # Wrong use -------------------------------------------------------------------------------------
 
 
-def test_what_an_expert_lacks_or_has_too_much_is_named(tmp_path: Path) -> None:
+def test_missing_and_extra_tensors_of_an_expert_are_named(tmp_path: Path) -> None:
     base = dense(tmp_path)
     whole = block(base, 1)
     name = "model.layers.2.mlp.down_proj.weight"
@@ -254,7 +254,7 @@ def test_what_an_expert_lacks_or_has_too_much_is_named(tmp_path: Path) -> None:
         mixed(base, [module(tmp_path, "thin", "expert", {**whole, **thin})], {"gates": "vectors"})
 
 
-def test_another_whole_model_gives_its_blocks_only_where_that_is_said(tmp_path: Path) -> None:
+def test_a_whole_model_as_an_expert_needs_others_drop(tmp_path: Path) -> None:
     base = dense(tmp_path)
     tuned = {k: t + 0.5 for k, t in values(base.tensors).items()}
     other = module(tmp_path, "tuned", "base", tuned, config={})
@@ -285,14 +285,14 @@ def test_another_whole_model_gives_its_blocks_only_where_that_is_said(tmp_path: 
         ({"density": 1.0}, "no parameter 'density'"),
     ],
 )
-def test_a_router_that_cannot_be_meant(tmp_path: Path, parameters: Any, message: str) -> None:
+def test_invalid_router_parameters(tmp_path: Path, parameters: Any, message: str) -> None:
     base = dense(tmp_path)
     experts = [expert(tmp_path, base, "one", 1), base]
     with raises("M609", match=message):
         mixed(base, experts, {"gates": "uniform", **parameters})
 
 
-def test_steps_that_cannot_be_meant(tmp_path: Path) -> None:
+def test_invalid_steps_of_a_mixture(tmp_path: Path) -> None:
     base = dense(tmp_path)
     one = expert(tmp_path, base, "one", 1, gate=1)
     plain = expert(tmp_path, base, "plain", 2)
@@ -339,7 +339,7 @@ def test_a_router_for_other_experts(tmp_path: Path) -> None:
             mixed(base, experts, broken)
 
 
-def test_nan_in_a_row_is_refused_when_it_is_composed(tmp_path: Path) -> None:
+def test_nan_in_a_row_is_refused_while_composing(tmp_path: Path) -> None:
     base = dense(tmp_path)
     rows = vectors(base, 1, 2)
     rows["model.layers.1.block_sparse_moe.gate.weight"][1, 3] = float("nan")
@@ -367,7 +367,7 @@ def test_nan_in_a_row_is_refused_when_it_is_composed(tmp_path: Path) -> None:
         (["llama"], {}, r"architecture is \['llama'\]"),
     ],
 )
-def test_a_base_that_is_no_mixture_exactly(
+def test_a_base_that_cannot_become_a_mixture_exactly(
     tmp_path: Path, kind: Any, config: dict[str, Any], message: str
 ) -> None:
     base = dense(tmp_path, "llama")
@@ -377,7 +377,7 @@ def test_a_base_that_is_no_mixture_exactly(
         mixed(base, [base])
 
 
-def test_a_tensor_that_has_no_place_is_named(tmp_path: Path) -> None:
+def test_a_tensor_without_counterpart_is_named(tmp_path: Path) -> None:
     made = dense(tmp_path)
     extra = "model.layers.1.self_attn.q_proj.bias"
     tensors = {**values(made.tensors), extra: torch.zeros(16)}

@@ -1,4 +1,4 @@
-"""Models put together from the layers of several."""
+"""Models assembled from layers of several models."""
 
 from __future__ import annotations
 

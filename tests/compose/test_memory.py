@@ -1,4 +1,4 @@
-"""What a dry run says composing takes is a bound, and one that does not grow with the model."""
+"""The memory that a dry run reports is an upper bound that does not grow with the model."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def composition(folder: Path, recipe: str, *, tensors: int, again: bool = False)
 
 
 @pytest.mark.parametrize("recipe", ["lora", "linear", "ties-mergekit", "ties", "model-stock"])
-def test_a_composition_stays_within_what_is_said(tmp_path: Path, recipe: str) -> None:
+def test_composing_stays_within_the_bound(tmp_path: Path, recipe: str) -> None:
     said = peak_bytes(composition(tmp_path, recipe, tensors=4), 2)
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(tmp_path), recipe, "4"],

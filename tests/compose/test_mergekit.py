@@ -1,4 +1,4 @@
-"""Recipes of mergekit give what mergekit gives, or what is nearer to its own float64 result.
+"""mergekit recipes give mergekit's result, or one closer to mergekit's own float64 result.
 
 ``tests/compose/mergekit`` has what mergekit 0.1.5 made of each recipe, in float64, float32 and
 bfloat16, and the script that ran it. mergekit rounds after every operation, modpkg once, from
@@ -138,16 +138,14 @@ def tied(tensor: str) -> torch.Tensor:
         ("a: [", "is not YAML"),
     ],
 )
-def test_what_a_manifest_cannot_say_is_refused_by_name(
-    tmp_path: Path, recipe: str, message: str
-) -> None:
+def test_unsupported_recipes_are_refused_by_name(tmp_path: Path, recipe: str, message: str) -> None:
     (tmp_path / "r.yml").write_text(recipe)
     with raises("M801", match=message):
         import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_as_it_was_is_said(tmp_path: Path) -> None:
+def test_differences_from_the_recipe_are_noted(tmp_path: Path) -> None:
     recipe = "merge_method: ties\nbase_model: org/base@main\ndtype: bfloat16\nchat_template: auto\n"
     recipe += "tokenizer_source: base\nparameters: {int8_mask: true, weight: 1}\n"
     (tmp_path / "r.yml").write_text(recipe + "models: [{model: org/base}, {model: x/Tuned_1}]")

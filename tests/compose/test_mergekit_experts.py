@@ -25,7 +25,7 @@ from tests.raising import raises
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_mixture_is_mergekits(tmp_path: Path, recipe: str) -> None:
+def test_a_mixture_equals_mergekits(tmp_path: Path, recipe: str) -> None:
     mode, prompts = RECIPES[recipe]
     write_models(tmp_path)
     a, b, c = (of_folder(tmp_path / name, name, "base") for name in "abc")
@@ -93,7 +93,7 @@ def test_a_recipe_of_a_mixture_becomes_a_manifest(tmp_path: Path) -> None:
         ("merge_method: ties", "'merge_method' is not known"),
     ],
 )
-def test_what_a_mixture_cannot_say_here_is_refused(
+def test_unsupported_recipes_of_mixtures_are_refused(
     tmp_path: Path, change: str, message: str
 ) -> None:
     recipe = {**yaml.safe_load(MIXTURE), **yaml.safe_load(change)}

@@ -1,4 +1,4 @@
-"""What is made in float32 first is what float64 makes, to the last bit, whatever the values are."""
+"""Reducing in float32 first gives float64's result, bit for bit, whatever the values are."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def world(seed: int, kind: str, dtype: str = "BF16") -> World:
 
 
 def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple[Any, Any, int]:
-    """Return a tensor made in float32 first, in float64 alone, and what the first left to it."""
+    """Return a tensor computed in float32 first, in float64 only, and how many values the first
+    left to float64."""
     composition = world.plan(method, steps, **parameters)
     left = 0
     exactly = Reduction._at
@@ -158,10 +159,10 @@ def test_the_result_is_that_of_float64(
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.31, 0.63)])
 @pytest.mark.parametrize("kind", ["near", "ties"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_float32_makes_most_of_a_merge(
+def test_most_of_a_merge_is_computed_in_float32(
     method: str, weights: tuple[float, float], kind: str, dtype: str
 ) -> None:
-    """Otherwise these tests would hold where nothing is made in it."""
+    """Otherwise these tests would pass if float32 were never used."""
     if not REDUCERS[method].weighted:
         weights = (1.0, 1.0)
     steps = list(zip(NAMES, weights, strict=False))
@@ -175,7 +176,7 @@ WEIGHTS = [0.5, 0.25, 0.3, 0.7, 1.0, 1 / 3, 1.7, -0.4, 109 / 64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_the_proof_asks_of_a_dtype(dtype: str) -> None:
+def test_the_proofs_assumptions_about_a_dtype(dtype: str) -> None:
     narrow, layout = NARROW[dtype], narrow_floats.LAYOUTS[dtype]
     assert 2 * narrow.exact + narrow.fraction + 1 <= 14
     assert narrow.fraction == layout.fraction
@@ -189,8 +190,8 @@ def test_what_the_proof_asks_of_a_dtype(dtype: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_float32_is_as_near_as_it_says(method: str, dtype: str) -> None:
-    """Of values as far from the base as they may be."""
+def test_float32_is_within_its_stated_error(method: str, dtype: str) -> None:
+    """For values as far from the base as allowed."""
     layout, stored = narrow_floats.LAYOUTS[dtype], STORED[dtype]
     reducer = REDUCERS[method]
     checked = exact = 0
@@ -226,7 +227,7 @@ def test_float32_is_as_near_as_it_says(method: str, dtype: str) -> None:
 
 
 def _edges(draws: Any, steps: int, count: int) -> Any:
-    """Return distances in steps of bfloat16: of all sizes, and as great as they may be."""
+    """Return distances in representable bfloat16 values: up to the largest allowed."""
     any_size = draws.integers(-steps, steps + 1, count)
     small = draws.integers(-min(3, steps), min(3, steps) + 1, count)
     return np.where(draws.random(count) < 0.3, small, any_size)
@@ -250,7 +251,7 @@ def _in_double(
     return np.asarray(found).reshape(-1)
 
 
-def test_what_is_far_is_told() -> None:
+def test_out_of_range_values_are_flagged() -> None:
     every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
     ends = (0x2180, 0x217F, 0x5D80, 0x5DFF, 0x0C00, 0x0BFF, 0x7000, 0x7001)
     for bit, dtype in itertools.product(
@@ -275,9 +276,7 @@ def test_what_is_far_is_told() -> None:
     st.sampled_from([0, 1, 2, 100, 400]),
     st.sampled_from(list(DTYPES)),
 )
-def test_nearest_is_the_nearest_and_ties_are_told(
-    patterns: list[int], ulps: int, dtype: str
-) -> None:
+def test_rounding_is_to_nearest_and_flags_ties(patterns: list[int], ulps: int, dtype: str) -> None:
     layout = narrow_floats.LAYOUTS[dtype]
     if dtype == "F16":  # as great as float16 is, or almost
         patterns = [n & 0x807FFFFF | (110 + (n >> 23) % 35) << 23 for n in patterns]
@@ -296,14 +295,14 @@ def test_nearest_is_the_nearest_and_ties_are_told(
     assert (doubt == (told | ~normal)).all()
 
 
-def test_halves_are_widened_exactly() -> None:
+def test_float16_is_widened_exactly() -> None:
     every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16)
     every = every[np.isfinite(every)]
     assert (in_single(every).view(np.uint32) == every.astype(np.float32).view(np.uint32)).all()
 
 
-def test_other_dtypes_and_operators_go_their_own_way() -> None:
-    """Only differences of bfloat16 are made so."""
+def test_other_dtypes_and_operators_do_not_use_float32() -> None:
+    """Only fine-tunes in bfloat16 or float16 are reduced in float32."""
     made = World(5, torch.float32)
     with mock.patch.object(NarrowReduction, "__iter__", side_effect=AssertionError):
         made.bytes("linear", {"one": 0.5})
@@ -315,7 +314,7 @@ def test_other_dtypes_and_operators_go_their_own_way() -> None:
         World(5).bytes("linear", {"one": 0.5})
 
 
-def test_a_weight_that_float32_has_no_number_for() -> None:
+def test_a_weight_that_underflows_in_float32() -> None:
     made = world(9, "near")
     for weight in (1e-60, 1e60, 1e-40, -1e30, math.pi * 1e-8):
         for method in ("sum", "linear", "ties-mergekit"):

@@ -222,7 +222,7 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "config", "kind"), CASES, ids=[f"{n}-{k}" for n, _, k in CASES])
-def test_the_forward_is_pefts(
+def test_the_forward_pass_equals_pefts(
     name: str, config: Callable[[list[str]], Any], kind: str, tmp_path: Path
 ) -> None:
     build, targets, inputs = INPUTS[kind]

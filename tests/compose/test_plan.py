@@ -1,4 +1,4 @@
-"""Planning: what is kept, what is made, what is refused. No torch is needed for it."""
+"""Planning: which tensors are kept and computed, and what is refused, without torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_planning_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_untouched_tensors_are_kept_where_they_lie(tmp_path: Path) -> None:
+def test_unchanged_tensors_are_kept_in_place(tmp_path: Path) -> None:
     model = base(tmp_path, WEIGHTS)
     composition = planned(model, adapter(tmp_path, "one", {Q: pair()}))
     assert composition.kept == {"model.norm.weight": model.tensors["model.norm.weight"]}
@@ -54,7 +54,7 @@ def test_scale_zero_and_opposite_scales_leave_the_base(tmp_path: Path) -> None:
     assert planned(model, one, steps=steps).kept == model.tensors
 
 
-def test_the_key_is_about_bytes_and_not_about_names(tmp_path: Path) -> None:
+def test_the_key_depends_on_bytes_not_on_names(tmp_path: Path) -> None:
     model = base(tmp_path, WEIGHTS)
     one, two = adapter(tmp_path, "one", {Q: pair(1)}), adapter(tmp_path, "two", {Q: pair(2)})
     same = adapter(tmp_path, "another-name", {Q: pair(1)})
@@ -132,7 +132,7 @@ def test_files_of_base_and_head(tmp_path: Path) -> None:
         planned(model, head, steps=[head_step()])
 
 
-def test_what_cannot_be_composed_says_why(tmp_path: Path) -> None:
+def test_invalid_recipes_are_refused_with_a_reason(tmp_path: Path) -> None:
     model, one = base(tmp_path, WEIGHTS), adapter(tmp_path, "one", {Q: pair()})
     head = module(tmp_path, "head", "head", {"score.weight": torch.randn(2, 4)})
     half = module(tmp_path, "half", "head", {"score.weight": torch.randn(2, 4).half()})
@@ -168,14 +168,14 @@ def test_what_cannot_be_composed_says_why(tmp_path: Path) -> None:
         planned(bare)
 
 
-def test_a_model_is_no_base_for_steps_yet(tmp_path: Path) -> None:
+def test_a_model_cannot_be_a_base_for_steps(tmp_path: Path) -> None:
     model = module(tmp_path, "m", "model", WEIGHTS, config={})
     assert planned(model).kept == model.tensors
     with raises("M601", match="not supported"):
         planned(model, adapter(tmp_path, "one", {Q: pair()}))
 
 
-def test_integers_are_not_added_to(tmp_path: Path) -> None:
+def test_integer_tensors_cannot_be_changed(tmp_path: Path) -> None:
     weights = {f"{Q}.weight": torch.ones(4, 6, dtype=torch.int8)}
     with raises("M601", match="dtype I8"):
         planned(base(tmp_path, weights), adapter(tmp_path, "one", {Q: pair()}))

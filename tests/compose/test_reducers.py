@@ -1,4 +1,4 @@
-"""Methods: laws that hold bit for bit, and the formulas against others' code or plain ones."""
+"""Methods: laws that hold bit for bit, and formulas compared with other implementations."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
 UNWEIGHTED = [name for name in METHODS if not REDUCERS[name].weighted]
 WEIGHTED = [name for name in METHODS if REDUCERS[name].weighted]
 BY_BLOCKS = [name for name in METHODS if REDUCERS[name].measure is None or "ties" in name]
-"""Methods whose sums do not run over more than a row."""
+"""Methods whose sums are within a row."""
 
 
 class World:
@@ -122,7 +122,7 @@ class World:
 
 
 def taken(method: str) -> dict[str, float]:
-    """Return as many steps as a method takes, with scales where it has a use for them."""
+    """Return as many steps as a method takes, with scales if it is weighted."""
     most = REDUCERS[method].steps[1] or 3
     scales = (0.3, 0.6, -0.2) if REDUCERS[method].weighted else (1.0, 1.0, 1.0)
     return dict(zip(NAMES[:most], scales, strict=False))
@@ -178,7 +178,7 @@ def test_block_size_and_threads_change_no_byte(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_equal_models_give_themselves(method: str) -> None:
+def test_merging_equal_models_gives_that_model(method: str) -> None:
     """Tensors that no fine-tune changes are the base's, whatever the method."""
     world = World(2)
     for name in NAMES:
@@ -269,7 +269,7 @@ def test_fisher_weighs_value_by_value() -> None:
 
 
 @pytest.mark.parametrize("method", ["dare-linear", "della-linear"])
-def test_what_is_dropped_at_random_is_there_on_average(method: str) -> None:
+def test_random_dropping_preserves_the_mean(method: str) -> None:
     reducer = REDUCERS[method]
     delta = np.ones((400, 250))
     parameters = {"density": 0.3, "epsilon": 0.1}
@@ -308,7 +308,7 @@ MAGNITUDES = [0.0, 1.0, 1.5, 1.5 + 2e-16, 2.0, 2.0 - 1e-9, 3e-310, 1e300]
     st.booleans(),
     st.data(),
 )
-def test_selection_is_that_of_a_sort(
+def test_selection_equals_sorting(
     numbers: list[float], width: int, lucky: bool, narrow: bool, data: st.DataObject
 ) -> None:
     array = np.array(numbers)
@@ -368,14 +368,14 @@ def test_invalid_parameters_are_refused(
         World().values(method, dict.fromkeys(steps, 1.0), **parameters)
 
 
-def test_scales_without_use_and_unknown_methods_are_refused() -> None:
+def test_scales_of_unweighted_methods_and_unknown_methods_are_refused() -> None:
     with raises("M601", match="takes no weights"):
         World().plan("mean", {"one": 0.5})
     with raises("M620", match=r"unknown method 'tiez'; known are breadcrumbs.*ties"):
         World().plan("tiez", {"one": 1.0})
 
 
-def test_a_third_party_adds_a_method_with_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_method_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     from modpkg.compose.reducers import reducer
 
     @reducer("halfway")

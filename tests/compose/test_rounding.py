@@ -59,7 +59,7 @@ def test_ties_and_their_neighbours(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
-def test_the_adversary_is_one(dtype: torch.dtype) -> None:
+def test_torchs_conversion_fails_on_these_values(dtype: torch.dtype) -> None:
     """torch's own conversion rounds twice, and these values show it."""
     values = near_ties(dtype)
     direct = torch.tensor(values, dtype=torch.float64).to(dtype).double().tolist()
@@ -73,7 +73,7 @@ def test_any_value(dtype: torch.dtype, values: list[float]) -> None:
     assert rounded(values, dtype) == [exact(value, dtype) for value in values]
 
 
-def test_signed_zeros_and_what_is_not_finite() -> None:
+def test_signed_zeros_and_non_finite_values() -> None:
     for dtype in FORMATS:
         out = rounded([0.0, -0.0, math.inf, -math.inf], dtype)
         assert [math.copysign(1, value) for value in out] == [1, -1, 1, -1]
@@ -87,7 +87,7 @@ def test_wider_dtypes_are_one_rounding(dtype: str, kind: type) -> None:
     assert np.array_equal(rounding(source, dtype), source.astype(kind))
 
 
-def test_means_of_narrow_numbers_are_ties_all_over() -> None:
+def test_means_of_narrow_numbers_are_often_ties() -> None:
     draws = torch.randn(4000, generator=torch.Generator().manual_seed(5)).bfloat16().double()
     values = ((draws[::2] + draws[1::2]) / 2).tolist()
     assert rounded(values, torch.bfloat16) == [exact(value, torch.bfloat16) for value in values]

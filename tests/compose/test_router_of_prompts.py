@@ -1,4 +1,4 @@
-"""Routers that the base makes of prompts."""
+"""Routers computed from prompts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def expected(folder: Path, mode: str) -> list[torch.Tensor]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["hidden", "hidden_avg"])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])  # Qwen2's tokenizer has no words
-def test_rows_are_the_bases_own_states(tmp_path: Path, kind: str, mode: str) -> None:
+def test_rows_are_the_bases_hidden_states(tmp_path: Path, kind: str, mode: str) -> None:
     base = dense(tmp_path, kind, **({"head_dim": 8} if kind == "qwen3" else {}))
     for got, wanted in zip(gates(tmp_path, base, mode), expected(tmp_path / "base", mode), strict=True):  # fmt: skip  # noqa: E501
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
@@ -73,7 +73,7 @@ def test_cheap_embeddings_are_the_same_for_every_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_rows_depend_on_nothing_but_their_own_prompts(tmp_path: Path) -> None:
+def test_rows_depend_only_on_their_prompts(tmp_path: Path) -> None:
     base = dense(tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -105,7 +105,7 @@ def test_the_key_covers_prompts_mode_tokenizer_and_weights(tmp_path: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     base = dense(tmp_path)
     same = {**PROMPTS, "one": {"prompts": "the cat", "negative_prompts": "the cat"}}
     with raises("M601", match="equal hidden states"):

@@ -36,7 +36,7 @@ def written(method: str, new: bytes, old: bytes, width: int) -> bytes:
 
 
 def read(method: str, payload: bytes, old: bytes, length: int, dtype: str) -> bytes:
-    """Return what is decoded, and check that nothing beside it was written."""
+    """Return the decoded bytes, and check that nothing beyond them was written."""
     room = bytearray(b"\xa5" * (length + 16))
     out = memoryview(room)[8 : 8 + length]
     base = None if method == "planes" else memoryview(old)
@@ -65,9 +65,7 @@ def pair(count: int, width: int, seed: int, share: float) -> tuple[bytes, bytes]
     seed=st.integers(0, 2**32 - 1),
     share=st.sampled_from([0.0, 0.0001, 0.01, 0.3, 1.0]),
 )
-def test_what_is_encoded_comes_back(
-    method: str, dtype: str, count: int, seed: int, share: float
-) -> None:
+def test_encoding_round_trips(method: str, dtype: str, count: int, seed: int, share: float) -> None:
     new, old = pair(count, DTYPE_BYTES[dtype], seed, share)
     payload = written(method, new, old, DTYPE_BYTES[dtype])
     assert payload == written(method, new, old, DTYPE_BYTES[dtype])
@@ -82,7 +80,7 @@ def test_what_is_encoded_comes_back(
     share=st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0]),
     alone=st.booleans(),
 )
-def test_what_is_chosen_is_smaller_and_comes_back(
+def test_the_chosen_encoding_is_smaller_and_round_trips(
     dtype: str, count: int, seed: int, share: float, alone: bool
 ) -> None:
     new, old = pair(count, DTYPE_BYTES[dtype], seed, share)
@@ -104,7 +102,7 @@ def test_the_edges_of_blocks(method: str, count: int) -> None:
     assert read(method, written(method, new, old, 2), old, len(new), "BF16") == new
 
 
-def test_floats_are_bytes_like_any_others() -> None:
+def test_nan_and_signed_zero_round_trip() -> None:
     quiet, signalling = 0x7FC00001, 0x7F800001
     old = struct.pack("<4I", 0, quiet, signalling, 0x3F800000)
     new = struct.pack("<4I", 0x80000000, quiet, quiet, 0x3F800000)
@@ -133,7 +131,7 @@ def test_the_method_follows_the_kind_of_change() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 2, 4])
-def test_what_is_too_small_to_gain_is_plain(size: int) -> None:
+def test_small_tensors_stay_plain(size: int) -> None:
     assert encode(memoryview(bytes(size)), memoryview(bytes(size)), "BF16") is None
 
 
@@ -161,7 +159,7 @@ def changes(count: int, gaps: list[int], values: bytes = b"") -> bytes:
 @settings(deadline=None, max_examples=200)
 @given(method=st.sampled_from(METHODS), payload=st.binary(max_size=200), framed=st.booleans())
 def test_any_bytes_are_refused_or_decoded(method: str, payload: bytes, framed: bool) -> None:
-    """Random content inside a sound frame too: it decodes to something, or the error is ours."""
+    """Also random content in a valid frame: it decodes to something, or the error is typed."""
     length = len(payload) if framed and method != "sparse" else 64
     try:
         read(method, zstd(payload) if framed else payload, bytes(length), length, "U8")
@@ -198,12 +196,12 @@ def test_a_damaged_payload_is_refused_or_decodes_to_as_many_bytes(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_bomb_is_refused_by_what_it_claims(method: str) -> None:
+def test_a_bomb_is_refused_by_its_stated_size(method: str) -> None:
     assert "does not contain" in refused(method, zstd(bytes(10**8)))
 
 
-def test_a_bomb_that_lies_about_its_size_ends_at_the_size() -> None:
-    """A frame that holds more than its header says: zstd or the count of blocks stops it."""
+def test_a_bomb_with_a_wrong_size_stops_at_that_size() -> None:
+    """A frame with more content than its header states: zstd or the number of blocks stops it."""
     payload = bytearray(zstd(bytes(1 << 20), write_content_size=True))
     at = payload.index((1 << 20).to_bytes(4, "little"))
     payload[at : at + 4] = (4096).to_bytes(4, "little")
@@ -231,7 +229,7 @@ def test_a_frame_of_empty_blocks_ends_early() -> None:
         (zstd(bytes(4096))[:-1], "truncated"),
     ],
 )
-def test_a_frame_is_one_frame_with_its_size(payload: bytes, sentence: str) -> None:
+def test_a_payload_is_exactly_one_frame_of_the_right_size(payload: bytes, sentence: str) -> None:
     assert sentence in refused("difference", payload)
 
 
@@ -276,7 +274,7 @@ def test_changes_stay_inside_the_tensor(content: bytes, sentence: str | None) ->
         assert sentence in refused("sparse", zstd(content), length=8)
 
 
-def test_a_method_has_its_earlier_tensor() -> None:
+def test_methods_and_earlier_tensors_must_match() -> None:
     payload, out = zstd(bytes(8)), memoryview(bytearray(8))
     for method, base in [
         ("planes", bytes(8)),
@@ -292,7 +290,7 @@ def test_a_method_has_its_earlier_tensor() -> None:
         decode("planes", payload, None, out[:7], "F32", "tensor 't'")
 
 
-def test_decoding_takes_memory_for_blocks_only() -> None:
+def test_decoding_memory_is_bounded_by_blocks() -> None:
     import tracemalloc
 
     length = 64 << 20

@@ -66,7 +66,7 @@ def install(
     edit: Any = None,
     config: dict[str, Any] | None = None,
 ) -> tuple[Path, Path]:
-    """Lay a model out as an environment has it; return its folder and that of the packs.
+    """Write a model as an environment has it; return its folder and that of the packs.
 
     ``edit`` changes the table of tensors on disk; ``config`` adds keys to config.json.
     """

@@ -1,4 +1,4 @@
-"""Live adapters: the same as fused ones, whatever is switched, and PEFT's rows row by row."""
+"""Live adapters: equal to fused ones whatever is switched, and to PEFT's for each row."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[Callable[[], Any], Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_live_is_fused_and_each_row_is_its_adapters(case: str, tmp_path: Path) -> None:
+def test_live_equals_fused_and_each_row_uses_its_adapter(case: str, tmp_path: Path) -> None:
     build, config = CASES[case]
     modules = saved(tmp_path, build(), {"one": config, "two": config})
     live = live_of(tmp_path, modules, a={"one": 1.0}, b={"two": 0.5})
@@ -272,7 +272,7 @@ def test_generating_row_by_row(build: Any, beams: int, tmp_path: Path) -> None:
     assert len({tuple(row[-6:]) for row in mixed}) > 1
 
 
-def test_pefts_own_rows(pair: LiveModel, tmp_path: Path) -> None:
+def test_rows_equal_pefts(pair: LiveModel, tmp_path: Path) -> None:
     modules = saved(tmp_path, llama(), {"one": lora(*QV), "two": lora(*QV)})
     live = live_of(tmp_path, modules, a={"one": 1.0}, b={"two": 1.0})
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -300,7 +300,7 @@ def test_the_base_is_mapped_and_nothing_is_copied(tmp_path: Path) -> None:
     assert other.adapters == live.adapters
 
 
-def test_converting_the_model_converts_what_lies_beside_it(pair: LiveModel, tmp_path: Path) -> None:
+def test_converting_the_model_converts_its_adapters(pair: LiveModel, tmp_path: Path) -> None:
     modules = saved(tmp_path, llama(), {"one": lora("q_proj", modules_to_save=["norm"])})
     live = live_of(tmp_path, modules, a={"one": 1.0})
     wanted = outputs(live)

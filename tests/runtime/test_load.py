@@ -131,7 +131,7 @@ def put(name: str, *shape: int) -> Callable[[Table], Table]:
     ],
     ids=["missing", "missing head", "surplus", "a layer too many", "shape", "twice"],
 )
-def test_what_does_not_fit_is_named(edit: Any, named: str, tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_named(edit: Any, named: str, tmp_path: Path) -> None:
     with raises("M704", match=named):
         load_model(*install(tmp_path, llama(), edit=edit))
 
@@ -145,7 +145,7 @@ def test_a_tied_weight_may_be_on_disk_twice(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(model))
 
 
-def test_two_different_weights_for_one_tied_place(tmp_path: Path) -> None:
+def test_tied_weights_that_differ_are_refused(tmp_path: Path) -> None:
     """Both are on disk, and the configuration says that they are one: neither is dropped."""
     home = install(tmp_path, llama(tie_word_embeddings=True), edit=put("lm_head.weight", 97, 32))
     with raises("M704", match=r"lm_head\.weight"):
@@ -165,13 +165,13 @@ NONE = ["NoSuchModel", "pipeline", "__version__", "AutoModel", "LlamaConfig", "P
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_an_architecture_that_is_none(name: str, tmp_path: Path) -> None:
+def test_an_unknown_architecture(name: str, tmp_path: Path) -> None:
     home, packs = install(tmp_path, llama(), config={"architectures": [name]})
     with raises("M702", "M704", match=name):
         load_model(home, packs)
 
 
-def test_damage_is_said(tmp_path: Path) -> None:
+def test_damaged_packs_are_reported(tmp_path: Path) -> None:
     home, packs = install(tmp_path, llama())
     with open(packs / "weights.safetensors", "r+b") as file:
         file.truncate(2000)
@@ -186,7 +186,7 @@ def test_damage_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [{"hidden_size": "x"}, {"hidden_size": -1}, {"hidden_act": "?"}])
-def test_a_broken_config_is_an_error_for_people(value: dict[str, Any], tmp_path: Path) -> None:
+def test_a_broken_config_raises_a_typed_error(value: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ModpkgError):
         load_model(*install(tmp_path, llama(), config=value))
 

@@ -1,4 +1,4 @@
-"""Tasks: what goes in, what comes out, and that neither is a surprise."""
+"""Tasks: prompts, truncation, pooling and results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_generation_can_be_repeated_and_streams_what_it_returns(tmp_path: Path) 
         (bert, {}, "feature-extraction"),
     ],
 )
-def test_a_task_is_told_from_the_architecture(
+def test_the_task_is_inferred_from_the_architecture(
     model: Any, config: dict[str, Any], kind: str, tmp_path: Path
 ) -> None:
     size = {"vocab_size": len(WORDS)} if model is llama else {}
@@ -101,7 +101,7 @@ def test_pooling_and_normalize(tmp_path: Path) -> None:
         ({}, [], "no mode"),
     ],
 )
-def test_what_is_not_implemented_is_named(
+def test_unsupported_modules_and_poolings_are_named(
     pooling: dict[str, Any], after: list[str], named: str, tmp_path: Path
 ) -> None:
     home, packs = install(tmp_path, bert())
@@ -110,7 +110,7 @@ def test_what_is_not_implemented_is_named(
         run_task(home, packs, TEXT)
 
 
-def test_a_long_text_is_cut_and_that_is_said(tmp_path: Path) -> None:
+def test_a_long_text_is_truncated_with_a_warning(tmp_path: Path) -> None:
     task: dict[str, object] = {"kind": "text-generation", "max_new_tokens": 4}
     home, packs = install(tmp_path, llama(vocab_size=len(WORDS)), task=task)
     said: list[str] = []
@@ -135,14 +135,14 @@ def test_a_model_without_tokenizer(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.sampled_from(["{{ text }}", "{{text}}", "{{  text\t}}"]))
-def test_only_the_text_is_filled_in(text: str, hole: str) -> None:
+def test_only_the_text_placeholder_is_replaced(text: str, hole: str) -> None:
     assert (
         fill(f"a {hole} b {{{{ other }}}} {{% raw %}}", text)
         == f"a {text} b {{{{ other }}}} {{% raw %}}"
     )
 
 
-def test_the_instruction_survives_when_the_text_is_cut() -> None:
+def test_truncation_keeps_the_instruction() -> None:
     task = {"prompt": "then {{ text }} slept", "chat": False}
     ids, cut = token_ids(tokenizer(), task, f"{TEXT} " * 50, 20)
     assert cut

@@ -1,4 +1,4 @@
-"""Virtual tokens: PEFT's forward is the judge, and nothing is taken that is not understood."""
+"""Virtual tokens: the forward pass equals PEFT's, and unknown tensors and settings are refused."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("build", "kind"), CASES, ids=[f"{build.__name__}-{kind}" for build, kind in CASES]
 )
-def test_the_forward_is_pefts(build: Any, kind: str, tmp_path: Path) -> None:
+def test_the_forward_pass_equals_pefts(build: Any, kind: str, tmp_path: Path) -> None:
     theirs = trained(tmp_path, build, kind)
     multitask = kind == "multitask"
     more = {"task_ids": torch.tensor([2, 2])} if multitask else {}
@@ -198,7 +198,7 @@ def test_a_cache_of_fixed_length_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_the_classifier_lies_beside_them(tmp_path: Path) -> None:
+def test_a_classifier_saved_with_the_tokens_is_used(tmp_path: Path) -> None:
     """The base is an encoder alone, and PEFT has saved the classifier with the tokens."""
     theirs = trained(tmp_path, bert, "prompt")
     shutil.rmtree(tmp_path / "base")
@@ -211,7 +211,7 @@ def test_the_classifier_lies_beside_them(tmp_path: Path) -> None:
 # Refusals -----------------------------------------------------------------------------------
 
 
-def test_no_weight_takes_them_up(tmp_path: Path) -> None:
+def test_other_operators_refuse_virtual_tokens(tmp_path: Path) -> None:
     trained(tmp_path, llama, "prompt")
     with raises("M601", match=r'of type PROMPT_TUNING.*op = "prompt"'):
         composition(tmp_path, op="lora")
@@ -248,7 +248,7 @@ EDITS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "edit", "message"), EDITS, ids=[str(e[1]) for e in EDITS])
-def test_what_does_not_fit_is_named(
+def test_tensors_that_do_not_fit_are_named(
     kind: str, edit: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     trained(tmp_path, llama, kind)
@@ -261,7 +261,7 @@ def test_what_does_not_fit_is_named(
     assert message in str(caught.value)
 
 
-def test_every_tensor_is_accounted_for(tmp_path: Path) -> None:
+def test_unused_tensors_are_refused(tmp_path: Path) -> None:
     trained(tmp_path, llama, "prompt")
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(path)
