@@ -6,7 +6,8 @@ import concurrent.futures
 import contextlib
 from collections.abc import Iterator
 
-from modpkg.core.errors import ComposeError, MissingExtra
+from modpkg.core.errors import ComposeError
+from modpkg.core.extras import import_extra
 
 _SCHEMES = ("dask://",)
 
@@ -31,14 +32,9 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
             address=address,
             reason="only Dask schedulers are supported, such as dask://127.0.0.1:8786",
         )
+    distributed = import_extra("distributed", what="A Dask cluster", extra="dask")
     try:
-        from distributed import Client
-    except ImportError:
-        raise MissingExtra(
-            "M703", what="A Dask cluster", package="distributed", extra="dask"
-        ) from None
-    try:
-        client = Client(f"tcp://{address.removeprefix('dask://')}", timeout=10)
+        client = distributed.Client(f"tcp://{address.removeprefix('dask://')}", timeout=10)
     except (OSError, ValueError, TimeoutError) as error:
         raise ComposeError(
             "M621", address=address, reason=f"the scheduler cannot be reached ({error})"

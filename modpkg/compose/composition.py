@@ -174,10 +174,10 @@ class Composition(Struct, frozen=True, kw_only=True):
 
     def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return dtype and shape of the computed tensors and routers."""
-        made = {
+        types = {
             name: (item.dtype, tuple(item.source.shape)) for name, item in self.computed.items()
         }
-        return made | {name: (gate.dtype, gate.shape) for name, gate in self.routers.items()}
+        return types | {name: (item.dtype, item.shape) for name, item in self.routers.items()}
 
 
 NOTHING = "nothing"

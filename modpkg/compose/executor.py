@@ -199,7 +199,7 @@ def _written_behind(descriptor: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _torch_threads_restored(composition: Composition) -> Iterator[None]:
     """Restore torch's thread count on exit, if an operator uses torch."""
-    terms = [term for made in composition.computed.values() for term in made.terms]
+    terms = [term for item in composition.computed.values() for term in item.terms]
     ops = {term.op for term in terms} - {NOTHING}
     if all(find_operator(op, composition.name).arrays for op in ops):
         yield

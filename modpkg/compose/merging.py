@@ -52,10 +52,10 @@ class MergeMethod:
         least, most = reducer.steps
         terms = len(recipe.steps)
         if terms and (terms < least or (most is not None and terms > most)):
-            wanted = f"{least}" if least == most else f"{least} or more" if most is None else (
-                f"{least} to {most}"
-            )  # fmt: skip
-            raise self._refuse(f"method {recipe.method!r} takes {wanted} steps, not {terms}")
+            count = f"{least}" if least == most else f"{least} to {most}"
+            count = f"{least} or more" if most is None else count
+            steps = "step" if count == "1" else "steps"
+            raise self._refuse(f"method {recipe.method!r} takes {count} {steps}, not {terms}")
 
     def _refuse(self, reason: str, known: Iterable[str] = ()) -> ComposeError:
         more = f"; it has {', '.join(sorted(known)) or 'none'}" if known else ""

@@ -24,7 +24,8 @@ from modpkg.compose.mapping import map_tensors
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.compose.torch_threads import one_thread
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import ComposeError, IntegrityError, MissingExtra, RunError
+from modpkg.core.errors import ComposeError, IntegrityError, RunError
+from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
@@ -173,13 +174,7 @@ def _put(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtra(
-            "M703", what="A router from prompts", package="transformers", extra="transformers"
-        ) from None
-    return transformers
+    return import_extra("transformers", what="A router from prompts", extra="transformers")
 
 
 def _tokenizer(name: str, base: PromptReader) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.errors import ConversionError, MissingExtra
+from modpkg.core.errors import ConversionError
+from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.module_project import license_of, new_project, write_manifest
@@ -63,12 +64,7 @@ def import_gguf(
         MissingExtra: gguf or transformers is not installed.
         InstallError: `out` cannot be written.
     """
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise MissingExtra(
-            "M703", what="Reading GGUF files", package="gguf", extra="gguf"
-        ) from None
+    import_extra("gguf", what="Reading GGUF files", extra="gguf")
     transformers = transformers_module()
     import torch
 

@@ -9,7 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.layers import layer_path
-from modpkg.core.errors import ConversionError, MissingExtra, ModpkgError, PackError
+from modpkg.core.errors import ConversionError, ModpkgError, PackError
+from modpkg.core.extras import import_extra
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
@@ -115,12 +116,9 @@ def import_mergekit(
 
 
 def _read(source: Path) -> dict[str, Any]:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtra(
-            "M703", what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
-        ) from None
+    yaml = import_extra(
+        "yaml", what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
+    )
     try:
         if source.stat().st_size > _LARGEST:
             raise ConversionError("M801", path=source, reason="it is larger than 1 MiB")

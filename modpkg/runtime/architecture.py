@@ -6,7 +6,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from modpkg.core.errors import MissingExtra, RunError
+from modpkg.core.errors import RunError
+from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
 
@@ -42,12 +43,7 @@ def transformers_module() -> Any:
     Raises:
         MissingExtra: It is not installed.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtra(
-            "M703", what="Running a model", package="transformers", extra="transformers"
-        ) from None
+    transformers = import_extra("transformers", what="Running a model", extra="transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
@@ -70,16 +66,16 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise RunError("M704", name=name, reason="config.json does not name one architecture")
     unknown = RunError("M702", name=name, version=transformers.__version__, architecture=names[0])
-    found = getattr(transformers, names[0], None) or _plugin(names[0])
-    kind = getattr(found, "config_class", None)
-    if not isinstance(found, type) or kind is None:
+    cls = getattr(transformers, names[0], None) or _plugin(names[0])
+    kind = getattr(cls, "config_class", None)
+    if not isinstance(cls, type) or kind is None:
         raise unknown
     try:
         config = kind.from_dict(raw)
     except Exception as error:  # transformers' validation raises errors of many types
         text = " ".join(str(error).split())[:300]
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
-    return found, config
+    return cls, config
 
 
 def _plugin(architecture: str) -> Any:

@@ -354,7 +354,7 @@ def test_filters_and_gradients() -> None:
         ("ties-mergekit", ["one"], {"normalize": 1.0}, "must be true or false"),
         ("karcher", ["one"], {"max_iter": 1.5}, "must be an integer"),
         ("slerp", ["one"], {}, "needs the parameter 't'"),
-        ("slerp", ["one", "two"], {"t": 0.5}, "takes 1 steps, not 2"),
+        ("slerp", ["one", "two"], {"t": 0.5}, "takes 1 step, not 2"),
         ("model-stock", ["one"], {}, "takes 2 or more steps"),
         ("nuslerp", ["one"], {}, "takes two steps"),
         ("ties-peft", ["one"], {"majority_sign": "x"}, "'total' or 'frequency'"),

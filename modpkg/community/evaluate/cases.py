@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import MissingExtra, TestError
+from modpkg.core.errors import TestError
+from modpkg.core.extras import import_extra
 from modpkg.core.files import human_bytes
 from modpkg.core.records import canonical_json
 from modpkg.manifest.schema import Test
@@ -127,13 +128,10 @@ def _csv(data: bytes, path: str) -> Rows:
 
 
 def _parquet(data: bytes, path: str) -> Rows:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingExtra(
-            "M703", what="Reading Parquet", package="pyarrow", extra="parquet"
-        ) from None
+    pyarrow = import_extra("pyarrow", what="Reading Parquet", extra="parquet")
+    parquet = import_extra(
+        "pyarrow.parquet", what="Reading Parquet", package="pyarrow", extra="parquet"
+    )
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
         if file.metadata.num_rows > MAX_CASES:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modpkg.community.evaluate.cases import Case
-from modpkg.core.errors import MissingExtra
+from modpkg.core.extras import import_extra
 
 Outputs = Sequence[Sequence[Any]]
 """By case, the model's output for each of its texts."""
@@ -133,13 +133,10 @@ def invariant_texts(cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
 
 def rouge(kind: str, name: str, cases: Sequence[Case], outputs: Outputs) -> np.ndarray:
     """Return ROUGE F-measures (Lin 2004), without stemming; of several references the best."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise MissingExtra(
-            "M703", what=f"Metric {name}", package="rouge-score", extra="eval"
-        ) from None
-    scorer = RougeScorer([kind], use_stemmer=False)
+    rouge_scorer = import_extra(
+        "rouge_score.rouge_scorer", what=f"Metric {name}", package="rouge-score", extra="eval"
+    )
+    scorer = rouge_scorer.RougeScorer([kind], use_stemmer=False)
     return column(
         [
             max(scorer.score(text, out[0])[kind].fmeasure for text in case["expected"])

@@ -127,7 +127,7 @@ def test_fisher_weighs_each_value_by_its_importance(case: Case) -> None:
 
 def test_a_method_that_does_not_go_with_the_parents_says_so(case: Case) -> None:
     merging = case.begin(changed(1, "embed"), changed(2, "embed"))
-    with raises("M601", match="'slerp' takes 1 steps"):
+    with raises("M601", match="'slerp' takes 1 step"):
         case.merged(merging, "slerp")
 
 
