@@ -60,17 +60,19 @@ def load(
         ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live.
         TypeError: Several names were given without ``live``.
     """
+    from modpkg.environment.workspace import Workspace
+
     names = [name] if isinstance(name, str) else list(name)
     if live:
         from modpkg.runtime.live import load_live
 
-        return load_live(names, user=user)
+        return load_live(names, Workspace(user=user))
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
 
     if len(names) != 1:
         raise TypeError("loading several models requires live=True")
-    return load_model(*find_model(names[0], user=user))
+    return load_model(*find_model(names[0], Workspace(user=user)))
 
 
 def path(name: str, *, user: bool = False) -> Path:
@@ -89,10 +91,11 @@ def path(name: str, *, user: bool = False) -> Path:
     Raises:
         ModpkgError: The model is not installed, or the directory cannot be written.
     """
+    from modpkg.environment.workspace import Workspace
     from modpkg.interop.directory import directory_of
     from modpkg.runtime.installed import find_model
 
-    return directory_of(*find_model(name, user=user))
+    return directory_of(*find_model(name, Workspace(user=user)))
 
 
 def run(name: str, text: str, *, user: bool = False) -> TaskResult:
@@ -108,7 +111,8 @@ def run(name: str, text: str, *, user: bool = False) -> TaskResult:
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or has no supported task.
     """
+    from modpkg.environment.workspace import Workspace
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.tasks import run_task
 
-    return run_task(*find_model(name, user=user), text)
+    return run_task(*find_model(name, Workspace(user=user)), text)

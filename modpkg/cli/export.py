@@ -42,6 +42,7 @@ def export_command(
 
 
 def _export_model(name: str, form: str, folder: Path, user: bool) -> list[str]:
+    from modpkg.environment.workspace import Workspace
     from modpkg.interop.hf import export_hf
     from modpkg.interop.plain import export_plain
     from modpkg.interop.sentence_transformers import export_sentence_transformers
@@ -52,7 +53,7 @@ def _export_model(name: str, form: str, folder: Path, user: bool) -> list[str]:
         "sentence-transformers": export_sentence_transformers,
         "safetensors": export_plain,
     }
-    return writers[form](*find_model(name, user=user), folder)
+    return writers[form](*find_model(name, Workspace(user=user)), folder)
 
 
 def _export_adapter(

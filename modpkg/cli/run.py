@@ -23,9 +23,10 @@ def run_command(name: str, file: str, user: bool, as_json: bool) -> None:
     What it does is the model's task: it writes, summarizes, classifies or embeds. Generated text
     is printed as it comes.
     """
+    from modpkg.environment.workspace import Workspace
     from modpkg.runtime.installed import find_model
 
-    folder, packs = find_model(name, user=user)
+    folder, packs = find_model(name, Workspace(user=user))
     text = _text(file)
     from modpkg.runtime.tasks import run_task  # torch and transformers: after what can fail fast
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from modpkg.core.errors import InstallError, RunError
 from modpkg.core.names import module_name
-from modpkg.environment.generations import Environment
-from modpkg.environment.project import find_project
+from modpkg.environment.workspace import Workspace
 
 _REMEDIES = {
     "adapter": "compose it with its base in a module of kind 'model', or under [models.NAME]",
@@ -20,7 +19,7 @@ _REMEDIES = {
 }
 
 
-def find_model(name: str, *, user: bool = False, start: Path | None = None) -> tuple[Path, Path]:
+def find_model(name: str, workspace: Workspace) -> tuple[Path, Path]:
     """Return the folder of an installed model and the folder of its environment's packs.
 
     Raises:
@@ -28,7 +27,7 @@ def find_model(name: str, *, user: bool = False, start: Path | None = None) -> t
         RunError: A module has this name, but it cannot be run.
     """
     wanted = module_name(name)
-    environment = Environment(find_project(start, user=user).environment)
+    environment = workspace.environment
     generation = environment.current()
     if generation is None:
         raise InstallError("M503", path=environment.root)

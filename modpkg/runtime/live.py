@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from modpkg.compose.in_memory import tensor_in_memory
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import RunError
 from modpkg.core.installed import TensorRef
+from modpkg.environment.workspace import Workspace
 from modpkg.runtime.adapted_module import AdaptedModule, AdapterEffect, RowAdapters
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined, find_parts
 from modpkg.runtime.load import build_model
@@ -27,14 +27,14 @@ _NOT_TEXT = ("pixel_", "image_", "video_")
 """Prefixes of inputs that have no row per text."""
 
 
-def load_live(names: Sequence[str], *, user: bool = False, start: Path | None = None) -> LiveModel:
+def load_live(names: Sequence[str], workspace: Workspace) -> LiveModel:
     """Return installed models that share a base as one live model, set to the first one's adapters.
 
     Raises:
         InstallError, RunError: A model is not installed, or cannot be loaded.
         RunError: The models cannot be live, or do not share a base.
     """
-    return LiveModel(names[0], find_parts(names, user=user, start=start))
+    return LiveModel(names[0], find_parts(names, workspace))
 
 
 class LiveModel(torch.nn.Module):

@@ -13,12 +13,11 @@ from modpkg.compose.composition import Composition, Term
 from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import plan
 from modpkg.core.errors import EnvironmentDamaged, IntegrityError, RunError
-from modpkg.core.home import store_folder
 from modpkg.core.installed import InstalledModule, TensorRef, read_model
 from modpkg.core.records import canonical_json
 from modpkg.core.tensors import identity_of
 from modpkg.environment.generations import Environment, ModuleState
-from modpkg.environment.project import find_project
+from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
 from modpkg.store.store import Store
@@ -39,7 +38,7 @@ class LiveParts(Struct, frozen=True):
     no terms."""
 
 
-def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None = None) -> LiveParts:
+def find_parts(names: Sequence[str], workspace: Workspace) -> LiveParts:
     """Return the parts of installed models that share a base.
 
     Weights are read from the store: an environment has only composed ones.
@@ -49,11 +48,10 @@ def find_parts(names: Sequence[str], *, user: bool = False, start: Path | None =
         RunError: A model is not a sum of changes, or has another base than the first.
         EnvironmentDamaged: The store lacks a module.
     """
-    folders = [find_model(name, user=user, start=start)[0] for name in names]
-    environment = Environment(find_project(start, user=user).environment)
+    folders = [find_model(name, workspace)[0] for name in names]
+    environment, store = workspace.environment, workspace.store
     generation = environment.current()
     states = {module.name: module for module in generation.modules} if generation else {}
-    store = Store(store_folder())
     recipes: dict[str, Compose] = {}
     modules: dict[str, InstalledModule] = {}
     with store.lock():
