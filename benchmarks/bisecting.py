@@ -22,7 +22,7 @@ from typing import IO
 from modpkg.community.bisect.bisect import bisect
 from modpkg.community.bisect.lock_mixes import Mix
 from modpkg.community.bisect.minimize import Verdict, smallest_bad
-from modpkg.community.bisect.session import Session
+from modpkg.community.bisect.session import TrialSession
 from modpkg.community.bisect.trials import Command, Trials
 from modpkg.core.progress import Progress
 from modpkg.core.tree import BlobTree
@@ -104,7 +104,7 @@ def runs(folder: Path, planting: Planting, *, chained: bool) -> int:
     command = Command(arguments=["planted"], shown=str(planting), folder=str(folder))
     trials = Trials(command, PlantedJudge(planting), Progress(), lambda line: None)
     with trials.held(fresh=True):
-        session = Session(
+        session = TrialSession(
             project,
             project,
             manifest(),

@@ -1,4 +1,4 @@
-"""``bisect``: which module version broke a command."""
+"""``bisect``: find the module versions that broke a command."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def bisect_command(
 ) -> None:
     """Find the module versions between two locks that break COMMAND.
 
-    COMMAND passes with OLD.lock and fails with NEW.lock. Exit status 0 is good, 125 cannot say,
-    any other up to 127 is bad. @3 in the place of a file is the lock of generation 3.
+    COMMAND passes with OLD.lock and fails with NEW.lock. Exit status 0 is good, 125 inconclusive,
+    any other up to 127 bad. @3 in place of a file is the lock of generation 3.
 
     \b
       modpkg bisect OLD.lock modpkg.lock -- pytest -q tests/quality
 
-    COMMAND runs in this folder. modpkg, and modpkg.load in Python, see what is tried, by the
-    environment variable MODPKG_PROJECT; your own project and environment are not touched.
+    COMMAND runs in the current folder. In it, modpkg and modpkg.load use the versions that are
+    tried, by the environment variable MODPKG_PROJECT. Your project and environment are not changed.
     """
     from modpkg.community.bisect.bisect import bisect
-    from modpkg.community.bisect.session import session
+    from modpkg.community.bisect.session import open_session
     from modpkg.community.bisect.trials import Command
     from modpkg.environment.plan import InstallRequest
 
@@ -68,12 +68,12 @@ def bisect_command(
         timeout=timeout,
         repeat=repeat,
     )
-    with session(workspace, judged, InstallRequest(), fresh=fresh) as found_by:
-        found = bisect(found_by, before, after, old=old, new=new)
+    with open_session(workspace, judged, InstallRequest(), fresh=fresh) as session:
+        bisection = bisect(session, before, after, old=old, new=new)
     if as_json:
-        print_json(found)
+        print_json(bisection)
         return
-    _show(found, workspace.project.manifest_path.name)
+    _show(bisection, workspace.project.manifest_path.name)
 
 
 def tested(
@@ -85,9 +85,9 @@ def tested(
     repeat: int,
     fresh: bool,
 ) -> TestedUpdate:
-    """Return the newest set of versions with which a shell's command, or [[tests]], pass."""
+    """Return the newest set of versions with which a shell command, or [[tests]], passes."""
     from modpkg.community.bisect.judges import shell_command
-    from modpkg.community.bisect.session import session
+    from modpkg.community.bisect.session import open_session
     from modpkg.community.bisect.trials import Command
     from modpkg.community.bisect.update import tested_update
 
@@ -98,8 +98,8 @@ def tested(
         timeout=timeout,
         repeat=repeat,
     )
-    with session(workspace, command, request, fresh=fresh) as tried:
-        return tested_update(tried)
+    with open_session(workspace, command, request, fresh=fresh) as session:
+        return tested_update(session)
 
 
 def show_tested(update: TestedUpdate, text: str) -> None:
@@ -119,7 +119,8 @@ def _lock(text: str, project: Project) -> Lock:
     """Return the lock in a file, or of a generation.
 
     Raises:
-        LockError, InstallError: there is none, or none that is sound.
+        LockError: there is no such file, or it is malformed.
+        InstallError: there is no such generation.
     """
     path = Path(text)
     if (generation := _GENERATION.fullmatch(text)) is not None:
@@ -132,32 +133,32 @@ def _lock(text: str, project: Project) -> Lock:
     return lock
 
 
-def _show(found: Bisection, manifest: str) -> None:
-    names = [strong(culprit.name) for culprit in found.blamed]
+def _show(bisection: Bisection, manifest: str) -> None:
+    names = [strong(culprit.name) for culprit in bisection.blamed]
     if len(names) == 1:
-        say(f"{names[0]} breaks it, of {counted(found.changes, 'changed module')}.")
+        say(f"{names[0]} breaks it, of {counted(bisection.changes, 'changed module')}.")
     else:
         together = f"{', '.join(names[:-1])} and {names[-1]}"
-        say(f"{together} break it together, of {found.changes} changed modules.")
-    for culprit in found.blamed:
+        say(f"{together} break it together, of {bisection.changes} changed modules.")
+    for culprit in bisection.blamed:
         say(f"  {_describe(culprit)}")
-    for name in found.unproved:
+    for name in bisection.unproved:
         say(f"  It could not be tried without {name}.")
-    show_skipped(found.skipped)
-    earlier = f", {found.earlier} of them by an earlier command" if found.earlier else ""
-    say(f"{counted(found.runs, 'run')} of {found.command!r}{earlier}.")
-    if (keep := found.keep) is None:
+    show_skipped(bisection.skipped)
+    earlier = f", {bisection.earlier} of them by an earlier command" if bisection.earlier else ""
+    say(f"{counted(bisection.runs, 'run')} of {bisection.command!r}{earlier}.")
+    if (keep := bisection.keep) is None:
         return
     say(f"\nTo exclude it, add to {manifest} and run 'modpkg update':\n")
     head = "[tool.modpkg.constraints]" if manifest == PYPROJECT else "[constraints]"
     say(f'  {head}\n  {keep.name} = "{keep.specifier}"\n')
     if keep.enough:
-        say(f"{good('Verified')}: with this, and all else as in {found.new}, it passes.")
+        say(f"{good('Verified')}: with this, and all else as in {bisection.new}, it passes.")
     elif keep.enough is None:
-        say(f"This could not be tried with all else as in {found.new}: {keep.reason}")
+        say(f"This could not be tried with all else as in {bisection.new}: {keep.reason}")
     else:
         say(
-            f"{bad('Not enough')}: with this, and all else as in {found.new}, it still "
+            f"{bad('Not enough')}: with this, and all else as in {bisection.new}, it still "
             f"{keep.reason}; something else breaks it too. Update with it, and bisect again."
         )
 

@@ -1,4 +1,4 @@
-"""``test``: what a module or an app promises, run."""
+"""``test``: run the tests of a module, an app or an installed model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 @click.command("test")
 @click.argument("name", required=False)
 @click.option(
-    "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML too."
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write JUnit XML.",
 )
-@click.option("--fresh", is_flag=True, help="Run again what the store has the outcome of.")
+@click.option("--fresh", is_flag=True, help="Ignore cached outcomes.")
 @limit_option
 @project_options
 @with_workspace
@@ -36,12 +38,11 @@ def test_command(
 ) -> int:
     """Run the [[tests]] of this project, or of the installed model NAME.
 
-    In a module's folder the module is composed as it would be released, with the newest of what it
-    needs, and its tests and those of its [suites] are run; the report is left beside modpkg.toml,
-    for 'modpkg build' to take along. In an app's folder, the app's tests run on its models as
-    modpkg.lock has them. What was run before on the same model is taken from the store.
+    A module is built, composed with the newest versions that it allows, and run on its tests and
+    those of its [suites]; the report goes to report.json, which 'modpkg build' includes. An app's
+    tests run on the models of modpkg.lock. Outcomes are cached in the store.
 
-    Exit status 1 when a test fails.
+    Exit status 1 if a test fails.
     """
     from modpkg.community.evaluate.report import junit_xml
     from modpkg.community.evaluate.run import run_project_tests
@@ -57,8 +58,8 @@ def test_command(
             print_json({"tests": len(manifest.tests), "cases": cases})
             return 0
         say(
-            f"{good('Sound')}: {counted(len(manifest.tests), 'test')} with "
-            f"{counted(cases, 'case')}; name a model under [dependencies] to run them on."
+            f"{good('Valid')}: {counted(len(manifest.tests), 'test')} with "
+            f"{counted(cases, 'case')}; to run them, add a model to [dependencies]."
         )
         return 0
     with TestRunner(workspace.store, workspace.progress, limit=time_limit, fresh=fresh) as runner:

@@ -1,4 +1,4 @@
-"""``vet``: whether a new release may take the place of the one before it."""
+"""``vet``: test a new release against the one before it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 @click.option(
     "--against",
     metavar="NAME==VERSION",
-    help="Release to compare it with. [default: the newest published before it]",
+    help="Release to compare with. [default: the newest one before it]",
 )
 @click.option(
     "--dependants",
@@ -46,7 +46,7 @@ def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     default="10",
     metavar="N|all",
     show_default=True,
-    help="How many of the modules that depend on it are tested with it.",
+    help="Number of dependants to test.",
 )
 @limit_option
 @project_options
@@ -59,13 +59,13 @@ def vet_command(
     time_limit: float,
     as_json: bool,
 ) -> int:
-    """Compare CANDIDATE with the release before it: on its tests, and on its dependants' tests.
+    """Test CANDIDATE against the release before it, with its own tests and its dependants'.
 
-    CANDIDATE is the folder of a module, the folder of a built release, or NAME==VERSION. Every
-    published adapter, head and model that depends on it and may use it is composed with it, and
-    its own tests are run, the most relevant first. What was run before is taken from the store.
+    CANDIDATE is the folder of a module, the folder of a built release, or NAME==VERSION. The
+    published modules that depend on it, and whose requirement allows it, are composed with it and
+    run on their own tests, most relevant first. Outcomes are cached in the store.
 
-    Exit status 0 for accept, 1 for reject, 3 where a person has to decide.
+    Exit status 0 for accept, 1 for reject, 3 if a person has to decide.
     """
     from modpkg.community.evaluate.test_runner import TestRunner
     from modpkg.community.vet.vet import compared_release, find_candidate, vet
@@ -87,12 +87,12 @@ def _show(report: VetReport) -> None:
     new, old = report.candidate, report.against
     title = f"{strong(new.name)} {new.version}"
     say(title if old is None else f"{title} against {strong(old.name)} {old.version}")
-    _changes(report.changes, old is not None)
+    _show_changes(report.changes, old is not None)
     for dependant in report.dependants:
         say(f"\n{strong(dependant.name)} {dependant.version} ({dependant.kind}): {dependant.state}")
         if dependant.reason:
             say(f"  {dependant.reason}")
-        _changes(dependant.changes, True)
+        _show_changes(dependant.changes, True)
     if report.dependants_found is None:
         say("\nThe registry cannot list its modules, so dependants are unknown.")
     elif len(report.dependants) < report.dependants_found:
@@ -104,7 +104,7 @@ def _show(report: VetReport) -> None:
     say(f"\n{colour(report.verdict)}: {report.reason}")
 
 
-def _changes(changes: list[TestChange], compared: bool) -> None:
+def _show_changes(changes: list[TestChange], compared: bool) -> None:
     rows = []
     for change in changes:
         before, after = change.before, change.after

@@ -14,7 +14,7 @@ from modpkg.community.bisect.search import (
     held_below,
     try_end,
 )
-from modpkg.community.bisect.session import Session
+from modpkg.community.bisect.session import TrialSession
 from modpkg.community.bisect.trials import Trials
 from modpkg.core.errors import BisectError
 from modpkg.resolve.lock import Lock
@@ -53,7 +53,7 @@ class Bisection(Struct, frozen=True, kw_only=True):
 
 
 def bisect(
-    session: Session,
+    session: TrialSession,
     before: Lock,
     after: Lock,
     *,
@@ -77,7 +77,7 @@ def bisect(
     check_good(trials, mixes.mix(()), old, "name an older lock, with which it passes")
     if try_end(trials, mixes.mix(diff.names), new).verdict is Verdict.GOOD:
         raise BisectError("M792", command=trials.command.shown, end=new)
-    search = CulpritSearch(mixes, trials, session.tell)
+    search = CulpritSearch(mixes, trials, session.report)
     smallest = search.smallest()
     blamed = search.narrowed(smallest)
     keep = _remedy(mixes, trials, blamed, new)

@@ -34,17 +34,21 @@ class CommandJudge:
     """Installs each mix into a separate project, and runs a command that uses it."""
 
     def __init__(
-        self, command: Command, place: Project, request: InstallRequest, workspace: Workspace
+        self,
+        command: Command,
+        project: Project,
+        request: InstallRequest,
+        workspace: Workspace,
     ) -> None:
-        """``place`` is the project to install into, with the options of ``request``."""
+        """Mixes are installed into ``project``, with the options of ``request``."""
         self._command = command
-        self._place = place
+        self._project = project
         self._request = request
         self._workspace = workspace
 
     def prepare(self, mix: Mix) -> None:
         """Install a mix, unless it is installed already; see `Judge`."""
-        project, environment = self._place, Environment(self._place.environment)
+        project, environment = self._project, Environment(self._project.environment)
         if _is_installed(project, mix):
             return
         write_atomically(project.manifest_path, mix.manifest.encode("utf-8", "surrogateescape"))
@@ -55,11 +59,11 @@ class CommandJudge:
 
     def judge(self, output: IO[bytes]) -> int:
         """Run the command; see `Judge`."""
-        return _run(self._command, self._place.folder, output.fileno())
+        return _run(self._command, self._project.folder, output.fileno())
 
     def clear(self) -> None:
         """Remove the project of the trials."""
-        remove_tree(self._place.folder)
+        remove_tree(self._project.folder)
 
 
 class TestsJudge:

@@ -1,4 +1,4 @@
-"""A session of trials: the judge, the registries and the place that a search works with."""
+"""Trial sessions: the project, registries and trials that a search works with."""
 
 from __future__ import annotations
 
@@ -20,47 +20,50 @@ from modpkg.manifest.edit import with_absolute_registries
 from modpkg.resolve.lock import Lock
 
 
-class Session(Struct, frozen=True):
-    """What a search works with."""
+class TrialSession(Struct, frozen=True):
+    """The context of one search."""
 
     project: Project
-    """The user's: it is read, and nothing of it is changed."""
-    place: Project
-    """Where trials are installed."""
+    """The user's project; it is only read."""
+    trial_project: Project
+    """The project that trials are installed into."""
     text: str
-    """The manifest, as it says the same there."""
+    """The user's manifest, with paths that are valid in the trial project."""
     registries: Registries
     request: InstallRequest
     """The options of every resolution and install."""
     trials: Trials
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
+    """Called with a line for each step."""
 
     def mixes(self, old: Lock, new: Lock) -> LockMixes:
-        """Return all mixes of two locks."""
-        return LockMixes(self.place, self.text, old, new, self.registries)
+        """Return the mixes of two locks."""
+        return LockMixes(self.trial_project, self.text, old, new, self.registries)
 
 
 @contextlib.contextmanager
-def session(
+def open_session(
     workspace: Workspace, command: Command, request: InstallRequest, *, fresh: bool = False
-) -> Iterator[Session]:
-    """Hold the trials of a command, or, when it has no arguments, of the project's ``[[tests]]``.
+) -> Iterator[TrialSession]:
+    """Open the trials of a command; of the project's ``[[tests]]`` if it has no arguments.
 
-    Each run is reported as a detail of the progress. What runs made before said is used, unless
-    ``fresh``; of ``[[tests]]`` the store keeps it in any case.
+    Each run is reported as a detail of the progress. Runs of an earlier command are reused unless
+    ``fresh``; outcomes of ``[[tests]]`` are always taken from the store.
     """
-    project, progress, tell = workspace.project, workspace.progress, workspace.progress.detail
+    project, progress = workspace.project, workspace.progress
     text = with_absolute_registries(workspace.text, project.folder)
-    place = Project(command.root / "project" / project.manifest_path.name)
-    registries = workspace.registries_for(place.parse(text))
+    trial_project = Project(command.root / "project" / project.manifest_path.name)
+    registries = workspace.registries_for(trial_project.parse(text))
     with contextlib.ExitStack() as stack:
         if command.arguments:
-            judge = CommandJudge(command, place, request, workspace)
-            trials = Trials(command, judge, progress, tell)
+            judge = CommandJudge(command, trial_project, request, workspace)
+            trials = Trials(command, judge, progress, progress.detail)
         else:
             limit = command.timeout or TIME_LIMIT
             runner = stack.enter_context(TestRunner(workspace.store, progress, limit=limit))
             tests = TestsJudge(workspace, runner)
-            trials, fresh = Trials(command, tests, progress, tell), True
+            trials, fresh = Trials(command, tests, progress, progress.detail), True
         stack.enter_context(trials.held(fresh=fresh))
-        yield Session(project, place, text, registries, request, trials, tell)
+        yield TrialSession(
+            project, trial_project, text, registries, request, trials, progress.detail
+        )

@@ -22,7 +22,7 @@ from modpkg.community.bisect.search import (
     held_below,
     try_end,
 )
-from modpkg.community.bisect.session import Session
+from modpkg.community.bisect.session import TrialSession
 from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName
 from modpkg.environment.locking import current_lock, make_lock
@@ -57,7 +57,7 @@ class TestedUpdate(Struct, frozen=True, kw_only=True):
     earlier: int
 
 
-def tested_update(session: Session) -> TestedUpdate:
+def tested_update(session: TrialSession) -> TestedUpdate:
     """Return the newest set of versions with which the tests pass; nothing is installed.
 
     The session's request has the modules to update, and the policy of the command line.
@@ -90,14 +90,14 @@ def tested_update(session: Session) -> TestedUpdate:
         if not bounds:
             remedy = "fix what fails first, or name tests that pass"
             check_good(trials, mixes.mix(()), "the current lock", remedy)
-        search = CulpritSearch(mixes, trials, session.tell)
+        search = CulpritSearch(mixes, trials, session.report)
         smallest = search.smallest()
         leaders = search.leaders(smallest)
         (culprit,) = search.narrowed(smallest, only_first=True)
         bounds[culprit.name] = held_below(mixes, culprit)
         blamed[culprit.name] = culprit, [name for name in leaders if name != culprit.name]
         skipped += search.skipped
-        session.tell(f"Holding {culprit.name} below {culprit.bad}")
+        session.report(f"Holding {culprit.name} below {culprit.bad}")
     if project.text() != before:
         raise BisectError("M797", path=project.manifest_path)
     if read_lock(project.lock_path) != current:
