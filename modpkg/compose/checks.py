@@ -13,7 +13,7 @@ from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.tensors import identity_of
-from modpkg.release.finite import count_not_finite
+from modpkg.release.finite import count_nonfinite
 
 ON_BASE = ("on", "base")
 """A step with this parameter acts on the base, whatever other steps do."""
@@ -111,5 +111,5 @@ def check_kept(composition: Composition) -> None:
         ):
             reason = f"{name!r} does not match the slice of the base's tensor that it names"
             raise PatchError("M730", patch=f"A module of {composition.name}", reason=reason)
-        if count_not_finite(file, ref.offset, ref.length, ref.dtype):
+        if count_nonfinite(file, ref.offset, ref.length, ref.dtype):
             raise ComposeError("M605", model=composition.name, tensor=name)

@@ -1,4 +1,4 @@
-"""Every message of an error, by its code: one sentence that names the thing and the remedy.
+"""The sentence of each error, by code: what happened, to what, and what to do.
 
 Codes are grouped by room: M1 names and manifests, M2 releases, M3 registries, M4 resolving and
 locking, M5 transfer, store and environments, M6 composing, M70 running, M71 and M72 tests,
@@ -14,19 +14,19 @@ MESSAGES: dict[str, str] = {
         "{name!r} is not a module name: use letters, digits, '-', '_' and '.', beginning and "
         "ending with a letter or digit."
     ),
-    "M102": ("{version!r} is not a version: write it as PEP 440 has it, like 2.1.0 or 3.0rc1."),
+    "M102": ("{version!r} is not a version: write it like 2.1.0 or 3.0rc1."),
     "M103": (
         "{requirement!r} is not a requirement ({reason}): write it like 'summarizer>=2.1', "
         "'summarizer[news]~=2.0', summarizer@2.1 or summarizer@^2.1."
     ),
     "M104": ("{digest!r} is not a digest: it has to be 'sha256:' and 64 lower-case hex digits."),
     "M105": (
-        "{path!r} is not a path that a release may hold ({reason}): use relative paths with "
+        "{path!r} is not allowed as a path in a release ({reason}): use relative paths with "
         "'/' that stay inside the module."
     ),
     "M106": (
         "{license} is not an SPDX licence expression{hint}; write it like 'Apache-2.0', 'MIT "
-        "OR Apache-2.0', or 'LicenseRef-' and a name of your own."
+        "OR Apache-2.0', or 'LicenseRef-' and your own name for it."
     ),
     "M107": (
         "{alias!r} is not an alias of a registry: use letters, digits, '-', '_' and '.', and "
@@ -47,15 +47,15 @@ MESSAGES: dict[str, str] = {
         "it; 'modpkg init' makes one."
     ),
     "M112": "{path} describes {found}, but this command needs {needed}; {remedy}",
-    "M201": "{path} is not a sound safetensors file: {reason}; fetch or build it again.",
+    "M201": "{path} is not a valid safetensors file: {reason}; fetch or build it again.",
     "M202": (
-        "{path} is {what}, and a module carries data only; remove it, or convert weights to "
+        "{path} is {what}, and a module contains only data; remove it, or convert weights to "
         "safetensors first."
     ),
-    "M203": ("{path} is a link, and a release holds only plain files; replace it by the file."),
+    "M203": ("{path} is a link, and a release has only regular files; replace it with the file."),
     "M204": (
         "{folder} has no *.safetensors file, and a module of kind {kind!r} needs weights; "
-        "'modpkg import' makes a module from what you have."
+        "'modpkg import' makes a module from a model directory or file."
     ),
     "M205": "Tensor {tensor!r} is both in {first} and in {second}; keep it in one of them.",
     "M206": "{path}: {reason}.",
@@ -64,15 +64,15 @@ MESSAGES: dict[str, str] = {
         "not have; check that this is the base that {module} was made for."
     ),
     "M208": "Tensor {tensor!r} of {module} cannot be matched to {base}: {reason}.",
-    "M209": "{what} is not a sound {kind}: {reason}.",
+    "M209": "{what} is not a valid {kind}: {reason}.",
     "M210": (
-        "{where}: a module of kind {kind!r} acts on a base; name the base it was made for "
+        "{where}: a module of kind {kind!r} acts on a base; list the base it was trained on "
         "under [dependencies], like 'smollm2-135m = \">=1.0,<2\"'."
     ),
     "M211": "{where}: {path} does not exist; {remedy}.",
     "M212": (
-        "{what} cannot be decoded: {reason}; it was damaged or made wrongly, and nothing of it "
-        "was used. Ask the registry's owner to restore it."
+        "{what} cannot be decoded: {reason}; it is damaged or was encoded wrongly, and was "
+        "not used. Ask the registry's owner to restore it."
     ),
     "M301": (
         "There is no registry at {url}: it has no registry.json; check the address, or publish to "
@@ -245,8 +245,8 @@ MESSAGES: dict[str, str] = {
     "M741": "{path}: {entry!r} {reason}.",
     "M742": "{what} cannot be merged: {reason}.",
     "M760": (
-        "{where}: {name} {version} is not in the registry {registry}{hint}; name under "
-        "[provenance] a release that is published."
+        "{where}: {name} {version} is not in the registry {registry}{hint}; [provenance] "
+        "has to name published releases."
     ),
     "M761": (
         "{name} {version} would be a {level} change after {against}:{facts}\n"
@@ -287,7 +287,7 @@ MESSAGES: dict[str, str] = {
         "nothing was changed. Run the command again; the runs made so far are kept."
     ),
     "M801": "{path} cannot be imported: {reason}.",
-    "M803": "{path} exists and is not empty; name a new folder.",
+    "M803": "{path} exists and is not empty; choose a new folder.",
     "M804": (
         "{what} cannot be compared: {reason}. Name a release (NAME==VERSION), an installed "
         "model (NAME or NAME@GENERATION) or a folder with *.safetensors."

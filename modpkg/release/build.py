@@ -1,4 +1,4 @@
-"""Building a release out of a project: packs, tensor table, interfaces, record, index line."""
+"""Building a release from a project: packs, tensor table, interfaces, record, index line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
 from modpkg.release.content import collect
 from modpkg.release.expects import expects_of
-from modpkg.release.finite import count_not_finite
+from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
 from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
 
@@ -49,7 +49,7 @@ class Base(Struct, frozen=True):
 
 
 class Built(Struct, frozen=True):
-    """What building gave."""
+    """The result of a build."""
 
     line: IndexLine
     record: ReleaseRecord
@@ -57,7 +57,7 @@ class Built(Struct, frozen=True):
 
 
 def acts_on_base(manifest: Manifest) -> bool:
-    """Say whether building this module needs to see the base that it acts on."""
+    """Return whether building this module needs the base that it acts on."""
     return manifest.module is not None and manifest.module.kind in _ACTS_ON_BASE
 
 
@@ -73,20 +73,19 @@ def build(
     progress: Callable[[int], None] | None = None,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
 ) -> Built:
-    """Write a module project's release as a registry tree into ``out``, replacing what was there.
+    """Write a module project's release as a registry tree into ``out``, replacing its contents.
 
-    Everything a computer can work out is worked out here: digests, tensor table, the interface
-    that the module offers or expects, and what it was built against. Tensors that the registry
-    has (``known``) are referred to, and ones that changed are written as changes unless ``deltas``
-    is off. ``origins`` are the releases that the manifest's ``[provenance]`` names, as
-    `modpkg.registry.origins.find_origins` finds them. The same project and the same registry give
-    the same bytes. ``accept`` sees the finished tree before it takes ``out``'s place; what it
-    raises leaves ``out`` as it was.
+    Digests, tensor table, the interface that the module offers or expects, and the base it was
+    built against are computed here. Tensors that the registry has (``known``) are referred to;
+    changed ones are encoded unless ``deltas`` is off. ``origins`` are the releases of the
+    manifest's ``[provenance]``, from `modpkg.registry.origins.find_origins`. The same project and
+    registry give the same bytes. ``accept`` is called with the finished tree before it replaces
+    ``out``; if it raises, ``out`` is unchanged.
 
     Raises:
-        ReleaseError, PackError, PatchError: names the file or tensor.
-        IntegrityError, ReleaseError: an earlier tensor is damaged in the registry.
-        InstallError: nothing is left in ``out``.
+        ReleaseError, PackError, PatchError: A file or tensor is invalid; the message names it.
+        IntegrityError: An earlier tensor is damaged in the registry.
+        InstallError: The disk is full; ``out`` is unchanged.
     """
     content = collect(manifest)
     if module.kind in _NEEDS_WEIGHTS and not content.weights:
@@ -154,13 +153,13 @@ def build(
 
 
 def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:
-    """Record in a built tree why its release has a lower version than it should; its new line."""
+    """Record in a built tree why its version is lower than required; return the new index line."""
     provenance = msgspec.structs.replace(record.provenance, breaking=reason)
     stamped = msgspec.structs.replace(record, provenance=provenance)
     release = BlobTree(out).add(canonical_json(stamped))
-    told = msgspec.structs.replace(line, release=release)
-    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(told) + b"\n")
-    return told
+    updated = msgspec.structs.replace(line, release=release)
+    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(updated) + b"\n")
+    return updated
 
 
 def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLine:
@@ -179,18 +178,18 @@ def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLi
 
 
 def _check_finite(what: str, parts: Mapping[str, Part]) -> None:
-    """Check that a patch's tensors are finite: what it is put on need not be read to see that."""
+    """Check that a patch's tensors are finite, without reading the base."""
     for name, part in parts.items():
-        if count := count_not_finite(part.path, part.offset, part.length, part.dtype):
+        if count := count_nonfinite(part.path, part.offset, part.length, part.dtype):
             raise PatchError("M733", what=what, tensor=name, count=count)
 
 
 def _built_from(
     manifest: Manifest, base: Base | None, origins: Sequence[BuiltFrom]
 ) -> list[BuiltFrom]:
-    """Return what a release was made from: the base that it acts on first, then its origins."""
-    told = [(origin.name, origin.version) for origin in manifest.origins]
-    if [(origin.name, parse_version(origin.version)) for origin in origins] != told:
+    """Return a release's provenance: its base first, then its origins."""
+    expected = [(origin.name, origin.version) for origin in manifest.origins]
+    if [(origin.name, parse_version(origin.version)) for origin in origins] != expected:
         raise AssertionError(f"{manifest.path}: [provenance] was not looked up in a registry")
     if base is None:
         return list(origins)
@@ -200,7 +199,7 @@ def _built_from(
 
 
 def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:
-    """Return a manifest's requirements and extras as release record and index line have them."""
+    """Return a manifest's requirements and extras, as in release record and index line."""
     return [_text(dependency) for dependency in manifest.dependencies], {
         str(extra): [_text(dependency) for dependency in group]
         for extra, group in manifest.extras.items()

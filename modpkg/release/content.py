@@ -1,4 +1,4 @@
-"""What of a project's folder goes into its release: weights and data files, never code."""
+"""The files of a project that belong to its release: weights and data, never code."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _MAGIC = (
 )
 _LEFT_OUT = (MANIFEST, LOCK_NAME, PYPROJECT, "dist", "build", "node_modules")
 _SOURCES_OF_A_PROJECT = (".py", ".sh", ".ipynb")
-"""Left out without a word when nothing includes them: a project's own scripts lie beside it."""
+"""Left out by default: a project's own scripts."""
 
 
 class Content(Struct, frozen=True):
-    """The files of a release-to-be, by path inside it."""
+    """The files of a release to build, by their path in it."""
 
     weights: dict[str, Path]
     files: dict[str, Path]
@@ -47,12 +47,13 @@ class Content(Struct, frozen=True):
 def collect(manifest: Manifest) -> Content:
     """Return the weights (``*.safetensors``) and the other files of a module project.
 
-    By default everything in the folder belongs to it except hidden files, the manifest, the
-    lock, ``dist``, ``build`` and scripts; ``[files] include`` and ``exclude`` (globs against the
+    By default these are all files of the folder except hidden files, the manifest, the lock,
+    ``dist``, ``build`` and scripts; ``[files] include`` and ``exclude`` (globs against the
     path) change that. Index files of sharded weights are left out: the tensor table replaces them.
 
     Raises:
-        ReleaseError, InvalidValue: each names the file.
+        ReleaseError: A file is code, a pickle or a link, or one that is named does not exist.
+        InvalidValue: A path is not allowed in a release.
     """
     weights: dict[str, Path] = {}
     files: dict[str, Path] = {}
@@ -81,7 +82,7 @@ def collect(manifest: Manifest) -> Content:
                 "M211",
                 where=f"{manifest.path.name}: files.include",
                 path=pattern,
-                remedy="mend the pattern or add the file",
+                remedy="fix the pattern or add the file",
             )
     for test in manifest.tests:
         safe_path(test.cases)
@@ -90,13 +91,17 @@ def collect(manifest: Manifest) -> Content:
                 "M211",
                 where=f"{manifest.path.name}: test {test.name!r}",
                 path=test.cases,
-                remedy="add the file of cases, or take the test out",
+                remedy="add the file of cases, or remove the test",
             )
     return Content(weights=dict(sorted(weights.items())), files=dict(sorted(files.items())))
 
 
 def check_data(path: Path, shown: str) -> None:
-    """Raise `ReleaseError` when a file is code or a pickle, by its name or by how it begins."""
+    """Check by its name and first bytes that a file is neither code nor a pickle.
+
+    Raises:
+        ReleaseError: It is.
+    """
     if (what := code_by_name(shown)) is not None:
         raise ReleaseError("M202", path=path, what=what)
     with open(path, "rb") as file:
@@ -109,7 +114,7 @@ def check_data(path: Path, shown: str) -> None:
 
 
 def code_by_name(path: str) -> str | None:
-    """Return what kind of code a file name says it is; None for data."""
+    """Return the kind of code that a file name stands for; None for data."""
     name = path.rsplit("/", 1)[-1].lower()
     if name.endswith(".bin") and "model" in name:
         return "a pickle (as PyTorch's .bin weights are)"
@@ -135,6 +140,6 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def is_left_out(relative: str) -> bool:
-    """Say whether a file belongs to no release unless ``[files] include`` names it."""
+    """Return whether a file is left out unless ``[files] include`` names it."""
     top = relative.split("/", 1)[0]
     return top in _LEFT_OUT or relative.endswith(_SOURCES_OF_A_PROJECT)

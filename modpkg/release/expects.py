@@ -1,4 +1,4 @@
-"""What a module expects of its base: worked out from its tensors, never typed."""
+"""The interface that a module expects of its base, computed from its tensors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from modpkg.release.patched import check_against, read_patch
 def _read_by_prompt(
     module: str, prompt: VirtualTokens, base: ReleaseRecord, provides: Provides
 ) -> dict[str, Port]:
-    """Return the ports that virtual tokens need: they are read by all of a base's layers.
+    """Return the ports that virtual tokens need: all layers of the base read them.
 
     Raises:
-        ReleaseError: they were made for another width, or for another number of layers.
+        ReleaseError: They were made for another width or number of layers.
     """
     wanted = prompt.ports()
     for port, value in wanted.items():
@@ -48,18 +48,16 @@ def expects_of(
     base: ReleaseRecord,
     provides: Provides,
 ) -> Expects:
-    """Return the part of ``base`` that the module touches, with the digests it has now.
+    """Return the part of ``base`` that the module touches, with its current digests.
 
     An adapter touches the tensors that it is added to, a patch those that it changes or removes
-    (all of which have to be the base's own, as they were when it was made). A head replaces those
-    that it brings under a name the base has, and reads the base's output, so it also expects the
-    base's width, and records the digest of all of its weights. An expert likewise, and as many
-    layers.
+    (whose digests have to be those that it was made for). A head replaces tensors of the same
+    name and reads the base's output, so it also expects the base's width, and records the digest
+    of all its weights. So does an expert, which also expects the number of layers.
 
     Raises:
-        ReleaseError, ComposeError: the module
-            does not fit.
-        PatchError, ComposeError: a patch does not.
+        ReleaseError, ComposeError: The module does not fit the base.
+        PatchError: The patch was made for another base.
     """
     types = types_of(tensors)
     ports: dict[str, Port] = {}
@@ -94,7 +92,7 @@ def expects_of(
             name for name, item in record.tensors.items() if item.was is not None
         }
     elif module.kind == "patch":
-        # Scattered values lie beside the places they go to.
+        # Sparse values come with their indices.
         touched = {re.sub(r"\.(?:indices|values)$", "", name) for name in types}
         if missing := sorted(touched - base.tensors.keys()):
             raise ReleaseError(
@@ -129,7 +127,7 @@ def _bind_expert(
     base: ReleaseRecord,
     provides: Provides,
 ) -> None:
-    """Check that an expert, or a router, has its place in the base."""
+    """Check that an expert or a router fits the base's layers."""
     base_name = f"{base.name} {base.version}"
     if ROUTER in files:
         bind_router(name, types, experts_of(files[ROUTER]), provides.tensors, base_name=base_name)

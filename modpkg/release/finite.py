@@ -1,4 +1,4 @@
-"""NaN and infinity in tensors as they lie in a file; numpy is imported only to look."""
+"""Counting NaN and infinity in tensors of a file; imports numpy only when called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modpkg.core.dtypes import DTYPE_BYTES, LEAST_NONFINITE
 _BLOCK = 1 << 20
 
 
-def count_not_finite(path: Path, offset: int, length: int, dtype: str) -> int:
+def count_nonfinite(path: Path, offset: int, length: int, dtype: str) -> int:
     """Return how many values of a tensor are NaN or infinite; 0 for dtypes that have neither."""
     mask = LEAST_NONFINITE.get(dtype)
     if mask is None:
@@ -18,7 +18,7 @@ def count_not_finite(path: Path, offset: int, length: int, dtype: str) -> int:
 
     count, left = 0, length
     kind = np.dtype(f"<u{DTYPE_BYTES[dtype]}")
-    # Without the sign, what is not finite is not below the mask.
+    # Without the sign, non-finite values are at or above the mask.
     limit, sign = kind.type(mask), kind.type((1 << (8 * kind.itemsize - 1)) - 1)
     with open(path, "rb") as file:
         file.seek(offset)

@@ -1,4 +1,4 @@
-"""The tensors of a build: referred to where the registry has them, written where it has not."""
+"""The tensors of a build: references to those the registry has, a pack with the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from modpkg.release.sequence import folders_of
 
 
 class Part(Struct, frozen=True):
-    """A stretch of a file: a tensor in the project's weights, or its encoded form."""
+    """A range of bytes in a file: a tensor of the project, or its encoded form."""
 
     path: Path
     dtype: str
@@ -35,21 +35,21 @@ class Part(Struct, frozen=True):
 
 
 class Tally(Struct, frozen=True):
-    """What the tensors of a build cost."""
+    """Size statistics of a build's tensors."""
 
     tensors: int
     unchanged: int
-    """Those that the registry has: the release refers to them."""
+    """Tensors that the registry has: the release refers to them."""
     changes: int
-    """Those that the build carries encoded."""
+    """Tensors that the build has encoded."""
     new_bytes: int
-    """Bytes of the pack that the build carries."""
+    """Bytes of the pack that the build writes."""
     bytes: int
-    """Bytes of all tensors as they are."""
+    """Bytes of all tensors, decoded."""
 
 
 class Packed(Struct, frozen=True):
-    """The tensor table of a build, and what goes with it in the record."""
+    """The tensor table of a build, and the fields of the record that belong to it."""
 
     tensors: dict[str, TensorEntry]
     sources: dict[str, TensorEntry]
@@ -58,10 +58,12 @@ class Packed(Struct, frozen=True):
 
 
 def tensors_of(content: Content) -> dict[str, Part]:
-    """Return every tensor of a release-to-be, sorted by name.
+    """Return every tensor of a release to build, sorted by name.
 
     Raises:
-        ReleaseError, PackError, RecordError: names the file.
+        ReleaseError: Two files have a tensor of one name.
+        PackError: A file is not a sound safetensors file.
+        RecordError: ``modules.json`` is malformed.
     """
     return find_tensors(content.weights, folders_apart(content.files))
 
@@ -70,7 +72,7 @@ def folders_apart(files: Mapping[str, Path]) -> tuple[str, ...]:
     """Return the folders whose tensors keep the folder in their name.
 
     Raises:
-        RecordError: the file that names them is broken.
+        RecordError: ``modules.json`` is malformed.
     """
     if MODULES not in files:
         return ()
@@ -82,22 +84,23 @@ def folders_apart(files: Mapping[str, Path]) -> tuple[str, ...]:
 
 
 def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> dict[str, Part]:
-    """Return every tensor in the files of weights, sorted by name.
+    """Return every tensor in files of weights, sorted by name.
 
-    Those in one of the folders ``apart`` are named ``folder/tensor``.
+    Tensors in one of the folders ``apart`` are named ``folder/tensor``.
 
     Raises:
-        ReleaseError, PackError: names the file.
+        ReleaseError: Two files have a tensor of one name.
+        PackError: A file is not a sound safetensors file.
     """
-    found: dict[str, Part] = {}
+    parts: dict[str, Part] = {}
     for relative, path in weights.items():
         folder = relative.rpartition("/")[0]
         for own, place in read_pack_header(path).items():
             name = f"{folder}/{own}" if folder in apart else own
-            if name in found:
-                raise ReleaseError("M205", tensor=name, first=found[name].path, second=path)
-            found[name] = _part(path, place)
-    return dict(sorted(found.items()))
+            if name in parts:
+                raise ReleaseError("M205", tensor=name, first=parts[name].path, second=path)
+            parts[name] = _part(path, place)
+    return dict(sorted(parts.items()))
 
 
 def _part(path: Path, place: PackTensor) -> Part:
@@ -114,15 +117,13 @@ def pack_tensors(
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Write what ``known`` lacks of these tensors as one pack, changed ones encoded if ``deltas``.
+    """Write the tensors that ``known`` lacks as one pack, changed ones encoded if ``deltas``.
 
-    ``patched`` are the tensors that those of a patch take the place of.
-
-    Equal tensors are written once. Memory: for each processor, a tensor's bytes as they are and
-    as they are encoded.
+    ``patched`` are the base's tensors that those of a patch replace. Equal tensors are written
+    once. Memory: for each processor, one tensor plain and encoded.
 
     Raises:
-        IntegrityError, ReleaseError, PackError: an earlier tensor is damaged in the registry.
+        IntegrityError, ReleaseError, PackError: An earlier tensor is damaged in the registry.
     """
     spool = tree.root / "spool"
     spool.mkdir(parents=True)
@@ -141,7 +142,7 @@ def pack_tensors(
             return _encoded(parts[name], old, bases[key], spool / key.digest[7:])
 
         shrunk = zip(bases, pool.map(shrink, bases), strict=True)
-        encoded = {key: found for key, found in shrunk if found is not None}
+        encoded = {key: part for key, part in shrunk if part is not None}
     written = {
         name: encoded[key][0] if key in encoded else parts[name]
         for key, name in holdings.missing.items()
@@ -182,17 +183,17 @@ def _identity_of_part(part: Part) -> TensorIdentity:
 def _encoded(
     part: Part, old: memoryview, base: TensorEntry, target: Path
 ) -> tuple[Part, Encoding] | None:
-    """Write the tensor's encoded form to ``target`` if there is one that is worth it."""
+    """Write the tensor's encoded form to ``target`` if it is smaller; else return None."""
     with (
         open(part.path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         memoryview(data) as whole,
         whole[part.offset : part.offset + part.length] as new,
     ):
-        found = encode(new, old, part.dtype)
-    if found is None:
+        encoded = encode(new, old, part.dtype)
+    if encoded is None:
         return None
-    method, payload = found
+    method, payload = encoded
     target.write_bytes(payload)
     on = None if method == "planes" else base.digest
     return Part(target, "U8", (len(payload),), 0, len(payload)), Encoding(method, on)
@@ -201,7 +202,7 @@ def _encoded(
 def _write_pack(
     tree: BlobTree, parts: Mapping[str, Part]
 ) -> tuple[dict[str, int], dict[str, PackTensor]]:
-    """Write these parts as one pack; return its size, and where in it they lie."""
+    """Write these parts as one pack; return its size by digest, and their positions."""
     if not parts:
         return {}, {}
     types = types_of(parts)

@@ -1,4 +1,4 @@
-"""Patches: what ``patch.json`` says, checked against the patch's tensors and a base's."""
+"""Patches: ``patch.json``, checked against the patch's tensors and the base's."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FORMS: dict[frozenset[str], str] = {
     frozenset(("columns",)): "columns",
     frozenset(("columns", "gaps", "values")): "columns",
 }
-"""What the roles of a patched tensor's inputs may be, and what that form is called."""
+"""By the roles of a patched tensor's inputs, the name of its form."""
 
 
 def read_patch(path: Path, patch: str) -> PatchRecord:
-    """Return the record in a file.
+    """Return the record of a patch.
 
     Raises:
-        PatchError: it is none, or it is not there.
+        PatchError: The file is missing or not such a record.
     """
     try:
         record = decode_record(path.read_bytes(), PatchRecord, f"{PATCH} of {patch}")
@@ -50,14 +50,16 @@ def check_against(
     base: str,
     table: Mapping[str, HashedTensor],
 ) -> None:
-    """Check that a patch's tensors are used once each, and that the base is the one it was made
-    for: every tensor that it changes or removes has the bytes that it had then.
+    """Check that every tensor of a patch is used, and that the base is the one it was made for.
+
+    Every tensor that the patch changes or removes has to have the digest that it had then.
 
     Raises:
-        PatchError, ComposeError: names the tensor.
+        PatchError: The record is inconsistent, or the base is another.
+        ComposeError: A tensor of the patch is not used.
     """
-    told = {name: item.was for name, item in record.tensors.items() if item.was is not None}
-    for name, was in sorted({**told, **record.removed}.items()):
+    changed = {name: item.was for name, item in record.tensors.items() if item.was is not None}
+    for name, was in sorted({**changed, **record.removed}.items()):
         if name not in table:
             raise PatchError("M732", patch=patch, base=base, tensor=name)
         if table[name].digest != was:
@@ -72,7 +74,7 @@ def check_against(
         if (reason := _problem(name, item, own, table)) is not None:
             raise PatchError("M730", patch=patch, reason=f"{name!r} {reason}")
     if both := sorted(record.tensors.keys() & record.removed.keys()):
-        raise PatchError("M730", patch=patch, reason=f"{both[0]!r} is both made and removed")
+        raise PatchError("M730", patch=patch, reason=f"{both[0]!r} is both created and removed")
     used = [tensor for item in record.tensors.values() for tensor in item.inputs.values()]
     if left := sorted(own.keys() - set(used)):
         raise ComposeError("M603", model=base, count=len(left), module=patch, example=left[0])
@@ -84,34 +86,36 @@ def _problem(
     own: Mapping[str, HashedTensor],
     table: Mapping[str, HashedTensor],
 ) -> str | None:
-    """Return what is wrong with one tensor of a patch; None when nothing is."""
+    """Return the problem with one tensor of a patch, or None."""
     if item.first is not None:
         own_shape = list(table[name].shape) if item.was is not None else []
         if item.inputs or not own_shape or not 0 <= item.first < own_shape[0]:
-            return f"is said to be the first {item.first} rows of what has shape {own_shape}"
+            return f"cannot be the first {item.first} rows of a tensor of shape {own_shape}"
         return None
     form = FORMS.get(frozenset(item.inputs))
     if form is None:
-        return f"is made of {', '.join(sorted(item.inputs)) or 'nothing'}, which is no form"
+        return (
+            f"has the inputs {', '.join(sorted(item.inputs)) or '(none)'}, which are no known form"
+        )
     for role, tensor in item.inputs.items():
         if tensor not in own:
             return f"names {tensor!r} as its {role}, which the patch does not have"
     if form == "whole":
         if own[item.inputs["whole"]].digest != item.digest:
-            return "is another tensor than the patch has for it"
+            return "has another digest than the tensor that the patch has for it"
         if item.was is None and name in table:
-            return "is said to be new, but the base has it"
+            return "is declared new, but the base has it"
         return None
     if item.was is None:
-        return "is new, and so has to be there whole"
+        return "is new, so the patch has to have all of it"
     source = table[name]
     if source.dtype not in FLOATS:
-        return f"has dtype {source.dtype}, whose values cannot be changed one by one"
+        return f"has dtype {source.dtype}, whose values cannot be patched"
     return _shapes({role: own[tensor] for role, tensor in item.inputs.items()}, source)
 
 
 def _shapes(inputs: Mapping[str, HashedTensor], source: HashedTensor) -> str | None:
-    """Return what is wrong with the types of a form's tensors, seen beside the base's."""
+    """Return the problem with the types of a form's tensors, compared with the base's, or None."""
     shape = list(source.shape)
     height = shape[0] if shape else 1
     width = math.prod(shape[1:]) if shape else 1
@@ -131,5 +135,5 @@ def _shapes(inputs: Mapping[str, HashedTensor], source: HashedTensor) -> str | N
         if len(gaps) != 1 or len(values) != 1 or not values[0] <= gaps[0]:
             return f"has gaps of shape {gaps} for values of shape {values}"
         if values[0] > height * width:
-            return f"has {values[0]} values for {height * width} places"
+            return f"has {values[0]} values for {height * width} elements"
     return None

@@ -1,4 +1,4 @@
-"""Where a release's tensors lie, and on what the encoded ones are decoded: checked as a whole."""
+"""The positions of a release's tensors, and what encoded ones are decoded on: consistency."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from modpkg.core.records import ReleaseRecord, TensorEntry
 from modpkg.core.tensors import TensorIdentity, byte_length, identity_of, type_of
 
 MAX_CHAIN = 4
-"""Most earlier tensors that a tensor is decoded on, one after the other."""
+"""Longest chain of earlier tensors that a tensor is decoded on."""
 
 
 def labelled_entries(record: ReleaseRecord) -> Iterator[tuple[str, TensorEntry]]:
-    """Yield every tensor and source of a release, with words for it."""
+    """Yield every tensor and source of a release, with a label for messages."""
     for name, entry in record.tensors.items():
         yield f"tensor {name!r}", entry
     for digest, entry in sources_of(record).items():
@@ -23,7 +23,7 @@ def labelled_entries(record: ReleaseRecord) -> Iterator[tuple[str, TensorEntry]]
 
 
 def sources_of(record: ReleaseRecord) -> Mapping[str, TensorEntry]:
-    """Return a release's sources, of which it may have none."""
+    """Return a release's sources; empty if it has none."""
     return {} if record.sources is UNSET else record.sources
 
 
@@ -33,7 +33,7 @@ def entries_by_identity(record: ReleaseRecord) -> dict[TensorIdentity, TensorEnt
 
 
 def base_of(entry: TensorEntry) -> TensorIdentity | None:
-    """Return the tensor that an encoded one is decoded on; None when there is none."""
+    """Return the tensor that an encoded one is decoded on; None for others."""
     if entry.encoding is None or entry.encoding.base is None:
         return None
     return TensorIdentity(entry.encoding.base, *type_of(entry))
@@ -45,22 +45,23 @@ def chain_of(
     """Return the earlier tensors that ``entry`` is decoded on, the nearest first.
 
     Raises:
-        ValueError: the chain is longer than `MAX_CHAIN`, or one in it is not found; the message
-            is the reason.
+        ValueError: The chain is longer than `MAX_CHAIN`, or incomplete; the message is a clause.
     """
     chain: list[TensorEntry] = []
     while (base := base_of(entry)) is not None:
         if len(chain) == MAX_CHAIN:
             raise ValueError(f"is decoded on more than {MAX_CHAIN} earlier tensors")
         if (earlier := find(base)) is None:
-            raise ValueError("is decoded on what is no tensor or source of its dtype and shape")
+            raise ValueError(
+                "is decoded on something that is no tensor or source of its dtype and shape"
+            )
         chain.append(earlier)
         entry = earlier
     return chain
 
 
 def place_problem(record: ReleaseRecord) -> str | None:
-    """Return what is wrong with a record's packs, tensors and sources; None when nothing is."""
+    """Return the problem with a record's packs, tensors and sources, or None."""
     for what, entry in labelled_entries(record):
         if (reason := _entry_problem(entry, record.packs)) is not None:
             return f"{what} {reason}"
@@ -70,7 +71,7 @@ def place_problem(record: ReleaseRecord) -> str | None:
         if entry.digest != digest:
             return f"source {digest} has digest {entry.digest}"
         if digest in named:
-            return f"source {digest} is a tensor that has a name too"
+            return f"source {digest} is also a named tensor"
     by_identity = entries_by_identity(record)
     by_digest = {entry.digest: entry for entry in by_identity.values()}
     used: set[str] = set()
@@ -79,7 +80,7 @@ def place_problem(record: ReleaseRecord) -> str | None:
         if entry.encoding is None and other.encoding is None:
             pass
         elif structs.replace(entry, shape=other.shape) != other:
-            return f"{what} is equal to another one, but is not the same encoded bytes"
+            return f"{what} is equal to another one, but encoded differently"
         try:
             used.update(earlier.digest for earlier in chain_of(entry, by_identity.get))
         except ValueError as error:
@@ -87,24 +88,24 @@ def place_problem(record: ReleaseRecord) -> str | None:
     if unused := sorted(sources.keys() - used):
         return f"no tensor is decoded on source {unused[0]}"
     if idle := sorted(record.packs.keys() - {e.pack for _, e in labelled_entries(record)}):
-        return f"no tensor lies in pack {idle[0]}"
+        return f"no tensor is in pack {idle[0]}"
     return None
 
 
 def _entry_problem(entry: TensorEntry, packs: Mapping[str, int]) -> str | None:
-    """Return what is wrong with one entry by itself."""
+    """Return the problem with a single entry, or None."""
     if entry.pack not in packs:
-        return "lies in a pack that is not listed"
+        return "is in a pack that is not listed"
     if entry.dtype not in DTYPE_BYTES:
         return f"has unknown dtype {entry.dtype!r}"
     if entry.offset + entry.length > packs[entry.pack]:
-        return "lies outside its pack"
+        return "is outside of its pack"
     length = byte_length(entry)
     if entry.encoding is None:
         if entry.length != length:
             return f"has {entry.length} bytes, not the {length} that its shape needs"
     elif (entry.encoding.base is None) != (entry.encoding.method == "planes"):
-        return f"has a base that does not go with {entry.encoding.method!r}"
+        return f"has a base that does not match {entry.encoding.method!r}"
     elif not 0 < entry.length < length:
         return f"takes {entry.length} encoded bytes for {length}"
     return None

@@ -1,4 +1,4 @@
-"""The bytes of a release's tensors, out of packs on this machine."""
+"""Reading the tensors of releases from packs on this machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from modpkg.release.places import base_of
 
 
 class TensorReader:
-    """Reads tensors where entries say they lie, decodes them, and verifies their digests.
+    """Reads tensors by their entries, decodes them, and verifies their digests.
 
-    ``path_of`` tells where a pack lies; ``find`` gives the entry of a tensor that an encoded one
-    is decoded on. Both were checked before (see `modpkg.release.places`). Plain tensors are mapped;
-    an encoded one takes memory for itself and for the one before it.
+    ``path_of`` returns the path of a pack, ``find`` the entry of a tensor that an encoded one is
+    decoded on. Records were checked before (see `modpkg.release.places`). Plain tensors are
+    memory-mapped; an encoded one takes memory for itself and for the tensor it is decoded on.
     """
 
     def __init__(
@@ -34,7 +34,9 @@ class TensorReader:
         """Return the tensor's own bytes.
 
         Raises:
-            IntegrityError, ReleaseError, PackError: ``what`` names the tensor.
+            IntegrityError: The decoded bytes have another digest; `what` names the tensor.
+            ReleaseError: The encoded bytes are malformed.
+            PackError: The pack is too short.
         """
         data = self._decoded(entry, what)
         actual = digest_bytes(data)

@@ -1,4 +1,4 @@
-"""Checking a release that came from outside: everything it claims, before it is used."""
+"""Verifying a release from outside before it is used."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Vouched = Callable[[TensorEntry], bool]
 
 
 def check_record(record: ReleaseRecord) -> None:
-    """Check what can be known of a release record without its blobs.
+    """Check a release record without its blobs.
 
     Names and versions are normal, paths stay inside, no file is code, every tensor lies in a
     pack that the record names, inside its bounds, and can be decoded on what the record names.
 
     Raises:
-        RecordError: names what is wrong.
+        RecordError: A check fails; the message names the field.
     """
     what = f"the release record of {record.name} {record.version}"
 
@@ -65,7 +65,7 @@ def check_record(record: ReleaseRecord) -> None:
     folded: dict[str, str] = {}
     for path in record.files:
         if (code := code_by_name(path)) is not None:
-            raise refuse(f"{path} is {code}, and a module carries data only")
+            raise refuse(f"{path} is {code}, and a module contains only data")
         plain = unicodedata.normalize("NFC", path).casefold()
         if (twin := folded.setdefault(plain, path)) != path:
             raise refuse(f"{twin} and {path} differ only by case or by how letters are composed")
@@ -82,11 +82,13 @@ def check_pack(
 ) -> None:
     """Check that every tensor the record places in ``pack`` is there, plain ones by their digest.
 
-    The pack's own digest has been verified before; this catches a record that lies about
-    what its packs hold. Entries that are ``vouched`` for are passed over.
+    The pack's own digest was verified before; this finds a record that does not match its packs.
+    Entries for which ``vouched`` returns true are skipped.
 
     Raises:
-        PackError, RecordError, IntegrityError.
+        PackError: The pack is malformed.
+        RecordError: A tensor is not at its position.
+        IntegrityError: A tensor has another digest.
     """
     places = {(t.offset, t.length, t.dtype, t.shape) for t in read_pack_header(path).values()}
     for what, entry in labelled_entries(record):
@@ -122,7 +124,9 @@ def check_encoded(
     """Check that every encoded tensor of a record decodes to its digest.
 
     Raises:
-        ReleaseError, IntegrityError, PackError: names the tensor.
+        IntegrityError: The decoded bytes have another digest; the message names the tensor.
+        ReleaseError: The encoded bytes are malformed.
+        PackError: A pack is too short.
     """
     reader = TensorReader(path_of, entries_by_identity(record).__getitem__)
     for what, entry in labelled_entries(record):
@@ -134,7 +138,8 @@ def check_files(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> Non
     """Check that every file of a record is there with its length, and is data.
 
     Raises:
-        RecordError, ReleaseError: names the file.
+        RecordError: A file has another length than in the record.
+        ReleaseError: A file is code or a pickle.
     """
     for file, entry in sorted(record.files.items()):
         path = path_of(parse_digest(entry.digest))
@@ -153,13 +158,16 @@ def verify_release(
     path_of: Callable[[Digest], Path],
     vouched: Vouched = lambda entry: False,
 ) -> None:
-    """Check a whole release whose blobs lie on this machine, each where ``path_of`` says.
+    """Check a complete release whose blobs are on this machine, at the paths of ``path_of``.
 
-    ``vouched`` tells of a tensor or source that another release, which was verified, has at the
-    same place: it is not hashed again.
+    ``vouched`` returns true for a tensor or source that a verified release has at the same
+    position: it is not hashed again.
 
     Raises:
-        RecordError, ReleaseError, IntegrityError, PackError: names what is wrong.
+        RecordError: The record is invalid or does not match the packs.
+        ReleaseError: A file is not data, or encoded bytes are malformed.
+        IntegrityError: A tensor has another digest.
+        PackError: A pack is malformed.
     """
     check_record(record)
     check_files(record, path_of)

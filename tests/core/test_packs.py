@@ -49,7 +49,7 @@ ATTACKS: dict[str, tuple[object, bytes, int | None, str]] = {
         {"a": entry("F32", [2**62, 2**62, 2**62], 0, 4)},
         b"1234",
         None,
-        "not what its shape needs",
+        "does not match its shape",
     ),
     "a thousand dimensions": ({"a": entry("U8", [1] * 1000, 0, 1)}, b"1", None, "has shape"),
     "offsets backwards": ({"a": entry("U8", [1], 1, 0)}, b"1", None, "gap"),

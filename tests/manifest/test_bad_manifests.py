@@ -21,7 +21,7 @@ TEST = '[[tests]]\nname = "t"\ncases = "c"\nmetric = "m"\n'
 TASK = MODULE + '[task]\nkind = "summarization"\n'
 
 SPECIFIERS = "'>=2.1', '>=1,<2', '~=2.0', '^2.1', '==2.1.0', or '*' for any version."
-LICENSES = "'Apache-2.0', 'MIT OR Apache-2.0', or 'LicenseRef-' and a name of your own."
+LICENSES = "'Apache-2.0', 'MIT OR Apache-2.0', or 'LicenseRef-' and your own name for it."
 CUTOFFS = (
     "write a date like '2026-01-01', a time like '2026-01-01T12:00:00Z', or a span before now "
     "like '7 days' (minutes, hours, days, weeks)."
@@ -67,7 +67,7 @@ BAD = [
      "expert, patch, model, suite, collection."),
     (module(version="1.0"), "3: module.version has to be a string, not a number."),
     (module(version='"one"'),
-     "3: module.version: 'one' is not a version: write it as PEP 440 has it, "
+     "3: module.version: 'one' is not a version: write it "
      "like 2.1.0 or 3.0rc1."),
     (module(name='"-a"'), f"2: module.name: '-a' is not a module name: {NAMES}"),
     (module(name='""'), "2: module.name is empty; fill it in or leave it out."),
@@ -155,7 +155,7 @@ BAD = [
     (MODULE + TEST.replace('metric = "m"\n', ""),
      '6: tests[0].metric is missing; add it, like: metric = "rouge_l".'),
     (MODULE + TEST.replace('"c"', '"../c"'),
-     "8: tests[0].cases: '../c' is not a path that a release may hold (it has '..'): "
+     "8: tests[0].cases: '../c' is not allowed as a path in a release (it has '..'): "
      "use relative paths with '/' that stay inside the module."),
     (MODULE + TEST + "at_least = 2\nat_most = 1\n",
      "10: tests[0].at_least is more than at_most, so no value could pass; swap them."),
@@ -181,7 +181,7 @@ BAD = [
      '6: provenance.built-from is missing; add it, like: '
      'built-from = [{ name = "clamp", version = "1.0.0", relation = "merged" }].'),
     (MODULE + '[provenance]\nbuilt-from = [\n  { name = "b", version = ">=1" },\n]\n',
-     "8: provenance.built-from[0].version: '>=1' is not a version: write it as PEP 440 has it, "
+     "8: provenance.built-from[0].version: '>=1' is not a version: write it "
      "like 2.1.0 or 3.0rc1."),
     (MODULE + '[provenance]\nbuilt-from = [{ name = "b", version = "1", relation = "fork" }]\n',
      "7: provenance.built-from[0].relation is 'fork', which is no relation; "

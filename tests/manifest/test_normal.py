@@ -124,7 +124,7 @@ def test_reading_it_back_is_the_identity(data: dict[str, Any]) -> None:
         ({"task": None}, "task has to be a table, not null."),
         (
             {"files": {"include": ["../../.ssh/*"]}},
-            "files.include[0]: '../../.ssh/*' is not a path that a release may hold (it has '..'): "
+            "files.include[0]: '../../.ssh/*' is not allowed as a path in a release (it has '..'): "
             "use relative paths with '/' that stay inside the module.",
         ),
     ],

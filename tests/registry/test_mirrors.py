@@ -177,7 +177,7 @@ def cut(stage: Stage) -> None:
         (remove("record"), "it does not have blobs/"),
         (remove("file"), "it does not have blobs/"),
         (damage("record"), "has another digest"),
-        (garble("registry.json"), "registry.json is not a sound"),
+        (garble("registry.json"), "registry.json is not a valid"),
         (cut, "it closed the connection in the middle of blobs/"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modpkg.release.finite import count_not_finite
+from modpkg.release.finite import count_nonfinite
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_it_is_what_torch_says(name: str, dtype: torch.dtype, tmp_path: Path) ->
     raw = tensor.view(torch.uint8).numpy().tobytes()
     path.write_bytes(b"before" + raw)
     wanted = int((~torch.isfinite(wide)).sum())
-    assert count_not_finite(path, 6, len(raw), name) == wanted
+    assert count_nonfinite(path, 6, len(raw), name) == wanted

@@ -22,7 +22,7 @@ from modpkg.core.errors import PatchError
 from modpkg.core.installed import TensorRef
 from modpkg.core.tensors import type_of
 from modpkg.deltas import encode
-from modpkg.release.finite import count_not_finite
+from modpkg.release.finite import count_nonfinite
 from modpkg.release.patched import FORMS
 
 ENTRY = 80
@@ -76,7 +76,7 @@ def find_form(
     Raises:
         PatchError: the copy has NaN or infinity. PackError: a file is damaged.
     """
-    if count := count_not_finite(Path(copy.file), copy.offset, copy.length, copy.dtype):
+    if count := count_nonfinite(Path(copy.file), copy.offset, copy.length, copy.dtype):
         raise PatchError("M733", tensor=name, what=what, count=count)
     elements = math.prod(copy.shape)
     length = copy.length + ENTRY + len(name)

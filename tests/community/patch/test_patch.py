@@ -236,13 +236,13 @@ def patched(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ({"gaps": "a.0.w.gaps"}, "is made of gaps, which is no form"),
+        ({"gaps": "a.0.w.gaps"}, "has the inputs gaps, which are no known form"),
         ({"gaps": "a.0.w.gaps", "values": "none"}, "names 'none' as its values"),
         ({"rows": "a.0.w.gaps"}, "has rows of dtype U8"),
         ({"rows": "a.1.w"}, "has rows of shape"),
         ({"a": "a.1.w", "b": "a.0.w.values"}, "has a of shape .* whose product is not"),
         ({"gaps": "a.0.w.gaps", "values": "a.1.w"}, "has gaps of shape"),
-        ({"whole": "a.1.w"}, "is another tensor than the patch has for it"),
+        ({"whole": "a.1.w"}, "has another digest than the tensor that the patch has for it"),
     ],
 )
 def test_a_record_that_does_not_go_with_its_tensors_is_refused(
@@ -310,7 +310,7 @@ def test_rows_that_are_not_what_the_patch_says_are_refused(tmp_path: Path) -> No
         again(folder)
     tensors["a.0.w"]["first"] = 9
     rewritten(folder, tensors=tensors)
-    with raises("M730", match="said to be the first 9 rows of what has shape"):
+    with raises("M730", match="cannot be the first 9 rows of a tensor of shape"):
         again(folder)
 
 
