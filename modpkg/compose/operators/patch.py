@@ -125,8 +125,8 @@ def prepare(inputs: Mapping[str, Tensor], term: Term, source: Tensor) -> Mapping
         raise ComposeError(
             "M601",
             model="patch",
-            reason=f"a patch has {count} values and {len(indices)} indices for a tensor of "
-            f"{source.numel()} elements",
+            reason=f"the {len(indices)} indices of a patch do not fit its {count} values, or a "
+            f"tensor of {source.numel()} elements",
         )
     others = {role: tensor for role, tensor in inputs.items() if role != "gaps"}
     return {**others, "indices": indices}
