@@ -18,7 +18,7 @@ from modpkg.transfer.plan import plan_transfer
 def licenses_command(workspace: Workspace, as_json: bool) -> int:
     """List the licences of locked modules, and whether [licenses] of the manifest accepts them.
 
-    Exits with 1 if it refuses one.
+    Exit status 1: it refuses one.
     """
     manifest = workspace.manifest
     lock = check_lock(workspace)

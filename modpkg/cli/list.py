@@ -16,7 +16,7 @@ from modpkg.environment.workspace import Workspace
 @json_option
 @with_workspace
 def list_command(workspace: Workspace, as_json: bool) -> None:
-    """List what is installed: modules, and the models that run."""
+    """List installed modules, and the models that can be run."""
     generation = find_installed(workspace)
     if as_json:
         print_json(generation)

@@ -20,7 +20,7 @@ def json_option(command: Command) -> Command:
 
 def user_option(command: Command) -> Command:
     return click.option(
-        "--user", is_flag=True, help="Use your own environment, also inside a project."
+        "--user", is_flag=True, help="Use your user environment, even inside a project."
     )(command)
 
 
@@ -28,7 +28,7 @@ def registry_option(command: Command) -> Command:
     return click.option(
         "--registry",
         metavar="URL",
-        help="Registry to use: a folder or an address. [env: MODPKG_REGISTRY]",
+        help="Default registry: a folder or URL. [env: MODPKG_REGISTRY]",
     )(command)
 
 
@@ -56,66 +56,69 @@ def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def policy_options(command: Command) -> Command:
-    """``--resolution`` and ``--exclude-newer``, which take the place of the manifest's."""
+    """Add ``--resolution`` and ``--exclude-newer``, which override the manifest's."""
     newer = click.option(
         "--exclude-newer",
         metavar="WHEN",
-        help="Leave out what was published later, this time: a date, or '7 days' before now.",
+        help="Ignore releases published after a date, or within a span before now like '7 days'.",
     )
     strategy = click.option(
         "--resolution",
         type=click.Choice(["highest", "lowest", "lowest-direct"]),
-        help="Which versions to prefer, this time. [default: the manifest's, else highest]",
+        help="Versions to prefer. [default: the manifest's, else highest]",
     )
     return strategy(newer(command))
 
 
 def offline_option(command: Command) -> Command:
-    return click.option("--offline", is_flag=True, help="Open no network connection.")(command)
+    return click.option("--offline", is_flag=True, help="Do not use the network.")(command)
 
 
 def project_options(command: Command) -> Command:
-    """What every command has that reads a project and its registries."""
+    """Add the options of every command that reads a project and its registries."""
     return registry_option(offline_option(user_option(json_option(command))))
 
 
 def upgrade_options(command: Command) -> Command:
-    """``--upgrade`` and ``--upgrade-package``: which locked versions are not kept."""
+    """Add ``--upgrade`` and ``--upgrade-package``, which release locked versions."""
     one = click.option(
-        "--upgrade-package", multiple=True, metavar="NAME", help="Like --upgrade, for one."
+        "--upgrade-package",
+        multiple=True,
+        metavar="NAME",
+        help="Upgrade a module; repeatable.",
     )
     every = click.option(
-        "--upgrade", is_flag=True, help="Take the newest versions, whatever the lock has."
+        "--upgrade", is_flag=True, help="Ignore locked versions and prefer the newest."
     )
     return every(one(command))
 
 
 def limit_option(command: Command) -> Command:
-    """``--time-limit``: what a test may take."""
+    """Add ``--time-limit``, the timeout of a test."""
     return click.option(
         "--time-limit",
         type=click.FloatRange(min=0, min_open=True),
         default=1800.0,
         show_default=True,
         metavar="SECONDS",
-        help="What a test may take on one model before it is stopped.",
+        help="Stop a test that takes longer on one model.",
     )(command)
 
 
 def trial_options(command: Command) -> Command:
-    """How a command judges what is tried."""
+    """Add the options of commands that test versions with a command."""
     timeout = click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Take a run that is not over by then as bad.",
+        help="Treat a run as failed after SECONDS.",
     )
     repeat = click.option(
         "--repeat",
         type=click.IntRange(min=1),
         default=1,
         metavar="N",
-        help="Run N times; good is what passes every time.",
+        help="Run N times; all runs have to pass.",
     )
-    fresh = click.option("--fresh", is_flag=True, help="Forget the runs made before.")
+    fresh = click.option("--fresh", is_flag=True, help="Ignore the results of earlier runs.")
     return timeout(repeat(fresh(command)))

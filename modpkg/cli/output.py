@@ -1,4 +1,4 @@
-"""What people see: plain lines, JSON, errors and progress."""
+"""Output on the terminal: lines, JSON, errors and progress."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print a line about what happens on standard error."""
+    """Print a line on standard error."""
     _close_bars()
     click.echo(text, err=True, color=_colour(sys.stderr))
 
@@ -54,7 +54,7 @@ def bad(text: str) -> str:
 
 
 def _colour(stream: Any) -> bool | None:
-    """Return False under NO_COLOR, True under FORCE_COLOR, else None: let the terminal decide."""
+    """Return False under NO_COLOR, True under FORCE_COLOR, else None: on terminals only."""
     if os.environ.get("NO_COLOR"):
         return False
     return True if os.environ.get("FORCE_COLOR") else None
@@ -76,12 +76,12 @@ def show_error(error: ModpkgError, *, as_json: bool) -> None:
 
 
 def counted(count: int, thing: str) -> str:
-    """Return "1 module" or "2 modules"."""
+    """Return a count with its noun, as in "1 module" or "2 modules"."""
     return f"{count} {thing}{'s' * (count != 1)}"
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
-    """Print aligned columns, the head in bold."""
+    """Print aligned columns with a bold head."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for number, row in enumerate([head, *rows]):
         line = "  ".join(
@@ -93,8 +93,8 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
 class TerminalProgress(Progress):
     """Progress on standard error.
 
-    On a terminal, a bar for what takes over half a second, with rate and time left where bytes are
-    counted; elsewhere no bar, but a line for each module that was fetched.
+    On a terminal, a bar for stages that take over half a second, with rate and remaining time if
+    bytes are counted. Elsewhere, a line for each module that was fetched.
     """
 
     PATIENCE = 0.5

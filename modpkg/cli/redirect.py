@@ -1,8 +1,8 @@
-"""``modpkg install summarizer>=2.1`` without quotes: do what was meant.
+"""Repair ``modpkg install summarizer>=2.1`` without quotes.
 
-A shell reads that as ``modpkg install summarizer``, with standard output redirected into a file
-named ``=2.1``. The file is recognised by being our standard output; then the requirement is put
-together again, the file is removed, and what would have gone into it goes to standard error.
+A shell takes that for ``modpkg install summarizer`` with standard output redirected into a file
+named ``=2.1``. The file is recognised as this process's standard output; then the requirement is
+restored, the file is removed, and standard output goes to standard error.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _WITH_VALUE = ("--registry", "--upgrade-package", "--resolution", "--exclude-new
 
 
 def repair_redirect(arguments: list[str]) -> list[str]:
-    """Return the arguments as they were meant; remove the file that the shell made.
+    """Return the intended arguments, and remove the file that the shell created.
 
     Raises:
-        UsageError: several requirements could be the one that was redirected.
+        UsageError: The redirect can belong to several requirements.
     """
     command = next((text for text in arguments if not text.startswith("-")), None)
     if command not in _TAKES_REQUIREMENTS:
@@ -51,7 +51,7 @@ def repair_redirect(arguments: list[str]) -> list[str]:
         )
     meant = f"{arguments[bare[0]]}>{file.name}"
     print(  # noqa: T201
-        f"The shell read '>' in {meant} as a redirect into a file; modpkg installs {meant!r} "
+        f"The shell took '>' in {meant} for a redirect into a file; modpkg installs {meant!r} "
         f"and has removed the file {file.name!r}. Quote it next time: modpkg install '{meant}'",
         file=sys.stderr,
     )
@@ -59,7 +59,7 @@ def repair_redirect(arguments: list[str]) -> list[str]:
 
 
 def _redirected_into() -> Path | None:
-    """Return the file in the working folder, named ``=…``, that is our standard output."""
+    """Return the file ``=…`` in the working folder that is this process's standard output."""
     try:
         out = os.fstat(1)
         if not stat.S_ISREG(out.st_mode) or out.st_size:

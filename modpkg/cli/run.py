@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
-from modpkg.cli.options import json_option, user_option
-from modpkg.cli.output import TerminalProgress, print_json, say
+from modpkg.cli.options import json_option, user_option, with_workspace
+from modpkg.cli.output import print_json, say
 from modpkg.core.errors import RunError
+from modpkg.environment.workspace import Workspace
+from modpkg.runtime.installed import find_model
 
 
 @click.command("run")
@@ -17,23 +19,19 @@ from modpkg.core.errors import RunError
 @click.argument("file", type=click.Path(allow_dash=True), default="-")
 @user_option
 @json_option
-def run_command(name: str, file: str, user: bool, as_json: bool) -> None:
-    """Run an installed model on the text in FILE, or on standard input.
+@with_workspace
+def run_command(workspace: Workspace, name: str, file: str, as_json: bool) -> None:
+    """Run an installed model on the text in FILE or on standard input.
 
-    What it does is the model's task: it writes, summarizes, classifies or embeds. Generated text
-    is printed as it comes.
+    The model's task decides what is printed: generated text as it is produced, labels with their
+    probabilities, or an embedding.
     """
-    from modpkg.environment.workspace import Workspace
-    from modpkg.runtime.installed import find_model
-
-    folder, packs = find_model(name, Workspace(user=user))
+    folder, packs = find_model(name, workspace)
     text = _text(file)
-    from modpkg.runtime.tasks import run_task  # torch and transformers: after what can fail fast
+    from modpkg.runtime.tasks import run_task  # torch; after everything that can fail fast
 
-    with TerminalProgress() as progress:
-        result = run_task(
-            folder, packs, text, stream=None if as_json else _print_piece, warn=progress.warn
-        )
+    stream = None if as_json else _print_piece
+    result = run_task(folder, packs, text, stream=stream, warn=workspace.progress.warn)
     if as_json:
         print_json(result)
     elif result.text is not None:

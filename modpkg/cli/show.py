@@ -18,7 +18,7 @@ from modpkg.environment.workspace import Workspace
 @json_option
 @with_workspace
 def show_command(workspace: Workspace, name: str, as_json: bool) -> None:
-    """Show one installed module: where it comes from, what it needs, how it fits."""
+    """Show details of an installed module: origin, requirements, fit and composition."""
     generation = find_installed(workspace)
     module = find_installed_module(Graph(generation), workspace, name)
     runnable = generation.models.get(module.name)

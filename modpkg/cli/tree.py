@@ -20,7 +20,7 @@ from modpkg.environment.workspace import Workspace
 @json_option
 @with_workspace
 def tree_command(workspace: Workspace, name: str | None, as_json: bool) -> None:
-    """Show what depends on what, from the roots or from one module down."""
+    """Show the dependency tree, from the roots or from one module."""
     generation = find_installed(workspace)
     graph = Graph(generation)
     if name is not None:

@@ -12,8 +12,8 @@ from modpkg.cli.output import faint, note, print_json, say, strong
 from modpkg.environment.graph import Graph, shown_requirement
 from modpkg.environment.workspace import Workspace
 
-MOST_PATHS = 500
-"""Most paths that ``why`` shows: there can be more of them than atoms."""
+MAX_PATHS = 500
+"""Maximum number of paths that ``why`` shows; there can be exponentially many."""
 
 
 @click.command("why")
@@ -22,14 +22,15 @@ MOST_PATHS = 500
 @json_option
 @with_workspace
 def why_command(workspace: Workspace, name: str, as_json: bool) -> None:
-    """Show every path of requirements that leads to a module, the shortest first."""
+    """Show why a module is installed: every path of requirements to it, shortest first."""
     generation = find_installed(workspace)
     graph = Graph(generation)
     module = find_installed_module(graph, workspace, name)
-    found = list(itertools.islice(graph.paths(module.name), MOST_PATHS + 1))
-    paths = sorted(found[:MOST_PATHS], key=len)
-    if len(found) > MOST_PATHS:
-        note(f"There are more paths than these {MOST_PATHS}.")
+    paths = list(itertools.islice(graph.paths(module.name), MAX_PATHS + 1))
+    if len(paths) > MAX_PATHS:
+        paths = paths[:MAX_PATHS]
+        note(f"Only the first {MAX_PATHS} paths are shown.")
+    paths.sort(key=len)
     if as_json:
         print_json(
             [

@@ -3,9 +3,9 @@
 .modpkg/
   current -> generations/7       a symbolic link; replacing it is the switch
   generations/<n>/               generation.json, modpkg.toml, modpkg.lock, models/<name>/
-  generations/<n>/directories/   models written out for other tools, when one asked for them
+  generations/<n>/directories/   models written out for other tools
   packs/                         weights, hard-linked from the store, shared by generations
-  lock                           held by whoever changes the environment
+  lock                           held by the command that changes the environment
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from modpkg.core.sealed import check_seal, unseal
 
 
 def text_digest(text: str) -> Digest:
-    """Return the digest of a text that may hold bytes that are no UTF-8."""
+    """Return the digest of a text, which may hold bytes that are not UTF-8."""
     return digest_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 KEPT = 5
-"""Generations that stay, the current one among them."""
+"""Number of generations that are kept, including the current one."""
 
 COMPLETE = "generation.json"
 EXACT = "exact"
-"""The fit of a module on the very weights that it was made for."""
+"""The fit of a module on the same weights that it was made for."""
 
 
 class ModuleState(Struct, frozen=True, kw_only=True):
@@ -55,29 +55,29 @@ class ModuleState(Struct, frozen=True, kw_only=True):
     requires: list[str]
     extras: list[str]
     fits: dict[str, str]
-    """By base, how the module fits it: ``exact`` or ``drifted``, with numbers."""
+    """By base, how the module fits: ``exact``, or ``drifted`` with numbers."""
     extra_requires: list[str] = []
-    """What its chosen extras require beside `requires`."""
+    """Requirements of its chosen extras, in addition to `requires`."""
 
 
 class Generation(Struct, frozen=True, kw_only=True):
-    """``generation.json``, sealed: what a generation was made from, and what it holds."""
+    """``generation.json``, sealed: the inputs and contents of a generation."""
 
     spec: int = 1
     number: int
     created: str
     manifest: Digest
-    """Digest of the manifest's text when it was made."""
+    """Digest of the manifest's text at installation."""
     lock: Digest
     """Digest of the lock file's text."""
     requirements: list[str]
     modules: list[ModuleState]
     models: dict[str, str]
-    """Runnable models, with their versions."""
+    """Versions of the runnable models, by name."""
     packs: dict[str, int]
-    """Files of ``packs/`` that it needs, with their lengths."""
+    """Lengths in bytes of the files in ``packs/`` that it needs, by name."""
     flagged: bool = False
-    """Whether the lock answers the manifest only with what the command line put in its place."""
+    """Whether the lock satisfies the manifest only with the command line's policy."""
 
 
 class Environment:
@@ -98,17 +98,17 @@ class Environment:
         return self.root / "generations" / str(number)
 
     def numbers(self) -> list[int]:
-        """Return the numbers of whole generations, ascending."""
+        """Return the numbers of complete generations, ascending."""
         try:
-            found = list((self.root / "generations").iterdir())
+            paths = list((self.root / "generations").iterdir())
         except FileNotFoundError:
             return []
         return sorted(
-            int(path.name) for path in found if path.name.isdigit() and (path / COMPLETE).exists()
+            int(path.name) for path in paths if path.name.isdigit() and (path / COMPLETE).exists()
         )
 
     def current_number(self) -> int | None:
-        """Return the current generation's number; None when nothing is installed."""
+        """Return the current generation's number; None if nothing is installed."""
         try:
             name = os.path.basename(os.readlink(self._current))  # noqa: PTH115, PTH119
         except (FileNotFoundError, OSError):
@@ -116,16 +116,16 @@ class Environment:
         return int(name) if name.isdigit() and self.folder(int(name)).is_dir() else None
 
     def current(self) -> Generation | None:
-        """Return the current generation; None when nothing is installed.
+        """Return the current generation; None if nothing is installed.
 
         Raises:
-            EnvironmentDamaged: it is there but cannot be read.
+            EnvironmentDamaged: It cannot be read.
         """
         number = self.current_number()
         return None if number is None else self.generation(number)
 
-    def sound(self) -> Generation | None:
-        """Return the current generation; None when nothing is installed, or it cannot be read."""
+    def readable(self) -> Generation | None:
+        """Return the current generation; None if nothing is installed or it cannot be read."""
         try:
             return self.current()
         except EnvironmentDamaged:
@@ -135,7 +135,7 @@ class Environment:
         """Return one generation's record.
 
         Raises:
-            EnvironmentDamaged: it is missing or not sound.
+            EnvironmentDamaged: It is missing or corrupt.
         """
         try:
             data = (self.folder(number) / COMPLETE).read_bytes()
@@ -143,9 +143,8 @@ class Environment:
         except (OSError, msgspec.MsgspecError) as error:
             raise EnvironmentDamaged("M506", path=self.root, reason=str(error)) from None
 
-    def is_whole(self, generation: Generation) -> bool:
-        """Say whether every pack that the generation needs is there, with its length, and every
-        model's record as it was written."""
+    def is_complete(self, generation: Generation) -> bool:
+        """Return whether the generation has all its packs, at their lengths, and intact records."""
         for name, length in generation.packs.items():
             pack = self.packs / name
             if not pack.is_file() or pack.stat().st_size != length:
@@ -158,16 +157,16 @@ class Environment:
             return False
         return True
 
-    def answers(self, manifest_text: str, lock_text: str | None) -> bool:
-        """Say whether the environment already is what manifest and lock ask for."""
-        current = self.sound()
+    def is_up_to_date(self, manifest_text: str, lock_text: str | None) -> bool:
+        """Return whether the environment is what the manifest and the lock say."""
+        current = self.readable()
         return (
             current is not None
             and not current.flagged
             and lock_text is not None
             and current.lock == text_digest(lock_text)
             and current.manifest == text_digest(manifest_text)
-            and self.is_whole(current)
+            and self.is_complete(current)
         )
 
     def model_folder(self, name: str) -> Path:
@@ -179,12 +178,12 @@ class Environment:
         """Return a model's record.
 
         Raises:
-            EnvironmentDamaged: it is missing or not sound.
+            EnvironmentDamaged: It is missing or corrupt.
         """
         return read_model(self.model_folder(name))
 
     def next_number(self) -> int:
-        """Return a number that no generation, whole or not, has."""
+        """Return a number that no generation has, complete or not."""
         try:
             names = [path.name for path in (self.root / "generations").iterdir()]
         except FileNotFoundError:
@@ -192,17 +191,17 @@ class Environment:
         return max((int(name) for name in names if name.isdigit()), default=0) + 1
 
     def switch(self, number: int) -> None:
-        """Make a generation the current one: one rename, so it is the old or the new one."""
+        """Make a generation the current one, atomically."""
         temporary = temporary_sibling(self._current)
         temporary.symlink_to(Path("generations") / str(number))
         temporary.replace(self._current)
         sync_folder(self.root)
 
     def previous_number(self, to: int | None = None) -> int:
-        """Return the generation that a rollback goes to.
+        """Return the number of the generation that a rollback restores.
 
         Raises:
-            InstallError: there is none.
+            InstallError: There is no earlier generation, or none with the number ``to``.
         """
         current = self.current_number()
         numbers = self.numbers()
@@ -216,16 +215,16 @@ class Environment:
         return earlier[-1]
 
     def prune(self) -> None:
-        """Remove all but the last generations, packs that none needs, and unfinished files.
+        """Remove all but the last generations, unused packs and unfinished files.
 
-        A generation that is damaged goes too: nothing says any more what it needs.
+        A corrupt generation is removed too: nothing says any more what it needs.
         """
         current = self.current_number()
-        sound: dict[int, Generation] = {}
+        readable: dict[int, Generation] = {}
         for number in self.numbers():
             with contextlib.suppress(EnvironmentDamaged):
-                sound[number] = self.generation(number)
-        numbers = list(sound)
+                readable[number] = self.generation(number)
+        numbers = list(readable)
         kept = {number for number in numbers[-KEPT:] if number != current}
         while len(kept) > KEPT - 1:
             kept.remove(min(kept))
@@ -234,7 +233,7 @@ class Environment:
         for path in (self.root / "generations").iterdir():
             if not (path.name.isdigit() and int(path.name) in kept):
                 remove_tree(path)
-        needed = {name for number in kept for name in sound[number].packs}
+        needed = {name for number in kept for name in readable[number].packs}
         for path in self.packs.iterdir():
             if path.name not in needed:
                 path.unlink(missing_ok=True)
@@ -243,7 +242,7 @@ class Environment:
                 path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove what killed commands have left, if they left anything."""
+        """Remove the files that killed commands have left, if any."""
         entries = os.scandir(self.root / "generations")
         if any(entry.name.startswith(TEMPORARY) for entry in entries):
             with self.exclusive():
@@ -251,8 +250,8 @@ class Environment:
 
     @contextlib.contextmanager
     def exclusive(self, waiting: str | None = None) -> Iterator[None]:
-        """Hold the environment while it is changed; two commands at once take turns."""
-        from filelock import FileLock, Timeout  # not needed to look
+        """Hold the environment for changing it; other commands wait, after printing ``waiting``."""
+        from filelock import FileLock, Timeout  # not needed for reading
 
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"

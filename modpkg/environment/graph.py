@@ -1,4 +1,4 @@
-"""The dependency graph of what is installed: trees and paths. Pure functions."""
+"""The dependency graph of installed modules: trees and paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modpkg.environment.generations import Generation, ModuleState
 
 
 class Graph:
-    """Installed modules by name, and which requirement leads from one to another."""
+    """Installed modules by name, and the requirements between them."""
 
     def __init__(self, generation: Generation) -> None:
         self.modules: Mapping[str, ModuleState] = {
@@ -33,13 +33,13 @@ class Graph:
         }
 
     def requirements(self, name: str) -> list[Requirement]:
-        """Return the requirements of an installed module, in the order they are written."""
+        """Return the requirements of an installed module, in the order of its manifest."""
         return self._edges.get(name, [])
 
     def paths(self, name: str) -> Iterator[list[Requirement]]:
-        """Yield every path of requirements from a root to ``name``; there can be very many.
+        """Yield every path of requirements from a root to ``name``, roughly nearest first.
 
-        Roots and requirements that are nearer to ``name`` come first.
+        There can be exponentially many.
         """
         far = self._distances(name)
 
@@ -61,20 +61,20 @@ class Graph:
             ]
 
     def _distances(self, name: str) -> dict[str, int]:
-        """Return from which names ``name`` can be reached, and in how many steps."""
-        asking: dict[str, list[str]] = {}
+        """Return the number of steps to ``name`` from each name that leads to it."""
+        dependants: dict[str, list[str]] = {}
         for module, requirements in self._edges.items():
             for requirement in requirements:
-                asking.setdefault(requirement.name, []).append(module)
-        found = {name: 0}
+                dependants.setdefault(requirement.name, []).append(module)
+        distances = {name: 0}
         pending = deque([name])
         while pending:
             at = pending.popleft()
-            for module in asking.get(at, []):
-                if module not in found:
-                    found[module] = found[at] + 1
+            for module in dependants.get(at, []):
+                if module not in distances:
+                    distances[module] = distances[at] + 1
                     pending.append(module)
-        return found
+        return distances
 
 
 def shown_requirement(requirement: Requirement) -> str:

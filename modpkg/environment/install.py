@@ -63,7 +63,7 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
     with environment.exclusive(_WAITING), store.lock():
         # Another command may have changed the project while this one waited.
         plan = plan_install(workspace.for_project(workspace.project), request)
-        current = environment.sound()
+        current = environment.readable()
         if current is not None and _is_installed(plan):
             _warn_of_drift(current, progress)
             environment.prune()
@@ -82,7 +82,7 @@ def _is_installed(plan: InstallPlan) -> bool:
     return (
         workspace.lock_text() == lock_text
         and workspace.text == text
-        and workspace.environment.answers(text, lock_text)
+        and workspace.environment.is_up_to_date(text, lock_text)
     )
 
 
@@ -338,11 +338,11 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
     """
     environment = Environment(project.environment)
     with environment.exclusive("Waiting for another modpkg command …"):
-        current = environment.sound()
+        current = environment.readable()
         number = environment.previous_number(to)
         generation = environment.generation(number)
         folder = environment.folder(number)
-        if not environment.is_whole(generation):
+        if not environment.is_complete(generation):
             raise EnvironmentDamaged(
                 "M506", path=folder, reason="a pack or a model's record is incomplete"
             )

@@ -1,4 +1,4 @@
-"""Which runnable models an environment holds, the recipe of each, and how one is laid out."""
+"""The runnable models of an environment: their recipes and folders."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class ModelRecipe(Struct, frozen=True):
     task: Task | None
 
     def modules(self) -> list[str]:
-        """Return the names of the modules that go in, base first."""
+        """Return the names of its modules, base first."""
         return self.recipe.modules()
 
 
 def recipes(
     manifest: Manifest, lock: Lock, records: Mapping[str, ReleaseRecord]
 ) -> list[ModelRecipe]:
-    """Return the models of an environment: runnable roots, and the project's own assemblies.
+    """Return the models of an environment: runnable roots, and the manifest's own models.
 
-    A root of kind ``base`` is a model as it is; one of kind ``model`` is composed as its manifest
-    says; other kinds act on a base and are no models by themselves.
+    A root of kind ``base`` is a model by itself; one of kind ``model`` is composed by its own
+    recipe; modules of other kinds act on a base, and are not models by themselves.
     """
-    found: dict[str, ModelRecipe] = {}
+    models: dict[str, ModelRecipe] = {}
     for dependency in manifest.dependencies:
         locked = lock.find(dependency.name)
         if locked is None:
@@ -54,19 +54,19 @@ def recipes(
         if record.kind == "base" and CONFIG in record.files:
             task = manifest_of(record).task
             recipe = Compose(base=dependency.name)
-            found[record.name] = ModelRecipe(record.name, record.version, recipe, task)
+            models[record.name] = ModelRecipe(record.name, record.version, recipe, task)
         elif record.kind == "model":
             own = manifest_of(record)
             if own.compose is not None:
                 recipe = _with_extras(record.name, own, set(locked.extras), own.compose)
-                found[record.name] = ModelRecipe(record.name, record.version, recipe, own.task)
-    for name, recipe, task in _assemblies(manifest):
+                models[record.name] = ModelRecipe(record.name, record.version, recipe, own.task)
+    for name, recipe, task in _own_models(manifest):
         version = str(manifest.module.version) if manifest.module is not None else "0"
-        found[name] = ModelRecipe(name, version, recipe, task)
-    return list(found.values())
+        models[name] = ModelRecipe(name, version, recipe, task)
+    return list(models.values())
 
 
-def _assemblies(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]]:
+def _own_models(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]]:
     for name, recipe in manifest.models.items():
         yield name, recipe, manifest.tasks.get(name)
     if manifest.module is not None and manifest.compose is not None:
@@ -75,7 +75,7 @@ def _assemblies(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]
 
 
 def manifest_of(record: ReleaseRecord) -> Manifest:
-    """Return the manifest inside a release record, as strictly checked as a file."""
+    """Return the manifest in a release record, validated as strictly as a file."""
     what = f"the manifest of {record.name} {record.version}"
     manifest = from_normal_form(record.manifest, what)
     if requires_of(manifest) != (record.requires, record.extras):
@@ -83,13 +83,13 @@ def manifest_of(record: ReleaseRecord) -> Manifest:
             "M209",
             what=what,
             kind="manifest",
-            reason="it requires other modules than the release record",
+            reason="its requirements differ from the release record's",
         )
     return manifest
 
 
 def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compose) -> Compose:
-    """Leave out the steps whose module belongs to an extra that was not asked for."""
+    """Return the recipe without the steps whose module belongs to an inactive extra."""
     wanted = {dependency.name for dependency in manifest.dependencies}
     for extra, group in manifest.extras.items():
         if extra in active:
@@ -103,7 +103,7 @@ def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compos
             raise ComposeError(
                 "M601",
                 model=name,
-                reason=f"step {step.op!r} names {step.module}, which it does not require",
+                reason=f"step {step.op!r} uses {step.module}, which is not a dependency",
             )
     return msgspec.structs.replace(recipe, steps=tuple(steps))
 
@@ -118,8 +118,13 @@ def lay_out_model(
 ) -> None:
     """Write a composed model's folder: its record, config and files.
 
-    ``modules`` are the versions that went in; ``tensors`` says where the weights lie, and
-    ``prompt`` where the virtual tokens do, as the record is to have it.
+    Args:
+        folder: The folder to create.
+        composed: The result of composing.
+        model: What was composed.
+        modules: Versions of the modules used, by name.
+        tensors: Places of the weights, as recorded.
+        prompt: Place of the virtual tokens, as recorded.
     """
     folder.mkdir(parents=True)
     for path, source in composed.files.items():

@@ -199,7 +199,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         recipes=tuple(models),
         fits=tuple(fits),
         licences=licences,
-        changes=_version_changes(workspace.environment.sound(), lock),
+        changes=_version_changes(workspace.environment.readable(), lock),
         compositions=compositions,
         compose_bytes=compose_bytes,
         flagged=stale_reason(selection.written, lock) is not None,

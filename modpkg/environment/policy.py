@@ -1,4 +1,4 @@
-"""A manifest's policy, as the resolver takes it and as the lock records it."""
+"""A manifest's policy: as the resolver takes it, and as the lock records it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from modpkg.resolve.policy import Policy, VersionRange
 def with_flags(
     manifest: Manifest, *, strategy: Strategy | None = None, exclude_newer: str | None = None
 ) -> Manifest:
-    """Return a manifest as if it said what the command line says.
+    """Return a manifest with the policy of the command line in place of its own.
 
     Raises:
-        InvalidValue: ``exclude_newer`` is none.
+        InvalidValue: ``exclude_newer`` is neither a date nor a time span.
     """
     resolution = manifest.resolution
     if strategy is not None:
@@ -62,7 +62,7 @@ def recorded(bounds: tuple[Dependency, ...]) -> list[str]:
 
 
 def locked_policy(manifest: Manifest, cutoff: datetime | None) -> LockedPolicy:
-    """Return what a lock records of a manifest's ``[resolution]``."""
+    """Return the lock's record of a manifest's ``[resolution]``."""
     resolution = manifest.resolution
     newer = resolution.exclude_newer
     return LockedPolicy(
@@ -78,7 +78,7 @@ def locked_policy(manifest: Manifest, cutoff: datetime | None) -> LockedPolicy:
 
 
 def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
-    """Return what of the policy is not as it was when the lock was made; None when nothing is."""
+    """Return how the policy differs from the lock's, as a clause; None if it does not."""
     for title, had, wanted in (
         ("constraints", lock.constraints, recorded(manifest.constraints)),
         ("overrides", lock.overrides, recorded(manifest.overrides)),
@@ -97,10 +97,10 @@ def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
 
 
 def check_engine(records: Iterable[ReleaseRecord]) -> None:
-    """Check that this modpkg can install these releases, also where a lock names them.
+    """Check that this version of modpkg can install these releases.
 
     Raises:
-        LockError: names the first that needs another.
+        LockError: A release requires another version of modpkg.
     """
     for record in records:
         text = record.requires_modpkg

@@ -44,7 +44,7 @@ class Preview:
         )
 
     def admission(self, *, upgrade: Iterable[str] | None = ()) -> Admission:
-        """Return which releases may be chosen with the manifest's own roots."""
+        """Return which releases may be selected with the manifest's own roots."""
         kept = kept_versions(self.manifest, self.lock, upgrade)
         return Admission(self.roots, kept, self.policy)
 

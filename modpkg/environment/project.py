@@ -1,4 +1,4 @@
-"""Projects: where the manifest, the lock and the environment of a command lie."""
+"""Projects: the paths of manifest, lock and environment."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = ".modpkg"
 PROJECT_VARIABLE = "MODPKG_PROJECT"
-"""The environment variable that names a project's folder, in place of the one around a command."""
+"""Environment variable with a project's folder, in place of the working folder's project."""
 _USER_MANIFEST = (
-    '# The modules of your own environment, outside any project.\n[app]\nname = "user"\n'
+    '# The modules of your user environment, outside any project.\n[app]\nname = "user"\n'
 )
 
 
@@ -44,7 +44,11 @@ class Project(Struct, frozen=True):
         return self.folder / ENVIRONMENT
 
     def text(self) -> str:
-        """Return the manifest's text; the user's own is there from the start."""
+        """Return the manifest's text; the user's project has a default.
+
+        Raises:
+            ManifestError: There is no manifest.
+        """
         try:
             return self.manifest_path.read_bytes().decode("utf-8", "surrogateescape")
         except FileNotFoundError:
@@ -53,8 +57,10 @@ class Project(Struct, frozen=True):
             raise ManifestError("M111", folder=self.folder) from None
 
     def parse(self, text: str | None = None) -> Manifest:
-        """Return the manifest, or what ``text`` would be as this project's manifest."""
-        from modpkg.manifest.read import parse_manifest  # not needed to see that nothing changed
+        """Return the parsed manifest, or ``text`` parsed as this project's manifest."""
+        from modpkg.manifest.read import (
+            parse_manifest,  # an install with nothing to do does without
+        )
 
         return parse_manifest(self.text() if text is None else text, self.manifest_path)
 
@@ -67,9 +73,10 @@ class Project(Struct, frozen=True):
 
 
 def find_project(start: Path | None = None, *, user: bool = False) -> Project:
-    """Return the project around ``start``, else (or with ``user``) the user's own environment.
+    """Return the project that contains ``start`` (default: the working folder), or the user's.
 
-    Where no ``start`` is given, ``MODPKG_PROJECT`` comes first, also before the user's own.
+    The user's own project is returned if there is no other, or with ``user``. Without ``start``,
+    ``MODPKG_PROJECT`` takes precedence over both.
 
     Raises:
         ManifestError: ``MODPKG_PROJECT`` names a folder without a manifest.

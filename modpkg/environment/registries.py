@@ -1,4 +1,4 @@
-"""Which registry each name comes from: said by the manifest, never searched for."""
+"""The registry of each name: the manifest's choice, never a search over registries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OpenRegistries:
     def at(self, address: str, base: Path, *, quiet: bool = False) -> Registry:
         """Return the registry at an address; a relative path is relative to ``base``.
 
-        With ``quiet`` it warns of nothing, for a registry that is only read to give a hint.
+        With ``quiet`` it does not warn: for a registry that is only read to give a hint.
         """
         place = address if "://" in address else str((base / Path(address).expanduser()).absolute())
         key = (place, quiet)
@@ -86,11 +86,11 @@ class Registries:
         return self._opened.at(url, self._base, quiet=quiet)
 
     def alias(self, name: str) -> str:
-        """Return the alias of the registry that a name comes from."""
+        """Return the alias of a name's registry."""
         return self._aliases.get(name) or DEFAULT
 
     def of(self, name: str) -> Registry:
-        """Return the registry that a name comes from."""
+        """Return a name's registry."""
         alias = self.alias(name)
         return self._open(self._default if alias == DEFAULT else self._urls[alias])
 
@@ -99,7 +99,7 @@ class Registries:
         return {module.name: self.of(module.name) for module in lock.module}
 
     def catalog(self) -> Catalog:
-        """Return what the resolver chooses from."""
+        """Return the catalog that the resolver selects from."""
         assigned: dict[str, Registry] = {name: self.of(name) for name in self._aliases}
         return Catalog(
             self._open(self._default),
@@ -109,15 +109,15 @@ class Registries:
         )
 
     def elsewhere(self, name: str) -> str:
-        """Return which line gets a name from another registry of the manifest, if one has it."""
+        """Return a hint if another registry of the manifest has a name, else ``""``."""
         for alias, url in self._urls.items():
             if alias in (DEFAULT, self.alias(name)):
                 continue
             try:
-                found = self._open(url, quiet=True).index(name)
+                lines = self._open(url, quiet=True).index(name)
             except ModpkgError:
-                continue  # this is only for a hint
-            if found:
+                continue  # it is only a hint
+            if lines:
                 line = f'{name} = {{ version = "*", registry = "{alias}" }}'
                 return (
                     f", but the registry {alias!r} has it: write {line} under [dependencies] of "
@@ -126,10 +126,10 @@ class Registries:
         return ""
 
     def check_identity(self, module: LockedModule) -> None:
-        """Check that a name's registry is the one it was locked from.
+        """Check that a module's registry is the one it was locked from.
 
         Raises:
-            LockError: the address now leads to another registry.
+            LockError: The address now leads to another registry.
         """
         actual = self.of(module.name).name
         if actual != module.registry:

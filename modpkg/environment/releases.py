@@ -1,4 +1,4 @@
-"""One release with everything of it in the store."""
+"""Fetching one release into the store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from modpkg.transfer.plan import plan_transfer
 def fetch_release(
     name: ModuleName, version: str, registries: Registries, store: Store, progress: Progress
 ) -> InstalledModule:
-    """Return a release of the registry that the name comes from; what is missing is fetched.
+    """Return a release from its name's registry, fetched as far as the store lacks it.
 
     Raises:
-        NotFound: the registry does not have it. Everything that fetching can raise.
+        NotFound: The registry does not have it.
+        ModpkgError: It cannot be fetched.
     """
     registry = registries.of(name)
     line = registry.line(name, version)
@@ -35,10 +36,11 @@ def fetch_release(
 def fetch_module(
     module: LockedModule, registries: Registries, store: Store, progress: Progress
 ) -> InstalledModule:
-    """Return a locked release; what the store lacks of it is fetched.
+    """Return a locked release, fetched as far as the store lacks it.
 
     Raises:
-        LockError: its name comes from another registry now. What fetching can raise.
+        LockError: Its name comes from another registry now.
+        ModpkgError: It cannot be fetched.
     """
     with store.lock():
         plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)

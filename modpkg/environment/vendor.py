@@ -1,4 +1,4 @@
-"""Vendoring: a registry folder with exactly what a lock names, for machines without a network."""
+"""Vendoring: a registry folder with exactly the releases of a lock, for offline use."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.resolve.lock import Lock, LockedModule
 
 MARK = ".vendored"
-"""File that says a folder is a vendored copy: what a lock no longer names may be removed there."""
+"""File that marks a vendored folder: releases that are no longer locked are removed there."""
 
 
 class Vendored(Struct, frozen=True):
-    """What was written."""
+    """The result of vendoring."""
 
     folders: dict[str, Path]
-    """By registry identity, its folder."""
+    """The folder of each registry, by the registry's name."""
     modules: int
     size: int
     """Bytes of the folders."""
 
 
 def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) -> Vendored:
-    """Write the releases of a lock into ``out``, which then holds nothing else.
+    """Write the releases of a lock into ``out``, and remove everything else from it.
 
     With one registry, ``out`` is that registry; with several, each is a folder in it by its name.
-    They keep their identities, so that the lock holds for the copy too. It is a whole registry at
-    every moment; blobs that an earlier copy has are not fetched again.
+    They keep their identities, so the lock is valid for the copy too. ``out`` is a valid registry
+    at every moment; blobs that it has are not fetched again.
 
     Raises:
-        ConversionError: ``out`` is no vendored copy. IntegrityError: the registry has another
-        release of a version than the lock. What reading registries can raise.
+        ConversionError: ``out`` is not a vendored folder.
+        IntegrityError: The registry has another release of a version than the lock.
+        RegistryError: A registry cannot be read.
     """
-    if out.exists() and not (out / MARK).exists() and not all(map(_is_ours, out.iterdir())):
+    if out.exists() and not (out / MARK).exists() and not all(map(_is_temporary, out.iterdir())):
         raise ConversionError("M803", path=out)
     lines: dict[str, list[IndexLine]] = {}
     for module in lock.module:
@@ -59,14 +60,14 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
         _remove_others(writer, of_one, kept)
     for path in out.iterdir():
         left = len(lines) > 1 and path.name != MARK and path not in folders.values()
-        if left or _is_ours(path):
+        if left or _is_temporary(path):
             remove_tree(path) if path.is_dir() else path.unlink()
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Vendored(folders, len(lock.module), size)
 
 
-def _is_ours(path: Path) -> bool:
-    """Say whether a file is one that a killed command was about to name."""
+def _is_temporary(path: Path) -> bool:
+    """Return whether a file is a temporary one that a killed command has left."""
     return path.name.startswith(TEMPORARY)
 
 
@@ -91,7 +92,7 @@ def _folder_name(registry: str) -> str:
 
 
 def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Digest]) -> None:
-    """Remove index lines first, then the blobs that only they named."""
+    """Remove other index lines, then the blobs that only those name."""
     for path in (writer.folder / "index").iterdir():
         own = [line for line in lines if path.name == f"{line.name}.jsonl"]
         if own:

@@ -111,7 +111,7 @@ class Workspace:
 
     def is_up_to_date(self) -> bool:
         """Return whether the environment is what manifest and lock say; parses neither."""
-        return self.environment.answers(self.text, self.lock_text())
+        return self.environment.is_up_to_date(self.text, self.lock_text())
 
     def lock_text(self) -> str | None:
         """Return the text of the lock file; None if there is none that is text."""

@@ -16,11 +16,9 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, parse_requirement, specifier_text
 from modpkg.core.packs import read_pack_header
-from modpkg.core.progress import Progress
 from modpkg.environment.generations import Environment, ModuleState
-from modpkg.environment.project import Project
-from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_module
+from modpkg.environment.workspace import Workspace
 from modpkg.interop.module_project import (
     copy_files,
     files_of,
@@ -31,7 +29,6 @@ from modpkg.interop.module_project import (
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.schema import Compose
 from modpkg.resolve.lock import LockedModule
-from modpkg.store.store import Store
 
 
 def import_peft(
@@ -86,9 +83,7 @@ def import_peft(
     return warnings
 
 
-def fetch_adapter(
-    project: Project, name: ModuleName, registries: Registries, store: Store, progress: Progress
-) -> tuple[InstalledModule, float]:
+def fetch_adapter(workspace: Workspace, name: ModuleName) -> tuple[InstalledModule, float]:
     """Return an installed adapter, or the only one of an installed model, and its scale.
 
     Raises:
@@ -96,7 +91,7 @@ def fetch_adapter(
         InstallError: Nothing is installed, or not under this name.
         RegistryError: The store lacks it, and it cannot be fetched.
     """
-    environment = Environment(project.environment)
+    environment = workspace.environment
     generation = environment.current()
     if generation is None:
         raise InstallError("M503", path=environment.root)
@@ -114,7 +109,8 @@ def fetch_adapter(
         registry=chosen.registry,
         release=chosen.release,
     )
-    return fetch_module(locked, registries, store, progress), scale
+    module = fetch_module(locked, workspace.registries, workspace.store, workspace.progress)
+    return module, scale
 
 
 def _only_adapter(

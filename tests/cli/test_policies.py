@@ -347,7 +347,7 @@ def test_why_ends_where_there_are_more_paths_than_can_be_shown(registry: Path) -
     done = modpkg("why", "lib")
     assert done.stdout.splitlines()[0] == "the manifest -> lib 3.0 (any version)"
     assert len(done.stdout.splitlines()) == 500
-    assert done.stderr == "There are more paths than these 500.\n"
+    assert done.stderr == "Only the first 500 paths are shown.\n"
 
 
 # outdated and update

@@ -50,7 +50,7 @@ class Place(Struct, frozen=True):
         environment = Environment(self.app / ".modpkg")
         generation = environment.current()
         assert generation is not None
-        assert environment.is_whole(generation)
+        assert environment.is_complete(generation)
         model = load_model(environment.model_folder("talker"), environment.packs)
         assert sum(parameter.numel() for parameter in model.parameters()) > 1000
         return generation.models["talker"]

@@ -98,7 +98,7 @@ def installed_version() -> str:
     environment = Environment(find_project().environment)
     generation = environment.current()
     assert generation is not None
-    assert environment.is_whole(generation)
+    assert environment.is_complete(generation)
     model = load_model(environment.model_folder("talker"), environment.packs)
     assert sum(parameter.numel() for parameter in model.parameters()) > 1000
     return generation.models["talker"]
@@ -216,5 +216,5 @@ def test_two_installs_at_once_both_succeed(home: Path, tmp_path: Path) -> None:
         environment = Environment(folder / ".modpkg")
         generation = environment.current()
         assert generation is not None
-        assert environment.is_whole(generation)
+        assert environment.is_complete(generation)
         assert set(generation.models) == {"talker", "tiny"}

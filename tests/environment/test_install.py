@@ -47,7 +47,7 @@ def install(*requirements: str, project: Project | None = None, **options: objec
 def versions(environment: Environment) -> dict[str, str]:
     generation = environment.current()
     assert generation is not None
-    assert environment.is_whole(generation)
+    assert environment.is_complete(generation)
     return {module.name: module.version for module in generation.modules}
 
 
@@ -60,7 +60,7 @@ def test_the_newest_is_installed_and_recorded(registry: Path) -> None:
     assert lock is not None
     assert [module.name for module in lock.module] == ["talker", "tiny", "tiny-lora"]
     assert [result.model for result in lock.composed] == ["talker"]
-    assert environment.answers(project.text(), project.lock_path.read_text())
+    assert environment.is_up_to_date(project.text(), project.lock_path.read_text())
     model = environment.model("talker")
     assert model.modules == {"tiny": "1.0", "tiny-lora": "2.0"}
     assert len({ref.file for ref in model.tensors.values()}) == 2
@@ -120,7 +120,7 @@ def test_rollback_returns_environment_lock_and_manifest(registry: Path) -> None:
     environment = Environment(project.environment)
     assert versions(environment)["talker"] == "1.0"
     assert 'talker = "<2"' in project.text()
-    assert environment.answers(project.text(), project.lock_path.read_text())
+    assert environment.is_up_to_date(project.text(), project.lock_path.read_text())
     with raises("M505"):
         roll_back(project)
     assert roll_back(project, 2)[0].number == 2
@@ -293,7 +293,7 @@ def test_a_cleared_store_leaves_environments_running(registry: Path, home: Path)
     shutil.rmtree(home / "store")
     generation = environment.current()
     assert generation is not None
-    assert environment.is_whole(generation)
+    assert environment.is_complete(generation)
 
 
 def test_environments_share_the_bytes_of_a_base(registry: Path, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_missing_pack_is_repaired_by_the_next_install(registry: Path) -> None:
     environment = install("talker")
     next(environment.packs.iterdir()).unlink()
     project = find_project()
-    assert not environment.answers(project.text(), project.lock_path.read_text())
+    assert not environment.is_up_to_date(project.text(), project.lock_path.read_text())
     assert versions(install()) == {"talker": "2.0", "tiny": "1.0", "tiny-lora": "2.0"}
 
 

@@ -128,7 +128,7 @@ def _is_installed(project: Project, mix: Mix) -> bool:
         return (
             project.text() == mix.manifest
             and lock.module == mix.lock.module
-            and Environment(project.environment).answers(mix.manifest, lock_text)
+            and Environment(project.environment).is_up_to_date(mix.manifest, lock_text)
         )
     except (OSError, UnicodeDecodeError, LockError, ManifestError):
         return False
