@@ -110,7 +110,7 @@ def cli(debug: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line: exit status 0 for success, 1 for failure, 2 for wrong usage."""
-    from modpkg.core.errors import ModpkgError, UsageError
+    from modpkg.core.errors import ModpkgError
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         from modpkg.cli.output import show_error
 
         show_error(error, as_json="--json" in own)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(2 if error.code == "M901" else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
