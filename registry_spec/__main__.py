@@ -13,7 +13,7 @@ from registry_spec import SCHEMAS, VECTORS
 @click.group(invoke_without_command=True)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Write the schemas and vectors of the registry spec (all, without a command), or check."""
+    """Write the schemas and vectors of the registry spec, or check a registry."""
     if context.invoked_subcommand is None:
         context.invoke(schemas_command)
         context.invoke(vectors_command)
@@ -41,10 +41,10 @@ def vectors_command() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check_command(registry: str, names: tuple[str, ...], as_json: bool) -> None:
-    """Read a registry and verify everything in it; print one line per problem.
+    """Verify everything in a registry; print one line per problem.
 
-    An HTTP server cannot list its modules: NAME them; what they require is checked too. Exit
-    status 1 when there is a problem, 2 when there is nothing to go by.
+    An HTTP server cannot list its modules: NAME them; the modules they require are checked too.
+    Exits with 1 if there is a problem, with 2 if no name is known.
     """
     from registry_spec.check import NamesNeeded, check
 

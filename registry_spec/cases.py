@@ -1,6 +1,6 @@
-"""What invalid.json, normal.json and fits.json say: inputs and what has to come of them.
+"""Contents of invalid.json, normal.json and fits.json: inputs and their expected results.
 
-The codes and fits are written by hand, not computed; the tests hold the code to them.
+Codes and fits are written by hand, not computed; the tests compare the code with them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _digest(number: int) -> str:
 def _changed(
     chain: list[int], sources: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """Return a record of one tensor that is decoded on those of ``chain``, the last one plain."""
+    """Return a record of one tensor that is decoded on ``chain``, whose last tensor is plain."""
     entries: dict[str, Any] = {}
     for number, base in zip([0, *chain], [*chain, None], strict=True):
         entry: Case = {"dtype": "BF16", "shape": [2, 4], "digest": _digest(number), "pack": B}
@@ -64,7 +64,7 @@ def _changed(
 
 
 def _plain(number: int, **changes: Any) -> dict[str, Any]:
-    """Return an entry of a plain tensor of the kind that `_changed` has."""
+    """Return an entry of a plain tensor, of the dtype and shape that `_changed` uses."""
     entry = {"dtype": "BF16", "shape": [2, 4], "digest": _digest(number), "pack": B}
     return entry | {"offset": 64, "length": 16} | changes
 
@@ -120,7 +120,7 @@ DECODED: list[Case] = [
         "tensor": "0102030405060708",
     },
 ]
-"""Payloads of encoded tensors, with the bytes of the tensor that come out."""
+"""Payloads of encoded tensors, with the decoded bytes."""
 
 
 def _pack(header: Any, data: bytes = b"", length: int | None = None) -> str:
@@ -419,7 +419,7 @@ CASES: dict[str, list[Case]] = {
         _case(_lock(_MODULE + 'url = "https://r.example"\n'), "M410", "an address"),
     ],
 }
-"""By section: bad inputs, each with the error's code and what is bad about it."""
+"""By section: invalid inputs, each with the error's code and the problem."""
 
 NORMAL: dict[str, Any] = {
     "names": {
@@ -517,4 +517,4 @@ FITS: list[Case] = [
         reason="its port 'hidden' is 8, not 4",
     ),
 ]
-"""Interfaces in pairs: what a module expects, what a base provides, and how the two fit."""
+"""Pairs of interfaces: what a module expects, what a base provides, and whether they fit."""

@@ -1,4 +1,4 @@
-"""The checker: everything that a registry says of itself, verified with the package's reader."""
+"""The checker of a registry, built on the package's reader."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NamesNeeded(Exception):
 
 
 class Problem(Struct, frozen=True):
-    """One thing that is wrong."""
+    """One problem of a registry."""
 
     where: str
     code: str
@@ -38,7 +38,7 @@ class Problem(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What a check found."""
+    """The result of a check."""
 
     registry: str
     modules: int = 0
@@ -59,11 +59,11 @@ class Report(Struct):
 
 
 def check(address: str, names: Sequence[str] = ()) -> Report:
-    """Return everything that is wrong with the registry at a folder or URL.
+    """Return all problems of the registry at a folder or URL.
 
     Raises:
-        NamesNeeded: it cannot list its modules, and ``names`` is empty.
-        InvalidValue: one of ``names`` is none.
+        NamesNeeded: It cannot list its modules, and ``names`` is empty.
+        InvalidValue: One of ``names`` is not a module name.
     """
     wanted = [module_name(name) for name in names]
     with tempfile.TemporaryDirectory() as work:
@@ -95,7 +95,7 @@ class _Check:
         queued = set(pending)
         while pending:
             for name in self._module(pending.pop(0)):
-                # Where names were given, what they require is checked too, as far as it is here.
+                # With given names, required modules are checked too, if the registry has them.
                 if names and name not in queued and self.registry.index(name):
                     queued.add(name)
                     pending.append(name)
@@ -167,7 +167,7 @@ class _Check:
 
     @contextlib.contextmanager
     def file(self, digest: Digest, what: str) -> Iterator[Path]:
-        """Give a blob as a file whose digest holds; a distant one is removed afterwards."""
+        """Return a blob as a file with a verified digest; a download is removed afterwards."""
         self.seen.add(digest)
         folder = self.registry.folder
         if folder is None:
@@ -189,7 +189,7 @@ class _Check:
         yield path
 
     def _stray_blobs(self, folder: Path) -> None:
-        """Check the blobs that no release names: a killed publisher may leave sound ones."""
+        """Check the blobs that no release names: an aborted upload may leave valid ones."""
         for path in sorted((folder / "blobs").rglob("*")):
             if path.is_dir() or path.name.startswith(TEMPORARY):
                 continue

@@ -1,4 +1,4 @@
-"""Giving the vectors to the code that reads such things in earnest."""
+"""Running the vectors through the package's readers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _registry(text: str) -> None:
 
 
 def _index_line(text: str) -> None:
-    """Read a line as a reader does; it says why in a warning, and here as the error itself."""
+    """Parse an index line; a reader warns where this raises."""
     data = text.encode()
     warnings: list[str] = []
     if parse_index(data, "m", "here", warnings.append) or not warnings:
@@ -59,7 +59,7 @@ def _record(value: Any) -> None:
 
 
 def decoded(case: dict[str, Any]) -> bytes:
-    """Return the tensor that an encoded payload is of."""
+    """Return the tensor that a payload decodes to."""
     base = case["base"] and memoryview(bytes.fromhex(case["base"]))
     out = bytearray(case["length"])
     payload = bytes.fromhex(case["payload"])
@@ -90,11 +90,11 @@ JUDGES: dict[str, Callable[[Any], object]] = {
     "compose": compose,
     "locks": lambda text: parse_lock(text, Path("modpkg.lock")),
 }
-"""By section of invalid.json, what reads an input; each raises a `ModpkgError`."""
+"""By section of invalid.json, the function that reads an input; each raises a `ModpkgError`."""
 
 
 def fit(case: dict[str, Any]) -> dict[str, Any]:
-    """Return how a case of fits.json comes out: its fit, and what is changed or why it is unfit."""
+    """Return the result of a case of fits.json: its fit, and the changes or the reason."""
     expects = decode_record(canonical_json(case["expects"]), Expects, "the case")
     provides = decode_record(canonical_json(case["provides"]), Provides, "the case")
     reason = unfit_reason(expects, provides)

@@ -1,6 +1,6 @@
-"""What compose.json says, and a section of invalid.json: ``[compose]`` as a person writes it.
+"""Contents of compose.json, and a section of invalid.json: ``[compose]`` tables.
 
-The normal forms and codes are written by hand, not computed; the tests hold the code to them.
+Normal forms and codes are written by hand, not computed; the tests compare the code with them.
 """
 
 from __future__ import annotations

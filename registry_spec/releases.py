@@ -1,4 +1,4 @@
-"""Checking one release of a registry as a list of steps, each of which may fail by itself."""
+"""Checking one release of a registry in independent steps."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_encoded, check_pack, check_record
 
 Files = Callable[[Digest, str], AbstractContextManager[Path]]
-"""Gives a blob, by its digest, as a file whose digest holds."""
+"""Returns a blob as a file with a verified digest."""
 Step = Callable[[], None]
 
 
 def check_release(registry: Registry, line: IndexLine, files: Files) -> Iterator[Step]:
-    """Yield the steps of a check; a step raises `ModpkgError` when something is wrong."""
+    """Yield the steps of a check; a step raises `ModpkgError` if it finds a problem."""
     held: list[ReleaseRecord] = []
 
     def read() -> None:
@@ -81,7 +81,7 @@ def _refuse(record: ReleaseRecord, reason: str) -> RecordError:
 
 
 def _manifest(record: ReleaseRecord) -> None:
-    """Check that the manifest is one, in normal form, and says what the record says."""
+    """Check that the manifest is valid, in normal form, and agrees with the record."""
     where = f"the manifest of {record.name} {record.version}"
     manifest = from_normal_form(record.manifest, where)
     module = manifest.module
@@ -92,8 +92,8 @@ def _manifest(record: ReleaseRecord) -> None:
 
     made = {(b.name, parse_version(b.version)): b for b in record.provenance.built_from}
     for origin in manifest.origins:
-        told = made.get((origin.name, origin.version))
-        if told is None or (told.relation or "built") != origin.relation:
+        listed = made.get((origin.name, origin.version))
+        if listed is None or (listed.relation or "built") != origin.relation:
             raise _refuse(
                 record,
                 f"its manifest says {origin.relation} from {origin.name} {origin.version}, "
@@ -106,7 +106,7 @@ def _manifest(record: ReleaseRecord) -> None:
             for d in group  # type: ignore[attr-defined]
         ]
 
-    said = {
+    expected = {
         "name": module.name,
         "version": str(module.version),
         "kind": module.kind,
@@ -116,7 +116,7 @@ def _manifest(record: ReleaseRecord) -> None:
         "requires_modpkg": manifest.requires_modpkg or UNSET,
         "extras": {extra: texts(group) for extra, group in manifest.extras.items()},
     }
-    for key, value in said.items():
+    for key, value in expected.items():
         if getattr(record, key) != value:
             raise _refuse(
                 record, f"its {key} is {getattr(record, key)!r}, its manifest's {value!r}"
@@ -165,7 +165,7 @@ def _provides(record: ReleaseRecord, digest: str, files: Files) -> None:
 def _expects(
     registry: Registry, record: ReleaseRecord, base: str, digest: str, files: Files
 ) -> None:
-    """Check an expected interface, against the base it was made from where that is here."""
+    """Check an expected interface, against the base if the registry has it."""
     what = f"what {record.name} {record.version} expects of {base}"
     with files(parse_digest(digest), what) as file:
         data = file.read_bytes()

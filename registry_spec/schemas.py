@@ -1,4 +1,4 @@
-"""JSON Schemas of every format, generated from the classes that the code reads them with."""
+"""JSON Schemas of all formats, generated from the classes that read them."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def schema(name: str) -> dict[str, Any]:
             if field.name in docs:
                 definition["properties"][field.encode_name]["description"] = docs[field.name]
     root = definitions.pop(kind.__name__)
-    found: dict[str, Any] = {
+    schema: dict[str, Any] = {
         "$schema": DIALECT,
         "$id": IDENTITY.format(spec=SPEC, name=name),
         **root,
         "title": _TITLES[name],
     }
     if definitions:
-        found["$defs"] = dict(sorted(definitions.items()))
-    return found
+        schema["$defs"] = dict(sorted(definitions.items()))
+    return schema
 
 
 def field_docs(struct: type[Struct]) -> dict[str, str]:
@@ -86,7 +86,7 @@ def field_docs(struct: type[Struct]) -> dict[str, str]:
 
 
 def _structs(kind: Any, seen: set[type[Struct]]) -> Iterator[type[Struct]]:
-    """Yield a class and all classes that its fields are made of, once each."""
+    """Yield a class and all classes of its fields, once each."""
     if isinstance(kind, type) and issubclass(kind, Struct):
         if kind in seen:
             return

@@ -1,7 +1,7 @@
 """The vectors: a small registry with one release of most kinds, and its lock file.
 
-Written by the code that builds and publishes releases, with fixed times, so that the bytes are
-the same wherever and whenever they are written.
+Written by the code that builds and publishes releases, with fixed times, so the bytes are always
+the same.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from registry_spec.recipes import BAD_COMPOSE, COMPOSE
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 BUILT_WITH = "registry_spec vectors"
-"""Stands for the builder's version, so that a new version of modpkg does not change the vectors."""
+"""Replaces the builder's version, so that a new version of modpkg does not change the vectors."""
 REQUIREMENT = "tiny-model[all]>=1"
-"""What the vectors' lock file is a resolution of."""
+"""The requirement that the vectors' lock file resolves."""
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 
@@ -71,7 +71,7 @@ def _base(norm: float) -> dict[str, bytes]:
 
 
 def _bf16(seed: int, count: int = 1200) -> list[int]:
-    """Return bfloat16 numbers as trained weights are: exponents alike, mantissas of any kind."""
+    """Return bfloat16 numbers like trained weights: similar exponents, random mantissas."""
     numbers = []
     for _ in range(count):
         seed = (seed * 1103515245 + 12345) % 2**31  # the C standard's example of rand()
@@ -80,7 +80,7 @@ def _bf16(seed: int, count: int = 1200) -> list[int]:
 
 
 def _tuned(step: int) -> dict[str, bytes]:
-    """Return a base whose tensors changed in as many ways as there are encodings."""
+    """Return a base with one changed tensor for each encoding."""
     few, little = _bf16(1), _bf16(2)
     for done in range(1, step + 1):
         for place in range(7 * done, len(few), 100):
@@ -192,7 +192,7 @@ def write_registry(folder: Path) -> None:
 
 
 def _build(project: Path, registry: Path) -> Built:
-    """Build a project, and put a fixed word where the builder's version stands."""
+    """Build a project with a fixed word as the builder's version."""
     manifest = read_manifest(project / "modpkg.toml")
     if manifest.module is None:
         raise AssertionError("a vector is a module")
@@ -213,8 +213,8 @@ def _build(project: Path, registry: Path) -> Built:
 
 def lock_text(registry: Path) -> str:
     """Return the lock file that `REQUIREMENT` resolves to."""
-    asked = parse_requirement(REQUIREMENT)
-    roots = root_needs(asked.name, asked.extras, asked.specifier, "")
+    requirement = parse_requirement(REQUIREMENT)
+    roots = root_needs(requirement.name, requirement.extras, requirement.specifier, "")
     resolution = resolve(roots, Catalog(Registry(str(registry))))
     return format_lock(lock_of([REQUIREMENT], resolution))
 

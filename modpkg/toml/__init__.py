@@ -1,0 +1,1 @@
+"""TOML with positions: texts, and validated values whose errors name a line."""
