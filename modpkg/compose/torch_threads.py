@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 def use_one_thread() -> None:
-    """Make torch use one thread per operation in this process (OpenMP: in this thread)."""
+    """Make torch use one thread per operation; with OpenMP this holds for the calling thread."""
     torch.set_num_threads(1)
 
 
