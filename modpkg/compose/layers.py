@@ -64,7 +64,7 @@ def assemble(
     stack = _stack(name, base)
     tensors = {t: ref for t, ref in base.tensors.items() if layer_path(t) is None}
     scales: dict[str, tuple[Setting, str, float]] = {}
-    origin: list[tuple[InstalledModule, int]] = []
+    sources: list[tuple[InstalledModule, int]] = []
     for run in runs:
         module = modules[run.module]
         if _stack(name, module) != stack:
@@ -83,7 +83,7 @@ def assemble(
                 if place is None or place.layer != layer:
                     continue
                 count += 1
-                renamed = f"{stack}.{len(origin)}.{place.rest}"
+                renamed = f"{stack}.{len(sources)}.{place.rest}"
                 tensors[renamed] = ref
                 if run.scale is not None:
                     first, stop = run.range
@@ -95,10 +95,10 @@ def assemble(
                     model=name,
                     reason=f"{module.name} has no layer {layer}, which [compose] names",
                 )
-            origin.append((module, layer))
+            sources.append((module, layer))
     return AssembledBase(
         structs.replace(base, tensors=dict(sorted(tensors.items()))),
-        _renumbered(name, config, origin),
+        _renumbered(name, config, sources),
         scales,
     )
 
@@ -135,7 +135,7 @@ def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, Te
 
 
 def _renumbered(
-    name: str, config: Mapping[str, Any], origin: Sequence[tuple[InstalledModule, int]]
+    name: str, config: Mapping[str, Any], sources: Sequence[tuple[InstalledModule, int]]
 ) -> dict[str, Any]:
     """Return the config with the new number of layers, its per-layer lists rearranged."""
     keys = [key for key in LAYERS if isinstance(config.get(key), int)]
@@ -146,16 +146,16 @@ def _renumbered(
             reason=f"its base's {CONFIG} does not state the number of layers",
         )
     before = int(config[keys[0]])
-    edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(origin))}
+    edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(sources))}
     own = {
         module.name: read_json(module.files[CONFIG])
-        for module, _ in origin
+        for module, _ in sources
         if CONFIG in module.files
     }
     for key, value in config.items():
         if isinstance(value, list) and len(value) == before and before > 1:
-            sources = [(own.get(module.name, {}).get(key), layer) for module, layer in origin]
-            lists = [(items, layer) for items, layer in sources if isinstance(items, list)]
-            if len(lists) == len(sources) and all(layer < len(items) for items, layer in lists):
+            values = [(own.get(module.name, {}).get(key), layer) for module, layer in sources]
+            lists = [(items, layer) for items, layer in values if isinstance(items, list)]
+            if len(lists) == len(values) and all(layer < len(items) for items, layer in lists):
                 edited[key] = [items[layer] for items, layer in lists]
     return edited
