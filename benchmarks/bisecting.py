@@ -29,7 +29,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
-from modpkg.environment.registries import Registries
+from modpkg.environment.registries import OpenRegistries, Registries
 from modpkg.resolve.lock import Lock
 
 MODULES, VERSIONS = 40, 20
@@ -96,7 +96,7 @@ def plantings(count: int, size: int, seed: int) -> list[Planting]:
 def runs(folder: Path, planting: Planting, *, chained: bool) -> int:
     """Bisect one planting; return how often the command would have run."""
     project = Project(folder / "modpkg.toml")
-    registries = Registries(project.parse(manifest()), BlobTree(folder / "cache"))
+    registries = Registries(project.parse(manifest()), OpenRegistries(BlobTree(folder / "cache")))
     locks: list[Lock] = [
         make_lock(project.parse(manifest(bound)), registries, None).lock
         for bound in ("==1.1", None)

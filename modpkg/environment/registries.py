@@ -62,14 +62,10 @@ class Registries:
     def __init__(
         self,
         manifest: Manifest,
-        opened: OpenRegistries | BlobTree,
+        opened: OpenRegistries,
         *,
         default: str | None = None,
-        offline: bool = False,
-        warn: Callable[[str], None] | None = None,
     ) -> None:
-        if isinstance(opened, BlobTree):
-            opened = OpenRegistries(opened, offline=offline, warn=warn)
         self._opened = opened
         self._base = manifest.folder
         self._default = default_address(manifest, default)

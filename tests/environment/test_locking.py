@@ -11,7 +11,7 @@ import pytest
 
 from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock, stale_reason
-from modpkg.environment.registries import Registries
+from modpkg.environment.registries import OpenRegistries, Registries
 from modpkg.manifest.read import parse_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
@@ -46,9 +46,8 @@ class Shop:
             f'[app]\nname = "shop"\n[dependencies]\ntop = "*"\n{self.more}',
             self.folder / "modpkg.toml",
         )
-        registries = Registries(
-            manifest, BlobTree(self.folder / "store"), default=str(self.registry)
-        )
+        opened = OpenRegistries(BlobTree(self.folder / "store"))
+        registries = Registries(manifest, opened, default=str(self.registry))
         locked = make_lock(manifest, registries, previous, upgrade=upgrade, now=START + day * DAY)
         assert stale_reason(manifest, locked.lock) is None
         return locked.lock
