@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
-from modpkg.core.progress import Progress
 from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import LockedModule
-from modpkg.store.store import Store
 from modpkg.transfer.fetch import fetch_all
 from modpkg.transfer.plan import plan_transfer
 
 
 def fetch_release(
-    name: ModuleName, version: str, registries: Registries, store: Store, progress: Progress
+    workspace: Workspace, name: ModuleName, version: str, registries: Registries | None = None
 ) -> InstalledModule:
     """Return a release from its name's registry, fetched as far as the store lacks it.
+
+    ``registries`` are used in place of the workspace's own.
 
     Raises:
         NotFound: The registry does not have it.
         ModpkgError: It cannot be fetched.
     """
+    registries = registries or workspace.registries
     registry = registries.of(name)
     line = registry.line(name, version)
     module = LockedModule(
@@ -30,18 +32,20 @@ def fetch_release(
         registry=registry.name,
         release=line.release,
     )
-    return fetch_module(module, registries, store, progress)
+    return fetch_module(workspace, module, registries)
 
 
 def fetch_module(
-    module: LockedModule, registries: Registries, store: Store, progress: Progress
+    workspace: Workspace, module: LockedModule, registries: Registries | None = None
 ) -> InstalledModule:
-    """Return a locked release, fetched as far as the store lacks it.
+    """Return a locked release; see `fetch_release`.
 
     Raises:
         LockError: Its name comes from another registry now.
         ModpkgError: It cannot be fetched.
     """
+    registries = registries or workspace.registries
+    store, progress = workspace.store, workspace.progress
     with store.lock():
         plan = plan_transfer([module], {module.name: registries.of(module.name)}, store)
         if plan.needed:

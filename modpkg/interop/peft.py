@@ -109,8 +109,7 @@ def fetch_adapter(workspace: Workspace, name: ModuleName) -> tuple[InstalledModu
         registry=chosen.registry,
         release=chosen.release,
     )
-    module = fetch_module(locked, workspace.registries, workspace.store, workspace.progress)
-    return module, scale
+    return fetch_module(workspace, locked), scale
 
 
 def _only_adapter(

@@ -51,13 +51,7 @@ def fork(origin: str, name: ModuleName, out: Path, workspace: Workspace) -> Fork
     line = find_line(origin, workspace.registries)
     if line.name == name:
         raise UsageError("M901", message=f"Choose another name for the fork than {name}.")
-    module = fetch_release(
-        ModuleName(line.name),
-        line.version,
-        workspace.registries,
-        workspace.store,
-        workspace.progress,
-    )
+    module = fetch_release(workspace, ModuleName(line.name), line.version)
     workspace.progress.stage(f"Writing {name}")
     with workspace.store.lock():
         return write_fork(module, name, out)

@@ -119,7 +119,7 @@ def fetch_named(text: str, workspace: Workspace) -> InstalledModule:
         What fetching can raise.
     """
     name, version = parse_release(text)
-    return fetch_release(name, version, workspace.registries, workspace.store, workspace.progress)
+    return fetch_release(workspace, name, version)
 
 
 def find_view(text: str, workspace: Workspace) -> ModuleView:

@@ -111,9 +111,7 @@ def view_of_release(
 
     @cache
     def fetched() -> InstalledModule:
-        return fetch_release(
-            ModuleName(line.name), line.version, sources, workspace.store, workspace.progress
-        )
+        return fetch_release(workspace, ModuleName(line.name), line.version, sources)
 
     return _of_record(
         record,
