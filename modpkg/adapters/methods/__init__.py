@@ -49,7 +49,7 @@ METHODS: dict[str, PeftMethod] = {
 }
 """By ``peft_type``, the methods that are applied exactly."""
 
-_AT_RUN_TIME = "it adds to the model's activations at run time and changes no weight"
+_AT_RUN_TIME = "it adds to the model's inputs or activations at run time and changes no weight"
 _SEEDED = "the positions of its values are drawn from a seed and are not in its file"
 UNSUPPORTED: dict[str, str] = {
     "ADAPTION_PROMPT": _AT_RUN_TIME,
