@@ -199,6 +199,9 @@ def _execute(request: dict[str, Any]) -> int:
     os.environ.update(request["env"])
     # A process that is started from here may be forked too.
     sys.executable = _CLIENT
+    # One thread: the tests of the other workers need the other cores.
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
         if kind == "-m":
             sys.path[0] = request["cwd"]

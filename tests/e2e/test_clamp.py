@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import forkserver
 
 ROOT = Path(__file__).parents[2]
 STORY = ROOT / "examples" / "clamp"
@@ -21,14 +20,7 @@ pytest.importorskip("transformers")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """Return what the story kept as facts, and where it was told."""
     work = tmp_path_factory.mktemp("clamp")
-    told = subprocess.run(
-        [sys.executable, str(STORY / "community.py"), "--work", str(work)],
-        # One thread: the tests beside this one need the other cores.
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    told = forkserver.run(str(STORY / "community.py"), "--work", str(work), timeout=1800)
     assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
     return json.loads((work / "facts.json").read_text()), work
 
