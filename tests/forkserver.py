@@ -172,8 +172,9 @@ class _Server:
         ended = os.pidfd_open(child)
 
         def gone() -> None:
-            self._selector.unregister(connection)
-            os.kill(child, signal.SIGKILL)
+            if child in self._children:  # it may have ended at the same time
+                self._selector.unregister(connection)
+                os.kill(child, signal.SIGKILL)
 
         def over() -> None:
             self._selector.unregister(ended)

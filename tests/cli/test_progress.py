@@ -73,9 +73,9 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(server: Server) -> None:
             break
         shown += piece
     os.close(main)
-    out, _ = child.communicate(timeout=60)
+    out, _ = child.communicate(timeout=300)
     assert child.returncode == 0
-    assert b"Installed 1 modules" in out or b"Installed" in out
+    assert b"Installed 1 module " in out
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"Fetching .*[0-9.]+/3\.0 MB .*[0-9.]+ MB/s .*0:00:0[0-9]", plain), plain
     assert "Fetched" not in plain

@@ -210,7 +210,7 @@ def test_two_installs_at_once_both_succeed(home: Path, tmp_path: Path) -> None:
         )
     ]
     for process in processes:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, (out, err)
     for folder in folders:
         environment = Environment(folder / ".modpkg")

@@ -85,7 +85,7 @@ def test_a_token_is_printed_nowhere(server: Server, home: Path) -> None:
     assert "rejects the credentials" in done.stderr
     as_json = modpkg("install", "talker", "--json", check=False)
     command = [sys.executable, "-m", "modpkg", "--debug", "install", "talker"]
-    debug = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    debug = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "Traceback" in debug.stderr
     for text in (done.stdout, done.stderr, as_json.stdout, debug.stdout, debug.stderr):
         assert TOKEN not in text

@@ -273,7 +273,7 @@ def test_publishers_at_once_lose_nothing(registry: Path, tmp_path: Path) -> None
         folders.append(folder)
     processes = [publisher(folder, registry) for folder in folders]
     for process in processes:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said.decode()
     report = check(str(registry))
     assert (report.problems, report.releases) == ([], 8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from modpkg.community.evaluate.cases import Column
 from modpkg.community.evaluate.metrics import Metric
 
 def stuck(cases, outputs):
+    open("stuck", "w").close()
     re.match("(a+)+$", "a" * 60 + "b")  # in C, with the interpreter's lock held: nothing gets in
 
 def crash(cases, outputs):
@@ -72,7 +72,7 @@ def trouble(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def runner(home: Path, tmp_path: Path) -> Iterator[TestRunner]:
     publish_encoder_and_head(home / "registry", tmp_path / "projects")
-    with TestRunner(Store(home / "store"), Progress(), limit=20.0) as runner:
+    with TestRunner(Store(home / "store"), Progress(), limit=600.0) as runner:
         yield runner
 
 
@@ -84,16 +84,20 @@ def run(folder: Path, runner: TestRunner, home: Path, metric: str) -> float:
     return done.report.results[0].value
 
 
-@pytest.mark.usefixtures("trouble")
+@pytest.mark.usefixtures("trouble", "forked_python")
 def test_a_test_that_never_ends_is_stopped_and_the_next_one_runs(
-    runner: TestRunner, home: Path, tmp_path: Path
+    runner: TestRunner, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "own"
-    begun = time.monotonic()
-    with raises("M717") as caught:
-        run(own, runner, home, "stuck")
-    assert time.monotonic() - begun < 120  # it is stopped at all; how soon is for benchmarks
-    assert "Test 'moods' of own did not finish on own within 20 seconds" in str(caught.value)
+    for limit in (2.0, 20.0, 200.0):  # on a slow machine the model takes longer to load
+        monkeypatch.setattr(runner, "_limit", limit)
+        with raises("M717", match="'moods' of own") as caught:
+            run(own, runner, home, "stuck")
+        assert caught.value.values["limit"] == limit
+        if Path("stuck").exists():
+            break
+    assert Path("stuck").exists()
+    monkeypatch.setattr(runner, "_limit", 600.0)
     with raises("M718", match=r"crashed on own \(signal 9\)"):
         run(own, runner, home, "crash")
     refusals: list[tuple[str, type[ModpkgError], str]] = [
