@@ -11,18 +11,19 @@ import click
 
 from modpkg.cli.options import project_options, trial_options, with_workspace
 from modpkg.cli.output import bad, counted, good, print_json, say, strong
+from modpkg.community.bisect.search import Culprit, SkippedMix
+from modpkg.community.bisect.trials import Command
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME, PYPROJECT
 from modpkg.environment.generations import Environment
+from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock, read_lock
 
 if TYPE_CHECKING:
     from modpkg.community.bisect.bisect import Bisection
-    from modpkg.community.bisect.search import Culprit, SkippedMix
     from modpkg.community.bisect.update import TestedUpdate
-    from modpkg.environment.plan import InstallRequest
 
 _GENERATION = re.compile(r"@(\d{1,9})")
 
@@ -57,8 +58,6 @@ def bisect_command(
     """
     from modpkg.community.bisect.bisect import bisect
     from modpkg.community.bisect.session import open_session
-    from modpkg.community.bisect.trials import Command
-    from modpkg.environment.plan import InstallRequest
 
     before, after = _lock(old, workspace.project), _lock(new, workspace.project)
     judged = Command(
@@ -88,7 +87,6 @@ def tested(
     """Return the newest set of versions with which a shell command, or [[tests]], passes."""
     from modpkg.community.bisect.judges import shell_command
     from modpkg.community.bisect.session import open_session
-    from modpkg.community.bisect.trials import Command
     from modpkg.community.bisect.update import tested_update
 
     command = Command(

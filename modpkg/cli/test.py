@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong
+from modpkg.community.evaluate.report import TestRun, describe_result, junit_xml
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import shown, write_atomically
+from modpkg.core.report import report_bytes
 from modpkg.environment.workspace import Workspace
-
-if TYPE_CHECKING:
-    from modpkg.community.evaluate.report import TestRun
 
 
 @click.command("test")
@@ -44,11 +42,9 @@ def test_command(
 
     Exit status 1 if a test fails.
     """
-    from modpkg.community.evaluate.report import junit_xml
     from modpkg.community.evaluate.run import run_project_tests
     from modpkg.community.evaluate.suite import check_cases
     from modpkg.community.evaluate.test_runner import TestRunner
-    from modpkg.core.report import report_bytes
 
     manifest = workspace.manifest
     module = manifest.module
@@ -80,8 +76,6 @@ def test_command(
 
 
 def _show(run: TestRun) -> None:
-    from modpkg.community.evaluate.report import describe_result
-
     report = run.report
     say(f"{strong(report.subject.name)} {report.subject.version}")
     for result, seconds in zip(report.results, run.seconds, strict=True):

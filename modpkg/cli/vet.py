@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 import msgspec
 
@@ -18,10 +16,8 @@ from modpkg.cli.output import (
     strong,
     table,
 )
+from modpkg.community.vet.verdict import TestChange, VetReport
 from modpkg.environment.workspace import Workspace
-
-if TYPE_CHECKING:
-    from modpkg.community.vet.verdict import TestChange, VetReport
 
 
 def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:

@@ -79,7 +79,7 @@ def check_truthful(needs: Sequence[Units], test: Counted, found: Smallest) -> No
 
 @settings(max_examples=300)
 @given(problems(), st.randoms(use_true_random=False))
-def test_whatever_the_answers_it_ends_and_says_what_was_tested(
+def test_any_answers_end_in_a_truthful_result(
     problem: tuple[list[Units], list[Units]], rng: object
 ) -> None:
     needs, _ = problem

@@ -46,7 +46,7 @@ def as_jsonl(rows: list[dict[str, Any]]) -> bytes:
     return "\n\n".join(json.dumps(row) for row in rows).encode()
 
 
-def test_three_forms_say_the_same() -> None:
+def test_three_formats_are_equivalent() -> None:
     for name, data in (
         ("c.jsonl", as_jsonl(ROWS)),
         ("c.csv", as_csv(ROWS)),
@@ -60,7 +60,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(st.lists(st.tuples(texts.filter(str.strip), st.floats(-1e9, 1e9)), min_size=1, max_size=5))
-def test_what_jsonl_and_parquet_hold_comes_back(rows: list[tuple[str, float]]) -> None:
+def test_jsonl_and_parquet_round_trip(rows: list[tuple[str, float]]) -> None:
     wanted = [{"text": text, "score": score} for text, score in rows]
     assert read_cases(as_jsonl(wanted), "c.jsonl", COLUMNS) == wanted
     assert read_cases(as_parquet(wanted), "c.parquet", COLUMNS) == wanted
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_used_is_refused(name: str, data: bytes, reason: s
 
 
 @given(st.binary(max_size=200), st.sampled_from(["c.jsonl", "c.csv", "c.parquet"]))
-def test_no_bytes_do_more_than_be_refused(data: bytes, name: str) -> None:
+def test_arbitrary_bytes_are_read_or_refused(data: bytes, name: str) -> None:
     try:
         found = read_cases(data, name, COLUMNS)
     except TestError:

@@ -59,7 +59,7 @@ results = st.builds(
 
 
 @given(st.lists(results, max_size=5, unique_by=lambda one: one.test))
-def test_what_is_written_is_read_back(found: list[TestResult]) -> None:
+def test_reports_round_trip(found: list[TestResult]) -> None:
     one = report(*found)
     assert parse_report(report_bytes(one), "r") == one
     assert report_bytes(parse_report(report_bytes(one), "r")) == report_bytes(one)
@@ -85,7 +85,7 @@ def test_a_test_that_fails_now_is_worse_whatever_it_tolerates() -> None:
     assert regressions(report(result(0.8, at_least=0.9)), report(result(0.8, at_least=0.9))) == []
 
 
-def test_a_test_that_is_gone_or_is_another_hides_nothing() -> None:
+def test_a_removed_or_redefined_test_regresses_if_it_passed() -> None:
     before = report(result(0.9, at_least=0.8), result(0.1, "failing", at_least=0.8))
     [one] = regressions(before, report())
     assert (one.test, one.after) == ("t", None)

@@ -36,7 +36,7 @@ def test_spearman_is_scipys(pairs: list[tuple[int, int]]) -> None:
     assert scores.spearman(rows) == pytest.approx(theirs, abs=1e-12)
 
 
-def test_spearman_of_what_is_all_the_same_is_no_number() -> None:
+def test_spearman_of_a_constant_is_nan() -> None:
     assert math.isnan(scores.spearman(np.ones((3, 2))))
 
 
@@ -119,7 +119,7 @@ def test_diagnostic_pairs() -> None:
         scores.directional([{"label": "good", "direction": "left"}], pairs[:1])
 
 
-def test_a_metric_that_does_not_exist_is_told_with_what_may_be_meant() -> None:
+def test_an_unknown_metric_suggests_a_similar_one() -> None:
     with raises("M713") as caught:
         check_metric("rogue_l", "test 'x'")
     assert str(caught.value) == ("test 'x': unknown metric 'rogue_l'; did you mean 'rouge_l'?")

@@ -34,7 +34,7 @@ def head_project(folder: Path, projects: Path, more: str = "", wrong: int = 0) -
     return write_head(folder, "own", more=table() + more, files={"tests/moods.jsonl": cases})
 
 
-def test_a_heads_own_tests_run_on_what_would_be_released(registry: Path, tmp_path: Path) -> None:
+def test_a_heads_own_tests_run_on_its_build(registry: Path, tmp_path: Path) -> None:
     folder = head_project(tmp_path / "own", tmp_path / "projects", wrong=3)
     told = modpkg("test", "--junit", "../junit.xml", cwd=folder).stdout
     assert "own 1.0" in told
@@ -63,7 +63,7 @@ def test_a_failing_test_is_a_failure_of_the_command(registry: Path, tmp_path: Pa
     assert "<failure message=" in (tmp_path / "junit.xml").read_text()
 
 
-def test_a_lying_report_is_not_built(registry: Path, tmp_path: Path) -> None:
+def test_a_report_of_something_else_is_not_built(registry: Path, tmp_path: Path) -> None:
     folder = head_project(tmp_path / "own", tmp_path / "projects", wrong=3)
     modpkg("test", cwd=folder)
     modpkg("build", cwd=folder)
@@ -195,7 +195,7 @@ def test_an_installed_models_own_tests_can_be_run(registry: Path, tmp_path: Path
     assert "is no model that can run" in refused("test", "mood")
 
 
-def test_what_cannot_be_tested_is_told_before_a_model_is_loaded(
+def test_errors_are_raised_before_a_model_is_loaded(
     registry: Path, tmp_path: Path
 ) -> None:
     def said(metric: str, cases: bytes = b'{"text": "the cat", "label": "good"}\n') -> str:
@@ -219,7 +219,7 @@ def test_without_tests_there_is_nothing_to_test(registry: Path, tmp_path: Path) 
     assert refused("test", cwd=folder).startswith("error[M719]")
 
 
-def test_outputs_that_are_not_finite_are_told(registry: Path, tmp_path: Path) -> None:
+def test_non_finite_outputs_are_an_error(registry: Path, tmp_path: Path) -> None:
     files = {"tests/moods.jsonl": b'{"text": "the cat", "label": "good"}\n'}
     folder = write_head(tmp_path / "own", "own", scale=3e38, more=table(), files=files)
     said = refused("test", cwd=folder)

@@ -144,7 +144,7 @@ def test_check_and_vet_compare_with_the_same_release(
     assert compared_with() == {"1.0.1"}
 
 
-def test_what_breaks_a_dependant_is_rejected_and_named(
+def test_a_candidate_that_breaks_a_dependant_is_rejected(
     bench: Bench, tmp_path: Path, made: Path
 ) -> None:
     folder = write_encoder(tmp_path / "noisy", "1.1", noise=2.0)
@@ -213,7 +213,7 @@ def with_near(folder: Path, version: str, noise: float, more: str) -> Path:
     return write_encoder(folder, version, noise=noise, more=more)
 
 
-def test_a_test_that_was_taken_out_is_run_all_the_same(bench: Bench, tmp_path: Path) -> None:
+def test_a_removed_test_is_still_run(bench: Bench, tmp_path: Path) -> None:
     own = tmp_path / "own-registry"
     writer = RegistryWriter(own)
     writer.prepare()
@@ -242,7 +242,7 @@ def test_the_first_release_is_judged_by_its_own_tests(bench: Bench, tmp_path: Pa
     assert vetted(bench, folder).verdict == "needs-a-person"
 
 
-def test_a_report_that_does_not_hold_is_a_reason_to_reject(
+def test_a_contradicted_report_is_rejected(
     bench: Bench, tmp_path: Path, made: Path
 ) -> None:
     """A report can say of the right composition and tests what is not so: it is measured."""
@@ -262,7 +262,7 @@ def test_a_report_that_does_not_hold_is_a_reason_to_reject(
     )
 
 
-def test_the_command_says_its_verdict_by_its_status(made: Path, tmp_path: Path) -> None:
+def test_exit_status_is_the_verdict(made: Path, tmp_path: Path) -> None:
     def run(folder: Path, *more: str) -> tuple[int, str]:
         done = modpkg("vet", folder, *more, check=False, MODPKG_HOME=str(made))
         return done.returncode, done.stdout
