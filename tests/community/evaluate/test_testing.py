@@ -195,9 +195,7 @@ def test_an_installed_models_own_tests_can_be_run(registry: Path, tmp_path: Path
     assert "is no model that can run" in refused("test", "mood")
 
 
-def test_errors_are_raised_before_a_model_is_loaded(
-    registry: Path, tmp_path: Path
-) -> None:
+def test_errors_are_raised_before_a_model_is_loaded(registry: Path, tmp_path: Path) -> None:
     def said(metric: str, cases: bytes = b'{"text": "the cat", "label": "good"}\n') -> str:
         more = table(cases="tests/c.jsonl", metric=metric, more="")
         folder = write_head(tmp_path / "own", "own", more=more, files={"tests/c.jsonl": cases})

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from modpkg.community.evaluate.protocol import TestOutcome, ValueChange
 from modpkg.community.vet.verdict import (
+    VET_SPEC,
     DependantResult,
     TestChange,
     correct_cases,
@@ -81,6 +82,15 @@ def decide(
     )
 
 
+def test_change_is_of_a_current_test_by_default() -> None:
+    fields = {name: getattr(SAME, name) for name in SAME.__struct_fields__ if name != "current"}
+    assert TestChange(**fields).current
+
+
+def test_report_format_has_version_1() -> None:
+    assert VET_SPEC == 1
+
+
 # One change ------------------------------------------------------------------------------------
 
 
@@ -105,6 +115,12 @@ def test_loss_is_certain_if_its_whole_interval_is_beyond_the_tolerance(
     assert not certain(0.05, tolerance=0.16)
 
 
+def test_loss_of_exactly_the_tolerance_is_neither_worse_nor_certain() -> None:
+    exact = change(0.5, 0.25, tolerance=0.25)
+    assert not exact.worse
+    assert not exact.certain
+
+
 def test_gain_is_never_certain_to_be_a_loss() -> None:
     assert not change(0.7, 0.9).certain
     assert not change(0.9, 0.7, better="lower").certain
@@ -126,8 +142,12 @@ def test_contradicted_report_is_rejected_before_anything_else() -> None:
 
 def test_first_release_is_rejected_if_it_fails_its_own_tests() -> None:
     failing = change(0.5, 0.5, at_least=0.8)
+    other = change(0.5, 0.5, at_least=0.8, test="x")
     assert decide(SAME, failing, earlier=False) == ("reject", "It fails test 't' of m.")
-    assert decide(failing, failing, failing, earlier=False)[1].endswith("(and 2 more).")
+    assert decide(failing, other, other, earlier=False) == (
+        "reject",
+        "It fails test 't' of m (and 2 more).",
+    )
     assert decide(SAME, earlier=False)[0] == "needs-a-person"
 
 
@@ -177,10 +197,15 @@ def test_loss_at_a_test_of_the_earlier_release_only_needs_a_person(lost: TestCha
 
 
 def test_losses_are_counted() -> None:
-    lost = change(0.9, 0.7)
-    assert decide(lost, lost)[1].endswith("(and 1 more).")
-    unsure = change(0.9, 0.7, spread=0.3)
-    assert decide(unsure, unsure, unsure)[1].endswith("(and 2 more).")
+    lost = change(0.9, 0.7), change(0.9, 0.6, test="x")
+    assert decide(*lost)[1] == (
+        "It is worse at test 't' of m: accuracy went from 0.9 to 0.7 (and 1 more)."
+    )
+    unsure = change(0.9, 0.7, spread=0.3), change(0.9, 0.7, test="x", current=False)
+    assert decide(*unsure, unsure[1])[1] == (
+        "It is worse at test 't' of m: accuracy went from 0.9 to 0.7 (within the margin of error) "
+        "(and 2 more)."
+    )
 
 
 def test_tolerated_loss_is_accepted() -> None:
@@ -194,7 +219,9 @@ def test_without_any_test_a_person_decides() -> None:
 def test_test_that_failed_before_needs_a_person() -> None:
     failing = change(0.5, 0.5, at_least=0.8)
     assert decide(SAME, failing) == ("needs-a-person", "It fails test 't' of m, as before.")
-    word, reason = decide(SAME, dependants=(dependant(failing, failing),))
+    word, reason = decide(
+        SAME, dependants=(dependant(failing, change(0.5, 0.5, at_least=0.8, test="x")),)
+    )
     assert (word, reason) == (
         "needs-a-person",
         "d 1.0 fails test 't' of m, as before (and 1 more).",
@@ -203,7 +230,8 @@ def test_test_that_failed_before_needs_a_person() -> None:
 
 def test_untested_dependant_needs_a_person() -> None:
     skipped = dependant(state="not tested", reason="timed out")
-    assert decide(SAME, dependants=(skipped, skipped)) == (
+    other = dependant(state="not tested", reason="crashed")
+    assert decide(SAME, dependants=(skipped, other)) == (
         "needs-a-person",
         "d 1.0 could not be tested (timed out) (and 1 more).",
     )
@@ -216,6 +244,7 @@ def test_dependant_without_tests_or_out_of_range_is_no_obstacle(state: str) -> N
 
 def test_unlisted_dependants_need_a_person() -> None:
     assert decide(SAME, listed=False)[0] == "needs-a-person"
+    assert verdict([SAME], [], earlier=True, mismatch="")[0] == "accept"
 
 
 def test_success_counts_tests_dependants_and_flips() -> None:
@@ -250,10 +279,15 @@ def test_bound_decides_which_cases_of_a_metric_of_degree_are_right() -> None:
     assert correct_cases(rows, result(0.5, at_least=0.4, at_most=0.6)) is None
     assert correct_cases(rows, result(0.5)) is None
     assert correct_cases(outcome([0.4, 1.0]), result(0.5, at_least=0.5)) is None
+    assert correct_cases(outcome([]), result(0.5, at_least=0.5)) is None
 
 
 def test_flips_are_counted_both_ways() -> None:
-    assert count_flips([True, True, True, False], [False, False, True, True]) == (2, 1)
+    before, after = [True, True, True, True, False], [False, True, True, True, True]
+    assert count_flips(before, after) == (1, 1)
+    assert count_flips([True, True, True], [False, False, True]) == (2, 0)
+    with pytest.raises(ValueError, match="shorter"):
+        count_flips([True, True], [True])
     assert count_flips(None, [True]) is None
     assert count_flips([True], None) is None
 
@@ -275,6 +309,7 @@ def test_report_agrees_up_to_rounding() -> None:
     assert report_mismatch(report(result(0.9002)), measured) == (
         "Its report gives accuracy 0.9002 for test 't' of m, but 0.9 was measured."
     )
+    assert report_mismatch(report(result(0.00009)), report(result(0.0))) == ""
     assert report_mismatch(report(result(500.04)), report(result(500.0))) == ""
     assert report_mismatch(report(result(500.06)), report(result(500.0))) != ""
 

@@ -242,9 +242,7 @@ def test_the_first_release_is_judged_by_its_own_tests(bench: Bench, tmp_path: Pa
     assert vetted(bench, folder).verdict == "needs-a-person"
 
 
-def test_a_contradicted_report_is_rejected(
-    bench: Bench, tmp_path: Path, made: Path
-) -> None:
+def test_a_contradicted_report_is_rejected(bench: Bench, tmp_path: Path, made: Path) -> None:
     """A report can say of the right composition and tests what is not so: it is measured."""
     encoder = made / "projects" / "encoder-1.0"
     cases = {"tests/moods.jsonl": labelled(made / "projects" / "plain", encoder, wrong=2)}
