@@ -14,7 +14,8 @@ from modpkg.core.tensors import HashedTensor, TypedTensor, canonical_identity
 WEIGHTS_PORT = "weights"
 """Port of modules that read a base's output: the digest of all its weights, compared for drift."""
 
-_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
+WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
+"""Keys of ``config.json`` for the width of hidden states, by architecture."""
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """Keys of ``config.json`` for the number of layers, by architecture."""
 
@@ -39,7 +40,7 @@ def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
     ports: dict[str, Port] = {}
     if isinstance(architecture := config.get("model_type"), str):
         ports["architecture"] = architecture
-    for port, keys in (("hidden", _HIDDEN), ("layers", LAYERS), ("vocab", ("vocab_size",))):
+    for port, keys in (("hidden", WIDTHS), ("layers", LAYERS), ("vocab", ("vocab_size",))):
         for key in keys:
             if isinstance(value := config.get(key), int):
                 ports[port] = value

@@ -19,6 +19,8 @@ SPEC = 1
 
 Kind = Literal["base", "adapter", "head", "expert", "patch", "model", "suite", "collection"]
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
+ACTING_KINDS = ("adapter", "head", "expert", "patch")
+"""Kinds of modules that act on a base."""
 
 DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
 RegistryName = Annotated[

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.operators.router import FROM_PROMPTS
 from modpkg.interop.mergekit_recipe import Recipe
 
 EXPERTS = "experts"
 """The key that only recipes of mergekit-moe have."""
 _KEYS = ("base_model", EXPERTS, "gate_mode", "dtype", "experts_per_token", "architecture")
-_MODES = ("hidden", "hidden_avg", "cheap_embed")
 _ARCHITECTURES = ("mixtral", "qwen3", "qwen3_moe", None)
 _EXPERT = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"}
 
@@ -23,8 +23,8 @@ class MixtureRecipe(Recipe):
         super().__init__(path, data, keys=(*_KEYS, "shared_experts"))
         if data.get("shared_experts"):
             raise self._refuse("'shared_experts' is not supported")
-        if (mode := data.get("gate_mode", "hidden")) not in _MODES:
-            raise self._refuse(f"its gate_mode is {mode!r}; known are {', '.join(_MODES)}")
+        if (mode := data.get("gate_mode", "hidden")) not in FROM_PROMPTS:
+            raise self._refuse(f"its gate_mode is {mode!r}; known are {', '.join(FROM_PROMPTS)}")
         if (wanted := data.get("architecture")) not in _ARCHITECTURES:
             raise self._refuse(
                 f"its architecture is {wanted!r}; supported are mixtral (of Llama or Mistral "

@@ -10,13 +10,13 @@ from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import CONFIG, MODULES
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import read_model
+from modpkg.core.interface import WIDTHS
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.hf import write_hf
 from modpkg.interop.module_project import files_of, new_project
 from modpkg.runtime.sentence_modules import EMBEDS
 
 _POOLING = "1_Pooling"
-_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
 
 
 def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[str]:
@@ -45,13 +45,13 @@ def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[s
     with new_project(out) as staged:
         write_hf(model, folder, packs, staged)
         if not (staged / MODULES).exists():
-            width = next((config[key] for key in _HIDDEN if isinstance(config.get(key), int)), None)
+            width = next((config[key] for key in WIDTHS if isinstance(config.get(key), int)), None)
             if width is None:
                 raise ConversionError(
                     "M805",
                     name=model.name,
                     form="sentence-transformers",
-                    reason=f"its config.json has none of {', '.join(_HIDDEN)}",
+                    reason=f"its config.json has none of {', '.join(WIDTHS)}",
                 )
             _write(
                 staged / MODULES, [_module(0, "Transformer", ""), _module(1, "Pooling", _POOLING)]

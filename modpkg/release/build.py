@@ -16,6 +16,7 @@ from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import parse_version, requirement_text
 from modpkg.core.records import (
+    ACTING_KINDS,
     SPEC,
     BuiltFrom,
     FileEntry,
@@ -37,7 +38,6 @@ from modpkg.release.known import Known
 from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
-_ACTS_ON_BASE = ("adapter", "head", "expert", "patch")
 
 
 class Base(Struct, frozen=True):
@@ -58,7 +58,7 @@ class Built(Struct, frozen=True):
 
 def acts_on_base(manifest: Manifest) -> bool:
     """Return whether building this module needs the base that it acts on."""
-    return manifest.module is not None and manifest.module.kind in _ACTS_ON_BASE
+    return manifest.module is not None and manifest.module.kind in ACTING_KINDS
 
 
 def build(
@@ -113,7 +113,7 @@ def build(
             progress=progress,
         )
         expected: dict[str, str] = {}
-        if module.kind in _ACTS_ON_BASE:
+        if module.kind in ACTING_KINDS:
             if base is None:
                 raise ReleaseError("M210", where=manifest.path, kind=module.kind)
             expects = expects_of(module, packed.tensors, content.files, base.record, base.provides)

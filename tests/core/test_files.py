@@ -63,7 +63,7 @@ def test_a_failing_write_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["file"]
 
 
-def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -105,6 +105,6 @@ def test_links_are_made_where_they_can_be(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "target").stat().st_ino == source.stat().st_ino
 
 
-def test_bytes_for_people() -> None:
+def test_sizes_are_shown_in_decimal_units() -> None:
     shown = [human_bytes(n) for n in (0, 999, 1000, 999_949, 999_950, 10**9, 5 * 10**13)]
     assert shown == ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "50.0 TB"]

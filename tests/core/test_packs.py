@@ -115,7 +115,7 @@ tensors = st.dictionaries(
 
 @given(tensors)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_we_write_safetensors_reads(
+def test_safetensors_reads_our_packs(
     tmp_path: Path, table: dict[str, tuple[str, tuple[int, ...]]]
 ) -> None:
     from safetensors import deserialize

@@ -53,7 +53,9 @@ def test_nothing_is_refused_without_a_policy(app: Path, tmp_path: Path) -> None:
     assert "licen" not in modpkg("install").stderr
 
 
-def test_a_policy_names_the_module_and_the_way_to_it(app: Path, tmp_path: Path) -> None:
+def test_a_refusal_names_the_module_and_the_chain_of_requirements(
+    app: Path, tmp_path: Path
+) -> None:
     talker(tmp_path, "Apache-2.0", "CC-BY-NC-4.0")
     write(app, '[licenses]\nallow = ["MIT", "apache-2.0"]\n')
     told = refused("install", "--dry-run")
@@ -71,7 +73,7 @@ def test_a_policy_names_the_module_and_the_way_to_it(app: Path, tmp_path: Path) 
     assert verdicts == {"talker": "accepted", "tiny": "accepted", "tiny-lora": "excepted"}
 
 
-def test_one_of_several_licences_will_do(app: Path, tmp_path: Path) -> None:
+def test_one_accepted_alternative_suffices(app: Path, tmp_path: Path) -> None:
     talker(tmp_path, "Apache-2.0", "GPL-2.0-only OR MIT")
     write(app, '[licenses]\nallow = ["MIT", "Apache-2.0"]\n')
     modpkg("install")

@@ -99,7 +99,7 @@ def test_a_path_is_a_directory_that_transformers_opens(talker: Path) -> None:
         (("nothing", "--to", "peft"), "'nothing' is not installed"),
     ],
 )
-def test_what_cannot_be_written_is_refused(
+def test_an_export_that_is_not_possible_is_refused(
     talker: Path, arguments: tuple[str, ...], reason: str
 ) -> None:
     assert reason in refused("export", *arguments, "out")

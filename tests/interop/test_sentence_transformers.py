@@ -171,7 +171,7 @@ def test_every_pooling_is_the_one_of_sentence_transformers(
     torch.testing.assert_close(embed("m", folder, states, mask), wanted)
 
 
-def test_old_keys_are_put_side_by_side_in_their_order(tmp_path: Path) -> None:
+def test_old_pooling_keys_are_concatenated_in_order(tmp_path: Path) -> None:
     states, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.int64)
     keys = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
     got = embed("m", written(tmp_path, **keys), states, mask)
@@ -179,7 +179,7 @@ def test_old_keys_are_put_side_by_side_in_their_order(tmp_path: Path) -> None:
     torch.testing.assert_close(got[:, 4:], states.mean(dim=1))
 
 
-def test_weights_that_nothing_reads_are_refused(tmp_path: Path) -> None:
+def test_unused_weights_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, pooling_mode="mean")
     states, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.int64)
     with raises("M704", match="1_Pooling has weights that are not used"):

@@ -76,7 +76,7 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("registry = 3", "c.toml:1: registry has to be a table, not an integer."),
     ],
 )
-def test_every_mistake_is_told_with_its_place(text: str, said: str) -> None:
+def test_every_mistake_is_reported_with_its_line(text: str, said: str) -> None:
     with raises("M110") as caught:
         parse_settings(text, Path("c.toml"))
     assert said.format(*["registry.'https://models.acme.example'"] * 2) in str(caught.value)
@@ -111,7 +111,7 @@ def test_a_secret_is_never_repeated(text: str) -> None:
         ("s3 cret", "c.toml:2: {}.token-env has a space or a letter that no token can have."),
     ],
 )
-def test_a_variable_that_will_not_do(
+def test_an_unusable_variable_is_refused(
     value: str | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value is not None:
@@ -125,7 +125,7 @@ def test_a_variable_that_will_not_do(
     assert "s3" not in str(caught.value)
 
 
-def test_what_is_shown_of_settings_has_no_secret() -> None:
+def test_settings_are_shown_without_secrets() -> None:
     text = REGISTRY + 'username = "ann"\npassword = "s3cret"'
     assert "s3cret" not in repr(parse_settings(text, Path("c.toml")))
 
@@ -140,7 +140,7 @@ def test_what_is_shown_of_settings_has_no_secret() -> None:
         (0o644, 'username = "u"\npassword-env = "T"', False),
     ],
 )
-def test_a_secret_that_others_can_read_is_warned_of(
+def test_a_secret_readable_by_others_gives_a_warning(
     home: Path, mode: int, line: str, warned: bool
 ) -> None:
     home.mkdir()
@@ -181,7 +181,7 @@ def test_addresses_are_compared_in_normal_form() -> None:
     assert normal_address("a/b/") == "a/b/"
 
 
-def test_the_example_of_the_docs_is_sound() -> None:
+def test_the_example_of_the_docs_is_valid() -> None:
     docs = Path(modpkg.__file__).parents[1] / "docs/configuration.md"
     _, _, rest = docs.read_text().partition("```toml\n")
     settings = parse_settings(rest.partition("```")[0], docs)

@@ -55,7 +55,7 @@ def test_a_new_key_comes_last_before_the_comments_of_what_follows() -> None:
     )
 
 
-def test_a_removed_key_takes_its_line_along() -> None:
+def test_removing_a_key_removes_its_line() -> None:
     gone = APP.replace('summarizer = ">=2.1"   # the good one\n', "")
     assert remove_dependency(APP, "summarizer") == gone
 
@@ -111,7 +111,7 @@ LAYOUTS = [
 @pytest.mark.parametrize(("before", "after"), LAYOUTS)
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_new_key_fits_in_however_the_file_is_laid_out(
+def test_a_new_key_follows_the_layout_of_the_file(
     before: str, after: str, mark: str, newline: str
 ) -> None:
     if "\n" not in before:
@@ -135,11 +135,11 @@ def test_a_new_key_fits_in_however_the_file_is_laid_out(
         ('[dependencies]\nb = "1"\nB = "2"\n', "[dependencies]\n"),
     ],
 )
-def test_all_of_a_removed_key_goes(before: str, after: str) -> None:
+def test_every_statement_of_a_removed_key_is_removed(before: str, after: str) -> None:
     assert remove_dependency(before, "b") == after
 
 
-def test_a_table_of_its_own_becomes_a_line() -> None:
+def test_a_separate_table_becomes_a_line() -> None:
     text = '[dependencies]\na = "*"\n\n[dependencies.b]\nversion = "1"\n\n# about\n[app]\n'
     after = '[dependencies]\na = "*"\nb = "2"\n\n\n# about\n[app]\n'
     assert set_dependency(text, "b", "2") == after
@@ -155,13 +155,13 @@ def test_a_table_of_its_own_becomes_a_line() -> None:
          "'modpkg init' makes one."),
     ],
 )  # fmt: skip
-def test_what_cannot_be_edited_is_said(text: str, sentence: str) -> None:
+def test_a_manifest_that_cannot_be_edited_is_refused(text: str, sentence: str) -> None:
     with raises("M110") as caught:
         set_dependency(text, "b", "*")
     assert str(caught.value) == sentence
 
 
-def test_a_name_that_is_none_or_not_there_is_said() -> None:
+def test_an_invalid_or_missing_name_is_refused() -> None:
     with raises("M101"):
         set_dependency(APP, "no name", "*")
     with raises("M507") as caught:
@@ -173,7 +173,7 @@ def test_a_name_that_is_none_or_not_there_is_said() -> None:
 
 @given(toml_values)
 @steady
-def test_values_are_spelled_so_that_toml_reads_them_back(value: Any) -> None:
+def test_values_survive_a_round_trip_through_toml(value: Any) -> None:
     plain = tomli.loads(f"x = {toml(value)}")["x"]
     assume("nan" not in repr(plain) and "datetime" not in repr(plain))
     assume("inf" not in repr(plain))
@@ -239,7 +239,7 @@ def table_of(text: str) -> tuple[dict[str, Any], str]:
 
 @given(documents(), words, st.sampled_from(["*", ">=2,<3", {"version": "^1", "extras": ["a"]}]))
 @steady
-def test_setting_changes_that_key_and_nothing_else(
+def test_setting_changes_only_that_key(
     document: tuple[str, list[str]], name: str, value: Any
 ) -> None:
     text, names = document
@@ -260,7 +260,7 @@ def test_setting_changes_that_key_and_nothing_else(
 
 @given(documents())
 @steady
-def test_removing_takes_that_key_and_nothing_else(document: tuple[str, list[str]]) -> None:
+def test_removing_changes_only_that_key(document: tuple[str, list[str]]) -> None:
     text, names = document
     dependencies, rest = table_of(text)
     for name in names:
@@ -289,7 +289,7 @@ def test_an_edited_manifest_reads_back() -> None:
         '[tool.modpkg.app]\nname = "a"\n',
     ],
 )
-def test_registries_mean_the_same_in_another_folder(text: str) -> None:
+def test_registry_paths_become_absolute(text: str) -> None:
     moved = with_absolute_registries(text, Path("/work/app"))
     manifest = parse_manifest(moved, Path("pyproject.toml" if "tool" in text else "modpkg.toml"))
     assert manifest.registries == {"near": "/work/app/../r", "far": "https://x.example"}

@@ -123,7 +123,7 @@ def test_an_app_is_read() -> None:
     assert list(manifest.models) == list(manifest.tasks) == ["house-style"]
 
 
-def test_pyproject_says_the_same_under_tool_modpkg() -> None:
+def test_pyproject_has_the_same_tables_under_tool_modpkg() -> None:
     text = NEWSROOM.replace("[[", "[[tool.modpkg.").replace("\n[", "\n[tool.modpkg.")
     text = "[tool.modpkg." + text[1:].replace("[tool.modpkg.[tool.", "[[tool.")
     manifest = parse_manifest("[project]\nname = 'x'\n" + text, Path("pyproject.toml"))
@@ -171,7 +171,7 @@ def test_a_broken_pyproject_is_found_when_it_is_ours(tmp_path: Path) -> None:
     assert find_manifest(tmp_path) != pyproject
 
 
-def test_what_is_not_there_or_not_readable_is_said(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_file_is_reported(tmp_path: Path) -> None:
     with raises("M111", match="modpkg init"):
         read_manifest(tmp_path / "modpkg.toml")
     with raises("M110", match="it cannot be read: Is a directory"):

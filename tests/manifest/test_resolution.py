@@ -59,7 +59,7 @@ def test_all_of_it_is_read_and_normal() -> None:
     assert own == {"a": "2026-02-03T03:05:06Z", "lib": None}
 
 
-def test_what_acts_only_here_is_not_published() -> None:
+def test_project_settings_are_not_published() -> None:
     form = normal_form(parse_manifest(TEXT, Path("modpkg.toml")))
     assert form == {
         "module": {
@@ -99,7 +99,7 @@ def test_a_span_is_counted_back_from_now(text: str, normal: str, back: timedelta
         ("2026-01-01t10:00:00z", "2026-01-01T10:00:00Z"),
     ],
 )
-def test_a_time_is_in_utc_unless_it_says_otherwise(text: str, normal: str) -> None:
+def test_a_time_without_zone_is_utc(text: str, normal: str) -> None:
     cutoff = parse_cutoff(text)
     assert cutoff.text == normal
     assert parse_cutoff(normal) == cutoff

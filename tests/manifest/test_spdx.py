@@ -55,7 +55,7 @@ def test_who_accepts_more_can_take_more(tree: Expression, names: set[str], more:
 
 @given(trees, trees)
 @steady
-def test_permits_all_of_agrees_with_trying_every_set(old: Expression, new: Expression) -> None:
+def test_permits_all_of_agrees_with_brute_force(old: Expression, new: Expression) -> None:
     sets = [
         {name for number, name in enumerate(NAMES) if bits >> number & 1}
         for bits in range(1 << len(NAMES))

@@ -14,7 +14,7 @@ from tests.raising import raises
 
 
 @pytest.mark.parametrize("kind", ["app", *KINDS])
-def test_a_new_manifest_is_sound(kind: str) -> None:
+def test_a_new_manifest_is_valid(kind: str) -> None:
     text = new_manifest(kind, "My_Thing")
     manifest = parse_manifest(text, Path("modpkg.toml"))
     if kind == "app":
@@ -26,7 +26,7 @@ def test_a_new_manifest_is_sound(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["app", *KINDS])
-def test_its_commented_lines_are_sound_too(kind: str) -> None:
+def test_its_commented_lines_are_valid_too(kind: str) -> None:
     """Whoever takes the '# ' away gets a manifest that works."""
     text = new_manifest(kind, "thing")
     lines = [

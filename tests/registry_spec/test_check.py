@@ -82,7 +82,7 @@ def edit_record(
     path.write_text(path.read_text().replace(line.release, digest))
 
 
-def test_the_vectors_are_sound() -> None:
+def test_the_vectors_pass_the_check() -> None:
     report = check(str(VECTORS / "registry"))
     assert report.problems == []
     assert (report.modules, report.releases) == (6, 10)
@@ -139,7 +139,7 @@ def test_a_missing_file_is_found(registry: Path, kind: str) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_an_index_line_that_lies_is_found(
+def test_a_wrong_index_line_is_found(
     registry: Path, fields: dict[str, object], code: str, said: str
 ) -> None:
     edit_line(registry, "tiny-base", **fields)
@@ -170,7 +170,7 @@ def set_deep(record: dict[str, object], path: tuple[str, ...], value: object) ->
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_record_that_lies_is_found(
+def test_a_wrong_record_is_found(
     registry: Path, path: tuple[str, ...], value: object, said: str
 ) -> None:
     edit_record(registry, "tiny-base", "1.0.0", lambda record: set_deep(record, path, value))
@@ -236,7 +236,7 @@ def test_stray_blobs_have_to_hash_to_their_names(registry: Path) -> None:
     assert sorted(codes) == ["M209", "M209", "M305"]
 
 
-def test_json(registry: Path) -> None:
+def test_the_report_as_json(registry: Path) -> None:
     done = run(str(registry), "--json")
     assert json.loads(done.stdout)["problems"] == []
     flip(kinds_of_file(registry)["pack"], -1)

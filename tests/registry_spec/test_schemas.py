@@ -40,7 +40,7 @@ def test_the_committed_schemas_are_what_the_code_generates(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", formats())
-def test_every_schema_has_its_name_and_says_what_it_is(name: str) -> None:
+def test_every_schema_has_a_name_and_a_description(name: str) -> None:
     found = schema(name)
     assert found["$id"].endswith(f":{name}")
     assert found["title"]
@@ -67,7 +67,7 @@ def test_the_vectors_are_valid() -> None:
         validator("expects").validate(case["expects"])
 
 
-def test_what_a_schema_refuses_is_among_the_invalid_records() -> None:
+def test_every_schema_refusal_is_among_the_invalid_records() -> None:
     """Schemas say less than readers check, and nothing that readers take."""
     refused = [c["why"] for c in CASES["records"] if not validator("release").is_valid(c["input"])]
     assert "nothing in it" in refused

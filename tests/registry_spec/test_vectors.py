@@ -41,7 +41,7 @@ def test_the_vectors_are_small() -> None:
     assert sum(map(len, tree(VECTORS).values())) < 120_000
 
 
-def test_the_vectors_hold_one_of_each_kind_that_they_promise() -> None:
+def test_the_vectors_have_a_module_of_each_kind() -> None:
     registry = Registry(str(VECTORS / "registry"))
     kinds = {line.kind for name in registry.names() or [] for line in registry.index(name)}
     assert kinds == {"base", "adapter", "model", "collection"}
@@ -75,12 +75,12 @@ def test_each_invalid_input_gives_its_code(section: str, given: Any, code: str) 
     assert caught.value.code == code
 
 
-def test_every_section_of_invalid_inputs_has_a_judge() -> None:
+def test_every_section_of_invalid_inputs_has_a_reader() -> None:
     assert load("invalid/invalid.json").keys() == JUDGES.keys()
 
 
 @pytest.mark.parametrize("case", load("fits.json"), ids=lambda case: case["why"])
-def test_each_pair_of_interfaces_fits_as_it_says(case: dict[str, Any]) -> None:
+def test_each_pair_of_interfaces_has_its_fit(case: dict[str, Any]) -> None:
     assert fit(case) == case["outcome"]
 
 

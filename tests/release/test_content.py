@@ -20,7 +20,7 @@ def names(folder: Path) -> list[str]:
     return [*content.weights, *content.files]
 
 
-def test_the_defaults_fit_most(tmp_path: Path) -> None:
+def test_default_files_of_a_release(tmp_path: Path) -> None:
     folder = write_module(
         tmp_path / "m",
         "m",

@@ -104,7 +104,7 @@ def test_an_adapter_expects_what_it_touches(name: str, tmp_path: Path, registry:
     ],
     ids=str,
 )
-def test_what_cannot_be_composed_cannot_be_built(
+def test_a_module_that_cannot_be_composed_is_not_built(
     config: dict[str, Any],
     tensors: Tensors,
     error: type[ModpkgError],

@@ -22,7 +22,7 @@ from modpkg.release.finite import count_nonfinite
         ("I32", torch.int32),
     ],
 )
-def test_it_is_what_torch_says(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_counts_agree_with_torch(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     if dtype == torch.int32:
         tensor = torch.full((5,), -1, dtype=dtype)
     else:

@@ -67,7 +67,7 @@ def test_a_first_release_is_one_plain_pack(registry: Path, tmp_path: Path) -> No
     assert built.tally.new_bytes == built.record.packs[pack]
 
 
-def test_an_update_carries_what_changed(registry: Path) -> None:
+def test_an_update_contains_only_changes(registry: Path) -> None:
     first = numbers(*NAMES)
     second = here_and_there(a_little(first, "b"), "c") | {"e": numbers("e", seed=5)["e"]}
     one = publish_to(registry, first)
@@ -87,7 +87,7 @@ def test_an_update_carries_what_changed(registry: Path) -> None:
     check_reads(registry, two, second)
 
 
-def test_no_deltas_writes_what_changed_whole(registry: Path) -> None:
+def test_no_deltas_writes_changed_tensors_plain(registry: Path) -> None:
     first = numbers(*NAMES)
     publish_to(registry, first)
     line = publish_to(registry, a_little(first, "b"), version="1.1", deltas=False)
@@ -97,7 +97,7 @@ def test_no_deltas_writes_what_changed_whole(registry: Path) -> None:
     check_reads(registry, line, a_little(first, "b"))
 
 
-def test_chains_end_at_four_and_begin_anew_at_the_first(registry: Path) -> None:
+def test_chains_end_at_four_and_restart_at_the_first(registry: Path) -> None:
     tensors, depths = numbers("a"), []
     for version in range(MAX_CHAIN + 3):
         if version:
@@ -178,7 +178,7 @@ def test_bytes_with_two_types_are_never_encoded(tmp_path: Path, registry: Path) 
         assert [entry.encoding for entry in record.tensors.values()] == [None, None]
 
 
-def test_tensors_without_elements_lie_where_others_do(registry: Path, tmp_path: Path) -> None:
+def test_empty_tensors_are_packed_like_others(registry: Path, tmp_path: Path) -> None:
     empty = {"a": ("F32", [0], b""), "b": ("F32", [0, 3], b""), "c": ("U8", [0], b"")}
     files = {"model.safetensors": safetensors_bytes(empty)}
     folder = write_module(tmp_path / "m", "m", "1.0", "base", files=files)
@@ -201,7 +201,7 @@ STEPS = st.lists(
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
-def test_whatever_the_history_every_release_comes_back(
+def test_every_release_of_any_history_is_restored(
     steps: list[tuple[str, str, str, bool]],
 ) -> None:
     """From its own record and the registry's packs, whichever way its tensors changed."""
@@ -260,7 +260,7 @@ def test_a_payload_that_was_tampered_with_is_not_published(
             check_encoded(record, lambda pack: next(t.path(pack) for t in trees if t.has(pack)))
 
 
-def test_what_gains_little_is_plain(registry: Path) -> None:
+def test_tensors_that_hardly_shrink_stay_plain(registry: Path) -> None:
     first = numbers("a")
     noise = {"a": np.random.default_rng(3).integers(0, 2**16, len(first["a"])).astype("<u2")}
     assert encode(noise["a"].view("u1").data, first["a"].view("u1").data, "BF16") is None
@@ -270,7 +270,7 @@ def test_what_gains_little_is_plain(registry: Path) -> None:
     assert sources_of(record) == {}
 
 
-def test_tensors_of_a_yanked_release_are_there_still(registry: Path) -> None:
+def test_tensors_of_a_yanked_release_can_still_be_referred_to(registry: Path) -> None:
     first = numbers(*NAMES)
     publish_to(registry, first)
     RegistryWriter(registry).yank("m", "1.0", "wrong labels")

@@ -46,7 +46,7 @@ def changed(record: ReleaseRecord, path: str, value: Any) -> ReleaseRecord:
     return msgspec.convert(raw, ReleaseRecord)
 
 
-def test_a_sound_release_passes(built: tuple[ReleaseRecord, BlobTree]) -> None:
+def test_a_valid_release_passes(built: tuple[ReleaseRecord, BlobTree]) -> None:
     record, tree = built
     verify_release(record, tree.path)
     assert record.tensors["a"].shape == [1, 2]
@@ -73,7 +73,7 @@ def test_a_sound_release_passes(built: tuple[ReleaseRecord, BlobTree]) -> None:
         ("tensors/a/dtype", "PY", "unknown dtype"),
     ],
 )
-def test_a_lying_record_is_refused(
+def test_an_inconsistent_record_is_refused(
     built: tuple[ReleaseRecord, BlobTree], path: str, value: Any, sentence: str
 ) -> None:
     with raises("M209", match=sentence):
@@ -90,7 +90,7 @@ def test_a_lying_record_is_refused(
         ("tensors/a/length", 2, RecordError),
     ],
 )
-def test_a_tensor_table_that_lies_about_its_pack_is_refused(
+def test_a_tensor_table_that_does_not_match_its_pack_is_refused(
     built: tuple[ReleaseRecord, BlobTree], path: str, value: Any, error: type[Exception]
 ) -> None:
     record, tree = built

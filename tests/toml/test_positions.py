@@ -89,7 +89,7 @@ def test_a_key_is_found_on_its_line(path: tuple[str | int, ...], line: int, newl
     assert scan(AWKWARD.replace("\n", newline)).line(path) == line
 
 
-def test_what_the_text_does_not_show_is_placed_at_the_table_around_it() -> None:
+def test_a_key_without_position_is_placed_at_the_table_around_it() -> None:
     places = scan("[module]\nname = 1\n\n[[tests]]\n")
     assert places.line(("module", "license")) == 1
     assert places.line(("tests", 0, "metric")) == 4
@@ -97,7 +97,7 @@ def test_what_the_text_does_not_show_is_placed_at_the_table_around_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 40, "x=" + "{a=" * 40, "a." * 40 + "b = 1"])
-def test_absurd_depth_is_refused(text: str) -> None:
+def test_deep_nesting_is_refused(text: str) -> None:
     with pytest.raises(OverLimit, match="more than 32 deep"):
         scan(text)
 
@@ -119,7 +119,7 @@ statements = st.lists(st.tuples(st.text(max_size=6), toml_values), max_size=6)
 
 @given(statements, statements, toml_values, st.sampled_from(["\n", "\r\n"]), st.booleans())
 @steady
-def test_a_planted_key_is_found_whatever_stands_around_it(
+def test_a_key_is_found_in_any_context(
     before: list[tuple[str, Any]],
     after: list[tuple[str, Any]],
     value: Any,
@@ -141,7 +141,7 @@ def test_a_planted_key_is_found_whatever_stands_around_it(
 
 @given(st.text(st.sampled_from("ab=.,[]{}#\"'\\\n\r 1-_:"), max_size=60))
 @steady
-def test_all_that_tomli_reads_is_scanned(text: str) -> None:
+def test_everything_that_tomli_accepts_is_scanned(text: str) -> None:
     places = scan(text)
     try:
         data = tomli.loads(text)

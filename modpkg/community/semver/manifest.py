@@ -10,11 +10,9 @@ from packaging.version import Version
 
 from modpkg.community.semver.levels import Fact, Level, lowest_version
 from modpkg.core.names import specifier_text
+from modpkg.core.records import ACTING_KINDS
 from modpkg.manifest.schema import Compose, Dependency, Manifest, Step
 from modpkg.manifest.spdx import parse_expression, permits_all_of
-
-ACTING = ("adapter", "head", "expert", "patch")
-"""Kinds whose requirement is the range of bases that they work on."""
 
 
 def manifest_facts(
@@ -66,7 +64,7 @@ def _dependencies(
     new = {str(d.name): d.requirement for d in after.dependencies}
     facts = []
     for name in sorted(old.keys() - new.keys()):
-        level: Level = "major" if kind in (*ACTING, "collection") else "minor"
+        level: Level = "major" if kind in (*ACTING_KINDS, "collection") else "minor"
         facts.append(Fact("dependencies", f"{name} was removed", level))
     facts += [
         Fact("dependencies", f"{name} ({_range(new[name])}) was added", "minor")
@@ -92,7 +90,7 @@ def _range_facts(
     text = f"{name} was {_range(old)} and is {_range(new)}"
     if not gained and not dropped:
         return [*facts, Fact("dependencies", f"{text}, an equivalent range", "patch")]
-    if kind in ACTING:
+    if kind in ACTING_KINDS:
         if dropped:
             facts.append(Fact("dependencies", f"{text}: it works on fewer bases", "major"))
         elif gained:
