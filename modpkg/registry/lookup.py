@@ -187,7 +187,7 @@ class TensorLookup:
     def _add(self, connection: sqlite3.Connection, line: IndexLine) -> bool:
         """Add a release; False if its record is damaged, so that nothing refers to it."""
         try:
-            # A registry of its own, which forgets the record afterwards: there may be thousands.
+            # Another instance, so that the records, maybe thousands, do not stay in memory.
             record = Registry(str(self._folder)).record(line)
             check_record(record)
         except ModpkgError:

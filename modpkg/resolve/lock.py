@@ -35,27 +35,27 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: str
     kind: Kind
     registry: str
-    """The registry's identity: the ``name`` in its registry.json."""
+    """The ``name`` in the registry's registry.json."""
     release: DigestText
     extras: list[str] = []
     requires: list[str] = []
 
 
 class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """``[resolution]``: what else decided which versions were chosen; as the manifest says it."""
+    """``[resolution]``: the settings that the lock was resolved with, as in the manifest."""
 
     strategy: Strategy = "highest"
     prereleases: list[str] = []
     exclude_newer: str | None = None
-    """The cut-off in its normal spelling: a time, or a span before the moment of locking."""
+    """The cut-off in normal form: a time, or a span before the time of locking."""
     cutoff: Annotated[str, Meta(pattern=_MOMENT)] | None = None
-    """The time that `exclude-newer` meant when the lock was made."""
+    """The time that `exclude-newer` stood for when the lock was made."""
     exclude_newer_package: list[str] = []
-    """Each ``name=TIME``, or ``name=false`` where a name has no cut-off."""
+    """Each ``name=TIME``, or ``name=false`` for no cut-off."""
 
 
 class LockedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One ``[[composed]]``: what a composition gave where the lock was written."""
+    """One ``[[composed]]``: the result of a composition when the lock was written."""
 
     model: str
     engine: str
@@ -66,15 +66,15 @@ class LockedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole lock file."""
+    """A lock file."""
 
     spec: int = LOCK_SPEC
     requirements: list[str]
-    """The manifest's requirements that were resolved, to know when the lock is stale."""
+    """The manifest's requirements that were resolved, to detect an outdated lock."""
     constraints: list[str] = []
-    """The manifest's constraints in normal spelling, sorted by name."""
+    """The manifest's constraints in normal form, sorted by name."""
     overrides: list[str] = []
-    """The manifest's overrides, likewise."""
+    """The manifest's overrides in normal form, sorted by name."""
     resolution: LockedPolicy = LockedPolicy()
     module: list[LockedModule] = []
     """Breadth first from the requirements."""
@@ -86,22 +86,26 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def parse_lock(text: str, path: Path) -> Lock:
-    """Return the lock in ``text``, checked.
+    """Parse and check the text of a lock file.
 
     Raises:
-        LockError: it is not TOML, not such a lock, or of a newer spec.
+        LockError: It is no valid TOML, no valid lock, or of a newer spec version.
     """
     try:
         raw = tomli.loads(text)
         spec = raw.get("spec")
         if isinstance(spec, int) and spec > LOCK_SPEC:
-            raise LockError("M410", path=path, reason=f"it follows lock spec {spec}; update modpkg")
+            raise LockError(
+                "M410", path=path, reason=f"it has lock spec version {spec}; update modpkg"
+            )
         lock = msgspec.convert(raw, Lock)
         names = [module_name(module.name) for module in lock.module]
         for module in lock.module:
             parse_version(module.version)
         if names != [module.name for module in lock.module] or len(set(names)) != len(names):
-            raise LockError("M410", path=path, reason="it has a name twice or not in normal form")
+            raise LockError(
+                "M410", path=path, reason="a name is there twice, or not in normal form"
+            )
     except LockError:
         raise
     except (tomli.TOMLDecodeError, msgspec.MsgspecError, ModpkgError, RecursionError) as error:
@@ -110,14 +114,14 @@ def parse_lock(text: str, path: Path) -> Lock:
 
 
 def read_lock(path: Path) -> Lock | None:
-    """Return the lock in a file; None when there is no file.
+    """Return the lock in a file; None if the file does not exist.
 
     Raises:
-        LockError: the file is no sound lock.
+        LockError: The file is no valid lock, or cannot be read.
     """
     try:
         if path.stat().st_size > MAX_LOCK:
-            raise LockError("M410", path=path, reason=f"it is over {MAX_LOCK >> 20} MiB")
+            raise LockError("M410", path=path, reason=f"it is larger than {MAX_LOCK >> 20} MiB")
         return parse_lock(path.read_text("utf-8"), path)
     except FileNotFoundError:
         return None

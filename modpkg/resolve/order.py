@@ -126,15 +126,15 @@ class ParsedSpecifiers:
         return known[1]
 
     def _parse(self, specifier: SpecifierSet) -> tuple[VersionClause, ...] | None:
-        found = []
+        clauses = []
         for item in specifier:
             if item.operator in ("!=", "===") or item.version.endswith(".*"):
                 return None
             version = Version(item.version)
             if version.is_prerelease or version.is_postrelease or version.local is not None:
                 return None
-            found.append((str(item), item.operator, item.version, version))
-        return tuple(found)
+            clauses.append((str(item), item.operator, item.version, version))
+        return tuple(clauses)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -159,13 +159,13 @@ def runs_of(positions: Iterable[int]) -> Runs:
     >>> runs_of([0, 1, 4])
     ((0, 2), (4, 5))
     """
-    found: list[tuple[int, int]] = []
+    runs: list[tuple[int, int]] = []
     for position in positions:
-        if found and found[-1][1] == position:
-            found[-1] = found[-1][0], position + 1
+        if runs and runs[-1][1] == position:
+            runs[-1] = runs[-1][0], position + 1
         else:
-            found.append((position, position + 1))
-    return tuple(found)
+            runs.append((position, position + 1))
+    return tuple(runs)
 
 
 def within(position: int, runs: Runs) -> bool:
@@ -181,10 +181,10 @@ def intersect(one: Runs, other: Runs) -> Runs:
     """
     if one == other:
         return one
-    found = []
+    common = []
     for low, high in one:
         for start, end in other:
             first, last = max(low, start), min(high, end)
             if first < last:
-                found.append((first, last))
-    return tuple(found)
+                common.append((first, last))
+    return tuple(common)

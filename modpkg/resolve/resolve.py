@@ -97,8 +97,8 @@ class _BudgetedResolver:
 
     def versions(self, inputs: ResolutionInputs) -> dict[str, Version]:
         catalog = self._catalog.overriding(inputs.overrides)
-        found = _solve(inputs, catalog, self._locked, limit=self.budget, explaining=Budget(0))
-        return {name: chosen.release.version for name, chosen in found.modules.items()}
+        solution = _solve(inputs, catalog, self._locked, limit=self.budget, explaining=Budget(0))
+        return {name: chosen.release.version for name, chosen in solution.modules.items()}
 
     def holding(self, inputs: ResolutionInputs) -> list[Need]:
         roots = _needs(inputs, self._catalog)

@@ -40,10 +40,10 @@ class Domain:
     @cached_property
     def rank(self) -> list[int]:
         """By position, how many releases are preferred to that one."""
-        found = [0] * len(self.best)
+        ranks = [0] * len(self.best)
         for rank, at in enumerate(self.preference):
-            found[at] = rank
-        return found
+            ranks[at] = rank
+        return ranks
 
     def __len__(self) -> int:
         return len(self.best)
@@ -69,10 +69,10 @@ class Space:
     def needs(self, release: Release, extra: str | None) -> list[Need]:
         """Return the needs of a release, or of one extra of it."""
         key = release, extra
-        found = self._needs.get(key)
-        if found is None:
-            found = self._needs[key] = self.provider.dependencies(Candidate(release, extra))
-        return found
+        needs = self._needs.get(key)
+        if needs is None:
+            needs = self._needs[key] = self.provider.dependencies(Candidate(release, extra))
+        return needs
 
     def allowed(self, need: Need) -> Runs:
         """Return the positions of the releases that satisfy a need."""

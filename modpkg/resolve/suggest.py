@@ -79,19 +79,19 @@ def suggestions(
     """
     involved = _involved(inputs, causes)
     names = list(dict.fromkeys(cause.requirement.name for cause in causes))
-    found: list[str] = []
+    texts: list[str] = []
     try:
         for change in _changes(inputs, involved, names, resolver):
             text = _tried(change, resolver)
-            if text is not None and text not in found:
-                found.append(text)
-            if len(found) == MOST:
+            if text is not None and text not in texts:
+                texts.append(text)
+            if len(texts) == MOST:
                 break
-        if not found and involved:
-            found = [*_removals(inputs, resolver)]
+        if not texts and involved:
+            texts = [*_removals(inputs, resolver)]
     except BudgetExceeded:
         pass
-    return found
+    return texts
 
 
 def _involved(inputs: ResolutionInputs, causes: Sequence[Cause]) -> list[Need]:

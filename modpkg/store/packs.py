@@ -22,7 +22,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class PackLayout(Struct, frozen=True):
-    """The name, header and tensor offsets of a pack that is yet to be filled."""
+    """The name, header and tensor offsets of a pack, before it has any data."""
 
     name: str
     """64 hex digits."""

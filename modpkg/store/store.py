@@ -39,8 +39,8 @@ class TensorLocation(Struct, frozen=True):
 class Store:
     """One folder per user; ``docs/store.md`` describes its layout.
 
-    ``blobs`` has files, release records and interfaces; ``packs`` has tensors, in packs of its own
-    whatever packs of a registry they came in.
+    ``blobs`` has files, release records and interfaces; ``packs`` has tensors, in other packs
+    than those of the registry that they came from.
     """
 
     def __init__(self, root: Path) -> None:

@@ -72,7 +72,7 @@ MODULE = '[[module]]\nname = "a"\nversion = "1"\nkind = "base"\nregistry = "r"\n
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        ("spec = 2\nrequirements = []\n", "lock spec 2; update modpkg"),
+        ("spec = 2\nrequirements = []\n", "lock spec version 2; update modpkg"),
         ("spec = 1\n", "requirements"),
         ("spec = 1\nrequirements = []\nmore = 1\n", "more"),
         ("spec = [", "Invalid"),
