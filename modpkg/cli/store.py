@@ -43,7 +43,7 @@ def _span(context: click.Context, option: click.Parameter, text: str) -> float:
     except InvalidValue:
         span = None
     if span is None:
-        raise UsageError("M901", message=f"{text!r} is not a time span; write it as '30 days'.")
+        raise UsageError("M901", message=f"{text!r} is not a span of time; write it as '30 days'.")
     return span.total_seconds()
 
 

@@ -186,7 +186,7 @@ def test_an_adapter_without_a_base_is_told_what_to_write(tmp_path: Path) -> None
     folder = tiny.write_adapter(tmp_path / "lora")
     manifest = folder / "modpkg.toml"
     manifest.write_text(manifest.read_text().replace('tiny = ">=1"', ""))
-    assert "name the base" in refused("build", folder)
+    assert "list the base" in refused("build", folder)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
@@ -256,7 +256,7 @@ def test_build_says_what_an_update_costs(home: Path, tmp_path: Path) -> None:
     whole = modpkg_json("build", folder, "--no-deltas")["weights"]
     assert (whole["unchanged"], whole["changes"]) == (1, 0)
     assert whole["new_bytes"] > 24_000 > weights["new_bytes"]
-    assert "was built for a registry that has 1 of its packs" in refused(
+    assert "was built for another registry: 1 of its packs" in refused(
         "publish", folder, "--registry", tmp_path / "elsewhere"
     )
     modpkg("publish", folder)
