@@ -11,6 +11,7 @@ import msgspec
 from modpkg.cli.check import check_document
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, say
+from modpkg.community.semver.releases import named_line
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock, read_lock
@@ -29,8 +30,12 @@ def changelog_command(workspace: Workspace, before: str, after: str, as_json: bo
 
     A and B are two releases of a module (NAME==VERSION), or two lock files of an app.
     """
-    from modpkg.community.semver.changelog import lock_markdown, release_markdown
-    from modpkg.community.semver.releases import changes_between, lock_changelog, named_line
+    from modpkg.community.semver.changelog import (
+        changes_between,
+        lock_changelog,
+        lock_markdown,
+        release_markdown,
+    )
 
     document: Any
     if "==" in before or "==" in after:

@@ -1,20 +1,24 @@
-"""``modpkg changelog``: what changed between two releases, or two locks, for people to read."""
+"""``modpkg changelog``: the changes between two releases or two locks, as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from modpkg.community.diff.tensors import TensorDiff, WeightsDiff, diff_tensors
 from modpkg.community.evaluate.report import loss
-from modpkg.community.modules.view import ModuleView
-from modpkg.community.semver.check import Check
+from modpkg.community.modules.view import ModuleView, view_of_release
+from modpkg.community.semver.check import Check, check
 from modpkg.community.semver.levels import LEVELS, Fact
+from modpkg.community.semver.releases import published_versions
 from modpkg.core.progress import Progress
+from modpkg.core.records import IndexLine
 from modpkg.core.report import TestResult
 from modpkg.core.tensors import identity_of
+from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock, LockedModule
 
 _HEADINGS = {
@@ -24,24 +28,24 @@ _HEADINGS = {
     "none": "Also",
 }
 _MOST = 40
-"""Most rows of a table; the rest is counted."""
+"""Most rows of a table; further ones are only counted."""
 
 
 class LayerChange(Struct, frozen=True, kw_only=True):
-    """The tensors of one layer that are not the same."""
+    """The tensors of one layer that changed."""
 
     layer: int | None
     """None for tensors outside of layers."""
     tensors: int
     changed: int
-    """Values that are others, of those that both editions have in one shape."""
+    """Changed values, in tensors that both versions have in one shape."""
     values: int
     relative: float | None
-    """‖B − A‖ / ‖A‖ of the tensors that changed; None where none is in both."""
+    """‖B − A‖ / ‖A‖ of the tensors that changed; None if no tensor is in both."""
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """What a test gave before and after."""
+    """A test's value before and after."""
 
     suite: str
     test: str
@@ -59,25 +63,25 @@ class ReleaseChanges(Struct, frozen=True, kw_only=True):
     figures: tuple[Figure, ...]
     licenses: tuple[str, str]
     yanked: str | None = None
-    """Why the later one was yanked."""
+    """Why the later release was yanked; None if it was not."""
     breaking: str = ""
-    """The reason that it was published with, although it breaks."""
+    """The reason given for publishing a breaking change without a breaking version."""
 
 
 class LockChange(Struct, frozen=True, kw_only=True):
-    """One module of an app's lock that is another, new or gone."""
+    """A module of an app's lock that was changed, added or removed."""
 
     name: str
     before: str | None
     after: str | None
     changes: ReleaseChanges | None = None
-    """For two versions of a module."""
+    """Between two versions of it; None otherwise."""
 
 
 def layer_changes(
     before: ModuleView, after: ModuleView, progress: Progress
 ) -> tuple[LayerChange, ...]:
-    """Compare the tensors whose digests differ, and return them by layer, the outer ones first.
+    """Compare the tensors that differ, and return them by layer, those outside of layers first.
 
     Raises:
         What fetching either release can raise.
@@ -113,10 +117,10 @@ def _layer(layer: int | None, tensors: Sequence[TensorDiff]) -> LayerChange:
 
 
 def figures(before: ModuleView, after: ModuleView) -> tuple[Figure, ...]:
-    """Return what tests gave, by the reports of two releases; those that have none give none.
+    """Return the values of tests in the reports of two releases, as far as they have reports.
 
     Raises:
-        TestError: a report is none.
+        TestError: a report is malformed.
     """
     old, new = before.report(), after.report()
     one = {(r.suite, r.test): r for r in old.results} if old is not None else {}
@@ -151,7 +155,7 @@ def _figure(old: TestResult | None, new: TestResult | None) -> Figure:
 def lock_changes(
     before: Lock, after: Lock
 ) -> list[tuple[str, LockedModule | None, LockedModule | None]]:
-    """Return the modules that two locks do not have alike, in the order of the later one."""
+    """Return the modules that differ between two locks, in the order of the later one."""
     names = dict.fromkeys(module.name for lock in (after, before) for module in lock.module)
     pairs = [(name, before.find(name), after.find(name)) for name in names]
     return [
@@ -161,21 +165,77 @@ def lock_changes(
     ]
 
 
+def changes_between(
+    one: IndexLine, two: IndexLine, workspace: Workspace, *, count: bool
+) -> ReleaseChanges:
+    """Return what changed from one release of a module to another.
+
+    Without ``count``, weights are fetched only if the level depends on how many values changed.
+
+    Raises:
+        TestError: a report is malformed. What reading and fetching the releases can raise.
+    """
+    registries = workspace.registries
+    before, after = (view_of_release(line, workspace) for line in (one, two))
+    workspace.progress.stage("Comparing")
+    with workspace.store.lock():
+        result = check(before, after, published=published_versions(registries), count=count)
+        layers = layer_changes(before, after, workspace.progress) if count else ()
+    record = after.record
+    return ReleaseChanges(
+        check=result,
+        layers=layers,
+        figures=figures(before, after),
+        licenses=(before.module.license, after.module.license),
+        yanked=two.yanked,
+        breaking="" if record is None else record.provenance.breaking or "",
+    )
+
+
+def lock_changelog(before: Lock, after: Lock, workspace: Workspace) -> list[LockChange]:
+    """Return what changed from one lock of an app to another, module by module.
+
+    Raises:
+        What reading the registries can raise.
+    """
+    changed = []
+    for name, one, two in lock_changes(before, after):
+        changes = None
+        if one is not None and two is not None and one.version != two.version:
+            lines = [_locked_line(module, workspace.registries) for module in (one, two)]
+            changes = changes_between(lines[0], lines[1], workspace, count=False)
+        changed.append(
+            LockChange(
+                name=name,
+                before=None if one is None else one.version,
+                after=None if two is None else two.version,
+                changes=changes,
+            )
+        )
+    return changed
+
+
+def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
+    """Return the index line of a locked release: that of its version, with the lock's digest."""
+    line = registries.of(module.name).line(module.name, module.version)
+    return structs.replace(line, release=module.release)
+
+
 def release_markdown(found: ReleaseChanges, *, depth: int = 1) -> str:
-    """Return what changed in one module as Markdown; ``depth`` is that of its heading."""
+    """Return the changes of one module as Markdown, with headings from level ``depth``."""
     check = found.check
     title = f"{check.name} {check.against} to {check.version}"
     lines = [f"{'#' * depth} {title}", "", f"{_escaped(check.change)}."]
     if found.yanked is not None:
-        lines += ["", f"**{check.version} was yanked**: {found.yanked or 'no reason was given'}"]
+        lines += ["", f"**{check.version} was yanked**: {found.yanked or 'no reason given'}"]
     if found.breaking:
-        lines += ["", f"**Published although it breaks**: {_escaped(found.breaking)}"]
+        lines += ["", f"**Published as a breaking change**: {_escaped(found.breaking)}"]
     if found.licenses[0] != found.licenses[1]:
         lines += ["", f"**The licence changed** from {found.licenses[0]} to {found.licenses[1]}."]
     for level in reversed(LEVELS):
-        told = [fact for fact in check.facts if fact.level == level]
-        if told:
-            lines += ["", f"{'#' * (depth + 1)} {_HEADINGS[level]}", "", *map(_item, told)]
+        facts = [fact for fact in check.facts if fact.level == level]
+        if facts:
+            lines += ["", f"{'#' * (depth + 1)} {_HEADINGS[level]}", "", *map(_item, facts)]
     if found.layers:
         lines += ["", f"{'#' * (depth + 1)} Weights by layer", "", *_layer_table(found.layers)]
     lines += ["", f"{'#' * (depth + 1)} Tests", "", *_test_lines(found)]
@@ -203,9 +263,7 @@ def _layer_table(layers: Sequence[LayerChange]) -> list[str]:
 def _test_lines(found: ReleaseChanges) -> list[str]:
     if not found.figures:
         note = found.check.tests.note if found.check.tests is not None else ""
-        return [
-            f"{note[:1].upper()}{note[1:]}" if note else "Neither release has results of tests."
-        ]
+        return [f"{note[:1].upper()}{note[1:]}" if note else "Neither release has test results."]
     rows = [
         [
             _escaped(f"{one.suite}: {one.test}"),
@@ -228,23 +286,25 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return text of others as Markdown that shows it, and does nothing else."""
+    """Return untrusted text escaped for Markdown."""
     for mark in "\\`*_{}[]<>|#":
         text = text.replace(mark, "\\" + mark)
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def lock_markdown(changed: Sequence[LockChange]) -> str:
-    """Return what changed between two locks as Markdown."""
+    """Return the changes between two locks as Markdown."""
     if not changed:
         return "# Modules\n\nBoth locks name the same releases.\n"
     rows = [[one.name, one.before or "-", one.after or "-", _change(one)] for one in changed]
-    parts = ["\n".join(["# Modules", "", *_table(["Module", "Was", "Is", "Change"], rows)]) + "\n"]
+    parts = [
+        "\n".join(["# Modules", "", *_table(["Module", "Before", "After", "Change"], rows)]) + "\n"
+    ]
     parts += [release_markdown(one.changes, depth=2) for one in changed if one.changes is not None]
     return "\n".join(parts)
 
 
 def _change(one: LockChange) -> str:
     if one.changes is None:
-        return "new" if one.before is None else "gone"
+        return "added" if one.before is None else "removed"
     return one.changes.check.level if one.before != one.after else "another release"

@@ -1,4 +1,4 @@
-"""Checks of projects and builds against what a registry has: where facts come from."""
+"""Checking and publishing a module project against what a registry has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from packaging.version import Version
 
 from modpkg.community.evaluate.builds import built_release
@@ -14,13 +13,6 @@ from modpkg.community.evaluate.run import check_report
 from modpkg.community.modules.project import DIST, module_table
 from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
-from modpkg.community.semver.changelog import (
-    LockChange,
-    ReleaseChanges,
-    figures,
-    layer_changes,
-    lock_changes,
-)
 from modpkg.community.semver.check import Check, check
 from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO, REPORT
@@ -34,7 +26,6 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
-from modpkg.resolve.lock import Lock, LockedModule
 
 
 def check_project(project: Workspace, against: str | None = None) -> Check:
@@ -71,7 +62,7 @@ def check_project(project: Workspace, against: str | None = None) -> Check:
         return check(
             before,
             after,
-            published=_published(registries),
+            published=published_versions(registries),
             progress=progress.advance,
             stale=stale,
         )
@@ -112,7 +103,7 @@ def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Pat
     before = None if earlier is None else view_of_release(earlier, project, registries)
     with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, project.store.lock():
         after = view_of_build(line, dist, target, Path(spool))
-        return check(before, after, published=_published(registries), count=False)
+        return check(before, after, published=published_versions(registries), count=False)
 
 
 def publish_project(project: Workspace, reason: str | None = None) -> tuple[IndexLine, Path]:
@@ -196,62 +187,6 @@ def version_too_low(result: Check) -> PublishError:
     )
 
 
-def changes_between(
-    one: IndexLine, two: IndexLine, workspace: Workspace, *, count: bool
-) -> ReleaseChanges:
-    """Return what changed from one release of a module to another.
-
-    Without ``count``, weights are fetched only if the level depends on how many values changed.
-
-    Raises:
-        TestError: a report is malformed. What reading and fetching the releases can raise.
-    """
-    registries = workspace.registries
-    before, after = (view_of_release(line, workspace) for line in (one, two))
-    workspace.progress.stage("Comparing")
-    with workspace.store.lock():
-        result = check(before, after, published=_published(registries), count=count)
-        layers = layer_changes(before, after, workspace.progress) if count else ()
-    record = after.record
-    return ReleaseChanges(
-        check=result,
-        layers=layers,
-        figures=figures(before, after),
-        licenses=(before.module.license, after.module.license),
-        yanked=two.yanked,
-        breaking="" if record is None else record.provenance.breaking or "",
-    )
-
-
-def lock_changelog(before: Lock, after: Lock, workspace: Workspace) -> list[LockChange]:
-    """Return what changed from one lock of an app to another, module by module.
-
-    Raises:
-        What reading the registries can raise.
-    """
-    changed = []
-    for name, one, two in lock_changes(before, after):
-        changes = None
-        if one is not None and two is not None and one.version != two.version:
-            lines = [_locked_line(module, workspace.registries) for module in (one, two)]
-            changes = changes_between(lines[0], lines[1], workspace, count=False)
-        changed.append(
-            LockChange(
-                name=name,
-                before=None if one is None else one.version,
-                after=None if two is None else two.version,
-                changes=changes,
-            )
-        )
-    return changed
-
-
-def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
-    """Return the index line of a locked release: that of its version, with the lock's digest."""
-    line = registries.of(module.name).line(module.name, module.version)
-    return msgspec.structs.replace(line, release=module.release)
-
-
 def named_line(text: str, registries: Registries) -> IndexLine:
     """Return the release that ``NAME==VERSION`` names.
 
@@ -266,7 +201,9 @@ def _version(line: IndexLine) -> Version:
     return parse_version(line.version)
 
 
-def _published(registries: Registries) -> Callable[[str], list[Version]]:
+def published_versions(registries: Registries) -> Callable[[str], list[Version]]:
+    """Return a function from a module's name to its published versions."""
+
     def published(name: str) -> list[Version]:
         try:
             return [_version(line) for line in registries.of(name).index(name)]

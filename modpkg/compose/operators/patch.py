@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from modpkg.adapters.formula import as_matrix, base_rows
 from modpkg.compose.composition import Term
@@ -28,6 +28,7 @@ from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.filenames import CONFIG, PATCH, PATCHED_FILES
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
+from modpkg.core.records import PatchRecord
 from modpkg.core.tensors import type_of
 from modpkg.release.patched import check_against, read_patch
 
@@ -50,22 +51,8 @@ def bind(context: StepContext) -> Effects:
         raise PatchError("M730", patch=module.name, reason=f"it has no {PATCH}")
     record = read_patch(module.files[PATCH], module.name)
     check_against(record, module.name, module.tensors, context.base_name, base.tensors)
-    terms: dict[str, Term] = {}
-    added = {}
-    claimed: list[str] = []
-    for name, item in record.tensors.items():
-        inputs = {role: module.tensors[tensor] for role, tensor in item.inputs.items()}
-        own, whole = base.tensors.get(name), inputs.get("whole")
-        if own is not None and item.first is not None:
-            added[name] = _first_rows(own, item.first, item.digest)
-            claimed.append(name)
-        elif whole is not None and (
-            own is None or own.dtype not in FLOATS or type_of(own) != type_of(whole)
-        ):
-            added[name] = whole
-        else:
-            terms[name] = Term(op="patch", weight=1.0, inputs=inputs)
-    removed = (*record.removed, *(name for name in added if name in base.tensors))
+    tensors = patched_tensors(record, module.tensors, base.tensors)
+    added, removed = tensors.added, tensors.removed
     files = {
         path.removeprefix(PATCHED_FILES): blob
         for path, blob in module.files.items()
@@ -80,15 +67,57 @@ def bind(context: StepContext) -> Effects:
             f"has a scale, but the patch has {structural!r}, which cannot be scaled"
         )
     return Effects(
-        terms=terms,
+        terms=tensors.terms,
         added=added,
-        claimed=tuple(claimed),
+        claimed=tensors.claimed,
         removed=removed,
         config=config,
         unset=unset,
         files=files,
         replaced=(*record.removed_files, *files),
     )
+
+
+class PatchedTensors(Struct, frozen=True):
+    """What a patch does to the tensors of its base."""
+
+    terms: dict[str, Term]
+    """The changes, by tensor."""
+    added: dict[str, TensorRef]
+    """Tensors used as they are: new ones, and those that replace the base's."""
+    claimed: tuple[str, ...]
+    """Those of ``added`` whose digest is only what the patch says."""
+    removed: tuple[str, ...]
+    """Tensors of the base that are removed or replaced."""
+
+
+def patched_tensors(
+    record: PatchRecord, own: Mapping[str, TensorRef], base: Mapping[str, TensorRef]
+) -> PatchedTensors:
+    """Return what a patch, checked with `check_against`, does to the tensors of a base.
+
+    Args:
+        record: The patch's record.
+        own: The patch's tensors.
+        base: The base's tensors.
+    """
+    terms: dict[str, Term] = {}
+    added: dict[str, TensorRef] = {}
+    claimed: list[str] = []
+    for name, item in record.tensors.items():
+        inputs = {role: own[tensor] for role, tensor in item.inputs.items()}
+        old, whole = base.get(name), inputs.get("whole")
+        if old is not None and item.first is not None:
+            added[name] = _first_rows(old, item.first, item.digest)
+            claimed.append(name)
+        elif whole is not None and (
+            old is None or old.dtype not in FLOATS or type_of(old) != type_of(whole)
+        ):
+            added[name] = whole
+        else:
+            terms[name] = Term(op="patch", weight=1.0, inputs=inputs)
+    removed = (*record.removed, *(name for name in added if name in base))
+    return PatchedTensors(terms, added, tuple(claimed), removed)
 
 
 def _first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:

@@ -12,8 +12,8 @@ import pytest
 
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.releases import check_project
-from modpkg.core.progress import Progress
-from modpkg.manifest.read import read_manifest
+from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 from modpkg.registry.reader import Registry
 from registry_spec.check import check as check_registry
 from tests.command import modpkg, refused
@@ -66,13 +66,12 @@ def base(folder: Path, version: str, tensors: Tensors = BASE, more: str = "", **
 
 
 def checked(project: Path, against: str | None = None) -> Check:
-    manifest = read_manifest(project / "modpkg.toml")
-    assert manifest.module is not None
-    return check_project(manifest, manifest.module, Progress(), against=against)
+    workspace = Workspace(Project(project / "modpkg.toml"))
+    return check_project(workspace, against)
 
 
 def asked(project: Path) -> tuple[str, str, list[str]]:
-    """Return the level, the lowest legal version and what the facts are of."""
+    """Return the level, the lowest allowed version, and what the facts are about."""
     found = checked(project)
     top = [fact.about for fact in found.facts if fact.level == found.level]
     return found.level, str(found.lowest), top

@@ -17,8 +17,8 @@ from modpkg.community.vet.verdict import VetReport
 from modpkg.community.vet.vet import compared_release, find_candidate, vet
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
+from modpkg.environment.project import Project
 from modpkg.environment.workspace import RegistryOptions, Workspace
-from modpkg.manifest.read import read_manifest
 from modpkg.registry.writer import RegistryWriter
 from modpkg.store.store import Store
 from tests.command import modpkg
@@ -125,11 +125,9 @@ def test_check_and_vet_compare_with_the_same_release(
     registry = tmp_path / "registry"
     monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
     candidate = write_encoder(tmp_path / "candidate", "1.0.2")
-    manifest = read_manifest(candidate / "modpkg.toml")
-    assert manifest.module is not None
 
     def compared_with() -> set[str | None]:
-        checked = check_project(manifest, manifest.module, Progress())  # type: ignore[arg-type]
+        checked = check_project(Workspace(Project(candidate / "modpkg.toml")))
         found = vetted(bench, candidate).against
         return {checked.against, None if found is None else found.version}
 
