@@ -20,7 +20,7 @@ from modpkg.manifest.starter import new_manifest
 @click.option("--kind", type=click.Choice(KINDS), help="Kind of module. [default: an app]")
 @click.option("--name", help="Name. [default: the folder's]")
 def init_command(folder: Path, kind: str | None, name: str | None) -> None:
-    """Begin a module (--kind) or an app: write a modpkg.toml with comments to fill in."""
+    """Create a modpkg.toml for an app or (with --kind) a module, with comments to fill in."""
     path = folder / MANIFEST
     if path.exists():
         raise UsageError("M901", message=f"{path} exists; 'modpkg init' does not replace it.")

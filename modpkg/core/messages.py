@@ -90,8 +90,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M306": "{what} ({digest}) is missing from {source}; ask the registry's owner to restore it.",
     "M307": (
-        "{name} {version} is already published in {registry} with other content, and a version "
-        "is never replaced; raise the version in {manifest}."
+        "{name} {version} is already published in {registry} with different content. Published "
+        "versions are never replaced; raise the version in {manifest}."
     ),
     "M309": (
         "Cannot publish to {url}: {reason}; set --registry to a folder that you can write to."
@@ -100,7 +100,7 @@ MESSAGES: dict[str, str] = {
         "The index of {registry} has {claim} for {name} {version}, and its release record has "
         "{truth}: the registry was damaged or tampered with, and the release was not used."
     ),
-    "M311": "There is nothing to publish in {folder}; run 'modpkg build' first.",
+    "M311": "Nothing to publish in {folder}; run 'modpkg build' first.",
     "M312": "{name} {version} is not in the registry {registry}{hint}.",
     "M313": (
         "The registry at {url} answers 410 Gone to {path}: it was removed for good; ask its owner "
@@ -214,33 +214,29 @@ MESSAGES: dict[str, str] = {
         "'suite' can be named there."
     ),
     "M721": "{what} cannot be vetted: {reason}.",
-    "M730": (
-        "{patch} cannot be used as a patch: {reason}; make it anew with 'modpkg patch create'."
-    ),
+    "M730": ("{patch} is not a valid patch: {reason}; create it again with 'modpkg patch create'."),
     "M731": (
-        "{patch} was made for {made_for}, and {tensor!r} of {base} is another one; name the "
-        "base that it was made for, or merge the two: modpkg merge --base {made_for} {patch} "
-        "OTHER."
+        "{patch} was made for {made_for}, and {tensor!r} of {base} differs from it; use that "
+        "base, or merge the two: modpkg merge --base {made_for} {patch} OTHER."
     ),
     "M732": (
-        "{patch} has nothing to act on: {base} does not have {tensor!r}; name the base that it "
-        "was made for."
+        "{patch} does not fit {base}, which has no tensor {tensor!r}; use the base that it was "
+        "made for."
     ),
     "M733": (
-        "{tensor!r} of {what} changed and has {count} values that are NaN or infinite; mend "
-        "the training that made it."
+        "{tensor!r} of {what} changed and has {count} non-finite values (NaN or infinity); fix the "
+        "training that produced it."
     ),
-    "M734": ("{copy} has the tensors and files of {base}: there is nothing to make a patch of."),
-    "M735": "{what} is no changed copy of {base}: {reason}.",
+    "M734": "{copy} is identical to {base}; there is nothing to create a patch from.",
+    "M735": "{what} is not a copy of {base}: {reason}.",
     "M736": (
-        "{patch} does not make the {tensor!r} that it says it does from {base} (it made "
-        "{actual}, not {expected}); report this with both, and use the copy that the patch was "
-        "made of."
+        "{patch} does not restore {tensor!r} from {base} (got {actual}, expected {expected}); "
+        "please report this with both, and use the copy that the patch was created from."
     ),
     "M740": (
-        "{conflicts}; say how to choose: --method mean (or ties, fisher, auto …) for tensors, "
-        "or --resolution FILE with, for example, '[{table}]' and '\"{example}\" = \"ours\"' "
-        "(ours, theirs, mean or base)."
+        "{conflicts}; choose --method mean (or ties, fisher, auto …) for tensors, or write a "
+        "--resolution FILE with, for example, '[{table}]' and '\"{example}\" = \"ours\"' (ours, "
+        "theirs, mean or base)."
     ),
     "M741": "{path}: {entry!r} {reason}.",
     "M742": "{what} cannot be merged: {reason}.",
@@ -250,8 +246,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M761": (
         "{name} {version} would be a {level} change after {against}:{facts}\n"
-        "Raise the version in modpkg.toml to {lowest} or higher, or publish it with "
-        '--allow-breaking "why", which is recorded.'
+        "Raise the version in modpkg.toml to {lowest} or higher, or publish with "
+        '--allow-breaking "REASON", which is recorded.'
     ),
     "M770": (
         "{where}: {name} {version} is under {license}, and {reason} ({policy}); choose another "

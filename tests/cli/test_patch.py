@@ -108,7 +108,7 @@ def test_what_cannot_be_a_patch_is_refused_and_nothing_is_written(
     tensors[QUERY][0, 0] = float("nan")
     save_file(tensors, copy / "model.safetensors")
     assert f"'{QUERY}'" in refused("patch", "create", "--base", "tiny==1.0", copy)
-    assert "there is nothing to make" in refused("patch", "create", "--base", "tiny==1.0", base)
+    assert "there is nothing to create" in refused("patch", "create", "--base", "tiny==1.0", base)
     assert "NAME==VERSION" in refused("patch", "create", "--base", "tiny", copy, status=2)
     tiny.publish(tiny.write_base(tmp_path / "two", "2.0", seed=7), home / "registry")
     other = copy_of(base, "other", QUERY)

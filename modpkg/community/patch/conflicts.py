@@ -1,4 +1,4 @@
-"""Where changed copies of one base are at odds: tensor by tensor, value by value."""
+"""Conflicts between changed copies of one base: tensor by tensor, value by value."""
 
 from __future__ import annotations
 
@@ -21,38 +21,37 @@ from modpkg.core.tensors import TensorIdentity, identity_of, type_of
 
 
 class Overlap(Struct, frozen=True, kw_only=True):
-    """A tensor that several parents changed, and not to the same."""
+    """A tensor that several parents changed differently."""
 
     name: str
     parents: tuple[int, ...]
-    """Those that changed it, by their places among all."""
+    """Indices of the parents that changed it."""
     reason: str = ""
-    """Why it cannot be looked at value by value: removed, or of another shape. Else empty."""
+    """Why values cannot be compared: removed, or of another shape. Empty if they can."""
     elements: int = 0
     positions: int = 0
-    """Values that two parents or more changed."""
+    """Values that at least two parents changed."""
     different: int = 0
-    """Of these, the ones that they changed to different values: what conflicts."""
+    """Of those, the ones changed to different values: the conflicts."""
     opposite: int = 0
-    """Of these, the ones that they moved in opposite directions."""
+    """Of those, the ones changed in opposite directions."""
 
     @property
     def conflicts(self) -> bool:
-        """Whether a choice is needed; a tensor that parents changed at different places, or alike,
-        is put together without one."""
+        """Whether a choice is needed; changes at different places are combined without one."""
         return bool(self.reason or self.different)
 
 
 class Overlaps(Struct, frozen=True):
-    """What several parents did to the tensors of a base."""
+    """What several parents changed in the tensors of a base."""
 
     base: Mapping[str, TensorRef]
     parents: Sequence[Mapping[str, TensorRef]]
     tensors: tuple[Overlap, ...]
     """Sorted by layer and name."""
     clean: dict[str, int | None]
-    """By name, the parent that has what every parent that changed a tensor made of it; None where
-    nobody changed it."""
+    """Tensors that at most one parent changed, or all that did alike: the index of such a parent;
+    None if no parent changed the tensor."""
 
     @property
     def conflicts(self) -> list[Overlap]:
@@ -64,7 +63,7 @@ def find_overlaps(
     parents: Sequence[Mapping[str, TensorRef]],
     progress: Callable[[int], None] | None = None,
 ) -> Overlaps:
-    """Compare what parents made of a base; tensors that at most one of them changed are not read.
+    """Compare the changes of parents; tensors that at most one of them changed are not read.
 
     Raises:
         PackError: a file is missing or too short.
@@ -84,9 +83,9 @@ def find_overlaps(
         refs = [parents[number].get(name) for number in shared[name]]
         return _measured(name, base.get(name), refs, shared[name])
 
-    found = []
+    overlaps = []
     for overlap in parallel_map(measure, shared):
-        found.append(overlap)
+        overlaps.append(overlap)
         if progress is not None:
             progress(
                 sum(
@@ -95,7 +94,7 @@ def find_overlaps(
                     if overlap.name in parents[n]
                 )
             )
-    ordered = sorted(found, key=lambda tensor: (_order(tensor.name), tensor.name))
+    ordered = sorted(overlaps, key=lambda tensor: (_order(tensor.name), tensor.name))
     return Overlaps(base, parents, tuple(ordered), clean)
 
 
@@ -115,7 +114,7 @@ def _measured(
     parents: tuple[int, ...],
 ) -> Overlap:
     if base is None:
-        return Overlap(name=name, parents=parents, reason="new in each, and not the same")
+        return Overlap(name=name, parents=parents, reason="added in each, with different content")
     there = [ref for ref in refs if ref is not None]
     if len(there) < len(refs):
         return Overlap(name=name, parents=parents, reason="removed in one, changed in another")
@@ -123,7 +122,7 @@ def _measured(
         return Overlap(name=name, parents=parents, reason="of another shape or dtype in one")
     positions = different = opposite = 0
     for old, copies, moved in blocks(base, there):
-        # What at most one changed cannot differ: pairs are enough.
+        # A value differs only between parents that changed it, so pairs are enough.
         several = clash = against = None
         for one, two in combinations(range(len(copies)), 2):
             both = moved[one].logical_and(moved[two])
@@ -155,7 +154,7 @@ def _count(mask: torch.Tensor | None) -> int:
 def blocks(
     base: TensorRef, refs: Sequence[TensorRef]
 ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]:
-    """Yield blocks of a base's tensor, of the copies', and which elements each copy changed."""
+    """Yield blocks of a base's tensor and of its copies, and which elements each copy changed."""
     old, copies = mapped(base).reshape(-1), [mapped(ref).reshape(-1) for ref in refs]
     for start in range(0, old.numel(), BLOCK_ELEMENTS):
         stop = start + BLOCK_ELEMENTS
@@ -164,7 +163,7 @@ def blocks(
 
 
 class LayerConflicts(Struct, frozen=True, kw_only=True):
-    """The conflicts of one layer, taken together."""
+    """The conflicts of one layer."""
 
     layer: int | None
     tensors: int
@@ -174,10 +173,10 @@ class LayerConflicts(Struct, frozen=True, kw_only=True):
     opposite: int
 
 
-def by_layer(found: Overlaps) -> list[LayerConflicts]:
-    """Return the tensors that several parents changed, by layer; what is in none comes first."""
+def by_layer(overlaps: Overlaps) -> list[LayerConflicts]:
+    """Return the tensors that several parents changed, by layer; those outside come first."""
     groups: dict[int | None, list[Overlap]] = {}
-    for tensor in found.tensors:
+    for tensor in overlaps.tensors:
         groups.setdefault(layer_of(tensor.name), []).append(tensor)
     return [
         LayerConflicts(
@@ -192,15 +191,15 @@ def by_layer(found: Overlaps) -> list[LayerConflicts]:
     ]
 
 
-def conflicts_svg(found: Overlaps, title: str) -> str:
-    """Return all tensors as an SVG: the darker, the larger the share of values in conflict."""
-    tensors = {tensor.name: tensor for tensor in found.tensors}
-    names = sorted({*found.clean, *tensors}, key=lambda name: (_order(name), name))
+def conflicts_svg(overlaps: Overlaps, title: str) -> str:
+    """Return all tensors as an SVG: the darker, the more of the values conflict."""
+    tensors = {tensor.name: tensor for tensor in overlaps.tensors}
+    names = sorted({*overlaps.clean, *tensors}, key=lambda name: (_order(name), name))
     cells = []
     for name in names:
         tensor = tensors.get(name)
         if tensor is None:
-            changed = found.clean[name] is not None
+            changed = overlaps.clean[name] is not None
             cells.append(Cell(name, 0.0, "changed once" if changed else "not changed"))
         elif tensor.reason:
             cells.append(Cell(name, None, tensor.reason))
@@ -217,6 +216,6 @@ def conflicts_svg(found: Overlaps, title: str) -> str:
         cells,
         title,
         unchanged="no conflict",
-        not_measured="removed, new, reshaped",
+        not_measured="removed, added, reshaped",
         scale="of the values",
     )

@@ -1,4 +1,4 @@
-"""Patches: how a fine-tuned copy differs from a published release, in the cheapest exact form."""
+"""``modpkg patch create``: the difference of a fine-tuned copy, in the smallest exact form."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Patch(Struct, frozen=True, kw_only=True):
     base: str
     """Name and version."""
     forms: dict[str, Form]
-    """By name, the tensors that the base does not have so."""
+    """Tensors that the base lacks or has differently, by name."""
     copies: dict[str, TensorRef]
-    """Where these lie in the copy."""
+    """The copy's tensors of the same names."""
     record: PatchRecord
     files: dict[str, Path]
-    """Files that take the place of the base's, or are new, by their path in the result."""
+    """Files that replace the base's or are new, by path in the copy."""
     elements: int
     """Of all tensors of the copy."""
     tensors: int
@@ -60,7 +60,7 @@ class Patch(Struct, frozen=True, kw_only=True):
 
     @property
     def bytes(self) -> int:
-        """What the tensors take in a release."""
+        """Size of the tensors in a release."""
         return sum(form.bytes for form in self.forms.values())
 
 
@@ -90,7 +90,7 @@ def create(
             "M735",
             what=copy.label,
             base=label,
-            reason="it is an adapter; 'modpkg import peft' makes a module of it",
+            reason="it is an adapter; import it with 'modpkg import peft'",
         )
     if not base.tensors.keys() & copy.tensors.keys():
         raise PatchError(
@@ -159,19 +159,18 @@ def _forms(
     def find(name: str) -> Form:
         return find_form(name, what, base.tensors.get(name), changed[name], deltas=deltas)
 
-    found = {}
+    forms = {}
     for name, form in zip(changed, parallel_map(find, changed), strict=True):
-        found[name] = form
+        forms[name] = form
         if progress is not None:
             progress(changed[name].length)
-    return found
+    return forms
 
 
 def _table(
     base: InstalledModule, changed: Mapping[str, TensorRef], forms: Mapping[str, Form]
 ) -> dict[str, PatchedTensor]:
-    """Return what the record says of each tensor, its parts named so that no name is there
-    twice."""
+    """Return the record's tensors; the names of their parts are made unique."""
     taken = {name for name, form in forms.items() if form.inputs is None}
     table = {}
     for name, form in forms.items():
@@ -202,10 +201,10 @@ def write_patch(
 ) -> None:
     """Write a patch as a module project of kind ``patch``.
 
-    ``origin`` is the release that the patch was made of, if it was one.
+    ``origin`` is the release that the patch was created from, if it was one.
 
     Raises:
-        ConversionError, InstallError: nothing remains.
+        ConversionError: ``out`` is not empty. InstallError: writing failed; nothing remains.
     """
     record = patch.record
     normal: dict[str, Any] = {

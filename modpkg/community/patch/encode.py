@@ -1,4 +1,4 @@
-"""The cheapest exact form of one changed tensor."""
+"""The smallest exact form of one changed tensor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from msgspec import Struct
 
-from modpkg.community.patch.factors import find_low_rank
-from modpkg.community.patch.row_scales import find_scales
+from modpkg.community.patch.factors import find_low_rank, find_scales
 from modpkg.compose.composition import Term
 from modpkg.compose.distance import bits_of, differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
@@ -26,28 +25,28 @@ from modpkg.release.finite import count_nonfinite
 from modpkg.release.patched import FORMS
 
 ENTRY = 80
-"""Bytes that a tensor takes in a pack's header, beside its name, about."""
+"""Approximate size of a tensor's entry in a pack's header, without its name."""
 _TERM = Term(op="patch", weight=1.0, inputs={})
 _SPARSE_SHARE = 0.3
-"""Share of changed values up to which single places are told."""
+"""Largest share of changed values for which they are stored individually."""
 _LARGEST = 1 << 26
-"""Elements of the largest tensor that is searched for rank and scales: float64 copies are made."""
+"""Elements of the largest tensor searched for rank and scales, which takes float64 copies."""
 
 Inputs = dict[str, torch.Tensor]
 
 
 class Form(Struct, frozen=True, kw_only=True):
-    """How a tensor is written in a patch, and what that takes."""
+    """How a tensor is written in a patch."""
 
     inputs: Inputs | None
-    """By role; None for the tensor itself, which is not copied."""
+    """Tensors by role; None if the tensor itself is written."""
     first: int | None = None
-    """How many of the base's rows it is, if that is all."""
+    """Number of rows, if it is the first rows of the base's tensor."""
     bytes: int
-    """In a release."""
+    """Size in a release."""
     elements: int
     changed: int
-    """Elements with other bits; all of a tensor that the base does not have so."""
+    """Elements with other bits; all of them if the base has no such tensor."""
 
     @property
     def name(self) -> str:
@@ -61,20 +60,25 @@ class Form(Struct, frozen=True, kw_only=True):
 
     @property
     def places(self) -> int:
-        """Values that are told one by one."""
+        """Number of values stored individually."""
         return len(self.inputs["values"]) if self.inputs and "values" in self.inputs else 0
 
 
 def find_form(
     name: str, what: str, base: TensorRef | None, copy: TensorRef, *, deltas: bool
 ) -> Form:
-    """Return the form of a tensor that takes least; whatever it is, it gives the copy's bits.
+    """Return the smallest form of a tensor that restores the copy bit for bit.
 
-    ``deltas`` says whether whole tensors are written as lossless changes where they are published:
-    what such a change takes is then what the other forms have to be better than.
+    Args:
+        name: The tensor's name.
+        what: The copy's label, for messages.
+        base: The base's tensor, if it has one of this name.
+        copy: The copy's tensor.
+        deltas: Whether a whole tensor would be published as a lossless change of the base's; the
+            other forms then have to be smaller than that.
 
     Raises:
-        PatchError: the copy has NaN or infinity. PackError: a file is damaged.
+        PatchError: the copy has non-finite values. PackError: a file is damaged.
     """
     if count := count_nonfinite(Path(copy.file), copy.offset, copy.length, copy.dtype):
         raise PatchError("M733", tensor=name, what=what, count=count)
@@ -94,7 +98,7 @@ def find_form(
     best = Form(inputs=None, bytes=length, elements=elements, changed=changed)
     if copy.dtype not in FLOATS or not elements:
         return best
-    search = _Search(name, matrix(old), matrix(new), copy.dtype, changed)
+    search = _FormSearch(name, matrix(old), matrix(new), copy.dtype, changed)
     for candidate in search.candidates(length):
         size = search.size(candidate)
         if size < best.bytes and search.exact(candidate):
@@ -103,7 +107,7 @@ def find_form(
 
 
 def _is_beginning(base: TensorRef, copy: TensorRef) -> bool:
-    """Say whether a tensor is the first rows of the base's."""
+    """Return whether a tensor is the first rows of the base's."""
     return (
         base.dtype == copy.dtype
         and len(base.shape) == len(copy.shape) > 0
@@ -118,15 +122,15 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def _changes(old: torch.Tensor, new: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield where blocks begin, and which of their elements have other bits."""
+    """Yield the start of each block, and which of its elements have other bits."""
     one, two = old.reshape(-1), new.reshape(-1)
     for start in range(0, one.numel(), BLOCK_ELEMENTS):
         stop = start + BLOCK_ELEMENTS
         yield start, differing(one[start:stop], two[start:stop])
 
 
-class _Search:
-    """The forms of one tensor: matrices of the base and of the copy, in their own dtype."""
+class _FormSearch:
+    """The forms of one tensor, given the base's and the copy's matrices in their own dtype."""
 
     def __init__(
         self, name: str, old: torch.Tensor, new: torch.Tensor, dtype: str, changed: int
@@ -136,7 +140,7 @@ class _Search:
         self._height = max(1, BLOCK_ELEMENTS // max(old.shape[1], 1))
 
     def size(self, inputs: Inputs) -> int:
-        """Return the bytes that a form takes in a release."""
+        """Return the size of a form in a release, in bytes."""
         return sum(
             tensor.numel() * tensor.element_size() + ENTRY + len(self._name) + len(role)
             for role, tensor in inputs.items()
@@ -149,7 +153,9 @@ class _Search:
             self._changed <= _SPARSE_SHARE * self._old.numel()
             and self._changed * (1 + width) < limit
         ):
-            yield self._told(torch.cat([start + m.nonzero()[:, 0] for start, m in self._moved()]))
+            yield self._individual(
+                torch.cat([start + m.nonzero()[:, 0] for start, m in self._moved()])
+            )
         height, columns = self._old.shape
         if self._old.numel() > _LARGEST or min(height, columns) < 2:
             return
@@ -157,45 +163,45 @@ class _Search:
         for role, one, two in (("rows", old, new), ("columns", old.t(), new.t())):
             if len(one) * 4 + ENTRY < limit:
                 scales = find_scales(one, two, self._dtype)
-                if scales is not None and (found := self._corrected({role: scales}, limit)):
-                    yield found
+                if scales is not None and (form := self._corrected({role: scales}, limit)):
+                    yield form
         most = limit // (4 * (height + columns))
         if self._dtype == "F64":
             return  # a sum in another order would show in the result
         factors = find_low_rank(old, new, self._dtype, most)
         if factors is not None:
             a, b = (factor.float().contiguous() for factor in factors)
-            if found := self._corrected({"a": a, "b": b}, limit):
-                yield found
+            if form := self._corrected({"a": a, "b": b}, limit):
+                yield form
 
     def _moved(self) -> Iterator[tuple[int, torch.Tensor]]:
         return _changes(self._old, self._new)
 
-    def _told(self, places: torch.Tensor) -> Inputs:
-        """Return the copy's values at these places, in order."""
+    def _individual(self, places: torch.Tensor) -> Inputs:
+        """Return a form with the copy's values at these positions, which are sorted."""
         return {"gaps": as_gaps(places), "values": self._new.reshape(-1)[places]}
 
     def _corrected(self, inputs: Inputs, limit: int) -> Inputs | None:
-        """Return a form with the values told that it does not give by itself."""
+        """Return a form, with the values that it does not restore stored individually."""
         wrong = []
         room = (limit - self.size(inputs)) // (1 + DTYPE_BYTES[self._dtype])
         for start, stop, change in self._deltas(inputs):
             base = self._old[start:stop].double()
-            told = self._new[start:stop]
+            wanted = self._new[start:stop]
             slack = _slack(inputs, base, start, stop)
-            off = _rounded(base + change, told).logical_not_()
+            off = _rounded(base + change, wanted).logical_not_()
             if slack is not None:
                 for moved in (change - slack, change + slack):
-                    off |= _rounded(base + moved, told).logical_not_()
+                    off |= _rounded(base + moved, wanted).logical_not_()
             wrong.append(off.reshape(-1).nonzero()[:, 0] + start * self._old.shape[1])
             room -= len(wrong[-1])
             if room < 0:
                 return None
         places = torch.cat(wrong)
-        return {**inputs, **self._told(places)} if len(places) else inputs
+        return {**inputs, **self._individual(places)} if len(places) else inputs
 
     def _deltas(self, inputs: Inputs) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield the rows of the change in blocks, as composing has them."""
+        """Yield the change in blocks of rows, as composing computes it."""
         prepare, delta = PATCHED.prepare, PATCHED.delta
         assert prepare is not None  # noqa: S101
         assert delta is not None  # noqa: S101
@@ -206,22 +212,22 @@ class _Search:
             yield start, stop, delta(wide, _TERM, start, stop, self._old)
 
     def exact(self, inputs: Inputs) -> bool:
-        """Say whether composing gives the copy's bits with it."""
+        """Return whether composing restores the copy bit for bit."""
         return all(
             bool(_rounded(self._old[start:stop].double() + change, self._new[start:stop]).all())
             for start, stop, change in self._deltas(inputs)
         )
 
 
-def _rounded(values: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    """Say for each of ``values`` whether it becomes what is ``told``, to the bit."""
-    out = torch.empty_like(told, memory_format=torch.contiguous_format)
+def _rounded(values: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return which of ``values`` round to exactly the bits of ``wanted``."""
+    out = torch.empty_like(wanted, memory_format=torch.contiguous_format)
     round_into(out, values.contiguous())
-    return bits_of(out).eq(bits_of(told.contiguous()))
+    return bits_of(out).eq(bits_of(wanted.contiguous()))
 
 
 def _slack(inputs: Inputs, base: torch.Tensor, start: int, stop: int) -> torch.Tensor | None:
-    """Return how much the order of sums can matter to the change: other machines have others."""
+    """Return by how much another order of summation, on another machine, can alter the change."""
     if "a" not in inputs:
         return None
     a, b = inputs["a"].double().abs(), inputs["b"][start:stop].double().abs()
@@ -229,9 +235,9 @@ def _slack(inputs: Inputs, base: torch.Tensor, start: int, stop: int) -> torch.T
 
 
 def as_gaps(places: torch.Tensor) -> torch.Tensor:
-    """Return flat places, in order, as the gaps before each: how many elements lie between.
+    """Return sorted flat positions as gaps: the number of elements before each.
 
-    A gap of `ESCAPE` or more is that many elements passed over, then what is left.
+    A gap of `ESCAPE` or more is written as `ESCAPE`, as often as necessary, and the rest.
 
     >>> as_gaps(torch.tensor([0, 1, 300])).tolist()
     [0, 0, 255, 43]
@@ -239,6 +245,6 @@ def as_gaps(places: torch.Tensor) -> torch.Tensor:
     before = torch.cat([places.new_full((1,), -1), places[:-1]])
     gaps = places - before - 1
     count = gaps // ESCAPE + 1
-    found = torch.full((int(count.sum()),), ESCAPE, dtype=torch.uint8)
-    found[count.cumsum(0) - 1] = (gaps % ESCAPE).to(torch.uint8)
-    return found
+    encoded = torch.full((int(count.sum()),), ESCAPE, dtype=torch.uint8)
+    encoded[count.cumsum(0) - 1] = (gaps % ESCAPE).to(torch.uint8)
+    return encoded

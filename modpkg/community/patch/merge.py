@@ -32,19 +32,19 @@ from modpkg.store.store import Store
 
 MEAN = "mean"
 _OF_COPIES: dict[str, dict[str, Setting]] = {MEAN: {"with_base": False}}
-"""Parameters that a method has by itself here: the base is no parent."""
+"""Parameters that differ from the method's defaults here: the base is not one of the parents."""
 
 
 class MergePlan(Struct, frozen=True, kw_only=True):
-    """What is to be merged, and where it is at odds."""
+    """A base, the copies to merge, and their conflicts."""
 
     base: InstalledModule
     parents: tuple[ModuleView, ...]
     overlaps: Overlaps
     files: MergedFiles
-    """Without any choice."""
+    """Merged without the resolution file."""
     chosen: Mapping[str, Choice] = {}
-    """By tensor in conflict, what a resolution file says."""
+    """Choices of the resolution file, by tensor in conflict."""
     chosen_files: Mapping[str, Choice] = {}
 
     @property
@@ -53,17 +53,17 @@ class MergePlan(Struct, frozen=True, kw_only=True):
 
     @property
     def open(self) -> list[Overlap]:
-        """Tensors in conflict that no resolution file decides."""
+        """Tensors in conflict that the resolution file does not decide."""
         return [item for item in self.overlaps.conflicts if item.name not in self.chosen]
 
 
 class ConflictMethod(Struct, frozen=True, kw_only=True):
-    """How tensors that conflict are made one: a reducer and its parameters."""
+    """How tensors in conflict are merged: a reducer and its parameters."""
 
     name: str
     parameters: Mapping[str, Setting] = {}
     importance: tuple[Mapping[str, TensorRef], ...] = ()
-    """For each parent, tensors that say how much each of its values counts."""
+    """For each parent, the weights of its values."""
 
 
 def plan_merge(
@@ -73,29 +73,36 @@ def plan_merge(
     progress: Progress,
     choices: Choices | None = None,
 ) -> MergePlan:
-    """Return what parents (patches, or whole copies) did to a base; nothing is merged yet.
+    """Compare what parents changed in a base; nothing is merged yet.
+
+    Args:
+        base: The base.
+        parents: Patches for it, or changed copies of it.
+        store: Where tensors of applied patches go.
+        progress: Who shows progress.
+        choices: The resolution file.
 
     Raises:
-        PatchError: there are not two, or they have nothing in common with the base.
-        PatchError: an entry of the resolution file names no conflict, or nothing at all.
-        Everything that applying a patch can raise.
+        PatchError: there is only one parent, or one has no tensor in common with the base.
+        PatchError: an entry of the resolution file matches no conflict.
+        What applying a patch can raise.
     """
     if len(parents) < 2:
         raise PatchError(
-            "M742", what="One parent alone", reason="name two patches, copies or releases"
+            "M742", what="A single parent", reason="name two patches, copies or releases"
         )
     copies = []
-    for side in parents:
-        if PATCH in side.files:
-            copies.append(apply_patch(base, side, store, progress))
-        elif not side.tensors.keys() & base.tensors.keys():
+    for view in parents:
+        if PATCH in view.files:
+            copies.append(apply_patch(base, view, store, progress))
+        elif not view.tensors.keys() & base.tensors.keys():
             raise PatchError(
                 "M742",
-                what=side.label,
+                what=view.label,
                 reason=f"it has no tensor in common with {base.name} {base.version}",
             )
         else:
-            copies.append(side)
+            copies.append(view)
     progress.stage("Comparing")
     tensors = [view.refs() for view in copies]
     progress.total(sum(ref.length for refs in tensors for ref in refs.values()))
@@ -104,7 +111,7 @@ def plan_merge(
     merge = MergePlan(base=base, parents=tuple(copies), overlaps=overlaps, files=files)
     if choices is None:
         return merge
-    names = [side.name for side in copies]
+    names = [view.name for view in copies]
     known = [*overlaps.clean, *(tensor.name for tensor in overlaps.tensors)]
     conflicting = [tensor.name for tensor in overlaps.conflicts]
     return structs.replace(
@@ -127,7 +134,7 @@ def merge_origins(merge: MergePlan) -> list[Origin]:
 
 
 class MergeResult(Struct, frozen=True):
-    """A merge: where its tensors and files lie."""
+    """The tensors and files of a merge."""
 
     tensors: dict[str, TensorRef]
     files: dict[str, Path]
@@ -136,15 +143,22 @@ class MergeResult(Struct, frozen=True):
 def run_merge(
     merge: MergePlan, method: ConflictMethod | None, store: Store, scratch: Path, progress: Progress
 ) -> MergeResult:
-    """Return the merge; ``scratch`` is a folder for what has to be put together.
+    """Merge.
 
-    What one parent changed alone, or several alike, is taken; a tensor that they changed at
-    different places has the changes of all. Where values conflict, the tensor is what the
-    resolution file says, else what the method makes of the copies of those who changed it.
+    A tensor that one parent changed, or several alike, is taken from it. Changes at different
+    places of a tensor are combined. A tensor in conflict is decided by the resolution file, else
+    by the method, applied to the copies of the parents that changed it.
+
+    Args:
+        merge: What to merge.
+        method: How conflicts are decided that the resolution file leaves; None to refuse them.
+        store: Where merged tensors go.
+        scratch: A folder for combined tensors and files.
+        progress: Who shows progress.
 
     Raises:
-        PatchError: a choice is left open. PatchError: the method cannot decide it.
-        ComposeError: the method cannot do it.
+        PatchError: a conflict is undecided, or the method cannot decide it.
+        ComposeError: the method cannot merge these parents.
     """
     _refuse_open(merge, method)
     base, parents = merge.base.tensors, merge.overlaps.parents
@@ -168,18 +182,18 @@ def run_merge(
     for (name, numbers), names in sorted(groups.items()):
         how = method if method is not None and method.name == name else ConflictMethod(name=name)
         tensors |= _reduced(merge, how, numbers, names, store, scratch, progress)
-    tensors |= _united(merge, together, scratch / "united.safetensors")
+    tensors |= _combined(merge, together, scratch / "combined.safetensors")
     files = merge_files(
         merge.base.files,
         [view.paths() for view in merge.parents],
         _choice_of(merge.chosen_files),
     )
-    found = dict(files.files)
+    paths = dict(files.files)
     for path, data in files.written.items():
-        found[path] = scratch / "files" / path
-        write_atomically(found[path], data)
+        paths[path] = scratch / "files" / path
+        write_atomically(paths[path], data)
     there = {name: ref for name, ref in tensors.items() if ref is not None}
-    return MergeResult(dict(sorted(there.items())), found)
+    return MergeResult(dict(sorted(there.items())), paths)
 
 
 def _choice_of(chosen: Mapping[str, Choice]) -> Callable[[str], str | int | None]:
@@ -187,25 +201,25 @@ def _choice_of(chosen: Mapping[str, Choice]) -> Callable[[str], str | int | None
 
 
 def _refuse_open(merge: MergePlan, method: ConflictMethod | None) -> None:
-    """Refuse to choose silently."""
+    """Refuse undecided conflicts."""
     files = [item for item in merge.files.conflicts if item.path not in merge.chosen_files]
     tensors = merge.open if method is None else []
     if not files and not tensors:
         return
-    told = []
+    conflicts = []
     if tensors:
         values = sum(item.different for item in tensors)
         opposite = sum(item.opposite for item in tensors)
-        told.append(
-            f"{len(tensors)} tensors ({tensors[0].name!r} …; {values} values, {opposite} moved in "
-            "opposite directions)"
+        conflicts.append(
+            f"{len(tensors)} tensors ({tensors[0].name!r} …; {values} values, {opposite} changed "
+            "in opposite directions)"
         )
     if files:
-        told.append("; ".join(f"{item.path} ({item.reason})" for item in files))
-    labels = ", ".join(side.label for side in merge.parents)
+        conflicts.append("; ".join(f"{item.path} ({item.reason})" for item in files))
+    labels = ", ".join(view.label for view in merge.parents)
     raise PatchError(
         "M740",
-        conflicts=f"{labels} conflict in {' and in '.join(told)}",
+        conflicts=f"{labels} conflict in {' and in '.join(conflicts)}",
         table="tensors" if tensors else "files",
         example=tensors[0].name if tensors else files[0].path,
     )
@@ -219,8 +233,8 @@ def _check_method(item: Overlap, method: str, base: Mapping[str, TensorRef]) -> 
         raise PatchError(
             "M742",
             what=repr(item.name),
-            reason=f"it is {reason}, which method {method!r} cannot decide; say ours, theirs or "
-            "base for it under [tensors] of a file, and name it with --resolution",
+            reason=f"it is {reason}, which method {method!r} cannot decide; choose ours, theirs or "
+            "base for it under [tensors] of a --resolution file",
         )
 
 
@@ -233,7 +247,7 @@ def _reduced(
     scratch: Path,
     progress: Progress,
 ) -> dict[str, TensorRef]:
-    """Return what a method makes of the copies of these parents."""
+    """Return tensors merged by a method from the copies of these parents."""
     own = merge.base
     config = scratch / CONFIG
     config.write_text("{}")
@@ -264,8 +278,8 @@ def _reduced(
     return composed.tensors
 
 
-def _united(merge: MergePlan, overlaps: Sequence[Overlap], target: Path) -> dict[str, TensorRef]:
-    """Write tensors with the changes of all who changed them, each at its own places."""
+def _combined(merge: MergePlan, overlaps: Sequence[Overlap], target: Path) -> dict[str, TensorRef]:
+    """Write tensors with the changes of all parents, which are at different places."""
     if not overlaps:
         return {}
     base = merge.base.tensors
@@ -274,10 +288,10 @@ def _united(merge: MergePlan, overlaps: Sequence[Overlap], target: Path) -> dict
     def data(item: Overlap) -> Any:
         refs = [merge.overlaps.parents[number][item.name] for number in item.parents]
         for old, copies, moved in blocks(base[item.name], refs):
-            found = old.clone()
+            combined = old.clone()
             for copy, mask in zip(copies, moved, strict=True):
-                found[mask] = copy[mask]
-            yield found.view(torch.uint8).numpy().tobytes()
+                combined[mask] = copy[mask]
+            yield combined.view(torch.uint8).numpy().tobytes()
 
     write_atomically(target, pack_chunks(types, {item.name: data(item) for item in overlaps}))
     _, places = pack_header(types)

@@ -1,4 +1,4 @@
-"""The files of a merge: three ways, file by file, and key by key in configurations."""
+"""The files of a merge: a three-way merge by file, and by key in configurations."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
 
 _BY_KEY = (CONFIG, GENERATION_CONFIG)
-_OF_NO_MATTER = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
-"""Keys that saving sets anew: the base's stay."""
+_IGNORED_KEYS = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
+"""Keys that every save rewrites: the base's are kept."""
 
 
 class FileConflict(Struct, frozen=True):
-    """A file that several parents changed, and not to the same."""
+    """A file that several parents changed differently."""
 
     path: str
     reason: str
 
 
 class MergedFiles(Struct, frozen=True):
-    """Files of the result, and those that need a choice."""
+    """The files of a merge, and those in conflict."""
 
     files: dict[str, Path]
     written: dict[str, bytes]
-    """Files that were put together."""
+    """Contents of files that were merged by key."""
     conflicts: tuple[FileConflict, ...]
     known: tuple[str, ...]
     """Paths of all files that the base or a parent has."""
@@ -43,13 +43,17 @@ def merge_files(
     parents: Sequence[Mapping[str, Path]],
     choose: Callable[[str], str | int | None] = lambda path: None,
 ) -> MergedFiles:
-    """Return the files of the merge.
+    """Merge files.
 
-    A file that one parent changed is taken from it. One that several did is put together by key,
-    if it is a configuration, or else a conflict, for which ``choose`` may name the base or a
-    parent. Documents (README, licence, cases of tests) are the base's; of one that only parents
-    have, the one with the lowest digest. Of a parent without a config.json, which is weights
-    alone, a file that is not there counts as not changed.
+    A file that one parent changed is taken from it. If several did, a configuration is merged by
+    key, and any other file is a conflict. Documents (README, licence, test cases) are the base's;
+    one that only parents have is the one with the lowest digest. If a parent has no config.json,
+    it is weights only, and its missing files count as unchanged.
+
+    Args:
+        base: The base's files, by path.
+        parents: The parents' files.
+        choose: Decides a conflict: returns "base", the index of a parent, or None.
     """
     digests: dict[Path, Digest] = {}
 
@@ -72,8 +76,8 @@ def merge_files(
         if len({digest(file) for file in changed}) > 1:
             if path != CONFIG and is_document(path):
                 chosen = own or min(filter(None, changed), key=digest_file)
-            elif (said := choose(path)) is not None:
-                chosen = own if isinstance(said, str) else theirs[said]
+            elif (choice := choose(path)) is not None:
+                chosen = own if isinstance(choice, str) else theirs[choice]
             else:
                 merged = _by_key(path, own, changed)
                 if isinstance(merged, str):
@@ -92,24 +96,24 @@ def _file(files: Mapping[str, Path], path: str, own: Path | None) -> Path | None
 
 
 def _by_key(path: str, own: Path | None, changed: Sequence[Path | None]) -> bytes | str:
-    """Return a configuration with the changes of all, or why there is none."""
+    """Return a configuration with all changes, or the reason for a conflict."""
     if any(file is None for file in changed):
-        return "one removes it, another changes it"
+        return "removed in one, changed in another"
     if path not in _BY_KEY or own is None:
-        return "they changed it in different ways"
+        return "changed in different ways"
     before = read_json(own)
     after: dict[str, Any] = dict(before)
-    told: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for file in changed:
         now = read_json(file) if file is not None else {}
         for key in {*before, *now}:
-            if key in _OF_NO_MATTER or (key in now and key in before and now[key] == before[key]):
+            if key in _IGNORED_KEYS or (key in now and key in before and now[key] == before[key]):
                 continue
             value = now.get(key, msgspec.UNSET)
-            if key in told and told[key] != value:
-                return f"they set {key!r} to different values"
-            told[key] = value
-    for key, value in told.items():
+            if key in changes and changes[key] != value:
+                return f"{key!r} is set to different values"
+            changes[key] = value
+    for key, value in changes.items():
         if value is msgspec.UNSET:
             after.pop(key, None)
         else:

@@ -1,4 +1,4 @@
-"""Resolution files: what is to become of each tensor and file that parents are at odds over.
+"""Resolution files: how to decide each tensor and file in conflict.
 
     [tensors]
     "model.layers.3.*" = "ours"
@@ -7,7 +7,7 @@
     [files]
     "generation_config.json" = "theirs"
 
-The first entry that fits holds. Every entry has to name a conflict.
+The first matching entry counts. Every entry has to match a conflict.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec import Struct
 from modpkg.core.errors import PatchError
 
 Choice = Literal["base", "mean"] | int
-"""What is taken: the base's, the mean, or that of a parent, by its place."""
+"""The base's, the mean, or a parent's, by its index."""
 _TABLES = ("tensors", "files")
 
 
@@ -41,30 +41,34 @@ class Choices(Struct, frozen=True):
         known: Collection[str],
         parents: Sequence[str | None],
     ) -> Mapping[str, Choice]:
-        """Return the choice for each conflict that an entry names.
+        """Return the choice for each conflict that an entry matches.
 
-        ``parents`` are the parents' names as modules. ``known`` are all names there are.
+        Args:
+            table: Whether tensors or files are in conflict.
+            conflicts: Names of the conflicts.
+            known: Names of all tensors or files.
+            parents: Names of the parents; None for one that is not a module.
 
         Raises:
-            PatchError: an entry names nothing that is known, or no conflict, or no choice.
+            PatchError: an entry matches no conflict, or has no valid choice.
         """
-        found: dict[str, Choice] = {}
+        chosen: dict[str, Choice] = {}
         for pattern, word in getattr(self, table).items():
-            side = self._side(pattern, word, parents, table)
-            fitting = [name for name in conflicts if fnmatchcase(name, pattern)]
-            if not fitting:
+            choice = self._choice(pattern, word, parents, table)
+            matches = [name for name in conflicts if fnmatchcase(name, pattern)]
+            if not matches:
                 there = any(fnmatchcase(name, pattern) for name in known)
                 reason = (
-                    "names no conflict: the parents are not at odds there; take the line out"
+                    "names no conflict; remove the line"
                     if there
-                    else f"names no {table[:-1]} that there is; mend its name or take it out"
+                    else f"names no existing {table[:-1]}; fix the name or remove the line"
                 )
                 raise PatchError("M741", path=self.path, entry=pattern, reason=reason)
-            for name in fitting:
-                found.setdefault(name, side)
-        return found
+            for name in matches:
+                chosen.setdefault(name, choice)
+        return chosen
 
-    def _side(self, entry: str, word: str, parents: Sequence[str | None], table: str) -> Choice:
+    def _choice(self, entry: str, word: str, parents: Sequence[str | None], table: str) -> Choice:
         if word == "base":
             return "base"
         if word == "mean" and table == "tensors":
@@ -86,11 +90,11 @@ class Choices(Struct, frozen=True):
 
 
 def read_choices(path: Path) -> Choices:
-    """Return what a resolution file says.
+    """Read a resolution file.
 
     Raises:
-        PatchError: it is not TOML, or has something else in it than those two tables of words.
-        PatchError: it is not there.
+        PatchError: there is no such file, it is not TOML, or it has anything but these two tables
+            of strings.
     """
     try:
         document = tomli.loads(path.read_bytes().decode())
@@ -107,7 +111,7 @@ def read_choices(path: Path) -> Choices:
         for entry, word in table.items():
             if not isinstance(word, str):
                 reason = (
-                    'has to be a word: "ours", "theirs", "mean" or "base"; quote names with dots'
+                    'has to be a string: "ours", "theirs", "mean" or "base"; quote names with dots'
                 )
                 raise PatchError("M741", path=path, entry=entry, reason=reason)
     return Choices(path, document.get("tensors", {}), document.get("files", {}))
