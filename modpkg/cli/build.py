@@ -11,12 +11,11 @@ from msgspec import UNSET
 from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, say, strong
 from modpkg.community.modules.project import (
-    DIST,
     build_project,
     module_project,
     published_tensors,
 )
-from modpkg.core.filenames import REPORT
+from modpkg.core.filenames import DIST, REPORT
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.workspace import Workspace

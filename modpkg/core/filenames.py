@@ -7,6 +7,9 @@ PYPROJECT = "pyproject.toml"
 LOCK_NAME = "modpkg.lock"
 """The lock file, beside the manifest and in each generation of an environment."""
 
+DIST = "dist"
+"""Folder of a project that `modpkg build` writes to."""
+
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"

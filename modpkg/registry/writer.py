@@ -21,12 +21,20 @@ from modpkg.core.errors import PublishError
 from modpkg.core.filenames import MANIFEST, REGISTRY_INFO
 from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.names import parse_version
-from modpkg.core.records import SPEC, IndexLine, RegistryInfo, ReleaseRecord, canonical_json
+from modpkg.core.records import (
+    SPEC,
+    IndexLine,
+    RegistryInfo,
+    ReleaseRecord,
+    TensorEntry,
+    canonical_json,
+)
 from modpkg.core.tree import BlobTree
 from modpkg.registry.index import format_index
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.write_lock import folder_lock
+from modpkg.release.build_stamps import read_stamps, unchanged
 from modpkg.release.verify import verify_release
 
 
@@ -80,7 +88,7 @@ class RegistryWriter:
         """
         self.prepare()
         record = built.record(line)
-        self._verify(record, BlobTree(Path(built.url)))
+        self._verify(record, line.release, BlobTree(Path(built.url)))
         with self._locked(line.name):
             lines = self._reader().index(line.name)
             for existing in lines:
@@ -137,8 +145,11 @@ class RegistryWriter:
                 )
         return others
 
-    def _verify(self, record: ReleaseRecord, built: BlobTree) -> None:
-        """Verify a release, of which some packs may be in this registry only."""
+    def _verify(self, record: ReleaseRecord, release: str, built: BlobTree) -> None:
+        """Verify a release, of which some packs may be in this registry only.
+
+        Tensors in packs that are unchanged since the build hashed them are not hashed again.
+        """
 
         def path_of(digest: Digest) -> Path:
             return built.path(digest) if built.has(digest) else self.blobs.path(digest)
@@ -152,11 +163,20 @@ class RegistryWriter:
                 count=len(missing),
                 registry=self.folder,
             )
+        stamps = read_stamps(built.root, release)
+        hashed = set()
+        if stamps is not None:
+            carried = {pack: built.path(parse_digest(pack)) for pack in record.packs}
+            hashed = unchanged(stamps.packs, carried)
         if not published:
-            verify_release(record, path_of)
+            verify_release(record, path_of, lambda entry: entry.pack in hashed)
             return
         with contextlib.closing(TensorLookup(self.folder)) as lookup:
-            verify_release(record, path_of, lambda e: e.pack in published and lookup.holds(e))
+
+            def vouched(entry: TensorEntry) -> bool:
+                return entry.pack in hashed or (entry.pack in published and lookup.holds(entry))
+
+            verify_release(record, path_of, vouched)
 
     def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
         """Mark a release as yanked with a reason, or undo that with ``reason=None``.

@@ -31,6 +31,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.core.version import __version__
 from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
+from modpkg.release.build_stamps import rename_release, source_stamps, write_stamps
 from modpkg.release.content import collect
 from modpkg.release.expects import expects_of
 from modpkg.release.finite import count_nonfinite
@@ -90,6 +91,7 @@ def build(
     content = collect(manifest)
     if module.kind in _NEEDS_WEIGHTS and not content.weights:
         raise ReleaseError("M204", folder=manifest.folder, kind=module.kind)
+    stamps = source_stamps(content.weights)
     staged = temporary_sibling(out)
     try:
         tree = BlobTree(staged)
@@ -144,6 +146,7 @@ def build(
         info = RegistryInfo(spec=SPEC, name=f"build-of-{module.name}")
         write_atomically(staged / REGISTRY_INFO, canonical_json(info) + b"\n")
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
+        write_stamps(staged, line.release, record, stamps)
         accept(staged, record)
         remove_tree(out)
         staged.rename(out)
@@ -159,6 +162,7 @@ def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) 
     release = BlobTree(out).add(canonical_json(stamped))
     updated = msgspec.structs.replace(line, release=release)
     write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(updated) + b"\n")
+    rename_release(out, line.release, release)
     return updated
 
 

@@ -18,9 +18,6 @@ from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.release.build import Built, acts_on_base, build
 
-DIST = "dist"
-"""Folder of a project that `modpkg build` writes to."""
-
 
 def module_project(folder: Path, workspace: Workspace) -> Workspace:
     """Return the workspace of the module project around a folder.

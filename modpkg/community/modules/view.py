@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_file, parse_digest
-from modpkg.core.filenames import REPORT
+from modpkg.core.errors import ModpkgError
+from modpkg.core.filenames import DIST, REPORT
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName
@@ -25,6 +27,7 @@ from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
+from modpkg.release.build_stamps import read_stamps, unchanged
 from modpkg.release.content import Content, collect
 from modpkg.release.packing import tensors_of
 from modpkg.release.places import entries_by_identity
@@ -196,7 +199,8 @@ def view_of_project(
 ) -> ModuleView:
     """Return a module project with the content that a build of it would have.
 
-    ``progress`` is called with the bytes of weights that were hashed.
+    Weights that are unchanged since the last build of the project are not hashed again.
+    ``progress`` is called with the bytes of the others.
 
     Raises:
         ReleaseError, PackError, RecordError, InvalidValue: a file cannot be part of a release.
@@ -204,9 +208,34 @@ def view_of_project(
     module = manifest.module
     if module is None:
         raise AssertionError("an app is no module")
+    content = collect(manifest)
     return view_of_content(
-        f"{module.name} {module.version}", collect(manifest), manifest=manifest, progress=progress
+        f"{module.name} {module.version}",
+        content,
+        manifest=manifest,
+        built=_built_tensors(manifest.folder / DIST, module.name, content),
+        progress=progress,
     )
+
+
+def _built_tensors(dist: Path, name: str, content: Content) -> dict[Path, Mapping[str, str]]:
+    """Return the digests of tensors in files that are unchanged since a build into ``dist``.
+
+    Returns:
+        By file, the digests of the release's tensors.
+    """
+    try:
+        registry = Registry(str(dist.absolute()))
+        for line in registry.index(name) if dist.is_dir() else ():
+            stamps = read_stamps(dist, line.release)
+            if stamps is not None:
+                tensors = registry.record(line).tensors
+                digests = {tensor: entry.digest for tensor, entry in tensors.items()}
+                files = unchanged(stamps.sources, content.weights)
+                return {content.weights[path]: digests for path in files}
+    except ModpkgError:
+        pass  # a broken build proves nothing
+    return {}
 
 
 def view_of_content(
@@ -214,17 +243,20 @@ def view_of_content(
     content: Content,
     *,
     manifest: Manifest | None = None,
+    built: Mapping[Path, Mapping[str, str]] = MappingProxyType({}),
     progress: Callable[[int], None] | None = None,
 ) -> ModuleView:
-    """Return files on this machine; every tensor is hashed now.
+    """Return files on this machine; tensors are hashed now, unless ``built`` has their digests.
 
     Raises:
         ReleaseError, PackError, RecordError: names the file.
     """
     parts = tensors_of(content)
 
-    def digest(name: str) -> Digest:
+    def digest(name: str) -> str:
         part = parts[name]
+        if (known := built.get(part.path, {}).get(name)) is not None:
+            return known
         computed = digest_file(part.path, part.offset, part.length)
         if progress is not None:
             progress(part.length)

@@ -1,4 +1,4 @@
-"""MergePlan changed copies of one base: what they agree on, and a choice where they do not."""
+"""Merging changed copies of one base: compatible changes combined, conflicts decided."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from packaging.version import Version
 
 from modpkg.community.evaluate.builds import built_release
 from modpkg.community.evaluate.run import check_report
-from modpkg.community.modules.project import DIST, module_table
+from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
 from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
-from modpkg.core.filenames import REGISTRY_INFO, REPORT
+from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
 from modpkg.core.files import shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine

@@ -1,0 +1,98 @@
+"""What a build hashed, by size, time and inode, so that unchanged files are not hashed again.
+
+A build writes ``.stamps.json`` into its tree. A file with the stamp that it had then has the
+bytes that it had then, as in git's index. Any doubt (no stamps, another release, a file that was
+changed shortly before the build) means that it is hashed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core.digests import parse_digest
+from modpkg.core.files import write_atomically
+from modpkg.core.records import ReleaseRecord
+from modpkg.core.tree import BlobTree
+
+STAMPS = ".stamps.json"
+"""Name of the file in a built tree."""
+_RACY = 50_000_000
+"""Nanoseconds within which two changes of a file can have the same time."""
+
+
+class FileStamp(Struct, frozen=True, array_like=True):
+    """What changes when a file does."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class BuildStamps(Struct, frozen=True):
+    """The stamps of one build."""
+
+    release: str
+    """Digest of the release."""
+    sources: dict[str, FileStamp]
+    """The project's files of weights, by path, before they were read."""
+    packs: dict[str, FileStamp]
+    """The packs in the built tree, by digest."""
+
+
+def stamp_of(path: Path) -> FileStamp:
+    """Return the stamp of a file as it is now."""
+    status = os.stat(path)
+    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def source_stamps(weights: Mapping[str, Path]) -> dict[str, FileStamp]:
+    """Return the stamps of files that are about to be hashed, without those just changed."""
+    latest = time.time_ns() - _RACY
+    stamps = {path: stamp_of(file) for path, file in weights.items()}
+    return {path: stamp for path, stamp in stamps.items() if stamp.mtime_ns < latest}
+
+
+def write_stamps(
+    tree: Path, release: str, record: ReleaseRecord, sources: dict[str, FileStamp]
+) -> None:
+    """Write the stamps of a build into its tree."""
+    blobs = BlobTree(tree)
+    paths = {pack: blobs.path(parse_digest(pack)) for pack in record.packs}
+    packs = {pack: stamp_of(path) for pack, path in paths.items() if path.is_file()}
+    stamps = BuildStamps(release, sources, packs)
+    write_atomically(tree / STAMPS, msgspec.json.encode(stamps) + b"\n")
+
+
+def rename_release(tree: Path, before: str, after: str) -> None:
+    """Note that a built release has another digest, with the same packs."""
+    stamps = read_stamps(tree, before)
+    if stamps is not None:
+        changed = msgspec.structs.replace(stamps, release=after)
+        write_atomically(tree / STAMPS, msgspec.json.encode(changed) + b"\n")
+
+
+def read_stamps(tree: Path, release: str) -> BuildStamps | None:
+    """Return the stamps of a release in a built tree; None if there are none of it."""
+    try:
+        stamps = msgspec.json.decode((tree / STAMPS).read_bytes(), type=BuildStamps)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return stamps if stamps.release == release else None
+
+
+def unchanged(stamps: Mapping[str, FileStamp], paths: Mapping[str, Path]) -> set[str]:
+    """Return the keys of files that have the stamp that they had when they were hashed."""
+    return {key for key, stamp in stamps.items() if key in paths and _has(paths[key], stamp)}
+
+
+def _has(path: Path, stamp: FileStamp) -> bool:
+    try:
+        return stamp_of(path) == stamp
+    except OSError:
+        return False  # whoever needs the file reports that it is missing

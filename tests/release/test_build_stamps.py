@@ -1,0 +1,139 @@
+"""A file that is unchanged since a build hashed it is not hashed again, and any other file is."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from modpkg.community.modules import view
+from modpkg.core.digests import digest_file
+from modpkg.core.filenames import DIST
+from modpkg.manifest.read import read_manifest
+from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter
+from modpkg.release import verify
+from modpkg.release.build_stamps import STAMPS, read_stamps, source_stamps, stamp_of, unchanged
+from tests.changing import build_for, numbers, write
+from tests.raising import raises
+
+LONG_AGO = 1_600_000_000
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a project that was built from weights that are not new."""
+    folder = write(tmp_path / "m", numbers("a", "b"))
+    os.utime(folder / "model.safetensors", (LONG_AGO, LONG_AGO))
+    build_for(folder, tmp_path / "registry")
+    return folder
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the list of files that are hashed from now on."""
+    paths: list[Path] = []
+
+    def counting(path: Path, offset: int = 0, length: int | None = None) -> str:
+        paths.append(path)
+        return digest_file(path, offset, length)
+
+    for module in (view, verify):
+        monkeypatch.setattr(module, "digest_file", counting)
+    return paths
+
+
+def weights_hashed(project: Path, hashed: list[Path]) -> int:
+    """Return how many tensors a check of the project hashes."""
+    hashed.clear()
+    checked = view.view_of_project(read_manifest(project / "modpkg.toml"))
+    assert set(checked.tensors) == {"a", "b"}
+    return sum(path.suffix == ".safetensors" for path in hashed)
+
+
+def test_unchanged_weights_are_not_hashed_again(project: Path, hashed: list[Path]) -> None:
+    before = view.view_of_project(read_manifest(project / "modpkg.toml"))
+    assert weights_hashed(project, hashed) == 0
+    (project / DIST / STAMPS).unlink()
+    assert weights_hashed(project, hashed) == 2
+    after = view.view_of_project(read_manifest(project / "modpkg.toml"))
+    assert {n: t.digest for n, t in before.tensors.items()} == {
+        n: t.digest for n, t in after.tensors.items()
+    }
+
+
+@pytest.mark.parametrize("change", ["time", "inode", "size"])
+def test_weights_with_another_stamp_are_hashed(
+    change: str, project: Path, hashed: list[Path]
+) -> None:
+    weights = project / "model.safetensors"
+    if change == "time":
+        os.utime(weights, (LONG_AGO, LONG_AGO + 1))
+    elif change == "inode":
+        copy = project / "copy"
+        copy.write_bytes(weights.read_bytes())
+        copy.rename(weights)
+        os.utime(weights, (LONG_AGO, LONG_AGO))
+    else:
+        weights.write_bytes(weights.read_bytes() + b"\0")
+        os.utime(weights, (LONG_AGO, LONG_AGO))
+        with raises("M201"):
+            weights_hashed(project, hashed)
+        return
+    assert weights_hashed(project, hashed) == 2
+
+
+def test_a_file_changed_just_before_the_build_has_no_stamp(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"x")
+    assert source_stamps({"f": file}) == {}
+    os.utime(file, ns=(0, time.time_ns() - 10**9))
+    assert source_stamps({"f": file}) == {"f": stamp_of(file)}
+
+
+def test_a_missing_file_is_not_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"x")
+    stamps = {"f": stamp_of(file), "g": stamp_of(file)}
+    assert unchanged(stamps, {"f": file}) == {"f"}
+    file.unlink()
+    assert unchanged(stamps, {"f": file}) == set()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"release": 1, "sources": {}, "packs": {}}'])
+def test_broken_stamps_are_ignored(text: str, project: Path, hashed: list[Path]) -> None:
+    (project / DIST / STAMPS).write_text(text)
+    assert weights_hashed(project, hashed) == 2
+
+
+def test_publishing_trusts_an_unchanged_pack_and_hashes_any_other(
+    project: Path, hashed: list[Path], tmp_path: Path
+) -> None:
+    built = Registry(str(project / DIST))
+    (line,) = built.index("m")
+    assert read_stamps(project / DIST, line.release) is not None
+    RegistryWriter(tmp_path / "one").publish(built, line)
+    assert hashed == []
+    os.utime(_pack(project), (LONG_AGO, LONG_AGO))
+    RegistryWriter(tmp_path / "two").publish(built, line)
+    assert len(hashed) == 2
+
+
+def test_a_pack_of_the_same_size_and_other_bytes_is_refused(project: Path, tmp_path: Path) -> None:
+    pack = _pack(project)
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(data)
+    built = Registry(str(project / DIST))
+    (line,) = built.index("m")
+    with raises("M305"):
+        RegistryWriter(tmp_path / "one").publish(built, line)
+
+
+def _pack(project: Path) -> Path:
+    """Return the largest blob of the built tree: its pack."""
+    blobs = (project / DIST / "blobs").rglob("*")
+    return max((path for path in blobs if path.is_file()), key=lambda path: path.stat().st_size)
