@@ -11,7 +11,6 @@ import msgspec
 from modpkg.cli.check import check_document
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, say
-from modpkg.community.semver.releases import named_line
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock, read_lock
@@ -36,6 +35,7 @@ def changelog_command(workspace: Workspace, before: str, after: str, as_json: bo
         lock_markdown,
         release_markdown,
     )
+    from modpkg.community.semver.releases import named_line
 
     document: Any
     if "==" in before or "==" in after:

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.errors import ReleaseError
-from modpkg.core.filenames import LOCK_NAME, MANIFEST, PYPROJECT
+from modpkg.core.filenames import DIST, LOCK_NAME, MANIFEST, PYPROJECT
 from modpkg.core.files import safe_path
 from modpkg.manifest.schema import Manifest
 
@@ -32,7 +32,7 @@ _MAGIC = (
     (b"PK\x03\x04", "a zip archive (as PyTorch's pickles are)"),
     (b"\x1f\x8b", "a compressed archive"),
 )
-_LEFT_OUT = (MANIFEST, LOCK_NAME, PYPROJECT, "dist", "build", "node_modules")
+_LEFT_OUT = (MANIFEST, LOCK_NAME, PYPROJECT, DIST, "build", "node_modules")
 _SOURCES_OF_A_PROJECT = (".py", ".sh", ".ipynb")
 """Left out by default: a project's own scripts."""
 
