@@ -73,7 +73,7 @@ def test_a_username_and_a_password_are_sent(server: Server) -> None:
     assert sent(server) == ["Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="]  # the example of RFC 7617
 
 
-def test_nothing_is_sent_where_nothing_is_set(server: Server) -> None:
+def test_without_a_login_nothing_is_sent(server: Server) -> None:
     open_source(server.url).read("f")
     assert sent(server) == [None]
 
@@ -85,7 +85,9 @@ def test_a_redirect_to_another_origin_gets_no_credentials(server: Server, other:
     assert sent(other) == [None]
 
 
-def test_a_redirect_there_and_back_gets_no_credentials(server: Server, other: Server) -> None:
+def test_a_redirect_to_another_origin_and_back_gets_no_credentials(
+    server: Server, other: Server
+) -> None:
     server.fault = lambda handler, number: number == 0 and redirecting(other.url)(handler, 0)
     other.fault = redirecting(server.url)
     assert logged_in(server.url).read("f") == b"it"
@@ -134,7 +136,7 @@ def test_nothing_is_sent_in_clear_to_a_proxy(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_credentials_that_are_refused_are_told_and_not_repeated(
+def test_rejected_credentials_are_an_error_that_does_not_show_them(
     server: Server, home: Path, status: int
 ) -> None:
     def fault(handler: object, number: int) -> bool:
@@ -210,7 +212,7 @@ def test_https_goes_through_a_tunnel_of_the_proxy(
         ]
 
 
-def test_a_proxy_that_is_not_there_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_proxy_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://ann:s3cret@127.0.0.1:1")
     with raises("M302") as caught:
         open_source(server.url).read("f")

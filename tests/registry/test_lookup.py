@@ -51,7 +51,7 @@ def rows(registry: Path) -> list[tuple[object, ...]]:
 
 
 def finds_all(registry: Path) -> bool:
-    """Say whether every tensor of every release is found where its record says."""
+    """Return whether every tensor of every release is found where its record has it."""
     lookup = TensorLookup(registry)
     reader = Registry(str(registry))
     entries = [
@@ -132,7 +132,7 @@ def test_what_came_and_went_without_it_is_seen(registry: Path, tmp_path: Path) -
     assert len(rows(registry)) == 4
 
 
-def test_what_another_publishes_meanwhile_is_seen(registry: Path) -> None:
+def test_releases_published_by_another_process_are_seen(registry: Path) -> None:
     """A lookup that is open meets the rows of releases that it has not read the index lines of."""
     lookup = TensorLookup(registry)
     line = publish_to(registry, a_little(SECOND, "c"), "fork")
@@ -142,7 +142,7 @@ def test_what_another_publishes_meanwhile_is_seen(registry: Path) -> None:
     assert rows(registry) == before
 
 
-def test_a_pack_that_went_is_nowhere(registry: Path) -> None:
+def test_tensors_of_a_missing_pack_are_not_found(registry: Path) -> None:
     entry = record_of(registry, Registry(str(registry)).line("m", "1.0")).tensors["a"]
     BlobTree(registry).path(parse_digest(entry.pack)).unlink()
     assert TensorLookup(registry).find(identity_of(entry)) is None
@@ -206,7 +206,7 @@ def test_the_size_of_a_line_is_what_the_release_added(registry: Path) -> None:
     assert line.size == total() - before
 
 
-def test_packs_have_to_be_where_the_release_goes(registry: Path, tmp_path: Path) -> None:
+def test_packs_have_to_be_in_the_registry_published_to(registry: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "m", here_and_there(SECOND, "a"), version="1.2")
     built = build_for(folder, registry)
     with raises("M317", match=r"2 of its packs are neither in its build nor in .*elsewhere"):

@@ -196,7 +196,7 @@ def test_a_mirror_that_fails_is_skipped_with_one_warning(
     assert stage.home.paths() in (["/registry.json"], [])
 
 
-def test_what_broke_off_on_a_mirror_is_gone_on_with_elsewhere(stage: Stage) -> None:
+def test_an_interrupted_download_resumes_on_the_next_mirror(stage: Stage) -> None:
     cut(stage)
     stage.read()
     (span,) = [seen.headers["range"] for seen in stage.second.seen if "range" in seen.headers]
@@ -211,7 +211,7 @@ def test_a_module_that_a_mirror_lacks_is_looked_for_in_the_registry(stage: Stage
     assert stage.warnings == []
 
 
-def test_when_all_fail_the_registry_is_told_of(stage: Stage) -> None:
+def test_if_all_fail_the_error_names_the_registry(stage: Stage) -> None:
     for server in (stage.first, stage.second, stage.home):
         server.fault = failing(1000, 503)
     with raises("M302", match=f"at {stage.home.url} could not be read"):

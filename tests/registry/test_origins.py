@@ -73,7 +73,7 @@ def test_the_base_that_a_module_acts_on_comes_first_and_once(
     assert check(str(registry)).problems == []
 
 
-def test_an_origin_that_is_not_there_is_named_with_its_line(registry: Path, tmp_path: Path) -> None:
+def test_a_missing_origin_is_an_error_with_its_line(registry: Path, tmp_path: Path) -> None:
     project = add(
         write_module(tmp_path / "set", "set"),
         '[provenance]\nbuilt-from = [\n  { name = "tiny", version = "9" },\n]\n',

@@ -140,7 +140,7 @@ def test_a_tampered_record_is_caught(tmp_path: Path) -> None:
         Registry(str(registry)).record(line)
 
 
-def test_no_registry_is_told_from_a_registry_without_the_name(tmp_path: Path) -> None:
+def test_a_missing_registry_and_a_missing_name_are_different_errors(tmp_path: Path) -> None:
     publish_collection(tmp_path / "registry", "m")
     assert Registry(str(tmp_path / "registry")).index("other") == []
     with raises("M301", match="no registry at"):
@@ -153,7 +153,7 @@ def test_a_registry_of_a_newer_spec_is_refused(tmp_path: Path) -> None:
         _ = Registry(str(tmp_path)).info
 
 
-def test_publishing_somewhere_impossible_is_said(tmp_path: Path) -> None:
+def test_publishing_to_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = write_module(tmp_path / "m", "m")
     with raises("M309", match="Cannot publish to"):
@@ -286,7 +286,7 @@ def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
         (0, "M302", "it closed the connection without an answer"),
     ],
 )
-def test_what_a_server_refuses_is_told_apart(
+def test_each_status_of_a_server_has_its_error(
     served: str, status: int, code: str, sentence: str
 ) -> None:
     Handler.status = status
@@ -296,7 +296,7 @@ def test_what_a_server_refuses_is_told_apart(
     assert "html" not in str(caught.value), "what a server writes is not repeated"
 
 
-def test_a_server_that_is_not_there_is_told() -> None:
+def test_an_unreachable_server_is_an_error() -> None:
     with raises("M302", match="the connection was refused"):
         Registry("http://127.0.0.1:1").index("m")
     with raises("M302", match="host name cannot be resolved"):

@@ -43,7 +43,7 @@ def test_a_part_of_a_file(source: Source, start: int, stop: int | None) -> None:
     assert b"".join(source.stream("f", start, stop)) == DATA[start:stop]
 
 
-def test_a_file_that_is_not_there(source: Source) -> None:
+def test_a_missing_file(source: Source) -> None:
     with pytest.raises(FileMissing):
         list(source.stream("g", 1, 2))
     with pytest.raises(FileMissing):
@@ -55,7 +55,7 @@ def test_only_the_part_travels(server: Server) -> None:
     assert server.seen[-1].headers["range"] == "bytes=10-19"
 
 
-def test_a_server_without_ranges_is_told_apart(server: Server) -> None:
+def test_a_server_without_ranges(server: Server) -> None:
     server.ranges = False
     source = open_source(server.url)
     for part in [(0, 10), (10, None), (0, len(DATA))]:
@@ -64,7 +64,7 @@ def test_a_server_without_ranges_is_told_apart(server: Server) -> None:
     assert b"".join(source.stream("f")) == DATA
 
 
-def test_an_address_that_is_none() -> None:
+def test_an_invalid_address() -> None:
     with raises("M302", match="could not be read"):
         open_source("gopher://models.example").read("registry.json")
     assert isinstance(open_source("models"), FolderSource)
@@ -74,7 +74,7 @@ QUICK = timedelta(seconds=0.5)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
-def test_a_server_that_fails_twice_is_asked_again(server: Server, status: int) -> None:
+def test_a_failed_request_is_retried(server: Server, status: int) -> None:
     server.fault = failing(2, status)
     assert open_source(server.url).read("f") == DATA
     assert len(server.seen) == 3
@@ -91,13 +91,13 @@ def test_a_connection_that_is_closed_is_opened_again(server: Server) -> None:
     assert len(server.seen) == 3
 
 
-def test_a_server_that_goes_on_failing_is_told(server: Server) -> None:
+def test_a_server_that_keeps_failing_is_an_error(server: Server) -> None:
     server.fault = failing(100, 503)
     with raises("M302", match=r"it failed on f \(status 503\)"):
         ObjectSource(server.url, patience=QUICK).read("f")
 
 
-def test_a_server_that_is_silent_is_told(server: Server) -> None:
+def test_a_silent_server_is_an_error(server: Server) -> None:
     server.fault = hanging(3)
     with raises("M302", match="it did not answer in time"):
         ObjectSource(server.url, patience=QUICK).read("f")
@@ -118,7 +118,7 @@ def cutting(after: int, times: int) -> Callable[[Handler, int], bool]:
 
 @pytest.mark.parametrize("etag", [True, False])
 @pytest.mark.parametrize(("start", "stop"), [(0, None), (1000, 4_000_000)])
-def test_an_answer_that_breaks_off_is_gone_on_with(
+def test_an_interrupted_download_is_resumed(
     server: Server, etag: bool, start: int, stop: int | None
 ) -> None:
     server.etag = etag
@@ -132,14 +132,14 @@ def test_an_answer_that_breaks_off_is_gone_on_with(
 
 
 @pytest.mark.parametrize("etag", [True, False])
-def test_an_answer_that_breaks_off_without_ranges_is_told(server: Server, etag: bool) -> None:
+def test_an_interrupted_download_without_ranges_is_an_error(server: Server, etag: bool) -> None:
     server.ranges, server.etag = False, etag
     server.fault = cutting(1_500_000, 1)
     with raises("M302", match="closed the connection in the middle of f"):
         list(open_source(server.url).stream("f"))
 
 
-def test_a_file_that_may_change_is_read_anew(server: Server) -> None:
+def test_an_interrupted_read_of_a_mutable_file_starts_again(server: Server) -> None:
     server.fault = cutting(1_500_000, 2)
     assert open_source(server.url).read("f") == DATA
     assert [seen.headers.get("range") for seen in server.seen] == [None] * 3

@@ -100,7 +100,7 @@ def assignments(rules: Rules) -> int:
 
 
 def satisfiable(rules: Rules) -> bool:
-    """Say whether there is an answer, by one variable per release and nothing clever."""
+    """Return whether there is a solution, by a plain encoding with one variable per release."""
     fresh = itertools.count(1)
     chosen: dict[Release, int] = {}
     extras: dict[tuple[str, str], int] = {}

@@ -67,7 +67,7 @@ def test_a_chain_of_5000_names(step: object) -> None:
     assert len(found) == 5000
 
 
-def test_a_chain_that_ends_in_a_conflict_is_told() -> None:
+def test_a_chain_that_ends_in_a_conflict_is_explained() -> None:
     graph = chain(1000)
     graph.lines += [line("n999", "2"), line("top", "1", "n0", "n999>=2")]
     graph.lines[998] = line("n998", "1", "n999<2")

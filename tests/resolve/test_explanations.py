@@ -39,7 +39,7 @@ def test_a_bound_of_a_root_is_named_with_its_line_and_what_dropping_it_allows() 
     assert "Hint: allow smol 2: drop `<2` from smol in modpkg.toml:2." in text
 
 
-def test_what_has_no_part_in_the_conflict_is_not_told() -> None:
+def test_what_is_not_part_of_the_conflict_is_not_shown() -> None:
     text = told(plain("a 1 -> c<2; b 1 -> c>=2; c 1; c 2; d 1 -> c; e 1 -> d", "e", "a", "d", "b"))
     assert "d 1" not in text
     assert "e 1" not in text
@@ -73,12 +73,12 @@ def test_an_override_is_loosened_or_left_out() -> None:
     assert "allow lib 3: drop `<3` from the override of lib in modpkg.toml:9." in text
 
 
-def test_an_overridden_root_is_left_out_where_nothing_else_helps() -> None:
+def test_an_overridden_root_is_removed_if_nothing_else_helps() -> None:
     text = told(plain("lib 1 -> nope", "lib<3"), {"lib": "<2"})
     assert "remove lib in modpkg.toml:1." in text
 
 
-def test_what_a_policy_keeps_out_is_suggested_where_it_helps() -> None:
+def test_admitting_an_excluded_release_is_suggested_if_it_helps() -> None:
     graph = plain("top 1 -> lib>1; lib 1; lib 2rc1", "top")
     assert 'allow lib 2rc1: add "lib" to prereleases under [resolution].' in told(graph)
     graph = plain("top 1 -> lib>=2; lib 1", "top")
@@ -87,7 +87,7 @@ def test_what_a_policy_keeps_out_is_suggested_where_it_helps() -> None:
     assert "allow lib 2: write `lib = false` in exclude-newer-package under [resolution]." in text
 
 
-def test_what_was_asked_beside_the_manifest_is_never_left_out() -> None:
+def test_a_question_beside_the_manifest_is_never_removed() -> None:
     graph = plain("a 1 -> b<2; c 1 -> b<2; b 1; b 2", "a", "c")
     question = root_needs("b", (), parse_requirement("b==2").specifier, QUESTION)
     with raises("M401") as caught:
@@ -134,7 +134,7 @@ def test_a_prerelease_that_would_do_is_suggested_by_its_pin() -> None:
     assert "allow a 2rc1: write `==2rc1` for a in modpkg.toml:1" in text
 
 
-def test_a_dependency_that_does_not_exist_is_passed_over_or_told() -> None:
+def test_a_missing_dependency_is_skipped_or_shown() -> None:
     assert searched(plain("a 1; a 2 -> nope", "a")) == {"a": "1"}
     text = told(plain("a 1 -> noope; nope 1", "a"))
     assert "a 1 needs any version of noope." in text
@@ -232,7 +232,7 @@ def only(graph: Graph, causes: list[Told]) -> Graph:
     return Graph([need for parent, need in causes if parent is None], lines)
 
 
-def test_a_long_chain_is_told_by_its_ends() -> None:
+def test_a_long_chain_is_shortened_to_its_ends() -> None:
     lines = [line(f"n{k}", "1", f"n{k + 1}") for k in range(300)]
     text = told(Graph(["n0", "n300>=2"], [*lines, line("n300", "1"), line("n300", "2", "n0>=2")]))
     assert re.search(r"and \d+ more like these", text) or len(text.splitlines()) < 20

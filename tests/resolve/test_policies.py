@@ -117,7 +117,7 @@ def test_a_constraint_narrows_and_does_not_require(shop: Universe) -> None:
     assert shop.versions("top", constraints=narrow) == {"top": "3", "mid": "3", "lib": "2"}
 
 
-def test_a_constraint_is_told_with_its_line(shop: Universe) -> None:
+def test_a_constraint_is_shown_with_its_line(shop: Universe) -> None:
     with raises("M401") as caught:
         shop.versions("lib>=3", constraints={"lib": bound("<3", "modpkg.toml:7")})
     assert "lib 3 is excluded by the constraint lib<3 (modpkg.toml:7)." in str(caught.value)
@@ -241,7 +241,7 @@ def test_a_final_release_after_the_cutoff_leaves_prereleases_alone_there(
 # The engine
 
 
-def test_a_release_that_needs_a_newer_modpkg_is_passed_over(universe: Universe) -> None:
+def test_a_release_that_requires_a_newer_modpkg_is_skipped(universe: Universe) -> None:
     universe.add("a", "1")
     universe.add("a", "2", requires_modpkg=">=9")
     universe.add("a", "3", requires_modpkg="what is this")
@@ -285,7 +285,7 @@ def test_extras_in_a_circle(universe: Universe) -> None:
 # Bad input
 
 
-def test_a_missing_dependency_is_told_with_a_near_name(universe: Universe) -> None:
+def test_a_missing_dependency_is_shown_with_a_similar_name(universe: Universe) -> None:
     universe.add("a", "1", "summarizr")
     universe.add("summarizer", "1")
     with raises("M401") as caught:
@@ -315,7 +315,7 @@ def test_bad_rows_are_skipped_and_the_rest_works(universe: Universe) -> None:
     assert "spec version 2" in universe.warnings[1]
 
 
-def test_an_index_without_a_sound_row_is_told_from_no_index(universe: Universe) -> None:
+def test_an_index_without_a_valid_line_is_not_a_missing_index(universe: Universe) -> None:
     universe.write("a", b"garbage")
     with raises("M304", match="that can be read .its index file has no valid line"):
         universe.versions("a")

@@ -96,7 +96,7 @@ def test_the_lock_is_kept_where_it_fits(universe: Universe) -> None:
     assert universe.versions("a>2", locked={"a": "2"}) == {"a": "3"}
 
 
-def test_a_base_that_does_not_fit_is_passed_over_before_weights_move(universe: Universe) -> None:
+def test_a_base_that_does_not_fit_is_skipped_before_weights_are_fetched(universe: Universe) -> None:
     small = universe.document(Provides(tensors={"w": TensorType("F32", [2, 2])}, ports={}))
     large = universe.document(Provides(tensors={"w": TensorType("F32", [4, 4])}, ports={}))
     touched = TouchedTensor("F32", [2, 2], "sha256:" + "1" * 64)

@@ -52,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PAUSE", 0.001)
 
 
-def test_a_release_comes_over_http_in_many_ranges(
+def test_a_release_is_fetched_over_http_in_many_ranges(
     registry: Path, server: Server, store: Store
 ) -> None:
     tensors = numbers(*NAMES)
@@ -134,7 +134,7 @@ def test_equal_bytes_of_several_types_lie_aligned_for_the_widest(
 
 
 @pytest.mark.parametrize("over_http", [True, False])
-def test_encoded_tensors_are_decoded_on_what_is_here_or_fetched(
+def test_encoded_tensors_are_decoded_on_stored_or_fetched_ones(
     registry: Path, server: Server, tmp_path: Path, over_http: bool
 ) -> None:
     """From nothing, from the first version, and from each to the next."""
@@ -187,9 +187,7 @@ def test_a_server_without_ranges_is_read_from_the_beginning(
     fetch(store, server.url, line)
 
 
-def test_answers_that_break_off_are_gone_on_with(
-    registry: Path, server: Server, store: Store
-) -> None:
+def test_interrupted_downloads_are_resumed(registry: Path, server: Server, store: Store) -> None:
     tensors = numbers(*NAMES)
     line = publish_to(registry, tensors, deltas=False)
 
@@ -205,9 +203,7 @@ def test_answers_that_break_off_are_gone_on_with(
     assert asked_for(server) > sum(values.nbytes for values in tensors.values())
 
 
-def test_short_answers_that_look_whole_are_gone_on_with(
-    registry: Path, server: Server, store: Store
-) -> None:
+def test_short_responses_are_resumed(registry: Path, server: Server, store: Store) -> None:
     line = publish_to(registry, numbers(*NAMES), deltas=False)
 
     def fault(handler: Handler, number: int) -> bool:
@@ -228,7 +224,7 @@ def test_short_answers_that_look_whole_are_gone_on_with(
         fetch(store, server.url, line)
 
 
-def test_more_than_was_asked_for_goes_nowhere(registry: Path, server: Server, store: Store) -> None:
+def test_bytes_beyond_the_range_are_dropped(registry: Path, server: Server, store: Store) -> None:
     line = publish_to(registry, numbers(*NAMES), deltas=False)
 
     def fault(handler: Handler, number: int) -> bool:
@@ -246,7 +242,7 @@ def test_more_than_was_asked_for_goes_nowhere(registry: Path, server: Server, st
 
 
 @pytest.mark.parametrize("over_http", [True, False])
-def test_a_cut_pack_is_told_of(
+def test_a_truncated_pack_is_an_error(
     registry: Path, server: Server, store: Store, over_http: bool
 ) -> None:
     line = publish_to(registry, numbers(*NAMES), deltas=False)
@@ -269,7 +265,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-def test_a_flipped_bit_in_a_registry_gets_nowhere(
+def test_a_flipped_bit_in_a_registry_is_detected(
     registry: Path, server: Server, store: Store, encoded: bool
 ) -> None:
     first = numbers(*NAMES)
@@ -327,7 +323,7 @@ def interrupted(server: Server, store: Store, line: object, after: int) -> None:
     server.fault = lambda handler, number: False
 
 
-def test_a_later_fetch_goes_on_from_what_is_here(
+def test_a_later_fetch_resumes(
     registry: Path, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "CONNECTIONS", 1)
@@ -345,7 +341,7 @@ def test_a_later_fetch_goes_on_from_what_is_here(
 
 
 @pytest.mark.parametrize("damage", ["pack", "journal", "cut journal", "cut pack", "no pack"])
-def test_what_is_here_of_an_unfinished_pack_is_not_trusted(
+def test_bytes_of_an_unfinished_pack_are_verified(
     registry: Path, server: Server, store: Store, damage: str
 ) -> None:
     line = publish_to(registry, numbers(*NAMES), deltas=False)
@@ -366,7 +362,7 @@ def test_what_is_here_of_an_unfinished_pack_is_not_trusted(
     assert partial(store) == []
 
 
-def test_a_record_that_lies_about_a_tensor_is_refused(
+def test_a_record_with_a_false_digest_of_a_tensor_is_refused(
     registry: Path, server: Server, store: Store
 ) -> None:
     """Another place, with another tensor's bytes: the digest tells."""

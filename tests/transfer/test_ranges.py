@@ -58,7 +58,7 @@ segments = st.lists(
 
 
 @given(segments, st.integers(0, 10), st.integers(1, 30))
-def test_pieces_bring_every_byte_where_it_belongs(parts: list, gap: int, size: int) -> None:
+def test_pieces_write_every_byte_to_its_offset(parts: list, gap: int, size: int) -> None:
     def writes(segment: Segment) -> list[tuple[int, int, int]]:
         shift = segment.position - segment.start
         return [(byte, segment.target, byte + shift) for byte in range(segment.start, segment.stop)]
