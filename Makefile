@@ -15,6 +15,8 @@ demo: $(VENV)/.installed
 clamp: $(VENV)/.installed
 	$(BIN)/python examples/clamp/community.py
 
+# One thread in each of two workers: torch's threads would wait for one another's cores.
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed lint
 	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 

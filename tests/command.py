@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,28 @@ def refused(*arguments: str | Path, cwd: Path | None = None, status: int = 1) ->
     done = modpkg(*arguments, cwd=cwd, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stderr.strip()
+
+
+_KILLED_AFTER = """
+import signal, time
+from modpkg.cli import main
+
+signal.setitimer(signal.ITIMER_PROF, {seconds})
+begun = time.process_time()
+try:
+    main({arguments!r})
+finally:
+    print(time.process_time() - begun)
+"""
+
+
+def killed_after(seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that is killed after so much processor time of its own; 0: never.
+
+    What else the machine has to do makes no difference to where that is. Without being killed, it
+    prints its processor time in the end.
+    """
+    code = _KILLED_AFTER.format(seconds=seconds, arguments=list(arguments))
+    done = forkserver.run("-c", code)
+    assert done.returncode in (0, -signal.SIGPROF), done.stderr
+    return done

@@ -16,12 +16,18 @@ settings.register_profile("modpkg", derandomize=True, deadline=None)
 settings.load_profile("modpkg")
 
 
-LONGEST = "test_clamp.py"
+LONGEST = (
+    "tests/e2e/test_clamp.py",
+    "tests/e2e/test_examples.py",
+    "tests/e2e/test_crash.py",
+    "tests/e2e/test_faults.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes, or one worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    """Begin with what takes longest, or one worker is left alone with it at the end."""
+    order = {path: number for number, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
 from modpkg.runtime.load import load_model
 from tests import forkserver, tiny
-from tests.command import modpkg, modpkg_json
+from tests.command import killed_after, modpkg, modpkg_json
 
 MOMENTS = 50
 SEED = 20261123
@@ -62,30 +62,6 @@ main(["install", {requirement!r}])
 """
 
 
-_KILLED_AFTER = """
-import signal, time
-from modpkg.cli import main
-
-signal.setitimer(signal.ITIMER_PROF, {seconds})
-begun = time.process_time()
-try:
-    main(["install", {requirement!r}])
-finally:
-    print(time.process_time() - begun)
-"""
-
-
-def killed_after(seconds: float, requirement: str) -> subprocess.CompletedProcess[str]:
-    """Run an install that is killed after so much processor time of its own; 0: never.
-
-    How much else the machine has to do makes no difference to where that is.
-    """
-    code = _KILLED_AFTER.format(seconds=seconds, requirement=requirement)
-    done = forkserver.run("-c", code)
-    assert done.returncode in (0, -signal.SIGPROF), done.stderr
-    return done
-
-
 def killed_in(owner: str, name: str, calls: int, requirement: str) -> None:
     """Run an install that is killed when a method is called, after so many calls."""
     code = _KILLED_IN.format(owner=owner, name=name, calls=calls, requirement=requirement)
@@ -123,7 +99,7 @@ def test_fifty_random_moments(home: Path) -> None:
         modpkg("install", "talker==1.0")
         if emptied:
             shutil.rmtree(home / "store")
-        whole[emptied] = float(killed_after(0, "talker==2.0").stdout.splitlines()[-1])
+        whole[emptied] = float(killed_after(0, "install", "talker==2.0").stdout.splitlines()[-1])
     outcomes = {"before": 0, "after": 0}
     before = installed_version()
     for number in range(MOMENTS):
@@ -133,7 +109,7 @@ def test_fifty_random_moments(home: Path) -> None:
             shutil.rmtree(home / "store")
         # Half of them are near the switch to the new generation, which comes late.
         earliest = rng.choice((0.01, 0.8))
-        killed_after(rng.uniform(earliest, 1.1) * whole[emptied], f"talker=={target}")
+        killed_after(rng.uniform(earliest, 1.1) * whole[emptied], "install", f"talker=={target}")
         after = installed_version()
         assert after in (before, target)
         outcomes["before" if after == before else "after"] += 1
