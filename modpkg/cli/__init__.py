@@ -1,8 +1,8 @@
 """The command line: parses, calls, prints. The file of a command is imported when it is used.
 
 What starts every command stays light, and so does an install with nothing to do. Imports within a
-function are therefore for three things alone: what an install with nothing to do does without
-(``install``), torch and what imports it, and optional packages.
+function are therefore for three reasons only: what an install with nothing to do does without
+(``install``), torch or numpy and what imports them, and optional packages.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import click
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, say
+from modpkg.compose.clusters import open_executor
 from modpkg.environment.install import compose_models
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.workspace import Workspace
@@ -27,8 +28,6 @@ def compose_command(
 
     The bytes are the same wherever they are composed. The environment is not changed.
     """
-    from modpkg.compose.clusters import open_executor
-
     with open_executor(executor) as pool, workspace.store.lock():
         plan = plan_install(workspace, InstallRequest())
         results = compose_models(plan, threads=threads, executor=pool)

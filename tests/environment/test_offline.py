@@ -84,7 +84,7 @@ def test_what_is_here_needs_no_socket(server: Server, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named_without_a_socket(server: Server, tmp_path: Path) -> None:
     Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\ntalker = "*"\n')
-    said = f"fetching {server.url}/index/"
+    said = f"Cannot fetch {server.url}/index/"
     assert f"{said}talker.jsonl" in refused("install")
     assert f"{said}talker.jsonl" in refused("lock")
     assert f"{said}talker.jsonl" in refused("update")
