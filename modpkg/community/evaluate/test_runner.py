@@ -169,7 +169,10 @@ class TestRunner:
             fetch_plan(model.plan)
             self._progress.stage(f"Composing {model.subject.name}")
             composed = compose(
-                model.composition, self._store.root.absolute(), progress=counted(self._progress)
+                model.composition,
+                self._store.root.absolute(),
+                progress=counted(self._progress),
+                verified=self._store.verified,
             )
             folder = Path(self._folders.name) / str(len(self._laid_out))
             records = model.plan.transfer.records

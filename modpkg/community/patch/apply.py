@@ -57,7 +57,7 @@ def apply_patch(
         files={},
     )
     progress.stage(f"Applying {patch.label}")
-    composed = compose(composition, store.root)
+    composed = compose(composition, store.root, verified=store.verified)
     for name, item in record.tensors.items():
         if composed.tensors[name].digest != item.digest:
             raise PatchError(

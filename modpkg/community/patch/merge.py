@@ -274,7 +274,8 @@ def _reduced(
         steps=tuple(steps),
     )
     progress.stage(f"MergePlan by {method.name}")
-    composed = compose(plan(f"merge of {merge.label}", "0", recipe, modules), store.root)
+    composition = plan(f"merge of {merge.label}", "0", recipe, modules)
+    composed = compose(composition, store.root, verified=store.verified)
     return composed.tensors
 
 
