@@ -192,7 +192,7 @@ def test_an_installed_models_own_tests_can_be_run(registry: Path, tmp_path: Path
     [report] = json.loads(modpkg("test", "judge", "--json").stdout)
     assert report["subject"] == {"name": "judge", "version": "1.0", "kind": "model"}
     assert report["results"][0]["value"] == 1.0
-    assert "is no model that can run" in refused("test", "mood")
+    assert "is not a model that can run" in refused("test", "mood")
 
 
 def test_errors_are_raised_before_a_model_is_loaded(registry: Path, tmp_path: Path) -> None:
