@@ -36,6 +36,23 @@ def test_wilson_is_scipys(count: int, data: st.DataObject) -> None:
     assert wilson(right, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
+def test_wilson_stays_between_0_and_1() -> None:
+    assert all(
+        wilson(0, count)[0] >= 0.0 and wilson(count, count)[1] <= 1.0 for count in range(1, 500)
+    )
+
+
+def test_resamples_draw_every_case_alike() -> None:
+    drawn: list[float] = []
+
+    def collect(rows: np.ndarray) -> float:
+        drawn.extend(rows[:, 0])
+        return 0.0
+
+    bootstrap(np.asarray([[0.0], [1.0]]), collect, 0)
+    assert sum(drawn) / len(drawn) == pytest.approx(0.5, abs=0.05)
+
+
 def test_bootstrap_takes_the_percentiles_of_its_resamples() -> None:
     """Cases 0 … 999 of which a resample's first is the value: its distribution is uniform."""
     rows = np.arange(1000, dtype=float).reshape(-1, 1)
