@@ -164,7 +164,7 @@ def test_errors_as_json(registry: Path) -> None:
     assert json.loads(done.stdout)["error"]["code"] == "M304"
 
 
-def test_a_broken_lock_is_made_anew_with_a_warning(registry: Path) -> None:
+def test_a_broken_lock_is_regenerated_with_a_warning(registry: Path) -> None:
     modpkg("install", "lib")
     find_project().lock_path.write_text("broken [")
     assert "run 'modpkg lock'" in refused("install", "--frozen")
@@ -182,7 +182,7 @@ def test_an_adapter_that_matches_nothing_is_refused_at_build(home: Path, tmp_pat
     assert not (folder / "dist").exists()
 
 
-def test_an_adapter_without_a_base_is_told_what_to_write(tmp_path: Path) -> None:
+def test_building_an_adapter_without_a_base_names_the_line_to_write(tmp_path: Path) -> None:
     folder = tiny.write_adapter(tmp_path / "lora")
     manifest = folder / "modpkg.toml"
     manifest.write_text(manifest.read_text().replace('tiny = ">=1"', ""))
@@ -201,7 +201,7 @@ def test_a_pickle_by_another_name_is_refused(tmp_path: Path) -> None:
     assert "pickle" in refused("build", folder)
 
 
-def test_no_module_is_told_from_nothing_installed() -> None:
+def test_a_missing_module_and_an_empty_environment_have_different_errors() -> None:
     assert "Nothing is installed" in refused("list")
     assert "There is no registry at" in refused("install", "x")
     assert "There is no modpkg.toml" in refused("build", ".")

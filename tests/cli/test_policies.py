@@ -191,7 +191,7 @@ def test_a_yanked_release_stays_locked_with_a_warning(registry: Path) -> None:
     assert "lib 3.0 was yanked: wrong labels" in modpkg("lock", "--upgrade").stderr
 
 
-def test_a_name_in_another_registry_is_told_with_the_line_to_write(
+def test_a_name_in_another_registry_is_reported_with_the_line_to_write(
     registry: Path, tmp_path: Path
 ) -> None:
     publish_collection(tmp_path / "acme", "secret", "1.0")
@@ -233,7 +233,7 @@ def test_requires_modpkg_travels_with_a_module(home: Path) -> None:
     assert said.startswith("error[M415]: m 2.0 requires modpkg >=99, and this is modpkg 0")
 
 
-def test_an_app_for_a_newer_modpkg_is_told_before_anything_else(registry: Path) -> None:
+def test_an_app_for_a_newer_modpkg_is_reported_before_other_errors(registry: Path) -> None:
     Path("modpkg.toml").write_text(
         '[app]\nname = "a"\nrequires-modpkg = ">=99"\n[from-the-future]\nx = 1\n'
     )
@@ -264,7 +264,7 @@ def test_why_not_a_version_that_only_the_manifest_forbids(registry: Path) -> Non
     assert modpkg("why-not", "lib==2.0").stdout == "lib 2.0 is selected.\n"
 
 
-def test_why_not_a_version_that_could_be_had(registry: Path) -> None:
+def test_why_not_a_version_that_nothing_rules_out(registry: Path) -> None:
     app('top = "*"\nlib = "<3"')
     lock()
     publish_collection(registry, "lib", "2.5")
@@ -353,7 +353,7 @@ def test_why_ends_where_there_are_more_paths_than_can_be_shown(registry: Path) -
 # outdated and update
 
 
-def test_outdated_tells_what_an_update_takes_and_what_there_is(registry: Path) -> None:
+def test_outdated_shows_the_update_and_the_newest(registry: Path) -> None:
     app('top = "*"\nlib = "*"')
     assert "No lock file" in refused("outdated")
     lock()

@@ -42,7 +42,7 @@ def test_exact_versions_too() -> None:
     assert {m["name"] for m in modpkg_json("list")["modules"]} == {"summarizer", "other"}
 
 
-def test_what_cannot_be_told_is_an_error_and_leaves_no_file() -> None:
+def test_an_ambiguous_redirect_is_an_error_and_leaves_no_file() -> None:
     done = shell(f"{COMMAND} install summarizer other>=1")
     assert done.returncode == 1
     assert "quote the requirement" in done.stderr

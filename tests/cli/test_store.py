@@ -169,7 +169,7 @@ def test_environments_outlive_a_cleared_store(app: Path, home: Path) -> None:
     ("option", "text"),
     [("--max-size", "ten"), ("--older-than", "2026-01-01"), ("--older-than", "x")],
 )
-def test_a_wrong_size_or_span_is_said(option: str, text: str) -> None:
+def test_a_malformed_size_or_span_is_an_error(option: str, text: str) -> None:
     assert f"{text!r} is not a s" in refused("store", "gc", option, text, status=2)
 
 

@@ -90,7 +90,7 @@ def test_a_near_name_is_suggested_among_those_that_were_read_before(
         (500, "it failed on index/talker.jsonl (status 500); try again"),
     ],
 )
-def test_what_a_server_answers_is_told_apart_in_one_sentence(
+def test_each_answer_of_a_server_has_its_own_message(
     server: http.server.HTTPServer, status: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Quiet, "status", status)

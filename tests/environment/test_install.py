@@ -164,7 +164,7 @@ def test_equal_inputs_are_composed_once(registry: Path, home: Path, tmp_path: Pa
     assert composed[0].stat().st_mtime_ns == stamp
 
 
-def test_an_app_has_assemblies_of_its_own(registry: Path, tmp_path: Path) -> None:
+def test_an_app_has_its_own_models(registry: Path, tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "modpkg.toml").write_text(
         '[app]\nname = "x"\n[dependencies]\ntiny = "*"\ntiny-lora = "~=1.0"\n'

@@ -97,7 +97,7 @@ def test_an_address_with_a_password_is_refused(server: Server) -> None:
     assert TOKEN not in said
 
 
-def test_a_mistake_in_the_configuration_is_told(server: Server, home: Path) -> None:
+def test_a_mistake_in_the_configuration_is_reported(server: Server, home: Path) -> None:
     write_config(home, f'[registry."{server.url}"]\nmirors = []\n')
     said = refused("install", "talker")
     assert "config.toml:2: registry.'http://127.0.0.1:" in said
@@ -105,7 +105,7 @@ def test_a_mistake_in_the_configuration_is_told(server: Server, home: Path) -> N
     assert "; did you mean 'mirrors'?" in said
 
 
-def test_a_server_that_stumbles_is_asked_again(server: Server) -> None:
+def test_a_failing_server_is_retried(server: Server) -> None:
     def fault(handler: Handler, number: int) -> bool:
         return failing(2, 503)(handler, server.paths().count(handler.path) - 1)
 
@@ -114,7 +114,7 @@ def test_a_server_that_stumbles_is_asked_again(server: Server) -> None:
     assert server.paths().count("/index/talker.jsonl") == 3
 
 
-def test_what_failed_is_not_asked_for_twice(server: Server) -> None:
+def test_a_failed_request_is_not_repeated(server: Server) -> None:
     server.fault = failing(1000, 418)
     assert "it answered index/talker.jsonl with status 418" in refused("install", "talker")
     assert server.paths() == ["/index/talker.jsonl"]

@@ -65,7 +65,7 @@ def test_the_watch_sees_a_socket(server: Server) -> None:
     assert sockets != []
 
 
-def test_what_is_here_needs_no_socket(server: Server, tmp_path: Path) -> None:
+def test_nothing_to_fetch_needs_no_socket(server: Server, tmp_path: Path) -> None:
     Path("modpkg.toml").write_text('[app]\nname = "a"\n')
     modpkg("install", "talker")
     modpkg("why-not", "tiny-lora==1.0")
