@@ -263,7 +263,7 @@ def test_build_says_what_an_update_costs(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_registry_behind_a_server_is_built_for_without_it(tmp_path: Path) -> None:
-    """Nothing can be published there, so nothing of it is referred to, and it is not asked."""
+    """Nothing can be published there, so the build neither refers to it nor reads it."""
     folder = write(tmp_path / "m", numbers("a"))
     built = modpkg_json("build", folder, "--registry", "http://127.0.0.1:1")["weights"]
     assert built["unchanged"] == 0

@@ -1,4 +1,4 @@
-"""Policies from the command line: what is written in manifest and lock, and what is told."""
+"""Policies from the command line: the manifest, the lock and the messages."""
 
 from __future__ import annotations
 

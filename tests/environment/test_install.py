@@ -310,7 +310,7 @@ def test_environments_share_the_bytes_of_a_base(registry: Path, tmp_path: Path) 
 
 
 def test_a_cut_pack_is_repaired_by_the_next_install(registry: Path, home: Path) -> None:
-    """The environment and the store share the file, so both have to have it anew."""
+    """The environment and the store share the file, so it has to be repaired in both."""
     environment = install("talker")
     for pack in list(environment.packs.iterdir()):
         os.truncate(pack, pack.stat().st_size - 1)

@@ -28,7 +28,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def watched(*arguments: str | Path) -> tuple[int, str, list[str]]:
-    """Run a command; return its status, what it said, and the sockets it opened."""
+    """Run a command; return its status, its output, and the sockets it opened."""
     trace = Path("trace").absolute()
     watch = [str(STRACE), "-f", "-e", "trace=socket,connect", "-o", str(trace)]
     done = subprocess.run(
