@@ -1,10 +1,10 @@
-"""A command that dies, without a word, just before the N-th thing it does to the file system.
+"""A command that is killed just before its N-th change to the file system.
 
 usage: python -m tests.faults N FOLDER COMMAND…     (N = 0: count, and write the number to FOLDER)
 
-Python tells an audit hook of each file that is opened for writing, and of each rename, link,
-removal and change of mode; those under FOLDER count. SQLite and obstore write without telling;
-kills inside these come from random moments (`tests/e2e/test_crash.py`).
+Python reports to an audit hook each file that is opened for writing, and of each rename, link,
+removal and change of mode; those under FOLDER count. SQLite and obstore write unreported;
+kills inside these come at random moments (`tests/e2e/test_crash.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COUNT = "faults.count"
 
 
 def writes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
-    """Say whether an audit event is a change under ``folder``."""
+    """Return whether an audit event is a change under ``folder``."""
     if event == "open":
         path, _, flags = arguments
         changes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

@@ -185,7 +185,7 @@ class World:
         assert sum(parameter.numel() for parameter in model.parameters()) > 1000
 
     def judge(self, said: Said, before: tuple[bytes, bytes, int | None], weights: str) -> bool:
-        """Say whether a command told of damage; either way, check that nothing wrong is installed.
+        """Return whether a command reported damage; check that nothing wrong is installed.
 
         ``before`` and ``weights`` are what has to be there if it did; else talker 2.0 has to be.
         """

@@ -1,4 +1,4 @@
-"""The story of clamp runs, and its acts come out as they are told."""
+"""The example of clamp runs from the first act to the last, with the results that it claims."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """Return what the story kept as facts, and where it was told."""
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Return the facts that the story recorded, and its folder."""
     work = tmp_path_factory.mktemp("clamp")
-    told = forkserver.run(str(STORY / "community.py"), "--work", str(work), timeout=1800)
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+    done = forkserver.run(str(STORY / "community.py"), "--work", str(work), timeout=1800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((work / "facts.json").read_text()), work
 
 
-def test_a_community_owns_a_model(told: tuple[dict[str, Any], Path]) -> None:
-    facts, work = told
+def test_a_community_owns_a_model(story: tuple[dict[str, Any], Path]) -> None:
+    facts, work = story
     copy = 90_869_492
     # 2 to 4: cheap updates, verified with a head that exists, and merged
     assert facts["bytes of tweets"] < 0.001 * copy
