@@ -155,24 +155,27 @@ def test_age_counts_from_the_last_use_and_a_wrong_clock_frees_nothing_early() ->
     assert collected(contents).releases == (named("release", 0),)
 
 
-def test_a_last_use_in_the_future_counts_as_now() -> None:
-    """By a wrong clock: what is used now is not removed before it."""
-    release, composed, tested = (named(kind, 0) for kind in ("release", "composed", "tested"))
-    for early, late in itertools.permutations(("release", "composed", "tested"), 2):
-        used = {early: NOW, late: NOW + 1000 * DAY}
-        records = {release: record([0], [0])} if "release" in used else {}
-        contents = StoreContents(
-            releases={release: used["release"]} if "release" in used else {},
-            packs={named("pack", 0)[7:]: StoreItem(100, NOW)} if "release" in used else {},
-            blobs={},
-            composed={composed: StoreItem(100, used["composed"])} if "composed" in used else {},
-            tested={tested: StoreItem(100, used["tested"])} if "tested" in used else {},
-            partial={},
-        )
-        packs_of = {named("tensor", 0): {named("pack", 0)[7:]}}
-        garbage = find_garbage(contents, NOTHING, records, packs_of, now=NOW, max_size=100)
-        removed = {*garbage.releases, *garbage.composed, *garbage.tested}
-        assert removed == {min(named(kind, 0) for kind in used)}, used
+@pytest.mark.parametrize(
+    ("early", "late"), [*itertools.permutations(("release", "composed", "tested"), 2)]
+)
+def test_a_last_use_in_the_future_counts_as_now(early: str, late: str) -> None:
+    """Both were used now, so that the digests decide: the lower one is removed first."""
+    digests = {late: Digest("sha256:" + "0" * 64), early: Digest("sha256:" + "1" * 64)}
+    used = {early: NOW, late: NOW + 1000 * DAY}
+    items = {kind: {digests[kind]: StoreItem(100, used[kind])} for kind in used}
+    release = digests.get("release")
+    contents = StoreContents(
+        releases={} if release is None else {release: used["release"]},
+        packs={} if release is None else {named("pack", 0)[7:]: StoreItem(100, NOW)},
+        blobs={},
+        composed=items.get("composed", {}),
+        tested=items.get("tested", {}),
+        partial={},
+    )
+    records = {} if release is None else {release: record([0], [0])}
+    packs_of = {named("tensor", 0): {named("pack", 0)[7:]}}
+    garbage = find_garbage(contents, NOTHING, records, packs_of, now=NOW, max_size=100)
+    assert {*garbage.releases, *garbage.composed, *garbage.tested} == {digests[late]}
 
 
 @pytest.mark.parametrize(("used", "removed"), [(NOW - AGE, False), (NOW - AGE - 1, True)])
