@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,15 @@ def test_importing_modpkg_imports_only_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'modpkg'}"
+
+
+def test_every_file_that_the_architecture_page_names_exists() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    named = []
+    for path in re.findall(r"`([a-z_]+/[a-z_/{},]+\.py)`", page):
+        before, brace, rest = path.partition("{")
+        choices, _, after = rest.partition("}")
+        named += [before + each + after for each in choices.split(",")] if brace else [path]
+    missing = [path for path in named if not (PACKAGE / path).exists() and "tests/" not in path]
+    assert len(named) > 50
+    assert missing == []

@@ -53,7 +53,7 @@ def build_command(
         """Refuse a release whose test report is about something else."""
         if REPORT in record.files:
             from modpkg.community.evaluate.builds import view_of_tree
-            from modpkg.community.evaluate.run import check_report
+            from modpkg.community.evaluate.project_tests import check_report
 
             check_report(project, view_of_tree(project, tree))
 

@@ -21,7 +21,7 @@ from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.patch.merge import ConflictMethod, MergePlan, MergeResult
-    from modpkg.community.patch.tournament import MethodScore
+    from modpkg.community.patch.method_tournament import MethodScore
     from modpkg.core.report import Report
     from modpkg.manifest.schema import Setting
 
@@ -181,9 +181,9 @@ def _automatic(
     merge: MergePlan, workspace: Workspace, scratch: Path, limit: float
 ) -> tuple[MergeResult, list[MethodScore]]:
     """Merge by several methods, and return the result whose tests come out best."""
-    from modpkg.community.evaluate.run import run_project_tests
+    from modpkg.community.evaluate.project_tests import run_project_tests
     from modpkg.community.evaluate.test_runner import TestRunner
-    from modpkg.community.patch.tournament import merge_by_tests
+    from modpkg.community.patch.method_tournament import merge_by_tests
 
     store, progress = workspace.store, workspace.progress
     with TestRunner(store, progress, limit=limit) as runner:

@@ -17,7 +17,7 @@ from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.patch.create import Patch
-    from modpkg.community.patch.encode import Form
+    from modpkg.community.patch.tensor_encodings import Form
 
 _BASE = click.option(
     "--base", required=True, metavar="NAME==VERSION", help="The release that was fine-tuned."

@@ -42,7 +42,7 @@ def test_command(
 
     Exit status 1 if a test fails.
     """
-    from modpkg.community.evaluate.run import run_project_tests
+    from modpkg.community.evaluate.project_tests import run_project_tests
     from modpkg.community.evaluate.suite import check_cases
     from modpkg.community.evaluate.test_runner import TestRunner
 

@@ -2,7 +2,7 @@
 
 ``AND`` binds closer than ``OR`` (SPDX 2.3, annex D). `packaging.licenses` checks identifiers and
 gives them their normal spelling; it has no trees, and a licence with an exception is one licence
-here. (`license-expression` has trees, and takes half a second to load its index of licences.)
+here.
 """
 
 from __future__ import annotations

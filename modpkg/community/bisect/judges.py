@@ -13,8 +13,8 @@ import msgspec
 
 from modpkg.community.bisect.lock_mixes import Mix
 from modpkg.community.bisect.trials import HUNG, Command
+from modpkg.community.evaluate.project_tests import run_lock_tests
 from modpkg.community.evaluate.report import describe_result
-from modpkg.community.evaluate.run import run_lock_tests
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.core.errors import LockError, ManifestError, TestError
 from modpkg.core.files import remove_tree, write_atomically

@@ -12,7 +12,7 @@ import torch
 from msgspec import Struct
 
 from modpkg.community.modules.view import ModuleView
-from modpkg.community.patch.encode import Form, Inputs, find_form
+from modpkg.community.patch.tensor_encodings import Form, Inputs, find_form
 from modpkg.compose.mapping import DTYPE_NAMES
 from modpkg.compose.operators.head import is_document
 from modpkg.compose.torch_threads import parallel_map

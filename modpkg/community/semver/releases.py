@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from modpkg.community.evaluate.builds import built_release
-from modpkg.community.evaluate.run import check_report
+from modpkg.community.evaluate.project_tests import check_report
 from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release

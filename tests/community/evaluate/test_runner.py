@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.community.evaluate.run import run_project_tests
+from modpkg.community.evaluate.project_tests import run_project_tests
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.core.errors import ModpkgError, TestAborted, TestError
 from modpkg.core.progress import Progress

@@ -22,8 +22,8 @@ from modpkg.community.patch.merge import (
     plan_merge,
     run_merge,
 )
+from modpkg.community.patch.method_tournament import rank_methods
 from modpkg.community.patch.resolution_file import Choices, read_choices
-from modpkg.community.patch.tournament import rank_methods
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import InstalledModule
 from modpkg.core.progress import Progress

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from modpkg.community.patch.encode import as_gaps
 from modpkg.community.patch.factors import bounds, find_low_rank, spacing
+from modpkg.community.patch.tensor_encodings import as_gaps
 from modpkg.compose.executor import compose
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.plan import plan
