@@ -173,7 +173,7 @@ class Modpkg:
         self.run("export", "model", out, cwd=app, home=home)
 
     def same(self, folder: Path) -> bool:
-        """Say whether what was exported has the copy's tensors, bit for bit."""
+        """Return whether what was exported has the copy's tensors, bit for bit."""
         from safetensors.torch import load_file
 
         found = load_file(self.work / "checkout" / "home" / "exported" / "model.safetensors")

@@ -44,7 +44,7 @@ ALL_LR, ALL_STEPS = 3e-4, 64
 
 
 def few(name: str) -> bool:
-    """Tell whether a tensor is among the 5 % that the small fine-tune trains."""
+    """Return whether a tensor is among the 5 % that the small fine-tune trains."""
     return name.startswith((LAST, *BEFORE_LAST))
 
 

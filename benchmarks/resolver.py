@@ -237,7 +237,7 @@ def grow(largest: int, limit: float) -> list[tuple[str, int, int, Measured | str
 
 
 def plot(points: list[tuple[str, int, int, Measured | str]]) -> bool:
-    """Draw the growth; say whether matplotlib is there."""
+    """Draw the growth; return whether matplotlib is installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     import matplotlib as mpl

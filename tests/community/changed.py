@@ -55,7 +55,7 @@ def tensors_of(view: ModuleView) -> dict[str, torch.Tensor]:
 
 
 def same_bits(one: Tensors, two: Tensors) -> bool:
-    """Say whether two sets of tensors are one, to the bit."""
+    """Return whether two sets of tensors are identical, bit for bit."""
     return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
 
 
