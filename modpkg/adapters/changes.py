@@ -113,7 +113,7 @@ class ModuleOnBase(Struct, frozen=True, kw_only=True):
         """Check the shape of one of the module's tensors.
 
         Raises:
-            ComposeError: It has another shape than ``expected``, which ``target`` needs.
+            ComposeError: Its shape differs from ``expected``, the shape that ``target`` needs.
         """
         if self.shape(tensor) != tuple(expected):
             raise self.misfit(tensor, target, expected)

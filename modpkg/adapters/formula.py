@@ -41,7 +41,7 @@ class BaseRows(Protocol):
 
 
 class Formula(Struct, frozen=True, kw_only=True):
-    """The change to one tensor, named by what `TensorChange.op` says."""
+    """The change to one tensor, named by `TensorChange.op`."""
 
     name: str
     delta: Callable[[Mapping[str, Any], Any, int, int, Any], Any] | None = None

@@ -47,7 +47,7 @@ def matrix_shape(adapter: Adapter, tensor: str) -> tuple[int, int]:
     """Return the shape of a factor of the adapter.
 
     Raises:
-        ComposeError: It is not a matrix.
+        ComposeError: The factor is not a matrix.
     """
     shape = adapter.shape(tensor)
     if len(shape) != 2:
@@ -59,7 +59,7 @@ def linear_shape(adapter: Adapter, site: Site) -> tuple[int, int]:
     """Return the shape of a site's weight in the base, (out, in).
 
     Raises:
-        ComposeError: It is not a matrix.
+        ComposeError: The weight is not a matrix.
     """
     shape = adapter.target_shape(site.target)
     if len(shape) != 2:

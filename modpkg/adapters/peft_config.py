@@ -28,7 +28,7 @@ _IGNORED = {
     "target_modules",
     "task_type",
 }
-"""Keys of every method that say how the adapter was trained or what it is for, not what it does."""
+"""Keys of every method about training or purpose, which do not change what the adapter computes."""
 
 
 def check_keys(
@@ -133,7 +133,7 @@ def check_pattern(adapter: Adapter, key: str, text: str) -> None:
     """Check a pattern before it is matched.
 
     Raises:
-        ComposeError: It is not a regular expression, or could take exponential time.
+        ComposeError: `text` is not a regular expression, or could take exponential time.
     """
     try:
         if len(text) > _MAX_PATTERN or _REPEATED_GROUP.search(text):

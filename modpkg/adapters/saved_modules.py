@@ -80,7 +80,7 @@ def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
     PEFT changes only one of the two, and there is only one tensor.
 
     Raises:
-        ComposeError: It is.
+        ComposeError: The target is such an embedding.
     """
     _refuse_tied(adapter, change.target, next(iter(change.inputs.values())))
 

@@ -27,7 +27,7 @@ def find_installed_module(graph: Graph, workspace: Workspace, text: str) -> Modu
     """Return an installed module by its name.
 
     Raises:
-        InstallError: It is not installed.
+        InstallError: No module of that name is installed.
     """
     name = module_name(text)
     if name not in graph.modules:

@@ -1,4 +1,4 @@
-"""``licenses``: the licences of locked modules, and what ``[licenses]`` says of them."""
+"""``licenses``: the licences of locked modules, and how ``[licenses]`` judges them."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def update_command(
 
     With --test, COMMAND is run on the new versions, and those that break it are held back: the
     newest versions are installed with which it passes. COMMAND runs in the shell, in this folder;
-    it exits with 0 to pass, and with 125 if it cannot tell. The environment variable
+    it exits with 0 to pass, and with 125 if the result is unknown. The environment variable
     MODPKG_PROJECT names the project with the versions under test. Your own environment is
     unchanged until COMMAND has passed. --timeout, --repeat and --fresh belong to --test.
     """

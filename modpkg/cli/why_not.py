@@ -35,7 +35,7 @@ def _exact_version(text: str) -> tuple[ModuleName, Version]:
     """Return the name and version of ``NAME==VERSION``.
 
     Raises:
-        UsageError: It is another requirement.
+        UsageError: `text` is not of the form ``NAME==VERSION``.
     """
     requirement = parse_requirement(text)
     specifiers = list(requirement.specifier)

@@ -82,8 +82,8 @@ def read_array(ref: TensorRef, what: str, *, trusted: bool = False) -> Array:
     It is hashed, unless it is ``trusted`` because its bytes were just verified.
 
     Raises:
-        PackError: It cannot be read, or its dtype is not supported.
-        IntegrityError: It does not match its digest.
+        PackError: The pack cannot be read, or the dtype is not supported.
+        IntegrityError: The bytes do not match the tensor's digest.
     """
     dtype = stored_dtype(ref)
     try:

@@ -112,7 +112,7 @@ class MergeMethod:
         """Return a parameter's value, an integral float as int where the parameter is an int.
 
         Raises:
-            ComposeError: It has another type than the default, or is out of bounds.
+            ComposeError: The type differs from the default's, or the value is out of bounds.
         """
         kind = float if default is REQUIRED else type(default)
         if key == IMPORTANCE and isinstance(value, str):

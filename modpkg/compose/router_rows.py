@@ -66,7 +66,7 @@ def _verified(ref: TensorRef, what: str) -> torch.Tensor:
     """Return a tensor mapped from its pack, after hashing its bytes.
 
     Raises:
-        IntegrityError: They do not match its digest.
+        IntegrityError: The bytes do not match the tensor's digest.
     """
     if digest_file(Path(ref.file), ref.offset, ref.length) != Digest(ref.digest):
         raise IntegrityError("M508", what=what, path=ref.file)

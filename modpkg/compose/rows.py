@@ -51,7 +51,7 @@ class RowReader:
         """Return rows as float64, which the caller may overwrite.
 
         Raises:
-            PackError: They cannot be read.
+            PackError: The pack cannot be read.
         """
         last, self._last = self._last, None
         if last is not None and last[:2] == (start, stop):
@@ -76,7 +76,7 @@ class RowReader:
         """Return rows as stored in the pack, read-only.
 
         Raises:
-            PackError: They cannot be read.
+            PackError: The pack cannot be read.
         """
         return self.flat(start * self.columns, stop * self.columns).reshape(-1, self.columns)
 
@@ -84,7 +84,7 @@ class RowReader:
         """Return elements as stored in the pack, flat, read-only.
 
         Raises:
-            PackError: They cannot be read.
+            PackError: The pack cannot be read.
         """
         if self._keep:
             if not self._all.size:

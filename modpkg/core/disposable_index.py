@@ -1,4 +1,4 @@
-"""A SQLite index of what other files say: when it cannot be used, it is dropped and rebuilt."""
+"""A SQLite index of other files' content, dropped and rebuilt when it cannot be used."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def import_extra(module: str, *, what: str, extra: str, package: str = "") -> An
         package: Its name on PyPI, if that is not ``module``.
 
     Raises:
-        MissingExtra: It is not installed.
+        MissingExtra: The package is not installed.
     """
     try:
         return importlib.import_module(module)

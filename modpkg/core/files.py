@@ -24,8 +24,8 @@ def safe_path(text: str) -> str:
     """Return a path from a release, checked to stay inside the module's folder.
 
     Raises:
-        InvalidValue: It is absolute, contains "..", has a drive, a backslash, a NUL, an empty or
-            over-long part, or a name that Windows reserves.
+        InvalidValue: The path is absolute, contains "..", has a drive, a backslash, a NUL, an
+            empty or over-long part, or a name that Windows reserves.
     """
     reason = None
     parts = text.split("/")

@@ -82,7 +82,7 @@ def read_model(folder: Path) -> InstalledModel:
     """Return the record of an installed model.
 
     Raises:
-        EnvironmentDamaged: It is missing or damaged.
+        EnvironmentDamaged: The record is missing or damaged.
     """
     try:
         return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)

@@ -80,7 +80,7 @@ def parse_requirement(text: str) -> Requirement:
     compatible), ``summarizer@~2.1`` (``~=2.1``) and ``summarizer@latest``.
 
     Raises:
-        InvalidValue: `text` is none of these, or has a URL or an environment marker.
+        InvalidValue: `text` has none of these forms, or has a URL or an environment marker.
     """
     if len(text) > 1000:
         raise InvalidValue(

@@ -55,7 +55,7 @@ def read_header(path: Path) -> tuple[bytes, int]:
     """Return the first bytes of a safetensors file, up to its data, and the file's length.
 
     Raises:
-        PackError: It is shorter than it claims, or has another format.
+        PackError: The file is shorter than it claims, or is not a safetensors file.
     """
     size = os.stat(path).st_size
     with open(path, "rb") as file:

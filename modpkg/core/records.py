@@ -188,7 +188,7 @@ class PatchedTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
     was: DigestText | None = None
     """Of the base's tensor; `None` for one that the base does not have."""
     inputs: dict[str, str] = {}
-    """By role, the patch's own tensors that it is made with; the roles say how:
+    """By role, the patch's own tensors that it is computed from; the roles define how:
 
     ``whole``: the tensor itself. ``a``, ``b``: b · a is added. ``rows`` or ``columns``: each row
     (column) is multiplied by a number. ``gaps``, ``values``: values that stand at single places,

@@ -17,7 +17,7 @@ MAX_WINDOW = 8 << 20
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK_SHARE = 64
-"""A frame may have one zstd block per so many bytes of content, plus 16."""
+"""Fewest bytes of content per zstd block on average; 16 more blocks are allowed."""
 
 
 def write_frame(chunks: Iterable[bytes], size: int) -> bytes:

@@ -119,7 +119,7 @@ class Environment:
         """Return the current generation; None if nothing is installed.
 
         Raises:
-            EnvironmentDamaged: It cannot be read.
+            EnvironmentDamaged: The generation cannot be read.
         """
         number = self.current_number()
         return None if number is None else self.generation(number)
@@ -135,7 +135,7 @@ class Environment:
         """Return one generation's record.
 
         Raises:
-            EnvironmentDamaged: It is missing or corrupt.
+            EnvironmentDamaged: The record is missing or corrupt.
         """
         try:
             data = (self.folder(number) / COMPLETE).read_bytes()
@@ -158,7 +158,7 @@ class Environment:
         return True
 
     def is_up_to_date(self, manifest_text: str, lock_text: str | None) -> bool:
-        """Return whether the environment is what the manifest and the lock say."""
+        """Return whether the environment matches the manifest and the lock."""
         current = self.readable()
         return (
             current is not None
@@ -178,7 +178,7 @@ class Environment:
         """Return a model's record.
 
         Raises:
-            EnvironmentDamaged: It is missing or corrupt.
+            EnvironmentDamaged: The record is missing or corrupt.
         """
         return read_model(self.model_folder(name))
 

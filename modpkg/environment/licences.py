@@ -32,7 +32,7 @@ class ModuleLicense(Struct, frozen=True):
 def check_licences(
     policy: LicensePolicy, records: Mapping[str, ReleaseRecord]
 ) -> tuple[ModuleLicense, ...]:
-    """Return what a policy says of the licence of each release."""
+    """Return the policy's verdict on the licence of each release."""
     return tuple(_checked(record, policy) for record in records.values())
 
 

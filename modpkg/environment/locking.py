@@ -125,7 +125,7 @@ def check_closed(
     """Check that a lock agrees with its releases' records, and has all that they require.
 
     Raises:
-        LockError: It does not: it was edited, or the index did not match the records.
+        LockError: They disagree: the lock was edited, or the index did not match the records.
     """
     overrides = bounds_of(manifest.overrides)
     requested: dict[str, set[str]] = {}

@@ -41,7 +41,7 @@ _PLANNED_FROM = (CONFIG, ADAPTER_CONFIG, ROUTER, PATCH)
 
 
 class InstallRequest(Struct, kw_only=True):
-    """What to install; nothing is what the manifest and the lock say."""
+    """What to install; an empty request installs what the manifest and the lock require."""
 
     add: Sequence[Requirement] = ()
     remove: Sequence[str] = ()
@@ -154,7 +154,7 @@ class _Selection(Struct, frozen=True):
 
     text: str
     written: Manifest
-    """What ``text`` says."""
+    """``text``, parsed."""
     manifest: Manifest
     """The same with the request's policy."""
     lock: Lock

@@ -21,7 +21,7 @@ from modpkg.resolve.policy import Policy, VersionRange
 def with_flags(
     manifest: Manifest, *, strategy: Strategy | None = None, exclude_newer: str | None = None
 ) -> Manifest:
-    """Return a manifest with the policy of the command line in place of its own.
+    """Return a manifest whose policy is replaced by the command line's.
 
     Raises:
         InvalidValue: ``exclude_newer`` is neither a date nor a time span.

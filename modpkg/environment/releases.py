@@ -19,8 +19,8 @@ def fetch_release(
     ``registries`` are used in place of the workspace's own.
 
     Raises:
-        NotFound: The registry does not have it.
-        ModpkgError: It cannot be fetched.
+        NotFound: The registry has no such release.
+        ModpkgError: The release cannot be fetched.
     """
     registries = registries or workspace.registries
     registry = registries.of(name)
@@ -41,8 +41,8 @@ def fetch_module(
     """Return a locked release; see `fetch_release`.
 
     Raises:
-        LockError: Its name comes from another registry now.
-        ModpkgError: It cannot be fetched.
+        LockError: The name now belongs to another registry.
+        ModpkgError: The release cannot be fetched.
     """
     registries = registries or workspace.registries
     store, progress = workspace.store, workspace.progress

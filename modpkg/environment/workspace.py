@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class RegistryOptions(Struct, frozen=True):
-    """The options of the command line that say how registries are used."""
+    """The options of the command line for registries."""
 
     registry: str | None = None
     """Address of the default registry, in place of the manifest's."""
@@ -56,7 +56,7 @@ class Workspace:
         project: The project; the one around the working folder if None.
         user: Whether to use the user's own environment, if ``project`` is None.
         options: How registries are used.
-        progress: Who shows progress and warnings; nobody if None.
+        progress: Shows progress and warnings; nothing is shown if None.
         store: The store; the user's if None.
     """
 
@@ -110,7 +110,7 @@ class Workspace:
             return None
 
     def is_up_to_date(self) -> bool:
-        """Return whether the environment is what manifest and lock say; parses neither."""
+        """Return whether the environment matches manifest and lock, without parsing them."""
         return self.environment.is_up_to_date(self.text, self.lock_text())
 
     def lock_text(self) -> str | None:

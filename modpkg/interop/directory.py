@@ -15,7 +15,7 @@ def directory_of(folder: Path, packs: Path) -> Path:
 
     Raises:
         ConversionError: The model reads virtual tokens.
-        InstallError: It cannot be written.
+        InstallError: The directory cannot be written.
         EnvironmentDamaged: The model's record is damaged.
     """
     out = folder.parents[1] / "directories" / folder.name

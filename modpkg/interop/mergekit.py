@@ -87,7 +87,7 @@ METHODS = {
     ),
     "passthrough": RecipeMethod(name="passthrough", needs_base=False, each={"scale": "scale"}),
 }
-"""mergekit's methods that modpkg has; docs/merging.md says where they differ."""
+"""mergekit's methods that modpkg has; docs/merging.md lists the differences."""
 
 
 def import_mergekit(

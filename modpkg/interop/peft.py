@@ -144,7 +144,7 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
     ``alpha / rank`` (or ``alpha / √rank``).
 
     Raises:
-        ConversionError: It is not a PEFT adapter, or its method has no alpha for the scale.
+        ConversionError: `module` is not a PEFT adapter, or its method has no alpha to scale.
         InstallError: `out` cannot be written.
     """
 

@@ -21,7 +21,7 @@ def import_plain(
 
     Raises:
         ConversionError: `source` is not a safetensors file.
-        PackError: It is damaged.
+        PackError: `source` is damaged.
         InstallError: `out` cannot be written.
     """
     if not source.is_file() or source.suffix != ".safetensors":

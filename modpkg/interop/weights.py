@@ -27,7 +27,7 @@ def write_weights(
 ) -> None:
     """Write ``<stem>.safetensors`` into ``out``, or above the limit several shards with an index.
 
-    Weights are copied byte for byte; ``packs`` is the folder that relative files lie in.
+    Weights are copied byte for byte; ``packs`` is the folder of relative files.
 
     Raises:
         InstallError, OSError: a pack cannot be read.

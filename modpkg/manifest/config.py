@@ -233,7 +233,7 @@ def _address(node: Node, text: str) -> str:
     except ValueError:
         scheme, host, secret = "", "", "@" in text
     if secret:  # which must not be repeated
-        message = "an address has a user or a password in it; take it out, and write token-env"
+        message = "an address has a user or a password in it; remove it, and write token-env"
         raise ManifestError("M110", where=node.where, message=f"{message} or password-env instead.")
     if scheme not in SCHEMES or not (host or scheme == "file"):
         raise node.fail(f"is {brief(text)}, which is no address (like 'https://models.example')")
@@ -243,12 +243,12 @@ def _address(node: Node, text: str) -> str:
 def _registry(node: Node, address: str) -> RegistrySettings:
     table = node.table(_REGISTRY)
     mirrors = table.get("mirrors")
-    found = [_address(item, item.text(2000)) for item in mirrors.items()] if mirrors else []
-    for position, mirror in enumerate(found):
-        known = [address, *map(normal_address, found[:position])]
+    addresses = [_address(item, item.text(2000)) for item in mirrors.items()] if mirrors else []
+    for position, mirror in enumerate(addresses):
+        known = [address, *map(normal_address, addresses[:position])]
         if normal_address(mirror) in known and mirrors is not None:
             raise mirrors.items()[position].fail("is a duplicate; remove it")
-    return RegistrySettings(tuple(found), _login(table, address))
+    return RegistrySettings(tuple(addresses), _login(table, address))
 
 
 def _login(table: Table, address: str) -> Login | None:

@@ -47,7 +47,9 @@ def read_suites(
     suites = read_dependencies(node, registries, owner)
     for suite in suites:
         if node is not None and suite.requirement.extras:
-            raise node.fail(f"asks for extras of {suite.name}, and a suite has none; take them out")
+            raise node.fail(
+                f"requests extras of {suite.name}, but suites have no extras; remove them"
+            )
     return suites
 
 
@@ -117,7 +119,7 @@ def _distinct(
     for node, dependency in entries:
         name = dependency.name
         if name == owner:
-            raise node.fail(f"makes {name!r} depend on itself; take it out")
+            raise node.fail(f"makes {name!r} depend on itself; remove it")
         if name in seen:
             other = seen[name].dotted
             raise node.fail(f"is the same module as {other} ({name}); keep one of them")

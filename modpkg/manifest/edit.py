@@ -62,7 +62,7 @@ def remove_dependency(text: str, name: str) -> str:
 
     Raises:
         InvalidValue: ``name`` is not a module name.
-        InstallError: It is not a dependency.
+        InstallError: ``name`` is not a dependency.
         ManifestError: ``text`` is not TOML, or cannot be edited.
     """
     edited = EditableText.of(text)
@@ -166,7 +166,7 @@ class EditableText:
         """The dependencies of the original text.
 
         Raises:
-            ManifestError: They are not a table.
+            ManifestError: ``dependencies`` is not a table.
         """
         table: Any = self.data
         for key in self.path:
@@ -318,7 +318,7 @@ class EditableText:
         """Return the text, checked to have ``wanted`` as dependencies and no other change.
 
         Raises:
-            ManifestError: It does not: the text has a layout that the cuts do not support.
+            ManifestError: The text has a layout that these edits do not support.
         """
         try:
             after = EditableText.of(self.text)

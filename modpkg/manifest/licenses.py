@@ -21,7 +21,7 @@ def read_licenses(node: Node | None) -> LicensePolicy:
         where=node.where,
     )
     if deny and (both := sorted({*policy.deny} & {*(policy.allow or ())})):
-        raise deny.fail(f"has {both[0]}, and so has allow; take it out of one of them")
+        raise deny.fail(f"has {both[0]}, and so has allow; remove it from one of them")
     return policy
 
 

@@ -73,7 +73,7 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     """Parse a manifest; ``path`` is its file in error messages.
 
     Raises:
-        ManifestError: It is not a valid manifest; the message names the line.
+        ManifestError: `text` is not a valid manifest; the message names the line.
     """
     name = shown(path)
     document = read_document(text, name)
@@ -92,7 +92,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
     """Return the manifest with the data in ``root``.
 
     Raises:
-        ManifestError: They are not a valid manifest.
+        ManifestError: The data are not a valid manifest.
     """
     check_engine(root)
     table = root.table(_TABLES)
@@ -160,13 +160,13 @@ def _check_tables(table: Table, module: ModuleTable | None) -> None:
     if models:
         raise models.fail("belongs to an app; a module has [compose] instead")
     if suites and module.kind in ("suite", "collection"):
-        raise suites.fail(f"does not go with kind {module.kind!r}, which has no model; take it out")
+        raise suites.fail(f"does not go with kind {module.kind!r}, which has no model; remove it")
     if compose and module.kind != "model":
         raise compose.fail(
             f"does not go with kind {module.kind!r}, only with kind 'model'; change one of them"
         )
     if task and module.kind in ("suite", "collection"):
-        raise task.fail(f"does not go with kind {module.kind!r}, which has no model; take it out")
+        raise task.fail(f"does not go with kind {module.kind!r}, which has no model; remove it")
 
 
 def _models(

@@ -154,7 +154,7 @@ class LicensePolicy(Struct, frozen=True, kw_only=True):
     """The only licences that are accepted; None for any."""
     deny: tuple[str, ...] = ()
     exceptions: dict[ModuleName, tuple[str, ...]] = {}
-    """Licences accepted for one module, whatever the other two say; sorted by name."""
+    """Licences accepted for one module, overriding the other two; sorted by name."""
     where: str = ""
     """``file:line``, for explanations."""
 

@@ -59,7 +59,7 @@ def manifest_specifier(text: str) -> SpecifierSet:
     """Parse a specifier of ``[dependencies]``: PEP 440, ``"*"``, or ``"^1.2"``.
 
     Raises:
-        InvalidValue: `text` is none of these, or uses ``===``, which compares text.
+        InvalidValue: `text` has none of these forms, or uses ``===``, which compares text.
     """
     try:
         specifier = parse_specifier(text)
@@ -131,7 +131,7 @@ def has_secret(text: str) -> bool:
     """Return whether a URL has a password or, for HTTP, a user (which may be a token).
 
     Raises:
-        ValueError: It is not a URL.
+        ValueError: `text` is not a URL.
     """
     parts = urlsplit(text)
     return parts.password is not None or (

@@ -30,7 +30,7 @@ def request_error(
 ) -> RegistryUnreachable:
     """Return the error to raise for what obstore raised when it read ``path``.
 
-    Of the server's answer only the status is repeated. ``logged_in`` says that credentials were
+    Of the server's answer only the status is repeated. ``logged_in`` is whether credentials were
     sent.
     """
     text = str(error)

@@ -131,7 +131,7 @@ class TensorLookup:
         self._connection = self._open(rebuild=True)
 
     def _open(self, rebuild: bool = False) -> sqlite3.Connection:
-        """Return the lookup, brought up to date; in memory if the file cannot be written."""
+        """Return the lookup, updated; in memory if the file cannot be written."""
         self._entries.clear()
         for again in (rebuild, True):
             with (

@@ -100,8 +100,8 @@ class Registry:
 
         Raises:
             NotFound: There is no registry at the address.
-            RegistryUnreachable: It cannot be read.
-            RegistryError: It is of a newer spec version.
+            RegistryUnreachable: The file cannot be read.
+            RegistryError: The registry has a newer spec version.
             RecordError: The file is malformed.
         """
         if self._info is None:
@@ -190,8 +190,8 @@ class Registry:
 
         Raises:
             IntegrityError: The record is missing, has another digest, or contradicts the line.
-            RecordError: It is malformed.
-            InstallError: It is not in the store, and ``offline`` forbids fetching it.
+            RecordError: The record is malformed.
+            InstallError: The record is not in the store, and ``offline`` forbids fetching it.
         """
         record = self.release(line.release, f"the release record of {line.name} {line.version}")
         self.check_line(line, record)
@@ -212,7 +212,7 @@ class Registry:
         """Check that an index line agrees with its release record.
 
         Raises:
-            IntegrityError: They differ in a field.
+            IntegrityError: A field differs.
         """
         for claim in _CLAIMS:
             if getattr(line, claim) != getattr(record, claim):
@@ -243,8 +243,8 @@ class Registry:
         """Return a small blob, verified, and add it to the cache.
 
         Raises:
-            IntegrityError: It is missing, or has another digest.
-            InstallError: It is not in the cache, and ``offline`` forbids fetching it.
+            IntegrityError: The blob is missing, or has another digest.
+            InstallError: The blob is not in the cache, and ``offline`` forbids fetching it.
         """
         if self.cache is not None and self.cache.has(digest):
             try:
@@ -268,10 +268,10 @@ class Registry:
         """Yield a blob, or its bytes from ``start`` to before ``stop``, without verifying them.
 
         Raises:
-            IntegrityError: The registry does not have it.
+            IntegrityError: The registry does not have the blob.
             InstallError: ``offline`` forbids fetching it.
-            RegistryUnreachable: It cannot be read.
-            RangesUnsupported: A part is wanted, and the registry serves whole files only.
+            RegistryUnreachable: The blob cannot be read.
+            RangesUnsupported: `start` or `stop` is given, and the registry serves whole files only.
         """
         if self.offline:
             raise InstallError("M501", what=what)

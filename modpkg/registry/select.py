@@ -41,7 +41,7 @@ def earlier_release(
     """Return the release that ``version`` is compared with; None for a first release.
 
     It is the newest final release that is lower; a yanked one only where no other is lower. A
-    pre-release makes no promise, so nothing is compared with one.
+    pre-release promises no compatibility, so nothing is compared with one.
 
     Args:
         itself: A release of this very version counts too, final or not.

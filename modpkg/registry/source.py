@@ -40,7 +40,7 @@ class Source(Protocol):
 
         Raises:
             FileMissing: The source has no such file.
-            RegistryUnreachable: It cannot be read.
+            RegistryUnreachable: The file cannot be read.
         """
         ...
 
@@ -51,7 +51,7 @@ class Source(Protocol):
 
         Raises:
             FileMissing: The source has no such file.
-            RegistryUnreachable: It cannot be read, or reading it broke off.
+            RegistryUnreachable: The file cannot be read, or reading was interrupted.
             RangesUnsupported: ``start`` or ``stop`` is given; raised before the first byte.
         """
         ...

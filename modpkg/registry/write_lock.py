@@ -10,9 +10,9 @@ from modpkg.core.files import make_folder, shared_mode
 
 
 def folder_lock(folder: Path, name: str) -> FileLock:
-    """Return the lock of this name; whoever may write to the folder may take it.
+    """Return the lock of this name, open to everyone who can write to the folder.
 
-    Names of modules never begin with a full stop, so names of other locks do.
+    Names of other locks begin with a full stop, which module names never do.
     """
     make_folder(folder / "locks")
     return FileLock(folder / "locks" / f"{name}.lock", mode=shared_mode(folder / "locks"))

@@ -103,7 +103,7 @@ class RegistryWriter:
                 line, size=added, published=_timestamp(now), yanked=None
             )
             self._write_index(line.name, [*others, published])
-        TensorLookup(self.folder).close()  # opening it brings it up to date
+        TensorLookup(self.folder).close()  # opening it updates it
         return published
 
     def copy_release(

@@ -100,7 +100,7 @@ def check_data(path: Path, shown: str) -> None:
     """Check by its name and first bytes that a file is neither code nor a pickle.
 
     Raises:
-        ReleaseError: It is.
+        ReleaseError: The file is code or a pickle.
     """
     if (what := code_by_name(shown)) is not None:
         raise ReleaseError("M202", path=path, what=what)

@@ -25,7 +25,7 @@ def _read_by_prompt(
     """Return the ports that virtual tokens need: all layers of the base read them.
 
     Raises:
-        ReleaseError: They were made for another width or number of layers.
+        ReleaseError: The tokens were made for another width or number of layers.
     """
     wanted = prompt.ports()
     for port, value in wanted.items():

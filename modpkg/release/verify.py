@@ -25,7 +25,7 @@ Vouched = Callable[[TensorEntry], bool]
 def check_record(record: ReleaseRecord) -> None:
     """Check a release record without its blobs.
 
-    Names and versions are normal, paths stay inside, no file is code, every tensor lies in a
+    Names and versions are normal, paths stay inside, no file is code, every tensor is stored in a
     pack that the record names, inside its bounds, and can be decoded on what the record names.
 
     Raises:

@@ -35,11 +35,11 @@ class Budget:
             raise BudgetExceeded
 
     def charge_query(self, conflicts: int) -> None:
-        """Charge a query in which the solver met so many conflicts."""
+        """Charge a query in which the solver met ``conflicts`` conflicts."""
         self.left -= conflicts + _QUERY
 
     def charge_clauses(self, clauses: int) -> None:
-        """Charge adding so many clauses.
+        """Charge adding ``clauses`` clauses.
 
         Raises:
             BudgetExceeded: Nothing is left after that.

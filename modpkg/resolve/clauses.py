@@ -16,7 +16,7 @@ releases in a row with the same demand share one::
     not (m wanted)  or  not (m at least i)  or  m at least i+1  or  not (n at least b)
 
 If a name is not wanted, the needs of its releases are met whatever its position is. An extra has a
-variable of its own, which implies that the name is wanted; its needs are conditional on it. Only
+separate variable, which implies that the name is wanted; its needs are conditional on it. Only
 releases that some chain of needs from the roots allows are encoded.
 """
 
@@ -181,11 +181,11 @@ class Clauses:
             for at in bits(new):
                 bit = 1 << at
                 for need, runs in self.needs(wanted, at):
-                    asked = need.name, need.extra, runs
-                    demands = known.get(asked)
+                    demand_key = need.name, need.extra, runs
+                    demands = known.get(demand_key)
                     if demands is None:
                         ask(need.identifier, runs)
-                        demands = known[asked] = self._demands(*asked)
+                        demands = known[demand_key] = self._demands(*demand_key)
                     for demand in demands:
                         demanded[demand] = demanded.get(demand, 0) | bit
 

@@ -40,7 +40,7 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
         """Return the preferred solution; the budgets are those of `SatSearch.resolve`.
 
         Raises:
-            resolvelib.ResolutionImpossible: There is none.
+            resolvelib.ResolutionImpossible: There is no solution.
             BudgetExceeded: ``limit`` is reached.
             Conflict: The walk is forced, and would have to backtrack.
         """

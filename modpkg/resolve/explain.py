@@ -37,22 +37,22 @@ def explain(
     """Return the sentences for needs that conflict, followed by suggestions.
 
     Args:
-        smallest: Whether the needs are a minimal set; the text says if not.
-        tried: Whether all suggestions were tried; the text says if not.
+        smallest: Whether the needs are a minimal set; the text mentions it if not.
+        tried: Whether all suggestions were tried; the text mentions it if not.
     """
-    asked: dict[tuple[str, ...], list[str]] = {}
+    versions_by_need: dict[tuple[str, ...], list[str]] = {}
     names: dict[str, list[Need]] = {}
     for cause in causes:
         need = cause.requirement
         names.setdefault(need.name, []).append(need)
         who, version = _who(cause.parent, need)
-        versions = asked.setdefault((*who, _what(need)), [])
+        versions = versions_by_need.setdefault((*who, _what(need)), [])
         if version and version not in versions:
             versions.append(version)
     sentences = [
         f"  {' '.join(filter(None, (name, _in_words(versions))))}{extra} "
         f"{'need' if len(versions) > 1 else 'needs'} {what}."
-        for (name, extra, what), versions in asked.items()
+        for (name, extra, what), versions in versions_by_need.items()
     ]
     lines = _shorten(sentences)
     listed = len(names) <= FEW

@@ -89,7 +89,7 @@ def parse_lock(text: str, path: Path) -> Lock:
     """Parse and check the text of a lock file.
 
     Raises:
-        LockError: It is no valid TOML, no valid lock, or of a newer spec version.
+        LockError: `text` is not TOML, not a valid lock, or has a newer spec version.
     """
     try:
         raw = tomli.loads(text)

@@ -56,7 +56,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
             explaining: Limits the reduction of a conflict to a minimal set.
 
         Raises:
-            resolvelib.ResolutionImpossible: There is none; its causes are needs that conflict, a
+            resolvelib.ResolutionImpossible: No solution; its causes are needs that conflict, a
                 minimal set as far as ``explaining`` allows.
             BudgetExceeded: ``limit`` is reached.
         """

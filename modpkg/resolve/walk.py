@@ -38,7 +38,7 @@ class Walk(AbstractResolver[Need, Candidate, Identifier]):
         """Return the solution.
 
         Raises:
-            Conflict: It would have to backtrack; there may or may not be a solution.
+            Conflict: The walk would have to backtrack; there may or may not be a solution.
         """
         frontier = Frontier(self._space, list(requirements))
         while frontier.pending:

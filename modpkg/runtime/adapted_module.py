@@ -203,7 +203,7 @@ class AdaptedModule:
         """Check that the first dimension of the input is the batch, for per-row adapters.
 
         Raises:
-            RunError: It may not be.
+            RunError: The first dimension may not be the batch.
         """
         kind = _kind(self._module)
         known = kind in ("linear", "conv1d") or isinstance(

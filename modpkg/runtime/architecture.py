@@ -41,7 +41,7 @@ def transformers_module() -> Any:
     """Return the transformers package, with warnings and progress bars turned off.
 
     Raises:
-        MissingExtra: It is not installed.
+        MissingExtra: transformers is not installed.
     """
     transformers = import_extra("transformers", what="Running a model", extra="transformers")
     transformers.logging.set_verbosity_error()

@@ -108,7 +108,7 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
     """Check that a model is a base plus a sum of changes.
 
     Raises:
-        RunError: It is not.
+        RunError: The model has another method, virtual tokens, a router, or other changes.
     """
     if recipe.method != "sum":
         raise RunError(
@@ -153,7 +153,7 @@ def _check_same_base(first: Composition, other: Composition) -> None:
     """Check that two models differ only in changes to shared tensors.
 
     Raises:
-        RunError: They do not.
+        RunError: The models differ in another way.
     """
     one, two = _table(first), _table(other)
     for tensor in sorted(one.keys() | two.keys()):

@@ -76,7 +76,7 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     """Return the tokenizer in a model's folder.
 
     Raises:
-        RunError: There is none, or it cannot be read.
+        RunError: The folder has no tokenizer, or it cannot be read.
     """
     return open_tokenizer(
         transformers_module(),

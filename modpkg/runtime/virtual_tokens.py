@@ -97,7 +97,7 @@ class _Reader:
         """Prepend ``fill`` for each virtual token to a [batch, length] argument.
 
         Raises:
-            RunError: It has another shape.
+            RunError: The argument has another shape.
         """
         value = named.get(key)
         if value is None:

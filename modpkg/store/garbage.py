@@ -169,7 +169,7 @@ def collect_garbage(
     dry_run: bool = False,
     checkpoint: Callable[[str], None] = lambda point: None,
 ) -> Garbage:
-    """Remove garbage and return it; see `find_garbage`. Waits until nobody else uses the store."""
+    """Remove garbage and return it; see `find_garbage`. Waits for other users of the store."""
     with store.lock(exclusive=True):
         contents = scan_store(store)
         roots = gc_roots(store, warn)

@@ -63,7 +63,7 @@ class Store:
         """Return a release record; None if it is not in the store. ``what`` names it in errors.
 
         Raises:
-            IntegrityError, RecordError: It is damaged.
+            IntegrityError, RecordError: The record is damaged.
         """
         digest = parse_digest(release)
         if not self.blobs.has(digest):

@@ -1,6 +1,6 @@
 """The tensor index: in which packs of the store a tensor is.
 
-It only says where to look: the offset is read from the pack's header, whose digest is the pack's
+It is only a hint: the offset is read from the pack's header, whose digest is the pack's
 name. It is synchronized with the packs when it is first used.
 """
 
@@ -164,7 +164,7 @@ def _hex(value: object) -> str:
     """Return a stored digest as hex.
 
     Raises:
-        UnusableIndex: It is no digest.
+        UnusableIndex: ``value`` is not a digest.
     """
     if not isinstance(value, bytes) or len(value) != 32:
         raise UnusableIndex("no digest")

@@ -1,4 +1,4 @@
-"""A TOML text as data with positions, and errors that say what is wrong where."""
+"""A TOML text as data with positions, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def decoded(content: bytes, name: str) -> str:
     """Return the text in ``content``.
 
     Raises:
-        ManifestError: It is larger than 1 MiB or not UTF-8; `name` is the file in the message.
+        ManifestError: It is larger than 1 MiB or not UTF-8; the message names the file `name`.
     """
     if len(content) > MAX_BYTES:
         raise ManifestError(
@@ -54,7 +54,7 @@ def read_document(text: str, name: str) -> Document:
     """Parse ``text``, with or without a byte order mark.
 
     Raises:
-        ManifestError: It is too large, nested too deeply, or not TOML.
+        ManifestError: `text` is too large, nested too deeply, or not TOML.
     """
     text = text.removeprefix(BOM)
     if len(text) > MAX_BYTES:

@@ -112,7 +112,7 @@ class RemotePack:
         Raises:
             PackError: The pack ends before the piece does.
             IntegrityError: The registry does not have the pack.
-            RegistryUnreachable: It cannot be read.
+            RegistryUnreachable: The pack cannot be read.
             InstallError: The disk is full, or ``--offline`` forbids fetching.
         """
         span, segments = self.pieces[number]

@@ -77,7 +77,7 @@ BAD = [
      "6: module.summary is 501 characters long; at most 500 are allowed."),
     # [dependencies]
     (MODULE + '[dependencies]\n\na = "*"\n',
-     "8: dependencies.a makes 'a' depend on itself; take it out."),
+     "8: dependencies.a makes 'a' depend on itself; remove it."),
     (MODULE + '[dependencies]\nb = "1.0"\n',
      "7: dependencies.b: '1.0' is not a version specifier (a bare version needs an operator "
      f"before it); write it like {SPECIFIERS}"),
@@ -106,7 +106,7 @@ BAD = [
      'like: acme = "https://models.acme.example".'),
     # [extras], [registries]
     (MODULE + '[extras]\nnews = [\n  "b",\n  "a>=1",\n]\n',
-     "9: extras.news[1] makes 'a' depend on itself; take it out."),
+     "9: extras.news[1] makes 'a' depend on itself; remove it."),
     (MODULE + '[extras]\nnews = ["b"]\nNEWS = ["c"]\n',
      "8: extras.NEWS is the same name as an extra before it (news); keep one of them."),
     (MODULE + '[extras]\nnews = ["b @ https://x"]\n',
@@ -149,7 +149,7 @@ BAD = [
     (TASK + "max_new_tokens = -1\n", "8: task.max_new_tokens has to be from 1 to 1000000."),
     (TASK + 'chat = "yes"\n', "8: task.chat has to be true or false, not a string."),
     (module(kind='"suite"') + '[task]\nkind = "summarization"\n',
-     "6: task does not go with kind 'suite', which has no model; take it out."),
+     "6: task does not go with kind 'suite', which has no model; remove it."),
     # [[tests]], [files]
     (MODULE + TEST + TEST, "11: tests[1].name is 't', and so is an earlier test's; rename one."),
     (MODULE + TEST.replace('metric = "m"\n', ""),
@@ -168,11 +168,11 @@ BAD = [
      "10: tests[0].time_limit has to be more than 0 and at most 604800 seconds."),
     (MODULE + TEST + "seed = -1\n", "10: tests[0].seed has to be from 0 to 2147483647."),
     (MODULE + '[suites]\ns = { extras = ["x"] }\n',
-     "6: suites asks for extras of s, and a suite has none; take them out."),
+     "6: suites requests extras of s, but suites have no extras; remove them."),
     (APP + '[suites]\ns = "*"\n',
      "3: suites belongs to a module; an app has its own [[tests]] instead."),
     (MODULE.replace('"model"', '"suite"') + '[suites]\ns = "*"\n',
-     "6: suites does not go with kind 'suite', which has no model; take it out."),
+     "6: suites does not go with kind 'suite', which has no model; remove it."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
     # [provenance]
     (MODULE + '[provenance]\nbuilt_from = []\n',
@@ -228,7 +228,7 @@ BAD = [
     (APP + '[licenses]\nallow = ["MIT OR ISC"]\n',
      "4: licenses.allow[0] is 'MIT OR ISC'; list single licences."),
     (APP + '[licenses]\nallow = ["MIT"]\ndeny = ["mit"]\n',
-     "5: licenses.deny has MIT, and so has allow; take it out of one of them."),
+     "5: licenses.deny has MIT, and so has allow; remove it from one of them."),
     (APP + '[licenses.exceptions]\na_b = ["MIT"]\nA-b = ["MIT"]\n',
      "5: licenses.exceptions.A-b is the same module as one before it (a-b); keep one of them."),
     # requires-modpkg

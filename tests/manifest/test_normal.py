@@ -110,7 +110,7 @@ def test_reading_it_back_is_the_identity(data: dict[str, Any]) -> None:
         ({"dependencies": {}}, "dependencies has to be an array, not a table."),
         (
             {"dependencies": ["evil>=1"]},
-            "dependencies[0] makes 'evil' depend on itself; take it out.",
+            "dependencies[0] makes 'evil' depend on itself; remove it.",
         ),
         (
             {"dependencies": ["a", "A>1"]},

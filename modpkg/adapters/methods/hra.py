@@ -42,7 +42,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
 def prepare(
     inputs: Mapping[str, Tensor], term: Coefficients, source: Tensor
 ) -> Mapping[str, Tensor]:
-    """Return the vectors as rows, normalized, and made orthogonal if the parameters say so."""
+    """Return the vectors as rows, normalized, and made orthogonal if the parameters require it."""
     vectors = inputs["u"].t().clone()
     for number, vector in enumerate(vectors):
         if term.parameters.get("orthogonal"):

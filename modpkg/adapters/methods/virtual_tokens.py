@@ -68,7 +68,7 @@ def virtual_tokens(adapter: Adapter, tensors: AdapterTensors) -> VirtualTokens:
     """Return the virtual tokens of an adapter.
 
     Raises:
-        ComposeError: They cannot be read exactly as PEFT does, or the base has another shape.
+        ComposeError: The tokens cannot be read exactly as PEFT does, or do not fit the base.
     """
     check_keys(adapter, reads=_READ, ignores=_IGNORED)
     kind, task = adapter.config["peft_type"], adapter.config.get("task_type")

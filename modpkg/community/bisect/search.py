@@ -181,7 +181,7 @@ def try_end(trials: Trials, mix: Mix | Unresolvable, label: str) -> TrialResult:
     """Return the result of an end of a search.
 
     Raises:
-        BisectError: it cannot be tried.
+        BisectError: Its verdict is unknown.
     """
     result = trials.result(mix, label)
     if result.verdict is Verdict.UNKNOWN:

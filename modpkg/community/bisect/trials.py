@@ -97,8 +97,8 @@ class Judge(Protocol):
         """Make a mix ready to be judged.
 
         Raises:
-            ComposeError: it cannot be composed; its verdict is then unknown.
-            ModpkgError: anything else; the search ends.
+            ComposeError: The mix cannot be composed; its verdict is then unknown.
+            ModpkgError: Anything else failed; the search ends.
         """
 
     def judge(self, output: IO[bytes]) -> int:

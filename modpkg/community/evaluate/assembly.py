@@ -44,8 +44,8 @@ def release_target(
     ``others`` are releases that it has to be composed with.
 
     Raises:
-        TestError: it cannot run by itself.
-        ModpkgError: planning fails, see `modpkg.environment.plan.plan_install`.
+        TestError: The release cannot run by itself.
+        ModpkgError: Planning failed; see `modpkg.environment.plan.plan_install`.
     """
     record = release.released
     pins = [pin_of(release), *map(pin_of, others)]

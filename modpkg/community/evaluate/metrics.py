@@ -228,7 +228,7 @@ def check_metric(name: str, where: str) -> None:
     """Check that a metric is known, without importing the package that defines it.
 
     Raises:
-        TestError: it is not; the error suggests a similar name.
+        TestError: The metric is unknown; the error suggests a similar name.
     """
     if name in METRICS or _AT.fullmatch(name) or name in entry_points(group=GROUP).names:
         return

@@ -205,7 +205,7 @@ def _result(item: SuiteTest, outcome: TestOutcome) -> TestResult:
 
 
 def _better(test: Test, outcome: TestOutcome) -> Better:
-    """Return which values are better: a single bound tells, else the metric."""
+    """Return which values are better: by a single bound if there is one, else by the metric."""
     if test.at_least is not None and test.at_most is None:
         return "higher"
     if test.at_most is not None and test.at_least is None:

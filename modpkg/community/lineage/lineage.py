@@ -79,19 +79,19 @@ def read_lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
     """
     lines = sorted(registry_of(name).index(name), key=lambda line: parse_version(line.version))
     lines.reverse()
-    found: dict[str, Ancestor] = {}
+    ancestors: dict[str, Ancestor] = {}
     pending = deque(BuiltFrom(line.name, line.version, line.release) for line in lines)
-    while pending and len(found) < MOST_RELEASES:
+    while pending and len(ancestors) < MOST_RELEASES:
         origin = pending.popleft()
-        if origin.release in found:
+        if origin.release in ancestors:
             continue
-        found[origin.release], more = _read(origin, registry_of)
+        ancestors[origin.release], more = _read(origin, registry_of)
         pending += more
-    left = {origin.release: origin for origin in pending if origin.release not in found}
+    left = {origin.release: origin for origin in pending if origin.release not in ancestors}
     for release, origin in itertools.islice(left.items(), MOST_RELEASES):
-        found[release] = _missing(origin, "too many releases")
-    own = tuple(line.release for line in lines if line.release in found)
-    return Lineage(name, own, found, cut=bool(left))
+        ancestors[release] = _missing(origin, "too many releases")
+    own = tuple(line.release for line in lines if line.release in ancestors)
+    return Lineage(name, own, ancestors, cut=bool(left))
 
 
 def _read(

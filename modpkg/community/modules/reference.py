@@ -53,7 +53,7 @@ class Reference(Struct, frozen=True):
         """The module's name.
 
         Raises:
-            InvalidValue: it is not a valid name.
+            InvalidValue: ``stem`` is not a valid name.
         """
         return module_name(self.stem)
 
@@ -87,7 +87,8 @@ def parse_release(text: str) -> tuple[ModuleName, str]:
     """Return the name and version of ``NAME==VERSION``; ``NAME@VERSION`` is accepted too.
 
     Raises:
-        UsageError: it has no version. InvalidValue: name or version is not valid.
+        UsageError: `text` has no version.
+        InvalidValue: The name or version is not valid.
     """
     reference = parse_reference(text if "==" in text else text.replace("@", "==", 1))
     if reference.version is None:
@@ -193,7 +194,7 @@ def view_of_folder(text: str, progress: Progress) -> ModuleView:
     """Return a folder: the content of a module project, or all data files as a trainer left them.
 
     Raises:
-        ReleaseError: it has no weights, or a file cannot be part of a release.
+        ReleaseError: The folder has no weights, or a file that cannot be part of a release.
     """
     folder = Path(text).absolute()
     manifest = None

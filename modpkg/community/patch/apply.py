@@ -25,8 +25,8 @@ def apply_patch(
     """Return the copy that a patch was created from; computed tensors are written to the store.
 
     Raises:
-        PatchError: it is no patch, was made for another base, or does not restore the copy.
-        ComposeError: a tensor of the patch is not used.
+        PatchError: ``patch`` is not a patch, is for another base, or does not restore the copy.
+        ComposeError: A tensor of the patch is not used.
     """
     if PATCH not in patch.files:
         raise PatchError("M730", patch=patch.label, reason=f"it has no {PATCH}")
@@ -78,7 +78,7 @@ def apply_patch(
 
 
 def files_after(base: InstalledModule, patch: ModuleView) -> dict[str, Path]:
-    """Return the files of the base, replaced and removed as the patch says."""
+    """Return the files of the base, replaced and removed as the patch requires."""
     record = read_patch(patch.locate_file(PATCH), patch.label)
     files = {path: file for path, file in base.files.items() if path not in record.removed_files}
     files |= {

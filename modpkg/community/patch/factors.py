@@ -42,7 +42,7 @@ def find_low_rank(
 
     Args:
         base: Matrix of float64 whose values are of ``dtype``.
-        copy: The fine-tuned matrix, likewise.
+        copy: The fine-tuned matrix, of the same form.
         dtype: The dtype that ``copy`` was rounded to.
         most: The largest rank that is worth it.
     """
@@ -122,7 +122,7 @@ def find_scales(base: torch.Tensor, copy: torch.Tensor, dtype: str) -> torch.Ten
 
     Args:
         base: Matrix of float64 whose values are of ``dtype``.
-        copy: The fine-tuned matrix, likewise.
+        copy: The fine-tuned matrix, of the same form.
         dtype: The dtype that ``copy`` was rounded to.
     """
     if base.shape[1] < 2:

@@ -97,9 +97,9 @@ def layer_changes(
         return ()
     old = before.locate([name for name in names if name in before.tensors])
     new = after.locate([name for name in names if name in after.tensors])
-    found = diff_tensors(old, new, progress.advance)
+    diff = diff_tensors(old, new, progress.advance)
     groups: dict[int | None, list[TensorDiff]] = {}
-    for tensor in found.tensors:
+    for tensor in diff.tensors:
         groups.setdefault(tensor.layer, []).append(tensor)
     return tuple(_layer(layer, tensors) for layer, tensors in groups.items())
 
@@ -221,24 +221,27 @@ def _locked_line(module: LockedModule, registries: Registries) -> IndexLine:
     return structs.replace(line, release=module.release)
 
 
-def release_markdown(found: ReleaseChanges, *, depth: int = 1) -> str:
+def release_markdown(changes: ReleaseChanges, *, depth: int = 1) -> str:
     """Return the changes of one module as Markdown, with headings from level ``depth``."""
-    check = found.check
+    check = changes.check
     title = f"{check.name} {check.against} to {check.version}"
     lines = [f"{'#' * depth} {title}", "", f"{_escaped(check.change)}."]
-    if found.yanked is not None:
-        lines += ["", f"**{check.version} was yanked**: {found.yanked or 'no reason given'}"]
-    if found.breaking:
-        lines += ["", f"**Published as a breaking change**: {_escaped(found.breaking)}"]
-    if found.licenses[0] != found.licenses[1]:
-        lines += ["", f"**The licence changed** from {found.licenses[0]} to {found.licenses[1]}."]
+    if changes.yanked is not None:
+        lines += ["", f"**{check.version} was yanked**: {changes.yanked or 'no reason given'}"]
+    if changes.breaking:
+        lines += ["", f"**Published as a breaking change**: {_escaped(changes.breaking)}"]
+    if changes.licenses[0] != changes.licenses[1]:
+        lines += [
+            "",
+            f"**The licence changed** from {changes.licenses[0]} to {changes.licenses[1]}.",
+        ]
     for level in reversed(LEVELS):
         facts = [fact for fact in check.facts if fact.level == level]
         if facts:
             lines += ["", f"{'#' * (depth + 1)} {_HEADINGS[level]}", "", *map(_item, facts)]
-    if found.layers:
-        lines += ["", f"{'#' * (depth + 1)} Weights by layer", "", *_layer_table(found.layers)]
-    lines += ["", f"{'#' * (depth + 1)} Tests", "", *_test_lines(found)]
+    if changes.layers:
+        lines += ["", f"{'#' * (depth + 1)} Weights by layer", "", *_layer_table(changes.layers)]
+    lines += ["", f"{'#' * (depth + 1)} Tests", "", *_test_lines(changes)]
     return "\n".join(lines) + "\n"
 
 
@@ -260,9 +263,9 @@ def _layer_table(layers: Sequence[LayerChange]) -> list[str]:
     return [*_table(["Layer", "Tensors", "Values changed", "Relative change"], rows), *rest]
 
 
-def _test_lines(found: ReleaseChanges) -> list[str]:
-    if not found.figures:
-        note = found.check.tests.note if found.check.tests is not None else ""
+def _test_lines(changes: ReleaseChanges) -> list[str]:
+    if not changes.figures:
+        note = changes.check.tests.note if changes.check.tests is not None else ""
         return [f"{note[:1].upper()}{note[1:]}" if note else "Neither release has test results."]
     rows = [
         [
@@ -272,7 +275,7 @@ def _test_lines(found: ReleaseChanges) -> list[str]:
             "-" if one.after is None else f"{one.after:.4g}",
             one.verdict,
         ]
-        for one in found.figures
+        for one in changes.figures
     ]
     return _table(["Test", "Metric", "Before", "After", "Verdict"], rows)
 

@@ -134,7 +134,7 @@ def publish_project(project: Workspace, reason: str | None = None) -> tuple[Inde
     line = line_to_publish(project, built, lines[0], writer.folder, reason)
     project.progress.stage(f"Publishing {module.name}")
     project.progress.total(line.size)
-    built = Registry(str(dist.absolute()))  # the reason is in a record of its own
+    built = Registry(str(dist.absolute()))  # the reason is in a separate record
     return writer.publish(built, line, progress=project.progress.advance), writer.folder
 
 
@@ -191,7 +191,8 @@ def named_line(text: str, registries: Registries) -> IndexLine:
     """Return the release that ``NAME==VERSION`` names.
 
     Raises:
-        UsageError: it has no version. NotFound: the registry has no such release.
+        UsageError: `text` has no version.
+        NotFound: The registry has no such release.
     """
     name, version = parse_release(text)
     return registries.of(name).line(name, version)

@@ -44,8 +44,8 @@ def find_candidate(workspace: Workspace, text: str) -> Iterator[tuple[Workspace,
     ``NAME==VERSION``.
 
     Raises:
-        TestError: it is none of these.
-        ModpkgError: building, or reading a registry, fails.
+        TestError: ``text`` names neither a project, nor a built release, nor a published one.
+        ModpkgError: Building, or reading a registry, failed.
     """
     path = Path(text)
     if (path / REGISTRY_INFO).is_file():
@@ -113,8 +113,8 @@ def vet(
     removing or easing a test hides nothing. At most ``most`` dependants are tested; None: all.
 
     Raises:
-        TestError: one of its own tests cannot be run.
-        ModpkgError: resolving, fetching or composing it fails.
+        TestError: One of the candidate's own tests cannot be run.
+        ModpkgError: Resolving, fetching or composing the candidate failed.
     """
     with workspace.store.lock():
         tests = _tests_of(workspace, candidate)

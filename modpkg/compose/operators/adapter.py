@@ -148,7 +148,7 @@ def check_prompt(model: str, prompt: Prompt, config: Mapping[str, Any]) -> None:
     """Check that virtual tokens are for the kind of model that the result is.
 
     Raises:
-        ComposeError: They are for another task.
+        ComposeError: The virtual tokens are for another task.
     """
     architecture = str((config.get("architectures") or [""])[0])
     if not architecture.endswith(TASKS[prompt.task]):

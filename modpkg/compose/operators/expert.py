@@ -115,7 +115,7 @@ def router_of(context: StepContext) -> Step:
     """Return the one step of a recipe that is its router.
 
     Raises:
-        ComposeError: There is none, or more than one.
+        ComposeError: The recipe has no router, or more than one.
     """
     routers = [step for step in context.recipe.steps if step.op == "router"]
     if len(routers) != 1:

@@ -3,7 +3,7 @@
     composed[t] = head[t]    for the head's tensors;  = base[t] for all others
 
 A head is a small network on top of a base's output, such as a classifier. It may replace tensors of
-the base if its step says so, and its ``config.json`` is merged into the base's.
+the base if its step sets that, and its ``config.json`` is merged into the base's.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class PatchedTensors(Struct, frozen=True):
     added: dict[str, TensorRef]
     """Tensors used as they are: new ones, and those that replace the base's."""
     claimed: tuple[str, ...]
-    """Those of ``added`` whose digest is only what the patch says."""
+    """Those of ``added`` whose digest only the patch states."""
     removed: tuple[str, ...]
     """Tensors of the base that are removed or replaced."""
 
