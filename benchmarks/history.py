@@ -69,7 +69,7 @@ class Column:
     title: str
     wire: list[int] = field(default_factory=list)
     disk: list[int] = field(default_factory=list)
-    """In sum, after each step."""
+    """Cumulative, after each step."""
 
 
 class Modpkg:
@@ -236,7 +236,7 @@ def report(columns: list[Column], folders: dict[str, Path]) -> str:
         "",
         *table(columns, "wire", plain),
         "",
-        "On disk, in sum:",
+        "On disk, cumulative:",
         "",
         *table(columns, "disk", None),
         "",

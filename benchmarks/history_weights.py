@@ -184,7 +184,7 @@ def make(base: Path, work: Path) -> dict[str, Path]:
         return not (folders[step] / FACTS).exists()
 
     if missing("first"):
-        write(folders["first"], base, load_file(base / WEIGHTS), {"method": "as it is"})
+        write(folders["first"], base, load_file(base / WEIGHTS), {"method": "unchanged"})
     if missing("few"):
         fine_tune(folders["first"], folders["few"], few, lr=FEW_LR, steps=FEW_STEPS)
     if missing("all"):
