@@ -20,12 +20,12 @@ def test_one_leading_part_may_differ(path: str) -> None:
     assert bind(pair(path))[0].target == "model.layers.0.q.weight"
 
 
-def test_the_leading_part_differs_for_all_or_for_none() -> None:
+def test_prefixes_differ_for_all_names_or_none() -> None:
     with raises("M208", match="cannot be matched to a-base"):
         bind(pair("layers.0.q") | pair("model.layers.1.q"))
 
 
-def test_an_ambiguous_leading_part_is_an_error() -> None:
+def test_an_ambiguous_prefix_is_an_error() -> None:
     base = {"a.q.weight": TensorType("F32", [4, 6]), "b.q.weight": TensorType("F32", [4, 6])}
     with raises("M208", match=r"'a\.q\.weight' or 'b\.q\.weight'"):
         bind(pair("q"), base)

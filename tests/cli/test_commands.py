@@ -139,7 +139,7 @@ def test_init_build_publish_and_yank(home: Path) -> None:
     assert "is not in the registry" in refused("yank", "words==9")
 
 
-def test_bad_manifests_lose_nothing(registry: Path) -> None:
+def test_bad_manifests_are_not_overwritten(registry: Path) -> None:
     modpkg("init", ".", "--name", "shop")
     modpkg("install", "lib")
     good = Path("modpkg.toml").read_text()
@@ -235,7 +235,7 @@ def in_terminal(command: str, environment: dict[str, str]) -> bytes:
     return written
 
 
-def test_build_says_what_an_update_costs(home: Path, tmp_path: Path) -> None:
+def test_build_reports_the_size_of_an_update(home: Path, tmp_path: Path) -> None:
     first = numbers("a", "b", "c")
     folder = write(tmp_path / "m", first)
     assert "weights  3 tensors, 36.0 kB" in modpkg("build", folder).stdout

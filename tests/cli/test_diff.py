@@ -51,9 +51,9 @@ def test_all_lists_tensors_and_svg_draws_them(talker: Path, tmp_path: Path) -> N
         (".", "it has no *.safetensors"),
     ],
 )
-def test_what_is_not_there_is_said(talker: Path, side: str, reason: str) -> None:
+def test_a_missing_module_is_reported(talker: Path, side: str, reason: str) -> None:
     assert reason in refused("diff", side, "talker")
 
 
-def test_without_an_environment_it_says_so(home: Path) -> None:
+def test_a_missing_environment_is_reported(home: Path) -> None:
     assert "nothing is installed" in refused("diff", "talker", "talker")

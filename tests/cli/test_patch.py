@@ -85,7 +85,7 @@ def test_a_patch_is_made_published_installed_and_turned_back(base: Path, tmp_pat
     assert again["changed"] == 2
 
 
-def test_new_removed_and_trimmed_tensors_are_told_plainly(base: Path) -> None:
+def test_new_removed_and_trimmed_tensors_are_reported(base: Path) -> None:
     copy = copy_of(base, "tuned")
     tensors = weights(copy)
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:-4].clone()
@@ -100,7 +100,7 @@ def test_new_removed_and_trimmed_tensors_are_told_plainly(base: Path) -> None:
     assert same_bits(weights(Path("back")), tensors)
 
 
-def test_what_cannot_be_a_patch_is_refused_and_nothing_is_written(
+def test_an_impossible_patch_is_refused_and_nothing_is_written(
     base: Path, home: Path, tmp_path: Path
 ) -> None:
     copy = copy_of(base, "tuned", QUERY)
@@ -144,7 +144,7 @@ def parents(base: Path) -> list[Path]:
     return [Path("one"), Path("two")]
 
 
-def test_a_merge_reports_conflicts_and_asks_how_to_choose(
+def test_a_merge_reports_conflicts_and_how_to_resolve_them(
     parents: list[Path], base: Path, tmp_path: Path
 ) -> None:
     asked = ("merge", "--base", "tiny==1.0", *parents)
@@ -179,7 +179,7 @@ def test_a_merge_reports_conflicts_and_asks_how_to_choose(
     assert not Path("x").exists()
 
 
-def test_wrong_usage_of_a_merge_is_told(parents: list[Path]) -> None:
+def test_wrong_usage_of_a_merge_is_refused(parents: list[Path]) -> None:
     asked = ("merge", "--base", "tiny==1.0", *parents)
     assert "need a --method" in refused(*asked, "--parameter", "density=1", status=2)
     assert "method 'mena'" in refused(*asked, "--method", "mena").replace("is ", "")

@@ -243,7 +243,7 @@ def test_an_app_for_a_newer_modpkg_is_reported_before_other_errors(registry: Pat
 # why-not
 
 
-def test_why_not_a_version_that_something_forbids(registry: Path) -> None:
+def test_why_not_a_forbidden_version(registry: Path) -> None:
     app('top = "*"')
     lock()
     said = modpkg("why-not", "lib==3.0").stdout
@@ -264,7 +264,7 @@ def test_why_not_a_version_that_only_the_manifest_forbids(registry: Path) -> Non
     assert modpkg("why-not", "lib==2.0").stdout == "lib 2.0 is selected.\n"
 
 
-def test_why_not_a_version_that_nothing_rules_out(registry: Path) -> None:
+def test_why_not_a_version_that_is_allowed(registry: Path) -> None:
     app('top = "*"\nlib = "<3"')
     lock()
     publish_collection(registry, "lib", "2.5")
@@ -279,7 +279,7 @@ def test_why_not_a_version_that_nothing_rules_out(registry: Path) -> None:
     assert modpkg_json("why-not", "lib==2.5")["verdict"] == "chosen"
 
 
-def test_why_not_says_what_is_special_about_a_version(registry: Path) -> None:
+def test_why_not_reports_yanked_and_pre_release_versions(registry: Path) -> None:
     publish_collection(registry, "lib", "2.9rc1")
     edit(registry, "lib", "2.0", yanked="wrong labels")
     app('top = "*"')
@@ -300,7 +300,7 @@ def test_why_not_needs_one_version_that_exists(registry: Path) -> None:
     assert "did you mean 'lib'" in refused("why-not", "libb==7")
 
 
-def test_why_not_a_version_that_needs_what_does_not_exist(registry: Path) -> None:
+def test_why_not_a_version_with_a_missing_requirement(registry: Path) -> None:
     publish_collection(registry, "broken", "1.0", {"lbi": "*"})
     app('top = "*"')
     said = modpkg("why-not", "broken==1.0").stdout
@@ -335,7 +335,7 @@ def test_why_follows_the_extras_that_are_chosen(registry: Path) -> None:
     assert [row["name"] for row in modpkg_json("tree")[0]["requires"]] == ["top", "tool", "lib"]
 
 
-def test_why_ends_where_there_are_more_paths_than_can_be_shown(registry: Path) -> None:
+def test_why_limits_the_number_of_paths(registry: Path) -> None:
     """Two modules in each of fourteen layers, each needing both of the next: 16,384 paths."""
     deep = 14
     for layer in range(deep):

@@ -26,7 +26,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("option", ["", " --json", " --dry-run", " --exclude-newer 2099-01-01"])
-def test_what_was_meant_is_done(option: str) -> None:
+def test_a_specifier_read_as_a_redirect_is_installed(option: str) -> None:
     done = shell(f"{COMMAND} install summarizer>=2.1{option}")
     assert done.returncode == 0, done.stderr
     assert "modpkg installs 'summarizer>=2.1'" in done.stderr
@@ -49,7 +49,7 @@ def test_an_ambiguous_redirect_is_an_error_and_leaves_no_file() -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_an_ordinary_redirect_is_left_alone() -> None:
+def test_an_ordinary_redirect_still_works() -> None:
     assert shell(f"{COMMAND} install summarizer > out.txt").returncode == 0
     assert "Installed" in Path("out.txt").read_text()
     Path("=mine").write_text("kept")

@@ -47,7 +47,7 @@ def digests(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in packs.iterdir()}
 
 
-def test_info_says_what_is_there(app: Path, home: Path) -> None:
+def test_info_lists_the_content(app: Path, home: Path) -> None:
     told = modpkg_json("store", "info")
     assert told["folder"] == str(home / "store")
     assert (told["releases"], told["packs"]["count"]) == (3, 2)
@@ -91,7 +91,7 @@ def test_a_header_that_is_broken_costs_its_pack(app: Path, home: Path) -> None:
     assert digests(app) == before
 
 
-def test_what_cannot_be_fetched_stays_damaged_and_is_not_trusted(app: Path, home: Path) -> None:
+def test_an_unrepairable_pack_is_not_trusted(app: Path, home: Path) -> None:
     pack = files_of(home, "packs")[0]
     flip(pack, pack.stat().st_size - 1)
     shutil.move(home / "registry", home / "elsewhere")
@@ -105,7 +105,7 @@ def test_what_cannot_be_fetched_stays_damaged_and_is_not_trusted(app: Path, home
     assert modpkg_json("store", "verify")["damaged"] == []
 
 
-def test_gc_keeps_what_a_known_project_locks(app: Path, home: Path, tmp_path: Path) -> None:
+def test_gc_keeps_modules_locked_by_known_projects(app: Path, home: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "modpkg.toml").write_text('[app]\nname = "other"\n[dependencies]\ntalker = "==2.0"\n')
@@ -125,7 +125,7 @@ def test_gc_keeps_what_a_known_project_locks(app: Path, home: Path, tmp_path: Pa
     modpkg("install", "--offline", "--frozen")
 
 
-def test_gc_frees_what_is_old_and_use_is_remembered(app: Path, home: Path) -> None:
+def test_gc_removes_old_entries_and_remembers_use(app: Path, home: Path) -> None:
     Path("modpkg.lock").unlink()
     shutil.rmtree(".modpkg")
     old = (home / "store").stat().st_mtime - 40 * DAY
@@ -145,7 +145,7 @@ def test_gc_frees_what_is_old_and_use_is_remembered(app: Path, home: Path) -> No
     assert files_of(home, "packs") == []
 
 
-def test_an_install_over_the_cap_collects_by_itself(app: Path, home: Path) -> None:
+def test_an_install_over_the_cap_runs_gc(app: Path, home: Path) -> None:
     (home / "config.toml").write_text('[store]\nmax-size = "1 kB"\n')
     Path("modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\ntalker = "==2.0"\n')
     modpkg("install")
@@ -191,7 +191,7 @@ def test_a_vendored_copy_installs_without_the_registry(app: Path, home: Path) ->
     assert Path("modpkg.lock").read_text() == locked
 
 
-def test_vendoring_goes_on_after_a_kill_at_its_first_file(app: Path) -> None:
+def test_vendoring_resumes_after_a_kill_at_its_first_file(app: Path) -> None:
     Path("copy").mkdir()
     Path("copy", f"{TEMPORARY}0-0").write_text("")
     modpkg("vendor", "copy")

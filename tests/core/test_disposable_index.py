@@ -45,7 +45,7 @@ def test_another_version_cannot_be_used(tmp_path: Path) -> None:
         DisposableIndex(tmp_path / "i", TABLES, 2).connect()
 
 
-def test_what_cannot_be_used_is_rebuilt_once(tmp_path: Path) -> None:
+def test_an_unusable_index_is_rebuilt_once(tmp_path: Path) -> None:
     index = DisposableIndex(tmp_path / "i", TABLES, 1)
     (tmp_path / "i").write_bytes(b"no database " * 1000)
 
@@ -73,7 +73,7 @@ def test_a_full_disk_is_no_reason_to_rebuild(tmp_path: Path) -> None:
         index.use(full, lambda: pytest.fail("nothing is damaged"))
 
 
-def test_dropping_removes_what_sqlite_keeps_beside_it(tmp_path: Path) -> None:
+def test_dropping_removes_sqlite_side_files(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     index = DisposableIndex(folder / "i", TABLES, 1, wal=True)

@@ -70,7 +70,7 @@ def test_attacks_are_refused_in_a_sentence(attack: str, tmp_path: Path) -> None:
         read_pack_header(file_of(tmp_path, header, data, claim))
 
 
-def test_a_header_may_begin_as_a_pickle_does(tmp_path: Path) -> None:
+def test_a_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
     """Its length's first byte is 0x80 for one of 32 lengths that other tools write."""
     text = json.dumps({"a": entry("U8", [1], 0, 1)}).encode().ljust(0x180)
     assert list(read_pack_header(file_of(tmp_path, text, b"1"))) == ["a"]

@@ -106,7 +106,7 @@ def test_a_pair_that_only_breaks_together(forty: Path) -> None:
     assert "by an earlier command" in said  # nothing has changed, so nothing was run again
 
 
-def test_the_remedy_is_tried_and_is_told_when_it_is_not_enough(app: Path) -> None:
+def test_a_fix_that_is_not_enough_is_reported(app: Path) -> None:
     command = write_check(app, "sys.exit(v['m03'] >= (1, 5) or v['m06'] >= (1, 7))")
     found = bisected(command)
     assert len(found["blamed"]) == 1
@@ -133,7 +133,7 @@ def test_some_versions_cannot_be_judged(app: Path) -> None:
     assert len(found["skipped"]) == 3
 
 
-def test_killed_it_goes_on_where_it_was(app: Path) -> None:
+def test_a_killed_search_resumes(app: Path) -> None:
     command = write_check(
         app,
         "if count == 6: os.kill(os.getppid(), signal.SIGKILL); time.sleep(1)\n"
@@ -148,7 +148,7 @@ def test_killed_it_goes_on_where_it_was(app: Path) -> None:
     assert runs_of(app) == found["runs"] + 1  # the run that was killed is made again
 
 
-def test_killed_at_random_moments_it_comes_to_the_same_end(app: Path) -> None:
+def test_a_search_killed_at_random_moments_has_the_same_result(app: Path) -> None:
     command = write_check(app, "sys.exit(v['m06'] >= (1, 4) and v['m02'] >= (1, 2))")
     arguments = ["bisect", "old.lock", "new.lock", "--json", "--", *command]
     rng = random.Random(3)
@@ -158,7 +158,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(app: Path) -> None:
     assert boundaries(found) == {"m06": ("1.3", "1.4"), "m02": ("1.1", "1.2")}
 
 
-def test_a_hang_is_bad_and_what_it_began_is_ended(app: Path) -> None:
+def test_a_hang_is_bad_and_its_child_processes_are_killed(app: Path) -> None:
     command = write_check(
         app,
         "import subprocess\n"
@@ -198,7 +198,7 @@ def test_a_command_that_changes_the_project_of_a_trial(app: Path) -> None:
     assert contents(app) == before
 
 
-def test_ends_that_are_not_as_they_have_to_be(app: Path) -> None:
+def test_ends_with_the_wrong_verdict_are_refused(app: Path) -> None:
     said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(7)"))
     assert "M791" in said
     assert "exits with status 7" in said
@@ -221,14 +221,14 @@ def test_ends_that_are_not_as_they_have_to_be(app: Path) -> None:
     refused("bisect", "old.lock", "new.lock", status=2)
 
 
-def test_a_command_that_wavers_is_told(app: Path) -> None:
+def test_a_flaky_command_is_reported(app: Path) -> None:
     command = write_check(app, "sys.exit(count == 2)")
     said = refused("bisect", "old.lock", "new.lock", "--repeat", "3", "--", *command)
     assert "M796" in said
     assert "1 of 2 runs" in said
 
 
-def test_what_fails_now_and_then_is_found_by_repeating(app: Path) -> None:
+def test_an_intermittent_failure_is_found_by_repeating(app: Path) -> None:
     command = write_check(app, "sys.exit(v['m01'] >= (1, 6) and count % 2)")
     found = bisected(command, "--repeat", "2")
     assert boundaries(found) == {"m01": ("1.5", "1.6")}
@@ -291,7 +291,7 @@ def test_modules_that_only_move_together_move_together(home: Path) -> None:
     assert {change["name"] for change in one["along"]} == {"a", "b"}
 
 
-def test_versions_that_nothing_else_goes_with_are_skipped_without_a_run(home: Path) -> None:
+def test_unresolvable_versions_are_skipped_without_a_run(home: Path) -> None:
     """a 3.0 to 5.0 need a b that neither lock has, and no version between goes with another."""
     publish_graph(
         home / "registry",
@@ -331,7 +331,7 @@ def test_requirements_that_changed_are_changes_too(home: Path) -> None:
     assert (one["good"], one["bad"]) == ("3.0", "4.0")
 
 
-def test_a_lock_from_another_registry_is_told(home: Path) -> None:
+def test_a_lock_from_another_registry_is_refused(home: Path) -> None:
     publish_graph(home / "registry", {"a": {v: {} for v in steps(3)}})
     folder = Path.cwd()
     lock_as("old.lock", folder, {"a": "*"}, {"a": "==1.0"})

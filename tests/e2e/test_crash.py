@@ -134,7 +134,7 @@ def test_between_any_two_steps(point: str) -> None:
 
 
 @pytest.mark.parametrize("calls", [0, 3, 7])
-def test_killed_while_fetching_it_goes_on(home: Path, calls: int) -> None:
+def test_a_killed_fetch_resumes(home: Path, calls: int) -> None:
     modpkg("install", "tiny")
     killed_in("StagedPack", "copy", calls, "talker>=2")
     before = modpkg_json("install", "talker>=2", "--dry-run")
@@ -150,7 +150,7 @@ def test_killed_while_fetching_it_goes_on(home: Path, calls: int) -> None:
     ("owner", "name"),
     [("StagedPack", "finish"), ("PackFolder", "adopt"), ("TensorIndex", "add")],
 )
-def test_killed_around_the_rename_nothing_is_fetched_twice(
+def test_an_install_killed_around_the_rename_fetches_nothing_twice(
     home: Path, owner: str, name: str
 ) -> None:
     """The last of them: the pack is in the store, and the index does not know of it."""

@@ -42,13 +42,13 @@ def test_the_demo_ends_with_a_summary(demo: Demo) -> None:
     assert len(said & article) / len(said) > 0.8  # of the article, not made up
 
 
-def test_it_works_a_second_time_without_any_network(demo: Demo) -> None:
+def test_a_second_run_needs_no_network(demo: Demo) -> None:
     again = run_demo(demo.home, "unshare", "--net")
     assert "Published" not in again
     assert last_line(again) == last_line(demo.output)
 
 
-def test_the_resolver_has_something_to_decide(examples: Path) -> None:
+def test_the_resolver_has_choices(examples: Path) -> None:
     chosen = {}
     for requirement in ("summarizer", "summarizer<2.1", "summarizer@1.0.0"):
         plan = modpkg_json("install", requirement, "--dry-run")
@@ -147,7 +147,7 @@ def test_the_bfloat16_merge_is_the_correctly_rounded_one(examples: Path) -> None
     assert checked > 10_000_000
 
 
-def test_parameters_are_mapped_and_training_does_not_reach_the_files(examples: Path) -> None:
+def test_parameters_are_mapped_and_training_does_not_change_the_files(examples: Path) -> None:
     app('minilm-l6 = "~=1.0"\n')
     model = package.load("minilm-l6")
     parameter = next(model.parameters())
@@ -178,7 +178,7 @@ def test_an_export_opens_in_plain_transformers(examples: Path) -> None:
         assert torch.equal(model(ids).logits, package.load("summarizer")(ids).logits)
 
 
-def test_what_was_exported_can_be_imported_and_is_the_same(examples: Path) -> None:
+def test_an_export_can_be_imported_unchanged(examples: Path) -> None:
     app('minilm-l6 = "~=1.0"\n')
     modpkg("export", "minilm-l6", "--to", "hf", "out")
     modpkg("import", "hf", "out", "--name", "minilm-copy", "--license", "Apache-2.0")

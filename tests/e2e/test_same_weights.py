@@ -50,7 +50,7 @@ def test_the_same_weights_out_of_another_package_move_no_tensor(
     assert line["size"] < 100_000 < sum(entry.size for entry in record.files.values())
 
 
-def test_a_fork_of_a_fork_of_real_weights_moves_none(registry: Path, tmp_path: Path) -> None:
+def test_a_fork_of_a_fork_transfers_no_weights(registry: Path, tmp_path: Path) -> None:
     """It is installed and run like its origin, and until it differs it takes no room."""
     for origin, name in (("minilm-l6", "mine"), ("mine", "yours")):
         modpkg("fork", origin, name, "--out", tmp_path / name)

@@ -85,7 +85,7 @@ def blob(world: World, digest: str) -> Path:
     return BlobTree(world.registry).path(parse_digest(digest))
 
 
-def test_the_worlds_are_what_they_are_for(world: World, request: pytest.FixtureRequest) -> None:
+def test_the_encoded_world_uses_every_method(world: World, request: pytest.FixtureRequest) -> None:
     record = records(world)["tiny"]
     methods = {e.encoding.method for _, e in labelled_entries(record) if e.encoding is not None}
     if "encoded" in request.node.name:
@@ -279,7 +279,7 @@ def inputs(world: World) -> set[str]:
     return touched | {entry.digest for entry in found["tiny-lora"].tensors.values()}
 
 
-def test_what_composing_tells_of_verify_repairs(here: World) -> None:
+def test_verify_repairs_damage_that_composing_reports(here: World) -> None:
     fresh(here)
     try:
         store = here.store

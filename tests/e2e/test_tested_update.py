@@ -72,7 +72,7 @@ def test_all_that_is_newest_when_that_passes(app: Path) -> None:
     assert runs_of(app) == 1
 
 
-def test_what_breaks_is_held_back_and_the_rest_is_taken(app: Path) -> None:
+def test_breaking_modules_are_held_back_and_the_rest_updated(app: Path) -> None:
     command = check(app, "sys.exit(v['m02'] >= (1, 7) or v['m04'] >= (1, 10))")
     found = updated("--test", command)
     newest = dict.fromkeys(NAMES, "1.12")
@@ -85,7 +85,7 @@ def test_what_breaks_is_held_back_and_the_rest_is_taken(app: Path) -> None:
     assert f"'m02': (1, 6), 'm03': {(1, 12)}, 'm04': (1, 9)" in lines[-1]
 
 
-def test_of_a_pair_the_later_one_gives_way(app: Path) -> None:
+def test_the_later_module_of_a_breaking_pair_is_held_back(app: Path) -> None:
     command = check(app, "sys.exit(v['m01'] >= (1, 3) and v['m03'] >= (1, 8))")
     said = modpkg("update", "--test", command).stdout
     assert versions(app) == dict.fromkeys(NAMES, "1.12") | {"m03": "1.7"}
@@ -112,7 +112,7 @@ def test_a_dry_run_switches_nothing(app: Path) -> None:
     assert versions(app)["m05"] == "1.3"
 
 
-def test_nothing_is_switched_while_it_fails_or_is_killed(app: Path) -> None:
+def test_a_failed_or_killed_update_changes_nothing(app: Path) -> None:
     before = contents(app / ".modpkg"), (app / "modpkg.lock").read_bytes()
     said = refused("update", "--test", check(app, "sys.exit(1)"))
     assert "M791" in said
@@ -131,7 +131,7 @@ def test_nothing_is_switched_while_it_fails_or_is_killed(app: Path) -> None:
     assert runs_of(app) == found["runs"] + 1
 
 
-def test_a_lock_that_somebody_changes_meanwhile_is_left_alone(app: Path) -> None:
+def test_a_lock_changed_during_the_update_is_not_overwritten(app: Path) -> None:
     command = check(app, "Path('modpkg.lock').write_bytes(Path('other.lock').read_bytes())")
     lock = (app / "modpkg.lock").read_text()
     (app / "other.lock").write_text(lock.replace('kind = "collection"', 'kind = "model"', 1))
@@ -139,13 +139,13 @@ def test_a_lock_that_somebody_changes_meanwhile_is_left_alone(app: Path) -> None
     assert (app / "modpkg.lock").read_text() != lock
 
 
-def test_without_a_lock_there_is_nothing_to_begin_from(app: Path) -> None:
+def test_a_tested_update_needs_a_lock(app: Path) -> None:
     (app / "modpkg.lock").unlink()
     assert "modpkg.lock" in refused("update", "--test", "true")
     refused("update", "--timeout", "3", status=2)
 
 
-def test_what_holds_each_other_moves_together(home: Path) -> None:
+def test_modules_that_pin_each_other_move_together(home: Path) -> None:
     """b 5.0 breaks it; a goes with it, and c stays free."""
     steps = [f"{number}.0" for number in range(1, 9)]
     publish_graph(

@@ -110,7 +110,7 @@ def test_a_base_is_vetted_by_the_tests_of_the_head_on_it(
     assert "reject: With it, sentiment-head 1.1.0 fails test 'lines'" in done.stdout
 
 
-def test_what_a_model_writes_is_tested(examples: Path, tmp_path: Path) -> None:
+def test_generated_text_is_tested(examples: Path, tmp_path: Path) -> None:
     """Batches of several lengths give what one text at a time gives, and likelihoods add up."""
     articles = [
         "The library opened again on Monday after two years of repairs to its roof.",

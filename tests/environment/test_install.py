@@ -185,7 +185,7 @@ def test_an_app_has_its_own_models(registry: Path, tmp_path: Path) -> None:
     }
 
 
-def test_extras_bring_optional_steps(registry: Path, tmp_path: Path) -> None:
+def test_extras_add_optional_steps(registry: Path, tmp_path: Path) -> None:
     folder = tiny.write_model(tmp_path / "p", "1.0", "~=1.0")
     text = (folder / "modpkg.toml").read_text()
     text = text.replace('"talker"', '"chatty"').replace('tiny-lora = "~=1.0"\n', "")
@@ -251,7 +251,7 @@ def test_fewer_layers_than_the_adapter_is_never_silent(
         tiny.publish(tiny.write_adapter(tmp_path / "l", "3.0", base=">=2"), registry)
 
 
-def test_more_layers_than_the_adapter_is_never_silent(
+def test_a_base_with_more_layers_than_the_adapter_is_reported(
     registry: Path, home: Path, tmp_path: Path
 ) -> None:
     install("talker")
@@ -339,9 +339,7 @@ def test_another_registry_at_the_address_is_noticed(
         install()
 
 
-def test_a_name_comes_from_the_registry_it_is_given_and_no_other(
-    registry: Path, tmp_path: Path
-) -> None:
+def test_a_name_is_fetched_only_from_its_own_registry(registry: Path, tmp_path: Path) -> None:
     publish_collection(tmp_path / "acme", "talker", "9.0")
     (tmp_path / "app").mkdir()
     manifest = tmp_path / "app" / "modpkg.toml"

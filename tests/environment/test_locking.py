@@ -86,7 +86,7 @@ def test_a_locked_release_outlives_a_cutoff_that_moves_on(shop: Shop) -> None:
     assert versions(shop.lock(300, first))["lib"] == "2"
 
 
-def test_a_cutoff_added_later_takes_back_what_is_too_new(shop: Shop) -> None:
+def test_a_cutoff_added_later_downgrades(shop: Shop) -> None:
     shop.publish("lib", "2", 10)
     first = shop.lock(12)
     assert versions(first)["lib"] == "2"
@@ -109,7 +109,7 @@ def test_a_new_strategy_sets_the_lock_aside_but_an_old_one_keeps_it(shop: Shop) 
     assert versions(shop.lock(6, lowest, upgrade=["lib"]))["lib"] == "0.5"
 
 
-def test_the_lock_says_what_a_release_needs_and_not_what_an_override_made_of_it(
+def test_the_lock_records_requirements_without_overrides(
     shop: Shop,
 ) -> None:
     shop.publish("lib", "2", 1)

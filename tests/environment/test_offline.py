@@ -82,7 +82,7 @@ def test_nothing_to_fetch_needs_no_socket(server: Server, tmp_path: Path) -> Non
     assert len(server.seen) == asked
 
 
-def test_what_is_missing_is_named_without_a_socket(server: Server, tmp_path: Path) -> None:
+def test_missing_files_are_named_without_a_socket(server: Server, tmp_path: Path) -> None:
     Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\ntalker = "*"\n')
     said = f"Cannot fetch {server.url}/index/"
     assert f"{said}talker.jsonl" in refused("install")

@@ -47,7 +47,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_model(talker: Path, mod
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_adapter_by_its_own_name_is_what_was_published(talker: Path) -> None:
+def test_an_exported_adapter_equals_its_release(talker: Path) -> None:
     assert set(modpkg_json("export", "tiny-lora", "adapter", "--to", "peft")["files"]) == {
         "adapter_config.json",
         "adapter_model.safetensors",

@@ -113,7 +113,7 @@ def test_every_activation_is_the_one_of_sentence_transformers(
     assert torch.equal(got, wanted)
 
 
-def test_every_activation_that_takes_no_argument_is_known() -> None:
+def test_every_activation_without_arguments_is_known() -> None:
     """All of torch's that work on a vector, but those with weights of their own."""
     left = {"PReLU", "MultiheadAttention", "Threshold", "Softmax2d"}
     known = {

@@ -264,7 +264,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "sentence"), BAD)
-def test_it_is_refused_in_a_sentence(text: str, sentence: str) -> None:
+def test_a_bad_manifest_is_refused_with_a_message(text: str, sentence: str) -> None:
     with raises("M110") as caught:
         parse_manifest(text, Path("modpkg.toml"))
     assert str(caught.value) == f"modpkg.toml:{sentence}"

@@ -48,7 +48,9 @@ def test_a_tree_that_is_written_is_read_back(tree: Expression) -> None:
 
 @given(trees, st.sets(st.sampled_from(NAMES)), st.sampled_from(NAMES))
 @steady
-def test_who_accepts_more_can_take_more(tree: Expression, names: set[str], more: str) -> None:
+def test_accepting_more_licences_never_rejects_more(
+    tree: Expression, names: set[str], more: str
+) -> None:
     if is_accepted(tree, names.__contains__):
         assert is_accepted(tree, {*names, more}.__contains__)
 

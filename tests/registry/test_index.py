@@ -36,7 +36,7 @@ SHAPES = {
 
 
 @given(st.lists(st.sampled_from(sorted(SHAPES)), max_size=6), st.booleans())
-def test_a_file_says_what_its_lines_say(shapes: list[str], ended: bool) -> None:
+def test_an_index_file_parses_like_its_single_lines(shapes: list[str], ended: bool) -> None:
     text = b"\n".join(SHAPES[shape](at) for at, shape in enumerate(shapes)) + b"\n" * ended
     warnings: list[str] = []
     found = parse_index(text, "m", "r", warnings.append)

@@ -63,7 +63,7 @@ def finds_all(registry: Path) -> bool:
     return all(lookup.holds(entry) and lookup.find(identity_of(entry)) for entry in entries)
 
 
-def test_it_says_what_the_records_say(registry: Path) -> None:
+def test_it_agrees_with_the_records(registry: Path) -> None:
     assert finds_all(registry)
     assert len(rows(registry)) == 4
     assert TensorLookup(registry).find(("sha256:" + "0" * 64, "BF16", (2, 3000))) is None
@@ -119,7 +119,7 @@ def test_a_flipped_byte_anywhere_does_no_harm(registry: Path) -> None:
         lookup.close()
 
 
-def test_what_came_and_went_without_it_is_seen(registry: Path, tmp_path: Path) -> None:
+def test_releases_added_and_removed_without_it_are_noticed(registry: Path, tmp_path: Path) -> None:
     index, lookup = registry / "index" / "m.jsonl", (registry / LOCATION).read_bytes()
     before = index.read_bytes()
     publish_to(registry, a_little(SECOND, "c"), version="1.2")
@@ -214,7 +214,7 @@ def test_packs_have_to_be_in_the_registry_published_to(registry: Path, tmp_path:
     assert Registry(str(tmp_path / "elsewhere")).names() == []
 
 
-def test_a_release_cannot_claim_what_a_pack_does_not_hold(registry: Path, tmp_path: Path) -> None:
+def test_a_release_cannot_claim_tensors_that_a_pack_lacks(registry: Path, tmp_path: Path) -> None:
     """A tensor at a place that no release vouches for is hashed."""
     other = tmp_path / "other"
     shutil.copytree(registry, other)

@@ -85,7 +85,7 @@ def test_the_first_mirror_serves_all(stage: Stage) -> None:
     assert stage.second.seen == []
 
 
-def test_the_registry_is_asked_for_its_name_once(stage: Stage) -> None:
+def test_the_registry_name_is_fetched_once(stage: Stage) -> None:
     first = stage.registry()
     assert first.name == "home"
     stage.read(first)
@@ -219,7 +219,7 @@ def test_if_all_fail_the_error_names_the_registry(stage: Stage) -> None:
     assert len(stage.warnings) == 2
 
 
-def test_what_no_place_has_is_missing(stage: Stage) -> None:
+def test_a_file_on_no_mirror_is_missing(stage: Stage) -> None:
     for server in (stage.first, stage.second, stage.home):
         (server.folder / blob_of_home(stage)).unlink()
     with raises("M306"):
@@ -273,7 +273,7 @@ def test_a_mirror_may_be_a_folder(stage: Stage) -> None:
     assert stage.second.seen == []
 
 
-def test_offline_asks_no_mirror(stage: Stage) -> None:
+def test_offline_contacts_no_mirror(stage: Stage) -> None:
     registry = stage.registry()
     record = registry.record(registry.line("m", "1.0"))
     before = stage.asked()

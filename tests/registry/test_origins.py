@@ -30,9 +30,7 @@ def add(project: Path, text: str) -> Path:
     return project
 
 
-def test_what_a_module_was_made_from_is_recorded_with_digests(
-    registry: Path, tmp_path: Path
-) -> None:
+def test_origins_are_recorded_with_digests(registry: Path, tmp_path: Path) -> None:
     project = add(
         write_base(tmp_path / "merged", "1.2", seed=3),
         "[provenance]\nbuilt-from = [\n"

@@ -29,7 +29,7 @@ def edit_line(registry: Path, name: str, **fields: object) -> None:
     path.write_text(json.dumps(line | fields) + "\n")
 
 
-def test_what_was_published_can_be_read(tmp_path: Path) -> None:
+def test_a_published_release_can_be_read(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     folder = write_module(tmp_path / "m", "m", files={"README.md": b"# m\n"})
     published = publish(folder, registry)
@@ -264,7 +264,7 @@ def test_each_file_is_read_and_parsed_once(tmp_path: Path, monkeypatch: pytest.M
         assert Registry(server.url).newest("m", SpecifierSet()).version == "3.0"
 
 
-def test_offline_uses_what_was_read_before(served: str, tmp_path: Path) -> None:
+def test_offline_uses_cached_files(served: str, tmp_path: Path) -> None:
     cache = BlobTree(tmp_path / "store")
     online = Registry(served, cache=cache)
     online.record(online.line("m", "1.0"))
@@ -303,6 +303,6 @@ def test_an_unreachable_server_is_an_error() -> None:
         Registry("http://no-such-host.invalid").index("m")
 
 
-def test_locks_do_not_show_as_modules(tmp_path: Path) -> None:
+def test_locks_are_not_listed_as_modules(tmp_path: Path) -> None:
     publish_collection(tmp_path / "registry", "m")
     assert os.listdir(tmp_path / "registry" / "index") == ["m.jsonl"]

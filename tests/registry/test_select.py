@@ -140,7 +140,7 @@ def test_a_version_that_is_published_is_compared_with_itself(
     assert version_of(earlier_release(lines(versions), Version(version), itself=True)) == earlier
 
 
-def test_of_equal_versions_the_first_line_is_taken() -> None:
+def test_the_first_of_equal_versions_is_selected() -> None:
     two = lines("1.0 1.0.0")
     assert newest_release(two) is two[0]
     assert earlier_release(two, Version("2")) is two[0]

@@ -171,7 +171,7 @@ def specifiers(draw: st.DrawFn) -> SpecifierSet:
 @example(["2.0a1", "2"], SpecifierSet("<2"))
 @example(["1.0.post1", "1.1"], SpecifierSet(">1.0"))
 @example(["1a1", "1.0.post1", "2"], SpecifierSet(">1a1"))
-def test_ranges_are_what_packaging_says(texts: list[str], specifier: SpecifierSet) -> None:
+def test_ranges_agree_with_packaging(texts: list[str], specifier: SpecifierSet) -> None:
     versions = sorted({Version(text) for text in texts})
     expected = [
         at for at, version in enumerate(versions) if specifier.contains(version, prereleases=True)
@@ -182,5 +182,5 @@ def test_ranges_are_what_packaging_says(texts: list[str], specifier: SpecifierSe
 
 
 @given(st.sets(st.integers(0, 12)), st.sets(st.integers(0, 12)))
-def test_stretches_intersect_as_sets_do(one: set[int], other: set[int]) -> None:
+def test_runs_intersect_as_sets_do(one: set[int], other: set[int]) -> None:
     assert intersect(runs_of(sorted(one)), runs_of(sorted(other))) == runs_of(sorted(one & other))

@@ -39,7 +39,7 @@ def test_a_bound_of_a_root_is_named_with_its_line_and_what_dropping_it_allows() 
     assert "Hint: allow smol 2: drop `<2` from smol in modpkg.toml:2." in text
 
 
-def test_what_is_not_part_of_the_conflict_is_not_shown() -> None:
+def test_unrelated_requirements_are_not_shown() -> None:
     text = told(plain("a 1 -> c<2; b 1 -> c>=2; c 1; c 2; d 1 -> c; e 1 -> d", "e", "a", "d", "b"))
     assert "d 1" not in text
     assert "e 1" not in text
@@ -51,7 +51,7 @@ def test_two_conflicts_take_two_changes() -> None:
     assert "Hint: remove a in modpkg.toml:1 and y in modpkg.toml:2." in text
 
 
-def test_no_more_is_left_out_than_is_needed() -> None:
+def test_suggestions_remove_as_little_as_possible() -> None:
     text = told(plain("a 1 -> b>=2; b 1; c 1; x 1 -> c; y 1 -> z>=2; z 1", "x", "a[e]", "c", "y"))
     assert "remove a in modpkg.toml:2 and y in modpkg.toml:4." in text
 
@@ -87,7 +87,7 @@ def test_admitting_an_excluded_release_is_suggested_if_it_helps() -> None:
     assert "allow lib 2: write `lib = false` in exclude-newer-package under [resolution]." in text
 
 
-def test_a_question_beside_the_manifest_is_never_removed() -> None:
+def test_a_requirement_under_question_is_never_removed() -> None:
     graph = plain("a 1 -> b<2; c 1 -> b<2; b 1; b 2", "a", "c")
     question = root_needs("b", (), parse_requirement("b==2").specifier, QUESTION)
     with raises("M401") as caught:
@@ -102,7 +102,9 @@ def test_a_question_beside_the_manifest_is_never_removed() -> None:
 
 @pytest.mark.parametrize("core", [0, 30, 100_000])
 @pytest.mark.parametrize("helps", [0, 30, 100_000])
-def test_what_is_cut_short_says_so(core: int, helps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abandoned_explanation_is_marked(
+    core: int, helps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("modpkg.resolve.resolve.CORE_BUDGET", core)
     monkeypatch.setattr("modpkg.resolve.resolve.SUGGESTION_BUDGET", helps)
     graph = plain("a 1 -> b>=2; b 1; d 1; y 1 -> z>=2; z 1", "d", "a", "y")

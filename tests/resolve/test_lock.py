@@ -96,7 +96,7 @@ def test_a_bad_lock_is_refused_with_a_remedy(written: str, sentence: str) -> Non
     assert "run 'modpkg lock'" in str(caught.value)
 
 
-def test_a_missing_lock_is_none_and_a_binary_one_an_error(tmp_path: Path) -> None:
+def test_a_missing_lock_reads_as_none_and_a_binary_one_is_refused(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "modpkg.lock") is None
     (tmp_path / "modpkg.lock").write_bytes(b"\xff\xfe")
     with raises("M410"):

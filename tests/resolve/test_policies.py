@@ -41,7 +41,7 @@ def test_a_direct_module_is_lowest_wherever_else_it_is_needed(shop: Universe) ->
     assert found == {"top": "1", "lib": "2", "mid": "3"}
 
 
-def test_lowest_goes_up_where_it_has_to(universe: Universe) -> None:
+def test_lowest_rises_only_where_required(universe: Universe) -> None:
     universe.add("a", "1", "c>=2")
     universe.add("a", "2")
     universe.add("b", "1")
@@ -76,7 +76,7 @@ def test_upgrading_one_module_moves_only_what_it_must(universe: Universe) -> Non
     assert universe.versions("a", "c", "d", locked=locked) == {"a": "2", "c": "3", "d": "1"}
 
 
-def test_something_new_does_not_move_what_is_locked(universe: Universe) -> None:
+def test_a_new_module_does_not_move_locked_versions(universe: Universe) -> None:
     universe.add("top", "1", "lib<3", "other")
     universe.add("top", "2", "lib", "other")
     for version in ("1", "2", "3"):
@@ -90,7 +90,7 @@ def test_something_new_does_not_move_what_is_locked(universe: Universe) -> None:
     assert found == {"new": "3", "top": "2", "lib": "3", "other": "1"}
 
 
-def test_what_is_held_does_not_depend_on_a_circle(universe: Universe) -> None:
+def test_locked_versions_do_not_depend_on_a_cycle(universe: Universe) -> None:
     for version in ("1", "2"):
         universe.add("a", version, "b")
         universe.add("b", version, "c")
@@ -204,7 +204,7 @@ def test_yanked_only_when_pinned_by_a_root_or_locked(universe: Universe) -> None
 # Cool-down
 
 
-def test_what_is_newer_than_the_cutoff_is_left_out(universe: Universe) -> None:
+def test_releases_newer_than_the_cutoff_are_excluded(universe: Universe) -> None:
     universe.add("a", "1", published="2026-01-01T00:00:00Z")
     universe.add("a", "2", published="2026-02-01T00:00:00Z")
     universe.add("a", "3", published="2026-02-01T01:00:01+01:00")
@@ -340,7 +340,9 @@ def test_a_module_that_needs_itself(universe: Universe) -> None:
 
 
 @pytest.mark.parametrize("asked", ["a>2,<1", "a==7", "a>=1,!=1,!=2", "a<0"])
-def test_what_nothing_can_satisfy(universe: Universe, asked: str) -> None:
+def test_unsatisfiable_requirements_list_the_available_versions(
+    universe: Universe, asked: str
+) -> None:
     universe.add("a", "1")
     universe.add("a", "2")
     with raises("M401", match="a is available in 2, 1"):

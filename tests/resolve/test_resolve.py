@@ -53,7 +53,7 @@ def test_a_cycle_is_no_trouble(universe: Universe) -> None:
     assert universe.versions("a") == {"a": "1", "b": "1"}
 
 
-def test_extras_bring_their_modules_and_the_same_version(universe: Universe) -> None:
+def test_extras_add_their_modules_at_the_same_version(universe: Universe) -> None:
     universe.add("a", "1", extras={"news": ["b"], "all": ["a[news]"]})
     universe.add("b", "1")
     found = universe.resolve("a[all]")

@@ -76,7 +76,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
 
 
-def test_training_does_not_reach_the_store(tmp_path: Path) -> None:
+def test_training_does_not_change_the_store(tmp_path: Path) -> None:
     home, packs = install(tmp_path, llama())
     pack = packs / "weights.safetensors"
     before = hashlib.sha256(pack.read_bytes()).digest()

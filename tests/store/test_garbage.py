@@ -81,7 +81,7 @@ caps = st.one_of(st.none(), st.integers(0, 5000))
 
 
 @given(stores(), caps)
-def test_what_stays_is_whole(store: Drawn, max_size: int | None) -> None:
+def test_kept_entries_are_complete(store: Drawn, max_size: int | None) -> None:
     contents, roots, records, packs_of = store
     garbage = find_garbage(contents, roots, records, packs_of, now=NOW, max_size=max_size)
     assert not set(garbage.releases) & roots.releases
@@ -113,7 +113,7 @@ def test_the_account_of_bytes_is_right(store: Drawn, max_size: int | None) -> No
 
 
 @given(stores(), st.integers(0, 5000))
-def test_over_the_cap_nothing_stays_that_could_go(store: Drawn, max_size: int) -> None:
+def test_over_the_cap_all_removable_entries_go(store: Drawn, max_size: int) -> None:
     contents, roots, records, packs_of = store
     garbage = find_garbage(contents, roots, records, packs_of, now=NOW, max_size=max_size)
     if garbage.left > max_size:
@@ -179,7 +179,7 @@ def test_a_last_use_in_the_future_counts_as_now(early: str, late: str) -> None:
 
 
 @pytest.mark.parametrize(("used", "removed"), [(NOW - AGE, False), (NOW - AGE - 1, True)])
-def test_what_is_older_than_the_age_is_removed(used: float, removed: bool) -> None:
+def test_entries_older_than_the_limit_are_removed(used: float, removed: bool) -> None:
     item, digest = StoreItem(7, used), named("other", 0)
     contents = StoreContents(
         releases={named("release", 0): used},
@@ -200,7 +200,7 @@ def test_what_is_older_than_the_age_is_removed(used: float, removed: bool) -> No
     assert found == (expected if removed else ((),) * 4)
 
 
-def test_a_store_of_exactly_the_limit_is_left_alone() -> None:
+def test_a_store_of_exactly_the_limit_is_kept() -> None:
     contents = three(NOW - 1 * DAY, NOW - 2 * DAY, NOW - 3 * DAY)
     assert collected(contents, max_size=330).freed == 0
     assert collected(contents, max_size=329).releases == (named("release", 2),)

@@ -87,7 +87,7 @@ def test_a_place_that_is_not_aligned_counts_as_missing(store: Store) -> None:
     assert all(place.offset % 8 == 0 for place in places.values())
 
 
-def test_the_pack_with_most_of_what_is_wanted_is_taken(store: Store) -> None:
+def test_the_pack_with_most_wanted_tensors_is_preferred(store: Store) -> None:
     add(store, b"one")
     both = add(store, b"one", b"two")
     places = store.find({digest(b"one"): 1, digest(b"two"): 1})

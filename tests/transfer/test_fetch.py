@@ -66,7 +66,7 @@ def test_a_release_is_fetched_over_http_in_many_ranges(
     same(store.module(plan.records["m"], line.release), tensors)
 
 
-def test_only_the_fetching_process_counts_a_pack_as_verified(
+def test_only_the_fetching_process_trusts_a_pack(
     registry: Path, server: Server, store: Store
 ) -> None:
     fetch(store, server.url, publish_to(registry, numbers(*NAMES), deltas=False))
@@ -80,7 +80,7 @@ def test_only_the_fetching_process_counts_a_pack_as_verified(
     assert pack not in store.verified
 
 
-def test_only_what_changed_moves(registry: Path, server: Server, store: Store) -> None:
+def test_only_changed_tensors_are_transferred(registry: Path, server: Server, store: Store) -> None:
     first = numbers(*NAMES)
     fetch(store, server.url, publish_to(registry, first, deltas=False))
     second = first | numbers("b", seed=9)

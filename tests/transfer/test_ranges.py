@@ -20,7 +20,7 @@ def members(parts: list[tuple[int, int]]) -> set[int]:
 
 
 @given(spans, st.integers(0, 10))
-def test_merging_loses_nothing_and_adds_only_small_gaps(parts: list, gap: int) -> None:
+def test_merging_keeps_every_byte_and_adds_only_small_gaps(parts: list, gap: int) -> None:
     merged = merge(parts, gap)
     assert members(parts) <= members(merged)
     assert all(left[1] + gap < right[0] for left, right in itertools.pairwise(merged))
@@ -29,7 +29,7 @@ def test_merging_loses_nothing_and_adds_only_small_gaps(parts: list, gap: int) -
 
 
 @given(spans, spans)
-def test_subtracting_leaves_what_is_in_one_and_not_the_other(parts: list, done: list) -> None:
+def test_subtracting_is_set_difference(parts: list, done: list) -> None:
     left = subtract(parts, done)
     assert members(left) == members(parts) - members(done)
     assert left == sorted(left)

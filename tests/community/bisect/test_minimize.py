@@ -89,7 +89,7 @@ def test_any_answers_end_in_a_truthful_result(
 
 @settings(max_examples=300)
 @given(problems(), st.data())
-def test_where_some_sets_cannot_be_tested_what_fails_is_found_as_far_as_it_can_be(
+def test_a_failing_set_is_found_despite_untestable_sets(
     problem: tuple[list[Units], list[Units]], data: st.DataObject
 ) -> None:
     needs, failing = problem

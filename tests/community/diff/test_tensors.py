@@ -26,7 +26,7 @@ def compared(
     return diff_tensors(one, two)
 
 
-def test_every_kind_of_change_is_told_apart(tmp_path: Path) -> None:
+def test_every_kind_of_change_is_distinguished(tmp_path: Path) -> None:
     same = torch.ones(3)
     found = compared(
         tmp_path,
@@ -86,13 +86,13 @@ def test_values_that_differ(
     assert (found.status, found.changed) == ("changed", changed)
 
 
-def test_from_nothing_is_infinitely_far(tmp_path: Path) -> None:
+def test_relative_distance_from_zero_is_infinite(tmp_path: Path) -> None:
     found = compared(tmp_path, {"w": torch.zeros(2)}, {"w": torch.ones(2)})
     assert found.tensors[0].relative == math.inf
     assert found.relative == math.inf
 
 
-def test_parts_are_taken_together_over_layers(tmp_path: Path) -> None:
+def test_parts_are_aggregated_over_layers(tmp_path: Path) -> None:
     before = {f"h.{n}.w": torch.ones(4) for n in range(3)} | {"e": torch.ones(2)}
     after = before | {"h.0.w": torch.ones(4) * 2, "h.1.w": torch.ones(4) * 3}
     rows = by_part(compared(tmp_path, before, after))

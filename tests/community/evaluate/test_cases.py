@@ -119,7 +119,7 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes, name: str) -> None:
     assert all(math.isfinite(case["score"]) and case["text"].strip() for case in found)
 
 
-def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_over_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_CASES", 2)
     for name, data in (
         ("c.jsonl", as_jsonl(ROWS * 2)),

@@ -95,7 +95,7 @@ def test_a_removed_or_redefined_test_regresses_if_it_passed() -> None:
     assert one.reason == "passed before, fails now (its definition changed)"
 
 
-def test_between_two_bounds_nothing_is_lost() -> None:
+def test_a_change_between_two_bounds_is_no_regression() -> None:
     def of(value: float) -> Report:
         return report(result(value, at_least=0.4, at_most=0.6))
 

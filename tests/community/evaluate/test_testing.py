@@ -63,7 +63,7 @@ def test_a_failing_test_is_a_failure_of_the_command(registry: Path, tmp_path: Pa
     assert "<failure message=" in (tmp_path / "junit.xml").read_text()
 
 
-def test_a_report_of_something_else_is_not_built(registry: Path, tmp_path: Path) -> None:
+def test_a_report_of_other_content_is_not_built(registry: Path, tmp_path: Path) -> None:
     folder = head_project(tmp_path / "own", tmp_path / "projects", wrong=3)
     modpkg("test", cwd=folder)
     modpkg("build", cwd=folder)

@@ -108,7 +108,7 @@ def test_every_kind_can_be_forked(registry: Path, tmp_path: Path) -> None:
     assert check(str(registry)).problems == []
 
 
-def test_a_fork_that_cannot_be_made_leaves_nothing(registry: Path) -> None:
+def test_a_failed_fork_leaves_nothing(registry: Path) -> None:
     assert "another name" in refused("fork", "tiny", "Tiny", status=2)
     assert "error[M312]" in refused("fork", "tiny==9", "mine")
     assert "error[M304]" in refused("fork", "nobody", "mine")
@@ -147,7 +147,7 @@ def test_a_lineage_has_every_release_with_its_digest(registry: Path, tmp_path: P
     assert Path("again.svg").read_text() == text
 
 
-def test_ancestors_that_are_gone_are_named(registry: Path, tmp_path: Path) -> None:
+def test_missing_ancestors_are_named(registry: Path, tmp_path: Path) -> None:
     modpkg("fork", "tiny", "mine")
     modpkg("build", "mine")
     modpkg("publish", "mine")

@@ -75,7 +75,7 @@ def changed(seed: int, *names: str) -> dict[str, torch.Tensor]:
     return {**weights(), **{name: weights(seed)[name] for name in names}}
 
 
-def test_what_each_changed_alone_is_taken_without_a_choice(case: Case) -> None:
+def test_tensors_changed_by_one_parent_need_no_choice(case: Case) -> None:
     merging = case.begin(changed(1, "embed"), changed(2, "layers.1.w"))
     assert merging.overlaps.tensors == ()
     found = case.tensors(merging)
@@ -125,7 +125,7 @@ def test_fisher_weighs_each_value_by_its_importance(case: Case) -> None:
     assert torch.equal(found, wanted.bfloat16())
 
 
-def test_a_method_that_does_not_go_with_the_parents_says_so(case: Case) -> None:
+def test_a_method_that_does_not_support_the_parents_is_refused(case: Case) -> None:
     merging = case.begin(changed(1, "embed"), changed(2, "embed"))
     with raises("M601", match="'slerp' takes 1 step"):
         case.merged(merging, "slerp")
@@ -196,7 +196,7 @@ def test_merging_commutes(
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(parents=copies(), words=st.lists(st.sampled_from(["ours", "mean", "base"]), min_size=3))
-def test_a_resolution_that_says_everything_resolves_everything(
+def test_a_resolution_of_every_conflict_leaves_none_open(
     parents: list[dict[str, torch.Tensor]], words: list[str]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +233,7 @@ def test_an_entry_that_decides_nothing_is_refused(
         case.begin(*parents, choices={"files": {"nothing.json": "ours"}})
 
 
-def test_the_first_entry_that_fits_holds(case: Case) -> None:
+def test_the_first_matching_entry_applies(case: Case) -> None:
     one, two = changed(1, *NAMES), changed(2, *NAMES)
     said = {"layers.1.*": "theirs", "layers.*": "ours", "*": "base"}
     found = case.tensors(case.begin(one, two, choices={"tensors": said}))
@@ -287,7 +287,7 @@ def test_one_key_set_to_two_values_is_a_conflict(case: Case) -> None:
     assert conflict.reason == "'a' is set to different values"
 
 
-def test_a_candidate_has_the_base_s_manifest_whatever_a_parent_brings(case: Case) -> None:
+def test_a_candidate_has_the_manifest_of_the_base(case: Case) -> None:
     manifest = {"module": {"name": "base", "version": "1.0", "kind": "base", "license": "MIT"}}
     case.base.record.manifest = manifest
     for name in ("modpkg.toml", "report.json", "words.json"):

@@ -127,7 +127,7 @@ def test_each_kind_of_change_takes_its_own_form(
     assert same_bits(applied(tmp_path, base, written), {"w": new})
 
 
-def test_a_dense_change_is_whole_and_costs_what_a_lossless_delta_does(tmp_path: Path) -> None:
+def test_a_dense_change_is_stored_whole_as_a_lossless_delta(tmp_path: Path) -> None:
     old = torch.randn(200, 200, generator=torch.Generator().manual_seed(3)).bfloat16()
     new = (old.float() * (1 + 0.01 * torch.randn(200, 200))).bfloat16()
     base, copy = base_of(tmp_path, {"w": old}), copy_of(tmp_path / "copy", {"w": new})
@@ -137,7 +137,7 @@ def test_a_dense_change_is_whole_and_costs_what_a_lossless_delta_does(tmp_path: 
     assert small.bytes < 0.7 * plain.bytes
 
 
-def test_low_rank_is_not_claimed_of_what_is_not(tmp_path: Path) -> None:
+def test_full_rank_changes_are_not_factorized(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     old = torch.randn(64, 64, generator=generator, dtype=torch.float64).bfloat16().double()
     moved = (old + 0.5 * torch.randn(64, 64, generator=generator)).bfloat16().double()
@@ -146,7 +146,7 @@ def test_low_rank_is_not_claimed_of_what_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
-def test_what_is_within_the_bounds_rounds_to_the_value(dtype: str) -> None:
+def test_values_within_the_bounds_round_to_the_value(dtype: str) -> None:
     kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     values = torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 2.0
     special = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -4.0, 6e-8, 1e-39])
@@ -192,7 +192,7 @@ def test_a_copy_with_nan_is_refused_by_tensor(value: float, tmp_path: Path) -> N
         patch_of(tmp_path, base_of(tmp_path, small()), copy_of(tmp_path / "copy", copy))
 
 
-def test_a_copy_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_copy_of_another_model_is_refused(tmp_path: Path) -> None:
     base = base_of(tmp_path, small())
     with raises("M735", match="no tensor in common"):
         patch_of(tmp_path, base, copy_of(tmp_path / "copy", {"other": torch.ones(2)}))
@@ -244,7 +244,7 @@ def patched(tmp_path: Path) -> Path:
         ({"whole": "a.1.w"}, "has another digest than the tensor that the patch has for it"),
     ],
 )
-def test_a_record_that_does_not_go_with_its_tensors_is_refused(
+def test_a_record_that_does_not_match_its_tensors_is_refused(
     inputs: dict[str, str], reason: str, patched: Path
 ) -> None:
     tensors = json.loads((patched / PATCH).read_text())["tensors"]
@@ -268,13 +268,13 @@ def test_a_tensor_that_nothing_names_is_refused(patched: Path) -> None:
         again(patched)
 
 
-def test_values_that_do_not_go_with_their_places_are_refused(patched: Path) -> None:
+def test_values_that_do_not_match_their_indices_are_refused(patched: Path) -> None:
     damaged(patched, "a.0.w.gaps", torch.tensor([200], dtype=torch.uint8))
     with raises("M601", match="indices of a patch do not fit"):
         again(patched)
 
 
-def test_a_patch_that_makes_something_else_is_refused(patched: Path) -> None:
+def test_a_patch_that_does_not_restore_the_copy_is_refused(patched: Path) -> None:
     damaged(patched, "a.0.w.values", torch.tensor([8.0]).bfloat16())
     with raises("M736", match=r"does not restore 'a\.0\.w'"):
         again(patched)
@@ -295,7 +295,7 @@ def test_a_patch_without_a_record_or_with_a_broken_one_is_refused(patched: Path)
         again(patched)
 
 
-def test_rows_that_are_not_what_the_patch_says_are_refused(tmp_path: Path) -> None:
+def test_first_rows_that_contradict_the_record_are_refused(tmp_path: Path) -> None:
     base = base_of(tmp_path, small())
     copy = {**small(), "a.0.w": small()["a.0.w"][:3].clone()}
     found, _ = patch_of(tmp_path, base, copy_of(tmp_path / "copy", copy))
@@ -316,7 +316,7 @@ def test_rows_that_are_not_what_the_patch_says_are_refused(tmp_path: Path) -> No
 # As a step --------------------------------------------------------------------------------
 
 
-def test_beside_others_a_patch_is_a_change_like_any_other(tmp_path: Path) -> None:
+def test_patches_add_up_with_other_changes(tmp_path: Path) -> None:
     """Two patches of one tensor are added up; at half its scale, a patch goes half the way."""
     old = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     one, two = old.clone(), old.clone()
@@ -347,7 +347,7 @@ def test_beside_others_a_patch_is_a_change_like_any_other(tmp_path: Path) -> Non
     assert torch.allclose(composed(("one", 0.5)), (one + old) / 2)
 
 
-def test_what_a_patch_brings_beside_changes_cannot_be_scaled(tmp_path: Path) -> None:
+def test_new_tensors_of_a_patch_cannot_be_scaled(tmp_path: Path) -> None:
     base = base_of(tmp_path, small())
     copy = {"a.0.w": small()["a.0.w"], "extra": torch.ones(2).bfloat16()}
     patch_of(tmp_path, base, copy_of(tmp_path / "copy", copy))

@@ -53,7 +53,9 @@ def report(version: str, **values: float) -> bytes:
     )
 
 
-def test_a_release_is_told_with_weights_tests_and_licence(registry: Path, tmp_path: Path) -> None:
+def test_a_release_changelog_shows_weights_tests_and_licence(
+    registry: Path, tmp_path: Path
+) -> None:
     publish(base(tmp_path, "1.0.0", report__json=report("1.0.0", a=0.75, b=0.5)), registry)
     more = nudged(BASE, 0.1) | {"extra.weight": floats(random.Random(0), 2, 2)}
     later = base(tmp_path, "1.1.0", more, report__json=report("1.1.0", a=0.8, b=0.48, c=1.0))
@@ -98,7 +100,7 @@ def test_tests_that_hold_or_got_worse_decide(tmp_path: Path) -> None:
         assert found.tests.compared == 1
 
 
-def test_two_locks_are_told_module_by_module(registry: Path, tmp_path: Path) -> None:
+def test_a_lock_changelog_lists_each_module(registry: Path, tmp_path: Path) -> None:
     publish_talker(registry, tmp_path / "projects")
     app = Path("modpkg.toml")
     for version in ("1.0", "2.0"):
@@ -122,7 +124,7 @@ def test_two_locks_are_told_module_by_module(registry: Path, tmp_path: Path) -> 
     assert gone == {"talker": None, "tiny": None, "tiny-lora": None}
 
 
-def test_what_cannot_be_compared_is_told(registry: Path, tmp_path: Path) -> None:
+def test_changelogs_that_cannot_be_compared_are_refused(registry: Path, tmp_path: Path) -> None:
     publish_talker(registry, tmp_path / "projects")
     said = refused("changelog", "tiny==1.0", "tiny-lora==1.0", status=2)
     assert "'modpkg diff tiny==1.0 tiny-lora==1.0' compares" in said

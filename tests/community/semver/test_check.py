@@ -140,7 +140,7 @@ def test_rows_that_are_added_keep_those_that_were_there(registry: Path, tmp_path
     assert asked(moved) == ("major", "2.0.0", ["tensors"])
 
 
-def test_outputs_and_what_computes_them_are_the_interface(registry: Path, tmp_path: Path) -> None:
+def test_config_keys_that_affect_outputs_are_the_interface(registry: Path, tmp_path: Path) -> None:
     say = {"id2label": {"0": "good"}}
     publish(base(tmp_path, "1.0.0", config={**say, "transformers_version": "4"}), registry)
     for config, level in [
@@ -155,7 +155,7 @@ def test_outputs_and_what_computes_them_are_the_interface(registry: Path, tmp_pa
         assert checked(base(tmp_path, "1.0.1", config=config)).level == level, config
 
 
-def test_the_same_project_is_what_is_published(registry: Path, tmp_path: Path) -> None:
+def test_an_unchanged_project_is_identical_to_its_release(registry: Path, tmp_path: Path) -> None:
     project = base(tmp_path, "1.0.0")
     found = checked(project)
     assert (found.against, found.legal, found.level) == (None, True, "none")
@@ -181,7 +181,7 @@ def test_words_about_a_module_are_a_post_publish(registry: Path, tmp_path: Path)
     assert checked(other).legal is False
 
 
-def test_pre_releases_lead_to_a_version_and_promise_nothing(registry: Path, tmp_path: Path) -> None:
+def test_pre_releases_promise_no_compatibility(registry: Path, tmp_path: Path) -> None:
     publish(base(tmp_path, "1.0.0"), registry)
     publish(base(tmp_path, "2.0.0rc1", nudged(BASE, 0.9)), registry)
     publish(base(tmp_path, "2.0.0rc2", nudged(BASE, 0.6)), registry)
@@ -253,9 +253,7 @@ def model(folder: Path, version: str, compose: str, more: str = "") -> Path:
     return write_module(folder / f"talker-{version}", "talker", version, "model", requires, text)
 
 
-def test_a_model_is_its_recipe_and_what_goes_in_and_comes_out(
-    registry: Path, tmp_path: Path
-) -> None:
+def test_a_model_is_its_recipe_inputs_and_outputs(registry: Path, tmp_path: Path) -> None:
     one = 'steps = [{ op = "lora", module = "tiny-lora" }]'
     publish(model(tmp_path, "1.0.0", one), registry)
     assert asked(model(tmp_path, "1.0.1", one)) == ("none", "1.0.1", [])
@@ -308,7 +306,7 @@ def test_another_licence_is_major_unless_it_only_permits_more(
         assert asked(project)[0] == level, text
 
 
-def test_what_is_compared_has_to_be_there(registry: Path, tmp_path: Path) -> None:
+def test_a_missing_release_to_compare_with_is_refused(registry: Path, tmp_path: Path) -> None:
     publish(base(tmp_path, "1.0.0"), registry)
     project = base(tmp_path, "1.0.1")
     assert "error[M312]" in refused("check", project, "--against", "tiny==7")

@@ -29,7 +29,7 @@ facts = st.lists(st.builds(Fact, st.just("values"), st.just("x"), levels), max_s
 
 @given(facts, facts)
 @steady
-def test_more_facts_never_ask_for_less(some: list[Fact], more: list[Fact]) -> None:
+def test_more_facts_never_lower_the_level(some: list[Fact], more: list[Fact]) -> None:
     assert LEVELS.index(level_of([*some, *more])) >= LEVELS.index(level_of(some))
     assert level_of([*some, *more]) == level_of([*more, *some])
 
@@ -44,7 +44,7 @@ def test_a_higher_level_never_allows_a_lower_version(earlier: Version) -> None:
 
 @given(versions, versions, levels, levels)
 @steady
-def test_what_is_legal_for_more_is_legal_for_less(
+def test_a_version_legal_for_a_level_is_legal_for_lower_levels(
     version: Version, earlier: Version, one: Level, two: Level
 ) -> None:
     less, more = sorted((one, two), key=LEVELS.index)

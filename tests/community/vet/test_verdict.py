@@ -178,7 +178,7 @@ def test_uncertain_loss_needs_a_person() -> None:
     assert "(within the margin of error)" in reason
 
 
-def test_loss_of_a_dependant_counts_like_ones_own() -> None:
+def test_a_regression_of_a_dependant_counts() -> None:
     word, reason = decide(SAME, dependants=(dependant(change(0.9, 0.7)),))
     assert (word, reason) == (
         "reject",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.compose.test_mergekit import HERE, RECIPES
 
 
-def test_the_expected_files_are_what_mergekit_makes(tmp_path: Path) -> None:
+def test_the_expected_files_match_mergekit(tmp_path: Path) -> None:
     script = HERE / "make_expected.py"
     subprocess.run([os.environ["MERGEKIT_PYTHON"], script, tmp_path], check=True)
     for recipe in RECIPES:
@@ -21,7 +21,7 @@ def test_the_expected_files_are_what_mergekit_makes(tmp_path: Path) -> None:
         assert all(torch.equal(live[key], kept[key]) for key in live), recipe
 
 
-def test_the_expected_mixtures_are_what_mergekit_makes(tmp_path: Path) -> None:
+def test_the_expected_mixtures_match_mergekit(tmp_path: Path) -> None:
     script = HERE / "make_experts.py"
     subprocess.run([os.environ["MERGEKIT_PYTHON"], script, tmp_path], check=True)
     live, kept = (load_file(folder / "experts.safetensors") for folder in (tmp_path, HERE))
