@@ -51,7 +51,7 @@ finally:
 
 
 def killed_after(seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that is killed after so much processor time of its own; 0: never.
+    """Run a command that is killed after so much of its own processor time; 0: never.
 
     What else the machine has to do makes no difference to where that is. Without being killed, it
     prints its processor time in the end.

@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, and small modules to publish."""
+"""Fixtures of all tests: a separate home, and small modules to publish."""
 
 from __future__ import annotations
 

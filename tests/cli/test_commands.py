@@ -150,9 +150,9 @@ def test_bad_manifests_are_not_overwritten(registry: Path) -> None:
         (good + 'Lib = "*"\n', "lib"),
     ):
         Path("modpkg.toml").write_text(text)
-        said = refused("install")
-        assert sentence in said
-        assert said.startswith("error[M110]")
+        message = refused("install")
+        assert sentence in message
+        assert message.startswith("error[M110]")
         assert Path("modpkg.toml").read_text() == text
     Path("modpkg.toml").write_text(good)
     assert "Nothing to do" in modpkg("install").stdout
@@ -177,8 +177,8 @@ def test_an_adapter_that_matches_nothing_is_refused_at_build(home: Path, tmp_pat
     folder = tiny.write_adapter(tmp_path / "lora")
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes().replace(b"layers", b"blocks"))
-    said = refused("build", folder)
-    assert "blocks.0.self_attn" in said
+    message = refused("build", folder)
+    assert "blocks.0.self_attn" in message
     assert not (folder / "dist").exists()
 
 
@@ -248,11 +248,12 @@ def test_build_reports_the_size_of_an_update(home: Path, tmp_path: Path) -> None
         "changes": 2,
         "bytes": 36_000,
     }
-    said = modpkg("build", folder).stdout
+    output = modpkg("build", folder).stdout
     assert (
-        f"weights  3 tensors, 1 unchanged, 2 as changes, {weights['new_bytes'] / 1000:.1f}" in said
+        f"weights  3 tensors, 1 unchanged, 2 as changes, {weights['new_bytes'] / 1000:.1f}"
+        in output
     )
-    assert "kB new of 36.0 kB" in said
+    assert "kB new of 36.0 kB" in output
     whole = modpkg_json("build", folder, "--no-deltas")["weights"]
     assert (whole["unchanged"], whole["changes"]) == (1, 0)
     assert whole["new_bytes"] > 24_000 > weights["new_bytes"]

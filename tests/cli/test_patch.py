@@ -53,8 +53,8 @@ def test_a_patch_is_made_published_installed_and_turned_back(base: Path, tmp_pat
     assert "values   2 of 1576 changed (0.13 %)" in text
     assert "files    added_tokens.json, config.json" in text
     assert "Wrote the patch tuned-patch 1.0.0 to tuned-patch/" in text
-    told = modpkg_json("patch", "create", "--base", "tiny==1.0", copy, "--out", "again")
-    assert [(form["name"], form["changed"]) for form in told["forms"]] == [(QUERY, 1), (NORM, 1)]
+    result = modpkg_json("patch", "create", "--base", "tiny==1.0", copy, "--out", "again")
+    assert [(form["name"], form["changed"]) for form in result["forms"]] == [(QUERY, 1), (NORM, 1)]
     assert Path("again/patch.safetensors").read_bytes() == (
         Path("tuned-patch/patch.safetensors").read_bytes()
     )

@@ -54,8 +54,8 @@ def test_a_strategy_is_recorded_and_sets_the_earlier_lock_aside(registry: Path) 
     assert lock() == {"lib": "1.5"}
     assert "resolution" not in lock_file()
     app('lib = "<2"', '[resolution]\nstrategy = "lowest"\n')
-    said = refused("lock", "--check")
-    assert "strategy was highest and is lowest" in said
+    message = refused("lock", "--check")
+    assert "strategy was highest and is lowest" in message
     assert lock() == {"lib": "1.0"}
     assert lock_file()["resolution"] == {"strategy": "lowest"}
     assert "up to date" in modpkg("lock", "--check").stdout
@@ -66,8 +66,8 @@ def test_a_strategy_is_recorded_and_sets_the_earlier_lock_aside(registry: Path) 
 
 def test_install_takes_a_strategy_too(registry: Path) -> None:
     app('top = "*"\nlib = ">=1.5"')
-    found = modpkg_json("install", "--resolution", "lowest-direct")
-    assert {m["name"]: m["version"] for m in found["modules"]}["lib"] == "1.5"
+    result = modpkg_json("install", "--resolution", "lowest-direct")
+    assert {m["name"]: m["version"] for m in result["modules"]}["lib"] == "1.5"
     assert "error[M412]" in refused("install", "--frozen", "--strict")
     assert modpkg_json("install", "--frozen", "--resolution", "lowest-direct")["changes"] == []
 
@@ -197,9 +197,9 @@ def test_a_name_in_another_registry_is_reported_with_the_line_to_write(
     publish_collection(tmp_path / "acme", "secret", "1.0")
     publish_collection(registry, "needy", "1.0", {"secret": "*"})
     app('needy = "*"', f'[registries]\nacme = "{tmp_path / "acme"}"\n')
-    said = refused("lock")
+    message = refused("lock")
     line = 'secret = { version = "*", registry = "acme" }'
-    assert f"but the registry 'acme' has it: write {line} under [dependencies]" in said
+    assert f"but the registry 'acme' has it: write {line} under [dependencies]" in message
     app(f'needy = "*"\n{line}', f'[registries]\nacme = "{tmp_path / "acme"}"\n')
     assert lock() == {"needy": "1.0", "secret": "1.0"}
     app('secret = "*"', f'[registries]\nacme = "{tmp_path / "acme"}"\n')
@@ -229,8 +229,8 @@ def test_requires_modpkg_travels_with_a_module(home: Path) -> None:
     assert [json.loads(line)["requires_modpkg"] for line in lines] == [">=0.1,<99", ">=99"]
     assert modpkg_json("install", "m", "--dry-run")["changes"][0]["after"] == "1.0"
     edit(home / "registry", "m", "2.0", requires_modpkg="")  # the record still says it
-    said = refused("install", "m")
-    assert said.startswith("error[M415]: m 2.0 requires modpkg >=99, and this is modpkg 0")
+    message = refused("install", "m")
+    assert message.startswith("error[M415]: m 2.0 requires modpkg >=99, and this is modpkg 0")
 
 
 def test_an_app_for_a_newer_modpkg_is_reported_before_other_errors(registry: Path) -> None:
@@ -246,20 +246,20 @@ def test_an_app_for_a_newer_modpkg_is_reported_before_other_errors(registry: Pat
 def test_why_not_a_forbidden_version(registry: Path) -> None:
     app('top = "*"')
     lock()
-    said = modpkg("why-not", "lib==3.0").stdout
-    assert said.startswith("lib 3.0 cannot be selected:\n")
-    assert "mid 1.0 needs lib<3." in said
-    assert "Your question needs lib==3.0." in said
+    output = modpkg("why-not", "lib==3.0").stdout
+    assert output.startswith("lib 3.0 cannot be selected:\n")
+    assert "mid 1.0 needs lib<3." in output
+    assert "Your question needs lib==3.0." in output
     assert modpkg_json("why-not", "lib==3.0")["verdict"] == "forbidden"
 
 
 def test_why_not_a_version_that_only_the_manifest_forbids(registry: Path) -> None:
     app('lib = "<2"')
     lock()
-    found = modpkg_json("why-not", "lib==2.0")
-    assert found["verdict"] == "forbidden"
-    assert "modpkg.toml:4 needs lib<2." in found["explanation"]
-    assert found["command"] == 'modpkg install "lib==2.0"'
+    result = modpkg_json("why-not", "lib==2.0")
+    assert result["verdict"] == "forbidden"
+    assert "modpkg.toml:4 needs lib<2." in result["explanation"]
+    assert result["command"] == 'modpkg install "lib==2.0"'
     modpkg("install", "lib==2.0")
     assert modpkg("why-not", "lib==2.0").stdout == "lib 2.0 is selected.\n"
 
@@ -268,13 +268,13 @@ def test_why_not_a_version_that_is_allowed(registry: Path) -> None:
     app('top = "*"\nlib = "<3"')
     lock()
     publish_collection(registry, "lib", "2.5")
-    found = modpkg_json("why-not", "lib==2.5")
-    assert (found["verdict"], found["command"]) == ("free", "modpkg update lib")
-    assert found["explanation"].startswith("lib 2.0 is kept by the lock")
-    assert found["changes"] == [{"name": "lib", "before": "2.0", "after": "2.5"}]
-    found = modpkg_json("why-not", "lib==1.0")
-    assert (found["verdict"], found["command"]) == ("free", 'modpkg install "lib==1.0"')
-    assert found["explanation"] == "lib 1.0 is older than 2.0, which is preferred."
+    result = modpkg_json("why-not", "lib==2.5")
+    assert (result["verdict"], result["command"]) == ("free", "modpkg update lib")
+    assert result["explanation"].startswith("lib 2.0 is kept by the lock")
+    assert result["changes"] == [{"name": "lib", "before": "2.0", "after": "2.5"}]
+    result = modpkg_json("why-not", "lib==1.0")
+    assert (result["verdict"], result["command"]) == ("free", 'modpkg install "lib==1.0"')
+    assert result["explanation"] == "lib 1.0 is older than 2.0, which is preferred."
     modpkg("update", "lib")
     assert modpkg_json("why-not", "lib==2.5")["verdict"] == "chosen"
 
@@ -303,16 +303,16 @@ def test_why_not_needs_one_version_that_exists(registry: Path) -> None:
 def test_why_not_a_version_with_a_missing_requirement(registry: Path) -> None:
     publish_collection(registry, "broken", "1.0", {"lbi": "*"})
     app('top = "*"')
-    said = modpkg("why-not", "broken==1.0").stdout
-    assert "There is no module named 'lbi' in the registry" in said
-    assert "did you mean 'lib'" in said
+    output = modpkg("why-not", "broken==1.0").stdout
+    assert "There is no module named 'lbi' in the registry" in output
+    assert "did you mean 'lib'" in output
 
 
 def test_why_not_suggests_the_constraint_that_forbids(registry: Path) -> None:
     app('lib = "*"', '[constraints]\nlib = "<2"\n')
-    said = modpkg("why-not", "lib==3.0").stdout
-    assert "Hint: allow lib 3.0: remove the constraint `lib<2` in modpkg.toml:6." in said
-    assert "remove lib in" not in said, "that is what the question is about"
+    output = modpkg("why-not", "lib==3.0").stdout
+    assert "Hint: allow lib 3.0: remove the constraint `lib<2` in modpkg.toml:6." in output
+    assert "remove lib in" not in output, "that is what the question is about"
 
 
 # why

@@ -48,10 +48,10 @@ def digests(folder: Path) -> dict[str, bytes]:
 
 
 def test_info_lists_the_content(app: Path, home: Path) -> None:
-    told = modpkg_json("store", "info")
-    assert told["folder"] == str(home / "store")
-    assert (told["releases"], told["packs"]["count"]) == (3, 2)
-    assert told["projects"] == [str(app / "modpkg.lock")]
+    result = modpkg_json("store", "info")
+    assert result["folder"] == str(home / "store")
+    assert (result["releases"], result["packs"]["count"]) == (3, 2)
+    assert result["projects"] == [str(app / "modpkg.lock")]
     text = modpkg("store", "info").stdout
     assert "3 releases" in text
     assert str(app / "modpkg.lock") in text
@@ -67,9 +67,9 @@ def test_one_flipped_bit_is_found_and_repaired(app: Path, home: Path, kind: str)
     }
     path = files_of(home, kind)[0]
     flip(path, path.stat().st_size - 5)
-    told = modpkg("store", "verify", "--no-repair", check=False)
-    assert told.returncode == 1
-    assert "1 corrupt, 0 repaired" in told.stdout
+    done = modpkg("store", "verify", "--no-repair", check=False)
+    assert done.returncode == 1
+    assert "1 corrupt, 0 repaired" in done.stdout
     assert "repaired" in modpkg("store", "verify").stdout
     assert modpkg_json("store", "verify")["damaged"] == []
     assert digests(app) == before  # the environment links the same files
@@ -95,13 +95,13 @@ def test_an_unrepairable_pack_is_not_trusted(app: Path, home: Path) -> None:
     pack = files_of(home, "packs")[0]
     flip(pack, pack.stat().st_size - 1)
     shutil.move(home / "registry", home / "elsewhere")
-    told = modpkg("store", "verify", check=False)
-    assert told.returncode == 1
-    assert "1 corrupt, 0 repaired" in told.stdout
+    done = modpkg("store", "verify", check=False)
+    assert done.returncode == 1
+    assert "1 corrupt, 0 repaired" in done.stdout
     shutil.move(home / "elsewhere", home / "registry")
     shutil.rmtree(app / ".modpkg")
     modpkg("install")
-    modpkg("store", "verify", check=False)  # mends the old pack with what the install fetched
+    modpkg("store", "verify", check=False)  # repairs the old pack from what the install fetched
     assert modpkg_json("store", "verify")["damaged"] == []
 
 
@@ -149,8 +149,8 @@ def test_an_install_over_the_cap_runs_gc(app: Path, home: Path) -> None:
     (home / "config.toml").write_text('[store]\nmax-size = "1 kB"\n')
     Path("modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\ntalker = "==2.0"\n')
     modpkg("install")
-    told = modpkg_json("store", "info")
-    assert told["releases"] == 3  # those of talker 1.0 went, which nothing locks any more
+    result = modpkg_json("store", "info")
+    assert result["releases"] == 3  # those of talker 1.0 went, which nothing locks any more
     assert modpkg_json("store", "verify")["damaged"] == []
 
 
@@ -175,8 +175,8 @@ def test_a_malformed_size_or_span_is_an_error(option: str, text: str) -> None:
 
 def test_a_vendored_copy_installs_without_the_registry(app: Path, home: Path) -> None:
     locked = Path("modpkg.lock").read_text()
-    told = modpkg("vendor", "copy").stdout
-    assert "Vendored 3 modules" in told
+    output = modpkg("vendor", "copy").stdout
+    assert "Vendored 3 modules" in output
     assert sorted(path.name for path in Path("copy/index").iterdir()) == [
         "talker.jsonl",
         "tiny-lora.jsonl",

@@ -40,7 +40,7 @@ def copy_of(folder: Path, tensors: Tensors, **files: Any) -> ModuleView:
 def patch_of(
     folder: Path, base: InstalledModule, copy: ModuleView, *, deltas: bool = False, name: str = "p"
 ) -> tuple[Patch, ModuleView]:
-    """Make a patch, write it, and return it as it lies there."""
+    """Create a patch, write it, and return it as written."""
     patch = create(base, copy, deltas=deltas)
     write_patch(patch, folder / name, name=name, version="1.0", license="MIT")
     return patch, view_of_folder(str(folder / name), Progress())

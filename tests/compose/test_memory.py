@@ -79,7 +79,7 @@ def composition(folder: Path, recipe: str, *, tensors: int, again: bool = False)
 
 @pytest.mark.parametrize("recipe", ["lora", "linear", "ties-mergekit", "ties", "model-stock"])
 def test_composing_stays_within_the_bound(tmp_path: Path, recipe: str) -> None:
-    said = peak_bytes(composition(tmp_path, recipe, tensors=4), 2)
+    predicted = peak_bytes(composition(tmp_path, recipe, tensors=4), 2)
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(tmp_path), recipe, "4"],
         cwd=ROOT,
@@ -87,7 +87,7 @@ def test_composing_stays_within_the_bound(tmp_path: Path, recipe: str) -> None:
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout) <= said
+    assert json.loads(done.stdout) <= predicted
 
 
 def test_the_bound_does_not_grow_with_the_model(tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ def test_a_mixture_equals_mergekits(tmp_path: Path, recipe: str) -> None:
     mode, prompts = RECIPES[recipe]
     write_models(tmp_path)
     a, b, c = (of_folder(tmp_path / name, name, "base") for name in "abc")
-    said: dict[str, Parameters] = {
+    by_expert: dict[str, Parameters] = {
         name: {"prompts": tuple(positive), "negative_prompts": tuple(negative), "others": "drop"}
         for name, (positive, negative) in prompts.items()
     }
-    composition = mixed(a, [b, c], {"gates": mode}, prompts=said)
+    composition = mixed(a, [b, c], {"gates": mode}, prompts=by_expert)
     ours = opened(saved(composition, tmp_path)).state_dict()
     kept = load_file(HERE / "experts.safetensors")
     theirs = {

@@ -261,13 +261,13 @@ def test_out_of_range_values_are_flagged() -> None:
         least, most = {"BF16": (2.0**-60, 2.0**60), "F16": (2.0**-12, 2.0**13)}[dtype]
         for steps in (1, 32, 256, 384, 1024):
             start = np.full(every.size, bit, np.uint16)
-            told = out_of_range(start, [every], steps, layout)
+            outside = out_of_range(start, [every], steps, layout)
             with np.errstate(invalid="ignore"):
                 b, x = in_double(start.view(STORED[dtype])), in_double(every.view(STORED[dtype]))
             fine = (np.signbit(b) == np.signbit(x)) & (abs(b) >= least) & (abs(b) <= most)
             fine &= np.abs((start & 0x7FFF).astype(int) - (every & 0x7FFF).astype(int)) <= steps
-            assert (told == ~fine).all(), (hex(bit), steps)
-            assert (told == out_of_range(start, [start, every, start], steps, layout)).all()
+            assert (outside == ~fine).all(), (hex(bit), steps)
+            assert (outside == out_of_range(start, [start, every, start], steps, layout)).all()
 
 
 @settings(max_examples=300, deadline=None)
@@ -291,8 +291,8 @@ def test_rounding_is_to_nearest_and_flags_ties(patterns: list[int], ulps: int, d
     normal = np.ones(values.size, np.bool_)
     if dtype == "F16":
         normal = (abs(single) >= 2.0**-14) & (abs(single) <= 2.0**15)
-    told = abs((values & np.uint32(2 * tie - 1)).astype(int) - tie) <= ulps if ulps else False
-    assert (doubt == (told | ~normal)).all()
+    near_tie = abs((values & np.uint32(2 * tie - 1)).astype(int) - tie) <= ulps if ulps else False
+    assert (doubt == (near_tie | ~normal)).all()
 
 
 def test_float16_is_widened_exactly() -> None:

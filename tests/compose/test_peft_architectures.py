@@ -100,7 +100,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "qwen3_moe": ("Qwen3Moe", CAUSAL, QWEN_EXPERTS),
     "gpt_oss": ("GptOss", CAUSAL, {**EXPERTS, "head_dim": 8}),
-    # as large inside as outside: only the architecture tells how its experts lie
+    # as large inside as outside: only the architecture determines the layout of its experts
     "gpt_oss square": ("GptOss", CAUSAL, {**EXPERTS, "head_dim": 8, "intermediate_size": 32}),
 }
 ALL = {"target_modules": "all-linear"}

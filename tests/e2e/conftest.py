@@ -22,7 +22,7 @@ class Demo(msgspec.Struct):
 
 
 def run_demo(home: Path, *before: str) -> str:
-    """Run examples/demo.sh with a home of its own, and return what it printed."""
+    """Run examples/demo.sh with a separate home, and return its output."""
     done = subprocess.run(
         [*before, "bash", str(ROOT / "examples" / "demo.sh")],
         capture_output=True,
@@ -44,11 +44,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Run the demo once per test run, whatever the number of workers."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    home, said = shared / "demo-home", shared / "demo-output.txt"
+    home, output = shared / "demo-home", shared / "demo-output.txt"
     with FileLock(shared / "demo.lock"):
-        if not said.exists():
-            said.write_text(run_demo(home))
-    return Demo(home, said.read_text())
+        if not output.exists():
+            output.write_text(run_demo(home))
+    return Demo(home, output.read_text())
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ WANTED = "talker[loud]==2.0"
 _ERROR = re.compile(r"^error\[M\d{3}\]: \S.*[.?:]$")
 
 
-class Said(Struct, frozen=True):
-    """What a command said, and its exit status."""
+class CommandResult(Struct, frozen=True):
+    """A command's exit status and output."""
 
     status: int
     out: str
@@ -43,12 +43,12 @@ class Said(Struct, frozen=True):
 
     @property
     def errors(self) -> list[str]:
-        """The lines that are no warnings, and do not tell what came."""
+        """The lines that are neither warnings nor transfer reports."""
         lines = [line for line in self.err.splitlines() if line.strip()]
         return [line for line in lines if not line.startswith(("warning", "Fetched"))]
 
 
-def command(*arguments: str) -> Said:
+def command(*arguments: str) -> CommandResult:
     """Run a command as a person does, but in this process: it is run hundreds of times."""
     out, err = io.StringIO(), io.StringIO()
     status = 0
@@ -57,7 +57,7 @@ def command(*arguments: str) -> Said:
             main(list(arguments))
         except SystemExit as left:
             status = int(left.code or 0)
-    return Said(status, out.getvalue(), err.getvalue())
+    return CommandResult(status, out.getvalue(), err.getvalue())
 
 
 def flip(path: Path, at: int, bit: int) -> None:
@@ -184,18 +184,20 @@ class World:
         model = load_model(self.environment.model_folder("talker"), self.environment.packs)
         assert sum(parameter.numel() for parameter in model.parameters()) > 1000
 
-    def judge(self, said: Said, before: tuple[bytes, bytes, int | None], weights: str) -> bool:
+    def judge(
+        self, result: CommandResult, before: tuple[bytes, bytes, int | None], weights: str
+    ) -> bool:
         """Return whether a command reported damage; check that nothing wrong is installed.
 
         ``before`` and ``weights`` are what has to be there if it did; else talker 2.0 has to be.
         """
-        if said.status == 0:
-            assert self.installed() == self.weights, said.out
+        if result.status == 0:
+            assert self.installed() == self.weights, result.out
             return False
-        assert said.status == 1, said
-        assert _ERROR.match(said.errors[0]), said.err
+        assert result.status == 1, result
+        assert _ERROR.match(result.errors[0]), result.err
         # only that no versions fit together takes more than a line
-        assert len(said.errors) == 1 or "[M401]" in said.errors[0], said.err
+        assert len(result.errors) == 1 or "[M401]" in result.errors[0], result.err
         assert self.state() == before
         assert self.installed() == weights
         return True
@@ -206,8 +208,8 @@ class World:
         return {name: registry.line(name, "2.0") for name in ("talker", "tiny", "tiny-lora")}
 
     def _done(self, *arguments: str) -> None:
-        said = command(*arguments)
-        assert said.status == 0, said.err
+        done = command(*arguments)
+        assert done.status == 0, done.err
 
     def _publish(self, deltas: bool) -> None:
         projects = self.root / "projects"

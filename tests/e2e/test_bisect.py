@@ -1,4 +1,4 @@
-"""modpkg bisect from end to end: planted culprits, mixes that cannot be, kills, hangs, lies."""
+"""modpkg bisect from end to end: planted culprits, unresolvable mixes, kills, hangs."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def test_a_bad_module_among_forty_with_twenty_versions(forty: Path, seed: int) -
     name, first = rng.choice(list(FORTY)), rng.randint(2, VERSIONS)
     command = write_check(forty, f"sys.exit(v[{name!r}] >= (1, {first}))")
     before = contents(forty)
-    found = bisected(command)
-    assert boundaries(found) == {name: (f"1.{first - 1}", f"1.{first}")}
-    assert found["runs"] == runs_of(forty) <= 16
-    assert found["keep"] == {
+    result = bisected(command)
+    assert boundaries(result) == {name: (f"1.{first - 1}", f"1.{first}")}
+    assert result["runs"] == runs_of(forty) <= 16
+    assert result["keep"] == {
         "name": name,
         "specifier": f"<1.{first}",
         "enough": True,
@@ -95,24 +95,24 @@ def test_a_bad_module_among_forty_with_twenty_versions(forty: Path, seed: int) -
 
 def test_a_pair_that_only_breaks_together(forty: Path) -> None:
     command = write_check(forty, "sys.exit(3 * (v['m07'] >= (1, 9) and v['m31'] >= (1, 13)))")
-    found = bisected(command)
-    assert boundaries(found) == {"m31": ("1.12", "1.13"), "m07": ("1.8", "1.9")}
-    assert found["runs"] == runs_of(forty) <= 30
-    assert found["unproved"] == []
-    said = modpkg("bisect", "old.lock", "new.lock", "--", *command).stdout
-    assert "m31 and m07 break it together, of 40 changed modules." in said
-    assert "m31 1.12 is good, 1.13 is bad (updated from 1.1 to 1.20)." in said
-    assert '[constraints]\n  m31 = "<1.13"' in said
-    assert "by an earlier command" in said  # nothing has changed, so nothing was run again
+    result = bisected(command)
+    assert boundaries(result) == {"m31": ("1.12", "1.13"), "m07": ("1.8", "1.9")}
+    assert result["runs"] == runs_of(forty) <= 30
+    assert result["unproved"] == []
+    output = modpkg("bisect", "old.lock", "new.lock", "--", *command).stdout
+    assert "m31 and m07 break it together, of 40 changed modules." in output
+    assert "m31 1.12 is good, 1.13 is bad (updated from 1.1 to 1.20)." in output
+    assert '[constraints]\n  m31 = "<1.13"' in output
+    assert "by an earlier command" in output  # nothing has changed, so nothing was run again
 
 
 def test_a_fix_that_is_not_enough_is_reported(app: Path) -> None:
     command = write_check(app, "sys.exit(v['m03'] >= (1, 5) or v['m06'] >= (1, 7))")
-    found = bisected(command)
-    assert len(found["blamed"]) == 1
-    assert found["keep"]["enough"] is False
-    said = modpkg("bisect", "old.lock", "new.lock", "--", *command).stdout
-    assert "Not enough" in said
+    result = bisected(command)
+    assert len(result["blamed"]) == 1
+    assert result["keep"]["enough"] is False
+    output = modpkg("bisect", "old.lock", "new.lock", "--", *command).stdout
+    assert "Not enough" in output
 
 
 def test_some_versions_cannot_be_judged(app: Path) -> None:
@@ -125,12 +125,12 @@ def test_some_versions_cannot_be_judged(app: Path) -> None:
     command = write_check(
         app, "if (1, 8) <= v['m03'] <= (1, 10): sys.exit(125)\nsys.exit(v['m03'] >= (1, 9))"
     )
-    found = bisected(command)
-    (one,) = found["blamed"]
+    result = bisected(command)
+    (one,) = result["blamed"]
     assert (one["good"], one["bad"]) == ("1.7", "1.11")
     assert one["untested"] == ["1.8", "1.9", "1.10"]
-    assert found["keep"]["specifier"] == "<=1.7"
-    assert len(found["skipped"]) == 3
+    assert result["keep"]["specifier"] == "<=1.7"
+    assert len(result["skipped"]) == 3
 
 
 def test_a_killed_search_resumes(app: Path) -> None:
@@ -142,10 +142,10 @@ def test_a_killed_search_resumes(app: Path) -> None:
     arguments = ["bisect", "old.lock", "new.lock", "--json", "--", *command]
     killed = modpkg(*arguments, check=False)
     assert killed.returncode == -9
-    found = json.loads(modpkg(*arguments).stdout)
-    assert boundaries(found) == {"m05": ("1.13", "1.14")}
-    assert found["earlier"] == 5
-    assert runs_of(app) == found["runs"] + 1  # the run that was killed is made again
+    result = json.loads(modpkg(*arguments).stdout)
+    assert boundaries(result) == {"m05": ("1.13", "1.14")}
+    assert result["earlier"] == 5
+    assert runs_of(app) == result["runs"] + 1  # the run that was killed is made again
 
 
 def test_a_search_killed_at_random_moments_has_the_same_result(app: Path) -> None:
@@ -154,8 +154,8 @@ def test_a_search_killed_at_random_moments_has_the_same_result(app: Path) -> Non
     rng = random.Random(3)
     for _ in range(6):
         killed_after(rng.uniform(0.02, 0.4), *arguments)
-    found = bisected(command)
-    assert boundaries(found) == {"m06": ("1.3", "1.4"), "m02": ("1.1", "1.2")}
+    result = bisected(command)
+    assert boundaries(result) == {"m06": ("1.3", "1.4"), "m02": ("1.1", "1.2")}
 
 
 def test_a_hang_is_bad_and_its_child_processes_are_killed(app: Path) -> None:
@@ -193,45 +193,45 @@ def test_a_command_that_changes_the_project_of_a_trial(app: Path) -> None:
         "sys.exit(v['m05'] >= (1, 14))",
     )
     before = contents(app)
-    found = bisected(command)
-    assert boundaries(found) == {"m05": ("1.13", "1.14")}
+    result = bisected(command)
+    assert boundaries(result) == {"m05": ("1.13", "1.14")}
     assert contents(app) == before
 
 
 def test_ends_with_the_wrong_verdict_are_refused(app: Path) -> None:
-    said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(7)"))
-    assert "M791" in said
-    assert "exits with status 7" in said
-    log = Path(said.rsplit("Its output: ", 1)[1])
+    message = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(7)"))
+    assert "M791" in message
+    assert "exits with status 7" in message
+    log = Path(message.rsplit("Its output: ", 1)[1])
     assert log.exists()
-    said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(0)"))
-    assert "M792" in said
-    said = refused("bisect", "old.lock", "old.lock", "--", "true")
-    assert "M790" in said
-    said = refused("bisect", "old.lock", "new.lock", "--", "no-such-command-here")
-    assert "status 127" in said
-    said = refused("bisect", "old.lock", "none.lock", "--", "true")
-    assert "none.lock" in said
-    said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(125)"))
-    assert "M793" in said
+    message = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(0)"))
+    assert "M792" in message
+    message = refused("bisect", "old.lock", "old.lock", "--", "true")
+    assert "M790" in message
+    message = refused("bisect", "old.lock", "new.lock", "--", "no-such-command-here")
+    assert "status 127" in message
+    message = refused("bisect", "old.lock", "none.lock", "--", "true")
+    assert "none.lock" in message
+    message = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(125)"))
+    assert "M793" in message
     code = "if v['m00'] > (1, 1): os.kill(os.getpid(), signal.SIGSEGV)"
-    said = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, code))
-    assert "M794" in said
-    assert "signal 11" in said
+    message = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, code))
+    assert "M794" in message
+    assert "signal 11" in message
     refused("bisect", "old.lock", "new.lock", status=2)
 
 
 def test_a_flaky_command_is_reported(app: Path) -> None:
     command = write_check(app, "sys.exit(count == 2)")
-    said = refused("bisect", "old.lock", "new.lock", "--repeat", "3", "--", *command)
-    assert "M796" in said
-    assert "1 of 2 runs" in said
+    message = refused("bisect", "old.lock", "new.lock", "--repeat", "3", "--", *command)
+    assert "M796" in message
+    assert "1 of 2 runs" in message
 
 
 def test_an_intermittent_failure_is_found_by_repeating(app: Path) -> None:
     command = write_check(app, "sys.exit(v['m01'] >= (1, 6) and count % 2)")
-    found = bisected(command, "--repeat", "2")
-    assert boundaries(found) == {"m01": ("1.5", "1.6")}
+    result = bisected(command, "--repeat", "2")
+    assert boundaries(result) == {"m01": ("1.5", "1.6")}
 
 
 def test_runs_are_remembered_until_something_changes(app: Path) -> None:
@@ -255,8 +255,8 @@ def test_damaged_notes_are_not_believed(app: Path, home: Path) -> None:
 
 def test_options_after_the_dashes_are_the_command_s(app: Path) -> None:
     command = [*write_check(app, "sys.exit('--debug' not in sys.argv)"), "--debug", "--json"]
-    said = refused("bisect", "old.lock", "new.lock", "--", *command)
-    assert said.startswith("error[M792]")
+    message = refused("bisect", "old.lock", "new.lock", "--", *command)
+    assert message.startswith("error[M792]")
 
 
 # Mixes that cannot be ---------------------------------------------------------------------
@@ -281,8 +281,8 @@ def test_modules_that_only_move_together_move_together(home: Path) -> None:
     lock_as("old.lock", folder, wanted, dict.fromkeys("abcd", "<=1.0"))
     lock_as("new.lock", folder, wanted)
     command = write_check(folder, "sys.exit(v['b'] >= (5, 0))")
-    found = bisected(command)
-    (one,) = found["blamed"]
+    result = bisected(command)
+    (one,) = result["blamed"]
     assert (one["name"], one["good"], one["bad"]) == ("b", "4.0", "5.0")
     assert one["along"] == [{"name": "a", "before": "1.0", "after": "5.0"}]
     command = write_check(folder, "sys.exit(v['d'] >= (6, 0))")
@@ -292,7 +292,7 @@ def test_modules_that_only_move_together_move_together(home: Path) -> None:
 
 
 def test_unresolvable_versions_are_skipped_without_a_run(home: Path) -> None:
-    """a 3.0 to 5.0 need a b that neither lock has, and no version between goes with another."""
+    """a 3.0 to 5.0 need a b that neither lock has, and no version between works with another."""
     publish_graph(
         home / "registry",
         {
@@ -304,11 +304,11 @@ def test_unresolvable_versions_are_skipped_without_a_run(home: Path) -> None:
     lock_as("old.lock", folder, wanted, {"a": "==1.0", "b": "==1.0"})
     lock_as("new.lock", folder, wanted, {"a": "==8.0", "b": "==1.0"})
     command = write_check(folder, "sys.exit(v['a'] >= (4, 0))")
-    found = bisected(command)
-    (one,) = found["blamed"]
+    result = bisected(command)
+    (one,) = result["blamed"]
     assert (one["good"], one["bad"], one["untested"]) == ("2.0", "6.0", ["3.0", "4.0", "5.0"])
-    assert found["runs"] == runs_of(folder)
-    assert {skipped["mix"] for skipped in found["skipped"]} <= {"a 3.0", "a 4.0", "a 5.0"}
+    assert result["runs"] == runs_of(folder)
+    assert {skipped["mix"] for skipped in result["skipped"]} <= {"a 3.0", "a 4.0", "a 5.0"}
 
 
 def test_requirements_that_changed_are_changes_too(home: Path) -> None:
@@ -326,8 +326,8 @@ def test_requirements_that_changed_are_changes_too(home: Path) -> None:
     ):
         (one,) = bisected(write_check(folder, code))["blamed"]
         assert one["name"] == name
-        said = modpkg("bisect", "old.lock", "new.lock", "--", sys.executable, "check.py").stdout
-        assert f"{name} breaks it, of 4 changed modules" in said
+        output = modpkg("bisect", "old.lock", "new.lock", "--", sys.executable, "check.py").stdout
+        assert f"{name} breaks it, of 4 changed modules" in output
     assert (one["good"], one["bad"]) == ("3.0", "4.0")
 
 
@@ -356,9 +356,9 @@ def test_a_registry_beside_the_manifest_and_a_pyproject(home: Path) -> None:
         modpkg("lock", cwd=folder)
         (folder / "modpkg.lock").rename(folder / name)
     command = write_check(folder, "sys.exit(v['a'] >= (3, 0))")
-    said = modpkg("bisect", "old.lock", "new.lock", "--", *command, cwd=folder).stdout
-    assert "a 2.0 is good, 3.0 is bad" in said
-    assert "[tool.modpkg.constraints]" in said
+    output = modpkg("bisect", "old.lock", "new.lock", "--", *command, cwd=folder).stdout
+    assert "a 2.0 is good, 3.0 is bad" in output
+    assert "[tool.modpkg.constraints]" in output
 
 
 # Real models ------------------------------------------------------------------------------
@@ -381,8 +381,8 @@ def talker(home: Path, tmp_path: Path) -> Path:
 CHECK_WEIGHTS = """
 import json, sys, modpkg
 weight = modpkg.load("talker").state_dict()["model.layers.0.self_attn.q_proj.weight"]
-said = round(float(weight.abs().sum()), 4)
-sys.exit(said != {expected})
+output = round(float(weight.abs().sum()), 4)
+sys.exit(output != {expected})
 """
 
 
@@ -391,7 +391,7 @@ def test_a_model_that_the_command_loads(talker: Path) -> None:
     write_app(talker, {"talker": "*"}, {"tiny-lora": "<=1.0"})
     modpkg("install")
     measured = subprocess.run(
-        [sys.executable, "-c", CHECK_WEIGHTS.format(expected="print(said)")],
+        [sys.executable, "-c", CHECK_WEIGHTS.format(expected="print(output)")],
         capture_output=True,
         text=True,
         check=False,
@@ -400,11 +400,11 @@ def test_a_model_that_the_command_loads(talker: Path) -> None:
     modpkg("install", "--upgrade")
     before = contents(talker / ".modpkg" / "generations")
     (talker / "check.py").write_text(CHECK_WEIGHTS.format(expected=float(measured.stdout)))
-    found = json.loads(
+    result = json.loads(
         modpkg("bisect", "@1", "@2", "--json", "--", sys.executable, "check.py").stdout
     )
-    assert boundaries(found) == {"tiny-lora": ("2.0", "3.0")}
-    assert found["keep"]["enough"] is True
+    assert boundaries(result) == {"tiny-lora": ("2.0", "3.0")}
+    assert result["keep"]["enough"] is True
     assert contents(talker / ".modpkg" / "generations") == before
     assert not list((Path(os.environ["MODPKG_HOME"]) / "trials").glob("*/project"))
 
@@ -417,8 +417,8 @@ def test_modpkg_run_in_the_command_sees_the_trial(home: Path) -> None:
     lock_as("new.lock", folder, {"a": "*"})
     code = (
         "import subprocess, json\n"
-        "said = subprocess.run([sys.executable, '-m', 'modpkg', 'list', '--json'],"
+        "output = subprocess.run([sys.executable, '-m', 'modpkg', 'list', '--json'],"
         " capture_output=True, check=True).stdout\n"
-        "sys.exit(json.loads(said)['modules'][0]['version'] == '2.0')"
+        "sys.exit(json.loads(output)['modules'][0]['version'] == '2.0')"
     )
     assert boundaries(bisected(write_check(folder, code))) == {"a": ("1.0", "2.0")}

@@ -36,7 +36,7 @@ def test_a_community_owns_a_model(story: tuple[dict[str, Any], Path]) -> None:
     assert facts["head reused"] > -0.05
     assert facts["merged tweets"] > 0.15
     assert facts["merged products"] > 0.05
-    # 5 and 6: a test for people whom nobody had tested, and what it keeps out
+    # 5 and 6: a test for users that no test covered, and what it rejects
     assert facts["bytes of 1.0.2"] < 100_000
     assert all(facts[f"pruned {domain}"] >= -0.05 for domain in ("films", "tweets", "products"))
     assert facts["pruned scans"] < -0.03

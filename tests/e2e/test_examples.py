@@ -37,9 +37,9 @@ def test_the_demo_ends_with_a_summary(demo: Demo) -> None:
     summary = last_line(demo.output)
     assert 5 <= len(summary.split()) <= 60
     assert summary.endswith(".")
-    said = set(re.findall(r"\w+", summary.lower()))
+    words = set(re.findall(r"\w+", summary.lower()))
     article = set(re.findall(r"\w+", ARTICLE.read_text().lower()))
-    assert len(said & article) / len(said) > 0.8  # of the article, not made up
+    assert len(words & article) / len(words) > 0.8  # of the article, not made up
 
 
 def test_a_second_run_needs_no_network(demo: Demo) -> None:

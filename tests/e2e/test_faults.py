@@ -86,7 +86,7 @@ def test_a_clock_that_jumps(home: Path, tmp_path: Path, jump: float) -> None:
             os.utime(path, (moment, moment))
     modpkg("install", "talker==2.0")
     assert modpkg_json("store", "gc")["releases"] == [] or jump < 0
-    told = modpkg_json("store", "gc", "--max-size", "0 B")
-    assert modpkg_json("store", "info")["releases"] == 3, told
+    result = modpkg_json("store", "gc", "--max-size", "0 B")
+    assert modpkg_json("store", "info")["releases"] == 3, result
     assert modpkg_json("store", "verify")["damaged"] == []
     modpkg("install", "--frozen", "--offline")

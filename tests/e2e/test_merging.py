@@ -50,14 +50,14 @@ def test_auto_takes_the_method_that_the_base_s_own_tests_like_best(
         save_file(tensors, copy / "model.safetensors")
         copies.append(copy)
     asked = ("merge", "--base", "minilm-l6==1.0.1", *copies, "--method", "auto")
-    told = modpkg_json(*asked, "--out", tmp_path / "merged")
-    tried = {one["method"]: one for one in told["tried"]}
+    result = modpkg_json(*asked, "--out", tmp_path / "merged")
+    tried = {one["method"]: one for one in result["tried"]}
     assert set(tried) == {"mean", "ties", "task-arithmetic", "model-stock"}
-    best = told["tried"][0]
-    assert told["method"] == best["method"]
-    assert best["failed"] == min(one["failed"] for one in told["tried"])
+    best = result["tried"][0]
+    assert result["method"] == best["method"]
+    assert best["failed"] == min(one["failed"] for one in result["tried"])
     assert best["gain"] == max(
-        one["gain"] for one in told["tried"] if one["failed"] == best["failed"]
+        one["gain"] for one in result["tried"] if one["failed"] == best["failed"]
     )
     # The candidate carries the base's tests, and they give what they gave when it was chosen.
     again = json.loads(modpkg("test", "--json", cwd=tmp_path / "merged", check=False).stdout)

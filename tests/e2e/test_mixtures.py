@@ -143,7 +143,7 @@ def test_an_expert_of_another_base_is_refused_by_the_resolver(registry: Path) ->
     text = Path("modpkg.toml").read_text().replace('tiny = "*"', 'tiny = ">=2"')
     Path("modpkg.toml").write_text(text)
     assert "tiny" in refused("lock")
-    # its own range may be wider than what it fits: then its interface tells
+    # its own range may be wider than what it fits: then its interface decides
     folder = Path("wide")
     write_module(folder, "wide", "1.0", "expert", {"tiny": ">=1"}, files=expert_files(4))
     modpkg("build", folder, "--against", "1.0", "--registry", registry)

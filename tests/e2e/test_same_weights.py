@@ -1,4 +1,4 @@
-"""Weights that somebody else packaged again: another module, and no tensor moves."""
+"""Weights repackaged by others: another module, and no tensor is transferred."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_fork_of_a_fork_transfers_no_weights(registry: Path, tmp_path: Path) -
     assert [(b.name, b.relation) for b in fork.provenance.built_from] == [("mine", "forked")]
     modpkg("install", "yours", "minilm-l6")
     Path("text.txt").write_text("A bridge was reopened.")
-    said = [modpkg_json("run", name, "text.txt") for name in ("yours", "minilm-l6")]
-    assert said[0]["embedding"] == said[1]["embedding"]
+    results = [modpkg_json("run", name, "text.txt") for name in ("yours", "minilm-l6")]
+    assert results[0]["embedding"] == results[1]["embedding"]
     assert "└── forked from mine 1.0.0" in modpkg("log", "yours").stdout
     assert modpkg_json("check", tmp_path / "yours")["level"] == "none"

@@ -1,4 +1,4 @@
-"""A flipped bit is told of in one sentence before anything is switched, or does no harm."""
+"""A flipped bit is reported in one sentence before anything is switched, or does no harm."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def tried(
     *,
     kept: bool = False,
 ) -> list[int]:
-    """Flip each bit by itself, run the command from ``start``, and return where it told of damage.
+    """Flip one bit at a time, run the command from ``start``, and return the bytes reported.
 
     ``kept``: the file is a part of what ``start`` puts back, so it need not be flipped back.
     """
-    told = []
+    detected = []
     world.restore(start)
     before, weights = world.state(), world.installed()
     for at, bit in places:
@@ -65,7 +65,7 @@ def tried(
         try:
             before = world.state() if kept else before
             if world.judge(command(*arguments), before, weights):
-                told.append(at)
+                detected.append(at)
         except AssertionError as error:
             raise AssertionError(f"{path}: bit {bit} of byte {at}: {error}") from error
         finally:
@@ -73,7 +73,7 @@ def tried(
                 flip(path, at, bit)
             world.restore(start)
     world.loads()
-    return told
+    return detected
 
 
 def records(world: World) -> dict[str, ReleaseRecord]:
@@ -103,9 +103,9 @@ def test_a_pack_of_a_registry(entered: World) -> None:
             mine = sorted((start, stop) for e, start, stop in used if e.pack == pack)
             places = spread(0, path.stat().st_size, 7)
             places += [((start + stop) // 2, 5) for start, stop in mine[::6]]
-            told = tried(entered, path, places, "old")
+            detected = tried(entered, path, places, "old")
             for at, _ in places:
-                assert (at in told) == any(start <= at < stop for start, stop in mine)
+                assert (at in detected) == any(start <= at < stop for start, stop in mine)
 
 
 @pytest.mark.parametrize("kind", ["record", "interface", "file"])
@@ -128,11 +128,11 @@ def test_another_blob_of_a_registry(either: World, kind: str) -> None:
 
 
 UNVOUCHED = ("size", "published", "yanked", "spec")
-"""What nothing else in a registry says of a release; a lower spec says nothing that is wrong."""
+"""Fields that nothing else in a registry repeats; a lower spec is not an error."""
 
 
 def fields(raw: bytes) -> dict[str, list[tuple[int, int]]]:
-    """Return by field of a line where its value lies."""
+    """Return the position of the value of each field of a line."""
     found = {}
     for key, value in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
         begin = raw.index(f'"{key}":'.encode()) + len(key) + 3
@@ -142,16 +142,16 @@ def fields(raw: bytes) -> dict[str, list[tuple[int, int]]]:
 
 
 def test_an_index_line(either: World) -> None:
-    """Every field of it, and what lies between them; from an empty store and from a full one."""
+    """Every field, and the bytes between them; with an empty store and with a full one."""
     for name in either.lines():
         path = either.registry / "index" / f"{name}.jsonl"
         data = path.read_bytes()
         begin = data.rindex(b"\n{", 0, -1) + 1
         for field, places in fields(data[begin:]).items():
             there = [(begin + at, bit) for at, bit in places]
-            told = tried(either, path, there, "old")
+            detected = tried(either, path, there, "old")
             if field not in UNVOUCHED:
-                assert told == [at for at, _ in there], (name, field)
+                assert detected == [at for at, _ in there], (name, field)
         tried(either, path, spread(0, len(data), 10), "full")
 
 
@@ -164,18 +164,18 @@ def test_requirements_that_an_index_leaves_out(either: World) -> None:
             path.write_bytes(data.replace(old, new))
             either.restore("old")
             before, weights = either.state(), either.installed()
-            said = command(*INSTALL)
-            assert either.judge(said, before, weights)
-            assert "[M310]" in said.err
+            done = command(*INSTALL)
+            assert either.judge(done, before, weights)
+            assert "[M310]" in done.err
             (either.app / "modpkg.toml").write_text(
                 '[app]\nname = "app"\n[dependencies]\n"talker" = { version = "==2.0", '
                 'extras = ["loud"] }\n'
             )
             assert command("lock").status == 0
             before = either.state()
-            said = command(*FROZEN)
-            assert either.judge(said, before, weights)
-            assert "[M410]" in said.err
+            done = command(*FROZEN)
+            assert either.judge(done, before, weights)
+            assert "[M410]" in done.err
     finally:
         path.write_bytes(data)
 
@@ -203,8 +203,8 @@ def test_a_lock(either: World, start: str) -> None:
             if number and begin >= 0:
                 value = text.index(part) + begin + len(key) + 4
                 vouched += spread(value + 1, text.index("\n", value) - 1, 3)
-    told = tried(either, path, places + vouched, start, FROZEN, kept=True)
-    assert set(told) >= {at for at, _ in vouched}
+    detected = tried(either, path, places + vouched, start, FROZEN, kept=True)
+    assert set(detected) >= {at for at, _ in vouched}
     tried(either, path, places[::4] + vouched[::6], start, INSTALL, kept=True)
 
 
@@ -263,8 +263,8 @@ def test_a_pack_of_the_store(here: World) -> None:
                     continue
                 data += 1
                 places = spread(place.offset, place.offset + place.length, 3)
-                told = tried(here, path, places, "fresh", kept=True)
-                assert told == [at for at, _ in places]
+                detected = tried(here, path, places, "fresh", kept=True)
+                assert detected == [at for at, _ in places]
         assert headers >= 3
         assert data == 12
     finally:
@@ -287,10 +287,10 @@ def test_verify_repairs_damage_that_composing_reports(here: World) -> None:
         entry = next(iter(digest.values()))
         place = store.find({entry.digest: 1})[entry.digest]
         flip(store.packs.path(place.pack), place.offset, 3)
-        said = command(*INSTALL)
-        assert "[M508]" in said.err
-        assert "store verify" in said.err
-        command("store", "verify")  # no project needs it: what is damaged counts as not here
+        done = command(*INSTALL)
+        assert "[M508]" in done.err
+        assert "store verify" in done.err
+        command("store", "verify")  # no project needs it: damaged counts as missing
         assert command(*INSTALL).status == 0
         assert here.installed() == here.weights
     finally:
@@ -320,16 +320,16 @@ def _of_model(world: World) -> Path:
 
 @pytest.mark.parametrize("record", [_of_generation, _of_model])
 def test_a_record_of_an_environment(here: World, record: Callable[[World], Path]) -> None:
-    """Told by what reads it; what changes the environment makes it anew."""
+    """Reading commands report it; changing the environment regenerates it."""
     here.restore("full")
     path = record(here)
     size = path.stat().st_size
     for at, bit in spread(0, size, 20):
         flip(path, at, bit)
-        said = command("run", "talker", str(here.app / "modpkg.toml"))
-        assert said.status == 1
-        assert len(said.errors) == 1
-        assert said.errors[0].startswith("error[M506]"), said.err
+        done = command("run", "talker", str(here.app / "modpkg.toml"))
+        assert done.status == 1
+        assert len(done.errors) == 1
+        assert done.errors[0].startswith("error[M506]"), done.err
         here.restore("full")
     weights = here.installed()
     for arguments in (("install",), INSTALL, ("rollback", "--to", "2")):

@@ -66,18 +66,18 @@ def updated(*arguments: str) -> Any:
 
 
 def test_all_that_is_newest_when_that_passes(app: Path) -> None:
-    found = updated("--test", check(app, "sys.exit(0)"))
+    result = updated("--test", check(app, "sys.exit(0)"))
     assert versions(app) == dict.fromkeys(NAMES, "1.12")
-    assert (found["held"], found["runs"]) == ([], 1)
+    assert (result["held"], result["runs"]) == ([], 1)
     assert runs_of(app) == 1
 
 
 def test_breaking_modules_are_held_back_and_the_rest_updated(app: Path) -> None:
     command = check(app, "sys.exit(v['m02'] >= (1, 7) or v['m04'] >= (1, 10))")
-    found = updated("--test", command)
+    result = updated("--test", command)
     newest = dict.fromkeys(NAMES, "1.12")
     assert versions(app) == newest | {"m02": "1.6", "m04": "1.9"}
-    assert {one["name"]: (one["version"], one["bad"]) for one in found["held"]} == {
+    assert {one["name"]: (one["version"], one["bad"]) for one in result["held"]} == {
         "m02": ("1.6", "1.7"),
         "m04": ("1.9", "1.10"),
     }
@@ -87,9 +87,9 @@ def test_breaking_modules_are_held_back_and_the_rest_updated(app: Path) -> None:
 
 def test_the_later_module_of_a_breaking_pair_is_held_back(app: Path) -> None:
     command = check(app, "sys.exit(v['m01'] >= (1, 3) and v['m03'] >= (1, 8))")
-    said = modpkg("update", "--test", command).stdout
+    output = modpkg("update", "--test", command).stdout
     assert versions(app) == dict.fromkeys(NAMES, "1.12") | {"m03": "1.7"}
-    assert "m03 stays at 1.7: tests fail with 1.8 together with m01" in said
+    assert "m03 stays at 1.7: tests fail with 1.8 together with m01" in output
     modpkg("lock", "--check")
 
 
@@ -101,10 +101,10 @@ def test_a_name_alone(app: Path) -> None:
 def test_a_dry_run_switches_nothing(app: Path) -> None:
     before = contents(app / ".modpkg"), (app / "modpkg.lock").read_bytes()
     command = check(app, "sys.exit(v['m05'] >= (1, 4))")
-    said = modpkg("update", "--dry-run", "--test", command).stdout
-    assert "m05 stays at 1.3" in said
-    assert "~ m00 1.1 -> 1.12" in said
-    assert "~ m05 1.1 -> 1.3" in said
+    output = modpkg("update", "--dry-run", "--test", command).stdout
+    assert "m05 stays at 1.3" in output
+    assert "~ m00 1.1 -> 1.12" in output
+    assert "~ m05 1.1 -> 1.3" in output
     assert (contents(app / ".modpkg"), (app / "modpkg.lock").read_bytes()) == before
     runs = runs_of(app)
     modpkg("update", "--test", command)
@@ -114,9 +114,9 @@ def test_a_dry_run_switches_nothing(app: Path) -> None:
 
 def test_a_failed_or_killed_update_changes_nothing(app: Path) -> None:
     before = contents(app / ".modpkg"), (app / "modpkg.lock").read_bytes()
-    said = refused("update", "--test", check(app, "sys.exit(1)"))
-    assert "M791" in said
-    assert "the current lock" in said
+    message = refused("update", "--test", check(app, "sys.exit(1)"))
+    assert "M791" in message
+    assert "the current lock" in message
     command = check(
         app,
         "if count == 5: os.kill(os.getppid(), signal.SIGKILL); time.sleep(1)\n"
@@ -126,9 +126,9 @@ def test_a_failed_or_killed_update_changes_nothing(app: Path) -> None:
     command = f"exec {command}"  # so that the parent is modpkg and not the shell
     assert modpkg("update", "--test", command, check=False).returncode == -9
     assert (contents(app / ".modpkg"), (app / "modpkg.lock").read_bytes()) == before
-    found = updated("--test", command)
+    result = updated("--test", command)
     assert versions(app)["m02"] == "1.6"
-    assert runs_of(app) == found["runs"] + 1
+    assert runs_of(app) == result["runs"] + 1
 
 
 def test_a_lock_changed_during_the_update_is_not_overwritten(app: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_tested_update_needs_a_lock(app: Path) -> None:
 
 
 def test_modules_that_pin_each_other_move_together(home: Path) -> None:
-    """b 5.0 breaks it; a goes with it, and c stays free."""
+    """b 5.0 breaks it; a moves with b, and c is independent."""
     steps = [f"{number}.0" for number in range(1, 9)]
     publish_graph(
         home / "registry",
@@ -184,8 +184,8 @@ def test_the_tests_of_the_app(home: Path, tmp_path: Path) -> None:
     (folder / "tests" / "moods.jsonl").write_bytes(cases)
     manifest.write_text(recipe + table(more='at_least = 1.0\nmodel = "judge"\n'))
     modpkg("install")
-    said = modpkg("update", "--dry-run", "--test").stdout
-    assert "mood stays at 2.0: tests fail with 3.0 (newest: 5.0)." in said
+    output = modpkg("update", "--dry-run", "--test").stdout
+    assert "mood stays at 2.0: tests fail with 3.0 (newest: 5.0)." in output
     assert versions(folder)["mood"] == "1.0"
     assert updated("--test")["runs"] == 4
     assert versions(folder)["mood"] == "2.0"

@@ -33,7 +33,7 @@ LINES = [
 
 @pytest.fixture
 def registry(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the example registry, with a head that has tests and a suite of somebody else's."""
+    """A copy of the example registry, with a head that has tests and a third party's suite."""
     registry = tmp_path / "registry"
     shutil.copytree(demo.home / "registry", registry)
     monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
@@ -82,8 +82,8 @@ def test_a_base_is_vetted_by_the_tests_of_the_head_on_it(
     demo: Demo, registry: Path, tmp_path: Path
 ) -> None:
     head = tmp_path / "head"
-    told = modpkg("test", head.name, check=False, cwd=tmp_path)
-    assert told.returncode == 1  # a name is an installed model, and nothing is installed
+    failed = modpkg("test", head.name, check=False, cwd=tmp_path)
+    assert failed.returncode == 1  # a name is an installed model, and nothing is installed
     [report] = modpkg_json("test", cwd=head)
     assert [(r["suite"], r["test"], r["passed"]) for r in report["results"]] == [
         ("sentiment-head", "lines", True),
@@ -95,9 +95,9 @@ def test_a_base_is_vetted_by_the_tests_of_the_head_on_it(
 
     near = candidate(demo, tmp_path / "near", ("layer.5.",), 1e-3)
     done = modpkg("vet", near, "--json", check=False)
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["verdict"]) == (0, "accept"), found["reason"]
-    [tested] = [one for one in found["dependants"] if one["state"] == "tested"]
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["verdict"]) == (0, "accept"), result["reason"]
+    [tested] = [one for one in result["dependants"] if one["state"] == "tested"]
     assert tested["name"] == "sentiment-head"
     lines = tested["changes"][0]
     assert lines["before"] == report["results"][0]

@@ -16,7 +16,7 @@ from tests.command import modpkg, modpkg_json, refused
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     status = 0
-    """Where it is set, all that is answered: 200 is somebody's web page."""
+    """If set, the only answer: 200 is an unrelated web page."""
 
     def do_GET(self) -> None:
         if not Quiet.status:
@@ -52,9 +52,9 @@ def test_install_then_work_without_the_server(server: http.server.HTTPServer) ->
     assert "Nothing to do" in modpkg("install", "--offline").stdout
     modpkg("install", "--offline", "talker<2", "tiny")  # all of it is here already
     assert modpkg_json("list")["models"].keys() == {"talker", "tiny"}
-    said = refused("install", "--offline", "talker>=2")
-    assert "error[M501]" in said
-    assert "talker 2.0" in said or "tiny-lora 2.0" in said
+    message = refused("install", "--offline", "talker>=2")
+    assert "error[M501]" in message
+    assert "talker 2.0" in message or "tiny-lora 2.0" in message
     assert "could not be read" in refused("install", "talker>=2")
     assert modpkg_json("list")["models"]["talker"] == "1.0"
 
@@ -94,9 +94,9 @@ def test_each_answer_of_a_server_has_its_own_message(
     server: http.server.HTTPServer, status: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Quiet, "status", status)
-    said = refused("install", "talker")
-    assert sentence in said
-    assert sum(line.startswith("error[") for line in said.splitlines()) == 1
+    message = refused("install", "talker")
+    assert sentence in message
+    assert sum(line.startswith("error[") for line in message.splitlines()) == 1
 
 
 def test_publishing_to_an_address_is_refused(server: http.server.HTTPServer) -> None:

@@ -58,10 +58,10 @@ def test_a_refusal_names_the_module_and_the_chain_of_requirements(
 ) -> None:
     talker(tmp_path, "Apache-2.0", "CC-BY-NC-4.0")
     write(app, '[licenses]\nallow = ["MIT", "apache-2.0"]\n')
-    told = refused("install", "--dry-run")
-    assert "error[M770]" in told
-    assert "modpkg.toml:4 (talker -> tiny-lora): tiny-lora 1.0 is under CC-BY-NC-4.0" in told
-    assert "CC-BY-NC-4.0 is not among the allowed licences" in told
+    message = refused("install", "--dry-run")
+    assert "error[M770]" in message
+    assert "modpkg.toml:4 (talker -> tiny-lora): tiny-lora 1.0 is under CC-BY-NC-4.0" in message
+    assert "CC-BY-NC-4.0 is not among the allowed licences" in message
     write(app, '[licenses]\ndeny = ["CC-BY-NC-4.0"]\n')
     assert "CC-BY-NC-4.0 is denied" in refused("install")
     write(

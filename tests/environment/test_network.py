@@ -64,14 +64,14 @@ def test_a_mirror_serves_an_install_and_the_lock_is_the_same(
 
 def test_a_private_registry_wants_its_token(server: Server, home: Path) -> None:
     server.fault = private
-    said = refused("install", "talker")
-    assert "error[M314]" in said
-    assert "requires credentials for index/talker.jsonl (401); put them into" in said
-    assert f'{home}/config.toml, under [registry."{server.url}"].' in said
+    message = refused("install", "talker")
+    assert "error[M314]" in message
+    assert "requires credentials for index/talker.jsonl (401); put them into" in message
+    assert f'{home}/config.toml, under [registry."{server.url}"].' in message
     write_config(home, f'[registry."{server.url}"]\ntoken-env = "ACME_TOKEN"\n')
-    said = refused("install", "talker")
-    assert "config.toml:2: registry.'http" in said
-    assert "names the environment variable ACME_TOKEN, which is not set; set it." in said
+    message = refused("install", "talker")
+    assert "config.toml:2: registry.'http" in message
+    assert "names the environment variable ACME_TOKEN, which is not set; set it." in message
     modpkg("install", "talker", ACME_TOKEN=TOKEN)
 
 
@@ -92,17 +92,17 @@ def test_a_token_is_printed_nowhere(server: Server, home: Path) -> None:
 
 
 def test_an_address_with_a_password_is_refused(server: Server) -> None:
-    said = refused("install", "talker", "--registry", f"https://ann:{TOKEN}@models.example")
-    assert "error[M316]: The address of https://models.example contains a user or " in said
-    assert TOKEN not in said
+    message = refused("install", "talker", "--registry", f"https://ann:{TOKEN}@models.example")
+    assert "error[M316]: The address of https://models.example contains a user or " in message
+    assert TOKEN not in message
 
 
 def test_a_mistake_in_the_configuration_is_reported(server: Server, home: Path) -> None:
     write_config(home, f'[registry."{server.url}"]\nmirors = []\n')
-    said = refused("install", "talker")
-    assert "config.toml:2: registry.'http://127.0.0.1:" in said
-    assert "is not a key of [registry.'http" in said
-    assert "; did you mean 'mirrors'?" in said
+    message = refused("install", "talker")
+    assert "config.toml:2: registry.'http://127.0.0.1:" in message
+    assert "is not a key of [registry.'http" in message
+    assert "; did you mean 'mirrors'?" in message
 
 
 def test_a_failing_server_is_retried(server: Server) -> None:

@@ -45,23 +45,23 @@ def watched(*arguments: str | Path) -> tuple[int, str, list[str]]:
 
 def offline(*arguments: str | Path) -> str:
     """Run a command that has to do without a network and can."""
-    status, said, sockets = watched(*arguments, "--offline")
-    assert status == 0, said
+    status, output, sockets = watched(*arguments, "--offline")
+    assert status == 0, output
     assert sockets == []
-    return said
+    return output
 
 
 def refused(*arguments: str | Path) -> str:
-    status, said, sockets = watched(*arguments, "--offline")
-    assert status == 1, said
+    status, output, sockets = watched(*arguments, "--offline")
+    assert status == 1, output
     assert sockets == []
-    assert "error[M501]: Cannot fetch " in said
-    return said
+    assert "error[M501]: Cannot fetch " in output
+    return output
 
 
 def test_the_watch_sees_a_socket(server: Server) -> None:
-    status, said, sockets = watched("install", "talker")
-    assert status == 0, said
+    status, output, sockets = watched("install", "talker")
+    assert status == 0, output
     assert sockets != []
 
 
@@ -84,21 +84,21 @@ def test_nothing_to_fetch_needs_no_socket(server: Server, tmp_path: Path) -> Non
 
 def test_missing_files_are_named_without_a_socket(server: Server, tmp_path: Path) -> None:
     Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\ntalker = "*"\n')
-    said = f"Cannot fetch {server.url}/index/"
-    assert f"{said}talker.jsonl" in refused("install")
-    assert f"{said}talker.jsonl" in refused("lock")
-    assert f"{said}talker.jsonl" in refused("update")
-    assert f"{said}talker.jsonl" in refused("why-not", "talker==1.0")
-    assert f"{said}tiny.jsonl" in refused("build", tmp_path / "projects/lora-1")
+    prefix = f"Cannot fetch {server.url}/index/"
+    assert f"{prefix}talker.jsonl" in refused("install")
+    assert f"{prefix}talker.jsonl" in refused("lock")
+    assert f"{prefix}talker.jsonl" in refused("update")
+    assert f"{prefix}talker.jsonl" in refused("why-not", "talker==1.0")
+    assert f"{prefix}tiny.jsonl" in refused("build", tmp_path / "projects/lora-1")
     modpkg("lock")
     Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\nother = "*"\n')
-    assert f"{said}other.jsonl" in refused("install")
+    assert f"{prefix}other.jsonl" in refused("install")
     assert server.paths().count("/index/talker.jsonl") == 1
 
 
 def test_a_blob_that_is_missing_is_named(server: Server) -> None:
     Path("modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\ntalker = "*"\n')
     modpkg("lock")
-    said = refused("install", "--frozen")
-    assert " of ti" in said or " of talker" in said
+    message = refused("install", "--frozen")
+    assert " of ti" in message or " of talker" in message
     assert not Path(".modpkg/current").exists()

@@ -107,7 +107,7 @@ def test_an_export_that_is_not_possible_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "sentence"),
     [
         ({"peft_type": "IA3"}, "alpha does not scale what IA3 does"),
         ({"peft_type": "LORA", "bias": "all"}, "alpha does not scale its biases"),
@@ -116,10 +116,10 @@ def test_an_export_that_is_not_possible_is_refused(
     ],
 )
 def test_an_adapter_that_alpha_does_not_scale_is_refused(
-    tmp_path: Path, config: dict[str, object], said: str
+    tmp_path: Path, config: dict[str, object], sentence: str
 ) -> None:
     made = module(tmp_path, "lora", "adapter", {"w": torch.ones(2)}, adapter_config=config)
-    with raises("M805", match=said):
+    with raises("M805", match=sentence):
         export_peft(made, tmp_path / "out", scale=0.5)
     assert not (tmp_path / "out").exists()
 

@@ -73,9 +73,11 @@ def test_embeddings_are_those_of_sentence_transformers(saved: Path) -> None:
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     imported(Path("out"), "again")
     for side in ("small", "out", "again"):
-        told = modpkg("diff", "again==1.0.0", side).stdout
-        assert " same" in told
-        assert not re.search(r"changed|added|removed", told.partition("tensors")[2].splitlines()[0])
+        output = modpkg("diff", "again==1.0.0", side).stdout
+        assert " same" in output
+        assert not re.search(
+            r"changed|added|removed", output.partition("tensors")[2].splitlines()[0]
+        )
     assert torch.equal(encoded(package.path("small")), wanted)
 
 
@@ -87,8 +89,8 @@ def test_weights_that_are_missing_or_code_are_refused(saved: Path) -> None:
     assert "2_Dense has no model.safetensors" in refused("import", "hf", saved, "--name", "a")
     pack.write_bytes(weights)
     config = saved / "2_Dense" / "config.json"
-    told = json.loads(config.read_text())
-    config.write_text(json.dumps({**told, "activation_function": "os.system"}))
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "activation_function": "os.system"}))
     imported(saved, "bad")
     modpkg("install", "bad")
     with raises("M704", match="'os.system', which is not supported"):
@@ -114,7 +116,7 @@ def test_every_activation_is_the_one_of_sentence_transformers(
 
 
 def test_every_activation_without_arguments_is_known() -> None:
-    """All of torch's that work on a vector, but those with weights of their own."""
+    """All of torch's that work on a vector, but those with weights."""
     left = {"PReLU", "MultiheadAttention", "Threshold", "Softmax2d"}
     known = {
         name

@@ -46,7 +46,7 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("[registri]", "c.toml:1: registri is not a key of c.toml; did you mean 'registry'?"),
         ('[registry."models"]', "c.toml:1: registry.models is 'models', which is no address"),
@@ -76,10 +76,10 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("registry = 3", "c.toml:1: registry has to be a table, not an integer."),
     ],
 )
-def test_every_mistake_is_reported_with_its_line(text: str, said: str) -> None:
+def test_every_mistake_is_reported_with_its_line(text: str, sentence: str) -> None:
     with raises("M110") as caught:
         parse_settings(text, Path("c.toml"))
-    assert said.format(*["registry.'https://models.acme.example'"] * 2) in str(caught.value)
+    assert sentence.format(*["registry.'https://models.acme.example'"] * 2) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_secret_is_never_repeated(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "sentence"),
     [
         (None, "c.toml:2: {}.token-env names the environment variable ACME, which is not set"),
         ("", "which is not set; set it."),
@@ -112,7 +112,7 @@ def test_a_secret_is_never_repeated(text: str) -> None:
     ],
 )
 def test_an_unusable_variable_is_refused(
-    value: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+    value: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value is not None:
         monkeypatch.setenv("ACME", value)
@@ -121,7 +121,7 @@ def test_an_unusable_variable_is_refused(
     assert login is not None
     with raises("M110") as caught:
         login.authorization()
-    assert said.format("registry.'https://models.acme.example'") in str(caught.value)
+    assert sentence.format("registry.'https://models.acme.example'") in str(caught.value)
     assert "s3" not in str(caught.value)
 
 

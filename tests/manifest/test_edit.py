@@ -74,7 +74,7 @@ LAYOUTS = [
     # an empty one
     ("[dependencies]\n\n[app]\n", '[dependencies]\nb = "*"\n\n[app]\n'),
     ("[dependencies]", '[dependencies]\nb = "*"\n'),
-    # inline, dotted, and tables of their own
+    # inline, dotted, and separate tables
     ("dependencies = {}\n", 'dependencies = { b = "*" }\n'),
     ('dependencies = {a="1"} # x\n', 'dependencies = {a="1", b = "*"} # x\n'),
     ('dependencies = { a="1", } # x\n', 'dependencies = { a="1", b = "*", } # x\n'),

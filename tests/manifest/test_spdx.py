@@ -1,4 +1,4 @@
-"""SPDX expressions: read as trees, and compared with what somebody accepts."""
+"""SPDX expressions: read as trees, and compared with the accepted licences."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.hang_up()  # the other side had enough
 
     def give(self, state: Server, *, cut: int | None = None) -> None:
-        """Answer with the file, or the part asked for; ``cut``: break off after so many bytes."""
+        """Answer with the file, or the requested part; ``cut``: break off after so many bytes."""
         data = self.file()
         if data is None:
             self.answer(404)
@@ -109,7 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Proxy(Handler):
-    """A forward proxy: passes on what it is asked for, in clear or through a tunnel."""
+    """A forward proxy: forwards requests, in clear or through a tunnel."""
 
     def give(self, state: Server) -> None:
         parts = urlsplit(self.path)

@@ -41,10 +41,10 @@ def test_an_index_file_parses_like_its_single_lines(shapes: list[str], ended: bo
     warnings: list[str] = []
     found = parse_index(text, "m", "r", warnings.append)
     alone: list[IndexLine] = []
-    said: list[str] = []
+    expected: list[str] = []
     for number, line in enumerate(text.split(b"\n"), 1):
         alone += parse_index(
-            line, "m", "r", lambda it, at=number: said.append(it.replace(":1:", f":{at}:", 1))
+            line, "m", "r", lambda it, at=number: expected.append(it.replace(":1:", f":{at}:", 1))
         )
     assert found == alone
-    assert warnings == said
+    assert warnings == expected

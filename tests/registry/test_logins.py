@@ -146,8 +146,8 @@ def test_rejected_credentials_are_an_error_that_does_not_show_them(
     server.fault = fault
     with raises("M314") as caught:
         logged_in(server.url).read("f")
-    said = f"rejects the credentials for f ({status}); correct them in {home}/config.toml."
-    assert said in str(caught.value)
+    sentence = f"rejects the credentials for f ({status}); correct them in {home}/config.toml."
+    assert sentence in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 

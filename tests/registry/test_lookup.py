@@ -220,7 +220,7 @@ def test_a_release_cannot_claim_tensors_that_a_pack_lacks(registry: Path, tmp_pa
     shutil.copytree(registry, other)
     folder = write(tmp_path / "fork", SECOND, "fork")
     built = build_for(folder, registry)
-    # The same packs, but nobody says what is in them, and one is damaged.
+    # The same packs, but nothing describes what is in them, and one is damaged.
     for path in (other / "index").iterdir():
         path.unlink()
     entry = built.record.tensors["c"]
@@ -255,7 +255,7 @@ RegistryWriter(registry).publish(Registry(str(folder / "dist")), line)
 
 
 def publisher(folder: Path, registry: Path, user: int = 0) -> subprocess.Popen[bytes]:
-    """Build and publish in a process of its own, as another user if one is given."""
+    """Build and publish in a separate process, as another user if one is given."""
     return subprocess.Popen(
         [sys.executable, "-c", PUBLISHER, str(folder), str(registry), str(user)],
         stderr=subprocess.PIPE,
@@ -273,8 +273,8 @@ def test_publishers_at_once_lose_nothing(registry: Path, tmp_path: Path) -> None
         folders.append(folder)
     processes = [publisher(folder, registry) for folder in folders]
     for process in processes:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said.decode()
+        _, output = process.communicate(timeout=300)
+        assert process.returncode == 0, output.decode()
     report = check(str(registry))
     assert (report.problems, report.releases) == ([], 8)
     assert finds_all(registry)
@@ -282,7 +282,7 @@ def test_publishers_at_once_lose_nothing(registry: Path, tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes two other users, so it needs root")
 def test_two_users_share_a_folder() -> None:
-    """They publish in turn, with a umask that lets nobody else write."""
+    """They publish in turn, with a umask that denies writing to others."""
     # Other users do not get into the folders that pytest makes.
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
         shared = Path(temporary)
@@ -292,8 +292,8 @@ def test_two_users_share_a_folder() -> None:
             tensors = here_and_there(FIRST, "a", seed=number)
             folder = write(shared / f"project-{number}", tensors, version=f"1.{number}")
             os.chown(folder, user, 4321)
-            _, said = (process := publisher(folder, shared / "registry", user)).communicate()
-            assert process.returncode == 0, said.decode()
+            _, output = (process := publisher(folder, shared / "registry", user)).communicate()
+            assert process.returncode == 0, output.decode()
         assert check(str(shared / "registry")).problems == []
         assert finds_all(shared / "registry")
         third = record_of(shared / "registry", Registry(str(shared / "registry")).line("m", "1.2"))

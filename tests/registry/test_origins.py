@@ -37,9 +37,9 @@ def test_origins_are_recorded_with_digests(registry: Path, tmp_path: Path) -> No
         '  { name = "Tiny", version = "1.0.0", relation = "merged" },\n'
         '  { name = "tiny", version = "1.1" },\n]\n',
     )
-    told = modpkg("build", project).stdout
-    assert "merged from tiny 1.0\n" in told
-    assert "against  tiny 1.1\n" in told
+    output = modpkg("build", project).stdout
+    assert "merged from tiny 1.0\n" in output
+    assert "against  tiny 1.1\n" in output
     modpkg("publish", project, "--allow-breaking", "a merge")
     reader = Registry(str(registry))
     lines = {line.version: line for line in reader.index("tiny")}
@@ -76,8 +76,8 @@ def test_a_missing_origin_is_an_error_with_its_line(registry: Path, tmp_path: Pa
         write_module(tmp_path / "set", "set"),
         '[provenance]\nbuilt-from = [\n  { name = "tiny", version = "9" },\n]\n',
     )
-    said = refused("build", project)
-    assert "error[M760]" in said
-    assert "modpkg.toml:9: tiny 9 is not in the registry" in said
-    assert "(it has 1.0, 1.1)" in said
+    message = refused("build", project)
+    assert "error[M760]" in message
+    assert "modpkg.toml:9: tiny 9 is not in the registry" in message
+    assert "(it has 1.0, 1.1)" in message
     assert not (project / "dist").exists()

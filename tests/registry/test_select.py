@@ -1,4 +1,4 @@
-"""Choosing a release when nobody names a version: yanked ones, pre-releases, ranges."""
+"""Choosing a release when no version is named: yanked ones, pre-releases, ranges."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_missing_file_is_found(registry: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "said"),
+    ("fields", "code", "sentence"),
     [
         ({"kind": "model"}, "M310", "kind"),
         ({"requires": ["other"]}, "M310", "requires"),
@@ -140,11 +140,13 @@ def test_a_missing_file_is_found(registry: Path, kind: str) -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_a_wrong_index_line_is_found(
-    registry: Path, fields: dict[str, object], code: str, said: str
+    registry: Path, fields: dict[str, object], code: str, sentence: str
 ) -> None:
     edit_line(registry, "tiny-base", **fields)
     problems = check(str(registry)).problems
-    assert any(code == problem.code and said in problem.message for problem in problems), problems
+    assert any(code == problem.code and sentence in problem.message for problem in problems), (
+        problems
+    )
 
 
 def set_deep(record: dict[str, object], path: tuple[str, ...], value: object) -> None:
@@ -155,7 +157,7 @@ def set_deep(record: dict[str, object], path: tuple[str, ...], value: object) ->
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "sentence"),
     [
         (("license",), "GPL-3.0-only", "its manifest's"),
         (("manifest",), {"app": {"name": "x"}}, "app's"),
@@ -171,11 +173,11 @@ def set_deep(record: dict[str, object], path: tuple[str, ...], value: object) ->
     ids=lambda value: str(value)[:40],
 )
 def test_a_wrong_record_is_found(
-    registry: Path, path: tuple[str, ...], value: object, said: str
+    registry: Path, path: tuple[str, ...], value: object, sentence: str
 ) -> None:
     edit_record(registry, "tiny-base", "1.0.0", lambda record: set_deep(record, path, value))
     problems = check(str(registry)).problems
-    assert any(said in problem.message for problem in problems), problems
+    assert any(sentence in problem.message for problem in problems), problems
 
 
 def test_an_interface_that_leaves_out_a_tensor_is_found(registry: Path) -> None:

@@ -41,7 +41,7 @@ def walked(graph: Graph) -> dict[str, str] | None:
 
 
 def searched(graph: Graph) -> dict[str, str] | None:
-    """Return the search's answer; None when it says that there is none."""
+    """Return the search's answer; None if it finds no solution."""
     try:
         return chosen(SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs()).mapping)
     except Impossible as error:

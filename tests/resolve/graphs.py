@@ -98,7 +98,7 @@ def plain(table: str, *roots: str) -> Graph:
     for row in table.split(";"):
         head, _, needs = row.partition("->")
         name, version = head.split()
-        # "p5>=2,<=3" has a comma of its own: needs are parted by ", ".
+        # "p5>=2,<=3" contains a comma: needs are separated by ", ".
         lines.append(
             line(name, version, *(need.strip() for need in needs.split(", ") if need.strip()))
         )

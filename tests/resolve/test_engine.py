@@ -119,7 +119,7 @@ def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
         for seed in ("1", "2", "3")
     }
     assert len(answers) == 1
-    assert "Hint: " in answers.pop(), "what is told depends on them no more than the answer"
+    assert "Hint: " in answers.pop(), "neither the answer nor the explanation depends on them"
 
 
 @settings(max_examples=EXAMPLES // 4, deadline=None, derandomize=True, database=None)

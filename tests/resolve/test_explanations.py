@@ -25,7 +25,7 @@ from tests.resolve.oracles import Rules, brute_force
 from tests.resolve.universe import bound
 
 
-def told(graph: Graph, overrides: dict[str, str] | None = None, **policy: object) -> str:
+def explanation(graph: Graph, overrides: dict[str, str] | None = None, **policy: object) -> str:
     bounds = {name: bound(text) for name, text in (overrides or {}).items()}
     with raises("M401") as caught:
         resolve(graph.needs(), graph.catalog().overriding(bounds), policy=Policy(**policy))  # type: ignore[arg-type]
@@ -33,32 +33,38 @@ def told(graph: Graph, overrides: dict[str, str] | None = None, **policy: object
 
 
 def test_a_bound_of_a_root_is_named_with_its_line_and_what_dropping_it_allows() -> None:
-    text = told(plain("smol 1; smol 2; lora 1 -> smol>=2; lora 2 -> smol>=2", "lora", "smol>=1,<2"))
+    text = explanation(
+        plain("smol 1; smol 2; lora 1 -> smol>=2; lora 2 -> smol>=2", "lora", "smol>=1,<2")
+    )
     assert "modpkg.toml:2 needs smol>=1,<2." in text
     assert "lora 1 and 2 need smol>=2." in text
     assert "Hint: allow smol 2: drop `<2` from smol in modpkg.toml:2." in text
 
 
 def test_unrelated_requirements_are_not_shown() -> None:
-    text = told(plain("a 1 -> c<2; b 1 -> c>=2; c 1; c 2; d 1 -> c; e 1 -> d", "e", "a", "d", "b"))
+    text = explanation(
+        plain("a 1 -> c<2; b 1 -> c>=2; c 1; c 2; d 1 -> c; e 1 -> d", "e", "a", "d", "b")
+    )
     assert "d 1" not in text
     assert "e 1" not in text
     assert "remove a in modpkg.toml:2" in text
 
 
 def test_two_conflicts_take_two_changes() -> None:
-    text = told(plain("a 1 -> b>=2; b 1; y 1 -> z>=2; z 1", "a", "y"))
+    text = explanation(plain("a 1 -> b>=2; b 1; y 1 -> z>=2; z 1", "a", "y"))
     assert "Hint: remove a in modpkg.toml:1 and y in modpkg.toml:2." in text
 
 
 def test_suggestions_remove_as_little_as_possible() -> None:
-    text = told(plain("a 1 -> b>=2; b 1; c 1; x 1 -> c; y 1 -> z>=2; z 1", "x", "a[e]", "c", "y"))
+    text = explanation(
+        plain("a 1 -> b>=2; b 1; c 1; x 1 -> c; y 1 -> z>=2; z 1", "x", "a[e]", "c", "y")
+    )
     assert "remove a in modpkg.toml:2 and y in modpkg.toml:4." in text
 
 
 def test_a_constraint_is_loosened_or_left_out() -> None:
     graph = plain("top 1 -> lib>=2; lib 1; lib 2; lib 3", "top")
-    text = told(graph, constraints={"lib": bound("<2,!=3"), "other": bound("<1")})
+    text = explanation(graph, constraints={"lib": bound("<2,!=3"), "other": bound("<1")})
     assert "allow lib 2: drop `<2` from the constraint on lib in modpkg.toml:9." in text
     assert "allow lib 3: remove the constraint `lib<2,!=3` in modpkg.toml:9." in text
     assert "other" not in text
@@ -66,24 +72,24 @@ def test_a_constraint_is_loosened_or_left_out() -> None:
 
 def test_an_override_is_loosened_or_left_out() -> None:
     graph = plain("top 1 -> lib<2; lib 1; lib 3", "top")
-    assert "allow lib 1: remove the override `lib==7` in modpkg.toml:9." in told(
+    assert "allow lib 1: remove the override `lib==7` in modpkg.toml:9." in explanation(
         graph, {"lib": "==7"}
     )
-    text = told(graph, {"lib": ">2,<3"})
+    text = explanation(graph, {"lib": ">2,<3"})
     assert "allow lib 3: drop `<3` from the override of lib in modpkg.toml:9." in text
 
 
 def test_an_overridden_root_is_removed_if_nothing_else_helps() -> None:
-    text = told(plain("lib 1 -> nope", "lib<3"), {"lib": "<2"})
+    text = explanation(plain("lib 1 -> nope", "lib<3"), {"lib": "<2"})
     assert "remove lib in modpkg.toml:1." in text
 
 
 def test_admitting_an_excluded_release_is_suggested_if_it_helps() -> None:
     graph = plain("top 1 -> lib>1; lib 1; lib 2rc1", "top")
-    assert 'allow lib 2rc1: add "lib" to prereleases under [resolution].' in told(graph)
+    assert 'allow lib 2rc1: add "lib" to prereleases under [resolution].' in explanation(graph)
     graph = plain("top 1 -> lib>=2; lib 1", "top")
     graph.lines.append(line("lib", "2", published="2026-02-01T00:00:00Z"))
-    text = told(graph, cutoff=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    text = explanation(graph, cutoff=datetime(2026, 1, 1, tzinfo=timezone.utc))
     assert "allow lib 2: write `lib = false` in exclude-newer-package under [resolution]." in text
 
 
@@ -108,15 +114,15 @@ def test_an_abandoned_explanation_is_marked(
     monkeypatch.setattr("modpkg.resolve.resolve.CORE_BUDGET", core)
     monkeypatch.setattr("modpkg.resolve.resolve.SUGGESTION_BUDGET", helps)
     graph = plain("a 1 -> b>=2; b 1; d 1; y 1 -> z>=2; z 1", "d", "a", "y")
-    text = told(graph)
-    assert text == told(graph), "what is cut does not depend on the machine"
+    text = explanation(graph)
+    assert text == explanation(graph), "what is cut does not depend on the machine"
     assert ("the search for a minimal set was abandoned" in text) == (core < 100_000)
     assert ("No solution was found before" in text) == (helps < 100_000)
     assert ("remove a in modpkg.toml:2 and y in modpkg.toml:3" in text) == (helps == 100_000)
 
 
 def test_a_tangle_ends_within_its_budget() -> None:
-    """Eleven modules want a slot of their own, and there are ten: hard for every solver."""
+    """Eleven modules need a slot each, and there are ten: hard for every solver."""
     slots = 10
     lines = []
     for number in range(slots + 1):
@@ -126,19 +132,19 @@ def test_a_tangle_ends_within_its_budget() -> None:
     for slot in range(1, slots + 1):
         lines += [line(f"s{slot}", str(number + 1)) for number in range(slots + 1)]
     graph = Graph([f"p{number}" for number in range(slots + 1)], lines)
-    text = told(graph)
+    text = explanation(graph)
     assert "p0" in text
     assert "Hint: remove" in text or "No solution was found" in text
 
 
 def test_a_prerelease_that_would_do_is_suggested_by_its_pin() -> None:
-    text = told(plain("a 1; a 2rc1", "a>1"))
+    text = explanation(plain("a 1; a 2rc1", "a>1"))
     assert "allow a 2rc1: write `==2rc1` for a in modpkg.toml:1" in text
 
 
 def test_a_missing_dependency_is_skipped_or_shown() -> None:
     assert searched(plain("a 1; a 2 -> nope", "a")) == {"a": "1"}
-    text = told(plain("a 1 -> noope; nope 1", "a"))
+    text = explanation(plain("a 1 -> noope; nope 1", "a"))
     assert "a 1 needs any version of noope." in text
     assert "did you mean 'nope'" in text
 
@@ -166,7 +172,7 @@ def test_cores_cannot_hold_together_and_are_minimal() -> None:
         try:
             SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs())
         except Impossible as error:
-            causes = told_causes(error)
+            causes = cause_pairs(error)
             seen += 1
         else:
             continue
@@ -197,7 +203,7 @@ def test_brute_force_finds_the_core_impossible_and_minimal(rng: random.Random) -
         SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs())
     except Impossible as error:
         assert not possible
-        causes = told_causes(error)
+        causes = cause_pairs(error)
     else:
         assert possible
         return
@@ -207,11 +213,11 @@ def test_brute_force_finds_the_core_impossible_and_minimal(rng: random.Random) -
         assert brute_force(Rules(only(graph, rest))) is not None
 
 
-Told = tuple[tuple[str, str] | None, str]
-"""Who asks, None for a root, and what."""
+CausePair = tuple[tuple[str, str] | None, str]
+"""The release that requires it, None for a root, and the requirement."""
 
 
-def told_causes(error: Impossible) -> list[Told]:
+def cause_pairs(error: Impossible) -> list[CausePair]:
     return [
         (
             cause.parent and (cause.parent.release.name, str(cause.parent.release.version)),
@@ -221,7 +227,7 @@ def told_causes(error: Impossible) -> list[Told]:
     ]
 
 
-def only(graph: Graph, causes: list[Told]) -> Graph:
+def only(graph: Graph, causes: list[CausePair]) -> Graph:
     """Return the graph with these needs and no others."""
     lines = [
         line(
@@ -236,7 +242,9 @@ def only(graph: Graph, causes: list[Told]) -> Graph:
 
 def test_a_long_chain_is_shortened_to_its_ends() -> None:
     lines = [line(f"n{k}", "1", f"n{k + 1}") for k in range(300)]
-    text = told(Graph(["n0", "n300>=2"], [*lines, line("n300", "1"), line("n300", "2", "n0>=2")]))
+    text = explanation(
+        Graph(["n0", "n300>=2"], [*lines, line("n300", "1"), line("n300", "2", "n0>=2")])
+    )
     assert re.search(r"and \d+ more like these", text) or len(text.splitlines()) < 20
 
 

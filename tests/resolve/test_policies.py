@@ -84,7 +84,7 @@ def test_a_new_module_does_not_move_locked_versions(universe: Universe) -> None:
         universe.add("lib", version)
         universe.add("other", version)
     locked = {"top": "1", "lib": "1", "other": "1"}
-    found = universe.versions("new", "top", locked=locked)  # lib goes along, top holds it back
+    found = universe.versions("new", "top", locked=locked)  # lib moves too, top holds it back
     assert found == {"new": "2", "top": "1", "lib": "2", "other": "1"}
     found = universe.versions("new>=3", "top", locked=locked)  # now top has to move too
     assert found == {"new": "3", "top": "2", "lib": "3", "other": "1"}

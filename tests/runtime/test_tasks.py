@@ -113,13 +113,13 @@ def test_unsupported_modules_and_poolings_are_named(
 def test_a_long_text_is_truncated_with_a_warning(tmp_path: Path) -> None:
     task: dict[str, object] = {"kind": "text-generation", "max_new_tokens": 4}
     home, packs = install(tmp_path, llama(vocab_size=len(WORDS)), task=task)
-    said: list[str] = []
-    run_task(home, packs, f"{TEXT} " * 50, warn=said.append)
-    assert len(said) == 1
-    assert "64 tokens" in said[0]
-    said.clear()
-    run_task(home, packs, TEXT, warn=said.append)
-    assert said == []
+    warnings: list[str] = []
+    run_task(home, packs, f"{TEXT} " * 50, warn=warnings.append)
+    assert len(warnings) == 1
+    assert "64 tokens" in warnings[0]
+    warnings.clear()
+    run_task(home, packs, TEXT, warn=warnings.append)
+    assert warnings == []
 
 
 def test_an_unknown_task(tmp_path: Path) -> None:

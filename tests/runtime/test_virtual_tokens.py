@@ -307,17 +307,17 @@ def test_import_publish_install_and_run(
     shutil.rmtree(home / "store")  # an environment stands by itself
     assert "exact" in command("show", "polite", cwd=Path("app")).stdout
     Path("text").write_text("the cat sat")
-    said = modpkg_json("run", "talker", Path("text").absolute(), cwd=Path("app"))
+    result = modpkg_json("run", "talker", Path("text").absolute(), cwd=Path("app"))
     ids = tokenizer()("the cat sat", return_tensors="pt")
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     wanted = theirs.generate(**{k: ids[k] for k in ("input_ids", "attention_mask")}, **options)
     text = tokenizer().decode(wanted[0, 3:], skip_special_tokens=True).strip()
-    assert said["text"] == text
+    assert result["text"] == text
     plain = modpkg_json("run", "small", Path("text").absolute(), cwd=Path("app"))
     assert plain["text"] != text
     for form in ("hf", "safetensors"):
-        told = refused("export", "talker", "--to", form, Path("out").absolute(), cwd=Path("app"))
-        assert "virtual tokens of polite" in told
+        message = refused("export", "talker", "--to", form, Path("out").absolute(), cwd=Path("app"))
+        assert "virtual tokens of polite" in message
     assert not Path("out").exists()
     monkeypatch.chdir("app")
     with raises("M805", match="virtual tokens"):
@@ -336,10 +336,10 @@ def test_the_resolver_refuses_another_width_or_depth(home: Path, tmp_path: Path)
     command("import", "hf", tmp_path / "deep", "--name", "small", "--version", "2", "--out", "deep")
     tiny.publish(Path("deep"), home / "registry")
     Path("modpkg.toml").write_text('[app]\nname = "x"\n[dependencies]\nsmall = ">=2"\npolite = "*"')
-    told = refused("install")
-    assert "port 'layers' is 3, not 2" in told
-    told = refused("build", "polite")
-    assert "'layers' is 2" in told
+    message = refused("install")
+    assert "port 'layers' is 3, not 2" in message
+    message = refused("build", "polite")
+    assert "'layers' is 2" in message
 
 
 def test_a_mask_that_cannot_grow(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def empty_tables(path: Path) -> None:
 
 
 def lie(path: Path) -> None:
-    """Every tensor is said to be in the pack of another."""
+    """Every tensor is listed in the pack of another."""
     connection = sqlite3.connect(path)
     packs = [row[0] for row in connection.execute("SELECT pack FROM packs ORDER BY pack")]
     connection.execute("UPDATE tensors SET pack = CASE pack WHEN ? THEN ? ELSE ? END",

@@ -63,7 +63,7 @@ def same(module: InstalledModule, tensors: Numbers) -> None:
 
 
 def asked_for(server: Server) -> int:
-    """Return how many bytes of packs were asked for by ranges."""
+    """Return how many bytes of packs were requested by ranges."""
     total = 0
     for seen in server.seen:
         if asked := seen.headers.get("range"):

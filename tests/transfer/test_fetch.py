@@ -199,7 +199,7 @@ def test_interrupted_downloads_are_resumed(registry: Path, server: Server, store
 
     server.fault = fault
     fetch(store, server.url, line)
-    # Every byte that came is kept: what is asked for again is what had not come.
+    # Every byte received is kept: only missing bytes are requested again.
     assert asked_for(server) > sum(values.nbytes for values in tensors.values())
 
 
@@ -365,7 +365,7 @@ def test_bytes_of_an_unfinished_pack_are_verified(
 def test_a_record_with_a_false_digest_of_a_tensor_is_refused(
     registry: Path, server: Server, store: Store
 ) -> None:
-    """Another place, with another tensor's bytes: the digest tells."""
+    """Another place, with another tensor's bytes: the digest differs."""
     line = publish_to(registry, numbers(*NAMES), deltas=False)
     record = record_of(registry, line)
     from msgspec.structs import replace
@@ -407,7 +407,7 @@ def test_two_who_fetch_the_same_take_turns(registry: Path, server: Server, store
 def test_a_full_disk_is_refused_and_nothing_remains(
     registry: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both by what the plan says, and by a disk that fills meanwhile."""
+    """Both by the plan's size, and by a disk that fills during the fetch."""
     line = publish_to(registry, numbers(*NAMES), deltas=False)
     small = tmp_path / "small"
     small.mkdir()

@@ -1,4 +1,4 @@
-"""Byte ranges: every byte is asked for once, and goes where it belongs."""
+"""Byte ranges: every byte is requested once, and written to its place."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_every_closed_set_of_changes_is_a_resolution(seed: int, data: st.DataObj
     try:
         found = resolve(graph.needs(), graph.catalog(), policy=Policy(constraints=bounds))
     except ModpkgError:
-        # One change asks for an extra, and another has it: what both together need is not seen
+        # One change requests an extra, and another has it: what both together need is not seen
         # from either. Such a mix is skipped, at the cost of no run.
         assert any("[" in text for line in graph.lines for text in line.requires)
         return

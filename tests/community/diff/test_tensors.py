@@ -38,8 +38,8 @@ def test_every_kind_of_change_is_distinguished(tmp_path: Path) -> None:
             "x.3.w": torch.tensor([1.0, 2.0, 5.0]),
         },
     )
-    told = {tensor.name: tensor.status for tensor in found.tensors}
-    assert told == {
+    statuses = {tensor.name: tensor.status for tensor in found.tensors}
+    assert statuses == {
         "same": "same",
         "gone": "removed",
         "new": "added",

@@ -106,7 +106,7 @@ def test_a_test_that_never_ends_is_stopped_and_the_next_one_runs(
         ("none", TestError, "entry point in trouble 1.0 is not a Metric"),
         ("other", TestError, "there are accuracy"),
     ]
-    for metric, kind, said in refusals:
-        with pytest.raises(kind, match=said):
+    for metric, kind, sentence in refusals:
+        with pytest.raises(kind, match=sentence):
             run(own, runner, home, metric)
     assert run(own, runner, home, "loud") == 1.0  # what it prints is no answer

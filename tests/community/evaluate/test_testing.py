@@ -36,9 +36,9 @@ def head_project(folder: Path, projects: Path, more: str = "", wrong: int = 0) -
 
 def test_a_heads_own_tests_run_on_its_build(registry: Path, tmp_path: Path) -> None:
     folder = head_project(tmp_path / "own", tmp_path / "projects", wrong=3)
-    told = modpkg("test", "--junit", "../junit.xml", cwd=folder).stdout
-    assert "own 1.0" in told
-    assert "passed  moods: accuracy 0.925 (0.8014 to 0.9742), at least 0.9, 40 cases" in told
+    output = modpkg("test", "--junit", "../junit.xml", cwd=folder).stdout
+    assert "own 1.0" in output
+    assert "passed  moods: accuracy 0.925 (0.8014 to 0.9742), at least 0.9, 40 cases" in output
     report = (folder / "report.json").read_bytes()
     suite = ElementTree.fromstring((tmp_path / "junit.xml").read_text()).find("testsuite")
     assert suite is not None
@@ -70,16 +70,16 @@ def test_a_report_of_other_content_is_not_built(registry: Path, tmp_path: Path) 
     before = sorted(p.name for p in (folder / "dist").rglob("*"))
     honest = (folder / "report.json").read_text()
 
-    told = json.loads(honest)
-    told["composition"] = "sha256:" + "0" * 64
-    (folder / "report.json").write_text(json.dumps(told))
-    said = refused("build", cwd=folder)
-    assert said.startswith("error[M711]")
-    assert "is a report of another composition: it has sha256:000" in said
+    report = json.loads(honest)
+    report["composition"] = "sha256:" + "0" * 64
+    (folder / "report.json").write_text(json.dumps(report))
+    message = refused("build", cwd=folder)
+    assert message.startswith("error[M711]")
+    assert "is a report of another composition: it has sha256:000" in message
 
-    told = json.loads(honest)
-    told["results"][0]["passed"] = False
-    (folder / "report.json").write_text(json.dumps(told))
+    report = json.loads(honest)
+    report["results"][0]["passed"] = False
+    (folder / "report.json").write_text(json.dumps(report))
     assert "test 'moods' is marked as failed at 0.925" in refused("build", cwd=folder)
 
     (folder / "report.json").write_text("{")
@@ -88,8 +88,8 @@ def test_a_report_of_other_content_is_not_built(registry: Path, tmp_path: Path) 
     (folder / "report.json").write_text(honest)  # of other cases than those that are here now
     with open(folder / "tests" / "moods.jsonl", "a") as file:
         file.write('{"text": "the cat", "label": "good"}\n')
-    said = refused("build", cwd=folder)
-    assert "is a report of another suite: it has test 'moods' of own with digest sha256:" in said
+    message = refused("build", cwd=folder)
+    assert "is a report of another suite: it has test 'moods' of own with digest sha256:" in message
     assert sorted(p.name for p in (folder / "dist").rglob("*")) == before
 
 
@@ -122,8 +122,8 @@ def test_a_module_has_to_pass_the_suites_that_it_names(registry: Path, tmp_path:
     assert "shouting" not in str(modpkg_json("install", "own", "--dry-run")["modules"])
 
     not_one = head_project(tmp_path / "not", projects, '[suites]\nencoder = ">=1"\n')
-    said = refused("test", cwd=not_one)
-    assert said.startswith("error[M110]" if "depend" in said else "error[M720]")
+    message = refused("test", cwd=not_one)
+    assert message.startswith("error[M110]" if "depend" in message else "error[M720]")
 
 
 def test_a_suites_tests_run_on_each_model_that_it_depends_on(
@@ -161,15 +161,15 @@ def test_an_apps_tests_run_on_its_models(registry: Path, tmp_path: Path) -> None
         + table(more='at_least = 1.0\nmodel = "judge"\n')
         + table("near", "tests/near.jsonl", "cosine", 'at_least = 0.999\nmodel = "encoder"\n')
     )
-    said = refused("test", cwd=app)
-    assert "modpkg.lock" in said
+    message = refused("test", cwd=app)
+    assert "modpkg.lock" in message
     modpkg("lock", cwd=app)
     reports = modpkg_json_of(app)
-    told = {report["subject"]["name"]: report for report in reports}
-    assert told.keys() == {"encoder", "judge"}
-    assert told["judge"]["subject"]["kind"] == "app"
-    assert told["judge"]["results"][0]["value"] == 1.0
-    assert told["encoder"]["results"][0]["value"] == 1.0
+    by_name = {report["subject"]["name"]: report for report in reports}
+    assert by_name.keys() == {"encoder", "judge"}
+    assert by_name["judge"]["subject"]["kind"] == "app"
+    assert by_name["judge"]["results"][0]["value"] == 1.0
+    assert by_name["encoder"]["results"][0]["value"] == 1.0
     assert not (app / "report.json").exists()
     assert not (app / ".modpkg").exists()  # a test installs nothing
 
@@ -196,18 +196,18 @@ def test_an_installed_models_own_tests_can_be_run(registry: Path, tmp_path: Path
 
 
 def test_errors_are_raised_before_a_model_is_loaded(registry: Path, tmp_path: Path) -> None:
-    def said(metric: str, cases: bytes = b'{"text": "the cat", "label": "good"}\n') -> str:
+    def error(metric: str, cases: bytes = b'{"text": "the cat", "label": "good"}\n') -> str:
         more = table(cases="tests/c.jsonl", metric=metric, more="")
         folder = write_head(tmp_path / "own", "own", more=more, files={"tests/c.jsonl": cases})
-        told = refused("test", cwd=folder)
+        message = refused("test", cwd=folder)
         assert not (folder / "report.json").exists()
-        return told
+        return message
 
-    assert said("acuracy") == (
+    assert error("acuracy") == (
         "error[M713]: test 'moods' of own: unknown metric 'acuracy'; did you mean 'accuracy'?"
     )
-    assert "metric 'perplexity' needs a causal language model" in said("perplexity")
-    assert "label 'Good' is not one of the model's (bad, good)" in said(
+    assert "metric 'perplexity' needs a causal language model" in error("perplexity")
+    assert "label 'Good' is not one of the model's (bad, good)" in error(
         "accuracy", b'{"text": "a", "label": "Good"}\n'
     )
 
@@ -220,6 +220,8 @@ def test_without_tests_there_is_nothing_to_test(registry: Path, tmp_path: Path) 
 def test_non_finite_outputs_are_an_error(registry: Path, tmp_path: Path) -> None:
     files = {"tests/moods.jsonl": b'{"text": "the cat", "label": "good"}\n'}
     folder = write_head(tmp_path / "own", "own", scale=3e38, more=table(), files=files)
-    said = refused("test", cwd=folder)
-    assert said.startswith("error[M716]: own gives NaN or infinity in test 'moods' for 'the cat'")
+    message = refused("test", cwd=folder)
+    assert message.startswith(
+        "error[M716]: own gives NaN or infinity in test 'moods' for 'the cat'"
+    )
     assert not (folder / "report.json").exists()

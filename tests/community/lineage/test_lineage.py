@@ -1,4 +1,4 @@
-"""Forks and lineage: where a module comes from, told by digests."""
+"""Forks and lineage: where a module comes from, identified by digests."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_a_fork_of_a_fork_moves_no_weights(registry: Path, tmp_path: Path) -> No
     assert (origin.name, origin.version, origin.relation) == ("mine", "1.0.0", "forked")
     assert origin.release == lines[0]["release"]
     assert check(str(registry)).problems == []
-    said = modpkg("log", "yours").stdout.splitlines()
-    assert [line.split("  ")[0].strip("└─ ") for line in said[:1]] == ["yours 1.0.0"]
-    assert "└── forked from mine 1.0.0" in said[1]
-    assert "    └── forked from tiny 2.0" in said[2]
-    assert "        └── trained from tiny 1.0" in said[3]
+    output = modpkg("log", "yours").stdout.splitlines()
+    assert [line.split("  ")[0].strip("└─ ") for line in output[:1]] == ["yours 1.0.0"]
+    assert "└── forked from mine 1.0.0" in output[1]
+    assert "    └── forked from tiny 2.0" in output[2]
+    assert "        └── trained from tiny 1.0" in output[3]
 
 
 def test_every_kind_can_be_forked(registry: Path, tmp_path: Path) -> None:
@@ -125,16 +125,16 @@ def test_a_lineage_has_every_release_with_its_digest(registry: Path, tmp_path: P
     merged = write_base(tmp_path / "merged", "3.0", seed=3)
     add(merged, ("tiny", "2.0", "merged"), ("tiny-lora", "1.0", "merged"))
     publish(merged, registry)
-    found = modpkg_json("log", "tiny")
+    result = modpkg_json("log", "tiny")
     reader = Registry(str(registry))
     digests = {line.version: line.release for line in reader.index("tiny")}
-    assert found["releases"] == [digests["3.0"], digests["2.0"], digests["1.0"]]
+    assert result["releases"] == [digests["3.0"], digests["2.0"], digests["1.0"]]
     lora = reader.line("tiny-lora", "1.0").release
-    assert found["ancestors"][digests["3.0"]]["parents"] == [
+    assert result["ancestors"][digests["3.0"]]["parents"] == [
         {"release": digests["2.0"], "relation": "merged"},
         {"release": lora, "relation": "merged"},
     ]
-    assert found["ancestors"][lora]["parents"] == [
+    assert result["ancestors"][lora]["parents"] == [
         {"release": digests["2.0"], "relation": "patched"}
     ]
     modpkg("log", "tiny", "--svg", "tiny.svg")
@@ -155,7 +155,7 @@ def test_missing_ancestors_are_named(registry: Path, tmp_path: Path) -> None:
     shutil.move(registry / "index" / "tiny.jsonl", tmp_path / "kept")
     assert "forked from tiny 2.0" in modpkg("log", "mine").stdout
     assert "missing: not in" in modpkg("log", "mine").stdout
-    # the registry has another release of that version: digests tell
+    # the registry has another release of that version: only digests differ
     publish(write_base(tmp_path / "other", "2.0", seed=7), registry)
     assert "missing: another release has this version in" in modpkg("log", "mine").stdout
     # its record is damaged
@@ -189,9 +189,9 @@ def test_hostile_records_are_read_to_an_end(
 ) -> None:
     # names that climb, and versions that are none, are not followed
     hostile(registry, "evil", [BuiltFrom("../../etc", "1.0", digest_bytes(b"x"))])
-    said = modpkg("log", "evil").stdout
-    assert "missing: cannot be read" in said
-    assert "is not a module name" in said
+    output = modpkg("log", "evil").stdout
+    assert "missing: cannot be read" in output
+    assert "is not a module name" in output
     # a circle is one of names alone: no digest can name what names it
     guess = digest_bytes(b"a guess")
     first = hostile(registry, "ring-a", [BuiltFrom("ring-b", "1.0", guess)])
@@ -236,8 +236,8 @@ def test_any_graph_is_ordered_and_drawn(links: list[list[int]]) -> None:
     if backward:
         for number, to_all in enumerate(links):
             assert all(order.index(str(to)) < order.index(str(number)) for to in to_all)
-    told = tree_lines(found)
-    assert len({b.ancestor.release for b in told if not b.repeated}) <= len(ancestors)
+    branches = tree_lines(found)
+    assert len({b.ancestor.release for b in branches if not b.repeated}) <= len(ancestors)
     ElementTree.fromstring(lineage_svg(found))
 
 

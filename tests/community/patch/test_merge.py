@@ -54,8 +54,8 @@ class Case:
             copy_of(self.folder / f"copy-{number}", copy) if isinstance(copy, dict) else copy
             for number, copy in enumerate(copies)
         ]
-        told = None if choices is None else Choices(Path("r.toml"), **choices)
-        return plan_merge(self.base, views, self.store, Progress(), told)
+        resolution = None if choices is None else Choices(Path("r.toml"), **choices)
+        return plan_merge(self.base, views, self.store, Progress(), resolution)
 
     def merged(self, merging: MergePlan, method: str | ConflictMethod | None = None) -> MergeResult:
         scratch = Path(tempfile.mkdtemp(dir=self.folder))
@@ -202,11 +202,11 @@ def test_a_resolution_of_every_conflict_leaves_none_open(
     with tempfile.TemporaryDirectory() as folder:
         case = Case(Path(folder))
         conflicts = [item.name for item in case.begin(*parents).overlaps.conflicts]
-        said = dict(zip(conflicts, words, strict=False))
-        merging = case.begin(*parents, choices={"tensors": said})
+        entries = dict(zip(conflicts, words, strict=False))
+        merging = case.begin(*parents, choices={"tensors": entries})
         assert not merging.open
         found = case.tensors(merging)
-        for name, word in said.items():
+        for name, word in entries.items():
             if word != "mean":
                 wanted = weights() if word == "base" else parents[0]
                 assert same_bits({name: found[name]}, {name: wanted[name]})
@@ -235,8 +235,8 @@ def test_an_entry_that_decides_nothing_is_refused(
 
 def test_the_first_matching_entry_applies(case: Case) -> None:
     one, two = changed(1, *NAMES), changed(2, *NAMES)
-    said = {"layers.1.*": "theirs", "layers.*": "ours", "*": "base"}
-    found = case.tensors(case.begin(one, two, choices={"tensors": said}))
+    entries = {"layers.1.*": "theirs", "layers.*": "ours", "*": "base"}
+    found = case.tensors(case.begin(one, two, choices={"tensors": entries}))
     wanted = {"embed": weights(), "layers.0.w": one, "layers.1.w": two}
     assert same_bits(found, {name: wanted[name][name] for name in NAMES})
 

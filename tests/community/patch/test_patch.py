@@ -150,13 +150,13 @@ def test_values_within_the_bounds_round_to_the_value(dtype: str) -> None:
     kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     values = torch.randn(4000, generator=torch.Generator().manual_seed(0)) * 2.0
     special = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -4.0, 6e-8, 1e-39])
-    told = torch.cat([values, special]).to(kinds[dtype])
-    low, high = bounds(told.double(), dtype)
+    rounded = torch.cat([values, special]).to(kinds[dtype])
+    low, high = bounds(rounded.double(), dtype)
     for edge in (low, high):
-        out = torch.empty_like(told)
+        out = torch.empty_like(rounded)
         round_into(out, edge)
-        assert torch.equal(out, told)
-    assert (high - low >= 0.7 * spacing(told.double(), dtype)).all()
+        assert torch.equal(out, rounded)
+    assert (high - low >= 0.7 * spacing(rounded.double(), dtype)).all()
 
 
 @given(st.lists(st.integers(0, 5000), unique=True, min_size=1, max_size=60))

@@ -60,20 +60,22 @@ def test_a_release_changelog_shows_weights_tests_and_licence(
     more = nudged(BASE, 0.1) | {"extra.weight": floats(random.Random(0), 2, 2)}
     later = base(tmp_path, "1.1.0", more, report__json=report("1.1.0", a=0.8, b=0.48, c=1.0))
     publish(licensed(later, "MIT OR ISC"), registry)
-    said = modpkg("changelog", "tiny==1.0.0", "tiny==1.1.0").stdout
-    assert said.startswith("# tiny 1.0.0 to 1.1.0\n\ntiny 1.0.0 to 1.1.0 is a major change: tests:")
-    assert "- tests: 'b' got worse: passed before, fails now" in said
-    assert "- tensors: 1 tensor added: 'extra.weight'" in said
-    assert "- values: 157 of 1576 values changed (10.0 %)" in said
-    assert "**The licence changed** from MIT to MIT OR ISC." in said
-    assert "| 0 | 9 | 65 of 656 | " in said
-    assert "| tiny: a | accuracy | 0.75 | 0.8 | better |" in said
-    assert "| tiny: b | accuracy | 0.5 | 0.48 | worse |" in said
-    assert "| tiny: c | accuracy | - | 1 | new |" in said
-    found = modpkg_json("changelog", "tiny==1.0.0", "tiny==1.1.0")
-    assert found["check"]["level"] == "major"
-    assert [one["layer"] for one in found["layers"]] == [None, 0, 1]
-    assert [one["verdict"] for one in found["figures"]] == ["better", "worse", "new"]
+    output = modpkg("changelog", "tiny==1.0.0", "tiny==1.1.0").stdout
+    assert output.startswith(
+        "# tiny 1.0.0 to 1.1.0\n\ntiny 1.0.0 to 1.1.0 is a major change: tests:"
+    )
+    assert "- tests: 'b' got worse: passed before, fails now" in output
+    assert "- tensors: 1 tensor added: 'extra.weight'" in output
+    assert "- values: 157 of 1576 values changed (10.0 %)" in output
+    assert "**The licence changed** from MIT to MIT OR ISC." in output
+    assert "| 0 | 9 | 65 of 656 | " in output
+    assert "| tiny: a | accuracy | 0.75 | 0.8 | better |" in output
+    assert "| tiny: b | accuracy | 0.5 | 0.48 | worse |" in output
+    assert "| tiny: c | accuracy | - | 1 | new |" in output
+    result = modpkg_json("changelog", "tiny==1.0.0", "tiny==1.1.0")
+    assert result["check"]["level"] == "major"
+    assert [one["layer"] for one in result["layers"]] == [None, 0, 1]
+    assert [one["verdict"] for one in result["figures"]] == ["better", "worse", "new"]
 
 
 def with_report(side: ModuleView, data: bytes) -> ModuleView:
@@ -107,13 +109,13 @@ def test_a_lock_changelog_lists_each_module(registry: Path, tmp_path: Path) -> N
         app.write_text(f'[app]\nname = "app"\n[dependencies]\ntalker = "=={version}"\n')
         modpkg("lock")
         Path("modpkg.lock").rename(f"{version}.lock")
-    said = modpkg("changelog", "1.0.lock", "2.0.lock").stdout
-    assert "| talker | 1.0 | 2.0 | major |" in said
-    assert "| tiny-lora | 1.0 | 2.0 | major |" in said
-    assert "| tiny |" not in said
-    assert "## tiny-lora 1.0 to 2.0" in said
-    found = modpkg_json("changelog", "1.0.lock", "2.0.lock")
-    assert [one["name"] for one in found] == ["talker", "tiny-lora"]
+    output = modpkg("changelog", "1.0.lock", "2.0.lock").stdout
+    assert "| talker | 1.0 | 2.0 | major |" in output
+    assert "| tiny-lora | 1.0 | 2.0 | major |" in output
+    assert "| tiny |" not in output
+    assert "## tiny-lora 1.0 to 2.0" in output
+    result = modpkg_json("changelog", "1.0.lock", "2.0.lock")
+    assert [one["name"] for one in result] == ["talker", "tiny-lora"]
     assert "name the same releases" in modpkg("changelog", "1.0.lock", "1.0.lock").stdout
     empty = Path("empty.lock")
     empty.write_text("spec = 1\nrequirements = []\n")
@@ -126,7 +128,7 @@ def test_a_lock_changelog_lists_each_module(registry: Path, tmp_path: Path) -> N
 
 def test_changelogs_that_cannot_be_compared_are_refused(registry: Path, tmp_path: Path) -> None:
     publish_talker(registry, tmp_path / "projects")
-    said = refused("changelog", "tiny==1.0", "tiny-lora==1.0", status=2)
-    assert "'modpkg diff tiny==1.0 tiny-lora==1.0' compares" in said
+    message = refused("changelog", "tiny==1.0", "tiny-lora==1.0", status=2)
+    assert "'modpkg diff tiny==1.0 tiny-lora==1.0' compares" in message
     assert "There is no lock file a.lock" in refused("changelog", "a.lock", "b.lock", status=2)
     assert "error[M312]" in refused("changelog", "tiny==1.0", "tiny==7")

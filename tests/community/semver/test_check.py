@@ -72,9 +72,9 @@ def checked(project: Path, against: str | None = None) -> Check:
 
 def asked(project: Path) -> tuple[str, str, list[str]]:
     """Return the level, the lowest allowed version, and what the facts are about."""
-    found = checked(project)
-    top = [fact.about for fact in found.facts if fact.level == found.level]
-    return found.level, str(found.lowest), top
+    result = checked(project)
+    top = [fact.about for fact in result.facts if fact.level == result.level]
+    return result.level, str(result.lowest), top
 
 
 def test_few_values_are_a_patch_and_most_are_a_major_version(
@@ -83,19 +83,21 @@ def test_few_values_are_a_patch_and_most_are_a_major_version(
     publish(base(tmp_path, "1.0.0"), registry)
     few = base(tmp_path, "1.0.1", nudged(BASE, 0.1))
     assert asked(few) == ("patch", "1.0.1", ["values"])
-    said = modpkg("check", few).stdout
-    assert "20 changed" in said
-    assert "tests were not compared: tiny 1.0.0 and tiny 1.0.1 have no report.json" in said.lower()
-    assert said.endswith(
+    output = modpkg("check", few).stdout
+    assert "20 changed" in output
+    assert (
+        "tests were not compared: tiny 1.0.0 and tiny 1.0.1 have no report.json" in output.lower()
+    )
+    assert output.endswith(
         "is a patch change: values: 157 of 1576 values changed (10.0 %); 1.0.1 is allowed.\n"
     )
     publish(few, registry)
     most = base(tmp_path, "1.1.0", nudged(BASE, 0.9))
     assert asked(most) == ("major", "2.0.0", ["values"])
     modpkg("build", most)
-    told = refused("publish", most)
-    assert "error[M761]: tiny 1.1.0 would be a major change after 1.0.1:\n  values: " in told
-    assert "2.0.0 or higher" in told
+    message = refused("publish", most)
+    assert "error[M761]: tiny 1.1.0 would be a major change after 1.0.1:\n  values: " in message
+    assert "2.0.0 or higher" in message
     assert [line.version for line in Registry(str(registry)).index("tiny")] == ["1.0.0", "1.0.1"]
 
 
@@ -157,12 +159,12 @@ def test_config_keys_that_affect_outputs_are_the_interface(registry: Path, tmp_p
 
 def test_an_unchanged_project_is_identical_to_its_release(registry: Path, tmp_path: Path) -> None:
     project = base(tmp_path, "1.0.0")
-    found = checked(project)
-    assert (found.against, found.legal, found.level) == (None, True, "none")
+    result = checked(project)
+    assert (result.against, result.legal, result.level) == (None, True, "none")
     assert "First release" in modpkg("check", project).stdout
     publish(project, registry)
-    found = checked(project)
-    assert (found.level, found.facts, found.legal) == ("none", (), True)
+    result = checked(project)
+    assert (result.level, result.facts, result.legal) == ("none", (), True)
     assert modpkg("check", project).stdout.endswith("Identical to the published tiny 1.0.0.\n")
     modpkg("publish", project)  # nothing happens
     # it was changed, and the version was not raised
@@ -258,8 +260,8 @@ def test_a_model_is_its_recipe_inputs_and_outputs(registry: Path, tmp_path: Path
     publish(model(tmp_path, "1.0.0", one), registry)
     assert asked(model(tmp_path, "1.0.1", one)) == ("none", "1.0.1", [])
     louder = 'steps = [{ op = "lora", module = "tiny-lora", scale = 2.0 }]'
-    found = checked(model(tmp_path, "1.0.2", louder))
-    assert (found.level, "no tests show" in found.facts[0].text) == ("major", True)
+    result = checked(model(tmp_path, "1.0.2", louder))
+    assert (result.level, "no tests show" in result.facts[0].text) == ("major", True)
     assert asked(model(tmp_path, "1.0.3", ""))[0] == "major"
     assert asked(model(tmp_path, "1.0.4", one, "max_new_tokens = 9\n"))[0] == "minor"
     other = model(tmp_path, "1.0.5", one)

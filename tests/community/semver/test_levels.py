@@ -1,4 +1,4 @@
-"""Laws of versions: what a level asks for, and what ranges of versions mean."""
+"""Laws of versions: what a level requires, and what ranges of versions mean."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_pre_release_is_legal_where_its_version_is(
 @given(finals)
 @steady
 def test_major_is_where_a_caret_ends(earlier: Version) -> None:
-    """Who asks for ``^1.2`` gets all that is no major change, and nothing that is."""
+    """``^1.2`` allows every change that is not major, and no major one."""
     padded = Version(f"{earlier.epoch}!" + ".".join(map(str, (*earlier.release, 0, 0)[:3])))
     compatible = SpecifierSet(caret(padded))
     assert lowest_version(earlier, "major") not in compatible

@@ -44,6 +44,6 @@ def test_reports_of_both_releases_are_compared(home: Path, tmp_path: Path) -> No
     save_file(tensors, weights)
     modpkg("test", cwd=folder, check=False)
     modpkg("build", folder)
-    said = refused("publish", folder)
-    assert "error[M761]: own 1.0.1 would be a major change after 1.0" in said
-    assert "tests: 'moods' got worse: passed before, fails now" in said
+    message = refused("publish", folder)
+    assert "error[M761]: own 1.0.1 would be a major change after 1.0" in message
+    assert "tests: 'moods' got worse: passed before, fails now" in message

@@ -247,9 +247,9 @@ def test_a_contradicted_report_is_rejected(bench: Bench, tmp_path: Path, made: P
     folder = write_head(tmp_path / "mood", "mood", "1.1", more=table(), files=cases)
     modpkg("test", cwd=folder)
     assert vetted(bench, folder).claim == "holds"
-    told = json.loads((folder / "report.json").read_text())
-    told["results"][0]["value"] = 1.0
-    (folder / "report.json").write_text(json.dumps(told))
+    report = json.loads((folder / "report.json").read_text())
+    report["results"][0]["value"] = 1.0
+    (folder / "report.json").write_text(json.dumps(report))
     modpkg("build", cwd=folder)
     found = vetted(bench, folder / "dist")
     assert (found.verdict, found.claim) == ("reject", "does not hold")
@@ -273,11 +273,11 @@ def test_exit_status_is_the_verdict(made: Path, tmp_path: Path) -> None:
     assert json.loads(text)["verdict"] == "accept"
     status, _ = run(write_encoder(tmp_path / "same", "1.1"), "--dependants", "some")
     assert status == 2
-    for what, said in (
+    for what, sentence in (
         ("encoder", "neither a folder nor a release (NAME==VERSION)"),
         (str(tmp_path), "neither a modpkg.toml nor a built release"),
         ("encoder==9", "encoder 9 is not in the registry"),
     ):
         done = modpkg("vet", what, check=False, cwd=tmp_path)
         assert done.returncode == 1
-        assert said in done.stderr
+        assert sentence in done.stderr

@@ -3,7 +3,7 @@
     python -m venv /tmp/mergekit && /tmp/mergekit/bin/pip install mergekit==0.1.5
     /tmp/mergekit/bin/python tests/compose/mergekit/make_expected.py [OUT]
 
-mergekit pins other versions than modpkg has, so it has an environment of its own. Each recipe is
+mergekit pins other versions than modpkg has, so it has a separate environment. Each recipe is
 run with dtype float64 (the judge), float32 and bfloat16. OUT is this folder, or
 another one to compare with.
 """
