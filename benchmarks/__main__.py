@@ -1,4 +1,4 @@
-"""Every benchmark; those of loading and of fetching need what `make demo` made."""
+"""The benchmarks of `make bench`; loading and fetching need the output of `make demo`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
         if shutil.which("nginx"):
             commands.append(["-m", "benchmarks.transfer"])
     else:
-        print(f"{base} is not there; run `make demo` once before for the other benchmarks")
+        print(f"{base} does not exist; run `make demo` first to enable the other benchmarks")
     for command in commands:
         subprocess.run([sys.executable, *command], check=True, cwd=ROOT)
 

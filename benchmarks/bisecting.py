@@ -1,9 +1,9 @@
-"""How many runs bisecting takes, over random plantings, beside delta debugging and QuickXplain.
+"""How many runs bisecting takes, over random plantings, compared with ddmin and QuickXplain.
 
 usage: python -m benchmarks.bisecting [--plantings N]     (writes benchmarks/results/bisect.md)
 
 40 modules, each with 20 versions; one to three of them only break together, each from a random
-version on. All but the command is real: locks, resolutions, the notes of every run on disk.
+version on. Everything but the command is real: locks, resolutions, the saved runs on disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from modpkg.resolve.lock import Lock
 MODULES, VERSIONS = 40, 20
 RESULTS = Path(__file__).parent / "results" / "bisect.md"
 Planting = dict[str, int]
-"""By module, the version from which on it breaks, together with all others of the planting."""
+"""By module, the first version that breaks, together with all others of the planting."""
 
 
 class PlantedJudge:
@@ -119,13 +119,13 @@ def runs(folder: Path, planting: Planting, *, chained: bool) -> int:
     return found.runs
 
 
-# The others, over modules alone -------------------------------------------------------------
+# The alternatives, on modules alone -------------------------------------------------------------
 
 Test = Callable[[frozenset[int]], bool]
 
 
 def ddmin(count: int, fails: Test) -> frozenset[int]:
-    """Return what Zeller and Hildebrandt's ddmin (IEEE TSE 28(2), 2002) does, without a cache."""
+    """Search with Zeller and Hildebrandt's ddmin (IEEE TSE 28(2), 2002), without a cache."""
     units, parts = list(range(count)), 2
     while len(units) >= 2:
         size = math.ceil(len(units) / parts)
@@ -148,7 +148,7 @@ def ddmin(count: int, fails: Test) -> frozenset[int]:
 
 
 def quickxplain(count: int, fails: Test) -> frozenset[int]:
-    """Return what Junker's QuickXplain (AAAI 2004) does."""
+    """Search with Junker's QuickXplain (AAAI 2004)."""
 
     def search(around: frozenset[int], new: bool, units: Sequence[int]) -> frozenset[int]:
         if new and fails(around):
@@ -163,7 +163,7 @@ def quickxplain(count: int, fails: Test) -> frozenset[int]:
 
 
 def prefixes(count: int, fails: Test) -> frozenset[int]:
-    """Return what modpkg does."""
+    """Search as modpkg does."""
 
     def test(units: frozenset[int]) -> Verdict:
         return Verdict.BAD if fails(units) else Verdict.GOOD
@@ -172,7 +172,7 @@ def prefixes(count: int, fails: Test) -> frozenset[int]:
 
 
 def tests(search: Callable[[int, Test], frozenset[int]], planting: Planting) -> int:
-    """Return how many different sets a search tests, beside none and all."""
+    """Return how many different sets a search tests, except the empty and the full set."""
     wanted = frozenset(int(name[1:]) for name in planting)
     asked: set[frozenset[int]] = set()
 
@@ -205,7 +205,7 @@ def main() -> None:
                     runs(folder, planting, chained=chained)
                     for planting in plantings(given.plantings, size, 1)
                 ]
-                what = "in chains of four" if chained else "each by itself"
+                what = "in chains of four" if chained else "separately"
                 rows["runs"].append(f"| {what} | {size} | {shown(counts)} |")
     for size in (1, 2, 3):
         drawn = plantings(given.plantings, size, 1)
@@ -217,16 +217,16 @@ def main() -> None:
     RESULTS.write_text(
         "# Bisecting: how many runs it takes\n\n"
         f"`python -m benchmarks.bisecting --plantings {given.plantings}`: {MODULES} changed "
-        f"modules with {VERSIONS} versions each; so many of them\nonly break together, each from a "
-        f"random version on; {given.plantings} random plantings a row. Counts, no times: the same "
-        "on\nevery machine.\n\n"
-        "Runs of the command in all: both locks, the set of modules, the versions, the remedy. "
-        "Released each by\nitself, every planting was found with its exact versions; in chains of "
-        "four a new version needs the new\nversion of the module before it.\n\n"
+        f"modules with {VERSIONS} versions each; one to three of them\nonly break together, each "
+        f"from a random version on; {given.plantings} random plantings per row. Counts, not times: "
+        "the same on\nevery machine.\n\n"
+        "All runs of the command: both locks, the set of modules, the versions, the remedy. "
+        "Released\nseparately, every planting was found with its exact versions; in chains of "
+        "four, a new version needs the new\nversion of the previous module.\n\n"
         "| modules released | culprits | runs, mean | runs, most |\n|---|---:|---:|---:|\n"
         + "\n".join(rows["runs"])
-        + "\n\nThe set of modules alone, beside other ways to search for it (different sets "
-        "tested, but for the two ends):\n\n"
+        + "\n\nThe set of modules alone, compared with other search methods (different sets "
+        "tested, except the two ends):\n\n"
         "| culprits | modpkg, mean | most | QuickXplain, mean | most | ddmin, mean | most |\n"
         "|---:|---:|---:|---:|---:|---:|---:|\n" + "\n".join(rows["tests"]) + "\n"
     )

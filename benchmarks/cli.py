@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.cli [--runs N]
 
-Beside it, in the same run: a Python that does nothing, and ``pip --help``. Writes
+Compared, in the same run, with a Python that does nothing and ``pip --help``. Writes
 benchmarks/results/cli.md.
 """
 
@@ -39,7 +39,7 @@ def cpu_seconds(command: Sequence[str], folder: Path) -> float:
 
 
 def main() -> None:
-    """Measure in turn, so that a drift of the machine reaches all alike."""
+    """Measure in turn, so that a drift of the machine affects all commands alike."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs
@@ -67,7 +67,7 @@ def main() -> None:
         "# The command line",
         "",
         f"`python -m benchmarks.cli`; {described()}; process CPU time (user and system), "
-        f"{runs} runs in turn after one to warm up.",
+        f"{runs} runs in turn after one warm-up run.",
         "",
         "| command | median, ms | lowest | highest |",
         "|---|---:|---:|---:|",

@@ -1,17 +1,17 @@
-"""Composing whole models: modpkg beside mergekit, PEFT and a plain copy.
+"""Composing whole models: modpkg compared with mergekit, PEFT and a plain copy.
 
-    python benchmarks/compose.py A B C --mergekit /tmp/mk/bin/mergekit-yaml [--adapter ADAPTER]
-        [--runs 3] [--threads N] [--large GB]
+    python benchmarks/compose.py A B C --mergekit .venv-mergekit/bin/mergekit-yaml
+        [--adapter ADAPTER] [--runs 3] [--threads N] [--large GB]
 
-A, B and C are directories of one architecture, as transformers saves them; B and C may be the word
+A, B and C are directories of one architecture, as saved by transformers; B and C may be the word
 `perturbed`, for copies of A with noise. Every figure is of a whole process, from its start to its
-end, with its own imports: the median of the runs, taken in turns, with files in the page cache.
-Memory is the greatest resident set of the process (mapped files count); Linux begins to count at
-that of the process that starts it, this one, which is some 40 MB. Writes
+end, imports included: the median of the runs, taken in turns, with files in the page cache.
+Memory is the greatest resident set of the process (mapped files count); Linux starts
+counting at that of the parent process, this one, which is some 40 MB. Writes
 benchmarks/results/compose.md.
 
 modpkg reads digests of its inputs from a file, as an install has them from the release records;
-it hashes what it writes, and waits until the disk has it.
+it hashes what it writes, and waits for the disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ties": {"method": "ties", "weights": (0.5, 0.5), "density": 0.5},
     "ties-uneven": {"method": "ties", "weights": (0.7, 0.4), "density": 0.3},
 }
-"""Weights that are powers of two suit modpkg; uneven ones are what people have."""
+"""Weights that are powers of two suit modpkg; uneven ones are what people use."""
 
 
 def child(modules: Path, recipe: str, store: Path, threads: int) -> None:
@@ -83,7 +83,7 @@ def child(modules: Path, recipe: str, store: Path, threads: int) -> None:
 
 
 def run(command: list[str], folder: Path) -> dict[str, float]:
-    """Run a command, and return seconds, seconds of processor, and MB at its greatest."""
+    """Run a command, and return its wall seconds, CPU seconds and peak memory in MB."""
     begun = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -102,7 +102,7 @@ def run(command: list[str], folder: Path) -> dict[str, float]:
 
 
 def measured(ways: dict[str, Any], scratch: Path, runs: int) -> dict[str, dict[str, float]]:
-    """Return the median figures of each way; they take turns, and the first turn does not count."""
+    """Return the median figures of each way, run in turns; the first turn does not count."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for turn in range(runs + 1):
         for name, command in ways.items():
@@ -120,7 +120,7 @@ def measured(ways: dict[str, Any], scratch: Path, runs: int) -> dict[str, dict[s
 
 
 def table(title: str, found: dict[str, dict[str, float]]) -> list[str]:
-    """Return a section of the page; the first way is modpkg, and all others are set against it."""
+    """Return a section of the page; the first way is modpkg, which all others are compared with."""
     ours = next(iter(found.values()))
     lines = [f"## {title}", "", "| | whole process | processor | memory | modpkg takes |"]
     lines += ["|---|---|---|---|---|"]
@@ -139,7 +139,7 @@ def table(title: str, found: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _made_elsewhere(make: Any, *arguments: Any) -> None:
-    """Call a function in a separate process: this one has to stay small, see above."""
+    """Call a function in a separate process: this one has to stay small (see above)."""
     process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
     process.start()
     process.join()
@@ -220,8 +220,8 @@ def report(options: argparse.Namespace, scratch: Path) -> list[str]:
         "# Composing whole models", "", f"{described()}.", "",
         f"`{a.name}` and others of its shape; median of {max(options.runs, 1)} process(es) each, "
         f"{options.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start. Under "
-        "load, CPU time says more than wall time. Memory is at least that "
-        "of the process that measures.", "",
+        "load, CPU time is more meaningful than wall time. Memory is at least that "
+        "of the measuring process.", "",
     ]  # fmt: skip
     if options.mergekit:
         for name, recipe in RECIPES.items():
@@ -267,7 +267,7 @@ def _flat(options: argparse.Namespace, scratch: Path, known: Path, ours: Any) ->
 
     lines = ["## Memory by size: linear, of a random bf16 model with itself", ""]
     lines += [
-        "Layers of the shape of Llama 7B's, without `up_proj`, as many as make that size.",
+        "Layers shaped like Llama 7B's, without `up_proj`, as many as fit that size.",
         "",
     ]
     lines += ["| size | whole process | memory |", "|---|---|---|"]

@@ -2,10 +2,9 @@
 
     python benchmarks/deltas.py EARLIER LATER [EARLIER LATER ...] [--runs 3]
 
-Each pair is of safetensors files with tensors of the same names. One process, one thread, files
-in the page cache; a rate is of the tensors' own bytes in a second of processor time, best of the
-runs; hashing is not in it, and is measured by itself. Every decoded tensor is compared with what
-was encoded.
+Each pair is two safetensors files with tensors of the same names. One process, one thread, files
+in the page cache; a rate is the tensors' own bytes per second of CPU time, best of the runs,
+without hashing, which is measured separately. Every decoded tensor is compared with the original.
 Writes benchmarks/results/deltas.md.
 """
 
@@ -55,7 +54,7 @@ def written(method: str, new: memoryview, old: memoryview, width: int) -> bytes:
 
 
 def timed(runs: int, action: Callable[[], object]) -> float:
-    """Return the seconds of processor time that the fastest run took."""
+    """Return the CPU seconds of the fastest run."""
     seconds = []
     for _ in range(runs):
         start = time.process_time()
@@ -65,7 +64,7 @@ def timed(runs: int, action: Callable[[], object]) -> float:
 
 
 def measure(earlier: Tensors, later: Tensors, runs: int) -> tuple[str, list[str]]:
-    """Return in words how much changed, and rows: one for each method, and what is chosen."""
+    """Return a sentence on how much changed, and a row for each method and for the choice."""
     total = sum(len(new) for _, new in later.values())
     changed = elements = 0
     rows: list[str] = []
@@ -86,7 +85,7 @@ def measure(earlier: Tensors, later: Tensors, runs: int) -> tuple[str, list[str]
             if len(new) > 1 << 20:
                 slowest = min(slowest, len(new) / took)
             if out != new:
-                raise SystemExit(f"{name} did not come back from {method}")
+                raise SystemExit(f"{name} was not restored by {method}")
         rows.append(
             f"| `{method}` | {size / total:.1%} | {total / encoding / 1e6:.0f} "
             f"| {total / decoding / 1e6:.0f} | {slowest / 1e6:.0f} |"
@@ -105,7 +104,7 @@ def measure(earlier: Tensors, later: Tensors, runs: int) -> tuple[str, list[str]
 
 
 def levels(earlier: Tensors, later: Tensors) -> list[str]:
-    """Return rows: what levels of zstd as they are, and other windows, would give."""
+    """Return rows for the standard levels of zstd and for other windows."""
     large = [name for name, (_, new) in later.items() if len(new) > 1 << 20][:8]
     chosen = frame.LEVEL, frame.SEARCH, frame.WINDOW_LOG
     total = sum(len(later[name][1]) for name in large)
@@ -149,9 +148,9 @@ def main() -> None:
         "",
         f"`python benchmarks/deltas.py EARLIER LATER …` on {described()}, load average "
         f"{os.getloadavg()[0]:.1f} at the start. One thread, best of {arguments.runs} runs. Sizes "
-        "are shares of the plain bytes; rates are of the tensors' own bytes in a second of "
-        "processor time, since the machine was shared; decoding is without "
-        f"hashing (sha256 by itself: {hashing:.0f} MB/s). *slowest*: of the tensors over 1 MiB, "
+        "are shares of the plain bytes; rates are of the tensors' own bytes per second of "
+        "CPU time, since the machine was shared; decoding is without "
+        f"hashing (sha256 alone: {hashing:.0f} MB/s). *slowest*: of the tensors over 1 MiB, "
         "the one that is decoded most slowly.",
     ]
     for before, after in pairs:

@@ -1,4 +1,4 @@
-"""Kills at every change that a command makes to the file system, and what survived them.
+"""Kills at every change that a command makes to the file system, and what survives them.
 
 usage: python -m benchmarks.faults [--every N] [SCENARIO…]
 """
@@ -52,8 +52,8 @@ def _write(rows: list[str]) -> None:
 
 `python -m benchmarks.faults` kills each command (SIGKILL) just before each change that it makes to
 the file system, as Python's audit events show them, then loads the installed model, runs the
-command again, and checks every byte of store, registry and environment. A line is written only when
-all of that held at every point. {described()}
+command again, and checks every byte of store, registry and environment. A row is written only if
+all of these checks passed at every point. {described()}
 
 | command | changes | points tried | old / new version after the kill | all held | minutes |
 |---|--:|--:|--:|--:|--:|

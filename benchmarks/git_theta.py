@@ -6,9 +6,9 @@ The workflow is that of section 4 of "Git-Theta: A Git Extension for Collaborati
 Machine Learning Models" (ICML 2023, https://arxiv.org/abs/2306.04529): a base with sentinel tokens
 that nothing uses, a LoRA trained on it, a dense update on a branch, another on main, the average
 of both, and the removal of the sentinels. LoRA, updates and removal are patches that `modpkg patch
-create` finds in the whole copy alone; the average is what `modpkg merge` makes of two patches, and
-is released as version 2.0.0 of the base, which the last patch is for. git-lfs gets the same copies
-in the same run. The copies are trained once, and kept in the work folder. Writes
+create` computes from the whole copy alone; the average is the result of `modpkg merge` on two
+patches, and is released as version 2.0.0 of the base, which the last patch is for. git-lfs gets the
+same copies in the same run. The copies are trained once, and kept in the work folder. Writes
 benchmarks/results/git_theta.md.
 """
 
@@ -48,7 +48,7 @@ TITLES = {
 
 
 def make(base: Path, work: Path) -> dict[str, Path]:
-    """Return the whole copy of each commit but the average; those that are missing are made."""
+    """Return the whole copy of each commit but the average; missing ones are created."""
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file, save_file
@@ -159,7 +159,7 @@ class Modpkg:
         self.run("merge", *parents, *how, "--out", out, "--json")
 
     def check_out(self, step: str, home: str = "home") -> None:
-        """Install a commit's model into one project: whichever was there before is switched."""
+        """Install a commit's model into one project, replacing the one that was checked out."""
         app = self.work / "checkout" / home
         app.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.work / "apps" / step / "modpkg.toml", app / "modpkg.toml")
@@ -197,7 +197,7 @@ def forms(summary: dict[str, object]) -> str:
 
 
 Seconds = tuple[float, float]
-"""On the clock, and of processor time (of the commands and what they start)."""
+"""Wall seconds, and CPU seconds of the commands and their children."""
 
 
 def timed(action: Callable[..., object], *arguments: object) -> Seconds:
@@ -229,7 +229,7 @@ def trim(folder: Path, out: Path) -> None:
 
 
 def measure(folders: dict[str, Path], work: Path) -> str:
-    """Make every commit with both, check each out, and return the page."""
+    """Create every commit with both, check each out, and return the page."""
     modpkg = Modpkg(work / "modpkg")
     shutil.rmtree(work / "git-lfs", ignore_errors=True)
     lfs = GitLfs(work / "git-lfs")
@@ -302,18 +302,17 @@ def page(
         )
     total = [sum(column) for column in zip(*rows.values(), strict=True)]
     lines += [
-        f"| in all | {total[0] / 1e6:.1f} | {total[2] / 1e6:.1f} | {total[1] / 1e6:.2f} | "
+        f"| total | {total[0] / 1e6:.1f} | {total[2] / 1e6:.1f} | {total[1] / 1e6:.2f} | "
         f"{total[1] / total[2]:.3f} of git-lfs | |",
         "",
-        "Check-out of one commit, over all six. Processor time depends less on what else the "
-        "machine does:",
+        "Check-out of one commit, over all six. CPU time depends less on the machine's other load:",
         "",
-        "| | seconds, median | least | most | processor seconds, median |",
+        "| | seconds, median | min | max | CPU seconds, median |",
         "|---|---:|---:|---:|---:|",
     ]
     titles = {
-        "modpkg": "modpkg: switch to a commit that was checked out before",
-        "git-lfs": "git-lfs: switch to a commit whose objects are there",
+        "modpkg": "modpkg: switch to a commit that was already checked out",
+        "git-lfs": "git-lfs: switch to a commit whose objects are present",
         "modpkg, first time": "modpkg: first time (fetch from the registry, decode, compose)",
         "export": "modpkg: writing it as a directory as well",
         "modpkg, from nothing": "modpkg: one commit into an empty home",
@@ -330,16 +329,16 @@ def page(
         f"Dense updates: {STEPS} steps of AdamW on every weight, learning rate {LR:g}, float32 "
         "master weights rounded to bfloat16 at the end. Every commit that was checked out has the "
         "tensors that were committed, bit for bit. Registry and clone are folders on one disk; "
-        "git-lfs is what a clone keeps beside its working files, modpkg what the registry grows "
-        f"by. A user's store, which has tensors decoded, takes {store / 1e6:.0f} MB with all six "
-        "commits in it. The goals were Git-Theta's own shares on T0-3B: at most 2.4 % for the "
-        "LoRA, 0.73 of file-level storage in all.",
+        "git-lfs is what a clone keeps in addition to its working files, modpkg is the growth of "
+        f"the registry. A user's store, which has tensors decoded, takes {store / 1e6:.0f} MB with "
+        "all six commits in it. The goals were Git-Theta's own shares on T0-3B: at most 2.4 % for "
+        "the LoRA, 0.73 of file-level storage in all.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Make the copies where they are missing, measure, write the page."""
+    """Create the missing copies, measure, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the copies")
     parser.add_argument("--base", type=Path, default=ROOT / "build" / "examples" / BASE)

@@ -3,7 +3,7 @@
 usage: python -m benchmarks.history --work FOLDER [--base FOLDER]
 
 The releases (history_weights.py) are trained once, which takes some minutes, and kept in the work
-folder. Beside modpkg, in the same run: whole files, content-defined chunks, git-lfs. Writes
+folder. Compared, in the same run, with whole files, content-defined chunks and git-lfs. Writes
 benchmarks/results/history.md and the tables of docs/updates.md.
 """
 
@@ -42,7 +42,7 @@ class Step:
     module: str
     version: str
     asks: tuple[str, ...] = ()
-    """What an app requires beside it, so that it takes the version that the release is for."""
+    """Further requirements of an app, which select the version that the release is for."""
 
 
 STEPS = (
@@ -83,12 +83,12 @@ class Modpkg:
         self.published = 0
         """Bytes of the registry: packs, files, records, index lines."""
         self.weights = 0
-        """Bytes of packs among those that the last installing moved."""
+        """Bytes of packs that the last install transferred."""
         self.store = 0
         """Bytes of the user's store."""
 
     def add(self, step: Step, folder: Path) -> int:
-        """Publish and install a release; return the bytes that installing moved."""
+        """Publish and install a release; return the bytes that the install transferred."""
         project = self.work / "projects" / f"{step.module}-{step.version}"
         project.mkdir(parents=True)
         for path in content(folder):
@@ -132,7 +132,7 @@ class Modpkg:
 
 
 def measure(folders: dict[str, Path], work: Path) -> list[Column]:
-    """Give every step to every way of updating, in order."""
+    """Apply every step to every way of updating, in order."""
     shutil.rmtree(work, ignore_errors=True)
     whole, chunks, lfs = WholeFiles(), Chunks(), GitLfs(work / "git-lfs")
     modpkg = Modpkg(work / "modpkg")
@@ -223,7 +223,7 @@ def training(folders: dict[str, Path]) -> list[str]:
 
 
 def report(columns: list[Column], folders: dict[str, Path]) -> str:
-    """Return the tables and what is needed to judge them."""
+    """Return the tables and the facts needed to judge them."""
     plain = [sum(file.stat().st_size for file in content(folders[step.key])) for step in STEPS]
     lfs = subprocess.run(["git-lfs", "version"], capture_output=True, text=True, check=True)
     version = lfs.stdout.split()[0].replace("/", " ")
@@ -248,7 +248,7 @@ def report(columns: list[Column], folders: dict[str, Path]) -> str:
 
 
 def main() -> None:
-    """Make the releases where they are missing, measure, write both pages."""
+    """Create the missing releases, measure, and write both pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the weights")
     parser.add_argument("--base", type=Path, default=ROOT / "build" / "examples" / BASE)

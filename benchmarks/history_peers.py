@@ -1,4 +1,4 @@
-"""What others move and keep when a model's files change.
+"""What other tools transfer and store when a model's files change.
 
 Each is given the folders of a history in turn, and reports what it had to move and keeps in all for
 a user who has every earlier step. All are given their best case: whatever they have seen once,
@@ -26,7 +26,7 @@ ZSTD_LEVEL = 3
 
 
 def content(folder: Path) -> Iterator[Path]:
-    """Yield the files of a release that any tool would carry: weights, config and tokenizer."""
+    """Yield the files of a release that any tool would transfer: weights, config and tokenizer."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in {"modpkg.toml", "made.json"}:
             yield path
@@ -59,7 +59,7 @@ class WholeFiles:
 
 
 class Chunks:
-    """Content-defined chunks, each moved and kept once; `packed` has them with zstd."""
+    """Content-defined chunks, each transferred and stored once; `packed` has them with zstd."""
 
     title = "64 KiB chunks"
 
@@ -69,7 +69,7 @@ class Chunks:
         self.packed_disk = 0
         self.count = 0
         self.packed = 0
-        """Bytes that the last release moved when each new chunk went through zstd."""
+        """Bytes that the last release transferred with each new chunk compressed by zstd."""
 
     def add(self, module: str, folder: Path) -> int:
         """Return the bytes that a release moves."""
@@ -124,7 +124,7 @@ class GitLfs:
         return moved
 
     def check_out(self, number: int) -> None:
-        """Switch the user's clone to a commit, whose objects it has."""
+        """Switch the user's clone to a commit whose objects it has."""
         self._git(self._user, "checkout", "--quiet", "--force", self._commits[number])
 
     def clone(self, number: int) -> None:
@@ -136,7 +136,7 @@ class GitLfs:
         shutil.rmtree(fresh)
 
     def add(self, module: str, folder: Path) -> int:
-        """Return the bytes by which what a user's clone keeps grows, its working files aside."""
+        """Return the growth of a user's clone in bytes, without its working files."""
         target = self._author / module
         target.mkdir(exist_ok=True)
         for path in content(folder):

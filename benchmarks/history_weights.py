@@ -1,7 +1,7 @@
 """Real releases of one model to measure updates on: fine-tunes, a merge and a fork of a base.
 
-All are trained on the pairs of examples/modules/summarize-lora. They are made once and kept in a
-work folder, so that measuring can be repeated alone.
+All are trained on the pairs of examples/modules/summarize-lora. They are created once and kept in a
+work folder, so that only the measurement has to be repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.machine import described
 LORA = Path(__file__).parents[1] / "examples" / "modules" / "summarize-lora"
 WEIGHTS = "model.safetensors"
 FACTS = "made.json"
-"""Beside the weights: how they were made. Written last."""
+"""The file next to the weights that records how they were made. Written last."""
 LONGEST = 256
 """Tokens of the longest text."""
 Row = tuple[list[int], list[int]]
@@ -40,7 +40,7 @@ BEFORE_LAST = ("model.layers.28.mlp.", "model.layers.28.post_attention_layernorm
 
 FEW_LR, FEW_STEPS = 5e-5, 32
 ALL_LR, ALL_STEPS = 3e-4, 64
-"""The model's own makers tuned it with up to 1e-3 (alignment-handbook, recipes/smollm2/sft)."""
+"""The model's authors tuned it with up to 1e-3 (alignment-handbook, recipes/smollm2/sft)."""
 
 
 def few(name: str) -> bool:
@@ -49,7 +49,7 @@ def few(name: str) -> bool:
 
 
 def every(_: str) -> bool:
-    """Tell that every tensor is trained."""
+    """Return True: every tensor is trained."""
     return True
 
 
@@ -67,7 +67,7 @@ def rows_of(tokenizer: PreTrainedTokenizerBase, held_out: bool) -> list[Row]:
 
 
 def judge(folder: Path) -> None:
-    """Note beside a model its mean loss per token on 24 texts that no training saw."""
+    """Record next to a model its mean loss per token on 24 held-out texts."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = rows_of(tokenizer, held_out=True)[:24]
     from train import answer_loss, collate
@@ -98,11 +98,11 @@ def fine_tune(
     """Fine-tune a base with AdamW and write it in bfloat16.
 
     The forward and backward passes run in bfloat16. With ``master`` float32 the optimizer keeps
-    float32 weights that are rounded once, at the end (mixed precision, as trainers do it); with
+    float32 weights that are rounded once, at the end (the usual mixed precision); with
     bfloat16 each of its steps is rounded to the nearest bfloat16.
     """
     started = time.perf_counter()
-    torch.set_num_threads(1)  # so that the order of sums is the same everywhere
+    torch.set_num_threads(1)  # so that the order of summation is the same everywhere
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -146,7 +146,7 @@ def fine_tune(
 
 
 def write(out: Path, base: Path, new: dict[str, torch.Tensor], facts: dict[str, object]) -> None:
-    """Write a release's weights beside the base's other files, and what changed in them."""
+    """Write a release's weights with the base's other files, and what changed in them."""
     old = load_file(base / WEIGHTS)
     changed = {name: int((new[name] != old[name]).sum()) for name in old}
     facts |= {
@@ -170,7 +170,7 @@ def mean(first: Path, second: Path, out: Path) -> None:
 
 
 def make(base: Path, work: Path) -> dict[str, Path]:
-    """Return the folders of the releases' weights, by step; those that are missing are made."""
+    """Return the folders of the releases' weights, by step; missing ones are created."""
     folders = {
         "first": work / "smollm2-135m-1.0.0",
         "few": work / "smollm2-135m-1.1.0",

@@ -1,4 +1,4 @@
-"""Modules out of ordinary directories, as they would lie in a store: for benchmarks alone."""
+"""Modules from ordinary directories, as a store would contain them; only for benchmarks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def installed_module(folder: Path, name: str, kind: Kind) -> InstalledModule:
 
 
 def lay_out(composed: ComposedModel, folder: Path) -> None:
-    """Write what an environment holds of a composed model; its packs are named by absolute path."""
+    """Write what an environment has of a composed model; its packs are named by absolute path."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(composed.config))
     for path, source in composed.files.items():

@@ -1,8 +1,8 @@
-"""One base with several adapters: live, fused one by one, and as PEFT holds them.
+"""One base with several adapters: live, fused one by one, and in PEFT.
 
     python benchmarks/live.py BASE [--adapters 8] [--rank 16] [--runs 3] [--threads N]
 
-BASE is a directory of transformers (a Llama, or another whose layers have q_proj and v_proj); the
+BASE is a transformers directory (a Llama, or another whose layers have q_proj and v_proj); the
 adapters are random LoRAs on q_proj and v_proj. Every variant is a separate process: everything is
 imported, then the model and all adapters are loaded, then each adapter is used once. Writes
 benchmarks/results/live.md.
@@ -53,14 +53,14 @@ def make_adapters(base: Path, out: Path, count: int, rank: int) -> None:
 
 
 def memory() -> tuple[float, float]:
-    """Return MB of memory that is this process's alone, and of its resident set."""
+    """Return this process's private memory and its resident set, in MB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     found = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines}
     return found["Private_Dirty"] + found.get("Swap", 0.0), found["Rss"]
 
 
 def child(way: str, work: Path, count: int, threads: int) -> None:
-    """Load, switch, run; print what it took."""
+    """Load, switch, run; print the figures."""
     import peft
     import torch
     import transformers
@@ -127,7 +127,7 @@ def child(way: str, work: Path, count: int, threads: int) -> None:
 
 
 def prepare(base: Path, work: Path, count: int, rank: int) -> None:
-    """Write adapters, and what the ways of modpkg load: digests are computed here."""
+    """Write adapters and the inputs of modpkg's variants, with digests computed here."""
     from benchmarks.inputs import installed_module
     from modpkg.compose.executor import compose
     from modpkg.compose.plan import plan
@@ -172,7 +172,7 @@ def report(base: Path, count: int, rank: int, runs: int, threads: int) -> str:
         f"Base `{base.name}` ({size:.0f} MB), {count} LoRAs of rank {rank} on q_proj and v_proj "
         f"({own:.1f} MB each). Median of {runs} fresh processes with {threads} thread(s), load "
         f"average {load:.1f} at the start; `python benchmarks/live.py`. Everything is imported and "
-        "in the page cache before the clock starts; fused models were composed before. Memory is "
+        "in the page cache before the clock starts; fused models were already composed. Memory is "
         "beyond that of the imports, after every adapter was used: the process's own, and with "
         "what it maps from files, which others share. A mixed batch has a row of 32 tokens for "
         "each adapter.",

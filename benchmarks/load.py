@@ -1,10 +1,10 @@
-"""From weights on disk to a model that runs: modpkg beside transformers and PEFT.
+"""From weights on disk to a model that runs: modpkg compared with transformers and PEFT.
 
     python benchmarks/load.py BASE ADAPTER [ADAPTER ...] [--runs 7] [--threads N]
 
-BASE is a directory as transformers saves it, each ADAPTER one as PEFT saves it. Every figure is
+BASE is a directory as saved by transformers, each ADAPTER one as saved by PEFT. Every figure is
 the median over fresh processes that have imported everything before the clock starts; files are
-in the page cache for all alike. Writes benchmarks/results/load.md.
+in the page cache for all variants. Writes benchmarks/results/load.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.machine import described  # noqa: E402
 
 WAYS = {
-    "modpkg, composed before": "load",
+    "modpkg, already composed": "load",
     "modpkg, composing": "compose",
     "transformers + PEFT, merging": "peft",
 }
@@ -45,7 +45,7 @@ def by_modpkg(base: Path, adapter: Path, store: Path, threads: int, clock: Any) 
     from modpkg.manifest.schema import Compose, Step
     from modpkg.runtime.load import load_model
 
-    # What an install knows already: digests of what lies in the store.
+    # What an install already knows: digests of the content of the store.
     modules = {
         "base": installed_module(base, "base", "base"),
         "adapter": installed_module(adapter, "adapter", "adapter"),
@@ -72,7 +72,7 @@ def by_peft(base: Path, adapter: Path, clock: Any) -> Any:
 
 
 def child(way: str, base: Path, adapter: Path, store: Path, threads: int) -> None:
-    """Do it once and print the figures as JSON."""
+    """Load once and print the figures as JSON."""
     import peft  # noqa: F401
     import torch
     import transformers
@@ -109,7 +109,7 @@ def child(way: str, base: Path, adapter: Path, store: Path, threads: int) -> Non
 
 
 def peak() -> float:
-    """Return this process's greatest resident memory so far, in MB."""
+    """Return this process's peak resident memory so far, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
@@ -141,10 +141,10 @@ def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
     lines += [
         f"Base `{base.name}`. Median of {runs} fresh processes with {threads} thread(s) each, "
         f"load average {os.getloadavg()[0]:.1f} at the start. Everything is imported and all files "
-        "are in the page cache before the clock starts. Memory is the greatest resident set beyond "
-        "that of the imports (mapped files count). The first forward pass is apart, because "
-        "mapped weights are read then. Composing hashes what it writes and waits until the disk "
-        "has it, once per composition; merging does neither.",
+        "are in the page cache before the clock starts. Memory is the peak resident set beyond "
+        "that of the imports (mapped files count). The first forward pass is separate, because "
+        "mapped weights are read then. Composing hashes what it writes and waits for the disk, "
+        "once per composition; merging does neither.",
         "",
     ]
     for adapter in adapters:

@@ -1,11 +1,11 @@
-"""Locking on hard and easy graphs, beside resolvelib, nab-resolver and uv on the same graphs.
+"""Locking on hard and easy graphs, compared with resolvelib, nab-resolver and uv.
 
 usage: python -m benchmarks.resolver [--limit SECONDS] [--largest NAMES] [--seeds N]
 
 The limits are of process CPU time, so that a busy machine does not decide what finishes.
 
-nab-resolver and uv are peers, not dependencies: `pip install nab-resolver uv`; what is not there is
-left out. Writes benchmarks/results/resolver.md and docs/resolver-growth.svg (with matplotlib).
+nab-resolver and uv are peers, not dependencies: `pip install nab-resolver uv`; missing ones
+are skipped. Writes benchmarks/results/resolver.md and docs/resolver-growth.svg (with matplotlib).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Measured(NamedTuple):
 
 
 def measure(command: Sequence[str], folder: Path, limit: float) -> Measured | str:
-    """Run a command to its end; return what it took, or why it has no figure.
+    """Run a command to its end; return its figures, or why it has none.
 
     ``limit`` is of its CPU seconds; one that does nothing is stopped after ten times as long.
     """
@@ -110,7 +110,7 @@ class Simple(SimpleHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server that does not mind a client that was stopped at its limit."""
+    """A server that ignores clients that were stopped at their limit."""
 
     def handle_error(self, *_: Any) -> None:
         pass
@@ -129,7 +129,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def locked(folder: Path, limit: float, runs: int = 3) -> Measured | str:
-    """Return the quickest of some runs of `modpkg lock` without an earlier lock."""
+    """Return the fastest of some runs of `modpkg lock` without an earlier lock."""
     command = [sys.executable, "-m", "modpkg", "lock", "--registry", str(folder / "registry")]
     best: Measured | str = "failed"
     for number in range(runs):
@@ -273,10 +273,10 @@ def main() -> None:
     lines = [
         "# The resolver",
         "",
-        f"`python -m benchmarks.resolver`; {described()}; load when begun "
+        f"`python -m benchmarks.resolver`; {described()}; load at the start "
         f"{os.getloadavg()[0]:.1f}. Whole processes: wall seconds (process CPU seconds, peak "
         f"memory); limit {limit:.0f} s of CPU. {peers_named()}. `modpkg lock` from a folder, the "
-        "quickest of three; uv from a simple index on loopback, its second run, no previous "
+        "fastest of three; uv from a simple index on loopback, its second run, no previous "
         "output. `--check` in CPU ms.",
         "",
         f"| names, versions, deps, tight, seed | modpkg lock {head}",
@@ -290,7 +290,7 @@ def main() -> None:
         lines.append(row(label, universe.easy(names, versions, deps, seed), limit))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(lines) + "\n")
-    lines += ["", "## Other seeds", "", "`modpkg lock`, process CPU seconds, seeds from 1 on.", ""]
+    lines += ["", "## Other seeds", "", "`modpkg lock`, process CPU seconds, seeds from 1.", ""]
     lines += ["| names, versions, deps, tight | seeds | median | worst |", "|---|---:|---:|---:|"]
     lines += [
         spread(shape, given.seeds, limit)

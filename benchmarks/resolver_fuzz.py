@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.resolver_fuzz [--graphs N] [--seed S]
 
-Stops at the first graph on which anything disagrees, and prints it. The tests run a part of this.
+Stops at the first disagreement and prints its graph. The tests run a part of this.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.resolve.agree import compare
 from tests.resolve.graphs import random_graph
 
 SIZES = ((4, 3, 0.7), (5, 3, 0.8), (8, 2, 0.7), (4, 6, 0.9), (10, 5, 0.7), (25, 6, 0.5))
-"""Names, versions and how many needs have bounds: small ones for brute force, larger ones too."""
+"""Names, versions and share of bounded requirements: small graphs for brute force, and larger."""
 
 
 def run(graphs: int, seed: int) -> collections.Counter[str]:
-    """Compare so many graphs; return how many there were of each kind."""
+    """Compare that many graphs; return the count of each kind."""
     kinds: collections.Counter[str] = collections.Counter()
     for number in range(graphs):
         names, versions, tightness = SIZES[number % len(SIZES)]
@@ -46,7 +46,7 @@ def main() -> None:
     for kind, count in sorted(kinds.items()):
         print(f"{count:8d}  {kind}")
     print(f"{given.graphs:8d}  graphs in {taken:.0f} s: no wrong verdict, no invalid answer,")
-    print("          none that is not the preferred one, no crash")
+    print("          no solution but the preferred one, no crash")
 
 
 if __name__ == "__main__":

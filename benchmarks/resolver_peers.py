@@ -59,7 +59,7 @@ def nab(folder: Path) -> int:
         def prioritize(
             self, package: str, version_range: Any, conflicts: Any, culprits: Any = None
         ) -> Any:
-            # As pip and the package's own examples do: what conflicts most goes first.
+            # As pip and the package's own examples do: names with the most conflicts go first.
             return -conflicts.get(package, 0), package
 
         def widen_decision(self, package: str, version: Any) -> Any:

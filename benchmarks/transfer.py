@@ -1,4 +1,4 @@
-"""Fetching a release over loopback HTTP: modpkg beside curl and the hub's client.
+"""Fetching a release over loopback HTTP: modpkg compared with curl and the hub's client.
 
     python -m benchmarks.transfer [--registry build/demo/registry] [--runs 7]
 
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     cpu: float
     """Seconds of user and system time of the processes, without the server's."""
     memory: int
-    """Greatest resident set in bytes."""
+    """Peak resident set in bytes."""
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def nginx(folder: Path, root: Path) -> Iterator[tuple[str, str, Path]]:
 
 
 def measured(command: list[str], **environment: str) -> tuple[Run, str]:
-    """Run a command to its end and return what it took, and what it printed."""
+    """Run a command to its end and return its figures and its output."""
     begun = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, env=os.environ | environment, cwd=tempfile.gettempdir()
@@ -120,7 +120,7 @@ def measured(command: list[str], **environment: str) -> tuple[Run, str]:
 
 
 def by_curl(url: str, pack: str) -> Run:
-    """One stream, hashed, not written down."""
+    """One stream, hashed, not written to disk."""
     line = f"curl -s {url}/{blob_path(parse_digest(pack))} | openssl dgst -sha256"
     run, out = measured(["bash", "-c", line])
     assert pack[7:] in out
@@ -170,7 +170,7 @@ print(time.perf_counter() - begun)
 
 
 def by_hub(url: str, work: Path) -> Run:
-    """The same bytes, as the hub's client fetches them: written down, not hashed."""
+    """The same bytes, as the hub's client fetches them: written to disk, not hashed."""
     home = Path(tempfile.mkdtemp(dir=work))
     run, out = measured(
         [sys.executable, "-c", _HUB, str(home / "cache")],
@@ -205,7 +205,7 @@ def lay_out_hub(folder: Path, registry: Path, record: ReleaseRecord) -> None:
 
 
 def sent(log: Path) -> int:
-    """Return the bytes of blobs that the server has sent, once it has noted all of them."""
+    """Return the bytes of blobs that the server has sent, once it has logged all of them."""
     before = -1
     while (size := log.stat().st_size) != before:
         before = size
@@ -215,7 +215,7 @@ def sent(log: Path) -> int:
 
 
 def resumed(slow: str, fast: str, log: Path, module: str, work: Path) -> tuple[int, int, int]:
-    """Kill a fetch halfway; return bytes in all, bytes that were here, bytes fetched again."""
+    """Kill a fetch halfway; return total bytes, bytes already fetched, bytes fetched again."""
     home = Path(tempfile.mkdtemp(dir=work))
     store = Store(home / "store")
     locked = lock_of(Registry(slow), module)
@@ -242,7 +242,7 @@ def resumed(slow: str, fast: str, log: Path, module: str, work: Path) -> tuple[i
 
 
 def environments(registry: Path, module: str, work: Path, count: int = 100) -> tuple[int, int]:
-    """Return the disk that one environment takes, store and all, and that ``count`` take."""
+    """Return the disk space of one environment, store included, and of ``count``."""
     home = Path(tempfile.mkdtemp(dir=work))
     store = Store(home / "store")
     taken = []
@@ -274,7 +274,7 @@ def main() -> None:
         child(options.child[0], options.child[1], Path(options.child[2]))
         return
     if not options.registry.is_dir():
-        raise SystemExit(f"{options.registry} is not there; run `make demo` once before")
+        raise SystemExit(f"{options.registry} does not exist; run `make demo` first")
     reader = Registry(str(options.registry.absolute()))
     record = reader.record(reader.index(options.module)[0])
     pack, size = next(iter(record.packs.items()))
@@ -303,7 +303,7 @@ def main() -> None:
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """Yield a folder on a file system in memory: what the disk does is no part of the rate."""
+    """Yield a folder on a file system in memory: the disk does not affect the rate."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         yield Path(name)
 
@@ -342,24 +342,23 @@ huggingface_hub {version("huggingface_hub")}, obstore {version("obstore")}.
 `{record.name}` {record.version}: one pack of {size / 1e6:.0f} MB, {len(record.tensors)} tensors, \
 {len(record.files)} files. Median (range) of {options.runs} runs in which all ways \
 take turns, load average {load:.1f} at the start. nginx runs on the same cores as the client, and \
-everything it sends is in the page cache. The rate is that of the transfer, imports apart; wall \
-time, CPU and greatest resident set (mapped files count) are those of the client's whole processes.
+everything it sends is in the page cache. The rate is that of the transfer, without imports; wall \
+time, CPU and peak resident set (mapped files count) are those of the client's whole processes.
 
 | | rate | of curl's | wall | CPU | memory |
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-curl writes nothing down; modpkg writes every byte, waits until the disk has it, and hashes every \
+curl writes nothing; modpkg writes every byte, waits for the disk, and hashes every \
 tensor; the hub's client writes and does not hash. modpkg to the hub's client: \
 {middle[memory] / middle[hub_memory]:.1f}× in memory, {middle[disk] / middle[hub_disk]:.1f}× on \
 disk.
 
 Killed (SIGKILL) halfway and started again: of {total / 1e6:.1f} MB, {here / 1e6:.1f} MB were \
-here; {again / 1e6:.2f} MB more than was missing were fetched, {100 * again / here:.2f} % of what \
-was here.
+already fetched; {again / 1e6:.2f} MB of these were fetched again, {100 * again / here:.2f} %.
 
-One environment with `{record.name}` takes {shared[0] / 1e6:.1f} MB of disk, the store \
-with it; 100 take {shared[1] / 1e6:.1f} MB.
+One environment with `{record.name}` takes {shared[0] / 1e6:.1f} MB of disk, \
+including the store; 100 take {shared[1] / 1e6:.1f} MB.
 """
 
 

@@ -1,4 +1,4 @@
-"""Universes to resolve in: one random graph as a modpkg registry and as a PEP 691/658 simple index.
+"""Graphs to resolve: one random graph as a modpkg registry and as a PEP 691/658 simple index.
 
 `tight` has a hidden solution (one version of each name), so it is solvable, and newer releases that
 want older partners, so that newest first runs into conflicts. `easy` never conflicts.
@@ -41,7 +41,7 @@ def tight(names: int, versions: int, deps: int, tightness: float, seed: int) -> 
 
 
 def easy(names: int, versions: int, deps: int, seed: int) -> Table:
-    """Return a graph on which newest first never conflicts: there are lower bounds only."""
+    """Return a graph on which newest first never conflicts: it has only lower bounds."""
     rng = random.Random(seed)
     table: Table = {}
     for number in range(names):
@@ -59,7 +59,7 @@ def _partners(rng: random.Random, number: int, names: int, deps: int) -> list[in
 
 
 def write_registry(table: Table, folder: Path) -> None:
-    """Write a registry, and beside it an app that requires the first names."""
+    """Write a registry, and next to it an app that requires the first names."""
     index = folder / "registry" / "index"
     index.mkdir(parents=True)
     (folder / "registry" / "registry.json").write_text('{"spec":1,"name":"universe"}')
@@ -82,7 +82,7 @@ def write_registry(table: Table, folder: Path) -> None:
 
 
 def write_simple(table: Table, folder: Path) -> None:
-    """Write a simple index, and beside it the same requirements."""
+    """Write a simple index, and next to it the same requirements."""
     for name, rows in table.items():
         place = folder / "simple" / name
         place.mkdir(parents=True)

@@ -1,12 +1,12 @@
-"""Vetting a base with ten dependants: the first time, and again when little has changed.
+"""Vetting a base with ten dependants: the first time, and again after small changes.
 
 usage: python -m benchmarks.vet --registry FOLDER --base FOLDER --data FILE [--cases N]
 
-REGISTRY is the example registry that `make demo` makes (build/demo/registry), BASE the MiniLM
-module that it was made of (build/examples/minilm-l6), DATA hutto_ICWSM_2014.tar.gz out of the
+REGISTRY is the example registry that `make demo` builds (build/demo/registry), BASE the MiniLM
+module that it was built from (build/examples/minilm-l6), DATA hutto_ICWSM_2014.tar.gz from the
 sdist of vaderSentiment 3.3.2: texts of four domains, rated by people. The ten dependants are the
-sentiment head of examples/, each with its classifier moved a little, so that no two are equal, and
-with a separate test on other texts. The candidate is MiniLM with its last layer changed slightly.
+sentiment head of examples/, each with its classifier perturbed so that no two are equal, and with a
+separate test on other texts. The candidate is MiniLM with its last layer changed slightly.
 Writes benchmarks/results/vet.md.
 """
 
@@ -37,7 +37,7 @@ HEADS = 10
 
 
 def rated(data: Path) -> list[dict[str, str]]:
-    """Return texts with the label that most who rated them would give, the domains in turn."""
+    """Return texts with the label of the majority of raters, alternating between domains."""
     by_domain = []
     with tarfile.open(data) as archive:
         for domain in DOMAINS:
@@ -86,7 +86,7 @@ def publish_head(
 
 
 def vetted(candidate: Path) -> tuple[float, float, bytes]:
-    """Vet, and return seconds on the clock and of all processors, and the report."""
+    """Vet, and return wall seconds, CPU seconds and the report."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
     done = subprocess.run(
@@ -112,7 +112,7 @@ def main() -> None:
     count = arguments.cases
     found = rated(arguments.data)
     if len(found) < HEADS * count:
-        raise SystemExit("there are not so many texts")
+        raise SystemExit("DATA has too few texts")
     texts = [found[number * count : (number + 1) * count] for number in range(HEADS)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -134,7 +134,7 @@ def main() -> None:
         moved(candidate, "layer.5.", 0.005, 101)
         rows.append(("another candidate", *vetted(candidate)))
     if rows[0][3] != rows[1][3]:
-        raise SystemExit("the same inputs gave another report")
+        raise SystemExit("equal inputs gave different reports")
     last = json.loads(rows[2][3])
     tested = sum(one["state"] == "tested" for one in last["dependants"])
     lines = [
@@ -145,7 +145,7 @@ def main() -> None:
         f"{arguments.cases} texts each; whole processes, one run each, in this order, from an "
         "empty store. The first two reports are equal byte for byte.",
         "",
-        "| vetting | clock, s | processors, s | first / this |",
+        "| vetting | wall, s | CPU, s | first / this |",
         "|---|---:|---:|---:|",
     ]
     for label, clock, processors, _ in rows:
