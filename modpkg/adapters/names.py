@@ -52,7 +52,7 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     """Return an adapter's tensors in groups; ``keys`` are the method's, with their roles.
 
     Raises:
-        ComposeError: There is no tensor, or one with a key that the method does not write.
+        ComposeError: The adapter has no tensor, or one with a key that the method does not write.
         ReleaseError: Two tensors are for the same module and role.
     """
     if not adapter.names:

@@ -117,8 +117,8 @@ def _lock(text: str, project: Project) -> Lock:
     """Return the lock in a file, or of a generation.
 
     Raises:
-        LockError: there is no such file, or it is malformed.
-        InstallError: there is no such generation.
+        LockError: There is no such file, or it is malformed.
+        InstallError: There is no such generation.
     """
     path = Path(text)
     if (generation := _GENERATION.fullmatch(text)) is not None:

@@ -134,7 +134,7 @@ def merge_command(
         return 0
     _show_scores(scores)
     if unknown := [view.label for view in merge.parents if view.name is None]:
-        say(faint(f"Not under [provenance], because they are no modules: {', '.join(unknown)}."))
+        say(faint(f"Not under [provenance], because they are not modules: {', '.join(unknown)}."))
     way = f" by {by}" if by is not None and merge.open else ""
     say(f"{good('Merged')} into {strong(chosen)} {number} in {shown(target)}/{way}.")
     return 0

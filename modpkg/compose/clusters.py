@@ -21,7 +21,7 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
 
     Raises:
         ComposeError: The address has another scheme, or the scheduler cannot be reached.
-        MissingExtra: distributed is not installed.
+        MissingExtra: Distributed is not installed.
     """
     if address is None:
         yield None

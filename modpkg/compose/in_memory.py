@@ -16,9 +16,9 @@ def tensor_in_memory(model: str, name: str, computed: ComputedTensor) -> torch.T
     """Return the tensor that `make_tensor` would write, bit for bit.
 
     Raises:
-        ComposeError: the result has NaN or infinity, or the method rejects the values.
-        PackError: an input cannot be read.
-        IntegrityError: an input does not match its digest.
+        ComposeError: The result has NaN or infinity, or the method rejects the values.
+        PackError: An input cannot be read.
+        IntegrityError: An input does not match its digest.
     """
     out = torch.empty(list(computed.source.shape), dtype=TORCH_DTYPES[computed.dtype])
     place = PackTensor(computed.dtype, tuple(computed.source.shape), 0, computed.length)

@@ -38,8 +38,8 @@ class PromptStateExtractor:
     """Runs the base on prompts, caching the states of each.
 
     Raises:
-        MissingExtra: transformers is not installed.
-        ComposeError: transformers cannot build the base or its tokenizer.
+        MissingExtra: Transformers is not installed.
+        ComposeError: Transformers cannot build the base or its tokenizer.
     """
 
     def __init__(self, composition: Composition) -> None:

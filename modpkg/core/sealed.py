@@ -38,7 +38,7 @@ def unseal(data: bytes, kind: type[T]) -> T:
     """Return the record of sealed bytes.
 
     Raises:
-        msgspec.MsgspecError: They were changed, or are not such a record.
+        msgspec.MsgspecError: The bytes were changed, or are not such a record.
     """
     check_seal(data)
     return msgspec.json.decode(data, type=kind)

@@ -181,7 +181,7 @@ def compose_models(
 
 
 def _fetch(plan: InstallPlan) -> None:
-    """Fetch what the plan lacks, for a project that the store then knows, and report it."""
+    """Fetch what the plan lacks, register the project with the store, and report progress."""
     plan.workspace.store.projects.register(plan.project.lock_path, plan.project.environment)
     fetch_plan(plan)
     for module in plan.lock.module:

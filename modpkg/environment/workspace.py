@@ -11,7 +11,7 @@ and ``--offline`` each by themselves::
 In the command line, ``@with_workspace`` (`modpkg.cli.options`) does that. A manifest that is only
 tried gets its registries from `Workspace.registries_for`, and another project its workspace from
 `Workspace.for_project`: both share what is open, so that each index file, record and setting is
-read at most once per command. Whoever publishes to a registry has to open it again.
+read at most once per command. After publishing to a registry, open it again.
 
 Everything is opened when it is first used. What an installation that is up to date does without
 is imported there too.

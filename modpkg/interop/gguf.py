@@ -61,7 +61,7 @@ def import_gguf(
 
     Raises:
         ConversionError: `source` is not a GGUF file, or transformers cannot convert it.
-        MissingExtra: gguf or transformers is not installed.
+        MissingExtra: Gguf or transformers is not installed.
         InstallError: `out` cannot be written.
     """
     import_extra("gguf", what="Reading GGUF files", extra="gguf")

@@ -30,7 +30,7 @@ def write_weights(
     Weights are copied byte for byte; ``packs`` is the folder of relative files.
 
     Raises:
-        InstallError, OSError: a pack cannot be read.
+        InstallError, OSError: A pack cannot be read.
     """
     shards = _shards(tensors, max_shard_bytes)
     weight_map: dict[str, str] = {}

@@ -236,7 +236,9 @@ def _address(node: Node, text: str) -> str:
         message = "an address has a user or a password in it; remove it, and write token-env"
         raise ManifestError("M110", where=node.where, message=f"{message} or password-env instead.")
     if scheme not in SCHEMES or not (host or scheme == "file"):
-        raise node.fail(f"is {brief(text)}, which is no address (like 'https://models.example')")
+        raise node.fail(
+            f"is {brief(text)}, which is not an address (like 'https://models.example')"
+        )
     return text
 
 
@@ -263,7 +265,7 @@ def _login(table: Table, address: str) -> Login | None:
         )
     if token is not None:
         if len(given) > 1:
-            raise given[1].fail("stands beside a token; keep the one or the other")
+            raise given[1].fail("conflicts with a token; keep one of them")
         return Token(token)
     if username is None or password is None:
         other = "password-env" if password is None else "username"
@@ -274,7 +276,7 @@ def _login(table: Table, address: str) -> Login | None:
 def _secret(table: Table, name: str) -> Secret | None:
     plain, variable = table.get(name), table.get(f"{name}-env")
     if plain is not None and variable is not None:
-        raise variable.fail(f"stands beside {name}; keep one of them")
+        raise variable.fail(f"conflicts with {name}; keep one of them")
     if plain is not None:
         plain.text(most=10_000)
         return Secret(plain, in_environment=False)

@@ -49,7 +49,7 @@ class TensorLookup:
     """The tensors of all releases of one registry folder, as of when it is opened.
 
     Raises:
-        NotFound, RegistryError: The folder is no registry, or it cannot be read.
+        NotFound, RegistryError: The folder is not a registry, or cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -142,7 +142,7 @@ class TensorLookup:
         return self._updated(DisposableIndex(None, _TABLES, VERSION).connect())
 
     def _open_file(self, rebuild: bool) -> sqlite3.Connection:
-        """Return the lookup in its file; the folder's lock is held, so nobody else changes it."""
+        """Return the lookup in its file; the folder's lock prevents other writers."""
         path = self._folder / LOCATION
         make_folder(path.parent)
         if rebuild:

@@ -100,7 +100,7 @@ class MirroredSource:
     def _first_success(self, use: Callable[[Source], T], path: str) -> T:
         """Return what the first source gives that does not fail.
 
-        A file that is no blob may be missing on a mirror: the registry may not have it either.
+        A file that is not a blob may be missing on a mirror: the registry may not have it either.
         """
         skip = 0
         while True:

@@ -129,7 +129,7 @@ class Registry:
                 data = b""
             lines = parse_index(data, name, self.url, self.warn)
             if not lines:
-                _ = self.info  # raises if this is no registry at all
+                _ = self.info  # raises if this is not a registry
             self._indexes[name] = lines
             self._ahead.pop(name, None)
         return self._indexes[name]

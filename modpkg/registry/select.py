@@ -1,4 +1,4 @@
-"""The newest suitable release: which one is used or compared with when nobody names a version."""
+"""The newest suitable release: which one is used or compared with when no version is named."""
 
 from __future__ import annotations
 

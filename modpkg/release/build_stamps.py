@@ -95,4 +95,4 @@ def _has(path: Path, stamp: FileStamp) -> bool:
     try:
         return stamp_of(path) == stamp
     except OSError:
-        return False  # whoever needs the file reports that it is missing
+        return False  # reported where the file is needed

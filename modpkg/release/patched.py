@@ -95,7 +95,8 @@ def _problem(
     form = FORMS.get(frozenset(item.inputs))
     if form is None:
         return (
-            f"has the inputs {', '.join(sorted(item.inputs)) or '(none)'}, which are no known form"
+            f"has the inputs {', '.join(sorted(item.inputs)) or '(none)'}, "
+            "which are not a known form"
         )
     for role, tensor in item.inputs.items():
         if tensor not in own:

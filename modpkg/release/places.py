@@ -53,7 +53,7 @@ def chain_of(
             raise ValueError(f"is decoded on more than {MAX_CHAIN} earlier tensors")
         if (earlier := find(base)) is None:
             raise ValueError(
-                "is decoded on something that is no tensor or source of its dtype and shape"
+                "is decoded on something that is not a tensor or source of its dtype and shape"
             )
         chain.append(earlier)
         entry = earlier

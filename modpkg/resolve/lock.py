@@ -117,7 +117,7 @@ def read_lock(path: Path) -> Lock | None:
     """Return the lock in a file; None if the file does not exist.
 
     Raises:
-        LockError: The file is no valid lock, or cannot be read.
+        LockError: The file is not a valid lock, or cannot be read.
     """
     try:
         if path.stat().st_size > MAX_LOCK:

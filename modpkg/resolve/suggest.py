@@ -22,7 +22,7 @@ MOST = 2
 """Most suggestions."""
 
 QUESTION = "Your question"
-"""``where`` of a root that `modpkg why-not` adds: changing it is no suggestion."""
+"""``where`` of a root that `modpkg why-not` adds: changing it is never suggested."""
 
 
 class ResolutionInputs(Struct, frozen=True):

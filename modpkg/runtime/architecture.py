@@ -41,7 +41,7 @@ def transformers_module() -> Any:
     """Return the transformers package, with warnings and progress bars turned off.
 
     Raises:
-        MissingExtra: transformers is not installed.
+        MissingExtra: Transformers is not installed.
     """
     transformers = import_extra("transformers", what="Running a model", extra="transformers")
     transformers.logging.set_verbosity_error()
@@ -57,7 +57,7 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
 
     Raises:
         RunError: The class is unknown, config.json is invalid, or it references custom code.
-        MissingExtra: transformers is not installed.
+        MissingExtra: Transformers is not installed.
     """
     refuse_remote_code(name, folder)
     transformers = transformers_module()

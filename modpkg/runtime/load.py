@@ -29,7 +29,7 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
 
     Raises:
         RunError: Config and weights do not match, or the architecture is unknown.
-        MissingExtra: transformers is not installed.
+        MissingExtra: Transformers is not installed.
         EnvironmentDamaged: The model's record is missing or invalid.
     """
     record = read_model(folder)
@@ -46,7 +46,7 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
 
     Raises:
         RunError: Config and tensors do not match, or the architecture is unknown.
-        MissingExtra: transformers is not installed.
+        MissingExtra: Transformers is not installed.
     """
     cls, config = model_class(name, folder)
     with _default_dtype(tensors):

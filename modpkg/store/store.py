@@ -99,7 +99,7 @@ class Store:
         """Return the location of each tensor that is in the store, by digest.
 
         Args:
-            wanted: By digest, the bytes per element: a tensor whose offset is no multiple of it
+            wanted: By digest, the bytes per element: a tensor whose offset is not a multiple of it
                 counts as missing. Of several locations, the one is returned whose pack has most of
                 the other tensors.
         """

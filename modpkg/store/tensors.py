@@ -73,7 +73,7 @@ class TensorIndex:
         return self._use(query)
 
     def remove_tensors(self, name: str, digests: Iterable[str]) -> None:
-        """Remove damaged tensors of a pack, so that nobody finds them."""
+        """Remove damaged tensors of a pack, so that they are not found again."""
         rows = [(_raw(digest), bytes.fromhex(name)) for digest in digests]
         query = "DELETE FROM tensors WHERE digest = ? AND pack = ?"
         self._use(lambda connection: connection.executemany(query, rows))

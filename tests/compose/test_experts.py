@@ -312,7 +312,7 @@ def test_invalid_steps_of_a_mixture(tmp_path: Path) -> None:
     routed = router(tmp_path, base, "one", "plain")
     with raises("M609", match="router is a router, not an expert"):
         mixed(base, [routed])
-    with raises("M609", match="one is no router: it has no router.json"):
+    with raises("M609", match="one is not a router: it has no router.json"):
         mixed(base, [plain], one)
 
 

@@ -66,9 +66,9 @@ def bisect(
     k·(log2 n + 2 + log2 v) runs, and one for the remedy; `minimize` has the exact bound.
 
     Raises:
-        BisectError: the locks are equal, or the command does not pass with the old one and fail
+        BisectError: The locks are equal, or the command does not pass with the old one and fail
             with the new one.
-        ModpkgError: a mix cannot be installed; calling it again continues the search.
+        ModpkgError: A mix cannot be installed; calling it again continues the search.
     """
     trials, mixes = session.trials, session.mixes(before, after)
     diff = mixes.diff

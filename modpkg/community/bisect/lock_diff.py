@@ -24,8 +24,8 @@ class LockDiff:
 
     A name is *changed* if the locks have different versions of it, or the project's own requirement
     of it differs. A name that only one lock has, and that the project does not require, comes and
-    goes with what needs it and is no change by itself. A name is *moved* if it is as in the new
-    lock; all others are as in the old one.
+    goes with the modules that need it and is not a change by itself. A name is *moved* if it is as
+    in the new lock; all others are as in the old one.
     """
 
     def __init__(

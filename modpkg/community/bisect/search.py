@@ -193,7 +193,7 @@ def check_good(trials: Trials, mix: Mix | Unresolvable, label: str, remedy: str)
     """Check that the command passes at the good end of a search.
 
     Raises:
-        BisectError: it fails, or passes in some of its runs only.
+        BisectError: It fails, or passes in some of its runs only.
     """
     result = try_end(trials, mix, label)
     if result.verdict is Verdict.GOOD:

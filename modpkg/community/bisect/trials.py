@@ -205,8 +205,8 @@ class Trials:
         """Try a mix.
 
         Raises:
-            BisectError: the command ended with a status that is no verdict.
-            ModpkgError: the mix cannot be installed, for another reason than composing.
+            BisectError: The command ended with a status that is not a verdict.
+            ModpkgError: The mix cannot be installed, for another reason than composing.
         """
         if isinstance(mix, Unresolvable):
             return TrialResult(verdict=Verdict.UNKNOWN, reason=mix.reason, ran=False)

@@ -63,10 +63,10 @@ def tested_update(session: TrialSession) -> TestedUpdate:
     The session's request has the modules to update, and the policy of the command line.
 
     Raises:
-        LockError: there is no lock to start from.
-        BisectError: the tests fail with the current lock, or manifest or lock were changed
+        LockError: There is no lock to start from.
+        BisectError: The tests fail with the current lock, or manifest or lock were changed
             meanwhile; or see `bisect`.
-        ModpkgError: resolving or installing fails.
+        ModpkgError: Resolving or installing fails.
     """
     project, request, trials = session.project, session.request, session.trials
     before = project.text()

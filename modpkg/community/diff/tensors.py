@@ -105,7 +105,7 @@ def diff_views(before: ModuleView, after: ModuleView, progress: Progress) -> Wei
     """Compare the weights of two modules; both are fetched where necessary.
 
     Raises:
-        PackError: a file is missing or too short. What fetching can raise.
+        PackError: A file is missing or too short. What fetching can raise.
     """
     old, new = before.refs(), after.refs()
     progress.stage("Comparing")
@@ -129,7 +129,7 @@ def diff_tensors(
     ``progress`` is called with the bytes of B's tensors that were compared.
 
     Raises:
-        PackError: a file is missing or too short.
+        PackError: A file is missing or too short.
     """
     diffs = []
     for name in sorted({*before, *after}):
@@ -191,7 +191,7 @@ def unchanged_entries(
     """Return how many entries of a sparse tensor are in another one too, with the same bits.
 
     Raises:
-        PackError: a file is missing or too short.
+        PackError: A file is missing or too short.
     """
     named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
     arrays = map_tensors(named)

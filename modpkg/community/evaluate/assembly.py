@@ -83,7 +83,7 @@ def assembly_of(record: ReleaseRecord, base: Collection[str], store: Store) -> A
     head replaces the tensors of the same names among those of the base (``base``).
 
     Raises:
-        TestError: the module is of a kind that cannot run by itself.
+        TestError: The module is of a kind that cannot run by itself.
     """
     manifest = manifest_of(record)
     if record.kind == "base" or (record.kind == "model" and manifest.compose is not None):

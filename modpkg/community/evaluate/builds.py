@@ -18,8 +18,8 @@ def built_release(workspace: Workspace) -> Iterator[ModuleView]:
     """Build the workspace's module into a temporary folder, and yield the release.
 
     Raises:
-        TestError: the project is an app.
-        ModpkgError: building fails.
+        TestError: The project is an app.
+        ModpkgError: Building fails.
     """
     manifest = workspace.manifest
     if manifest.module is None:
@@ -35,7 +35,7 @@ def view_of_tree(workspace: Workspace, tree: Path) -> ModuleView:
     """Return the only release in a registry tree.
 
     Raises:
-        TestError: the tree has no release, or several.
+        TestError: The tree has no release, or several.
     """
     registry = workspace.open_registries.at(str(tree.absolute()), tree)
     lines = [line for name in registry.names() or [] for line in registry.index(name)]

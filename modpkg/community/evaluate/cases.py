@@ -65,8 +65,8 @@ def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Ca
     written as text, and a single text stands for a list of one.
 
     Raises:
-        TestError: the content does not match the suffix, or a case lacks a column; names the line.
-        MissingExtra: the file is Parquet, and pyarrow is not installed.
+        TestError: The content does not match the suffix, or a case lacks a column; names the line.
+        MissingExtra: The file is Parquet, and pyarrow is not installed.
     """
     if len(data) > MAX_BYTES:
         size, most = human_bytes(len(data)), human_bytes(MAX_BYTES)

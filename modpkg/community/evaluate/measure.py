@@ -97,9 +97,9 @@ def measure(
     ``start`` is called with the number of texts, ``tick`` with the number finished since.
 
     Raises:
-        TestError: cases or metric cannot be used, or do not fit the model; or the model gives NaN
+        TestError: Cases or metric cannot be used, or do not fit the model; or the model gives NaN
             or infinity for a text.
-        MissingExtra: the metric or the format of the cases needs a package.
+        MissingExtra: The metric or the format of the cases needs a package.
     """
     where = f"test {request.test!r}"
     metric = find_metric(request.metric, where)
@@ -171,7 +171,7 @@ def compare(request: Comparison) -> ValueChange:
     """Return how far the value moved, with its interval over paired cases.
 
     Raises:
-        TestError: there is no such metric.
+        TestError: There is no such metric.
     """
     metric = find_metric(request.metric, f"test {request.test!r}")
     before, after = np.asarray(request.before), np.asarray(request.after)

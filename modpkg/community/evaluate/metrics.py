@@ -250,7 +250,7 @@ def find_metric(name: str, where: str) -> Metric:
     """Return a metric.
 
     Raises:
-        TestError: there is no such metric, or a package's entry point is not a `Metric`.
+        TestError: There is no such metric, or a package's entry point is not a `Metric`.
     """
     check_metric(name, where)
     if match := _AT.fullmatch(name):

@@ -42,9 +42,9 @@ def run_project_tests(
     its module's own tests and those that the project has for it.
 
     Raises:
-        TestError: there are no tests, or one cannot be run.
-        LockError: an app has no current lock.
-        ModpkgError: building, resolving, fetching or composing fails.
+        TestError: There are no tests, or one cannot be run.
+        LockError: An app has no current lock.
+        ModpkgError: Building, resolving, fetching or composing fails.
     """
     module = workspace.manifest.module
     with workspace.store.lock():
@@ -110,7 +110,7 @@ def check_report(workspace: Workspace, release: ModuleView) -> None:
     Values are not measured again: `modpkg vet` does that.
 
     Raises:
-        TestError: the report is malformed, or about another composition or other tests.
+        TestError: The report is malformed, or about another composition or other tests.
     """
     if REPORT not in release.files:
         return

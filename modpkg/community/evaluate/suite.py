@@ -40,7 +40,7 @@ def suite_test(suite: str, test: Test, cases: Path, digest: Digest) -> SuiteTest
     """Return a test with its file of cases, whose digest is ``digest``.
 
     Raises:
-        TestError: there is no such metric.
+        TestError: There is no such metric.
     """
     check_metric(test.metric, f"test {test.name!r} of {suite}")
     suffix = test.cases.rsplit(".", 1)[-1].lower()
@@ -58,7 +58,7 @@ def tests_of_project(manifest: Manifest, owner: str) -> list[SuiteTest]:
     """Return the tests of a manifest whose cases are files beside it.
 
     Raises:
-        TestError: a file of cases is missing, or a metric is unknown.
+        TestError: A file of cases is missing, or a metric is unknown.
     """
     tests = []
     for test in manifest.tests:
@@ -75,7 +75,7 @@ def tests_of_release(record: ReleaseRecord, store: Store) -> list[SuiteTest]:
     """Return the tests that a release declares; their cases may not be in the store yet.
 
     Raises:
-        TestError: the release lacks a file of cases, or a metric is unknown.
+        TestError: The release lacks a file of cases, or a metric is unknown.
     """
     tests = []
     for test in manifest_of(record).tests:
@@ -95,9 +95,9 @@ def all_tests(record: ReleaseRecord, registries: Registries, store: Store) -> li
     """Return a release's own tests, then those of its suites; their cases are in the store.
 
     Raises:
-        TestError: a test cannot be used, or [suites] names a module that is not a suite.
-        NotFound: a suite has no release in its range.
-        ModpkgError: a registry cannot be read.
+        TestError: A test cannot be used, or [suites] names a module that is not a suite.
+        NotFound: A suite has no release in its range.
+        ModpkgError: A registry cannot be read.
     """
     tests = tests_of_release(record, store)
     for suite in manifest_of(record).suites:
@@ -121,8 +121,8 @@ def check_cases(manifest: Manifest) -> int:
     """Check the cases of a project's tests, without a model; return how many there are.
 
     Raises:
-        TestError: a test cannot be used.
-        MissingExtra: a metric or the format of cases needs a package.
+        TestError: A test cannot be used.
+        MissingExtra: A metric or the format of cases needs a package.
     """
     count = 0
     for item in tests_of_project(manifest, ""):

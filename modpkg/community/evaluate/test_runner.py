@@ -84,8 +84,8 @@ class TestRunner:
         """Run tests on a model, as far as their outcomes are not cached.
 
         Raises:
-            TestAborted: a test took too long, or ended its process.
-            ModpkgError: the model cannot be fetched or composed, or see
+            TestAborted: A test took too long, or ended its process.
+            ModpkgError: The model cannot be fetched or composed, or see
                 `modpkg.community.evaluate.measure.measure`.
         """
         results, outcomes, seconds = [], [], []

@@ -40,7 +40,7 @@ def find_target(plan: InstallPlan, name: str, kind: str) -> TestTarget:
     """Return a model of a plan.
 
     Raises:
-        TestError: the plan has no such model.
+        TestError: The plan has no such model.
     """
     for recipe in plan.recipes:
         if recipe.name == name:

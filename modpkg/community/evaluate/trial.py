@@ -92,6 +92,6 @@ def plan_trial(workspace: Workspace, manifest: Manifest, lock: Lock | None = Non
     """Plan what a manifest would install, or a lock for it; no project is touched.
 
     Raises:
-        ModpkgError: see `plan_install`.
+        ModpkgError: See `plan_install`.
     """
     return plan_install(workspace.for_manifest(manifest), InstallRequest(lock=lock))

@@ -54,8 +54,8 @@ class WorkerProcess:
         """Return the outcome of a test on a model.
 
         Raises:
-            TestAborted: it took more than `limit` seconds and was stopped, or the process ended.
-            ModpkgError: whatever `modpkg.community.evaluate.measure.measure` raises.
+            TestAborted: It took more than `limit` seconds and was stopped, or the process ended.
+            ModpkgError: Whatever `modpkg.community.evaluate.measure.measure` raises.
         """
         where = {"test": request.test, "suite": suite, "name": model}
         for answer in self._ask(WorkerRequest(measure=request), limit, where):

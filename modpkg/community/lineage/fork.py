@@ -45,7 +45,8 @@ def fork(origin: str, name: ModuleName, out: Path, workspace: Workspace) -> Fork
     """Fork ``NAME==VERSION``, or the newest release of ``NAME``, as the module ``name``.
 
     Raises:
-        NotFound: there is no such release. UsageError: `name` is the origin's own name.
+        NotFound: There is no such release.
+        UsageError: `name` is the origin's own name.
         What fetching can raise, and `write_fork`.
     """
     line = find_line(origin, workspace.registries)
@@ -64,8 +65,9 @@ def write_fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
     where the registry has them. The test report is left out: it is about the origin.
 
     Raises:
-        ConversionError: ``out`` is not empty. InstallError: writing failed; nothing remains.
-        RecordError, ManifestError, InvalidValue: the release is malformed.
+        ConversionError: ``out`` is not empty.
+        InstallError: Writing failed; nothing remains.
+        RecordError, ManifestError, InvalidValue: The release is malformed.
     """
     files = {
         safe_path(path): blob

@@ -23,7 +23,7 @@ def module_project(folder: Path, workspace: Workspace) -> Workspace:
     """Return the workspace of the module project around a folder.
 
     Raises:
-        ManifestError: there is no manifest, or it is an app's.
+        ManifestError: There is no manifest, or it is an app's.
     """
     path = find_manifest(folder.absolute())
     if path is None:

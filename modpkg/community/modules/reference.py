@@ -74,7 +74,7 @@ def parse_reference(text: str) -> Reference:
     False
 
     Raises:
-        InvalidValue: what follows ``==`` is not a version.
+        InvalidValue: What follows ``==`` is not a version.
     """
     if matched := _RELEASE.match(text):
         return Reference(text, matched["name"], version=str(parse_version(matched["version"])))
@@ -100,7 +100,8 @@ def find_line(text: str, registries: Registries) -> IndexLine:
     """Return the release that ``NAME==VERSION`` names, or the newest one of ``NAME``.
 
     Raises:
-        NotFound: the registry has no such release. InvalidValue: name or version is not valid.
+        NotFound: The registry has no such release.
+        InvalidValue: Name or version is not valid.
     """
     reference = parse_reference(text)
     registry = registries.of(reference.name)
@@ -116,7 +117,8 @@ def fetch_named(text: str, workspace: Workspace) -> InstalledModule:
     """Fetch the release that ``NAME==VERSION`` names.
 
     Raises:
-        UsageError: `text` has no version. NotFound: the registry has no such release.
+        UsageError: `text` has no version.
+        NotFound: The registry has no such release.
         What fetching can raise.
     """
     name, version = parse_release(text)
@@ -131,8 +133,9 @@ def find_view(text: str, workspace: Workspace) -> ModuleView:
     PEFT save them. A release is fetched when its tensors are first located.
 
     Raises:
-        ReleaseError: there is no such folder, or it has no weights.
-        InstallError: no such model is installed. InvalidValue: name or version is not valid.
+        ReleaseError: There is no such folder, or it has no weights.
+        InstallError: No such model is installed.
+        InvalidValue: Name or version is not valid.
         What reading a registry can raise.
     """
     reference = parse_reference(text)
@@ -151,7 +154,8 @@ def view_of_model(
     """Return an installed model, as the current generation or generation ``number`` has it.
 
     Raises:
-        ReleaseError: there is no such generation. InstallError: it has no such model.
+        ReleaseError: There is no such generation.
+        InstallError: It has no such model.
     """
     folder, model = _installed(environment, name, number)
     tensors = {

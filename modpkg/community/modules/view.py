@@ -40,7 +40,7 @@ class ModuleView(Struct, frozen=True, kw_only=True):
     label: str
     """How messages name it: ``summarizer 2.1.0``, or the folder as the user typed it."""
     name: str | None = None
-    """None for a folder of weights that is no module."""
+    """None for a folder of weights that is not a module."""
     version: str | None = None
     manifest: Manifest | None = None
     """None for an installed model, and for a folder without ``modpkg.toml``."""
@@ -83,7 +83,7 @@ class ModuleView(Struct, frozen=True, kw_only=True):
         """Return the report of its tests that it carries; None if it carries none.
 
         Raises:
-            TestError: the report is malformed.
+            TestError: The report is malformed.
         """
         if REPORT not in self.files:
             return None
@@ -203,11 +203,11 @@ def view_of_project(
     ``progress`` is called with the bytes of the others.
 
     Raises:
-        ReleaseError, PackError, RecordError, InvalidValue: a file cannot be part of a release.
+        ReleaseError, PackError, RecordError, InvalidValue: A file cannot be part of a release.
     """
     module = manifest.module
     if module is None:
-        raise AssertionError("an app is no module")
+        raise AssertionError("an app is not a module")
     content = collect(manifest)
     return view_of_content(
         f"{module.name} {module.version}",
@@ -249,7 +249,7 @@ def view_of_content(
     """Return files on this machine; tensors are hashed now, unless ``built`` has their digests.
 
     Raises:
-        ReleaseError, PackError, RecordError: names the file.
+        ReleaseError, PackError, RecordError: Names the file.
     """
     parts = tensors_of(content)
 

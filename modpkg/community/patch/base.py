@@ -14,8 +14,9 @@ def fetch_base(text: str, workspace: Workspace) -> InstalledModule:
     """Fetch the base that ``NAME==VERSION`` names.
 
     Raises:
-        UsageError: `text` has no version. PatchError: the release has no weights.
-        NotFound: the registry has no such release. What fetching can raise.
+        UsageError: `text` has no version.
+        PatchError: The release has no weights.
+        NotFound: The registry has no such release. What fetching can raise.
     """
     base = fetch_named(text, workspace)
     if not base.tensors:

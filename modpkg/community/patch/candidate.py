@@ -45,7 +45,7 @@ def candidate_name(
             releases of the base in ``after``.
 
     Raises:
-        InvalidValue: name or version is not valid.
+        InvalidValue: Name or version is not valid.
     """
     chosen = module_name(name or base.name)
     if version is None:
@@ -70,8 +70,9 @@ def write_candidate(
     weights, and so is a manifest among ``files``: it is the base's.
 
     Raises:
-        ConversionError: ``out`` is not empty. InstallError: writing failed; nothing remains.
-        ManifestError: the base's manifest is not valid under this name and version.
+        ConversionError: ``out`` is not empty.
+        InstallError: Writing failed; nothing remains.
+        ManifestError: The base's manifest is not valid under this name and version.
     """
     normal: dict[str, Any] = dict(base.record.manifest)
     normal["module"] = {**normal["module"], "name": name, "version": version}

@@ -66,7 +66,7 @@ def find_overlaps(
     """Compare the changes of parents; tensors that at most one of them changed are not read.
 
     Raises:
-        PackError: a file is missing or too short.
+        PackError: A file is missing or too short.
     """
     clean: dict[str, int | None] = {}
     shared: dict[str, tuple[int, ...]] = {}

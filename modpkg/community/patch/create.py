@@ -81,8 +81,8 @@ def create(
         progress: Counts the bytes of changed tensors.
 
     Raises:
-        PatchError: the two have no tensor in common, the copy is an adapter, or they are equal.
-        PatchError: a changed tensor has non-finite values.
+        PatchError: The two have no tensor in common, the copy is an adapter, or they are equal.
+        PatchError: A changed tensor has non-finite values.
     """
     label = f"{base.name} {base.version}"
     if ADAPTER_CONFIG in copy.files:
@@ -204,7 +204,8 @@ def write_patch(
     ``origin`` is the release that the patch was created from, if it was one.
 
     Raises:
-        ConversionError: ``out`` is not empty. InstallError: writing failed; nothing remains.
+        ConversionError: ``out`` is not empty.
+        InstallError: Writing failed; nothing remains.
     """
     record = patch.record
     normal: dict[str, Any] = {

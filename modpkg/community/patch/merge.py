@@ -83,8 +83,8 @@ def plan_merge(
         choices: The resolution file.
 
     Raises:
-        PatchError: there is only one parent, or one has no tensor in common with the base.
-        PatchError: an entry of the resolution file matches no conflict.
+        PatchError: There is only one parent, or one has no tensor in common with the base.
+        PatchError: An entry of the resolution file matches no conflict.
         What applying a patch can raise.
     """
     if len(parents) < 2:
@@ -157,8 +157,8 @@ def run_merge(
         progress: Who shows progress.
 
     Raises:
-        PatchError: a conflict is undecided, or the method cannot decide it.
-        ComposeError: the method cannot merge these parents.
+        PatchError: A conflict is undecided, or the method cannot decide it.
+        ComposeError: The method cannot merge these parents.
     """
     _refuse_open(merge, method)
     base, parents = merge.base.tensors, merge.overlaps.parents

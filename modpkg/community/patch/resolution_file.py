@@ -50,7 +50,7 @@ class Choices(Struct, frozen=True):
             parents: Names of the parents; None for one that is not a module.
 
         Raises:
-            PatchError: an entry matches no conflict, or has no valid choice.
+            PatchError: An entry matches no conflict, or has no valid choice.
         """
         chosen: dict[str, Choice] = {}
         for pattern, word in getattr(self, table).items():
@@ -93,7 +93,7 @@ def read_choices(path: Path) -> Choices:
     """Read a resolution file.
 
     Raises:
-        PatchError: there is no such file, it is not TOML, or it has anything but these two tables
+        PatchError: There is no such file, it is not TOML, or it has anything but these two tables
             of strings.
     """
     try:

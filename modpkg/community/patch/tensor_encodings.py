@@ -78,7 +78,8 @@ def find_form(
             other forms then have to be smaller than that.
 
     Raises:
-        PatchError: the copy has non-finite values. PackError: a file is damaged.
+        PatchError: The copy has non-finite values.
+        PackError: A file is damaged.
     """
     if count := count_nonfinite(Path(copy.file), copy.offset, copy.length, copy.dtype):
         raise PatchError("M733", tensor=name, what=what, count=count)

@@ -120,7 +120,7 @@ def figures(before: ModuleView, after: ModuleView) -> tuple[Figure, ...]:
     """Return the values of tests in the reports of two releases, as far as they have reports.
 
     Raises:
-        TestError: a report is malformed.
+        TestError: A report is malformed.
     """
     old, new = before.report(), after.report()
     one = {(r.suite, r.test): r for r in old.results} if old is not None else {}
@@ -173,7 +173,7 @@ def changes_between(
     Without ``count``, weights are fetched only if the level depends on how many values changed.
 
     Raises:
-        TestError: a report is malformed. What reading and fetching the releases can raise.
+        TestError: A report is malformed. What reading and fetching the releases can raise.
     """
     registries = workspace.registries
     before, after = (view_of_release(line, workspace) for line in (one, two))

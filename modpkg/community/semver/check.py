@@ -84,7 +84,7 @@ def check(
         stale: Why the test report of ``after`` is out of date; "" if it is not.
 
     Raises:
-        TestError: a report is malformed. What reading and fetching the earlier release can raise.
+        TestError: A report is malformed. What reading and fetching the earlier release can raise.
     """
     name, version = str(after.module.name), after.module.version
     if before is None:
@@ -134,7 +134,7 @@ def compare_tests(before: ModuleView, after: ModuleView) -> TestsComparison:
     """Return which tests got worse, according to the reports in two releases.
 
     Raises:
-        TestError: a report is malformed.
+        TestError: A report is malformed.
     """
     old, new = before.report(), after.report()
     without = [side.label for side, report in ((before, old), (after, new)) if report is None]

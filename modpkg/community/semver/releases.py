@@ -36,7 +36,7 @@ def check_project(project: Workspace, against: str | None = None) -> Check:
         against: ``NAME==VERSION``; by default the release before the project's version.
 
     Raises:
-        NotFound: there is no release ``against``.
+        NotFound: There is no release ``against``.
         What reading project and registry can raise.
     """
     manifest, registries, progress = project.manifest, project.registries, project.progress
@@ -117,9 +117,9 @@ def publish_project(project: Workspace, reason: str | None = None) -> tuple[Inde
         The published index line, and the folder of the registry.
 
     Raises:
-        PublishError: this version was not built, the registry is no folder or has another release
-            of this version, or the version is too low.
-        UsageError: the reason is empty, or more than one line.
+        PublishError: This version was not built, the registry is not a folder or has another
+            release of this version, or the version is too low.
+        UsageError: The reason is empty, or more than one line.
     """
     manifest = project.manifest
     module = module_table(manifest)
@@ -154,8 +154,8 @@ def line_to_publish(
         reason: Why a breaking change is published without a breaking version.
 
     Raises:
-        PublishError: the version is too low, and there is no reason.
-        UsageError: the reason is empty, or more than one line.
+        PublishError: The version is too low, and there is no reason.
+        UsageError: The reason is empty, or more than one line.
     """
     if reason is not None and (not reason.strip() or not reason.isprintable()):
         raise UsageError("M901", message="--allow-breaking needs a reason, in one line of text.")

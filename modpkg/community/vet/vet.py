@@ -76,8 +76,8 @@ def compared_release(
     ``against`` is ``NAME==VERSION`` or a version; the default is `earlier_release`.
 
     Raises:
-        NotFound: there is no such release.
-        ModpkgError: reading a registry fails.
+        NotFound: There is no such release.
+        ModpkgError: Reading a registry fails.
     """
     record = candidate.released
     if against is None:

@@ -32,7 +32,8 @@ def bind(context: StepContext) -> Effects:
     module, base, step = context.module, context.base, context.step
     if ADAPTER_CONFIG not in module.files:
         raise context.refuse(
-            f"step {step.op!r} names {module.name}, which is no adapter: it has no {ADAPTER_CONFIG}"
+            f"step {step.op!r} names {module.name}, which is not an adapter: it has no "
+            f"{ADAPTER_CONFIG}"
         )
     config = read_json(module.files[ADAPTER_CONFIG])
     method = METHODS.get(str(config.get("peft_type")))

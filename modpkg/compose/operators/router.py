@@ -126,7 +126,7 @@ def _module_rows(context: StepContext, experts: list[Step], refuse: Refuse) -> L
     if "gates" in step.parameters:
         raise refuse(f"its router is {module.name}, and gates needs the base as the module")
     if ROUTER_FILE not in module.files:
-        raise refuse(f"{module.name} is no router: it has no {ROUTER_FILE}")
+        raise refuse(f"{module.name} is not a router: it has no {ROUTER_FILE}")
     names = experts_of(module.files[ROUTER_FILE])
     types = types_of(module.tensors)
     routers = bind_router(module.name, types, names, base.tensors, base_name=context.base_name)

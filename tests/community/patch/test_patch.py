@@ -235,7 +235,7 @@ def patched(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ({"gaps": "a.0.w.gaps"}, "has the inputs gaps, which are no known form"),
+        ({"gaps": "a.0.w.gaps"}, "has the inputs gaps, which are not a known form"),
         ({"gaps": "a.0.w.gaps", "values": "none"}, "names 'none' as its values"),
         ({"rows": "a.0.w.gaps"}, "has rows of dtype U8"),
         ({"rows": "a.1.w"}, "has rows of shape"),
