@@ -148,7 +148,7 @@ def test_a_killed_fetch_resumes(home: Path, calls: int) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [("StagedPack", "finish"), ("PackFolder", "adopt"), ("TensorIndex", "add")],
+    [("StagedPack", "finish"), ("PackFolder", "adopt"), ("TensorIndex", "add_pack")],
 )
 def test_an_install_killed_around_the_rename_fetches_nothing_twice(
     home: Path, owner: str, name: str
