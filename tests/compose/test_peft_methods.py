@@ -231,7 +231,7 @@ def test_the_forward_pass_equals_pefts(
 
 REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
     ("groups", lambda: lora(r=4)(["conv"]), "groups", "grouped convolution"),
-    ("oft conv", lambda: OFT(["conv"]), "conv 2", "overlapping patches"),
+    ("oft conv", lambda: OFT(["conv"]), "conv 2", "overlapping patch"),
     (
         "vera without projections",
         lambda: peft.VeraConfig(r=2, save_projection=False, target_modules=["first"]),
@@ -256,7 +256,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
         "linear",
         "RANDLORA.*random",
     ),
-    ("lora bias", lambda: lora(lora_bias=True)(["first"]), "no bias", "no bias beside"),
+    ("lora bias", lambda: lora(lora_bias=True)(["first"]), "no bias", "has none beside"),
     ("pissa", lambda: lora(init_lora_weights="pissa")(["first"]), "linear", "init_lora_weights"),
 ]
 
