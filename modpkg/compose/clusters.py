@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from modpkg.core.errors import ComposeError
 from modpkg.core.extras import import_extra
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a scheduler may take to answer."""
 _SCHEMES = ("dask://",)
 
 
@@ -34,7 +36,9 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
         )
     distributed = import_extra("distributed", what="A Dask cluster", extra="dask")
     try:
-        client = distributed.Client(f"tcp://{address.removeprefix('dask://')}", timeout=10)
+        client = distributed.Client(
+            f"tcp://{address.removeprefix('dask://')}", timeout=CONNECT_TIMEOUT
+        )
     except (OSError, ValueError, TimeoutError) as error:
         raise ComposeError(
             "M621", address=address, reason=f"the scheduler cannot be reached ({error})"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.compose import clusters
 from modpkg.compose.clusters import open_executor
 from modpkg.compose.executor import compose
 from tests.compose.helpers import adapter, base, planned
@@ -40,7 +41,8 @@ def test_other_addresses_are_refused(address: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_unreachable_scheduler() -> None:
+def test_an_unreachable_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT", 0.5)
     with (
         raises("M621", match="cannot be reached"),
         open_executor("dask://x.invalid:1"),

@@ -1,3 +1,0 @@
-from modpkg.cli import main
-
-main()
