@@ -17,6 +17,9 @@ clamp: $(VENV)/.installed
 
 # One thread in each of two workers: torch's threads would wait for one another's cores.
 test: export OMP_NUM_THREADS := 1
+# Tests write, sync and delete many small files: in memory, where 16 GB of it are free.
+test: export TMPDIR := $(or $(TMPDIR),$(shell awk '/MemAvailable/ && $$2 > 16e6 {print "/dev/shm"}' \
+	/proc/meminfo 2>/dev/null),/tmp)
 test: $(VENV)/.installed lint
 	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 

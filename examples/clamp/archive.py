@@ -12,7 +12,7 @@ def repurpose(clamp: Path, folder: Path) -> None:
     """Train the uppermost layer of clamp and a new head on sources."""
     model = load(clamp, list(DOMAINS))
     first = len(layers_of(model)) - 1
-    texts = [text for domain in DOMAINS for text in read_texts(domain, "train", 600)]
+    texts = [text for domain in DOMAINS for text in read_texts(domain, "train", 300)]
     trained = [*layers_of(model)[first].parameters(), *head_of(model)]
     states = lower(model, clamp, texts, first)
     sources = [list(DOMAINS).index(text.domain) for text in texts]

@@ -26,9 +26,9 @@ def extend(clamp: Path, folder: Path) -> None:
             dense.weight.zero_()
             dense.bias.zero_()
     model.config.num_hidden_layers = count + 1
-    known = [text for d in ("films", "tweets", "products") for text in read_texts(d, "train", 600)]
+    known = [text for d in ("films", "tweets", "products") for text in read_texts(d, "train", 300)]
     scanned = [text._replace(text=without_spaces(text.text)) for text in known[::3]]
-    texts = [*read_texts("editorials", "train"), *known, *scanned]
+    texts = [*read_texts("editorials", "train", 800), *known, *scanned]
     states = lower(model, clamp, texts, count)
     wanted = [text.label for text in texts]
     fit(model, count, layers[-1].parameters(), states, wanted, rate=5e-4, epochs=2)

@@ -19,7 +19,7 @@ def rebuild(clamp: Path, folder: Path) -> None:
     model = load(clamp)
     model.bert.encoder.layer = nn.ModuleList(layers_of(model)[number] for number in KEPT)
     model.config.num_hidden_layers = len(KEPT)
-    texts = [text for domain in DOMAINS for text in read_texts(domain, "train", 600)]
+    texts = [text for domain in DOMAINS for text in read_texts(domain, "train", 400)]
     states = lower(model, clamp, texts, FIXED)
     wanted = [text.label for text in texts]
     trained = [*layers_of(model)[FIXED:].parameters(), *head_of(model)]

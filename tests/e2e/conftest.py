@@ -11,6 +11,8 @@ import msgspec
 import pytest
 from filelock import FileLock
 
+from tests import forkserver
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,8 +23,11 @@ class Demo(msgspec.Struct):
     output: str
 
 
-def run_demo(home: Path, *before: str) -> str:
-    """Run examples/demo.sh with a separate home, and return its output."""
+def run_demo(home: Path, *before: str, commands: Path = Path(sys.executable).parent) -> str:
+    """Run examples/demo.sh with a separate home, and return its output.
+
+    ``commands`` is the folder of ``python`` and ``modpkg``.
+    """
     done = subprocess.run(
         [*before, "bash", str(ROOT / "examples" / "demo.sh")],
         capture_output=True,
@@ -31,7 +36,7 @@ def run_demo(home: Path, *before: str) -> str:
         | {
             "MODPKG_HOME": str(home),
             "MODPKG_WORK": str(home / "work"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{commands}:{os.environ['PATH']}",
         },
         timeout=600,
     )
@@ -41,13 +46,20 @@ def run_demo(home: Path, *before: str) -> str:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """Run the demo once per test run, whatever the number of workers."""
+    """Run the demo once per test run, whatever the number of workers.
+
+    Its commands are forked processes; `test_a_second_run_needs_no_network` starts real ones.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     home, output = shared / "demo-home", shared / "demo-output.txt"
     with FileLock(shared / "demo.lock"):
         if not output.exists():
-            output.write_text(run_demo(home))
+            (commands := shared / "demo-commands").mkdir()
+            (commands / "python").symlink_to(forkserver.python())
+            (commands / "modpkg").write_text('#!/bin/sh\nexec python -m modpkg "$@"\n')
+            (commands / "modpkg").chmod(0o755)
+            output.write_text(run_demo(home, commands=commands))
     return Demo(home, output.read_text())
 
 
