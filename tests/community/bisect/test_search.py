@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from packaging.version import Version
 
 from modpkg.community.bisect.lock_mixes import Mix, Unresolvable
-from modpkg.community.bisect.minimize import Verdict
+from modpkg.community.bisect.minimize import Smallest, Units, Verdict
 from modpkg.community.bisect.search import (
     Culprit,
     CulpritSearch,
@@ -19,6 +19,7 @@ from modpkg.community.bisect.search import (
     try_end,
 )
 from modpkg.community.bisect.trials import TrialResult
+from modpkg.environment.plan import VersionChange
 from modpkg.resolve.lock import Lock, LockedModule
 from tests.raising import raises
 
@@ -30,7 +31,15 @@ SUM = "sha256:" + "0" * 64
 class FakeMixes:
     """Mixes of independent names, each going from its first version to its last."""
 
-    def __init__(self, versions: Mapping[str, list[str]], added: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        versions: Mapping[str, list[str]],
+        added: Iterable[str] = (),
+        *,
+        units: Sequence[tuple[str, ...]] = (),
+        needs: Sequence[Units] = (),
+    ) -> None:
+        """Each name is a unit that needs no other, unless ``units`` and ``needs`` say more."""
         self.versions = dict(versions)
         names = [*versions, *added]
         sides: dict[str, tuple[str | None, str | None]] = {
@@ -40,11 +49,13 @@ class FakeMixes:
         self.sides = sides
         self.diff: Any = SimpleNamespace(
             names=names,
-            units=[(name,) for name in names],
-            needs=[frozenset[int]()] * len(names),
-            names_of=lambda units: frozenset(names[unit] for unit in units),
+            units=list(units) or [(name,) for name in names],
+            needs=list(needs) or [frozenset[int]()] * len(names),
             version=lambda name, moved: Version(sides[name][moved] or "0"),
-            change=lambda name: SimpleNamespace(before=sides[name][0], after=sides[name][1]),
+            change=lambda name: VersionChange(name, *sides[name]),
+        )
+        self.diff.names_of = lambda chosen: frozenset(
+            name for unit in chosen for name in self.diff.units[unit]
         )
 
     def _mix(self, at: At) -> Mix:
@@ -87,6 +98,11 @@ class FakeTrials:
 
     def exits(self, mix: Mix) -> list[int]:
         return self.statuses
+
+
+def culprits(*units: int) -> Smallest:
+    """Return a smallest set of units that need no others."""
+    return Smallest(frozenset(units), frozenset(units), frozenset())
 
 
 TEN = [str(number) for number in range(1, 11)]
@@ -181,8 +197,133 @@ def test_added_module_has_no_good_version() -> None:
 def test_unchanged_version_has_no_good_version() -> None:
     mixes = FakeMixes({"a": ["1", "1"]})
     one, _, _ = search(mixes, lambda at: False)
-    [culprit] = one.narrowed(SimpleNamespace(culprits=frozenset({0})))  # type: ignore[arg-type]
+    [culprit] = one.narrowed(culprits(0))
     assert (culprit.old, culprit.new, culprit.good, culprit.bad) == ("1", "1", None, None)
+
+
+def test_first_culprit_is_never_dropped() -> None:
+    """Its first version passed, with the other culprits as in the new lock: it is not run again."""
+    one, trials, _ = search(FakeMixes({"a": TEN}), lambda at: True)
+    [culprit] = one.narrowed(culprits(0))
+    assert (culprit.good, culprit.bad) == ("1", "2")
+    assert "a 1" not in trials.labels
+
+
+def test_culprit_may_be_bad_from_its_second_version_on() -> None:
+    def judge(at: At) -> bool:
+        return int(at["a"]) >= 2 and int(at["c"]) >= 8
+
+    one, trials, _ = search(FakeMixes(dict.fromkeys("ac", TEN)), judge)
+    found = [(c.name, c.good, c.bad) for c in one.narrowed(one.smallest())]
+    assert found == [("c", "7", "8"), ("a", "1", "2")]
+    assert trials.labels[-1] == "a 1, c 8"
+
+
+def test_culprit_may_be_bad_at_its_last_version_only() -> None:
+    one, _, _ = search(FakeMixes(dict.fromkeys("ac", TEN)), from_version("a", 10))
+    [culprit] = one.narrowed(one.smallest())
+    assert (culprit.good, culprit.bad) == ("9", "10")
+
+
+def test_culprit_with_a_good_version_stays_even_if_its_first_is_bad_with_the_others() -> None:
+    """With c from 5 to 9, a fails at 1 too, and passes from 2 to 6."""
+
+    def judge(at: At) -> bool:
+        a, c = int(at["a"]), int(at["c"])
+        return a >= 7 if c in (1, 10) else c >= 5 and (a == 1 or a >= 7)
+
+    def verdict(at: At) -> bool:
+        return int(at["c"]) >= 5 and judge(at)
+
+    one, _, _ = search(FakeMixes(dict.fromkeys("ac", TEN)), verdict)
+    found = [(c.name, c.good, c.bad) for c in one.narrowed(one.smallest())]
+    assert found == [("c", "4", "5"), ("a", "6", "7")]
+
+
+def test_culprits_after_a_dropped_one_are_narrowed_with_it_at_its_old_version() -> None:
+    """b is needed with c at 10 only, where the set of culprits was found; a is always needed."""
+
+    def judge(at: At) -> bool:
+        a, b, c = (int(at[name]) for name in "abc")
+        return a >= 4 and c >= 8 and (b >= 6 or c < 10)
+
+    one, trials, _ = search(FakeMixes(dict.fromkeys("abc", TEN)), judge)
+    smallest = one.smallest()
+    assert one.leaders(smallest) == ["c", "b", "a"]
+    assert [(c.name, c.good, c.bad) for c in one.narrowed(smallest)] == [
+        ("c", "7", "8"),
+        ("a", "3", "4"),
+    ]
+    assert "a 5, b 1, c 8" in trials.labels
+
+
+def test_downgraded_module_has_versions_too() -> None:
+    one, _, _ = search(FakeMixes({"a": ["3", "2", "1"]}), lambda at: at["a"] == "1")
+    [culprit] = one.narrowed(one.smallest())
+    assert (culprit.old, culprit.new, culprit.good, culprit.bad) == ("3", "1", "2", "1")
+
+
+def test_unit_is_led_by_its_last_name_and_lists_what_changes_along() -> None:
+    """A unit needs the one before: its names are listed too, unless they are as they were."""
+    mixes = FakeMixes(
+        {"same": TEN, "down": ["3", "2"], "a": TEN, "b": TEN, "c": TEN},
+        added=["gone", "new"],
+        units=[("same", "down", "gone", "new"), ("a", "b", "c")],
+        needs=[frozenset(), frozenset({0})],
+    )
+    smallest = Smallest(frozenset({0, 1}), frozenset({1}), frozenset())
+
+    def mix_at(at: Mapping[str, Version], moved: Iterable[str] = ()) -> Mix:
+        chosen = {name: str(version) for name, version in at.items()}
+        return mixes._mix({"same": "1", "down": "2", "new": "1", "a": "4", "b": "1"} | chosen)
+
+    mixes.mix_at = mix_at  # type: ignore[method-assign]
+    one, _, _ = search(mixes, from_version("c", 7))
+    assert one.leaders(smallest) == ["c"]
+    [culprit] = one.narrowed(smallest)
+    assert (culprit.name, culprit.good, culprit.bad) == ("c", "6", "7")
+    assert culprit.along == [
+        VersionChange("a", "1", "4"),
+        VersionChange("down", "3", "2"),
+        VersionChange("new", None, "1"),
+    ]
+
+
+def test_module_that_the_new_mix_lacks_is_listed_as_removed() -> None:
+    mixes = FakeMixes({"gone": ["2", "3"], "a": TEN}, units=[("gone", "a")], needs=[frozenset()])
+    mixes.mix_at = lambda at, moved=(): mixes._mix({n: str(v) for n, v in at.items()})  # type: ignore[method-assign]
+    one, _, _ = search(mixes, from_version("a", 3))
+    [culprit] = one.narrowed(culprits(0))
+    assert culprit.along == [VersionChange("gone", "2", None)]
+
+
+def test_added_module_lists_what_comes_along_as_in_the_new_lock() -> None:
+    mixes = FakeMixes(
+        {"b": TEN, "c": TEN, "other": TEN},
+        added=["new"],
+        units=[("b",), ("c", "new"), ("other",)],
+        needs=[frozenset(), frozenset({0}), frozenset()],
+    )
+    one, _, _ = search(mixes, lambda at: True)
+    [culprit] = one.narrowed(Smallest(frozenset({0, 1}), frozenset({1}), frozenset()))
+    assert (culprit.name, culprit.good, culprit.bad) == ("new", None, None)
+    assert culprit.along == [VersionChange("b", "1", "10"), VersionChange("c", "1", "10")]
+
+
+def test_version_search_of_a_culprit_beside_an_added_one_keeps_that_as_it_is() -> None:
+    mixes = FakeMixes({"a": TEN}, added=["new"])
+    seen: list[list[str]] = []
+    plain = mixes.mix_at
+
+    def mix_at(at: Mapping[str, Version], moved: Iterable[str] = ()) -> Mix:
+        seen.append(sorted(moved))
+        return plain(at, moved)
+
+    mixes.mix_at = mix_at  # type: ignore[method-assign]
+    one, trials, _ = search(mixes, lambda at: "new" in at and int(at["a"]) >= 3)
+    one.narrowed(culprits(0, 1))
+    assert set(map(tuple, seen)) == {("new",)}
+    assert trials.labels[0] == "a 5"
 
 
 # Remedy ----------------------------------------------------------------------------------------
@@ -195,6 +336,8 @@ def test_unchanged_version_has_no_good_version() -> None:
         (["1", "2", "3"], ["2.5"], "<=2"),
         (["3", "2", "1"], [], "==2"),
         (["3", "2", "1"], ["1.5"], "==2"),
+        (["2", "1"], [], "==2"),
+        (["2", "3"], [], "<3"),
     ],
 )
 def test_remedy_excludes_the_bad_versions(

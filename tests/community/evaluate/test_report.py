@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from modpkg.community.evaluate.report import ROUNDING, loss, regressions
+from modpkg.community.evaluate.protocol import TestOutcome
+from modpkg.community.evaluate.report import (
+    ROUNDING,
+    TestRun,
+    describe_result,
+    junit_xml,
+    loss,
+    regressions,
+)
 from modpkg.core.report import (
     Report,
     Subject,
@@ -188,3 +197,99 @@ def test_regression_names_the_test_and_its_values() -> None:
     assert (one.suite, one.test, one.metric) == ("own", "b", "accuracy")
     assert (one.before, one.after) == (0.8, 0.5)
     assert one.reason == "dropped by 0.3 (tolerance 0)"
+
+
+def test_regression_beyond_a_tolerance_and_its_rounding() -> None:
+    def regressed(lost: float, digest: str = SUM) -> bool:
+        before = report(result(1.0, tolerance=0.25))
+        return regressions(before, report(result(1.0 - lost, digest=digest))) != []
+
+    assert not regressed(0.25)
+    assert not regressed(0.25 + ROUNDING / 2)
+    assert regressed(0.25 + ROUNDING * 3)
+    assert not regressed(0.5, OTHER)  # another definition: the values cannot be compared
+
+
+def test_test_of_another_suite_is_another_test() -> None:
+    before = report(result(0.9, suite="a", at_least=0.5), result(0.8, suite="b", at_least=0.5))
+    [one] = regressions(before, report(before.results[0]))
+    assert (one.suite, one.test, one.after) == ("b", "t", None)
+    assert one.reason == "passed before, is no longer run"
+
+
+# Showing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "accuracy 0.9 (0.8 to 0.95), 10 cases"),
+        ({"cases": 1}, "accuracy 0.9 (0.8 to 0.95), 1 case"),
+        ({"cases": 0}, "accuracy 0.9 (0.8 to 0.95), 0 cases"),
+        ({"at_least": 0.5}, "accuracy 0.9 (0.8 to 0.95), at least 0.5, 10 cases"),
+        ({"at_most": 2.0}, "accuracy 0.9 (0.8 to 0.95), at most 2, 10 cases"),
+        (
+            {"at_least": 0.5, "at_most": 2.0},
+            "accuracy 0.9 (0.8 to 0.95), at least 0.5 and at most 2, 10 cases",
+        ),
+    ],
+)
+def test_line_of_a_result(fields: dict[str, Any], expected: str) -> None:
+    assert describe_result(result(0.9, low=0.8, high=0.95, **fields)) == expected
+
+
+def run(*results: TestResult, seconds: list[float]) -> TestRun:
+    outcome = TestOutcome(value=0.0, low=0.0, high=0.0, better="higher", rows=[])
+    return TestRun(report(*results), [outcome] * len(results), seconds)
+
+
+def test_junit_xml_has_a_suite_per_report_and_a_case_per_test() -> None:
+    good = result(0.9, "good")
+    bad = result(0.1, "bad", at_least=0.5, suite="other")
+    worse = result(0.2, "worse", at_least=0.5)
+    text = junit_xml([run(good, bad, worse, seconds=[0.25, 1.5, 0.0]), run(seconds=[])])
+    assert text == (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        "<testsuites>\n"
+        '  <testsuite name="m 1.0" tests="3" failures="2" time="1.750">\n'
+        '    <testcase classname="own" name="good" time="0.250">'
+        "<system-out>accuracy 0.9 (0.9 to 0.9), 10 cases</system-out></testcase>\n"
+        '    <testcase classname="other" name="bad" time="1.500">'
+        '<failure message="accuracy 0.1 (0.1 to 0.1), at least 0.5, 10 cases"/></testcase>\n'
+        '    <testcase classname="own" name="worse" time="0.000">'
+        '<failure message="accuracy 0.2 (0.2 to 0.2), at least 0.5, 10 cases"/></testcase>\n'
+        "  </testsuite>\n"
+        '  <testsuite name="m 1.0" tests="0" failures="0" time="0.000">\n'
+        "  </testsuite>\n"
+        "</testsuites>\n"
+    )
+
+
+@given(st.text(max_size=20), st.text(max_size=20), st.booleans())
+def test_junit_xml_is_well_formed_whatever_names_hold(name: str, metric: str, good: bool) -> None:
+    one = result(0.9, name, suite=name, metric=metric, at_least=0.5 if good else 1.0)
+    [suite] = ElementTree.fromstring(junit_xml([run(one, seconds=[0.0])]))
+    [case] = suite
+    assert case.get("name") == case.get("classname")
+    assert (case.find("failure") is None) is good
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ('a "b" <c> & d', 'a "b" <c> & d'),
+        ("tab\tline\nreturn\r", "tab\tline\nreturn\r"),
+        ("\x00\x0b\x1f", "\ufffd\ufffd\ufffd"),
+        ("\ud800\udfff\ufffe\uffff", "\ufffd\ufffd\ufffd\ufffd"),
+        ("\ue000\ufffd\U00010000\U0010ffff", "\ue000\ufffd\U00010000\U0010ffff"),
+    ],
+)
+def test_characters_that_xml_cannot_hold_are_replaced(name: str, shown: str) -> None:
+    text = junit_xml([run(result(0.9, name), seconds=[0.0])])
+    case = ElementTree.fromstring(text)[0][0]
+    assert case.get("name") == shown
+
+
+def test_run_has_a_duration_per_result() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        junit_xml([run(result(), seconds=[])])

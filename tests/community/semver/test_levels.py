@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
@@ -130,3 +131,59 @@ def test_examples_of_levels() -> None:
     assert is_legal(v("1!0.1"), v("7.0"), "major")
     assert is_legal(v("1.0"), v("1.0rc1"), "major")
     assert not is_legal(v("1.0"), v("1.0"), "none")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [
+        ("1.2.3", ["1.2.4", "1.2.4", "1.3.0", "2.0.0"]),
+        ("0.3.1", ["0.3.2", "0.3.2", "0.3.2", "0.4.0"]),
+        ("0.0.5", ["0.0.6", "0.0.6", "0.0.6", "0.0.6"]),
+        ("7", ["7.0.1", "7.0.1", "7.1.0", "8.0.0"]),
+        ("7.4", ["7.4.1", "7.4.1", "7.5.0", "8.0.0"]),
+        ("0", ["0.0.1", "0.0.1", "0.0.1", "0.0.1"]),
+        ("1.2.3.9", ["1.2.4", "1.2.4", "1.3.0", "2.0.0"]),
+        ("2!1.2.3", ["2!1.2.4", "2!1.2.4", "2!1.3.0", "2!2.0.0"]),
+        ("1.2.3.post4", ["1.2.4", "1.2.4", "1.3.0", "2.0.0"]),
+    ],
+)
+def test_lowest_version_of_each_level(earlier: str, expected: list[str]) -> None:
+    assert [str(lowest_version(Version(earlier), level)) for level in LEVELS] == expected
+
+
+@pytest.mark.parametrize(
+    ("given_levels", "expected"),
+    [
+        ([], "none"),
+        (["none"], "none"),
+        (["patch"], "patch"),
+        (["minor", "patch"], "minor"),
+        (["patch", "major", "none"], "major"),
+        (["patch", "minor", "minor"], "minor"),
+    ],
+)
+def test_level_of_facts_is_the_highest(given_levels: list[Level], expected: Level) -> None:
+    assert level_of(Fact("values", "x", level) for level in given_levels) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "earlier", "level", "legal"),
+    [
+        ("1.2.3", "1.2.3", "none", False),
+        ("1.2.2", "1.2.3", "none", False),
+        ("1.2.3.post1", "1.2.3", "none", True),
+        ("1.2.3.post1", "1.2.3", "patch", False),
+        ("1.2.4", "1.2.3", "patch", True),
+        ("1.3.0", "1.2.3", "minor", True),
+        ("1.4.1", "1.2.3", "minor", True),
+        ("1.2.9", "1.2.3", "minor", False),
+        ("1.9.9", "1.2.3", "major", False),
+        ("2.0.0", "1.2.3", "major", True),
+        ("2.0.0rc1", "1.2.3", "major", True),
+        ("1.0.1rc2", "1.0.1rc1", "major", True),
+        ("1.0.1rc1", "1.0.1rc2", "none", False),
+        ("1.0.1rc1", "1.0.1rc1", "major", False),
+    ],
+)
+def test_legal_releases(version: str, earlier: str, level: Level, legal: bool) -> None:
+    assert is_legal(Version(version), Version(earlier), level) is legal
