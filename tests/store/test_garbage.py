@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.records import FileEntry, Provenance, ReleaseRecord, TensorEntry
-from modpkg.store.contents import StoreContents, StoreItem
-from modpkg.store.garbage import AGE, DAY, STALE, Garbage, find_garbage
+from modpkg.core.files import write_atomically
+from modpkg.core.records import (
+    FileEntry,
+    Provenance,
+    ReleaseRecord,
+    TensorEntry,
+    canonical_json,
+)
+from modpkg.store.contents import StoreContents, StoreItem, scan_store
+from modpkg.store.garbage import (
+    AGE,
+    DAY,
+    STALE,
+    Garbage,
+    clear,
+    collect_garbage,
+    collect_over,
+    find_garbage,
+    remove_garbage,
+)
 from modpkg.store.gc_roots import GcRoots
+from modpkg.store.packs import lay_out
+from modpkg.store.store import Store
 
 NOW = 1_000 * DAY
 
@@ -210,3 +232,275 @@ def test_unfinished_packs_go_when_they_are_stale() -> None:
     paths = {Path("old"): StoreItem(7, NOW - STALE - 1), Path("new"): StoreItem(7, NOW - STALE)}
     contents = StoreContents(releases={}, packs={}, blobs={}, composed={}, partial=paths)
     assert collected(contents).partial == (Path("old"),)
+
+
+def test_default_ages() -> None:
+    assert (DAY, AGE, STALE) == (86_400, 2_592_000, 604_800)
+
+
+def pack(number: int) -> str:
+    return named("pack", number)[7:]
+
+
+def test_pack_goes_with_the_last_release_that_uses_any_of_its_tensors() -> None:
+    """Releases 0 and 1 share tensor 0; pack 1 has tensor 1 too, which only release 1 has."""
+    old, new = NOW - AGE - 1, NOW
+    records = {named("release", 0): record([0], []), named("release", 1): record([0, 1], [])}
+    packs_of = {named("tensor", 0): {pack(0), pack(1)}, named("tensor", 1): {pack(1), "lost"}}
+
+    def found(used: tuple[float, float]) -> Garbage:
+        contents = StoreContents(
+            releases={named("release", n): used[n] for n in range(2)},
+            packs={pack(0): StoreItem(100, old), pack(1): StoreItem(10, old)},
+            blobs={},
+            composed={},
+            partial={},
+        )
+        return find_garbage(contents, NOTHING, records, packs_of, now=NOW)
+
+    assert (found((new, new)).packs, found((new, new)).freed) == ((), 0)
+    assert (found((old, new)).packs, found((old, new)).freed) == ((), 0)
+    assert (found((new, old)).packs, found((new, old)).freed) == ((), 0)
+    assert found((old, old)).packs == tuple(sorted((pack(0), pack(1))))
+    assert (found((old, old)).freed, found((old, old)).left) == (110, 0)
+
+
+def test_tensor_that_only_one_pack_of_two_needs_frees_the_other() -> None:
+    records = {named("release", 0): record([0, 1], []), named("release", 1): record([1], [])}
+    packs_of = {named("tensor", n): {pack(n)} for n in range(2)}
+    contents = StoreContents(
+        releases={named("release", 0): NOW - AGE - 1, named("release", 1): NOW},
+        packs={pack(n): StoreItem(10 + n, NOW) for n in range(3)},
+        blobs={},
+        composed={},
+        partial={},
+    )
+    garbage = find_garbage(contents, NOTHING, records, packs_of, now=NOW)
+    assert garbage.packs == tuple(sorted((pack(0), pack(2))))  # nothing ever used pack 2
+    assert (garbage.freed, garbage.left) == (22, 11)
+
+
+def test_blobs_go_with_the_last_release_that_uses_them_whatever_their_age() -> None:
+    """Files, the release record itself, the interface and what is expected of others."""
+    record_0 = record([], [0, 1])
+    record_0 = msgspec.structs.replace(
+        record_0, provides=named("interface", 0), expects={"base": named("interface", 1)}
+    )
+    records = {named("release", 0): record_0, named("release", 1): record([], [1])}
+    sizes = {
+        named("file", 0): 1,
+        named("file", 1): 2,
+        named("release", 0): 4,
+        named("release", 1): 8,
+        named("interface", 0): 16,
+        named("interface", 1): 32,
+    }
+
+    def found(first: float, second: float) -> Garbage:
+        contents = StoreContents(
+            releases={named("release", 0): first, named("release", 1): second},
+            packs={},
+            blobs={digest: StoreItem(size, NOW) for digest, size in sizes.items()},
+            composed={},
+            partial={},
+        )
+        return find_garbage(contents, NOTHING, records, {}, now=NOW)
+
+    old = NOW - AGE - 1
+    assert found(NOW, NOW).blobs == ()
+    one = found(old, NOW)
+    assert {sizes[digest] for digest in one.blobs} == {1, 4, 16, 32}
+    assert (one.freed, one.left) == (53, 10)
+    assert {sizes[digest] for digest in found(NOW, old).blobs} == {8}
+    both = found(old, old)
+    assert (set(both.blobs), both.freed, both.left) == (sizes.keys(), 63, 0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_root_keeps_what_it_needs_though_it_was_not_checked(there: bool) -> None:
+    old = NOW - AGE - 1
+    contents = StoreContents(
+        releases={named("release", 0): old} if there else {},
+        packs={pack(0): StoreItem(10, old)},
+        blobs={named("file", 0): StoreItem(1, old), named("release", 0): StoreItem(2, old)},
+        composed={},
+        partial={},
+    )
+    roots = GcRoots(frozenset({named("release", 0)}), frozenset())
+    assert collected(contents, roots).freed == 0
+    lost = collected(contents)
+    assert (lost.releases != (), lost.freed, lost.left) == (there, 13, 0)
+
+
+def test_release_without_a_record_is_kept() -> None:
+    contents = StoreContents(
+        releases={named("release", 9): 0.0}, packs={}, blobs={}, composed={}, partial={}
+    )
+    assert collected(contents, max_size=0).releases == ()
+
+
+def test_removing_stops_as_soon_as_the_store_is_small_enough() -> None:
+    """Results count like releases; what is removed for its age counts first."""
+    composed = {named("composed", n): StoreItem(100, NOW - n * DAY) for n in range(3)}
+    tested = {named("tested", n): StoreItem(10, NOW - (5 + n) * DAY) for n in range(3)}
+    contents = StoreContents(
+        releases={},
+        packs={},
+        blobs={named("file", 5): StoreItem(7, NOW - AGE - 1)},
+        composed=composed,
+        tested=tested,
+        partial={Path("old"): StoreItem(3, NOW - STALE - 1)},
+    )
+    assert contents.size == 340
+    assert collected(contents, max_size=330).tested == ()
+    assert collected(contents, max_size=329).tested == (named("tested", 2),)
+    some = collected(contents, max_size=300)
+    assert (set(some.tested), some.composed, some.left) == (tested.keys(), (), 300)
+    more = collected(contents, max_size=299)
+    assert (set(more.tested), more.composed) == (tested.keys(), (named("composed", 2),))
+    assert (more.freed, more.left) == (140, 200)
+    roots = GcRoots(frozenset(), frozenset({named("composed", 2)}))
+    assert collected(contents, roots, max_size=299).composed == (named("composed", 1),)
+
+
+# In a store ------------------------------------------------------------------------------------
+
+
+def filled(root: Path, *, used: float, releases: int = 2) -> Store:
+    """Return a store with one of each kind of entry, and releases that share nothing."""
+    store = Store(root)
+    root.mkdir()
+    for number in range(releases):
+        data = bytes([number]) * 8
+        tensor = "sha256:" + hashlib.sha256(data).hexdigest()
+        layout = lay_out({tensor: ("U8", (8,))})
+        staged = root / "staged"
+        staged.write_bytes(layout.header + data)
+        store.add_pack(staged, layout)
+        file = store.blobs.add(f"file {number}".encode())
+        one = ReleaseRecord(
+            name=f"m{number}",
+            version="1",
+            kind="base",
+            license="MIT",
+            manifest={},
+            files={"f": FileEntry(file, 6)},
+            tensors={"t": TensorEntry("U8", [8], Digest(tensor), named("pack", 0), 0, 8)},
+            provenance=Provenance(built_with="a test"),
+        )
+        store.mark_checked(store.blobs.add(canonical_json(one)))
+    hexadecimal = named("result", 0)[7:]
+    write_atomically(root / "composed" / hexadecimal[:2] / hexadecimal / "model", b"composed")
+    write_atomically(root / "tested" / hexadecimal[:2] / hexadecimal, b"tested")
+    write_atomically(root / "partial" / "file", b"partial")
+    write_atomically(root / "partial" / "folder" / "file", b"partial")
+    for folder, _, names in os.walk(root):
+        for name in names:
+            os.utime(Path(folder) / name, (used, used))
+    return store
+
+
+def files(store: Store) -> set[str]:
+    """Return the kinds of entries of which there is any file."""
+    paths = (path.relative_to(store.root) for path in store.root.rglob("*") if path.is_file())
+    return {path.parts[0] for path in paths} - {"tensors.sqlite", "lock", "tensors.lock"}
+
+
+KINDS = {"blobs", "checked", "composed", "packs", "partial", "tested"}
+
+
+def unwarned(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_collection_removes_everything_old_in_a_safe_order(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW - AGE - DAY)
+    size = scan_store(store).size
+    points: list[tuple[str, set[str]]] = []
+
+    def checkpoint(point: str) -> None:
+        points.append((point, files(store)))
+
+    dry = collect_garbage(store, now=NOW, warn=unwarned, dry_run=True, checkpoint=checkpoint)
+    assert (points, files(store)) == ([], KINDS)
+    garbage = collect_garbage(store, now=NOW, warn=unwarned, checkpoint=checkpoint)
+    assert garbage == dry
+    assert (garbage.freed, garbage.left) == (size, 0)
+    counts = [len(kind) for kind in (garbage.releases, garbage.packs, garbage.blobs)]
+    assert counts == [2, 2, 4]
+    assert [len(garbage.composed), len(garbage.tested), len(garbage.partial)] == [1, 1, 2]
+    assert points == [
+        ("forgotten", KINDS - {"checked"}),
+        ("composed removed", {"blobs", "packs", "partial"}),
+        ("index forgotten", {"blobs", "packs", "partial"}),
+        ("packs removed", {"blobs", "partial"}),
+        ("blobs removed", set()),
+    ]
+    assert store.index.packs() == {}
+    assert not (store.root / "partial" / "folder").exists()
+
+
+def test_collection_keeps_what_was_used_lately(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW - DAY)
+    packs = store.index.packs()
+    assert len(packs) == 2
+    assert collect_garbage(store, now=NOW, warn=unwarned).freed == 0
+    assert collect_garbage(store, now=NOW, age=DAY, warn=unwarned).freed == 0
+    assert (files(store), store.index.packs()) == (KINDS, packs)
+    assert collect_garbage(store, now=NOW, age=DAY - 1, warn=unwarned).left == 14  # partial files
+    assert files(store) == {"partial"}
+
+
+def test_collection_skips_damaged_records(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW - DAY)
+    first, second = sorted(scan_store(store).releases)
+    path = store.blobs.path(first)
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    store.mark_checked(named("release", 9))  # its record is gone
+    garbage = collect_garbage(store, now=NOW, max_size=0, warn=unwarned)
+    assert garbage.releases == (second,)
+    assert len(garbage.packs) == 2
+
+
+def test_collection_forgets_projects_that_are_gone(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW)
+    store.projects.register(tmp_path / "gone" / "modpkg.lock", tmp_path / "gone" / "environment")
+    collect_garbage(store, now=NOW, warn=unwarned, dry_run=True)
+    assert len(store.projects.known()) == 1
+    collect_garbage(store, now=NOW, warn=unwarned)
+    assert store.projects.known() == {}
+
+
+def test_store_over_its_limit_is_collected_and_one_at_it_is_not(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW - 40 * DAY)
+    size = scan_store(store).size
+    collect_over(store, size, now=NOW, warn=unwarned)
+    assert scan_store(store).size == size
+    recent = filled(tmp_path / "recent", used=NOW)
+    collect_over(recent, size - 1, now=NOW, warn=unwarned)
+    assert 0 < scan_store(recent).size < size
+    collect_over(recent, 14, now=NOW, warn=unwarned)
+    assert files(recent) == {"partial"}
+
+
+def test_clearing_keeps_locks_and_projects(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW)
+    store.projects.register(tmp_path / "modpkg.lock", tmp_path / "environment")
+    for name in ("lock", "tensors.lock", "other"):
+        (store.root / name).write_bytes(b"")
+    clear(store)
+    assert sorted(path.name for path in store.root.iterdir()) == [
+        "lock",
+        "projects",
+        "tensors.lock",
+    ]
+    assert len(store.projects.known()) == 1
+
+
+def test_removal_of_what_is_gone_already_is_no_error(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW - AGE - DAY)
+    garbage = collect_garbage(store, now=NOW, warn=unwarned, dry_run=True)
+    remove_garbage(store, garbage)
+    remove_garbage(store, garbage)
+    assert files(store) == set()
