@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,3 +145,116 @@ def test_a_pair_and_a_third_that_a_member_needs() -> None:
     test = Counted(needs, lambda units: BAD if {5, 9} <= units else GOOD)
     found = smallest_bad(needs, test)
     assert found == Smallest(frozenset({2, 5, 9}), frozenset({5, 9}), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("length", "first", "gaps", "expected", "places"),
+    [
+        (1, 1, (), (0, 1), []),
+        (2, 1, (), (0, 1), [1]),
+        (2, 2, (), (1, 2), [1]),
+        (2, 2, (1,), (0, 2), [1]),
+        (3, 2, (), (1, 2), [1, 2]),
+        (8, 6, (), (5, 6), [4, 6, 5]),
+        (10, 7, (5, 6), (4, 7), [5, 2, 7, 3, 4, 6]),
+        (9, 9, (4,), (8, 9), [4, 6, 7, 8]),
+        (9, 1, (4,), (0, 1), [4, 6, 2, 1]),
+        (4, 2, (1, 2, 3), (0, 4), [2, 1, 3]),
+    ],
+)
+def test_places_asked_for_a_boundary(
+    length: int, first: int, gaps: tuple[int, ...], expected: tuple[int, int], places: list[int]
+) -> None:
+    """The widest gap is halved; of equal ones the first."""
+    asked: list[int] = []
+
+    def test(place: int) -> Verdict:
+        asked.append(place)
+        return UNKNOWN if place in gaps else BAD if place >= first else GOOD
+
+    assert boundary(length, test) == expected
+    assert asked == places
+
+
+FREE = frozenset[int]()
+
+
+def searched(
+    needs: Sequence[Units], answer: Callable[[Units], Verdict]
+) -> tuple[Smallest, list[list[int]]]:
+    """Return what is found, and the sets that were tested, in order."""
+    test = Counted(needs, answer)
+    found = smallest_bad(needs, test)
+    return found, [sorted(units) for units in test.known]
+
+
+def only(*units: int, unproved: Sequence[int] = (), needed: Sequence[int] = ()) -> Smallest:
+    return Smallest(frozenset({*units, *needed}), frozenset(units), frozenset(unproved))
+
+
+def test_sets_tested_for_one_culprit() -> None:
+    found, tested = searched([FREE] * 8, lambda units: BAD if 5 in units else GOOD)
+    assert found == only(5)
+    assert tested == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4], [5]]
+
+
+def test_sets_tested_for_two_culprits() -> None:
+    found, tested = searched([FREE] * 4, lambda units: BAD if {1, 3} <= units else GOOD)
+    assert found == only(1, 3)
+    assert tested == [[0, 1], [0, 1, 2], [3], [0, 3], [0, 1, 3], [1, 3], [1]]
+
+
+def test_all_units_together_need_no_test() -> None:
+    found, tested = searched([FREE] * 2, lambda units: GOOD)
+    assert found == only(0, 1)
+    assert tested == [[0], [1]]
+    assert searched([FREE], lambda units: GOOD) == (only(0), [])
+
+
+def test_what_a_culprit_needs_is_kept_and_is_no_culprit() -> None:
+    needs = [FREE, FREE, frozenset({0}), FREE]
+    found, tested = searched(needs, lambda units: BAD if 2 in units else GOOD)
+    assert found == only(2, needed=[0])
+    assert tested == [[0, 1], [0, 1, 2], [0, 2], [0]]
+
+
+def test_culprit_without_which_nothing_can_be_tested_is_unproved() -> None:
+    """Without 2, the rest is unknown; without 0, it passes."""
+
+    def answer(units: Units) -> Verdict:
+        if 0 in units and 2 not in units:
+            return UNKNOWN
+        return BAD if {0, 2} <= units else GOOD
+
+    found, tested = searched([FREE] * 3, answer)
+    assert found == only(0, 2, unproved=[2])
+    assert tested == [[0], [0, 1], [2], [1, 2], [0, 2]]
+
+
+def test_backwards_order_has_what_a_unit_needs_before_it() -> None:
+    """Every set that has unit 0 is unknown, so that forwards nothing is found."""
+    needs = [FREE, FREE, frozenset({1}), FREE]
+
+    def answer(units: Units) -> Verdict:
+        return UNKNOWN if 0 in units else BAD if 2 in units else GOOD
+
+    found, tested = searched(needs, answer)
+    assert found == only(2, needed=[1])
+    assert tested == [[0, 1], [0], [0, 1, 2], [1, 3], [1, 2, 3], [1, 2], [1]]
+
+
+def test_superfluous_unit_is_left_out() -> None:
+    """All sets of neighbours are unknown, so that both orders end with everything."""
+    found, tested = searched([FREE] * 3, lambda units: BAD if units == {0, 2} else UNKNOWN)
+    assert found == only(0, 2, unproved=[0, 2])
+    assert tested == [[0], [0, 1], [2], [1, 2], [0, 2]]
+
+
+def test_proof_starts_again_after_a_unit_was_left_out() -> None:
+    """That 3 is needed could not be tested with 1, and that 2 is was; both are tested again."""
+    answers = {frozenset({0, 2, 3}): BAD}
+    answers |= dict.fromkeys(map(frozenset, ((0, 1, 3), (0, 2), (0, 3))), GOOD)
+    found, tested = searched([FREE] * 4, lambda units: answers.get(units, UNKNOWN))
+    assert found == only(0, 2, 3, unproved=[0])
+    assert tested[:6] == [[0, 1], [0], [0, 1, 2], [2, 3], [3], [1, 2, 3]]
+    assert tested[6:] == [[0, 1, 3], [0, 2, 3], [0, 2], [0, 3]]

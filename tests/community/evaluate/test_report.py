@@ -127,6 +127,7 @@ def test_a_change_between_two_bounds_is_no_regression() -> None:
         (report_bytes(report(result())).replace(b"0.9", b"NaN"), "not a valid report"),
         (report_bytes(replace(report(), composition="x")), "not a valid report"),
         (b"[" * 100_000, "not a valid report"),
+        (report_bytes(report(result())).replace(b'"own"', b'"\xff"'), "not a valid report"),
     ],
 )
 def test_an_invalid_report_is_refused(data: bytes, reason: str) -> None:
@@ -197,6 +198,18 @@ def test_regression_names_the_test_and_its_values() -> None:
     assert (one.suite, one.test, one.metric) == ("own", "b", "accuracy")
     assert (one.before, one.after) == (0.8, 0.5)
     assert one.reason == "dropped by 0.3 (tolerance 0)"
+
+
+def test_rounding_itself_is_no_regression() -> None:
+    assert regressions(report(result(ROUNDING)), report(result(0.0))) == []
+
+
+@pytest.mark.parametrize(("old", "new"), [(SUM, OTHER), (OTHER, SUM)])
+def test_redefined_test_has_another_digest(old: str, new: str) -> None:
+    before = report(result(0.9, digest=old, at_least=0.8))
+    assert regressions(before, report(result(0.85, digest=new, at_least=0.8))) == []
+    [one] = regressions(before, report(result(0.7, digest=new, at_least=0.8)))
+    assert one.reason == "passed before, fails now (its definition changed)"
 
 
 def test_regression_beyond_a_tolerance_and_its_rounding() -> None:
