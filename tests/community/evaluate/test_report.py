@@ -123,10 +123,14 @@ def test_a_change_between_two_bounds_is_no_regression() -> None:
             report_bytes(report(result(0.1, at_least=0.5, passed=True))),
             "test 't' is marked as passed at 0.1",
         ),
+        (
+            report_bytes(report(result(0.9, at_least=0.5, passed=False))),
+            "test 't' is marked as failed at 0.9",
+        ),
         (report_bytes(replace(report(), spec=9)), "it uses spec 9, newer than 1; update modpkg"),
         (report_bytes(report(result())).replace(b"0.9", b"NaN"), "not a valid report"),
         (report_bytes(replace(report(), composition="x")), "not a valid report"),
-        (b"[" * 100_000, "not a valid report"),
+        (b'{"unknown":' + b"[" * 100_000, "not a valid report"),
         (report_bytes(report(result())).replace(b'"own"', b'"\xff"'), "not a valid report"),
     ],
 )
