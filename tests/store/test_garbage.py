@@ -200,7 +200,9 @@ def test_a_last_use_in_the_future_counts_as_now(early: str, late: str) -> None:
     assert {*garbage.releases, *garbage.composed, *garbage.tested} == {digests[late]}
 
 
-@pytest.mark.parametrize(("used", "removed"), [(NOW - AGE, False), (NOW - AGE - 1, True)])
+@pytest.mark.parametrize(
+    ("used", "removed"), [(NOW, False), (NOW - AGE, False), (NOW - AGE - 1, True), (1.0, True)]
+)
 def test_entries_older_than_the_limit_are_removed(used: float, removed: bool) -> None:
     item, digest = StoreItem(7, used), named("other", 0)
     contents = StoreContents(
@@ -229,9 +231,10 @@ def test_a_store_of_exactly_the_limit_is_kept() -> None:
 
 
 def test_unfinished_packs_go_when_they_are_stale() -> None:
-    paths = {Path("old"): StoreItem(7, NOW - STALE - 1), Path("new"): StoreItem(7, NOW - STALE)}
+    used = {"oldest": 1.0, "old": NOW - STALE - 1, "new": NOW - STALE}
+    paths = {Path(name): StoreItem(7, moment) for name, moment in used.items()}
     contents = StoreContents(releases={}, packs={}, blobs={}, composed={}, partial=paths)
-    assert collected(contents).partial == (Path("old"),)
+    assert collected(contents).partial == (Path("oldest"), Path("old"))
 
 
 def test_default_ages() -> None:
@@ -317,6 +320,19 @@ def test_blobs_go_with_the_last_release_that_uses_them_whatever_their_age() -> N
     assert {sizes[digest] for digest in found(NOW, old).blobs} == {8}
     both = found(old, old)
     assert (set(both.blobs), both.freed, both.left) == (set(sizes), 63, 0)
+
+
+def test_file_with_the_bytes_of_an_expected_interface_is_kept_with_its_release() -> None:
+    one = msgspec.structs.replace(record([], [0]), expects={"base": named("file", 0)})
+    contents = StoreContents(
+        releases={named("release", 0): NOW},
+        packs={},
+        blobs={named("file", 0): StoreItem(1, 1.0)},
+        composed={},
+        partial={},
+    )
+    records = {named("release", 0): one}
+    assert find_garbage(contents, NOTHING, records, {}, now=NOW).blobs == ()
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -455,15 +471,29 @@ def test_collection_keeps_what_was_used_lately(tmp_path: Path) -> None:
 
 
 def test_collection_skips_damaged_records(tmp_path: Path) -> None:
-    store = filled(tmp_path / "store", used=NOW - DAY)
-    first, second = sorted(scan_store(store).releases)
-    path = store.blobs.path(first)
+    store = filled(tmp_path / "store", used=NOW - DAY, releases=8)
+    damaged, *good = sorted(scan_store(store).releases)
+    path = store.blobs.path(damaged)
     path.chmod(0o644)
     path.write_bytes(b"damaged")
     store.mark_checked(named("release", 9))  # its record is gone
     garbage = collect_garbage(store, now=NOW, max_size=0, warn=unwarned)
-    assert garbage.releases == (second,)
-    assert len(garbage.packs) == 2
+    assert garbage.releases == tuple(good)
+    assert len(garbage.packs) == 8
+
+
+def test_nobody_else_uses_the_store_during_a_collection(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    store = filled(tmp_path / "store", used=NOW - AGE - DAY)
+    refused = []
+
+    def checkpoint(point: str) -> None:
+        with (store.root / "lock").open("rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        refused.append(point)
+
+    collect_garbage(store, now=NOW, warn=unwarned, checkpoint=checkpoint)
+    assert len(refused) == 5
 
 
 def test_collection_forgets_projects_that_are_gone(tmp_path: Path) -> None:
@@ -479,6 +509,7 @@ def test_store_over_its_limit_is_collected_and_one_at_it_is_not(tmp_path: Path) 
     store = filled(tmp_path / "store", used=NOW - 40 * DAY)
     size = scan_store(store).size
     collect_over(store, size, now=NOW, warn=unwarned)
+    collect_over(store, size + 1, now=NOW, warn=unwarned)
     assert scan_store(store).size == size
     recent = filled(tmp_path / "recent", used=NOW)
     collect_over(recent, size - 1, now=NOW, warn=unwarned)
