@@ -172,8 +172,18 @@ UNITS = [
     # What only the newer r needs requires the newer t.
     ("r 1; r 2 -> m; m 1 -> t>=2; t 1; t 2", "rt", [("t",), ("r",)], [set(), {0}]),
     # What only the older r needs, at one remove or two, excludes the newer t.
-    ("r 1 -> m; r 2; m 1 -> t<2; t 1; t 2", "rt", [("r",), ("t",)], [set(), {0}]),
-    ("r 1 -> m; r 2; m 1 -> n; n 1 -> t<2; t 1; t 2", "rt", [("r",), ("t",)], [set(), {0}]),
+    (
+        "r 1 -> m; r 2; m 1 -> t<2; t 1; t 2; u 1; u 2",
+        "rtu",
+        [("r",), ("u",), ("t",)],
+        [set(), set(), {0}],
+    ),
+    (
+        "r 1 -> m; r 2; m 1 -> n; n 1 -> t<2; t 1; t 2; u 1; u 2",
+        "rtu",
+        [("r",), ("u",), ("t",)],
+        [set(), set(), {0}],
+    ),
     # What is required twice is looked at once, and the rest after it.
     ("a 1 -> c; b 1; b 2 -> t>=2; c 1; t 1; t 2", "acbt", [("t",), ("b",)], [set(), {0}]),
     # Units are in the order of their first names.
@@ -207,9 +217,9 @@ def test_units_and_what_they_need(
 
 def test_locked_pre_release_meets_a_range_that_names_none() -> None:
     """The project asks for pre-releases of b, so that those of the newer a are met by one."""
-    diff = stepped(plain("a 1; a 2 -> b>1; b 1; b 2rc1", "a", "b>=1a1"))
-    assert diff.units == [("b",), ("a",)]
-    assert diff.needs == [set(), {0}]
+    diff = stepped(plain("a 1; a 2 -> b>1; b 1; b 2rc1; u 1; u 2", "a", "b>=1a1", "u"))
+    assert diff.units == [("b",), ("u",), ("a",)]
+    assert diff.needs == [set(), set(), {0}]
 
 
 def test_modules_whose_interfaces_fit_only_each_other_move_together() -> None:

@@ -243,6 +243,17 @@ def test_backwards_order_has_what_a_unit_needs_before_it() -> None:
     assert tested == [[0, 1], [0], [0, 1, 2], [1, 3], [1, 2, 3], [1, 2], [1]]
 
 
+def test_gap_of_the_one_order_is_closed_by_the_other() -> None:
+    """Forwards, 1 or 2 breaks it, as 0 and 1 alone are unknown; backwards, it is 1."""
+
+    def answer(units: Units) -> Verdict:
+        return UNKNOWN if units == {0, 1} else BAD if 1 in units else GOOD
+
+    found, tested = searched([FREE] * 4, answer)
+    assert found == only(1)
+    assert tested == [[0, 1], [0], [0, 1, 2], [0, 2], [1]]
+
+
 def test_superfluous_unit_is_left_out() -> None:
     """All sets of neighbours are unknown, so that both orders end with everything."""
     found, tested = searched([FREE] * 3, lambda units: BAD if units == {0, 2} else UNKNOWN)
