@@ -17,7 +17,7 @@ def update(clamp: Path, domain: str, folder: Path) -> None:
     """Teach clamp a domain, beside films that it knows; its head stays as it is."""
     model = load(clamp)
     first = len(layers_of(model)) - LAYERS
-    texts = read_texts(domain, "train", 900) + read_texts("films", "train", 300)
+    texts = read_texts(domain, "train") + read_texts("films", "train", 400)
     small = [
         parameter
         for name, parameter in layers_of(model)[first:].named_parameters()
