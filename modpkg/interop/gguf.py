@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,21 @@ import msgspec
 
 from modpkg.core.errors import ConversionError
 from modpkg.core.extras import import_extra
-from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
+from modpkg.core.files import TEMPORARY, link_or_copy
 from modpkg.core.jsonfile import read_json
-from modpkg.interop.module_project import license_of, new_project, write_manifest
+from modpkg.interop.gguf_header import GgufHeader, damaged
+from modpkg.interop.gguf_parts import join_parts, read_parts
+from modpkg.interop.gguf_settings import RULES, amended, check_settings
+from modpkg.interop.gguf_tensors import check_tensors
+from modpkg.interop.gguf_tokenizer import fix_pre_tokenizer
+from modpkg.interop.module_project import (
+    UNKNOWN_LICENSE,
+    license_of,
+    new_project,
+    write_manifest,
+)
 from modpkg.runtime.architecture import transformers_module
-
-_BYTE_LEVEL = {
-    "type": "ByteLevel",
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
-}
 
 _MACHINE_SPECIFIC = (
     "_model_name_or_path",
@@ -32,17 +39,6 @@ _MACHINE_SPECIFIC = (
     "quantization_config",
     "transformers_version",
 )
-
-PRE_TOKENIZERS: dict[str, dict[str, Any] | None] = {
-    "default": None,
-    "gpt-2": None,
-    "smollm": {
-        "type": "Sequence",
-        "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
-    },
-}
-"""By ``tokenizer.ggml.pre``, the pre-tokenizer that transformers' conversion loses; None where it
-is correct. Others are kept as converted, with a warning."""
 
 
 def import_gguf(
@@ -56,38 +52,34 @@ def import_gguf(
 ) -> list[str]:
     """Write a module of kind ``base`` from a GGUF file, and return warnings.
 
-    Quantised weights are dequantised and rounded to ``dtype``, so the module differs from the
-    model that was quantised.
+    Of a split model, ``source`` is any part. Quantised weights are dequantised in float32 and
+    rounded once to ``dtype``, so the module differs from the model that was quantised.
 
     Raises:
-        ConversionError: `source` is not a GGUF file, or transformers cannot convert it.
+        ConversionError: `source` is damaged, incomplete, or not a whole language model, or it has a
+            tensor or setting that transformers would not take over exactly.
         MissingExtra: Gguf or transformers is not installed.
         InstallError: `out` cannot be written.
     """
     import_extra("gguf", what="Reading GGUF files", extra="gguf")
     transformers = transformers_module()
-    import torch
 
-    fields = _fields(source)
-    spdx, warnings = license_of(source.parent, license or fields.get("general.license"))
-    with new_project(out) as staged, _quiet():
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                source.parent,
-                gguf_file=source.name,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                **_dequantised(transformers),
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                source.parent, gguf_file=source.name, local_files_only=True
-            )
-        except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError) as error:
-            text = " ".join(str(error).split())[:300]
-            raise ConversionError("M801", path=source, reason=text) from None
+    parts = read_parts(source)
+    _refuse_other_kinds(parts[0])
+    spdx, warnings = _license(source, license, parts[0])
+    with new_project(out) as staged, _quiet(), _alone(parts, out.parent) as header:
+        config = _config(transformers, header)
+        model, ignored = _load(transformers, header, config, dtype)
         model.save_pretrained(staged)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                header.file.parent, gguf_file=header.file.name, local_files_only=True
+            )
+        except Exception as error:  # transformers trusts the metadata and can fail anyhow
+            raise _unreadable(header, "its tokenizer", error) from None
         tokenizer.save_pretrained(staged)
-        warnings += _fix_pre_tokenizer(staged, fields)
+        warnings += [f"left out, as transformers does: {item}" for item in ignored]
+        warnings += fix_pre_tokenizer(staged, header)
         _remove_machine_specific(staged)
         write_manifest(
             staged,
@@ -95,62 +87,153 @@ def import_gguf(
             version=version,
             kind="base",
             license=spdx,
-            summary=f"{fields.get('general.name', source.stem)}, dequantised from {source.name}",
+            summary=f"{header.text('general.name') or source.stem}, dequantised from {source.name}",
             task="text-generation",
         )
     return warnings
+
+
+def _refuse_other_kinds(header: GgufHeader) -> None:
+    """Refuse files that are GGUF, and not a whole language model."""
+    kind = header.text("general.type") or "model"
+    architecture = header.text("general.architecture")
+    lora = any(name.endswith((".lora_a", ".lora_b")) for name in header.tensors)
+    if kind == "adapter" or lora or header.text("adapter.type") is not None:
+        raise damaged(
+            header.path,
+            "it is an adapter (a LoRA in GGUF), not a model; import the PEFT adapter that it was "
+            "made from with 'modpkg import peft'",
+        )
+    if kind != "model" or architecture == "clip":
+        raise damaged(
+            header.path,
+            f"it is of type {kind[:40]!r} with the architecture {str(architecture)[:40]!r}, and "
+            "only language models can be imported",
+        )
+    if not header.tensors:
+        raise damaged(header.path, "it has no tensors, only a vocabulary or settings")
+    if architecture is None:
+        raise damaged(header.path, "it has no general.architecture")
+    if architecture not in RULES:
+        raise damaged(
+            header.path,
+            f"its architecture {architecture[:40]!r} is not one that transformers reads exactly "
+            f"({', '.join(sorted(set(RULES) - {'mistral'}))}); import the model that it was made "
+            "from",
+        )
+
+
+def _license(source: Path, given: str | None, header: GgufHeader) -> tuple[str, list[str]]:
+    """Return the licence given, else the file's if it is an SPDX expression, else the README's."""
+    named = header.text("general.license")
+    if given is None and named is not None:
+        try:
+            return license_of(source.parent, named)
+        except ConversionError:  # such as "llama3.1" or "other"
+            return UNKNOWN_LICENSE, [
+                f"the licence is unknown (the file has {named[:80]!r}); write an SPDX expression "
+                f"into {MANIFEST}"
+            ]
+    return license_of(source.parent, given)
+
+
+@contextlib.contextmanager
+def _alone(parts: list[GgufHeader], beside: Path) -> Iterator[GgufHeader]:
+    """Yield the model as the one file of a temporary folder.
+
+    transformers reads other files that lie beside a GGUF file, such as an adapter's config.
+    """
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
+        target = Path(folder) / "model.gguf"
+        if len(parts) > 1:
+            yield join_parts(parts, target)
+            return
+        try:
+            target.symlink_to(parts[0].path.resolve())
+        except OSError:  # a system without symbolic links
+            link_or_copy(parts[0].path, target)
+        yield replace(parts[0], file=target)
+
+
+def _config(transformers: Any, header: GgufHeader) -> Any:
+    """Return the config of the file, with every setting accounted for.
+
+    Raises:
+        ConversionError: A setting cannot be carried over, or contradicts another.
+    """
+    try:
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(
+            header.file.parent, gguf_file=header.file.name, local_files_only=True
+        )
+        architecture = str(header.text("general.architecture"))
+        if raw.get("model_type") == "mistral":
+            architecture = "mistral"
+        raw = amended(raw, header, architecture)
+        kind = transformers.CONFIG_MAPPING[raw["model_type"]]
+        config = kind.from_dict(raw)
+        check_settings(config, header, architecture)
+    except ConversionError:
+        raise
+    except Exception as error:  # transformers trusts the metadata and can fail anyhow
+        raise _unreadable(header, "its settings", error) from None
+    return config
+
+
+def _load(transformers: Any, header: GgufHeader, config: Any, dtype: str) -> tuple[Any, list[str]]:
+    """Return the model with the file's weights in ``dtype``, and the tensors it ignores.
+
+    Raises:
+        ConversionError: A tensor is missing, left over, or of a type that cannot be read.
+    """
+    import torch
+
+    auto = transformers.AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            empty = auto.from_config(config)
+        ignored = check_tensors(empty, header)
+        model, info = auto.from_pretrained(
+            header.file.parent,
+            gguf_file=header.file.name,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            **_dequantised(transformers),
+        )
+    except ConversionError:
+        raise
+    except Exception as error:  # transformers trusts the file and can fail anyhow
+        raise _unreadable(header, "its tensors", error) from None
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        names = sorted(str(name) for name in info.get(what) or ())
+        if names:
+            raise damaged(
+                header.path, f"transformers does not take it over: {what} {', '.join(names[:3])}"
+            )
+    return _rounded(model, getattr(torch, dtype)), ignored
+
+
+def _rounded(model: Any, dtype: Any) -> Any:
+    """Round weights from float32 once, except where the architecture keeps them."""
+    kept = model._get_dtype_plan(dtype) if hasattr(model, "_get_dtype_plan") else {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and not any(re.search(item, name) for item in kept):
+            tensor.data = tensor.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
+def _unreadable(header: GgufHeader, what: str, error: Exception) -> ConversionError:
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = text.replace(str(header.file), str(header.path))
+    return damaged(header.path, f"transformers cannot read {what} ({text})")
 
 
 def _dequantised(transformers: Any) -> dict[str, Any]:
     """Return the options with which transformers dequantises; older versions always do."""
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}
-
-
-def _fields(source: Path) -> dict[str, str]:
-    """Return the text fields of a GGUF file's header."""
-    from gguf import GGUFReader, GGUFValueType
-
-    with open(source, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ConversionError("M801", path=source, reason="it does not begin with GGUF")
-    try:
-        reader = GGUFReader(source)
-        return {
-            key: str(field.contents())
-            for key, field in reader.fields.items()
-            if field.types and field.types[0] == GGUFValueType.STRING
-        }
-    except Exception as error:  # the reader trusts the file and can fail anyhow
-        text = " ".join(str(error).split())[:200]
-        raise ConversionError(
-            "M801", path=source, reason=f"its header cannot be read ({text})"
-        ) from None
-
-
-def _fix_pre_tokenizer(staged: Path, fields: dict[str, str]) -> list[str]:
-    pre = fields.get("tokenizer.ggml.pre", "default")
-    if pre not in PRE_TOKENIZERS and pre not in _supported_pre_tokenizers():
-        return [
-            f"the pre-tokenizer {pre!r} was converted as GPT-2's; compare its token ids with the "
-            "original's before you publish"
-        ]
-    wanted = PRE_TOKENIZERS[pre]
-    if wanted is not None:
-        path = staged / TOKENIZER
-        document = read_json(path)
-        document["pre_tokenizer"] = wanted
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
-    return []
-
-
-def _supported_pre_tokenizers() -> Collection[str]:
-    """Return the pre-tokenizers that the installed transformers converts correctly."""
-    try:
-        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-    except ImportError:
-        return ()
-    return set(GGUF_PRE_TOKENIZER_SPLITS)
 
 
 def _remove_machine_specific(staged: Path) -> None:
