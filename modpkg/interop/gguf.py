@@ -22,7 +22,7 @@ from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_parts import join_parts, read_parts
 from modpkg.interop.gguf_settings import RULES, amended, check_settings
 from modpkg.interop.gguf_tensors import check_tensors
-from modpkg.interop.gguf_tokenizer import fix_pre_tokenizer
+from modpkg.interop.gguf_tokenizer import check_tokenizer, fix_pre_tokenizer
 from modpkg.interop.module_project import (
     UNKNOWN_LICENSE,
     license_of,
@@ -66,6 +66,7 @@ def import_gguf(
 
     parts = read_parts(source)
     _refuse_other_kinds(parts[0])
+    check_tokenizer(parts[0])
     spdx, warnings = _license(source, license, parts[0])
     with new_project(out) as staged, _quiet(), _alone(parts, out.parent) as header:
         config = _config(transformers, header)

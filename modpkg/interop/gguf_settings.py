@@ -281,6 +281,12 @@ def amended(config: dict[str, Any], header: GgufHeader, architecture: str) -> di
         if key in rules.fixed or key in rules.read:
             continue
         value = _uniform(header, prefix + key)
+        if isinstance(value, list):
+            raise damaged(
+                header.path,
+                f"its {prefix}{key} differs from layer to layer, which transformers' reader does "
+                "not take over; import the model that it was made from",
+            )
         if value is not None:
             result[attribute] = value
     layers = header.whole(prefix + "block_count")
