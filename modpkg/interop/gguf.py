@@ -119,7 +119,7 @@ def _refuse_other_kinds(header: GgufHeader) -> None:
         raise damaged(
             header.path,
             f"its architecture {architecture[:40]!r} is not one that transformers reads exactly "
-            f"({', '.join(sorted(set(RULES) - {'mistral'}))}); import the model that it was made "
+            f"({', '.join(sorted(RULES))}); import the model that it was made "
             "from",
         )
 
@@ -167,8 +167,8 @@ def _config(transformers: Any, header: GgufHeader) -> Any:
             header.file.parent, gguf_file=header.file.name, local_files_only=True
         )
         architecture = str(header.text("general.architecture"))
-        if raw.get("model_type") == "mistral":
-            architecture = "mistral"
+        if raw.get("model_type") == "mistral":  # for a name; gguf knows the architecture llama only
+            raw["model_type"] = "llama"
         raw = amended(raw, header, architecture)
         kind = transformers.CONFIG_MAPPING[raw["model_type"]]
         config = kind.from_dict(raw)

@@ -150,9 +150,6 @@ _QWEN35 = SettingRules(
 
 RULES: dict[str, SettingRules] = {
     "llama": SettingRules(),
-    "mistral": SettingRules(
-        settings={"attention.sliding_window": "sliding_window"}, complete=_no_window
-    ),
     "qwen2": SettingRules(),
     "qwen2moe": SettingRules(
         settings={

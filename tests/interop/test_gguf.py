@@ -42,7 +42,7 @@ def imported(path: Path, out: Path, dtype: str = "float32") -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("architecture", sorted(set(RULES) - {"mistral"}))
+@pytest.mark.parametrize("architecture", sorted(RULES))
 def test_an_imported_model_computes_what_the_written_one_does(
     architecture: str, tmp_path: Path
 ) -> None:
