@@ -182,7 +182,7 @@ def _gguf_name(place: str, model: Any, header: GgufHeader) -> str:
             names = get_tensor_name_map(architecture, model.config.num_hidden_layers)
             for suffix in (".weight", ".bias", ""):
                 if place.endswith(suffix) and (found := names.get_name(place.removesuffix(suffix))):
-                    return found + suffix
+                    return f"{found}{suffix}"
     return place
 
 
