@@ -98,7 +98,7 @@ def path(name: str, *, user: bool = False) -> Path:
     return directory_of(*find_model(name, Workspace(user=user)))
 
 
-def run(name: str, text: str, *, user: bool = False) -> TaskResult:
+def run(name: str, text: str, *, prompt_name: str | None = None, user: bool = False) -> TaskResult:
     """Run an installed model's task on a text, as ``modpkg run`` does.
 
     >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
@@ -106,6 +106,8 @@ def run(name: str, text: str, *, user: bool = False) -> TaskResult:
     Args:
         name: Name of the model.
         text: The input text.
+        prompt_name: Name of one of the prompts of a sentence-transformers model, instead of its
+            default one.
         user: Use the user's environment, even inside of a project.
 
     Raises:
@@ -115,4 +117,4 @@ def run(name: str, text: str, *, user: bool = False) -> TaskResult:
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.tasks import run_task
 
-    return run_task(*find_model(name, Workspace(user=user)), text)
+    return run_task(*find_model(name, Workspace(user=user)), text, prompt_name=prompt_name)

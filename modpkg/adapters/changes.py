@@ -55,6 +55,10 @@ class AdapterChanges(Struct, frozen=True, kw_only=True):
     """Tensors of the adapter that the base has no counterpart of, by name in the result."""
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that the added tensors need."""
+    rows: dict[str, int] = {}
+    """Tensors of the base that get another number of rows: the adapter's vocabulary is another."""
+    resized: tuple[str, ...] = ()
+    """Of these, the layers that PEFT saved whole as part of the base, and does not train."""
     prompt: VirtualTokens | None = None
     base_names: dict[str, str] = {}
     """If the adapter repeats layers: names in the base, by name with its layers repeated."""

@@ -14,7 +14,15 @@ from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
 from modpkg.adapters.methods.lora import LORA
 from modpkg.adapters.names import AdapterTensors, NameMapping, find_mapping, group_tensors
-from modpkg.adapters.saved_modules import bind_saved, labels_of, refuse_tied, shares_output
+from modpkg.adapters.peft_config import strings
+from modpkg.adapters.saved_modules import (
+    bind_saved,
+    is_saved,
+    labels_of,
+    refuse_tied,
+    shares_output,
+)
+from modpkg.adapters.vocabulary import resized_base, resized_rows
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
 
@@ -74,13 +82,23 @@ def bind_adapter(
     prompt = method.virtual_tokens(adapter, tensors) if method.virtual_tokens else None
     parameters = expert_parameters.parameters_of(adapter, tensors.sites) if method is LORA else {}
     mapping = _mapping(adapter, method, tensors, parameters)
+    if rows := resized_rows(adapter, tensors, mapping):
+        adapter = structs.replace(adapter, base=resized_base(adapter.base, rows))
     changes = _bind_method(adapter, method, tensors, parameters, mapping)
     changes, added = bind_saved(adapter, tensors, mapping, changes)
+    saved = strings(adapter, "modules_to_save")
+    of_base = {mapping.find(name) for name in tensors.plain if not is_saved(name, saved)}
     return AdapterChanges(
         changes=tuple(changes),
         unused=tuple(tensors.unused),
         added=added,
         config=labels_of(adapter, added),
+        rows=rows,
+        resized=tuple(
+            change.target
+            for change in changes
+            if change.op == "dense" and change.target in rows and change.target in of_base
+        ),
         prompt=prompt,
         base_names=base_names,
     )

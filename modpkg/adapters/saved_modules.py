@@ -19,7 +19,7 @@ _HAS_OUTPUT_LAYER = re.compile(
     r"(?:LMHeadModel|ForCausalLM|ForMaskedLM|ForConditionalGeneration|ForPreTraining"
     r"|ForQuestionAnsweringLM)$"
 )
-_CLASSIFIERS = {
+CLASSIFIERS = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
 }
@@ -41,7 +41,7 @@ def bind_saved(
     added: dict[str, str] = {}
     for name, tensor in sorted(tensors.plain.items()):
         target = mapping.find(name)
-        saved = _is_saved(name, modules)
+        saved = is_saved(name, modules)
         if target is not None:
             adapter.expect(tensor, target, adapter.target_shape(target))
             if saved:
@@ -53,14 +53,14 @@ def bind_saved(
             added[mapping.expected(name) if _OUTPUT.search(name) else name] = tensor
         else:
             raise adapter.unbound(tensor, f"the base has no {mapping.expected(name)!r}")
-    indices = _token_indices(adapter)
+    indices = token_indices(adapter)
     if indices and not tensors.tokens:
         raise adapter.refuse(f"its {ADAPTER_CONFIG} has token indices, but it has no rows for them")
     for path, tensor in sorted(tensors.tokens.items()):
         name = f"{path}.weight"
         target = mapping.find(name)
         if target is not None:
-            rows = _rows(adapter, indices, path, tensor)
+            rows = rows_of(adapter, indices, path, tensor)
             _add_rows(adapter, by_target, target, tensor, rows)
         elif _copies_embedding(adapter, name, tensor, tensors.tokens):
             tensors.unused.append(tensor)
@@ -69,7 +69,7 @@ def bind_saved(
     return sorted(by_target.values(), key=lambda change: change.target), added
 
 
-def _is_saved(name: str, modules: list[str]) -> bool:
+def is_saved(name: str, modules: list[str]) -> bool:
     """Return whether a tensor belongs to one of ``modules_to_save``."""
     return any(module in name.split(".") or f".{module}." in f".{name}" for module in modules)
 
@@ -130,7 +130,7 @@ def labels_of(adapter: Adapter, added: Mapping[str, str]) -> dict[str, Any]:
         return {}
     task = str(adapter.config.get("task_type"))
     example = added[min(added)]
-    if task not in _CLASSIFIERS:
+    if task not in CLASSIFIERS:
         raise adapter.refuse(
             f"tensor {example!r} is of a module that {adapter.base_name} does not have, and "
             f"task_type {task} does not say what it is for; publish it as a module of kind 'head'"
@@ -139,7 +139,7 @@ def labels_of(adapter: Adapter, added: Mapping[str, str]) -> dict[str, Any]:
     count = adapter.shape(added[weights[-1]])[0] if weights else 0
     labels = {str(number): f"LABEL_{number}" for number in range(count)}
     return {
-        "architectures": [_CLASSIFIERS[task]],
+        "architectures": [CLASSIFIERS[task]],
         "id2label": labels,
         "label2id": {label: int(number) for number, label in labels.items()},
     }
@@ -172,21 +172,25 @@ def _add_rows(
     tensor: str,
     rows: list[int],
 ) -> None:
-    """Add trained rows of an embedding, which nothing else may change."""
+    """Add trained rows of an embedding, beside a whole value at most."""
     shape = adapter.target_shape(target)
     if len(shape) != 2:
         raise adapter.refuse(f"{tensor!r} has rows for {target!r}, which is not a matrix")
     adapter.expect(tensor, target, (len(rows), shape[1]))
     if rows and max(rows) >= shape[0]:
         raise adapter.unbound(tensor, f"{target!r} has no row {max(rows)}")
-    if target in by_target:
+    inputs = {"rows": tensor}
+    other = by_target.get(target)
+    if other is not None and other.op == "dense":
+        inputs |= other.inputs
+    elif other is not None:
         raise adapter.refuse(f"{tensor!r} and another of its tensors act on {target!r}")
     by_target[target] = TensorChange(
-        target=target, op="rows", inputs={"rows": tensor}, parameters={"rows": rows}
+        target=target, op="rows", inputs=inputs, parameters={"rows": rows}
     )
 
 
-def _token_indices(adapter: Adapter) -> dict[str, list[int]]:
+def token_indices(adapter: Adapter) -> dict[str, list[int]]:
     """Return the trained rows by suffix of a module's path; "" matches any."""
     config = adapter.config
     value = config.get("trainable_token_indices") or config.get("token_indices") or {}
@@ -201,7 +205,9 @@ def _token_indices(adapter: Adapter) -> dict[str, list[int]]:
     return table
 
 
-def _rows(adapter: Adapter, indices: Mapping[str, list[int]], path: str, tensor: str) -> list[int]:
+def rows_of(
+    adapter: Adapter, indices: Mapping[str, list[int]], path: str, tensor: str
+) -> list[int]:
     """Return the indices of the rows that a tensor has values for."""
     matches = [rows for key, rows in indices.items() if not key or f".{path}".endswith(f".{key}")]
     if len(matches) != 1:

@@ -17,10 +17,18 @@ from modpkg.runtime.installed import find_model
 @click.command("run")
 @click.argument("name")
 @click.argument("file", type=click.Path(allow_dash=True), default="-")
+@click.option(
+    "--prompt-name",
+    metavar="NAME",
+    help="Put the model's prompt NAME before the text, instead of its default one "
+    "(sentence-transformers models).",
+)
 @user_option
 @json_option
 @with_workspace
-def run_command(workspace: Workspace, name: str, file: str, as_json: bool) -> None:
+def run_command(
+    workspace: Workspace, name: str, file: str, prompt_name: str | None, as_json: bool
+) -> None:
     """Run an installed model on the text in FILE or on standard input.
 
     The model's task decides what is printed: generated text as it is produced, labels with their
@@ -31,7 +39,8 @@ def run_command(workspace: Workspace, name: str, file: str, as_json: bool) -> No
     from modpkg.runtime.tasks import run_task  # torch; after everything that can fail fast
 
     stream = None if as_json else _print_piece
-    result = run_task(folder, packs, text, stream=stream, warn=workspace.progress.warn)
+    warn = workspace.progress.warn
+    result = run_task(folder, packs, text, prompt_name=prompt_name, stream=stream, warn=warn)
     if as_json:
         print_json(result)
     elif result.text is not None:

@@ -35,6 +35,7 @@ class BoundTerm:
         *,
         again: bool,
         trusted: frozenset[str],
+        rows: int | None = None,
     ) -> None:
         self.term = term
         self._becomes = ""
@@ -55,12 +56,12 @@ class BoundTerm:
                 else:
                     whole[role] = read_array(ref, what, trusted=ref.file in trusted)
             if not operator.arrays:
-                from modpkg.compose.torch_arrays import from_array, mapped
+                from modpkg.compose.torch_arrays import from_array, mapped, resized
                 from modpkg.compose.torch_threads import use_one_thread
 
                 use_one_thread()
                 self._torch = from_array
-                self._source = mapped(source)
+                self._source = mapped(source) if rows is None else resized(mapped(source), rows)
                 whole = {role: from_array(array) for role, array in whole.items()}
             self._whole = whole
             self._prepare = operator.prepare
@@ -165,9 +166,12 @@ class TensorBlocks:
         self._what = f"An input of {tensor!r} of {model}"
         again = _is_measured(model, computed)
         source = computed.source
-        self.base = RowReader(source, again=again, trusted=source.file in trusted)
+        rows = computed.rows
+        self.base = RowReader(source, again=again, trusted=source.file in trusted, rows=rows)
         self.terms = [
-            BoundTerm(self._what, model, tensor, term, source, again=again, trusted=trusted)
+            BoundTerm(
+                self._what, model, tensor, term, source, again=again, trusted=trusted, rows=rows
+            )
             for term in computed.terms
         ]
         try:
@@ -279,7 +283,7 @@ class ModelBlocks:
 
     def __init__(self, model: str, computed: Sequence[tuple[str, ComputedTensor]]) -> None:
         self._model, self._computed = model, computed
-        self.count = sum(int(np.prod(item.source.shape)) for _, item in computed)
+        self.count = sum(int(np.prod(item.shape)) for _, item in computed)
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed[0][1].terms]
 
     def _tensors(self) -> Iterator[TensorBlocks]:

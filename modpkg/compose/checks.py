@@ -7,12 +7,13 @@ from functools import cache
 from pathlib import Path
 
 from modpkg.compose.composition import Composition, Term
-from modpkg.compose.merging import PlannedStep
+from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import Effects, find_operator
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.tensors import identity_of
+from modpkg.manifest.schema import Compose
 from modpkg.release.finite import count_nonfinite
 
 ON_BASE = ("on", "base")
@@ -91,6 +92,32 @@ def check_together(model: str, steps: Sequence[PlannedStep]) -> None:
                     f"{beside.module.name} changes too; if both should act on the base, set "
                     'parameters = { on = "base" } in that step',
                 )
+
+
+def check_rows(
+    model: str, recipe: Compose, merging: MergeMethod, steps: Sequence[PlannedStep]
+) -> None:
+    """Check that tensors that get another number of rows are one step's alone, and whole.
+
+    Rows for new tokens have no counterpart in the base, so no other method than the sum of one
+    step has a meaning for them.
+
+    Raises:
+        ComposeError: Two steps change such a tensor, or the step has a scale or another method.
+    """
+    for planned in steps:
+        for tensor, count in planned.effects.rows.items():
+            reason = None
+            beside = [o for o in steps if o is not planned and tensor in o.effects.touched()]
+            if beside:
+                reason = f"and {beside[0].module.name} changes that tensor too"
+            elif recipe.method != "sum":
+                reason = f"which method {recipe.method!r} cannot merge with the base's"
+            elif merging.scale(planned, tensor) != 1.0:
+                reason = "and rows for new tokens cannot be scaled; give this tensor scale 1"
+            if reason is not None:
+                text = f"{planned.module.name} gives {tensor!r} {count} rows, {reason}"
+                raise ComposeError("M601", model=model, reason=text)
 
 
 def check_kept(composition: Composition) -> None:

@@ -59,6 +59,15 @@ class ComputedTensor(Struct, frozen=True, kw_only=True):
     reducer: str = "sum"
     settings: dict[str, Any] = {}
     """Every parameter of the reducer, defaults included."""
+    rows: int | None = None
+    """The result's first extent, where it is not the source's: rows that the source lacks start as
+    zeros, and those beyond are dropped."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The result's shape."""
+        whole = tuple(self.source.shape)
+        return whole if self.rows is None else (self.rows, *whole[1:])
 
     def inputs(self) -> list[TensorRef]:
         """Return every tensor that the result is computed from."""
@@ -72,7 +81,7 @@ class ComputedTensor(Struct, frozen=True, kw_only=True):
     @property
     def length(self) -> int:
         """The result's size in bytes."""
-        return math.prod(self.source.shape) * DTYPE_BYTES[self.dtype]
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 class ModuleRow(Struct, frozen=True, tag=True):
@@ -152,6 +161,10 @@ class Composition(Struct, frozen=True, kw_only=True):
     """The result's ``config.json``."""
     files: dict[str, Path]
     """The result's other files, by path."""
+    documents: dict[str, dict[str, Any]] = {}
+    """JSON files that the recipe's modules change, by path; they are written beside the others."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about the result, each a sentence."""
     routers: dict[str, RouterWeight] = {}
     """Tensors assembled row by row."""
     prompt_reader: PromptReader | None = None
@@ -174,9 +187,7 @@ class Composition(Struct, frozen=True, kw_only=True):
 
     def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return dtype and shape of the computed tensors and routers."""
-        types = {
-            name: (item.dtype, tuple(item.source.shape)) for name, item in self.computed.items()
-        }
+        types = {name: (item.dtype, item.shape) for name, item in self.computed.items()}
         return types | {name: (item.dtype, item.shape) for name, item in self.routers.items()}
 
 

@@ -55,6 +55,7 @@ class ComposedModel(Struct, frozen=True, kw_only=True):
     """With absolute paths."""
     config: dict[str, Any]
     files: dict[str, Path]
+    documents: dict[str, dict[str, Any]]
     prompt: Prompt | None
 
 
@@ -116,6 +117,7 @@ def compose(
         tensors=dict(sorted(tensors.items())),
         config=composition.config,
         files=composition.files,
+        documents=composition.documents,
         prompt=composition.prompt,
     )
 

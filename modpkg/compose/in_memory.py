@@ -20,8 +20,8 @@ def tensor_in_memory(model: str, name: str, computed: ComputedTensor) -> torch.T
         PackError: An input cannot be read.
         IntegrityError: An input does not match its digest.
     """
-    out = torch.empty(list(computed.source.shape), dtype=TORCH_DTYPES[computed.dtype])
-    place = PackTensor(computed.dtype, tuple(computed.source.shape), 0, computed.length)
+    out = torch.empty(computed.shape, dtype=TORCH_DTYPES[computed.dtype])
+    place = PackTensor(computed.dtype, computed.shape, 0, computed.length)
     job = Job(model=model, name=name, computed=computed, file="", place=place)
     flat, first = out.reshape(-1), 0
     with np.errstate(all="ignore"), TensorBlocks(model, name, computed) as blocks:

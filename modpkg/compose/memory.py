@@ -73,7 +73,7 @@ def _router_bytes(composition: Composition) -> int:
 
 def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
     """Return an upper bound of the bytes that computing one tensor needs."""
-    count = math.prod(computed.source.shape)
+    count = math.prod(computed.shape)
     columns = math.prod(computed.source.shape[1:])
     block = _DOUBLE * min(count, max(BLOCK_ELEMENTS, columns))
     total = block * (_BLOCKS + 2 * len(computed.terms))
@@ -84,7 +84,7 @@ def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
             continue
         operator = find_operator(term.op, model)
         if not operator.arrays:
-            mapped = computed.source.length
+            mapped = computed.source.length + (computed.length if computed.rows else 0)
         for role, ref in term.inputs.items():
             if role not in operator.by_rows:  # as stored, as float64, and prepared
                 total += ref.length + 2 * _DOUBLE * math.prod(ref.shape)

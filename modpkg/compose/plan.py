@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modpkg.compose.checks import check_alone, check_together
+from modpkg.compose.checks import check_alone, check_rows, check_together
 from modpkg.compose.composition import Composition, ComputedTensor, PromptReader, RouterWeight, Term
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import MergeMethod, PlannedStep
@@ -17,6 +17,7 @@ from modpkg.compose.operators.head import model_files
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.settings import value_for
+from modpkg.compose.tokenizer_files import settle
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.dtypes import CONFIG_DTYPES, FLOATS
 from modpkg.core.errors import ComposeError
@@ -98,6 +99,7 @@ def plan(
                     model=name,
                     reason=f"{planned.module.name} acts on {target!r}, which another step replaces",
                 )
+    check_rows(name, recipe, merging, steps)
     kept, computed = _split(name, base, recipe, table, merging, steps, scales)
     routers = {n: router for planned in steps for n, router in planned.effects.routers.items()}
     readers = [planned.effects.prompt_reader for planned in steps]
@@ -105,6 +107,7 @@ def plan(
     patched = {(ref.file, ref.offset) for ref in _patched_whole(steps)}
     prompt = _prompt(name, steps)
     edited = _config(name, config, recipe, steps)
+    text = settle(name, recipe, modules, _files(name, base, steps), edited)
     if prompt is not None:
         check_prompt(name, prompt, edited)
     return Composition(
@@ -117,8 +120,10 @@ def plan(
             tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in patched
         ),
         unverified=tuple(tensor for planned in steps for tensor in planned.effects.claimed),
-        config=edited,
-        files=_files(name, base, steps),
+        config={**edited, **text.config},
+        files=text.files,
+        documents=text.documents,
+        notes=text.notes,
         routers=routers,
         prompt_reader=prompt_reader,
         prompt=prompt,
@@ -205,10 +210,16 @@ def _split(
         everywhere.pop(tensor, None)
         if scale != 1.0:
             everywhere[tensor] = {"scale": scale}
+    rows = {tensor: count for step in steps for tensor, count in step.effects.rows.items()}
     kept: dict[str, TensorRef] = {}
     computed: dict[str, ComputedTensor] = {}
     for tensor, ref in sorted(table.items()):
         dtype = _dtype(name, base, recipe, tensor, ref)
+        if tensor in rows:
+            computed[tensor] = ComputedTensor(
+                source=ref, dtype=dtype, terms=terms.get(tensor, ()), rows=rows[tensor]
+            )
+            continue
         if tensor not in terms and tensor not in everywhere:
             if dtype == ref.dtype:
                 kept[tensor] = ref
@@ -275,6 +286,7 @@ def composition_key(
                 "reducer": item.reducer,
                 "settings": item.settings,
                 "terms": [term.key_fields() for term in item.terms],
+                **({} if item.rows is None else {"rows": item.rows}),
             }
             for name, item in computed.items()
         },

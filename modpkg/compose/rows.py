@@ -23,14 +23,23 @@ class RowReader:
     as long as the arithmetic.
     """
 
-    def __init__(self, ref: TensorRef, *, again: bool = False, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        ref: TensorRef,
+        *,
+        again: bool = False,
+        trusted: bool = False,
+        rows: int | None = None,
+    ) -> None:
         """Open lazily.
 
         Args:
             again: The tensor will be read twice, so it is kept in memory if small.
             trusted: Its bytes were just verified, so they are not hashed.
+            rows: The first extent to show instead of the tensor's own: rows beyond the tensor's
+                are zeros.
         """
-        self.shape = tuple(ref.shape)
+        self.shape = tuple(ref.shape) if rows is None else (rows, *ref.shape[1:])
         self.count = int(np.prod(self.shape, dtype=np.int64))
         self.rows = self.shape[0] if self.shape else 1
         self.columns = self.count // self.rows if self.count else 0
@@ -94,12 +103,16 @@ class RowReader:
 
     def _fresh(self, first: int, last: int) -> Stored:
         width = self._dtype.itemsize
+        end = min(last, self.ref.length // width)
         stored = np.empty(last - first, self._dtype)
-        view = stored.view(np.uint8).data
-        self._fill(view, first * width)
-        if not self._trusted and first * width <= self._hashed < last * width:
-            self._state.update(view[self._hashed - first * width :])
-            self._hashed = last * width
+        if end < last:
+            stored[max(end - first, 0) :] = 0
+        if end > first:
+            view = stored[: end - first].view(np.uint8).data
+            self._fill(view, first * width)
+            if not self._trusted and first * width <= self._hashed < end * width:
+                self._state.update(view[self._hashed - first * width :])
+                self._hashed = end * width
         return stored
 
     def _fill(self, view: memoryview, position: int) -> None:

@@ -106,8 +106,8 @@ class Reduction:
 
     def _narrow_reduction(self) -> NarrowReduction | None:
         """Return the float32-first reduction of this tensor, or None if it is not possible."""
-        others = self._blocks.fine_tunes()
         reducer, computed = self._reducer, self._job.computed
+        others = self._blocks.fine_tunes() if computed.rows is None else None
         if others is None or reducer is None or reducer.single is None:
             return None
         summed = reducer.name == "sum"  # the weights are in the deltas already

@@ -20,9 +20,10 @@ def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], Modp
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        known, special = tokenizer.get_vocab().keys(), set(tokenizer.all_special_tokens)
+    except Exception as error:  # transformers and tokenizers raise errors of many types
         raise refuse(" ".join(str(error).split())[:200]) from None
-    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+    if known <= special:
         # Without files transformers returns an empty tokenizer, for which every word is unknown.
         raise refuse("its files are missing")
     return tokenizer

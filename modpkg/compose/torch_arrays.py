@@ -20,6 +20,14 @@ def mapped(ref: TensorRef) -> torch.Tensor:
     return map_tensors([(ref.file, ref)])[ref.file]
 
 
+def resized(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return a copy with another first extent: cut, or with zeros at the end."""
+    out = tensor.new_zeros((rows, *tensor.shape[1:]))
+    kept = min(rows, len(tensor))
+    out[:kept] = tensor[:kept]
+    return out
+
+
 def matrix(tensor: torch.Tensor) -> torch.Tensor:
     """Return a 2-D view: the first dimension by all others; a vector has one column."""
     return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1 if tensor.numel() else 1)

@@ -172,6 +172,16 @@ MESSAGES: dict[str, str] = {
         "build it with all of them."
     ),
     "M609": "{model} cannot be composed as a mixture of experts: {reason}.",
+    "M616": (
+        "{model} cannot use the tokenizer of {module}: its token {token!r} has number {number}, "
+        "and the embedding has {rows} rows. {module} was trained with more rows, which are not in "
+        "its file: save it again with save_embedding_layers=True. To use it without those tokens, "
+        'write tokenizer = "{base}" in the recipe.'
+    ),
+    "M617": (
+        "{model}: {first} and {second} were trained with a different {what}, and a model has only "
+        'one; name the module whose is used in the recipe, like tokenizer = "{second}".'
+    ),
     "M620": "{where}: unknown method {method!r}; known are {known}.",
     "M621": "--executor {address}: {reason}.",
     "M700": "The virtual tokens of {name} {reason}.",
@@ -214,6 +224,12 @@ MESSAGES: dict[str, str] = {
         "'suite' can be named there."
     ),
     "M721": "{what} cannot be vetted: {reason}.",
+    "M724": "{name} has no prompt named {prompt!r}; it has {known}.",
+    "M725": (
+        "{name} takes no prompt's name: its task is {task!r}, and only models that embed text have "
+        "prompts; leave out --prompt-name."
+    ),
+    "M726": "{what} fails: {reason}.",
     "M730": ("{patch} is not a valid patch: {reason}; create it again with 'modpkg patch create'."),
     "M731": (
         "{patch} was made for {made_for}, and {tensor!r} of {base} differs from it; use that "

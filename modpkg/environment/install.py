@@ -70,6 +70,9 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
             return Installation(plan, current, changed=False)
         generation = apply_install(plan, frozen=request.frozen)
         _warn_of_drift(generation, progress)
+        for composition in plan.compositions.values():
+            for note in composition.notes:
+                progress.warn(note)
     if (cap := workspace.settings.max_size) is not None:
         collect_over(store, cap, now=time.time(), warn=progress.warn)
     return Installation(plan, generation, changed=True)

@@ -128,10 +128,11 @@ def lay_out_model(
     """
     folder.mkdir(parents=True)
     for path, source in composed.files.items():
+        if path in composed.documents:
+            continue
         link_or_copy(source, folder / safe_path(path))
-    write_atomically(
-        folder / CONFIG, msgspec.json.format(canonical_json(composed.config), indent=2)
-    )
+    for path, document in {**composed.documents, CONFIG: composed.config}.items():
+        write_atomically(folder / path, msgspec.json.format(canonical_json(document), indent=2))
     installed = InstalledModel(
         name=model.name,
         version=model.version,

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from modpkg.compose.composition import Composition
 from modpkg.compose.memory import default_threads, peak_bytes
 from modpkg.compose.plan import plan as plan_composition
+from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InstallError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, PATCH, PATCHED_FILES, ROUTER
@@ -262,10 +263,14 @@ def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:
 
 def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Registries) -> None:
     """Fetch the small files that planning a composition reads into the store."""
+    records = [transfer.records[name] for name in model.modules() if name in transfer.records]
+    with_text = [record for record in records if any(map(is_text_file, record.files))]
+    reads_text = len(with_text) > 1 or model.recipe.tokenizer is not None
     for name in model.modules():
         record = transfer.records.get(name)
         for path, entry in record.files.items() if record is not None else ():
-            if path in _PLANNED_FROM or path.startswith(PATCHED_FILES):
+            planned = path in _PLANNED_FROM or path.startswith(PATCHED_FILES)
+            if planned or (reads_text and is_text_file(path)):
                 registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modpkg.core.errors import ConversionError
+from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD, MODULES, WEIGHTS
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
@@ -22,7 +22,14 @@ from modpkg.interop.module_project import (
 )
 from modpkg.interop.weights import MAX_SHARD, write_weights
 from modpkg.runtime.architecture import refuse_remote_code
-from modpkg.runtime.sentence_modules import EMBEDS, after_transformer, modules_of, split_tensors
+from modpkg.runtime.sentence_modules import (
+    EMBEDS,
+    after_transformer,
+    check_modules,
+    modules_of,
+    split_tensors,
+)
+from modpkg.runtime.sentence_settings import read_settings
 
 IGNORED_FILES = (
     "onnx/*",
@@ -47,6 +54,7 @@ def import_hf(
         PackError: Its weights are damaged.
         InstallError: `out` cannot be written.
     """
+    _check_sentence_modules(name, source)
     if not (source / CONFIG).is_file():
         raise ConversionError("M801", path=source, reason="it has no config.json")
     weights = sorted(source.glob("*.safetensors"))
@@ -63,7 +71,7 @@ def import_hf(
     config = read_json(source / CONFIG)
     refuse_remote_code(name, source)
     for kind, part in modules_of(name, source):
-        if kind == "Dense" and not (source / part / WEIGHTS).is_file():
+        if kind in ("Dense", "LayerNorm") and not (source / part / WEIGHTS).is_file():
             reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
             raise ConversionError("M801", path=source, reason=reason + "save() it")
     for path in weights:
@@ -82,6 +90,23 @@ def import_hf(
             task=_task(source, config),
         )
     return warnings
+
+
+def _check_sentence_modules(name: str, source: Path) -> None:
+    """Check that modpkg runs the modules and settings of a sentence-transformers model.
+
+    Raises:
+        ConversionError: It does not.
+    """
+    modules = modules_of(name, source)
+    if not (source / MODULES).exists():
+        return
+    try:
+        check_modules(name, modules)
+        read_settings(name, source)
+    except RunError as error:
+        reason = f"{error.values['reason']}. To import the transformer alone, take {MODULES} away"
+        raise ConversionError("M801", path=source, reason=reason) from None
 
 
 def _task(source: Path, config: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from modpkg.core.errors import ConversionError
-from modpkg.core.filenames import CONFIG, MODULES
+from modpkg.core.filenames import CONFIG, MODULES, SENTENCE_SETTINGS
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import read_model
 from modpkg.core.interface import WIDTHS
@@ -15,6 +15,7 @@ from modpkg.core.jsonfile import read_json
 from modpkg.interop.hf import write_hf
 from modpkg.interop.module_project import files_of, new_project
 from modpkg.runtime.sentence_modules import EMBEDS
+from modpkg.runtime.sentence_settings import TRANSFORMER_FILES
 
 _POOLING = "1_Pooling"
 
@@ -53,6 +54,9 @@ def export_sentence_transformers(folder: Path, packs: Path, out: Path) -> list[s
                     form="sentence-transformers",
                     reason=f"its config.json has none of {', '.join(WIDTHS)}",
                 )
+            for path in (SENTENCE_SETTINGS, *TRANSFORMER_FILES):
+                # Without modules.json they have no effect, and with it they would.
+                (staged / path).unlink(missing_ok=True)
             _write(
                 staged / MODULES, [_module(0, "Transformer", ""), _module(1, "Pooling", _POOLING)]
             )

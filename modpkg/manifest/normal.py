@@ -121,6 +121,7 @@ def _compose(compose: Compose) -> dict[str, Any]:
         "layers": [_layers(run) for run in compose.layers],
         "steps": [_step(step) for step in compose.steps],
         "dtype": compose.dtype,
+        "tokenizer": compose.tokenizer,
     }
 
 

@@ -89,13 +89,17 @@ class Compose(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...] = ()
     dtype: DTypeName | None = None
     """dtype of the result's floating-point tensors; None keeps the base's."""
+    tokenizer: ModuleName | None = None
+    """The module whose tokenizer, chat template and generation settings are used; None leaves it to
+    the adapters, and to the base."""
 
     def modules(self) -> list[str]:
         """Return the names of the modules it is composed of, base first."""
         owners = [self.parameters, *(step.parameters for step in self.steps)]
         named = [s for owner in owners if isinstance(s := owner.get(IMPORTANCE), str)]
         taken = [*(run.module for run in self.layers), *(step.module for step in self.steps)]
-        return list(dict.fromkeys([self.base, *taken, *named]))
+        texts = [self.tokenizer] if self.tokenizer is not None else []
+        return list(dict.fromkeys([self.base, *taken, *named, *texts]))
 
 
 class Task(Struct, frozen=True, kw_only=True):

@@ -37,7 +37,7 @@ LONGEST_TEST = 7 * 24 * 3600
 
 ENGINE = "requires-modpkg"
 
-_COMPOSITION = ("base", "method", "parameters", "layers", "steps", "dtype")
+_COMPOSITION = ("base", "method", "parameters", "layers", "steps", "dtype", "tokenizer")
 
 
 def read_module(node: Node) -> ModuleTable:
@@ -114,6 +114,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
     base = table.need("base", 'base = "smollm2-135m"')
     method, layers = table.get("method"), table.get("layers")
     steps, dtype = table.get("steps"), table.get("dtype")
+    tokenizer = table.get("tokenizer")
     return Compose(
         base=_dependency(base, dependencies),
         method=word(method, "a method") if method else "sum",
@@ -121,6 +122,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
         layers=tuple(_layers(run, dependencies) for run in layers.items()) if layers else (),
         steps=tuple(_step(step, dependencies) for step in steps.items()) if steps else (),
         dtype=cast(DTypeName, dtype.choice(DTYPES, "dtype")) if dtype else None,
+        tokenizer=_dependency(tokenizer, dependencies) if tokenizer else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -10,22 +11,35 @@ from modpkg.core.filenames import MODULES
 from modpkg.core.files import safe_path
 
 TRANSFORMER = "Transformer"
+_OWN = "sentence_transformers."
 
 
 def sequence_of(path: Path) -> list[tuple[str, str]]:
     """Return the modules that a ``modules.json`` lists, in order: the kind and folder of each.
+
+    The kind of a module of sentence-transformers is its class's name; that of another package's is
+    the whole path of the class, so that it is never taken for one of the former.
 
     Raises:
         ValueError: The file is malformed.
         InvalidValue: A folder is outside of the model's.
     """
     try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, str | int]])
-        ordered = sorted(entries, key=lambda entry: int(entry.get("idx", 0)))
-        modules = [(str(e["type"]).rsplit(".", 1)[-1], str(e.get("path", ""))) for e in ordered]
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{MODULES}: {error}") from None
-    return [(kind, safe_path(folder) if folder else "") for kind, folder in modules]
+    modules: list[tuple[str, str]] = []
+    names: set[str] = set()
+    for number, entry in enumerate(entries):
+        kind, folder, name = entry.get("type"), entry.get("path", ""), entry.get("name", number)
+        if not isinstance(kind, str) or not isinstance(folder, str):
+            raise ValueError(f"{MODULES}: module {number} has no type, or a path that is no text")
+        if str(name) in names:
+            raise ValueError(f"{MODULES}: two modules are named {name!r:.100}")
+        names.add(str(name))
+        kind = kind.rpartition(".")[2] if kind.startswith(_OWN) else kind
+        modules.append((kind, safe_path(folder) if folder else ""))
+    return modules
 
 
 def folders_of(path: Path) -> tuple[str, ...]:

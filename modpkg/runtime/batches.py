@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from modpkg.core.errors import RunError
 from modpkg.runtime.pooling import Embedder
-from modpkg.runtime.prompt import token_ids
+from modpkg.runtime.prompt import check_ids, rows_of, token_ids
+from modpkg.runtime.sentence_texts import SentenceTexts
 from modpkg.runtime.virtual_tokens import VIRTUAL
 
 MOST_TEXTS = 32
@@ -41,6 +43,7 @@ def encode(
     if cut:
         context = context_of(model, tokenizer)
         warn(f"the text is longer than the model's {context} tokens; it was truncated")
+    check_ids(model, ids)
     return ids
 
 
@@ -57,7 +60,8 @@ def classify(
     limit = context_of(model, tokenizer)
     encoded = [encode(model, tokenizer, {**task, "chat": False}, t, limit, warn) for t in texts]
     # Decoders classify at the last non-padding token; without a padding id, texts run one by one.
-    one_by_one = getattr(model.config, "pad_token_id", None) is None
+    rows, pad = rows_of(model), getattr(model.config, "pad_token_id", None)
+    one_by_one = pad is None or (rows is not None and pad >= rows)
     multi_label = getattr(model.config, "problem_type", None) == "multi_label_classification"
     results: list[dict[str, float]] = [{}] * len(texts)
     for places in _batches(encoded, most=1 if one_by_one else MOST_TEXTS):
@@ -78,17 +82,33 @@ def embed_texts(
     task: Mapping[str, Any],
     texts: Sequence[str],
     *,
+    prompt_name: str | None = None,
     warn: Warn,
     tick: Tick = lambda count: None,
 ) -> list[torch.Tensor]:
-    """Return the embedding of each text: float32, [width]."""
-    limit = context_of(model, tokenizer)
-    encoded = [encode(model, tokenizer, {**task, "chat": False}, t, limit, warn) for t in texts]
+    """Return the embedding of each text: float32, [width].
+
+    Before each text comes the model's prompt of the name ``prompt_name``, by default the one that
+    the model itself names; a task's own prompt takes its place.
+
+    Raises:
+        RunError: The model has no prompt of this name, or its tokenizer fails.
+    """
+    prepared = SentenceTexts(embed.settings, model, tokenizer, context_of(model, tokenizer))
+    own = task.get("prompt") if prompt_name is None else None
+    if own:
+        limit = prepared.limit
+        encoded = [encode(model, tokenizer, {**task, "chat": False}, t, limit, warn) for t in texts]
+        prompt_length = 0
+    else:
+        prompt = embed.settings.prompt(prompt_name)
+        encoded = [prepared.encode(prompt + text, warn) for text in texts]
+        prompt_length = prepared.prompt_length(prompt)
     results: list[torch.Tensor] = [torch.empty(0)] * len(texts)
     for places in _batches(encoded):
         ids, mask = _padded([encoded[place] for place in places], _pad_id(model, tokenizer))
         states = model(ids, attention_mask=mask).last_hidden_state
-        vectors = embed(states, mask).float()
+        vectors = embed(states, mask, prompt_length).float()
         for place, vector in zip(places, vectors, strict=True):
             results[place] = vector.clone()
         tick(len(places))
@@ -108,6 +128,9 @@ def generate(
     """Return the generated text for each text, by greedy decoding, which is reproducible.
 
     ``streamer`` is a transformers streamer, for a single text.
+
+    Raises:
+        RunError: The tokenizer or its chat template fails, or the generation config cannot be used.
     """
     new = int(task.get("max_new_tokens") or 256)
     limit = max(1, context_of(model, tokenizer) - new)
@@ -122,7 +145,12 @@ def generate(
     for places in _batches(encoded, extra=new):
         batch = [encoded[place] for place in places]
         ids, mask = _padded(batch, _pad_id(model, tokenizer), left=not encoder_decoder)
-        output = model.generate(ids, attention_mask=mask, **options)
+        try:
+            output = model.generate(ids, attention_mask=mask, **options)
+        except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+            what = "Generating text with the model's generation_config.json"
+            raise RunError("M726", what=what, reason=text) from None
         for place, row in zip(places, output, strict=True):
             new_ids = row if encoder_decoder else row[ids.shape[1] :]
             results[place] = str(tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
@@ -186,8 +214,10 @@ def _padded(
 
 
 def _pad_id(model: Any, tokenizer: Any) -> int:
+    """Return a token id to pad with, which the model has an embedding for."""
+    rows = rows_of(model) or 1 << 60
     for owner in (model.config, tokenizer):
         value = getattr(owner, "pad_token_id", None)
-        if isinstance(value, int) and value >= 0:
+        if isinstance(value, int) and 0 <= value < rows:
             return value
     return 0

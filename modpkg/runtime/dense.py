@@ -1,6 +1,7 @@
-"""The Dense module of sentence-transformers: a linear layer after pooling.
+"""The Dense and LayerNorm modules of sentence-transformers, after pooling.
 
-y = activation(W x + b)  [+ x, or + R x]
+Dense:      y = activation(W x + b)  [+ x, or + R x]
+LayerNorm:  y = (x − mean) / √(variance + 1e-5) · w + b
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def project(
     if unknown := sorted(config.keys() - _KEYS):
         raise refuse(f"has {unknown[0]!r} in its config.json, which is not supported")
     activation = config.get("activation_function", _DEFAULT)
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise refuse(f"has the activation function {activation!r}, which is not supported")
     width, wide = config.get("out_features"), config.get("in_features")
     wanted: dict[str, tuple[Any, ...]] = {"linear.weight": (width, wide)}
@@ -66,10 +67,8 @@ def project(
     residual = bool(config.get("use_residual", False))
     if residual and width != wide:
         wanted["residual.weight"] = (width, wide)
-    actual = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-    if actual != wanted:
-        key = min(key for key in {*actual, *wanted} if actual.get(key) != wanted.get(key))
-        raise refuse(f"needs {key!r} of shape {wanted.get(key)}, but has {actual.get(key)}")
+    if misfit := _misfit(weights, wanted):
+        raise refuse(misfit)
     if x.shape[-1] != wide:
         raise refuse(f"takes embeddings of width {wide}, but gets {x.shape[-1]}")
     kind = torch.promote_types(x.dtype, weights["linear.weight"].dtype)
@@ -82,6 +81,41 @@ def project(
     if residual:
         y = y + (linear(x, cast["residual.weight"]) if width != wide else x)
     return y
+
+
+def normalize_layer(
+    name: str,
+    folder: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    x: torch.Tensor,
+) -> torch.Tensor:
+    """Apply a LayerNorm module to embeddings ``x``, [batch, width].
+
+    Raises:
+        RunError: Its weights do not match its config, or the embeddings' width.
+    """
+    width = config.get("dimension")
+    wanted: dict[str, tuple[Any, ...]] = {"norm.weight": (width,), "norm.bias": (width,)}
+    misfit = _misfit(weights, wanted)
+    if misfit is None and x.shape[-1] != width:
+        misfit = f"takes embeddings of width {width}, but gets {x.shape[-1]}"
+    if misfit is not None:
+        raise RunError("M704", name=name, reason=f"{folder} {misfit}")
+    kind = torch.promote_types(x.dtype, weights["norm.weight"].dtype)
+    scale, shift = weights["norm.weight"].to(kind), weights["norm.bias"].to(kind)
+    return torch.nn.functional.layer_norm(x.to(kind), (x.shape[-1],), scale, shift)
+
+
+def _misfit(
+    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[Any, ...]]
+) -> str | None:
+    """Return which weight has another shape than a config says; None if none has."""
+    actual = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    if actual == wanted:
+        return None
+    key = min(key for key in {*actual, *wanted} if actual.get(key) != wanted.get(key))
+    return f"needs {key!r} of shape {wanted.get(key)}, but has {actual.get(key)}"
 
 
 def _activation(name: str) -> torch.nn.Module:

@@ -131,6 +131,13 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
             reason="it is a mixture of experts, whose routers are not sums of changes",
         )
     for tensor, computed in composition.computed.items():
+        if computed.rows is not None:
+            raise RunError(
+                "M708",
+                name=name,
+                reason=f"an adapter gives {tensor!r} {computed.rows} rows, for a vocabulary of "
+                "another size than the base's, which cannot be switched; load it without live=True",
+            )
         if computed.dtype != computed.source.dtype:
             raise RunError(
                 "M708",

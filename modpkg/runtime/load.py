@@ -54,7 +54,7 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
         if model is None:
             model = _by_transformers(name, cls, config, tensors)
     model.eval()
-    _add_generation_config(model, folder)
+    _add_generation_config(name, model, folder)
     return model
 
 
@@ -165,8 +165,19 @@ def _by_transformers(
     return model  # type: ignore[no-any-return]
 
 
-def _add_generation_config(model: Any, folder: Path) -> None:
+def _add_generation_config(name: str, model: Any, folder: Path) -> None:
+    """Read a model's ``generation_config.json``, if it has one.
+
+    Raises:
+        RunError: It is malformed.
+    """
     if (folder / GENERATION_CONFIG).exists() and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        try:
+            read = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # transformers' validation raises errors of many types
+            text = " ".join(str(error).split())[:300]
+            reason = f"{GENERATION_CONFIG} is invalid ({text})"
+            raise RunError("M704", name=name, reason=reason) from None
+        model.generation_config = read

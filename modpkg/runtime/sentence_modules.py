@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from modpkg.core.errors import RunError
-from modpkg.core.filenames import MODULES
+from modpkg.core.filenames import MODULES, SENTENCE_SETTINGS, SENTENCE_TRANSFORMER
 from modpkg.release.sequence import TRANSFORMER, sequence_of
 
 EMBEDS = "feature-extraction"
 """The task of sentence-transformers models."""
-_BESIDE = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
+_BESIDE = (MODULES, SENTENCE_SETTINGS, SENTENCE_TRANSFORMER)
+_RUN = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+"""The modules after the transformer that modpkg runs; Dropout does nothing outside of training."""
 Tensor = TypeVar("Tensor")
 
 
@@ -30,6 +32,27 @@ def modules_of(name: str, folder: Path) -> list[tuple[str, str]]:
         return sequence_of(path)
     except ValueError as error:
         raise RunError("M704", name=name, reason=str(error)) from None
+
+
+def check_modules(name: str, modules: Sequence[tuple[str, str]]) -> None:
+    """Check that modules are a transformer, one Pooling, and then others that modpkg runs.
+
+    Raises:
+        RunError: One is of another kind, or at another place.
+    """
+    for kind, path in modules:
+        if kind not in (TRANSFORMER, *_RUN):
+            where = f" ({path})" if path else ""
+            raise RunError(
+                "M704", name=name, reason=f"{MODULES} names {kind}{where}, which is not supported"
+            )
+    kinds = [kind for kind, _ in modules]
+    if kinds[:2] != [TRANSFORMER, "Pooling"] or TRANSFORMER in kinds[1:] or "Pooling" in kinds[2:]:
+        reason = f"{MODULES} lists {', '.join(kinds) or 'nothing'}; a model that modpkg runs has a "
+        raise RunError("M704", name=name, reason=reason + "Transformer, a Pooling, and then others")
+    if modules[0][1]:
+        reason = f"its transformer lies in {modules[0][1]}/, not beside {MODULES}; load it with "
+        raise RunError("M704", name=name, reason=reason + "sentence-transformers and save() it")
 
 
 def folders_after(name: str, folder: Path) -> list[str]:

@@ -17,9 +17,10 @@ from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.load import load_model
 from modpkg.runtime.pooling import embedder
+from modpkg.runtime.sentence_modules import EMBEDS
 
 WRITING = ("text-generation", "summarization")
-KNOWN = (*WRITING, "text-classification", "feature-extraction")
+KNOWN = (*WRITING, "text-classification", EMBEDS)
 Stream = Callable[[str], None]
 
 
@@ -40,21 +41,26 @@ def run_task(
     packs: Path,
     text: str,
     *,
+    prompt_name: str | None = None,
     stream: Stream | None = None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> TaskResult:
     """Run an installed model on a text.
 
     Generation is greedy and thus reproducible; ``stream`` is called with the text piece by piece. A
-    text longer than the model's context is truncated, and ``warn`` is called.
+    text longer than the model's context is truncated, and ``warn`` is called. ``prompt_name``
+    chooses one of the prompts of a model that embeds text.
 
     Raises:
-        RunError: The model's task is not supported, or it cannot be loaded, see `load_model`.
+        RunError: The model's task is not supported, it has no such prompt, or it cannot be loaded,
+            see `load_model`.
     """
     record = read_model(folder)
     model = load_model(folder, packs)
     task = record.task or {"kind": inferred_task(record.name, model, folder)}
     kind = str(task["kind"])
+    if prompt_name is not None and kind != EMBEDS:
+        raise RunError("M725", name=record.name, task=kind)
     tokenizer = load_tokenizer(record.name, folder)
     with torch.inference_mode():
         if kind in WRITING:
@@ -64,9 +70,15 @@ def run_task(
         if kind == "text-classification":
             labels = classify(model, tokenizer, task, [text], warn=warn)[0]
             return TaskResult(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
-        if kind == "feature-extraction":
+        if kind == EMBEDS:
             vectors = embed_texts(
-                embedder(record, folder, packs), model, tokenizer, task, [text], warn=warn
+                embedder(record, folder, packs),
+                model,
+                tokenizer,
+                task,
+                [text],
+                prompt_name=prompt_name,
+                warn=warn,
             )
             return TaskResult(kind, embedding=vectors[0].tolist())
     raise RunError("M705", name=record.name, task=kind, known=", ".join(KNOWN))
@@ -97,7 +109,7 @@ def inferred_task(name: str, model: Any, folder: Path) -> str:
     if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
         return "text-generation"
     if architecture.endswith("Model") or (folder / MODULES).exists():
-        return "feature-extraction"
+        return EMBEDS
     raise RunError("M705", name=name, task=f"of {architecture}", known=", ".join(KNOWN))
 
 

@@ -68,8 +68,9 @@ def test_classification_gives_labels_with_probabilities(tmp_path: Path) -> None:
 def pooled(folder: Path, pooling: dict[str, Any], *after: str) -> None:
     """Write the files that make a sentence-transformers model of ``folder``."""
     names = ["Transformer", "Pooling", *after]
+    kinds = "sentence_transformers.models"
     entries = [
-        {"idx": n, "name": str(n), "path": f"{n}_{name}" if n else "", "type": f"s.models.{name}"}
+        {"idx": n, "name": str(n), "path": f"{n}_{name}" if n else "", "type": f"{kinds}.{name}"}
         for n, name in enumerate(names)
     ]
     (folder / "modules.json").write_text(json.dumps(entries))

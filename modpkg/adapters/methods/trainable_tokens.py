@@ -1,6 +1,6 @@
 """Trainable tokens: some rows of an embedding are set, alone or beside any other method.
 
-    delta[row] = value − W[row]
+    delta[row] = value − W[row],  in the other rows values − W where the file has them whole
 
 PEFT's ``trainable_token_indices``, and its method of that name.
 """
@@ -30,7 +30,7 @@ def delta(
 ) -> Tensor:
     """Return rows of weight · (value − W); 0 in rows without a value."""
     block = base_rows(source, start, stop)
-    change = block.new_zeros(block.shape)
+    change = inputs["values"] - block if "values" in inputs else block.new_zeros(block.shape)
     for place, row in enumerate(term.parameters["rows"]):
         if start <= row < stop:
             change[row - start] = inputs["rows"][place] - block[row - start]
@@ -42,5 +42,5 @@ TRAINABLE_TOKENS = PeftMethod(
     operator="trainable-tokens",
     keys={},
     bind=bind,
-    formulas=(Formula(name="rows", delta=delta),),
+    formulas=(Formula(name="rows", delta=delta, by_rows=("values",)),),
 )

@@ -63,20 +63,19 @@ def composition_digest(composition: Composition, task: Task | None) -> Digest:
 
     Names and versions of modules are not in it: equal models have equal digests.
     """
-    return digest_bytes(
-        canonical_json(
-            {
-                "weights": composition.key,
-                "config": composition.config,
-                "files": {
-                    path: _hex_digest(file)
-                    for path, file in composition.files.items()
-                    if path != REPORT and not _NOT_RUN.search(path)
-                },
-                "task": None if task is None else msgspec.to_builtins(task),
-            }
-        )
-    )
+    runs: dict[str, object] = {
+        "weights": composition.key,
+        "config": composition.config,
+        "files": {
+            path: _hex_digest(file)
+            for path, file in composition.files.items()
+            if path != REPORT and not _NOT_RUN.search(path)
+        },
+        "task": None if task is None else msgspec.to_builtins(task),
+    }
+    if composition.documents:
+        runs["documents"] = composition.documents
+    return digest_bytes(canonical_json(runs))
 
 
 def _hex_digest(file: Path) -> str:

@@ -17,6 +17,7 @@ from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.tensors import types_of
+from modpkg.core.text_config import edit_text, vocabulary
 
 _INDEX_ROLES = ("indices",)
 
@@ -42,12 +43,13 @@ def bind(context: StepContext) -> Effects:
             f"step {step.op!r} names {module.name}, which is of type {method.peft_type}; write "
             f'op = "{method.operator}"'
         )
+    architecture = context.config.get("model_type")
     changes = bind_adapter(
         module.name,
         types_of(module.tensors),
         config,
         base.tensors,
-        architecture=context.config.get("model_type"),
+        architecture=architecture if isinstance(architecture, str) else None,
         base_name=context.base_name,
         model_config=context.config,
         digests={name: ref.digest for name, ref in module.tensors.items()},
@@ -57,6 +59,8 @@ def bind(context: StepContext) -> Effects:
         raise context.refuse_step("has replace, but an adapter replaces nothing")
     added = {name: module.tensors[tensor] for name, tensor in changes.added.items()}
     edits = dict(changes.config)
+    if changes.rows:
+        edits |= _vocabulary(context, max(changes.rows.values()))
     removed: tuple[str, ...] = ()
     if added:
         removed = _removed(context, added)
@@ -64,14 +68,37 @@ def bind(context: StepContext) -> Effects:
         if stem is None:
             raise context.refuse(f"the {CONFIG} of {base.name} does not name an architecture")
         edits["architectures"] = [stem + suffix for suffix in edits["architectures"]]
+    terms = _terms(context, changes)
+    for target in changes.resized:
+        # It was the base's when the adapter was trained: no scale applies, and live models keep it.
+        ref = terms[target].inputs["values"]
+        if ref.dtype == base.tensors[target].dtype:
+            del terms[target]
+            added[target], removed = ref, (*removed, target)
     return Effects(
-        terms=_terms(context, changes),
+        terms=terms,
         unused=tuple(module.tensors[name] for name in changes.unused),
         added=added,
         removed=removed,
         config=edits,
+        rows={target: count for target, count in changes.rows.items() if target not in added},
         prompt=None if changes.prompt is None else _prompt(context, changes.prompt),
     )
+
+
+def _vocabulary(context: StepContext, count: int) -> dict[str, Any]:
+    """Return the edits of ``config.json`` that set the number of tokens.
+
+    Raises:
+        ComposeError: It names none.
+    """
+    named = vocabulary(context.config)
+    if named is None:
+        raise context.refuse(
+            f"{context.module.name} is for a vocabulary of {count} tokens, and the {CONFIG} of "
+            f"{context.base.name} does not say how many it has"
+        )
+    return edit_text(context.config, {named[0]: count})
 
 
 def _layer_ranges(context: StepContext) -> list[tuple[int, int]]:

@@ -77,6 +77,8 @@ class Effects(Struct, frozen=True, kw_only=True):
     states and nothing has verified."""
     removed: tuple[str, ...] = ()
     """Base tensors that the result does not have."""
+    rows: dict[str, int] = {}
+    """Base tensors that the result has with another first extent, and that extent."""
     config: dict[str, Any] = {}
     """Keys of ``config.json`` that the step sets."""
     unset: tuple[str, ...] = ()
@@ -88,9 +90,13 @@ class Effects(Struct, frozen=True, kw_only=True):
     prompt: Prompt | None = None
     """Virtual tokens that the result reads before its input."""
 
+    def touched(self) -> set[str]:
+        """Return the base tensors that the step changes, removes, or gives other rows."""
+        return {*self.terms, *self.rows, *self.removed}
+
     def empty(self) -> bool:
         """Return whether the step changes nothing."""
-        edits = self.config or self.unset or self.files or self.replaced or self.prompt
+        edits = self.config or self.unset or self.files or self.replaced or self.prompt or self.rows
         return not (self.terms or self.added or self.removed or self.routers or edits)
 
 
