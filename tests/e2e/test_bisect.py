@@ -386,6 +386,7 @@ sys.exit(output != {expected})
 """
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_a_model_that_the_command_loads(talker: Path) -> None:
     """modpkg.load in the command sees the trial, and the project's environment stays."""
     write_app(talker, {"talker": "*"}, {"tiny-lora": "<=1.0"})
