@@ -15,13 +15,14 @@ demo: $(VENV)/.installed
 clamp: $(VENV)/.installed
 	$(BIN)/python examples/clamp/community.py
 
-# One thread in each of two workers: torch's threads would wait for one another's cores.
+# One thread in each worker: torch's threads would wait for one another's cores. Three workers on
+# two cores: the third computes while others wait for a disk, a socket or a process.
 test: export OMP_NUM_THREADS := 1
 # Tests write, sync and delete many small files: in memory, where 16 GB of it are free.
 test: export TMPDIR := $(or $(TMPDIR),$(shell awk '/MemAvailable/ && $$2 > 16e6 {print "/dev/shm"}' \
 	/proc/meminfo 2>/dev/null),/tmp)
 test: $(VENV)/.installed lint
-	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 # One room, without mypy: make check ROOM=resolve
 ROOM = $(error which room? for example: make check ROOM=resolve)

@@ -181,6 +181,7 @@ def test_a_hang_is_bad_and_its_child_processes_are_killed(app: Path) -> None:
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_a_command_that_changes_the_project_of_a_trial(app: Path) -> None:
     """What it installs, deletes and writes there is gone with the next trial."""
     command = write_check(
