@@ -8,9 +8,12 @@ parameter is one tensor, or one tensor for each expert and part.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any
 
 from modpkg.adapters.changes import Adapter, TensorChange
+from modpkg.adapters.expert_layouts import stored_in_out
 from modpkg.adapters.method import matrix_shape
 from modpkg.adapters.methods.lora import lora_scaling
 from modpkg.adapters.names import NameMapping
@@ -19,57 +22,141 @@ from modpkg.adapters.peft_config import strings
 _PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """Parameters of all experts, in the order that every layer has them, and the matrices that they
 consist of where each expert has separate tensors."""
-_TRANSPOSED = ("gpt_oss", "llama4", "llama4_text")
-"""Architectures that store them as (experts, in, out)."""
 _WRAPPERS = re.compile(r"(?:\.base_layer)+$")
+_MAX_WRAPPERS = 4
+"""More parameters of one module than this would take too many trials to tell apart."""
 
 
-def parameters_of(adapter: Adapter, paths: Mapping[str, object]) -> dict[str, str]:
+def parameters_of(adapter: Adapter, paths: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return the parameter that a LoRA acts on, by path of the wrapper.
+
+    Args:
+        adapter: The adapter, with its base.
+        paths: Its tensors by role, by path of the wrapper.
 
     Raises:
         ComposeError: Which parameter a wrapper is for is ambiguous, or one has no wrapper.
     """
-    keys = [key.rpartition(".") for key in strings(adapter, "target_parameters")]
+    keys = strings(adapter, "target_parameters")
+    names = dict.fromkeys(key.rpartition(".")[2] for key in keys)
     groups: dict[str, list[str]] = {}
     for path in paths:
         groups.setdefault(_WRAPPERS.sub("", path), []).append(path)
     parameters: dict[str, str] = {}
     for plain, wrappers in groups.items():
-        named = {
+        wrappers.sort(key=len, reverse=True)
+        named = [
             name
-            for module, _, name in keys
-            if name != "weight"
-            and (f".{plain}".endswith(f".{module}") if module else plain.endswith("experts"))
-        }
+            for name in names
+            if any(f".{plain}.{name}".endswith(f".{key}") for key in keys)
+            and _exists(adapter, plain, name)
+        ]
         if not named:
             continue
-        if len(named) != len(wrappers) or (len(named) > 1 and not named <= _PARTS.keys()):
-            raise adapter.refuse(
-                f"{plain!r} has {len(wrappers)} pair(s) for the parameters "
-                f"{', '.join(sorted(named))}, and which is for which is ambiguous"
-            )
-        order = [name for name in _PARTS if name in named] or sorted(named)
-        for wrapper, name in zip(sorted(wrappers, key=len, reverse=True), order, strict=True):
+        order = _in_order(adapter, plain, named, [paths[wrapper] for wrapper in wrappers])
+        for wrapper, name in zip(wrappers, order, strict=True):
             parameters[wrapper] = f"{plain}.{name}"
-    if missing := sorted(
-        name for _, _, name in keys if name != "weight" and not _has(name, parameters.values())
-    ):
-        raise adapter.refuse(f"it has no pair for {missing[0]!r} of its target_parameters")
+    found = {f".{parameter}" for parameter in parameters.values()}
+    for key in sorted(keys):
+        if not any(parameter.endswith(f".{key}") for parameter in found):
+            raise adapter.refuse(f"it has no pair for {key!r} of its target_parameters")
     return parameters
 
 
-def _has(name: str, parameters: Iterable[str]) -> bool:
-    return any(parameter.rpartition(".")[2] == name for parameter in parameters)
+def _exists(adapter: Adapter, plain: str, name: str) -> bool:
+    """Return whether the base may have a parameter of this name at a module's path."""
+    if name == "weight" or _shape_of(adapter, f"{plain}.{name}") is not None:
+        return True
+    return name in _PARTS and plain.rpartition(".")[2] == "experts"
+
+
+def _in_order(
+    adapter: Adapter, plain: str, named: Sequence[str], wrappers: Sequence[Mapping[str, str]]
+) -> Sequence[str]:
+    """Return the parameters of a module's wrappers, the innermost first.
+
+    PEFT wraps a module's parameters in the order that its class creates them, which is known for
+    experts; for others, their shapes have to tell.
+
+    Raises:
+        ComposeError: They do not.
+    """
+    ambiguous = adapter.refuse(
+        f"{plain!r} has {len(wrappers)} pair(s) for the parameters "
+        f"{', '.join(sorted(named))}, and which is for which is ambiguous"
+    )
+    if len(named) != len(wrappers) or len(named) > _MAX_WRAPPERS:
+        raise ambiguous
+    if len(named) == 1:
+        return named
+    if set(named) <= _PARTS.keys():
+        return [name for name in _PARTS if name in named]
+    orders = [
+        order
+        for order in permutations(sorted(named))
+        if all(
+            _fits(adapter, roles, _shape_of(adapter, f"{plain}.{name}"))
+            for roles, name in zip(wrappers, order, strict=True)
+        )
+    ]
+    if len(orders) != 1:
+        raise ambiguous
+    return orders[0]
+
+
+def _fits(adapter: Adapter, roles: Mapping[str, str], shape: tuple[int, ...] | None) -> bool:
+    """Return whether a pair may be for a parameter of this shape."""
+    if not {"a", "b"} <= roles.keys() or shape is None or len(shape) < 2:
+        return False
+    ends = {adapter.shape(roles["a"])[-1], adapter.shape(roles["b"])[0]}
+    return ends == set(shape[-2:])
+
+
+def _shape_of(adapter: Adapter, parameter: str) -> tuple[int, ...] | None:
+    """Return the shape of a parameter in the base, whatever leading part its name has there."""
+    tail = f".{parameter.partition('.')[2]}"
+    for name in (parameter, *adapter.base):
+        if name in adapter.base and f".{name}".endswith(tail):
+            return adapter.target_shape(name)
+    return None
 
 
 def example_name(adapter: Adapter, parameter: str) -> str:
     """Return the name in the model of a parameter, or of its first part where it is stored so."""
     path, _, name = parameter.rpartition(".")
-    tail = f".{parameter.partition('.')[2]}"
-    if name in _PARTS and not any(f".{other}".endswith(tail) for other in adapter.base):
+    if name in _PARTS and _shape_of(adapter, parameter) is None:
         return f"{path}.0.{_PARTS[name][0]}.weight"
     return parameter
+
+
+def _layout(
+    adapter: Adapter, target: str, tensor: str, change: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Return the parameters of LoRA's formula for a change of (experts, out, in).
+
+    A matrix is never turned, whatever its layer does with it: for PEFT, its rows are the outputs.
+
+    Raises:
+        ComposeError: The change does not fit, or how its experts are stored is unknown.
+    """
+    experts, out, inner = change
+    shape = adapter.target_shape(target)
+    if experts == 1 and shape == (out, inner):
+        return {} if target.endswith(".weight") else {"experts": 1}
+    stored, turned = shape == (experts, out, inner), shape == (experts, inner, out)
+    if not (stored or turned) or (experts == 1 and not stored):
+        raise adapter.misfit(tensor, target, shape, change)
+    if experts == 1:
+        return {"experts": 1, "stacked": True}
+    if stored and turned:
+        known = stored_in_out(adapter.architecture, adapter.model_config)
+        if known is None:
+            raise adapter.refuse(
+                f"{target!r} has shape {list(shape)}, which fits both ways, and whether "
+                f"{adapter.architecture!r} stores inputs or outputs first is not known"
+            )
+        turned = known
+    return {"experts": experts, **({"transposed": True} if turned else {})}
 
 
 def bind(
@@ -89,6 +176,9 @@ def bind(
         raise adapter.refuse(
             f"the parameter {parameter!r} needs lora_A and lora_B, and it has {other!r}"
         )
+    for key in ("lora_bias", "use_dora"):
+        if adapter.config.get(key):
+            raise adapter.refuse(f"it has {key}, which PEFT has not for parameters: {parameter!r}")
     a, b = roles["a"], roles["b"]
     rank, scale = lora_scaling(adapter).at(parameter)
     (total, inner), (out, columns) = matrix_shape(adapter, a), matrix_shape(adapter, b)
@@ -98,17 +188,13 @@ def bind(
     inputs = {"a": a, "b": b}
     whole = mapping.find(parameter)
     if whole is not None:
-        shape = adapter.target_shape(whole)
-        ways = [shape == (experts, out, inner), shape == (experts, inner, out)]
-        if experts == 1 and len(shape) == 2:
-            ways = [shape == (out, inner), False]
-        if not any(ways):
-            raise adapter.misfit(b, whole, shape, [experts, out, inner])
-        way = ways[1] and (not ways[0] or adapter.architecture in _TRANSPOSED)
-        parameters = {"experts": experts, **({"transposed": True} if way else {})}
         return [
             TensorChange(
-                target=whole, op="lora", inputs=inputs, weight=scale, parameters=parameters
+                target=whole,
+                op="lora",
+                inputs=inputs,
+                weight=scale,
+                parameters=_layout(adapter, whole, b, (experts, out, inner)),
             )
         ]
     changes = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
 from modpkg.core.filenames import ADAPTER_CONFIG
-from modpkg.core.interface import ports_of
 from modpkg.core.tensors import TypedTensor
 
 REPLICATION = "layer_replication"
@@ -38,33 +36,6 @@ def layer_path(name: str) -> LayerPath | None:
         if part.isdecimal() and part.isascii() and len(part) <= 6:
             stack, rest = parts[:position], parts[position + 1 :]
             return LayerPath(".".join(stack), int(part), ".".join(rest))
-    return None
-
-
-def missing_layers(adapter: Adapter, targets: Iterable[str]) -> tuple[int, int] | None:
-    """Return (layers changed, layers of the base) if the adapter changes only the lower ones.
-
-    PEFT changes all modules of the names in ``target_modules``, so an adapter that changes none in
-    the upper layers was trained on a base without them, unless its configuration selects layers.
-    Otherwise returns None.
-    """
-    named = adapter.config.get("target_modules")
-    selects = any(adapter.config.get(key) for key in ("layers_to_transform", "exclude_modules"))
-    by_name = isinstance(named, list) and not any(re.search(r"\d|\*", str(name)) for name in named)
-    nested = adapter.model_config.get("text_config")
-    model = {**(nested if isinstance(nested, dict) else {}), **adapter.model_config}
-    count = ports_of(model, None).get("layers")
-    if selects or not by_name or not isinstance(count, int):
-        return None
-    touched: dict[tuple[str, str], set[int]] = {}
-    for path in map(layer_path, targets):
-        if path is not None:
-            touched.setdefault((path.stack, path.rest), set()).add(path.layer)
-    for (stack, rest), layers in sorted(touched.items()):
-        above = len(layers)
-        more = above < count and f"{stack}.{above}.{rest}" in adapter.base
-        if more and layers == set(range(above)):
-            return above, count
     return None
 
 

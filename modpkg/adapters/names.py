@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
+from modpkg.adapters.wrappers import has_module_named_module, unwrapped
 from modpkg.core.errors import ReleaseError
 
 TOKENS = "trainable_tokens_delta"
@@ -63,11 +64,12 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     )
     tensors = AdapterTensors({}, {}, {}, {}, [])
     first: dict[tuple[str, str], str] = {}
+    own = has_module_named_module(adapter.base)
     for name in sorted(adapter.names):
-        path = name
+        path = unwrapped(name, own)
         for prefix in _PREFIXES:
-            if name.startswith(prefix):
-                path = name.removeprefix(prefix)
+            if path.startswith(prefix):
+                path = path.removeprefix(prefix)
                 break
         if ".original_module." in path:
             tensors.unused.append(name)  # PEFT saves it beside the trained copy

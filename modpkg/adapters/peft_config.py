@@ -145,6 +145,17 @@ def check_pattern(adapter: Adapter, key: str, text: str) -> None:
         raise adapter.refuse(f"{key} has {text!r}, which is not a safe pattern ({error})") from None
 
 
+def is_safe_pattern(text: str) -> bool:
+    """Return whether a pattern is a regular expression that takes no exponential time."""
+    if len(text) > _MAX_PATTERN or _REPEATED_GROUP.search(text):
+        return False
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return len(re.findall(r"[*+{]", text)) <= _MAX_REPETITIONS
+
+
 def _of_pattern(table: Mapping[str, Any], path: str, default: Any) -> Any:
     """Return the value of the first pattern that matches ``path``, as `peft.utils.other` does.
 

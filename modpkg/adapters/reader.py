@@ -9,20 +9,24 @@ from msgspec import structs
 
 from modpkg.adapters import expert_parameters
 from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TensorChange
-from modpkg.adapters.layers import missing_layers, replicate, replicated_ranges
+from modpkg.adapters.layers import replicate, replicated_ranges
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
+from modpkg.adapters.methods.adalora import ADALORA
 from modpkg.adapters.methods.lora import LORA
 from modpkg.adapters.names import AdapterTensors, NameMapping, find_mapping, group_tensors
 from modpkg.adapters.peft_config import strings
 from modpkg.adapters.saved_modules import (
     bind_saved,
+    drop_tied_copies,
     is_saved,
     labels_of,
     refuse_tied,
     shares_output,
 )
+from modpkg.adapters.targets import refuse_partial, refuse_unsaved
 from modpkg.adapters.vocabulary import resized_base, resized_rows
+from modpkg.core.errors import ReleaseError
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
 
@@ -70,6 +74,8 @@ def bind_adapter(
         model_config=model_config or {},
         digests=digests or {},
     )
+    method = method_of(adapter)
+    _refuse_empty(adapter, method)
     base_names: dict[str, str] = {}
     if ranges := replicated_ranges(adapter):
         if layers is None:
@@ -77,8 +83,8 @@ def bind_adapter(
             adapter = structs.replace(adapter, base=replicated)
         elif ranges != [tuple(each) for each in layers]:
             raise adapter.refuse(_recipe_hint(adapter, ranges))
-    method = method_of(adapter)
     tensors = group_tensors(adapter, method.keys)
+    drop_tied_copies(adapter, tensors)
     prompt = method.virtual_tokens(adapter, tensors) if method.virtual_tokens else None
     parameters = expert_parameters.parameters_of(adapter, tensors.sites) if method is LORA else {}
     mapping = _mapping(adapter, method, tensors, parameters)
@@ -102,6 +108,18 @@ def bind_adapter(
         prompt=prompt,
         base_names=base_names,
     )
+
+
+def _refuse_empty(adapter: Adapter, method: PeftMethod) -> None:
+    """Check that every tensor has values, but those that AdaLoRA pruned to rank 0.
+
+    Raises:
+        ReleaseError: One has none: a part of a model whose parameters lie on several devices.
+    """
+    for name in sorted(adapter.names):
+        shape = adapter.shape(name)
+        if 0 in shape and not (method is ADALORA and len(shape) == 2):
+            raise ReleaseError("M220", module=adapter.module, tensor=name, shape=list(shape))
 
 
 def _mapping(
@@ -141,6 +159,11 @@ def _bind_method(
             bias = mapping.find(f"{path}.bias")
             sites.append(Site(path=path, target=target, bias=bias, roles=roles))
     changes = method.bind(adapter, sites, tensors.shared)
+    tensors.unused.extend(
+        sorted(
+            tensor for site in sites for tensor in site.roles.values() if 0 in adapter.shape(tensor)
+        )
+    )
     for path, parameter in sorted(parameters.items()):
         changes += expert_parameters.bind(adapter, parameter, tensors.sites[path], mapping)
     first: dict[str, str] = {}
@@ -149,12 +172,17 @@ def _bind_method(
         if (other := first.setdefault(change.target, tensor)) != tensor:
             raise adapter.unbound(tensor, f"{other!r} is for {change.target!r} too")
         refuse_tied(adapter, change)
-    missing = missing_layers(adapter, (change.target for change in changes))
-    if missing is not None:
-        raise adapter.refuse(
-            f"it changes {missing[0]} layers, all of the base that it was trained on, and "
-            f"{adapter.base_name} has {missing[1]}"
-        )
+    refuse_partial(
+        adapter,
+        {site.path: site.target for site in sites},
+        {
+            parameter: target
+            for parameter in parameters.values()
+            if (target := mapping.find(expert_parameters.example_name(adapter, parameter)))
+        },
+    )
+    if method.virtual_tokens is None:
+        refuse_unsaved(adapter, tensors.plain, [site.bias for site in sites if site.bias])
     return changes
 
 

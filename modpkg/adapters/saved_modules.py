@@ -8,7 +8,7 @@ from typing import Any
 
 from modpkg.adapters.changes import Adapter, TensorChange
 from modpkg.adapters.names import AdapterTensors, NameMapping
-from modpkg.adapters.peft_config import strings
+from modpkg.adapters.peft_config import is_safe_pattern, scaling_of, strings
 from modpkg.core.filenames import ADAPTER_CONFIG
 
 _EMBEDDING = re.compile(
@@ -19,6 +19,8 @@ _HAS_OUTPUT_LAYER = re.compile(
     r"(?:LMHeadModel|ForCausalLM|ForMaskedLM|ForConditionalGeneration|ForPreTraining"
     r"|ForQuestionAnsweringLM)$"
 )
+_TIED = ("embed_tokens", "lm_head")
+"""Names by which PEFT knows an embedding and its output layer, for ``ensure_weight_tying``."""
 CLASSIFIERS = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
@@ -44,7 +46,7 @@ def bind_saved(
         saved = is_saved(name, modules)
         if target is not None:
             adapter.expect(tensor, target, adapter.target_shape(target))
-            if saved:
+            if saved and not _replaces_both(adapter, tensor, tensors.plain):
                 _refuse_tied(adapter, target, tensor)
             _add_values(adapter, by_target, target, tensor)
         elif _copies_embedding(adapter, name, tensor, tensors.plain):
@@ -74,6 +76,61 @@ def is_saved(name: str, modules: list[str]) -> bool:
     return any(module in name.split(".") or f".{module}." in f".{name}" for module in modules)
 
 
+def drop_tied_copies(adapter: Adapter, tensors: AdapterTensors) -> None:
+    """Remove the output layer's copy of an embedding's LoRA, which ``ensure_weight_tying`` makes.
+
+    It is transposed, so that both change the one tensor that they share by the same.
+
+    Raises:
+        ComposeError: It is not such a copy.
+    """
+    if not _ties(adapter, "target_modules"):
+        return
+    for path in [path for path in tensors.sites if shares_output(adapter, f"{path}.weight")]:
+        roles = tensors.sites.pop(path)
+        scaling = scaling_of(adapter, alpha="lora_alpha")
+        if roles.keys() != {"a", "b"} or not any(
+            other.keys() == {"embedding_a", "embedding_b"}
+            and adapter.shape(other["embedding_b"]) == adapter.shape(roles["a"])[::-1]
+            and adapter.shape(other["embedding_a"]) == adapter.shape(roles["b"])[::-1]
+            and scaling.at(embedding) == scaling.at(path)
+            for embedding, other in tensors.sites.items()
+        ):
+            raise adapter.refuse(
+                f"it has ensure_weight_tying, and {min(roles.values())!r} does not agree with the "
+                "embedding's tensors"
+            )
+        tensors.unused.extend(sorted(roles.values()))
+
+
+def _ties(adapter: Adapter, key: str) -> bool:
+    """Return whether PEFT applies to the output layer what it applies to the embedding.
+
+    It does so for LoRA, if ``modules_to_save`` has one of two names, or else ``target_modules``.
+    """
+    config = adapter.config
+    if not config.get("ensure_weight_tying") or config.get("peft_type") != "LORA":
+        return False
+    keys = [each for each in ("modules_to_save", "target_modules") if _names_tied(adapter, each)]
+    return keys[:1] == [key]
+
+
+def _names_tied(adapter: Adapter, key: str) -> bool:
+    value = adapter.config.get(key) or []
+    if isinstance(value, str):
+        names = (name for name in _TIED if is_safe_pattern(value))
+        return any(re.fullmatch(value, name) for name in names)
+    return any(name.rpartition(".")[2] in _TIED for name in strings(adapter, key))
+
+
+def _replaces_both(adapter: Adapter, tensor: str, others: Mapping[str, str]) -> bool:
+    """Return whether a saved embedding is the output layer's saved weight too."""
+    return _ties(adapter, "modules_to_save") or any(
+        shares_output(adapter, name) and adapter.equal(tensor, other)
+        for name, other in others.items()
+    )
+
+
 def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
     """Check that a change is not to an embedding that is also the output layer's weight.
 
@@ -82,7 +139,9 @@ def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
     Raises:
         ComposeError: The target is such an embedding.
     """
-    _refuse_tied(adapter, change.target, next(iter(change.inputs.values())))
+    of_embedding = "lora_embedding_A" in change.inputs.get("a", "")
+    if not (of_embedding and _ties(adapter, "target_modules")):
+        _refuse_tied(adapter, change.target, next(iter(change.inputs.values())))
 
 
 def _refuse_tied(adapter: Adapter, target: str, tensor: str) -> None:

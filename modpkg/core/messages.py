@@ -74,6 +74,11 @@ MESSAGES: dict[str, str] = {
         "{what} cannot be decoded: {reason}; it is damaged or was encoded wrongly, and was "
         "not used. Ask the registry's owner to restore it."
     ),
+    "M220": (
+        "{tensor!r} of {module} has shape {shape} and no values: it was saved under ZeRO-3 without "
+        "gathering. Save it again with stage3_gather_16bit_weights_on_model_save = true, or make "
+        "it from the checkpoint with zero_to_fp32.py."
+    ),
     "M301": (
         "There is no registry at {url}: it has no registry.json; check the address, or publish to "
         "it once to create it."

@@ -19,6 +19,7 @@ from modpkg.core.packs import read_pack_header
 from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.releases import fetch_module
 from modpkg.environment.workspace import Workspace
+from modpkg.interop.foreign_adapters import as_peft
 from modpkg.interop.module_project import (
     copy_files,
     files_of,
@@ -42,6 +43,8 @@ def import_peft(
 ) -> list[str]:
     """Write a module of kind ``adapter`` from an adapter directory, and return warnings.
 
+    mlx-lm's adapters are converted to PEFT's form.
+
     ``base`` is the requirement on the base it was trained on. Building the module checks that the
     adapter can be composed exactly with that base.
 
@@ -51,6 +54,13 @@ def import_peft(
         PackError: The weights are damaged.
         InstallError: `out` cannot be written.
     """
+    with as_peft(source) as folder:
+        return _import(folder, out, name, version, base=base, license=license)
+
+
+def _import(
+    source: Path, out: Path, name: str, version: str, *, base: str, license: str | None
+) -> list[str]:
     requirement = parse_requirement(base)
     if not (source / ADAPTER_CONFIG).is_file():
         raise ConversionError("M801", path=source, reason="it has no adapter_config.json")

@@ -78,6 +78,9 @@ def expects_of(
             provides.tensors,
             architecture=str(architecture) if architecture is not None else None,
             base_name=f"{base.name} {base.version}",
+            model_config={"num_hidden_layers": provides.ports["layers"]}
+            if "layers" in provides.ports
+            else {},
             digests={name: entry.digest for name, entry in tensors.items()},
         )
         touched = {bound.base_names.get(name, name) for name in (c.target for c in bound.changes)}

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from modpkg.compose.composition import Term
 from modpkg.core.errors import RunError
+from modpkg.runtime.row_layouts import Layout
 
 _EXPERTS = re.compile(r"(?:^|\.)experts?\.")
 _NORM = re.compile(r"Norm(?:Gated)?$")
@@ -47,21 +48,47 @@ class RowAdapters:
 
     def __init__(self) -> None:
         self.names: Sequence[str] = ()
+        self._length, self._expanded = 0, False
+        self._layouts: Mapping[str, Layout] = {}
         self._groups: dict[int, dict[str, torch.Tensor]] = {}
 
-    def set(self, names: Sequence[str]) -> None:
-        """Set the adapter names of a batch's rows."""
-        self.names = tuple(names)
+    def set(
+        self,
+        names: Sequence[str],
+        length: int = 0,
+        layouts: Mapping[str, Layout] | None = None,
+        *,
+        expanded: bool = False,
+    ) -> None:
+        """Set the adapter names of a batch's rows.
+
+        Args:
+            names: One for each row.
+            length: The number of tokens in a row.
+            layouts: The layouts of modules' inputs, by name.
+            expanded: Whether a row may become several, as beams do, and its length change.
+        """
+        self.names, self._length, self._expanded = tuple(names), length, expanded
+        self._layouts = layouts or {}
         self._groups.clear()
 
     def groups(self, count: int, module: str) -> dict[str, torch.Tensor]:
         """Return the row indices of each adapter among ``count`` rows; a row's beams are adjacent.
 
         Raises:
-            RunError: The count is not a multiple of the number of rows.
+            RunError: It is not known that the module's input has the rows in order, or it has
+                another number of them.
         """
+        layout = self._layouts.get(module)
+        if layout is None:
+            raise RunError(
+                "M709",
+                choice="One adapter for each row",
+                reason=f"the input of {module!r} may not have the batch as first dimension",
+            )
         each, left = divmod(count, len(self.names))
-        if left or not each:
+        expected = 1 if layout is Layout.ROWS else self._length
+        if left or not each or (each != expected and not self._expanded):
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
@@ -85,8 +112,6 @@ class AdaptedModule:
         rows: RowAdapters,
         effect_of: Callable[[str, AdaptedModule], AdapterEffect],
         inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
-        *,
-        reads_tokens: bool,
     ) -> None:
         self.name, self._rows = name, rows
         self._effect_of, self._inputs_of = effect_of, inputs_of
@@ -95,7 +120,6 @@ class AdaptedModule:
         self.shared: set[str] = set()
         """Attributes whose parameter is shared with other modules."""
         self._module, self._forward = module, module.forward
-        self._reads_tokens = reads_tokens
         self._base: dict[str, torch.nn.Parameter] = {}
         self._effect = AdapterEffect({}, [])
         module.forward = self._run
@@ -152,6 +176,11 @@ class AdaptedModule:
             effect.outputs = factor
 
     @property
+    def module(self) -> torch.nn.Module:
+        """The module that is wrapped."""
+        return self._module
+
+    @property
     def _device(self) -> torch.device:
         return self.parameter("weight" if "weight" in self.targets else min(self.targets)).device
 
@@ -200,17 +229,16 @@ class AdaptedModule:
         return torch.cat(parts)[order]
 
     def _check_rows(self, effects: Mapping[str, AdapterEffect], args: Any, kwargs: Any) -> None:
-        """Check that the first dimension of the input is the batch, for per-row adapters.
+        """Check that the module does the same to each row of its input, for per-row adapters.
 
         Raises:
-            RunError: The first dimension may not be the batch.
+            RunError: It may not.
         """
         kind = _kind(self._module)
         known = kind in ("linear", "conv1d") or isinstance(
             self._module, torch.nn.Linear | torch.nn.modules.conv._ConvNd
         )
-        if kind == "embedding" or isinstance(self._module, torch.nn.Embedding):
-            known = self._reads_tokens
+        known = known or kind == "embedding" or isinstance(self._module, torch.nn.Embedding)
         known = known or _NORM.search(type(self._module).__name__) is not None
         if not known or _EXPERTS.search(self.name) or len(args) != 1 or kwargs:
             raise RunError(

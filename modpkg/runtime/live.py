@@ -17,12 +17,11 @@ from modpkg.environment.workspace import Workspace
 from modpkg.runtime.adapted_module import AdaptedModule, AdapterEffect, RowAdapters
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined, find_parts
 from modpkg.runtime.load import build_model
+from modpkg.runtime.row_layouts import RowLayouts
 from modpkg.runtime.sentence_modules import split_tensors
 
 BASE = "__base__"
 """The name for no adapter, as in PEFT."""
-_BATCH_SECOND = ("fsmt", "xlnet")
-"""Architectures whose layers get the batch as second dimension."""
 _NOT_TEXT = ("pixel_", "image_", "video_")
 """Prefixes of inputs that have no row per text."""
 
@@ -59,6 +58,8 @@ class LiveModel(torch.nn.Module):
         self._inputs = map_tensors(_inputs(parts).items())
         calls = (self._rows, self._effect_of, self._inputs_of)
         self._adapted = _adapted_modules(name, self.model, tensors, parts, *calls)
+        modules = {each.name: each.module for each in self._adapted}
+        self._layouts = RowLayouts(self.model, modules)
         self._active: dict[str, float] = {}
         self.set_adapter(next(iter(parts.changes)))
 
@@ -177,31 +178,34 @@ class LiveModel(torch.nn.Module):
         Raises:
             RunError: As `forward`.
         """
-        with self._each(adapter_names, args, kwargs):
+        with self._each(adapter_names, args, kwargs, expanded=True):
             return self.model.generate(*args, **kwargs)  # type: ignore[operator]
 
     @contextlib.contextmanager
     def _each(
-        self, names: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        names: Sequence[str] | None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        expanded: bool = False,
     ) -> Iterator[None]:
         if names is None:
             yield
             return
-        kind = self.model.config.model_type  # type: ignore[union-attr]
         not_text = next((key for key in kwargs if key.startswith(_NOT_TEXT)), None)
-        if not_text is not None or kind in _BATCH_SECOND:
+        if not_text is not None:
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
-                reason=f"{not_text} is not a batch of texts"
-                if not_text
-                else f"{kind} has the batch as second dimension",
+                reason=f"{not_text} is not a batch of texts",
             )
         for name in names:
             self._named(name)
         given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"), kwargs.get("inputs")]
-        rows = next((len(value) for value in given if value is not None), None)
-        if rows != len(names):
+        batch = next((value for value in given if value is not None), None)
+        rows = None if batch is None else len(batch)
+        if batch is None or rows != len(names):
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
@@ -209,8 +213,13 @@ class LiveModel(torch.nn.Module):
             )
         for name in self._effects.keys() - set(names):
             del self._effects[name]
+        length = int(batch.shape[1]) if batch.ndim > 1 else 1
         with self.disable_adapter():
-            self._rows.set(names)
+            if len(set(names)) == 1:  # whatever is a row's, it is the same for all
+                for module in self._adapted:
+                    module.use(self._effect_of(names[0], module))
+            else:
+                self._rows.set(names, length, self._layouts.at(length), expanded=expanded)
             try:
                 yield
             finally:
@@ -274,7 +283,6 @@ def _adapted_modules(
             if parameter is not None:
                 place = (parameter.data_ptr(), parameter.shape)
                 owners.setdefault(place, []).append((path, module, attribute))
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
     touched = sorted({target for changes in parts.changes.values() for target in changes})
     adapted: dict[str, AdaptedModule] = {}
     uses: dict[tuple[int, torch.Size], int] = {}
@@ -296,9 +304,7 @@ def _adapted_modules(
             )
         for path, module, attribute in parameters:
             if path not in adapted:
-                tokens = module is embedding or path.endswith((".embed_tokens", "shared"))
-                calls = (rows, effect_of, inputs_of)
-                adapted[path] = AdaptedModule(path, module, *calls, reads_tokens=tokens)
+                adapted[path] = AdaptedModule(path, module, rows, effect_of, inputs_of)
             adapted[path].targets[attribute] = target
             if len(parameters) > 1:
                 adapted[path].shared.add(attribute)

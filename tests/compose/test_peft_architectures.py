@@ -101,6 +101,17 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3Moe", CAUSAL, QWEN_EXPERTS),
     "gpt_oss": ("GptOss", CAUSAL, {**EXPERTS, "head_dim": 8}),
     # as large inside as outside: only the architecture determines the layout of its experts
+    "qwen3_moe square": ("Qwen3Moe", CAUSAL, {**QWEN_EXPERTS, "moe_intermediate_size": 32}),
+    "llama4 square": (
+        "Llama4Text",
+        "Llama4ForCausalLM",
+        {**EXPERTS, "head_dim": 8, "intermediate_size": 32, "intermediate_size_mlp": 32},
+    ),
+    "privacy filter square": (
+        "OpenAIPrivacyFilter",
+        "ForTokenClassification",
+        {**EXPERTS, "head_dim": 8, "intermediate_size": 32, "pad_token_id": 0},
+    ),
     "gpt_oss square": ("GptOss", CAUSAL, {**EXPERTS, "head_dim": 8, "intermediate_size": 32}),
 }
 ALL = {"target_modules": "all-linear"}
@@ -113,7 +124,7 @@ BOTH_EXPERTS = {
 def build(name: str) -> Any:
     stem, kind, options = MODELS[name]
     config = getattr(transformers, f"{stem}Config")(**options, torch_dtype="float32")
-    cls = getattr(transformers, kind if kind.startswith("Gemma3") else stem + kind)
+    cls = getattr(transformers, kind if kind.startswith(("Gemma3", "Llama4")) else stem + kind)
     return cls(config)
 
 
@@ -161,7 +172,7 @@ def lora(**options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.endswith("square")])
 def test_lora_on_every_linear_layer(name: str, tmp_path: Path) -> None:
     check(name, lora(), tmp_path)
 
@@ -179,9 +190,38 @@ def test_dora(name: str, tmp_path: Path) -> None:
     check(name, lora(use_dora=True, target_modules=QUERY[name]), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "gpt_oss square"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixtral",
+        "qwen2_moe",
+        "qwen3_moe",
+        "gpt_oss",
+        "gpt_oss square",
+        "qwen3_moe square",
+        "llama4 square",
+        "privacy filter square",
+    ],
+)
 def test_experts(name: str, tmp_path: Path) -> None:
     check(name, lora(**BOTH_EXPERTS), tmp_path)
+
+
+ROUTERS: dict[str, tuple[list[str], dict[str, int]]] = {
+    "qwen3_moe": (["mlp.gate.weight"], {"gate.weight": 9}),
+    "mixtral": (["gate.weight", "experts.down_proj"], {"mlp.gate.weight": 9, "mlp.gate": 4}),
+    "gpt_oss": (["router.weight"], {"router": 9}),
+    "gpt2": (["attn.c_proj.weight"], {"c_proj": 9, "c_proj.weight": 4}),
+    "llama": (["up_proj.weight", "o_proj.weight"], {"up_proj.weight": 9}),
+}
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_parameters_that_are_weights_of_modules(name: str, tmp_path: Path) -> None:
+    parameters, alphas = ROUTERS[name]
+    modules = [] if name == "gpt2" else ["q_proj"]
+    options = {"target_modules": modules, "target_parameters": parameters}
+    check(name, lora(**options, alpha_pattern=alphas, rank_pattern={parameters[0]: 2}), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
@@ -209,6 +249,18 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "classifier saved": (
         "roberta",
         lora(target_modules=["query"], modules_to_save=["classifier"], bias="all"),
+    ),
+    "tied output layer": (
+        "cohere",
+        lora(target_modules=["lm_head", "q_proj"], ensure_weight_tying=True),
+    ),
+    "tied embedding, scaled": (
+        "gemma",
+        lora(target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True),
+    ),
+    "tied embedding saved": (
+        "gemma",
+        lora(target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True),
     ),
     "tokens": ("llama", lora(target_modules=["q_proj"], trainable_token_indices=[3, 7, 9])),
     "tokens, tied": ("gemma", lora(target_modules=["q_proj"], trainable_token_indices=[3, 7, 9])),
@@ -260,6 +312,15 @@ def test_other_adapters(case: str, tmp_path: Path) -> None:
     [
         ("gemma", {"target_modules": ["embed_tokens"]}),
         ("gpt2", {"target_modules": ["wte", "c_attn"]}),
+        ("gpt2", {"target_modules": ["wte"], "ensure_weight_tying": True}),
+        (
+            "gpt2",
+            {
+                "target_modules": [],
+                "target_parameters": ["wte.weight"],
+                "ensure_weight_tying": True,
+            },
+        ),
         ("bert masked", {"target_modules": ["word_embeddings"]}),
         ("opt", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
     ],

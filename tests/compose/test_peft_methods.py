@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from modpkg.compose.executor import compose
 from modpkg.core.errors import ModpkgError
+from tests.compose.helpers import values
 from tests.compose.oracle import agrees_on_modules, applied, save_adapter, shake
 from tests.raising import raises
 
@@ -124,7 +128,36 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
     ("modules_to_save", lora(target_modules=["first"], modules_to_save=["norm"]), "linear"),
     ("modules_to_save linear", lora(target_modules=["first"], modules_to_save=["last"]), "linear"),
     ("tokens", lora(target_modules=["last"], trainable_token_indices={"emb": [1, 6]}), "both"),
-    ("parameters", lora(target_modules=[], target_parameters=["first.weight"]), "linear"),
+    *(
+        (
+            f"parameters {more}",
+            lora(target_modules=[], target_parameters=["first.weight", "square.weight"], **more),
+            kind,
+        )
+        for kind in ("linear", "Conv1D")
+        for more in (
+            {},
+            {"alpha_pattern": {"first.weight": 9}},
+            {"alpha_pattern": {"first": 9, "square": 11}},
+            {"rank_pattern": {"square.weight": 2, "first": 5}, "use_rslora": True},
+            {"alpha_pattern": {"first.weight": 11, "weight": 9}},
+        )
+    ),
+    *(
+        (f"lora bias, bias {bias}", lora(lora_bias=True, bias=bias), kind)
+        for bias in ("all", "lora_only")
+        for kind in ("linear", "conv 2")
+    ),
+    (
+        "modules and parameters",
+        lora(
+            target_modules=["last"],
+            target_parameters=["square.weight"],
+            alpha_pattern={"last": 9, "square": 7},
+        ),
+        "linear",
+    ),
+    ("all weights", lora(target_modules=[], target_parameters=["weight"]), "Conv1D"),
     *(("ia3", IA3, kind) for kind in INPUTS if kind not in ("embedding", "both", "conv 1")),
     *(
         (f"ia3 {name}", method(peft.IA3Config, feedforward_modules=[name]), kind)
@@ -229,6 +262,58 @@ def test_the_forward_pass_equals_pefts(
     agrees_on_modules(tmp_path, build, config(targets), inputs)
 
 
+def pruned(folder: Path, *, lora_alpha: float) -> dict[str, int]:
+    """Save an AdaLoRA that training pruned, and its base; return the ranks that are left."""
+    torch.manual_seed(3)
+    model = Linear().eval()
+    (folder / "base").mkdir()
+    save_file(dict(model.state_dict()), folder / "base" / "model.safetensors")
+    (folder / "base" / "config.json").write_text('{"model_type": "toy"}')
+    config = peft.AdaLoraConfig(
+        target_modules=["first", "square", "last"],
+        init_r=6,
+        target_r=1,
+        total_step=6,
+        tfinal=3,
+        lora_alpha=lora_alpha,
+        init_lora_weights=False,
+    )
+    wrapped = peft.get_peft_model(model, config)
+    optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], 0.005)
+    for step in range(6):
+        wrapped(FLOATS).square().sum().backward()
+        optimizer.step()
+        wrapped.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    save_adapter(wrapped, folder)
+    assert config.rank_pattern is not None
+    return {name.partition(".")[0]: sum(kept) for name, kept in config.rank_pattern.items()}
+
+
+@pytest.mark.parametrize("lora_alpha", [7, -1])
+def test_an_adalora_that_training_pruned(lora_alpha: float, tmp_path: Path) -> None:
+    ranks = pruned(tmp_path, lora_alpha=lora_alpha)
+    assert 0 in ranks.values()
+    assert any(0 < rank < 6 for rank in ranks.values())
+    torch.manual_seed(3)
+    loaded = peft.PeftModel.from_pretrained(Linear().eval(), str(tmp_path / "adapter"))
+    composed = compose(applied(tmp_path), tmp_path / "store", threads=1)
+    wanted = loaded.merge_and_unload().state_dict()
+    for name, value in values(composed.tensors).items():
+        torch.testing.assert_close(value, wanted[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [[True] * 2, "all", [[True] * 6]], ids=str)
+def test_an_adalora_with_other_ranks_than_it_says_is_refused(ranks: Any, tmp_path: Path) -> None:
+    pruned(tmp_path, lora_alpha=7)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    settings["rank_pattern"]["last.lora_E"] = ranks
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ModpkgError, match="rank"):
+        applied(tmp_path)
+
+
 REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
     ("groups", lambda: lora(r=4)(["conv"]), "groups", "grouped convolution"),
     ("oft conv", lambda: OFT(["conv"]), "conv 2", "overlapping patch"),
@@ -267,8 +352,6 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
 def test_adapters_that_cannot_be_exact_are_refused(
     name: str, config: Callable[[], Any], kind: str, message: str, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
-
     build, _, _ = INPUTS[kind]
     torch.manual_seed(3)
     model = build()

@@ -244,6 +244,62 @@ def test_a_mixed_batch_is_each_row_alone(pair: LiveModel, names: list[str]) -> N
         close(mixed[row : row + 1], outputs(pair, ids[row : row + 1]))
 
 
+def longformer() -> Any:
+    torch.manual_seed(0)
+    config = transformers.LongformerConfig(
+        **SMALL, intermediate_size=48, attention_window=4, max_position_embeddings=64
+    )
+    return transformers.LongformerForSequenceClassification(config).eval()
+
+
+def xlnet() -> Any:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
+    config = transformers.XLNetConfig(vocab_size=97, **sizes)
+    return transformers.XLNetForSequenceClassification(config).eval()
+
+
+def led() -> Any:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "attention_window": 4}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    lengths = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64}
+    config = transformers.LEDConfig(vocab_size=97, **sizes, **layers, **heads, **lengths)
+    return transformers.LEDForConditionalGeneration(config).eval()
+
+
+REGROUPED: dict[str, tuple[Callable[[], Any], tuple[str, ...], tuple[str, ...]]] = {
+    "longformer": (longformer, ("query", "value"), ("intermediate.dense",)),
+    "xlnet": (xlnet, ("layer_1",), ("summary",)),
+    "led": (led, ("longformer_self_attn.query",), ("decoder.layers.0.fc1",)),
+}
+
+
+@pytest.mark.parametrize("name", REGROUPED)
+def test_a_network_that_regroups_its_batch_is_refused(name: str, tmp_path: Path) -> None:
+    """As many rows as tokens: the shapes do not tell the two apart."""
+    build, regrouped, plain = REGROUPED[name]
+    ids = torch.arange(16).view(4, 4) + 5
+    names = ["a", BASE, "a", "b"]
+    for targets in (regrouped, plain):
+        modules = saved(
+            tmp_path / targets[0], build(), {"one": lora(*targets), "two": lora(*targets)}
+        )
+        live = live_of(tmp_path / targets[0], modules, a={"one": 1.0}, b={"two": 1.0})
+        alike = outputs(live, ids, adapter_names=["b"] * 4)
+        live.set_adapter("b")
+        close(alike, outputs(live, ids))
+        if targets is regrouped:
+            with raises("M709", match="may not have the batch as first dimension"):
+                outputs(live, ids, adapter_names=names)
+            continue
+        mixed = outputs(live, ids, adapter_names=names)
+        for row, adapter in enumerate(names):
+            live.set_adapter(adapter)
+            close(mixed[row], outputs(live, ids)[row])
+
+
 def generated(model: Any, ids: torch.Tensor, names: Sequence[str] | None, **options: Any) -> Any:
     more = {} if names is None else {"adapter_names": names}
     mask = torch.ones_like(ids)

@@ -227,18 +227,20 @@ def delta(
     """Return rows of weight · B @ A, of its transpose, or of a change to a bias.
 
     ``bias`` is added without a product. With ``values``, the base itself is replaced as well:
-    weight · (values − base + scaling · B @ A).
+    weight · (values − base + scaling · B @ A), or of a bias: weight · (values − base +
+    scaling · bias).
     """
-    if "bias" in inputs:
-        bias: Array = inputs["bias"][start:stop] * term.weight
-        return bias
     alone = "values" not in inputs
     scale = term.weight if alone else term.parameters["scaling"]
-    change: Array = product(inputs, term, start, stop, scale)
+    change: Array
+    if "bias" in inputs:
+        change = inputs["bias"][start:stop] * scale
+    else:
+        change = product(inputs, term, start, stop, scale)
     if alone:
         return change
-    change += inputs["values"]
-    change -= source.peek(start, stop)
+    change += inputs["values"].reshape(change.shape)
+    change -= source.peek(start, stop).reshape(change.shape)
     change *= term.weight
     return change
 
@@ -273,7 +275,7 @@ def _expert_product(a: Any, b: Any, term: Coefficients, start: int, stop: int, s
     if "expert" in parameters:
         begin, expert = parameters["begin"], parameters["expert"]
         return (b[begin + start : begin + stop, :, expert] * scale) @ a[expert]
-    if experts == 1:
+    if experts == 1 and not parameters.get("stacked"):
         return (b[start:stop, :, 0] * scale) @ a[0]
     change = (b.swapaxes(0, 2).swapaxes(1, 2)[start:stop] * scale) @ a[start:stop]
     if parameters.get("transposed"):

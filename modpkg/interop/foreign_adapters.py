@@ -1,0 +1,180 @@
+"""Adapters of other savers than PEFT: converted where that is exact, else told what they are.
+
+mlx-lm computes  y = x Wᵀ + scale · (x A) B  with A of shape (in, rank) and B of shape (rank, out),
+so that PEFT's A and B are their transposes, and its alpha is scale · rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modpkg.core.errors import ConversionError
+from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modpkg.core.jsonfile import read_json
+from modpkg.core.packs import read_pack_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MLX_WEIGHTS = "adapters.safetensors"
+_MLX_NAME = re.compile(r"^(?P<path>.+)\.(?P<role>lora_a|lora_b|m)$")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embeddings?)$")
+_FORMS = (
+    (
+        re.compile(r"^lycoris_|\.(?:hada_w[12]_[ab]|lokr_w[12])\.weight$"),
+        "LyCORIS wrote it: its names have underscores in place of dots, so they do not tell the "
+        "layer; apply it with LyCORIS and import the model that results",
+    ),
+    (
+        re.compile(r"^lora_(?:unet|te\d?|transformer|prior)_|\.lora_(?:down|up)\."),
+        "it is in kohya's form (lora_down, lora_up and alpha), for models of pictures; apply it "
+        "with the tool that made it and import the model that results",
+    ),
+    (
+        re.compile(
+            r"\.lora\.(?:down|up)\.|^(?:unet|text_encoder(?:_\d)?)\."
+            r"|^transformer\.(?:single_)?transformer_blocks\."
+        ),
+        "it is in diffusers' form, for a pipeline's parts and not for one model; apply it there "
+        "(fuse_lora) and import the part that results",
+    ),
+)
+"""By names of tensors, the forms that are not converted, and what to do."""
+
+
+@contextlib.contextmanager
+def as_peft(source: Path) -> Iterator[Path]:
+    """Yield a folder with an adapter in PEFT's form: ``source`` itself, or a converted copy.
+
+    Raises:
+        ConversionError: The adapter is of another form that is not converted.
+        PackError: The weights are damaged.
+    """
+    if (source / ADAPTER_WEIGHTS).is_file():
+        _refuse_forms(source, read_pack_header((source / ADAPTER_WEIGHTS).resolve()))
+        yield source
+        return
+    if (source / _MLX_WEIGHTS).is_file() and (source / ADAPTER_CONFIG).is_file():
+        config = read_json(source / ADAPTER_CONFIG)
+        if "lora_parameters" in config or "fine_tune_type" in config:
+            with tempfile.TemporaryDirectory() as name:
+                _convert_mlx(source, config, Path(name))
+                yield Path(name)
+            return
+    for weights in sorted(source.glob("*.safetensors")):
+        _refuse_forms(source, read_pack_header(weights.resolve()))
+    if reason := _elsewhere(source):
+        raise ConversionError("M801", path=source, reason=reason)
+    yield source
+
+
+def _refuse_forms(source: Path, names: Collection[str]) -> None:
+    for form, reason in _FORMS:
+        if any(map(form.search, names)):
+            raise ConversionError("M801", path=source, reason=reason)
+
+
+def _elsewhere(source: Path) -> str | None:
+    """Return what a trainer's folder is that has no adapter itself, and where its adapter is."""
+    found = sorted(
+        path.parent.name for path in source.glob(f"*/{ADAPTER_WEIGHTS}") if path.is_file()
+    )
+    if found:
+        shown = ", ".join(found)
+        return f"it is a trainer's folder, whose adapters are in {shown}; import one of these"
+    if any(source.glob("adapter_*.pt")):
+        return (
+            "its weights are torchtune's pickles (adapter_*.pt); save it with the checkpointer's "
+            f"PEFT format, which writes {ADAPTER_WEIGHTS}"
+        )
+    if (source / "adapters.npz").is_file():
+        return f"its weights are mlx-lm's adapters.npz; a current mlx-lm writes {_MLX_WEIGHTS}"
+    return None
+
+
+# mlx-lm ---------------------------------------------------------------------------------------
+
+
+def _convert_mlx(source: Path, config: Mapping[str, Any], out: Path) -> None:
+    """Write mlx-lm's adapter in PEFT's form.
+
+    Raises:
+        ConversionError: It is not a LoRA or a DoRA of matrices.
+    """
+    from safetensors.torch import load_file, save_file
+
+    def refuse(reason: str) -> ConversionError:
+        return ConversionError("M801", path=source, reason=f"it is in mlx-lm's form, and {reason}")
+
+    kind = config.get("fine_tune_type", "lora")
+    if kind == "full":
+        raise refuse(
+            "holds a model's own weights; write the whole model with mlx_lm.fuse and import it as "
+            "a base"
+        )
+    settings = config.get("lora_parameters")
+    scale = settings.get("scale") if isinstance(settings, dict) else None
+    if (
+        kind not in ("lora", "dora")
+        or isinstance(scale, bool)
+        or not isinstance(scale, int | float)
+    ):
+        raise refuse(f"its {ADAPTER_CONFIG} has no lora_parameters with a scale")
+    read_pack_header((source / _MLX_WEIGHTS).resolve())
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in load_file(source / _MLX_WEIGHTS).items():
+        match = _MLX_NAME.match(name)
+        dimensions = 1 if match is not None and match["role"] == "m" else 2
+        if match is None or tensor.ndim != dimensions:
+            raise refuse(
+                f"only LoRA on matrices is converted: {name!r} has shape {list(tensor.shape)}"
+            )
+        modules.setdefault(match["path"], {})[match["role"]] = tensor
+    roles = {"lora_a", "lora_b"} | ({"m"} if kind == "dora" else set())
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for path, parts in modules.items():
+        if parts.keys() != roles or parts["lora_a"].shape[1] != parts["lora_b"].shape[0]:
+            raise refuse(f"the tensors of {path!r} are not {', '.join(sorted(roles))} of one rank")
+        embedding = _EMBEDDING.search(path) is not None
+        if embedding and "m" in roles:
+            raise refuse(f"its DoRA on the embedding {path!r} has no counterpart in PEFT")
+        one, other = (
+            ("lora_embedding_A", "lora_embedding_B")
+            if embedding
+            else ("lora_A.weight", "lora_B.weight")
+        )
+        prefix = f"base_model.model.{path}."
+        tensors[prefix + one] = parts["lora_a"].T.contiguous()
+        tensors[prefix + other] = parts["lora_b"].T.contiguous()
+        if "m" in parts:
+            tensors[f"{prefix}lora_magnitude_vector"] = parts["m"]
+        ranks[path] = parts["lora_a"].shape[1]
+    if not ranks:
+        raise refuse("has no tensors")
+    rank = max(ranks.values())
+    others = {re.escape(path): own for path, own in ranks.items() if own != rank}
+    converted = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "rank_pattern": {f"^{path}": own for path, own in others.items()},
+        "alpha_pattern": {f"^{path}": scale * own for path, own in others.items()},
+        "target_modules": sorted(ranks),
+        "use_dora": kind == "dora",
+        "bias": "none",
+        "inference_mode": True,
+    }
+    save_file(tensors, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (out / ADAPTER_CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(converted)))
+    if (source / "README.md").is_file():
+        shutil.copyfile(source / "README.md", out / "README.md")

@@ -1,0 +1,150 @@
+"""Which modules an adapter's configuration names, and a file that lacks some of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modpkg.adapters import bind_adapter
+from modpkg.core.records import TensorType
+from tests.adapters.samples import PLAIN, pair
+from tests.raising import raises
+
+LAYERED = {f"model.layers.{k}.q_proj.weight": TensorType("F32", [4, 4]) for k in range(3)}
+TWO = {
+    **pair("model.layers.0.q_proj", columns=4),
+    **pair("model.layers.1.q_proj", columns=4),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        ({"layers_to_transform": [0, 1]}, {"num_hidden_layers": 3}),
+        ({"target_modules": r"model.layers.[01].q_proj"}, {"num_hidden_layers": 3}),
+        ({"target_modules": ["layers.0.q_proj", "layers.1.q_proj"]}, {"num_hidden_layers": 3}),
+        ({"exclude_modules": ["layers.2.q_proj"]}, {"num_hidden_layers": 3}),
+        ({}, {"num_hidden_layers": 2}),  # one more on disk, which the model does not have
+        ({}, {}),
+    ],
+)
+def test_an_adapter_may_select_layers(config: dict[str, Any], model: dict[str, Any]) -> None:
+    given = {**PLAIN, "target_modules": ["q_proj"], **config}
+    changes = bind_adapter("a", TWO, given, LAYERED, model_config=model)
+    assert len(changes.changes) == 2
+
+
+@pytest.mark.parametrize(
+    "model", [{"num_hidden_layers": 3}, {"n_layer": 3}, {"text_config": {"num_layers": 3}}]
+)
+def test_a_base_with_more_layers_than_it_was_trained_on_is_refused(model: dict[str, Any]) -> None:
+    given = {**PLAIN, "target_modules": ["q_proj"]}
+    with raises("M606", match="it changes 2 layers.* the base has 3"):
+        bind_adapter("a", TWO, given, LAYERED, model_config=model)
+
+
+STACK = {
+    f"model.layers.{k}.{name}.weight": TensorType("F32", [4, 4])
+    for k in range(4)
+    for name in ("attn.q_proj", "attn.v_proj", "cross.q_proj", "mlp.up", "mlp.experts.0.up")
+} | {
+    "model.layers.0.attn.v_proj.bias": TensorType("F32", [4]),
+    "model.head.weight": TensorType("F32", [4, 4]),
+    "encoder.layers.0.attn.q_proj.weight": TensorType("F32", [4, 4]),
+}
+FULL = [f"layers.{k}.{n}" for k in range(4) for n in ("attn.q_proj", "attn.v_proj", "cross.q_proj")]
+
+
+def bind_parts(parts: list[str], **config: Any) -> None:
+    names: dict[str, Any] = {}
+    for path in parts:
+        names |= pair(f"model.{path}", columns=4)
+    given = {**PLAIN, "target_modules": ["q_proj", "v_proj"], **config}
+    bind_adapter("a", names, given, STACK, model_config={"num_hidden_layers": 4})
+
+
+def test_a_file_without_the_output_layer_that_it_names_is_refused() -> None:
+    targets = ["q_proj", "v_proj", "head"]
+    with raises("M606", match=r"no tensors for 'model.head', which"):
+        bind_parts(FULL, target_modules=targets)
+    bind_parts([*FULL, "head"], target_modules=targets)
+    bind_parts(FULL, target_modules=targets, exclude_modules=["head"])
+
+
+def without(*lacks: str) -> list[str]:
+    return [path for path in FULL if not any(lack in path for lack in lacks)]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "example"),
+    [
+        (["layers.2."], "model.layers.2.attn.q_proj"),
+        (["layers.0."], "model.layers.0.attn.q_proj"),
+        (["v_proj"], "model.layers.0.attn.v_proj"),
+        (["cross"], "model.layers.0.cross.q_proj"),
+        (["layers.1.attn.v_proj"], "model.layers.1.attn.v_proj"),
+        (["layers.1.", "layers.3."], "model.layers.1.attn.q_proj"),
+    ],
+    ids=str,
+)
+def test_a_part_of_an_adapter_is_refused(lacks: list[str], example: str) -> None:
+    with raises("M606", match=f"no tensors for '{example}', which its target_modules name"):
+        bind_parts(without(*lacks))
+    pattern = r".*\.(q_proj|v_proj)"
+    with raises("M606", match=f"no tensors for '{example}', which its target_modules name"):
+        bind_parts(without(*lacks), target_modules=pattern)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "config"),
+    [
+        ([], {}),
+        (["layers.2."], {"layers_to_transform": [0, 1, 3]}),
+        (["layers.2."], {"layers_to_transform": [0, 1, 3], "layers_pattern": "layers"}),
+        (["layers.0.", "layers.1.", "layers.2."], {"layers_to_transform": 3}),
+        (["layers.2."], {"exclude_modules": r"model\.layers\.2\..*"}),
+        (["layers.2.attn.q_proj"], {"exclude_modules": ["2.attn.q_proj"]}),
+        (["v_proj"], {"target_modules": ["q_proj"]}),
+        (["cross"], {"target_modules": ["attn.q_proj", "v_proj"]}),
+        (["cross", "v_proj"], {"target_modules": r"model\.layers\.\d\.attn\.q_proj"}),
+        (["cross"], {"modules_to_save": ["cross"]}),
+        ([], {"target_modules": ["q_proj", "v_proj", "up_proj", "lm_head"]}),
+    ],
+    ids=str,
+)
+def test_what_the_configuration_leaves_out_may_be_missing(
+    lacks: list[str], config: dict[str, Any]
+) -> None:
+    parts = without(*lacks)
+    if "modules_to_save" in config:
+        with raises("M606", match="modules_to_save = .*no tensor for them"):
+            bind_parts(parts, **config)
+    else:
+        bind_parts(parts, **config)
+
+
+def test_a_part_of_what_target_parameters_name_is_refused() -> None:
+    parts = ["layers.0.mlp.up", "layers.1.mlp.up", "layers.3.mlp.up"]
+    with raises("M606", match=r"no tensors for 'model.layers.2.mlp.up.weight'"):
+        bind_parts(parts, target_modules=[], target_parameters=["up.weight"])
+
+
+def test_a_file_without_the_biases_that_were_trained_is_refused() -> None:
+    with raises("M606", match=r"bias = 'all', and it has no bias, such as .*v_proj.bias"):
+        bind_parts(FULL, bias="all")
+
+
+def test_keys_that_the_upper_layers_share_may_be_missing() -> None:
+    names = pair("layers.0.k_proj", columns=4) | pair("layers.0.q_proj", columns=4)
+    names |= pair("layers.1.q_proj", columns=4)
+    base = {
+        f"layers.{k}.{n}.weight": TensorType("F32", [4, 4])
+        for k in range(2)
+        for n in ("q_proj", "k_proj")
+    }
+    given = {**PLAIN, "target_modules": ["q_proj", "k_proj"]}
+    model = {"num_hidden_layers": 2}
+    bind_adapter("a", names, given, base, architecture="gemma3n_text", model_config=model)
+    with raises("M606", match=r"no tensors for 'layers.1.k_proj'"):
+        bind_adapter("a", names, given, base, architecture="gemma3_text", model_config=model)

@@ -1,0 +1,150 @@
+"""Adapters of other savers than PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modpkg.adapters import bind_adapter
+from modpkg.compose.executor import compose
+from modpkg.core.tensors import types_of
+from modpkg.interop.peft import import_peft
+from modpkg.manifest.schema import Step
+from tests.compose.helpers import of_folder, planned, values
+from tests.raising import raises
+
+PATHS = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
+EMBEDDING = "model.embed_tokens"
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def mlx(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
+    folder.mkdir()
+    settings = {"rank": 2, "scale": 3.5, "dropout": 0.0}
+    given = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": settings, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(given))
+    save_file(tensors, folder / "adapters.safetensors")
+    return folder
+
+
+def pairs(ranks: tuple[int, int] = (2, 2)) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for path, rank in zip(PATHS, ranks, strict=True):
+        tensors |= {f"{path}.lora_a": random(6, rank), f"{path}.lora_b": random(rank, 4)}
+    return tensors
+
+
+def composed(folder: Path, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a base's tensors, and what an adapter makes of them."""
+    base = {f"{path}.weight": random(4, 6) for path in PATHS} | {
+        f"{EMBEDDING}.weight": random(9, 6),
+        "lm_head.weight": random(9, 6),
+    }
+    (folder / "base").mkdir()
+    save_file(base, folder / "base" / "model.safetensors")
+    (folder / "base" / "config.json").write_text('{"model_type": "llama"}')
+    import_peft(source, folder / "out", "ad", "1.0", base="base", license="MIT")
+    modules = of_folder(folder / "base", "base", "base"), of_folder(folder / "out", "ad", "adapter")
+    plan = planned(*modules, steps=[Step(op="lora", module=modules[1].name)])
+    return base, values(compose(plan, folder / "store", threads=1).tensors)
+
+
+@pytest.mark.parametrize("ranks", [(2, 2), (2, 3)])
+def test_mlx_lora_is_converted(ranks: tuple[int, int], tmp_path: Path) -> None:
+    tensors = pairs(ranks)
+    tensors |= {f"{EMBEDDING}.lora_a": random(9, 2), f"{EMBEDDING}.lora_b": random(2, 6)}
+    base, result = composed(tmp_path, mlx(tmp_path / "mlx", tensors))
+    x = random(5, 6)
+    for path in PATHS:
+        # mlx_lm/tuner/lora.py: y = linear(x); z = (x @ lora_a) @ lora_b; y + scale * z
+        wanted = x @ base[f"{path}.weight"].T
+        wanted += 3.5 * (x @ tensors[f"{path}.lora_a"]) @ tensors[f"{path}.lora_b"]
+        torch.testing.assert_close(x @ result[f"{path}.weight"].T, wanted, rtol=1e-4, atol=1e-4)
+    # LoRAEmbedding: y = embedding(x); z = lora_a[x] @ lora_b; y + scale * z
+    rows = tensors[f"{EMBEDDING}.lora_a"] @ tensors[f"{EMBEDDING}.lora_b"]
+    wanted = base[f"{EMBEDDING}.weight"] + 3.5 * rows
+    torch.testing.assert_close(result[f"{EMBEDDING}.weight"], wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(result["lm_head.weight"], base["lm_head.weight"])
+
+
+def test_mlx_dora_is_converted(tmp_path: Path) -> None:
+    tensors = pairs() | {f"{path}.m": random(4).abs() for path in PATHS}
+    base, result = composed(tmp_path, mlx(tmp_path / "mlx", tensors, fine_tune_type="dora"))
+    for path in PATHS:
+        # mlx_lm/tuner/dora.py: adapted = w + scale * lora_b.T @ lora_a.T, and m over its norm
+        a, b = tensors[f"{path}.lora_a"], tensors[f"{path}.lora_b"]
+        adapted = base[f"{path}.weight"] + 3.5 * b.T @ a.T
+        wanted = (tensors[f"{path}.m"] / adapted.norm(dim=1))[:, None] * adapted
+        torch.testing.assert_close(result[f"{path}.weight"], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({}, {"fine_tune_type": "full"}, "mlx-lm's form, and holds a model's own weights"),
+        ({}, {"lora_parameters": {"rank": 2}}, "no lora_parameters with a scale"),
+        ({}, {"lora_parameters": [3]}, "no lora_parameters with a scale"),
+        ({f"{PATHS[0]}.m": random(4)}, {}, "are not lora_a, lora_b of one rank"),
+        ({f"{PATHS[0]}.lora_a": random(6, 3)}, {}, "are not lora_a, lora_b of one rank"),
+        ({f"{PATHS[0]}.lora_a": random(3, 2, 6)}, {}, r"only LoRA on matrices.*\[3, 2, 6\]"),
+        ({"norm.weight": random(6)}, {}, "only LoRA on matrices.*'norm.weight'"),
+    ],
+    ids=str,
+)
+def test_mlx_adapters_that_cannot_be_converted(
+    change: dict[str, Any], config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    source = mlx(tmp_path / "mlx", pairs() | change, **config)
+    with raises("M801", match=message):
+        import_peft(source, tmp_path / "out", "ad", "1.0", base="base")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "message"),
+    [
+        ("adapter_model.safetensors", "lora_unet_down_0.lora_down.weight", "kohya's form"),
+        ("style.safetensors", "lora_te1_text_model.alpha", "kohya's form"),
+        ("x.safetensors", "model.layers.0.q_proj.lora_up.weight", "kohya's form"),
+        ("lycoris.safetensors", "lycoris_layers_0_q_proj.hada_w1_a", "LyCORIS wrote it"),
+        ("pytorch_lora_weights.safetensors", "unet.down.lora_A.weight", "diffusers' form"),
+        ("pytorch_lora_weights.safetensors", "transformer.x.lora.down.weight", "diffusers' form"),
+        ("epoch_1/adapter_model.safetensors", "x", "a trainer's folder.* in epoch_1;"),
+        ("checkpoint-9/adapter_model.safetensors", "x", "a trainer's folder.* in checkpoint-9;"),
+        ("adapters.safetensors", "x", "no adapter_config.json"),
+    ],
+)
+def test_other_forms_are_told(file: str, name: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "source" / file
+    path.parent.mkdir(parents=True)
+    save_file({name: random(2, 2)}, path)
+    with raises("M801", match=message):
+        import_peft(tmp_path / "source", tmp_path / "out", "ad", "1.0", base="base")
+
+
+def test_torchtunes_pickles_are_told(tmp_path: Path) -> None:
+    (tmp_path / "adapter_0.pt").write_bytes(b"PK")
+    with raises("M801", match="torchtune's pickles"):
+        import_peft(tmp_path, tmp_path / "out", "ad", "1.0", base="base")
+
+
+def test_a_converted_adapter_is_bound_whole(tmp_path: Path) -> None:
+    import_peft(mlx(tmp_path / "mlx", pairs()), tmp_path / "out", "ad", "1.0", base="base")
+    module = of_folder(tmp_path / "out", "ad", "adapter")
+    assert load_file(tmp_path / "out" / "adapter_model.safetensors").keys() == module.tensors.keys()
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(PATHS)
+    base = {f"{path}.weight": random(4, 6) for path in PATHS}
+    save_file(base, tmp_path / "base.safetensors")
+    (tmp_path / "b").mkdir()
+    save_file(base, tmp_path / "b" / "model.safetensors")
+    table = of_folder(tmp_path / "b", "b", "base").tensors
+    changes = bind_adapter("ad", types_of(module.tensors), config, table).changes
+    assert [change.weight for change in changes] == [3.5, 3.5]
