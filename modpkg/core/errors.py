@@ -145,6 +145,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M210",
             "M211",
             "M212",
+            "M220",
             "M760",
             "M804",
         ],
