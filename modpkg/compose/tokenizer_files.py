@@ -1,4 +1,5 @@
-"""The tokenizer, chat template and generation settings of a composition. Imports no torch.
+"""The files of a composition that are about texts: its tokenizer, chat template, generation config,
+and the modules of sentence-transformers. Imports no torch.
 
 They are the base's, unless an adapter in the recipe has others, which it was trained with, or the
 recipe names a module: ``tokenizer = "NAME"``. A tokenizer is one unit: its files are taken all
@@ -14,13 +15,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.core.errors import ComposeError
-from modpkg.core.filenames import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.errors import ComposeError, RecordError
+from modpkg.core.filenames import GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
 from modpkg.core.text_config import SPECIAL_IDS, edit_text, text_part, vocabulary
 from modpkg.manifest.schema import Compose
+from modpkg.release.sequence import sequence_of
 
 _VOCABULARY = re.compile(
     r"tokenizer\.json|vocab(?:-src|-tgt)?\.(?:json|txt)|[^/]+\.(?:model|spm|tiktoken)"
@@ -32,6 +34,11 @@ _BESIDE = re.compile(
     r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|merges\.txt"
     r"|normalizer\.json"
 )
+_SENTENCE = re.compile(
+    r"modules\.json|config_sentence_transformers\.json|sentence_[a-z-]+_config\.json"
+    r"|[0-9]+_[A-Za-z]+/config\.json"
+)
+"""Files of sentence-transformers, which count beside a ``modules.json`` only."""
 _SPECIAL_TOKENS_MAP, _ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 _CHAT_TEMPLATE = "chat_template"
 _GENERATES = re.compile(r"(?:ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
@@ -50,8 +57,8 @@ _IDLE_GENERATION = {"transformers_version", "_from_model_config"}
 
 def is_text_file(path: str) -> bool:
     """Return whether a module's file belongs to its tokenizer or says how it generates."""
-    patterns = (_VOCABULARY, _TEMPLATE, _BESIDE)
-    return path == GENERATION_CONFIG or any(p.fullmatch(path) is not None for p in patterns)
+    others = path == GENERATION_CONFIG or _SENTENCE.fullmatch(path) is not None
+    return others or _of_tokenizer(path)
 
 
 class TextSettings(Struct, frozen=True, kw_only=True):
@@ -82,11 +89,8 @@ class _Unit(Struct, frozen=True):
         return canonical_json(_MEANINGS[self.what](self.files))
 
 
-_TOKENIZER_UNIT, _TEMPLATE_UNIT, _GENERATION_UNIT = (
-    "tokenizer",
-    "chat template",
-    "generation config",
-)
+_TOKENIZER_UNIT, _TEMPLATE_UNIT = "tokenizer", "chat template"
+_GENERATION_UNIT, _SENTENCE_UNIT = "generation config", "sentence-transformers modules"
 
 
 def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
@@ -100,6 +104,8 @@ def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
         units.append(_Unit(_TOKENIZER_UNIT, taken(_VOCABULARY, _BESIDE, _TEMPLATE)))
     elif template := taken(_TEMPLATE):
         units.append(_Unit(_TEMPLATE_UNIT, template))
+    if MODULES in files:
+        units.append(_Unit(_SENTENCE_UNIT, taken(_SENTENCE)))
     if GENERATION_CONFIG in files:
         units.append(_Unit(_GENERATION_UNIT, {GENERATION_CONFIG: files[GENERATION_CONFIG]}))
     return {unit.what: unit for unit in units}
@@ -141,7 +147,7 @@ def settle(
         if named.name != base.name:
             chosen = {what: (named.name, unit) for what, unit in units.items()}
     else:
-        for what in (_TOKENIZER_UNIT, _TEMPLATE_UNIT, _GENERATION_UNIT):
+        for what in _MEANINGS:
             if (found := _chosen(model, what, recipe, modules, own, before)) is not None:
                 chosen[what] = found
     if _TOKENIZER_UNIT in chosen and _TEMPLATE_UNIT in chosen:
@@ -151,6 +157,8 @@ def settle(
     for what, (name, unit) in chosen.items():
         if what == _TOKENIZER_UNIT:
             merged = {path: blob for path, blob in merged.items() if not _of_tokenizer(path)}
+        elif what == _SENTENCE_UNIT:
+            merged = {p: blob for p, blob in merged.items() if _SENTENCE.fullmatch(p) is None}
         merged |= unit.files
         notes.append(f"{model} has the {what} of {name}, which differs from {base.name}'s.")
     edits: dict[str, Any] = {}
@@ -165,7 +173,7 @@ def settle(
 
 
 def _of_tokenizer(path: str) -> bool:
-    return path != GENERATION_CONFIG and is_text_file(path)
+    return any(p.fullmatch(path) is not None for p in (_VOCABULARY, _TEMPLATE, _BESIDE))
 
 
 def _chosen(
@@ -276,10 +284,24 @@ def _generation_meaning(files: Mapping[str, Path]) -> Any:
     return {k: v for k, v in document.items() if k not in _IDLE_GENERATION and v is not None}
 
 
+def _sentence_meaning(files: Mapping[str, Path]) -> Any:
+    meaning: dict[str, Any] = {}
+    for path, blob in files.items():
+        if path == MODULES:
+            try:
+                meaning[path] = sequence_of(blob)
+            except ValueError as error:
+                raise RecordError("M209", what=path, kind=f"{path} file", reason=error) from None
+        else:
+            meaning[path] = {key: v for key, v in read_json(blob).items() if key != "__version__"}
+    return meaning
+
+
 _MEANINGS = {
     _TOKENIZER_UNIT: _tokenizer_meaning,
     _TEMPLATE_UNIT: _template_meaning,
     _GENERATION_UNIT: _generation_meaning,
+    _SENTENCE_UNIT: _sentence_meaning,
 }
 
 

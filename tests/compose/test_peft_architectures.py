@@ -389,12 +389,13 @@ def test_another_base_is_refused(what: str, tmp_path: Path) -> None:
         applied(tmp_path)
 
 
-def test_resized_embeddings_are_refused(tmp_path: Path) -> None:
+def test_embeddings_of_another_width_are_refused(tmp_path: Path) -> None:
+    """Those with another number of rows are for a resized vocabulary."""
     saved(tmp_path, modules_to_save=["embed_tokens"])
-    grow = torch.zeros(3, 32)
+    wider = torch.zeros(61, 3)
     renew(
         tmp_path / "base",
-        lambda name, t: (name, torch.cat([t, grow]) if "embed" in name else t),
+        lambda name, t: (name, torch.cat([t, wider], 1) if "embed" in name else t),
     )
-    with pytest.raises(ModpkgError, match=r"embed_tokens.*\[61, 32\].*\[64, 32\]"):
+    with pytest.raises(ModpkgError, match=r"embed_tokens.*\[61, 32\].*\[61, 35\]"):
         applied(tmp_path)

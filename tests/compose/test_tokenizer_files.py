@@ -42,6 +42,7 @@ CHAT = {**tokenizer(END, eos_token="<|im_end|>"), "chat_template.jinja": TEMPLAT
 def with_files(owner: InstalledModule, files: dict[str, Any]) -> InstalledModule:
     folder = next(iter(owner.files.values())).parent
     for path, value in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(value if isinstance(value, str) else json.dumps(value))
         owner.files[path] = folder / path
     return owner
@@ -151,6 +152,28 @@ def test_a_generation_config_of_an_adapter_is_used(tmp_path: Path) -> None:
     result = composed(a_base(tmp_path, tokenizer()), own)
     assert owners(result)["generation_config.json"] == "ad"
     assert result.notes == ("m has the generation config of ad, which differs from base's.",)
+
+
+def test_the_sentence_modules_of_an_adapter_are_used(tmp_path: Path) -> None:
+    def files(mode: str) -> dict[str, Any]:
+        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+        return {
+            "modules.json": [
+                {"name": path, "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for path, kind in kinds.items()
+            ],
+            "1_Pooling/config.json": {"pooling_mode": mode},
+            "config_sentence_transformers.json": {"prompts": {"query": mode}},
+        }
+
+    own = an_adapter(tmp_path, "ad", files("cls"))
+    plain = composed(a_base(tmp_path, tokenizer()), own)
+    assert owners(plain)["modules.json"] == "ad"
+    told = "m has the sentence-transformers modules of ad, which differs from base's."
+    assert plain.notes == (told,)
+    same = composed(a_base(tmp_path / "2", files("cls")), own)
+    assert (owners(same)["modules.json"], same.notes) == ("base", ())
+    assert composed(a_base(tmp_path / "3", files("mean")), own).notes == (told,)
 
 
 def test_two_tokenizers_are_refused_and_the_recipe_may_name_one(tmp_path: Path) -> None:
