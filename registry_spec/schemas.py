@@ -29,6 +29,7 @@ _TITLES = {
     "provides": "Interface that a release provides",
     "expects": "Interface that a release expects",
     "patch": "patch.json of a release of kind patch",
+    "memory": "memory.json of a release of kind adapter",
     "lock": "modpkg.lock",
     "report": "report.json",
 }

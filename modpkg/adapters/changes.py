@@ -134,6 +134,8 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True):
     """The base's ``config.json``; empty if not available."""
     digests: Mapping[str, str] = {}
     """Digests of the adapter's tensors, where known."""
+    renames: Mapping[str, str] = {}
+    """Names of the model's tensors, by the names that the adapter has for them."""
 
     def equal(self, one: str, other: str) -> bool:
         """Return whether two tensors of the adapter are known to be identical."""

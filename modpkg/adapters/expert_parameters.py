@@ -121,6 +121,11 @@ def _shape_of(adapter: Adapter, parameter: str) -> tuple[int, ...] | None:
     return None
 
 
+def without_wrappers(path: str) -> str:
+    """Return the path of a module, from that of a wrapper that PEFT puts around its parameters."""
+    return _WRAPPERS.sub("", path)
+
+
 def example_name(adapter: Adapter, parameter: str) -> str:
     """Return the name in the model of a parameter, or of its first part where it is stored so."""
     path, _, name = parameter.rpartition(".")

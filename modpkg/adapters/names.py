@@ -113,6 +113,7 @@ class NameMapping(Struct, frozen=True):
         return self.find(name) or next(self._candidates(name), name)
 
     def _candidates(self, name: str) -> Iterator[str]:
+        name = self.adapter.renames.get(name, name)
         if not name.startswith(self.strip):
             return
         plain = self.add + name.removeprefix(self.strip)

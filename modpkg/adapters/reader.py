@@ -10,6 +10,7 @@ from msgspec import structs
 from modpkg.adapters import expert_parameters
 from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TensorChange
 from modpkg.adapters.layers import replicate, replicated_ranges
+from modpkg.adapters.memory import disk_name, in_memory, on_disk
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
 from modpkg.adapters.methods.adalora import ADALORA
@@ -27,6 +28,7 @@ from modpkg.adapters.saved_modules import (
 from modpkg.adapters.targets import refuse_partial, refuse_unsaved
 from modpkg.adapters.vocabulary import resized_base, resized_rows
 from modpkg.core.errors import ReleaseError
+from modpkg.core.records import MemoryRecord
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
 
@@ -41,6 +43,7 @@ def bind_adapter(
     model_config: Mapping[str, Any] | None = None,
     digests: Mapping[str, str] | None = None,
     layers: Sequence[tuple[int, int]] | None = None,
+    memory: MemoryRecord | None = None,
 ) -> AdapterChanges:
     """Return what an adapter changes in a base; every tensor of it is used exactly once.
 
@@ -59,25 +62,30 @@ def bind_adapter(
         layers: The ranges of layers that ``base`` was assembled from; empty if it has its own.
             Without it, an adapter trained on repeated layers is bound to a base with the same
             layers repeated.
+        memory: The base as transformers has it in memory, if the adapter is bound to that.
 
     Raises:
         ComposeError: Part of the adapter would not be applied, or its shapes do not fit the base.
         ReleaseError: A tensor has no counterpart in the base.
     """
+    table = base if memory is None else in_memory(memory, base, module, base_name)
     adapter = Adapter(
         module=module,
         names=names,
         config=config,
-        base=base,
+        base=table,
         base_name=base_name,
         architecture=architecture,
         model_config=model_config or {},
         digests=digests or {},
+        renames={} if memory is None else memory.names,
     )
     method = method_of(adapter)
     _refuse_empty(adapter, method)
     base_names: dict[str, str] = {}
     if ranges := replicated_ranges(adapter):
+        if memory is not None:
+            raise adapter.refuse("it repeats layers, which transformers renames when it loads them")
         if layers is None:
             replicated, base_names = replicate(adapter, ranges)
             adapter = structs.replace(adapter, base=replicated)
@@ -94,6 +102,10 @@ def bind_adapter(
     changes, added = bind_saved(adapter, tensors, mapping, changes)
     saved = strings(adapter, "modules_to_save")
     of_base = {mapping.find(name) for name in tensors.plain if not is_saved(name, saved)}
+    if memory is not None:
+        changes = on_disk(adapter, memory, changes, base)
+        rows = {disk_name(memory, name): count for name, count in rows.items()}
+        of_base = {disk_name(memory, name) for name in of_base if name is not None}
     return AdapterChanges(
         changes=tuple(changes),
         unused=tuple(tensors.unused),
@@ -206,3 +218,31 @@ def method_of(adapter: Adapter) -> PeftMethod:
         reason = UNSUPPORTED.get(str(peft_type), f"supported are {', '.join(METHODS)}")
         raise adapter.refuse(f"its peft_type is {peft_type!r}: {reason}")
     return method
+
+
+def model_names(
+    module: str, names: Mapping[str, DTypeShape], config: Mapping[str, Any]
+) -> set[str]:
+    """Return the names of the tensors in its model that an adapter may be for, as it has them.
+
+    Raises:
+        ComposeError: The method is not supported, or a tensor is not one that it writes.
+        ReleaseError: Two tensors are for the same module and role.
+    """
+    adapter = Adapter(
+        module=module,
+        names=names,
+        config=config,
+        base={},
+        base_name="the base",
+        architecture=None,
+        model_config={},
+    )
+    tensors = group_tensors(adapter, method_of(adapter).keys)
+    found = set(tensors.plain)
+    parameters = strings(adapter, "target_parameters")
+    for path in (*tensors.sites, *tensors.tokens):
+        found |= {f"{path}.weight", f"{path}.bias"}
+        plain = expert_parameters.without_wrappers(path)
+        found |= {f"{plain}.{name.rpartition('.')[2]}" for name in parameters}
+    return found

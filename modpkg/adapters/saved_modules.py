@@ -15,9 +15,10 @@ _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings|shared)\.weight$"
 )
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$")
+_OUTPUT_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 _HAS_OUTPUT_LAYER = re.compile(
-    r"(?:LMHeadModel|ForCausalLM|ForMaskedLM|ForConditionalGeneration|ForPreTraining"
-    r"|ForQuestionAnsweringLM)$"
+    r"(?:LMHead|LMHeadModel|DoubleHeadsModel|GenerationDecoder|ForCausalLM|ForMaskedLM"
+    r"|ForConditionalGeneration|ForPreTraining|ForQuestionAnsweringLM)$"
 )
 _TIED = ("embed_tokens", "lm_head")
 """Names by which PEFT knows an embedding and its output layer, for ``ensure_weight_tying``."""
@@ -51,6 +52,11 @@ def bind_saved(
             _add_values(adapter, by_target, target, tensor)
         elif _copies_embedding(adapter, name, tensor, tensors.plain):
             tensors.unused.append(tensor)
+        elif saved and _OUTPUT_WEIGHT.search(name) and _is_tied(adapter):
+            raise adapter.refuse(
+                f"tensor {tensor!r} replaces the output layer only, but the base's embedding "
+                "shares that tensor"
+            )
         elif saved:
             added[mapping.expected(name) if _OUTPUT.search(name) else name] = tensor
         else:
@@ -145,11 +151,20 @@ def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
 
 
 def _refuse_tied(adapter: Adapter, target: str, tensor: str) -> None:
-    if _EMBEDDING.search(target) and _is_tied(adapter):
+    if _is_embedding(adapter, target) and _is_tied(adapter):
         raise adapter.refuse(
             f"tensor {tensor!r} changes the embedding {target!r} only, but the base's output "
             "layer shares that tensor"
         )
+
+
+def _is_embedding(adapter: Adapter, target: str) -> bool:
+    """Return whether a tensor has a row for each token, by its name or its shape."""
+    shape = adapter.target_shape(target)
+    nested = adapter.model_config.get("text_config")
+    tables = (adapter.model_config, nested if isinstance(nested, dict) else {})
+    sizes = [table["vocab_size"] for table in tables if isinstance(table.get("vocab_size"), int)]
+    return _EMBEDDING.search(target) is not None or (len(shape) == 2 and shape[0] in sizes)
 
 
 def _copies_embedding(adapter: Adapter, name: str, tensor: str, others: Mapping[str, str]) -> bool:
@@ -165,7 +180,7 @@ def shares_output(adapter: Adapter, name: str) -> bool:
 
 
 def _has_output(adapter: Adapter) -> bool:
-    return any(map(_OUTPUT.search, adapter.base))
+    return any(map(_OUTPUT_WEIGHT.search, adapter.base))  # its bias is never shared
 
 
 def _is_tied(adapter: Adapter) -> bool:

@@ -11,7 +11,7 @@ from modpkg.cli.output import good, print_json, say
 from modpkg.core.names import module_name
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
-from modpkg.interop.peft import export_peft, fetch_adapter
+from modpkg.interop.peft import base_names, export_peft, fetch_adapter
 from modpkg.interop.plain import export_plain
 from modpkg.interop.sentence_transformers import export_sentence_transformers
 from modpkg.runtime.installed import find_model
@@ -43,7 +43,8 @@ def export_command(workspace: Workspace, name: str, form: str, folder: Path, as_
     workspace.progress.stage("Exporting")
     if form == "peft":
         adapter, scale = fetch_adapter(workspace, module_name(name))
-        files = export_peft(adapter, folder, scale=scale)
+        names = base_names(workspace, adapter)
+        files = export_peft(adapter, folder, scale=scale, rename=names)
     else:
         model = find_model(name, workspace)
         files = _MODEL_WRITERS[form](*model, folder)

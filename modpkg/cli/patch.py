@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,17 +68,22 @@ def patch_create_command(
     view = find_view(copy, workspace)
     chosen = module_name(name or f"{view.name or Path(copy).resolve().name}-patch")
     folder = out if out is not None else Path(chosen)
-    patch = create(
-        module, view, deltas=is_published(module, workspace), progress=workspace.progress
-    )
-    write_patch(
-        patch,
-        folder,
-        name=chosen,
-        version=str(given),
-        license=license_ or module.record.license,
-        origin=view,
-    )
+    with tempfile.TemporaryDirectory(prefix="modpkg-") as spool:
+        patch = create(
+            module,
+            view,
+            deltas=is_published(module, workspace),
+            progress=workspace.progress,
+            spool=Path(spool),
+        )
+        write_patch(
+            patch,
+            folder,
+            name=chosen,
+            version=str(given),
+            license=license_ or module.record.license,
+            origin=view,
+        )
     if as_json:
         print_json(_document(chosen, str(given), folder, patch))
         return

@@ -27,6 +27,8 @@ SENTENCE_TRANSFORMER = "sentence_bert_config.json"
 
 ROUTER = "router.json"
 """The record of a router module: the experts its rows belong to."""
+MEMORY = "memory.json"
+"""The record of an adapter that names a base's tensors as transformers has them in memory."""
 PATCH = "patch.json"
 """The record of a patch module."""
 PATCHED_FILES = "files/"

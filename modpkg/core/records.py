@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.core.errors import RecordError
-from modpkg.core.filenames import PATCH, REGISTRY_INFO
+from modpkg.core.filenames import MEMORY, PATCH, REGISTRY_INFO
 
 SPEC = 1
 """The version of the registry spec that this code writes, and the newest it reads."""
@@ -214,7 +214,45 @@ class PatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Files of the base that the result does not have; new ones are under ``files/``."""
 
 
-Record = TypeVar("Record", RegistryInfo, IndexLine, ReleaseRecord, Provides, Expects, PatchRecord)
+class MemoryPiece(Struct, frozen=True, omit_defaults=True):
+    """Adjacent elements of a tensor on disk, in C order."""
+
+    tensor: str
+    start: Size = 0
+    stop: Size | None = None
+    """After the last one; `None` for the tensor's end."""
+
+
+class MemoryTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A parameter of a model in memory, made from tensors on disk."""
+
+    shape: Shape
+    pieces: list[MemoryPiece] = []
+    """In the order of its elements; none where its elements are rearranged in another way."""
+    transposed: bool = False
+    """Whether its last two dimensions are those of the one piece, exchanged."""
+
+
+class MemoryRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``memory.json``: the base of an adapter as transformers has it in memory."""
+
+    spec: int = SPEC
+    tensors: dict[str, MemoryTensor] = {}
+    """By name in memory, the parameters that differ from a tensor of the same name on disk."""
+    names: dict[str, str] = {}
+    """Names in memory, by the name that the adapter has for them."""
+
+
+Record = TypeVar(
+    "Record",
+    RegistryInfo,
+    IndexLine,
+    ReleaseRecord,
+    Provides,
+    Expects,
+    PatchRecord,
+    MemoryRecord,
+)
 
 FORMATS: dict[str, type[Struct]] = {
     "registry": RegistryInfo,
@@ -223,6 +261,7 @@ FORMATS: dict[str, type[Struct]] = {
     "provides": Provides,
     "expects": Expects,
     "patch": PatchRecord,
+    "memory": MemoryRecord,
 }
 """The formats of the registry spec, by the name of their JSON Schema."""
 
@@ -261,4 +300,5 @@ FORMAT_LABELS = {
     "Provides": "interface",
     "Expects": "interface",
     "PatchRecord": PATCH,
+    "MemoryRecord": MEMORY,
 }

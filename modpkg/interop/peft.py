@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from modpkg.core.errors import ConversionError, InstallError
-from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import ConversionError, InstallError, ModpkgError
+from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MEMORY
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
@@ -27,9 +28,11 @@ from modpkg.interop.module_project import (
     new_project,
     write_manifest,
 )
+from modpkg.interop.peft_names import names_in_memory
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.schema import Compose
 from modpkg.resolve.lock import LockedModule
+from modpkg.runtime.memory_layout import layout_of
 
 
 def import_peft(
@@ -147,10 +150,38 @@ def _only_adapter(
     return states[adapters[0].module], scale
 
 
-def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> list[str]:
+def base_names(workspace: Workspace, module: InstalledModule) -> Callable[[str], str] | None:
+    """Return what gives the names in memory of the tensors of an adapter's base.
+
+    None if nobody can tell: transformers is not installed, or does not know the architecture.
+    """
+    for origin in module.record.provenance.built_from[:1]:
+        try:
+            registry = workspace.registries.of(ModuleName(origin.name))
+            record = registry.release(origin.release, f"the release record of {origin.name}")
+            if CONFIG not in record.files:
+                return None
+            digest = parse_digest(record.files[CONFIG].digest)
+            data = registry.blob(digest, f"{CONFIG} of {origin.name}")
+            config = msgspec.json.decode(data, type=dict[str, Any])
+            layout = layout_of(origin.name, config, record.tensors)
+        except (ModpkgError, msgspec.MsgspecError):
+            return None
+        return None if layout is None else layout.rename
+    return None
+
+
+def export_peft(
+    module: InstalledModule,
+    out: Path,
+    *,
+    scale: float = 1.0,
+    rename: Callable[[str], str] | None = None,
+) -> list[str]:
     """Write an adapter as a directory that PEFT opens; return the file names.
 
-    A ``scale`` other than 1 is multiplied into LoRA's alpha, since B @ A is only multiplied by
+    ``rename`` gives the name in memory of a tensor of the base: PEFT's paths are those. A
+    ``scale`` other than 1 is multiplied into LoRA's alpha, since B @ A is only multiplied by
     ``alpha / rank`` (or ``alpha / √rank``).
 
     Raises:
@@ -172,16 +203,22 @@ def export_peft(module: InstalledModule, out: Path, *, scale: float = 1.0) -> li
                 f"it is composed with scale {scale:g}, and alpha does not scale {unscaled}"
             )
         config = _scaled(config, scale)
+    renamed: dict[str, str] = {}
+    if rename is not None:
+        renamed, config = names_in_memory(module, config, rename)
+    tensors = {renamed.get(name, name): ref for name, ref in module.tensors.items()}
     with new_project(out) as staged:
         for path, blob in module.files.items():
+            if path == MEMORY:
+                continue
             target = staged / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(blob, target)
             target.chmod(0o644)
-        if scale != 1.0:
+        if scale != 1.0 or renamed:
             text = msgspec.json.format(msgspec.json.encode(config), indent=2)
             write_atomically(staged / ADAPTER_CONFIG, text)
-        write_weights(module.tensors, Path(), staged, stem="adapter_model", max_shard_bytes=2**62)
+        write_weights(tensors, Path(), staged, stem="adapter_model", max_shard_bytes=2**62)
     return files_of(out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from packaging.specifiers import SpecifierSet
 
@@ -36,10 +37,16 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
         line = newest_release(lines, specifier)
         if line is None:
             raise registry.not_found(dependency.name, version or str(specifier))
+        record = registry.record(line)
         return Base(
             release=parse_digest(line.release),
-            record=registry.record(line),
+            record=record,
             provides=registry.provides(line.provides or ""),
+            read=partial(_read, registry),
         )
     kind = manifest.module.kind if manifest.module is not None else "app"
     raise ReleaseError("M210", where=manifest.path, kind=kind)
+
+
+def _read(registry: Registry, digest: str, what: str) -> bytes:
+    return registry.blob(parse_digest(digest), what)

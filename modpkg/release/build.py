@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
-from modpkg.core.filenames import CONFIG, REGISTRY_INFO, TOKENIZER
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
 from modpkg.core.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
@@ -33,7 +34,7 @@ from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
 from modpkg.release.build_stamps import rename_release, source_stamps, write_stamps
 from modpkg.release.content import collect
-from modpkg.release.expects import expects_of
+from modpkg.release.expects import FindMemory, expects_of
 from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
 from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
@@ -47,6 +48,19 @@ class Base(Struct, frozen=True):
     release: Digest
     record: ReleaseRecord
     provides: Provides
+    read: Callable[[str, str], bytes]
+    """Return one of its files by digest; the second argument names it in errors."""
+
+    def config(self) -> dict[str, Any]:
+        """Return its ``config.json``; empty if it has none that can be read."""
+        record = self.record
+        if CONFIG not in record.files:
+            return {}
+        data = self.read(record.files[CONFIG].digest, f"{CONFIG} of {record.name} {record.version}")
+        try:
+            return msgspec.json.decode(data, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return {}
 
 
 class Built(Struct, frozen=True):
@@ -73,6 +87,7 @@ def build(
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
+    memory: FindMemory | None = None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing its contents.
 
@@ -81,7 +96,8 @@ def build(
     changed ones are encoded unless ``deltas`` is off. ``origins`` are the releases of the
     manifest's ``[provenance]``, from `modpkg.registry.origins.find_origins`. The same project and
     registry give the same bytes. ``accept`` is called with the finished tree before it replaces
-    ``out``; if it raises, ``out`` is unchanged.
+    ``out``; if it raises, ``out`` is unchanged. ``memory`` is asked how transformers has the base
+    in memory if an adapter does not name its tensors as they are on disk.
 
     Raises:
         ReleaseError, PackError, PatchError: A file or tensor is invalid; the message names it.
@@ -118,8 +134,20 @@ def build(
         if module.kind in ACTING_KINDS:
             if base is None:
                 raise ReleaseError("M210", where=manifest.path, kind=module.kind)
-            expects = expects_of(module, packed.tensors, content.files, base.record, base.provides)
-            expected[base.record.name] = tree.add(canonical_json(expects))
+            bound = expects_of(
+                module,
+                packed.tensors,
+                content.files,
+                base.record,
+                base.provides,
+                model_config=base.config() if ADAPTER_CONFIG in content.files else {},
+                memory=memory,
+            )
+            expected[base.record.name] = tree.add(canonical_json(bound.expects))
+            files.pop(MEMORY, None)
+            if bound.memory is not None:
+                data = canonical_json(bound.memory)
+                files[MEMORY] = FileEntry(digest=tree.add(data), size=len(data))
         requires, extras = requires_of(manifest)
         record = ReleaseRecord(
             name=module.name,

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from modpkg.adapters import bind_adapter, bind_expert, bind_router
+from msgspec import Struct
+
+from modpkg.adapters import AdapterChanges, bind_adapter, bind_expert, bind_router
 from modpkg.adapters.changes import VirtualTokens
 from modpkg.adapters.expert import experts_of
-from modpkg.core.errors import ReleaseError
+from modpkg.adapters.memory import REARRANGED, disk_names, read_memory
+from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
 from modpkg.core.interface import WEIGHTS_PORT, weights_digest
 from modpkg.core.jsonfile import read_json
-from modpkg.core.records import Expects, Port, Provides, ReleaseRecord, TensorEntry, TouchedTensor
+from modpkg.core.records import (
+    Expects,
+    MemoryRecord,
+    Port,
+    Provides,
+    ReleaseRecord,
+    TensorEntry,
+    TouchedTensor,
+)
 from modpkg.core.tensors import DTypeShape, types_of
 from modpkg.manifest.schema import ModuleTable
 from modpkg.release.patched import check_against, read_patch
@@ -41,13 +53,29 @@ def _read_by_prompt(
     return {**ports, WEIGHTS_PORT: weights_digest(base.tensors)}
 
 
+FindMemory = Callable[[Mapping[str, DTypeShape], Mapping[str, Any]], MemoryRecord | None]
+"""``find(types, config)``: how transformers has the base of an adapter in memory, with the names
+that the adapter has for it; None if that is as on disk, or unknown."""
+
+
+class Bound(Struct, frozen=True):
+    """What binding a module to its base finds out."""
+
+    expects: Expects
+    memory: MemoryRecord | None = None
+    """Of an adapter that does not name the base's tensors as they are on disk."""
+
+
 def expects_of(
     module: ModuleTable,
     tensors: Mapping[str, TensorEntry],
     files: Mapping[str, Path],
     base: ReleaseRecord,
     provides: Provides,
-) -> Expects:
+    *,
+    model_config: Mapping[str, Any] | None = None,
+    memory: FindMemory | None = None,
+) -> Bound:
     """Return the part of ``base`` that the module touches, with its current digests.
 
     An adapter touches the tensors that it is added to, a patch those that it changes or removes
@@ -61,6 +89,7 @@ def expects_of(
     """
     types = types_of(tensors)
     ports: dict[str, Port] = {}
+    record: MemoryRecord | None = None
     if module.kind == "adapter" or (module.kind == "patch" and ADAPTER_CONFIG in files):
         if ADAPTER_CONFIG not in files:
             raise ReleaseError(
@@ -70,18 +99,15 @@ def expects_of(
                 remedy="add the file that PEFT wrote beside the weights",
             )
         config = read_json(files[ADAPTER_CONFIG])
-        architecture = provides.ports.get("architecture")
-        bound = bind_adapter(
+        bound, record = _bind_adapter(
             module.name,
-            types,
+            tensors,
             config,
-            provides.tensors,
-            architecture=str(architecture) if architecture is not None else None,
-            base_name=f"{base.name} {base.version}",
-            model_config={"num_hidden_layers": provides.ports["layers"]}
-            if "layers" in provides.ports
-            else {},
-            digests={name: entry.digest for name, entry in tensors.items()},
+            files,
+            base=base,
+            provides=provides,
+            model_config={**_layers(provides), **(model_config or {})},
+            memory=memory,
         )
         touched = {bound.base_names.get(name, name) for name in (c.target for c in bound.changes)}
         if tokenizer := provides.ports.get("tokenizer"):
@@ -89,10 +115,10 @@ def expects_of(
         if bound.prompt is not None:
             ports |= _read_by_prompt(module.name, bound.prompt, base, provides)
     elif module.kind == "patch" and PATCH in files:
-        record = read_patch(files[PATCH], module.name)
-        check_against(record, module.name, tensors, f"{base.name} {base.version}", base.tensors)
-        touched = record.removed.keys() | {
-            name for name, item in record.tensors.items() if item.was is not None
+        patch = read_patch(files[PATCH], module.name)
+        check_against(patch, module.name, tensors, f"{base.name} {base.version}", base.tensors)
+        touched = patch.removed.keys() | {
+            name for name, item in patch.tensors.items() if item.was is not None
         }
     elif module.kind == "patch":
         # Sparse values come with their indices.
@@ -104,7 +130,11 @@ def expects_of(
                 reason=f"it patches tensor {missing[0]!r}, which {base.name} does not have",
             )
     else:
-        touched = types.keys() & base.tensors.keys()
+        names = dict.fromkeys(types)
+        if module.kind == "head" and _may_be_renamed(types, base.tensors):
+            record = (memory and memory(types, {})) or read_memory(files, module.name)
+            names = dict.fromkeys(disk_names(record, types).values())
+        touched = names.keys() & base.tensors.keys()
         known: tuple[str, ...] = ("architecture", "hidden", "tokenizer")
         if module.kind == "expert":
             known += ("layers",)
@@ -113,7 +143,7 @@ def expects_of(
             if port in provides.ports:
                 ports[port] = provides.ports[port]
         ports[WEIGHTS_PORT] = weights_digest(base.tensors)
-    return Expects(
+    expects = Expects(
         tensors={
             name: TouchedTensor(entry.dtype, list(entry.shape), entry.digest)
             for name, entry in sorted(base.tensors.items())
@@ -121,6 +151,75 @@ def expects_of(
         },
         ports=ports,
     )
+    return Bound(expects, record)
+
+
+def _layers(provides: Provides) -> dict[str, Port]:
+    """Return what a base's ports say about its config."""
+    layers = provides.ports.get("layers")
+    return {} if layers is None else {"num_hidden_layers": layers}
+
+
+def _may_be_renamed(names: Iterable[str], base: Iterable[str]) -> bool:
+    """Return whether one of a head's tensors may be one of the base's with another name.
+
+    Then its module and parameter are called as one of the base's are: ``lm_head.weight``.
+    """
+    ends = {tuple(name.split(".")[-2:]) for name in base}
+    known = set(base)
+    return any(name not in known and tuple(name.split(".")[-2:]) in ends for name in names)
+
+
+def _bind_adapter(
+    module: str,
+    tensors: Mapping[str, TensorEntry],
+    config: Mapping[str, Any],
+    files: Mapping[str, Path],
+    *,
+    base: ReleaseRecord,
+    provides: Provides,
+    model_config: Mapping[str, Any],
+    memory: FindMemory | None,
+) -> tuple[AdapterChanges, MemoryRecord | None]:
+    """Bind an adapter to the base's tensors as they are on disk, or else as they are in memory.
+
+    Raises:
+        ReleaseError, ComposeError: It fits neither. The error is about memory if the adapter has
+            names from there.
+    """
+    types = types_of(tensors)
+    architecture = provides.ports.get("architecture")
+
+    def bind(record: MemoryRecord | None) -> AdapterChanges:
+        return bind_adapter(
+            module,
+            types,
+            config,
+            provides.tensors,
+            architecture=str(architecture) if architecture is not None else None,
+            base_name=f"{base.name} {base.version}",
+            model_config=model_config,
+            digests={name: entry.digest for name, entry in tensors.items()},
+            memory=record,
+        )
+
+    refusal: ReleaseError | ComposeError | None = None
+    if architecture not in REARRANGED:
+        try:
+            return bind(None), None
+        except (ReleaseError, ComposeError) as error:
+            refusal = error
+    found = None if memory is None else memory(types, config)
+    record = found or read_memory(files, module)
+    if record is not None:
+        try:
+            return bind(record), record
+        except (ReleaseError, ComposeError) as error:
+            if refusal is None or error.code != "M207":
+                raise
+    if refusal is None:
+        return bind(None), None
+    raise refusal
 
 
 def _bind_expert(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,17 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
         MissingExtra: Transformers is not installed.
     """
     refuse_remote_code(name, folder)
+    return class_of_config(name, read_json(folder / CONFIG))
+
+
+def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the class that a ``config.json`` names, and its config object.
+
+    Raises:
+        RunError: The class is unknown, or the config is invalid.
+        MissingExtra: Transformers is not installed.
+    """
     transformers = transformers_module()
-    raw = read_json(folder / CONFIG)
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise RunError("M704", name=name, reason="config.json does not name one architecture")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
 from msgspec import Struct
 
+from modpkg.community.modules.same_names import as_named_by, config_of
 from modpkg.community.modules.view import ModuleView
 from modpkg.compose.distance import bits_of, distance_of, relative
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import TensorRef
 from modpkg.core.progress import Progress
+from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of
 
 Status = Literal["same", "changed", "reshaped", "added", "removed"]
@@ -102,21 +106,25 @@ class WeightsDiff(Struct, frozen=True):
 
 
 def diff_views(before: ModuleView, after: ModuleView, progress: Progress) -> WeightsDiff:
-    """Compare the weights of two modules; both are fetched where necessary.
+    """Compare the weights of two modules, as A names them; both are fetched where necessary.
 
     Raises:
         PackError: A file is missing or too short. What fetching can raise.
     """
     old, new = before.refs(), after.refs()
-    progress.stage("Comparing")
-    progress.total(
-        sum(
-            ref.length
-            for name, ref in new.items()
-            if name in old and old[name].digest != ref.digest
+    one, two = config_of(before), config_of(after)
+    with tempfile.TemporaryDirectory(prefix="modpkg-") as spool:
+        new = as_named_by(new, two, old, one, Path(spool))
+        old = in_terms_of(old, new, one, two)
+        progress.stage("Comparing")
+        progress.total(
+            sum(
+                ref.length
+                for name, ref in new.items()
+                if name in old and old[name].digest != ref.digest
+            )
         )
-    )
-    return diff_tensors(old, new, progress.advance)
+        return diff_tensors(old, new, progress.advance)
 
 
 def diff_tensors(

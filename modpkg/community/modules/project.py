@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from modpkg.community.modules.memory import memory_of
 from modpkg.core.errors import ManifestError, PublishError
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.project import Project
@@ -90,6 +91,7 @@ def build_project(
         deltas=deltas,
         progress=project.progress.advance,
         accept=accept,
+        memory=None if base is None else memory_of(base),
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
+from modpkg.community.modules.same_names import as_named_by, config_of
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.patch.tensor_encodings import Form, Inputs, find_form
 from modpkg.compose.mapping import DTYPE_NAMES
@@ -21,9 +22,11 @@ from modpkg.core.errors import PatchError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, PATCH, PATCHED_FILES
 from modpkg.core.files import safe_path, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import pack_chunks
 from modpkg.core.progress import Progress
 from modpkg.core.records import PatchedTensor, PatchRecord, canonical_json
+from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of, type_of
 from modpkg.interop.module_project import new_project
 from modpkg.manifest.normal import manifest_text
@@ -70,8 +73,12 @@ def create(
     *,
     deltas: bool,
     progress: Progress | None = None,
+    spool: Path | None = None,
 ) -> Patch:
     """Return the patch that turns ``base`` into ``copy``, bit for bit.
+
+    The copy may have other names for the base's tensors, see `as_named_by`. Copies of tied tensors
+    and computed buffers that only one of them has stay as the base has them.
 
     Args:
         base: The release that was fine-tuned.
@@ -79,6 +86,8 @@ def create(
         deltas: Whether whole tensors are written as lossless changes of the base's where the
             patch is published.
         progress: Counts the bytes of changed tensors.
+        spool: Folder that lives as long as the patch, for tensors that are joined from several of
+            the copy's; without it, the copy has to have the base's names.
 
     Raises:
         PatchError: The two have no tensor in common, the copy is an adapter, or they are equal.
@@ -92,7 +101,12 @@ def create(
             base=label,
             reason="it is an adapter; import it with 'modpkg import peft'",
         )
-    if not base.tensors.keys() & copy.tensors.keys():
+    tensors = copy.refs()
+    own = read_json(base.files[CONFIG]) if CONFIG in base.files else {}
+    theirs = config_of(copy)
+    if spool is not None:
+        tensors = as_named_by(tensors, theirs, base.tensors, own, spool)
+    if not base.tensors.keys() & tensors.keys():
         raise PatchError(
             "M735",
             what=copy.label,
@@ -100,13 +114,14 @@ def create(
             reason=f"they have no tensor in common (it has {min(copy.tensors)!r}, for example, and "
             f"the base {min(base.tensors, default='none')!r})",
         )
-    tensors = copy.refs()
     if progress is not None:
         progress.stage("Comparing")
         progress.total(sum(ref.length for ref in tensors.values()))
     changed = {name: ref for name, ref in sorted(tensors.items()) if not _same(base, name, ref)}
     removed = {
-        name: ref.digest for name, ref in sorted(base.tensors.items()) if name not in copy.tensors
+        name: ref.digest
+        for name, ref in sorted(in_terms_of(base.tensors, tensors, own, theirs).items())
+        if name not in tensors
     }
     files = {
         path: copy.locate_file(path)
@@ -135,7 +150,7 @@ def create(
         ),
         files=files,
         elements=sum(map(_elements, tensors.values())),
-        tensors=len(copy.tensors),
+        tensors=len(tensors),
         length=sum(ref.length for ref in tensors.values()),
     )
 

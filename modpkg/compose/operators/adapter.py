@@ -8,6 +8,7 @@ from typing import Any
 from modpkg.adapters import METHODS, bind_adapter, bind_head
 from modpkg.adapters.changes import AdapterChanges, VirtualTokens
 from modpkg.adapters.head import class_stem
+from modpkg.adapters.memory import read_memory
 from modpkg.adapters.methods.virtual_tokens import TASKS
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, StepContext
@@ -54,6 +55,7 @@ def bind(context: StepContext) -> Effects:
         model_config=context.config,
         digests={name: ref.digest for name, ref in module.tensors.items()},
         layers=_layer_ranges(context),
+        memory=read_memory(module.files, module.name),
     )
     if step.replace and not changes.added:
         raise context.refuse_step("has replace, but an adapter replaces nothing")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from modpkg.adapters import bind_head
 from modpkg.adapters.head import class_stem
+from modpkg.adapters.memory import disk_names, read_memory
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
-from modpkg.core.filenames import CONFIG
+from modpkg.core.filenames import CONFIG, MEMORY
 from modpkg.core.jsonfile import read_json
 from modpkg.core.tensors import types_of
 
@@ -36,9 +37,12 @@ def bind(context: StepContext) -> Effects:
     module, base, step = context.module, context.base, context.step
     if step.scale != 1.0:
         raise context.refuse_step("has a scale, but a head cannot be scaled")
+    record = read_memory(module.files, module.name)
+    names = disk_names(record, module.tensors)
+    tensors = {names[name]: ref for name, ref in module.tensors.items()}
     head = bind_head(
         context.model,
-        types_of(module.tensors),
+        types_of(tensors),
         base.tensors,
         step.replace,
         base_name=context.base_name,
@@ -60,7 +64,7 @@ def bind(context: StepContext) -> Effects:
             )
         edits["architectures"] = [f"{stem}ForSequenceClassification"]
     return Effects(
-        added=dict(module.tensors),
+        added=tensors,
         removed=(*head.replaced, *head.removed),
         config=edits,
         files=model_files(module.files),
@@ -69,7 +73,7 @@ def bind(context: StepContext) -> Effects:
 
 def model_files(files: dict[str, Path]) -> dict[str, Path]:
     """Return the files that a running model reads, without documents, tests and shard indexes."""
-    return {path: blob for path, blob in files.items() if not is_document(path)}
+    return {path: blob for path, blob in files.items() if path != MEMORY and not is_document(path)}
 
 
 def is_document(path: str) -> bool:

@@ -1,0 +1,81 @@
+"""``parts``: changes to single rows of a tensor.
+
+    delta[first + i] = change[begin + i]    for the rows of each block; 0 elsewhere
+
+transformers splits or joins some tensors when it loads a model. An adapter trained on a part
+changes some rows of the tensor on disk, each as the adapter's own formula does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from modpkg.adapters.formula import BaseRows, Coefficients, Formula
+from modpkg.adapters.memory import PARTS
+from modpkg.adapters.methods.lora import LORA
+from modpkg.compose.operators.adapter import bind
+from modpkg.compose.operators.dense import DENSE
+from modpkg.compose.operators.operator import Operator
+from modpkg.core.errors import ComposeError
+
+if TYPE_CHECKING:
+    from modpkg.adapters.formula import Array
+
+_FORMULAS: dict[str, Formula] = {
+    formula.name: formula for formula in (*LORA.formulas, DENSE) if formula.arrays
+}
+
+
+class _BlockTerm(Struct, frozen=True):
+    """What one block is computed with."""
+
+    weight: float
+    parameters: Mapping[str, Any]
+
+
+class _BlockRows:
+    """The rows of the base that a block changes, numbered as the block's own formula does."""
+
+    def __init__(self, base: BaseRows, start: int, stop: int, offset: int) -> None:
+        """Show rows [start, stop) of the base; the block's row 0 is the base's ``offset``."""
+        self._base, self._start, self._stop, self._offset = base, start, stop, offset
+        self.shape, self.count, self.columns = base.shape, base.count, base.columns
+
+    def peek(self, start: int, stop: int) -> Array:
+        # all rows of the call are read at once: the base is hashed while it is read in order
+        move = self._offset - self._start
+        return self._base.peek(self._start, self._stop)[start + move : stop + move]
+
+
+def delta(
+    inputs: Mapping[str, Array], term: Coefficients, start: int, stop: int, source: BaseRows
+) -> Array:
+    """Return rows [start, stop) of the changes of all blocks."""
+    import numpy as np
+
+    change = np.zeros((stop - start, source.columns))
+    for number, block in enumerate(term.parameters["blocks"]):
+        first, last = max(start, block["first"]), min(stop, block["stop"])
+        if first >= last:
+            continue
+        formula = _FORMULAS.get(block["op"])
+        if formula is None or formula.delta is None:
+            raise ComposeError("M602", where=PARTS, op=block["op"], known=", ".join(_FORMULAS))
+        offset = block["first"] - block["begin"]
+        begin, end = first - offset, last - offset
+        own: dict[str, Array] = {}
+        for role, values in inputs.items():
+            place, _, name = role.partition(".")
+            if place == str(number):
+                by_rows = name in formula.by_rows
+                own[name] = values[begin:end].copy() if by_rows else values
+        part = _BlockTerm(term.weight * block["weight"], block["parameters"])
+        rows = formula.delta(own, part, begin, end, _BlockRows(source, start, stop, offset))
+        change[first - start : last - start] += np.asarray(rows).reshape(last - first, -1)
+    return change
+
+
+PARTS_OPERATOR = Operator(name=PARTS, bind=bind, delta=delta, arrays=True)

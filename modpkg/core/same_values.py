@@ -1,0 +1,87 @@
+"""Tensors that one file of a model has and another leaves out, although the models are the same.
+
+A tensor that is tied to another may be stored once or twice, and buffers that a model computes
+itself (positions, masks) are stored by old versions of transformers and not by new ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from modpkg.core.tensors import HashedTensor, TensorIdentity, TypedTensor, identity_of
+
+_BUFFER = re.compile(r"(?:^|\.)(?:(?:original_)?inv_freq|position_ids|token_type_ids|masked_bias)$")
+_MASK = re.compile(r"\.attn\.bias$")
+
+Hashed = TypeVar("Hashed", bound=HashedTensor)
+
+
+def is_computed(name: str, tensor: TypedTensor) -> bool:
+    """Return whether a tensor is a buffer that a model computes itself.
+
+    >>> from modpkg.core.records import TensorType
+    >>> is_computed("model.layers.0.self_attn.rotary_emb.inv_freq", TensorType("F32", [4]))
+    True
+    """
+    mask = _MASK.search(name) is not None and len(tensor.shape) == 4
+    return mask or _BUFFER.search(name) is not None
+
+
+def ties(config: Mapping[str, Any]) -> bool:
+    """Return whether a ``config.json`` ties output layer and embedding, as many do by default."""
+    nested = config.get("text_config")
+    own = config.get("tie_word_embeddings")
+    if own is None and isinstance(nested, dict):
+        own = nested.get("tie_word_embeddings")
+    return own is not False
+
+
+class Copies:
+    """The matrices of a model, by their values: tied ones are copies of each other."""
+
+    def __init__(self, tensors: Mapping[str, HashedTensor]) -> None:
+        self._tensors = tensors
+        self._names: dict[TensorIdentity, list[str]] = {}
+        for name, tensor in sorted(tensors.items()):
+            if len(tensor.shape) == 2:
+                self._names.setdefault(identity_of(tensor), []).append(name)
+
+    def of(self, name: str) -> str | None:
+        """Return another matrix with a matrix's values, or None."""
+        same = self._names.get(identity_of(self._tensors[name]), ())
+        return next((other for other in same if other != name), None)
+
+
+def in_terms_of(
+    tensors: Mapping[str, Hashed],
+    other: Mapping[str, HashedTensor],
+    config: Mapping[str, Any],
+    other_config: Mapping[str, Any],
+) -> dict[str, Hashed]:
+    """Return a model's tensors, with those that make no difference to another model as it has them.
+
+    A copy of a tied tensor that only this model has is left out; one that only the other has is
+    added. A buffer that only this model has is left out.
+
+    Args:
+        tensors: The model's tensors.
+        other: The other model's.
+        config: The model's ``config.json``.
+        other_config: The other's.
+    """
+    result = dict(tensors)
+    copies, other_copies = Copies(tensors), Copies(other)
+    for name, tensor in tensors.items():
+        if name in other:
+            continue
+        twin = copies.of(name) if ties(other_config) else None
+        if is_computed(name, tensor) or (twin is not None and twin in other):
+            del result[name]
+    for name in other:
+        if name not in tensors and ties(config):
+            twin = other_copies.of(name)
+            if twin is not None and twin in tensors:
+                result[name] = tensors[twin]
+    return result

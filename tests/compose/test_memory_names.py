@@ -1,0 +1,182 @@
+"""Adapters with names in memory: built, composed and exported; PEFT's merged model judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.architectures import (
+    composed_state,
+    difference,
+    disk_names,
+    header_of,
+    installed,
+    shake,
+    small_model,
+)
+from modpkg.core.filenames import MEMORY
+from modpkg.core.installed import InstalledModule
+from modpkg.core.records import MemoryRecord, decode_record
+from modpkg.interop.hf import import_hf
+from modpkg.interop.peft import export_peft, import_peft
+from modpkg.runtime.memory_layout import MemoryLayout, layout_of
+from tests.raising import raises
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LORA: dict[str, Any] = {"r": 2, "lora_alpha": 3}
+
+
+class Case:
+    """A base, an adapter of it that PEFT saved, and PEFT's merged model."""
+
+    def __init__(
+        self,
+        name: str,
+        config: peft.PeftConfig,
+        folder: Path,
+        change: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Save; ``change`` edits the base's folder before anything reads it."""
+        model = small_model(name)
+        self.folder, self.cls = folder, type(model)
+        model.save_pretrained(folder / "base")
+        if change is not None:
+            change(folder / "base")
+        wrapped = peft.get_peft_model(self.fresh(), config).eval()
+        shake(wrapped)
+        wrapped.save_pretrained(folder / "memory")
+        self.wanted = dict(wrapped.merge_and_unload().state_dict())
+        assert difference(self.wanted, dict(self.fresh().state_dict())) is not None
+        import_hf(folder / "base", folder / "base-project", "base", "1.0", license="MIT")
+        self.base: InstalledModule = installed(folder / "base-project", folder / "reg", "base")
+
+    def fresh(self) -> Any:
+        return self.cls.from_pretrained(self.folder / "base", dtype=torch.float32).eval()
+
+    @property
+    def layout(self) -> MemoryLayout:
+        config = json.loads((self.folder / "base" / "config.json").read_text())
+        found = layout_of("base", config, header_of(self.folder / "base"))
+        assert found is not None
+        return found
+
+    def adapter(self, spelling: str = "memory") -> InstalledModule:
+        project = self.folder / f"{spelling}-project"
+        import_peft(self.folder / spelling, project, spelling, "1.0", base="base", license="MIT")
+        module: InstalledModule = installed(project, self.folder / "reg", "adapter")
+        return module
+
+    def check(self, adapter: InstalledModule) -> None:
+        """Check what is composed, and what PEFT makes of the export."""
+        out = self.folder / f"{adapter.record.name}-out"
+        out.mkdir()
+        assert difference(composed_state(self.base, adapter, out), self.wanted) is None
+        export_peft(adapter, out / "export", rename=self.layout.rename)
+        assert not (out / "export" / MEMORY).exists()
+        again = peft.PeftModel.from_pretrained(self.fresh(), str(out / "export"))
+        assert difference(dict(again.merge_and_unload().state_dict()), self.wanted) is None
+
+
+def record_of(adapter: InstalledModule) -> MemoryRecord:
+    return decode_record(adapter.files[MEMORY].read_bytes(), MemoryRecord, MEMORY)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "vit", "gte"])
+def test_linear_layers_in_memory_and_on_disk(name: str, tmp_path: Path) -> None:
+    case = Case(name, peft.LoraConfig(**LORA, target_modules="all-linear"), tmp_path)
+    adapter = case.adapter()
+    assert record_of(adapter).tensors
+    case.check(adapter)
+    if disk_names(case.layout, tmp_path / "memory", tmp_path / "disk") and name != "gte":
+        older = case.adapter("disk")
+        assert MEMORY not in older.files, "its names are those on disk"
+        case.check(older)
+
+
+def test_patterns_and_saved_modules_follow_the_names(tmp_path: Path) -> None:
+    config = peft.LoraConfig(
+        **LORA,
+        target_modules=r".*vision_tower.*\.(q_proj|fc1)",
+        rank_pattern={"q_proj": 4},
+        alpha_pattern={r"vision_tower\.encoder\.layers\.0\.mlp\.fc1": 7},
+        modules_to_save=["multi_modal_projector"],
+    )
+    case = Case("llava", config, tmp_path)
+    case.check(case.adapter())
+    assert disk_names(case.layout, tmp_path / "memory", tmp_path / "disk")
+    case.check(case.adapter("disk"))
+
+
+def test_token_rows(tmp_path: Path) -> None:
+    config = peft.LoraConfig(
+        **LORA,
+        target_modules=r".*language_model.*\.q_proj",
+        trainable_token_indices={"embed_tokens": [3, 5]},
+    )
+    case = Case("llava", config, tmp_path)
+    case.check(case.adapter())
+    assert disk_names(case.layout, tmp_path / "memory", tmp_path / "disk")
+    case.check(case.adapter("disk"))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "granitemoe"])
+def test_parameters_of_experts(name: str, tmp_path: Path) -> None:
+    parameters = ["experts.gate_up_proj", "experts.down_proj"]
+    if name == "granitemoe":
+        model = small_model(name)
+        ends = {".".join(n.split(".")[-2:]) for n, p in model.named_parameters() if p.ndim == 3}
+        parameters = sorted(ends)
+    config = peft.LoraConfig(**LORA, target_modules=["q_proj"], target_parameters=parameters)
+    case = Case(name, config, tmp_path)
+    case.check(case.adapter())
+
+
+def test_experts_that_are_stored_transposed(tmp_path: Path) -> None:
+    def turn(folder: Path) -> None:
+        (file,) = folder.glob("*.safetensors")
+        turned = {
+            key: value.transpose(1, 2).contiguous() if ".experts." in key else value
+            for key, value in load_file(file).items()
+        }
+        save_file(turned, file, metadata={"format": "pt"})
+
+    config = peft.LoraConfig(
+        **LORA, target_modules=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"]
+    )
+    case = Case("qwen3_vl_moe", config, tmp_path, turn)
+    case.check(case.adapter())
+
+
+def test_what_cannot_follow_a_part_is_refused(tmp_path: Path) -> None:
+    """DoRA's norms run over the rows that transformers splits off, OFT turns them."""
+    config = peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"])
+    case = Case("gte", config, tmp_path)
+    with raises("M606", match="makes it from parts"):
+        case.adapter()
+
+
+def test_what_is_rearranged_is_refused(tmp_path: Path) -> None:
+    config = peft.LoraConfig(**LORA, target_modules=r".*vision.*layers\.0.*q_proj")
+    case = Case("step3p7", config, tmp_path)
+    with raises("M606", match="rearranges"):
+        case.adapter()
+
+
+def test_a_base_that_differs_is_told_when_composing(tmp_path: Path) -> None:
+    """The record is from outside: it may name what the base does not have."""
+    from modpkg.adapters.memory import in_memory
+
+    case = Case("vit", peft.LoraConfig(**LORA, target_modules=["q_proj"]), tmp_path)
+    record = record_of(case.adapter())
+    base: Mapping[str, Any] = case.base.tensors
+    assert in_memory(record, base, "adapter", "base").keys() > record.tensors.keys()
+    fewer = {name: ref for name, ref in base.items() if "query" not in name}
+    with raises("M208", match="build adapter again"):
+        in_memory(record, fewer, "adapter", "base")
