@@ -13,8 +13,6 @@ from tests import forkserver
 ROOT = Path(__file__).parents[2]
 STORY = ROOT / "examples" / "clamp"
 
-pytest.importorskip("transformers")
-
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
