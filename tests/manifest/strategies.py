@@ -215,6 +215,7 @@ def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
             "layers": st.lists(layers, max_size=2),
             "steps": st.lists(step, max_size=3),
             "dtype": st.sampled_from(["float32", "bfloat16"]),
+            "tokenizer": one,
         },
     )
 

@@ -55,6 +55,7 @@ def test_names_are_normal_and_defaults_left_out() -> None:
                     "scale": 2.0,
                 }
             ],
+            "tokenizer": "summarize-lora",
         },
         "dependencies": ["smollm2-135m>=1.0,<2", "summarize-lora~=1.2"],
         "extras": {"news": ["news-lora>=1"]},

@@ -33,6 +33,7 @@ Summarize_LoRA = "~=1.2"
 base = "smollm2-135m"
 steps = [{ op = "lora", module = "summarize.lora", scale = 2, replace = ["lm_head.weight"] }]
 dtype = "bfloat16"
+tokenizer = "summarize-lora"
 
 [task]
 kind = "summarization"
@@ -91,12 +92,14 @@ def test_a_module_is_read() -> None:
     assert (lora.name, lora.where) == ("summarize-lora", "modpkg.toml:10")
     assert manifest.extras == {"news": manifest.extras["news"]}
     (news,) = manifest.extras["news"]
-    assert (str(news.requirement), news.where) == ("news-lora>=1", "modpkg.toml:23")
+    assert (str(news.requirement), news.where) == ("news-lora>=1", "modpkg.toml:24")
     assert manifest.compose is not None
     assert manifest.compose.steps == (
         Step(op="lora", module=lora.name, scale=2.0, replace=("lm_head.weight",)),
     )
     assert manifest.compose.dtype == "bfloat16"
+    assert manifest.compose.tokenizer == "summarize-lora"
+    assert manifest.compose.modules() == ["smollm2-135m", "summarize-lora"]
     assert manifest.task is not None
     assert manifest.task.max_new_tokens == 80
     assert manifest.files.exclude == ("drafts/**",)
