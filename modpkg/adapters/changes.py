@@ -22,6 +22,8 @@ class TensorChange(Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     """The method's own scale; the scale of a recipe's step is not in it."""
     parameters: dict[str, Any] = {}
+    reads: dict[str, str] = {}
+    """Other tensors of the base that the formula gets as inputs, by role."""
 
 
 class VirtualTokens(Struct, frozen=True, kw_only=True):
@@ -75,6 +77,13 @@ class Site(Struct, frozen=True, kw_only=True):
     """The module's bias in the base, if it has one."""
     roles: dict[str, str]
     """The adapter's tensors, by role in the method."""
+    times: int = 1
+    """How often PEFT adds the change: to an attention's output projection, it does so twice."""
+
+    @property
+    def pattern_path(self) -> str:
+        """The path that patterns match: of the attention, for its output projection."""
+        return self.path if self.times == 1 else self.path.rpartition(".")[0]
 
 
 class ModuleOnBase(Struct, frozen=True, kw_only=True):

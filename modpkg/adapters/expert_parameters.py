@@ -14,6 +14,7 @@ from typing import Any
 
 from modpkg.adapters.changes import Adapter, TensorChange
 from modpkg.adapters.expert_layouts import stored_in_out
+from modpkg.adapters.lora_variants import refuse_variants
 from modpkg.adapters.method import matrix_shape
 from modpkg.adapters.methods.lora import lora_scaling
 from modpkg.adapters.names import NameMapping
@@ -184,6 +185,7 @@ def bind(
     for key in ("lora_bias", "use_dora"):
         if adapter.config.get(key):
             raise adapter.refuse(f"it has {key}, which PEFT has not for parameters: {parameter!r}")
+    refuse_variants(adapter, "parameters")
     a, b = roles["a"], roles["b"]
     rank, scale = lora_scaling(adapter).at(parameter)
     (total, inner), (out, columns) = matrix_shape(adapter, a), matrix_shape(adapter, b)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Array = NDArray[np.float64]
+
+
+class UndefinedChange(Exception):
+    """The values of the inputs do not define the change; the text says why."""
 
 
 class Coefficients(Protocol):
@@ -59,7 +63,7 @@ class Formula(Struct, frozen=True, kw_only=True):
     A composition that uses only such formulas does not import torch."""
     prepare: Callable[[Mapping[str, Any], Any, Any], Mapping[str, Any]] | None = None
     """``prepare(inputs, term, source)``: the inputs that `delta` gets, computed once per tensor;
-    pure as well. Inputs in ``by_rows`` are not among them."""
+    pure as well. Inputs in ``by_rows`` are not among them. It may raise `UndefinedChange`."""
     null: tuple[str, ...] = ()
     """Inputs that make the change zero if any of them is all zeros."""
     multiplies: bool = False
@@ -80,3 +84,16 @@ def as_matrix(source: Tensor) -> Tensor:
 def base_rows(source: Tensor, start: int, stop: int) -> Tensor:
     """Return rows [start, stop) of the base's tensor as a matrix, in float64."""
     return as_matrix(source)[start:stop].double()
+
+
+_ELEMENTS = 1 << 19
+"""Elements at once, where all rows of the base are needed."""
+
+
+def all_rows(source: BaseRows) -> Iterator[tuple[slice, Array]]:
+    """Yield the base's rows in blocks, each with its place."""
+    rows = source.shape[0] if source.shape else 1
+    step = max(1, _ELEMENTS // max(source.columns, 1))
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        yield slice(start, stop), source.peek(start, stop)

@@ -26,6 +26,10 @@ class PeftMethod(Struct, frozen=True, kw_only=True):
     belong to the whole model, by role."""
     formulas: tuple[Formula, ...] = ()
     """Formulas that this method defines; its changes may use those of other methods too."""
+    empty: Mapping[str, int] = {}
+    """Keys whose tensors may have no values, with their number of dimensions."""
+    absent: str = ""
+    """Why an adapter with no tensor of any layer cannot be applied, if the method writes such."""
     virtual_tokens: Callable[[Adapter, AdapterTensors], VirtualTokens] | None = None
     """``virtual_tokens(adapter, tensors)``: for methods that prepend tokens to the input."""
 
@@ -53,6 +57,18 @@ def matrix_shape(adapter: Adapter, tensor: str) -> tuple[int, int]:
     if len(shape) != 2:
         raise adapter.refuse(f"{tensor!r} has shape {list(shape)}, but has to be a matrix")
     return shape[0], shape[1]
+
+
+def vector_length(adapter: Adapter, tensor: str) -> int:
+    """Return the length of a vector of the adapter.
+
+    Raises:
+        ComposeError: The tensor is not a vector.
+    """
+    shape = adapter.shape(tensor)
+    if len(shape) != 1:
+        raise adapter.refuse(f"{tensor!r} has shape {list(shape)}, but has to be a vector")
+    return shape[0]
 
 
 def linear_shape(adapter: Adapter, site: Site) -> tuple[int, int]:

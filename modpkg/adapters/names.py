@@ -20,6 +20,8 @@ TOKENS = "trainable_tokens_delta"
 _PREFIXES = ("base_model.model.", "base_model.")
 _WRAPPERS = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.default)\b")
 _SAVED = re.compile(r"\.modules_to_save\b")
+_OUT_PROJECTION = ".base_layer.out_proj"
+"""PEFT wraps the output projection within the attention that it wraps too."""
 _MAX_PATH = 1000
 
 _ON_DISK: dict[str, tuple[tuple[str, str], ...]] = {
@@ -47,10 +49,15 @@ class AdapterTensors(Struct, frozen=True):
     """Tensors that replace one of the model's, by name in the model."""
     unused: list[str]
     """Tensors that change nothing: duplicates, and those that PEFT saves without using them."""
+    attention: set[str]
+    """Sites that are a `torch.nn.MultiheadAttention`, which has three projections in one weight."""
 
 
 def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     """Return an adapter's tensors in groups; ``keys`` are the method's, with their roles.
+
+    A ``*`` in a key stands for one part of a name, a number for example, which is appended to the
+    role. Tensors of a key without a role are saved by PEFT, but not used.
 
     Raises:
         ComposeError: The adapter has no tensor, or one with a key that the method does not write.
@@ -59,10 +66,12 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     if not adapter.names:
         raise adapter.refuse("it has no tensors")
     stems = "|".join(sorted({re.escape(key.partition(".")[0]) for key in (*keys, TOKENS)}))
+    leaves = {re.escape(key.partition(".")[2]) for key in keys} - {""} | {"weight", "bias"}
+    leaf = "|".join(sorted(leaves)).replace(r"\*", r"\w+")
     method_name = re.compile(
-        rf"^(?:(?P<path>.+)\.)?(?P<stem>{stems})(?:\.default)?(?P<leaf>\.(?:weight|bias))?$"
+        rf"^(?:(?P<path>.+)\.)?(?P<stem>{stems})(?:\.default)?(?P<leaf>\.(?:{leaf}))?$"
     )
-    tensors = AdapterTensors({}, {}, {}, {}, [])
+    tensors = AdapterTensors({}, {}, {}, {}, [], set())
     first: dict[tuple[str, str], str] = {}
     own = has_module_named_module(adapter.base)
     for name in sorted(adapter.names):
@@ -79,6 +88,10 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
             path, key = _SAVED.sub("", _WRAPPERS.sub("", path)), ""
         else:
             path, key = match["path"] or "", match["stem"] + (match["leaf"] or "")
+            if path.endswith(_OUT_PROJECTION):
+                path = path.removesuffix(_OUT_PROJECTION)
+                tensors.attention.add(path)
+                path += ".out_proj"
         if (other := first.setdefault((path, key), name)) != name:
             if match is None and adapter.equal(name, other):
                 tensors.unused.append(name)
@@ -88,13 +101,33 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
             tensors.plain[path] = name
         elif key == TOKENS:
             tensors.tokens[_WRAPPERS.sub("", path)] = name
-        elif key not in keys:
+        elif (role := _role(keys, key)) is None:
             raise adapter.refuse(f"tensor {name!r} is not one that its method writes")
+        elif not role:
+            tensors.unused.append(name)
         elif path:
-            tensors.sites.setdefault(path, {})[keys[key]] = name
+            tensors.sites.setdefault(path, {})[role] = name
         else:
-            tensors.shared[keys[key]] = name
+            tensors.shared[role] = name
+    for roles in tensors.sites.values():
+        for role in roles.keys() & tensors.shared.keys():
+            copy = roles.pop(role)  # PEFT saves what layers share for each of them too
+            if not adapter.equal(copy, tensors.shared[role]):
+                raise adapter.unbound(copy, f"it is not equal to {tensors.shared[role]!r}")
+            tensors.unused.append(copy)
+    for path in [path for path, roles in tensors.sites.items() if not roles]:
+        del tensors.sites[path]
     return tensors
+
+
+def _role(keys: Mapping[str, str], key: str) -> str | None:
+    """Return the role of a key: "" if its tensors are not used, None if it is unknown."""
+    if key in keys:
+        return keys[key]
+    stem, _, rest = key.partition(".")
+    part, _, leaf = rest.partition(".")
+    role = keys.get(f"{stem}.*" + (leaf and f".{leaf}"))
+    return f"{role}{part}" if role else role
 
 
 class NameMapping(Struct, frozen=True):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
+from modpkg.adapters.patterns import (
+    UnsafePattern,
+    Work,
+    at_end,
+    check,
+    matches,
+    matches_whole,
+)
+from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 
 _IGNORED = {
@@ -69,6 +77,20 @@ def number(adapter: Adapter, key: str, default: float) -> float:
     return value
 
 
+def choice(adapter: Adapter, key: str, default: str, options: Iterable[str]) -> str:
+    """Return a word of the configuration.
+
+    Raises:
+        ComposeError: The value is not one of ``options``.
+    """
+    value = adapter.config.get(key, default)
+    if not isinstance(value, str) or value not in options:
+        raise adapter.refuse(
+            f"its {ADAPTER_CONFIG} has {key} = {value!r}; supported are {', '.join(options)}"
+        )
+    return value
+
+
 def positive(adapter: Adapter, key: str, default: int) -> int:
     """Return a positive integer of the configuration.
 
@@ -107,15 +129,32 @@ def strings(adapter: Adapter, key: str) -> list[str]:
     return value
 
 
-# Patterns are regular expressions from an untrusted file: those that could take exponential time
-# (a repeated group, many repetitions) are refused.
-_MAX_PATTERN = 1000
-_MAX_REPETITIONS = 2
-_REPEATED_GROUP = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
+class PatternTable(Struct, frozen=True, kw_only=True):
+    """A table of numbers by pattern of a module's path."""
+
+    adapter: Adapter
+    key: str
+    numbers: Mapping[str, Any]
+    work: Work
+
+    def at(self, path: str, default: Any) -> Any:
+        """Return the number of the first pattern that matches a path; ``default`` if none does.
+
+        Raises:
+            ComposeError: The patterns cannot be matched in bounded work.
+        """
+        text = ""
+        try:
+            for text, value in self.numbers.items():
+                if matches(at_end(text), path, self.work):
+                    return value
+        except UnsafePattern as error:
+            raise _unsafe(self.adapter, self.key, text, error) from None
+        return default
 
 
-def pattern(adapter: Adapter, key: str) -> dict[str, Any]:
-    """Return a table of numbers by pattern of a module's path, every pattern safe to match.
+def pattern_table(adapter: Adapter, key: str) -> PatternTable:
+    """Return a table of numbers by pattern, of which every pattern can be matched.
 
     Raises:
         ComposeError: The value is not such a table.
@@ -123,48 +162,31 @@ def pattern(adapter: Adapter, key: str) -> dict[str, Any]:
     table = adapter.config.get(key) or {}
     if not isinstance(table, dict):
         raise adapter.refuse(f"its {ADAPTER_CONFIG} has {key} = {table!r}, which is not a table")
-    for text in table:
-        _number(adapter, table, text, 0)
-        check_pattern(adapter, key, text)
-    return table
+    text = ""
+    try:
+        for text in table:
+            _number(adapter, table, text, 0)
+            check(at_end(text))
+    except UnsafePattern as error:
+        raise _unsafe(adapter, key, text, error) from None
+    return PatternTable(adapter=adapter, key=key, numbers=table, work=Work())
 
 
-def check_pattern(adapter: Adapter, key: str, text: str) -> None:
-    """Check a pattern before it is matched.
+def matches_module(adapter: Adapter, key: str, text: str, path: str, work: Work) -> bool:
+    """Return whether a pattern of ``key`` matches the whole path of a module.
 
     Raises:
-        ComposeError: `text` is not a regular expression, or could take exponential time.
+        ComposeError: It is no pattern, or cannot be matched in bounded work.
     """
     try:
-        if len(text) > _MAX_PATTERN or _REPEATED_GROUP.search(text):
-            raise re.error("it is too long or repeats a group")
-        if len(re.findall(r"[*+{]", text)) > _MAX_REPETITIONS:
-            raise re.error("it has too many repetitions")
-        re.compile(rf"(.*\.)?({text})$")
-    except re.error as error:
-        raise adapter.refuse(f"{key} has {text!r}, which is not a safe pattern ({error})") from None
+        return matches_whole(text, path, work)
+    except UnsafePattern as error:
+        raise _unsafe(adapter, key, text, error) from None
 
 
-def is_safe_pattern(text: str) -> bool:
-    """Return whether a pattern is a regular expression that takes no exponential time."""
-    if len(text) > _MAX_PATTERN or _REPEATED_GROUP.search(text):
-        return False
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return len(re.findall(r"[*+{]", text)) <= _MAX_REPETITIONS
-
-
-def _of_pattern(table: Mapping[str, Any], path: str, default: Any) -> Any:
-    """Return the value of the first pattern that matches ``path``, as `peft.utils.other` does.
-
-    Patterns match the path from its beginning or from after a dot, to its end.
-    """
-    for key, value in table.items():
-        if re.match(rf"(.*\.)?({key})$", path):
-            return value
-    return default
+def _unsafe(adapter: Adapter, key: str, text: str, error: UnsafePattern) -> ComposeError:
+    shown = text if len(text) <= 200 else text[:200] + "…"
+    return adapter.refuse(f"{key} has {shown!r}, which is not a pattern to match here: {error}")
 
 
 class Scaling(Struct, frozen=True, kw_only=True):
@@ -172,14 +194,14 @@ class Scaling(Struct, frozen=True, kw_only=True):
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: PatternTable
+    alpha_pattern: PatternTable
     rslora: bool = False
 
     def at(self, path: str) -> tuple[int, float]:
         """Return the rank at a module path, and the scale alpha / rank (rsLoRA: alpha / √rank)."""
-        rank: int = _of_pattern(self.rank_pattern, path, self.rank)
-        alpha: float = _of_pattern(self.alpha_pattern, path, self.alpha)
+        rank: int = self.rank_pattern.at(path, self.rank)
+        alpha: float = self.alpha_pattern.at(path, self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -189,13 +211,13 @@ def scaling_of(adapter: Adapter, *, alpha: str, rslora: bool = False) -> Scaling
     Raises:
         ComposeError: A rank is not a positive integer, or alpha is not a number.
     """
-    ranks = pattern(adapter, "rank_pattern")
-    for rank in ranks.values():
+    ranks = pattern_table(adapter, "rank_pattern")
+    for rank in ranks.numbers.values():
         _positive(adapter, "rank_pattern", rank)
     return Scaling(
         rank=positive(adapter, "r", 8),
         alpha=number(adapter, alpha, 8),
         rank_pattern=ranks,
-        alpha_pattern=pattern(adapter, "alpha_pattern"),
+        alpha_pattern=pattern_table(adapter, "alpha_pattern"),
         rslora=rslora,
     )

@@ -13,7 +13,6 @@ from modpkg.adapters.layers import replicate, replicated_ranges
 from modpkg.adapters.memory import disk_name, in_memory, on_disk
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
-from modpkg.adapters.methods.adalora import ADALORA
 from modpkg.adapters.methods.lora import LORA
 from modpkg.adapters.names import AdapterTensors, NameMapping, find_mapping, group_tensors
 from modpkg.adapters.peft_config import strings
@@ -123,14 +122,15 @@ def bind_adapter(
 
 
 def _refuse_empty(adapter: Adapter, method: PeftMethod) -> None:
-    """Check that every tensor has values, but those that AdaLoRA pruned to rank 0.
+    """Check that every tensor has values, but those that its method may leave empty.
 
     Raises:
         ReleaseError: One has none: a part of a model whose parameters lie on several devices.
     """
     for name in sorted(adapter.names):
         shape = adapter.shape(name)
-        if 0 in shape and not (method is ADALORA and len(shape) == 2):
+        empty = [key for key, count in method.empty.items() if count == len(shape)]
+        if 0 in shape and not any(f".{key}" in f".{name}" for key in empty):
             raise ReleaseError("M220", module=adapter.module, tensor=name, shape=list(shape))
 
 
@@ -140,7 +140,7 @@ def _mapping(
     """Return how the adapter's names map to the base's."""
     required: dict[str, str] = {}
     for path, roles in tensors.sites.items():
-        target = f"{path}.weight"
+        target = _weight_of(path, tensors)
         if path in parameters:
             target = expert_parameters.example_name(adapter, parameters[path])
         required[target] = min(roles.values())
@@ -153,7 +153,12 @@ def _mapping(
         return NameMapping(adapter)  # the whole modules beside them, if any, are new
     if tensors.plain:
         return find_mapping(adapter, tensors.plain)
-    raise adapter.refuse("it has no tensor for any layer")
+    raise adapter.refuse(method.absent or "it has no tensor for any layer")
+
+
+def _weight_of(path: str, tensors: AdapterTensors) -> str:
+    """Return the name in the model of the weight of a module."""
+    return f"{path}.in_proj_weight" if path in tensors.attention else f"{path}.weight"
 
 
 def _bind_method(
@@ -165,11 +170,18 @@ def _bind_method(
 ) -> list[TensorChange]:
     """Return the changes of the method itself, at most one per tensor of the base."""
     sites: list[Site] = []
+    for path in sorted(tensors.attention):
+        if tensors.sites.get(path, {}).keys() != {"a", "b"} or method is not LORA:
+            raise adapter.refuse(
+                f"{path!r} is an attention of torch's own, which PEFT changes by a plain LoRA only"
+            )
     for path, roles in sorted(tensors.sites.items()):
-        target = mapping.find(f"{path}.weight")
+        target = mapping.find(_weight_of(path, tensors))
         if path not in parameters and target is not None:
             bias = mapping.find(f"{path}.bias")
-            sites.append(Site(path=path, target=target, bias=bias, roles=roles))
+            output = path.removesuffix(".out_proj") in tensors.attention
+            times = 2 if output and path not in tensors.attention else 1
+            sites.append(Site(path=path, target=target, bias=bias, roles=roles, times=times))
     changes = method.bind(adapter, sites, tensors.shared)
     tensors.unused.extend(
         sorted(

@@ -8,7 +8,8 @@ from typing import Any
 
 from modpkg.adapters.changes import Adapter, TensorChange
 from modpkg.adapters.names import AdapterTensors, NameMapping
-from modpkg.adapters.peft_config import is_safe_pattern, scaling_of, strings
+from modpkg.adapters.patterns import UnsafePattern, Work, matches_whole
+from modpkg.adapters.peft_config import scaling_of, strings
 from modpkg.core.filenames import ADAPTER_CONFIG
 
 _EMBEDDING = re.compile(
@@ -124,8 +125,10 @@ def _ties(adapter: Adapter, key: str) -> bool:
 def _names_tied(adapter: Adapter, key: str) -> bool:
     value = adapter.config.get(key) or []
     if isinstance(value, str):
-        names = (name for name in _TIED if is_safe_pattern(value))
-        return any(re.fullmatch(value, name) for name in names)
+        try:
+            return any(matches_whole(value, name, Work()) for name in _TIED)
+        except UnsafePattern:
+            return False
     return any(name.rpartition(".")[2] in _TIED for name in strings(adapter, key))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.layers import LayerPath, layer_path
-from modpkg.adapters.peft_config import is_safe_pattern, strings
+from modpkg.adapters.patterns import UnsafePattern, Work, check, is_plain, matches_whole
+from modpkg.adapters.peft_config import strings
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.interface import ports_of
@@ -125,7 +126,7 @@ def _missing(
 def _missing_outside(adapter: Adapter, targets: Mapping[str, str]) -> list[str]:
     """Return the modules outside of layers that a name in ``target_modules`` is for alone."""
     names = adapter.config.get("target_modules")
-    excluded = _matcher(adapter.config.get("exclude_modules") or [])
+    excluded = _matcher(adapter.config.get("exclude_modules") or [], unknown=True)
     if not targets or not isinstance(names, list) or excluded is None:
         return []
     touched = set(targets.values())
@@ -157,14 +158,14 @@ def _targeted_modules(adapter: Adapter) -> Callable[[str], bool] | None:
     None if that is not known: the configuration names none, or with a pattern that is not safe.
     """
     config = adapter.config
-    target = _matcher(config.get("target_modules"))
-    excluded = _matcher(config.get("exclude_modules") or [])
+    target = _matcher(config.get("target_modules"), unknown=False)
+    excluded = _matcher(config.get("exclude_modules") or [], unknown=True)
     if target is None or excluded is None:
         return None
     saved = [
         re.compile(rf"(^|.*\.){name}($|\..*)")
         for name in strings(adapter, "modules_to_save")
-        if is_safe_pattern(name)
+        if is_plain(name)
     ]
     by_layer = _layers_to_transform(config)
 
@@ -176,13 +177,27 @@ def _targeted_modules(adapter: Adapter) -> Callable[[str], bool] | None:
     return named
 
 
-def _matcher(value: Any) -> Callable[[str], bool] | None:
-    """Return whether a path matches a setting, a pattern or a list of names; None if unknown."""
+def _matcher(value: Any, *, unknown: bool) -> Callable[[str], bool] | None:
+    """Return whether a path matches a setting, a pattern or a list of names; None if unknown.
+
+    ``unknown`` is what is returned for a path where matching it takes too long.
+    """
     if isinstance(value, str):
-        if value == "all-linear" or not is_safe_pattern(value):
+        if value == "all-linear":
             return None
-        pattern = re.compile(value)
-        return lambda path: pattern.fullmatch(path) is not None
+        work = Work()
+
+        def matched(path: str) -> bool:
+            try:
+                return matches_whole(value, path, work)
+            except UnsafePattern:
+                return unknown
+
+        try:
+            check(value)
+        except UnsafePattern:
+            return None
+        return matched
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return None
     names = frozenset(value)
@@ -201,7 +216,7 @@ def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool]:
     patterns: Sequence[re.Pattern[str]] = [
         re.compile(rf"(?:^|.*?\.){name}\.(\d+)\.")
         for name in names
-        if isinstance(name, str) and is_safe_pattern(name)
+        if isinstance(name, str) and is_plain(name)
     ] or [_LAYER]
 
     def chosen(path: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modpkg.adapters.formula import UndefinedChange
 from modpkg.compose.arrays import Array, Stored, in_double, in_single, read_array
 from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.memory import SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
@@ -38,6 +39,7 @@ class BoundTerm:
         rows: int | None = None,
     ) -> None:
         self.term = term
+        self._model, self._tensor = model, tensor
         self._becomes = ""
         self.read: dict[str, RowReader] = {}
         """The inputs that are read in rows, by role."""
@@ -77,7 +79,11 @@ class BoundTerm:
             if self._torch is None:
                 self._source = base
             if self._prepare is not None:
-                self._whole = dict(self._prepare(self._whole, self.term, self._source))
+                try:
+                    self._whole = dict(self._prepare(self._whole, self.term, self._source))
+                except UndefinedChange as error:
+                    reason = f"{self.term.op!r} cannot compute {self._tensor!r}: {error}"
+                    raise ComposeError("M601", model=self._model, reason=reason) from None
 
     def delta(self, start: int, stop: int, columns: int) -> Array:
         """Return rows of the delta as float64, [stop - start, columns], times the term's weight."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from modpkg.core.records import TensorType
 from tests.adapters.samples import bind, pair
 from tests.raising import raises
 
@@ -26,12 +27,14 @@ from tests.raising import raises
         {"target_parameters": ["experts.up"]},
         {"alora_invocation_tokens": [1, 2]},
         {"use_qalora": True},
-        {"use_bdlora": {"nblocks": 2}},
+        {"use_bdlora": {"nblocks": "2"}},
+        {"use_bdlora": "x"},
         {"kasa_config": {"beta": 1}},
+        {"kasa_config": {"beta": 1}, "use_dora": True},
         {"arrow_config": {"top_k": 1}},
-        {"init_lora_weights": "pissa"},
         {"init_lora_weights": "pissa_niter_16"},
-        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "corda"},
+        {"init_lora_weights": ["pissa"]},
         {"init_lora_weights": "loftq"},
         {"something_new": 1},
         {"r": "8"},
@@ -39,9 +42,9 @@ from tests.raising import raises
         {"lora_alpha": math.inf},
         {"rank_pattern": {"q": 0}},
         {"rank_pattern": {"q": 1.5}},
-        {"rank_pattern": {"(a+)+b": 4}},
-        {"rank_pattern": {".*.*.*q": 4}},
+        {"rank_pattern": {r"(q)\1": 4}},
         {"rank_pattern": {"q[": 4}},
+        {"rank_pattern": {"(" * 50 + "q" + ")" * 50: 4}},
         {"alpha_pattern": ["q"]},
     ],
     ids=str,
@@ -75,3 +78,28 @@ def test_rslora_and_patterns() -> None:
         "model.layers.1.q.weight": 6 / 2,
         "model.layers.10.q.weight": 8 / math.sqrt(2),
     }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?:layers\.)?1\.q",
+        r"layers\.(?!0)\d+\.q",
+        r"(?:model\.)?(?:layers\.(?:1|3)\.)+[qk]",
+        r"(?<=layers\.)1\.q",
+        r".*.*.*1.*q",
+        "(l|a|y)+ers.1.q",
+        "k)|(.*1.q",  # PEFT puts it between parentheses
+    ],
+)
+def test_patterns_match_as_in_peft(pattern: str) -> None:
+    names = pair("layers.0.q") | pair("layers.1.q", rank=4)
+    weights = {change.target: change.weight for change in bind(names, rank_pattern={pattern: 4})}
+    assert weights == {"model.layers.0.q.weight": 3.0, "model.layers.1.q.weight": 1.5}
+
+
+def test_a_hostile_pattern_is_refused_in_time() -> None:
+    path = "layers.0." + "a." * 400 + "q"
+    base = {f"{path}.weight": TensorType("F32", [4, 6])}
+    with raises("M606", match="takes too long"):
+        bind(pair(path), base, rank_pattern={"(.*.*)*(.*)*x": 4})

@@ -69,6 +69,73 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[Draw], dict[str, torch.Tensor]]
         {},
         lambda draw: {"vera_lambda_b": draw(ROWS), "vera_lambda_d": draw(2)},
     ),
+    "kasa": (
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "kasa_config": {"beta": 1e-4}},
+        lambda draw: lora(draw, lora_diag=draw(2)),
+    ),
+    "bdlora": (
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_bdlora": {"nblocks": 2}},
+        lambda draw: {"lora_A.weight": draw(2, 3), "lora_B.weight": draw(ROWS, 2)},
+    ),
+    "randlora": (
+        {"r": 2, "randlora_alpha": 2},
+        lambda draw: {"randlora_lambda": draw(2, 3), "randlora_gamma": draw(3, COLUMNS)},
+    ),
+    "gralora": (
+        {"r": 2, "gralora_k": 2, "alpha": 3},
+        lambda draw: {"gralora_A": draw(2, 3, 2), "gralora_B": draw(2, 2, 4)},
+    ),
+    "fourierft": ({"scaling": 9.0}, lambda draw: {"fourierft_spectrum": draw(5)}),
+    "waveft": ({"wavelet_family": "db2"}, lambda draw: {"waveft_spectrum": draw(5)}),
+    "road": ({"group_size": 4}, lambda draw: {"road_theta": draw(4), "road_alpha": draw(4)}),
+    "psoft": (
+        {"r": 2},
+        lambda draw: {
+            "psoft_R.weight": draw(1),
+            "psoft_R.vector_a": draw(2),
+            "psoft_R.vector_b": draw(2),
+        },
+    ),
+    "osf": (
+        {},
+        lambda draw: {
+            "osf_svd_params.U_low": draw(ROWS, 2),
+            "osf_svd_params.S_low": draw(2),
+            "osf_svd_params.V_low": draw(2, COLUMNS),
+        },
+    ),
+    "frod": (
+        {},
+        lambda draw: {"frod_lambda_l": draw(COLUMNS), "frod_lambda_s_values": draw(2)},
+    ),
+    "deft": ({}, lambda draw: {"deft_P": draw(ROWS, 2), "deft_R": draw(2, COLUMNS)}),
+    "glora": (
+        {},
+        lambda draw: {
+            **{f"glora_{path}.Xd": draw(ROWS, 2) for path in "AB"},
+            **{f"glora_{path}.Xu": draw(2, COLUMNS) for path in "AB"},
+            "glora_C.zeros": torch.zeros(COLUMNS, 1),
+            **{f"glora_{path}.zeros": torch.zeros(ROWS) for path in "DE"},
+        },
+    ),
+    "peanut": (
+        {"act_fn": "silu", "depth": 1},
+        lambda draw: {
+            "peanut_A.weight": draw(2, ROWS),
+            "peanut_B.weight": draw(ROWS, 2),
+            "peanut_encoders.0.weight": draw(2, 2),
+            "peanut_decoders.0.weight": draw(2, 2),
+        },
+    ),
+    "supertuning": (
+        {"r": 2, "lora_alpha": 3},
+        lambda draw: {
+            "supertuning_values": draw(3),
+            "supertuning_indices": torch.tensor([40, 3, 11], dtype=torch.int32),
+            "supertuning_lora_A.weight": draw(2, COLUMNS),
+            "supertuning_lora_B.weight": draw(ROWS, 2),
+        },
+    ),
     "ln_tuning": ({}, lambda draw: {"ln_tuning_layers.weight": draw(ROWS, COLUMNS)}),
     "trainable_tokens": (
         {"token_indices": [6, 1]},
@@ -82,6 +149,17 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[Draw], dict[str, torch.Tensor]]
             f"{T}.weight.values": draw(3),
         },
     ),
+}
+
+
+SHARED: dict[str, Callable[[Draw], dict[str, torch.Tensor]]] = {
+    "vera": lambda draw: {"vera_A": draw(2, 9), "vera_B": draw(9, 2)},
+    "randlora": lambda draw: {"randlora_A": draw(2, 1, 7), "randlora_B": draw(9, 4, 2)},
+    "frod": lambda draw: {
+        "frod_V.q": draw(COLUMNS, COLUMNS),
+        "frod_s_indices.q": torch.tensor([[0, 3], [1, 5]]),
+        "frod_s_size.q": torch.tensor([COLUMNS, COLUMNS]),
+    },
 }
 
 
@@ -103,8 +181,8 @@ class World:
         if self.kind in ("dense", "sparse"):
             return module(self.folder, name, "patch", tensors)
         tensors = {f"{PREFIX}{T}.{part}": tensor for part, tensor in tensors.items()}
-        if self.kind == "vera":
-            tensors |= {"base_model.vera_A": draw(2, 9), "base_model.vera_B": draw(9, 2)}
+        shared = SHARED.get(self.kind, lambda draw: {})(draw)
+        tensors |= {f"base_model.{part}": tensor for part, tensor in shared.items()}
         settings = {"peft_type": self.kind.upper(), **config}
         return module(self.folder, name, "adapter", tensors, adapter_config=settings)
 
@@ -172,7 +250,10 @@ def test_a_whole_value_alone_is_the_result(kind: str, seed: int, dtype: torch.dt
     assert torch.equal(got.view(ROWS, COLUMNS), value.to(dtype))
 
 
-MULTIPLYING = ("dora", "ia3", "oft", "boft", "hra", "hira")
+MULTIPLYING = (
+    *("dora", "ia3", "oft", "boft", "hra", "hira", "kasa", "road", "psoft", "osf", "frod", "deft"),
+    *("glora", "peanut"),
+)
 
 
 @pytest.mark.parametrize("kind", MULTIPLYING)
@@ -190,6 +271,10 @@ NULL = {
     "lokr": "lokr_w1",
     "oft": "oft_R.weight",
     "vera": "vera_lambda_b",
+    "randlora": "randlora_lambda",
+    "fourierft": "fourierft_spectrum",
+    "waveft": "waveft_spectrum",
+    "bdlora": "lora_B.weight",
     "miss": "miss_block",
     "shira": "shira_weight",
     "hira": "hira_B",

@@ -62,6 +62,16 @@ class Embedding(nn.Module):
         return self.last(self.emb(x))
 
 
+class Attention(nn.Module):
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(6, 2, bias=bias, batch_first=True)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.attn(x, x, x)[0])
+
+
 class Conv(nn.Module):
     def __init__(self, kind: Any, *, kernel: int = 3, groups: int = 1) -> None:
         super().__init__()
@@ -82,6 +92,8 @@ INPUTS: dict[str, tuple[Callable[[], nn.Module], list[str], torch.Tensor]] = {
     "Conv1D": (Transposed, ["first", "square"], FLOATS),
     "embedding": (Embedding, ["emb"], TOKENS),
     "both": (Embedding, ["emb", "last"], TOKENS),
+    "attention": (Attention, ["attn"], image(5, 6)),
+    "attention too": (lambda: Attention(bias=False), ["attn", "last"], image(5, 6)),
     "conv 1": (convolution(nn.Conv1d), ["conv", "next"], image(4, 7)),
     "conv 2": (convolution(nn.Conv2d), ["conv", "next"], image(4, 5, 5)),
     "conv 3": (convolution(nn.Conv3d), ["conv", "next"], image(4, 3, 3, 3)),
@@ -115,7 +127,42 @@ MISS = method(peft.MissConfig, r=4, init_weights=True)
 CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
     *(("lora", lora(), kind) for kind in INPUTS if kind != "groups"),
     *(("rslora", lora(use_rslora=True), kind) for kind in ("linear", "Conv1D", "embedding")),
-    *(("dora", lora(use_dora=True), kind) for kind in INPUTS if kind not in ("groups",)),
+    *(
+        ("dora", lora(use_dora=True), kind)
+        for kind in INPUTS
+        if kind not in ("groups", "attention", "attention too")
+    ),
+    *(
+        ("kasa", lora(r=r, kasa_config=peft.KasaConfig()), kind)
+        for kind, r in (("linear", 3), ("no bias", 2))
+    ),
+    *(
+        (f"bdlora {a} {b}", lora(r=4, use_bdlora=peft.BdLoraConfig(nblocks=2, **names)), "linear")
+        for a, b in ((["first"], ["last", "square"]), (["square", "last"], ["first"]))
+        for names in ({"target_modules_bd_a": a, "target_modules_bd_b": b},)
+    ),
+    (
+        "bdlora in part",
+        lora(
+            r=4,
+            use_bdlora=peft.BdLoraConfig(
+                nblocks=2, target_modules_bd_a=["last"], match_strict=False
+            ),
+        ),
+        "no bias",
+    ),
+    *(
+        (init, lora(r=3, init_lora_weights=init, **more), kind)
+        for init, kind, more in (
+            ("pissa", "linear", {}),
+            ("pissa", "Conv1D", {"use_rslora": True}),
+            ("olora", "linear", {}),
+            ("olora", "no bias", {"lora_alpha": 2}),
+        )
+    ),
+    ("velora", lora(velora_config=peft.VeloraConfig(num_groups=2)), "linear"),
+    ("monteclora", lora(monteclora_config=peft.MontecloraConfig()), "linear"),
+    ("rslora", lora(use_rslora=True, alpha_pattern={"attn": 9}), "attention"),
     ("lora bias", lora(lora_bias=True), "linear"),
     ("lora bias conv", lora(lora_bias=True), "conv 2"),
     ("bias all", lora(bias="all", target_modules=["first"]), "linear"),
@@ -158,7 +205,11 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
         "linear",
     ),
     ("all weights", lora(target_modules=[], target_parameters=["weight"]), "Conv1D"),
-    *(("ia3", IA3, kind) for kind in INPUTS if kind not in ("embedding", "both", "conv 1")),
+    *(
+        ("ia3", IA3, kind)
+        for kind in INPUTS
+        if kind not in ("embedding", "both", "conv 1", "attention", "attention too")
+    ),
     *(
         (f"ia3 {name}", method(peft.IA3Config, feedforward_modules=[name]), kind)
         for name, kinds in (("first", ("linear", "Conv1D")), ("conv", ("conv 2", "groups")))
@@ -246,6 +297,154 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
         method(peft.AdaLoraConfig, init_r=3, target_r=2, total_step=10, init_lora_weights=False),
         "linear",
     ),
+    *(
+        ("fourierft", method(peft.FourierFTConfig, n_frequency=n, scaling=40.0, **more), kind)
+        for kind, n, more in (
+            ("linear", 24, {}),
+            ("Conv1D", 7, {"random_loc_seed": 12345678901}),
+            ("no bias", 40, {"n_frequency_pattern": {"last": 9}, "random_loc_seed": 0}),
+        )
+    ),
+    *(
+        (f"waveft {family}", method(peft.WaveFTConfig, n_frequency=17, **more), kind)
+        for family, kind, more in (
+            ("", "linear", {}),
+            ("direct", "Conv1D", {"use_idwt": False}),
+            *(
+                (each, kind, {"wavelet_family": each})
+                for each in ("db1", "db2", "db7", "sym5", "coif1", "coif4")
+                for kind in ("linear", "Conv1D")
+            ),
+            ("proportional", "no bias", {"proportional_parameters": True}),
+        )
+    ),
+    *(
+        ("randlora", method(peft.RandLoraConfig, r=r, init_weights=False, **more), kind)
+        for kind, r, more in (
+            ("linear", 4, {"randlora_alpha": 8}),
+            ("Conv1D", 3, {"randlora_alpha": 8, "sparse": True}),
+            ("no bias", 20, {"randlora_alpha": 8, "very_sparse": True}),
+        )
+    ),
+    *(
+        (
+            f"vblora {more}",
+            method(peft.VBLoRAConfig, r=3, num_vectors=7, vector_length=2, **more),
+            kind,
+        )
+        for kind, more in (
+            ("linear", {"init_vector_bank_bound": 0.5}),
+            ("Conv1D", {"topk": 3}),
+            ("linear", {"topk": 7}),
+            ("linear", {"save_only_topk_weights": True}),
+            ("Conv1D", {"save_only_topk_weights": True, "topk": 4}),
+            ("no bias", {"save_only_topk_weights": True, "topk": 1}),
+        )
+    ),
+    *(
+        ("gralora", method(peft.GraloraConfig, init_weights=False, **more), kind)
+        for kind, more in (
+            ("linear", {"r": 4, "gralora_k": 2}),
+            ("Conv1D", {"r": 6, "gralora_k": 2, "hybrid_r": 3, "alpha": 5}),
+            ("no bias", {"r": 2, "gralora_k": 1}),
+            ("no bias", {"r": 4, "gralora_k": 2, "hybrid_r": 1}),
+        )
+    ),
+    *(
+        ("road", method(peft.RoadConfig, variant=f"road_{n}", group_size=2, init_weights=False), k)
+        for n in (1, 2, 4)
+        for k in ("linear", "no bias")
+    ),
+    (
+        "road of one group",
+        method(
+            peft.RoadConfig, group_size=10, target_modules=["first", "square"], init_weights=False
+        ),
+        "linear",
+    ),
+    *(
+        (
+            f"psoft {more}",
+            method(peft.PsoftConfig, init_weights=False, **{"r": 3, **more}),
+            "linear",
+        )
+        for more in (
+            {},
+            {"r": 1},
+            {"ab_svd_init": "pissa_init", "psoft_alpha": 5},
+            {"psoft_orth": False},
+            {"psoft_mag_a": False, "use_cayley_neumann": True, "cayley_neumann_eps": 0.1},
+            {"psoft_mag_b": False, "use_cayley_neumann": True, "num_cayley_neumann_terms": 3},
+        )
+    ),
+    *(
+        ("tinylora", method(peft.TinyLoraConfig, r=r, u=u, weight_tying=tying), kind)
+        for kind, r, u, tying in (
+            ("linear", 2, 3, 0.0),
+            ("linear", 4, 5, 0.4),
+            ("Conv1D", 2, 64, 1.0),
+            ("both", 3, 7, 0.0),
+        )
+    ),
+    *(
+        (f"osf {rank}", method(peft.OSFConfig, effective_rank=rank), "linear")
+        for rank in (2, 3, 0.5)
+    ),
+    ("beft", method(peft.BeftConfig, init_weights=False), "linear"),
+    *(
+        (f"deft {more}", method(peft.DeftConfig, r=3, **more), kind)
+        for kind in ("linear", "Conv1D", "no bias")
+        for more in (
+            {"init_weights": False},
+            {"alpha": 5},
+            {"decomposition_method": "qr"},
+            {"decomposition_method": "qr", "para": True},
+            {"para": True, "init_weights": False},
+        )
+        if (kind, more) != ("Conv1D", {"para": True, "init_weights": False})  # a tiny change
+    ),
+    *(
+        ("frod", method(peft.FrodConfig, sparse_rate=0.3, init_weights=False), kind)
+        for kind in ("linear", "Conv1D")
+    ),
+    *(
+        (
+            f"glora {ab} {c} {de}",
+            method(
+                peft.GloraConfig, r=2, config_A_B=ab, config_C=c, config_D_E=de, init_weights=False
+            ),
+            kind,
+        )
+        for kind in ("linear", "no bias")
+        for ab, c, de in (
+            ("lora", "lora", "constant"),
+            ("vector", "vector", "vector"),
+            ("constant", "none", "none"),
+        )
+    ),
+    ("glora of biases", method(peft.GloraConfig, config_A_B="none", init_weights=False), "linear"),
+    *(
+        (f"peanut {act}", method(peft.PeanutConfig, r=3, act_fn=act, **more), "linear")
+        for act, more in (
+            ("relu", {"scaling": 0.5}),
+            ("gelu", {"depth": 1}),
+            ("silu", {"depth": 3}),
+            *((name, {"depth": 2}) for name in ("tanh", "gelu_new", "mish", "relu6", "leaky_relu")),
+            *((name, {"depth": 1}) for name in ("sigmoid", "quick_gelu", "relu2", "linear")),
+        )
+    ),
+    *(
+        ("supertuning", method(peft.SupertuningConfig, sparsity=0.8, **more), "linear")
+        for more in ({}, {"r": 3, "lora_alpha": 5}, {"select_top": False})
+    ),
+    *(
+        ("unilora", method(peft.UniLoraConfig, r=2, theta_d_length=9, save_indices=True), kind)
+        for kind in ("linear", "Conv1D")
+    ),
+    *(
+        ("pvera", method(peft.PveraConfig, r=3, init_weights=False), kind)
+        for kind in ("linear", "Conv1D")
+    ),
     (
         "trainable tokens",
         method(peft.TrainableTokensConfig, token_indices=[0, 5], init_weights=False),
@@ -324,25 +523,76 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
         "save_projection",
     ),
     (
-        "fourierft",
-        lambda: peft.FourierFTConfig(n_frequency=4, target_modules=["first"]),
-        "linear",
-        "FOURIERFT.*seed",
-    ),
-    (
-        "gralora",
-        lambda: peft.GraloraConfig(r=2, gralora_k=2, target_modules=["first"]),
-        "linear",
-        "'GRALORA'",
-    ),
-    (
         "randlora",
-        lambda: peft.RandLoraConfig(r=2, target_modules=["first"]),
+        lambda: peft.RandLoraConfig(r=2, save_projection=False, target_modules=["first"]),
         "linear",
-        "RANDLORA.*random",
+        "save_projection",
     ),
+    (
+        "pvera",
+        lambda: peft.PveraConfig(r=2, save_projection=False, target_modules=["first"]),
+        "linear",
+        "save_projection",
+    ),
+    (
+        "pvera that samples",
+        lambda: peft.PveraConfig(r=2, sample_at_inference=True, target_modules=["first"]),
+        "linear",
+        "draws at random",
+    ),
+    (
+        "unilora",
+        lambda: peft.UniLoraConfig(r=2, theta_d_length=9, target_modules=["first"]),
+        "linear",
+        "save_indices",
+    ),
+    (
+        "tinylora",
+        lambda: peft.TinyLoraConfig(r=2, u=3, save_projection=False, target_modules=["first"]),
+        "linear",
+        "save_projection",
+    ),
+    (
+        "frod",
+        lambda: peft.FrodConfig(save_projection=False, target_modules=["first"]),
+        "linear",
+        "save_projection",
+    ),
+    (
+        "supertuning",
+        lambda: peft.SupertuningConfig(
+            sparsity=0.8, save_precomputed_indices=False, target_modules=["first"]
+        ),
+        "linear",
+        "save_precomputed_indices",
+    ),
+    (
+        "psoft lowrank",
+        lambda: peft.PsoftConfig(r=2, psoft_svd="lowrank", target_modules=["first"]),
+        "linear",
+        "psoft_svd",
+    ),
+    ("beft", lambda: peft.BeftConfig(target_modules=["first"]), "no bias", "has none beside"),
+    (
+        "peanut",
+        lambda: peft.PeanutConfig(r=2, act_fn="laplace", target_modules=["first"]),
+        "linear",
+        "act_fn",
+    ),
+    ("lily", lambda: peft.LilyConfig(r=2, target_modules=["first"]), "linear", "'LILY'.*input"),
     ("lora bias", lambda: lora(lora_bias=True)(["first"]), "no bias", "has none beside"),
-    ("pissa", lambda: lora(init_lora_weights="pissa")(["first"]), "linear", "init_lora_weights"),
+    (
+        "pissa in a hurry",
+        lambda: lora(init_lora_weights="pissa_niter_4")(["first"]),
+        "linear",
+        "init_lora_weights",
+    ),
+    (
+        "pissa and dora",
+        lambda: lora(init_lora_weights="pissa", use_dora=True)(["first"]),
+        "linear",
+        "not combined",
+    ),
 ]
 
 

@@ -87,4 +87,5 @@ ADALORA = PeftMethod(
     operator="lora",
     keys={"lora_A": "a", "lora_B": "b", "lora_E": "e"},
     bind=bind,
+    empty={"lora_A": 2, "lora_B": 2, "lora_E": 2},  # pruned to rank 0
 )

@@ -8,7 +8,6 @@ Liu et al. 2022, https://arxiv.org/abs/2205.05638.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,8 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import Coefficients, Formula, base_rows
 from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.orientation import transposed
-from modpkg.adapters.peft_config import check_keys, check_pattern, strings
+from modpkg.adapters.patterns import Work
+from modpkg.adapters.peft_config import check_keys, matches_module, strings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,14 +27,19 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     check_keys(
         adapter, reads=("feedforward_modules", "fan_in_fan_out"), ignores=("init_ia3_weights",)
     )
-    scales_inputs = {site.target: _scales_inputs(adapter, site) for site in sites}
+    work = Work()
+    scales_inputs = {site.target: _scales_inputs(adapter, site, work) for site in sites}
 
     def scaled_shape(site: Site) -> tuple[int | None, int | None, str]:
         length = math.prod(adapter.shape(site.roles["l"]))
         shape = adapter.target_shape(site.target)
         if len(shape) > 2:
             extent = shape[1] if scales_inputs[site.target] else shape[0]
-            if length % extent or (length != extent and not scales_inputs[site.target]):
+            if (
+                not length
+                or length % extent
+                or (length != extent and not scales_inputs[site.target])
+            ):
                 raise adapter.misfit(site.roles["l"], site.target, shape)
             groups = length // extent
             if shape[0] % groups:
@@ -64,7 +69,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     return changes
 
 
-def _scales_inputs(adapter: Adapter, site: Site) -> bool:
+def _scales_inputs(adapter: Adapter, site: Site, work: Work) -> bool:
     """Return whether the vector scales a site's inputs: it is one of PEFT's feed-forward modules.
 
     Its shape decides, (1, in) or (out, 1), and ``feedforward_modules`` where that is ambiguous.
@@ -75,8 +80,7 @@ def _scales_inputs(adapter: Adapter, site: Site) -> bool:
         return shape[0] == 1
     modules = adapter.config.get("feedforward_modules")
     if isinstance(modules, str):
-        check_pattern(adapter, "feedforward_modules", modules)
-        return re.fullmatch(modules, site.path) is not None
+        return matches_module(adapter, "feedforward_modules", modules, site.path, work)
     return any(site.path.endswith(name) for name in strings(adapter, "feedforward_modules"))
 
 

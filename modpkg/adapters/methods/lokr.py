@@ -34,6 +34,8 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
         _, weight = scaling.at(site.path)
         shape = adapter.target_shape(site.target)
         first, second = _first_shape(adapter, site), _second_shape(adapter, site)
+        if len(second) < 2:
+            raise adapter.misfit(min(site.roles.values()), site.target, shape)
         rows, columns = first[0] * second[0], first[1] * math.prod(second[1:])
         if rows != shape[0] or columns != math.prod(shape[1:]):
             raise adapter.misfit(min(site.roles.values()), site.target, shape, [rows, columns])
@@ -66,7 +68,8 @@ def _second_shape(adapter: Adapter, site: Site) -> tuple[int, ...]:
     core = adapter.shape(site.roles["t2"])
     a, b = adapter.shape(site.roles["w2_a"]), adapter.shape(site.roles["w2_b"])
     if len(core) != 4 or (len(a), len(b)) != (2, 2) or (a[0], b[0]) != core[:2]:
-        raise adapter.misfit(site.roles["t2"], site.roles["w2_a"], [a[0], b[0], *core[2:]])
+        wanted = [*a[:1], *b[:1], *core[2:]]
+        raise adapter.misfit(site.roles["t2"], site.roles["w2_a"], wanted)
     return (a[1], b[1], *core[2:])
 
 

@@ -13,6 +13,8 @@ DoRA (``use_dora``) changes a weight's direction by it, and trains its magnitude
 
 with one norm and one magnitude for each output, or for each column of an embedding. Liu et al.
 2024, https://arxiv.org/abs/2402.09353.
+
+Other variants: see `modpkg.adapters.lora_variants`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, as_matrix, base_rows
+from modpkg.adapters.lora_variants import (
+    MOVING_INITS,
+    VARIANTS,
+    blocks_of,
+    diagonal_factor,
+    refuse_variants,
+    variant_change,
+)
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
@@ -40,6 +50,9 @@ _KEYS = {
     "lora_embedding_B": "embedding_b",
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
+    "lora_diag": "diagonal",
+    "lora_velora_embed": "",
+    "lora_monteclora_sampler.*": "",
 }
 _IGNORED = (
     "corda_config",
@@ -49,13 +62,16 @@ _IGNORED = (
     "lora_ga_config",
     "megatron_core",
     "qalora_group_size",
+    "monteclora_config",
     "runtime_config",
+    "velora_config",
     "init_lora_weights",
     "bias",
 )
 _READ = (
     "alpha_pattern",
     "fan_in_fan_out",
+    "kasa_config",
     "layer_replication",
     "lora_alpha",
     "lora_bias",
@@ -63,23 +79,21 @@ _READ = (
     "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
+    "use_bdlora",
     "use_dora",
     "use_rslora",
 )
 _MEANINGS = {
     "alora_invocation_tokens": "activated LoRA acts on a part of the input only",
     "arrow_config": "Arrow routes between adapters by token",
-    "kasa_config": "KaSA changes the base's weights",
     "megatron_config": "its layers are split over several devices",
-    "monteclora_config": "MonteCLoRA draws its weights at random",
-    "use_bdlora": "its factors are block-diagonal",
     "use_qalora": "QALoRA pools its input",
-    "velora_config": "VeLoRA is not supported",
 }
-# Initialisations that leave the base's weights unchanged. The others (PiSSA, OLoRA, CorDA, LoftQ,
-# LoRA-GA) move a part of the base into the adapter, which then needs that modified base, unless
-# PEFT converted it when saving; then the value is ``true``.
+# Initialisations that leave the base's weights unchanged.
 _KEEPING_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
+
+
+_VARIANTS = ("kasa_config", "monteclora_config", "use_bdlora", "use_dora", "velora_config")
 
 
 def lora_scaling(adapter: Adapter) -> Scaling:
@@ -91,11 +105,16 @@ def lora_scaling(adapter: Adapter) -> Scaling:
     check_keys(adapter, reads=_READ, ignores=_IGNORED, meanings=_MEANINGS)
     config = adapter.config
     init = config.get("init_lora_weights", True)
-    if init not in _KEEPING_INITS:
+    if init not in (*_KEEPING_INITS, *MOVING_INITS):
         raise adapter.refuse(
             f"init_lora_weights = {init!r} moved a part of the base's weights into it; save it "
             "with path_initial_model_for_weight_conversion to get a plain LoRA"
         )
+    variants = [key for key in _VARIANTS if config.get(key)]
+    if init in MOVING_INITS:
+        variants.append(f"init_lora_weights = {init!r}")
+    if len(variants) > 1:
+        raise adapter.refuse(f"it has {' and '.join(variants)}, which are not combined")
     if _is_dora(adapter) and config.get("lora_bias"):
         raise adapter.refuse("it has use_dora and lora_bias, which PEFT cannot merge together")
     return scaling_of(adapter, alpha="lora_alpha", rslora=bool(config.get("use_rslora", False)))
@@ -103,6 +122,10 @@ def lora_scaling(adapter: Adapter) -> Scaling:
 
 def _is_dora(adapter: Adapter) -> bool:
     return bool(adapter.config.get("use_dora", False))
+
+
+def _is_kasa(adapter: Adapter) -> bool:
+    return bool(adapter.config.get("kasa_config"))
 
 
 def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
@@ -114,16 +137,21 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     linear = [site for site in sites if "a" in site.roles]
     ways = transposed(adapter, linear, lambda site: _product_shape(adapter, site, scaling))
     for site in linear:
-        _, scale = scaling.at(site.path)
+        rank, scale = scaling.at(site.pattern_path)
+        scale *= site.times
         inputs = {"a": site.roles["a"], "b": site.roles["b"]}
         parameters = {"transposed": True} if ways[site.target] else {}
-        changes.append(_change(adapter, site, inputs, parameters, scale))
+        changes.append(
+            variant_change(adapter, site, rank, scale, parameters)
+            or _change(adapter, site, inputs, parameters, scale)
+        )
         if (bias := site.roles.get("b_bias")) is not None:
             changes.append(_bias_change(adapter, site, bias, scale))
     for site in sites:
         if "embedding_a" not in site.roles:
             continue
-        rank, scale = scaling.at(site.path)
+        refuse_variants(adapter, "embeddings")
+        rank, scale = scaling.at(site.pattern_path)
         inputs = {"a": site.roles["embedding_a"], "b": site.roles["embedding_b"]}
         rows, width = (*adapter.target_shape(site.target), 0, 0)[:2]
         adapter.expect(inputs["a"], site.target, (rank, rows))
@@ -147,6 +175,9 @@ def _check_roles(adapter: Adapter, site: Site) -> None:
             raise adapter.unbound(roles[one], f"the {label} that belongs to it is missing")
     if "a" in roles and "embedding_a" in roles:
         raise adapter.unbound(roles["embedding_a"], f"{roles['a']!r} is for the same module")
+    if ("diagonal" in roles) != _is_kasa(adapter):
+        tensor = roles.get("diagonal") or min(roles.values())
+        raise adapter.refuse(f"tensor {tensor!r} and its kasa_config do not agree")
     if "b" in roles and ("b_bias" in roles) != bool(adapter.config.get("lora_bias")):
         raise adapter.refuse(
             f"tensor {roles['b_bias']!r} is a bias, but its adapter_config.json has no lora_bias"
@@ -166,7 +197,7 @@ def _product_shape(adapter: Adapter, site: Site, scaling: Scaling) -> tuple[int,
     """Return (out, in) of B @ A, and the name of B, having checked ranks and kernel shapes."""
     a, b = site.roles["a"], site.roles["b"]
     first, second = adapter.shape(a), adapter.shape(b)
-    rank, _ = scaling.at(site.path)
+    rank, _ = scaling.at(site.pattern_path)
     target = adapter.target_shape(site.target)
     if len(first) != len(second) or len(first) < 2 or len(target) != len(first):
         raise adapter.refuse(
@@ -174,6 +205,10 @@ def _product_shape(adapter: Adapter, site: Site, scaling: Scaling) -> tuple[int,
             "and only matrices and convolutions of equal rank are supported"
         )
     where = f"rank {rank} of adapter_config.json"
+    if diagonal := diagonal_factor(adapter, site, rank):
+        blocks = blocks_of(adapter)
+        first = (first[0], first[1] * (blocks if diagonal == "a" else 1))
+        second = (second[0], second[1] * (blocks if diagonal == "b" else 1))
     if first[0] != rank:
         raise adapter.misfit(a, where, [rank, *first[1:]])
     grouped = adapter.refuse(
@@ -337,6 +372,7 @@ LORA = PeftMethod(
             null=("a", "b", "e", "bias"),
             by_rows=("values",),
         ),
+        *VARIANTS,
         Formula(name="dora", delta=dora_delta, prepare=dora_prepare, multiplies=True),
     ),
 )

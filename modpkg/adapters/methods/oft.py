@@ -92,7 +92,7 @@ def prepare(
     if "eps" in term.parameters:
         skew = _clipped(skew, term.parameters["eps"])
     terms = term.parameters.get("terms")
-    rotation = cayley(skew) if terms is None else _neumann(skew, terms)
+    rotation = cayley(skew) if terms is None else neumann(skew, terms)
     return {"rotation": rotation.transpose(1, 2) if term.parameters.get("inverse") else rotation}
 
 
@@ -103,7 +103,7 @@ def cayley(skew: Tensor) -> Tensor:
     return (unit - skew) @ inverse
 
 
-def _neumann(skew: Tensor, terms: int) -> Tensor:
+def neumann(skew: Tensor, terms: int) -> Tensor:
     """Return the first ``terms`` terms of I + 2Q + … + 2Qⁿ⁻² + Qⁿ⁻¹ of each matrix."""
     total = skew.new_ones(skew.shape[1]).diag().repeat(len(skew), 1, 1)
     if terms == 1:

@@ -20,7 +20,7 @@ from modpkg.core.jsonfile import read_json
 from modpkg.core.tensors import types_of
 from modpkg.core.text_config import edit_text, vocabulary
 
-_INDEX_ROLES = ("indices",)
+_INDEX_ROLES = ("indices", "indices_a", "indices_b")
 
 
 def bind(context: StepContext) -> Effects:
@@ -121,6 +121,7 @@ def _terms(context: StepContext, changes: AdapterChanges) -> dict[str, Term]:
         inputs = {role: context.module.tensors[name] for role, name in change.inputs.items()}
         floats = {change.target: context.base.tensors[change.target]}
         floats |= {change.inputs[r]: ref for r, ref in inputs.items() if r not in _INDEX_ROLES}
+        inputs |= {role: context.base.tensors[name] for role, name in change.reads.items()}
         for name, ref in floats.items():
             if ref.dtype not in FLOATS:
                 raise context.refuse(

@@ -1,0 +1,199 @@
+"""LoRA's variants whose change is still a product, but of other factors.
+
+KaSA (``kasa_config``) takes the part of W with the r smallest singular values out, and scales the
+ranks by a trained vector: delta = scale · B @ diag(d) @ A − that part. Wang et al. 2024,
+https://arxiv.org/abs/2412.06071. BD-LoRA (``use_bdlora``) has a block-diagonal A or B, of which it
+stores the blocks. VeLoRA and MonteCLoRA train otherwise, and run as plain LoRA.
+
+PiSSA and OLoRA (``init_lora_weights``) move a part of W into the adapter before training: that of
+the r largest singular values, or scale · Q R of the first r columns of Q. delta = scale · B @ A −
+that part. Meng, Wang & Zhang 2024, https://arxiv.org/abs/2404.02948; Büyükakyüz 2024,
+https://arxiv.org/abs/2406.01775. PEFT takes that part out of the base when it loads the adapter,
+unless it converted the adapter when saving. CorDA, LoftQ, LoRA-GA and PiSSA's fast way move parts
+that depend on data, rounding or random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from modpkg.adapters import low_rank
+from modpkg.adapters.changes import Adapter, Site, TensorChange
+from modpkg.adapters.formula import BaseRows, Coefficients, Formula
+from modpkg.adapters.singular import split, whole
+
+if TYPE_CHECKING:
+    from modpkg.adapters.formula import Array
+
+MOVING_INITS = ("pissa", "olora")
+"""Initialisations that move a part of the base, computed from it alone, into the adapter."""
+
+
+def variant_change(
+    adapter: Adapter, site: Site, rank: int, scale: float, parameters: Mapping[str, Any]
+) -> TensorChange | None:
+    """Return the change to a linear layer's weight if it is a variant's, or None.
+
+    Raises:
+        ComposeError: The layer is not one that the variant is for.
+    """
+    inputs = {"a": site.roles["a"], "b": site.roles["b"]}
+    if (diagonal := site.roles.get("diagonal")) is not None:
+        shape = adapter.target_shape(site.target)
+        if parameters or len(shape) != 2 or rank >= min(shape):
+            raise adapter.refuse(
+                f"{site.target!r} is not of a linear layer with more than {rank} singular values, "
+                "which KaSA needs"
+            )
+        adapter.expect(diagonal, inputs["a"], (rank,))
+        return TensorChange(
+            target=site.target,
+            op="kasa",
+            inputs={**inputs, "diagonal": diagonal},
+            parameters={"scaling": scale},
+        )
+    init = adapter.config.get("init_lora_weights", True)
+    if init in MOVING_INITS:
+        if (
+            site.times != 1
+            or len(adapter.target_shape(site.target)) != 2
+            or (parameters and init == "olora")
+        ):
+            raise adapter.refuse(
+                f"{site.target!r} is not of a linear layer, as init_lora_weights = {init!r} needs"
+            )
+        return TensorChange(
+            target=site.target,
+            op=str(init),
+            inputs=inputs,
+            parameters={**parameters, "scaling": scale},
+        )
+    if factor := diagonal_factor(adapter, site, rank):
+        return TensorChange(
+            target=site.target,
+            op="bdlora",
+            inputs=inputs,
+            weight=scale,
+            parameters={"blocks": blocks_of(adapter), "diagonal": factor},
+        )
+    return None
+
+
+def refuse_variants(adapter: Adapter, what: str) -> None:
+    """Check that no variant changes the base itself, which it does for linear layers only.
+
+    Raises:
+        ComposeError: One does.
+    """
+    for key in ("kasa_config", "use_bdlora", "init_lora_weights"):
+        value = adapter.config.get(key)
+        if value and (key != "init_lora_weights" or value in MOVING_INITS):
+            raise adapter.refuse(f"it has {key} = {value!r}, which is not for {what}")
+
+
+def blocks_of(adapter: Adapter) -> int:
+    """Return the number of blocks of a block-diagonal factor; 1 if there are none.
+
+    Raises:
+        ComposeError: The configuration has something else.
+    """
+    settings = adapter.config.get("use_bdlora") or {}
+    count = settings.get("nblocks", 1) if isinstance(settings, dict) else 0
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise adapter.refuse(f"its use_bdlora is {settings!r}, which has no number of blocks")
+    return count
+
+
+def diagonal_factor(adapter: Adapter, site: Site, rank: int) -> str:
+    """Return which factor consists of the blocks of a diagonal: ``a``, ``b`` or neither, "".
+
+    BD-LoRA is for linear layers, whose shape tells.
+    """
+    blocks = blocks_of(adapter)
+    a, b = adapter.shape(site.roles["a"]), adapter.shape(site.roles["b"])
+    shape = adapter.target_shape(site.target)
+    if blocks == 1 or not len(a) == len(b) == len(shape) == 2 or rank % blocks:
+        return ""
+    if a[1] != shape[1] and a[1] * blocks == shape[1]:
+        return "a"
+    return "b" if b[1] * blocks == rank and b[0] % blocks == 0 else ""
+
+
+def kasa_prepare(
+    inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
+) -> Mapping[str, Array]:
+    """Return the factors b = [scale · B, −U₀ S₀] and a = [diag(d) A, V₀]."""
+    import numpy as np
+
+    a, b, diagonal = inputs["a"], inputs["b"], inputs["diagonal"]
+    kept = min(source.shape) - len(diagonal)
+    u, s, v = split(whole(source), kept, what="the part that KaSA takes out")
+    return {
+        "b": np.concatenate([b * term.parameters["scaling"], -u[:, kept:] * s[kept:]], axis=1),
+        "a": np.concatenate([diagonal[:, None] * a, v[kept:]]),
+    }
+
+
+def pissa_prepare(
+    inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
+) -> Mapping[str, Array]:
+    """Return the factors b = [scale · B, −U₀ S₀] and a = [A, V₀]."""
+    import numpy as np
+
+    a, b = inputs["a"], inputs["b"]
+    matrix = whole(source)
+    if term.parameters.get("transposed"):
+        matrix = matrix.T
+    rank = len(a)
+    u, s, v = split(matrix, rank, what="the part that PiSSA moved into the adapter")
+    return {
+        "b": np.concatenate([b * term.parameters["scaling"], -u[:, :rank] * s[:rank]], axis=1),
+        "a": np.concatenate([a, v[:rank]]),
+    }
+
+
+def olora_prepare(
+    inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
+) -> Mapping[str, Array]:
+    """Return the factors b = scale · [B, −Q₀] and a = [A, R₀]."""
+    import numpy as np
+
+    a, b = inputs["a"], inputs["b"]
+    q, r = np.linalg.qr(whole(source))
+    rank = len(a)
+    factors = np.concatenate([b, -q[:, :rank]], axis=1)
+    return {"b": factors * term.parameters["scaling"], "a": np.concatenate([a, r[:rank]])}
+
+
+def bdlora_prepare(
+    inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
+) -> Mapping[str, Array]:
+    """Return both factors whole, with zeros outside of the blocks."""
+    import numpy as np
+
+    count, role = term.parameters["blocks"], term.parameters["diagonal"]
+    rows, columns = inputs[role].shape
+    wide = np.zeros((count, rows // count, count, columns))
+    for number, block in enumerate(inputs[role].reshape(count, -1, columns)):
+        wide[number, :, number] = block
+    return {**inputs, role: wide.reshape(rows, -1)}
+
+
+VARIANTS = (
+    *(
+        Formula(name=name, delta=low_rank.delta, prepare=prepare, arrays=True, multiplies=True)
+        for name, prepare in (
+            ("kasa", kasa_prepare),
+            ("pissa", pissa_prepare),
+            ("olora", olora_prepare),
+        )
+    ),
+    Formula(
+        name="bdlora",
+        delta=low_rank.delta,
+        prepare=bdlora_prepare,
+        arrays=True,
+        null=("a", "b"),
+    ),
+)
