@@ -11,11 +11,14 @@ import importlib
 import keyword
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from modpkg.core.version import __version__
+
+if TYPE_CHECKING:
+    from modpkg.core.errors import ModpkgError
 
 COMMANDS = {
     "install": "Install modules, or everything in the lock file.",
@@ -135,18 +138,26 @@ def main(argv: list[str] | None = None) -> None:
     except ModpkgError as error:
         if debug:
             raise
-        from modpkg.cli.output import show_error
-
-        show_error(error, as_json="--json" in own)
-        sys.exit(2 if error.code == "M901" else 1)
+        _fail(error, own)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except OSError as error:
         if debug:
             raise
+        from modpkg.core.files import denied
+
+        if (refusal := denied(error)) is not None:
+            _fail(refusal, own)
         where = f"{error.filename}: " if error.filename else ""
         _leave(f"error: {where}{error.strerror or error}. --debug shows where.", 1)
+
+
+def _fail(error: ModpkgError, arguments: list[str]) -> NoReturn:
+    from modpkg.cli.output import show_error
+
+    show_error(error, as_json="--json" in arguments)
+    sys.exit(2 if error.code == "M901" else 1)
 
 
 def _leave(message: str, status: int) -> None:

@@ -160,7 +160,9 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M307", "M309", "M311", "M317", "M761"], PublishError),
     **dict.fromkeys(["M401"], ResolutionImpossible),
     **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415"], LockError),
-    **dict.fromkeys(["M414", "M501", "M502", "M503", "M504", "M505", "M507"], InstallError),
+    **dict.fromkeys(
+        ["M414", "M501", "M502", "M503", "M504", "M505", "M507", "M509", "M510"], InstallError
+    ),
     **dict.fromkeys(["M506"], EnvironmentDamaged),
     **dict.fromkeys(
         ["M601", "M602", "M603", "M604", "M605", "M606", "M607", "M608", "M609", "M620", "M621"],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
+from modpkg.core.home import home
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -69,6 +70,27 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path) from None
         raise
+
+
+def denied(error: OSError) -> InstallError | None:
+    """Return the error for a path that this user must not read or write; None for other errors."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or error.filename is None:
+        return None
+    path = Path(os.fsdecode(error.filename)).absolute()
+    remedy = "ask its owner for the right to, or use a folder of your own"
+    if path.is_relative_to(home()):
+        remedy = "set MODPKG_HOME to a folder that you can write to"
+    return InstallError("M510", path=path, reason=_reason_of(error, path), remedy=remedy)
+
+
+def _reason_of(error: OSError, path: Path) -> str:
+    reason = (error.strerror or str(error)).lower()
+    try:
+        owner = _existing(path).stat().st_uid
+    except OSError:  # in a folder that must not be entered
+        return reason
+    other = hasattr(os, "geteuid") and owner != os.geteuid()
+    return f"{reason}; it belongs to another user" if other else reason
 
 
 def disk_full(path: Path, needed: str = "more") -> InstallError:

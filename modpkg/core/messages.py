@@ -155,6 +155,11 @@ MESSAGES: dict[str, str] = {
         "{what} was changed in {path} since it was fetched, and was not used; run "
         "'modpkg store verify' to repair it."
     ),
+    "M509": (
+        "Commands cannot take turns in {folder}: locks do not work on its file system ({reason}). "
+        "Set MODPKG_HOME to a folder on a local disk, and keep projects and registries on one too."
+    ),
+    "M510": "{path} cannot be read or written ({reason}); {remedy}.",
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

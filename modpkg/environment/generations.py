@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
+from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
 from modpkg.core.installed import InstalledModel, read_model
@@ -251,20 +252,14 @@ class Environment:
     @contextlib.contextmanager
     def exclusive(self, waiting: str | None = None) -> Iterator[None]:
         """Hold the environment for changing it; other commands wait, after printing ``waiting``."""
-        from filelock import FileLock, Timeout  # not needed for reading
-
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")
-        lock = FileLock(self.root / "lock")
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
+
+        def announce() -> None:
             if waiting is not None:
                 os.write(2, f"{waiting}\n".encode())
-            lock.acquire()
-        try:
+
+        with file_lock(self.root / "lock", exclusive=True, waiting=announce):
             yield
-        finally:
-            lock.release()

@@ -17,7 +17,7 @@ import msgspec
 
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.disposable_index import DisposableIndex, UnusableIndex
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.files import make_folder, shared_mode
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry, canonical_json
 from modpkg.core.tensors import TensorIdentity, identity_of
@@ -135,7 +135,7 @@ class TensorLookup:
         self._entries.clear()
         for again in (rebuild, True):
             with (
-                contextlib.suppress(OSError, sqlite3.Error, UnusableIndex),
+                contextlib.suppress(OSError, InstallError, sqlite3.Error, UnusableIndex),
                 folder_lock(self._folder, ".lookup"),
             ):
                 return self._open_file(again)

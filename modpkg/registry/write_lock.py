@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock
-
+from modpkg.core.file_lock import file_lock
 from modpkg.core.files import make_folder, shared_mode
 
 
-def folder_lock(folder: Path, name: str) -> FileLock:
+def folder_lock(folder: Path, name: str) -> AbstractContextManager[None]:
     """Return the lock of this name, open to everyone who can write to the folder.
 
     Names of other locks begin with a full stop, which module names never do.
     """
     make_folder(folder / "locks")
-    return FileLock(folder / "locks" / f"{name}.lock", mode=shared_mode(folder / "locks"))
+    path = folder / "locks" / f"{name}.lock"
+    return file_lock(path, exclusive=True, mode=shared_mode(path.parent))

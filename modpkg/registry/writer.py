@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
 
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import PublishError
@@ -199,7 +198,7 @@ class RegistryWriter:
     def _write_index(self, name: str, lines: list[IndexLine]) -> None:
         write_atomically(self.folder / "index" / f"{name}.jsonl", format_index(lines))
 
-    def _locked(self, name: str) -> FileLock:
+    def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         return folder_lock(self.folder, name)
 
     def _copy(

@@ -13,6 +13,7 @@ from msgspec import Struct
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import IntegrityError, PackError
+from modpkg.core.file_lock import file_lock
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import PackTensor
@@ -21,7 +22,6 @@ from modpkg.core.tree import BlobTree
 from modpkg.core.verified import VerifiedFiles
 from modpkg.store.packs import PackFolder, PackLayout
 from modpkg.store.projects import Projects
-from modpkg.store.shared_lock import file_lock
 from modpkg.store.tensors import TensorIndex
 
 

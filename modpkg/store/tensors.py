@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from modpkg.core.disposable_index import DisposableIndex, UnusableIndex
 from modpkg.core.errors import PackError
+from modpkg.core.file_lock import file_lock
 from modpkg.core.files import disk_errors
 from modpkg.store.packs import PackFolder
-from modpkg.store.shared_lock import file_lock
 
 if TYPE_CHECKING:  # slow to import, and not needed when there is nothing to do
     import sqlite3

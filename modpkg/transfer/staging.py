@@ -22,9 +22,9 @@ from types import TracebackType
 from msgspec import Struct
 
 from modpkg.core.digests import digest_file
+from modpkg.core.file_lock import file_lock
 from modpkg.core.files import copy_range, disk_errors, reserve
 from modpkg.store.packs import PackLayout
-from modpkg.store.shared_lock import file_lock
 from modpkg.store.store import Store
 from modpkg.transfer.ranges import Span, merge, subtract
 

@@ -19,7 +19,7 @@ from modpkg.core.packs import read_pack_header
 from modpkg.store.contents import scan_store
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
-from modpkg.store.shared_lock import file_lock
+from modpkg.core.file_lock import file_lock
 from modpkg.store.store import Store
 from tests.raising import raises
 

@@ -24,6 +24,7 @@ from modpkg.community.bisect.lock_mixes import Mix, Unresolvable
 from modpkg.community.bisect.minimize import Verdict
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import BisectError, ComposeError
+from modpkg.core.file_lock import file_lock
 from modpkg.core.files import make_folder, remove_tree, write_atomically
 from modpkg.core.home import trials_folder
 from modpkg.core.progress import Progress
@@ -149,26 +150,21 @@ class Trials:
         They are reused if that search did not finish, or no file in the command's folder has
         changed since; never with ``fresh``.
         """
-        from filelock import FileLock, Timeout
-
         make_folder(self.root)
-        lock = FileLock(self.root / "lock")
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
+
+        def announce() -> None:
             self._progress.warn("Waiting for another modpkg command that runs the same search …")
-            lock.acquire()
-        try:
-            self._begin(fresh)
-            yield
-        except BisectError as error:
-            if error.code not in _END_ERRORS:
+
+        with file_lock(self.root / "lock", exclusive=True, waiting=announce):
+            try:
+                self._begin(fresh)
+                yield
+            except BisectError as error:
+                if error.code not in _END_ERRORS:
+                    raise
+                self._state.runs.clear()  # whatever gets fixed now has to be run again
+                self.finish()
                 raise
-            self._state.runs.clear()  # whatever gets fixed now has to be run again
-            self.finish()
-            raise
-        finally:
-            lock.release()
 
     def _begin(self, fresh: bool) -> None:
         state = _read_state(self.root / "state.json")
