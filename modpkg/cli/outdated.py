@@ -15,7 +15,7 @@ from modpkg.environment.workspace import Workspace
 @project_options
 @with_workspace
 def outdated_command(workspace: Workspace, as_json: bool) -> None:
-    """List locked modules with newer versions available.
+    """List locked modules with newer versions available, or that were yanked.
 
     Update is the version that 'modpkg update' would install, within what the manifest allows;
     Newest is the newest release.
@@ -28,7 +28,13 @@ def outdated_command(workspace: Workspace, as_json: bool) -> None:
     else:
         table(
             [
-                [row.name, row.locked, row.update or "(not needed)", row.newest, row.reason]
+                [
+                    row.name,
+                    row.locked if row.yanked is None else f"{row.locked} (yanked: {row.yanked})",
+                    row.update or "(not needed)",
+                    row.newest or "(all yanked)",
+                    row.reason,
+                ]
                 for row in rows
             ],
             ["Name", "Locked", "Update", "Newest", "Why not the newest"],

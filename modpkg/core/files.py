@@ -77,7 +77,7 @@ def denied(error: OSError) -> InstallError | None:
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or error.filename is None:
         return None
     path = Path(os.fsdecode(error.filename)).absolute()
-    remedy = "ask its owner for the right to, or use a folder of your own"
+    remedy = "ask its owner for access, or use a folder of your own"
     if path.is_relative_to(home()):
         remedy = "set MODPKG_HOME to a folder that you can write to"
     return InstallError("M510", path=path, reason=_reason_of(error, path), remedy=remedy)

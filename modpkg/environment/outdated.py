@@ -1,4 +1,4 @@
-"""Locked versions beside those an update would install, and the newest."""
+"""Locked versions beside those an update would install, and the newest; and what was yanked."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from modpkg.resolve.resolve import Resolution
 
 
 class Outdated(Struct, frozen=True, kw_only=True):
-    """One locked module with a newer version."""
+    """One locked module with a newer version, or one that was yanked."""
 
     name: str
     locked: str
     update: str | None
     """The version that ``modpkg update`` would install; None if nothing would need it any more."""
-    newest: str
-    """The newest release that is not yanked."""
+    newest: str | None
+    """The newest release that is not yanked; None if all were."""
     reason: str = ""
     """Why an update does not install the newest."""
+    yanked: str | None = None
+    """Why the locked release was yanked; None if it was not."""
 
 
 def outdated(preview: Preview) -> list[Outdated]:
-    """Return the locked modules with newer versions, in the lock's order.
+    """Return the locked modules with newer versions or that were yanked, in the lock's order.
 
     Raises:
         LockError: There is no lock.
@@ -46,21 +48,32 @@ def outdated(preview: Preview) -> list[Outdated]:
         chosen = updated.modules.get(name)
         update = str(chosen.release.version) if chosen is not None else None
         newest = _newest(preview, name)
-        if newest is None or module.version == update == str(newest.version):
+        yanked = _yanked(preview, name, module.version)
+        current = newest is None or module.version == update == str(newest.version)
+        if current and yanked is None:
             continue
         reason = ""
-        if chosen is not None and chosen.release is not newest:
+        if chosen is not None and newest is not None and chosen.release is not newest:
             reason = _reason(preview, updated, newest)
         rows.append(
             Outdated(
                 name=name,
                 locked=module.version,
                 update=update,
-                newest=str(newest.version),
+                newest=None if newest is None else str(newest.version),
                 reason=reason,
+                yanked=yanked,
             )
         )
     return rows
+
+
+def _yanked(preview: Preview, name: ModuleName, version: str) -> str | None:
+    """Return why a release was yanked; None if it was not, or is not in its registry."""
+    for release in preview.catalog.releases(name):
+        if str(release.version) == version and release.line.yanked is not None:
+            return release.line.yanked or "no reason was given"
+    return None
 
 
 def _newest(preview: Preview, name: ModuleName) -> Release | None:

@@ -23,6 +23,7 @@ from modpkg.interop.gguf_parts import join_parts, read_parts
 from modpkg.interop.gguf_settings import RULES, amended, check_settings
 from modpkg.interop.gguf_tensors import check_tensors
 from modpkg.interop.gguf_tokenizer import check_tokenizer, fix_pre_tokenizer
+from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.interop.module_project import (
     UNKNOWN_LICENSE,
     license_of,
@@ -65,6 +66,8 @@ def import_gguf(
     transformers = transformers_module()
 
     parts = read_parts(source)
+    for part in parts:
+        check_hub_blob(part.path)
     _refuse_other_kinds(parts[0])
     check_tokenizer(parts[0])
     spdx, warnings = _license(source, license, parts[0])

@@ -11,8 +11,10 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from modpkg.core.errors import ConversionError, ReleaseError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
+from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.manifest.read import parse_manifest
 from modpkg.release.content import check_data
+from modpkg.release.local_paths import remove_local_paths
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"
 
@@ -50,6 +52,7 @@ def new_project(out: Path) -> Iterator[Path]:
     try:
         with disk_errors(out.parent):
             yield staged
+            remove_local_paths(staged)
         if out.exists():
             out.rmdir()
         staged.rename(out)
@@ -73,6 +76,7 @@ def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[
         if not real.is_file():
             left.append(f"{relative} (a broken link)")
             continue
+        check_hub_blob(path)
         try:
             if path.suffix != ".safetensors":
                 check_data(real, str(relative))

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from modpkg.core.digests import file_chunks
-from modpkg.core.errors import RegistryError, RegistryUnreachable
+from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
+from modpkg.core.files import denied
 from modpkg.core.home import config_path
 from modpkg.manifest.config import Login
 from modpkg.registry.http_errors import request_error
@@ -81,7 +82,7 @@ class FolderSource:
         except (FileNotFoundError, NotADirectoryError):
             raise FileMissing(path) from None
         except OSError as error:
-            raise RegistryUnreachable("M302", url=self.url, reason=_reason(error, path)) from None
+            raise _unreadable(self.url, error, path) from None
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
@@ -90,7 +91,7 @@ class FolderSource:
         except (FileNotFoundError, NotADirectoryError):
             raise FileMissing(path) from None
         except OSError as error:
-            raise RegistryUnreachable("M302", url=self.url, reason=_reason(error, path)) from None
+            raise _unreadable(self.url, error, path) from None
 
     def names(self, folder: str) -> list[str] | None:
         try:
@@ -99,8 +100,9 @@ class FolderSource:
             return []
 
 
-def _reason(error: OSError, path: str) -> str:
-    return f"{path}: {error.strerror or error}"
+def _unreadable(url: str, error: OSError, path: str) -> ModpkgError:
+    reason = f"{path}: {error.strerror or error}"
+    return denied(error) or RegistryUnreachable("M302", url=url, reason=reason)
 
 
 class _Interrupted(Exception):

@@ -37,6 +37,7 @@ from modpkg.release.content import collect
 from modpkg.release.expects import FindMemory, expects_of
 from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
+from modpkg.release.local_paths import without_local_paths
 from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
@@ -111,7 +112,7 @@ def build(
     staged = temporary_sibling(out)
     try:
         tree = BlobTree(staged)
-        files = {path: _add_file(tree, file) for path, file in content.files.items()}
+        files = {path: _add_file(tree, path, file) for path, file in content.files.items()}
         config = read_json(content.files[CONFIG]) if CONFIG in content.files else {}
         tokenizer = files.get(TOKENIZER)
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
@@ -243,6 +244,6 @@ def _text(dependency: Dependency) -> str:
     return requirement_text(requirement.name, requirement.extras, requirement.specifier)
 
 
-def _add_file(tree: BlobTree, path: Path) -> FileEntry:
-    data = path.read_bytes()
+def _add_file(tree: BlobTree, relative: str, path: Path) -> FileEntry:
+    data = without_local_paths(relative, path)
     return FileEntry(digest=tree.add(data), size=len(data))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -52,7 +53,8 @@ def collect(manifest: Manifest) -> Content:
     path) change that. Index files of sharded weights are left out: the tensor table replaces them.
 
     Raises:
-        ReleaseError: A file is code, a pickle or a link, or one that is named does not exist.
+        ReleaseError: A file is code, a pickle or a link, one that is named does not exist, or two
+            would be one file on another system.
         InvalidValue: A path is not allowed in a release.
     """
     weights: dict[str, Path] = {}
@@ -84,6 +86,8 @@ def collect(manifest: Manifest) -> Content:
                 path=pattern,
                 remedy="fix the pattern or add the file",
             )
+    if (problem := twin_problem([*weights, *files])) is not None:
+        raise ReleaseError("M206", path=manifest.folder, reason=f"{problem}; rename one of them")
     for test in manifest.tests:
         safe_path(test.cases)
         if test.cases not in files:
@@ -94,6 +98,24 @@ def collect(manifest: Manifest) -> Content:
                 remedy="add the file of cases, or remove the test",
             )
     return Content(weights=dict(sorted(weights.items())), files=dict(sorted(files.items())))
+
+
+def twin_problem(paths: Iterable[str]) -> str | None:
+    """Return which two paths cannot be told apart on every file system; None if all can be.
+
+    Some file systems ignore case, some compose letters with their accents, and a file and a folder
+    cannot have one name.
+    """
+    folded: dict[str, str] = {}
+    for path in paths:
+        plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+        if (twin := folded.setdefault(plain, path)) != path:
+            return f"{twin} and {path} differ only by case or by how letters are composed"
+    for plain, path in folded.items():
+        parents = [plain[:at] for at in range(len(plain)) if plain[at] == "/"]
+        if (parent := next((folded[p] for p in parents if p in folded), None)) is not None:
+            return f"{parent} is a file, and {path} needs it to be a folder"
+    return None
 
 
 def check_data(path: Path, shown: str) -> None:

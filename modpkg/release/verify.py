@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import SPEC, ReleaseRecord, TensorEntry
 from modpkg.core.tensors import type_of
-from modpkg.release.content import check_data, code_by_name
+from modpkg.release.content import check_data, code_by_name, twin_problem
 from modpkg.release.places import entries_by_identity, labelled_entries, place_problem
 from modpkg.release.tensors import TensorReader
 
@@ -62,17 +61,11 @@ def check_record(record: ReleaseRecord) -> None:
         raise
     except (ModpkgError, InvalidSpecifier) as error:
         raise refuse(str(error)) from None
-    folded: dict[str, str] = {}
     for path in record.files:
         if (code := code_by_name(path)) is not None:
             raise refuse(f"{path} is {code}, and a module contains only data")
-        plain = unicodedata.normalize("NFC", path).casefold()
-        if (twin := folded.setdefault(plain, path)) != path:
-            raise refuse(f"{twin} and {path} differ only by case or by how letters are composed")
-    for plain, path in folded.items():
-        parents = [plain[:at] for at in range(len(plain)) if plain[at] == "/"]
-        if (parent := next((folded[p] for p in parents if p in folded), None)) is not None:
-            raise refuse(f"{parent} is a file, and {path} needs it to be a folder")
+    if (problem := twin_problem(record.files)) is not None:
+        raise refuse(problem)
     if (reason := place_problem(record)) is not None:
         raise refuse(reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,24 @@ def test_a_yanked_release_stays_locked_with_a_warning(registry: Path) -> None:
     assert "lib 3.0 was yanked: wrong labels" in modpkg("lock", "--upgrade").stderr
 
 
+def test_what_was_yanked_after_locking_is_told_by_install_and_outdated(registry: Path) -> None:
+    app('lib = "==3.0"')
+    modpkg("install")
+    modpkg("yank", "lib==3.0", "--reason", "wrong labels")
+    told = "lib 3.0 was yanked: wrong labels"
+    assert told in modpkg("install").stderr  # there is nothing to do, and it is told
+    shutil.rmtree(".modpkg")
+    assert told in modpkg("install", "--frozen").stderr
+    assert told in modpkg("install").stderr
+    assert "3.0 (yanked: wrong labels)" in modpkg("outdated").stdout
+    assert modpkg_json("outdated")[0]["yanked"] == "wrong labels"
+    for version in ("1.0", "1.5", "2.0"):
+        modpkg("yank", f"lib=={version}", "--reason", "")
+    assert modpkg_json("outdated")[0]["newest"] is None
+    modpkg("yank", "lib==3.0", "--undo")
+    assert "yanked" not in modpkg("install").stderr
+
+
 def test_a_name_in_another_registry_is_reported_with_the_line_to_write(
     registry: Path, tmp_path: Path
 ) -> None:
@@ -364,6 +383,7 @@ def test_outdated_shows_the_update_and_the_newest(registry: Path) -> None:
             "update": "2.0",
             "newest": "3.0",
             "reason": "mid 1.0 needs lib<3",
+            "yanked": None,
         }
     ]
     publish_collection(registry, "lib", "2.5")

@@ -117,3 +117,22 @@ def test_plain_text_is_data(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("{}")
     check_data(path, "a.json")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("README.md", "readme.md"),
+        ("a/Notes.txt", "A/notes.txt"),
+        ("\u00c4.txt", "A\u0308.txt"),
+        ("\u00e4.txt", "A\u0308.txt"),
+        ("stra\u00dfe.txt", "STRASSE.txt"),
+        ("data", "Data/x"),
+    ],
+)
+def test_files_that_another_system_takes_for_one_are_refused(
+    one: str, two: str, tmp_path: Path
+) -> None:
+    folder = write_module(tmp_path / "m", "m", files={one: b"1", two: b"2"})
+    with raises("M206", match="rename one of them"):
+        names(folder)

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.digests import Digest
+from modpkg.core.file_lock import file_lock
 from modpkg.core.packs import read_pack_header
 from modpkg.store.contents import scan_store
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
-from modpkg.core.file_lock import file_lock
 from modpkg.store.store import Store
 from tests.raising import raises
 

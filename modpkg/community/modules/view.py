@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from modpkg.core.digests import Digest, digest_file, parse_digest
+from modpkg.core.digests import Digest, digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import DIST, REPORT
 from modpkg.core.files import write_atomically
@@ -29,6 +29,7 @@ from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.reader import Registry
 from modpkg.release.build_stamps import read_stamps, unchanged
 from modpkg.release.content import Content, collect
+from modpkg.release.local_paths import without_local_paths
 from modpkg.release.packing import tensors_of
 from modpkg.release.places import entries_by_identity
 from modpkg.release.tensors import TensorReader
@@ -302,8 +303,8 @@ def view_of_files(
         version=version,
         manifest=manifest,
         tensors=tensors,
-        files={path: digest_file(file) for path, file in files.items()},
+        files={path: digest_bytes(without_local_paths(path, file)) for path, file in files.items()},
         locate=lambda names: {name: tensors[name] for name in names},
         locate_file=files.__getitem__,
-        read=lambda path: files[path].read_bytes(),
+        read=lambda path: without_local_paths(path, files[path]),
     )

@@ -1,0 +1,108 @@
+"""Paths of the machine that a model was made on: they never travel in a release.
+
+Trainers write where the base lay: into adapter_config.json, into configs as ``_name_or_path``, and
+into the README that PEFT and TRL write. A name on a hub (``org/name``) is not such a path.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
+
+_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file")
+_CONFIGS = (ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG)
+_MAX_README = 1 << 20
+_LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
+_FRONT = re.compile(r"---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
+_BASE = re.compile(r"^base_model:[ \t]*(\S.*)$|^(?:[ \t]*-[ \t]*)(?:base_model:\w+:)?(\S.*)$", re.M)
+
+
+def is_local(name: str) -> bool:
+    """Return whether what names a model is a path, and not the name of a repository.
+
+    >>> [is_local(name) for name in ("/home/a/m", "./m", "C:\\\\m", "a/b/c", "org/name", "name")]
+    [True, True, True, True, False, False]
+    """
+    return bool(_LOCAL.match(name)) or name.count("/") > 1 or "\\" in name
+
+
+def without_local_paths(relative: str, path: Path) -> bytes:
+    """Return the bytes of a release's file: those on disk, less paths of this machine.
+
+    Files without such a path are returned as they are.
+    """
+    data = path.read_bytes()
+    name = relative.rsplit("/", 1)[-1]
+    if name in _CONFIGS:
+        return _config(data)
+    if name.lower() == "readme.md" and len(data) <= _MAX_README:
+        return _readme(data, _base_of(path.parent / ADAPTER_CONFIG))
+    return data
+
+
+def remove_local_paths(folder: Path) -> None:
+    """Remove them from all files of a folder that can have them."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.name
+        if path.is_file() and (name in _CONFIGS or name.lower() == "readme.md"):
+            data = without_local_paths(path.relative_to(folder).as_posix(), path)
+            if data != path.read_bytes():
+                found[path] = data
+    for path, data in found.items():
+        path.write_bytes(data)
+
+
+def _config(data: bytes) -> bytes:
+    """Return a config whose local paths are null; keys keep their order."""
+    document = _decoded(data)
+    found = [key for key in _KEYS if isinstance(document.get(key), str) and is_local(document[key])]
+    if not found:
+        return data
+    for key in found:
+        document[key] = None
+    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}  # whoever needs the file reports it
+
+
+def _base_of(config: Path) -> str | None:
+    try:
+        value = _decoded(config.read_bytes()).get("base_model_name_or_path")
+    except OSError:
+        return None
+    return value if isinstance(value, str) and is_local(value) else None
+
+
+def _readme(data: bytes, base: str | None) -> bytes:
+    """Return a README without the local base: neither in its front matter nor in its text."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+    front = _FRONT.match(text)
+    values = {base} if base is not None else set()
+    if front is not None:
+        for match in _BASE.finditer(front[1]):
+            value = (match[1] or match[2]).strip().strip("\"'")
+            if re.match(r"[/~\\]|[A-Za-z]:[\\/]|file:", value):
+                values.add(value)
+    for value in sorted(values, key=len, reverse=True):
+        if front is not None:
+            kept = [line for line in front[1].splitlines(True) if value not in line]
+            text = text[: front.start(1)] + "".join(kept) + text[front.end(1) :]
+            front = _FRONT.match(text)
+        link = re.escape(value)
+        text = re.sub(rf"\[{link}\]\([^)\s]*\)", "the base", text)
+        text = re.sub(rf"{link}(?![\w-]|\.\w)", "the base", text)
+    return text.encode() if values else data
