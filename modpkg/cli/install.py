@@ -14,6 +14,7 @@ from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong
 from modpkg.core.errors import LockError, UsageError
 from modpkg.core.files import human_bytes
 from modpkg.environment.workspace import Workspace
+from modpkg.environment.yanked import yanked_since
 
 if TYPE_CHECKING:
     from modpkg.environment.install import Installation
@@ -55,6 +56,8 @@ def install_command(
             raise LockError("M411", path=workspace.project.lock_path)
         if workspace.is_up_to_date():
             workspace.environment.tidy()
+            for warning in yanked_since(workspace):
+                workspace.progress.warn(warning)
             _show_nothing_to_do(workspace, as_json, {})
             return
     from modpkg.core.names import parse_requirement

@@ -34,6 +34,7 @@ from modpkg.environment.models import lay_out_model
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
+from modpkg.environment.yanked import note_yanked
 from modpkg.resolve.lock import LockedResult, format_lock
 from modpkg.store.garbage import collect_over
 from modpkg.transfer.fetch import check_space, fetch_all
@@ -69,6 +70,8 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
             environment.prune()
             return Installation(plan, current, changed=False)
         generation = apply_install(plan, frozen=request.frozen)
+        registries = plan.workspace.registries_for(plan.manifest)
+        note_yanked(environment, plan.lock, registries.by_name(plan.lock))
         _warn_of_drift(generation, progress)
         for composition in plan.compositions.values():
             for note in composition.notes:

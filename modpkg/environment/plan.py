@@ -14,10 +14,9 @@ from modpkg.compose.memory import default_threads, peak_bytes
 from modpkg.compose.plan import plan as plan_composition
 from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.core.errors import InstallError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, PATCH, PATCHED_FILES, ROUTER
 from modpkg.core.names import module_name, specifier_text
-from modpkg.core.progress import Progress
 from modpkg.environment.fits import Fit, fits_of
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
@@ -33,9 +32,9 @@ from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
+from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.edit import remove_dependency, set_dependency
 from modpkg.manifest.schema import Manifest, Strategy
-from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
@@ -181,7 +180,11 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         line = by_name[module.name].line(module.name, module.version)
         by_name[module.name].check_line(line, transfer.records[module.name])
     if not selection.resolved:
-        _warn_of_yanked(lock, by_name, transfer, workspace.progress)
+        warnings = yanked_releases(
+            lock, by_name, consulted=lambda name: transfer.missing_of(name) > 0
+        )
+        for warning in warnings:
+            workspace.progress.warn(warning)
     check_closed(lock, transfer.records, manifest, workspace.project.lock_path)
     if transfer.needed:
         for module in lock.module:
@@ -210,27 +213,6 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         flagged=stale_reason(selection.written, lock) is not None,
         compose_memory=compose_memory,
     )
-
-
-def _warn_of_yanked(
-    lock: Lock, by_name: Mapping[str, Registry], transfer: TransferPlan, progress: Progress
-) -> None:
-    """Tell which locked releases were yanked since; they are installed all the same.
-
-    Indexes of folders are read, and those of other registries from which something is fetched now:
-    an install with nothing to do needs no network.
-    """
-    for module in lock.module:
-        registry = by_name[module.name]
-        if registry.folder is None and not transfer.missing_of(module.name):
-            continue
-        try:
-            line = registry.line(module.name, module.version)
-        except ModpkgError:
-            continue  # the lock has the digest, and fetching tells what is missing
-        if line.yanked is not None:
-            reason = line.yanked or "no reason was given"
-            progress.warn(f"{module.name} {module.version} was yanked: {reason}")
 
 
 def _select(workspace: Workspace, request: InstallRequest) -> _Selection:

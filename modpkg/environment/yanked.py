@@ -1,0 +1,111 @@
+"""Locked releases that were yanked after they were locked: they stay installed, and it is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core.errors import ModpkgError
+from modpkg.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from modpkg.environment.generations import Environment
+    from modpkg.environment.workspace import Workspace
+    from modpkg.registry.reader import Registry
+    from modpkg.resolve.lock import Lock
+
+
+_FILE = "yanked.json"
+
+
+def yanked_releases(
+    lock: Lock,
+    by_name: Mapping[str, Registry],
+    *,
+    consulted: Callable[[str], bool] = lambda name: False,
+) -> list[str]:
+    """Return a warning for each locked release that its registry says was yanked.
+
+    Registries in folders are read, and others for the names that ``consulted`` returns true for:
+    an install with nothing to do needs no network.
+    """
+    warnings = []
+    for module in lock.module:
+        registry = by_name[module.name]
+        if registry.folder is None and not consulted(module.name):
+            continue
+        try:
+            line = registry.line(module.name, module.version)
+        except ModpkgError:
+            continue  # the lock has the digest, and fetching tells what is missing
+        if line.yanked is not None:
+            reason = line.yanked or "no reason was given"
+            warnings.append(f"{module.name} {module.version} was yanked: {reason}")
+    return warnings
+
+
+class _Told(Struct, frozen=True):
+    """What the indexes said when an install with nothing to do last read them."""
+
+    lock: str
+    """Digest of the lock."""
+    indexes: dict[str, tuple[int, int]]
+    """Time and size of each index file, by path."""
+    warnings: list[str]
+
+
+def yanked_since(workspace: Workspace) -> list[str]:
+    """Return what `yanked_releases` does for an install with nothing to do.
+
+    Opening registries takes longer than all else that such an install does, so what they said is
+    kept in the environment for as long as their index files do not change.
+    """
+    current = workspace.environment.current()
+    if current is None:
+        return []
+    told = _read(workspace.environment.root / _FILE)
+    if told is not None and told.lock == current.lock and _unchanged(told.indexes):
+        return told.warnings
+    lock = workspace.usable_lock()
+    if lock is None:
+        return []
+    return note_yanked(workspace.environment, lock, workspace.registries.by_name(lock))
+
+
+def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Registry]) -> list[str]:
+    """Keep what the indexes say of an installed lock for `yanked_since`, and return it."""
+    current = environment.current()
+    indexes = {}
+    for module in lock.module:
+        if (folder := by_name[module.name].folder) is not None:
+            index = folder.absolute() / "index" / f"{module.name}.jsonl"
+            indexes[str(index)] = _stamp(index)
+    warnings = yanked_releases(lock, by_name)
+    told = _Told("" if current is None else current.lock, indexes, warnings)
+    with contextlib.suppress(OSError, ModpkgError):  # an environment that cannot be written
+        write_atomically(environment.root / _FILE, msgspec.json.encode(told))
+    return warnings
+
+
+def _read(path: Path) -> _Told | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Told)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _unchanged(indexes: Mapping[str, tuple[int, int]]) -> bool:
+    return all(_stamp(Path(path)) == stamp for path, stamp in indexes.items())
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
