@@ -1,7 +1,8 @@
 """Paths of the machine that a model was made on: they never travel in a release.
 
-Trainers write where the base lay: into adapter_config.json, into configs as ``_name_or_path``, and
-into the README that PEFT and TRL write. A name on a hub (``org/name``) is not such a path.
+Trainers write where the base lay and what they read and wrote: into adapter_config.json and other
+configs, and into the README that PEFT and TRL write. A name on a hub (``org/name``) is not such a
+path.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
+from modpkg.core.filenames import ADAPTER_CONFIG, TOKENIZER
 
-_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "tokenizer_file")
-_CONFIGS = (ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG)
-_MAX_README = 1 << 20
+_MODEL_KEY = "name_or_path"
+"""How keys end whose values name a model: a repository's name, or a path."""
+_PATH_KEYS = ("_path", "_file", "_dir", "_checkpoint", "_folder")
+"""How keys end whose values can be paths; relative ones say nothing about the machine."""
+_NOT_CONFIGS = (TOKENIZER, "vocab.json")
+_MAX_SIZE = 1 << 20
+_MAX_DEPTH = 20
+_ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _FRONT = re.compile(r"---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 _BASE = re.compile(r"^base_model:[ \t]*(\S.*)$|^(?:[ \t]*-[ \t]*)(?:base_model:\w+:)?(\S.*)$", re.M)
@@ -38,19 +44,22 @@ def without_local_paths(relative: str, path: Path) -> bytes:
     """
     data = path.read_bytes()
     name = relative.rsplit("/", 1)[-1]
-    if name in _CONFIGS:
-        return _config(data)
-    if name.lower() == "readme.md" and len(data) <= _MAX_README:
+    if len(data) > _MAX_SIZE or not _may_have_paths(name):
+        return data
+    if name.lower() == "readme.md":
         return _readme(data, _base_of(path.parent / ADAPTER_CONFIG))
-    return data
+    return _config(data)
+
+
+def _may_have_paths(name: str) -> bool:
+    return name.lower() == "readme.md" or (name.endswith(".json") and name not in _NOT_CONFIGS)
 
 
 def remove_local_paths(folder: Path) -> None:
     """Remove them from all files of a folder that can have them."""
     found = {}
     for path in folder.rglob("*"):
-        name = path.name
-        if path.is_file() and (name in _CONFIGS or name.lower() == "readme.md"):
+        if path.is_file() and _may_have_paths(path.name):
             data = without_local_paths(path.relative_to(folder).as_posix(), path)
             if data != path.read_bytes():
                 found[path] = data
@@ -61,12 +70,24 @@ def remove_local_paths(folder: Path) -> None:
 def _config(data: bytes) -> bytes:
     """Return a config whose local paths are null; keys keep their order."""
     document = _decoded(data)
-    found = [key for key in _KEYS if isinstance(document.get(key), str) and is_local(document[key])]
-    if not found:
+    if not _forget(document, _MAX_DEPTH):
         return data
-    for key in found:
-        document[key] = None
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
+
+
+def _forget(document: dict[str, Any], depth: int) -> bool:
+    """Set the local paths of an object to null, and return whether there were any."""
+    found = False
+    for key, value in document.items():
+        if isinstance(value, dict) and depth:
+            found |= _forget(value, depth - 1)
+        elif isinstance(value, str) and (
+            (key.endswith(_MODEL_KEY) and is_local(value))
+            or (key.endswith(_PATH_KEYS) and _ABSOLUTE.match(value))
+        ):
+            document[key] = None
+            found = True
+    return found
 
 
 def _decoded(data: bytes) -> dict[str, Any]:
@@ -95,7 +116,7 @@ def _readme(data: bytes, base: str | None) -> bytes:
     if front is not None:
         for match in _BASE.finditer(front[1]):
             value = (match[1] or match[2]).strip().strip("\"'")
-            if re.match(r"[/~\\]|[A-Za-z]:[\\/]|file:", value):
+            if _ABSOLUTE.match(value):
                 values.add(value)
     for value in sorted(values, key=len, reverse=True):
         if front is not None:

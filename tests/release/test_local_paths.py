@@ -63,11 +63,17 @@ def test_what_is_a_local_path(name: str, local: bool) -> None:
 
 
 def test_a_release_has_no_path_of_the_machine(tmp_path: Path) -> None:
-    files = {
+    files: dict[str, dict[str, object]] = {
         "adapter_config.json": {"peft_type": "LORA", "base_model_name_or_path": BASE, "r": 2},
         "config.json": {"_name_or_path": "/mnt/data/run", "model_type": "llama"},
         "sub/tokenizer_config.json": {"name_or_path": "~/tok", "tokenizer_file": "/x/t.json"},
     }
+    files["trainer_state.json"] = {
+        "best_model_checkpoint": f"{BASE}/checkpoint-5",
+        "log_dir": "runs/one",
+        "epoch": 1.5,
+    }
+    files["processor_config.json"] = {"inner": {"tokenizer_name_or_path": "../tok"}}
     written = {path: json.dumps(value).encode() for path, value in files.items()}
     written["README.md"] = PEFT_README.encode()
     folder = write_module(tmp_path / "m", "m", files=written)
@@ -86,6 +92,12 @@ def test_a_release_has_no_path_of_the_machine(tmp_path: Path) -> None:
     }
     assert json.loads(blobs["config.json"]) == {"_name_or_path": None, "model_type": "llama"}
     assert set(json.loads(blobs["sub/tokenizer_config.json"]).values()) == {None}
+    assert json.loads(blobs["trainer_state.json"]) == {
+        "best_model_checkpoint": None,
+        "log_dir": "runs/one",
+        "epoch": 1.5,
+    }
+    assert json.loads(blobs["processor_config.json"]) == {"inner": {"tokenizer_name_or_path": None}}
     assert blobs["README.md"].decode() == CLEAN_README
     assert (folder / "README.md").read_text() == PEFT_README
 
