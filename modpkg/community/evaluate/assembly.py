@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from modpkg.adapters import METHODS
+from modpkg.adapters.memory import disk_names, read_memory
 from modpkg.community.evaluate.test_target import TestTarget, find_target
 from modpkg.community.evaluate.trial import (
     Assembly,
@@ -18,7 +19,7 @@ from modpkg.community.evaluate.trial import (
 from modpkg.community.modules.view import ModuleView
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import TestError
-from modpkg.core.filenames import ADAPTER_CONFIG, PATCH
+from modpkg.core.filenames import ADAPTER_CONFIG, MEMORY, PATCH
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.core.records import ReleaseRecord
@@ -50,9 +51,9 @@ def release_target(
     record = release.released
     pins = [pin_of(release), *map(pin_of, others)]
     registries = trial_registries(workspace, pins)
-    if ADAPTER_CONFIG in record.files:  # `assembly_of` reads it
-        digest = parse_digest(record.files[ADAPTER_CONFIG].digest)
-        registries.of(record.name).blob(digest, f"{ADAPTER_CONFIG} of {record.name}")
+    for path in record.files.keys() & {ADAPTER_CONFIG, MEMORY}:  # `assembly_of` reads them
+        digest = parse_digest(record.files[path].digest)
+        registries.of(record.name).blob(digest, f"{path} of {record.name}")
     base = _base_tensors(record, registries, pins) if record.kind == "head" else ()
     assembly = assembly_of(record, base, workspace.store)
     models = {} if assembly is None else {module_name(record.name): assembly}
@@ -96,7 +97,13 @@ def assembly_of(record: ReleaseRecord, base: Collection[str], store: Store) -> A
         raise TestError("M719", reason=f"a module of kind {record.kind!r} cannot run by itself")
     step = Step(op=_operator(record, store), module=name)
     if step.op == "head":
-        replaced = tuple(sorted(record.tensors.keys() & set(base)))
+        files = {
+            path: store.blobs.path(parse_digest(entry.digest))
+            for path, entry in record.files.items()
+            if path == MEMORY
+        }
+        names = disk_names(read_memory(files, record.name), record.tensors)
+        replaced = tuple(sorted(set(names.values()) & set(base)))
         step = msgspec.structs.replace(step, replace=replaced)
     return Compose(base=module_name(on), steps=(step,)), manifest.task
 
