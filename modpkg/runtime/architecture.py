@@ -9,8 +9,9 @@ from typing import Any
 
 from modpkg.core.errors import RunError
 from modpkg.core.extras import import_extra
-from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
+from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
+from modpkg.runtime.sentence_encoder import encoder_class
 
 _CONFIGS = (
     CONFIG,
@@ -54,14 +55,16 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
     """Return a model's class and its config object.
 
     The class is the one that config.json names in ``architectures``, from transformers or from the
-    entry point group ``modpkg.architectures`` of an installed package.
+    entry point group ``modpkg.architectures`` of an installed package; in a sentence-transformers
+    folder, the encoder of a language model.
 
     Raises:
         RunError: The class is unknown, config.json is invalid, or it references custom code.
         MissingExtra: Transformers is not installed.
     """
     refuse_remote_code(name, folder)
-    return class_of_config(name, read_json(folder / CONFIG))
+    cls, config = class_of_config(name, read_json(folder / CONFIG))
+    return encoder_class(cls, config) if (folder / MODULES).exists() else cls, config
 
 
 def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from modpkg.core.errors import RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import model_class
+from modpkg.runtime.sentence_encoder import encoder_parts
 from modpkg.runtime.sentence_modules import split_tensors
 from modpkg.runtime.virtual_tokens import attach
 
@@ -49,6 +50,7 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
         MissingExtra: Transformers is not installed.
     """
     cls, config = model_class(name, folder)
+    cls, tensors = encoder_parts(cls, config, tensors)
     with _default_dtype(tensors):
         model = _by_assignment(name, cls, config, tensors)
         if model is None:

@@ -221,3 +221,32 @@ def test_static_embeddings_are_refused_at_import(tmp_path: Path) -> None:
     (tmp_path / "in" / "modules.json").write_text(json.dumps([entry]))
     with raises("M801", match="StaticEmbedding, which is not supported"):
         import_hf(tmp_path / "in", tmp_path / "out", "m", "1")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["bert whole", "bert encoder", "llama whole", "llama encoder"])
+def test_the_encoder_of_a_language_model_is_run(tmp_path: Path, kind: str) -> None:
+    """As `AutoModel` does: the output layer is left out, whatever class the config names."""
+    from sentence_transformers import SentenceTransformer
+    from transformers import BertForMaskedLM, LlamaModel
+
+    name, _, part = kind.partition(" ")
+    if name == "bert":
+        model = BertForMaskedLM(bert().config).eval()
+        inner: Any = bert()
+        architecture = "BertForMaskedLM"
+    else:
+        model = llama(vocab_size=13)
+        inner = LlamaModel(model.config).eval()
+        architecture = "LlamaForCausalLM"
+    config = {"architectures": [architecture]}
+    home, packs = install(tmp_path, model if part == "whole" else inner, config=config)
+    saved = tmp_path / "saved"
+    shutil.copy(home / "config.json", saved)
+    tokenizer().save_pretrained(saved)
+    write(saved, {})
+    write(home, {})
+    judge = SentenceTransformer(str(saved), device="cpu", local_files_only=True)
+    ours = run_task(home, packs, TEXT).embedding
+    wanted = torch.from_numpy(judge.encode(TEXT))
+    torch.testing.assert_close(torch.tensor(ours), wanted, rtol=0, atol=1e-6)
