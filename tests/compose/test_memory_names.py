@@ -180,3 +180,37 @@ def test_a_base_that_differs_is_told_when_composing(tmp_path: Path) -> None:
     fewer = {name: ref for name, ref in base.items() if "query" not in name}
     with raises("M208", match="build adapter again"):
         in_memory(record, fewer, "adapter", "base")
+
+
+def test_a_head_in_memory_replaces_the_tensor_on_disk(tmp_path: Path) -> None:
+    from modpkg.compose.executor import compose
+    from modpkg.compose.mapping import map_tensors
+    from modpkg.compose.plan import plan
+    from modpkg.core.names import ModuleName
+    from modpkg.manifest.schema import Compose, Step
+    from modpkg.runtime.load import build_model
+    from tests.modules import write_module
+
+    model = small_model("gemma3")
+    assert not model.config.tie_word_embeddings
+    model.save_pretrained(tmp_path / "base")
+    import_hf(tmp_path / "base", tmp_path / "base-project", "base", "1.0", license="MIT")
+    base = installed(tmp_path / "base-project", tmp_path / "reg", "base")
+    value = torch.randn(model.lm_head.weight.shape)
+    project = write_module(tmp_path / "head", "head", "1.0", "head", {"base": "*"})
+    save_file({"lm_head.weight": value}, project / "head.safetensors")
+    config = {"architectures": ["Gemma3ForConditionalGeneration"]}
+    (project / "config.json").write_text(json.dumps(config))
+    head = installed(project, tmp_path / "reg", "head")
+
+    def state(*replace: str) -> Any:
+        step = Step(op="head", module=ModuleName("head"), scale=1.0, replace=replace)
+        recipe = Compose(base=ModuleName("base"), steps=(step,))
+        composition = plan("model", "1.0", recipe, {"base": base, "head": head})
+        made = compose(composition, tmp_path / "store", threads=1)
+        (tmp_path / "config.json").write_text(json.dumps(made.config))
+        return build_model("m", tmp_path, map_tensors(made.tensors.items())).state_dict()
+
+    with raises("M601", match="language_model.lm_head.weight"):
+        state()  # two tensors for one parameter
+    assert torch.equal(state("language_model.lm_head.weight")["lm_head.weight"], value)
