@@ -21,6 +21,7 @@ from modpkg.adapters.saved_modules import (
     drop_tied_copies,
     is_saved,
     labels_of,
+    refuse_shared_output,
     refuse_tied,
     shares_output,
 )
@@ -143,6 +144,7 @@ def _mapping(
         target = _weight_of(path, tensors)
         if path in parameters:
             target = expert_parameters.example_name(adapter, parameters[path])
+        refuse_shared_output(adapter, target, min(roles.values()))
         required[target] = min(roles.values())
     for path, tensor in tensors.tokens.items():
         if not shares_output(adapter, f"{path}.weight"):

@@ -153,6 +153,19 @@ def refuse_tied(adapter: Adapter, change: TensorChange) -> None:
         _refuse_tied(adapter, change.target, next(iter(change.inputs.values())))
 
 
+def refuse_shared_output(adapter: Adapter, name: str, tensor: str) -> None:
+    """Check that a method's tensor is not for an output layer that shares the embedding's weight.
+
+    Raises:
+        ComposeError: It is.
+    """
+    if shares_output(adapter, name) and _is_tied(adapter):
+        raise adapter.refuse(
+            f"tensor {tensor!r} changes the output layer only, but the base's embedding shares "
+            "its tensor"
+        )
+
+
 def _refuse_tied(adapter: Adapter, target: str, tensor: str) -> None:
     if _is_embedding(adapter, target) and _is_tied(adapter):
         raise adapter.refuse(

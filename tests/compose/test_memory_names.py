@@ -214,3 +214,30 @@ def test_a_head_in_memory_replaces_the_tensor_on_disk(tmp_path: Path) -> None:
     with raises("M601", match="language_model.lm_head.weight"):
         state()  # two tensors for one parameter
     assert torch.equal(state("language_model.lm_head.weight")["lm_head.weight"], value)
+
+
+def test_a_lora_of_a_shared_output_layer_is_refused_for_that(tmp_path: Path) -> None:
+    model = small_model("gpt2")
+    assert model.config.tie_word_embeddings
+    with raises("M606", match="the base's embedding shares its tensor"):
+        Case("gpt2", peft.LoraConfig(**LORA, target_modules=["lm_head"]), tmp_path).adapter()
+
+
+def test_a_fine_tune_may_store_a_tied_tensor_once(tmp_path: Path) -> None:
+    from modpkg.core.names import ModuleName
+    from modpkg.manifest.schema import Step
+    from tests.compose.helpers import module, planned
+
+    tied = {"tie_word_embeddings": True, "model_type": "llama"}
+    embedding, tuned = torch.randn(9, 4), torch.randn(9, 4)
+    twice = {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding.clone()}
+    frequencies = {"model.rotary_emb.inv_freq": torch.ones(2)}
+    base = module(tmp_path, "base", "base", {**twice, **frequencies}, config=tied)
+    once = {"model.embed_tokens.weight": tuned}
+    fine_tune = module(tmp_path, "tuned", "base", once, config=tied)
+    step = Step(op="dense", module=ModuleName("tuned"), scale=1.0)
+    made = planned(base, fine_tune, steps=[step])
+    assert made.computed.keys() == twice.keys()
+    assert made.kept.keys() == frequencies.keys()
+    step = Step(op="dense", module=ModuleName("base"), scale=1.0)
+    assert planned(fine_tune, base, steps=[step]).computed.keys() == once.keys()

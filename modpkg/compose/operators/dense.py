@@ -15,6 +15,9 @@ from modpkg.adapters.formula import BaseRows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
+from modpkg.core.filenames import CONFIG
+from modpkg.core.jsonfile import read_json
+from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of
 
 if TYPE_CHECKING:
@@ -24,28 +27,38 @@ if TYPE_CHECKING:
 def bind(context: StepContext) -> Effects:
     """Return a term for each tensor of floats.
 
+    Copies of tied tensors and computed buffers may be on one side only, see `in_terms_of`.
+
     Raises:
         ComposeError: The module and the base have different names, shapes, or integer tensors.
     """
     module, base = context.module, context.base
-    for one, other in ((module, base), (base, module)):
-        if missing := sorted(one.tensors.keys() - other.tensors.keys()):
+    config = read_json(module.files[CONFIG]) if CONFIG in module.files else {}
+    own_tensors = in_terms_of(module.tensors, base.tensors, config, context.config)
+    wanted = in_terms_of(base.tensors, own_tensors, context.config, config)
+    for one, other, names in (
+        (module, base, own_tensors.keys() - base.tensors.keys()),
+        (base, module, wanted.keys() - own_tensors.keys()),
+    ):
+        if names:
             raise context.refuse(
-                f"step 'dense' names {module.name}, but {one.name} has {missing[0]!r} and "
+                f"step 'dense' names {module.name}, but {one.name} has {min(names)!r} and "
                 f"{other.name} does not"
             )
     tensors = context.on_base()
     terms: dict[str, Term] = {}
-    for name, ref in module.tensors.items():
+    for name, ref in own_tensors.items():
         own = base.tensors[name]
-        tensors.expect(name, name, own.shape)
+        if list(ref.shape) != list(own.shape):
+            tensors.expect(name, name, own.shape)
         if own.dtype in FLOATS and ref.dtype in FLOATS:
             terms[name] = Term(op="dense", weight=1.0, inputs={"values": ref})
         elif identity_of(own) != identity_of(ref):
             raise context.refuse(
                 f"{name!r} has dtype {ref.dtype} and differs from the one of {base.name}"
             )
-    return Effects(terms=terms)
+    left = tuple(ref for name, ref in module.tensors.items() if name not in own_tensors)
+    return Effects(terms=terms, unused=left)
 
 
 def delta(
