@@ -42,6 +42,10 @@ _MACHINE_SPECIFIC = (
 )
 
 
+_TEMPLATES = "tokenizer.chat_template."
+"""How the keys of further chat templates begin, which transformers does not read."""
+
+
 def import_gguf(
     source: Path,
     out: Path,
@@ -83,6 +87,11 @@ def import_gguf(
             raise _unreadable(header, "its tokenizer", error) from None
         tokenizer.save_pretrained(staged)
         warnings += [f"left out, as transformers does: {item}" for item in ignored]
+        warnings += [
+            f"left out: the chat template {key.removeprefix(_TEMPLATES)[:40]!r}"
+            for key in header.metadata
+            if key.startswith(_TEMPLATES)
+        ]
         warnings += fix_pre_tokenizer(staged, header)
         _remove_machine_specific(staged)
         write_manifest(

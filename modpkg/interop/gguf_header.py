@@ -115,6 +115,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
     Raises:
         ConversionError: The file is not GGUF, is truncated, or contradicts itself.
     """
+    if not path.is_file():
+        raise damaged(path, "it is not a file")
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise damaged(path, "it does not begin with GGUF")

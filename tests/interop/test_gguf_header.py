@@ -88,6 +88,11 @@ def test_a_hostile_header_is_refused(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with raises("M801", match="not a file"):
+        import_gguf(tmp_path, tmp_path / "out", "g", "1.0.0")
+
+
 def test_a_truncated_file_is_refused(whole: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     for tenth in range(10):

@@ -274,3 +274,11 @@ def test_a_licence_that_is_no_expression_is_told(tmp_path: Path) -> None:
     general = {"general.license": "llama3.1"}
     path = write_model(tmp_path / "m.gguf", model_of("llama"), "llama", general=general)
     assert "llama3.1" in import_gguf(path, tmp_path / "out", "g", "1.0.0")[0]
+
+
+def test_the_chat_template_is_taken_and_others_are_said_to_be_left_out(tmp_path: Path) -> None:
+    general = {"tokenizer.chat_template": "{{ messages }}", "tokenizer.chat_template.rag": "x"}
+    path = write_model(tmp_path / "m.gguf", model_of("llama"), "llama", general=general)
+    warnings = import_gguf(path, tmp_path / "out", "g", "1.0.0", license="MIT")
+    assert warnings == ["left out: the chat template 'rag'"]
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
