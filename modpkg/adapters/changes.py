@@ -10,6 +10,9 @@ from msgspec import Struct
 from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
+INDEX_ROLES = ("indices", "indices_a", "indices_b")
+"""Roles of tensors that are places, not numbers."""
+
 
 class TensorChange(Struct, frozen=True, kw_only=True):
     """One change to one tensor of the base: ``weight · formula(inputs, base tensor)``."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from modpkg.adapters.changes import Adapter, Site
 
-_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Architectures whose blocks store their linear layers as (in, out)."""
 _CONV1D_NAME = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
 
@@ -49,7 +49,7 @@ def transposed(
             square.append(site)
         else:
             ways[site.target] = transposed_fits
-    known = adapter.architecture in _CONV1D
+    known = adapter.architecture in CONV1D
     kinds = set(ways.values()) or {known or bool(adapter.config.get("fan_in_fan_out"))}
     for site in square:
         if known:

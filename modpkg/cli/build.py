@@ -9,13 +9,13 @@ import msgspec
 from msgspec import UNSET
 
 from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
-from modpkg.cli.output import good, print_json, say, strong
+from modpkg.cli.output import good, note, print_json, say, strong
 from modpkg.community.modules.project import (
     build_project,
     module_project,
     published_tensors,
 )
-from modpkg.core.filenames import DIST, REPORT
+from modpkg.core.filenames import CONFIG, DIST, REPORT
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.workspace import Workspace
@@ -50,12 +50,17 @@ def build_command(
     target = out if out is not None else project.project.folder / DIST
 
     def accept(tree: Path, record: ReleaseRecord) -> None:
-        """Refuse a release whose test report is about something else."""
+        """Refuse a release that its architecture does not fit, or its test report is not about."""
         if REPORT in record.files:
             from modpkg.community.evaluate.builds import view_of_tree
             from modpkg.community.evaluate.project_tests import check_report
 
             check_report(project, view_of_tree(project, tree))
+        if record.tensors and record.kind in ("base", "model") and CONFIG in record.files:
+            from modpkg.interop.architecture_fit import check_project
+
+            if (reason := check_project(project.manifest)) is not None:
+                note(f"warning: the weights were not compared with an architecture: {reason}")
 
     built = build_project(
         project,

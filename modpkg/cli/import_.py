@@ -46,6 +46,11 @@ def import_command() -> None:
 
 @import_command.command("hf")
 @_import_options
+@click.option(
+    "--dequantize",
+    is_flag=True,
+    help="Write quantised weights in full precision, where their format defines it exactly.",
+)
 def import_hf_command(**options: Any) -> None:
     """Convert a transformers or sentence-transformers directory."""
     _convert(import_hf, **options)

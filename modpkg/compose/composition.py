@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from modpkg.core.dtypes import DTYPE_BYTES
+from modpkg.core.dtypes import bits_of
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.packs import pack_header
@@ -81,7 +80,7 @@ class ComputedTensor(Struct, frozen=True, kw_only=True):
     @property
     def length(self) -> int:
         """The result's size in bytes."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return -(-bits_of(self.dtype, self.shape) // 8)
 
 
 class ModuleRow(Struct, frozen=True, tag=True):

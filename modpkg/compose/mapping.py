@@ -45,9 +45,11 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
             path=ref.file,
             reason=f"tensor {name!r} has dtype {ref.dtype}, which this torch does not have",
         )
-    dtype = TORCH_DTYPES[ref.dtype]
+    dtype, shape = TORCH_DTYPES[ref.dtype], list(ref.shape)
+    if DTYPES[ref.dtype].narrow is not None:  # an element of torch's is a byte: two of them
+        shape = [*shape[:-1], shape[-1] // 2] if shape else shape
     if ref.length == 0:
-        return torch.empty(list(ref.shape), dtype=dtype)
+        return torch.empty(shape, dtype=dtype)
     if ref.file not in mappings:
         mappings[ref.file] = _map(folder / ref.file)
     mapping = mappings[ref.file]
@@ -62,7 +64,7 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
     else:
         count = ref.length // dtype.itemsize
         flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=ref.offset)
-    return flat.view(list(ref.shape))
+    return flat.view(shape)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -74,6 +74,17 @@ MESSAGES: dict[str, str] = {
         "{what} cannot be decoded: {reason}; it is damaged or was encoded wrongly, and was "
         "not used. Ask the registry's owner to restore it."
     ),
+    "M213": (
+        "{folder} is not whole: it lacks {files}, which {index} names; fetch the folder again, or "
+        "copy what is missing."
+    ),
+    "M214": ("{file} is not part of {module}: {reason}; remove it, or exclude it under [files]."),
+    "M215": (
+        "{module} cannot be built on {base}, whose weights are quantised ({form}), as {tensor!r} "
+        "shows. Build it on the base in full precision: import the model that was quantised, or "
+        "this one with 'modpkg import hf --dequantize'."
+    ),
+    "M216": "{what} does not fit its architecture: {reason}; {remedy}.",
     "M220": (
         "{tensor!r} of {module} has shape {shape} and no values: it was saved under ZeRO-3 without "
         "gathering. Save it again with stage3_gather_16bit_weights_on_model_save = true, or make "
@@ -234,6 +245,11 @@ MESSAGES: dict[str, str] = {
         "'suite' can be named there."
     ),
     "M721": "{what} cannot be vetted: {reason}.",
+    "M722": (
+        "{name} is quantised ({form}), and cannot be loaded here: {reason}. Install what it needs, "
+        "or import the model in full precision ('modpkg import hf --dequantize')."
+    ),
+    "M723": "{name} needs a Python package that is not installed: {reason}.",
     "M724": "{name} has no prompt named {prompt!r}; it has {known}.",
     "M725": (
         "{name} takes no prompt's name: its task is {task!r}, and only models that embed text have "

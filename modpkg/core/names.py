@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import lru_cache
 from typing import NewType
 
@@ -204,3 +205,9 @@ def specifier_text(specifier: SpecifierSet) -> str:
     """
     ordered = sorted(specifier, key=lambda item: (_OPERATORS.index(item.operator), item.version))
     return ",".join(map(str, ordered))
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """Return the first names of a collection in order, and how many more there are."""
+    first = ", ".join(sorted(names)[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"

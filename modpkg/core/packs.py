@@ -5,7 +5,6 @@ The header is parsed without torch or numpy, which most commands never import. F
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.dtypes import DTYPE_BYTES
+from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.errors import PackError
 
 MAX_HEADER = 100_000_000
@@ -110,7 +109,7 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
                 path=path,
                 reason=f"the data of tensor {name!r} leaves a gap or overlaps another's",
             )
-        if math.prod(entry.shape) * DTYPE_BYTES[entry.dtype] != stop - begin:
+        if bits_of(entry.dtype, entry.shape) != 8 * (stop - begin):
             raise PackError(
                 "M201",
                 path=path,
@@ -148,7 +147,7 @@ def pack_header(
     position = 0
     for name in pack_order(tensors):
         dtype, shape = tensors[name]
-        lengths[name] = math.prod(shape) * DTYPE_BYTES[dtype]
+        lengths[name] = bits_of(dtype, shape) // 8
         entries[name] = {
             "dtype": dtype,
             "shape": list(shape),

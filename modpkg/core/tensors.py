@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from modpkg.core.dtypes import DTYPE_BYTES
+from modpkg.core.dtypes import bits_of
 
 DTypeShape = tuple[str, tuple[int, ...]]
 """A tensor's type: its dtype (as safetensors spells it) and shape."""
@@ -62,4 +61,4 @@ def canonical_identity(tensor: HashedTensor) -> tuple[str, list[int], str]:
 
 def byte_length(tensor: TypedTensor) -> int:
     """Return how many bytes the tensor's elements take."""
-    return math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
+    return -(-bits_of(tensor.dtype, tensor.shape) // 8)

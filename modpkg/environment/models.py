@@ -13,7 +13,8 @@ from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
 from modpkg.core.files import link_or_copy, safe_path, write_atomically
 from modpkg.core.installed import InstalledModel, Prompt, TensorRef
-from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.jsonfile import json_text
+from modpkg.core.records import ReleaseRecord
 from modpkg.core.sealed import seal
 from modpkg.manifest.normal import from_normal_form
 from modpkg.manifest.schema import Compose, Manifest, Task
@@ -132,7 +133,7 @@ def lay_out_model(
             continue
         link_or_copy(source, folder / safe_path(path))
     for path, document in {**composed.documents, CONFIG: composed.config}.items():
-        write_atomically(folder / path, msgspec.json.format(canonical_json(document), indent=2))
+        write_atomically(folder / path, json_text(document))
     installed = InstalledModel(
         name=model.name,
         version=model.version,

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from modpkg.core.errors import ConversionError, RunError
-from modpkg.core.filenames import CONFIG, MODEL_RECORD, MODULES, WEIGHTS
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
-from modpkg.core.packs import read_pack_header
+from modpkg.core.names import listed
+from modpkg.interop.contents import contents_of, copy_data, copy_weights
+from modpkg.interop.full_precision import refs_of, write_full_precision
+from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.interop.module_project import (
-    copy_files,
     files_of,
     front_matter,
     license_of,
     new_project,
     write_manifest,
 )
+from modpkg.interop.remote_code import leave_out_code
 from modpkg.interop.weights import MAX_SHARD, write_weights
+from modpkg.release.checkpoint import Checkpoint, checkpoint_of
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence_modules import (
     EMBEDS,
@@ -31,55 +35,59 @@ from modpkg.runtime.sentence_modules import (
 )
 from modpkg.runtime.sentence_settings import read_settings
 
-IGNORED_FILES = (
-    "onnx/*",
-    "openvino/*",
-    "*.safetensors.index.json",
-    "*.msgpack",
-    "*.h5",
-    "*.bin",
-    "*.ot",
-)
-"""Files of a model directory that are not imported: weights in other formats, and indexes."""
-
 
 def import_hf(
-    source: Path, out: Path, name: str, version: str, *, license: str | None = None
+    source: Path,
+    out: Path,
+    name: str,
+    version: str,
+    *,
+    license: str | None = None,
+    dequantize: bool = False,
 ) -> list[str]:
     """Write a module of kind ``base`` from a model directory, and return warnings.
 
+    Its weights are what its index names, or ``model.safetensors``; see `checkpoint_of`. They are
+    compared with the architecture, as transformers would load them: a parameter without a tensor is
+    refused, a tensor that the architecture does not have is left out.
+
+    Args:
+        source: The directory.
+        out: Folder of the new module.
+        name: Name of the new module.
+        version: Version of the new module.
+        license: SPDX expression; by default the README's.
+        dequantize: Whether quantised weights are written in full precision.
+
     Raises:
         ConversionError: `source` is not such a directory, or has no safetensors weights.
-        RunError: Its config needs remote code.
+        ReleaseError: A shard is missing, or the architecture needs other tensors.
+        RunError: Its config needs remote code, or is invalid.
         PackError: Its weights are damaged.
         InstallError: `out` cannot be written.
     """
     _check_sentence_modules(name, source)
     if not (source / CONFIG).is_file():
-        raise ConversionError("M801", path=source, reason="it has no config.json")
-    weights = sorted(source.glob("*.safetensors"))
-    if not weights:
-        pickles = sorted(path.name for path in source.glob("*.bin"))
-        raise ConversionError(
-            "M801",
-            path=source,
-            reason=f"its weights are pickles ({pickles[0]}); load it with transformers and "
-            "save_pretrained() it, which writes safetensors"
-            if pickles
-            else "it has no *.safetensors",
-        )
+        raise ConversionError("M801", path=source, reason=_without_config(source))
     config = read_json(source / CONFIG)
-    refuse_remote_code(name, source)
+    checkpoint = checkpoint_of(source, config)
+    if not checkpoint.files:
+        raise ConversionError("M801", path=source, reason=_without_weights(source, checkpoint))
+    weights, parts = list(checkpoint.files), []
     for kind, part in modules_of(name, source):
-        if kind in ("Dense", "LayerNorm") and not (source / part / WEIGHTS).is_file():
-            reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
-            raise ConversionError("M801", path=source, reason=reason + "save() it")
-    for path in weights:
-        read_pack_header(path.resolve())
+        if part:
+            parts.append(part)
+            weights += _weights_of_part(source, kind, part)
     spdx, warnings = license_of(source, license)
+    contents = contents_of(source, weights=weights, why=checkpoint.why, parts=parts)
     with new_project(out) as staged:
-        left = copy_files(source, staged, skip=IGNORED_FILES)
-        warnings += [f"left out: {item}" for item in left]
+        copy_data(source, staged, contents.files)
+        warnings += contents.left
+        warnings += leave_out_code(staged)
+        refuse_remote_code(name, staged)
+        warnings += _write_weights(
+            name, source, staged, checkpoint.files, weights, dequantize=dequantize
+        )
         write_manifest(
             staged,
             name=name,
@@ -109,14 +117,114 @@ def _check_sentence_modules(name: str, source: Path) -> None:
         raise ConversionError("M801", path=source, reason=reason) from None
 
 
+def _write_weights(
+    name: str,
+    source: Path,
+    staged: Path,
+    own: Collection[str],
+    every: Collection[str],
+    *,
+    dequantize: bool,
+) -> list[str]:
+    """Write the weights beside the configs, compared with the architecture; return warnings.
+
+    Args:
+        name: Name of the new module.
+        source: The folder.
+        staged: Where its configs are already.
+        own: The files that the architecture describes.
+        every: Those, and the files of modules after the transformer.
+        dequantize: Whether quantised weights are written in full precision.
+    """
+    from modpkg.interop.architecture_fit import compare
+
+    warnings = []
+    compared = compare(name, staged, refs_of(source, own))
+    stored, full = compared.stored, compared.full
+    if dequantize and (stored is None or full is None):
+        reason = "its weights are not quantised, so --dequantize has nothing to do"
+        if stored is not None:
+            reason = f"its weights cannot be dequantised exactly: {compared.reason}"
+        raise ConversionError("M801", path=source, reason=reason)
+    if stored is not None and not dequantize:
+        hint = "import the model that was quantised, to build adapters on it"
+        if full is not None:
+            hint = "add --dequantize to import it in full precision"
+        warnings.append(
+            f"the weights are quantised ({stored.form}): adapters cannot be built on them, and "
+            f"they load only where the quantiser is installed; {hint}"
+        )
+    if compared.report is None:
+        warnings.append(f"the weights were not compared with an architecture: {compared.reason}")
+    unexpected = compared.report.unexpected if compared.report is not None else ()
+    if unexpected:
+        warnings.append(
+            f"left out: {listed(unexpected)} (the architecture has no such tensor, and "
+            "transformers ignores them)"
+        )
+    if full is not None and dequantize:
+        for file in own:
+            check_hub_blob(source / file)
+        write_full_precision(source, staged, full.without(unexpected))
+        copy_weights(source, staged, set(every) - set(own))
+    else:
+        copy_weights(source, staged, every, without=unexpected)
+    return warnings
+
+
+def _without_config(source: Path) -> str:
+    """Return why a folder without a config.json is not a model, and what it is instead."""
+    if (source / ADAPTER_CONFIG).is_file():
+        return "it is an adapter ('modpkg import peft' takes it)"
+    if source.is_file():
+        return "it is a file ('modpkg import safetensors' or 'gguf' takes one)"
+    inside = sorted(path.parent.name for path in source.glob(f"*/{CONFIG}"))
+    hint = f"; its folders {listed(inside)} have one" if inside else ""
+    return f"it has no config.json{hint}"
+
+
+def _without_weights(source: Path, checkpoint: Checkpoint) -> str:
+    """Return why a folder has no weights that can be taken."""
+    if (source / WEIGHTS).is_symlink():
+        return f"its {WEIGHTS} is a broken link; fetch the folder again"
+    if (source / ADAPTER_CONFIG).is_file():
+        return "it has an adapter's files only ('modpkg import peft' takes them)"
+    if others := sorted(path.name for path in source.glob("*.safetensors")):
+        return (
+            f"{checkpoint.why}, so that it is not known whether {listed(others)} is the whole "
+            f"model; rename its file to {WEIGHTS}, or write an index"
+        )
+    pickles = sorted(path.name for path in source.glob("*.bin"))
+    if pickles:
+        return (
+            f"its weights are pickles ({pickles[0]}); load it with transformers and "
+            "save_pretrained() it, which writes safetensors"
+        )
+    return "it has no *.safetensors"
+
+
+def _weights_of_part(source: Path, kind: str, part: str) -> list[str]:
+    """Return the weights of a module of sentence-transformers, by their paths in the folder.
+
+    Raises:
+        ConversionError: Its weights are missing, or pickles.
+    """
+    files = [f"{part}/{file}" for file in checkpoint_of(source / part).files]
+    if not files and (kind in ("Dense", "LayerNorm") or list((source / part).glob("*.bin"))):
+        reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
+        raise ConversionError("M801", path=source, reason=reason + "save() it")
+    return files
+
+
 def _task(source: Path, config: Mapping[str, Any]) -> str | None:
     """Return the task that the config names; None if it names none."""
     if (source / MODULES).exists():
         return "feature-extraction"
-    architectures = config.get("architectures") or [""]
-    if architectures[0].endswith(("ForCausalLM", "LMHeadModel")):
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if first.endswith(("ForCausalLM", "LMHeadModel")):
         return "text-generation"
-    if architectures[0].endswith("ForSequenceClassification"):
+    if first.endswith("ForSequenceClassification"):
         return "text-classification"
     return None
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from modpkg.core.errors import ConversionError, ReleaseError
+from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.files import copy_file, disk_errors, remove_tree, temporary_sibling
-from modpkg.interop.hub_blob import check_hub_blob
+from modpkg.core.files import disk_errors, remove_tree, temporary_sibling
 from modpkg.manifest.read import parse_manifest
-from modpkg.release.content import check_data
 from modpkg.release.local_paths import remove_local_paths
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"
@@ -58,37 +56,6 @@ def new_project(out: Path) -> Iterator[Path]:
         staged.rename(out)
     finally:
         remove_tree(staged)
-
-
-def copy_files(source: Path, staged: Path, *, skip: Sequence[str] = ()) -> list[str]:
-    """Copy a folder's data files; return what was left out.
-
-    Hidden files, broken links, code, pickles and paths that match ``skip`` are not copied.
-    """
-    left: list[str] = []
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(source)
-        if any(part.startswith(".") for part in relative.parts) or path.is_dir():
-            continue
-        if any(relative.match(pattern) for pattern in skip):
-            continue
-        real = path.resolve()  # a hub's cache holds links to its blobs
-        if not real.is_file():
-            left.append(f"{relative} (a broken link)")
-            continue
-        check_hub_blob(path)
-        try:
-            if path.suffix != ".safetensors":
-                check_data(real, str(relative))
-        except ReleaseError as error:
-            if error.code != "M202":
-                raise
-            left.append(f"{relative} (not data)")
-            continue
-        target = staged / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(real, target)
-    return left
 
 
 def files_of(folder: Path) -> list[str]:

@@ -12,17 +12,17 @@ import msgspec
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ConversionError, InstallError, ModpkgError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MEMORY
-from modpkg.core.files import safe_path, write_atomically
+from modpkg.core.files import safe_path, shown, write_atomically
 from modpkg.core.installed import InstalledModule
-from modpkg.core.jsonfile import read_json
-from modpkg.core.names import ModuleName, parse_requirement, specifier_text
+from modpkg.core.jsonfile import json_text, read_json
+from modpkg.core.names import ModuleName, listed, parse_requirement, specifier_text
 from modpkg.core.packs import read_pack_header
 from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.releases import fetch_module
 from modpkg.environment.workspace import Workspace
+from modpkg.interop.contents import contents_of, copy_data, copy_weights
 from modpkg.interop.foreign_adapters import as_peft
 from modpkg.interop.module_project import (
-    copy_files,
     files_of,
     license_of,
     new_project,
@@ -66,7 +66,7 @@ def _import(
 ) -> list[str]:
     requirement = parse_requirement(base)
     if not (source / ADAPTER_CONFIG).is_file():
-        raise ConversionError("M801", path=source, reason="it has no adapter_config.json")
+        raise ConversionError("M801", path=source, reason=_without_config(source))
     weights = source / ADAPTER_WEIGHTS
     if not weights.is_file():
         pickle = (source / "adapter_model.bin").is_file()
@@ -81,9 +81,12 @@ def _import(
     read_pack_header(weights.resolve())
     kind = read_json(source / ADAPTER_CONFIG).get("peft_type", "adapter")
     spdx, warnings = license_of(source, license)
+    why = f"an adapter's weights are {ADAPTER_WEIGHTS}"
+    contents = contents_of(source, weights=[ADAPTER_WEIGHTS], why=why)
     with new_project(out) as staged:
-        left = copy_files(source, staged, skip=("*.bin", "checkpoint-*/*", "training_args*"))
-        warnings += [f"left out: {item}" for item in left]
+        copy_data(source, staged, contents.files)
+        copy_weights(source, staged, [ADAPTER_WEIGHTS])
+        warnings += contents.left
         write_manifest(
             staged,
             name=name,
@@ -94,6 +97,19 @@ def _import(
             base=(requirement.name, specifier_text(requirement.specifier) or "*"),
         )
     return warnings
+
+
+def _without_config(source: Path) -> str:
+    """Return why a folder without an adapter_config.json is not an adapter, and what it holds."""
+    if inside := sorted(path.parent.name for path in source.glob(f"*/{ADAPTER_CONFIG}")):
+        one = shown(source / inside[0])
+        return (
+            f"it is not an adapter but holds {listed(inside)}; import each by its folder, as "
+            f"'modpkg import peft {one}'"
+        )
+    if (source / CONFIG).is_file():
+        return "it has no adapter_config.json; 'modpkg import hf' takes a whole model"
+    return "it has no adapter_config.json"
 
 
 def fetch_adapter(workspace: Workspace, name: ModuleName) -> tuple[InstalledModule, float]:
@@ -216,8 +232,7 @@ def export_peft(
             shutil.copyfile(blob, target)
             target.chmod(0o644)
         if scale != 1.0 or renamed:
-            text = msgspec.json.format(msgspec.json.encode(config), indent=2)
-            write_atomically(staged / ADAPTER_CONFIG, text)
+            write_atomically(staged / ADAPTER_CONFIG, json_text(config))
         write_weights(tensors, Path(), staged, stem="adapter_model", max_shard_bytes=2**62)
     return files_of(out)
 

@@ -33,6 +33,7 @@ from modpkg.core.version import __version__
 from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
 from modpkg.release.build_stamps import rename_release, source_stamps, write_stamps
+from modpkg.release.checkpoint import check_one_set
 from modpkg.release.content import collect
 from modpkg.release.expects import FindMemory, expects_of
 from modpkg.release.finite import count_nonfinite
@@ -108,6 +109,7 @@ def build(
     content = collect(manifest)
     if module.kind in _NEEDS_WEIGHTS and not content.weights:
         raise ReleaseError("M204", folder=manifest.folder, kind=module.kind)
+    check_one_set(module.name, module.kind, manifest.folder, content)
     stamps = source_stamps(content.weights)
     staged = temporary_sibling(out)
     try:

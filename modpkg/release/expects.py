@@ -9,10 +9,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.adapters import AdapterChanges, bind_adapter, bind_expert, bind_router
-from modpkg.adapters.changes import VirtualTokens
+from modpkg.adapters import bind_adapter, bind_expert, bind_router
+from modpkg.adapters.changes import INDEX_ROLES, AdapterChanges, VirtualTokens
 from modpkg.adapters.expert import experts_of
 from modpkg.adapters.memory import REARRANGED, disk_names, read_memory
+from modpkg.adapters.quantised import Quantised, quantised
+from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
 from modpkg.core.interface import WEIGHTS_PORT, weights_digest
@@ -66,6 +68,49 @@ class Bound(Struct, frozen=True):
     """Of an adapter that does not name the base's tensors as they are on disk."""
 
 
+def _on_codes(module: str, base: ReleaseRecord, stored: Quantised) -> ReleaseError:
+    return ReleaseError(
+        "M215",
+        module=module,
+        base=f"{base.name} {base.version}",
+        form=stored.form,
+        tensor=stored.tensor,
+    )
+
+
+def _check_floats(
+    module: str,
+    bound: AdapterChanges,
+    tensors: Mapping[str, TensorEntry],
+    base: ReleaseRecord,
+    stored: Quantised | None,
+) -> None:
+    """Check that what an adapter is added to, and what it adds, are numbers to compute with.
+
+    Raises:
+        ReleaseError: A tensor holds codes, or other numbers.
+    """
+    for change in bound.changes:
+        target = bound.base_names.get(change.target, change.target)
+        if target in base.tensors and base.tensors[target].dtype not in FLOATS:
+            if stored is not None:
+                raise _on_codes(module, base, stored)
+            raise _not_floats(module, base, target, base.tensors[target].dtype)
+        for role, name in change.inputs.items():
+            if role not in INDEX_ROLES and name in tensors and tensors[name].dtype not in FLOATS:
+                raise _not_floats(module, base, name, tensors[name].dtype)
+
+
+def _not_floats(module: str, base: ReleaseRecord, tensor: str, dtype: str) -> ReleaseError:
+    return ReleaseError(
+        "M208",
+        tensor=tensor,
+        module=module,
+        base=f"{base.name} {base.version}",
+        reason=f"its dtype is {dtype}, which nothing can be added to or multiplied with",
+    )
+
+
 def expects_of(
     module: ModuleTable,
     tensors: Mapping[str, TensorEntry],
@@ -99,16 +144,23 @@ def expects_of(
                 remedy="add the file that PEFT wrote beside the weights",
             )
         config = read_json(files[ADAPTER_CONFIG])
-        bound, record = _bind_adapter(
-            module.name,
-            tensors,
-            config,
-            files,
-            base=base,
-            provides=provides,
-            model_config={**_layers(provides), **(model_config or {})},
-            memory=memory,
-        )
+        stored = quantised(provides.tensors)
+        try:
+            bound, record = _bind_adapter(
+                module.name,
+                tensors,
+                config,
+                files,
+                base=base,
+                provides=provides,
+                model_config={**_layers(provides), **(model_config or {})},
+                memory=memory,
+            )
+        except (ReleaseError, ComposeError):
+            if stored is None:
+                raise
+            raise _on_codes(module.name, base, stored) from None
+        _check_floats(module.name, bound, tensors, base, stored)
         touched = {bound.base_names.get(name, name) for name in (c.target for c in bound.changes)}
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer

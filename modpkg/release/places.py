@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET, structs
 
-from modpkg.core.dtypes import DTYPE_BYTES
+from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.records import ReleaseRecord, TensorEntry
 from modpkg.core.tensors import TensorIdentity, byte_length, identity_of, type_of
 
@@ -101,6 +101,8 @@ def _entry_problem(entry: TensorEntry, packs: Mapping[str, int]) -> str | None:
     if entry.offset + entry.length > packs[entry.pack]:
         return "is outside of its pack"
     length = byte_length(entry)
+    if bits_of(entry.dtype, entry.shape) % 8:
+        return f"has shape {list(entry.shape)}, which is not whole bytes of {entry.dtype}"
     if entry.encoding is None:
         if entry.length != length:
             return f"has {entry.length} bytes, not the {length} that its shape needs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ def sequence_of(path: Path) -> list[tuple[str, str]]:
         ValueError: The file is malformed.
         InvalidValue: A folder is outside of the model's.
     """
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+        entries = msgspec.json.decode(data, type=list[dict[str, Any]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{MODULES}: {error}") from None
     modules: list[tuple[str, str]] = []

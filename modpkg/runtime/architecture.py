@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from modpkg.core.errors import RunError
+from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
@@ -22,7 +23,12 @@ _CONFIGS = (
 )
 """Files that transformers reads and that could reference code."""
 
-_REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
+_FLOAT = "__float__"
+"""The key under which transformers writes an infinite number."""
+_MOST_LAYERS = 100_000
+_COUNT_OF_LAYERS = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
+NOT_ONE = "config.json does not name one architecture"
+REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
 def refuse_remote_code(name: str, folder: Path) -> None:
@@ -34,7 +40,7 @@ def refuse_remote_code(name: str, folder: Path) -> None:
     for file in _CONFIGS:
         path = folder / file
         config = read_json(path) if path.exists() else {}
-        for key in _REMOTE:
+        for key in REMOTE:
             if config.get(key):
                 raise RunError("M707", name=name, file=file, key=key)
 
@@ -60,7 +66,7 @@ def model_class(name: str, folder: Path) -> tuple[Any, Any]:
 
     Raises:
         RunError: The class is unknown, config.json is invalid, or it references custom code.
-        MissingExtra: Transformers is not installed.
+        MissingExtra: Transformers, or a package that the architecture needs, is not installed.
     """
     refuse_remote_code(name, folder)
     cls, config = class_of_config(name, read_json(folder / CONFIG))
@@ -77,18 +83,49 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
     transformers = transformers_module()
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise RunError("M704", name=name, reason="config.json does not name one architecture")
+        raise RunError("M704", name=name, reason=NOT_ONE)
+    check_sizes(name, raw)
     unknown = RunError("M702", name=name, version=transformers.__version__, architecture=names[0])
-    cls = getattr(transformers, names[0], None) or _plugin(names[0])
-    kind = getattr(cls, "config_class", None)
+    try:
+        cls = getattr(transformers, names[0], None) or _plugin(names[0])
+        kind = getattr(cls, "config_class", None)
+    except ImportError as error:
+        text = " ".join(str(error).split())[:300]
+        raise MissingExtra("M723", name=name, reason=text) from None
     if not isinstance(cls, type) or kind is None:
         raise unknown
     try:
-        config = kind.from_dict(raw)
+        config = kind.from_dict(_numbers(dict(raw)))
     except Exception as error:  # transformers' validation raises errors of many types
         text = " ".join(str(error).split())[:300]
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     return cls, config
+
+
+def check_sizes(name: str, config: Any, key: str = "") -> None:
+    """Check that no number of layers is beyond any model: transformers makes a list of them.
+
+    Raises:
+        RunError: One is.
+    """
+    if isinstance(config, dict):
+        for inner, value in config.items():
+            check_sizes(name, value, str(inner))
+    elif isinstance(config, list):
+        for value in config[:1000]:
+            check_sizes(name, value, key)
+    elif isinstance(config, int) and config > _MOST_LAYERS and _COUNT_OF_LAYERS.search(key):
+        reason = f"config.json is invalid ({key} is {config})"
+        raise RunError("M704", name=name, reason=reason)
+
+
+def _numbers(value: Any) -> Any:
+    """Return a config with its numbers that JSON does not have, as transformers writes them."""
+    if isinstance(value, dict):
+        if value.keys() == {_FLOAT} and value[_FLOAT] in ("Infinity", "-Infinity", "NaN"):
+            return float(value[_FLOAT])
+        return {key: _numbers(item) for key, item in value.items()}
+    return [_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def _plugin(architecture: str) -> Any:

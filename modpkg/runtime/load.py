@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from modpkg.compose.mapping import map_tensors
-from modpkg.core.errors import RunError
+from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import model_class
@@ -19,12 +19,19 @@ from modpkg.runtime.sentence_encoder import encoder_parts
 from modpkg.runtime.sentence_modules import split_tensors
 from modpkg.runtime.virtual_tokens import attach
 
+_QUANTISERS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "hqq", "quanto", "aqlm")
+"""Formats that an installed package runs, by ``quant_method``."""
+_DEQUANTISED = ("fp8", "mxfp4")
+"""Formats that transformers itself reads in full precision."""
+
 
 def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
 
     Parameters keep their dtype on disk and are views on private mappings of the packs: nothing is
-    copied, randomly initialised or downloaded, and training does not change the files. Loading is
+    copied, randomly initialised or downloaded, and training does not change the files. Only where
+    the tensors are of several dtypes, or the architecture keeps float32, they are converted as
+    transformers does. Loading is
     strict: every parameter gets a tensor, and every tensor is used. Of a sentence-transformers
     model this is the transformer; `embed` runs the modules after it.
 
@@ -51,8 +58,12 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
     """
     cls, config = model_class(name, folder)
     cls, tensors = encoder_parts(cls, config, tensors)
-    with _default_dtype(tensors):
-        model = _by_assignment(name, cls, config, tensors)
+    with _default_dtype(tensors, config):
+        model = None
+        if getattr(config, "quantization_config", None) is None:
+            model = _by_assignment(name, cls, config, tensors)
+        else:
+            config.quantization_config = _quantiser(name, config.quantization_config)
         if model is None:
             model = _by_transformers(name, cls, config, tensors)
     model.eval()
@@ -61,14 +72,21 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
 
 
 @contextlib.contextmanager
-def _default_dtype(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Set torch's default dtype to the most common floating dtype of the tensors."""
+def _default_dtype(tensors: Mapping[str, torch.Tensor], config: Any) -> Iterator[None]:
+    """Set torch's default dtype to that of the tensors, for the model that is built.
+
+    Tensors of several are converted to the one that ``config.json`` names, as in transformers; to
+    the most common where it names none.
+    """
     sizes: dict[torch.dtype, int] = {}
     for tensor in tensors.values():
         if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     before = torch.get_default_dtype()
-    if sizes:
+    named = getattr(config, "dtype", None)
+    if len(sizes) > 1 and isinstance(named, torch.dtype) and named.is_floating_point:
+        torch.set_default_dtype(named)
+    elif sizes:
         torch.set_default_dtype(max(sizes, key=lambda dtype: sizes[dtype]))
     try:
         yield
@@ -92,6 +110,9 @@ def _by_assignment(
     try:
         with no_init_weights():
             model: Any = cls(config)
+    except ImportError as error:
+        text = " ".join(str(error).split())[:300]
+        raise MissingExtra("M723", name=name, reason=text) from None
     except Exception as error:  # transformers' constructors raise errors of many types
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
@@ -109,11 +130,13 @@ def _by_assignment(
         else:
             if not _may_be_left_out(model, disk):
                 return None
-    for place, tensor in placed.items():
+    dtypes = _dtypes(model, wanted)
+    for place, stored in placed.items():
         owner, _, attribute = place.rpartition(".")
         module = model.get_submodule(owner)
-        if getattr(module, attribute).shape != tensor.shape:
+        if getattr(module, attribute).shape != stored.shape:
             return None
+        tensor = placed[place] = stored.to(dtypes[place]) if place in dtypes else stored
         if attribute in module._parameters:
             floating = tensor.is_floating_point()
             module._parameters[attribute] = torch.nn.Parameter(tensor, requires_grad=floating)
@@ -131,6 +154,21 @@ def _by_assignment(
             reason = f"config.json ties {place!r} to another tensor, but the two differ"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
+
+
+def _dtypes(model: Any, places: Collection[str]) -> dict[str, torch.dtype]:
+    """Return the floating dtype that transformers gives to each parameter and buffer.
+
+    It is the default dtype, but where the architecture is built in another or keeps float32.
+    """
+    kept = model._get_dtype_plan(torch.get_default_dtype())
+    pattern = re.compile("|".join(name.replace("*", ".*") for name in kept)) if kept else None
+    dtypes = {}
+    for place, value in model.state_dict().items():
+        if value.is_floating_point():
+            strict = pattern is not None and pattern.search(place) is not None
+            dtypes[place] = torch.float32 if strict else value.dtype
+    return {place: dtype for place, dtype in dtypes.items() if place in places}
 
 
 def _may_be_left_out(model: Any, name: str) -> bool:
@@ -157,14 +195,42 @@ def _by_transformers(
             local_files_only=True,
             ignore_mismatched_sizes=True,
         )
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # quantisers and conversions raise errors of many types
         text = " ".join(str(error).split())[:300]
+        if getattr(config, "quantization_config", None) is not None:
+            raise RunError(
+                "M722", name=name, form=_method(config.quantization_config), reason=text
+            ) from None
         raise RunError("M704", name=name, reason=text) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, info[what])):
             reason = f"{what.replace('_', ' ')}: {', '.join(keys[:3])}"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
+
+
+def _quantiser(name: str, settings: Any) -> dict[str, Any]:
+    """Return the settings with which transformers runs a quantised model.
+
+    Formats that it would run with kernels from a hub are read in full precision instead: no code is
+    fetched.
+
+    Raises:
+        RunError: The format is not one that an installed package runs.
+    """
+    method = _method(settings)
+    if not isinstance(settings, dict) or method not in (*_QUANTISERS, *_DEQUANTISED):
+        reason = "no installed package is known to run this format"
+        raise RunError("M722", name=name, form=method, reason=reason)
+    return {**settings, "dequantize": True} if method in _DEQUANTISED else settings
+
+
+def _method(settings: Any) -> str:
+    """Return the name of the format in a ``quantization_config``."""
+    table = settings if isinstance(settings, dict) else {}
+    if table.get("load_in_4bit") or table.get("load_in_8bit"):
+        return "bitsandbytes"
+    return str(table.get("quant_method", "in a format that config.json does not name"))
 
 
 def _add_generation_config(name: str, model: Any, folder: Path) -> None:

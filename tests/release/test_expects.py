@@ -135,3 +135,47 @@ def test_a_patch_expects_the_tensors_of_its_values(tmp_path: Path, registry: Pat
 def test_a_patch_of_what_the_base_lacks_is_refused(tmp_path: Path, registry: Path) -> None:
     with raises("M206", match="'other'"):
         touched(patch(tmp_path, "other"), registry)
+
+
+@pytest.mark.parametrize(
+    ("codes", "form"),
+    [
+        ({"weight": "F8_E4M3", "weight_scale_inv": "F32"}, "FP8"),
+        ({"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}, "GPTQ"),
+        ({"weight": "F8_E5M2"}, "F8_E5M2"),
+    ],
+)
+def test_a_quantised_base_is_the_reason_why_nothing_is_built_on_it(
+    codes: dict[str, str], form: str, tmp_path: Path
+) -> None:
+    registry, layer = tmp_path / "registry", "model.layers.0.self_attn.q_proj"
+    folder = write_base(tmp_path / "tiny")
+    (folder / "config.json").unlink()
+    widths = {"F32": 4, "I32": 4, "F16": 2}
+    tensors: Tensors = {
+        f"{layer}.{name}": (dtype, [HIDDEN, HIDDEN], bytes(HIDDEN**2 * widths.get(dtype, 1)))
+        for name, dtype in codes.items()
+    }
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    publish(folder, registry)
+    lora = {
+        f"{Q}.lora_A.weight": floats(RNG, 2, HIDDEN),
+        f"{Q}.lora_B.weight": floats(RNG, HIDDEN, 2),
+    }
+    with raises("M215", match=form):
+        touched(imported(tmp_path, {"peft_type": "LORA", "r": 2}, lora), registry)
+
+
+def test_a_base_of_integers_is_told_at_build(tmp_path: Path) -> None:
+    registry, weight = tmp_path / "registry", "model.layers.0.self_attn.q_proj.weight"
+    folder = write_base(tmp_path / "tiny")
+    (folder / "config.json").unlink()
+    tensors: Tensors = {weight: ("I32", [HIDDEN, HIDDEN], bytes(HIDDEN**2 * 4))}
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    publish(folder, registry)
+    lora = {
+        f"{Q}.lora_A.weight": floats(RNG, 2, HIDDEN),
+        f"{Q}.lora_B.weight": floats(RNG, HIDDEN, 2),
+    }
+    with raises("M208", match="its dtype is I32"):
+        touched(imported(tmp_path, {"peft_type": "LORA", "r": 2}, lora), registry)

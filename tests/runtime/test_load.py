@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from modpkg.core.errors import ModpkgError
 from modpkg.runtime.load import load_model
@@ -194,3 +195,82 @@ def test_a_broken_config_raises_a_typed_error(value: dict[str, Any], tmp_path: P
 def test_importing_the_room_imports_no_torch() -> None:
     code = "import sys, modpkg, modpkg.runtime; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("named", ["bfloat16", "float32"])
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_several_dtypes_run_as_in_transformers(named: str, tmp_path: Path) -> None:
+    def edit(table: Table) -> Table:
+        return {
+            name: tensor.float() if "norm" in name else tensor.bfloat16()
+            for name, tensor in table.items()
+        }
+
+    home, packs = install(tmp_path, llama(), edit=edit, config={"dtype": named})
+    saved = tmp_path / "saved"
+    save_file(edit(load_file(saved / "model.safetensors")), saved / "model.safetensors")
+    config = json.loads((saved / "config.json").read_text()) | {"dtype": named}
+    (saved / "config.json").write_text(json.dumps(config))
+    wanted = transformers.AutoModelForCausalLM.from_pretrained(saved)
+    loaded = load_model(home, packs)
+    assert {p.dtype for p in loaded.parameters()} == {getattr(torch, named)}
+    assert torch.equal(logits(loaded), logits(wanted))
+
+
+def test_what_the_architecture_keeps_in_float32_is_in_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    small = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "q_lora_rank": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 8}
+    parts = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    inner = {"intermediate_size": 32, "moe_intermediate_size": 16, "first_k_dense_replace": 0}
+    config = transformers.DeepseekV3Config(**sizes, **small, **heads, **parts, **inner)
+    model = transformers.DeepseekV3ForCausalLM(config).bfloat16().eval()
+    home, packs = install(tmp_path, model, config={"dtype": "bfloat16"})
+    wanted = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype="bfloat16")
+    dtypes = {name: tensor.dtype for name, tensor in wanted.state_dict().items()}
+    assert torch.float32 in dtypes.values()
+    loaded = load_model(home, packs)
+    assert {name: tensor.dtype for name, tensor in loaded.state_dict().items()} == dtypes
+    assert torch.equal(logits(loaded), logits(wanted))
+
+
+def test_mamba_with_an_infinite_limit_and_its_hybrids_load(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.Mamba2Config(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_heads=4,
+        head_dim=16,
+        state_size=8,
+        n_groups=1,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    model = transformers.Mamba2ForCausalLM(config).eval()
+    home, packs = install(tmp_path, model)
+    text = (home / "config.json").read_text()
+    assert '"__float__"' in text
+    loaded: Any = load_model(home, packs)
+    assert loaded.config.time_step_limit[1] == float("inf")
+    assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "eetq"}, "eetq"),
+        ({"quant_method": 5}, "5"),
+        ({}, "does not name"),
+    ],
+)
+def test_a_quantiser_that_is_not_there_is_told(
+    settings: dict[str, Any], form: str, tmp_path: Path
+) -> None:
+    home, packs = install(tmp_path, llama(), config={"quantization_config": settings})
+    with raises("M722", match=form):
+        load_model(home, packs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from modpkg.community.modules.view import (
     view_of_release,
 )
 from modpkg.core.errors import InstallError, NotFound, ReleaseError, UsageError
-from modpkg.core.filenames import MANIFEST, MODEL_RECORD
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, MODEL_RECORD, MODULES
 from modpkg.core.installed import InstalledModel, InstalledModule, read_model
+from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
@@ -24,10 +24,11 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
-from modpkg.interop.hf import IGNORED_FILES
+from modpkg.interop.contents import contents_of
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.select import newest_release
-from modpkg.release.content import Content, check_data, collect
+from modpkg.release.checkpoint import checkpoint_of
+from modpkg.release.content import Content, collect
 from modpkg.release.packing import folders_apart
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
@@ -162,7 +163,7 @@ def view_of_model(
         tensor: structs.replace(ref, file=str(environment.packs.absolute() / ref.file))
         for tensor, ref in model.tensors.items()
     }
-    files = _data_files(folder)
+    files = _content_of(folder).files
     files.pop(MODEL_RECORD, None)
     where = "installed" if number is None else f"generation {number}"
     label = f"{model.name} {model.version} ({where})"
@@ -206,13 +207,7 @@ def view_of_folder(text: str, progress: Progress) -> ModuleView:
         manifest = read_manifest(folder / MANIFEST)
         content = collect(manifest)
     else:
-        files = _data_files(folder)
-        packs = [
-            pack
-            for place in ("", *folders_apart(files))
-            for pack in sorted((folder / place).glob("*.safetensors"))
-        ]
-        content = Content({pack.relative_to(folder).as_posix(): pack for pack in packs}, files)
+        content = _content_of(folder)
     if not content.weights:
         raise ReleaseError("M804", what=folder, reason="it has no *.safetensors")
     progress.stage(f"Reading {folder.name}")
@@ -220,22 +215,27 @@ def view_of_folder(text: str, progress: Progress) -> ModuleView:
     return view_of_content(text, content, manifest=manifest, progress=progress.advance)
 
 
-def _data_files(folder: Path) -> dict[str, Path]:
-    """Return the data files in a folder by path, without what trainers leave beside them."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        real = path.resolve()  # a hub's cache holds links to its blobs
-        if (
-            hidden
-            or not real.is_file()
-            or any(relative.match(pattern) for pattern in IGNORED_FILES)
-        ):
-            continue
-        if path.suffix == ".safetensors":
-            continue
-        with contextlib.suppress(ReleaseError):
-            check_data(real, relative.as_posix())
-            files[relative.as_posix()] = real
-    return files
+def _content_of(folder: Path) -> Content:
+    """Return the model in a folder, without what trainers leave beside it.
+
+    Its weights are what an index names, or ``model.safetensors``; where there is neither, every
+    file of weights beside the config.
+    """
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    weights = list(checkpoint_of(folder, config).files)
+    weights = weights or sorted(path.name for path in folder.glob("*.safetensors"))
+    sequence = folder / MODULES
+    parts = folders_apart({MODULES: sequence} if sequence.is_file() else {})
+    weights += [file for part in parts for file in _below(folder, part)]
+    files = contents_of(folder, weights=weights, why="", parts=parts).files
+    if (folder / ADAPTER_CONFIG).is_file():
+        files = (*files, ADAPTER_CONFIG)  # what the folder is, is for the caller to judge
+    # a hub's cache holds links to its blobs
+    return Content(
+        {path: (folder / path).resolve() for path in weights},
+        {path: (folder / path).resolve() for path in files},
+    )
+
+
+def _below(folder: Path, part: str) -> list[str]:
+    return [f"{part}/{path.name}" for path in sorted((folder / part).glob("*.safetensors"))]

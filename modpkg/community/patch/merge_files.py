@@ -12,8 +12,7 @@ from msgspec import Struct
 from modpkg.compose.operators.head import is_document
 from modpkg.core.digests import Digest, digest_file
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG
-from modpkg.core.jsonfile import read_json
-from modpkg.core.records import canonical_json
+from modpkg.core.jsonfile import json_text, read_json
 
 _BY_KEY = (CONFIG, GENERATION_CONFIG)
 _IGNORED_KEYS = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
@@ -118,4 +117,4 @@ def _by_key(path: str, own: Path | None, changed: Sequence[Path | None]) -> byte
             after.pop(key, None)
         else:
             after[key] = value
-    return msgspec.json.format(canonical_json(after), indent=2) + b"\n"
+    return json_text(after) + b"\n"

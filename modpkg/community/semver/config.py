@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.levels import Fact, Level
+from modpkg.core.errors import RecordError
 from modpkg.core.filenames import MODULES, REPORT, TOKENIZER
+from modpkg.core.jsonfile import parse_json
 
 _CONFIGS = re.compile(
     r"(?:.*/)?(?:config|adapter_config|sentence_bert_config|preprocessor_config)\.json"
@@ -177,14 +178,18 @@ def _tokens(tokenizer: Mapping[str, Any]) -> dict[str, str]:
 
 def _object(view: ModuleView, path: str) -> dict[str, Any] | None:
     try:
-        return msgspec.json.decode(view.read(path), type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return parse_json(view.read(path), path)
+    except RecordError:
         return None
 
 
 def _brief(value: Any) -> str:
     if value is None:
         return "not set"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    )
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= 40 else text[:40] + "…"

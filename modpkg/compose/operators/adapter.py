@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modpkg.adapters import METHODS, bind_adapter, bind_head
-from modpkg.adapters.changes import AdapterChanges, VirtualTokens
+from modpkg.adapters.changes import INDEX_ROLES, AdapterChanges, VirtualTokens
 from modpkg.adapters.head import class_stem
 from modpkg.adapters.memory import read_memory
 from modpkg.adapters.methods.virtual_tokens import TASKS
@@ -19,8 +19,6 @@ from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.tensors import types_of
 from modpkg.core.text_config import edit_text, vocabulary
-
-_INDEX_ROLES = ("indices", "indices_a", "indices_b")
 
 
 def bind(context: StepContext) -> Effects:
@@ -120,7 +118,7 @@ def _terms(context: StepContext, changes: AdapterChanges) -> dict[str, Term]:
     for change in changes.changes:
         inputs = {role: context.module.tensors[name] for role, name in change.inputs.items()}
         floats = {change.target: context.base.tensors[change.target]}
-        floats |= {change.inputs[r]: ref for r, ref in inputs.items() if r not in _INDEX_ROLES}
+        floats |= {change.inputs[r]: ref for r, ref in inputs.items() if r not in INDEX_ROLES}
         inputs |= {role: context.base.tensors[name] for role, name in change.reads.items()}
         for name, ref in floats.items():
             if ref.dtype not in FLOATS:

@@ -14,7 +14,6 @@ a change like any other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from msgspec import Struct, structs
 from modpkg.adapters.formula import as_matrix, base_rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
-from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
+from modpkg.core.dtypes import FLOATS, bits_of
 from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.filenames import CONFIG, PATCH, PATCHED_FILES
 from modpkg.core.installed import TensorRef
@@ -123,7 +122,7 @@ def patched_tensors(
 def _first_rows(ref: TensorRef, count: int, digest: str) -> TensorRef:
     """Return the first rows of a tensor, in place."""
     shape = [count, *ref.shape[1:]]
-    length = math.prod(shape) * DTYPE_BYTES[ref.dtype]
+    length = bits_of(ref.dtype, shape) // 8
     return structs.replace(ref, length=length, shape=shape, digest=digest)
 
 

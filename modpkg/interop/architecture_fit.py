@@ -1,0 +1,86 @@
+"""A model's weights compared with its architecture, quantised or not, without loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from modpkg.adapters.quantised import Quantised, quantised
+from modpkg.core.errors import ReleaseError
+from modpkg.core.filenames import CONFIG
+from modpkg.core.installed import TensorRef
+from modpkg.core.jsonfile import read_json
+from modpkg.core.names import listed
+from modpkg.core.tensors import types_of
+from modpkg.interop.full_precision import FullPrecision, full_precision, refs_of
+from modpkg.manifest.schema import Manifest
+from modpkg.release.content import collect
+from modpkg.runtime.loading_report import LoadingReport, check_complete, report_or_reason
+from modpkg.runtime.sentence_modules import split_tensors
+
+
+class ArchitectureFit(Struct, frozen=True):
+    """What transformers would report, and how the weights are stored."""
+
+    report: LoadingReport | None
+    """None where they could not be compared."""
+    reason: str
+    """Why they could not."""
+    stored: Quantised | None
+    """How they are quantised."""
+    full: FullPrecision | None
+    """What they become in full precision, where that is exact."""
+
+
+def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> ArchitectureFit:
+    """Compare tensors with the configs in ``folder``; quantised ones by what they stand for.
+
+    Raises:
+        ReleaseError: A parameter has no tensor of its shape.
+        RunError: The config is invalid or names custom code, or the tensors cannot be converted.
+    """
+    stored, types, full = quantised(refs), types_of(refs), None
+    if stored is not None:
+        try:
+            full = full_precision(read_json(folder / CONFIG), refs)
+        except ValueError as error:
+            return ArchitectureFit(None, str(error), stored, None)
+        types = full.types()
+    report, reason = report_or_reason(name, folder, types)
+    if report is not None:
+        check_complete(name, report)
+    return ArchitectureFit(report, reason, stored, full)
+
+
+def check_project(manifest: Manifest) -> str | None:
+    """Check that the tensors of a base's project are those of its architecture.
+
+    Return why they could not be compared; None if they were, or have no architecture.
+
+    Raises:
+        ReleaseError: A parameter has no tensor, or a tensor no parameter.
+        RunError: The config is invalid or names custom code, or the tensors cannot be converted.
+    """
+    content, folder, module = collect(manifest), manifest.folder, manifest.module
+    if module is None or module.kind not in ("base", "model") or not content.weights:
+        return None
+    if CONFIG not in content.files:
+        return None
+    apart = split_tensors(module.name, folder, dict.fromkeys(content.weights, ""))[1]
+    own = [file for file in content.weights if file.rpartition("/")[0] not in apart]
+    what = f"{module.name} {module.version}"
+    comparison = compare(what, folder, refs_of(folder, own))
+    if comparison.report is None:
+        return comparison.reason
+    if comparison.report.unexpected:
+        raise ReleaseError(
+            "M216",
+            what=what,
+            reason=f"{comparison.report.architecture} does not have "
+            f"{listed(comparison.report.unexpected)}",
+            remedy="name the right architecture in config.json, or remove them ('modpkg import hf' "
+            "leaves them out)",
+        )
+    return None

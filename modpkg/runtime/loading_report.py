@@ -1,0 +1,184 @@
+"""What transformers reports when it loads weights, from their names and shapes alone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec import Struct
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from modpkg.core.errors import MissingExtra, ReleaseError, RunError
+from modpkg.core.names import listed
+from modpkg.core.tensors import DTypeShape
+from modpkg.runtime.architecture import NOT_ONE, model_class
+from modpkg.runtime.sentence_encoder import encoder_parts
+
+
+class LoadingReport(Struct, frozen=True):
+    """How a set of tensors and an architecture differ."""
+
+    missing: tuple[str, ...]
+    """Parameters without a tensor, by their name in memory: transformers draws them at random."""
+    unexpected: tuple[str, ...]
+    """Tensors that the architecture does not have: transformers leaves them out."""
+    mismatched: tuple[str, ...]
+    """Parameters whose tensor has another shape, with both shapes."""
+    architecture: str
+
+
+class _Header:
+    """A tensor of which only dtype and shape are known; transformers reads it like a slice."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.used = False
+
+    def __getitem__(self, index: Any) -> _Header:
+        self.used = True
+        return self
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.empty(self.shape, dtype=dtype, device="meta")
+
+
+def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> LoadingReport:
+    """Return what transformers reports for tensors of these types and the configs in ``folder``.
+
+    The model is built on the meta device, so that neither it nor the weights take memory; one of
+    more modules than its tensors could fill is not built to the end.
+
+    Raises:
+        RunError: The architecture is unknown, its config is invalid, or transformers cannot convert
+            the tensors.
+        MissingExtra: Transformers is not installed.
+    """
+    cls, config = model_class(name, folder)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    headers: Any = {tensor: _Header(shape) for tensor, (_, shape) in types.items()}
+    cls, headers = encoder_parts(cls, config, headers)
+    seen: set[str] = set()
+
+    def adjust(self: Any, info: Any) -> None:
+        seen.update(info.unexpected_keys)
+        cls._adjust_missing_and_unexpected_keys(self, info)
+
+    judged: Any = type(
+        cls.__name__,
+        (cls,),
+        {
+            "__module__": cls.__module__,
+            # what is missing stays on the meta device
+            "_move_missing_keys_from_meta_to_device": lambda self, *args, **kwargs: None,
+            "_initialize_missing_keys": lambda self, *args, **kwargs: None,
+            "_adjust_missing_and_unexpected_keys": adjust,
+        },
+    )
+    try:
+        with _bounded(20_000 + 50 * len(types)):
+            model, info = judged.from_pretrained(
+                None,
+                config=config,
+                state_dict=headers,
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+            )
+    except ImportError as error:
+        text = " ".join(str(error).split())[:300]
+        raise MissingExtra("M723", name=name, reason=text) from None
+    except Exception as error:  # transformers' constructors and conversions raise many types
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if not any(header.used for header in headers.values()):
+            text = f"config.json is invalid ({text})"
+        raise RunError("M704", name=name, reason=text) from None
+    ignored = seen - info["unexpected_keys"]
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return LoadingReport(
+        missing=tuple(sorted(map(str, info["missing_keys"]))),
+        unexpected=tuple(
+            tensor
+            for tensor, header in sorted(headers.items())
+            if info["unexpected_keys"]
+            and not header.used
+            and not _same(tensor, ignored)
+            and not any(re.search(pattern, tensor) for pattern in patterns)
+        ),
+        mismatched=tuple(
+            f"{key} ({list(held)} instead of {list(wanted)})"
+            for key, held, wanted in sorted(info["mismatched_keys"], key=str)
+        ),
+        architecture=cls.__name__,
+    )
+
+
+def _same(tensor: str, names: Collection[str]) -> bool:
+    """Return whether one of ``names`` is this tensor's, apart from a prefix."""
+    return any(
+        name == tensor or name.endswith(f".{tensor}") or tensor.endswith(f".{name}")
+        for name in names
+    )
+
+
+@contextlib.contextmanager
+def _bounded(limit: int) -> Iterator[None]:
+    """Stop building a model in this thread at ``limit`` modules; a config may ask for more."""
+    count, thread = 0, threading.get_ident()
+
+    def counted(module: Any, name: str, child: Any) -> None:
+        nonlocal count
+        if threading.get_ident() == thread:
+            count += 1
+            if count > limit:
+                raise ValueError(f"it describes more than {limit} modules, which no tensor fills")
+
+    handle = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def report_or_reason(
+    name: str, folder: Path, types: Mapping[str, DTypeShape]
+) -> tuple[LoadingReport | None, str]:
+    """Return the report for a base, or why there is none: it may be for another machine's packages.
+
+    Raises:
+        RunError: Its config is invalid, names custom code, or transformers cannot convert the
+            tensors.
+    """
+    try:
+        return loading_report(name, folder, types), ""
+    except MissingExtra as error:
+        return None, str(error)
+    except RunError as error:
+        if error.code != "M702" and error.values.get("reason") != NOT_ONE:
+            raise
+        return None, str(error)
+
+
+def check_complete(name: str, report: LoadingReport) -> None:
+    """Check that every parameter gets a tensor of its shape.
+
+    Raises:
+        ReleaseError: One does not.
+    """
+    for names, what in (
+        (report.missing, "has no value for"),
+        (report.mismatched, "needs another shape for"),
+    ):
+        if names:
+            raise ReleaseError(
+                "M216",
+                what=name,
+                reason=f"{report.architecture} {what} {listed(names)}",
+                remedy="fetch the weights again, or correct the sizes in config.json",
+            )

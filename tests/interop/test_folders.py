@@ -1,0 +1,237 @@
+"""Folders as trainers, hubs and editors leave them: what is taken, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modpkg.core.packs import read_pack_header
+from modpkg.interop.architecture_fit import check_project
+from modpkg.interop.hf import import_hf
+from modpkg.interop.peft import import_peft
+from modpkg.manifest.read import read_manifest
+from tests import tiny
+from tests.raising import raises
+from tests.runtime.helpers import bert, llama
+from tests.tiny import ADAPTER_CONFIG, CONFIG, adapter_weights, base_weights
+
+PREFIX = "model.layers.0.self_attn.q_proj"
+
+
+def base(folder: Path, **config: Any) -> Path:
+    """Write a model as transformers saves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    (folder / "model.safetensors").write_bytes(base_weights())
+    return folder
+
+
+def adapter(folder: Path, seed: int = 1) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER_CONFIG))
+    (folder / "adapter_model.safetensors").write_bytes(adapter_weights(seed))
+    return folder
+
+
+def taken(source: Path, out: Path, **options: Any) -> tuple[list[str], str]:
+    """Import a base; return the paths of its project's files, and the warnings."""
+    warnings = import_hf(source, out, "m", "1.0", license="MIT", **options)
+    files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    return sorted(set(files) - {"modpkg.toml"}), "\n".join(warnings)
+
+
+def test_only_the_models_own_files_are_taken(tmp_path: Path) -> None:
+    source = base(tmp_path / "source")
+    adapter(source)
+    adapter(source / "style")
+    base(source / "original")
+    for left in (
+        "consolidated.safetensors",
+        "checkpoint-5/optimizer.bin",
+        "onnx/model.onnx",
+        "trainer_state.json",
+        "pytorch_model.bin",
+        "run.py",
+    ):
+        (source / left).parent.mkdir(exist_ok=True)
+        (source / left).write_bytes(b"x")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "a.jinja").write_text("{{ x }}")
+    files, warnings = taken(source, tmp_path / "out")
+    assert files == ["additional_chat_templates/a.jinja", "config.json", "model.safetensors"]
+    for said in ("adapter_model.safetensors", "style/", "original/", "consolidated", "onnx/"):
+        assert said in warnings
+    for said in ("checkpoint-5/", "trainer_state.json", "pytorch_model.bin", "run.py"):
+        assert said in warnings
+
+
+def test_an_adapter_is_its_own_file_and_each_of_several_is_one(tmp_path: Path) -> None:
+    source = adapter(tmp_path / "source")
+    adapter(source / "style", seed=2)
+    base(source / "checkpoint-2")
+    (source / "model.safetensors").write_bytes(base_weights())
+    warnings = import_peft(source, tmp_path / "a", "a", "1.0", base="b", license="MIT")
+    assert sorted(p.name for p in (tmp_path / "a").rglob("*.safetensors")) == [
+        "adapter_model.safetensors"
+    ]
+    assert "style/" in "\n".join(warnings)
+    assert "model.safetensors" in "\n".join(warnings)
+    import_peft(source / "style", tmp_path / "s", "s", "1.0", base="b", license="MIT")
+    own = (tmp_path / "s" / "adapter_model.safetensors").read_bytes()
+    assert own == adapter_weights(2)
+    (source / "adapter_config.json").unlink()
+    with raises("M801", match="holds style; import each"):
+        import_peft(source, tmp_path / "n", "n", "1.0", base="b")
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ((), "no config.json"),
+        (("config.json",), r"no \*\.safetensors"),
+        (("config.json", "pytorch_model.bin"), "pickles"),
+        (("config.json", "consolidated.safetensors"), "not known whether"),
+        (("adapter_config.json",), "it is an adapter"),
+        (("config.json", "adapter_config.json"), "adapter's files only"),
+        (("text/config.json",), "its folders text have one"),
+    ],
+)
+def test_a_folder_that_is_no_model(files: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in files:
+        (source / file).parent.mkdir(exist_ok=True)
+        (source / file).write_text("{}")
+    with raises("M801", match=reason):
+        taken(source, tmp_path / "out")
+
+
+def test_json_with_a_byte_order_mark_is_read_and_written_without(tmp_path: Path) -> None:
+    source = base(tmp_path / "source")
+    text = (source / "config.json").read_bytes()
+    (source / "config.json").write_bytes(b"\xef\xbb\xbf" + text)
+    taken(source, tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").read_bytes() == text
+
+
+def test_code_beside_a_native_architecture_is_left_out(tmp_path: Path) -> None:
+    auto = {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.X"}
+    source = base(tmp_path / "source", auto_map=auto)
+    (source / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"auto_map": {"AutoTokenizer": ["x.T", None]}, "tokenizer_class": "LlamaTokenizer"}
+        )
+    )
+    _, warnings = taken(source, tmp_path / "out")
+    assert "LlamaForCausalLM of transformers itself" in warnings
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == CONFIG
+    kept = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert kept == {"tokenizer_class": "LlamaTokenizer"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mine"},
+        {"architectures": ["MineForCausalLM"]},
+        {"architectures": ["BertModel"]},
+        {"architectures": None},
+    ],
+)
+def test_code_of_another_architecture_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    source = base(tmp_path / "source", auto_map={"AutoModel": "a.B"}, **config)
+    with raises("M707", match="auto_map"):
+        taken(source, tmp_path / "out")
+
+
+def test_a_tokenizer_of_custom_code_is_refused(tmp_path: Path) -> None:
+    source = base(tmp_path / "source")
+    named = {"auto_map": {"AutoTokenizer": ["x.T", None]}, "tokenizer_class": "KimiTokenizer"}
+    (source / "tokenizer_config.json").write_text(json.dumps(named))
+    with raises("M707", match="tokenizer_config"):
+        taken(source, tmp_path / "out")
+
+
+def edited(source: Path, **changes: Any) -> None:
+    """Change tensors of a saved model; None removes one."""
+    table = load_file(source / "model.safetensors")
+    for name, tensor in changes.items():
+        name = name.replace("__", ".")
+        if tensor is None:
+            table = {key: value for key, value in table.items() if key != name}
+        else:
+            table[name] = tensor
+    save_file(table, source / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", [llama, bert])
+def test_weights_are_compared_with_the_architecture(kind: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    kind().save_pretrained(source)
+    first = min(load_file(source / "model.safetensors"))
+    edited(source, extra=torch.zeros(2))
+    _, warnings = taken(source, tmp_path / "out")
+    assert "left out: extra (" in warnings
+    held = read_pack_header(tmp_path / "out" / "model.safetensors")
+    assert "extra" not in held
+    assert check_project(read_manifest(tmp_path / "out" / "modpkg.toml")) is None
+    edited(source, **{first: torch.zeros(3, 3)})
+    with raises("M216", match=r"another shape for .*\[3, 3\] instead of"):
+        taken(source, tmp_path / "two")
+    edited(source, **{first: None})
+    with raises("M216", match="has no value for"):
+        taken(source, tmp_path / "two")
+
+
+def test_a_build_by_hand_is_compared_too(tmp_path: Path) -> None:
+    project = tiny.write_base(tmp_path / "tiny")
+    manifest = read_manifest(project / "modpkg.toml")
+    assert check_project(manifest) is None
+    edited(project, extra=torch.zeros(2))
+    with raises("M216", match="does not have extra"):
+        check_project(manifest)
+    edited(project, extra=None, **{f"{PREFIX}.weight": None})
+    with raises("M216", match="has no value for"):
+        check_project(manifest)
+    (project / "config.json").write_text(json.dumps({**CONFIG, "architectures": ["Unknown"]}))
+    assert "no architecture 'Unknown'" in str(check_project(manifest))
+
+
+VALUES: list[Any] = [None, True, -1, 10**9, 1.5, "x", [], [None], {}, {"a": {}}]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_no_value_of_a_config_ends_in_a_traceback(value: Any, tmp_path: Path) -> None:
+    """Every key in turn has a value of another type: the folder is imported, or refused."""
+    for number, key in enumerate(CONFIG):
+        source = base(tmp_path / f"source-{number}", **{key: value})
+        refused_or(lambda at=source: taken(at, at.parent / f"out-{at.name}"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "index"])
+def test_no_truncated_file_ends_in_a_traceback(file: str, tmp_path: Path) -> None:
+    source = base(tmp_path / "source")
+    if file == "index":
+        file = "model.safetensors.index.json"
+        table = dict.fromkeys(read_pack_header(source / "model.safetensors"), "model.safetensors")
+        (source / file).write_text(json.dumps({"weight_map": table}))
+    whole = (source / file).read_bytes()
+    for tenth in range(10):
+        (source / file).write_bytes(whole[: len(whole) * tenth // 10])
+        assert refused_or(lambda at=tenth: taken(source, tmp_path / f"out-{at}"))
+
+
+def refused_or(attempt: Any) -> bool:
+    """Run an import; return whether it is refused with an error for people."""
+    from modpkg.core.errors import ModpkgError
+
+    try:
+        attempt()
+    except ModpkgError:
+        return True
+    return False
