@@ -16,6 +16,7 @@ _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings|shared)\.weight$"
 )
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$")
+_SHARED = re.compile(r"((?:^|\.))shared\.weight$")
 _OUTPUT_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 _HAS_OUTPUT_LAYER = re.compile(
     r"(?:LMHead|LMHeadModel|DoubleHeadsModel|GenerationDecoder|ForCausalLM|ForMaskedLM"
@@ -172,6 +173,12 @@ def _refuse_tied(adapter: Adapter, target: str, tensor: str) -> None:
             f"tensor {tensor!r} changes the embedding {target!r} only, but the base's output "
             "layer shares that tensor"
         )
+    copied = _SHARED.sub(r"\1encoder.embed_tokens.weight", target)
+    if copied != target and copied not in adapter.base:
+        raise adapter.refuse(
+            f"tensor {tensor!r} changes {target!r} only, but the base's encoder and decoder share "
+            "that tensor"
+        )
 
 
 def _is_embedding(adapter: Adapter, target: str) -> bool:
@@ -205,8 +212,10 @@ def _is_tied(adapter: Adapter) -> bool:
     if not config or _has_output(adapter):
         return False
     classes = config.get("architectures") or [""]
-    return bool(config.get("tie_word_embeddings", True)) and (
-        _HAS_OUTPUT_LAYER.search(str(classes[0])) is not None
+    nested = config.get("text_config")
+    tables = [config, nested] if isinstance(nested, dict) else [config]
+    return _HAS_OUTPUT_LAYER.search(str(classes[0])) is not None and any(
+        table.get("tie_word_embeddings", True) for table in tables
     )
 
 

@@ -241,3 +241,10 @@ def test_a_fine_tune_may_store_a_tied_tensor_once(tmp_path: Path) -> None:
     assert made.kept.keys() == frequencies.keys()
     step = Step(op="dense", module=ModuleName("base"), scale=1.0)
     assert planned(fine_tune, base, steps=[step]).computed.keys() == once.keys()
+
+
+def test_a_shared_embedding_of_encoder_and_decoder(tmp_path: Path) -> None:
+    """PEFT's copy is of `shared` alone, which neither of them reads."""
+    config = peft.LoraConfig(**LORA, target_modules=["q"], modules_to_save=["shared"])
+    with raises("M606", match="share that tensor|shares that tensor"):
+        Case("pop2piano", config, tmp_path).adapter()
