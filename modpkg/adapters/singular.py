@@ -29,11 +29,16 @@ def split(matrix: Array, count: int, *, what: str) -> tuple[Array, Array, Array]
     from the others.
 
     Raises:
-        UndefinedChange: They are not; ``what`` names what they are for.
+        UndefinedChange: They are not, or there are none; ``what`` names what they are for.
     """
     import numpy as np
 
-    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    try:
+        u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    except np.linalg.LinAlgError:
+        raise UndefinedChange(
+            f"the base's tensor has no singular values, so {what} is not defined"
+        ) from None
     if 0 < count < len(s) and s[count - 1] - s[count] <= SINGULAR_GAP * s[0]:
         raise UndefinedChange(
             f"singular values number {count} and {count + 1} of the base's tensor are equal, so "

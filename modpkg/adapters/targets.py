@@ -58,8 +58,8 @@ def refuse_partial(
         return
     layer, path = min(missing)
     stacks = list(seen.values())
-    most = max(map(len, stacks))
-    if all(layers == set(range(most)) for layers in stacks) and layer >= most:
+    most = max(map(len, stacks), default=0)
+    if stacks and all(layers == set(range(most)) for layers in stacks) and layer >= most:
         raise adapter.refuse(
             f"it changes {most} layers, all of the base that it was trained on, and "
             f"{adapter.base_name} has {max(number for number, _ in missing) + 1}"

@@ -148,3 +148,19 @@ def test_keys_that_the_upper_layers_share_may_be_missing() -> None:
     bind_adapter("a", names, given, base, architecture="gemma3n_text", model_config=model)
     with raises("M606", match=r"no tensors for 'layers.1.k_proj'"):
         bind_adapter("a", names, given, base, architecture="gemma3_text", model_config=model)
+
+
+def test_a_file_that_lacks_a_module_of_a_base_without_layers() -> None:
+    base = {f"{name}.weight": TensorType("F32", [4, 4]) for name in ("first", "last")}
+    config = {**PLAIN, "target_modules": ["first", "last"]}
+    with raises("M606", match="no tensors for 'last', which its target_modules name"):
+        bind_adapter("an-adapter", pair("first", columns=4), config, base)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(?:model\.)?layers\.\d+\.(?:q|k)_proj", r"(?!.*head)(.*\.)*[qk]_proj"]
+)
+def test_patterns_with_repeated_groups_name_modules(pattern: str) -> None:
+    config = {**PLAIN, "target_modules": pattern}
+    with raises("M606", match="model.layers.2.q_proj|has 3"):
+        bind_adapter("an-adapter", TWO, config, LAYERED, model_config={"num_hidden_layers": 3})

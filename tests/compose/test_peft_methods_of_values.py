@@ -117,3 +117,21 @@ def test_a_lora_without_kasas_tensor_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**config, "use_dora": True, "velora_config": {"num_groups": 2}}))
     with raises("M606", match="not combined"):
         applied(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.OSFConfig(effective_rank=2, target_modules=["lin"]),
+        peft.PsoftConfig(r=2, target_modules=["lin"]),
+    ],
+    ids=["osf", "psoft"],
+)
+def test_a_base_without_singular_values_is_refused(config: Any, tmp_path: Path) -> None:
+    saved(tmp_path, config, weight=None, edit=None)
+    path = tmp_path / "base" / "m.safetensors"
+    tensors = load_file(path)
+    tensors["lin.weight"][0, 0] = torch.nan
+    save_file(tensors, path)
+    with raises("M601", match="no singular values"):
+        compose(applied(tmp_path), tmp_path / "store", threads=1)

@@ -85,6 +85,8 @@ def prepare(
     import torch
 
     rank = term.parameters["rank"]
+    if not bool(source.isfinite().all()):
+        raise UndefinedChange("the base's tensor has NaN or infinity, and no singular values")
     rough, _, _ = torch.linalg.svd(source.float(), full_matrices=False)
     u, s, v = torch.linalg.svd(source.double(), full_matrices=False)
     agreement = (rough[:, :rank].double() * u[:, :rank]).sum(0)
