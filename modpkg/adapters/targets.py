@@ -212,7 +212,7 @@ def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool]:
         return lambda path: True
     layers = wanted if isinstance(wanted, list) else [wanted]
     stacks = config.get("layers_pattern") or []
-    names = [stacks] if isinstance(stacks, str) else stacks
+    names = stacks if isinstance(stacks, list) else [stacks]
     patterns: Sequence[re.Pattern[str]] = [
         re.compile(rf"(?:^|.*?\.){name}\.(\d+)\.")
         for name in names

@@ -164,3 +164,8 @@ def test_patterns_with_repeated_groups_name_modules(pattern: str) -> None:
     config = {**PLAIN, "target_modules": pattern}
     with raises("M606", match="model.layers.2.q_proj|has 3"):
         bind_adapter("an-adapter", TWO, config, LAYERED, model_config={"num_hidden_layers": 3})
+
+
+def test_a_layers_pattern_that_is_none_is_not_one() -> None:
+    config = {**PLAIN, "layers_to_transform": [0, 1], "layers_pattern": 3.5}
+    bind_adapter("an-adapter", TWO, config, LAYERED, model_config={"num_hidden_layers": 3})
