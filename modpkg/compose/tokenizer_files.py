@@ -422,7 +422,9 @@ def _aligned(
         if generation is not None:
             rest = [n for n in in_generation if n != number] if several else []
             changed[key] = [number, *rest] if several else number
-    documents = {GENERATION_CONFIG: {**generation, **changed}} if generation and changed else {}
+    documents = {}
+    if generation is not None and changed:
+        documents[GENERATION_CONFIG] = {**generation, **changed}
     return edit_text(config, edits) if edits else {}, documents
 
 

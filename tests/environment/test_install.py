@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import read_lock
+from modpkg.runtime.installed import find_model
 from modpkg.store.store import Store
 from tests import tiny
 from tests.command import modpkg
@@ -384,3 +386,31 @@ def test_an_install_with_nothing_to_do_removes_what_a_kill_left(home: Path) -> N
         left.mkdir()
         assert modpkg("install", *arguments).stdout.startswith("Nothing to do")
         assert not left.exists()
+
+
+def test_an_adapters_tokenizer_is_laid_out_and_told(home: Path, tmp_path: Path) -> None:
+    def tokenizer(*added: str, end: str) -> dict[str, bytes]:
+        tokens = [{"id": 2 + n, "content": text} for n, text in enumerate(added)]
+        document = {"added_tokens": tokens, "model": {"vocab": {"a": 0, "</s>": 1}}}
+        files = {"tokenizer.json": document, "tokenizer_config.json": {"eos_token": end}}
+        return {path: json.dumps(value).encode() for path, value in files.items()}
+
+    base = tiny.write_base(tmp_path / "tiny")
+    lora = tiny.write_adapter(tmp_path / "lora")
+    for folder, files in (
+        (base, tokenizer(end="</s>")),
+        (lora, {**tokenizer("<end>", end="<end>"), "chat_template.jinja": b"{{ messages }}"}),
+    ):
+        for path, data in files.items():
+            (folder / path).write_bytes(data)
+        tiny.publish(folder, home / "registry")
+    Path("modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\ntiny = "*"\ntiny-lora = "*"\n[models.m]\n'
+        'base = "tiny"\nsteps = [{ op = "lora", module = "tiny-lora" }]\n'
+    )
+    told = modpkg("install").stderr
+    assert "m has the tokenizer of tiny-lora, which differs from tiny's" in told
+    folder = find_model("m", Workspace())[0]
+    assert (folder / "chat_template.jinja").read_bytes() == b"{{ messages }}"
+    assert json.loads((folder / "config.json").read_bytes())["eos_token_id"] == 2
+    assert json.loads((folder / "generation_config.json").read_bytes())["eos_token_id"] == [2]
