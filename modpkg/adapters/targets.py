@@ -52,14 +52,14 @@ def refuse_partial(
     ):
         if named is not None:
             missing += _missing(adapter, targets, named, whole=targets is modules, seen=seen)
-    if not missing:
-        missing += [(0, path) for path in _missing_outside(adapter, modules)]
+    if not missing and targeted is not None:
+        missing += [(0, path) for path in _missing_outside(adapter, modules, targeted)]
     if not missing:
         return
     layer, path = min(missing)
     stacks = list(seen.values())
     most = max(map(len, stacks), default=0)
-    if stacks and all(layers == set(range(most)) for layers in stacks) and layer >= most:
+    if most and all(layers == set(range(most)) for layers in stacks) and layer >= most:
         raise adapter.refuse(
             f"it changes {most} layers, all of the base that it was trained on, and "
             f"{adapter.base_name} has {max(number for number, _ in missing) + 1}"
@@ -123,11 +123,12 @@ def _missing(
     return missing
 
 
-def _missing_outside(adapter: Adapter, targets: Mapping[str, str]) -> list[str]:
+def _missing_outside(
+    adapter: Adapter, targets: Mapping[str, str], named: Callable[[str], bool]
+) -> list[str]:
     """Return the modules outside of layers that a name in ``target_modules`` is for alone."""
     names = adapter.config.get("target_modules")
-    excluded = _matcher(adapter.config.get("exclude_modules") or [], unknown=True)
-    if not targets or not isinstance(names, list) or excluded is None:
+    if not targets or not isinstance(names, list):
         return []
     touched = set(targets.values())
     missing = []
@@ -135,7 +136,7 @@ def _missing_outside(adapter: Adapter, targets: Mapping[str, str]) -> list[str]:
         own = [tensor for tensor in adapter.base if f".{tensor}".endswith(f".{name}.weight")]
         if own and not touched.intersection(own) and not any(map(layer_path, own)):
             paths = (tensor.removesuffix(".weight") for tensor in own)
-            missing += [path for path in paths if not excluded(path)]
+            missing += [path for path in paths if named(path)]
     return missing
 
 

@@ -243,7 +243,7 @@ def _unscaled(config: Mapping[str, Any]) -> str | None:
         return f"what {method} does"
     if config.get("bias", "none") != "none":
         return "its biases"
-    for key in ("use_dora", "modules_to_save", "trainable_token_indices"):
+    for key in ("use_dora", "kasa_config", "modules_to_save", "trainable_token_indices"):
         if config.get(key):
             return f"its {key}"
     return None

@@ -70,6 +70,8 @@ def test_a_file_without_the_output_layer_that_it_names_is_refused() -> None:
         bind_parts(FULL, target_modules=targets)
     bind_parts([*FULL, "head"], target_modules=targets)
     bind_parts(FULL, target_modules=targets, exclude_modules=["head"])
+    with raises("M606", match="modules_to_save"):
+        bind_parts(FULL, target_modules=targets, modules_to_save=["head"])
 
 
 def without(*lacks: str) -> list[str]:

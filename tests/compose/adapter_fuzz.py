@@ -295,9 +295,32 @@ def cases(draw: st.DrawFn) -> Case:
             continue
         if (strategy := _values(field.name, world)) is not None:
             options[field.name] = draw(strategy)
+    _reconcile(kind, options, world)
     if "init_lora_weights" not in options and kind in ("LoraConfig", "AdaLoraConfig"):
         options["init_lora_weights"] = False
     return Case(name, kind, options, draw(st.integers(0, 3)))
+
+
+def _reconcile(kind: str, options: dict[str, Any], world: World) -> None:
+    """Change options that PEFT refuses together, so that most cases are of use."""
+    targets = options["target_modules"]
+    if kind == "TrainableTokensConfig":
+        options |= {"target_modules": [world.tokens], "token_indices": [2, 5]}
+    elif not targets and not options.get("target_parameters"):
+        options["target_modules"] = [world.modules[0]]
+    elif isinstance(targets, list) and set(targets) & set(options.get("exclude_modules") or []):
+        options["target_modules"] = list(world.modules)
+    if isinstance(targets, str):
+        options.pop("layers_to_transform", None)
+    if "layers_to_transform" not in options:
+        options.pop("layers_pattern", None)
+    if kind == "IA3Config":
+        chosen = options["target_modules"]
+        options["feedforward_modules"] = chosen[:1] if isinstance(chosen, list) else []
+    if options.get("target_parameters") or options.get("use_dora"):
+        options.pop("lora_bias", None)
+    if options.get("init_lora_weights") == "orthogonal":
+        options["r"] = 2
 
 
 def _peft_type(cls: Any) -> str:

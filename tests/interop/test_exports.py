@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import modpkg as package
+from modpkg.compose.executor import compose
 from modpkg.interop.peft import export_peft
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused
-from tests.compose.helpers import module
+from tests.compose.helpers import module, of_folder, values
+from tests.compose.oracle import applied, save_adapter, shake
+from tests.compose.test_peft_methods import Linear
 from tests.raising import raises
 
 IDS = torch.tensor([[1, 5, 9, 3]])
@@ -140,3 +145,49 @@ def test_an_import_is_a_copy(talker: Path) -> None:
     with open("mine/model.safetensors", "r+b") as file:
         file.write(b"\xff" * 8)
     assert weights.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bias", ["none", "all"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_an_exported_adapter_of_parameters_is_what_was_composed(
+    bias: str, scale: float, tmp_path: Path
+) -> None:
+    """Patterns by the parameter's path, a square weight, and a scale: PEFT agrees on all of it."""
+    torch.manual_seed(3)
+    state = {name: value.clone() for name, value in Linear().state_dict().items()}
+    (tmp_path / "base").mkdir()
+    save_file(state, tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "gpt2"}')
+
+    def fresh() -> Any:
+        model = Linear().eval()
+        model.load_state_dict(state)
+        return model
+
+    wrapped = peft.get_peft_model(
+        fresh(),
+        peft.LoraConfig(
+            r=3,
+            lora_alpha=5,
+            init_lora_weights=False,
+            target_modules=["last"],
+            target_parameters=["first.weight", "square.weight"],
+            alpha_pattern={"first.weight": 9, "square": 7, "last": 2},
+            rank_pattern={"square.weight": 2},
+            bias=bias,
+        ),
+    )
+    shake(wrapped)
+    save_adapter(wrapped, tmp_path)
+    module = of_folder(tmp_path / "adapter", "adapter", "adapter")
+    if bias == "all" and scale != 1.0:
+        with raises("M805", match="does not scale its biases"):
+            export_peft(module, tmp_path / "out", scale=scale)
+        return
+    export_peft(module, tmp_path / "out", scale=scale)
+    again = peft.PeftModel.from_pretrained(fresh(), tmp_path / "out").merge_and_unload()
+    composed = compose(applied(tmp_path, scale=scale), tmp_path / "store", threads=1)
+    wanted = again.state_dict()
+    for name, value in values(composed.tensors).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6)
