@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from modpkg.adapters.changes import Adapter, Site
 
-CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D = ("clvp", "clvp_decoder", "decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 """Architectures whose blocks store their linear layers as (in, out)."""
 _CONV1D_NAME = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
 
@@ -49,12 +49,12 @@ def transposed(
             square.append(site)
         else:
             ways[site.target] = transposed_fits
-    known = adapter.architecture in CONV1D
+    known = _has_conv1d(adapter)
     kinds = set(ways.values()) or {known or bool(adapter.config.get("fan_in_fan_out"))}
     for site in square:
         if known:
             ways[site.target] = _CONV1D_NAME.search(site.target) is not None
-        elif len(kinds) == 2:
+        elif len(kinds) == 2 or (kinds == {True} and adapter.config.get("fan_in_fan_out") is False):
             raise adapter.refuse(
                 f"it acts on {site.target!r}, a square weight beside weights of both "
                 "orientations, so its own orientation is ambiguous"
@@ -62,3 +62,11 @@ def transposed(
         else:
             ways[site.target] = next(iter(kinds))
     return ways
+
+
+def _has_conv1d(adapter: Adapter) -> bool:
+    """Return whether the base, or a model that it consists of, stores some layers as (in, out)."""
+    parts = (part for part in adapter.model_config.values() if isinstance(part, dict))
+    return any(
+        kind in CONV1D for kind in (adapter.architecture, *(p.get("model_type") for p in parts))
+    )

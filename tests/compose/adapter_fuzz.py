@@ -91,20 +91,20 @@ class Stack(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Layers of other kinds."""
+    """Layers of other kinds; those that are stored as (in, out) have GPT-2's names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(12, 6)
-        self.turned = Conv1D(6, 6)
-        self.wide = Conv1D(10, 6)
+        self.c_proj = Conv1D(6, 6)
+        self.c_fc = Conv1D(10, 6)
         self.narrow = nn.Linear(10, 6)
         self.conv = nn.Conv1d(6, 8, 3, padding=1)
         self.back = nn.Conv1d(8, 6, 1)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        x = self.turned(self.embed_tokens(input_ids))
-        x = self.narrow(self.wide(x).tanh())
+        x = self.c_proj(self.embed_tokens(input_ids))
+        x = self.narrow(self.c_fc(x).tanh())
         return self.back(self.conv(x.transpose(1, 2)).tanh())
 
 
@@ -152,8 +152,8 @@ WORLDS: dict[str, World] = {
     ),
     "mixed": World(
         Mixed,
-        ("turned", "wide", "narrow", "conv", "back", "embed_tokens"),
-        ("turned.weight", "wide.weight", "narrow.weight"),
+        ("c_proj", "c_fc", "narrow", "conv", "back", "embed_tokens"),
+        ("c_proj.weight", "c_fc.weight", "narrow.weight"),
         ("narrow", "conv"),
     ),
     "pictures": World(Pictures, ("conv", "point", "head"), ("head.weight",), ("head",)),
@@ -430,7 +430,10 @@ def _states(world: str) -> tuple[Path, Any]:
             parameter += 0.05 * torch.randn_like(parameter)
     if world in PLAIN:
         save_file(dict(model.state_dict()), folder / "model.safetensors")
-        (folder / "config.json").write_text('{"model_type": "toy", "architectures": ["Toy"]}')
+        kind = "gpt2" if world == "mixed" else "toy"
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": kind, "architectures": ["T"]})
+        )
     else:
         model.save_pretrained(folder)
     return folder, model
