@@ -106,7 +106,7 @@ def page(outcomes: collections.Counter[tuple[str, str]], number: int, taken: flo
 
 def _reason(outcome: str) -> str:
     """Return an error's sentence without what differs from case to case."""
-    text = re.sub(r"^(M\d+): .*? composed exactly: ", r"\1: ", outcome)
+    text = re.sub(r"^M\d+: (?:.*? composed exactly: )?", "", outcome)
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\d+(?:\.\d+)?", "…", text.partition(". ")[0])
     return text[:160].replace("|", "or")
 
