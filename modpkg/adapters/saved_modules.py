@@ -47,6 +47,11 @@ def bind_saved(
     for name, tensor in sorted(tensors.plain.items()):
         target = mapping.find(name)
         saved = is_saved(name, modules)
+        if saved and _is_nested(name, modules):
+            raise adapter.refuse(
+                f"tensor {tensor!r} is in a module of modules_to_save that is inside another, of "
+                "which PEFT trains one and saves the other"
+            )
         if target is not None:
             adapter.expect(tensor, target, adapter.target_shape(target))
             if saved and not _replaces_both(adapter, tensor, tensors.plain):
@@ -82,6 +87,17 @@ def bind_saved(
 def is_saved(name: str, modules: list[str]) -> bool:
     """Return whether a tensor belongs to one of ``modules_to_save``."""
     return any(module in name.split(".") or f".{module}." in f".{name}" for module in modules)
+
+
+def _is_nested(name: str, modules: list[str]) -> bool:
+    """Return whether two modules around a tensor match ``modules_to_save``, as PEFT matches it.
+
+    >>> _is_nested("head.head.0.weight", ["head"]), _is_nested("head.0.weight", ["head"])
+    (True, False)
+    """
+    parts = name.split(".")
+    around = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return sum(any(path.endswith(module) for module in modules) for path in around) > 1
 
 
 def drop_tied_copies(adapter: Adapter, tensors: AdapterTensors) -> None:

@@ -52,3 +52,9 @@ def test_odd_names_raise_our_errors_only() -> None:
     for name in ("", ".lora_A.weight", "x.lora_A.weight", "x" * 600 + ".lora_A.weight"):
         with pytest.raises(ModpkgError):
             bind({name: ("F32", (2, 2))})
+
+
+def test_a_saved_module_inside_another_is_refused() -> None:
+    tensors = pair("layers.0.q") | {"base_model.model.head.head.0.weight": ("F32", (4,))}
+    with raises("M606", match="inside another"):
+        bind(tensors, modules_to_save=["head"])
