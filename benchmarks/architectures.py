@@ -295,7 +295,7 @@ def disk_names(layout: Any, adapter: Path, out: Path) -> bool:
         and not parameter.transposed
         and name.endswith(".weight") == parameter.pieces[0].tensor.endswith(".weight")
     }
-    tensors, differs = {}, False
+    tensors, differs, targets = {}, False, set()
     for name, value in load_file(adapter / "adapter_model.safetensors").items():
         path = name.removeprefix("base_model.model.")
         for memory, disk in on_disk.items():
@@ -303,11 +303,14 @@ def disk_names(layout: Any, adapter: Path, out: Path) -> bool:
                 path, differs = disk + path[len(memory) :], True
                 break
         tensors["base_model.model." + path] = value
+        targets.add(path.partition(".lora_")[0])
     shutil.copytree(adapter, out)
     config = json.loads((out / "adapter_config.json").read_text())
     if isinstance(saved := config["modules_to_save"], list):
         config["modules_to_save"] = [on_disk.get(path, path) for path in saved]
-        (out / "adapter_config.json").write_text(json.dumps(config))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"] = sorted(targets)
+    (out / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
     return differs
 

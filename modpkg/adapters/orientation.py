@@ -50,11 +50,15 @@ def transposed(
         else:
             ways[site.target] = transposed_fits
     known = _has_conv1d(adapter)
+    # PEFT sets it where the first weight that it wraps is (in, out); for HiRA it does not.
+    plain = adapter.config.get("fan_in_fan_out") is False and (
+        adapter.config.get("peft_type") != "HIRA"
+    )
     kinds = set(ways.values()) or {known or bool(adapter.config.get("fan_in_fan_out"))}
     for site in square:
         if known:
             ways[site.target] = _CONV1D_NAME.search(site.target) is not None
-        elif len(kinds) == 2 or (kinds == {True} and adapter.config.get("fan_in_fan_out") is False):
+        elif len(kinds) == 2 or (kinds == {True} and plain):
             raise adapter.refuse(
                 f"it acts on {site.target!r}, a square weight beside weights of both "
                 "orientations, so its own orientation is ambiguous"

@@ -1,8 +1,9 @@
-"""Which modules of a base an adapter's configuration names, and which of them its file lacks.
+"""Which modules of a base an adapter's configuration names, and whether its file has just those.
 
 PEFT changes every module that ``target_modules`` names; where the file has nothing for one, PEFT
 warns and leaves it as it was initialised. A file that lacks some of them is a part of an adapter,
-or was made for another base.
+or was made for another base. Tensors for other modules are left out by PEFT: such a file and its
+configuration do not belong together.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def refuse_partial(
 ) -> None:
     """Check that an adapter has tensors for all layers' modules and parameters that it targets.
 
-    Only the stacks of layers are checked that it has tensors for: it may have been trained in a
-    class that lacks the others, such as an encoder alone.
+    It may have none for other modules. Only the stacks of layers are checked that it has tensors
+    for: it may have been trained in a class that lacks the others, such as an encoder alone.
 
     Args:
         adapter: The adapter, with its base.
@@ -40,9 +41,19 @@ def refuse_partial(
         parameters: The same for parameters.
 
     Raises:
-        ComposeError: It lacks some.
+        ComposeError: It lacks some, or has tensors for other modules.
     """
     targeted = _targeted_modules(adapter)
+    # The output projection of torch.nn.MultiheadAttention is changed with the module around it.
+    around = {path: path.removesuffix(".out_proj") for path in modules}
+    if targeted is not None and (
+        other := [path for path in modules if not targeted(path) and not targeted(around[path])]
+    ):
+        raise adapter.refuse(
+            f"it has tensors for {min(other)!r}, which its {ADAPTER_CONFIG} does not name "
+            f"(target_modules, exclude_modules, layers_to_transform; {len(other)} such modules): "
+            "PEFT leaves them out"
+        )
     keys = strings(adapter, "target_parameters")
     missing: list[tuple[int, str]] = []
     seen: dict[str, set[int]] = {}

@@ -171,3 +171,17 @@ def test_patterns_with_repeated_groups_name_modules(pattern: str) -> None:
 def test_a_layers_pattern_that_is_none_is_not_one() -> None:
     config = {**PLAIN, "layers_to_transform": [0, 1], "layers_pattern": 3.5}
     bind_adapter("an-adapter", TWO, config, LAYERED, model_config={"num_hidden_layers": 3})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["k_proj"]},
+        {"target_modules": r".*layers\.0\.q_proj"},
+        {"target_modules": ["q_proj"], "exclude_modules": ["layers.1.q_proj"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0]},
+    ],
+)
+def test_tensors_that_peft_would_leave_out_are_refused(config: dict[str, Any]) -> None:
+    with raises("M606", match="q_proj', which its adapter_config.json does not name"):
+        bind_adapter("a", TWO, {**PLAIN, **config}, LAYERED)
