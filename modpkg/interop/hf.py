@@ -28,6 +28,7 @@ from modpkg.release.checkpoint import Checkpoint, checkpoint_of
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence_modules import (
     EMBEDS,
+    WITH_WEIGHTS,
     after_transformer,
     check_modules,
     modules_of,
@@ -210,7 +211,7 @@ def _weights_of_part(source: Path, kind: str, part: str) -> list[str]:
         ConversionError: Its weights are missing, or pickles.
     """
     files = [f"{part}/{file}" for file in checkpoint_of(source / part).files]
-    if not files and (kind in ("Dense", "LayerNorm") or list((source / part).glob("*.bin"))):
+    if not files and (kind in WITH_WEIGHTS or list((source / part).glob("*.bin"))):
         reason = f"its {part} has no model.safetensors; load it with sentence-transformers and "
         raise ConversionError("M801", path=source, reason=reason + "save() it")
     return files

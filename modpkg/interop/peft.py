@@ -11,7 +11,7 @@ import msgspec
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ConversionError, InstallError, ModpkgError
-from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MEMORY
+from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MEMORY, MODULES
 from modpkg.core.files import safe_path, shown, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
@@ -31,8 +31,10 @@ from modpkg.interop.module_project import (
 from modpkg.interop.peft_names import names_in_memory
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.schema import Compose
+from modpkg.release.checkpoint import checkpoint_of
 from modpkg.resolve.lock import LockedModule
 from modpkg.runtime.memory_layout import layout_of
+from modpkg.runtime.sentence_modules import WITH_WEIGHTS, modules_of
 
 
 def import_peft(
@@ -82,7 +84,8 @@ def _import(
     kind = read_json(source / ADAPTER_CONFIG).get("peft_type", "adapter")
     spdx, warnings = license_of(source, license)
     why = f"an adapter's weights are {ADAPTER_WEIGHTS}"
-    contents = contents_of(source, weights=[ADAPTER_WEIGHTS], why=why)
+    parts = _sentence_folders(name, source)
+    contents = contents_of(source, weights=[ADAPTER_WEIGHTS], why=why, parts=parts)
     with new_project(out) as staged:
         copy_data(source, staged, contents.files)
         copy_weights(source, staged, [ADAPTER_WEIGHTS])
@@ -97,6 +100,25 @@ def _import(
             base=(requirement.name, specifier_text(requirement.specifier) or "*"),
         )
     return warnings
+
+
+def _sentence_folders(name: str, source: Path) -> list[str]:
+    """Return the folders of the modules that an adapter of sentence-transformers has beside it.
+
+    Raises:
+        ConversionError: One has weights, which an adapter does not carry.
+        RunError: ``modules.json`` is invalid.
+    """
+    parts = [(kind, part) for kind, part in modules_of(name, source) if part]
+    for kind, part in parts:
+        if kind in WITH_WEIGHTS or checkpoint_of(source / part).files:
+            raise ConversionError(
+                "M801",
+                path=source,
+                reason=f"its {part} has weights, which an adapter does not carry. If they are its "
+                f"base's, take {MODULES} away: the base's modules are then used",
+            )
+    return [part for _, part in parts]
 
 
 def _without_config(source: Path) -> str:

@@ -15,6 +15,7 @@ EMBEDS = "feature-extraction"
 _BESIDE = (MODULES, SENTENCE_SETTINGS, SENTENCE_TRANSFORMER)
 _RUN = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The modules after the transformer that modpkg runs; Dropout does nothing outside of training."""
+WITH_WEIGHTS = ("Dense", "LayerNorm")
 Tensor = TypeVar("Tensor")
 
 

@@ -111,6 +111,31 @@ def test_a_folder_that_is_no_model(files: tuple[str, ...], reason: str, tmp_path
         taken(source, tmp_path / "out")
 
 
+def test_an_adapter_of_sentence_transformers_has_its_modules(tmp_path: Path) -> None:
+    """As ``SentenceTransformer.add_adapter(...)`` and then ``save()`` write it."""
+    source = adapter(tmp_path / "source")
+    names = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(names.items())
+    ]
+    (source / "modules.json").write_text(json.dumps(modules))
+    for part in ("1_Pooling", "2_Normalize", "checkpoint-5"):
+        (source / part).mkdir()
+        (source / part / "config.json").write_text("{}")
+    warnings = import_peft(source, tmp_path / "a", "a", "1.0", base="b", license="MIT")
+    assert warnings == ["left out: checkpoint-5/ (another model, or a checkpoint of training)"]
+    assert (tmp_path / "a/1_Pooling/config.json").exists()
+    assert (tmp_path / "a/2_Normalize/config.json").exists()
+
+    save_file({"linear.weight": torch.ones(2, 2)}, source / "2_Normalize/model.safetensors")
+    with raises("M801", match="its 2_Normalize has weights.*take modules.json away"):
+        import_peft(source, tmp_path / "n", "n", "1.0", base="b", license="MIT")
+    (source / "modules.json").unlink()
+    import_peft(source, tmp_path / "n", "n", "1.0", base="b", license="MIT")
+    assert not (tmp_path / "n/1_Pooling").exists()
+
+
 def test_json_with_a_byte_order_mark_is_read_and_written_without(tmp_path: Path) -> None:
     source = base(tmp_path / "source")
     text = (source / "config.json").read_bytes()
