@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from modpkg.core.tensors import HashedTensor, TensorIdentity, TypedTensor, identity_of
 
 _BUFFER = re.compile(r"(?:^|\.)(?:(?:original_)?inv_freq|position_ids|token_type_ids|masked_bias)$")
+_OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 _MASK = re.compile(r"\.attn\.bias$")
 
 Hashed = TypeVar("Hashed", bound=HashedTensor)
@@ -52,6 +53,24 @@ class Copies:
         """Return another matrix with a matrix's values, or None."""
         same = self._names.get(identity_of(self._tensors[name]), ())
         return next((other for other in same if other != name), None)
+
+
+def tied_output(
+    tensors: Mapping[str, HashedTensor], config: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Return the copy that a tied output layer has of its embedding, and the embedding; or None.
+
+    transformers ties the two when it loads such a model: they are one parameter.
+    """
+    if not ties(config):
+        return None
+    copies = Copies(tensors)
+    for name, tensor in tensors.items():
+        if len(tensor.shape) == 2 and _OUTPUT.search(name) is not None:
+            twin = copies.of(name)
+            if twin is not None:
+                return name, twin
+    return None
 
 
 def in_terms_of(

@@ -28,6 +28,7 @@ from modpkg.core.records import (
     TensorEntry,
     TouchedTensor,
 )
+from modpkg.core.same_values import tied_output
 from modpkg.core.tensors import DTypeShape, types_of
 from modpkg.manifest.schema import ModuleTable
 from modpkg.release.patched import check_against, read_patch
@@ -241,13 +242,17 @@ def _bind_adapter(
     """
     types = types_of(tensors)
     architecture = provides.ports.get("architecture")
+    tied = tied_output(base.tensors, model_config)
+    parameters = {
+        name: tensor for name, tensor in provides.tensors.items() if tied is None or name != tied[0]
+    }
 
     def bind(record: MemoryRecord | None) -> AdapterChanges:
         return bind_adapter(
             module,
             types,
             config,
-            provides.tensors,
+            parameters,
             architecture=str(architecture) if architecture is not None else None,
             base_name=f"{base.name} {base.version}",
             model_config=model_config,

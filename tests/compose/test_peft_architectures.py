@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,10 @@ def outputs(model: Any) -> torch.Tensor:
     return found
 
 
-def check(name: str, config: Any, folder: Path) -> None:
+def check(
+    name: str, config: Any, folder: Path, change: Callable[[Path], None] | None = None
+) -> None:
+    """Compare outputs with PEFT's; ``change`` edits the base's folder before anything reads it."""
     torch.manual_seed(5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -148,6 +152,8 @@ def check(name: str, config: Any, folder: Path) -> None:
             for parameter in model.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
         model.save_pretrained(folder / "base")
+        if change is not None:
+            change(folder / "base")
         before = outputs(model)
         wrapped = peft.get_peft_model(model, config).eval()
         shake(wrapped)
@@ -305,6 +311,15 @@ MODELS["gemma3 untied"] = (
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_adapters(case: str, tmp_path: Path) -> None:
     check(*OTHERS[case], tmp_path)
+
+
+def test_a_base_that_stores_a_tied_tensor_twice(tmp_path: Path) -> None:
+    def store_twice(base: Path) -> None:
+        tensors = load_file(base / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+
+    check(*OTHERS["tokens, tied"], tmp_path, store_twice)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_invalid_recipes_are_refused_with_a_reason(tmp_path: Path) -> None:
             planned(model, one, head, half, norm, alien, steps=steps)
     with raises(
         "M602",
-        match=r"step 1 of model.*'lore'; known are boft, c3a, delora, dense, dora, expert, head",
+        match=r"step 1 of model.*'lore'; known are bdlora, beft, boft, c3a, deft, delora, dense",
     ):
         planned(model, one, steps=[step("lore", "one")])
     with raises("M601", match="cannot be its base"):

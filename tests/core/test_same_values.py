@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modpkg.core.records import TensorType, TouchedTensor
-from modpkg.core.same_values import in_terms_of, is_computed
+from modpkg.core.same_values import in_terms_of, is_computed, tied_output
 
 Tensors = dict[str, TouchedTensor]
 
@@ -54,3 +54,18 @@ def test_computed_buffers(name: str, shape: list[int], computed: bool) -> None:
     buffer = {name: TouchedTensor("F32", shape, "sha256:" + "3" * 64)}
     without: Tensors = {} if computed else buffer
     assert in_terms_of(buffer, {}, UNTIED, UNTIED) == without
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "expected"),
+    [
+        (COPY, TIED, ("lm_head.weight", "model.embed_tokens.weight")),
+        (COPY, UNTIED, None),
+        (OTHER, TIED, None),
+        (EMBEDDING, TIED, None),
+    ],
+)
+def test_a_tied_output_layer_is_the_embedding(
+    tensors: Tensors, config: dict[str, bool], expected: tuple[str, str] | None
+) -> None:
+    assert tied_output(tensors, config) == expected

@@ -17,6 +17,7 @@ from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
+from modpkg.core.same_values import tied_output
 from modpkg.core.tensors import types_of
 from modpkg.core.text_config import edit_text, vocabulary
 
@@ -43,11 +44,15 @@ def bind(context: StepContext) -> Effects:
             f'op = "{method.operator}"'
         )
     architecture = context.config.get("model_type")
+    tensors = dict(base.tensors)
+    tied = tied_output(base.tensors, context.config)
+    if tied is not None:
+        del tensors[tied[0]]
     changes = bind_adapter(
         module.name,
         types_of(module.tensors),
         config,
-        base.tensors,
+        tensors,
         architecture=architecture if isinstance(architecture, str) else None,
         base_name=context.base_name,
         model_config=context.config,
@@ -75,6 +80,8 @@ def bind(context: StepContext) -> Effects:
         if ref.dtype == base.tensors[target].dtype:
             del terms[target]
             added[target], removed = ref, (*removed, target)
+    if tied is not None and (tied[1] in terms or tied[1] in added or tied[1] in changes.rows):
+        removed = (*removed, tied[0])
     return Effects(
         terms=terms,
         unused=tuple(module.tensors[name] for name in changes.unused),
