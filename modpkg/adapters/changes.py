@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, ReleaseError
+from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
 INDEX_ROLES = ("indices", "indices_a", "indices_b")
@@ -158,3 +159,10 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True):
     def refuse(self, reason: str) -> ComposeError:
         """Return the error for an adapter that cannot be applied exactly."""
         return ComposeError("M606", module=self.module, reason=reason)
+
+    def other_rank(self, tensor: str, rank: int) -> ComposeError:
+        """Return the error for a tensor that is not of the rank of the configuration."""
+        return self.refuse(
+            f"by its {ADAPTER_CONFIG} its rank is {rank}, but {tensor!r} has shape "
+            f"{list(self.shape(tensor))}: the two do not belong together"
+        )

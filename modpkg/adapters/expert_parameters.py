@@ -190,7 +190,7 @@ def bind(
     rank, scale = lora_scaling(adapter).at(parameter)
     (total, inner), (out, columns) = matrix_shape(adapter, a), matrix_shape(adapter, b)
     if total % rank or total != columns:
-        raise adapter.misfit(a, f"rank {rank} of adapter_config.json", [rank, inner])
+        raise adapter.other_rank(a, rank)
     experts = total // rank
     inputs = {"a": a, "b": b}
     whole = mapping.find(parameter)

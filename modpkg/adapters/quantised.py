@@ -13,7 +13,7 @@ _MARKS = (
     (re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$"), "bitsandbytes, 4 bits"),
     (re.compile(r"\.SCB$"), "bitsandbytes, 8 bits"),
     (re.compile(r"\.g_idx$"), "GPTQ"),
-    (re.compile(r"\.qzeros$"), "AWQ or GPTQ"),
+    (re.compile(r"\.(?:qzeros|qweight)$"), "AWQ or GPTQ"),
     (re.compile(r"\.weight_packed$"), "compressed-tensors"),
     (re.compile(r"_scale_inv$"), "FP8 in blocks"),
     (re.compile(r"_blocks$"), "MXFP4"),

@@ -72,8 +72,9 @@ def refuse_partial(
     most = max(map(len, stacks), default=0)
     if most and all(layers == set(range(most)) for layers in stacks) and layer >= most:
         raise adapter.refuse(
-            f"it changes {most} layers, all of the base that it was trained on, and "
-            f"{adapter.base_name} has {max(number for number, _ in missing) + 1}"
+            f"it changes {most} layers and {adapter.base_name} has "
+            f"{max(number for number, _ in missing) + 1}: it was trained on another base, or is a "
+            "part of an adapter"
         )
     raise adapter.refuse(
         f"it has no tensors for {path!r}, which its target_modules name "

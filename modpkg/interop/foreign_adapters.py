@@ -64,7 +64,9 @@ def as_peft(source: Path) -> Iterator[Path]:
         return
     if (source / _MLX_WEIGHTS).is_file() and (source / ADAPTER_CONFIG).is_file():
         config = read_json(source / ADAPTER_CONFIG)
-        if "lora_parameters" in config or "fine_tune_type" in config:
+        names = read_pack_header((source / _MLX_WEIGHTS).resolve())
+        named = any(name.endswith((".lora_a", ".lora_b")) for name in names)
+        if named or "lora_parameters" in config or "fine_tune_type" in config:
             with tempfile.TemporaryDirectory() as name:
                 _convert_mlx(source, config, Path(name))
                 yield Path(name)

@@ -85,6 +85,9 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise RunError("M704", name=name, reason=NOT_ONE)
     check_sizes(name, raw)
+    if not isinstance(raw.get("quantization_config"), dict | None):
+        reason = "quantization_config of config.json is not an object"
+        raise RunError("M704", name=name, reason=reason)
     unknown = RunError("M702", name=name, version=transformers.__version__, architecture=names[0])
     try:
         cls = getattr(transformers, names[0], None) or _plugin(names[0])

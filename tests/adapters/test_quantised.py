@@ -17,6 +17,7 @@ LAYER = "model.layers.0.mlp.up_proj"
         ({"weight": "I8", "SCB": "F32"}, "bitsandbytes, 8 bits"),
         ({"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}, "GPTQ"),
         ({"qweight": "I32", "qzeros": "I32", "scales": "F16"}, "AWQ or GPTQ"),
+        ({"qweight": "I32", "scales": "F16"}, "AWQ or GPTQ"),
         ({"weight_packed": "I32", "weight_scale": "BF16"}, "compressed-tensors"),
         ({"weight": "F8_E4M3", "weight_scale_inv": "F32"}, "FP8 in blocks"),
         ({"weight": "F8_E4M3", "weight_scale": "F32"}, "weights with scales"),

@@ -39,7 +39,7 @@ def test_every_other_tensor_is_refused_by_name(extra: str) -> None:
 def test_shapes_are_checked() -> None:
     with raises("M604", match=r"\[4, 8\].*\[4, 6\]"):
         bind(pair("layers.0.q", columns=8))
-    with raises("M604", match="rank 2 of adapter_config"):
+    with raises("M606", match=r"rank is 2, but .*\[3, .*do not belong together"):
         bind(pair("layers.0.q", rank=3))
 
 

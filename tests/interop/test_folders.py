@@ -213,6 +213,20 @@ def test_weights_are_compared_with_the_architecture(kind: Any, tmp_path: Path) -
         taken(source, tmp_path / "two")
 
 
+@pytest.mark.parametrize("value", ["awq", [1]], ids=str)
+def test_a_quantization_config_that_is_no_object_is_told(value: Any, tmp_path: Path) -> None:
+    source = base(tmp_path / "source", quantization_config=value)
+    with raises("M704", match="quantization_config of config.json is not an object"):
+        taken(source, tmp_path / "out")
+
+
+def test_codes_without_a_quantization_config_are_told(tmp_path: Path) -> None:
+    source = base(tmp_path / "source")
+    codes = torch.zeros(1, 4, dtype=torch.int32)
+    edited(source, **{f"{PREFIX}.weight": None, f"{PREFIX}.qweight": codes})
+    assert "the weights are quantised (AWQ or GPTQ)" in taken(source, tmp_path / "out")[1]
+
+
 def test_a_build_by_hand_is_compared_too(tmp_path: Path) -> None:
     project = tiny.write_base(tmp_path / "tiny")
     manifest = read_manifest(project / "modpkg.toml")

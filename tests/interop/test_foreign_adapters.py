@@ -135,6 +135,14 @@ def test_torchtunes_pickles_are_told(tmp_path: Path) -> None:
         import_peft(tmp_path, tmp_path / "out", "ad", "1.0", base="base")
 
 
+@pytest.mark.parametrize("config", [{}, {"lora_layers": 1, "rank": 2, "alpha": 16}], ids=str)
+def test_mlx_without_a_known_scale_is_told(config: dict[str, Any], tmp_path: Path) -> None:
+    source = mlx(tmp_path / "mlx", pairs())
+    (source / "adapter_config.json").write_text(json.dumps(config))
+    with raises("M801", match="mlx-lm's form.* no lora_parameters with a scale"):
+        import_peft(source, tmp_path / "out", "ad", "1.0", base="base")
+
+
 def test_a_converted_adapter_is_bound_whole(tmp_path: Path) -> None:
     import_peft(mlx(tmp_path / "mlx", pairs()), tmp_path / "out", "ad", "1.0", base="base")
     module = of_folder(tmp_path / "out", "ad", "adapter")

@@ -38,8 +38,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
         rank = adapter.shape(site.roles["a"])[0]
         adapter.expect(site.roles["e"], site.roles["a"], (rank, 1))
         if rank != (expected := left.get(site.path, before)):
-            shown = [expected, adapter.shape(site.roles["a"])[1]]
-            raise adapter.misfit(site.roles["a"], f"rank {expected} of {ADAPTER_CONFIG}", shown)
+            raise adapter.other_rank(site.roles["a"], expected)
         return shape
 
     ways = transposed(adapter, sites, product)

@@ -154,6 +154,8 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
         rank, scale = scaling.at(site.pattern_path)
         inputs = {"a": site.roles["embedding_a"], "b": site.roles["embedding_b"]}
         rows, width = (*adapter.target_shape(site.target), 0, 0)[:2]
+        if adapter.shape(inputs["a"])[:1] != (rank,):
+            raise adapter.other_rank(inputs["a"], rank)
         adapter.expect(inputs["a"], site.target, (rank, rows))
         adapter.expect(inputs["b"], site.target, (width, rank))
         changes.append(_change(adapter, site, inputs, {"transposed": True}, scale))
@@ -204,21 +206,22 @@ def _product_shape(adapter: Adapter, site: Site, scaling: Scaling) -> tuple[int,
             f"{site.target!r} has shape {list(target)} and {a!r} has {list(first)}, "
             "and only matrices and convolutions of equal rank are supported"
         )
-    where = f"rank {rank} of adapter_config.json"
     if diagonal := diagonal_factor(adapter, site, rank):
         blocks = blocks_of(adapter)
         first = (first[0], first[1] * (blocks if diagonal == "a" else 1))
         second = (second[0], second[1] * (blocks if diagonal == "b" else 1))
     if first[0] != rank:
-        raise adapter.misfit(a, where, [rank, *first[1:]])
+        raise adapter.other_rank(a, rank)
     grouped = adapter.refuse(
         f"{site.target!r} is a grouped convolution, and B @ A mixes its groups, so no weight of "
         "its shape has the same effect"
     )
     if len(first) > 2 and second[1] != rank:
         raise grouped
-    if second[1] != rank or set(second[2:]) - {1}:
-        raise adapter.misfit(b, where, [second[0], rank, *(1 for _ in second[2:])])
+    if second[1] != rank:
+        raise adapter.other_rank(b, rank)
+    if set(second[2:]) - {1}:
+        raise adapter.misfit(b, site.target, [second[0], rank, *(1 for _ in second[2:])])
     if len(first) > 2 and first[1:] != target[1:]:
         if first[1] != target[1] and first[2:] == target[2:]:
             raise grouped

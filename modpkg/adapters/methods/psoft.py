@@ -63,7 +63,8 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
             )
         if rank > min(linear_shape(adapter, site)):
             raise adapter.misfit(site.roles["r"], site.target, [rank])
-        adapter.expect(site.roles["r"], f"rank {rank} of adapter_config.json", shape)
+        if adapter.shape(site.roles["r"]) != shape:
+            raise adapter.other_rank(site.roles["r"], rank)
         for vector in vectors:
             adapter.expect(site.roles[vector], site.roles["r"], (rank,))
         changes.append(

@@ -39,7 +39,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     scale = number(adapter, "randlora_alpha", 640) / rank
     bases, columns = adapter.shape(shared["b"]), adapter.shape(shared["a"])
     if len(bases) != 3 or len(columns) != 3 or columns[:2] != (rank, 1) or bases[2] != rank:
-        raise adapter.misfit(shared["a"], f"rank {rank} of adapter_config.json", [rank, 1])
+        raise adapter.other_rank(shared["a"], rank)
     for site in sites:
         require(adapter, site, "lambda", "gamma")
         shape = linear_shape(adapter, site)
