@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cached_property
@@ -133,8 +134,7 @@ class ObjectSource:
 
     @cached_property
     def _store(self) -> Any:
-        from obstore.store import from_url  # slow to import
-
+        from_url = _obstore().store.from_url
         client: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=10),
             "read_timeout": self._patience,
@@ -189,8 +189,7 @@ class ObjectSource:
                 raise interrupted.error from None
 
     def _chunks(self, path: str, start: int, stop: int | None) -> Iterator[bytes]:
-        from obstore.exceptions import NotSupportedError
-
+        unsupported = _obstore().exceptions.NotSupportedError
         part: Any = None
         if start or stop is not None:
             part = {"range": {"offset": start} if stop is None else (start, stop)}
@@ -199,7 +198,7 @@ class ObjectSource:
             result = store.get(path, options=part)
         except FileNotFoundError:
             raise FileMissing(path) from None
-        except NotSupportedError:
+        except unsupported:
             raise RangesUnsupported(path) from None
         except Exception as error:  # obstore raises many kinds
             raise self._request_error(error, path) from None
@@ -225,6 +224,21 @@ class ObjectSource:
 
     def _request_error(self, error: Exception, path: str) -> RegistryUnreachable:
         return request_error(error, self.url, path, logged_in=self._login is not None)
+
+
+_IMPORTING = threading.Lock()
+
+
+def _obstore() -> Any:
+    """Return the package obstore, which is slow to import.
+
+    One thread at a time imports it: a thread that imports ``obstore`` and one that imports
+    ``obstore.store`` would each hold the lock that the other waits for.
+    """
+    with _IMPORTING:
+        import obstore.exceptions
+        import obstore.store
+    return obstore
 
 
 def _plain_http(url: str) -> bool:

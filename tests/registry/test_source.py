@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +22,7 @@ from modpkg.registry.source import (
 from tests.raising import raises
 from tests.registry.servers import Handler, Server, failing, hanging, serve
 
+ROOT = Path(__file__).parents[2]
 DATA = bytes(range(256)) * 20_000
 
 
@@ -159,3 +163,36 @@ def test_an_object_store_takes_its_credentials_from_the_environment(
     assert server.seen[-1].headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKID/")
     with raises("M302"):
         source.names("index")
+
+
+def test_threads_import_the_library_together(tmp_path: Path) -> None:
+    package = tmp_path / "obstore"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import time\ntime.sleep(0.5)\nfrom obstore import store\n"
+    )
+    (package / "store.py").write_text("def from_url(*_, **__):\n    return None\n")
+    (package / "exceptions.py").write_text("class NotSupportedError(Exception):\n    pass\n")
+    script = """
+from concurrent.futures import ThreadPoolExecutor
+from modpkg.core.errors import RegistryUnreachable
+from modpkg.registry.source import ObjectSource
+
+source = ObjectSource("http://127.0.0.1:1")
+
+def read():
+    try:
+        source.read("f")
+    except RegistryUnreachable as error:
+        assert "NoneType" in str(error), error  # the store that this library returns
+
+with ThreadPoolExecutor(2) as pool:
+    parts = [pool.submit(read), pool.submit(lambda: source._store)]
+    for part in parts:
+        part.result()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
