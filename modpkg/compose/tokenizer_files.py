@@ -94,7 +94,11 @@ _GENERATION_UNIT, _SENTENCE_UNIT = "generation config", "sentence-transformers m
 
 
 def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
-    """Return the units among a module's files, by kind."""
+    """Return the units among a module's files, by kind.
+
+    Raises:
+        RecordError: A ``tokenizer_config.json`` without a vocabulary is not a JSON object.
+    """
 
     def taken(*patterns: re.Pattern[str]) -> dict[str, Path]:
         return {f: blob for f, blob in files.items() if any(p.fullmatch(f) for p in patterns)}
@@ -104,6 +108,8 @@ def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
         units.append(_Unit(_TOKENIZER_UNIT, taken(_VOCABULARY, _BESIDE, _TEMPLATE)))
     elif template := taken(_TEMPLATE):
         units.append(_Unit(_TEMPLATE_UNIT, template))
+    elif _json(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE) is not None:
+        units.append(_Unit(_TEMPLATE_UNIT, {TOKENIZER_CONFIG: files[TOKENIZER_CONFIG]}))
     if MODULES in files:
         units.append(_Unit(_SENTENCE_UNIT, taken(_SENTENCE)))
     if GENERATION_CONFIG in files:
@@ -154,15 +160,22 @@ def settle(
         first, second = chosen[_TOKENIZER_UNIT][0], chosen[_TEMPLATE_UNIT][0]
         raise ComposeError("M617", model=model, first=first, second=second, what=_TEMPLATE_UNIT)
     merged, notes = dict(files), list(_unused(recipe, modules, own))
+    documents: dict[str, dict[str, Any]] = {}
     for what, (name, unit) in chosen.items():
         if what == _TOKENIZER_UNIT:
             merged = {path: blob for path, blob in merged.items() if not _of_tokenizer(path)}
         elif what == _SENTENCE_UNIT:
             merged = {p: blob for p, blob in merged.items() if _SENTENCE.fullmatch(p) is None}
-        merged |= unit.files
+        if what == _TEMPLATE_UNIT and TOKENIZER_CONFIG in unit.files:
+            # The one key of the file: its others belong to a tokenizer.
+            merged = {p: blob for p, blob in merged.items() if _TEMPLATE.fullmatch(p) is None}
+            template = _json(unit.files, TOKENIZER_CONFIG)[_CHAT_TEMPLATE]
+            settings = _json(merged, TOKENIZER_CONFIG)
+            documents[TOKENIZER_CONFIG] = {**settings, _CHAT_TEMPLATE: template}
+        else:
+            merged |= unit.files
         notes.append(f"{model} has the {what} of {name}, which differs from {base.name}'s.")
     edits: dict[str, Any] = {}
-    documents: dict[str, dict[str, Any]] = {}
     if _TOKENIZER_UNIT in chosen:
         name, unit = chosen[_TOKENIZER_UNIT]
         tokens = _tokens(unit.files)

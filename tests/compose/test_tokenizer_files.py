@@ -147,6 +147,21 @@ def test_a_template_alone_is_put_beside_the_bases_tokenizer(tmp_path: Path) -> N
     assert composed(again, own).notes == ()
 
 
+def test_a_template_in_an_adapters_tokenizer_config_is_used(tmp_path: Path) -> None:
+    own = an_adapter(
+        tmp_path, "ad", {"tokenizer_config.json": {"chat_template": TEMPLATE, "eos_token": "x"}}
+    )
+    files = {**tokenizer(), "chat_template.jinja": "old"}
+    result = composed(a_base(tmp_path, files), own)
+    assert set(owners(result).values()) == {"base"}
+    assert "chat_template.jinja" not in result.files  # transformers would prefer it
+    settings = {**files["tokenizer_config.json"], "chat_template": TEMPLATE}
+    assert result.documents == {"tokenizer_config.json": settings}
+    assert result.notes == ("m has the chat template of ad, which differs from base's.",)
+    same = composed(a_base(tmp_path / "2", {**files, "chat_template.jinja": TEMPLATE}), own)
+    assert (same.notes, same.documents) == ((), {})
+
+
 def test_a_generation_config_of_an_adapter_is_used(tmp_path: Path) -> None:
     own = an_adapter(tmp_path, "ad", {"generation_config.json": {"eos_token_id": [2, 3]}})
     result = composed(a_base(tmp_path, tokenizer()), own)
