@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from modpkg.core.tensors import HashedTensor, TensorIdentity, TypedTensor, identity_of
+from modpkg.core.tied_by_default import EITHER, FORCED, TIED, UNTIED
 
 _BUFFER = re.compile(r"(?:^|\.)(?:(?:original_)?inv_freq|position_ids|token_type_ids|masked_bias)$")
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
+_NESTED = ("text_config", "decoder", "thinker_config", "vlm_config")
+"""Configurations inside of another, of the part that has the output layer."""
 _MASK = re.compile(r"\.attn\.bias$")
 
 Hashed = TypeVar("Hashed", bound=HashedTensor)
@@ -30,13 +33,27 @@ def is_computed(name: str, tensor: TypedTensor) -> bool:
     return mask or _BUFFER.search(name) is not None
 
 
-def ties(config: Mapping[str, Any]) -> bool:
-    """Return whether a ``config.json`` ties output layer and embedding, as many do by default."""
-    nested = config.get("text_config")
-    own = config.get("tie_word_embeddings")
-    if own is None and isinstance(nested, dict):
-        own = nested.get("tie_word_embeddings")
-    return own is not False
+def ties(config: Mapping[str, Any]) -> bool | None:
+    """Return whether a ``config.json`` ties output layer and embedding; None if that is not known.
+
+    What it does not say is what transformers assumes for its ``model_type``.
+
+    >>> ties({"model_type": "llama"}), ties({"model_type": "gpt2"}), ties({})
+    (False, True, None)
+    """
+    said, kind = _ties(config), config.get("model_type")
+    nested = [config[key] for key in _NESTED if isinstance(config.get(key), dict)]
+    if nested and (said is None or (kind in EITHER and not said)):
+        inner = _ties(nested[0])
+        return said if inner is None else inner
+    return said
+
+
+def _ties(config: Mapping[str, Any]) -> bool | None:
+    own, kind = config.get("tie_word_embeddings"), config.get("model_type")
+    if isinstance(kind, str) and (own is None or kind in FORCED):
+        return True if kind in TIED else False if kind in UNTIED else None
+    return None if own is None else bool(own)
 
 
 class Copies:
@@ -60,7 +77,8 @@ def tied_output(
 ) -> tuple[str, str] | None:
     """Return the copy that a tied output layer has of its embedding, and the embedding; or None.
 
-    transformers ties the two when it loads such a model: they are one parameter.
+    transformers ties the two when it loads such a model: they are one parameter. It ties no two
+    whose values differ, so that two stay two where it is not known.
     """
     if not ties(config):
         return None
@@ -95,11 +113,11 @@ def in_terms_of(
     for name, tensor in tensors.items():
         if name in other:
             continue
-        twin = copies.of(name) if ties(other_config) else None
+        twin = copies.of(name) if ties(other_config) is not False else None
         if is_computed(name, tensor) or (twin is not None and twin in other):
             del result[name]
     for name in other:
-        if name not in tensors and ties(config):
+        if name not in tensors and ties(config) is not False:
             twin = other_copies.of(name)
             if twin is not None and twin in tensors:
                 result[name] = tensors[twin]
