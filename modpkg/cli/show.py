@@ -46,7 +46,7 @@ def show_command(workspace: Workspace, name: str, as_json: bool) -> None:
         fields += [
             ("Task", str(task.get("kind", "from the architecture"))),
             ("Composed", ", ".join(f"{part} {version}" for part, version in model.modules.items())),
-            ("Result", model.result),
+            ("Result", model.result or "composed when it is first loaded"),
         ]
     for label, text in fields:
         say(f"  {label + ':':<10} {text}")

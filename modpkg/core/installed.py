@@ -67,10 +67,12 @@ class InstalledModel(Struct, kw_only=True):
     version: str
     key: str
     """Digest of the composition's inputs."""
-    result: str
-    """Digest of what was composed; see `modpkg.core.interface.weights_digest`."""
+    result: str | None
+    """Digest of what was composed; see `modpkg.core.interface.weights_digest`. None until then: the
+    model is composed when it is first loaded."""
     task: dict[str, object] | None
     tensors: dict[str, TensorRef]
+    """Empty until it is composed."""
     modules: dict[str, str]
     """The modules it was composed of, with their versions."""
     recipe: dict[str, object]

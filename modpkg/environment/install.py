@@ -9,15 +9,16 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
-from modpkg.core.installed import TensorRef
+from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
 from modpkg.core.sealed import seal
@@ -38,6 +39,9 @@ from modpkg.environment.yanked import note_yanked
 from modpkg.resolve.lock import LockedResult, format_lock
 from modpkg.store.garbage import collect_over
 from modpkg.transfer.fetch import check_space, fetch_all
+
+if TYPE_CHECKING:
+    from modpkg.compose.executor import ComposedModel
 
 _WAITING = "Waiting for another modpkg command on this environment …"
 
@@ -73,12 +77,22 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
         registries = plan.workspace.registries_for(plan.manifest)
         note_yanked(environment, plan.lock, registries.by_name(plan.lock))
         _warn_of_drift(generation, progress)
-        for composition in plan.compositions.values():
-            for note in composition.notes:
-                progress.warn(note)
+        for note in _notes(plan):
+            progress.warn(note)
     if (cap := workspace.settings.max_size) is not None:
         collect_over(store, cap, now=time.time(), warn=progress.warn)
     return Installation(plan, generation, changed=True)
+
+
+def _notes(plan: InstallPlan) -> Iterator[str]:
+    """Yield what a person should know about the models."""
+    used = {name for model in plan.recipes if not model.implied for name in model.modules()}
+    for model in plan.recipes:
+        if not (model.implied and model.name in used):
+            yield from plan.compositions[model.name].notes
+    for name, reason in plan.not_alone.items():
+        if name not in used:
+            yield f"{name} cannot be loaded by itself: {reason}"
 
 
 def _is_installed(plan: InstallPlan) -> bool:
@@ -173,6 +187,8 @@ def compose_models(
     _fetch(plan)
     results = {}
     for model in plan.recipes:
+        if model.at_load:
+            continue
         progress.stage(f"Composing {model.name}")
         composition = plan.compositions[model.name]
         results[model.name] = compose(
@@ -242,6 +258,12 @@ def _compose_all(
     packs: dict[str, int] = {}
     known = {result.model: result for result in plan.lock.composed}
     for model in plan.recipes:
+        folder = staged / "models" / model.name
+        modules = {name: plan.transfer.records[name].version for name in model.modules()}
+        models[model.name] = model.version
+        if model.at_load:
+            lay_out_model(folder, plan.compositions[model.name], model, modules)
+            continue
         from modpkg.compose.executor import compose
         from modpkg.compose.plan import COMPOSE_ENGINE
 
@@ -269,16 +291,23 @@ def _compose_all(
                 result=composed.result,
             )
         )
-        folder = staged / "models" / model.name
-        prompt = composed.prompt
-        if prompt is not None:
-            own = _linked(prompt.tensors, environment, packs)
-            prompt = structs.replace(prompt, tensors=own)
-        tensors = _linked(composed.tensors, environment, packs)
-        modules = {name: plan.transfer.records[name].version for name in model.modules()}
+        tensors, prompt = link_packs(composed, environment, packs)
         lay_out_model(folder, composed, model, modules, tensors, prompt)
-        models[model.name] = model.version
     return models, results, packs
+
+
+def link_packs(
+    composed: ComposedModel, environment: Environment, packs: dict[str, int]
+) -> tuple[dict[str, TensorRef], Prompt | None]:
+    """Link the packs of a composed model into the environment; return the places in them.
+
+    Lengths of packs that ``packs`` does not have are added to it.
+    """
+    prompt = composed.prompt
+    if prompt is not None:
+        own = _linked(prompt.tensors, environment, packs)
+        prompt = structs.replace(prompt, tensors=own)
+    return _linked(composed.tensors, environment, packs), prompt
 
 
 def _linked(

@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
 from modpkg.core.files import link_or_copy, safe_path, write_atomically
 from modpkg.core.installed import InstalledModel, Prompt, TensorRef
+from modpkg.core.interface import weights_digest
 from modpkg.core.jsonfile import json_text
+from modpkg.core.names import module_name
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.sealed import seal
+from modpkg.core.tree import BlobTree
+from modpkg.environment.assembly import ASSEMBLED_FROM, ON_A_BASE, assembly, base_of
 from modpkg.manifest.normal import from_normal_form
 from modpkg.manifest.schema import Compose, Manifest, Task
 from modpkg.release.build import requires_of
 from modpkg.resolve.lock import Lock
 
 if TYPE_CHECKING:
+    from modpkg.compose.composition import Composition
     from modpkg.compose.executor import ComposedModel
 
 
@@ -32,6 +38,10 @@ class ModelRecipe(Struct, frozen=True):
     version: str
     recipe: Compose
     task: Task | None
+    implied: bool = False
+    """Whether it is a module on its base, which no recipe asks for."""
+    at_load: bool = False
+    """Whether it is composed when it is first loaded, and not while it is installed."""
 
     def modules(self) -> list[str]:
         """Return the names of its modules, base first."""
@@ -39,12 +49,13 @@ class ModelRecipe(Struct, frozen=True):
 
 
 def recipes(
-    manifest: Manifest, lock: Lock, records: Mapping[str, ReleaseRecord]
+    manifest: Manifest, lock: Lock, records: Mapping[str, ReleaseRecord], blobs: BlobTree
 ) -> list[ModelRecipe]:
     """Return the models of an environment: runnable roots, and the manifest's own models.
 
     A root of kind ``base`` is a model by itself; one of kind ``model`` is composed by its own
-    recipe; modules of other kinds act on a base, and are not models by themselves.
+    recipe; an adapter, head or patch is a model together with the base that it was made for, in
+    the version that the lock has. ``blobs`` has the files that `files_of_recipes` names.
     """
     models: dict[str, ModelRecipe] = {}
     for dependency in manifest.dependencies:
@@ -52,19 +63,57 @@ def recipes(
         if locked is None:
             continue
         record = records[locked.name]
+        at_load = dependency.compose_at == "load"
         if record.kind == "base" and CONFIG in record.files:
             task = manifest_of(record).task
             recipe = Compose(base=dependency.name)
-            models[record.name] = ModelRecipe(record.name, record.version, recipe, task)
+            found = ModelRecipe(record.name, record.version, recipe, task, at_load=at_load)
+            models[record.name] = found
         elif record.kind == "model":
             own = manifest_of(record)
             if own.compose is not None:
                 recipe = _with_extras(record.name, own, set(locked.extras), own.compose)
-                models[record.name] = ModelRecipe(record.name, record.version, recipe, own.task)
+                found = ModelRecipe(record.name, record.version, recipe, own.task, at_load=at_load)
+                models[record.name] = found
+        elif (base := _base_record(record, records)) is not None:
+            files = {
+                path: blobs.path(parse_digest(record.files[path].digest))
+                for path in record.files.keys() & set(ASSEMBLED_FROM)
+            }
+            models[record.name] = ModelRecipe(
+                record.name,
+                record.version,
+                assembly(record, base.tensors.keys(), files),
+                manifest_of(record).task or manifest_of(base).task,
+                implied=True,
+                at_load=dependency.compose_at != "install",
+            )
     for name, recipe, task in _own_models(manifest):
         version = str(manifest.module.version) if manifest.module is not None else "0"
-        models[name] = ModelRecipe(name, version, recipe, task)
+        at_load = manifest.composed_at.get(module_name(name)) == "load"
+        models[name] = ModelRecipe(name, version, recipe, task, at_load=at_load)
     return list(models.values())
+
+
+def _base_record(
+    record: ReleaseRecord, records: Mapping[str, ReleaseRecord]
+) -> ReleaseRecord | None:
+    """Return the release that a root runs on; None if it is of another kind."""
+    if record.kind not in ON_A_BASE or (name := base_of(record)) is None:
+        return None
+    base = records.get(name)
+    return base if base is not None and CONFIG in base.files else None
+
+
+def files_of_recipes(
+    manifest: Manifest, records: Mapping[str, ReleaseRecord]
+) -> Iterator[tuple[str, str]]:
+    """Yield module and path of the files that `recipes` reads."""
+    for dependency in manifest.dependencies:
+        record = records.get(dependency.name)
+        if record is not None and record.kind in ON_A_BASE:
+            for path in record.files.keys() & set(ASSEMBLED_FROM):
+                yield record.name, path
 
 
 def _own_models(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]]:
@@ -111,23 +160,23 @@ def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compos
 
 def lay_out_model(
     folder: Path,
-    composed: ComposedModel,
+    composed: ComposedModel | Composition,
     model: ModelRecipe,
     modules: Mapping[str, str],
-    tensors: Mapping[str, TensorRef],
-    prompt: Prompt | None,
+    tensors: Mapping[str, TensorRef] | None = None,
+    prompt: Prompt | None = None,
 ) -> None:
-    """Write a composed model's folder: its record, config and files.
+    """Write a model's folder: config and files, and last its record.
 
     Args:
-        folder: The folder to create.
-        composed: The result of composing.
-        model: What was composed.
+        folder: The folder; what it has already is written again.
+        composed: The result of composing, or what will be composed when the model is first loaded.
+        model: The model.
         modules: Versions of the modules used, by name.
-        tensors: Places of the weights, as recorded.
+        tensors: Places of the weights, as recorded; None until it is composed.
         prompt: Place of the virtual tokens, as recorded.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for path, source in composed.files.items():
         if path in composed.documents:
             continue
@@ -138,9 +187,9 @@ def lay_out_model(
         name=model.name,
         version=model.version,
         key=composed.key,
-        result=composed.result,
+        result=None if tensors is None else weights_digest(tensors),
         task=msgspec.to_builtins(model.task) if model.task is not None else None,
-        tensors=dict(tensors),
+        tensors=dict(tensors or {}),
         modules=dict(modules),
         recipe=msgspec.to_builtins(model.recipe),
         prompt=prompt,

@@ -14,7 +14,7 @@ from modpkg.compose.memory import default_threads, peak_bytes
 from modpkg.compose.plan import plan as plan_composition
 from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import InstallError
+from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MEMORY, PATCH, PATCHED_FILES, ROUTER
 from modpkg.core.names import module_name, specifier_text
 from modpkg.environment.fits import Fit, fits_of
@@ -27,7 +27,7 @@ from modpkg.environment.locking import (
     resolve_lock,
     stale_reason,
 )
-from modpkg.environment.models import ModelRecipe, recipes
+from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
@@ -83,8 +83,10 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     changes: tuple[VersionChange, ...]
     compositions: Mapping[str, Composition]
     """By model."""
+    not_alone: Mapping[str, str]
+    """By module that acts on a base and cannot be a model by itself, the reason."""
     compose_bytes: int
-    """Bytes that composing will write; 0 if all results are in the store."""
+    """Bytes that composing will write while installing; 0 if all results are in the store."""
     compose_memory: int
     """Peak memory of composing in bytes, beside Python and torch."""
     flagged: bool
@@ -126,12 +128,13 @@ def edit_manifest(text: str, manifest: Manifest, request: InstallRequest) -> str
         specifier = specifier_text(requirement.specifier) or "*"
         value: str | dict[str, Any] = specifier
         extras = sorted(requirement.extras | (old.requirement.extras if old is not None else set()))
-        if extras or (old is not None and old.registry is not None):
-            value = {"version": specifier}
-            if extras:
-                value["extras"] = extras
-            if old is not None and old.registry is not None:
-                value["registry"] = old.registry
+        table: dict[str, Any] = {"extras": extras} if extras else {}
+        if old is not None and old.registry is not None:
+            table["registry"] = old.registry
+        if old is not None and old.compose_at is not None:
+            table["compose-at"] = old.compose_at
+        if table:
+            value = {"version": specifier, **table}
         text = set_dependency(text, name, value)
     return text
 
@@ -191,13 +194,17 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
             if transfer.missing_of(module.name):
                 registries.check_identity(module)
     fits = fits_of(transfer.records, registries, strict=request.strict)
-    models = recipes(manifest, lock, transfer.records)
+    for name, path in files_of_recipes(manifest, transfer.records):
+        _fetch_file(name, path, transfer, registries)
+    models = recipes(manifest, lock, transfer.records, store.blobs)
     licences = check_licences(manifest.licenses, transfer.records)
     require_accepted(licences, manifest, lock)
     for model in models:
         _fetch_configs(model, transfer, registries)
-    compositions = _compositions(models, lock, transfer, store)
-    compose_bytes, compose_memory = _compose_cost(compositions.values(), store)
+    compositions, not_alone = _compositions(models, lock, transfer, store)
+    models = [model for model in models if model.name in compositions]
+    now = [compositions[model.name] for model in models if not model.at_load]
+    compose_bytes, compose_memory = _compose_cost(now, store)
     return InstallPlan(
         workspace=workspace,
         manifest=manifest,
@@ -209,6 +216,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         licences=licences,
         changes=_version_changes(workspace.environment.readable(), lock),
         compositions=compositions,
+        not_alone=not_alone,
         compose_bytes=compose_bytes,
         flagged=stale_reason(selection.written, lock) is not None,
         compose_memory=compose_memory,
@@ -242,16 +250,28 @@ def _select(workspace: Workspace, request: InstallRequest) -> _Selection:
 
 def _compositions(
     models: Sequence[ModelRecipe], lock: Lock, transfer: TransferPlan, store: Store
-) -> dict[str, Composition]:
-    """Return the composition of every model."""
+) -> tuple[dict[str, Composition], dict[str, str]]:
+    """Return the composition of every model, and why others that are implied have none.
+
+    Raises:
+        ModpkgError: A model that a recipe asks for cannot be composed.
+    """
     modules = {
         module.name: store.module(transfer.records[module.name], module.release, transfer.places)
         for module in lock.module
     }
-    return {
-        model.name: plan_composition(model.name, model.version, model.recipe, modules)
-        for model in models
-    }
+    compositions: dict[str, Composition] = {}
+    not_alone: dict[str, str] = {}
+    for model in models:
+        try:
+            planned = plan_composition(model.name, model.version, model.recipe, modules)
+        except ModpkgError as error:
+            if not model.implied:
+                raise
+            not_alone[model.name] = str(error)
+            continue
+        compositions[model.name] = planned
+    return compositions, not_alone
 
 
 def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[int, int]:
@@ -275,10 +295,16 @@ def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Regis
     reads_text = len(with_text) > 1 or model.recipe.tokenizer is not None
     for name in model.modules():
         record = transfer.records.get(name)
-        for path, entry in record.files.items() if record is not None else ():
+        for path in record.files if record is not None else ():
             planned = path in _PLANNED_FROM or path.startswith(PATCHED_FILES)
             if planned or (reads_text and is_text_file(path)):
-                registries.of(name).blob(parse_digest(entry.digest), f"{path} of {name}")
+                _fetch_file(name, path, transfer, registries)
+
+
+def _fetch_file(name: str, path: str, transfer: TransferPlan, registries: Registries) -> None:
+    """Fetch a file of a module into the store, if it is not there."""
+    digest = parse_digest(transfer.records[name].files[path].digest)
+    registries.of(name).blob(digest, f"{path} of {name}")
 
 
 def _version_changes(current: Generation | None, lock: Lock) -> tuple[VersionChange, ...]:

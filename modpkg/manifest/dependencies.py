@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from modpkg.core.names import ModuleName, module_name
-from modpkg.manifest.schema import Dependency
+from modpkg.manifest.schema import ComposeAt, Dependency
 from modpkg.manifest.values import (
     address,
     make_requirement,
@@ -13,6 +15,7 @@ from modpkg.manifest.values import (
 )
 from modpkg.toml.node import Node, hint
 
+COMPOSE_AT = ("install", "load")
 DEFAULT = "default"
 """The alias of the default registry; a dependency need not name it."""
 
@@ -30,13 +33,16 @@ def read_registries(node: Node | None) -> dict[str, str]:
 def read_dependencies(
     node: Node | None, registries: dict[str, str], owner: ModuleName | None
 ) -> tuple[Dependency, ...]:
-    """Return the dependencies in their order; ``owner`` is the module they belong to."""
+    """Return the dependencies in their order; ``owner`` is the module they belong to.
+
+    Those of an app may have a ``compose-at``.
+    """
     if node is None:
         return ()
     if node.source.is_record:
-        entries = [(entry, _listed(entry, registries)) for entry in node.items()]
+        entries = [(entry, _listed(entry, registries, owner)) for entry in node.items()]
     else:
-        entries = [(entry, _keyed(entry, registries)) for entry in node.entries().values()]
+        entries = [(entry, _keyed(entry, registries, owner)) for entry in node.entries().values()]
     return _distinct(entries, owner)
 
 
@@ -72,7 +78,16 @@ def read_extras(
     return extras
 
 
-def _keyed(entry: Node, registries: dict[str, str]) -> Dependency:
+def read_compose_at(node: Node | None, owner: ModuleName | None = None) -> ComposeAt | None:
+    """Return the value of a ``compose-at``, which only apps may have."""
+    if node is None:
+        return None
+    if owner is not None:
+        raise node.fail("belongs to an app: whoever installs a module decides; remove it")
+    return cast(ComposeAt, node.choice(COMPOSE_AT, "moment"))
+
+
+def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -> Dependency:
     name = entry.key_parsed(module_name)
     if entry.value == "":
         raise entry.fail('is empty; write "*" for any version')
@@ -81,23 +96,27 @@ def _keyed(entry: Node, registries: dict[str, str]) -> Dependency:
         return Dependency(requirement, where=entry.where)
     if not isinstance(entry.value, dict):
         raise entry.wrong_type('a version specifier like ">=1.0", or a table')
-    table = entry.table(("version", "extras", "registry"))
+    table = entry.table(("version", "extras", "registry", "compose-at"))
     version, extras = table.get("version"), table.get("extras")
     requirement = make_requirement(
         name,
         {extra.parsed(module_name) for extra in extras.items()} if extras else set(),
         (version or entry.child("version", "*")).parsed(manifest_specifier),
     )
-    return Dependency(requirement, _registry(table.get("registry"), registries), entry.where)
+    registry = _registry(table.get("registry"), registries)
+    compose_at = read_compose_at(table.get("compose-at"), owner)
+    return Dependency(requirement, registry, entry.where, compose_at)
 
 
-def _listed(entry: Node, registries: dict[str, str]) -> Dependency:
+def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -> Dependency:
     """Return a dependency of a release record, which lists them to keep their order."""
     if isinstance(entry.value, str):
         return Dependency(entry.parsed(manifest_requirement), where=entry.where)
-    table = entry.table(("requirement", "registry"))
+    table = entry.table(("requirement", "registry", "compose-at"))
     requirement = table.need("requirement", "summarizer>=2.1").parsed(manifest_requirement)
-    return Dependency(requirement, _registry(table.get("registry"), registries), entry.where)
+    registry = _registry(table.get("registry"), registries)
+    compose_at = read_compose_at(table.get("compose-at"), owner)
+    return Dependency(requirement, registry, entry.where, compose_at)
 
 
 def _registry(node: Node | None, registries: dict[str, str]) -> str | None:

@@ -66,6 +66,7 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
                 name: {
                     **_compose(compose),
                     "task": _task(manifest.tasks[name]) if name in manifest.tasks else None,
+                    "compose-at": manifest.composed_at.get(name),
                 }
                 for name, compose in manifest.models.items()
             },
@@ -103,9 +104,12 @@ def _requirement(dependency: Dependency) -> str:
 
 
 def _dependency(dependency: Dependency) -> str | dict[str, Any]:
-    if dependency.registry is None:
-        return _requirement(dependency)
-    return {"registry": dependency.registry, "requirement": _requirement(dependency)}
+    data: dict[str, Any] = {"requirement": _requirement(dependency)}
+    if dependency.compose_at is not None:
+        data["compose-at"] = dependency.compose_at
+    if dependency.registry is not None:
+        data["registry"] = dependency.registry
+    return _requirement(dependency) if len(data) == 1 else dict(sorted(data.items()))
 
 
 def _origin(origin: Origin) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from modpkg.manifest.dependencies import (
 from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
-from modpkg.manifest.schema import Compose, FilesTable, Manifest, ModuleTable, Task
+from modpkg.manifest.schema import Compose, ComposeAt, FilesTable, Manifest, ModuleTable, Task
 from modpkg.manifest.sections import (
     check_engine,
     read_app,
@@ -103,7 +103,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
     _check_tables(table, module)
     owned = table.get("module") or table.get("app")
     names = {dependency.name for dependency in dependencies}
-    models, tasks = _models(table.get("models"), names)
+    models, tasks, composed_at = _models(table.get("models"), names)
     compose, task, files = table.get("compose"), table.get("task"), table.get("files")
     extras = read_extras(table.get("extras"), owner)
     optional = {dependency.name for group in extras.values() for dependency in group}
@@ -127,6 +127,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         registries=registries,
         models=models,
         tasks=tasks,
+        composed_at=composed_at,
     )
 
 
@@ -171,16 +172,19 @@ def _check_tables(table: Table, module: ModuleTable | None) -> None:
 
 def _models(
     node: Node | None, dependencies: set[ModuleName]
-) -> tuple[dict[ModuleName, Compose], dict[ModuleName, Task]]:
+) -> tuple[dict[ModuleName, Compose], dict[ModuleName, Task], dict[ModuleName, ComposeAt]]:
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}
+    composed_at: dict[ModuleName, ComposeAt] = {}
     for entry in node.entries().values() if node else ():
         name = entry.key_parsed(module_name)
         if name in models:
             raise entry.fail(f"is the same name as a model before it ({name}); rename one")
         if name in dependencies:
             raise entry.fail(f"has the name of a dependency ({name}); rename the model")
-        models[name], task = read_model(entry, dependencies)
+        models[name], task, moment = read_model(entry, dependencies)
         if task is not None:
             tasks[name] = task
-    return models, tasks
+        if moment is not None:
+            composed_at[name] = moment
+    return models, tasks, composed_at

@@ -20,6 +20,10 @@ IMPORTANCE = "importance"
 TaskKind = Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
 
 
+ComposeAt = Literal["install", "load"]
+"""When a model is composed: while it is installed, or when it is first loaded."""
+
+
 class Dependency(Struct, frozen=True):
     """One entry of ``[dependencies]`` or of a list under ``[extras]``."""
 
@@ -28,6 +32,9 @@ class Dependency(Struct, frozen=True):
     """Alias under ``[registries]``; None means the default registry."""
     where: str = ""
     """``file:line``, for explanations."""
+    compose_at: ComposeAt | None = None
+    """When the model that it is gets composed; None: an adapter, head or patch when it is first
+    loaded, any other when it is installed."""
 
     @property
     def name(self) -> ModuleName:
@@ -215,6 +222,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}
     """``[models.NAME.task]`` of each assembly that has one."""
+    composed_at: dict[ModuleName, ComposeAt] = {}
+    """``compose-at`` of each assembly that has one; others are composed when they are installed."""
 
     @property
     def folder(self) -> Path:

@@ -10,10 +10,12 @@ from packaging.specifiers import SpecifierSet
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import KINDS, Kind
 from modpkg.core.version import __version__
+from modpkg.manifest.dependencies import read_compose_at
 from modpkg.manifest.resolution import engine_specifier
 from modpkg.manifest.schema import (
     IMPORTANCE,
     Compose,
+    ComposeAt,
     DTypeName,
     FilesTable,
     Layers,
@@ -103,11 +105,17 @@ def read_compose(node: Node, dependencies: Collection[ModuleName]) -> Compose:
     return _composition(node.table(_COMPOSITION), dependencies)
 
 
-def read_model(node: Node, dependencies: Collection[ModuleName]) -> tuple[Compose, Task | None]:
-    """Return one ``[models.NAME]`` of an app: its composition and its task."""
-    table = node.table((*_COMPOSITION, "task"))
+def read_model(
+    node: Node, dependencies: Collection[ModuleName]
+) -> tuple[Compose, Task | None, ComposeAt | None]:
+    """Return one ``[models.NAME]`` of an app: its composition, its task, when it is composed."""
+    table = node.table((*_COMPOSITION, "task", "compose-at"))
     task = table.get("task")
-    return _composition(table, dependencies), read_task(task) if task else None
+    return (
+        _composition(table, dependencies),
+        read_task(task) if task else None,
+        read_compose_at(table.get("compose-at")),
+    )
 
 
 def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:

@@ -6,25 +6,29 @@ import difflib
 from pathlib import Path
 
 from modpkg.core.errors import InstallError, RunError
+from modpkg.core.installed import read_model
 from modpkg.core.names import module_name
 from modpkg.environment.workspace import Workspace
 
 _REMEDIES = {
-    "adapter": "compose it with its base in a module of kind 'model', or under [models.NAME]",
-    "patch": "compose it with its base in a module of kind 'model', or under [models.NAME]",
-    "head": "compose it with its base in a module of kind 'model', or under [models.NAME]",
+    "adapter": "compose it with its base under [models.NAME], or install it by its name",
+    "patch": "compose it with its base under [models.NAME], or install it by its name",
+    "head": "compose it with its base under [models.NAME], or install it by its name",
     "expert": "compose it with its base in a module of kind 'model', or under [models.NAME]",
     "model": "add it to [dependencies] to have it composed",
     "base": "add it to [dependencies]; it must have a config.json",
 }
 
 
-def find_model(name: str, workspace: Workspace) -> tuple[Path, Path]:
+def find_model(name: str, workspace: Workspace, *, composed: bool = True) -> tuple[Path, Path]:
     """Return the folder of an installed model and the folder of its environment's packs.
+
+    With ``composed``, a model that is composed when it is first loaded is composed now.
 
     Raises:
         InstallError: Nothing is installed, or no model has this name.
         RunError: A module has this name, but it cannot be run.
+        ModpkgError: Composing failed; see `compose_at_load`.
     """
     wanted = module_name(name)
     environment = workspace.environment
@@ -32,7 +36,12 @@ def find_model(name: str, workspace: Workspace) -> tuple[Path, Path]:
     if generation is None:
         raise InstallError("M503", path=environment.root)
     if wanted in generation.models:
-        return environment.model_folder(wanted), environment.packs
+        folder = environment.folder(generation.number) / "models" / wanted
+        if composed and read_model(folder).result is None:
+            from modpkg.environment.first_load import compose_at_load  # the resolver, and torch
+
+            compose_at_load(workspace, generation.number, wanted)
+        return folder, environment.packs
     for module in generation.modules:
         if module.name == wanted:
             remedy = _REMEDIES.get(module.kind, "it has nothing to run")

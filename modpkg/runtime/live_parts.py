@@ -12,15 +12,14 @@ from msgspec import Struct, structs
 from modpkg.compose.composition import Composition, Term
 from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import plan
-from modpkg.core.errors import EnvironmentDamaged, IntegrityError, RunError
+from modpkg.core.errors import RunError
 from modpkg.core.installed import InstalledModule, TensorRef, read_model
 from modpkg.core.records import canonical_json
 from modpkg.core.tensors import identity_of
-from modpkg.environment.generations import Environment, ModuleState
+from modpkg.environment.first_load import installed_modules
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
-from modpkg.store.store import Store
 
 TermsByTensor = Mapping[str, tuple[Term, ...]]
 """Terms by base tensor; a term's weight includes its step's scale."""
@@ -48,20 +47,15 @@ def find_parts(names: Sequence[str], workspace: Workspace) -> LiveParts:
         RunError: A model is not a sum of changes, or has another base than the first.
         EnvironmentDamaged: The store lacks a module.
     """
-    folders = [find_model(name, workspace)[0] for name in names]
-    environment, store = workspace.environment, workspace.store
-    generation = environment.current()
-    states = {module.name: module for module in generation.modules} if generation else {}
+    folders = [find_model(name, workspace, composed=False)[0] for name in names]
     recipes: dict[str, Compose] = {}
-    modules: dict[str, InstalledModule] = {}
-    with store.lock():
+    with workspace.store.lock():
         for folder in folders:
             record = read_model(folder)
             recipes[record.name] = msgspec.convert(record.recipe, Compose)
-            for name in recipes[record.name].modules():
-                if name not in modules:
-                    modules[name] = _module(environment, store, states[name])
-        return parts_of(folders[0], recipes, modules)
+        used = [name for recipe in recipes.values() for name in recipe.modules()]
+        generation = workspace.environment.generation(int(folders[0].parents[1].name))
+        return parts_of(folders[0], recipes, installed_modules(workspace, generation, used))
 
 
 def parts_of(
@@ -88,20 +82,6 @@ def parts_of(
         _check_same_base(first, other)
     changes = {name: _terms(composition) for name, composition in models.items()}
     return LiveParts(folder, _table(first), {**changes, **alone})
-
-
-def _module(environment: Environment, store: Store, state: ModuleState) -> InstalledModule:
-    what = f"{state.name} {state.version}"
-    try:
-        record = store.record(state.release, what)
-        if record is not None:
-            return store.module(record, state.release)
-    except IntegrityError as error:
-        if error.code != "M306":
-            raise
-    raise EnvironmentDamaged(
-        "M506", path=environment.root, reason=f"the store no longer has {what}"
-    )
 
 
 def _check(name: str, recipe: Compose, composition: Composition) -> None:

@@ -177,7 +177,7 @@ def test_an_app_has_its_own_models(registry: Path, tmp_path: Path) -> None:
     environment = install(project=Project(tmp_path / "app" / "modpkg.toml"))
     generation = environment.current()
     assert generation is not None
-    assert generation.models == {"half": "0", "tiny": "1.0"}
+    assert generation.models == {"half": "0", "tiny": "1.0", "tiny-lora": "1.0"}
     assert environment.model("half").task == {
         "kind": "text-generation",
         "prompt": None,

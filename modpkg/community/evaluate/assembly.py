@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import msgspec
-
-from modpkg.adapters import METHODS
-from modpkg.adapters.memory import disk_names, read_memory
 from modpkg.community.evaluate.test_target import TestTarget, find_target
 from modpkg.community.evaluate.trial import (
     Assembly,
@@ -19,14 +15,13 @@ from modpkg.community.evaluate.trial import (
 from modpkg.community.modules.view import ModuleView
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import TestError
-from modpkg.core.filenames import ADAPTER_CONFIG, MEMORY, PATCH
-from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.core.records import ReleaseRecord
+from modpkg.environment.assembly import ASSEMBLED_FROM, assembly, base_of
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.schema import Compose, Step
+from modpkg.manifest.schema import Compose
 from modpkg.registry.select import newest_release
 from modpkg.store.store import Store
 
@@ -51,7 +46,7 @@ def release_target(
     record = release.released
     pins = [pin_of(release), *map(pin_of, others)]
     registries = trial_registries(workspace, pins)
-    for path in record.files.keys() & {ADAPTER_CONFIG, MEMORY}:  # `assembly_of` reads them
+    for path in record.files.keys() & set(ASSEMBLED_FROM):  # `assembly_of` reads them
         digest = parse_digest(record.files[path].digest)
         registries.of(record.name).blob(digest, f"{path} of {record.name}")
     base = _base_tensors(record, registries, pins) if record.kind == "head" else ()
@@ -65,7 +60,7 @@ def _base_tensors(
     record: ReleaseRecord, registries: Registries, pins: Sequence[PinnedRelease]
 ) -> Collection[str]:
     """Return the names of the tensors of the base that a release is put on."""
-    if (name := next(iter(record.expects), None)) is None:
+    if (name := base_of(record)) is None:
         return ()
     registry = registries.of(name)
     lines = [line for line in registry.index(name) if line.provides is not None]
@@ -92,32 +87,10 @@ def assembly_of(record: ReleaseRecord, base: Collection[str], store: Store) -> A
     name = module_name(record.name)
     if record.kind == "model" and record.tensors:
         return Compose(base=name), manifest.task
-    on = next(iter(record.expects), None)
-    if on is None:
+    if base_of(record) is None:
         raise TestError("M719", reason=f"a module of kind {record.kind!r} cannot run by itself")
-    step = Step(op=_operator(record, store), module=name)
-    if step.op == "head":
-        files = {
-            path: store.blobs.path(parse_digest(entry.digest))
-            for path, entry in record.files.items()
-            if path == MEMORY
-        }
-        names = disk_names(read_memory(files, record.name), record.tensors)
-        replaced = tuple(sorted(set(names.values()) & set(base)))
-        step = msgspec.structs.replace(step, replace=replaced)
-    return Compose(base=module_name(on), steps=(step,)), manifest.task
-
-
-def _operator(record: ReleaseRecord, store: Store) -> str:
-    """Return the operator that applies a module to its base."""
-    if record.kind == "head":
-        return "head"
-    if ADAPTER_CONFIG in record.files:
-        digest = parse_digest(record.files[ADAPTER_CONFIG].digest)
-        config = read_json(store.blobs.path(digest))
-        method = METHODS.get(str(config.get("peft_type")))
-        return method.operator if method is not None else "lora"
-    if PATCH in record.files:
-        return "patch"
-    scattered = all(name.endswith((".indices", ".values")) for name in record.tensors)
-    return "sparse" if scattered else "replace"
+    files = {
+        path: store.blobs.path(parse_digest(record.files[path].digest))
+        for path in record.files.keys() & set(ASSEMBLED_FROM)
+    }
+    return assembly(record, base, files), manifest.task

@@ -87,7 +87,7 @@ def _models_of(workspace: Workspace, plan: InstallPlan, name: str | None) -> Ite
     manifest = workspace.manifest
     kind = "app" if manifest.module is None else manifest.module.kind
     own = tests_of_project(manifest, _owner(manifest)) if kind in ("app", "suite") else []
-    names: Sequence[str] = [recipe.name for recipe in plan.recipes]
+    names: Sequence[str] = [recipe.name for recipe in plan.recipes if not recipe.implied]
     if name is not None:
         names = [module_name(name)]
     for model in names:

@@ -20,7 +20,7 @@ from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
-from modpkg.environment.generations import Environment
+from modpkg.environment.first_load import compose_at_load
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
@@ -146,19 +146,19 @@ def find_view(text: str, workspace: Workspace) -> ModuleView:
         return view_of_folder(text, workspace.progress)
     if not reference.can_be_name:
         raise ReleaseError("M804", what=text, reason="there is no such folder")
-    return view_of_model(workspace.environment, reference.name, reference.generation)
+    return view_of_model(workspace, reference.name, reference.generation)
 
 
-def view_of_model(
-    environment: Environment, name: ModuleName, number: int | None = None
-) -> ModuleView:
+def view_of_model(workspace: Workspace, name: ModuleName, number: int | None = None) -> ModuleView:
     """Return an installed model, as the current generation or generation ``number`` has it.
 
     Raises:
         ReleaseError: There is no such generation.
         InstallError: It has no such model.
+        ModpkgError: It had to be composed, and cannot be; see `compose_at_load`.
     """
-    folder, model = _installed(environment, name, number)
+    environment = workspace.environment
+    folder, model = _installed(workspace, name, number)
     tensors = {
         tensor: structs.replace(ref, file=str(environment.packs.absolute() / ref.file))
         for tensor, ref in model.tensors.items()
@@ -171,9 +171,10 @@ def view_of_model(
 
 
 def _installed(
-    environment: Environment, name: ModuleName, number: int | None
+    workspace: Workspace, name: ModuleName, number: int | None
 ) -> tuple[Path, InstalledModel]:
-    """Return a model's folder and record."""
+    """Return a model's folder and record; it is composed."""
+    environment = workspace.environment
     if number is None:
         number = environment.current_number()
     numbers = environment.numbers()
@@ -191,6 +192,7 @@ def _installed(
             path=environment.root,
             hint=f"; to compare a release, name its version: {name}==1.0.0",
         )
+    compose_at_load(workspace, number, name)
     folder = environment.folder(number) / "models" / name
     return folder, read_model(folder)
 
