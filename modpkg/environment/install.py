@@ -261,18 +261,16 @@ def _compose_all(
         folder = staged / "models" / model.name
         modules = {name: plan.transfer.records[name].version for name in model.modules()}
         models[model.name] = model.version
-        if model.at_load:
-            lay_out_model(folder, plan.compositions[model.name], model, modules)
+        composition = plan.compositions[model.name]
+        if model.at_load and composition.bytes_to_write(store.root):
+            lay_out_model(folder, composition, model, modules)
             continue
         from modpkg.compose.executor import compose
         from modpkg.compose.plan import COMPOSE_ENGINE
 
         progress.stage(f"Composing {model.name}")
         composed = compose(
-            plan.compositions[model.name],
-            store.root,
-            progress=counted(progress),
-            verified=store.verified,
+            composition, store.root, progress=counted(progress), verified=store.verified
         )
         before = known.get(model.name)
         if (
@@ -283,14 +281,15 @@ def _compose_all(
             raise ComposeError(
                 "M607", model=model.name, actual=composed.result, expected=before.result
             )
-        results.append(
-            LockedResult(
-                model=model.name,
-                engine=COMPOSE_ENGINE,
-                inputs=composed.key,
-                result=composed.result,
+        if not model.at_load:  # a lock does not depend on what the store happens to have
+            results.append(
+                LockedResult(
+                    model=model.name,
+                    engine=COMPOSE_ENGINE,
+                    inputs=composed.key,
+                    result=composed.result,
+                )
             )
-        )
         tensors, prompt = link_packs(composed, environment, packs)
         lay_out_model(folder, composed, model, modules, tensors, prompt)
     return models, results, packs
