@@ -99,7 +99,9 @@ def carry_out(
         document = _plan_document(installation.plan)
         print_json({**document, "generation": installation.generation.number, **extra})
     else:
-        _show_installation(installation, time.monotonic() - begun, hint=bool(request.add))
+        _show_installation(installation, time.monotonic() - begun)
+        if step := _next_step(installation.plan, request):
+            say(faint(step))
 
 
 def _show_nothing_to_do(workspace: Workspace, as_json: bool, extra: Mapping[str, Any]) -> None:
@@ -112,7 +114,7 @@ def _show_nothing_to_do(workspace: Workspace, as_json: bool, extra: Mapping[str,
     say(f"Nothing to do: {counted(count, 'module')} {verb} installed as locked.")
 
 
-def _show_installation(installation: Installation, seconds: float, *, hint: bool) -> None:
+def _show_installation(installation: Installation, seconds: float) -> None:
     plan = installation.plan
     show_changes(plan.changes)
     if not plan.changes:
@@ -122,8 +124,24 @@ def _show_installation(installation: Installation, seconds: float, *, hint: bool
         f"{seconds:.1f} s ({human_bytes(plan.transfer.missing)} fetched, "
         f"{human_bytes(plan.compose_bytes)} composed)."
     )
-    if plan.recipes and hint:
-        say(faint(f"Run it: modpkg run {plan.recipes[-1].name} FILE"))
+
+
+def _next_step(plan: InstallPlan, request: InstallRequest) -> str | None:
+    """Return what can be done with what was asked for; None if none of it is a model."""
+    from modpkg.core.names import module_name
+    from modpkg.runtime.task_kinds import has_tokenizer, task_of_architecture
+
+    models = {model.name: model for model in plan.recipes}
+    asked = [name for item in request.add if (name := module_name(item.name)) in models]
+    if not asked:
+        return None
+    composition, task = plan.compositions[asked[0]], models[asked[0]].task
+    named = composition.config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    known = task is not None or task_of_architecture(architecture, composition.files) is not None
+    if known and has_tokenizer(composition.files):
+        return f"Run it: modpkg run {asked[0]} FILE"
+    return f"Load it in Python: modpkg.load({asked[0]!r})"
 
 
 def show_changes(changes: Sequence[VersionChange]) -> None:

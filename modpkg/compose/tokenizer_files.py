@@ -24,7 +24,7 @@ from modpkg.core.text_config import SPECIAL_IDS, edit_text, text_part, vocabular
 from modpkg.manifest.schema import Compose
 from modpkg.release.sequence import sequence_of
 
-_VOCABULARY = re.compile(
+VOCABULARY = re.compile(
     r"tokenizer\.json|vocab(?:-src|-tgt)?\.(?:json|txt)|[^/]+\.(?:model|spm|tiktoken)"
     r"|tekken\.json|bpe\.codes|dict\.txt"
 )
@@ -104,8 +104,8 @@ def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
         return {f: blob for f, blob in files.items() if any(p.fullmatch(f) for p in patterns)}
 
     units = []
-    if taken(_VOCABULARY):
-        units.append(_Unit(_TOKENIZER_UNIT, taken(_VOCABULARY, _BESIDE, _TEMPLATE)))
+    if taken(VOCABULARY):
+        units.append(_Unit(_TOKENIZER_UNIT, taken(VOCABULARY, _BESIDE, _TEMPLATE)))
     elif template := taken(_TEMPLATE):
         units.append(_Unit(_TEMPLATE_UNIT, template))
     elif _json(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE) is not None:
@@ -186,7 +186,7 @@ def settle(
 
 
 def _of_tokenizer(path: str) -> bool:
-    return any(p.fullmatch(path) is not None for p in (_VOCABULARY, _TEMPLATE, _BESIDE))
+    return any(p.fullmatch(path) is not None for p in (VOCABULARY, _TEMPLATE, _BESIDE))
 
 
 def _chosen(
@@ -263,7 +263,7 @@ def _tokenizer_meaning(files: Mapping[str, Path]) -> Any:
         }
     else:
         for path, blob in files.items():
-            if _VOCABULARY.fullmatch(path) or path in ("merges.txt", _ADDED_TOKENS):
+            if VOCABULARY.fullmatch(path) or path in ("merges.txt", _ADDED_TOKENS):
                 meaning[path] = blob.read_bytes().hex()
     settings = _special(files) | _json(files, TOKENIZER_CONFIG)
     for key, value in sorted(settings.items()):

@@ -11,16 +11,14 @@ from msgspec import Struct
 
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.core.errors import RunError
-from modpkg.core.filenames import MODULES
 from modpkg.core.installed import read_model
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.load import load_model
 from modpkg.runtime.pooling import embedder
 from modpkg.runtime.sentence_modules import EMBEDS
+from modpkg.runtime.task_kinds import CLASSIFIES, KNOWN, WRITING, task_of_architecture
 
-WRITING = ("text-generation", "summarization")
-KNOWN = (*WRITING, "text-classification", EMBEDS)
 Stream = Callable[[str], None]
 
 
@@ -67,7 +65,7 @@ def run_task(
             streamer = _streamer(tokenizer, stream)
             texts = generate(model, tokenizer, task, [text], warn=warn, streamer=streamer)
             return TaskResult(kind, text=texts[0])
-        if kind == "text-classification":
+        if kind == CLASSIFIES:
             labels = classify(model, tokenizer, task, [text], warn=warn)[0]
             return TaskResult(kind, labels=sorted(labels.items(), key=lambda pair: -pair[1]))
         if kind == EMBEDS:
@@ -104,12 +102,9 @@ def inferred_task(name: str, model: Any, folder: Path) -> str:
         RunError: The architecture has no supported task.
     """
     architecture = type(model).__name__
-    if architecture.endswith("ForSequenceClassification"):
-        return "text-classification"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
-        return "text-generation"
-    if architecture.endswith("Model") or (folder / MODULES).exists():
-        return EMBEDS
+    files = [path.name for path in folder.iterdir()]
+    if (task := task_of_architecture(architecture, files)) is not None:
+        return task
     raise RunError("M705", name=name, task=f"of {architecture}", known=", ".join(KNOWN))
 
 

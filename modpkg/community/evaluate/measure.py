@@ -25,7 +25,8 @@ from modpkg.core.installed import read_model
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
 from modpkg.runtime.load import load_model
 from modpkg.runtime.pooling import embedder
-from modpkg.runtime.tasks import WRITING, inferred_task, load_tokenizer
+from modpkg.runtime.task_kinds import WRITING
+from modpkg.runtime.tasks import inferred_task, load_tokenizer
 
 Tick = Callable[[int], None]
 
