@@ -82,8 +82,9 @@ def as_matrix(source: Tensor) -> Tensor:
 
 
 def base_rows(source: Tensor, start: int, stop: int) -> Tensor:
-    """Return rows [start, stop) of the base's tensor as a matrix, in float64."""
-    return as_matrix(source)[start:stop].double()
+    """Return rows [start, stop) of the base's tensor as a matrix, a copy in float64."""
+    rows = as_matrix(source)[start:stop]
+    return rows.clone() if rows.is_floating_point() and rows.itemsize == 8 else rows.double()
 
 
 _ELEMENTS = 1 << 19

@@ -30,6 +30,9 @@ MOVING_INITS = ("pissa", "olora")
 """Initialisations that move a part of the base, computed from it alone, into the adapter."""
 
 
+EMBEDDINGS = "embeddings"
+
+
 def variant_change(
     adapter: Adapter, site: Site, rank: int, scale: float, parameters: Mapping[str, Any]
 ) -> TensorChange | None:
@@ -83,12 +86,15 @@ def variant_change(
 def refuse_variants(adapter: Adapter, what: str) -> None:
     """Check that no variant changes the base itself, which it does for linear layers only.
 
+    PEFT initialises embeddings as usual, whatever ``init_lora_weights`` says.
+
     Raises:
         ComposeError: One does.
     """
     for key in ("kasa_config", "use_bdlora", "init_lora_weights"):
         value = adapter.config.get(key)
-        if value and (key != "init_lora_weights" or value in MOVING_INITS):
+        moves = value in MOVING_INITS and what != EMBEDDINGS
+        if value and (key != "init_lora_weights" or moves):
             raise adapter.refuse(f"it has {key} = {value!r}, which is not for {what}")
 
 

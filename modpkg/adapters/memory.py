@@ -123,6 +123,8 @@ class _Rows(Struct, frozen=True):
     stop: int
     begin: int
     """The first row in memory."""
+    width: int
+    """Elements of a row: the last two dimensions of experts are those of a matrix."""
     change: TensorChange
 
 
@@ -160,7 +162,7 @@ def on_disk(
         else:
             for part in _row_changes(adapter, change, parameter, base):
                 rows.setdefault(part.target, []).append(part)
-    result += [_joined(target, parts) for target, parts in rows.items()]
+    result += [_joined(target, parts, base[target].shape) for target, parts in rows.items()]
     return sorted(result, key=lambda change: change.target)
 
 
@@ -236,9 +238,9 @@ def _row_changes(
     """Yield the changes to the rows of the tensors that a parameter is made from."""
     width = math.prod(parameter.shape[1:])
     for target, start, length, place in _spans(parameter, base):
-        aligned = width == math.prod(base[target].shape[1:]) and not (
-            start % width or length % width or place % width
-        )
+        shape = base[target].shape
+        rows = width == math.prod(shape[1:]) or (len(shape) == 3 and width == shape[2])
+        aligned = rows and not (start % width or length % width or place % width)
         plain = not change.parameters.keys() - {"scaling"}
         if not aligned or not plain or change.op not in _BY_ROWS:
             raise _refuse(adapter, change, f"makes it from parts of {target!r}")
@@ -248,12 +250,14 @@ def _row_changes(
             first=first,
             stop=first + length // width,
             begin=place // width,
+            width=width,
             change=change,
         )
 
 
-def _joined(target: str, parts: Sequence[_Rows]) -> TensorChange:
+def _joined(target: str, parts: Sequence[_Rows], shape: Sequence[int]) -> TensorChange:
     """Return changes to several rows of one tensor as one change."""
+    width = parts[0].width
     ordered = sorted(parts, key=lambda part: (part.first, part.begin))
     inputs: dict[str, str] = {}
     blocks: list[dict[str, Any]] = []
@@ -269,4 +273,7 @@ def _joined(target: str, parts: Sequence[_Rows]) -> TensorChange:
                 "parameters": part.change.parameters,
             }
         )
-    return TensorChange(target=target, op=PARTS, inputs=inputs, parameters={"blocks": blocks})
+    parameters: dict[str, Any] = {"blocks": blocks}
+    if width != math.prod(shape[1:]):
+        parameters["width"] = width
+    return TensorChange(target=target, op=PARTS, inputs=inputs, parameters=parameters)

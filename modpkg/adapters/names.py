@@ -22,6 +22,8 @@ _WRAPPERS = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.default)
 _SAVED = re.compile(r"\.modules_to_save\b")
 _OUT_PROJECTION = ".base_layer.out_proj"
 """PEFT wraps the output projection within the attention that it wraps too."""
+_AROUND = re.compile(r"(?:\.base_layer)+(?=\.(?!base_layer(?:\.|$)))")
+"""PEFT wraps a module of whose own parameters it changes one (``target_parameters``)."""
 _MAX_PATH = 1000
 
 _ON_DISK: dict[str, tuple[tuple[str, str], ...]] = {
@@ -74,6 +76,8 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     tensors = AdapterTensors({}, {}, {}, {}, [], set())
     first: dict[tuple[str, str], str] = {}
     own = has_module_named_module(adapter.base)
+    own_layers = any(".base_layer." in name for name in adapter.base)
+    attentions = any(name.endswith("in_proj_weight") for name in adapter.base)
     for name in sorted(adapter.names):
         path = unwrapped(name, own)
         for prefix in _PREFIXES:
@@ -88,10 +92,12 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
             path, key = _SAVED.sub("", _WRAPPERS.sub("", path)), ""
         else:
             path, key = match["path"] or "", match["stem"] + (match["leaf"] or "")
-            if path.endswith(_OUT_PROJECTION):
+            if attentions and path.endswith(_OUT_PROJECTION):
                 path = path.removesuffix(_OUT_PROJECTION)
                 tensors.attention.add(path)
                 path += ".out_proj"
+            elif not own_layers:
+                path = _AROUND.sub("", path)
         if (other := first.setdefault((path, key), name)) != name:
             if match is None and adapter.equal(name, other):
                 tensors.unused.append(name)

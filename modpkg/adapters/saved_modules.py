@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modpkg.adapters.changes import Adapter, TensorChange
+from modpkg.adapters.lora_variants import MOVING_INITS
 from modpkg.adapters.names import AdapterTensors, NameMapping
 from modpkg.adapters.patterns import UnsafePattern, Work, matches_whole
 from modpkg.adapters.peft_config import scaling_of, strings
@@ -24,6 +25,15 @@ _HAS_OUTPUT_LAYER = re.compile(
 )
 _TIED = ("embed_tokens", "lm_head")
 """Names by which PEFT knows an embedding and its output layer, for ``ensure_weight_tying``."""
+OVER = "over"
+"""The formula of a change to values that the adapter saved; see `modpkg.compose.operators.over`."""
+OVER_VALUES = (
+    *("boft", "c3a", "delora", "dora", "fourierft", "gralora", "hira", "hra", "ia3", "loha"),
+    *("lokr", "miss", "oft", "pvera", "randlora", "road", "tinylora", "unilora", "vblora"),
+    *("vera", "waveft"),
+)
+"""Formulas that depend on the weight they are applied to only as they are applied, or not at all:
+none that PEFT sets up from the base's weight."""
 CLASSIFIERS = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
@@ -267,12 +277,25 @@ def _add_values(
     other = by_target.get(target)
     if other is None:
         by_target[target] = TensorChange(target=target, op="dense", inputs={"values": tensor})
-    elif other.op == "lora" and "values" not in other.inputs:
+    elif "values" in other.inputs:
+        raise adapter.unbound(tensor, f"{other.inputs['values']!r} is for {target!r} too")
+    elif other.op in ("lora", *MOVING_INITS):  # what these moved is not in the saved values
         by_target[target] = TensorChange(
             target=target,
             op="lora",
             inputs={**other.inputs, "values": tensor},
-            parameters={**other.parameters, "scaling": other.weight},
+            parameters={"scaling": other.weight, **other.parameters},
+        )
+    elif other.op in OVER_VALUES and not other.reads:
+        by_target[target] = TensorChange(
+            target=target,
+            op=OVER,
+            inputs={**other.inputs, "values": tensor},
+            parameters={
+                "op": other.op,
+                "weight": other.weight,
+                "parameters": other.parameters,
+            },
         )
     else:
         raise adapter.refuse(

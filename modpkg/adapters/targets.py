@@ -23,6 +23,7 @@ from modpkg.core.interface import ports_of
 _SHARED_KV = ("gemma3n", "gemma4")
 """Prefixes of architectures whose upper layers do not use the keys and values on disk."""
 _SHARED = re.compile(r"\.[kv]_(?:proj|norm)\.")
+_EXPERT = re.compile(r"(?<=\.experts)\.\d+\.")
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
 """The number that ``layers_to_transform`` lists: the first one after two parts of a path."""
 
@@ -115,6 +116,7 @@ def _missing(
         same = same and place.rest == f"{own.rest}.weight"
         dimensions.add(len(adapter.target_shape(target)))
     stacks = {stack: own.stack for (stack, _), (own, _) in kinds.items()}
+    experts = {_EXPERT.sub(".", rest) for _, rest in kinds}
     count = _layers_of(adapter)
     missing = []
     for name in adapter.base:
@@ -128,7 +130,12 @@ def _missing(
             path = f"{kind[0].stack}.{place.layer}.{kind[0].rest}"
             if place.layer not in kind[1] and named(path):
                 missing.append((place.layer, path))
-        elif whole and same and name.endswith(".weight") and ".experts." not in name:
+        elif (
+            whole
+            and same
+            and name.endswith(".weight")
+            and (".experts." not in name or _EXPERT.sub(".", place.rest) in experts)
+        ):
             path = f"{stacks[place.stack]}.{place.layer}.{place.rest.removesuffix('.weight')}"
             if len(adapter.target_shape(name)) in dimensions and named(path):
                 missing.append((place.layer, path))

@@ -36,6 +36,9 @@ class MemoryLayout(Struct, frozen=True):
     rename: Callable[[str], str]
     """Return the name in memory of a tensor with this name on disk, in any spelling that
     transformers reads; the name itself if it is one in memory, or is joined with others."""
+    joined: Callable[[str], Mapping[str, MemoryTensor]]
+    """Return the matrices of single experts that a name is one of, by name: where they lie in
+    the tensors on disk that hold all experts. Empty if it is no such name."""
 
     def changed(self, disk: Mapping[str, TypedTensor]) -> dict[str, MemoryTensor]:
         """Return the parameters that differ from a tensor of the same name on disk."""
@@ -160,12 +163,70 @@ def _layout(model: Any, disk: Mapping[str, TypedTensor]) -> MemoryLayout:
         for name, followed in made.items()
         if name in state
     }
+    known: dict[tuple[str, str], Mapping[str, MemoryTensor]] = {}
+
+    def joined(name: str) -> Mapping[str, MemoryTensor]:
+        own, pattern = renamed(name)
+        if pattern is None or own not in state:
+            return {}
+        before, _, after = pattern.partition("*")
+        match = re.search(rf"{re.escape(before)}\d+{re.escape(after)}$", name)
+        if match is None:
+            return {}
+        place = name[: match.start()]
+        if (place, own) not in known:
+            known[place, own] = _matrices_of_experts(
+                place, own, by_pattern[pattern], model, tensors.get(own)
+            )
+        return known[place, own]
+
     return MemoryLayout(
         tensors=tensors,
         shapes={name: tuple(value.shape) for name, value in state.items()},
         modules=modules,
         rename=own_name,
+        joined=joined,
     )
+
+
+def _matrices_of_experts(
+    place: str, own: str, converter: Any, model: Any, stored: MemoryTensor | None
+) -> Mapping[str, MemoryTensor]:
+    """Return where the matrices that a converter joins lie in the one tensor that holds them.
+
+    Args:
+        place: What their names begin with.
+        own: The name in memory of the parameter that they are joined to.
+        converter: What joins them.
+        model: The model, on the meta device.
+        stored: How that parameter is stored.
+    """
+    shape = tuple(model.state_dict()[own].shape)
+    sources = converter.source_patterns
+    whole = stored is not None and len(stored.pieces) == 1 and not stored.transposed
+    if stored is None or not whole or stored.pieces[0].start or stored.pieces[0].stop is not None:
+        return {}
+    if len(shape) != 3 or shape[1] % len(sources):
+        return {}
+    rows, columns = shape[1] // len(sources), shape[2]
+    names = {
+        source: [place + source.replace("*", str(expert)) for expert in range(shape[0])]
+        for source in sources
+    }
+    followed = {
+        source: [_Followed((rows, columns), ((name, 0, rows * columns),)) for name in each]
+        for source, each in names.items()
+    }
+    made = _converted(own, converter, followed, model).get(own)
+    if made is None or made.shape != shape or made.pieces is None or made.transposed:
+        return {}
+    found: dict[str, MemoryTensor] = {}
+    start = 0
+    for name, _, length in made.pieces:
+        piece = MemoryPiece(stored.pieces[0].tensor, start, start + length)
+        found[name] = MemoryTensor(shape=[rows, columns], pieces=[piece])
+        start += length
+    return found
 
 
 def _described(

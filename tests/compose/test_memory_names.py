@@ -138,6 +138,72 @@ def test_parameters_of_experts(name: str, tmp_path: Path) -> None:
     case.check(case.adapter())
 
 
+OLD = {
+    "mixtral": ("block_sparse_moe.experts", {"w1": "gate", "w3": "up", "w2": "down"}),
+    "olmoe": (
+        "mlp.experts",
+        {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"},
+    ),
+}
+
+
+def old_experts(name: str, folder: Path, leave_out: str = "-") -> dict[str, torch.Tensor]:
+    """Save a base with all experts in one tensor, and an adapter that names each of them, as those
+    of transformers 4 do; return the weights that they make together."""
+    model = small_model(name)
+    model.save_pretrained(folder / "base", save_original_format=False)
+    wanted = {key: value.clone() for key, value in model.state_dict().items()}
+    stem, parts = OLD[name]
+    generator = torch.Generator().manual_seed(7)
+    tensors = {}
+    for key, value in model.state_dict().items():
+        if not key.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+            continue
+        layer = key.split(".mlp.")[0]
+        for part, kind in parts.items():
+            if kind not in key.rpartition(".")[2]:
+                continue
+            count, rows, columns = value.shape
+            rows = rows if kind == "down" else rows // 2
+            first = rows if kind == "up" else 0
+            for expert in range(count):
+                path = f"{layer}.{stem}.{expert}.{part}"
+                if path.endswith(leave_out):
+                    continue
+                a = torch.randn(2, columns, generator=generator)
+                b = torch.randn(rows, 2, generator=generator)
+                tensors[f"base_model.model.{path}.lora_A.weight"] = a
+                tensors[f"base_model.model.{path}.lora_B.weight"] = b
+                wanted[key][expert, first : first + rows] += 1.5 * b @ a
+    assert len(tensors) > 20
+    (folder / "old").mkdir()
+    save_file(tensors, folder / "old" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": list(parts)}
+    (folder / "old" / "adapter_config.json").write_text(json.dumps(config))
+    import_hf(folder / "base", folder / "base-project", "base", "1.0", license="MIT")
+    return wanted
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_single_experts_of_a_base_that_has_all_in_one_tensor(name: str, tmp_path: Path) -> None:
+    wanted = old_experts(name, tmp_path)
+    base = installed(tmp_path / "base-project", tmp_path / "reg", "base")
+    assert any(key.endswith("experts.gate_up_proj") for key in base.tensors)
+    import_peft(tmp_path / "old", tmp_path / "project", "old", "1.0", base="base", license="MIT")
+    adapter = installed(tmp_path / "project", tmp_path / "reg", "adapter")
+    (tmp_path / "out").mkdir()
+    assert difference(composed_state(base, adapter, tmp_path / "out"), wanted) is None
+
+
+@pytest.mark.parametrize("left_out", ["layers.1.mlp.experts.2.up_proj", "1.up_proj"])
+def test_a_single_expert_that_is_left_out(left_out: str, tmp_path: Path) -> None:
+    old_experts("olmoe", tmp_path, left_out)
+    installed(tmp_path / "base-project", tmp_path / "reg", "base")
+    import_peft(tmp_path / "old", tmp_path / "project", "old", "1.0", base="base", license="MIT")
+    with raises("M606", match="has no tensors for"):
+        installed(tmp_path / "project", tmp_path / "reg", "adapter")
+
+
 def test_experts_that_are_stored_transposed(tmp_path: Path) -> None:
     def turn(folder: Path) -> None:
         (file,) = folder.glob("*.safetensors")

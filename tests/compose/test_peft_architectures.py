@@ -236,6 +236,8 @@ def test_one_parameter_of_the_experts(name: str, tmp_path: Path) -> None:
     check(name, lora(**one, rank_pattern={"down_proj": 2}), tmp_path)
 
 
+_ENDS = ["embed_tokens", "lm_head"]
+_OUTPUT = ["lm_head", "q_proj"]
 OTHERS: dict[str, tuple[str, Any]] = {
     "embedding": ("llama", lora(target_modules=["embed_tokens", "q_proj"])),
     "embedding, scaled": (
@@ -299,8 +301,52 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "vera": ("gpt2", peft.VeraConfig(r=2, init_weights=False, target_modules=["c_attn", "c_proj"])),
     "hra": ("opt", peft.HRAConfig(r=2, init_weights=False, target_modules=["fc1"])),
     "ln tuning": ("bert", peft.LNTuningConfig(target_modules=["LayerNorm"])),
+    "boft": (
+        "llama untied",
+        peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj", "lm_head"]),
+    ),
+    "parameter of a module around others": (
+        "mamba",
+        lora(target_modules=["in_proj", "x_proj"], target_parameters=["mixer.A_log"]),
+    ),
+    **{
+        f"{name}, embedding and output layer saved": ("llama untied", config)
+        for name, config in {
+            "dora": lora(target_modules=_ENDS, use_dora=True, modules_to_save=["norm"]),
+            "pissa": lora(target_modules=_ENDS, init_lora_weights="pissa"),
+            "olora": lora(target_modules=_ENDS, init_lora_weights="olora"),
+            "hira": peft.HiraConfig(r=2, init_weights=False, target_modules=_ENDS),
+            "oft": peft.OFTConfig(r=0, oft_block_size=8, init_weights=False, target_modules=_ENDS),
+            "tinylora": peft.TinyLoraConfig(
+                r=2, u=3, init_weights=False, target_modules=_ENDS, weight_tying=1.0
+            ),
+        }.items()
+    },
+    **{
+        f"{config.peft_type}, output layer saved": ("llama untied", config)
+        for config in (
+            peft.HRAConfig(r=2, init_weights=False, target_modules=_OUTPUT),
+            peft.IA3Config(target_modules=_OUTPUT, feedforward_modules=[]),
+            peft.LoHaConfig(r=2, init_weights=False, target_modules=_OUTPUT),
+            peft.RoadConfig(group_size=2, init_weights=False, target_modules=_OUTPUT),
+            peft.VeraConfig(r=2, init_weights=False, target_modules=_OUTPUT),
+            peft.C3AConfig(block_size=1, init_weights="gaussian", target_modules=_OUTPUT),
+            peft.MissConfig(r=2, init_weights=True, target_modules=_OUTPUT),
+            peft.RandLoraConfig(r=4, init_weights=False, target_modules=_OUTPUT),
+            peft.GraloraConfig(r=2, gralora_k=1, init_weights=False, target_modules=_OUTPUT),
+            peft.DeloraConfig(r=2, init_weights=False, target_modules=_OUTPUT),
+            peft.FourierFTConfig(n_frequency=9, scaling=40.0, target_modules=_OUTPUT),
+            peft.WaveFTConfig(n_frequency=9, target_modules=_OUTPUT),
+        )
+    },
     "ln tuning llama": ("llama", peft.LNTuningConfig(target_modules=["input_layernorm"])),
 }
+MODELS["llama untied"] = (
+    "Llama",
+    CAUSAL,
+    {**GROUPED, "vocab_size": 64, "tie_word_embeddings": False},
+)
+MODELS["mamba"] = ("Mamba", CAUSAL, {**S, "state_size": 4, "tie_word_embeddings": False})
 MODELS["gemma3 untied"] = (
     "Gemma3Text",
     "Gemma3ForCausalLM",
@@ -311,6 +357,13 @@ MODELS["gemma3 untied"] = (
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_adapters(case: str, tmp_path: Path) -> None:
     check(*OTHERS[case], tmp_path)
+
+
+def test_hira_of_a_scaled_embedding_is_refused(tmp_path: Path) -> None:
+    """PEFT adds its part to the scaled embedding when it runs, and scales it when it merges."""
+    config = peft.HiraConfig(r=2, init_weights=False, target_modules=["embed_tokens"])
+    with raises("M606", match="scales"):
+        check("gemma3 untied", config, tmp_path)
 
 
 def test_a_base_that_stores_a_tied_tensor_twice(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -156,8 +157,10 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
         for init, kind, more in (
             ("pissa", "linear", {}),
             ("pissa", "Conv1D", {"use_rslora": True}),
+            ("pissa", "both", {}),
             ("olora", "linear", {}),
             ("olora", "no bias", {"lora_alpha": 2}),
+            ("olora", "both", {}),
         )
     ),
     ("velora", lora(velora_config=peft.VeloraConfig(num_groups=2)), "linear"),
@@ -267,6 +270,20 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
         "linear",
     ),
     *(
+        (
+            f"boft {size}",
+            method(
+                peft.BOFTConfig,
+                boft_block_size=size,
+                boft_n_butterfly_factor=1,
+                target_modules=["conv"],
+                init_weights=False,
+            ),
+            kind,
+        )
+        for kind, size in (("conv 2", 6), ("conv 2", 36), ("conv 1x1", 2))
+    ),
+    *(
         ("vera", method(peft.VeraConfig, r=3, init_weights=False, d_initial=0.5), kind)
         for kind in ("linear", "Conv1D")
     ),
@@ -279,8 +296,10 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
     ("shira", method(peft.ShiraConfig, r=1, init_weights=False), "linear"),
     *(
         ("hira", method(peft.HiraConfig, r=2, init_weights=False), kind)
-        for kind in ("linear", "Conv1D")
+        for kind in INPUTS
+        if kind not in ("groups", "attention", "attention too", "conv 3")
     ),
+    ("hira", method(peft.HiraConfig, r=2, target_modules=["conv"], init_weights=False), "conv 3"),
     *(
         ("delora", method(peft.DeloraConfig, r=3, delora_lambda=2, init_weights=False), kind)
         for kind in ("linear", "no bias")
@@ -459,6 +478,31 @@ def test_the_forward_pass_equals_pefts(
 ) -> None:
     build, targets, inputs = INPUTS[kind]
     agrees_on_modules(tmp_path, build, config(targets), inputs)
+
+
+class _Blocks:
+    """What PEFT's kernel for several butterfly factors computes."""
+
+    @staticmethod
+    def forward(factors: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.stack([torch.block_diag(*blocks) for blocks in factors])]
+
+
+@pytest.mark.parametrize(("factors", "size"), [(2, 2), (2, 4), (3, 2), (3, 6), (4, 2)])
+@pytest.mark.parametrize("convolution", [False, True])
+def test_boft_of_several_butterfly_factors(
+    factors: int, size: int, convolution: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", _Blocks)
+    config = peft.BOFTConfig(
+        boft_block_size=size,
+        boft_n_butterfly_factor=factors,
+        target_modules=["0"],
+        init_weights=False,
+    )
+    layers = [nn.Conv2d(12, 4, 2)] if convolution else [nn.Linear(48, 4), nn.Tanh()]
+    inputs = image(12, 3, 3) if convolution else image(48)
+    agrees_on_modules(tmp_path, lambda: nn.Sequential(*copy.deepcopy(layers)), config, inputs)
 
 
 def pruned(folder: Path, *, lora_alpha: float) -> dict[str, int]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, as_matrix, base_rows
 from modpkg.adapters.lora_variants import (
+    EMBEDDINGS,
     MOVING_INITS,
     VARIANTS,
     blocks_of,
@@ -150,7 +151,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     for site in sites:
         if "embedding_a" not in site.roles:
             continue
-        refuse_variants(adapter, "embeddings")
+        refuse_variants(adapter, EMBEDDINGS)
         rank, scale = scaling.at(site.pattern_path)
         inputs = {"a": site.roles["embedding_a"], "b": site.roles["embedding_b"]}
         rows, width = (*adapter.target_shape(site.target), 0, 0)[:2]

@@ -12,6 +12,7 @@ from modpkg.compose.operators.dense import DENSE
 from modpkg.compose.operators.expert import EXPERT
 from modpkg.compose.operators.head import HEAD
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
+from modpkg.compose.operators.over import OVER_OPERATOR
 from modpkg.compose.operators.parts import PARTS_OPERATOR
 from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.operators.replace import REPLACE
@@ -37,7 +38,7 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         *_of_methods(),
-        *(DENSE, EXPERT, HEAD, PARTS_OPERATOR, PATCHED, REPLACE, ROUTER, SPARSE),
+        *(DENSE, EXPERT, HEAD, OVER_OPERATOR, PARTS_OPERATOR, PATCHED, REPLACE, ROUTER, SPARSE),
     )
 }
 

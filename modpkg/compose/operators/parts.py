@@ -3,7 +3,8 @@
     delta[first + i] = change[begin + i]    for the rows of each block; 0 elsewhere
 
 transformers splits or joins some tensors when it loads a model. An adapter trained on a part
-changes some rows of the tensor on disk, each as the adapter's own formula does.
+changes some rows of the tensor on disk, each as the adapter's own formula does. Rows of a tensor of
+all experts are those of their matrices, one expert after the other.
 """
 
 from __future__ import annotations
@@ -39,15 +40,17 @@ class _BlockTerm(Struct, frozen=True):
 class _BlockRows:
     """The rows of the base that a block changes, numbered as the block's own formula does."""
 
-    def __init__(self, base: BaseRows, start: int, stop: int, offset: int) -> None:
-        """Show rows [start, stop) of the base; the block's row 0 is the base's ``offset``."""
+    def __init__(self, base: BaseRows, start: int, stop: int, offset: int, width: int) -> None:
+        """Show the base's rows [start, stop), cut to ``width``; row ``offset`` is the block's 0."""
         self._base, self._start, self._stop, self._offset = base, start, stop, offset
-        self.shape, self.count, self.columns = base.shape, base.count, base.columns
+        self.shape, self.count, self.columns = base.shape, base.count, width
+        self._each = base.columns // width
 
     def peek(self, start: int, stop: int) -> Array:
         # all rows of the call are read at once: the base is hashed while it is read in order
-        move = self._offset - self._start
-        return self._base.peek(self._start, self._stop)[start + move : stop + move]
+        move = self._offset - self._start * self._each
+        rows = self._base.peek(self._start, self._stop).reshape(-1, self.columns)
+        return rows[start + move : stop + move]
 
 
 def delta(
@@ -56,9 +59,11 @@ def delta(
     """Return rows [start, stop) of the changes of all blocks."""
     import numpy as np
 
-    change = np.zeros((stop - start, source.columns))
+    width = term.parameters.get("width", source.columns)
+    each = source.columns // width
+    change = np.zeros(((stop - start) * each, width))
     for number, block in enumerate(term.parameters["blocks"]):
-        first, last = max(start, block["first"]), min(stop, block["stop"])
+        first, last = max(start * each, block["first"]), min(stop * each, block["stop"])
         if first >= last:
             continue
         formula = _FORMULAS.get(block["op"])
@@ -73,9 +78,10 @@ def delta(
                 by_rows = name in formula.by_rows
                 own[name] = values[begin:end].copy() if by_rows else values
         part = _BlockTerm(term.weight * block["weight"], block["parameters"])
-        rows = formula.delta(own, part, begin, end, _BlockRows(source, start, stop, offset))
-        change[first - start : last - start] += np.asarray(rows).reshape(last - first, -1)
-    return change
+        rows = formula.delta(own, part, begin, end, _BlockRows(source, start, stop, offset, width))
+        place = first - start * each
+        change[place : place + last - first] += np.asarray(rows).reshape(last - first, -1)
+    return change.reshape(stop - start, -1)
 
 
 PARTS_OPERATOR = Operator(name=PARTS, bind=bind, delta=delta, arrays=True)
