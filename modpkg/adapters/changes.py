@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.adapters.wrappers import has_module_named_module, unwrapped
 from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.tensors import DTypeShape, TypedTensor
@@ -149,6 +150,14 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True):
     """Digests of the adapter's tensors, where known."""
     renames: Mapping[str, str] = {}
     """Names of the model's tensors, by the names that the adapter has for them."""
+    keeps_wrappers: bool = False
+    """Whether paths keep what trainers' wrappers add, as those that PEFT matched settings with."""
+
+    def own_name(self, name: str) -> str:
+        """Return the name that a tensor or module has in the model itself."""
+        if not self.keeps_wrappers:
+            return name
+        return unwrapped(name, has_module_named_module(self.base))
 
     def equal(self, one: str, other: str) -> bool:
         """Return whether two tensors of the adapter are known to be identical."""

@@ -115,6 +115,7 @@ def _fits(adapter: Adapter, roles: Mapping[str, str], shape: tuple[int, ...] | N
 
 def _shape_of(adapter: Adapter, parameter: str) -> tuple[int, ...] | None:
     """Return the shape of a parameter in the base, whatever leading part its name has there."""
+    parameter = adapter.own_name(parameter)
     tail = f".{parameter.partition('.')[2]}"
     for name in (parameter, *adapter.base):
         if name in adapter.base and f".{name}".endswith(tail):

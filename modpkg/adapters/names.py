@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.wrappers import has_module_named_module, unwrapped
@@ -25,6 +25,21 @@ _OUT_PROJECTION = ".base_layer.out_proj"
 _AROUND = re.compile(r"(?:\.base_layer)+(?=\.(?!base_layer(?:\.|$)))")
 """PEFT wraps a module of whose own parameters it changes one (``target_parameters``)."""
 _MAX_PATH = 1000
+_NAMING = (
+    "alpha_pattern",
+    "block_size_pattern",
+    "exclude_modules",
+    "feedforward_modules",
+    "lambda_pattern",
+    "modules_to_save",
+    "n_frequency_pattern",
+    "rank_pattern",
+    "target_modules",
+    "target_parameters",
+    "token_indices",
+    "trainable_token_indices",
+)
+"""Settings that name modules."""
 
 _ON_DISK: dict[str, tuple[tuple[str, str], ...]] = {
     "gpt_neox": ((r"^lm_head\.", "embed_out."),),
@@ -79,11 +94,7 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     own_layers = any(".base_layer." in name for name in adapter.base)
     attentions = any(name.endswith("in_proj_weight") for name in adapter.base)
     for name in sorted(adapter.names):
-        path = unwrapped(name, own)
-        for prefix in _PREFIXES:
-            if path.startswith(prefix):
-                path = path.removeprefix(prefix)
-                break
+        path = path_in_model(name, own, keeps_wrappers=adapter.keeps_wrappers)
         if ".original_module." in path:
             tensors.unused.append(name)  # PEFT saves it beside the trained copy
             continue
@@ -126,6 +137,42 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     return tensors
 
 
+def path_in_model(name: str, own: bool, *, keeps_wrappers: bool = False) -> str:
+    """Return the name of an adapter's tensor without PEFT's prefix and trainers' wrappers.
+
+    Args:
+        name: The tensor's name in the file.
+        own: Whether the model itself has a module called ``module``.
+        keeps_wrappers: Whether wrappers inside of PEFT's model stay.
+
+    >>> path_in_model("module.base_model.model._orig_mod.head.weight", False, keeps_wrappers=True)
+    '_orig_mod.head.weight'
+    """
+    place = f".{name}".find(".base_model.") if keeps_wrappers else -1
+    path = unwrapped(name, own) if place < 0 else unwrapped(name[:place], own) + name[place:]
+    return next((path.removeprefix(p) for p in _PREFIXES if path.startswith(p)), path)
+
+
+def spellings(adapter: Adapter) -> list[Adapter]:
+    """Return an adapter with the paths that its settings may have been matched with.
+
+    Wrappers inside of PEFT's model were there when PEFT matched patterns and targets, if the model
+    was wrapped first, or not, if it was wrapped later. Settings that name one tell.
+    """
+    own = has_module_named_module(adapter.base)
+    wrappers: set[str] = set()
+    for name in adapter.names:
+        path = path_in_model(name, own, keeps_wrappers=True)
+        if (plain := unwrapped(path, own)) != path:
+            wrappers |= {*path.split(".")} - {*plain.split(".")}
+    if not wrappers:
+        return [adapter]
+    kept = structs.replace(adapter, keeps_wrappers=True)
+    word = re.compile(rf"(?<!\w)(?:{'|'.join(sorted(wrappers))})(?!\w)")
+    named = any(word.search(str(adapter.config.get(key))) for key in _NAMING)
+    return [kept] if named else [adapter, kept]
+
+
 def _role(keys: Mapping[str, str], key: str) -> str | None:
     """Return the role of a key: "" if its tensors are not used, None if it is unknown."""
     if key in keys:
@@ -152,6 +199,7 @@ class NameMapping(Struct, frozen=True):
         return self.find(name) or next(self._candidates(name), name)
 
     def _candidates(self, name: str) -> Iterator[str]:
+        name = self.adapter.own_name(name)
         name = self.adapter.renames.get(name, name)
         if not name.startswith(self.strip):
             return
@@ -173,6 +221,7 @@ def find_mapping(adapter: Adapter, required: Mapping[str, str]) -> NameMapping:
     Raises:
         ReleaseError: A tensor has no counterpart in the base, or two mappings fit.
     """
+    required = {adapter.own_name(name): tensor for name, tensor in required.items()}
     stripped = {name.partition(".")[0] + "." for name in required if name.count(".") > 1}
     added = {name.partition(".")[0] + "." for name in adapter.base if "." in name}
     candidates = [

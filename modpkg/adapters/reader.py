@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,13 @@ from modpkg.adapters.memory import disk_name, in_memory, on_disk
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
 from modpkg.adapters.methods.lora import LORA
-from modpkg.adapters.names import AdapterTensors, NameMapping, find_mapping, group_tensors
+from modpkg.adapters.names import (
+    AdapterTensors,
+    NameMapping,
+    find_mapping,
+    group_tensors,
+    spellings,
+)
 from modpkg.adapters.peft_config import strings
 from modpkg.adapters.saved_modules import (
     bind_saved,
@@ -27,7 +34,8 @@ from modpkg.adapters.saved_modules import (
 )
 from modpkg.adapters.targets import refuse_partial, refuse_unsaved
 from modpkg.adapters.vocabulary import resized_base, resized_rows
-from modpkg.core.errors import ReleaseError
+from modpkg.core.errors import ModpkgError, ReleaseError
+from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.records import MemoryRecord
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
@@ -80,6 +88,34 @@ def bind_adapter(
         digests=digests or {},
         renames={} if memory is None else memory.names,
     )
+    first, *others = spellings(adapter)
+    try:
+        found = _bind(first, base, layers, memory)
+    except ModpkgError:
+        for other in others:
+            with contextlib.suppress(ModpkgError):
+                return _bind(other, base, layers, memory)
+        raise
+    again = found
+    for other in others:
+        with contextlib.suppress(ModpkgError):
+            again = _bind(other, base, layers, memory)
+    if again != found:
+        raise adapter.refuse(
+            "a trainer's wrapper is in the names of its tensors, and with it the patterns in its "
+            f"{ADAPTER_CONFIG} match other layers than without. Write patterns that match both, or "
+            "that name the wrapper if the model was wrapped before it became PEFT's"
+        )
+    return found
+
+
+def _bind(
+    adapter: Adapter,
+    base: Mapping[str, TypedTensor],
+    layers: Sequence[tuple[int, int]] | None,
+    memory: MemoryRecord | None,
+) -> AdapterChanges:
+    """Return what an adapter changes; see `bind_adapter`."""
     method = method_of(adapter)
     _refuse_empty(adapter, method)
     base_names: dict[str, str] = {}

@@ -75,7 +75,8 @@ def bind_saved(
                 "shares that tensor"
             )
         elif saved:
-            added[mapping.expected(name) if _OUTPUT.search(name) else name] = tensor
+            own = adapter.own_name(name)
+            added[mapping.expected(name) if _OUTPUT.search(name) else own] = tensor
         else:
             raise adapter.unbound(tensor, f"the base has no {mapping.expected(name)!r}")
     indices = token_indices(adapter)

@@ -258,7 +258,8 @@ def refuse_unsaved(adapter: Adapter, plain: Mapping[str, str], biases: Sequence[
         ComposeError: It has none of them.
     """
     modules = strings(adapter, "modules_to_save")
-    own = any(f"{module}." in name for name in adapter.base for module in modules)
+    in_base = [f"{adapter.own_name(module)}." for module in modules]
+    own = any(part in name for name in adapter.base for part in in_base)
     if own and not any(f"{module}." in name for name in plain for module in modules):
         raise _unsaved(adapter, f"modules_to_save = {modules!r}", "no tensor for them")
     setting = adapter.config.get("bias", "none")

@@ -241,9 +241,7 @@ def export_peft(
                 f"it is composed with scale {scale:g}, and alpha does not scale {unscaled}"
             )
         config = _scaled(config, scale)
-    renamed: dict[str, str] = {}
-    if rename is not None:
-        renamed, config = names_in_memory(module, config, rename)
+    renamed, config = names_in_memory(module, config, rename or str)
     tensors = {renamed.get(name, name): ref for name, ref in module.tensors.items()}
     with new_project(out) as staged:
         for path, blob in module.files.items():

@@ -1,27 +1,36 @@
 """An adapter with the names that its base's layers have in today's transformers.
 
 Adapters of older versions name layers as they were in memory then, which for many architectures is
-as they are on disk. PEFT wraps the modules that are in memory now, so an adapter is exported with
-their paths.
+as they are on disk, and a trainer may have wrapped the model. PEFT wraps the modules that are in
+memory now, so an adapter is exported with their paths.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.expert_parameters import without_wrappers
-from modpkg.adapters.names import AdapterTensors, group_tensors
-from modpkg.adapters.peft_config import Scaling, scaling_of, strings
+from modpkg.adapters.methods.ia3 import is_feedforward
+from modpkg.adapters.names import AdapterTensors, group_tensors, spellings
+from modpkg.adapters.patterns import Work
+from modpkg.adapters.peft_config import pattern_table, strings
 from modpkg.adapters.reader import method_of
+from modpkg.adapters.wrappers import unwrapped
 from modpkg.core.errors import ModpkgError
 from modpkg.core.installed import InstalledModule
 from modpkg.core.tensors import types_of
 
 _SELECTING = ("layers_to_transform", "layers_pattern", "exclude_modules")
 """Keys that select among ``target_modules``; a list of all paths selects by itself."""
+_PATTERNS = (
+    "alpha_pattern",
+    "block_size_pattern",
+    "lambda_pattern",
+    "n_frequency_pattern",
+    "rank_pattern",
+)
 
 
 def names_in_memory(
@@ -35,46 +44,51 @@ def names_in_memory(
         rename: Returns the name in memory of a tensor of the base.
     """
     types = types_of(module.tensors)
-    adapter = Adapter(
-        module=module.name,
-        names=types,
-        config=config,
-        base={},
-        base_name="the base",
-        architecture=None,
-        model_config={},
-    )
+    adapter = spellings(
+        Adapter(
+            module=module.name,
+            names=types,
+            config=config,
+            base={},
+            base_name="the base",
+            architecture=None,
+            model_config={},
+        )
+    )[0]
     try:
         tensors = group_tensors(adapter, method_of(adapter).keys)
     except ModpkgError:
         return {}, dict(config)
     paths = {
-        path: rename(f"{path}.weight").removesuffix(".weight")
+        path: rename(adapter.own_name(f"{path}.weight")).removesuffix(".weight")
         for path in (*tensors.sites, *tensors.tokens)
     }
-    plain = {name: rename(name) for name in tensors.plain}
-    if all(old == new for old, new in (*paths.items(), *plain.items())):
+    plain = {name: rename(adapter.own_name(name)) for name in tensors.plain}
+    if all(old == new for old, new in (*paths.items(), *plain.items())) and not any(
+        unwrapped(name, own=False) != name for name in types
+    ):
         return {}, dict(config)
-    renamed = _tensor_names(tensors, paths, plain)
-    return renamed, _config(adapter, tensors, paths, plain)
+    renamed = _tensor_names(adapter, tensors, paths, plain)
+    return renamed, _config(adapter, tensors, paths, plain, rename)
 
 
 def _tensor_names(
-    tensors: AdapterTensors, paths: Mapping[str, str], plain: Mapping[str, str]
+    adapter: Adapter, tensors: AdapterTensors, paths: Mapping[str, str], plain: Mapping[str, str]
 ) -> dict[str, str]:
     renamed: dict[str, str] = {}
     for path, roles in tensors.sites.items():
         for name in roles.values():
-            renamed[name] = _swapped(name, path, paths[path])
+            renamed[name] = _swapped(name, adapter.own_name(path), paths[path])
     for path, name in tensors.tokens.items():
-        renamed[name] = _swapped(name, path, paths[path])
+        renamed[name] = _swapped(name, adapter.own_name(path), paths[path])
     for old, name in tensors.plain.items():
-        renamed[name] = _swapped(name, old, plain[old])
+        renamed[name] = _swapped(name, adapter.own_name(old), plain[old])
     return {old: new for old, new in renamed.items() if old != new}
 
 
 def _swapped(name: str, old: str, new: str) -> str:
-    """Return a tensor's name with the path in it replaced."""
+    """Return a tensor's name without wrappers and with the path in it replaced."""
+    name = unwrapped(name, own=False)
     if old in name:
         return name.replace(old, new, 1)
     # PEFT's wrapper stands inside of the path: model.embed.modules_to_save.weight
@@ -90,23 +104,35 @@ def _config(
     tensors: AdapterTensors,
     paths: Mapping[str, str],
     plain: Mapping[str, str],
+    rename: Callable[[str], str],
 ) -> dict[str, Any]:
     """Return the configuration with the paths that it names replaced."""
     config = dict(adapter.config)
-    parameters = strings(adapter, "target_parameters")
-    sites = [path for path in tensors.sites if not _wraps_parameter(path, parameters)]
-    if sites and config.get("target_modules"):
-        config["target_modules"] = sorted(paths[path] for path in sites)
+    keys = strings(adapter, "target_parameters")
+    modules = {
+        path: paths[path]
+        for path in tensors.sites
+        if not _parameters_at(path, keys)
+        and path.removesuffix(".out_proj") not in tensors.attention
+    }
+    parameters = {
+        name: rename(adapter.own_name(name))
+        for path in tensors.sites
+        for name in _parameters_at(path, keys)
+    }
+    if config.get("peft_type") == "TRAINABLE_TOKENS":
+        modules = {path: paths[path] for path in tensors.tokens}
+    if modules and config.get("target_modules"):
+        config["target_modules"] = sorted(modules.values())
         config |= {key: None for key in _SELECTING if key in config}
-        if config.get("rank_pattern") or config.get("alpha_pattern"):
-            rslora = bool(config.get("use_rslora"))
-            scaling = scaling_of(adapter, alpha="lora_alpha", rslora=rslora)
-            ranks = {p: scaling.at(p)[0] for p in sites}
-            alphas = {p: scaling.at(p)[1] * _root(scaling, ranks[p]) for p in sites}
-            own = {paths[p]: rank for p, rank in ranks.items()}
-            config["rank_pattern"] = own | (config.get("rank_pattern") or {})
-            own_alphas = {paths[p]: alpha for p, alpha in alphas.items()}
-            config["alpha_pattern"] = own_alphas | (config.get("alpha_pattern") or {})
+    if any(old != new for old, new in parameters.items()):
+        config["target_parameters"] = sorted(parameters.values())
+    if config.get("feedforward_modules"):
+        work = Work()
+        config["feedforward_modules"] = sorted(
+            new for old, new in modules.items() if is_feedforward(adapter, old, work)
+        )
+    config |= _patterns(adapter, modules | parameters)
     if isinstance(saved := config.get("modules_to_save"), list):
         strings(adapter, "modules_to_save")
         config["modules_to_save"] = sorted(
@@ -119,15 +145,34 @@ def _config(
     return config
 
 
-def _root(scaling: Scaling, rank: int) -> float:
-    """Return what alpha is divided by."""
-    return math.sqrt(rank) if scaling.rslora else rank
+def _patterns(adapter: Adapter, places: Mapping[str, str]) -> dict[str, Any]:
+    """Return tables of numbers by pattern as tables by new path, the longest path first.
+
+    No path is then taken for the end of another one.
+    """
+    if adapter.config.get("peft_type") == "ADALORA":  # what is kept, by name of a tensor
+        kept = adapter.config.get("rank_pattern") or {}
+        ends = {f"{path}.lora_E{end}": path for path in places for end in ("", ".default")}
+        swapped = {
+            _swapped(name, ends[name], places[ends[name]]) if name in ends else name: each
+            for name, each in kept.items()
+        }
+        return {"rank_pattern": swapped} if kept else {}
+    ordered = sorted(places.items(), key=lambda place: -len(place[1]))
+    tables = {}
+    for key in _PATTERNS:
+        if adapter.config.get(key):
+            table = pattern_table(adapter, key)
+            found = {new: table.at(old, None) for old, new in ordered}
+            tables[key] = {new: value for new, value in found.items() if value is not None}
+    return tables
 
 
-def _wraps_parameter(path: str, parameters: Sequence[str]) -> bool:
-    """Return whether a path is that of PEFT's wrapper of a module's parameter."""
+def _parameters_at(path: str, keys: Sequence[str]) -> list[str]:
+    """Return the parameters that ``target_parameters`` names in the module of a path."""
     plain = without_wrappers(path)
-    return any(f".{plain}.{key.rpartition('.')[2]}".endswith(f".{key}") for key in parameters)
+    names = dict.fromkeys(f"{plain}.{key.rpartition('.')[2]}" for key in keys)
+    return [name for name in names if any(f".{name}".endswith(f".{key}") for key in keys)]
 
 
 def _modules(entry: str, renamed: Mapping[str, str]) -> set[str]:

@@ -75,8 +75,9 @@ def _ranks_left(adapter: Adapter) -> dict[str, int]:
             f"its {ADAPTER_CONFIG} has a rank_pattern that does not say which ranks are kept"
         )
     own = has_module_named_module(adapter.base)
+    paths = {name: name if adapter.keeps_wrappers else unwrapped(name, own) for name in table}
     return {
-        unwrapped(name, own).removesuffix(".default").rpartition(".")[0]: sum(kept)
+        paths[name].removesuffix(".default").rpartition(".")[0]: sum(kept)
         for name, kept in table.items()
     }
 

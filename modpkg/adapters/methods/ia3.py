@@ -78,10 +78,15 @@ def _scales_inputs(adapter: Adapter, site: Site, work: Work) -> bool:
     shape = adapter.shape(site.roles["l"])
     if len(shape) == 2 and 1 in shape and shape != (1, 1):
         return shape[0] == 1
+    return is_feedforward(adapter, site.path, work)
+
+
+def is_feedforward(adapter: Adapter, path: str, work: Work) -> bool:
+    """Return whether ``feedforward_modules`` names a module."""
     modules = adapter.config.get("feedforward_modules")
     if isinstance(modules, str):
-        return matches_module(adapter, "feedforward_modules", modules, site.path, work)
-    return any(site.path.endswith(name) for name in strings(adapter, "feedforward_modules"))
+        return matches_module(adapter, "feedforward_modules", modules, path, work)
+    return any(path.endswith(name) for name in strings(adapter, "feedforward_modules"))
 
 
 def delta(
