@@ -24,6 +24,12 @@ LONGEST = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one server of forked processes for all workers, which inherit its address."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        forkserver.start()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, or one worker is left alone with it at the end."""
     order = {path: number for number, path in enumerate(LONGEST)}

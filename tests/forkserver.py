@@ -1,8 +1,8 @@
 """A process that has imported torch and transformers, and forks a new process per command.
 
 A test that runs ``python -m modpkg`` needs a process: its own state, exit status and signals. It
-does not need the seconds that importing torch takes, a thousand times per test run. `run` starts
-``python -m tests.forkserver FOLDER`` once per pytest worker. That server only imports: it starts no
+does not need the seconds that importing torch takes, a thousand times per test run. `start` runs
+``python -m tests.forkserver FOLDER`` once per test run. That server only imports: it starts no
 thread and computes nothing, so a process forked from it is as good as a fresh one. What a fresh one
 imports is checked in `tests/test_rooms.py`; `examples/demo.sh` starts real ones.
 
@@ -75,7 +75,7 @@ def run(
             stdin=subprocess.DEVNULL,
             timeout=timeout,
         )
-    _start()
+    start()
     reached = {name: os.environ[name] for name in (ADDRESS, INTERPRETER)}
     with (
         open(os.devnull, "rb") as nothing,
@@ -107,12 +107,16 @@ def python() -> str:
     """Return the path of an executable that finds its server through the environment."""
     if not AVAILABLE:
         return sys.executable
-    _start()
+    start()
     return _CLIENT
 
 
-def _start() -> None:
-    if ADDRESS in os.environ:
+def start() -> None:
+    """Start the server, unless this process or the one that started it has; do not wait for it.
+
+    Requests that come while it imports are answered after that.
+    """
+    if not AVAILABLE or ADDRESS in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="modpkg-tests-", dir="/tmp")
     server = subprocess.Popen(
@@ -241,6 +245,10 @@ def _end(status: int) -> NoReturn:
 def main() -> None:
     """Import, serve, and in each forked process run what was requested."""
     folder = sys.argv[1]
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{folder}/socket")
+    listener.listen()
+    print("ready", flush=True)
     for name in IMPORTS:
         importlib.import_module(name)
     package = importlib.import_module("modpkg")
@@ -251,10 +259,6 @@ def main() -> None:
     gc.freeze()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False  # the end of a forked process frees what torch registered
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(f"{folder}/socket")
-    listener.listen()
-    print("ready", flush=True)
     request = _Server(listener).serve()
     if request is not None:
         _end(_execute(request))

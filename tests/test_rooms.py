@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -52,18 +53,23 @@ def room_of(name: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-def imported_files(path: Path) -> set[str]:
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
+def imported_files(path: Path) -> frozenset[str]:
     """Return the files of the package that a file imports, at any time."""
-    found = set()
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    found: set[str] = set()
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in FILES}
         elif isinstance(node, ast.ImportFrom) and node.module in FILES:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in FILES else node.module)
-    return found
+    return frozenset(found)
 
 
 def test_the_package_holds_rooms_and_nothing_else() -> None:
@@ -128,7 +134,7 @@ def test_there_is_no_circle_of_imports() -> None:
 def test_a_class_name_means_one_thing() -> None:
     places: dict[str, list[str]] = {}
     for name, path in FILES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(name)
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
@@ -141,16 +147,15 @@ def test_file_names_are_written_once() -> None:
     for name, path in FILES.items():
         if name in ("modpkg.core.filenames", "modpkg.core.messages"):
             continue
-        tree = ast.parse(path.read_text())
         parts = {
             id(part)
-            for node in ast.walk(tree)
+            for node in nodes_of(path)
             if isinstance(node, ast.JoinedStr)
             for part in node.values
         }
         wrong += [
             f"{name}:{node.lineno} {node.value!r}"
-            for node in ast.walk(tree)
+            for node in nodes_of(path)
             if isinstance(node, ast.Constant) and node.value in names and id(node) not in parts
         ]
     assert wrong == []

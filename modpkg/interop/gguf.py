@@ -20,6 +20,7 @@ from modpkg.core.files import TEMPORARY, link_or_copy
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_parts import join_parts, read_parts
+from modpkg.interop.gguf_reader import read_once
 from modpkg.interop.gguf_settings import RULES, amended, check_settings
 from modpkg.interop.gguf_tensors import check_tensors
 from modpkg.interop.gguf_tokenizer import check_tokenizer, fix_pre_tokenizer
@@ -75,7 +76,12 @@ def import_gguf(
     _refuse_other_kinds(parts[0])
     check_tokenizer(parts[0])
     spdx, warnings = _license(source, license, parts[0])
-    with new_project(out) as staged, _quiet(), _alone(parts, out.parent) as header:
+    with (
+        new_project(out) as staged,
+        _quiet(),
+        read_once(),
+        _alone(parts, out.parent) as header,
+    ):
         config = _config(transformers, header)
         model, ignored = _load(transformers, header, config, dtype)
         model.save_pretrained(staged)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from modpkg.compose.memory import peak_bytes
 from modpkg.compose.plan import plan
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
+from tests import forkserver
 from tests.compose.helpers import adapter, base, module
 
 ROWS, COLUMNS, RANK = 3072, 1024, 8
@@ -80,13 +79,8 @@ def composition(folder: Path, recipe: str, *, tensors: int, again: bool = False)
 @pytest.mark.parametrize("recipe", ["lora", "linear", "ties-mergekit", "ties", "model-stock"])
 def test_composing_stays_within_the_bound(tmp_path: Path, recipe: str) -> None:
     predicted = peak_bytes(composition(tmp_path, recipe, tensors=4), 2)
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(tmp_path), recipe, "4"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forkserver.run("-c", _CHILD, str(tmp_path), recipe, "4", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) <= predicted
 
 

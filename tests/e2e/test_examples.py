@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import modpkg as package
 from modpkg.compose.mapping import map_tensors
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
+from tests import forkserver
 from tests.command import modpkg, modpkg_json
 from tests.e2e.conftest import ROOT, Demo, run_demo
 
@@ -252,7 +252,7 @@ def test_an_app_uses_models_by_name_and_version(examples: Path) -> None:
         "summarizer",
     }
     done = subprocess.run(
-        [sys.executable, "newsroom.py", "article.txt"],
+        [forkserver.python(), "newsroom.py", "article.txt"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -266,7 +266,7 @@ def test_an_app_uses_models_by_name_and_version(examples: Path) -> None:
 def test_running_reads_standard_input(examples: Path, name: str) -> None:
     app(f'{name} = "*"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "modpkg", "run", name],
+        [forkserver.python(), "-m", "modpkg", "run", name],
         input="The library opened again after two years of repairs.",
         capture_output=True,
         text=True,

@@ -121,16 +121,21 @@ def test_generated_text_is_tested(examples: Path, tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "modpkg.toml").write_text(
-        '[app]\nname = "news"\n[dependencies]\nsummarizer = ">=2.1"\n'
+        '[app]\nname = "news"\n[dependencies]\nsmollm2-135m = "*"\nsummarize-lora = "~=1.2"\n'
+        '[models.short]\nbase = "smollm2-135m"\n'
+        'steps = [{ op = "lora", module = "summarize-lora" }]\n'
+        '[models.short.task]\nkind = "summarization"\nmax_new_tokens = 10\n'
+        'prompt = "{{ text }}\\n\\nSummarize the text above in one sentence."\n'
         + "".join(
             f'[[tests]]\nname = "{metric}"\ncases = "c.jsonl"\nmetric = "{metric}"\n'
+            'model = "short"\n'
             for metric in ("rouge_l", "exact_match", "perplexity")
         )
     )
     modpkg("install", cwd=app)
     for article in articles:
         (app / "text.txt").write_text(article)
-        written[article] = modpkg_json("run", "summarizer", "text.txt", cwd=app)["text"]
+        written[article] = modpkg_json("run", "short", "text.txt", cwd=app)["text"]
     rows = [json.dumps({"text": text, "expected": made}) for text, made in written.items()]
     (app / "c.jsonl").write_text("\n".join(rows))
     [report] = modpkg_json("test", cwd=app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -30,12 +29,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def watched(*arguments: str | Path) -> tuple[int, str, list[str]]:
     """Run a command; return its status, its output, and the sockets it opened."""
     trace = Path("trace").absolute()
-    watch = [str(STRACE), "-f", "-e", "trace=socket,connect", "-o", str(trace)]
+    # With a filter in the kernel, other system calls run at their usual speed.
+    watch = [str(STRACE), "-f", "--seccomp-bpf", "-e", "trace=socket,connect", "-o", str(trace)]
     done = subprocess.run(
         [*watch, sys.executable, "-m", "modpkg", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         timeout=300,
     )

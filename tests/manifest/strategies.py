@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import string
 from typing import Any
 
 import tomlkit
@@ -10,10 +12,29 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 
-steady = settings(derandomize=True, deadline=None, max_examples=200, database=None)
+EXAMPLES = int(os.environ.get("MODPKG_EXAMPLES", "200"))
+steady = settings(derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)
 """Examples that are the same on every run and every machine."""
+steady_manifests = settings(steady, max_examples=EXAMPLES // 2)
+"""For tests of `manifests`, of which one has as many choices as hundreds of other examples."""
 
-names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
+_LOWER = string.ascii_lowercase
+_ALNUM = string.ascii_letters + string.digits
+# Built of texts: drawing from a regular expression takes several times as long.
+names = st.builds(
+    "{}{}".format,
+    st.sampled_from(_ALNUM),
+    st.just("")
+    | st.builds("{}{}".format, st.text(_ALNUM + "._-", max_size=6), st.sampled_from(_ALNUM)),
+)
+
+
+def _identifiers(marks: str, most: int) -> st.SearchStrategy[str]:
+    """Return a small letter, and up to ``most`` small letters, digits and marks."""
+    rest = st.text(_LOWER + string.digits + marks, max_size=most)
+    return st.builds(str.__add__, st.sampled_from(_LOWER), rest)
+
+
 versions = st.builds(
     "{}.{}{}".format,
     st.integers(0, 9),
@@ -31,7 +52,7 @@ specifiers = st.one_of(
     st.builds("^{}".format, versions),
     st.lists(clauses, min_size=1, max_size=3).map(",".join),
 )
-words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
+words = _identifiers("_-", 8)
 texts = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=20)
 licenses = st.sampled_from(
     [
@@ -193,7 +214,7 @@ def _settings(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
     one = st.sampled_from(dependencies)
-    keys = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
+    keys = _identifiers("_", 6)
     parameters = st.dictionaries(keys, _settings(numbers | st.booleans() | texts), max_size=2)
     step = st.fixed_dictionaries(
         {"op": words, "module": one},

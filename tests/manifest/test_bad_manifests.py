@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import modpkg
 from modpkg.core.errors import ManifestError
 from modpkg.manifest.read import parse_manifest, read_manifest
-from tests.manifest.strategies import manifests, steady, toml, toml_values
+from tests.manifest.strategies import manifests, steady, steady_manifests, toml, toml_values
 from tests.raising import raises
 
 MODULE = '[module]\nname = "a"\nversion = "1.0"\nkind = "model"\nlicense = "MIT"\n'
@@ -305,7 +305,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: Any, content: bytes) ->
 
 
 @given(manifests(), st.data())
-@steady
+@steady_manifests
 def test_any_value_for_any_key_is_read_or_refused(data: dict[str, Any], draw: Any) -> None:
     places: list[tuple[Any, Any]] = []
 
@@ -322,7 +322,7 @@ def test_any_value_for_any_key_is_read_or_refused(data: dict[str, Any], draw: An
 
 
 @given(manifests(), st.data())
-@steady
+@steady_manifests
 def test_any_typing_error_is_read_or_refused(data: dict[str, Any], draw: Any) -> None:
     text = "\n".join(f"{key} = {toml(data[key])}" for key in data)
     start = draw.draw(st.integers(0, len(text)))

@@ -16,7 +16,7 @@ from modpkg.core.records import canonical_json
 from modpkg.manifest.normal import from_normal_form, normal_form
 from modpkg.manifest.read import parse_manifest
 from modpkg.manifest.schema import Dependency, LicensePolicy, Manifest, ResolutionTable
-from tests.manifest.strategies import manifests, steady, toml
+from tests.manifest.strategies import manifests, steady_manifests, toml
 from tests.raising import raises
 
 from .test_read import HERE, NEWSROOM, SUMMARIZER
@@ -92,7 +92,7 @@ def test_a_registry_stays_with_its_dependency() -> None:
 
 
 @given(manifests())
-@steady
+@steady_manifests
 def test_reading_it_back_is_the_identity(data: dict[str, Any]) -> None:
     manifest = parse_manifest("\n".join(f"{key} = {toml(data[key])}" for key in data), HERE)
     form = normal_form(manifest)
@@ -147,7 +147,7 @@ json_values = st.recursive(
 
 
 @given(manifests(), st.data())
-@steady
+@steady_manifests
 def test_no_record_raises_anything_else(data: dict[str, Any], draw: st.DataObject) -> None:
     text = "\n".join(f"{key} = {toml(data[key])}" for key in data)
     form = normal_form(parse_manifest(text, HERE))

@@ -47,6 +47,7 @@ class Server:
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each body waits 40 ms for the headers' acknowledgement
     server: Any
 
     def log_message(self, format: str, *args: object) -> None:

@@ -31,7 +31,7 @@ from modpkg.manifest.read import parse_manifest
 from modpkg.registry.reader import Registry
 from registry_spec.check import check
 from tests.command import modpkg, modpkg_json, refused
-from tests.manifest.strategies import manifests, steady, toml
+from tests.manifest.strategies import manifests, steady, steady_manifests, toml
 from tests.modules import write_module
 from tests.tiny import publish, write_adapter, write_base, write_model
 
@@ -242,7 +242,7 @@ def test_any_graph_is_ordered_and_drawn(links: list[list[int]]) -> None:
 
 
 @given(manifests())
-@steady
+@steady_manifests
 def test_a_manifest_that_is_written_is_read_back(data: dict[str, Any]) -> None:
     text = "\n".join(f"{key} = {toml(data[key])}" for key in data)
     form = normal_form(parse_manifest(text, Path("modpkg.toml")))

@@ -20,6 +20,8 @@ from tests.community.tiny import publish_encoder_and_head, write_encoder
 from tests.registry.servers import serve
 from tests.tiny import publish
 
+pytestmark = pytest.mark.usefixtures("forked_python")
+
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
