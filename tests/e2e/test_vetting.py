@@ -122,7 +122,7 @@ def test_generated_text_is_tested(examples: Path, tmp_path: Path) -> None:
     app.mkdir()
     (app / "modpkg.toml").write_text(
         '[app]\nname = "news"\n[dependencies]\nsmollm2-135m = "*"\nsummarize-lora = "~=1.2"\n'
-        '[models.short]\nbase = "smollm2-135m"\n'
+        '[models.short]\nbase = "smollm2-135m"\ndtype = "float32"\n'
         'steps = [{ op = "lora", module = "summarize-lora" }]\n'
         '[models.short.task]\nkind = "summarization"\nmax_new_tokens = 10\n'
         'prompt = "{{ text }}\\n\\nSummarize the text above in one sentence."\n'
