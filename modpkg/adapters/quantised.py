@@ -1,9 +1,14 @@
-"""Recognising bases whose weights are quantised: their tensors are codes and scales."""
+"""Recognising bases whose weights are quantised: by their tensors, codes and scales, or the config.
+
+Some formats store full precision and quantise it when a model is loaded; only ``config.json`` says
+so.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,6 +25,10 @@ _MARKS = (
     (re.compile(r"\.W_q$"), "HQQ"),
     (re.compile(r"\.codebooks$"), "AQLM"),
     (re.compile(r"\.weight\._data$"), "quanto"),
+    (re.compile(r"\._?weight_qdata$"), "torchao"),
+    (re.compile(r"\.(?:res_)?centroids(?:\.weight)?$"), "VPTQ"),
+    (re.compile(r"\.dense_weights$"), "SpQR"),
+    (re.compile(r"\.dqweight$"), "FP-Quant"),
     (re.compile(r"\.weight_scales?$"), "weights with scales"),
 )
 """Names that only quantised models have, the surest first, and what writes them."""
@@ -27,26 +36,94 @@ _NARROW = ("F8_", "F6_", "F4")
 """Dtypes of codes: what multiplies them to weights is elsewhere."""
 
 
+DEQUANTISED = ("bitsandbytes", "compressed-tensors", "fp8", "mxfp4", "gptq", "awq")
+"""Formats that ``modpkg import hf --dequantize`` knows, by ``quant_method``."""
+_SETTINGS = ("quantization_config", "compression_config")
+
+
 class Quantised(Struct, frozen=True):
     """How the weights of a base are stored."""
 
     form: str
     """The format, in words."""
-    tensor: str
-    """A tensor that shows it."""
+    tensor: str = ""
+    """A tensor that shows it; empty if only ``config.json`` says so."""
+    known: bool = False
+    """Whether ``--dequantize`` may write it in full precision."""
+
+    @property
+    def sign(self) -> str:
+        """What shows it, for a sentence."""
+        return repr(self.tensor) if self.tensor else "quantization_config of its config.json"
+
+    @property
+    def remedy(self) -> str:
+        """What to do to have the base in full precision, as a sentence."""
+        if not self.tensor:
+            return (
+                "If its tensors are in full precision, take quantization_config out of its "
+                "config.json and import it again; otherwise import the model that was quantised."
+            )
+        other = ", or this one with 'modpkg import hf --dequantize'" if self.known else ""
+        return (
+            "Build it on the base in full precision: import the model that was quantised" + other
+        ) + "."
 
 
-def quantised(tensors: Mapping[str, TypedTensor]) -> Quantised | None:
-    """Return how a base's weights are quantised; None if they are plain weights."""
+def quantised(
+    tensors: Mapping[str, TypedTensor], config: Mapping[str, Any] | None = None
+) -> Quantised | None:
+    """Return how a base's weights are quantised; None if they are plain weights.
+
+    Args:
+        tensors: Its tensors.
+        config: Its ``config.json``, where known: it tells formats apart whose tensors are alike.
+    """
+    named = quantiser_of(config or {})
+    found = _by_tensors(tensors)
+    if found is None:
+        return None if named is None else Quantised(named)
+    tensor, form = found
+    alike = re.sub(r"[-_]", "", form).lower()
+    if named is not None and re.sub(r"[-_]", "", named).lower() not in alike:
+        form = named
+    return Quantised(form, tensor, named in DEQUANTISED)
+
+
+def quantiser_of(config: Mapping[str, Any]) -> str | None:
+    """Return the format that a ``config.json`` names for its weights; None if it names none.
+
+    >>> quantiser_of({"quantization_config": {"load_in_4bit": True}})
+    'bitsandbytes'
+    """
+    nested = config.get("text_config")
+    for table in (config, nested if isinstance(nested, dict) else {}):
+        for key in _SETTINGS:
+            if (settings := table.get(key)) is not None:
+                return method_of(settings)
+    return None
+
+
+def method_of(settings: object) -> str:
+    """Return the name of the format in a ``quantization_config``."""
+    table = settings if isinstance(settings, dict) else {}
+    if table.get("load_in_4bit") or table.get("load_in_8bit"):
+        return "bitsandbytes"
+    method = table.get("quant_method")
+    return "in a format that config.json does not name" if method is None else str(method)
+
+
+def _by_tensors(tensors: Mapping[str, TypedTensor]) -> tuple[str, str] | None:
+    """Return a tensor that only quantised models have, and the format that has it."""
     for mark, form in _MARKS:
         if (name := next((name for name in sorted(tensors) if mark.search(name)), None)) is None:
             continue
         if form in ("MXFP4", "weights with scales") and not _codes(tensors, name):
             continue
-        return Quantised(form, name)
+        return name, form
     for name, tensor in sorted(tensors.items()):
         if tensor.dtype.startswith(_NARROW):
-            return Quantised(tensor.dtype, name)
+            return name, tensor.dtype
     return None
 
 

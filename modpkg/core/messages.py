@@ -80,9 +80,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M214": ("{file} is not part of {module}: {reason}; remove it, or exclude it under [files]."),
     "M215": (
-        "{module} cannot be built on {base}, whose weights are quantised ({form}), as {tensor!r} "
-        "shows. Build it on the base in full precision: import the model that was quantised, or "
-        "this one with 'modpkg import hf --dequantize'."
+        "{module} cannot be built on {base}, whose weights are quantised ({form}), as {sign} "
+        "shows. {remedy}"
     ),
     "M216": "{what} does not fit its architecture: {reason}; {remedy}.",
     "M220": (
@@ -247,7 +246,7 @@ MESSAGES: dict[str, str] = {
     "M721": "{what} cannot be vetted: {reason}.",
     "M722": (
         "{name} is quantised ({form}), and cannot be loaded here: {reason}. Install what it needs, "
-        "or import the model in full precision ('modpkg import hf --dequantize')."
+        "or import the model in full precision{how}."
     ),
     "M723": "{name} needs a Python package that is not installed: {reason}.",
     "M724": "{name} has no prompt named {prompt!r}; it has {known}.",

@@ -20,6 +20,9 @@ from modpkg.release.content import collect
 from modpkg.runtime.loading_report import LoadingReport, check_complete, report_or_reason
 from modpkg.runtime.sentence_modules import split_tensors
 
+_OTHER_FORM = "its tensors are not those of its architecture in full precision"
+_NO_CODES = "its tensors are in full precision; take quantization_config out of its config.json"
+
 
 class ArchitectureFit(Struct, frozen=True):
     """What transformers would report, and how the weights are stored."""
@@ -41,14 +44,19 @@ def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> Architect
         ReleaseError: A parameter has no tensor of its shape.
         RunError: The config is invalid or names custom code, or the tensors cannot be converted.
     """
-    stored, types, full = quantised(refs), types_of(refs), None
-    if stored is not None:
+    config = read_json(folder / CONFIG)
+    stored, types, full = quantised(refs, config), types_of(refs), None
+    if stored is not None and stored.tensor:
         try:
-            full = full_precision(read_json(folder / CONFIG), refs)
+            full = full_precision(config, refs)
         except ValueError as error:
             return ArchitectureFit(None, str(error), stored, None)
         types = full.types()
     report, reason = report_or_reason(name, folder, types)
+    if stored is not None and not stored.tensor:
+        if report is not None and (report.missing or report.unexpected or report.mismatched):
+            return ArchitectureFit(None, _OTHER_FORM, stored, None)
+        reason = _NO_CODES
     if report is not None:
         check_complete(name, report)
     return ArchitectureFit(report, reason, stored, full)

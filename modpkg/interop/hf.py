@@ -147,15 +147,20 @@ def _write_weights(
         if stored is not None:
             reason = f"its weights cannot be dequantised exactly: {compared.reason}"
         raise ConversionError("M801", path=source, reason=reason)
+    lacks = compared.report is None
     if stored is not None and not dequantize:
         hint = "import the model that was quantised, to build adapters on it"
         if full is not None:
             hint = "add --dequantize to import it in full precision"
-        warnings.append(
-            f"the weights are quantised ({stored.form}): adapters cannot be built on them, and "
-            f"they load only where the quantiser is installed; {hint}"
-        )
-    if compared.report is None:
+        elif not stored.tensor and not lacks:
+            hint = "if its tensors are in full precision, take quantization_config out first"
+        where = "the weights are" if stored.tensor else "by its config.json the weights are"
+        told = f"{where} quantised ({stored.form}): adapters cannot be built on them, and they "
+        told += f"load only where the quantiser is installed; {hint}"
+        if lacks:
+            told += f". They were not compared with an architecture: {compared.reason}"
+        warnings.append(told)
+    elif lacks:
         warnings.append(f"the weights were not compared with an architecture: {compared.reason}")
     unexpected = compared.report.unexpected if compared.report is not None else ()
     if unexpected:

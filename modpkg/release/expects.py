@@ -75,7 +75,8 @@ def _on_codes(module: str, base: ReleaseRecord, stored: Quantised) -> ReleaseErr
         module=module,
         base=f"{base.name} {base.version}",
         form=stored.form,
-        tensor=stored.tensor,
+        sign=stored.sign,
+        remedy=stored.remedy,
     )
 
 
@@ -89,8 +90,10 @@ def _check_floats(
     """Check that what an adapter is added to, and what it adds, are numbers to compute with.
 
     Raises:
-        ReleaseError: A tensor holds codes, or other numbers.
+        ReleaseError: A tensor holds codes, or other numbers, or is quantised when it is loaded.
     """
+    if stored is not None and not stored.tensor and bound.changes:
+        raise _on_codes(module, base, stored)
     for change in bound.changes:
         target = bound.base_names.get(change.target, change.target)
         if target in base.tensors and base.tensors[target].dtype not in FLOATS:
@@ -145,7 +148,7 @@ def expects_of(
                 remedy="add the file that PEFT wrote beside the weights",
             )
         config = read_json(files[ADAPTER_CONFIG])
-        stored = quantised(provides.tensors)
+        stored = quantised(provides.tensors, model_config)
         try:
             bound, record = _bind_adapter(
                 module.name,

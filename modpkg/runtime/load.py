@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from modpkg.adapters.quantised import DEQUANTISED, method_of
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
@@ -60,10 +61,11 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
     cls, tensors = encoder_parts(cls, config, tensors)
     with _default_dtype(tensors, config):
         model = None
-        if getattr(config, "quantization_config", None) is None:
+        settings = _quantisation(config)
+        if settings is None:
             model = _by_assignment(name, cls, config, tensors)
         else:
-            config.quantization_config = _quantiser(name, config.quantization_config)
+            config.quantization_config = _quantiser(name, settings)
         if model is None:
             model = _by_transformers(name, cls, config, tensors)
     model.eval()
@@ -199,7 +201,11 @@ def _by_transformers(
         text = " ".join(str(error).split())[:300]
         if getattr(config, "quantization_config", None) is not None:
             raise RunError(
-                "M722", name=name, form=_method(config.quantization_config), reason=text
+                "M722",
+                name=name,
+                form=method_of(config.quantization_config),
+                reason=text,
+                how=_how(config.quantization_config),
             ) from None
         raise RunError("M704", name=name, reason=text) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -207,6 +213,17 @@ def _by_transformers(
             reason = f"{what.replace('_', ' ')}: {', '.join(keys[:3])}"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
+
+
+def _quantisation(config: Any) -> Any:
+    """Return the settings by which a model is quantised, where transformers looks for them."""
+    own = getattr(config, "quantization_config", None)
+    return own or getattr(config.get_text_config(decoder=True), "quantization_config", None)
+
+
+def _how(settings: Any) -> str:
+    """Return how a quantised model is imported in full precision, as the end of a sentence."""
+    return " ('modpkg import hf --dequantize')" if method_of(settings) in DEQUANTISED else ""
 
 
 def _quantiser(name: str, settings: Any) -> dict[str, Any]:
@@ -218,19 +235,11 @@ def _quantiser(name: str, settings: Any) -> dict[str, Any]:
     Raises:
         RunError: The format is not one that an installed package runs.
     """
-    method = _method(settings)
+    method = method_of(settings)
     if not isinstance(settings, dict) or method not in (*_QUANTISERS, *_DEQUANTISED):
         reason = "no installed package is known to run this format"
-        raise RunError("M722", name=name, form=method, reason=reason)
+        raise RunError("M722", name=name, form=method, reason=reason, how=_how(settings))
     return {**settings, "dequantize": True} if method in _DEQUANTISED else settings
-
-
-def _method(settings: Any) -> str:
-    """Return the name of the format in a ``quantization_config``."""
-    table = settings if isinstance(settings, dict) else {}
-    if table.get("load_in_4bit") or table.get("load_in_8bit"):
-        return "bitsandbytes"
-    return str(table.get("quant_method", "in a format that config.json does not name"))
 
 
 def _add_generation_config(name: str, model: Any, folder: Path) -> None:

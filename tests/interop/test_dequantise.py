@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modpkg.adapters.quantised import DEQUANTISED
 from modpkg.compose.mapping import DTYPE_NAMES
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.architecture_fit import check_project
-from modpkg.interop.dequantise import dequantised
+from modpkg.interop.dequantise import FORMATS, dequantised
 from modpkg.interop.hf import import_hf
 from modpkg.manifest.read import read_manifest
 from tests.raising import raises
@@ -319,3 +320,38 @@ def test_a_quantised_base_that_lacks_a_tensor_is_told(tmp_path: Path) -> None:
 
     with raises("M216", match=r"layers\.1\.mlp\.up_proj"):
         import_hf(saved(tmp_path / "source", without), tmp_path / "out", "m", "1.0", license="MIT")
+
+
+def test_the_formats_that_messages_offer_are_those_that_are_known() -> None:
+    assert set(DEQUANTISED) == set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quant_method": "compressed-tensors", "config_groups": {}},
+        {"quant_method": "bitnet", "quantization_mode": "online"},
+        {"quant_method": "torchao", "quant_type": "int4_weight_only"},
+    ],
+)
+def test_full_precision_that_is_quantised_when_it_is_loaded_is_told(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    source = saved(tmp_path / "source", lambda table: table)
+    config = read_json(source / "config.json") | {"quantization_config": settings}
+    (source / "config.json").write_text(json.dumps(config))
+    (warning,) = import_hf(source, tmp_path / "out", "m", "1.0", license="MIT")
+    assert f"by its config.json the weights are quantised ({settings['quant_method']})" in warning
+    assert "take quantization_config out" in warning
+    with raises("M801", match="in full precision; take quantization_config out"):
+        import_hf(source, tmp_path / "two", "m", "1.0", license="MIT", dequantize=True)
+
+
+def test_codes_without_a_format_are_told_once(tmp_path: Path) -> None:
+    source = saved(tmp_path / "source")
+    config = read_json(source / "config.json")
+    del config["quantization_config"]
+    (source / "config.json").write_text(json.dumps(config))
+    (warning,) = import_hf(source, tmp_path / "out", "m", "1.0", license="MIT")
+    assert "quantised (FP8 in blocks)" in warning
+    assert "no quantization_config" in warning

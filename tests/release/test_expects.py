@@ -166,6 +166,20 @@ def test_a_quantised_base_is_the_reason_why_nothing_is_built_on_it(
         touched(imported(tmp_path, {"peft_type": "LORA", "r": 2}, lora), registry)
 
 
+def test_a_base_that_is_quantised_when_it_is_loaded_is_told_at_build(tmp_path: Path) -> None:
+    registry, folder = tmp_path / "registry", write_base(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "eetq", "weights": "int8"}
+    (folder / "config.json").write_text(json.dumps(config))
+    publish(folder, registry)
+    lora = {
+        f"{Q}.lora_A.weight": floats(RNG, 2, HIDDEN),
+        f"{Q}.lora_B.weight": floats(RNG, HIDDEN, 2),
+    }
+    with raises("M215", match=r"\(eetq\), as quantization_config .* take quantization_config out"):
+        touched(imported(tmp_path, {"peft_type": "LORA", "r": 2}, lora), registry)
+
+
 def test_a_base_of_integers_is_told_at_build(tmp_path: Path) -> None:
     registry, weight = tmp_path / "registry", "model.layers.0.self_attn.q_proj.weight"
     folder = write_base(tmp_path / "tiny")

@@ -18,7 +18,7 @@ from modpkg.interop.dequantise import (
 )
 from modpkg.interop.dequantise.weight import QuantisedModel, Weight
 
-_FORMATS: dict[str, Callable[[QuantisedModel], list[Weight]]] = {
+FORMATS: dict[str, Callable[[QuantisedModel], list[Weight]]] = {
     "bitsandbytes": bitsandbytes.weights,
     "compressed-tensors": compressed_tensors.weights,
     "fp8": fp8.weights,
@@ -49,9 +49,9 @@ def dequantised(
     method = settings.get("quant_method")
     if method is None and settings.keys() & {"load_in_4bit", "load_in_8bit"}:
         method = "bitsandbytes"
-    if not isinstance(method, str) or method not in _FORMATS:
+    if not isinstance(method, str) or method not in FORMATS:
         raise ValueError(f"there is no exact definition of the format {method!r} here")
-    made = _FORMATS[method](QuantisedModel(settings, config, types, read))
+    made = FORMATS[method](QuantisedModel(settings, config, types, read))
     used = _used_once(made)
     return made, [name for name in types if name not in used]
 
