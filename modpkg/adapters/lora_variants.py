@@ -3,7 +3,8 @@
 KaSA (``kasa_config``) takes the part of W with the r smallest singular values out, and scales the
 ranks by a trained vector: delta = scale · B @ diag(d) @ A − that part. Wang et al. 2024,
 https://arxiv.org/abs/2412.06071. BD-LoRA (``use_bdlora``) has a block-diagonal A or B, of which it
-stores the blocks. VeLoRA and MonteCLoRA train otherwise, and run as plain LoRA.
+stores the blocks. QALoRA (``use_qalora``) has an A for the means of groups of inputs, times the
+number of groups. VeLoRA and MonteCLoRA train otherwise, and run as plain LoRA.
 
 PiSSA and OLoRA (``init_lora_weights``) move a part of W into the adapter before training: that of
 the r largest singular values, or scale · Q R of the first r columns of Q. delta = scale · B @ A −
@@ -72,6 +73,16 @@ def variant_change(
             inputs=inputs,
             parameters={**parameters, "scaling": scale},
         )
+    if group := pooled_group(adapter, site):
+        if parameters:
+            raise adapter.refuse(f"{site.target!r} is stored as (in, out), which QALoRA has not")
+        return TensorChange(
+            target=site.target,
+            op="qalora",
+            inputs=inputs,
+            weight=scale,
+            parameters={"group": group},
+        )
     if factor := diagonal_factor(adapter, site, rank):
         return TensorChange(
             target=site.target,
@@ -124,6 +135,31 @@ def diagonal_factor(adapter: Adapter, site: Site, rank: int) -> str:
     if a[1] != shape[1] and a[1] * blocks == shape[1]:
         return "a"
     return "b" if b[1] * blocks == rank and b[0] % blocks == 0 else ""
+
+
+def pooled_group(adapter: Adapter, site: Site) -> int:
+    """Return how many inputs QALoRA takes the mean of; 0 if none.
+
+    PEFT pools the inputs of layers that GPTQ quantised, and of no others: A's shape tells.
+
+    Raises:
+        ComposeError: The configuration has no such number, or one with which the shape is the same.
+    """
+    shape, a = adapter.target_shape(site.target), adapter.shape(site.roles["a"])
+    if not adapter.config.get("use_qalora") or len(shape) != 2:
+        return 0
+    group: Any = adapter.config.get("qalora_group_size", 16)
+    if isinstance(group, bool) or not isinstance(group, int) or group < 2:
+        raise adapter.refuse(f"its qalora_group_size is {group!r}, so whether it pools is not told")
+    return group if len(a) == 2 and a[1] * group == shape[1] else 0
+
+
+def qalora_prepare(
+    inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
+) -> Mapping[str, Array]:
+    """Return A with its columns repeated, since the sum of means is scaled by their number."""
+    group, a = term.parameters["group"], inputs["a"]
+    return {**inputs, "a": a.repeat(group, axis=1) * (a.shape[1] / group)}
 
 
 def kasa_prepare(
@@ -199,6 +235,13 @@ VARIANTS = (
         name="bdlora",
         delta=low_rank.delta,
         prepare=bdlora_prepare,
+        arrays=True,
+        null=("a", "b"),
+    ),
+    Formula(
+        name="qalora",
+        delta=low_rank.delta,
+        prepare=qalora_prepare,
         arrays=True,
         null=("a", "b"),
     ),

@@ -26,7 +26,7 @@ from tests.raising import raises
         {"trainable_token_indices": [3]},
         {"target_parameters": ["experts.up"]},
         {"alora_invocation_tokens": [1, 2]},
-        {"use_qalora": True},
+        {"use_qalora": True, "qalora_group_size": 1},
         {"use_bdlora": {"nblocks": "2"}},
         {"use_bdlora": "x"},
         {"kasa_config": {"beta": 1}},

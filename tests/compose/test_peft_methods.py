@@ -11,6 +11,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.variants import QALoraLinearVariant
 from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -18,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from modpkg.compose.executor import compose
 from modpkg.core.errors import ModpkgError
 from tests.compose.helpers import values
-from tests.compose.oracle import agrees_on_modules, applied, save_adapter, shake
+from tests.compose.oracle import agrees_on_modules, applied, close, save_adapter, shake
 from tests.raising import raises
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -162,6 +164,11 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
             ("olora", "no bias", {"lora_alpha": 2}),
             ("olora", "both", {}),
         )
+    ),
+    (
+        "qalora of layers that are not quantised",
+        lora(use_qalora=True, qalora_group_size=2),
+        "linear",
     ),
     ("velora", lora(velora_config=peft.VeloraConfig(num_groups=2)), "linear"),
     ("monteclora", lora(monteclora_config=peft.MontecloraConfig()), "linear"),
@@ -478,6 +485,29 @@ def test_the_forward_pass_equals_pefts(
 ) -> None:
     build, targets, inputs = INPUTS[kind]
     agrees_on_modules(tmp_path, build, config(targets), inputs)
+
+
+def test_qalora(tmp_path: Path) -> None:
+    """PEFT pools the inputs of layers that GPTQ quantised; here its variant is put on others."""
+    torch.manual_seed(3)
+    base = Linear().eval()
+    config = lora(use_qalora=True, qalora_group_size=2)(["first", "square"])
+    wrapped = peft.get_peft_model(copy.deepcopy(base), config).eval()
+    for layer in wrapped.modules():
+        if isinstance(layer, LoraLayer):
+            QALoraLinearVariant.init(layer, "default", config)
+            layer.lora_variant["default"] = QALoraLinearVariant()
+    shake(wrapped)
+    assert wrapped.base_model.model.first.lora_A["default"].weight.shape == (3, 3)
+    save_adapter(wrapped, tmp_path)
+    (tmp_path / "base").mkdir()
+    save_file(dict(base.state_dict()), tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "toy"}')
+    composed = compose(applied(tmp_path), tmp_path / "store", threads=1)
+    with torch.no_grad():
+        wanted = wrapped(FLOATS)
+        base.load_state_dict(values(composed.tensors))
+        close(base(FLOATS), wanted)
 
 
 class _Blocks:

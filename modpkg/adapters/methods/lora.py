@@ -31,12 +31,14 @@ from modpkg.adapters.lora_variants import (
     VARIANTS,
     blocks_of,
     diagonal_factor,
+    pooled_group,
     refuse_variants,
     variant_change,
 )
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
+from modpkg.core.filenames import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,19 +84,22 @@ _READ = (
     "trainable_token_indices",
     "use_bdlora",
     "use_dora",
+    "use_qalora",
     "use_rslora",
 )
 _MEANINGS = {
     "alora_invocation_tokens": "activated LoRA acts on a part of the input only",
     "arrow_config": "Arrow routes between adapters by token",
     "megatron_config": "its layers are split over several devices",
-    "use_qalora": "QALoRA pools its input",
 }
 # Initialisations that leave the base's weights unchanged.
 _KEEPING_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
-_VARIANTS = ("kasa_config", "monteclora_config", "use_bdlora", "use_dora", "velora_config")
+_VARIANTS = (
+    *("kasa_config", "monteclora_config", "use_bdlora", "use_dora", "use_qalora"),
+    "velora_config",
+)
 
 
 def lora_scaling(adapter: Adapter) -> Scaling:
@@ -106,6 +111,12 @@ def lora_scaling(adapter: Adapter) -> Scaling:
     check_keys(adapter, reads=_READ, ignores=_IGNORED, meanings=_MEANINGS)
     config = adapter.config
     init = config.get("init_lora_weights", True)
+    if init == "loftq":
+        raise adapter.refuse(
+            "init_lora_weights = 'loftq' put quantised weights into the base that it was trained "
+            "on; publish that base (get_base_model().save_pretrained), build the adapter for it, "
+            f"and set init_lora_weights to true in its {ADAPTER_CONFIG}"
+        )
     if init not in (*_KEEPING_INITS, *MOVING_INITS):
         raise adapter.refuse(
             f"init_lora_weights = {init!r} moved a part of the base's weights into it; save it "
@@ -211,6 +222,8 @@ def _product_shape(adapter: Adapter, site: Site, scaling: Scaling) -> tuple[int,
         blocks = blocks_of(adapter)
         first = (first[0], first[1] * (blocks if diagonal == "a" else 1))
         second = (second[0], second[1] * (blocks if diagonal == "b" else 1))
+    if group := pooled_group(adapter, site):
+        first = (first[0], first[1] * group)
     if first[0] != rank:
         raise adapter.other_rank(a, rank)
     grouped = adapter.refuse(
