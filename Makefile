@@ -21,8 +21,15 @@ test: export OMP_NUM_THREADS := 1
 # Tests write, sync and delete many small files: in memory, where 16 GB of it are free.
 test: export TMPDIR := $(or $(TMPDIR),$(shell awk '/MemAvailable/ && $$2 > 16e6 {print "/dev/shm"}' \
 	/proc/meminfo 2>/dev/null),/tmp)
-test: $(VENV)/.installed lint
-	$(BIN)/pytest -n 3 --dist worksteal $(PYTEST_ARGS)
+# Without its cache, mypy takes half a minute: it runs beside the tests, and is reported after them.
+test: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p build
+	@nice $(BIN)/mypy >build/mypy.txt 2>&1 & types=$$!; \
+	echo $(BIN)/pytest -n 3 --dist worksteal $(PYTEST_ARGS); \
+	$(BIN)/pytest -n 3 --dist worksteal $(PYTEST_ARGS); tests=$$?; \
+	wait $$types; types=$$?; cat build/mypy.txt; exit $$((tests ? tests : types))
 
 # One room, without mypy: make check ROOM=resolve
 ROOM = $(error which room? for example: make check ROOM=resolve)

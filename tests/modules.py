@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from modpkg.core.digests import parse_digest
 from modpkg.core.records import IndexLine
+from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
+from modpkg.registry.index import format_index
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build
@@ -41,6 +46,24 @@ def publish(folder: Path, registry: Path) -> IndexLine:
     assert manifest.module is not None
     built = build(manifest, manifest.module, folder / "dist")
     return RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
+
+
+def publish_versions(registry: Path, name: str, versions: list[str]) -> None:
+    """Publish modules without content, as a writer does, but with one write of their index.
+
+    A writer reads the index and the table of all tensors for each release.
+    """
+    RegistryWriter(registry).prepare()
+    lines = []
+    for version in versions:
+        folder = write_module(registry.parent / "projects" / f"{name}-{version}", name, version)
+        manifest = read_manifest(folder / "modpkg.toml")
+        assert manifest.module is not None
+        line = build(manifest, manifest.module, folder / "dist").line
+        data = BlobTree(folder / "dist").read(parse_digest(line.release), "a release record")
+        BlobTree(registry).add(data)
+        lines.append(replace(line, size=len(data), published="2026-01-01T00:00:00Z"))
+    (registry / "index" / f"{name}.jsonl").write_bytes(format_index(lines))
 
 
 def publish_collection(

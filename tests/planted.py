@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.command import modpkg
-from tests.modules import publish_collection
+from tests.modules import publish_collection, publish_versions
 
 Requires = Mapping[str, Mapping[str, Mapping[str, str]]]
 """By name and version, what a release requires."""
@@ -29,8 +29,7 @@ count = len(runs.read_text().splitlines())
 def publish_many(registry: Path, names: list[str], versions: int) -> None:
     """Publish 1.1 … 1.<versions> of each name."""
     for name in names:
-        for version in range(1, versions + 1):
-            publish_collection(registry, name, f"1.{version}")
+        publish_versions(registry, name, [f"1.{number}" for number in range(1, versions + 1)])
 
 
 def publish_graph(registry: Path, graph: Requires) -> None:

@@ -196,7 +196,10 @@ def test_float32_is_within_its_stated_error(method: str, dtype: str) -> None:
     reducer = REDUCERS[method]
     checked = exact = 0
     for count, parameters in itertools.product((1, 2, 3), METHODS[method]):
-        for weights in itertools.product(WEIGHTS, repeat=count):
+        # Of three weights, every fifth choice: that has each weight with each other one.
+        for weights in itertools.islice(
+            itertools.product(WEIGHTS, repeat=count), None, None, 5 if count == 3 else 1
+        ):
             if not reducer.weighted and set(weights) != {1.0}:
                 continue
             given = {**reducer.parameters, **parameters}
