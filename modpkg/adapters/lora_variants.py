@@ -16,15 +16,19 @@ that depend on data, rounding or random numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import BaseRows, Coefficients, Formula
+from modpkg.adapters.formula import BaseRows, Coefficients, Formula, UndefinedChange
+from modpkg.adapters.method import linear_shape
 from modpkg.adapters.singular import split, whole
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modpkg.adapters.formula import Array
 
 MOVING_INITS = ("pissa", "olora")
@@ -67,12 +71,18 @@ def variant_change(
             raise adapter.refuse(
                 f"{site.target!r} is not of a linear layer, as init_lora_weights = {init!r} needs"
             )
-        return TensorChange(
-            target=site.target,
-            op=str(init),
-            inputs=inputs,
-            parameters={**parameters, "scaling": scale},
-        )
+        own = {**parameters, "scaling": scale}
+        if (magnitude := site.roles.get("magnitude")) is not None:
+            extent = linear_shape(adapter, site)[1 if parameters else 0]
+            if math.prod(adapter.shape(magnitude)) != extent:
+                raise adapter.misfit(magnitude, site.target, [extent])
+            return TensorChange(
+                target=site.target,
+                op="dora",
+                inputs={**inputs, "magnitude": magnitude},
+                parameters={**own, "init": init},
+            )
+        return TensorChange(target=site.target, op=str(init), inputs=inputs, parameters=own)
     if group := pooled_group(adapter, site):
         if parameters:
             raise adapter.refuse(f"{site.target!r} is stored as (in, out), which QALoRA has not")
@@ -206,6 +216,37 @@ def olora_prepare(
     rank = len(a)
     factors = np.concatenate([b, -q[:, :rank]], axis=1)
     return {"b": factors * term.parameters["scaling"], "a": np.concatenate([a, r[:rank]])}
+
+
+class _MatrixRows:
+    """A torch tensor, as formulas on arrays read the base."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+        self.shape, self.count = tuple(matrix.shape), matrix.numel()
+        self.columns = matrix.shape[1]
+
+    def peek(self, start: int, stop: int) -> Array:
+        rows: Array = self._matrix[start:stop].double().numpy()
+        return rows
+
+
+def without_moved(
+    inputs: Mapping[str, Tensor], term: Coefficients, source: Tensor
+) -> dict[str, Tensor]:
+    """Return DoRA's inputs with factors that take out what its initialisation moved.
+
+    Raises:
+        UndefinedChange: What was moved is not defined.
+    """
+    import torch
+
+    if not (scaling := term.parameters["scaling"]):
+        raise UndefinedChange("its scale is 0, so what was moved into it is not defined")
+    move = pissa_prepare if term.parameters["init"] == "pissa" else olora_prepare
+    factors = move({role: inputs[role].numpy() for role in "ab"}, term, _MatrixRows(source))
+    b, a = torch.from_numpy(factors["b"] / scaling), torch.from_numpy(factors["a"])
+    return {**inputs, "a": a, "b": b}
 
 
 def bdlora_prepare(

@@ -295,7 +295,7 @@ def _add_values(
             parameters={
                 "op": other.op,
                 "weight": other.weight,
-                "parameters": other.parameters,
+                "parameters": {k: v for k, v in other.parameters.items() if k != "init"},
             },
         )
     else:

@@ -315,6 +315,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
             "dora": lora(target_modules=_ENDS, use_dora=True, modules_to_save=["norm"]),
             "pissa": lora(target_modules=_ENDS, init_lora_weights="pissa"),
             "olora": lora(target_modules=_ENDS, init_lora_weights="olora"),
+            "pissa, dora": lora(target_modules=_ENDS, init_lora_weights="pissa", use_dora=True),
             "hira": peft.HiraConfig(r=2, init_weights=False, target_modules=_ENDS),
             "oft": peft.OFTConfig(r=0, oft_block_size=8, init_weights=False, target_modules=_ENDS),
             "tinylora": peft.TinyLoraConfig(

@@ -127,6 +127,7 @@ LOKR = method(peft.LoKrConfig, r=2, alpha=5, init_weights=False)
 OFT = method(peft.OFTConfig, oft_block_size=2, r=0, init_weights=False)
 HRA = method(peft.HRAConfig, r=4, init_weights=False)
 MISS = method(peft.MissConfig, r=4, init_weights=True)
+_MOVED_DORA = (("pissa", "linear"), ("pissa", "Conv1D"), ("pissa", "both"), ("olora", "no bias"))
 CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
     *(("lora", lora(), kind) for kind in INPUTS if kind != "groups"),
     *(("rslora", lora(use_rslora=True), kind) for kind in ("linear", "Conv1D", "embedding")),
@@ -163,6 +164,7 @@ CASES: list[tuple[str, Callable[[list[str]], Any], str]] = [
             ("olora", "linear", {}),
             ("olora", "no bias", {"lora_alpha": 2}),
             ("olora", "both", {}),
+            *((init, k, {"use_dora": True}) for init, k in _MOVED_DORA),
         )
     ),
     (
@@ -660,12 +662,6 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
         lambda: lora(init_lora_weights="pissa_niter_4")(["first"]),
         "linear",
         "init_lora_weights",
-    ),
-    (
-        "pissa and dora",
-        lambda: lora(init_lora_weights="pissa", use_dora=True)(["first"]),
-        "linear",
-        "not combined",
     ),
 ]
 

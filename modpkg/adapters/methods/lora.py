@@ -34,6 +34,7 @@ from modpkg.adapters.lora_variants import (
     pooled_group,
     refuse_variants,
     variant_change,
+    without_moved,
 )
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
@@ -123,7 +124,7 @@ def lora_scaling(adapter: Adapter) -> Scaling:
             "with path_initial_model_for_weight_conversion to get a plain LoRA"
         )
     variants = [key for key in _VARIANTS if config.get(key)]
-    if init in MOVING_INITS:
+    if init in MOVING_INITS and variants != ["use_dora"]:
         variants.append(f"init_lora_weights = {init!r}")
     if len(variants) > 1:
         raise adapter.refuse(f"it has {' and '.join(variants)}, which are not combined")
@@ -343,6 +344,8 @@ def dora_prepare(
     inputs: Mapping[str, Tensor], term: Coefficients, source: Tensor
 ) -> Mapping[str, Tensor]:
     """Return the inputs, with ``factor`` = m / ‖V‖ by column where norms run over all rows."""
+    if "init" in term.parameters:
+        inputs = without_moved(inputs, term, source)
     if not term.parameters.get("transposed"):
         return inputs
     count, columns = as_matrix(source).shape
