@@ -37,7 +37,14 @@ none that PEFT sets up from the base's weight."""
 CLASSIFIERS = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
 }
+"""Ends of transformers' class names, by PEFT's ``task_type``."""
+_CLASSIFIER = re.compile(
+    r"For(?:Sequence|Token|Image|Audio|Video)Classification$|ForQuestionAnswering$"
+)
+_LABELS = ("classifier", "score", "qa_outputs")
+"""Modules that have a row for each label."""
 
 
 def bind_saved(
@@ -62,7 +69,14 @@ def bind_saved(
                 f"tensor {tensor!r} is in a module of modules_to_save that is inside another, of "
                 "which PEFT trains one and saves the other"
             )
-        if target is not None:
+        if ".modules_to_save." in tensor and not saved:
+            raise adapter.refuse(
+                f"tensor {tensor!r} is a module's that was saved whole, and its {ADAPTER_CONFIG} "
+                "does not name it in modules_to_save: PEFT leaves it out"
+            )
+        if target is not None and saved and _has_other_labels(adapter, target, tensor):
+            added[target] = tensor
+        elif target is not None:
             adapter.expect(tensor, target, adapter.target_shape(target))
             if saved and not _replaces_both(adapter, tensor, tensors.plain):
                 _refuse_tied(adapter, target, tensor)
@@ -96,8 +110,19 @@ def bind_saved(
 
 
 def is_saved(name: str, modules: list[str]) -> bool:
-    """Return whether a tensor belongs to one of ``modules_to_save``."""
-    return any(module in name.split(".") or f".{module}." in f".{name}" for module in modules)
+    """Return whether a tensor is in one of ``modules_to_save``, as PEFT matches them.
+
+    >>> is_saved("pre_classifier.weight", ["classifier"])
+    True
+    """
+    return _matching(name, modules) > 0
+
+
+def _matching(name: str, modules: list[str]) -> int:
+    """Return how many modules around a tensor ``modules_to_save`` matches: by the path's end."""
+    parts = name.split(".")
+    around = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return sum(any(path.endswith(module) for module in modules) for path in around)
 
 
 def _is_nested(name: str, modules: list[str]) -> bool:
@@ -106,9 +131,7 @@ def _is_nested(name: str, modules: list[str]) -> bool:
     >>> _is_nested("head.head.0.weight", ["head"]), _is_nested("head.0.weight", ["head"])
     (True, False)
     """
-    parts = name.split(".")
-    around = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return sum(any(path.endswith(module) for module in modules) for path in around) > 1
+    return _matching(name, modules) > 1
 
 
 def drop_tied_copies(adapter: Adapter, tensors: AdapterTensors) -> None:
@@ -254,21 +277,48 @@ def labels_of(adapter: Adapter, added: Mapping[str, str]) -> dict[str, Any]:
     """
     if not added:
         return {}
-    task = str(adapter.config.get("task_type"))
+    task = adapter.config.get("task_type")
     example = added[min(added)]
-    if task not in CLASSIFIERS:
+    kind = CLASSIFIERS.get(str(task)) or (_kind_of_class(adapter) if task is None else None)
+    if kind is None:
         raise adapter.refuse(
             f"tensor {example!r} is of a module that {adapter.base_name} does not have, and "
             f"task_type {task} does not say what it is for; publish it as a module of kind 'head'"
         )
     weights = [name for name in sorted(added) if name.endswith(".weight")]
+    weights = [name for name in weights if name.partition(".")[0] in _LABELS] or weights
     count = adapter.shape(added[weights[-1]])[0] if weights else 0
     labels = {str(number): f"LABEL_{number}" for number in range(count)}
     return {
-        "architectures": [CLASSIFIERS[task]],
+        "architectures": [kind],
         "id2label": labels,
         "label2id": {label: int(number) for number, label in labels.items()},
     }
+
+
+def _kind_of_class(adapter: Adapter) -> str | None:
+    """Return the end of the name of the class that was trained, or else of the base's class.
+
+    PEFT writes the class into ``auto_mapping`` if the configuration has no ``task_type``.
+    """
+    trained = adapter.config.get("auto_mapping")
+    own = trained.get("base_model_class") if isinstance(trained, dict) else None
+    classes = adapter.model_config.get("architectures")
+    named = (own, classes[0] if isinstance(classes, list) and classes else None)
+    found = [_CLASSIFIER.search(name) for name in named if isinstance(name, str)]
+    return next((match[0] for match in found if match is not None), None)
+
+
+def _has_other_labels(adapter: Adapter, target: str, tensor: str) -> bool:
+    """Return whether a saved tensor of a classifier is for another number of labels."""
+    old, new = adapter.target_shape(target), adapter.shape(tensor)
+    return (
+        any(part in _LABELS for part in target.split("."))
+        and _kind_of_class(adapter) is not None
+        and len(old) == len(new) > 0
+        and old[1:] == new[1:]
+        and old != new
+    )
 
 
 def _add_values(

@@ -25,6 +25,10 @@ _QUANTISERS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "hqq", "quan
 _DEQUANTISED = ("fp8", "mxfp4")
 """Formats that transformers itself reads in full precision."""
 
+_CLASSIFIER = re.compile(r"For(?:\w+Classification|QuestionAnswering)$")
+_OTHER_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|cls|pooler)\.|^decoder\.(?:weight|bias)$")
+"""The output layers and poolers that models of language and of pictures have."""
+
 
 def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
@@ -174,8 +178,13 @@ def _dtypes(model: Any, places: Collection[str]) -> dict[str, torch.dtype]:
 
 
 def _may_be_left_out(model: Any, name: str) -> bool:
-    """Return whether the architecture declares that it ignores tensors of this name."""
+    """Return whether the architecture ignores tensors of this name, of those that it lacks.
+
+    It declares some; and a classifier does not use the output layer or pooler of its base.
+    """
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    if _CLASSIFIER.search(type(model).__name__) and _OTHER_HEAD.search(name):
+        return True
     return any(re.search(pattern, name) for pattern in patterns)
 
 
@@ -209,7 +218,10 @@ def _by_transformers(
             ) from None
         raise RunError("M704", name=name, reason=text) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, info[what])):
+        keys = sorted(map(str, info[what]))
+        if what == "unexpected_keys":
+            keys = [key for key in keys if not _may_be_left_out(model, key)]
+        if keys:
             reason = f"{what.replace('_', ' ')}: {', '.join(keys[:3])}"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]

@@ -149,7 +149,7 @@ def _removed(context: StepContext, added: Mapping[str, TensorRef]) -> tuple[str,
         context.model,
         types_of(added),
         context.base.tensors,
-        context.step.replace,
+        (*context.step.replace, *sorted(added.keys() & context.base.tensors.keys())),
         base_name=context.base_name,
     )
     return (*head.replaced, *head.removed)
