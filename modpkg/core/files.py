@@ -39,7 +39,8 @@ def safe_path(text: str) -> str:
     elif any(part in ("", ".", "..") for part in parts):
         reason = "it has an empty part, '.' or '..'"
     elif any(
-        part != part.rstrip(" .") or part.split(".")[0].upper() in _RESERVED for part in parts
+        part != part.rstrip(" .") or part.split(".")[0].rstrip(" ").upper() in _RESERVED
+        for part in parts
     ):
         reason = "a part of it is not a portable file name"
     if reason is not None:
@@ -52,7 +53,9 @@ _RESERVED = {
     "PRN",
     "AUX",
     "NUL",
-    *(f"{name}{n}" for name in ("COM", "LPT") for n in range(1, 10)),
+    "CONIN$",
+    "CONOUT$",
+    *(f"{name}{digit}" for name in ("COM", "LPT") for digit in "123456789\u00b9\u00b2\u00b3"),
 }
 
 

@@ -122,3 +122,24 @@ def in_terms_of(
             if twin is not None and twin in tensors:
                 result[name] = tensors[twin]
     return result
+
+
+def as_copied_from(
+    tensors: Mapping[str, Hashed],
+    base: Mapping[str, Hashed],
+    config: Mapping[str, Any],
+    base_config: Mapping[str, Any],
+) -> dict[str, Hashed]:
+    """Return a copy's tensors as its base has them: what makes no difference is not changed.
+
+    Besides `in_terms_of`, buffers that only the base has are the base's.
+
+    Args:
+        tensors: The copy's tensors.
+        base: The base's tensors.
+        config: The copy's ``config.json``.
+        base_config: The base's.
+    """
+    result = in_terms_of(tensors, base, config, base_config)
+    differs = in_terms_of(base, result, base_config, config)
+    return result | {name: tensor for name, tensor in base.items() if name not in differs}

@@ -15,6 +15,7 @@ from modpkg.compose.plan import plan
 from modpkg.core.errors import RunError
 from modpkg.core.installed import InstalledModule, TensorRef, read_model
 from modpkg.core.records import canonical_json
+from modpkg.core.same_values import as_copied_from
 from modpkg.core.tensors import identity_of
 from modpkg.environment.first_load import installed_modules
 from modpkg.environment.workspace import Workspace
@@ -139,10 +140,14 @@ def _terms(composition: Composition) -> TermsByTensor:
 def _check_same_base(first: Composition, other: Composition) -> None:
     """Check that two models differ only in changes to shared tensors.
 
+    Copies of tied tensors, and buffers that a model computes itself, are no difference.
+
     Raises:
         RunError: The models differ in another way.
     """
     one, two = _table(first), _table(other)
+    alike = as_copied_from(two, one, other.config, first.config)
+    two = alike | {name: two[name] for name in _terms(other) if name not in alike}
     for tensor in sorted(one.keys() | two.keys()):
         if tensor not in one or tensor not in two:
             raise RunError(

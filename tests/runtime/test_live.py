@@ -419,6 +419,23 @@ def test_models_that_cannot_be_live(tmp_path: Path) -> None:
         parts_of(folder, {"a": one, "x": Compose(base=ModuleName("other"))}, modules)
 
 
+def test_copies_and_buffers_that_make_no_difference_are_one_base(tmp_path: Path) -> None:
+    model = llama(tie_word_embeddings=True)
+    modules = saved(tmp_path, model, {"one": lora("k_proj")})
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(tensors, twin / "model.safetensors")
+    (twin / "config.json").write_bytes((tmp_path / "base" / "config.json").read_bytes())
+    modules["twin"] = of_folder(twin, "twin", "base")
+    one, other = recipe(modules, one=1.0), Compose(base=ModuleName("twin"))
+    parts = parts_of(tmp_path / "base", {"a": one, "x": other}, modules)
+    assert "lm_head.weight" not in parts.table
+
+
 def test_experts_that_transformers_joins(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.MixtralConfig(

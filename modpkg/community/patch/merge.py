@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from msgspec import Struct, structs
 
+from modpkg.community.modules.same_names import config_of
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.patch.apply import apply_patch
 from modpkg.community.patch.candidate import Origin
@@ -23,9 +24,11 @@ from modpkg.core.errors import PatchError
 from modpkg.core.filenames import CONFIG, PATCH
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.core.packs import pack_chunks, pack_header
 from modpkg.core.progress import Progress
+from modpkg.core.same_values import as_copied_from
 from modpkg.core.tensors import type_of
 from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
 from modpkg.store.store import Store
@@ -75,6 +78,9 @@ def plan_merge(
 ) -> MergePlan:
     """Compare what parents changed in a base; nothing is merged yet.
 
+    Copies of tied tensors, and buffers that a model computes itself, are no changes where only one
+    side has them.
+
     Args:
         base: The base.
         parents: Patches for it, or changed copies of it.
@@ -104,7 +110,10 @@ def plan_merge(
         else:
             copies.append(view)
     progress.stage("Comparing")
-    tensors = [view.refs() for view in copies]
+    own = read_json(base.files[CONFIG]) if CONFIG in base.files else {}
+    tensors = [
+        as_copied_from(view.refs(), base.tensors, config_of(view) or own, own) for view in copies
+    ]
     progress.total(sum(ref.length for refs in tensors for ref in refs.values()))
     overlaps = find_overlaps(base.tensors, tensors, progress.advance)
     files = merge_files(base.files, [view.paths() for view in copies])

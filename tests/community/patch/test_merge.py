@@ -31,6 +31,7 @@ from modpkg.core.report import Report, Subject, TestResult
 from modpkg.manifest.read import read_manifest
 from modpkg.store.store import Store
 from tests.community.changed import base_of, copy_of, patch_of, same_bits
+from tests.compose.helpers import base as base_module
 from tests.raising import raises
 
 NAMES = ("embed", "layers.0.w", "layers.1.w")
@@ -81,6 +82,27 @@ def test_tensors_changed_by_one_parent_need_no_choice(case: Case) -> None:
     found = case.tensors(merging)
     wanted = {"embed": weights(1)["embed"], "layers.1.w": weights(2)["layers.1.w"]}
     assert same_bits(found, {**weights(), **wanted})
+
+
+def test_copies_of_tied_tensors_and_buffers_are_no_changes(tmp_path: Path) -> None:
+    def model(embedding: torch.Tensor, layer: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"model.embed_tokens.weight": embedding, "layers.1.w": layer}
+
+    def tied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        copy = tensors["model.embed_tokens.weight"].clone()
+        return {**tensors, "lm_head.weight": copy, "layers.0.inv_freq": torch.ones(2)}
+
+    old, new = list(weights().values()), list(weights(1).values())
+    case = Case(tmp_path)
+    whole = tied(model(old[0], old[1]))
+    case.base = base_module(tmp_path / "tied", whole, tie_word_embeddings=True)
+    merging = case.begin(model(new[0], old[1]), model(old[0], new[1]))
+    assert same_bits(case.tensors(merging), tied(model(new[0], new[1])))
+
+    plain = model(old[0], old[1])
+    case.base = base_module(tmp_path / "plain", plain, tie_word_embeddings=True)
+    merging = case.begin(tied(model(new[0], old[1])), tied(model(old[0], new[1])))
+    assert same_bits(case.tensors(merging), model(new[0], new[1]))
 
 
 def test_changes_at_different_places_of_one_tensor_are_put_together(case: Case) -> None:
