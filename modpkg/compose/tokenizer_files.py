@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, RecordError
-from modpkg.core.filenames import GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
@@ -36,7 +36,6 @@ _BESIDE = re.compile(
 )
 _SENTENCE = re.compile(
     r"modules\.json|config_sentence_transformers\.json|sentence_[a-z-]+_config\.json"
-    r"|[0-9]+_[A-Za-z]+/config\.json"
 )
 """Files of sentence-transformers, which count beside a ``modules.json`` only."""
 _SPECIAL_TOKENS_MAP, _ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
@@ -56,9 +55,12 @@ _IDLE_GENERATION = {"transformers_version", "_from_model_config"}
 
 
 def is_text_file(path: str) -> bool:
-    """Return whether a module's file belongs to its tokenizer or says how it generates."""
+    """Return whether a module's file belongs to its tokenizer or says how it generates.
+
+    A ``config.json`` in a folder may be of a module that ``modules.json`` names.
+    """
     others = path == GENERATION_CONFIG or _SENTENCE.fullmatch(path) is not None
-    return others or _of_tokenizer(path)
+    return others or path.endswith(f"/{CONFIG}") or _of_tokenizer(path)
 
 
 class TextSettings(Struct, frozen=True, kw_only=True):
@@ -111,10 +113,32 @@ def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
     elif _json(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE) is not None:
         units.append(_Unit(_TEMPLATE_UNIT, {TOKENIZER_CONFIG: files[TOKENIZER_CONFIG]}))
     if MODULES in files:
-        units.append(_Unit(_SENTENCE_UNIT, taken(_SENTENCE)))
+        units.append(_Unit(_SENTENCE_UNIT, _sentence_files(files)))
     if GENERATION_CONFIG in files:
         units.append(_Unit(_GENERATION_UNIT, {GENERATION_CONFIG: files[GENERATION_CONFIG]}))
     return {unit.what: unit for unit in units}
+
+
+def _sentence_files(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the files of sentence-transformers among a module's: those ``modules.json`` names.
+
+    Raises:
+        RecordError: The file is malformed.
+        InvalidValue: It names a folder outside of the module's.
+    """
+    named = {f"{folder}/{CONFIG}" for _, folder in _sequence(files[MODULES]) if folder}
+    return {
+        path: blob
+        for path, blob in files.items()
+        if path in named or _SENTENCE.fullmatch(path) is not None
+    }
+
+
+def _sequence(path: Path) -> list[tuple[str, str]]:
+    try:
+        return sequence_of(path)
+    except ValueError as error:
+        raise RecordError("M209", what=MODULES, kind=f"{MODULES} file", reason=error) from None
 
 
 def settle(
@@ -139,6 +163,9 @@ def settle(
         RecordError: A file is not a JSON object.
     """
     base = modules[recipe.base]
+    others = [modules[name].files for name in recipe.modules() if name != recipe.base]
+    if recipe.tokenizer is None and not any(is_text_file(file) for own in others for file in own):
+        return TextSettings(files=dict(files))
     own, before = _units(files), _units(base.files)
     chosen: dict[str, tuple[str, _Unit]] = {}
     if recipe.tokenizer is not None:
@@ -165,7 +192,8 @@ def settle(
         if what == _TOKENIZER_UNIT:
             merged = {path: blob for path, blob in merged.items() if not _of_tokenizer(path)}
         elif what == _SENTENCE_UNIT:
-            merged = {p: blob for p, blob in merged.items() if _SENTENCE.fullmatch(p) is None}
+            theirs = _sentence_files(merged) if MODULES in merged else {}
+            merged = {path: blob for path, blob in merged.items() if path not in theirs}
         if what == _TEMPLATE_UNIT and TOKENIZER_CONFIG in unit.files:
             # The one key of the file: its others belong to a tokenizer.
             merged = {p: blob for p, blob in merged.items() if _TEMPLATE.fullmatch(p) is None}
@@ -301,10 +329,7 @@ def _sentence_meaning(files: Mapping[str, Path]) -> Any:
     meaning: dict[str, Any] = {}
     for path, blob in files.items():
         if path == MODULES:
-            try:
-                meaning[path] = sequence_of(blob)
-            except ValueError as error:
-                raise RecordError("M209", what=path, kind=f"{path} file", reason=error) from None
+            meaning[path] = _sequence(blob)
         else:
             meaning[path] = {key: v for key, v in read_json(blob).items() if key != "__version__"}
     return meaning

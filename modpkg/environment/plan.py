@@ -292,7 +292,9 @@ def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Regis
     """Fetch the small files that planning a composition reads into the store."""
     records = [transfer.records[name] for name in model.modules() if name in transfer.records]
     with_text = [record for record in records if any(map(is_text_file, record.files))]
-    reads_text = len(with_text) > 1 or model.recipe.tokenizer is not None
+    reads_text = model.recipe.tokenizer is not None or any(
+        record.name != model.recipe.base for record in with_text
+    )
     for name in model.modules():
         record = transfer.records.get(name)
         for path in record.files if record is not None else ():

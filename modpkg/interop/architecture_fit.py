@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,8 +17,9 @@ from modpkg.core.tensors import types_of
 from modpkg.interop.full_precision import FullPrecision, full_precision, refs_of
 from modpkg.manifest.schema import Manifest
 from modpkg.release.content import collect
+from modpkg.runtime.dense import check_weights
 from modpkg.runtime.loading_report import LoadingReport, check_complete, report_or_reason
-from modpkg.runtime.sentence_modules import split_tensors
+from modpkg.runtime.sentence_modules import WITH_WEIGHTS, modules_of, split_tensors
 
 _OTHER_FORM = "its tensors are not those of its architecture in full precision"
 _NO_CODES = "its tensors are in full precision; take quantization_config out of its config.json"
@@ -62,6 +63,26 @@ def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> Architect
     return ArchitectureFit(report, reason, stored, full)
 
 
+def check_after_transformer(name: str, folder: Path, files: Collection[str], configs: Path) -> None:
+    """Check the shapes of the weights of modules of sentence-transformers after the transformer.
+
+    Args:
+        name: The base's name, for errors.
+        folder: The folder.
+        files: The files of weights in it, by their path.
+        configs: The folder with its configs.
+
+    Raises:
+        RunError: One has another shape than its config says.
+        RecordError, PackError: A config or a file of weights is damaged.
+    """
+    for kind, part in modules_of(name, configs):
+        if kind in WITH_WEIGHTS:
+            own = [file for file in files if file.rpartition("/")[0] == part]
+            config = read_json(configs / part / CONFIG)
+            check_weights(name, part, kind, config, refs_of(folder, own))
+
+
 def check_project(manifest: Manifest) -> str | None:
     """Check that the tensors of a base's project are those of its architecture.
 
@@ -79,6 +100,7 @@ def check_project(manifest: Manifest) -> str | None:
     apart = split_tensors(module.name, folder, dict.fromkeys(content.weights, ""))[1]
     own = [file for file in content.weights if file.rpartition("/")[0] not in apart]
     what = f"{module.name} {module.version}"
+    check_after_transformer(what, folder, content.weights, folder)
     comparison = compare(what, folder, refs_of(folder, own))
     if comparison.report is None:
         return comparison.reason

@@ -137,9 +137,10 @@ def _write_weights(
         every: Those, and the files of modules after the transformer.
         dequantize: Whether quantised weights are written in full precision.
     """
-    from modpkg.interop.architecture_fit import compare
+    from modpkg.interop.architecture_fit import check_after_transformer, compare
 
     warnings = []
+    check_after_transformer(name, source, every, staged)
     compared = compare(name, staged, refs_of(source, own))
     stored, full = compared.stored, compared.full
     if dequantize and (stored is None or full is None):

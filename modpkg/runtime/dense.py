@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from modpkg.core.errors import RunError
+from modpkg.core.tensors import TypedTensor
 
 _ACTIVATIONS = (
     *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
@@ -61,14 +62,8 @@ def project(
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise refuse(f"has the activation function {activation!r}, which is not supported")
     width, wide = config.get("out_features"), config.get("in_features")
-    wanted: dict[str, tuple[Any, ...]] = {"linear.weight": (width, wide)}
-    if config.get("bias", True):
-        wanted["linear.bias"] = (width,)
     residual = bool(config.get("use_residual", False))
-    if residual and width != wide:
-        wanted["residual.weight"] = (width, wide)
-    if misfit := _misfit(weights, wanted):
-        raise refuse(misfit)
+    check_weights(name, folder, "Dense", config, weights)
     if x.shape[-1] != wide:
         raise refuse(f"takes embeddings of width {wide}, but gets {x.shape[-1]}")
     kind = torch.promote_types(x.dtype, weights["linear.weight"].dtype)
@@ -96,26 +91,43 @@ def normalize_layer(
         RunError: Its weights do not match its config, or the embeddings' width.
     """
     width = config.get("dimension")
-    wanted: dict[str, tuple[Any, ...]] = {"norm.weight": (width,), "norm.bias": (width,)}
-    misfit = _misfit(weights, wanted)
-    if misfit is None and x.shape[-1] != width:
-        misfit = f"takes embeddings of width {width}, but gets {x.shape[-1]}"
-    if misfit is not None:
-        raise RunError("M704", name=name, reason=f"{folder} {misfit}")
+    check_weights(name, folder, "LayerNorm", config, weights)
+    if x.shape[-1] != width:
+        reason = f"{folder} takes embeddings of width {width}, but gets {x.shape[-1]}"
+        raise RunError("M704", name=name, reason=reason)
     kind = torch.promote_types(x.dtype, weights["norm.weight"].dtype)
     scale, shift = weights["norm.weight"].to(kind), weights["norm.bias"].to(kind)
     return torch.nn.functional.layer_norm(x.to(kind), (x.shape[-1],), scale, shift)
 
 
-def _misfit(
-    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[Any, ...]]
-) -> str | None:
-    """Return which weight has another shape than a config says; None if none has."""
+def check_weights(
+    name: str,
+    folder: str,
+    kind: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor] | Mapping[str, TypedTensor],
+) -> None:
+    """Check that the tensors of a Dense or LayerNorm have the shapes that its config gives them.
+
+    Raises:
+        RunError: One has another, is missing, or is over.
+    """
+    wanted: dict[str, tuple[Any, ...]]
+    if kind == "LayerNorm":
+        width = config.get("dimension")
+        wanted = {"norm.weight": (width,), "norm.bias": (width,)}
+    else:
+        width, wide = config.get("out_features"), config.get("in_features")
+        wanted = {"linear.weight": (width, wide)}
+        if config.get("bias", True):
+            wanted["linear.bias"] = (width,)
+        if config.get("use_residual", False) and width != wide:
+            wanted["residual.weight"] = (width, wide)
     actual = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-    if actual == wanted:
-        return None
-    key = min(key for key in {*actual, *wanted} if actual.get(key) != wanted.get(key))
-    return f"needs {key!r} of shape {wanted.get(key)}, but has {actual.get(key)}"
+    if actual != wanted:
+        key = min(key for key in {*actual, *wanted} if actual.get(key) != wanted.get(key))
+        reason = f"{folder} needs {key!r} of shape {wanted.get(key)}, but has {actual.get(key)}"
+        raise RunError("M704", name=name, reason=reason)
 
 
 def _activation(name: str) -> torch.nn.Module:

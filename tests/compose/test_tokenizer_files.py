@@ -42,7 +42,7 @@ CHAT = {**tokenizer(END, eos_token="<|im_end|>"), "chat_template.jinja": TEMPLAT
 def with_files(owner: InstalledModule, files: dict[str, Any]) -> InstalledModule:
     folder = next(iter(owner.files.values())).parent
     for path, value in files.items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(value if isinstance(value, str) else json.dumps(value))
         owner.files[path] = folder / path
     return owner
@@ -169,26 +169,45 @@ def test_a_generation_config_of_an_adapter_is_used(tmp_path: Path) -> None:
     assert result.notes == ("m has the generation config of ad, which differs from base's.",)
 
 
-def test_the_sentence_modules_of_an_adapter_are_used(tmp_path: Path) -> None:
-    def files(mode: str) -> dict[str, Any]:
-        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+@pytest.mark.parametrize("folder", ["1_Pooling", "pool", "modules/pooling-2"])
+def test_the_sentence_modules_of_an_adapter_are_used(folder: str, tmp_path: Path) -> None:
+    def files(mode: str, folder: str = folder) -> dict[str, Any]:
+        kinds = {"": "Transformer", folder: "Pooling"}
         return {
             "modules.json": [
                 {"name": path, "path": path, "type": f"sentence_transformers.models.{kind}"}
                 for path, kind in kinds.items()
             ],
-            "1_Pooling/config.json": {"pooling_mode": mode},
+            f"{folder}/config.json": {"pooling_mode": mode},
             "config_sentence_transformers.json": {"prompts": {"query": mode}},
         }
 
     own = an_adapter(tmp_path, "ad", files("cls"))
     plain = composed(a_base(tmp_path, tokenizer()), own)
     assert owners(plain)["modules.json"] == "ad"
+    assert f"{folder}/config.json" in plain.files
     told = "m has the sentence-transformers modules of ad, which differs from base's."
     assert plain.notes == (told,)
     same = composed(a_base(tmp_path / "2", files("cls")), own)
     assert (owners(same)["modules.json"], same.notes) == ("base", ())
-    assert composed(a_base(tmp_path / "3", files("mean")), own).notes == (told,)
+    other = composed(a_base(tmp_path / "3", files("mean", "old")), own)
+    assert other.notes == (told,)
+    assert "old/config.json" not in other.files
+
+
+def test_modules_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
+    for path in ("../up", "/etc", "a/../../b"):
+        entry = {"name": "0", "path": path, "type": "sentence_transformers.models.Pooling"}
+        own = an_adapter(tmp_path / path.replace("/", "-"), "ad", {"modules.json": [entry]})
+        with raises("M105"):
+            composed(a_base(tmp_path / path.replace("/", "_"), tokenizer()), own)
+
+
+def test_a_base_alone_needs_none_of_its_text_files_to_be_planned(tmp_path: Path) -> None:
+    lone = a_base(tmp_path, {**tokenizer(), "modules.json": []})
+    for path in ("tokenizer.json", "tokenizer_config.json", "modules.json"):
+        lone.files[path].unlink()  # as before they are fetched
+    assert set(composed(lone, an_adapter(tmp_path, "ad", {})).files) >= {"modules.json"}
 
 
 def test_two_tokenizers_are_refused_and_the_recipe_may_name_one(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_weights_that_are_missing_or_code_are_refused(saved: Path) -> None:
     pack.write_bytes(weights)
     config = saved / "2_Dense" / "config.json"
     settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "in_features": 63}))
+    told = "2_Dense needs 'linear.weight' of shape"
+    assert told in refused("import", "hf", saved, "--name", "a")
     config.write_text(json.dumps({**settings, "activation_function": "os.system"}))
     imported(saved, "bad")
     modpkg("install", "bad")
