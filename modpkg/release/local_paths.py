@@ -7,6 +7,7 @@ path.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,29 @@ from modpkg.core.filenames import ADAPTER_CONFIG, TOKENIZER
 
 _MODEL_KEY = "name_or_path"
 """How keys end whose values name a model: a repository's name, or a path."""
-_PATH_KEYS = ("_path", "_file", "_dir", "_checkpoint", "_folder")
+_PATH_KEY = re.compile(r"_(?:path|file|dir|checkpoint|folder)s?$")
 """How keys end whose values can be paths; relative ones say nothing about the machine."""
+_PATHS = ("base_model", "dataset", "datasets", "deepspeed", "model", "path")
+"""Whole keys of this kind, as trainers and mergekit write them."""
+_YAML = (".yaml", ".yml")
 _NOT_CONFIGS = (TOKENIZER, "vocab.json")
-_MAX_SIZE = 1 << 20
+_MAX_SIZE = 64 << 20
 _MAX_DEPTH = 20
 _ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
+_KEY = re.compile(
+    rb'(?:name_or_path|(?:_path|_file|_dir|_checkpoint|_folder)s?|"(?:%s))"\s*:'
+    % "|".join(_PATHS).encode()
+)
+"""What a document has that can hold such a path; most large ones have not."""
+_IN_YAML = re.compile(
+    r"""(?P<before>(?:^[ \t]*|[{,][ \t]*)(?:-[ \t]+)*(?:[\w.-]+|"[^"\n]*"|'[^'\n]*')[ \t]*:[ \t]+"""
+    r"""|^[ \t]*(?:-[ \t]+)+|[\[,][ \t]*)"""
+    r"""(?P<quote>["']?)(?:(?:/[^\s,:\]}'"#]+){2,}/?|~/|[A-Za-z]:[\\/]|file:)"""
+    r"""(?:(?<=["'])|[^\n,\]}'"#]*?)(?P=quote)(?=[ \t\r]*(?:$|[,\]}]|[ \t]#))""",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A value in YAML that is an absolute path, after its key or in a list."""
 _FRONT = re.compile(r"---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 _BASE = re.compile(r"^base_model:[ \t]*(\S.*)$|^(?:[ \t]*-[ \t]*)(?:base_model:\w+:)?(\S.*)$", re.M)
 
@@ -48,11 +65,12 @@ def without_local_paths(relative: str, path: Path) -> bytes:
         return data
     if name.lower() == "readme.md":
         return _readme(data, _base_of(path.parent / ADAPTER_CONFIG))
-    return _config(data)
+    return _yaml(data) if name.endswith(_YAML) else _config(data)
 
 
 def _may_have_paths(name: str) -> bool:
-    return name.lower() == "readme.md" or (name.endswith(".json") and name not in _NOT_CONFIGS)
+    config = name.endswith((".json", *_YAML)) and name not in _NOT_CONFIGS
+    return config or name.lower() == "readme.md"
 
 
 def remove_local_paths(folder: Path) -> None:
@@ -69,39 +87,77 @@ def remove_local_paths(folder: Path) -> None:
 
 def _config(data: bytes) -> bytes:
     """Return a config whose local paths are null; keys keep their order."""
+    if _KEY.search(data) is None:
+        return data
     document = _decoded(data)
     if not _forget(document, _MAX_DEPTH):
         return data
+    if _strict(data) is None:
+        return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "replace")
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
 
 
-def _forget(document: dict[str, Any], depth: int) -> bool:
-    """Set the local paths of an object to null, and return whether there were any."""
+def _forget(document: Any, depth: int) -> bool:
+    """Set the local paths in an object or a list to null, and return whether there were any."""
+    if not depth or not isinstance(document, dict | list):
+        return False
     found = False
-    for key, value in document.items():
-        if isinstance(value, dict) and depth:
-            found |= _forget(value, depth - 1)
-        elif isinstance(value, str) and (
-            (key.endswith(_MODEL_KEY) and is_local(value))
-            or (key.endswith(_PATH_KEYS) and _ABSOLUTE.match(value))
-        ):
+    for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+        if isinstance(key, str) and isinstance(value, list):
+            kept = [None if _is_path(key, each) else each for each in value]
+            found |= kept != value
+            value[:] = kept
+        if _is_path(key, value):
             document[key] = None
             found = True
+        else:
+            found |= _forget(value, depth - 1)
     return found
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
+def _is_path(key: object, value: object) -> bool:
+    """Return whether the value of a key is a path of a machine."""
+    if not isinstance(key, str) or not isinstance(value, str):
+        return False
+    if key.endswith(_MODEL_KEY):
+        return is_local(value)
+    return (_PATH_KEY.search(key) is not None or key in _PATHS) and _ABSOLUTE.match(
+        value
+    ) is not None
+
+
+def _decoded(data: bytes) -> Any:
+    """Return a JSON document, which Python's own writer may have written (``NaN``)."""
+    if (document := _strict(data)) is not None:
+        return document
     try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         return {}  # whoever needs the file reports it
+
+
+def _strict(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _yaml(data: bytes) -> bytes:
+    """Return a YAML document whose values are null where they are absolute paths."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+    return _IN_YAML.sub(lambda match: f"{match['before']}null", text).encode()
 
 
 def _base_of(config: Path) -> str | None:
     try:
-        value = _decoded(config.read_bytes()).get("base_model_name_or_path")
+        document = _decoded(config.read_bytes())
     except OSError:
         return None
+    value = document.get("base_model_name_or_path") if isinstance(document, dict) else None
     return value if isinstance(value, str) and is_local(value) else None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +132,63 @@ def test_a_readme_alone_is_cleaned_by_its_front_matter(tmp_path: Path) -> None:
     assert path.read_text() == CLEAN_README
     path.write_bytes(b"\xff\xfe/home")
     assert without_local_paths("README.md", path) == b"\xff\xfe/home"
+
+
+YAML = """\
+base_model: /home/anna/models/base  # mine
+output_dir: "/home/anna/out dir"
+models:
+  - model: /home/anna/models/one
+  - /data/sets/two
+  - {path: ~/three, weight: 0.5}
+files: [/data/a.json, b.json]
+url: https://models.example/a/b
+name: org/base
+route: /v1
+date: 2026-01-01
+"""
+CLEAN_YAML = """\
+base_model: null  # mine
+output_dir: null
+models:
+  - model: null
+  - null
+  - {path: null, weight: 0.5}
+files: [null, b.json]
+url: https://models.example/a/b
+name: org/base
+route: /v1
+date: 2026-01-01
+"""
+
+
+def cleaned(tmp_path: Path, name: str, data: str) -> str:
+    path = tmp_path / name
+    path.write_text(data)
+    return without_local_paths(name, path).decode()
+
+
+def test_paths_in_yaml(tmp_path: Path) -> None:
+    assert cleaned(tmp_path, "train.yaml", YAML) == CLEAN_YAML
+    assert cleaned(tmp_path, "train.yml", CLEAN_YAML) == CLEAN_YAML
+
+
+def test_paths_in_large_json_in_lists_and_beside_infinity(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "added_tokens_decoder": {str(n): {"content": "x" * 90} for n in range(20_000)},
+        "limit": float("inf"),
+        "runs": [{"name_or_path": BASE, "data_files": [f"{BASE}/a.json", "b.json"]}],
+        "datasets": [{"path": BASE, "type": "alpaca"}],
+    }
+    found = json.loads(cleaned(tmp_path, "tokenizer_config.json", json.dumps(config)))
+    assert found["runs"] == [{"name_or_path": None, "data_files": [None, "b.json"]}]
+    assert found["datasets"] == [{"path": None, "type": "alpaca"}]
+    assert found["limit"] == float("inf")
+    assert len(found["added_tokens_decoder"]) == 20_000
+
+
+def test_a_yaml_that_is_one_long_line_takes_no_time(tmp_path: Path) -> None:
+    for text in ("a: " + "/b" * 50_000 + ":", "- " * 50_000, "{,[ " * 50_000, "a" * 200_000):
+        start = time.perf_counter()
+        cleaned(tmp_path, "a.yaml", text)
+        assert time.perf_counter() - start < 2
