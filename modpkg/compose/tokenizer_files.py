@@ -15,14 +15,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.core.errors import ComposeError, RecordError
-from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZER_CONFIG
+from modpkg.compose.sentence_files import (
+    may_be_sentence_file,
+    sentence_files,
+    sentence_meaning,
+)
+from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
 from modpkg.core.text_config import SPECIAL_IDS, edit_text, text_part, vocabulary
 from modpkg.manifest.schema import Compose
-from modpkg.release.sequence import sequence_of
 
 VOCABULARY = re.compile(
     r"tokenizer\.json|vocab(?:-src|-tgt)?\.(?:json|txt)|[^/]+\.(?:model|spm|tiktoken)"
@@ -34,10 +38,6 @@ _BESIDE = re.compile(
     r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|merges\.txt"
     r"|normalizer\.json"
 )
-_SENTENCE = re.compile(
-    r"modules\.json|config_sentence_transformers\.json|sentence_[a-z-]+_config\.json"
-)
-"""Files of sentence-transformers, which count beside a ``modules.json`` only."""
 _SPECIAL_TOKENS_MAP, _ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 _CHAT_TEMPLATE = "chat_template"
 _GENERATES = re.compile(r"(?:ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
@@ -55,12 +55,8 @@ _IDLE_GENERATION = {"transformers_version", "_from_model_config"}
 
 
 def is_text_file(path: str) -> bool:
-    """Return whether a module's file belongs to its tokenizer or says how it generates.
-
-    A ``config.json`` in a folder may be of a module that ``modules.json`` names.
-    """
-    others = path == GENERATION_CONFIG or _SENTENCE.fullmatch(path) is not None
-    return others or path.endswith(f"/{CONFIG}") or _of_tokenizer(path)
+    """Return whether a module's file belongs to its tokenizer or says how it generates."""
+    return path == GENERATION_CONFIG or may_be_sentence_file(path) or _of_tokenizer(path)
 
 
 class TextSettings(Struct, frozen=True, kw_only=True):
@@ -113,32 +109,10 @@ def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
     elif _json(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE) is not None:
         units.append(_Unit(_TEMPLATE_UNIT, {TOKENIZER_CONFIG: files[TOKENIZER_CONFIG]}))
     if MODULES in files:
-        units.append(_Unit(_SENTENCE_UNIT, _sentence_files(files)))
+        units.append(_Unit(_SENTENCE_UNIT, sentence_files(files)))
     if GENERATION_CONFIG in files:
         units.append(_Unit(_GENERATION_UNIT, {GENERATION_CONFIG: files[GENERATION_CONFIG]}))
     return {unit.what: unit for unit in units}
-
-
-def _sentence_files(files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the files of sentence-transformers among a module's: those ``modules.json`` names.
-
-    Raises:
-        RecordError: The file is malformed.
-        InvalidValue: It names a folder outside of the module's.
-    """
-    named = {f"{folder}/{CONFIG}" for _, folder in _sequence(files[MODULES]) if folder}
-    return {
-        path: blob
-        for path, blob in files.items()
-        if path in named or _SENTENCE.fullmatch(path) is not None
-    }
-
-
-def _sequence(path: Path) -> list[tuple[str, str]]:
-    try:
-        return sequence_of(path)
-    except ValueError as error:
-        raise RecordError("M209", what=MODULES, kind=f"{MODULES} file", reason=error) from None
 
 
 def settle(
@@ -192,7 +166,7 @@ def settle(
         if what == _TOKENIZER_UNIT:
             merged = {path: blob for path, blob in merged.items() if not _of_tokenizer(path)}
         elif what == _SENTENCE_UNIT:
-            theirs = _sentence_files(merged) if MODULES in merged else {}
+            theirs = sentence_files(merged) if MODULES in merged else {}
             merged = {path: blob for path, blob in merged.items() if path not in theirs}
         if what == _TEMPLATE_UNIT and TOKENIZER_CONFIG in unit.files:
             # The one key of the file: its others belong to a tokenizer.
@@ -325,21 +299,11 @@ def _generation_meaning(files: Mapping[str, Path]) -> Any:
     return {k: v for k, v in document.items() if k not in _IDLE_GENERATION and v is not None}
 
 
-def _sentence_meaning(files: Mapping[str, Path]) -> Any:
-    meaning: dict[str, Any] = {}
-    for path, blob in files.items():
-        if path == MODULES:
-            meaning[path] = _sequence(blob)
-        else:
-            meaning[path] = {key: v for key, v in read_json(blob).items() if key != "__version__"}
-    return meaning
-
-
 _MEANINGS = {
     _TOKENIZER_UNIT: _tokenizer_meaning,
     _TEMPLATE_UNIT: _template_meaning,
     _GENERATION_UNIT: _generation_meaning,
-    _SENTENCE_UNIT: _sentence_meaning,
+    _SENTENCE_UNIT: sentence_meaning,
 }
 
 

@@ -121,9 +121,8 @@ def _is_path(key: object, value: object) -> bool:
         return False
     if key.endswith(_MODEL_KEY):
         return is_local(value)
-    return (_PATH_KEY.search(key) is not None or key in _PATHS) and _ABSOLUTE.match(
-        value
-    ) is not None
+    holds_paths = _PATH_KEY.search(key) is not None or key in _PATHS
+    return holds_paths and _ABSOLUTE.match(value) is not None
 
 
 def _decoded(data: bytes) -> Any:
