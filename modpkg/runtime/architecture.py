@@ -99,6 +99,9 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
         raise unknown
     try:
         config = kind.from_dict(_numbers(dict(raw)))
+    except ImportError as error:
+        text = " ".join(str(error).split())[:300]
+        raise MissingExtra("M723", name=name, reason=text) from None
     except Exception as error:  # transformers' validation raises errors of many types
         text = " ".join(str(error).split())[:300]
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
