@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from modpkg.cli.options import json_option
+from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, say
 from modpkg.core.files import shown
 from modpkg.core.names import module_name, parse_requirement, parse_version
+from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
 from modpkg.interop.mergekit import import_mergekit
@@ -73,10 +74,18 @@ def import_gguf_command(**options: Any) -> None:
 @import_command.command("peft")
 @_import_options
 @click.option("--base", required=True, help='Requirement of its base, as "smollm2-135m>=1,<2".')
-def import_peft_command(base: str, **options: Any) -> None:
-    """Convert an adapter: a directory with adapter_config.json, as PEFT saves it."""
+@click.option("--part", help="Part of a file that is for several models: te1, unet, text_encoder …")
+@registry_option
+@offline_option
+def import_peft_command(base: str, registry: str | None, offline: bool, **options: Any) -> None:
+    """Convert an adapter: a directory with adapter_config.json, as PEFT saves it.
+
+    A LoRA of kohya, LyCORIS or diffusers is one file (.safetensors). If the names in it do not
+    tell the layers, they are found by the base, which is looked up in the registry.
+    """
     parse_requirement(base)
-    _convert(import_peft, base=base, **options)
+    workspace = Workspace(options=RegistryOptions(registry, offline))
+    _convert(import_peft, base=base, workspace=workspace, **options)
 
 
 @import_command.command("mergekit")

@@ -10,7 +10,7 @@ import contextlib
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,68 +20,120 @@ from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
+from modpkg.interop.lora_files import FindBase, convert_lora_file, is_lora_file, parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MLX_WEIGHTS = "adapters.safetensors"
 _MLX_NAME = re.compile(r"^(?P<path>.+)\.(?P<role>lora_a|lora_b|m)$")
+_SHOWN = 5
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embeddings?)$")
-_FORMS = (
-    (
-        re.compile(r"^lycoris_|\.(?:hada_w[12]_[ab]|lokr_w[12])\.weight$"),
-        "LyCORIS wrote it: its names have underscores in place of dots, so they do not tell the "
-        "layer; apply it with LyCORIS and import the model that results",
-    ),
-    (
-        re.compile(r"^lora_(?:unet|te\d?|transformer|prior)_|\.lora_(?:down|up)\."),
-        "it is in kohya's form (lora_down, lora_up and alpha), for models of pictures; apply it "
-        "with the tool that made it and import the model that results",
-    ),
-    (
-        re.compile(
-            r"\.lora\.(?:down|up)\.|^(?:unet|text_encoder(?:_\d)?)\."
-            r"|^transformer\.(?:single_)?transformer_blocks\."
-        ),
-        "it is in diffusers' form, for a pipeline's parts and not for one model; apply it there "
-        "(fuse_lora) and import the part that results",
-    ),
-)
-"""By names of tensors, the forms that are not converted, and what to do."""
 
 
 @contextlib.contextmanager
-def as_peft(source: Path) -> Iterator[Path]:
-    """Yield a folder with an adapter in PEFT's form: ``source`` itself, or a converted copy.
+def as_peft(
+    source: Path, *, part: str | None = None, find: FindBase | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder with an adapter in PEFT's form, and warnings.
+
+    The folder is ``source`` itself, or a converted copy.
+
+    Args:
+        source: A folder, or a file of another saver.
+        part: Which part of a file that is for several models.
+        find: Returns the base, for files whose names alone do not tell the layers.
 
     Raises:
         ConversionError: The adapter is of another form that is not converted.
         PackError: The weights are damaged.
+        RegistryError, NotFound: The base is needed and not found.
     """
-    if (source / ADAPTER_WEIGHTS).is_file():
-        _refuse_forms(source, read_pack_header((source / ADAPTER_WEIGHTS).resolve()))
-        yield source
+    weights = _lora_file(source)
+    if weights is not None:
+        left = [each for each in parts_of(weights) if each != part] if part is not None else []
+        with tempfile.TemporaryDirectory() as name:
+            convert_lora_file(weights, Path(name), part, find)
+            _copy_readme(weights.parent if source.is_dir() else source, Path(name))
+            yield Path(name), [f"left out: {each} (import it by --part {each})" for each in left]
         return
-    if (source / _MLX_WEIGHTS).is_file() and (source / ADAPTER_CONFIG).is_file():
-        config = read_json(source / ADAPTER_CONFIG)
-        names = read_pack_header((source / _MLX_WEIGHTS).resolve())
-        named = any(name.endswith((".lora_a", ".lora_b")) for name in names)
-        if named or "lora_parameters" in config or "fine_tune_type" in config:
-            with tempfile.TemporaryDirectory() as name:
-                _convert_mlx(source, config, Path(name))
-                yield Path(name)
-            return
-    for weights in sorted(source.glob("*.safetensors")):
-        _refuse_forms(source, read_pack_header(weights.resolve()))
-    if reason := _elsewhere(source):
+    if part is not None:
+        raise ConversionError("M801", path=source, reason="it is no file with parts (--part)")
+    if _is_mlx(source):
+        with tempfile.TemporaryDirectory() as name:
+            _convert_mlx(source, read_json(source / ADAPTER_CONFIG), Path(name))
+            yield Path(name), []
+        return
+    if not (source / ADAPTER_WEIGHTS).is_file() and (reason := _elsewhere(source)):
         raise ConversionError("M801", path=source, reason=reason)
-    yield source
+    yield source, []
 
 
-def _refuse_forms(source: Path, names: Collection[str]) -> None:
-    for form, reason in _FORMS:
-        if any(map(form.search, names)):
-            raise ConversionError("M801", path=source, reason=reason)
+def _lora_file(source: Path) -> Path | None:
+    """Return the one file of kohya, LyCORIS or diffusers; None if there is none.
+
+    Raises:
+        ConversionError: There are several, or PEFT's configuration is beside it.
+    """
+    if source.is_file():
+        if source.suffix != ".safetensors":
+            raise ConversionError(
+                "M801",
+                path=source,
+                reason="it is a file, and of files only .safetensors are read: pickles (.pt, "
+                ".ckpt, .bin) can run code; save it as safetensors with the tool that made it",
+            )
+        if not is_lora_file(read_pack_header(source.resolve())):
+            raise ConversionError(
+                "M801",
+                path=source,
+                reason="its tensors are not a LoRA of kohya, LyCORIS or diffusers; name the folder "
+                f"with its {ADAPTER_CONFIG} if it is PEFT's",
+            )
+        return source.resolve()
+    configured = (source / ADAPTER_CONFIG).is_file()
+    if (source / ADAPTER_WEIGHTS).is_file():
+        found = [source / ADAPTER_WEIGHTS]
+    else:
+        found = sorted(source.glob("*.safetensors"))
+    found = [
+        path
+        for path in found
+        if path.is_file() and is_lora_file(read_pack_header(path.resolve()), configured=configured)
+    ]
+    if len(found) > 1:
+        shown = ", ".join(path.name for path in found[:_SHOWN])
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise ConversionError(
+            "M801",
+            path=source,
+            reason=f"it has several adapters; import each by its file: {shown}{more}",
+        )
+    if found and configured:
+        raise ConversionError(
+            "M801",
+            path=source,
+            reason=f"{found[0].name} is a LoRA of kohya, LyCORIS or diffusers, and has its scales "
+            f"itself; import the file without the {ADAPTER_CONFIG}, which is PEFT's",
+        )
+    return found[0].resolve() if found else None
+
+
+def _is_mlx(source: Path) -> bool:
+    if (source / ADAPTER_WEIGHTS).is_file():
+        return False
+    if not ((source / _MLX_WEIGHTS).is_file() and (source / ADAPTER_CONFIG).is_file()):
+        return False
+    names = read_pack_header((source / _MLX_WEIGHTS).resolve())
+    config = read_json(source / ADAPTER_CONFIG)
+    return any(name.endswith((".lora_a", ".lora_b")) for name in names) or (
+        "lora_parameters" in config or "fine_tune_type" in config
+    )
+
+
+def _copy_readme(source: Path, out: Path) -> None:
+    if (source / "README.md").is_file():
+        shutil.copyfile(source / "README.md", out / "README.md")
 
 
 def _elsewhere(source: Path) -> str | None:
@@ -178,5 +230,4 @@ def _convert_mlx(source: Path, config: Mapping[str, Any], out: Path) -> None:
     }
     save_file(tensors, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (out / ADAPTER_CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(converted)))
-    if (source / "README.md").is_file():
-        shutil.copyfile(source / "README.md", out / "README.md")
+    _copy_readme(source, out)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import ConversionError, InstallError, ModpkgError
-from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MEMORY, MODULES
+from modpkg.core.errors import (
+    ConversionError,
+    InstallError,
+    ModpkgError,
+    NotFound,
+    ReleaseError,
+)
+from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MANIFEST, MEMORY, MODULES
 from modpkg.core.files import safe_path, shown, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
@@ -23,6 +31,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.interop.contents import contents_of, copy_data, copy_weights
 from modpkg.interop.foreign_adapters import as_peft
 from modpkg.interop.module_project import (
+    UNKNOWN_LICENSE,
     files_of,
     license_of,
     new_project,
@@ -30,7 +39,10 @@ from modpkg.interop.module_project import (
 )
 from modpkg.interop.peft_names import names_in_memory
 from modpkg.interop.weights import write_weights
+from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Compose
+from modpkg.registry.base import find_base
+from modpkg.release.build import Base
 from modpkg.release.checkpoint import checkpoint_of
 from modpkg.resolve.lock import LockedModule
 from modpkg.runtime.memory_layout import layout_of
@@ -45,22 +57,59 @@ def import_peft(
     *,
     base: str,
     license: str | None = None,
+    part: str | None = None,
+    workspace: Workspace | None = None,
 ) -> list[str]:
     """Write a module of kind ``adapter`` from an adapter directory, and return warnings.
 
-    mlx-lm's adapters are converted to PEFT's form.
+    Adapters of mlx-lm, kohya, LyCORIS and diffusers are converted to PEFT's form.
 
     ``base`` is the requirement on the base it was trained on. Building the module checks that the
     adapter can be composed exactly with that base.
 
+    Args:
+        source: The directory, or a file of kohya, LyCORIS or diffusers.
+        out: Folder of the project.
+        name: Name of the module.
+        version: Its version.
+        base: The requirement.
+        license: SPDX expression, if the source has none.
+        part: Which part of a file that is for several models.
+        workspace: Finds the base of a file whose names alone do not tell the layers.
+
     Raises:
         ConversionError: `source` is not such a directory, or its weights are a pickle.
         InvalidValue: `base` is not a requirement.
+        RegistryError, NotFound: The base is needed and not found.
         PackError: The weights are damaged.
         InstallError: `out` cannot be written.
     """
-    with as_peft(source) as folder:
-        return _import(folder, out, name, version, base=base, license=license)
+    find = None if workspace is None else partial(_base, workspace, name, version, base)
+    with as_peft(source, part=part, find=find) as (folder, warnings):
+        return warnings + _import(folder, out, name, version, base=base, license=license)
+
+
+def _base(workspace: Workspace, name: str, version: str, base: str) -> Base:
+    """Return the newest release of a base that its requirement allows, as for a build."""
+    requirement = parse_requirement(base)
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(
+            Path(folder),
+            name=name,
+            version=version,
+            kind="adapter",
+            license=UNKNOWN_LICENSE,
+            summary=name,
+            base=(requirement.name, specifier_text(requirement.specifier) or "*"),
+        )
+        manifest = read_manifest(Path(folder) / MANIFEST)
+    registry = workspace.registries_for(manifest).of(requirement.name)
+    try:
+        return find_base(manifest, {requirement.name: registry}, None)
+    except ReleaseError as error:
+        if error.code != "M210":
+            raise
+        raise NotFound("M304", name=requirement.name, registry=registry.url, hint="") from None
 
 
 def _import(

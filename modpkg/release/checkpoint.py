@@ -23,6 +23,7 @@ from modpkg.release.content import Content
 from modpkg.release.packing import folders_apart
 
 _SHARD = re.compile(r"(?P<stem>[^/]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_DIFFUSERS = "diffusion_pytorch_model.safetensors"
 _NAMED = "transformers_weights"
 """Key of ``config.json`` that names the file of weights, or the index."""
 
@@ -40,7 +41,8 @@ def checkpoint_of(folder: Path, config: Mapping[str, Any] | None = None) -> Chec
     """Return the weights of the model in a folder, every shard checked to be there and whole.
 
     They are what ``config.json`` names, else what the index names, else ``model.safetensors``, else
-    all shards of one name if none is missing.
+    all shards of one name if none is missing. A part of a pipeline of diffusers, whose
+    ``config.json`` has a ``_class_name``, has diffusers' names in place of these.
 
     Raises:
         ReleaseError: A shard is missing, or lacks a tensor that the index finds in it.
@@ -49,7 +51,9 @@ def checkpoint_of(folder: Path, config: Mapping[str, Any] | None = None) -> Chec
     """
     there = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
     named = (config or {}).get(_NAMED)
-    index = folder / WEIGHTS_INDEX
+    whole, index = WEIGHTS, folder / WEIGHTS_INDEX
+    if "_class_name" in (config or {}) and whole not in there and not index.is_file():
+        whole, index = _DIFFUSERS, folder / f"{_DIFFUSERS}.index.json"
     if isinstance(named, str):
         index = folder / _inside(folder, named)
         if not index.is_file():
@@ -60,12 +64,12 @@ def checkpoint_of(folder: Path, config: Mapping[str, Any] | None = None) -> Chec
     if index.is_file():
         shards = _indexed(index)
         stale = not any((folder / shard).is_file() for shard in shards)
-        if not (stale and WEIGHTS in there):
+        if not (stale and whole in there):
             _check_shards(folder, index.name, shards)
             return Checkpoint(tuple(sorted(shards)), f"{index.name} does not name it")
-    if WEIGHTS in there:
-        read_pack_header((folder / WEIGHTS).resolve())
-        return Checkpoint((WEIGHTS,), f"the model's weights are {WEIGHTS}")
+    if whole in there:
+        read_pack_header((folder / whole).resolve())
+        return Checkpoint((whole,), f"the model's weights are {whole}")
     return _without_index(folder, there)
 
 

@@ -110,15 +110,12 @@ def test_mlx_adapters_that_cannot_be_converted(
 @pytest.mark.parametrize(
     ("file", "name", "message"),
     [
-        ("adapter_model.safetensors", "lora_unet_down_0.lora_down.weight", "kohya's form"),
-        ("style.safetensors", "lora_te1_text_model.alpha", "kohya's form"),
-        ("x.safetensors", "model.layers.0.q_proj.lora_up.weight", "kohya's form"),
-        ("lycoris.safetensors", "lycoris_layers_0_q_proj.hada_w1_a", "LyCORIS wrote it"),
-        ("pytorch_lora_weights.safetensors", "unet.down.lora_A.weight", "diffusers' form"),
-        ("pytorch_lora_weights.safetensors", "transformer.x.lora.down.weight", "diffusers' form"),
+        ("style.safetensors", "lora_te1_text_model.alpha", "without the base they tell no layer"),
+        ("x.safetensors", "model.layers.0.q_proj.lora_up.weight", "there is no 'lora_down'"),
         ("epoch_1/adapter_model.safetensors", "x", "a trainer's folder.* in epoch_1;"),
         ("checkpoint-9/adapter_model.safetensors", "x", "a trainer's folder.* in checkpoint-9;"),
         ("adapters.safetensors", "x", "no adapter_config.json"),
+        ("adapter_model.safetensors", "base_model.model.q.lora_A.weight", "no adapter_config.json"),
     ],
 )
 def test_other_forms_are_told(file: str, name: str, message: str, tmp_path: Path) -> None:
