@@ -110,8 +110,8 @@ def test_mlx_adapters_that_cannot_be_converted(
 @pytest.mark.parametrize(
     ("file", "name", "message"),
     [
-        ("style.safetensors", "lora_te1_text_model.alpha", "without the base they tell no layer"),
-        ("x.safetensors", "model.layers.0.q_proj.lora_up.weight", "there is no 'lora_down'"),
+        ("style.safetensors", "lora_te1_q_proj.lora_up.weight", "they tell no layer"),
+        ("x.safetensors", "layers.0.q_proj.lora_up.weight", "neither alphas nor a configuration"),
         ("epoch_1/adapter_model.safetensors", "x", "a trainer's folder.* in epoch_1;"),
         ("checkpoint-9/adapter_model.safetensors", "x", "a trainer's folder.* in checkpoint-9;"),
         ("adapters.safetensors", "x", "no adapter_config.json"),

@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from modpkg.cli.import_ import import_command
 from modpkg.compose.executor import compose
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName
 from modpkg.environment.workspace import RegistryOptions, Workspace
+from modpkg.interop.hf import import_hf
 from modpkg.interop.module_names import UnknownModules, paths_of
 from modpkg.interop.peft import import_peft
 from modpkg.manifest.schema import Step
-from tests import modules
+from modpkg.registry.reader import Registry
+from tests import modules, tiny
 from tests.compose.helpers import of_folder, planned, values
 from tests.raising import raises
 
@@ -306,6 +311,78 @@ def test_a_header_that_does_not_fit(metadata: str, message: str, tmp_path: Path)
     save_file(diffusers("mid.to_q", 2)[0], file, metadata={"lora_adapter_metadata": metadata})
     with raises("M801", match=message):
         taken(file, None, tmp_path / "out")
+
+
+def test_a_diffusers_folder_is_a_base_and_takes_original_names(tmp_path: Path) -> None:
+    """The names of Stable Diffusion XL in a file of kohya are those of another layout."""
+    paths = {
+        "input_blocks_1_0_in_layers_2": "down_blocks.0.resnets.0.conv1",
+        "input_blocks_3_0_op": "down_blocks.0.downsamplers.0.conv",
+        "input_blocks_5_1_proj_in": "down_blocks.1.attentions.1.proj_in",
+        "middle_block_1_transformer_blocks_0_attn1_to_q": (
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+        ),
+        "middle_block_2_out_layers_3": "mid_block.resnets.1.conv2",
+        "output_blocks_2_2_conv": "up_blocks.0.upsamplers.0.conv",
+        "output_blocks_4_0_skip_connection": "up_blocks.1.resnets.1.conv_shortcut",
+        "time_embed_2": "time_embedding.linear_2",
+        "out_2": "conv_out",
+    }
+    others = ("down_blocks.0.resnets.1.conv1", "up_blocks.0.attentions.0.proj_in")
+    source = tmp_path / "unet"
+    source.mkdir()
+    (source / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    weights = {f"{path}.weight": random(4, 6) for path in (*paths.values(), *others)}
+    save_file(weights, source / "diffusion_pytorch_model.safetensors")
+    (source / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
+    warnings = import_hf(source, tmp_path / "net", "net", "1.0", license="MIT")
+    assert any("diffusion_pytorch_model.fp16" in warning for warning in warnings)
+    modules.publish(tmp_path / "net", tmp_path / "registry")
+    tensors: Tensors = {}
+    for name in paths:
+        tensors[f"lora_unet_{name}.lora_down.weight"] = random(2, 6)
+        tensors[f"lora_unet_{name}.lora_up.weight"] = random(4, 2)
+        tensors[f"lora_unet_{name}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, tmp_path / "x.safetensors")
+    taken(tmp_path / "x.safetensors", tmp_path / "registry", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(paths.values())
+
+
+@pytest.mark.parametrize("prefix", ["text_model_", ""])
+def test_a_text_encoder_of_transformers(prefix: str, tmp_path: Path) -> None:
+    """CLIPTextModel had its layers in text_model, and has them no more in transformers 5."""
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    model = CLIPTextModel(CLIPTextConfig(**sizes, **ids, num_attention_heads=2))
+    model.save_pretrained(tmp_path / "clip")
+    import_hf(tmp_path / "clip", tmp_path / "net", "net", "1.0", license="MIT")
+    modules.publish(tmp_path / "net", tmp_path / "registry")
+    name = f"lora_te_{prefix}encoder_layers_0_self_attn_out_proj"
+    tensors = {
+        f"{name}.lora_down.weight": random(2, 8),
+        f"{name}.lora_up.weight": random(8, 2),
+        f"{name}.alpha": torch.tensor(1.0),
+    }
+    save_file(tensors, tmp_path / "x.safetensors")
+    taken(tmp_path / "x.safetensors", tmp_path / "registry", tmp_path / "out", base="net>=1")
+    tiny.publish(tmp_path / "out", tmp_path / "registry")
+    release = Registry(str(tmp_path / "registry"))
+    record = release.record(release.index("ad")[0])
+    (touched,) = record.expects["net"].tensors
+    assert touched.endswith("encoder.layers.0.self_attn.out_proj.weight")
+
+
+def test_on_the_command_line(registry: Path, tmp_path: Path) -> None:
+    one, _ = kohya("mid.to_q", 2, 1.0, "lora_te1_")
+    other, _ = kohya("mid.to_out.0", 2, 1.0, "lora_te2_")
+    save_file(one | other, tmp_path / "My_Style.safetensors")
+    options = ("--base", "net>=1", "--registry", str(registry), "--license", "MIT")
+    arguments = ["peft", str(tmp_path / "My_Style.safetensors"), "--part", "te2", *options]
+    result = CliRunner().invoke(import_command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "left out: te1 (import it by --part te1)" in result.output
+    assert Path("my-style/adapter_model.safetensors").is_file()
 
 
 # What is refused ------------------------------------------------------------------------------
