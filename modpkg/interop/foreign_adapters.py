@@ -20,7 +20,8 @@ from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
-from modpkg.interop.lora_files import FindBase, convert_lora_file, is_lora_file, parts_of
+from modpkg.interop.lora_files import FindBase, convert_lora_file
+from modpkg.interop.lora_names import is_lora_file, parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,16 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.dtypes import FLOATS
-from modpkg.core.errors import ConversionError, ModpkgError
+from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from modpkg.core.jsonfile import json_text
 from modpkg.core.packs import read_header, read_pack_header
+from modpkg.interop.lora_names import MERGE, parsed
 from modpkg.interop.module_names import (
     Shapes,
     UnknownModules,
     paths_of,
+    weights_in_memory,
     weights_of,
     with_original_names,
 )
@@ -41,57 +43,6 @@ if TYPE_CHECKING:
 FindBase = Callable[[], Base]
 """Return the release of the base that an adapter is for."""
 
-_UNDERSCORED = re.compile(
-    r"^(?:lora_(?P<part>unet|te\d?|transformer|prior_unet|prior_te|prior)|(?P<all>lycoris))_"
-    r"(?P<path>[^.]+)$"
-)
-_DOTTED = re.compile(
-    r"^(?P<part>unet|text_encoder(?:_\d)?|transformer(?:_\d)?|prior|diffusion_model)\.(?P<path>.+)$"
-)
-_ROLES = {
-    "lora_down.weight": "a",
-    "lora_up.weight": "b",
-    "lora_mid.weight": "mid",
-    "dora_scale": "magnitude",
-    "alpha": "alpha",
-    "lora.down.weight": "a",
-    "lora.up.weight": "b",
-    "lora.up.bias": "b_bias",
-    "lora_linear_layer.down.weight": "a",
-    "lora_linear_layer.up.weight": "b",
-    "lora_A.weight": "a",
-    "lora_B.weight": "b",
-    "lora_B.bias": "b_bias",
-    "lora_magnitude_vector": "magnitude",
-    "lora_magnitude_vector.weight": "magnitude",
-    **{key: key for n in "12" for key in (f"hada_w{n}_a", f"hada_w{n}_b", f"hada_t{n}")},
-    **{key: key for n in "12" for key in (f"lokr_w{n}", f"lokr_w{n}_a", f"lokr_w{n}_b")},
-    "lokr_t2": "lokr_t2",
-}
-_NAME = re.compile(rf"^(?P<path>.+)\.(?P<role>{'|'.join(map(re.escape, _ROLES))})$")
-_PROCESSOR = re.compile(r"^(?P<path>.+)\.to_(?P<which>q|k|v|out)_lora\.(?P<side>down|up)\.weight$")
-_ATTENTION = {
-    "unet": {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"},
-    "text": {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"},
-}
-_PEFT = re.compile(r"^base_model\.|^(?:transformer\.)?h\.\d")
-_SIGNS = re.compile(
-    r"^lycoris_|^lora_(?:unet|te\d?|transformer|prior)_|^bundle_emb\.|^(?:unet|text_encoder(?:_\d)?)\."
-    r"|^transformer\.(?:single_)?transformer_blocks\.|[._]lora\.(?:down|up)\."
-    r"|\.lora_(?:down|up)\.|\.lora_linear_layer\."
-)
-"""Names that PEFT does not write."""
-_FACTORS = re.compile(r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)$")
-_OTHERS = (
-    (re.compile(r"\.(?:diff|diff_b|w_norm|b_norm)$"), "whole differences of weights or norms"),
-    (re.compile(r"\.(?:oft_blocks|oft_diag|rescale)$"), "OFT, which turns outputs, PEFT's inputs"),
-    (re.compile(r"\.(?:on_input)$"), "IA³, which leaves out biases that PEFT's has"),
-    (re.compile(r"\.(?:a1|a2|b1|b2|bm)\.weight$"), "GLoRA of LyCORIS, which PEFT does not have"),
-    (re.compile(r"^bundle_emb\."), "embeddings of new words (textual inversion)"),
-    (re.compile(r"^(?:first_stage|image_proj|ip_adapter)"), "an IP adapter"),
-)
-"""By names, what else such files may hold."""
-_MERGE = "merge it with the tool that made it and import the model that results"
 _METADATA = "lora_adapter_metadata"
 _NUMBERS = FLOATS | {"I16", "I32", "I64"}
 _METHODS = {"lora": "LORA", "hada": "LOHA", "lokr": "LOKR"}
@@ -117,26 +68,6 @@ class _Converted(Struct):
     """(out, in) of the factors of a LoKr, without a kernel."""
 
 
-def is_lora_file(names: Collection[str], *, configured: bool = False) -> bool:
-    """Return whether a file is one of these, by the names of its tensors.
-
-    Args:
-        names: The names.
-        configured: Whether PEFT's configuration is beside it.
-    """
-    if any(map(_PEFT.match, names)):
-        return False
-    if any(map(_SIGNS.search, names)):
-        return True
-    layers = (_FACTORS.search(name) or _NAME.match(name) for name in names)
-    return not configured and any(layers)
-
-
-def parts_of(source: Path) -> list[str]:
-    """Return the parts of a file, each for a model of its own."""
-    return sorted({_parsed(source, name)[0] for name in read_pack_header(source)})
-
-
 def convert_lora_file(source: Path, out: Path, part: str | None, find: FindBase | None) -> None:
     """Write one part of a file as an adapter in PEFT's form.
 
@@ -155,36 +86,6 @@ def convert_lora_file(source: Path, out: Path, part: str | None, find: FindBase 
         _Conversion(source, out, part, find).run()
     except UnknownModules as error:
         raise ConversionError("M801", path=source, reason=str(error)) from None
-
-
-def _parsed(source: Path, name: str) -> tuple[str, str, str, bool]:
-    """Return the part, the layer and the role of a tensor, and whether its dots are lost.
-
-    Raises:
-        ConversionError: It is something that PEFT does not have.
-    """
-    for form, what in _OTHERS:
-        if form.search(name):
-            raise _unknown(source, name, what)
-    if (old := _PROCESSOR.match(name)) is not None:
-        kind = "text" if name.startswith("text_encoder") else "unet"
-        path = f"{old['path']}.{_ATTENTION[kind][old['which']]}"
-        role = {"down": "a", "up": "b"}[old["side"]]
-    elif (plain := _NAME.match(name)) is not None:
-        path, role = plain["path"], _ROLES[plain["role"]]
-    else:
-        raise _unknown(source, name, "something else than LoRA, LoHa and LoKr")
-    path = path.replace(".processor.", ".")
-    if (match := _UNDERSCORED.match(path)) is not None:
-        return match["part"] or match["all"], match["path"], role, True
-    if (match := _DOTTED.match(path)) is not None:
-        return match["part"], match["path"], role, False
-    return "model", path, role, False
-
-
-def _unknown(source: Path, name: str, what: str) -> ConversionError:
-    reason = f"its {name!r} is for {what}; {_MERGE}"
-    return ConversionError("M801", path=source, reason=reason)
 
 
 class _Conversion:
@@ -241,7 +142,7 @@ class _Conversion:
         """Return the part to convert, and its layers."""
         parts: dict[str, dict[str, _Layer]] = {}
         for name, tensor in self._types.items():
-            own, path, role, underscored = _parsed(self._source, name)
+            own, path, role, underscored = parsed(self._source, name)
             if tensor.dtype not in (FLOATS if role != "alpha" else _NUMBERS):
                 raise self.refuse(f"the dtype of {name!r} is {tensor.dtype}, not one to add with")
             layer = parts.setdefault(own, {}).setdefault(path, _Layer(path, {}, underscored))
@@ -268,7 +169,7 @@ class _Conversion:
                     methods.setdefault(_METHODS[stem], name)
         if len(methods) != 1:
             examples = " and ".join(repr(name) for name in methods.values())
-            several = f"an adapter of PEFT has one method, and this has {examples}; {_MERGE}"
+            several = f"an adapter of PEFT has one method, and this has {examples}; {MERGE}"
             raise self.refuse(several if methods else f"its part {self._part!r} has no layers")
         return next(iter(methods))
 
@@ -310,7 +211,7 @@ class _Conversion:
             return {**dotted, **paths_of(names, disk)}
         except UnknownModules as error:
             reason = f"the base {label} does not tell its layers: {error}"
-        for shapes, own in (with_original_names(disk), _memory(label, base)):
+        for shapes, own in (with_original_names(disk), weights_in_memory(label, base)):
             try:
                 found = paths_of(names, shapes) if shapes else {}
             except UnknownModules:
@@ -428,7 +329,7 @@ class _Conversion:
             name = layer.tensors[min(other)]
             method = self._method
             raise self.refuse(
-                f"its {name!r} is DoRA of a {method}, which PEFT does not have; {_MERGE}"
+                f"its {name!r} is DoRA of a {method}, which PEFT does not have; {MERGE}"
                 if "magnitude" in other
                 else f"its {name!r} does not belong to its {method}"
             )
@@ -476,19 +377,6 @@ def _divided(tensors: Mapping[str, Tensor], kernel: int) -> tuple[tuple[int, int
 
 def _key(role: str) -> str:
     return {"a": "lora_down", "b": "lora_up", "mid": "lora_mid"}.get(role, role)
-
-
-def _memory(label: str, base: Base) -> tuple[Shapes, Callable[[str], str]]:
-    """Return the weights of a base as transformers has them in memory, if it can tell."""
-    from modpkg.runtime.memory_layout import layout_of
-
-    try:
-        layout = layout_of(label, base.config(), base.provides.tensors)
-    except ModpkgError:
-        layout = None
-    shapes = {} if layout is None else layout.shapes
-    end = ".weight"
-    return {n.removesuffix(end): s for n, s in shapes.items() if n.endswith(end)}, str
 
 
 def _config(method: str, layers: Mapping[str, _Converted]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+from modpkg.core.errors import ModpkgError
 from modpkg.core.tensors import TypedTensor
+from modpkg.release.build import Base
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the weights of modules, by path of the module."""
@@ -32,6 +34,19 @@ def weights_of(tensors: Mapping[str, TypedTensor]) -> Shapes:
         for name, tensor in tensors.items()
         if name.endswith(".weight")
     }
+
+
+def weights_in_memory(label: str, base: Base) -> tuple[Shapes, Callable[[str], str]]:
+    """Return the weights of a base as transformers has them in memory, if it can tell."""
+    from modpkg.runtime.memory_layout import layout_of
+
+    try:
+        layout = layout_of(label, base.config(), base.provides.tensors)
+    except ModpkgError:
+        layout = None
+    shapes = {} if layout is None else layout.shapes
+    end = ".weight"
+    return {n.removesuffix(end): s for n, s in shapes.items() if n.endswith(end)}, str
 
 
 def paths_of(names: Collection[str], shapes: Shapes) -> dict[str, str]:
