@@ -1,14 +1,17 @@
 """Fine-tuning clamp on a CPU: what the groups' scripts share.
 
 Layers below those that are trained do not change, so each text goes through them once; what they
-give is kept, and training begins there. A group trains in half a minute.
+give is kept, for later groups too that have the same layers, and training begins there. Pooler and
+classifier read the first token alone, so the top layer is computed for no other. A group trains in
+a few seconds.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,10 @@ logging.disable_progress_bar()
 LENGTH = 64
 """Longest text in training, in tokens."""
 BATCH = 32
+KEPT = (3, 4, 6)
+"""Numbers of layers whose states are kept for later groups: those above which groups train."""
+_kept: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
+"""States by the weights that they went through, and by token ids."""
 
 
 def load(folder: Path, labels: Sequence[str] | None = None) -> Any:
@@ -79,28 +86,46 @@ def head_of(model: Any) -> list[nn.Parameter]:
 
 
 def lower(model: Any, folder: Path, texts: Iterable[Text], layers: int) -> list[Tensor]:
-    """Return what the embeddings and the lowest layers give for each text, [tokens, width]."""
+    """Return what the embeddings and the lowest layers give for each text, [tokens, width].
+
+    Above all layers these are the states of the first token alone, [1, width].
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     found = tokenizer([t.text for t in texts], truncation=True, max_length=LENGTH)["input_ids"]
-    return through(model, 0, layers, [torch.tensor(one) for one in found])
-
-
-def through(model: Any, first: int, last: int, items: Sequence[Tensor]) -> list[Tensor]:
-    """Return what layers from ``first`` to before ``last`` make of token ids or states."""
-    states = [torch.empty(0)] * len(items)
     with torch.no_grad():
-        for places in batches(items, range(len(items))):
-            given, mask = padded([items[place] for place in places])
-            if given.ndim == 2:
-                given = model.bert.embeddings(given)
-            for layer in layers_of(model)[first:last]:
-                given = layer(given, mask)
-            for place, row in zip(places, given, strict=True):
-                states[place] = row[: len(items[place])].clone()
-    return states
+        return states_above(model, layers, [tuple(ids) for ids in found])
 
 
-def batches(items: Sequence[Tensor], places: Iterable[int]) -> Iterator[list[int]]:
+def states_above(model: Any, layers: int, texts: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Return the states above some layers of texts as token ids; each is computed at most once."""
+    weights = digest(model, layers) if layers in KEPT else b""
+    new = [ids for ids in dict.fromkeys(texts) if (weights, ids) not in _kept]
+    below = states_above(model, layers - 1, new) if layers and new else []
+    found: dict[tuple[int, ...], Tensor] = {}
+    for places in batches(new, range(len(new))):
+        if layers:
+            given, mask = padded([below[place] for place in places])
+            states = raised(model, layers - 1, given, mask)
+        else:
+            given, _ = padded([torch.tensor(new[place]) for place in places])
+            states = model.bert.embeddings(given)
+        for place, row in zip(places, states, strict=True):
+            found[new[place]] = row[: len(new[place])].clone()
+    if layers in KEPT:
+        _kept.update({(weights, ids): states for ids, states in found.items()})
+    return [found[ids] if ids in found else _kept[weights, ids] for ids in texts]
+
+
+def digest(model: Any, layers: int) -> bytes:
+    """Return a digest of the weights up to the given number of layers, and of the number left."""
+    found = sha256(bytes([layers, len(layers_of(model)) == layers]))
+    for module in (model.bert.embeddings, *layers_of(model)[:layers]):
+        for tensor in module.state_dict().values():
+            found.update(tensor.numpy().data)
+    return found.digest()
+
+
+def batches(items: Sequence[Sized], places: Iterable[int]) -> Iterator[list[int]]:
     """Yield places of items of about the same length."""
     order = sorted(places, key=lambda place: len(items[place]))
     for start in range(0, len(order), BATCH):
@@ -114,12 +139,34 @@ def padded(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return nn.utils.rnn.pad_sequence(list(items), True), padding[:, None, None, :] * -1e9
 
 
+def raised(model: Any, number: int, states: Tensor, mask: Tensor) -> Tensor:
+    """Return what a layer makes of states; the top one, of each text's first token alone.
+
+    That is all that pooler and classifier read, a row in twenty; the others only give it keys and
+    values.
+    """
+    layer = layers_of(model)[number]
+    found: Tensor
+    if number + 1 < len(layers_of(model)):
+        found = layer(states, mask)
+    else:
+        own, first = layer.attention.self, states[:, :1]
+        query, key, value = (
+            dense(given).unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
+            for dense, given in ((own.query, first), (own.key, states), (own.value, states))
+        )
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, mask)
+        attended = layer.attention.output(seen.transpose(1, 2).flatten(2), first)
+        found = layer.output(layer.intermediate(attended), attended)
+    return found
+
+
 def logits(model: Any, first: int, items: Sequence[Tensor]) -> Tensor:
     """Return the logits for some texts, from the states that enter the layer ``first``."""
-    given, mask = padded(items)
-    for layer in layers_of(model)[first:]:
-        given = layer(given, mask)
-    found: Tensor = model.classifier(model.dropout(model.bert.pooler(given)))
+    states, mask = padded(items)
+    for number in range(first, len(layers_of(model))):
+        states = raised(model, number, states, mask)
+    found: Tensor = model.classifier(model.dropout(model.bert.pooler(states)))
     return found
 
 
