@@ -24,5 +24,5 @@ def update(clamp: Path, domain: str, folder: Path) -> None:
         if name.endswith("bias") or "LayerNorm" in name
     ]
     states = lower(model, clamp, texts, first)
-    fit(model, first, small, states, [text.label for text in texts], rate=5e-3, epochs=2)
+    fit(model, first, small, states, [text.label for text in texts], rate=6e-3, epochs=2)
     save(model, clamp, folder)
