@@ -9,33 +9,58 @@ Load and run the models that ``modpkg install`` composed:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, overload
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
     from pathlib import Path
 
     import torch
+    from transformers import PreTrainedTokenizerBase
 
+    from modpkg.environment.workspace import Workspace
     from modpkg.runtime.live import LiveModel
-    from modpkg.runtime.tasks import TaskResult
+    from modpkg.runtime.pipeline import Pipeline, TaskResult
 
-__all__ = ["ModpkgError", "__version__", "load", "path", "run"]
-
-
-@overload
-def load(name: str, *, live: Literal[False] = ..., user: bool = ...) -> torch.nn.Module: ...
+__all__ = ["ModpkgError", "__version__", "load", "path", "pipeline", "run", "tokenizer"]
 
 
 @overload
-def load(name: str | Sequence[str], *, live: Literal[True], user: bool = ...) -> LiveModel: ...
+def load(
+    name: str,
+    *,
+    live: Literal[False] = ...,
+    project: str | PathLike[str] | None = ...,
+    user: bool = ...,
+    device: torch.device | str | None = ...,
+    dtype: torch.dtype | str | None = ...,
+) -> torch.nn.Module: ...
+
+
+@overload
+def load(
+    name: str | Sequence[str],
+    *,
+    live: Literal[True],
+    project: str | PathLike[str] | None = ...,
+    user: bool = ...,
+) -> LiveModel: ...
 
 
 def load(
-    name: str | Sequence[str], *, live: bool = False, user: bool = False
+    name: str | Sequence[str],
+    *,
+    live: bool = False,
+    project: str | PathLike[str] | None = None,
+    user: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> torch.nn.Module | LiveModel:
     """Load an installed model in evaluation mode.
 
@@ -54,28 +79,93 @@ def load(
     Args:
         name: Name of the model; with ``live``, optionally several models of one base.
         live: Keep adapters separate from the base.
+        project: Folder of the project; by default the one around the working folder, else the
+            user's environment.
         user: Use the user's environment, even inside of a project.
+        device: Where to put the parameters, like ``"cuda"``; on the CPU they stay mapped.
+        dtype: Convert floating-point parameters, as ``from_pretrained(dtype=…)`` does; a dtype or
+            its name, like ``"bfloat16"``.
 
     Raises:
-        ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live.
-        TypeError: Several names were given without ``live``.
+        ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live; or the
+            caller's file is in another project than the one around the working folder.
+        TypeError: Several names were given without ``live``, or a device or dtype with it.
     """
-    from modpkg.environment.workspace import Workspace
-
     names = [name] if isinstance(name, str) else list(name)
+    workspace = _workspace(project, user)
     if live:
+        if device is not None or dtype is not None:
+            raise TypeError("a live model is on the CPU, in the dtype that it has on disk")
         from modpkg.runtime.live import load_live
 
-        return load_live(names, Workspace(user=user))
+        return load_live(names, workspace)
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
 
     if len(names) != 1:
         raise TypeError("loading several models requires live=True")
-    return load_model(*find_model(names[0], Workspace(user=user)))
+    return load_model(*find_model(names[0], workspace), device=device, dtype=dtype)
 
 
-def path(name: str, *, user: bool = False) -> Path:
+def pipeline(
+    name: str | Sequence[str],
+    *,
+    live: bool = False,
+    project: str | PathLike[str] | None = None,
+    user: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Pipeline:
+    """Load an installed model to run its task again and again, on texts or conversations.
+
+    >>> write = modpkg.pipeline("summarizer")  # doctest: +SKIP
+    >>> write("A long text …").text  # doctest: +SKIP
+    >>> talk = modpkg.pipeline(["cust-00", "cust-01"], live=True)  # doctest: +SKIP
+    >>> talk([{"role": "user", "content": "Hello"}], adapter="cust-01").text  # doctest: +SKIP
+
+    Args and errors are those of `load`; what a pipeline does is in
+    `modpkg.runtime.pipeline.Pipeline`. Warnings of truncated texts are Python warnings.
+
+    Raises:
+        ModpkgError: As `load`; or the model has no task that is supported, or no tokenizer.
+    """
+    from modpkg.runtime.installed import find_model
+    from modpkg.runtime.pipeline import Pipeline
+
+    names = [name] if isinstance(name, str) else list(name)
+    folder, packs = find_model(names[0], _workspace(project, user), composed=not live)
+    model: torch.nn.Module
+    if live:
+        model = load(names, live=True, project=project, user=user)
+    else:
+        model = load(names[0], project=project, user=user, device=device, dtype=dtype)
+    return Pipeline(model, folder, packs, warn=warnings.warn)
+
+
+def tokenizer(
+    name: str, *, project: str | PathLike[str] | None = None, user: bool = False
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of an installed model; weights are neither read nor composed.
+
+    >>> ids = modpkg.tokenizer("summarizer")("A text", return_tensors="pt")  # doctest: +SKIP
+
+    Args:
+        name: Name of the model.
+        project: Folder of the project; see `load`.
+        user: Use the user's environment, even inside of a project.
+
+    Raises:
+        ModpkgError: The model is not installed, or has no tokenizer.
+    """
+    from modpkg.runtime.installed import find_model
+    from modpkg.runtime.pipeline import load_tokenizer
+
+    folder, _ = find_model(name, _workspace(project, user), composed=False)
+    found: PreTrainedTokenizerBase = load_tokenizer(name, folder)
+    return found
+
+
+def path(name: str, *, project: str | PathLike[str] | None = None, user: bool = False) -> Path:
     """Return a directory with an installed model that ``from_pretrained`` can load.
 
     The directory is written on the first call, weights included, and kept as long as the
@@ -86,35 +176,64 @@ def path(name: str, *, user: bool = False) -> Path:
 
     Args:
         name: Name of the model.
+        project: Folder of the project; see `load`.
         user: Use the user's environment, even inside of a project.
 
     Raises:
         ModpkgError: The model is not installed, or the directory cannot be written.
     """
-    from modpkg.environment.workspace import Workspace
     from modpkg.interop.directory import directory_of
     from modpkg.runtime.installed import find_model
 
-    return directory_of(*find_model(name, Workspace(user=user)))
+    return directory_of(*find_model(name, _workspace(project, user)))
 
 
-def run(name: str, text: str, *, prompt_name: str | None = None, user: bool = False) -> TaskResult:
-    """Run an installed model's task on a text, as ``modpkg run`` does.
+def run(
+    name: str,
+    text: str | Sequence[dict[str, str]],
+    *,
+    project: str | PathLike[str] | None = None,
+    user: bool = False,
+    **options: Any,
+) -> TaskResult:
+    """Load an installed model and run its task on a text, as ``modpkg run`` does.
 
     >>> modpkg.run("summarizer", "A long text …").text  # doctest: +SKIP
 
+    What runs more than once is faster with `pipeline`, which keeps the model.
+
     Args:
         name: Name of the model.
-        text: The input text.
-        prompt_name: Name of one of the prompts of a sentence-transformers model, instead of its
-            default one.
+        text: The input text, or a conversation.
+        project: Folder of the project; see `load`.
         user: Use the user's environment, even inside of a project.
+        options: Options of the pipeline, like ``temperature=0.7`` or ``prompt_name="query"``.
 
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or has no supported task.
     """
-    from modpkg.environment.workspace import Workspace
     from modpkg.runtime.installed import find_model
-    from modpkg.runtime.tasks import run_task
+    from modpkg.runtime.pipeline import open_pipeline
 
-    return run_task(*find_model(name, Workspace(user=user)), text, prompt_name=prompt_name)
+    found = find_model(name, _workspace(project, user))
+    result: TaskResult = open_pipeline(*found, warn=warnings.warn)(text, **options)
+    return result
+
+
+def _workspace(project: str | PathLike[str] | None, user: bool) -> Workspace:
+    """Return the workspace that the arguments of a function here name.
+
+    Without any it is that of the project around the working folder, if that is also the one that
+    the calling code is in, else the user's.
+    """
+    from modpkg.environment.project import project_for, project_in
+    from modpkg.environment.workspace import Workspace
+
+    if project is not None:
+        return Workspace(project_in(project))
+    if user:
+        return Workspace(user=True)
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__file__") == __file__:
+        frame = frame.f_back
+    return Workspace(project_for(frame.f_globals.get("__file__")))

@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from modpkg.cli.options import json_option, user_option, with_workspace
-from modpkg.cli.output import print_json, say
-from modpkg.core.errors import RunError
+from modpkg.cli.output import faint, print_json, say
+from modpkg.core.errors import RunError, UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
+
+if TYPE_CHECKING:
+    from modpkg.runtime.pipeline import Pipeline
+    from modpkg.runtime.sampling import Sampling
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def sampling_options(command: Command) -> Command:
+    """Add the options for how text is generated; `_sampling` reads them."""
+    options = [
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0, 100),
+            metavar="T",
+            help="Sample with this temperature; 0 gives the most probable text.",
+        ),
+        click.option(
+            "--top-p",
+            type=click.FloatRange(0, 1, min_open=True),
+            metavar="P",
+            help="Sample from the most probable tokens with this probability together.",
+        ),
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Generate at most N tokens.",
+        ),
+        click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeat a sampled text."),
+        click.option(
+            "--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command("run")
 @click.argument("name")
-@click.argument("file", type=click.Path(allow_dash=True), default="-")
+@click.argument("text", required=False)
+@click.option(
+    "--file",
+    "-f",
+    type=click.Path(allow_dash=True),
+    help="Read the text from a file; '-' is standard input.",
+)
+@click.option("--interactive", "-i", is_flag=True, help="Have a conversation, line by line.")
+@click.option("--system", metavar="TEXT", help="The system message of a chat model.")
+@sampling_options
 @click.option(
     "--prompt-name",
     metavar="NAME",
@@ -27,24 +76,55 @@ from modpkg.runtime.installed import find_model
 @json_option
 @with_workspace
 def run_command(
-    workspace: Workspace, name: str, file: str, prompt_name: str | None, as_json: bool
+    workspace: Workspace,
+    name: str,
+    text: str | None,
+    file: str | None,
+    interactive: bool,
+    system: str | None,
+    temperature: float | None,
+    top_p: float | None,
+    max_new_tokens: int | None,
+    seed: int | None,
+    stop: tuple[str, ...],
+    prompt_name: str | None,
+    as_json: bool,
 ) -> None:
-    """Run an installed model on the text in FILE or on standard input.
+    """Run an installed model on TEXT, on a file, or on standard input.
+
+    If there is a file with the name TEXT, its content is the text. Without TEXT, standard input is
+    read. Line breaks at the end are removed.
 
     The model's task decides what is printed: generated text as it is produced, labels with their
-    probabilities, or an embedding.
+    probabilities, or an embedding. How text is generated is, where no option says it, what the
+    model's [task] says, then its generation_config.json.
     """
-    folder, packs = find_model(name, workspace)
-    text = _text(file)
-    from modpkg.runtime.tasks import run_task  # torch; after everything that can fail fast
+    if text is not None and file is not None:
+        raise UsageError("M901", message="Pass TEXT or --file, not both.")
+    if interactive and (text is not None or file is not None or as_json):
+        raise UsageError(
+            "M901", message="-i reads its texts line by line; pass none, and no --json."
+        )
+    found = find_model(name, workspace)
+    given = "" if interactive else _text(text, file, workspace.progress.warn)
+    from modpkg.runtime.pipeline import open_pipeline  # torch; after everything that can fail fast
+    from modpkg.runtime.sampling import Sampling
+    from modpkg.runtime.task_kinds import WRITING
 
-    stream = None if as_json else _print_piece
-    warn = workspace.progress.warn
-    result = run_task(folder, packs, text, prompt_name=prompt_name, stream=stream, warn=warn)
+    pipeline = open_pipeline(*found, warn=workspace.progress.warn)
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+    )
+    if interactive:
+        _converse(pipeline, system, sampling)
+        return
+    options: dict[str, Any] = {"system": system, "sampling": sampling}
+    if pipeline.kind in WRITING and not as_json and prompt_name is None:
+        _print(pipeline.stream(given, **options))
+        return
+    result = pipeline(given, prompt_name=prompt_name, **options)
     if as_json:
         print_json(result)
-    elif result.text is not None:
-        say()
     elif result.labels is not None:
         for label, score in result.labels:
             say(f"{score:6.1%}  {label}")
@@ -52,18 +132,78 @@ def run_command(
         say(" ".join(f"{value:.6g}" for value in result.embedding))
 
 
-def _print_piece(piece: str) -> None:
-    sys.stdout.write(piece)
-    sys.stdout.flush()
+def _converse(pipeline: Pipeline, system: str | None, sampling: Sampling) -> None:
+    """Answer line by line until the input ends; an interrupt ends an answer, not the program."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - input() then edits lines and has a history
+        say(faint("Ctrl-C stops an answer, Ctrl-D ends the conversation."))
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            line = input("> ") if terminal else sys.stdin.readline()
+        except EOFError:
+            say()
+            return
+        except KeyboardInterrupt:
+            say()
+            continue
+        if not line and not terminal:
+            return
+        if not line.strip():
+            continue
+        messages.append({"role": "user", "content": line.rstrip("\r\n")})
+        answer = _print(pipeline.stream(messages, system=system, sampling=sampling))
+        messages.append({"role": "assistant", "content": answer})
 
 
-def _text(file: str) -> str:
-    if file == "-":
+def _print(pieces: Iterator[str]) -> str:
+    """Print the pieces of a text as they come, and return it; an interrupt ends it.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted before its first piece.
+    """
+    text = ""
+    try:
+        for piece in pieces:
+            text += piece
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    say()
+    return text
+
+
+def _text(text: str | None, file: str | None, warn: Callable[[str], None]) -> str:
+    """Return the text to run on, without line breaks at its end."""
+    source = file if file is not None else text if text is not None else "-"
+    if source == "-":
         if sys.stdin.isatty():
             click.echo("Type the text, then Ctrl-D:", err=True)
-        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+        found = sys.stdin.buffer.read().decode("utf-8", "replace")
+    elif file is not None or _is_file(source):
+        found = Path(source).read_bytes().decode("utf-8", "replace")
     else:
-        text = Path(file).read_bytes().decode("utf-8", "replace")
-    if not text.strip():
-        raise RunError("M706", source="standard input" if file == "-" else file)
-    return text
+        if _looks_like_a_file(source):
+            warn(f"there is no file {source}; it was taken as the text")
+        found = source
+    found = found.rstrip("\r\n")
+    if not found.strip():
+        named = "standard input" if source == "-" else "TEXT" if source == found else source
+        raise RunError("M706", source=named)
+    return found
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or not one
+        return False
+
+
+def _looks_like_a_file(text: str) -> bool:
+    """Return whether a text without a file of its name was probably meant as one."""
+    return not any(map(str.isspace, text)) and bool(Path(text).suffix[1:]) and len(text) < 256

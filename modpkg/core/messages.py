@@ -255,6 +255,10 @@ MESSAGES: dict[str, str] = {
         "prompts; leave out --prompt-name."
     ),
     "M726": "{what} fails: {reason}.",
+    "M727": (
+        "{caller} is in the project {project}, but the working folder belongs to {other}; pass "
+        "project={project!r}, or user=True for your user environment."
+    ),
     "M730": ("{patch} is not a valid patch: {reason}; create it again with 'modpkg patch create'."),
     "M731": (
         "{patch} was made for {made_for}, and {tensor!r} of {base} differs from it; use that "

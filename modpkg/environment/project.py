@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from modpkg.core.errors import ManifestError
+from modpkg.core.errors import ManifestError, RunError
 from modpkg.core.filenames import LOCK_NAME, MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.home import user_project
@@ -72,6 +72,36 @@ class Project(Struct, frozen=True):
             write_atomically(self.manifest_path, text.encode())
 
 
+def project_in(folder: str | os.PathLike[str]) -> Project:
+    """Return the project whose manifest is in a folder.
+
+    Raises:
+        ManifestError: The folder has no manifest.
+    """
+    place = Path(folder).expanduser().absolute()
+    path = find_manifest(place)
+    if path is None or path.parent != place:
+        raise ManifestError("M111", folder=place)
+    return Project(path)
+
+
+def project_for(caller: str | None) -> Project:
+    """Return the project around the working folder, for code in the file ``caller``.
+
+    Raises:
+        RunError: The file is in another project: which one is meant is not guessed.
+        ManifestError: ``MODPKG_PROJECT`` names a folder without a manifest.
+    """
+    found = find_project()
+    if caller is None or os.environ.get(PROJECT_VARIABLE):
+        return found
+    own = find_manifest(Path(caller).parent)
+    if own is not None and own != found.manifest_path:
+        other = "your user environment" if found.is_user else str(found.folder)
+        raise RunError("M727", caller=caller, project=own.parent, other=other)
+    return found
+
+
 def find_project(start: Path | None = None, *, user: bool = False) -> Project:
     """Return the project that contains ``start`` (default: the working folder), or the user's.
 
@@ -82,11 +112,7 @@ def find_project(start: Path | None = None, *, user: bool = False) -> Project:
         ManifestError: ``MODPKG_PROJECT`` names a folder without a manifest.
     """
     if start is None and (chosen := os.environ.get(PROJECT_VARIABLE)):
-        folder = Path(chosen).expanduser().absolute()
-        path = find_manifest(folder)
-        if path is None or path.parent != folder:
-            raise ManifestError("M111", folder=folder)
-        return Project(path)
+        return project_in(chosen)
     if not user:
         path = find_manifest(start or Path.cwd())
         if path is not None:

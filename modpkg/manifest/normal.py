@@ -162,6 +162,7 @@ def _task(task: Task) -> dict[str, Any]:
     }
     if task.max_new_tokens != 256:
         data["max_new_tokens"] = task.max_new_tokens
+    data |= {"temperature": task.temperature, "top_p": task.top_p, "stop": list(task.stop)}
     return data
 
 

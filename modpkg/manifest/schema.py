@@ -120,6 +120,12 @@ class Task(Struct, frozen=True, kw_only=True):
     chat: bool | None = None
     """Whether to use the tokenizer's chat template; None: if it has one."""
     max_new_tokens: int = 256
+    temperature: float | None = None
+    """Of sampled text; 0 for the most probable text. None: as ``generation_config.json`` says."""
+    top_p: float | None = None
+    """Sample from the most probable tokens that have this probability together."""
+    stop: tuple[str, ...] = ()
+    """Texts at which generation ends; they are not part of the result."""
 
 
 class Test(Struct, frozen=True, kw_only=True):

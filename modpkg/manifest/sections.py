@@ -33,6 +33,9 @@ from modpkg.toml.node import Node, Table, brief, hint
 DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
 MOST_NEW_TOKENS = 1_000_000
+MOST_STOPS, MOST_STOP = 16, 100
+MOST_TEMPERATURE = 100
+_SAMPLING = ("temperature", "top_p", "stop")
 MOST_LAYERS = 100_000
 MOST_SEED = (1 << 31) - 1
 LONGEST_TEST = 7 * 24 * 3600
@@ -188,17 +191,37 @@ def _dependency(node: Node, dependencies: Collection[ModuleName]) -> ModuleName:
 
 def read_task(node: Node) -> Task:
     """Return ``[task]``."""
-    table = node.table(("kind", "prompt", "system", "chat", "max_new_tokens"))
+    table = node.table(("kind", "prompt", "system", "chat", "max_new_tokens", *_SAMPLING))
     kind = table.need("kind", 'kind = "text-generation"').choice(TASK_KINDS, "task")
     template, system = table.get("prompt"), table.get("system")
     chat, tokens = table.get("chat"), table.get("max_new_tokens")
+    temperature, top_p, stop = (table.get(key) for key in _SAMPLING)
+    if temperature is not None and not 0 <= temperature.number() <= MOST_TEMPERATURE:
+        raise temperature.fail(f"has to be from 0 to {MOST_TEMPERATURE}")
+    if top_p is not None and not 0 < top_p.number() <= 1:
+        raise top_p.fail("has to be greater than 0, and at most 1")
+    texts = tuple(_stop(item) for item in stop.items()) if stop else ()
+    if stop is not None and len(texts) > MOST_STOPS:
+        raise stop.fail(f"has more than {MOST_STOPS} texts")
     return Task(
         kind=cast(TaskKind, kind),
         prompt=prompt(template) if template else None,
         system=system.lines() if system else None,
         chat=chat.boolean() if chat else None,
         max_new_tokens=tokens.integer(1, MOST_NEW_TOKENS) if tokens else 256,
+        temperature=temperature.number() if temperature else None,
+        top_p=top_p.number() if top_p else None,
+        stop=texts,
     )
+
+
+def _stop(node: Node) -> str:
+    """Return a text at which generation stops, which may be a line break."""
+    if not isinstance(node.value, str):
+        raise node.wrong_type("a string")
+    if not 0 < len(node.value) <= MOST_STOP:
+        raise node.fail(f"has to have 1 to {MOST_STOP} characters")
+    return node.value
 
 
 def read_tests(node: Node | None, models: Collection[ModuleName] | None) -> tuple[Test, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from modpkg.core.errors import RunError
 from modpkg.runtime.pooling import Embedder
-from modpkg.runtime.prompt import check_ids, rows_of, token_ids
+from modpkg.runtime.prompt import Conversation, check_ids, rows_of, token_ids
+from modpkg.runtime.sampling import GREEDY, Sampling, cut, generation_of
 from modpkg.runtime.sentence_texts import SentenceTexts
 from modpkg.runtime.virtual_tokens import VIRTUAL
 
@@ -34,7 +36,7 @@ def encode(
     model: Any,
     tokenizer: Any,
     task: Mapping[str, Any],
-    text: str,
+    text: str | Conversation,
     limit: int,
     warn: Warn,
 ) -> list[int]:
@@ -65,7 +67,9 @@ def classify(
     multi_label = getattr(model.config, "problem_type", None) == "multi_label_classification"
     results: list[dict[str, float]] = [{}] * len(texts)
     for places in _batches(encoded, most=1 if one_by_one else MOST_TEXTS):
-        ids, mask = _padded([encoded[place] for place in places], _pad_id(model, tokenizer))
+        ids, mask = _padded(
+            [encoded[place] for place in places], _pad_id(model, tokenizer), model.device
+        )
         logits = model(ids, attention_mask=mask).logits.float()
         probabilities = logits.sigmoid() if multi_label else logits.softmax(-1)
         for place, row in zip(places, probabilities.tolist(), strict=True):
@@ -106,9 +110,11 @@ def embed_texts(
         prompt_length = prepared.prompt_length(prompt)
     results: list[torch.Tensor] = [torch.empty(0)] * len(texts)
     for places in _batches(encoded):
-        ids, mask = _padded([encoded[place] for place in places], _pad_id(model, tokenizer))
+        ids, mask = _padded(
+            [encoded[place] for place in places], _pad_id(model, tokenizer), model.device
+        )
         states = model(ids, attention_mask=mask).last_hidden_state
-        vectors = embed(states, mask, prompt_length).float()
+        vectors = embed(states.cpu(), mask.cpu(), prompt_length).float()
         for place, vector in zip(places, vectors, strict=True):
             results[place] = vector.clone()
         tick(len(places))
@@ -119,43 +125,78 @@ def generate(
     model: Any,
     tokenizer: Any,
     task: Mapping[str, Any],
-    texts: Sequence[str],
+    texts: Sequence[str | Conversation],
     *,
+    sampling: Sampling = GREEDY,
     warn: Warn,
     tick: Tick = lambda count: None,
     streamer: Any = None,
 ) -> list[str]:
-    """Return the generated text for each text, by greedy decoding, which is reproducible.
+    """Return the generated text for each text or conversation, by default greedily.
 
     ``streamer`` is a transformers streamer, for a single text.
 
     Raises:
         RunError: The tokenizer or its chat template fails, or the generation config cannot be used.
     """
-    new = int(task.get("max_new_tokens") or 256)
-    limit = max(1, context_of(model, tokenizer) - new)
+    config = model.generation_config
+    how = generation_of(sampling, task, config)
+    limit = max(1, context_of(model, tokenizer) - how.max_new_tokens)
     encoded = [encode(model, tokenizer, task, text, limit, warn) for text in texts]
-    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "streamer": streamer}
-    for name in ("temperature", "top_p", "top_k"):  # unused in greedy decoding
-        setattr(model.generation_config, name, None)
-    if model.generation_config.pad_token_id is None:
+    options = {"max_new_tokens": how.max_new_tokens, "streamer": streamer, **how.options}
+    if how.seed is None:  # transformers warns of values that greedy decoding does not use
+        for name in ("temperature", "top_p", "top_k"):
+            setattr(config, name, options.pop(name))
+    if config.pad_token_id is None:
         options["pad_token_id"] = model.config.pad_token_id or tokenizer.eos_token_id
     encoder_decoder = bool(model.config.is_encoder_decoder)
     results = [""] * len(texts)
-    for places in _batches(encoded, extra=new):
+    for places in _batches(encoded, extra=how.max_new_tokens):
         batch = [encoded[place] for place in places]
-        ids, mask = _padded(batch, _pad_id(model, tokenizer), left=not encoder_decoder)
+        pad, left = _pad_id(model, tokenizer), not encoder_decoder
+        ids, mask = _padded(batch, pad, model.device, left=left)
+        if how.stop:
+            start = 0 if encoder_decoder else ids.shape[1]
+            options["stopping_criteria"] = [_stops_at(how.stop, tokenizer, start)]
         try:
-            output = model.generate(ids, attention_mask=mask, **options)
+            with _seeded(how.seed, model.device):
+                output = model.generate(ids, attention_mask=mask, **options)
         except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
             what = "Generating text with the model's generation_config.json"
             raise RunError("M726", what=what, reason=text) from None
         for place, row in zip(places, output, strict=True):
             new_ids = row if encoder_decoder else row[ids.shape[1] :]
-            results[place] = str(tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
+            text = str(tokenizer.decode(new_ids, skip_special_tokens=True))
+            results[place] = cut(text, how.stop).strip()
         tick(len(places))
     return results
+
+
+def _stops_at(stop: Sequence[str], tokenizer: Any, start: int) -> Callable[..., torch.Tensor]:
+    """Return a criterion of transformers for rows whose tokens from ``start`` on have a stop.
+
+    The one of transformers itself does not know every kind of tokenizer.
+    """
+    tail = max(map(len, stop)) + 8  # tokens; each of a text's characters is in one at least
+
+    def is_done(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        ends = [tokenizer.decode(row) for row in ids[:, max(start, ids.shape[1] - tail) :]]
+        return torch.tensor([any(s in end for s in stop) for end in ends], device=ids.device)
+
+    return is_done
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed torch's random numbers inside of the block; None: leave them alone."""
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def likelihoods(
@@ -174,7 +215,9 @@ def likelihoods(
     encoded = [encode(model, tokenizer, {"chat": False}, text, limit, warn) for text in texts]
     results = [(0.0, 0)] * len(texts)
     for places in _batches(encoded):
-        ids, mask = _padded([encoded[place] for place in places], _pad_id(model, tokenizer))
+        ids, mask = _padded(
+            [encoded[place] for place in places], _pad_id(model, tokenizer), model.device
+        )
         # Virtual tokens have logits too, before the text's.
         logits = model(ids, attention_mask=mask).logits[:, -ids.shape[1] : -1].float()
         wanted = ids[:, 1:, None]
@@ -200,9 +243,9 @@ def _batches(
 
 
 def _padded(
-    batch: Sequence[list[int]], pad: int, *, left: bool = False
+    batch: Sequence[list[int]], pad: int, device: torch.device, *, left: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and attention mask, [texts, longest]."""
+    """Return ids and attention mask on a device, [texts, longest]."""
     longest = max(map(len, batch))
     ids = torch.full((len(batch), longest), pad)
     mask = torch.zeros_like(ids)
@@ -210,7 +253,7 @@ def _padded(
         span = slice(longest - len(text), None) if left else slice(None, len(text))
         ids[row, span] = torch.tensor(text, dtype=ids.dtype)
         mask[row, span] = 1
-    return ids, mask
+    return ids.to(device), mask.to(device)
 
 
 def _pad_id(model: Any, tokenizer: Any) -> int:

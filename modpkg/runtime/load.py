@@ -30,7 +30,13 @@ _OTHER_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|cls|pooler)\.|^decoder\.
 """The output layers and poolers that models of language and of pictures have."""
 
 
-def load_model(folder: Path, packs: Path) -> torch.nn.Module:
+def load_model(
+    folder: Path,
+    packs: Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
 
     Parameters keep their dtype on disk and are views on private mappings of the packs: nothing is
@@ -47,15 +53,37 @@ def load_model(folder: Path, packs: Path) -> torch.nn.Module:
     """
     record = read_model(folder)
     own, _ = split_tensors(record.name, folder, record.tensors)
-    model = build_model(record.name, folder, map_tensors(own.items(), packs))
+    model = build_model(record.name, folder, map_tensors(own.items(), packs), _dtype(dtype))
     if record.prompt is not None:
         tensors = map_tensors(record.prompt.tensors.items(), packs)
         attach(record.name, model, record.prompt, tensors)
-    return model
+    return model if device is None else model.to(device)
 
 
-def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a dtype that may be given by its name.
+
+    Raises:
+        RunError: It is not one of floating-point numbers.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        reason = "it is not a dtype of floating-point numbers, like 'bfloat16'"
+        raise RunError("M709", choice=f"dtype {dtype!r}", reason=reason)
+    return found
+
+
+def build_model(
+    name: str,
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype | None = None,
+) -> torch.nn.Module:
     """Return the model that the configs in ``folder`` describe, with these tensors.
+
+    They are converted to ``dtype``, but for those that the architecture keeps in float32.
 
     Raises:
         RunError: Config and tensors do not match, or the architecture is unknown.
@@ -63,7 +91,7 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
     """
     cls, config = model_class(name, folder)
     cls, tensors = encoder_parts(cls, config, tensors)
-    with _default_dtype(tensors, config):
+    with _default_dtype(tensors, config, dtype):
         model = None
         settings = _quantisation(config)
         if settings is None:
@@ -78,8 +106,10 @@ def build_model(name: str, folder: Path, tensors: Mapping[str, torch.Tensor]) ->
 
 
 @contextlib.contextmanager
-def _default_dtype(tensors: Mapping[str, torch.Tensor], config: Any) -> Iterator[None]:
-    """Set torch's default dtype to that of the tensors, for the model that is built.
+def _default_dtype(
+    tensors: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype | None
+) -> Iterator[None]:
+    """Set torch's default dtype to ``dtype``, or that of the tensors, for the model that is built.
 
     Tensors of several are converted to the one that ``config.json`` names, as in transformers; to
     the most common where it names none.
@@ -90,10 +120,12 @@ def _default_dtype(tensors: Mapping[str, torch.Tensor], config: Any) -> Iterator
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     before = torch.get_default_dtype()
     named = getattr(config, "dtype", None)
-    if len(sizes) > 1 and isinstance(named, torch.dtype) and named.is_floating_point:
+    if dtype is not None:
+        torch.set_default_dtype(dtype)
+    elif len(sizes) > 1 and isinstance(named, torch.dtype) and named.is_floating_point:
         torch.set_default_dtype(named)
     elif sizes:
-        torch.set_default_dtype(max(sizes, key=lambda dtype: sizes[dtype]))
+        torch.set_default_dtype(max(sizes, key=lambda each: sizes[each]))
     try:
         yield
     finally:

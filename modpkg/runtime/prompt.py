@@ -8,6 +8,8 @@ from typing import Any
 
 from modpkg.core.errors import RunError
 
+Conversation = Sequence[dict[str, str]]
+"""Messages, each with ``role`` (``system``, ``user`` or ``assistant``) and ``content``."""
 _TEXT = re.compile(r"\{\{\s*text\s*\}\}")
 
 
@@ -21,38 +23,67 @@ def fill(template: str, text: str) -> str:
 
 
 def token_ids(
-    tokenizer: Any, task: Mapping[str, Any], text: str, limit: int
+    tokenizer: Any, task: Mapping[str, Any], text: str | Conversation, limit: int
 ) -> tuple[list[int], bool]:
     """Return the prompt's token ids, and whether the text was truncated to fit ``limit``.
 
-    Only the end of the text is removed, never the instruction around it.
+    Of a text only the end is removed, never the instruction around it. A conversation loses its
+    oldest messages after the system's, then the end of the last one.
     """
     ids = _encode(tokenizer, task, text)
     if len(ids) <= limit:
         return ids, False
-    low, high = 0, len(text)
-    while low < high:  # the longest prefix of the text that fits
+    if not isinstance(text, str):
+        first = int(bool(text) and text[0]["role"] == "system")
+        if len(text) > first + 1:
+            rest = list(text[first + 1 :])
+            while len(rest) > 1 and rest[0]["role"] == "assistant":  # an answer to what is gone
+                del rest[0]
+            shorter = [*text[:first], *rest]
+            return token_ids(tokenizer, task, shorter, limit)[0], True
+        content = text[-1]["content"]
+        kept = [*text[:-1], {**text[-1]}]
+
+        def begun(length: int) -> str | Conversation:
+            kept[-1]["content"] = content[:length]
+            return kept
+
+    else:
+        content = text
+
+        def begun(length: int) -> str | Conversation:
+            return content[:length]
+
+    low, high = 0, len(content)
+    while low < high:  # the longest beginning of the text that fits
         middle = (low + high + 1) // 2
-        if len(_encode(tokenizer, task, text[:middle])) <= limit:
+        if len(_encode(tokenizer, task, begun(middle))) <= limit:
             low = middle
         else:
             high = middle - 1
-    return _encode(tokenizer, task, text[:low]), True
+    return _encode(tokenizer, task, begun(low)), True
 
 
-def _encode(tokenizer: Any, task: Mapping[str, Any], text: str) -> list[int]:
+def _encode(tokenizer: Any, task: Mapping[str, Any], text: str | Conversation) -> list[int]:
     """Return the prompt's token ids.
 
     Raises:
-        RunError: The tokenizer or its chat template fails.
+        RunError: The tokenizer or its chat template fails, or it has none for a conversation.
     """
-    prompt = fill(task.get("prompt") or "{{ text }}", text)
     chat = task.get("chat")
     has_template = getattr(tokenizer, "chat_template", None) is not None
-    if chat is False or (chat is None and not has_template):
-        return tokenized(tokenizer, prompt)
-    messages = [{"role": "user", "content": prompt}]
-    if system := task.get("system"):
+    messages: list[dict[str, str]]
+    if isinstance(text, str):
+        prompt = fill(task.get("prompt") or "{{ text }}", text)
+        if chat is False or (chat is None and not has_template):
+            return tokenized(tokenizer, prompt)
+        messages = [{"role": "user", "content": prompt}]
+    elif not has_template:
+        reason = "it has no chat template, which a conversation needs; pass a text"
+        raise RunError("M726", what="The tokenizer", reason=reason)
+    else:
+        messages = list(text)
+    if (system := task.get("system")) and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     try:
         encoded = tokenizer.apply_chat_template(

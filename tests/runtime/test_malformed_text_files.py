@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modpkg.core.errors import ModpkgError
-from modpkg.runtime.tasks import run_task
+from modpkg.runtime.pipeline import open_pipeline
 from tests.runtime.helpers import WORDS, bert, install, llama
 
 OTHERS = (None, True, 7, -1.5, "x", [1], {"a": 1})
@@ -95,7 +95,7 @@ def test_no_traceback(
     for mutant in mutants((home / path).read_text(), every):
         (tmp_path / "home" / path).write_text(mutant)
         try:
-            run_task(tmp_path / "home", packs, "the cat sat")
+            open_pipeline(tmp_path / "home", packs)("the cat sat")
         except ModpkgError as error:
             told += bool(str(error))
     assert told
@@ -112,4 +112,4 @@ def test_a_chat_template_that_fails_is_told(
     shutil.copytree(home, tmp_path / "home")
     (tmp_path / "home" / "chat_template.jinja").write_text(template)
     with pytest.raises(ModpkgError, match="chat = false in the task|makes no token"):
-        run_task(tmp_path / "home", packs, "the cat sat")
+        open_pipeline(tmp_path / "home", packs)("the cat sat")

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from modpkg.core.errors import RunError
+from modpkg.runtime.pipeline import open_pipeline
 from modpkg.runtime.sentence_modules import check_modules
 from modpkg.runtime.sentence_settings import read_settings
-from modpkg.runtime.tasks import run_task
 from tests.raising import raises
 from tests.runtime.helpers import bert, install, llama, tokenizer
 
@@ -65,7 +65,7 @@ def both(plain: tuple[Path, Path, Path], tmp_path: Path) -> Callable[..., Any]:
         model = SentenceTransformer(str(saved), device="cpu", local_files_only=True)
         wanted = torch.from_numpy(model.encode(TEXT, prompt_name=prompt_name))
         return torch.tensor(
-            run_task(home, plain[2], TEXT, prompt_name=prompt_name).embedding
+            open_pipeline(home, plain[2])(TEXT, prompt_name=prompt_name).embedding
         ), wanted
 
     return vectors
@@ -196,10 +196,10 @@ def test_a_prompt_that_is_not_there_is_told(tmp_path: Path) -> None:
     home, packs = install(tmp_path / "a", bert())
     write(home, settings(prompts={"sts": ""}))
     with raises("M724", match="no prompt named 'web'; it has 'document', 'query', 'sts'"):
-        run_task(home, packs, TEXT, prompt_name="web")
+        open_pipeline(home, packs)(TEXT, prompt_name="web")
     home, packs = install(tmp_path / "b", llama(vocab_size=13))
     with raises("M725", match="text-generation"):
-        run_task(home, packs, TEXT, prompt_name="web")
+        open_pipeline(home, packs)(TEXT, prompt_name="web")
 
 
 def test_a_tasks_own_prompt_takes_the_place_of_the_default_one(tmp_path: Path) -> None:
@@ -207,9 +207,9 @@ def test_a_tasks_own_prompt_takes_the_place_of_the_default_one(tmp_path: Path) -
     home, packs = install(tmp_path, bert(), task=task)
     write(home, settings(**PROMPTS, default_prompt_name="query"))
     write(tmp_path, settings(prompts={"own": "it "}))
-    own = run_task(home, packs, TEXT).embedding
+    own = open_pipeline(home, packs)(TEXT).embedding
     shutil.copy(tmp_path / "config_sentence_transformers.json", home)
-    assert own == run_task(home, packs, TEXT, prompt_name="own").embedding
+    assert own == open_pipeline(home, packs)(TEXT, prompt_name="own").embedding
 
 
 def test_static_embeddings_are_refused_at_import(tmp_path: Path) -> None:
@@ -247,6 +247,6 @@ def test_the_encoder_of_a_language_model_is_run(tmp_path: Path, kind: str) -> No
     write(saved, {})
     write(home, {})
     judge = SentenceTransformer(str(saved), device="cpu", local_files_only=True)
-    ours = run_task(home, packs, TEXT).embedding
+    ours = open_pipeline(home, packs)(TEXT).embedding
     wanted = torch.from_numpy(judge.encode(TEXT))
     torch.testing.assert_close(torch.tensor(ours), wanted, rtol=0, atol=1e-6)

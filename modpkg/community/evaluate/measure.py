@@ -21,12 +21,9 @@ from modpkg.community.evaluate.protocol import (
 )
 from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wilson
 from modpkg.core.errors import TestError
-from modpkg.core.installed import read_model
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
-from modpkg.runtime.load import load_model
-from modpkg.runtime.pooling import embedder
+from modpkg.runtime.pipeline import open_pipeline
 from modpkg.runtime.task_kinds import WRITING
-from modpkg.runtime.tasks import inferred_task, load_tokenizer
 
 Tick = Callable[[int], None]
 
@@ -42,18 +39,16 @@ class LoadedModel:
     """An installed model, loaded with its tokenizer."""
 
     def __init__(self, folder: Path) -> None:
-        record = read_model(folder)
-        self.name = record.name
-        self.folder = folder
-        self.model: Any = load_model(folder, folder)
-        self.task = record.task or {"kind": inferred_task(record.name, self.model, folder)}
-        self.tokenizer = load_tokenizer(record.name, folder)
-        self._embed = embedder(record, folder, folder)
+        pipeline = open_pipeline(folder, folder)
+        self.name, self.folder = pipeline.name, folder
+        self.model, self.tokenizer, self.task = pipeline.model, pipeline.tokenizer, pipeline.task
+        self._kind = pipeline.kind
+        self._embed = pipeline.embed
         self._outputs: dict[tuple[Output, tuple[str, ...]], list[Any]] = {}
 
     def has_output(self, output: Output) -> bool:
         """Return whether the model is of a kind that has such an output."""
-        kind = self.task["kind"]
+        kind = self._kind
         if output == "likelihood":
             return type(self.model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
         if output == "text":
