@@ -60,7 +60,7 @@ def sampling_options(command: Command) -> Command:
 @click.option(
     "--file",
     "-f",
-    type=click.Path(allow_dash=True),
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="Read the text from a file; '-' is standard input.",
 )
 @click.option("--interactive", "-i", is_flag=True, help="Have a conversation, line by line.")

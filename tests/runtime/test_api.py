@@ -1,0 +1,120 @@
+"""``modpkg.load``, ``tokenizer``, ``pipeline`` and ``run``: which project, which form."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+import modpkg
+from modpkg.core.names import parse_requirement
+from modpkg.environment.install import install
+from modpkg.environment.plan import InstallRequest
+from modpkg.environment.project import Project, find_project
+from modpkg.environment.workspace import Workspace
+from tests import tiny
+from tests.raising import raises
+from tests.runtime.helpers import tokenizer
+
+IDS = torch.tensor([[3, 4, 5]])
+
+
+@pytest.fixture
+def registry(home: Path, tmp_path: Path) -> Path:
+    """The embedded registry: a base with a tokenizer, and two adapters."""
+    folder = tiny.write_base(tmp_path / "p" / "tiny")
+    tokenizer().save_pretrained(folder)
+    tiny.publish(folder, home / "registry")
+    for number in (1, 2):
+        adapter = tiny.write_adapter(tmp_path / "p" / f"lora-{number}", seed=number)
+        manifest = adapter / "modpkg.toml"
+        manifest.write_text(manifest.read_text().replace("tiny-lora", f"lora-{number}"))
+        tiny.publish(adapter, home / "registry")
+    return home / "registry"
+
+
+def installed(folder: Path | None, *names: str) -> Project:
+    """Install into a project in a folder, or into the user's environment."""
+    project = find_project()
+    if folder is not None:
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text('[app]\nname = "x"\n')
+        project = Project(folder / "modpkg.toml")
+    install(Workspace(project), InstallRequest(add=[parse_requirement(name) for name in names]))
+    return project
+
+
+def test_the_project_is_named_or_found_but_not_guessed(registry: Path, tmp_path: Path) -> None:
+    installed(None, "tiny", "lora-1")
+    installed(tmp_path / "app", "tiny", "lora-2")
+    assert modpkg.load("lora-1") is not None  # there is no project around: the user's environment
+    modpkg.load("lora-2", project=tmp_path / "app")
+    modpkg.load("lora-2", project=str(tmp_path / "app"))
+    with raises("M701", match="lora-1") if False else raises("M504"):
+        modpkg.load("lora-1", project=tmp_path / "app")
+    with raises("M111"):
+        modpkg.load("lora-1", project=tmp_path / "p")
+    service = tmp_path / "app" / "service.py"
+    service.write_text("import modpkg\nfound = modpkg.load('tiny')\n")
+    with raises("M727", match="user environment"):
+        runpy.run_path(str(service))
+    service.write_text("import modpkg\nfound = modpkg.load('lora-1', user=True)\n")
+    runpy.run_path(str(service))
+
+
+def test_the_working_folder_of_the_script_is_not_guessed_about(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path / "app", "tiny")
+    service = tmp_path / "app" / "service.py"
+    service.write_text("import modpkg\nfound = modpkg.load('tiny')\n")
+    monkeypatch.chdir(tmp_path / "app")
+    assert runpy.run_path(str(service))["found"] is not None
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "modpkg.toml").write_text('[app]\nname = "y"\n')
+    monkeypatch.chdir(tmp_path / "other")
+    with raises("M727", match="other"):
+        runpy.run_path(str(service))
+    monkeypatch.setenv("MODPKG_PROJECT", str(tmp_path / "app"))
+    assert runpy.run_path(str(service))["found"] is not None
+
+
+def test_dtype_and_device_are_those_of_from_pretrained(registry: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    installed(None, "lora-1")
+    whole = modpkg.load("lora-1", dtype="bfloat16", device="cpu")
+    wanted = AutoModelForCausalLM.from_pretrained(modpkg.path("lora-1"), dtype=torch.bfloat16)
+    assert whole.state_dict().keys() == wanted.state_dict().keys()
+    for name, tensor in wanted.state_dict().items():
+        assert torch.equal(whole.state_dict()[name], tensor), name
+    assert torch.equal(whole(IDS).logits, wanted(IDS).logits)
+    with raises("M709", match="dtype"):
+        modpkg.load("lora-1", dtype="int8")
+    with pytest.raises(TypeError):
+        modpkg.load("lora-1", live=True, dtype="bfloat16")  # type: ignore[call-overload]
+
+
+def test_a_tokenizer_needs_no_weights(registry: Path) -> None:
+    project = installed(None, "lora-1")
+    found = modpkg.tokenizer("lora-1")
+    assert found("the cat")["input_ids"] == tokenizer()("the cat")["input_ids"]
+    assert Workspace(project).environment.model("lora-1").result is None
+
+
+def test_a_live_pipeline_answers_with_the_adapter_of_each_call(registry: Path) -> None:
+    installed(None, "tiny", "lora-1", "lora-2")
+    talk = modpkg.pipeline(["tiny", "lora-1", "lora-2"], live=True)
+    fused = {name: modpkg.pipeline(name) for name in ("tiny", "lora-1", "lora-2")}
+    for name, alone in fused.items():
+        wanted = alone("the cat", max_new_tokens=5)
+        assert talk("the cat", adapter=name, max_new_tokens=5) == wanted
+        assert (
+            "".join(talk.stream("the cat", adapter=name, max_new_tokens=5)).strip() == wanted.text
+        )
+        assert talk.model.active == {"tiny": 1.0}
+    assert modpkg.run("lora-1", "the cat", max_new_tokens=5) == fused["lora-1"](
+        "the cat", max_new_tokens=5
+    )
