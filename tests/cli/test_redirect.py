@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forkserver
 from tests.command import modpkg_json
 from tests.modules import publish_collection
-
-COMMAND = f"{sys.executable} -m modpkg"
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +20,14 @@ def registry(home: Path) -> None:
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line in which ``modpkg`` stands for the command."""
+    line = line.replace("modpkg ", f"{forkserver.python()} -m modpkg ")
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("option", ["", " --json", " --dry-run", " --exclude-newer 2099-01-01"])
 def test_a_specifier_read_as_a_redirect_is_installed(option: str) -> None:
-    done = shell(f"{COMMAND} install summarizer>=2.1{option}")
+    done = shell(f"modpkg install summarizer>=2.1{option}")
     assert done.returncode == 0, done.stderr
     assert "modpkg installs 'summarizer>=2.1'" in done.stderr
     assert "modpkg install 'summarizer>=2.1'" in done.stderr
@@ -37,30 +37,30 @@ def test_a_specifier_read_as_a_redirect_is_installed(option: str) -> None:
 
 
 def test_exact_versions_too() -> None:
-    assert shell(f"{COMMAND} install summarizer>=2.1 other@1.0").returncode == 0
+    assert shell("modpkg install summarizer>=2.1 other@1.0").returncode == 0
     assert list(Path().iterdir()) == []
     assert {m["name"] for m in modpkg_json("list")["modules"]} == {"summarizer", "other"}
 
 
 def test_an_ambiguous_redirect_is_an_error_and_leaves_no_file() -> None:
-    done = shell(f"{COMMAND} install summarizer other>=1")
+    done = shell("modpkg install summarizer other>=1")
     assert done.returncode == 1
     assert "quote the requirement" in done.stderr
     assert list(Path().iterdir()) == []
 
 
 def test_an_ordinary_redirect_still_works() -> None:
-    assert shell(f"{COMMAND} install summarizer > out.txt").returncode == 0
+    assert shell("modpkg install summarizer > out.txt").returncode == 0
     assert "Installed" in Path("out.txt").read_text()
     Path("=mine").write_text("kept")
-    assert shell(f"{COMMAND} install summarizer").returncode == 0
-    assert shell(f"{COMMAND} list > =list").returncode == 0
+    assert shell("modpkg install summarizer").returncode == 0
+    assert shell("modpkg list > =list").returncode == 0
     assert "summarizer" in Path("=list").read_text()
     assert Path("=mine").read_text() == "kept"
 
 
 def test_spellings_without_quotes() -> None:
-    assert shell(f"{COMMAND} install summarizer@^2.1").returncode == 0
+    assert shell("modpkg install summarizer@^2.1").returncode == 0
     assert modpkg_json("list")["modules"][0]["version"] == "2.1"
-    assert shell(f"{COMMAND} install summarizer@1.0").returncode == 0
+    assert shell("modpkg install summarizer@1.0").returncode == 0
     assert modpkg_json("list")["modules"][0]["version"] == "1.0"

@@ -16,7 +16,7 @@ EXAMPLES = int(os.environ.get("MODPKG_EXAMPLES", "200"))
 steady = settings(derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)
 """Examples that are the same on every run and every machine."""
 steady_manifests = settings(steady, max_examples=EXAMPLES // 2)
-"""For tests of `manifests`, of which one has as many choices as hundreds of other examples."""
+"""For tests of whole documents, of which one has as many choices as hundreds of other examples."""
 
 _LOWER = string.ascii_lowercase
 _ALNUM = string.ascii_letters + string.digits

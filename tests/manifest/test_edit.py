@@ -18,7 +18,7 @@ from modpkg.manifest.edit import (
     with_absolute_registries,
 )
 from modpkg.manifest.read import parse_manifest
-from tests.manifest.strategies import steady, toml, toml_values, words
+from tests.manifest.strategies import steady, steady_manifests, toml, toml_values, words
 from tests.raising import raises
 
 APP = """\
@@ -238,7 +238,7 @@ def table_of(text: str) -> tuple[dict[str, Any], str]:
 
 
 @given(documents(), words, st.sampled_from(["*", ">=2,<3", {"version": "^1", "extras": ["a"]}]))
-@steady
+@steady_manifests
 def test_setting_changes_only_that_key(
     document: tuple[str, list[str]], name: str, value: Any
 ) -> None:
@@ -259,7 +259,7 @@ def test_setting_changes_only_that_key(
 
 
 @given(documents())
-@steady
+@steady_manifests
 def test_removing_changes_only_that_key(document: tuple[str, list[str]]) -> None:
     text, names = document
     dependencies, rest = table_of(text)

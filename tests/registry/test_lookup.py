@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from modpkg.registry.lookup import LOCATION, TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from registry_spec.check import check
+from tests import forkserver
 from tests.changing import (
     a_little,
     build_for,
@@ -257,7 +257,7 @@ RegistryWriter(registry).publish(Registry(str(folder / "dist")), line)
 def publisher(folder: Path, registry: Path, user: int = 0) -> subprocess.Popen[bytes]:
     """Build and publish in a separate process, as another user if one is given."""
     return subprocess.Popen(
-        [sys.executable, "-c", PUBLISHER, str(folder), str(registry), str(user)],
+        [forkserver.python(), "-c", PUBLISHER, str(folder), str(registry), str(user)],
         stderr=subprocess.PIPE,
         cwd=registry.parent,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},

@@ -21,6 +21,7 @@ from modpkg.store.contents import scan_store
 from modpkg.store.packs import lay_out
 from modpkg.store.projects import Projects
 from modpkg.store.store import Store
+from tests import forkserver
 from tests.raising import raises
 
 
@@ -229,7 +230,7 @@ def test_eight_processes_at_once(store: Store) -> None:
     store.root.mkdir()
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(store.root), str(number)],
+            [forkserver.python(), "-c", _WRITER, str(store.root), str(number)],
             cwd=Path(__file__).parents[2],
         )
         for number in range(8)
