@@ -29,6 +29,7 @@ from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from modpkg.core.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
+from modpkg.core.lazy_numpy import np
 from modpkg.core.packs import PackTensor, pack_header
 from modpkg.core.records import DigestText
 from modpkg.core.sealed import seal, unseal
@@ -259,8 +260,6 @@ def _measure(composition: Composition) -> Any:
     reducer = find_reducer(computed[0][1].reducer, composition.name)
     if reducer.measure is None or not reducer.across:
         return None
-    import numpy as np
-
     from modpkg.compose.blocks import ModelBlocks
 
     with np.errstate(all="ignore"):  # the result is checked for NaN and infinity

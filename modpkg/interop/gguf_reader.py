@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from modpkg.core.lazy_numpy import np
+
 
 @contextlib.contextmanager
 def read_once() -> Iterator[None]:
@@ -28,8 +30,6 @@ def read_once() -> Iterator[None]:
 
         @data.setter
         def data(self, mapped: Any) -> None:
-            import numpy as np
-
             self._data = mapped.view(np.ndarray)
 
     @functools.cache

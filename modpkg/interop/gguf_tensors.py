@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
+from modpkg.core.lazy_numpy import np
 from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_rope import FACTOR_TENSORS
 
@@ -76,7 +77,6 @@ def check_tensors(model: Any, header: GgufHeader) -> list[str]:
 
 def _check_types(header: GgufHeader, *, new_reader: bool) -> None:
     """Refuse by name a type that the reader of the architecture cannot dequantise."""
-    import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.core.dtypes import DTYPE_BYTES, LEAST_NONFINITE
+from modpkg.core.lazy_numpy import np
 
 _BLOCK = 1 << 20
 
@@ -14,8 +15,6 @@ def count_nonfinite(path: Path, offset: int, length: int, dtype: str) -> int:
     mask = LEAST_NONFINITE.get(dtype)
     if mask is None:
         return 0
-    import numpy as np
-
     count, left = 0, length
     kind = np.dtype(f"<u{DTYPE_BYTES[dtype]}")
     # Without the sign, non-finite values are at or above the mask.

@@ -166,6 +166,15 @@ def test_a_quantised_base_is_the_reason_why_nothing_is_built_on_it(
         touched(imported(tmp_path, {"peft_type": "LORA", "r": 2}, lora), registry)
 
 
+def test_what_zero_3_left_empty_is_told_for_that(tmp_path: Path, registry: Path) -> None:
+    lora = {
+        f"{Q}.lora_A.weight": ("F32", [0], b""),
+        f"{Q}.lora_B.weight": floats(RNG, HIDDEN, 2),
+    }
+    with raises("M220", match=r"shape \[0\] and no values: it was saved under ZeRO-3"):
+        touched(imported(tmp_path, {"peft_type": "LORA", "r": 2}, lora), registry)
+
+
 def test_a_base_that_is_quantised_when_it_is_loaded_is_told_at_build(tmp_path: Path) -> None:
     registry, folder = tmp_path / "registry", write_base(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())
