@@ -25,6 +25,7 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, UndefinedChange
 from modpkg.adapters.method import linear_shape
 from modpkg.adapters.singular import split, whole
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,8 +177,6 @@ def kasa_prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors b = [scale · B, −U₀ S₀] and a = [diag(d) A, V₀]."""
-    import numpy as np
-
     a, b, diagonal = inputs["a"], inputs["b"], inputs["diagonal"]
     kept = min(source.shape) - len(diagonal)
     u, s, v = split(whole(source), kept, what="the part that KaSA takes out")
@@ -191,8 +190,6 @@ def pissa_prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors b = [scale · B, −U₀ S₀] and a = [A, V₀]."""
-    import numpy as np
-
     a, b = inputs["a"], inputs["b"]
     matrix = whole(source)
     if term.parameters.get("transposed"):
@@ -209,8 +206,6 @@ def olora_prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors b = scale · [B, −Q₀] and a = [A, R₀]."""
-    import numpy as np
-
     a, b = inputs["a"], inputs["b"]
     q, r = np.linalg.qr(whole(source))
     rank = len(a)
@@ -253,8 +248,6 @@ def bdlora_prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return both factors whole, with zeros outside of the blocks."""
-    import numpy as np
-
     count, role = term.parameters["blocks"], term.parameters["diagonal"]
     rows, columns = inputs[role].shape
     wide = np.zeros((count, rows // count, count, columns))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modpkg.adapters.formula import BaseRows, UndefinedChange, all_rows
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -19,8 +20,6 @@ SINGULAR_GAP = 1e-6
 
 def whole(source: BaseRows) -> Array:
     """Return the base's tensor as a matrix."""
-    import numpy as np
-
     return np.concatenate([np.array(rows) for _, rows in all_rows(source)])
 
 
@@ -31,8 +30,6 @@ def split(matrix: Array, count: int, *, what: str) -> tuple[Array, Array, Array]
     Raises:
         UndefinedChange: They are not, or there are none; ``what`` names what they are for.
     """
-    import numpy as np
-
     try:
         u, s, v = np.linalg.svd(matrix, full_matrices=False)
     except np.linalg.LinAlgError:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modpkg.core.lazy_numpy import np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from modpkg.adapters.formula import Array
@@ -22,8 +23,6 @@ _LARGE = (2**32 - 1) // 20
 
 def _draws(seed: int, count: int) -> NDArray[np.uint64]:
     """Return the first numbers of 32 bits that a generator gives."""
-    import numpy as np
-
     state = [seed & 0xFFFFFFFF]
     for index in range(1, _STATE):
         last = state[-1]
@@ -43,8 +42,6 @@ def permutes(count: int) -> bool:
 
 def beginning_of_permutation(seed: int, count: int, first: int) -> NDArray[np.int64]:
     """Return ``torch.randperm(count)[:first]`` of a generator with a seed."""
-    import numpy as np
-
     moved: dict[int, int] = {}
     places = []
     draws = _draws(seed, min(first, count - 1)).tolist()
@@ -57,8 +54,6 @@ def beginning_of_permutation(seed: int, count: int, first: int) -> NDArray[np.in
 
 def normal(seed: int, count: int, deviation: float) -> Array:
     """Return ``torch.normal(0, deviation)`` of ``count`` float32, to within their rounding."""
-    import numpy as np
-
     if count < 16:  # Box-Muller in float64, two numbers at a time
         pairs = (count + 1) // 2
         draws = _draws(seed, 4 * pairs).reshape(-1, 2)

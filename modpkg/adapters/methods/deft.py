@@ -17,6 +17,7 @@ from modpkg.adapters.formula import BaseRows, Coefficients, Formula, all_rows
 from modpkg.adapters.method import PeftMethod, linear_shape, matrix_shape, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, choice, number
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -66,8 +67,6 @@ def prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors b = Q and a = s · R − Tᵀ W."""
-    import numpy as np
-
     p = inputs["p"]
     if term.parameters["method"] == "qr":
         left = right = np.linalg.qr(p)[0]

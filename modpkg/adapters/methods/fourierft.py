@@ -18,6 +18,7 @@ from modpkg.adapters.method import PeftMethod, linear_shape, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, number
 from modpkg.adapters.torch_random import beginning_of_permutation, permutes
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -86,8 +87,6 @@ def positions(
 
 def prepare(inputs: Mapping[str, Array], term: Coefficients, source: BaseRows) -> Mapping[str, Any]:
     """Return the transform along the first axis of the weight, of the columns that have values."""
-    import numpy as np
-
     shape, rows, columns = positions(inputs, term, source)
     if term.parameters.get("transposed"):
         shape, rows, columns = shape[::-1], columns, rows
@@ -101,8 +100,6 @@ def delta(
     inputs: Mapping[str, Any], term: Coefficients, start: int, stop: int, source: BaseRows
 ) -> Array:
     """Return rows of weight · Re F⁻¹(S)."""
-    import numpy as np
-
     whole = np.zeros((stop - start, source.columns), dtype=np.complex128)
     whole[:, inputs["columns"]] = inputs["half"][start:stop]
     change: Array = np.fft.ifft(whole, axis=1).real * term.weight

@@ -21,6 +21,7 @@ from modpkg.adapters.formula import (
 from modpkg.adapters.method import PeftMethod, linear_shape, matrix_shape, require, vector_length
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -89,8 +90,6 @@ def prepare(
     Raises:
         UndefinedChange: V has no inverse, or an index is out of range.
     """
-    import numpy as np
-
     basis = inputs["v"]
     width = len(basis)
     indices = inputs["indices"].astype(np.int64)

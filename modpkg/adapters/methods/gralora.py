@@ -16,6 +16,7 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula
 from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.peft_config import check_keys, number, positive
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -63,8 +64,6 @@ def prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors b (out, ranks) and a (ranks, in), with zeros outside of the blocks."""
-    import numpy as np
-
     a, b = inputs["a"], inputs["b"]
     blocks, width, rank = a.shape
     height, part = b.shape[2], rank // blocks

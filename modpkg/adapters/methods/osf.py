@@ -16,6 +16,7 @@ from modpkg.adapters.formula import BaseRows, Coefficients, Formula
 from modpkg.adapters.method import PeftMethod, linear_shape, require
 from modpkg.adapters.peft_config import check_keys
 from modpkg.adapters.singular import split, whole
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -44,8 +45,6 @@ def prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors b = [U S, −U₀ S₀] and a = [V, V₀]."""
-    import numpy as np
-
     rank = len(inputs["s"])
     kept = min(source.shape) - rank
     u, s, v = split(whole(source), kept, what="the part that was trained")

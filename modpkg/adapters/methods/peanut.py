@@ -17,38 +17,29 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, all_rows
 from modpkg.adapters.method import PeftMethod, linear_shape, matrix_shape, require
 from modpkg.adapters.peft_config import check_keys, choice, number
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
 
 
 def _gelu(x: Any) -> Any:
-    import numpy as np
-
     return x * 0.5 * (1.0 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2.0)))
 
 
 def _gelu_tanh(x: Any) -> Any:
-    import numpy as np
-
     return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def _sigmoid(x: Any) -> Any:
-    import numpy as np
-
     return 1.0 / (1.0 + np.exp(-x))
 
 
 def _tanh(x: Any) -> Any:
-    import numpy as np
-
     return np.tanh(x)
 
 
 def _mish(x: Any) -> Any:
-    import numpy as np
-
     return x * np.tanh(np.logaddexp(0.0, x))
 
 

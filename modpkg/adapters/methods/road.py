@@ -16,6 +16,7 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula
 from modpkg.adapters.method import PeftMethod, linear_shape, require
 from modpkg.adapters.peft_config import check_keys, choice, positive
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -59,8 +60,6 @@ def prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
     """Return the factors of an output itself, and of the other of its pair."""
-    import numpy as np
-
     theta, alpha = inputs["theta"], inputs["alpha"]
     half = term.parameters["group"] // 2
     variant = term.parameters["variant"]
@@ -79,8 +78,6 @@ def delta(
     inputs: Mapping[str, Array], term: Coefficients, start: int, stop: int, source: BaseRows
 ) -> Array:
     """Return rows of weight · (R W − W)."""
-    import numpy as np
-
     group = term.parameters["group"]
     first, last = start // group * group, -(-stop // group) * group
     rows = np.array(source.peek(first, last))

@@ -15,6 +15,7 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, UndefinedChange
 from modpkg.adapters.method import PeftMethod, linear_shape, product_shape, require
 from modpkg.adapters.peft_config import check_keys, number, positive
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -74,8 +75,6 @@ def delta(
     inputs: Mapping[str, Any], term: Coefficients, start: int, stop: int, source: BaseRows
 ) -> Array:
     """Return rows of weight · (the scattered values + alpha / r · B @ A)."""
-    import numpy as np
-
     indices, columns = inputs["indices"], source.columns
     change: Array = np.zeros((stop - start) * columns)
     here = (indices >= start * columns) & (indices < stop * columns)

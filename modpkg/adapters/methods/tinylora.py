@@ -19,6 +19,7 @@ from modpkg.adapters.method import PeftMethod, linear_shape, product_shape, requ
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys, number
 from modpkg.adapters.torch_random import normal
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -83,8 +84,6 @@ def prepare(
 
 def _vector(inputs: Mapping[str, Array], term: Coefficients) -> str:
     """Return which of the vectors is the layer's."""
-    import numpy as np
-
     projection, parameters = inputs["p"], term.parameters
     deviation = projection.shape[1] ** -0.5
     layers, groups = parameters["layers"], parameters["groups"]

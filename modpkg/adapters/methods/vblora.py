@@ -16,6 +16,7 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, UndefinedChange
 from modpkg.adapters.method import PeftMethod, matrix_shape, require
 from modpkg.adapters.peft_config import check_keys, positive
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -91,8 +92,6 @@ def prepare(
 
 def _mixed(inputs: Mapping[str, Array], factor: str, top: int) -> Array:
     """Return the mixed vectors of a factor, (…, …, vector)."""
-    import numpy as np
-
     bank = inputs["bank"]
     if f"weights_{factor}" in inputs:
         weights = inputs[f"weights_{factor}"]

@@ -18,6 +18,7 @@ from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods.fourierft import positions, spectral_changes
 from modpkg.adapters.peft_config import check_keys, choice, number
 from modpkg.adapters.wavelets import WAVELETS, high_pass
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -43,8 +44,6 @@ def prepare(inputs: Mapping[str, Array], term: Coefficients, source: BaseRows) -
     ``rows`` are of the weight as it is stored, and so are ``skip``, the rows and columns of the
     transform before the weight's first.
     """
-    import numpy as np
-
     shape, rows, columns = positions(inputs, term, source)
     values = inputs["spectrum"]
     if "wavelet" not in term.parameters:
@@ -79,8 +78,6 @@ def delta(
     inputs: Mapping[str, Any], term: Coefficients, start: int, stop: int, source: BaseRows
 ) -> Array:
     """Return rows of weight · IDWT(S), or of weight · S."""
-    import numpy as np
-
     rows, columns, values = inputs["rows"], inputs["columns"], inputs["values"]
     if "high_rows" not in inputs:
         change: Array = np.zeros((stop - start, source.columns))

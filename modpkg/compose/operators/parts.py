@@ -21,6 +21,7 @@ from modpkg.compose.operators.adapter import bind
 from modpkg.compose.operators.dense import DENSE
 from modpkg.compose.operators.operator import Operator
 from modpkg.core.errors import ComposeError
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -57,8 +58,6 @@ def delta(
     inputs: Mapping[str, Array], term: Coefficients, start: int, stop: int, source: BaseRows
 ) -> Array:
     """Return rows [start, stop) of the changes of all blocks."""
-    import numpy as np
-
     width = term.parameters.get("width", source.columns)
     each = source.columns // width
     change = np.zeros(((stop - start) * each, width))

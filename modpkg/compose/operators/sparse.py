@@ -19,6 +19,7 @@ from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
+from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -91,8 +92,6 @@ def _invalid(reason: str) -> ComposeError:
 
 def delta(inputs: Mapping[str, Any], term: Term, start: int, stop: int, source: BaseRows) -> Array:
     """Return rows of weight · the scattered values."""
-    import numpy as np
-
     indices, columns = inputs["indices"], source.columns
     first, last = indices.searchsorted([start * columns, stop * columns])
     change: Array = np.zeros((stop - start) * columns)
