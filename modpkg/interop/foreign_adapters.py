@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from modpkg.core.errors import ConversionError
-from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.lora_files import FindBase, convert_lora_file
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _MLX_WEIGHTS = "adapters.safetensors"
 _MLX_NAME = re.compile(r"^(?P<path>.+)\.(?P<role>lora_a|lora_b|m)$")
 _SHOWN = 5
+_PICKLE = "adapter_model.bin"
+_TORCHTUNE = "adapter_model.pt"
+"""What torchtune writes beside the adapter in PEFT's form."""
+_TURNED = re.compile(r"\.[qk]_proj\.lora_B\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embeddings?)$")
 
 
@@ -67,7 +71,7 @@ def as_peft(
         return
     if not (source / ADAPTER_WEIGHTS).is_file() and (reason := _elsewhere(source)):
         raise ConversionError("M801", path=source, reason=reason)
-    yield source, []
+    yield source, _reordered(source)
 
 
 def _lora_file(source: Path) -> Path | None:
@@ -150,9 +154,47 @@ def _elsewhere(source: Path) -> str | None:
             "its weights are torchtune's pickles (adapter_*.pt); save it with the checkpointer's "
             f"PEFT format, which writes {ADAPTER_WEIGHTS}"
         )
+    if any(source.glob("adapter_*.safetensors")):
+        return (
+            "its weights have torchtune's own names (adapter_*.safetensors); save it with the "
+            f"checkpointer's PEFT format, which writes {ADAPTER_WEIGHTS}"
+        )
+    if any(source.glob("global_step*")) and not (source / _PICKLE).is_file():
+        return (
+            "it is a checkpoint of DeepSpeed, whose weights are in pieces (global_step…); gather "
+            "them (zero_to_fp32.py), load them with PEFT and save the adapter"
+        )
+    if any(source.glob("pytorch_model_fsdp*")) and not (source / _PICKLE).is_file():
+        return (
+            "it is a checkpoint of FSDP (pytorch_model_fsdp…), not an adapter as PEFT saves it; "
+            "load it with the trainer that wrote it and save the adapter"
+        )
+    if (source / "value_head.safetensors").is_file() and not (source / _PICKLE).is_file():
+        return "it has the value head of a reward model (value_head.safetensors) and no adapter"
     if (source / "adapters.npz").is_file():
         return f"its weights are mlx-lm's adapters.npz; a current mlx-lm writes {_MLX_WEIGHTS}"
     return None
+
+
+def _reordered(source: Path) -> list[str]:
+    """Return a warning for an adapter of Qwen2 whose rows torchtune reordered.
+
+    It reorders the rows of q_proj and k_proj whenever it writes PEFT's form
+    (``tune_to_peft_adapter_weights``), as Llama needs it, but does not when it reads or writes
+    Qwen2 itself (``qwen2_hf_to_tune``).
+    """
+    weights, config = source / ADAPTER_WEIGHTS, source / CONFIG
+    if not (weights.is_file() and config.is_file() and (source / _TORCHTUNE).is_file()):
+        return []
+    names = read_pack_header(weights.resolve())
+    turned = [name for name in names if _TURNED.search(name)]
+    if not turned or read_json(config).get("model_type") != "qwen2":
+        return []
+    return [
+        f"torchtune wrote it with the rows of {turned[0]!r} ({len(turned)} such tensors) in an "
+        "order that Qwen2 does not have: PEFT and modpkg take it as it is, so it does something "
+        "else than in training; merge it with torchtune and import the model that results"
+    ]
 
 
 # mlx-lm ---------------------------------------------------------------------------------------

@@ -132,6 +132,50 @@ def test_torchtunes_pickles_are_told(tmp_path: Path) -> None:
         import_peft(tmp_path, tmp_path / "out", "ad", "1.0", base="base")
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("global_step10/mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed"),
+        ("pytorch_model_fsdp.bin", "a checkpoint of FSDP"),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "a checkpoint of FSDP"),
+        ("adapter_model.bin", "its weights are a pickle"),
+    ],
+)
+def test_checkpoints_of_trainers_are_told(file: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"PK")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with raises("M801", match=message):
+        import_peft(tmp_path, tmp_path / "out", "ad", "1.0", base="base")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("adapter_0.safetensors", "torchtune's own names"),
+        ("value_head.safetensors", "the value head of a reward model"),
+    ],
+)
+def test_other_files_of_trainers_are_told(file: str, message: str, tmp_path: Path) -> None:
+    save_file({"layers.0.attn.q_proj.lora_a.weight": random(2, 2)}, tmp_path / file)
+    with raises("M801", match=message):
+        import_peft(tmp_path, tmp_path / "out", "ad", "1.0", base="base")
+
+
+@pytest.mark.parametrize(("model", "told"), [("qwen2", True), ("llama", False)])
+def test_rows_that_torchtune_reordered_are_told(model: str, told: bool, tmp_path: Path) -> None:
+    source = tmp_path / "epoch_0"
+    source.mkdir()
+    path = f"base_model.model.{PATHS[0]}"
+    tensors = {f"{path}.lora_A.weight": random(2, 6), f"{path}.lora_B.weight": random(4, 2)}
+    save_file(tensors, source / "adapter_model.safetensors")
+    (source / "adapter_model.pt").write_bytes(b"PK")
+    (source / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    (source / "config.json").write_text(json.dumps({"model_type": model}))
+    warnings = import_peft(source, tmp_path / "out", "ad", "1.0", base="base", license="MIT")
+    assert any("torchtune wrote it with the rows" in warning for warning in warnings) == told
+
+
 @pytest.mark.parametrize("config", [{}, {"lora_layers": 1, "rank": 2, "alpha": 16}], ids=str)
 def test_mlx_without_a_known_scale_is_told(config: dict[str, Any], tmp_path: Path) -> None:
     source = mlx(tmp_path / "mlx", pairs())
