@@ -512,6 +512,32 @@ def test_qalora(tmp_path: Path) -> None:
         close(base(FLOATS), wanted)
 
 
+def test_the_base_that_loftq_quantised_is_what_unload_gives(tmp_path: Path) -> None:
+    """What the error for LoftQ says to do; its initialisation, which needs a GPU, is imitated."""
+    torch.manual_seed(3)
+    wrapped = peft.get_peft_model(Linear().eval(), lora()(["first"])).eval()
+    with torch.no_grad():
+        wrapped.base_model.model.first.base_layer.weight.round_(decimals=1)
+    shake(wrapped)
+    with torch.no_grad():
+        wanted = wrapped(FLOATS)
+    save_adapter(wrapped, tmp_path)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "init_lora_weights": "loftq"}))
+    base = wrapped.unload()
+    (tmp_path / "base").mkdir()
+    save_file(dict(base.state_dict()), tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "toy"}')
+    with raises("M606", match="unload"):
+        applied(tmp_path)
+    path.write_text(json.dumps({**settings, "init_lora_weights": True}))
+    composed = compose(applied(tmp_path), tmp_path / "store", threads=1)
+    with torch.no_grad():
+        base.load_state_dict(values(composed.tensors))
+        close(base(FLOATS), wanted)
+
+
 class _Blocks:
     """What PEFT's kernel for several butterfly factors computes."""
 

@@ -115,7 +115,7 @@ def lora_scaling(adapter: Adapter) -> Scaling:
     if init == "loftq":
         raise adapter.refuse(
             "init_lora_weights = 'loftq' put quantised weights into the base that it was trained "
-            "on; publish that base (get_base_model().save_pretrained), build the adapter for it, "
+            "on; publish that base (model.unload().save_pretrained), build the adapter for it, "
             f"and set init_lora_weights to true in its {ADAPTER_CONFIG}"
         )
     if init not in (*_KEEPING_INITS, *MOVING_INITS):
