@@ -29,13 +29,25 @@ _MARKS = (
     (re.compile(r"\.(?:res_)?centroids(?:\.weight)?$"), "VPTQ"),
     (re.compile(r"\.dense_weights$"), "SpQR"),
     (re.compile(r"\.dqweight$"), "FP-Quant"),
+    (re.compile(r"\.q_invperm$"), "EXL2"),
     (re.compile(r"\.weight_scales?$"), "weights with scales"),
 )
 """Names that only quantised models have, the surest first, and what writes them."""
+_PAIRS = (
+    ("trellis", "suh", "EXL3"),
+    ("workspace", "B", "Marlin"),
+    ("compressed", "bitmask", "compressed-tensors, sparse"),
+)
+"""Names of two tensors of a layer that only quantised models have together."""
+INTEGERS = "integers"
+UNREAD = ("MLX", "EXL2", "EXL3", "Marlin", INTEGERS)
+"""Forms that no quantiser of transformers reads."""
+_INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 _NARROW = ("F8_", "F6_", "F4")
 """Dtypes of codes: what multiplies them to weights is elsewhere."""
 
 
+UNNAMED = "in a format that config.json does not name"
 DEQUANTISED = ("bitsandbytes", "compressed-tensors", "fp8", "mxfp4", "gptq", "awq")
 """Formats that ``modpkg import hf --dequantize`` knows, by ``quant_method``."""
 _SETTINGS = ("quantization_config", "compression_config")
@@ -85,8 +97,8 @@ def quantised(
         return None if named is None else Quantised(named)
     tensor, form = found
     alike = re.sub(r"[-_]", "", form).lower()
-    if named is not None and re.sub(r"[-_]", "", named).lower() not in alike:
-        form = named
+    if named not in (None, UNNAMED) and re.sub(r"[-_]", "", str(named)).lower() not in alike:
+        form = str(named)
     return Quantised(form, tensor, named in DEQUANTISED)
 
 
@@ -110,7 +122,7 @@ def method_of(settings: object) -> str:
     if table.get("load_in_4bit") or table.get("load_in_8bit"):
         return "bitsandbytes"
     method = table.get("quant_method")
-    return "in a format that config.json does not name" if method is None else str(method)
+    return UNNAMED if method is None else str(method)
 
 
 def _by_tensors(tensors: Mapping[str, TypedTensor]) -> tuple[str, str] | None:
@@ -122,8 +134,15 @@ def _by_tensors(tensors: Mapping[str, TypedTensor]) -> tuple[str, str] | None:
             continue
         return name, form
     for name, tensor in sorted(tensors.items()):
+        layer, _, own = name.rpartition(".")
+        for first, second, form in _PAIRS:
+            if own == first and f"{layer}.{second}" in tensors:
+                return name, form
         if tensor.dtype.startswith(_NARROW):
             return name, tensor.dtype
+        if own == "weight" and tensor.dtype in _INTEGERS and len(tensor.shape) > 1:
+            mlx = tensor.dtype == "U32" and f"{layer}.scales" in tensors
+            return name, "MLX" if mlx else INTEGERS
     return None
 
 

@@ -15,6 +15,16 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.compose.named_tokens import (
+    ADDED_TOKENS,
+    PROCESSORS,
+    VOCABULARY,
+    json_of,
+    left_of,
+    plain_token,
+    special_tokens,
+    tokens_of,
+)
 from modpkg.compose.sentence_files import (
     may_be_sentence_file,
     sentence_files,
@@ -28,17 +38,11 @@ from modpkg.core.records import canonical_json
 from modpkg.core.text_config import SPECIAL_IDS, edit_text, text_part, vocabulary
 from modpkg.manifest.schema import Compose
 
-VOCABULARY = re.compile(
-    r"tokenizer\.json|vocab(?:-src|-tgt)?\.(?:json|txt)|[^/]+\.(?:model|spm|tiktoken)"
-    r"|tekken\.json|bpe\.codes|dict\.txt"
-)
-"""Files that hold the tokens; a tokenizer has at least one of them."""
 _TEMPLATE = re.compile(r"chat_template\.(?:jinja|json)|additional_chat_templates/[^/]+\.jinja")
 _BESIDE = re.compile(
     r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|merges\.txt"
     r"|normalizer\.json"
 )
-_SPECIAL_TOKENS_MAP, _ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 _CHAT_TEMPLATE = "chat_template"
 _GENERATES = re.compile(r"(?:ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
 _NO_MEANING = {
@@ -55,8 +59,10 @@ _IDLE_GENERATION = {"transformers_version", "_from_model_config"}
 
 
 def is_text_file(path: str) -> bool:
-    """Return whether a module's file belongs to its tokenizer or says how it generates."""
-    return path == GENERATION_CONFIG or may_be_sentence_file(path) or _of_tokenizer(path)
+    """Return whether a module's file belongs to its tokenizer or processor, or says how it
+    generates."""
+    others = path in (GENERATION_CONFIG, *PROCESSORS) or may_be_sentence_file(path)
+    return others or _of_tokenizer(path)
 
 
 class TextSettings(Struct, frozen=True, kw_only=True):
@@ -106,7 +112,7 @@ def _units(files: Mapping[str, Path]) -> dict[str, _Unit]:
         units.append(_Unit(_TOKENIZER_UNIT, taken(VOCABULARY, _BESIDE, _TEMPLATE)))
     elif template := taken(_TEMPLATE):
         units.append(_Unit(_TEMPLATE_UNIT, template))
-    elif _json(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE) is not None:
+    elif json_of(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE) is not None:
         units.append(_Unit(_TEMPLATE_UNIT, {TOKENIZER_CONFIG: files[TOKENIZER_CONFIG]}))
     if MODULES in files:
         units.append(_Unit(_SENTENCE_UNIT, sentence_files(files)))
@@ -160,7 +166,8 @@ def settle(
     if _TOKENIZER_UNIT in chosen and _TEMPLATE_UNIT in chosen:
         first, second = chosen[_TOKENIZER_UNIT][0], chosen[_TEMPLATE_UNIT][0]
         raise ComposeError("M617", model=model, first=first, second=second, what=_TEMPLATE_UNIT)
-    merged, notes = dict(files), list(_unused(recipe, modules, own))
+    merged = dict(files)
+    notes = [*_unused(recipe, modules, own), *left_of(recipe, modules)]
     documents: dict[str, dict[str, Any]] = {}
     for what, (name, unit) in chosen.items():
         if what == _TOKENIZER_UNIT:
@@ -171,8 +178,8 @@ def settle(
         if what == _TEMPLATE_UNIT and TOKENIZER_CONFIG in unit.files:
             # The one key of the file: its others belong to a tokenizer.
             merged = {p: blob for p, blob in merged.items() if _TEMPLATE.fullmatch(p) is None}
-            template = _json(unit.files, TOKENIZER_CONFIG)[_CHAT_TEMPLATE]
-            settings = _json(merged, TOKENIZER_CONFIG)
+            template = json_of(unit.files, TOKENIZER_CONFIG)[_CHAT_TEMPLATE]
+            settings = json_of(merged, TOKENIZER_CONFIG)
             documents[TOKENIZER_CONFIG] = {**settings, _CHAT_TEMPLATE: template}
         else:
             merged |= unit.files
@@ -180,7 +187,7 @@ def settle(
     edits: dict[str, Any] = {}
     if _TOKENIZER_UNIT in chosen:
         name, unit = chosen[_TOKENIZER_UNIT]
-        tokens = _tokens(unit.files)
+        tokens = tokens_of(unit.files)
         _check_rows(model, name, base, tokens, config)
         ids = _special_ids(unit.files, tokens)
         edits, documents = _aligned(config, merged, ids)
@@ -265,11 +272,11 @@ def _tokenizer_meaning(files: Mapping[str, Path]) -> Any:
         }
     else:
         for path, blob in files.items():
-            if VOCABULARY.fullmatch(path) or path in ("merges.txt", _ADDED_TOKENS):
+            if VOCABULARY.fullmatch(path) or path in ("merges.txt", ADDED_TOKENS):
                 meaning[path] = blob.read_bytes().hex()
-    settings = _special(files) | _json(files, TOKENIZER_CONFIG)
+    settings = special_tokens(files) | json_of(files, TOKENIZER_CONFIG)
     for key, value in sorted(settings.items()):
-        plain = _plain(value)
+        plain = plain_token(value)
         if key in _NO_MEANING or plain in (None, False, [], {}):
             continue
         if key == "tokenizer_class" and isinstance(plain, str):
@@ -290,7 +297,7 @@ def _template_meaning(files: Mapping[str, Path]) -> Any:
     elif (path := f"{_CHAT_TEMPLATE}.json") in files:
         main = read_json(files[path]).get(_CHAT_TEMPLATE)
     else:
-        main = _json(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE)
+        main = json_of(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE)
     return [main, others] if others else main
 
 
@@ -307,51 +314,7 @@ _MEANINGS = {
 }
 
 
-def _json(files: Mapping[str, Path], path: str) -> dict[str, Any]:
-    return read_json(files[path]) if path in files else {}
-
-
-def _special(files: Mapping[str, Path]) -> dict[str, Any]:
-    return _json(files, _SPECIAL_TOKENS_MAP)
-
-
-def _plain(value: Any) -> Any:
-    """Return a token's text where it is stored with its properties."""
-    if isinstance(value, dict) and "content" in value:
-        return value["content"]
-    return [_plain(each) for each in value] if isinstance(value, list) else value
-
-
 # Tokens and their numbers -----------------------------------------------------------------
-
-
-def _tokens(files: Mapping[str, Path]) -> dict[str, int]:
-    """Return the number of each token, as far as the files tell in JSON."""
-    pairs: list[tuple[Any, Any]] = []
-    if TOKENIZER in files:
-        document = read_json(files[TOKENIZER])
-        inner = document.get("model")
-        words = inner.get("vocab") if isinstance(inner, dict) else None
-        if isinstance(words, dict):
-            pairs += words.items()
-        elif isinstance(words, list):  # of pairs of token and score
-            pairs += [(w[0] if isinstance(w, list) and w else w, n) for n, w in enumerate(words)]
-        added = document.get("added_tokens")
-        for token in added if isinstance(added, list) else ():
-            if isinstance(token, dict):
-                pairs.append((token.get("content"), token.get("id")))
-    elif "vocab.json" in files:
-        pairs += read_json(files["vocab.json"]).items()
-    pairs += _json(files, _ADDED_TOKENS).items()
-    decoder = _json(files, TOKENIZER_CONFIG).get("added_tokens_decoder")
-    for number, token in decoder.items() if isinstance(decoder, dict) else ():
-        if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 10:
-            pairs.append((_plain(token), int(number)))
-    return {
-        token: number
-        for token, number in pairs
-        if isinstance(token, str) and isinstance(number, int) and not isinstance(number, bool)
-    }
 
 
 def _check_rows(
@@ -372,7 +335,7 @@ def _check_rows(
     beyond = {token: number for token, number in tokens.items() if number >= named[1]}
     if not beyond:
         return
-    known = _tokens({path: blob for path, blob in base.files.items() if is_text_file(path)})
+    known = tokens_of({path: blob for path, blob in base.files.items() if is_text_file(path)})
     if missing := [token for token, number in beyond.items() if known.get(token) != number]:
         token = min(missing, key=lambda each: beyond[each])
         raise ComposeError(
@@ -388,8 +351,8 @@ def _check_rows(
 
 def _special_ids(files: Mapping[str, Path], tokens: Mapping[str, int]) -> dict[str, int]:
     """Return the numbers of a tokenizer's special tokens, by key of ``config.json``."""
-    settings = _special(files) | _json(files, TOKENIZER_CONFIG)
-    texts = {key: _plain(settings.get(key.removesuffix("_id"))) for key in SPECIAL_IDS}
+    settings = special_tokens(files) | json_of(files, TOKENIZER_CONFIG)
+    texts = {key: plain_token(settings.get(key.removesuffix("_id"))) for key in SPECIAL_IDS}
     return {
         key: tokens[text] for key, text in texts.items() if isinstance(text, str) and text in tokens
     }
@@ -406,7 +369,7 @@ def _aligned(
     _, part = text_part(config)
     names = config.get("architectures")
     generates = isinstance(names, list) and any(_GENERATES.search(str(each)) for each in names)
-    generation: dict[str, Any] | None = _json(files, GENERATION_CONFIG) or None
+    generation: dict[str, Any] | None = json_of(files, GENERATION_CONFIG) or None
     if generation is None and generates:
         # What transformers would make of the config.
         generation = {key: part[key] for key in SPECIAL_IDS if part.get(key) is not None}

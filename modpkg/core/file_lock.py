@@ -26,7 +26,10 @@ except ImportError:  # Windows, where every lock is exclusive
     _SHARED = False
 
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
-_ABSENT = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_ABSENT = (
+    *(errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL),
+    *(errno.EPERM, errno.ENOTTY),
+)
 _PATIENCE = 0.5
 """Seconds after which a wait is announced."""
 

@@ -18,6 +18,9 @@ from modpkg.core.errors import PackError
 
 MAX_HEADER = 100_000_000
 """Longest header in bytes; the same limit as in safetensors."""
+LFS_POINTER = b"version https://git-lfs"
+"""How the file begins that Git has in place of a large one."""
+IS_POINTER = "it is Git LFS's pointer to the file, not the file; 'git lfs pull' fetches that"
 
 
 class _HeaderEntry(Struct, forbid_unknown_fields=True):
@@ -68,6 +71,8 @@ def read_header(path: Path) -> tuple[bytes, int]:
             raise PackError(
                 "M201", path=path, reason="it is a pickle or a zip archive, as .bin files are"
             )
+        if first == LFS_POINTER[:8]:
+            raise PackError("M201", path=path, reason=IS_POINTER)
         if length > MAX_HEADER:
             raise PackError(
                 "M201", path=path, reason=f"its header claims to be {length} bytes long"

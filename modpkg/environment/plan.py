@@ -15,7 +15,15 @@ from modpkg.compose.plan import plan as plan_composition
 from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InstallError, ModpkgError
-from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MEMORY, PATCH, PATCHED_FILES, ROUTER
+from modpkg.core.filenames import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    MEMORY,
+    PATCH,
+    PATCHED_FILES,
+    ROUTER,
+    TOKENIZER_CONFIG,
+)
 from modpkg.core.names import module_name, specifier_text
 from modpkg.environment.fits import Fit, fits_of
 from modpkg.environment.generations import Generation
@@ -39,7 +47,7 @@ from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
 
-_PLANNED_FROM = (CONFIG, ADAPTER_CONFIG, MEMORY, ROUTER, PATCH)
+_PLANNED_FROM = (CONFIG, ADAPTER_CONFIG, MEMORY, ROUTER, PATCH, TOKENIZER_CONFIG)
 
 
 class InstallRequest(Struct, kw_only=True):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from modpkg.adapters.quantised import Quantised, quantised
+from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
-from modpkg.core.tensors import types_of
+from modpkg.core.tensors import type_of, types_of
 from modpkg.interop.full_precision import FullPrecision, full_precision, refs_of
 from modpkg.manifest.schema import Manifest
 from modpkg.release.content import collect
@@ -36,6 +37,8 @@ class ArchitectureFit(Struct, frozen=True):
     """How they are quantised."""
     full: FullPrecision | None
     """What they become in full precision, where that is exact."""
+    dtypes: frozenset[str]
+    """Those of the tensors on disk."""
 
 
 def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> ArchitectureFit:
@@ -47,20 +50,48 @@ def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> Architect
     """
     config = read_json(folder / CONFIG)
     stored, types, full = quantised(refs, config), types_of(refs), None
+    dtypes = frozenset(dtype for dtype, _ in types.values())
     if stored is not None and stored.tensor:
         try:
             full = full_precision(config, refs)
         except ValueError as error:
-            return ArchitectureFit(None, str(error), stored, None)
+            return ArchitectureFit(None, str(error), stored, None, dtypes)
         types = full.types()
     report, reason = report_or_reason(name, folder, types)
     if stored is not None and not stored.tensor:
         if report is not None and (report.missing or report.unexpected or report.mismatched):
-            return ArchitectureFit(None, _OTHER_FORM, stored, None)
+            return ArchitectureFit(None, _OTHER_FORM, stored, None, dtypes)
         reason = _NO_CODES
     if report is not None:
         check_complete(name, report)
-    return ArchitectureFit(report, reason, stored, full)
+        _check_tied(name, report, refs)
+    return ArchitectureFit(report, reason, stored, full, dtypes)
+
+
+def _check_tied(name: str, report: LoadingReport, refs: Mapping[str, TensorRef]) -> None:
+    """Check that tensors that the config ties are equal: as one parameter, one would be lost.
+
+    Raises:
+        ReleaseError: Two differ.
+    """
+    for one, other in report.tied:
+        if one not in refs or other not in refs:
+            continue
+        first, second = refs[one], refs[other]
+        if type_of(first) != type_of(second) or any(
+            left != right for left, right in zip(_chunks(first), _chunks(second), strict=True)
+        ):
+            raise ReleaseError(
+                "M216",
+                what=name,
+                reason=f"config.json makes {one!r} and {other!r} one, but they differ",
+                remedy='write "tie_word_embeddings": false into config.json if both are meant, or '
+                "take the other away",
+            )
+
+
+def _chunks(ref: TensorRef) -> Iterator[bytes]:
+    return file_chunks(Path(ref.file), ref.offset, ref.length)
 
 
 def check_after_transformer(name: str, folder: Path, files: Collection[str], configs: Path) -> None:

@@ -18,7 +18,13 @@ from modpkg.core.packs import pack_chunks, read_pack_header
 from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.release.content import check_data
 
-OTHER_WEIGHTS = ("*.bin", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.pt")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+"""Names of weights that only code can read."""
+OTHER_WEIGHTS = (
+    *PICKLES,
+    *("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.npz", "*.nemo"),
+    *("*.tflite", "*.mlmodel", "*.mlpackage", "*.pte", "imatrix.*", "*.imatrix"),
+)
 """Names of weights in formats that are not imported."""
 _OF_A_MODEL = (CONFIG, ADAPTER_CONFIG, "params.json", "trainer_state.json", "*.safetensors")
 """A folder with one of these is another model, or what a trainer left."""
@@ -28,6 +34,7 @@ _OF_A_TRAINER = (
     "optimizer.*",
     "scheduler.*",
     "rng_state*",
+    "events.out.tfevents*",
 )
 _INDEX = "*.safetensors.index.json"
 _LISTED = 5

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.core.errors import ConversionError
+from modpkg.core.packs import IS_POINTER, LFS_POINTER
 
 MAX_ELEMENTS = 1 << 23
 """Elements in one array of the metadata; the largest vocabularies have a million."""
@@ -118,8 +119,10 @@ def read_gguf_header(path: Path) -> GgufHeader:
     if not path.is_file():
         raise damaged(path, "it is not a file")
     with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise damaged(path, "it does not begin with GGUF")
+        if (first := file.read(len(LFS_POINTER)))[:4] != b"GGUF":
+            raise damaged(
+                path, IS_POINTER if first == LFS_POINTER else "it does not begin with GGUF"
+            )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _HeaderReader(path, data).read()
 

@@ -18,6 +18,7 @@ from modpkg.interop.gguf_rope import ROPE_KEYS, rope_parameters
 
 MAX_LAYERS = 1000
 
+_EPSILON = "attention.layer_norm_rms_epsilon"
 _COMMON: dict[str, str] = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -27,7 +28,7 @@ _COMMON: dict[str, str] = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.value_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    _EPSILON: "rms_norm_eps",
     "vocab_size": "vocab_size",
 }
 
@@ -286,6 +287,10 @@ def amended(config: dict[str, Any], header: GgufHeader, architecture: str) -> di
             )
         if value is not None:
             result[attribute] = value
+    epsilon = next((key for key in rules.settings if key.endswith("epsilon")), _EPSILON)
+    for key in ("context_length", "attention.head_count", epsilon):
+        if key not in (*rules.fixed, *rules.read) and prefix + key not in header.metadata:
+            raise damaged(header.path, f"it lacks the setting {prefix}{key}; download it again")
     layers = header.whole(prefix + "block_count")
     if layers is None or layers > MAX_LAYERS:
         raise damaged(header.path, f"it has {layers} layers, according to {prefix}block_count")
@@ -334,6 +339,8 @@ def check_settings(config: Any, header: GgufHeader, architecture: str) -> None:
             expected = value if not value or value >= config.max_position_embeddings else None
         elif name == "attention.causal":
             expected = True
+        elif name in ("expert_count", "expert_used_count"):
+            expected = 0
         else:
             raise damaged(
                 header.path,

@@ -57,6 +57,9 @@ def check_tokenizer(header: GgufHeader) -> None:
     for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
         if len(header.metadata.get(key, tokens)) != len(tokens):
             raise damaged(header.path, f"its {key} has not one value for each token")
+    merged = header.text("tokenizer.ggml.model") == "gpt2"
+    if merged and "tokenizer.ggml.merges" not in header.metadata:
+        raise damaged(header.path, "its tokenizer has no merges (tokenizer.ggml.merges)")
     for merge in header.metadata.get("tokenizer.ggml.merges", ()):
         if merge.count(" ") != 1:
             raise damaged(header.path, f"its tokenizer.ggml.merges has {merge[:40]!r}")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from modpkg.adapters.quantised import UNREAD
+from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
-from modpkg.interop.contents import contents_of, copy_data, copy_weights
+from modpkg.interop.contents import (
+    OTHER_WEIGHTS,
+    PICKLES,
+    contents_of,
+    copy_data,
+    copy_weights,
+)
 from modpkg.interop.full_precision import refs_of, write_full_precision
 from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.interop.module_project import (
@@ -35,6 +43,9 @@ from modpkg.runtime.sentence_modules import (
     split_tensors,
 )
 from modpkg.runtime.sentence_settings import read_settings
+
+if TYPE_CHECKING:
+    from modpkg.interop.architecture_fit import ArchitectureFit
 
 
 def import_hf(
@@ -74,6 +85,9 @@ def import_hf(
     checkpoint = checkpoint_of(source, config)
     if not checkpoint.files:
         raise ConversionError("M801", path=source, reason=_without_weights(source, checkpoint))
+    if below := [file for file in checkpoint.files if "/" in file]:
+        reason = f"its index names {listed(below)} in a folder; move it beside the index and name "
+        raise ConversionError("M801", path=source, reason=reason + "it so")
     weights, parts = list(checkpoint.files), []
     for kind, part in modules_of(name, source):
         if part:
@@ -156,12 +170,16 @@ def _write_weights(
         elif not stored.tensor and not lacks:
             hint = "if its tensors are in full precision, take quantization_config out first"
         where = "the weights are" if stored.tensor else "by its config.json the weights are"
-        told = f"{where} quantised ({stored.form}): adapters cannot be built on them, and they "
-        told += f"load only where the quantiser is installed; {hint}"
+        loads = "they load only where the quantiser is installed"
+        if stored.form in UNREAD:
+            loads = "transformers does not read them"
+        told = f"{where} quantised ({stored.form}): adapters cannot be built on them, and {loads}; "
+        told += hint
         if lacks:
             told += f". They were not compared with an architecture: {compared.reason}"
         warnings.append(told)
-    elif lacks:
+    warnings += _run_otherwise(read_json(staged / CONFIG), compared)
+    if lacks and stored is None:
         warnings.append(f"the weights were not compared with an architecture: {compared.reason}")
     unexpected = compared.report.unexpected if compared.report is not None else ()
     if unexpected:
@@ -179,12 +197,39 @@ def _write_weights(
     return warnings
 
 
+def _run_otherwise(config: Mapping[str, Any], compared: ArchitectureFit) -> list[str]:
+    """Return warnings of where modpkg runs a model otherwise than transformers' ``AutoModel``."""
+    warnings = []
+    kind, report = config.get("model_type"), compared.report
+    if report is not None and isinstance(kind, str) and kind != report.model_type:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        if kind in CONFIG_MAPPING:
+            warnings.append(
+                f"config.json names {report.architecture} in architectures and {kind!r} in "
+                "model_type: it runs as the first, and transformers' AutoModel takes the second"
+            )
+    named = config.get("dtype") or config.get("torch_dtype")
+    kept = {dtype for dtype in compared.dtypes if dtype in CONFIG_DTYPES.values()}
+    wanted = CONFIG_DTYPES.get(named) if isinstance(named, str) else None
+    if compared.stored is None and len(kept) == 1 and wanted not in (None, *kept):
+        warnings.append(
+            f"config.json says {named}, and the weights are {min(kept)}: they run as they are "
+            "stored, where transformers converts them"
+        )
+    return warnings
+
+
 def _without_config(source: Path) -> str:
     """Return why a folder without a config.json is not a model, and what it is instead."""
     if (source / ADAPTER_CONFIG).is_file():
         return "it is an adapter ('modpkg import peft' takes it)"
     if source.is_file():
         return "it is a file ('modpkg import safetensors' or 'gguf' takes one)"
+    if reason := _gguf(source):
+        return f"it has no config.json; {reason}"
+    if snapshots := sorted(path.parent.name for path in source.glob(f"snapshots/*/{CONFIG}")):
+        return f"it is a model's folder of a hub's cache; import snapshots/{snapshots[-1]}"
     inside = sorted(path.parent.name for path in source.glob(f"*/{CONFIG}"))
     hint = f"; its folders {listed(inside)} have one" if inside else ""
     return f"it has no config.json{hint}"
@@ -201,13 +246,23 @@ def _without_weights(source: Path, checkpoint: Checkpoint) -> str:
             f"{checkpoint.why}, so that it is not known whether {listed(others)} is the whole "
             f"model; rename its file to {WEIGHTS}, or write an index"
         )
-    pickles = sorted(path.name for path in source.glob("*.bin"))
-    if pickles:
-        return (
-            f"its weights are pickles ({pickles[0]}); load it with transformers and "
-            "save_pretrained() it, which writes safetensors"
-        )
-    return "it has no *.safetensors"
+    for pattern in OTHER_WEIGHTS:
+        others = sorted(path.name for path in source.glob(pattern))
+        if others and pattern != "*.gguf":
+            kind = "pickles" if pattern in PICKLES else "of a format that is not imported"
+            return (
+                f"its weights are {kind} ({others[0]}); load it with the library that wrote it "
+                "(transformers, as a rule) and save_pretrained() it, which writes safetensors"
+            )
+    return _gguf(source) or "it has no *.safetensors"
+
+
+def _gguf(source: Path) -> str | None:
+    """Return what to do with a folder of GGUF files; None if it has none."""
+    found = sorted(path.name for path in source.glob("*.gguf"))
+    if not found:
+        return None
+    return f"'modpkg import gguf' takes its {listed(found)}"
 
 
 def _weights_of_part(source: Path, kind: str, part: str) -> list[str]:

@@ -18,7 +18,10 @@ _CLASS_OF = {
     "AutoFeatureExtractor": "feature_extractor_type",
 }
 """The key that names the class of transformers, by the class of ``auto_map`` that it replaces."""
-_PROCESSORS = (TOKENIZER_CONFIG, "processor_config.json", "preprocessor_config.json")
+_PROCESSORS = (
+    *(TOKENIZER_CONFIG, "processor_config.json", "preprocessor_config.json"),
+    "video_preprocessor_config.json",
+)
 
 
 def leave_out_code(folder: Path) -> list[str]:

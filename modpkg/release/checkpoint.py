@@ -144,8 +144,13 @@ def _inside(where: Path, file: str) -> str:
 def _check_shards(folder: Path, index: str, shards: Mapping[str, Collection[str]]) -> None:
     if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
         raise ReleaseError("M213", folder=folder, files=listed(missing), index=index)
+    held: dict[str, str] = {}
+    for shard in sorted(shards):
+        for tensor in read_pack_header((folder / shard).resolve()):
+            if (other := held.setdefault(tensor, shard)) != shard:
+                first, second = folder / other, folder / shard
+                raise ReleaseError("M205", tensor=tensor, first=first, second=second)
     for shard, tensors in sorted(shards.items()):
-        held = read_pack_header((folder / shard).resolve())
-        if lacking := sorted(set(tensors) - held.keys()):
+        if lacking := sorted(set(tensors) - held.keys()):  # in another shard, it is found
             reason = f"{listed(lacking)} of {shard}"
             raise ReleaseError("M213", folder=folder, files=reason, index=index)

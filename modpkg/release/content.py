@@ -13,6 +13,7 @@ from msgspec import Struct
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import DIST, LOCK_NAME, MANIFEST, PYPROJECT
 from modpkg.core.files import safe_path
+from modpkg.core.packs import IS_POINTER, LFS_POINTER
 from modpkg.manifest.schema import Manifest
 
 _CODE = {
@@ -119,15 +120,17 @@ def twin_problem(paths: Iterable[str]) -> str | None:
 
 
 def check_data(path: Path, shown: str) -> None:
-    """Check by its name and first bytes that a file is neither code nor a pickle.
+    """Check by its name and first bytes that a file is neither code nor a pickle, and is there.
 
     Raises:
-        ReleaseError: The file is code or a pickle.
+        ReleaseError: The file is code or a pickle, or Git's pointer to a file.
     """
     if (what := code_by_name(shown)) is not None:
         raise ReleaseError("M202", path=path, what=what)
     with open(path, "rb") as file:
-        head = file.read(8)
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise ReleaseError("M206", path=path, reason=IS_POINTER)
     for magic, what in _MAGIC:
         if head.startswith(magic):
             raise ReleaseError("M202", path=path, what=what)

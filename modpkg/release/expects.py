@@ -13,7 +13,7 @@ from modpkg.adapters import bind_adapter, bind_expert, bind_router
 from modpkg.adapters.changes import INDEX_ROLES, AdapterChanges, VirtualTokens
 from modpkg.adapters.expert import experts_of
 from modpkg.adapters.memory import REARRANGED, disk_names, read_memory
-from modpkg.adapters.quantised import Quantised, quantised
+from modpkg.adapters.quantised import INTEGERS, Quantised, quantised
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, PATCH, ROUTER
@@ -149,6 +149,8 @@ def expects_of(
             )
         config = read_json(files[ADAPTER_CONFIG])
         stored = quantised(provides.tensors, model_config)
+        if stored is not None and stored.form == INTEGERS:
+            stored = None  # nothing says that they are codes
         try:
             bound, record = _bind_adapter(
                 module.name,

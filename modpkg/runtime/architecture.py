@@ -20,6 +20,7 @@ _CONFIGS = (
     TOKENIZER_CONFIG,
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
 )
 """Files that transformers reads and that could reference code."""
 

@@ -58,21 +58,28 @@ def classify(
     warn: Warn,
     tick: Tick = lambda count: None,
 ) -> list[dict[str, float]]:
-    """Return the probability of each label for each text."""
+    """Return the probability of each label for each text, as transformers' pipeline gives it.
+
+    A model with one label has a probability of its own for it, and one that was trained as a
+    regression has its value.
+    """
     limit = context_of(model, tokenizer)
     encoded = [encode(model, tokenizer, {**task, "chat": False}, t, limit, warn) for t in texts]
     # Decoders classify at the last non-padding token; without a padding id, texts run one by one.
     rows, pad = rows_of(model), getattr(model.config, "pad_token_id", None)
     one_by_one = pad is None or (rows is not None and pad >= rows)
-    multi_label = getattr(model.config, "problem_type", None) == "multi_label_classification"
+    problem = getattr(model.config, "problem_type", None)
     results: list[dict[str, float]] = [{}] * len(texts)
     for places in _batches(encoded, most=1 if one_by_one else MOST_TEXTS):
         ids, mask = _padded(
             [encoded[place] for place in places], _pad_id(model, tokenizer), model.device
         )
         logits = model(ids, attention_mask=mask).logits.float()
-        probabilities = logits.sigmoid() if multi_label else logits.softmax(-1)
-        for place, row in zip(places, probabilities.tolist(), strict=True):
+        if problem == "multi_label_classification" or logits.shape[-1] == 1:
+            values = logits if problem == "regression" else logits.sigmoid()
+        else:
+            values = logits if problem == "regression" else logits.softmax(-1)
+        for place, row in zip(places, values.tolist(), strict=True):
             labels = [str(model.config.id2label[number]) for number in range(len(row))]
             results[place] = dict(zip(labels, row, strict=True))
         tick(len(places))

@@ -29,7 +29,11 @@ class LoadingReport(Struct, frozen=True):
     """Tensors that the architecture does not have: transformers leaves them out."""
     mismatched: tuple[str, ...]
     """Parameters whose tensor has another shape, with both shapes."""
+    tied: tuple[tuple[str, str], ...]
+    """Pairs of tensors that the config makes one parameter, and that are both there."""
     architecture: str
+    model_type: str
+    """That of the architecture's config; ``config.json`` may say another."""
 
 
 class _Header:
@@ -115,8 +119,18 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
             f"{key} ({list(held)} instead of {list(wanted)})"
             for key, held, wanted in sorted(info["mismatched_keys"], key=str)
         ),
+        tied=tuple(_tied(model, headers)),
         architecture=cls.__name__,
+        model_type=str(type(config).model_type),
     )
+
+
+def _tied(model: Any, tensors: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of tensors that a model ties, where each is one of ``tensors``."""
+    for pair in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        found = [[tensor for tensor in tensors if _same(tensor, [key])] for key in pair]
+        if all(len(names) == 1 for names in found) and found[0] != found[1]:
+            yield found[0][0], found[1][0]
 
 
 def _same(tensor: str, names: Collection[str]) -> bool:

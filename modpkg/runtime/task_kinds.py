@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from modpkg.compose.tokenizer_files import VOCABULARY
+from modpkg.compose.named_tokens import VOCABULARY
 from modpkg.core.filenames import MODULES
 from modpkg.runtime.sentence_modules import EMBEDS
 

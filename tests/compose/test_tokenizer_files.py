@@ -157,9 +157,10 @@ def test_a_template_in_an_adapters_tokenizer_config_is_used(tmp_path: Path) -> N
     assert "chat_template.jinja" not in result.files  # transformers would prefer it
     settings = {**files["tokenizer_config.json"], "chat_template": TEMPLATE}
     assert result.documents == {"tokenizer_config.json": settings}
-    assert result.notes == ("m has the chat template of ad, which differs from base's.",)
+    assert "ad has other tokens than base (eos_token)" in result.notes[0]
+    assert result.notes[1:] == ("m has the chat template of ad, which differs from base's.",)
     same = composed(a_base(tmp_path / "2", {**files, "chat_template.jinja": TEMPLATE}), own)
-    assert (same.notes, same.documents) == ((), {})
+    assert (same.notes, same.documents) == (result.notes[:1], {})
 
 
 def test_a_generation_config_of_an_adapter_is_used(tmp_path: Path) -> None:
@@ -239,6 +240,38 @@ def test_a_token_without_a_row_is_told(tmp_path: Path) -> None:
     composed(a_base(tmp_path, tokenizer()), own, tokenizer="base")
     beyond = tokenizer({**END, "id": 8}, unk_token="<unk>")
     composed(a_base(tmp_path / "2", beyond), own)  # the base's has it too
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"added_tokens.json": {"<|im_end|>": 5}}, "<|im_end|>"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"5": END}}}, "<|im_end|>"),
+        ({"special_tokens_map.json": {"eos_token": {"content": "b"}}}, "eos_token"),
+        ({"special_tokens_map.json": {"eos_token": "</s>", "pad_token": "</s>"}}, None),
+        ({"added_tokens.json": {"b": 4}, "tokenizer_config.json": {"bos_token": "<s>"}}, None),
+    ],
+)
+def test_a_part_of_a_tokenizer_is_not_used_and_told(
+    files: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    ground = a_base(tmp_path / "base", tokenizer())
+    made = composed(ground, an_adapter(tmp_path / "lora", "lora", files))
+    assert made.files["tokenizer.json"] == ground.files["tokenizer.json"]
+    if said is None:
+        assert not made.notes
+    else:
+        assert f"lora has other tokens than base ({said})" in made.notes[0]
+
+
+def test_an_adapters_other_processor_is_told(tmp_path: Path) -> None:
+    ground = a_base(tmp_path / "base", {**tokenizer(), "processor_config.json": {"size": 4}})
+    own = an_adapter(tmp_path / "lora", "lora", {"processor_config.json": {"size": 8}})
+    assert composed(ground, own).notes == (
+        "lora has another processor_config.json than base, whose is used.",
+    )
+    same = an_adapter(tmp_path / "same", "same", {"processor_config.json": {"size": 4}})
+    assert not composed(ground, same).notes
 
 
 def test_a_fine_tunes_other_tokenizer_is_told(tmp_path: Path) -> None:

@@ -414,3 +414,22 @@ def test_an_adapters_tokenizer_is_laid_out_and_told(home: Path, tmp_path: Path) 
     assert (folder / "chat_template.jinja").read_bytes() == b"{{ messages }}"
     assert json.loads((folder / "config.json").read_bytes())["eos_token_id"] == 2
     assert json.loads((folder / "generation_config.json").read_bytes())["eos_token_id"] == [2]
+
+
+@pytest.mark.parametrize("owner", ["tiny", "tiny-lora"])
+def test_a_tokenizer_in_one_module_alone_is_read(owner: str, home: Path, tmp_path: Path) -> None:
+    """A tokenizer of bytes has settings only; planning a composition reads them."""
+    folders = {
+        "tiny": tiny.write_base(tmp_path / "tiny"),
+        "tiny-lora": tiny.write_adapter(tmp_path / "lora"),
+    }
+    (folders[owner] / "tokenizer_config.json").write_bytes(b'{"eos_token": "</s>"}')
+    for folder in folders.values():
+        tiny.publish(folder, home / "registry")
+    modpkg("install", "tiny")
+    Path("modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\ntiny = "*"\ntiny-lora = "*"\n[models.m]\n'
+        'base = "tiny"\nsteps = [{ op = "lora", module = "tiny-lora" }]\n'
+    )
+    told = modpkg("install").stderr
+    assert ("tiny-lora has other tokens than tiny (eos_token)" in told) == (owner == "tiny-lora")

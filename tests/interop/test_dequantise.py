@@ -228,7 +228,7 @@ def test_compressed_tensors(
 
 REFUSED: dict[str, tuple[dict[str, Any], Table, str]] = {
     "an unknown format": ({"quant_method": "quark"}, {}, "no exact definition"),
-    "no format": ({}, {}, "no exact definition"),
+    "no format": ({}, {}, "names no quant_method"),
     "a format that is no name": ({"quant_method": {}}, {}, "no exact definition"),
     "nothing quantised": (FP8, {"weight": torch.zeros(2)}, "none of its tensors"),
     "codes without scales": (FP8, {"weight": torch.zeros(2).to(torch.float8_e4m3fn)}, "has no"),

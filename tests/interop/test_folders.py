@@ -95,17 +95,21 @@ def test_an_adapter_is_its_own_file_and_each_of_several_is_one(tmp_path: Path) -
         ((), "no config.json"),
         (("config.json",), r"no \*\.safetensors"),
         (("config.json", "pytorch_model.bin"), "pickles"),
+        (("config.json", "tf_model.h5"), r"of a format that is not imported \(tf_model.h5\)"),
+        (("config.json", "m.gguf"), "'modpkg import gguf' takes its m.gguf"),
+        (("m.gguf",), "no config.json; 'modpkg import gguf' takes its m.gguf"),
         (("config.json", "consolidated.safetensors"), "not known whether"),
         (("adapter_config.json",), "it is an adapter"),
         (("config.json", "adapter_config.json"), "adapter's files only"),
         (("text/config.json",), "its folders text have one"),
+        (("snapshots/4f/config.json",), "a hub's cache; import snapshots/4f"),
     ],
 )
 def test_a_folder_that_is_no_model(files: tuple[str, ...], reason: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for file in files:
-        (source / file).parent.mkdir(exist_ok=True)
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
         (source / file).write_text("{}")
     with raises("M801", match=reason):
         taken(source, tmp_path / "out")
@@ -225,6 +229,122 @@ def test_codes_without_a_quantization_config_are_told(tmp_path: Path) -> None:
     codes = torch.zeros(1, 4, dtype=torch.int32)
     edited(source, **{f"{PREFIX}.weight": None, f"{PREFIX}.qweight": codes})
     assert "the weights are quantised (AWQ or GPTQ)" in taken(source, tmp_path / "out")[1]
+
+
+FORMS = {
+    "MLX": {"weight": torch.zeros(4, 2, dtype=torch.uint32), "scales": torch.ones(4, 1)},
+    "EXL2": {"q_weight": torch.zeros(2, 4, dtype=torch.int32), "q_invperm": torch.zeros(4)},
+    "EXL3": {"trellis": torch.zeros(2, 2, 4, dtype=torch.int16), "suh": torch.zeros(4)},
+    "Marlin": {"B": torch.zeros(2, 4, dtype=torch.int32), "workspace": torch.zeros(4)},
+    "torchao": {"_weight_qdata": torch.zeros(4, 4, dtype=torch.int8)},
+    "compressed-tensors, sparse": {"compressed": torch.zeros(4), "bitmask": torch.zeros(4, 1)},
+    "integers": {"weight": torch.zeros(8, 8, dtype=torch.int8)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_codes_is_told_by_its_name(form: str, tmp_path: Path) -> None:
+    """It is not taken for a damaged model."""
+    source = base(tmp_path / "source", quantization={"bits": 4})
+    edited(
+        source,
+        **{f"{PREFIX}.weight": None} | {f"{PREFIX}.{k}": each for k, each in FORMS[form].items()},
+    )
+    assert f"the weights are quantised ({form})" in taken(source, tmp_path / "out")[1]
+
+
+def test_tied_tensors_that_differ_are_told(tmp_path: Path) -> None:
+    """transformers unties them, whatever the config says."""
+    source = base(tmp_path / "source", tie_word_embeddings=True)
+    embedding = load_file(source / "model.safetensors")["model.embed_tokens.weight"]
+    edited(source, **{"lm_head.weight": embedding.clone()})
+    taken(source, tmp_path / "one")
+    edited(source, **{"lm_head.weight": embedding + 1})
+    with raises(
+        "M216", match=r"makes 'lm_head.weight' and 'model.embed_tokens.weight' one.*differ"
+    ):
+        taken(source, tmp_path / "two")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    taken(source, tmp_path / "three")
+    with raises("M216", match="they differ"):
+        project = tmp_path / "three"
+        (project / "config.json").write_text(json.dumps(config))
+        check_project(read_manifest(project / "modpkg.toml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dtype": "bfloat16"}, "says bfloat16, and the weights are F32"),
+        ({"dtype": None, "torch_dtype": "float16"}, "says float16, and the weights are F32"),
+        (
+            {"model_type": "mistral"},
+            "LlamaForCausalLM in architectures and 'mistral' in model_type",
+        ),
+        ({"dtype": None}, None),
+        ({"model_type": "unheard"}, None),
+    ],
+)
+def test_where_transformers_would_run_it_otherwise_is_told(
+    changes: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    warnings = taken(base(tmp_path / "source", **changes), tmp_path / "out")[1]
+    assert said in warnings if said is not None else not warnings
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "code"), [("model.safetensors", "M201"), ("tokenizer.json", "M206")]
+)
+def test_a_pointer_of_git_is_told(file: str, code: str, tmp_path: Path) -> None:
+    source = base(tmp_path / "source")
+    (source / file).write_bytes(POINTER)
+    with raises(code, match="'git lfs pull' fetches"):
+        taken(source, tmp_path / "out")
+
+
+def sharded(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write a model of two shards; return its folder and the map of its index."""
+    source = base(folder)
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    table = {}
+    for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        shard = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in names}, source / shard)
+        table |= dict.fromkeys(names, shard)
+    write_index(source, table)
+    return source, table
+
+
+def write_index(source: Path, table: dict[str, str]) -> None:
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+
+
+def test_a_tensor_is_in_one_shard_whichever_the_index_names(tmp_path: Path) -> None:
+    source, table = sharded(tmp_path / "source")
+    first, last = min(table), max(table)
+    write_index(source, table | {first: table[last], last: table[first]})
+    files, _ = taken(source, tmp_path / "out")
+    held = {n for f in files if "model-" in f for n in read_pack_header(tmp_path / "out" / f)}
+    assert held == table.keys()
+    own = load_file(source / table[last])
+    save_file(own | {first: torch.zeros(2)}, source / table[last])
+    with raises("M205", match=first):
+        taken(source, tmp_path / "two")
+
+
+def test_shards_in_a_folder_are_refused(tmp_path: Path) -> None:
+    source, table = sharded(tmp_path / "source")
+    (source / "w").mkdir()
+    for shard in set(table.values()):
+        (source / shard).rename(source / "w" / shard)
+    write_index(source, {name: f"w/{shard}" for name, shard in table.items()})
+    with raises("M801", match="in a folder; move it beside the index"):
+        taken(source, tmp_path / "out")
 
 
 def test_a_build_by_hand_is_compared_too(tmp_path: Path) -> None:

@@ -38,6 +38,42 @@ def test_a_llama_that_is_named_mistral_stays_a_llama(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("llama", "attention.layer_norm_rms_epsilon"),
+        ("llama", "attention.head_count"),
+        ("llama", "context_length"),
+        ("gpt2", "attention.layer_norm_epsilon"),
+        ("mamba", "attention.layer_norm_rms_epsilon"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_no_default(
+    architecture: str, key: str, tmp_path: Path
+) -> None:
+    """llama.cpp needs them; transformers would take those of another model."""
+    tensors, metadata = parts_of(architecture)
+    del metadata[key]
+    path = write_gguf(tmp_path / "m.gguf", tensors, metadata, architecture=architecture)
+    refused(path, tmp_path / "out", f"lacks the setting {architecture}.{key}")
+
+
+def test_no_experts_are_a_dense_model(tmp_path: Path) -> None:
+    tensors, metadata = parts_of("llama")
+    path = write_gguf(tmp_path / "m.gguf", tensors, {**metadata, "expert_count": 0})
+    assert type(imported(path, tmp_path / "out")).__name__ == "LlamaForCausalLM"
+
+
+def test_a_pointer_of_git_and_a_tokenizer_without_merges_are_told(tmp_path: Path) -> None:
+    pointer = tmp_path / "pointer.gguf"
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
+    refused(pointer, tmp_path / "out", "git lfs pull")
+    tensors, metadata = parts_of("llama")
+    tokens = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]}
+    path = write_gguf(tmp_path / "m.gguf", tensors, metadata, pre=None, general=tokens)
+    refused(path, tmp_path / "out", "no merges")
+
+
+@pytest.mark.parametrize(
     ("architecture", "key", "value"),
     [
         ("llama", "expert_count", 8),

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.errors import RunError
+from modpkg.runtime.load import load_model
 from modpkg.runtime.pipeline import Pipeline, open_pipeline
 from modpkg.runtime.prompt import fill, token_ids
 from tests.raising import raises
@@ -65,6 +67,37 @@ def test_classification_gives_labels_with_probabilities(tmp_path: Path) -> None:
     assert labels is not None
     assert [name for name, _ in labels] == ["good", "bad"]
     assert labels[0][1] == pytest.approx(1 / (1 + torch.e**-2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        *((number, None) for number in (1, 2)),
+        *((number, "regression") for number in (1, 2)),
+        *((number, "multi_label_classification") for number in (1, 2)),
+        (2, "single_label_classification"),
+    ],
+)
+def test_classification_is_that_of_transformers_pipeline(
+    labels: int, problem: str | None, tmp_path: Path
+) -> None:
+    """A reranker, a reward model or a regression has one label, which is not certain."""
+    torch.manual_seed(0)
+    head = {"classifier.weight": torch.randn(labels, 32), "classifier.bias": torch.ones(labels)}
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {str(number): f"l{number}" for number in range(labels)},
+        "problem_type": problem,
+    }
+    home, packs = install(tmp_path, bert(), edit=lambda own: {**own, **head}, config=config)
+    run = open_pipeline(home, packs)
+    pipeline = transformers.TextClassificationPipeline(
+        model=load_model(home, packs), tokenizer=run.tokenizer
+    )
+    wanted = {each["label"]: each["score"] for each in pipeline(TEXT, top_k=None)}
+    got = run(TEXT).labels
+    assert got is not None
+    assert dict(got) == pytest.approx(wanted, abs=1e-6)
 
 
 def pooled(folder: Path, pooling: dict[str, Any], *after: str) -> None:

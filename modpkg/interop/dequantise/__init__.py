@@ -49,6 +49,8 @@ def dequantised(
     method = settings.get("quant_method")
     if method is None and settings.keys() & {"load_in_4bit", "load_in_8bit"}:
         method = "bitsandbytes"
+    if method is None:
+        raise ValueError("quantization_config of config.json names no quant_method")
     if not isinstance(method, str) or method not in FORMATS:
         raise ValueError(f"there is no exact definition of the format {method!r} here")
     made = FORMATS[method](QuantisedModel(settings, config, types, read))
