@@ -119,6 +119,8 @@ class _Conversion:
         with safe_open(self._source, "pt") as file:
             for layer in self._layers:
                 given = {role: file.get_tensor(name) for role, name in layer.tensors.items()}
+                if any(tensor.numel() == 0 for tensor in given.values()):
+                    raise self.refuse(f"{layer.name!r} has a tensor without values")
                 path = paths[layer.name]
                 if path in converted:
                     raise self.refuse(f"{layer.name!r} and another of its names are for {path!r}")
@@ -228,8 +230,7 @@ class _Conversion:
     ) -> _Converted:
         self._require(layer, {"a", "b"}, {"mid", "alpha", "magnitude", "b_bias"})
         a, b = given["a"], given["b"]
-        wanted = [a.shape[0], *(1 for _ in b.shape[2:])]
-        if a.ndim < 2 or b.ndim != a.ndim or list(b.shape[1:]) != wanted:
+        if a.ndim < 2 or b.ndim != a.ndim or b[0].numel() != b.shape[1] or b.shape[1] != a.shape[0]:
             raise self._misfit(layer, a, b)
         rank = a.shape[0]
         if "mid" in given:
@@ -313,7 +314,7 @@ class _Conversion:
         ranks = {tensors[role].shape[0] for role in ("lokr_w1_b", "lokr_w2_b") if role in tensors}
         if len(ranks) > 1:
             raise self.refuse(f"the factors of {layer.name!r} have several ranks")
-        divided = _divided(tensors, math.prod((shape or ())[2:]))
+        divided = _divided(tensors, max(1, math.prod((shape or ())[2:])))
         if not ranks:  # LyCORIS: the scale is 1 if both factors are whole, whatever alpha says
             rank = max(extent for pair in divided for extent in pair)
             return _Converted(tensors, rank, float(rank), divided)
@@ -342,8 +343,6 @@ class _Conversion:
 
     def _alpha(self, layer: _Layer, given: Mapping[str, Tensor], rank: int) -> float:
         """Return the alpha of a layer; it is the rank where the file has none."""
-        if 0 in [extent for tensor in given.values() for extent in tensor.shape]:
-            raise self.refuse(f"{layer.name!r} has a tensor without values")
         if "alpha" not in given:
             return float(rank)
         if given["alpha"].numel() != 1:
