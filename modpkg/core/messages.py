@@ -75,7 +75,7 @@ MESSAGES: dict[str, str] = {
         "not used. Ask the registry's owner to restore it."
     ),
     "M213": (
-        "{folder} is not whole: it lacks {files}, which {index} names; fetch the folder again, or "
+        "{folder} is not whole: it lacks {files}, named by {index}; fetch the folder again, or "
         "copy what is missing."
     ),
     "M214": ("{file} is not part of {module}: {reason}; remove it, or exclude it under [files]."),
