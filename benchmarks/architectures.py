@@ -255,8 +255,8 @@ def installed(folder: Path, registry: Path, name: str) -> Any:
     )
 
 
-def composed_state(base: Any, adapter: Any, folder: Path) -> Mapping[str, Any]:
-    """Compose and load; return the parameters of the model."""
+def composed_model(base: Any, adapter: Any, folder: Path, *, untied: bool = False) -> Any:
+    """Compose and load; ``untied`` says that the recipe gives tied tensors values of their own."""
     from modpkg.compose.executor import compose
     from modpkg.compose.mapping import map_tensors
     from modpkg.compose.plan import plan
@@ -265,13 +265,19 @@ def composed_state(base: Any, adapter: Any, folder: Path) -> Mapping[str, Any]:
     from modpkg.runtime.load import build_model
 
     recipe = Compose(
-        base=ModuleName("base"), steps=(Step(op="lora", module=ModuleName("adapter"), scale=1.0),)
+        base=ModuleName("base"),
+        steps=(Step(op="lora", module=ModuleName("adapter"), scale=1.0),),
+        tie_word_embeddings=False if untied else None,
     )
     composition = plan("model", "1.0", recipe, {"base": base, "adapter": adapter})
     composed = compose(composition, folder / "store", threads=1)
     (folder / "config.json").write_text(json.dumps(composed.config))
-    model = build_model("model", folder, map_tensors(composed.tensors.items()))
-    return dict(model.state_dict())
+    return build_model("model", folder, map_tensors(composed.tensors.items()))
+
+
+def composed_state(base: Any, adapter: Any, folder: Path) -> Mapping[str, Any]:
+    """Compose and load; return the parameters of the model."""
+    return dict(composed_model(base, adapter, folder).state_dict())
 
 
 def header_of(folder: Path) -> dict[str, Any]:

@@ -150,6 +150,8 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True):
     """Digests of the adapter's tensors, where known."""
     renames: Mapping[str, str] = {}
     """Names of the model's tensors, by the names that the adapter has for them."""
+    ties: Sequence[frozenset[str]] = ()
+    """The base's tensors that were one before it was untied; none if it was not."""
     keeps_wrappers: bool = False
     """Whether paths keep what trainers' wrappers add, as those that PEFT matched settings with."""
 
@@ -168,6 +170,10 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True):
     def refuse(self, reason: str) -> ComposeError:
         """Return the error for an adapter that cannot be applied exactly."""
         return ComposeError("M606", module=self.module, reason=reason)
+
+    def refuse_half(self, reason: str) -> ComposeError:
+        """Return the error for an adapter that changes only one of several tied tensors."""
+        return ComposeError("M606", module=self.module, reason=reason, tied=True)
 
     def other_rank(self, tensor: str, rank: int) -> ComposeError:
         """Return the error for a tensor that is not of the rank of the configuration."""

@@ -19,8 +19,15 @@ from msgspec import Struct, structs
 from modpkg.adapters.changes import Adapter, TensorChange
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import MEMORY
-from modpkg.core.records import MemoryRecord, MemoryTensor, TensorType, decode_record
+from modpkg.core.records import (
+    MemoryRecord,
+    MemoryTensor,
+    TensorType,
+    UntiedRecord,
+    decode_record,
+)
 from modpkg.core.tensors import TypedTensor
+from modpkg.core.untied import groups_of
 
 PARTS = "parts"
 """The formula of changes to single rows of a tensor; see `modpkg.compose.operators.parts`."""
@@ -87,6 +94,36 @@ def in_memory(
         dtypes = [base[piece.tensor].dtype for piece in parameter.pieces] or ["F32"]
         table[name] = TensorType(dtypes[0], parameter.shape)
     return table
+
+
+def with_untied(
+    untied: UntiedRecord, base: Mapping[str, TypedTensor], module: str, base_name: str
+) -> dict[str, TypedTensor]:
+    """Return the types of a base's tensors as it has them once they are not tied.
+
+    Raises:
+        ReleaseError: The record does not fit the base.
+    """
+    table = dict(base)
+    for name, source in untied.tensors.items():
+        if source not in base:
+            raise ReleaseError(
+                "M208",
+                tensor=name,
+                module=module,
+                base=base_name,
+                reason=f"the base has no {source!r}; build {module} again against this base",
+            )
+        table.setdefault(name, base[source])
+    return table
+
+
+def ties_in_memory(
+    record: MemoryRecord, untied: UntiedRecord, names: Iterable[str]
+) -> list[frozenset[str]]:
+    """Return the parameters in memory that were one before they were untied."""
+    in_memory = {disk: name for name, disk in disk_names(record, names).items()}
+    return [frozenset(in_memory.get(name, name) for name in group) for group in groups_of(untied)]
 
 
 def _contradiction(parameter: MemoryTensor, base: Mapping[str, TypedTensor]) -> str | None:

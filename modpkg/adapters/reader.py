@@ -11,7 +11,7 @@ from msgspec import structs
 from modpkg.adapters import expert_parameters
 from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TensorChange
 from modpkg.adapters.layers import replicate, replicated_ranges
-from modpkg.adapters.memory import disk_name, in_memory, on_disk
+from modpkg.adapters.memory import disk_name, in_memory, on_disk, ties_in_memory, with_untied
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
 from modpkg.adapters.methods.lora import LORA
@@ -30,6 +30,7 @@ from modpkg.adapters.saved_modules import (
     labels_of,
     refuse_shared_output,
     refuse_tied,
+    refuse_ties,
     shares_output,
 )
 from modpkg.adapters.targets import refuse_partial, refuse_unsaved
@@ -76,6 +77,9 @@ def bind_adapter(
         ComposeError: Part of the adapter would not be applied, or its shapes do not fit the base.
         ReleaseError: A tensor has no counterpart in the base.
     """
+    untied = None if memory is None else memory.untied
+    if untied is not None:
+        base = with_untied(untied, base, module, base_name)
     table = base if memory is None else in_memory(memory, base, module, base_name)
     adapter = Adapter(
         module=module,
@@ -87,6 +91,7 @@ def bind_adapter(
         model_config=model_config or {},
         digests=digests or {},
         renames={} if memory is None else memory.names,
+        ties=() if memory is None or untied is None else ties_in_memory(memory, untied, table),
     )
     first, *others = spellings(adapter)
     try:
@@ -120,6 +125,8 @@ def _bind(
     _refuse_empty(adapter, method)
     base_names: dict[str, str] = {}
     if ranges := replicated_ranges(adapter):
+        if untied is not None:
+            raise adapter.refuse("it repeats layers of a base whose tensors are tied")
         if memory is not None:
             raise adapter.refuse("it repeats layers, which transformers renames when it loads them")
         if layers is None:
@@ -128,6 +135,7 @@ def _bind(
         elif ranges != [tuple(each) for each in layers]:
             raise adapter.refuse(_recipe_hint(adapter, ranges))
     tensors = group_tensors(adapter, method.keys)
+    refuse_ties(adapter, tensors)
     drop_tied_copies(adapter, tensors)
     prompt = method.virtual_tokens(adapter, tensors) if method.virtual_tokens else None
     parameters = expert_parameters.parameters_of(adapter, tensors.sites) if method is LORA else {}

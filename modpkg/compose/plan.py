@@ -18,6 +18,7 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.settings import value_for
 from modpkg.compose.tokenizer_files import settle
+from modpkg.compose.untied import bind_untied, untied_base
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.dtypes import CONFIG_DTYPES, FLOATS
 from modpkg.core.errors import ComposeError
@@ -33,13 +34,19 @@ COMPOSE_ENGINE = "3"
 
 
 def plan(
-    name: str, version: str, recipe: Compose, modules: Mapping[str, InstalledModule]
+    name: str,
+    version: str,
+    recipe: Compose,
+    modules: Mapping[str, InstalledModule],
+    *,
+    part_of: Compose | None = None,
 ) -> Composition:
     """Return the composition that ``recipe`` describes; ``modules`` has its modules by name.
 
     Steps that commute are sorted and equal changes are summed before anything is computed, so the
     order in a manifest affects neither the bytes nor the key, and a change that is added and
-    subtracted again leaves the base's bytes.
+    subtracted again leaves the base's bytes. ``part_of`` is the recipe that decides how the base
+    is untied, if this one has only some of its steps.
 
     Raises:
         ComposeError: The recipe cannot be composed, its method or an operator is unknown, or a
@@ -69,6 +76,10 @@ def plan(
     if recipe.layers:
         assembled = assemble(name, recipe.layers, base, config, modules)
         base, config, scales = assembled.base, assembled.config, assembled.scales
+    untied = None
+    if recipe.tie_word_embeddings is False:
+        untied = untied_base(name, part_of or recipe, base, config, modules)
+        base, config = untied.base, untied.config
     reducer = find_reducer(recipe.method, f"[compose] of {name}")
     merging = MergeMethod(name, recipe, reducer, modules, positions(list(base.tensors)))
     steps: list[PlannedStep] = []
@@ -84,7 +95,10 @@ def plan(
             recipe=recipe,
             modules=modules,
         )
-        effect = operator.bind(context)
+        if untied is not None:
+            effect = bind_untied(untied, operator, context)
+        else:
+            effect = operator.bind(context)
         _check_all_used(name, module, effect)
         if operator.name != "dense":  # a merge may include the base itself
             check_alone(name, number, module, base, effect)

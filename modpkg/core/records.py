@@ -233,6 +233,17 @@ class MemoryTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether its last two dimensions are those of the one piece, exchanged."""
 
 
+class UntiedRecord(Struct, frozen=True, kw_only=True):
+    """How the tied tensors of a base become tensors of their own."""
+
+    tensors: dict[str, str]
+    """The tensors that are the same as one of the base's until something changes them, by name on
+    disk, and the name of that one. The base has none of them, or has equal copies."""
+    config: list[list[str]]
+    """Where ``tie_word_embeddings`` of ``config.json`` becomes false: the keys that lead to the
+    object that has it; no key for the whole config."""
+
+
 class MemoryRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``memory.json``: the base of an adapter as transformers has it in memory."""
 
@@ -241,6 +252,8 @@ class MemoryRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By name in memory, the parameters that differ from a tensor of the same name on disk."""
     names: dict[str, str] = {}
     """Names in memory, by the name that the adapter has for them."""
+    untied: UntiedRecord | None = None
+    """Of an adapter that changes one of several tied tensors."""
 
 
 Record = TypeVar(

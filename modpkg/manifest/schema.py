@@ -99,6 +99,9 @@ class Compose(Struct, frozen=True, kw_only=True):
     tokenizer: ModuleName | None = None
     """The module whose tokenizer, chat template and generation settings are used; None leaves it to
     the adapters, and to the base."""
+    tie_word_embeddings: bool | None = None
+    """False gives the tensors that the base ties, such as embedding and output layer, values of
+    their own; None leaves the base's ``config.json`` as it is."""
 
     def modules(self) -> list[str]:
         """Return the names of the modules it is composed of, base first."""

@@ -42,7 +42,16 @@ LONGEST_TEST = 7 * 24 * 3600
 
 ENGINE = "requires-modpkg"
 
-_COMPOSITION = ("base", "method", "parameters", "layers", "steps", "dtype", "tokenizer")
+_COMPOSITION = (
+    "base",
+    "method",
+    "parameters",
+    "layers",
+    "steps",
+    "dtype",
+    "tokenizer",
+    "tie_word_embeddings",
+)
 
 
 def read_module(node: Node) -> ModuleTable:
@@ -125,7 +134,9 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
     base = table.need("base", 'base = "smollm2-135m"')
     method, layers = table.get("method"), table.get("layers")
     steps, dtype = table.get("steps"), table.get("dtype")
-    tokenizer = table.get("tokenizer")
+    tokenizer, tied = table.get("tokenizer"), table.get("tie_word_embeddings")
+    if tied and tied.boolean():
+        raise tied.fail("can only be false; leave it out to keep what the base says")
     return Compose(
         base=_dependency(base, dependencies),
         method=word(method, "a method") if method else "sum",
@@ -134,6 +145,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
         steps=tuple(_step(step, dependencies) for step in steps.items()) if steps else (),
         dtype=cast(DTypeName, dtype.choice(DTYPES, "dtype")) if dtype else None,
         tokenizer=_dependency(tokenizer, dependencies) if tokenizer else None,
+        tie_word_embeddings=False if tied else None,
     )
 
 

@@ -35,7 +35,7 @@ from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
 from modpkg.release.build_stamps import rename_release, source_stamps, write_stamps
 from modpkg.release.checkpoint import check_one_set
 from modpkg.release.content import collect
-from modpkg.release.expects import FindMemory, expects_of
+from modpkg.release.expects import BaseMemory, expects_of
 from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
 from modpkg.release.local_paths import without_local_paths
@@ -89,7 +89,7 @@ def build(
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
-    memory: FindMemory | None = None,
+    memory: BaseMemory | None = None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing its contents.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from modpkg.adapters import bind_adapter, bind_expert, bind_router
 from modpkg.adapters.changes import INDEX_ROLES, AdapterChanges, VirtualTokens
@@ -27,6 +27,7 @@ from modpkg.core.records import (
     ReleaseRecord,
     TensorEntry,
     TouchedTensor,
+    UntiedRecord,
 )
 from modpkg.core.same_values import tied_output
 from modpkg.core.tensors import DTypeShape, types_of
@@ -56,9 +57,16 @@ def _read_by_prompt(
     return {**ports, WEIGHTS_PORT: weights_digest(base.tensors)}
 
 
-FindMemory = Callable[[Mapping[str, DTypeShape], Mapping[str, Any]], MemoryRecord | None]
-"""``find(types, config)``: how transformers has the base of an adapter in memory, with the names
-that the adapter has for it; None if that is as on disk, or unknown."""
+class BaseMemory(Protocol):
+    """How transformers has the base of a module in memory."""
+
+    def record(
+        self, types: Mapping[str, DTypeShape], config: Mapping[str, Any]
+    ) -> MemoryRecord | None:
+        """Return it with the names that the module has; None if it is as on disk, or unknown."""
+
+    def untied(self) -> UntiedRecord | str:
+        """Return how the base is untied, or why it cannot be."""
 
 
 class Bound(Struct, frozen=True):
@@ -123,7 +131,7 @@ def expects_of(
     provides: Provides,
     *,
     model_config: Mapping[str, Any] | None = None,
-    memory: FindMemory | None = None,
+    memory: BaseMemory | None = None,
 ) -> Bound:
     """Return the part of ``base`` that the module touches, with its current digests.
 
@@ -167,7 +175,11 @@ def expects_of(
                 raise
             raise _on_codes(module.name, base, stored) from None
         _check_floats(module.name, bound, tensors, base, stored)
-        touched = {bound.base_names.get(name, name) for name in (c.target for c in bound.changes)}
+        untied = {} if record is None or record.untied is None else record.untied.tensors
+        touched = {
+            untied.get(name, bound.base_names.get(name, name))
+            for name in (change.target for change in bound.changes)
+        }
         if tokenizer := provides.ports.get("tokenizer"):
             ports["tokenizer"] = tokenizer
         if bound.prompt is not None:
@@ -190,7 +202,7 @@ def expects_of(
     else:
         names = dict.fromkeys(types)
         if module.kind == "head" and _may_be_renamed(types, base.tensors):
-            record = (memory and memory(types, {})) or read_memory(files, module.name)
+            record = (memory and memory.record(types, {})) or read_memory(files, module.name)
             names = dict.fromkeys(disk_names(record, types).values())
         touched = names.keys() & base.tensors.keys()
         known: tuple[str, ...] = ("architecture", "hidden", "tokenizer")
@@ -237,7 +249,7 @@ def _bind_adapter(
     base: ReleaseRecord,
     provides: Provides,
     model_config: Mapping[str, Any],
-    memory: FindMemory | None,
+    memory: BaseMemory | None,
 ) -> tuple[AdapterChanges, MemoryRecord | None]:
     """Bind an adapter to the base's tensors as they are on disk, or else as they are in memory.
 
@@ -253,11 +265,12 @@ def _bind_adapter(
     }
 
     def bind(record: MemoryRecord | None) -> AdapterChanges:
+        untied = record is not None and record.untied is not None
         return bind_adapter(
             module,
             types,
             config,
-            parameters,
+            provides.tensors if untied else parameters,
             architecture=str(architecture) if architecture is not None else None,
             base_name=f"{base.name} {base.version}",
             model_config=model_config,
@@ -271,17 +284,51 @@ def _bind_adapter(
             return bind(None), None
         except (ReleaseError, ComposeError) as error:
             refusal = error
-    found = None if memory is None else memory(types, config)
-    record = found or read_memory(files, module)
+    record = None if memory is None else memory.record(types, config)
+    known = read_memory(files, module)
+    if record is None and known is not None and known.untied is None:
+        record = known
     if record is not None:
         try:
             return bind(record), record
         except (ReleaseError, ComposeError) as error:
             if refusal is None or error.code != "M207":
-                raise
+                refusal = error
     if refusal is None:
         return bind(None), None
-    raise refusal
+    return _bind_untied(refusal, bind, record or MemoryRecord(), known, memory)
+
+
+def _bind_untied(
+    refusal: ReleaseError | ComposeError,
+    bind: Callable[[MemoryRecord], AdapterChanges],
+    record: MemoryRecord,
+    known: MemoryRecord | None,
+    memory: BaseMemory | None,
+) -> tuple[AdapterChanges, MemoryRecord]:
+    """Bind an adapter that was refused to the base's tensors as they are once they are untied.
+
+    Raises:
+        ReleaseError, ComposeError: ``refusal``; if it is for tied tensors, with the reason why
+            they cannot be untied.
+    """
+    untied = "transformers is not installed" if memory is None else memory.untied()
+    if isinstance(untied, str) and known is not None and known.untied is not None:
+        record, untied = known, known.untied
+    if isinstance(untied, str):
+        if refusal.values.get("tied"):
+            reason = f"{refusal.values['reason']}; a recipe cannot untie them, since {untied}"
+            raise ComposeError("M606", **{**refusal.values, "reason": reason}) from None
+        raise refusal
+    record = structs.replace(record, untied=untied)
+    try:
+        bound = bind(record)
+    except (ReleaseError, ComposeError):
+        raise refusal from None
+    ties = {*untied.tensors, *untied.tensors.values()}
+    if bound.added or not any(change.target in ties for change in bound.changes):
+        raise refusal
+    return bound, record
 
 
 def _bind_expert(

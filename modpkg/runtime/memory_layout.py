@@ -82,7 +82,7 @@ def layout_of(
         MissingExtra: Transformers is not installed.
     """
     model = meta_model(name, config)
-    return None if model is None else _layout(model, disk)
+    return None if model is None else layout_of_model(model, disk)
 
 
 def meta_model(name: str, config: Mapping[str, Any]) -> Any | None:
@@ -113,7 +113,8 @@ def _check_size(name: str, config: Mapping[str, Any], depth: int = 0) -> None:
             _check_size(name, value, depth + 1)
 
 
-def _layout(model: Any, disk: Mapping[str, TypedTensor]) -> MemoryLayout:
+def layout_of_model(model: Any, disk: Mapping[str, TypedTensor]) -> MemoryLayout:
+    """Return how transformers reads tensors into a model that may be without values."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
         WeightConverter,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from modpkg.adapters.layers import layer_path
 from modpkg.adapters.reader import model_names
 from modpkg.core.errors import ModpkgError
-from modpkg.core.records import MemoryRecord, MemoryTensor
+from modpkg.core.records import MemoryRecord, MemoryTensor, UntiedRecord
 from modpkg.core.tensors import DTypeShape
 from modpkg.release.build import Base
-from modpkg.release.expects import FindMemory
 
 if TYPE_CHECKING:
     from modpkg.runtime.memory_layout import MemoryLayout
@@ -31,24 +30,40 @@ def _experts(layout: MemoryLayout, wanted: Iterable[str]) -> dict[str, MemoryTen
     return found
 
 
-def memory_of(base: Base) -> FindMemory:
-    """Return what finds the names in memory of a base, for an adapter or a head of it."""
+class TransformersMemory:
+    """A base as transformers has it in memory; see `modpkg.release.expects.BaseMemory`."""
 
-    def find(types: Mapping[str, DTypeShape], config: Mapping[str, Any]) -> MemoryRecord | None:
-        label = f"{base.record.name} {base.record.version}"
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._label = f"{base.record.name} {base.record.version}"
+
+    def record(
+        self, types: Mapping[str, DTypeShape], config: Mapping[str, Any]
+    ) -> MemoryRecord | None:
+        """Return the names in memory, for an adapter or a head with these tensors."""
+        disk = self._base.provides.tensors
         try:
             from modpkg.runtime.memory_layout import layout_of
 
-            layout = layout_of(label, base.config(), base.provides.tensors)
-            wanted = model_names(label, types, config) if config else set(types)
+            layout = layout_of(self._label, self._base.config(), disk)
+            wanted = model_names(self._label, types, config) if config else set(types)
         except ModpkgError:
             return None
         if layout is None:
             return None
         names = {name: layout.rename(name) for name in sorted(wanted)}
         renamed = {old: new for old, new in names.items() if old != new and new in layout.shapes}
-        changed = layout.changed(base.provides.tensors) | _experts(layout, wanted)
+        changed = layout.changed(disk) | _experts(layout, wanted)
         changed = dict(sorted(changed.items()))
         return MemoryRecord(tensors=changed, names=renamed) if changed or renamed else None
 
-    return find
+    def untied(self) -> UntiedRecord | str:
+        """Return how the base is untied, or why it cannot be."""
+        from modpkg.runtime.untying import untie
+
+        return untie(self._label, self._base.config(), self._base.provides.tensors)
+
+
+def memory_of(base: Base) -> TransformersMemory:
+    """Return what finds the names in memory of a base, for an adapter or a head of it."""
+    return TransformersMemory(base)

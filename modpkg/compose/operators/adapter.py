@@ -17,9 +17,12 @@ from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
+from modpkg.core.names import listed
+from modpkg.core.records import UntiedRecord
 from modpkg.core.same_values import tied_output
 from modpkg.core.tensors import types_of
 from modpkg.core.text_config import edit_text, vocabulary
+from modpkg.core.untied import TIES
 
 
 def bind(context: StepContext) -> Effects:
@@ -44,6 +47,9 @@ def bind(context: StepContext) -> Effects:
             f'op = "{method.operator}"'
         )
     architecture = context.config.get("model_type")
+    memory = read_memory(module.files, module.name)
+    if memory is not None and memory.untied is not None:
+        _check_untied(context, memory.untied)
     tensors = dict(base.tensors)
     tied = tied_output(base.tensors, context.config)
     if tied is not None:
@@ -58,7 +64,7 @@ def bind(context: StepContext) -> Effects:
         model_config=context.config,
         digests={name: ref.digest for name, ref in module.tensors.items()},
         layers=_layer_ranges(context),
-        memory=read_memory(module.files, module.name),
+        memory=memory,
     )
     if step.replace and not changes.added:
         raise context.refuse_step("has replace, but an adapter replaces nothing")
@@ -91,6 +97,23 @@ def bind(context: StepContext) -> Effects:
         rows={target: count for target, count in changes.rows.items() if target not in added},
         prompt=None if changes.prompt is None else _prompt(context, changes.prompt),
     )
+
+
+def _check_untied(context: StepContext, untied: UntiedRecord) -> None:
+    """Check that the recipe unties what an adapter changes in part.
+
+    Raises:
+        ComposeError: It does not.
+    """
+    if context.recipe.tie_word_embeddings is not False:
+        tied = listed(sorted({*untied.tensors, *untied.tensors.values()})[:4])
+        raise ComposeError(
+            "M606",
+            module=context.module.name,
+            reason=f"it does not change {tied} alike, which are one tensor in {context.base_name}; "
+            f"write {TIES} = false in the recipe of {context.model}, beside its base, to give "
+            "each its own",
+        )
 
 
 def _vocabulary(context: StepContext, count: int) -> dict[str, Any]:
