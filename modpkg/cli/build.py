@@ -17,7 +17,9 @@ from modpkg.community.modules.project import (
 )
 from modpkg.core.filenames import CONFIG, DIST, REPORT
 from modpkg.core.files import human_bytes, shown
+from modpkg.core.names import listed
 from modpkg.core.records import ReleaseRecord
+from modpkg.core.untied import TIES
 from modpkg.environment.workspace import Workspace
 from modpkg.release.build import Built
 
@@ -74,6 +76,11 @@ def build_command(
         print_json({**msgspec.to_builtins(built.line), "weights": built.tally})
     else:
         _show(built, target)
+    if built.untied:
+        note(
+            f"{built.line.name} does not change {listed(built.untied, 4)} alike, which its base "
+            f"has as one tensor: a recipe with it needs {TIES} = false"
+        )
 
 
 def _show(built: Built, target: Path) -> None:

@@ -27,6 +27,8 @@ def base_of(record: ReleaseRecord) -> str | None:
 def assembly(record: ReleaseRecord, base: Collection[str], files: Mapping[str, Path]) -> Compose:
     """Return the recipe of a release on the base that it was built against (see `base_of`).
 
+    The base is untied for an adapter that needs it.
+
     Args:
         record: The release.
         base: The names of the base's tensors, of which a head replaces those of the same names.
@@ -34,11 +36,16 @@ def assembly(record: ReleaseRecord, base: Collection[str], files: Mapping[str, P
     """
     name = module_name(record.name)
     step = Step(op=_operator(record, files), module=name)
+    memory = read_memory(dict(files), record.name)
     if step.op == "head":
-        names = disk_names(read_memory(dict(files), record.name), record.tensors)
+        names = disk_names(memory, record.tensors)
         replaced = tuple(sorted(set(names.values()) & set(base)))
         step = Step(op="head", module=name, replace=replaced)
-    return Compose(base=module_name(next(iter(record.expects))), steps=(step,))
+    return Compose(
+        base=module_name(next(iter(record.expects))),
+        steps=(step,),
+        tie_word_embeddings=None if memory is None or memory.untied is None else False,
+    )
 
 
 def _operator(record: ReleaseRecord, files: Mapping[str, Path]) -> str:

@@ -29,6 +29,7 @@ from modpkg.core.records import (
     canonical_json,
 )
 from modpkg.core.tree import BlobTree
+from modpkg.core.untied import groups_of
 from modpkg.core.version import __version__
 from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
@@ -71,6 +72,8 @@ class Built(Struct, frozen=True):
     line: IndexLine
     record: ReleaseRecord
     tally: Tally
+    untied: tuple[str, ...] = ()
+    """The base's tied tensors, if the module is an adapter that changes only some of them."""
 
 
 def acts_on_base(manifest: Manifest) -> bool:
@@ -134,6 +137,7 @@ def build(
             progress=progress,
         )
         expected: dict[str, str] = {}
+        ties: set[str] = set()
         if module.kind in ACTING_KINDS:
             if base is None:
                 raise ReleaseError("M210", where=manifest.path, kind=module.kind)
@@ -148,6 +152,8 @@ def build(
             )
             expected[base.record.name] = tree.add(canonical_json(bound.expects))
             files.pop(MEMORY, None)
+            if bound.memory is not None and bound.memory.untied is not None:
+                ties = {name for group in groups_of(bound.memory.untied) for name in group}
             if bound.memory is not None:
                 data = canonical_json(bound.memory)
                 files[MEMORY] = FileEntry(digest=tree.add(data), size=len(data))
@@ -183,7 +189,7 @@ def build(
         staged.rename(out)
     finally:
         remove_tree(staged)
-    return Built(line=line, record=record, tally=packed.tally)
+    return Built(line=line, record=record, tally=packed.tally, untied=tuple(sorted(ties)))
 
 
 def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:

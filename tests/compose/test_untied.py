@@ -13,9 +13,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from benchmarks.architectures import composed_model, installed, shake
+from modpkg.compose.plan import plan
+from modpkg.core.filenames import MEMORY
 from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
+from modpkg.core.records import MemoryRecord, UntiedRecord, decode_record
 from modpkg.interop.hf import import_hf
 from modpkg.interop.peft import import_peft
+from modpkg.manifest.schema import Compose, Step
+from tests.compose.helpers import module, of_folder
 from tests.compose.oracle import close
 from tests.compose.test_peft_architectures import BART, GPT, HEADS, SMALL, T5, S
 from tests.raising import raises
@@ -139,10 +145,6 @@ CASES: dict[str, tuple[str, peft.PeftConfig]] = {
     "llama lora": ("llama", lora(target_modules=["embed_tokens", "q_proj"])),
     "llama lora of both": ("llama", lora(target_modules=["embed_tokens", "lm_head"])),
     "llama dora": ("llama", lora(target_modules=["lm_head"], use_dora=True)),
-    "llama ia3": (
-        "llama",
-        peft.IA3Config(target_modules=["lm_head"], feedforward_modules=[], init_ia3_weights=False),
-    ),
     "gpt2 lora": ("gpt2", lora(target_modules=["lm_head", "c_attn"])),
     "gpt2 embedding": ("gpt2", lora(target_modules=["c_attn"], modules_to_save=["wte"])),
     "bert head": ("bert", lora(target_modules=["query"], modules_to_save=["cls"])),
@@ -189,3 +191,117 @@ def test_a_saved_layer_of_the_base_is_that_of_both(layer: str, tmp_path: Path) -
         tensors[names[0]] += 0.1
 
     Case("llama", lora(target_modules=[layer, "q_proj"]), tmp_path, move).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("t5", "of T5ForConditionalGeneration as one tensor, whatever tie_word_embeddings says"),
+        ("umt5", "as one tensor, whatever tie_word_embeddings says"),
+        ("switch", "computes something else where tie_word_embeddings is false"),
+    ],
+)
+def test_what_transformers_cannot_untie(name: str, reason: str, tmp_path: Path) -> None:
+    config = lora(target_modules=["q"], modules_to_save=["lm_head"])
+    with raises("M606", match=f"a recipe cannot untie them, since .*{reason}"):
+        Case(name, config, tmp_path).adapter()
+
+
+def test_the_config_says_it_where_the_base_does(tmp_path: Path) -> None:
+    case = Case(*CASES["qwen2-vl head"], tmp_path)
+    adapter = case.adapter()
+    record = decode_record(adapter.files[MEMORY].read_bytes(), MemoryRecord, MEMORY)
+    assert record.untied == UntiedRecord(
+        tensors={"lm_head.weight": "model.embed_tokens.weight"}, config=[[], ["text_config"]]
+    )
+    config = plan_of(case, adapter).config
+    assert config["tie_word_embeddings"] is config["text_config"]["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("value", [None, 1.0])
+def test_a_tied_pair_inside_of_a_saved_module_stays_one(
+    value: float | None, tmp_path: Path
+) -> None:
+    """PEFT cannot load a file that lacks one of the two, and loads the last where they differ."""
+    case = Case(*CASES["bert head"], tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    bias = tensors.pop("base_model.model.cls.predictions.decoder.bias")
+    if value is not None:
+        tensors["base_model.model.cls.predictions.decoder.bias"] = bias + value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with raises("M606", match="is of a module that base|cls.predictions"):
+        case.adapter()
+
+
+def plan_of(case: Case, *adapters: InstalledModule, ties: bool | None = False) -> Any:
+    steps = [Step(op="lora", module=ModuleName(each.record.name)) for each in adapters]
+    recipe = Compose(base=ModuleName("base"), steps=tuple(steps), tie_word_embeddings=ties)
+    return plan("m", "1", recipe, {"base": case.base, **{a.record.name: a for a in adapters}})
+
+
+def second(case: Case, config: peft.PeftConfig, folder: Path) -> InstalledModule:
+    """Return another adapter of the same base."""
+    base = type(case.peft.base_model.model).from_pretrained(case.folder / "base")
+    wrapped = peft.get_peft_model(base, config)
+    shake(wrapped)
+    wrapped.save_pretrained(folder / "second")
+    import_peft(folder / "second", folder / "s", "second", "1.0", base="base", license="MIT")
+    module: InstalledModule = installed(folder / "s", case.folder / "reg", "second")
+    return module
+
+
+def test_trained_tokens_beside_it_are_those_of_both(tmp_path: Path) -> None:
+    case = Case(*CASES["llama head"], tmp_path)
+    tokens = lora(target_modules=["v_proj"], trainable_token_indices=[3, 7])
+    other = second(case, tokens, tmp_path)
+    assert MEMORY not in other.files
+    made = plan_of(case, case.adapter(), other)
+    assert [term.op for term in made.computed["model.embed_tokens.weight"].terms] == ["rows"]
+    assert [term.op for term in made.computed["lm_head.weight"].terms] == ["dense", "rows"]
+    assert (
+        "tie_word_embeddings" not in plan_of(case, other, ties=None).config
+        or (plan_of(case, other, ties=None).config["tie_word_embeddings"])
+    )
+    with raises("M601", match="no adapter in its steps changes only one of several tied tensors"):
+        plan_of(case, other)
+
+
+def test_fine_tunes_beside_it(tmp_path: Path) -> None:
+    """One that is tied moves both; one that is not has values for each."""
+    case = Case(*CASES["llama head"], tmp_path)
+    adapter = case.adapter()
+    model = base_of("llama", tmp_path / "other")
+    shake(model)
+    model.save_pretrained(tmp_path / "tied")
+    tied = of_folder(tmp_path / "tied", "tuned", "base")
+    recipe = Compose(
+        base=ModuleName("base"),
+        steps=(
+            Step(op="lora", module=ModuleName("adapter")),
+            Step(op="dense", module=ModuleName("tuned")),
+        ),
+        tie_word_embeddings=False,
+    )
+    made = plan("m", "1", recipe, {"base": case.base, "adapter": adapter, "tuned": tied})
+    values = tied.tensors["model.embed_tokens.weight"]
+    for name, count in (("lm_head.weight", 2), ("model.embed_tokens.weight", 1)):
+        terms = made.computed[name].terms
+        assert len(terms) == count
+        assert values in [term.inputs.get("values") for term in terms]
+
+
+def test_other_steps_may_not_change_what_is_tied(tmp_path: Path) -> None:
+    case = Case(*CASES["llama head"], tmp_path)
+    value = torch.randn(61, 32)
+    other = module(tmp_path, "other", "patch", {"model.embed_tokens.weight": value})
+    recipe = Compose(
+        base=ModuleName("base"),
+        steps=(
+            Step(op="lora", module=ModuleName("adapter")),
+            Step(op="replace", module=ModuleName("other")),
+        ),
+        tie_word_embeddings=False,
+    )
+    with raises("M601", match="which is tied in base and untied here"):
+        plan("m", "1", recipe, {"base": case.base, "adapter": case.adapter(), "other": other})

@@ -237,6 +237,7 @@ def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
             "steps": st.lists(step, max_size=3),
             "dtype": st.sampled_from(["float32", "bfloat16"]),
             "tokenizer": one,
+            "tie_word_embeddings": st.just(False),
         },
     )
 

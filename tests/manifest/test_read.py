@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.manifest.find import find_manifest
+from modpkg.manifest.normal import from_normal_form, normal_form
 from modpkg.manifest.read import parse_manifest, read_manifest
 from modpkg.manifest.schema import Step
 from tests.raising import raises
@@ -203,3 +204,17 @@ def test_importing_it_is_light() -> None:
     code = f"import sys, {files}; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "set()", found.stderr
+
+
+def test_a_recipe_may_untie_its_base() -> None:
+    text = SUMMARIZER.replace('tokenizer = "summarize-lora"', "tie_word_embeddings = false")
+    manifest = parse_manifest(text, HERE)
+    assert manifest.compose is not None
+    assert manifest.compose.tie_word_embeddings is False
+    form = normal_form(manifest)
+    assert form["compose"]["tie_word_embeddings"] is False
+    assert from_normal_form(form, "a record").compose == manifest.compose
+    with raises("M110", match="can only be false"):
+        parse_manifest(text.replace("embeddings = false", "embeddings = true"), HERE)
+    with raises("M110", match="tie_word_embeddings"):
+        parse_manifest(text.replace("embeddings = false", "embeddings = 0"), HERE)
