@@ -78,8 +78,8 @@ def build_command(
         _show(built, target)
     if built.untied:
         note(
-            f"{built.line.name} does not change {listed(built.untied, 4)} alike, which its base "
-            f"has as one tensor: a recipe with it needs {TIES} = false"
+            f"{built.line.name} changes only some of the tensors that its base ties "
+            f"({listed(built.untied, 4)}): a recipe with it needs {TIES} = false"
         )
 
 

@@ -106,11 +106,11 @@ def _check_untied(context: StepContext, untied: UntiedRecord) -> None:
         ComposeError: It does not.
     """
     if context.recipe.tie_word_embeddings is not False:
-        tied = listed(sorted({*untied.tensors, *untied.tensors.values()})[:4])
+        tied = listed({*untied.tensors, *untied.tensors.values()}, 4)
         raise ComposeError(
             "M606",
             module=context.module.name,
-            reason=f"it does not change {tied} alike, which are one tensor in {context.base_name}; "
+            reason=f"it changes only some of the tensors that {context.base_name} ties ({tied}); "
             f"write {TIES} = false in the recipe of {context.model}, beside its base, to give "
             "each its own",
         )
