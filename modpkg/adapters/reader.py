@@ -26,14 +26,13 @@ from modpkg.adapters.peft_config import strings
 from modpkg.adapters.saved_modules import (
     bind_saved,
     drop_tied_copies,
-    is_saved,
     labels_of,
     refuse_shared_output,
     refuse_tied,
-    refuse_ties,
     shares_output,
 )
 from modpkg.adapters.targets import refuse_partial, refuse_unsaved
+from modpkg.adapters.ties import is_saved, refuse_ties
 from modpkg.adapters.vocabulary import resized_base, resized_rows
 from modpkg.core.errors import ModpkgError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG
@@ -125,7 +124,7 @@ def _bind(
     _refuse_empty(adapter, method)
     base_names: dict[str, str] = {}
     if ranges := replicated_ranges(adapter):
-        if untied is not None:
+        if memory is not None and memory.untied is not None:
             raise adapter.refuse("it repeats layers of a base whose tensors are tied")
         if memory is not None:
             raise adapter.refuse("it repeats layers, which transformers renames when it loads them")

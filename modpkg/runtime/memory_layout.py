@@ -150,8 +150,7 @@ def layout_of_model(model: Any, disk: Mapping[str, TypedTensor]) -> MemoryLayout
             continue
         shape = tuple(disk[name].shape)
         followed = _Followed(shape, ((name, 0, math.prod(shape)),))
-        converter = None if pattern is None else by_pattern[pattern]
-        _, collected = groups.setdefault(own, (converter, {}))
+        _, collected = groups.setdefault(own, (by_pattern.get(pattern), {}))
         collected.setdefault(pattern or "", []).append(followed)
     made: dict[str, _Followed] = {}
     for first, (converter, collected) in groups.items():
