@@ -79,6 +79,7 @@ def test_the_remedy_of_the_refusal(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not model.config.tie_word_embeddings
     close(logits(model), wanted)
     close(logits(package.load("tuned", live=True)), wanted)
+    close(logits(package.load("adapter")), wanted)
     modpkg("export", "tuned", "--to", "hf", "whole")
     close(logits(cls.from_pretrained("whole")), wanted)
     modpkg("export", "tuned", "--to", "peft", "part")
