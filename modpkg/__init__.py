@@ -165,7 +165,13 @@ def tokenizer(
     return found
 
 
-def path(name: str, *, project: str | PathLike[str] | None = None, user: bool = False) -> Path:
+def path(
+    name: str,
+    *,
+    form: Literal["hf", "peft"] = "hf",
+    project: str | PathLike[str] | None = None,
+    user: bool = False,
+) -> Path:
     """Return a directory with an installed model that ``from_pretrained`` can load.
 
     The directory is written on the first call, weights included, and kept as long as the
@@ -176,16 +182,21 @@ def path(name: str, *, project: str | PathLike[str] | None = None, user: bool = 
 
     Args:
         name: Name of the model.
+        form: ``"peft"`` gives the adapter alone, of an adapter or of a model that is a base and one
+            adapter: for PEFT, or for the ``--lora-modules`` of vLLM.
         project: Folder of the project; see `load`.
         user: Use the user's environment, even inside of a project.
 
     Raises:
         ModpkgError: The model is not installed, or the directory cannot be written.
     """
-    from modpkg.interop.directory import directory_of
+    from modpkg.interop.directory import adapter_directory, directory_of
     from modpkg.runtime.installed import find_model
 
-    return directory_of(*find_model(name, _workspace(project, user)))
+    workspace = _workspace(project, user)
+    if form == "peft":
+        return adapter_directory(workspace, name)
+    return directory_of(*find_model(name, workspace))
 
 
 def run(

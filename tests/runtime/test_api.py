@@ -118,3 +118,18 @@ def test_a_live_pipeline_answers_with_the_adapter_of_each_call(registry: Path) -
     assert modpkg.run("lora-1", "the cat", max_new_tokens=5) == fused["lora-1"](
         "the cat", max_new_tokens=5
     )
+
+
+def test_an_adapter_alone_is_a_folder_that_peft_opens(registry: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    project = installed(None, "tiny", "lora-1")
+    base = AutoModelForCausalLM.from_pretrained(modpkg.path("tiny"))
+    folder = modpkg.path("lora-1", form="peft")
+    assert modpkg.path("lora-1", form="peft") == folder
+    wanted = PeftModel.from_pretrained(base, str(folder))(IDS).logits
+    assert Workspace(project).environment.model("lora-1").result is None
+    assert torch.allclose(modpkg.load("lora-1")(IDS).logits, wanted, atol=1e-6)
+    with raises("M805"):
+        modpkg.path("tiny", form="peft")
