@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from modpkg.cli.everywhere import chosen, options_of_all, take_everywhere
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"modpkg.cli.{file_of(cmd_name)}")
-        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
-        return command
+        return take_everywhere(getattr(module, f"{cmd_name.replace('-', '_')}_command"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -96,10 +96,13 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    params=[*options_of_all()],
+)
 @click.version_option(__version__, "-V", "--version", prog_name="modpkg")
-@click.option("--debug", is_flag=True, help="Show a traceback on errors.")
-def cli(debug: bool) -> None:
+def cli() -> None:
     """A package manager for models.
 
     Bases, adapters, heads and patches are versioned modules; modpkg resolves which versions fit
@@ -108,6 +111,8 @@ def cli(debug: bool) -> None:
     \b
       modpkg install "summarizer>=2.1"
       modpkg run summarizer article.txt
+
+    The options stand before or after the command's name.
     """
 
 
@@ -117,10 +122,7 @@ def main(argv: list[str] | None = None) -> None:
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    debug = "--debug" in own
-    if "--debug" in own[1:]:  # accepted before and after the command's name
-        arguments.remove("--debug")
-        arguments.insert(0, "--debug")
+    chosen.reset()
     try:
         from modpkg.cli.redirect import repair_redirect
 
@@ -136,14 +138,14 @@ def main(argv: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except ModpkgError as error:
-        if debug:
+        if chosen.debug:
             raise
         _fail(error, own)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except OSError as error:
-        if debug:
+        if chosen.debug:
             raise
         from modpkg.core.files import denied
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modpkg.cli.options import project_options, trial_options, with_workspace
-from modpkg.cli.output import bad, counted, good, print_json, say, strong
+from modpkg.cli.output import bad, counted, good, print_json, say, strong, tell
 from modpkg.community.bisect.search import Culprit, SkippedMix
 from modpkg.community.bisect.trials import Command
 from modpkg.core.errors import LockError
@@ -110,7 +110,8 @@ def show_tested(update: TestedUpdate, text: str) -> None:
         )
     show_skipped(update.skipped)
     if update.runs:
-        say(f"{good('Tested')}: {text or '[[tests]]'} passes, after {counted(update.runs, 'run')}.")
+        runs = counted(update.runs, "run")
+        tell(f"{good('Tested')}: {text or '[[tests]]'} passes, after {runs}.")
 
 
 def _lock(text: str, project: Project) -> Lock:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
-from modpkg.cli.output import good, note, print_json, say, strong
+from modpkg.cli.output import good, note, print_json, strong, tell, warn
 from modpkg.community.modules.project import (
     build_project,
     module_project,
@@ -62,7 +62,7 @@ def build_command(
             from modpkg.interop.architecture_fit import check_project
 
             if (reason := check_project(project.manifest)) is not None:
-                note(f"warning: the weights were not compared with an architecture: {reason}")
+                warn(f"the weights were not compared with an architecture: {reason}")
 
     built = build_project(
         project,
@@ -85,16 +85,16 @@ def build_command(
 
 def _show(built: Built, target: Path) -> None:
     line, tally = built.line, built.tally
-    say(f"{good('Built')} {strong(line.name)} {line.version} ({line.kind}) in {shown(target)}/")
-    say(f"  release  {line.release}")
+    tell(f"{good('Built')} {strong(line.name)} {line.version} ({line.kind}) in {shown(target)}/")
+    tell(f"  release  {line.release}")
     if tally.tensors:
         known = [f"{tally.unchanged} unchanged"] if tally.unchanged else []
         known += [f"{tally.changes} as changes"] if tally.changes else []
         total = human_bytes(tally.bytes)
         known += [f"{human_bytes(tally.new_bytes)} new of {total}" if known else total]
-        say(f"  weights  {', '.join([f'{tally.tensors} tensors', *known])}")
+        tell(f"  weights  {', '.join([f'{tally.tensors} tensors', *known])}")
     size = sum(entry.size for entry in built.record.files.values())
-    say(f"  files    {len(built.record.files)}, {human_bytes(size)}")
+    tell(f"  files    {len(built.record.files)}, {human_bytes(size)}")
     for origin in built.record.provenance.built_from:
         how = "against " if origin.relation is UNSET else f"{origin.relation} from"
-        say(f"  {how} {origin.name} {origin.version}")
+        tell(f"  {how} {origin.name} {origin.version}")

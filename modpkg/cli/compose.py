@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import good, print_json, say
+from modpkg.cli.output import good, print_json, tell
 from modpkg.compose.clusters import open_executor
 from modpkg.environment.install import compose_models
 from modpkg.environment.plan import InstallRequest, plan_install
@@ -35,4 +35,4 @@ def compose_command(
         print_json({"composed": results})
         return
     for name, result in results.items():
-        say(f"{good('Composed')} {name}: {result}")
+        tell(f"{good('Composed')} {name}: {result}")

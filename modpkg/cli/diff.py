@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import faint, good, print_json, say, strong, table
+from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
 from modpkg.core.files import shown, write_atomically
 from modpkg.environment.workspace import Workspace
 
@@ -57,7 +57,7 @@ def diff_command(
     else:
         _parts([row for row in by_part(diff) if row.touched])
     if svg is not None:
-        say(f"\n{good('Wrote')} {shown(svg)}.")
+        tell(f"\n{good('Wrote')} {shown(svg)}.")
 
 
 def _summary(one: str, two: str, diff: WeightsDiff) -> None:

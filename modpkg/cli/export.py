@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modpkg.cli.options import json_option, offline_option, user_option, with_workspace
-from modpkg.cli.output import good, print_json, say
+from modpkg.cli.output import good, print_json, tell
 from modpkg.core.names import module_name
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
@@ -51,4 +51,4 @@ def export_command(workspace: Workspace, name: str, form: str, folder: Path, as_
     if as_json:
         print_json({"folder": str(folder), "format": form, "files": files})
     else:
-        say(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")
+        tell(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")

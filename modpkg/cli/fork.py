@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import good, print_json, say, strong
+from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.lineage.fork import fork
 from modpkg.core.files import shown
 from modpkg.core.names import module_name
@@ -33,8 +33,8 @@ def fork_command(
     if as_json:
         print_json({**msgspec.structs.asdict(forked), "folder": str(forked.folder)})
         return
-    say(
+    tell(
         f"{good('Forked')} {forked.origin} as {strong(forked.name)} {forked.version} in "
         f"{shown(forked.folder)}/ ({forked.tensors} tensors, all shared with it)."
     )
-    say(f"Make your changes, then: modpkg build {shown(forked.folder)}")
+    tell(f"Make your changes, then: modpkg build {shown(forked.folder)}")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from modpkg.cli.options import json_option, offline_option, registry_option
-from modpkg.cli.output import TerminalProgress, good, note, print_json, say
+from modpkg.cli.output import TerminalProgress, good, print_json, tell, warn
 from modpkg.core.files import shown
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.environment.workspace import RegistryOptions, Workspace
@@ -121,9 +121,9 @@ def _convert(
         progress.stage("Importing")
         warnings = importer(source, folder, chosen, normal, license=license_, **options)
     for warning in warnings:
-        note(f"warning: {warning}")
+        warn(warning)
     if as_json:
         print_json({"name": chosen, "version": normal, "folder": str(folder)})
         return
-    say(f"{good('Wrote')} the module project {chosen} {normal} to {shown(folder)}/.")
-    say(f"Review {shown(folder)}/modpkg.toml, then run: modpkg build {folder}")
+    tell(f"{good('Wrote')} the module project {chosen} {normal} to {shown(folder)}/.")
+    tell(f"Review {shown(folder)}/modpkg.toml, then run: modpkg build {folder}")

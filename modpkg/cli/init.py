@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from modpkg.cli.output import good, say
+from modpkg.cli.output import good, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import write_atomically
@@ -27,4 +27,4 @@ def init_command(folder: Path, kind: str | None, name: str | None) -> None:
     chosen = module_name(name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, new_manifest(kind or "app", chosen).encode())
-    say(f"{good('Wrote')} {path}, {'a ' + kind if kind else 'an app'} named {chosen}.")
+    tell(f"{good('Wrote')} {path}, {'a ' + kind if kind else 'an app'} named {chosen}.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from modpkg.cli.options import policy_options, project_options, upgrade_options, with_workspace
-from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong
+from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.core.errors import LockError, UsageError
 from modpkg.core.files import human_bytes
 from modpkg.environment.workspace import Workspace
@@ -101,7 +101,7 @@ def carry_out(
     else:
         _show_installation(installation, time.monotonic() - begun)
         if step := _next_step(installation.plan, request):
-            say(faint(step))
+            tell(faint(step))
 
 
 def _show_nothing_to_do(workspace: Workspace, as_json: bool, extra: Mapping[str, Any]) -> None:
@@ -111,15 +111,15 @@ def _show_nothing_to_do(workspace: Workspace, as_json: bool, extra: Mapping[str,
         return
     count = len(current.modules) if current is not None else 0
     verb = "is" if count == 1 else "are"
-    say(f"Nothing to do: {counted(count, 'module')} {verb} installed as locked.")
+    tell(f"Nothing to do: {counted(count, 'module')} {verb} installed as locked.")
 
 
 def _show_installation(installation: Installation, seconds: float) -> None:
     plan = installation.plan
     show_changes(plan.changes)
     if not plan.changes:
-        say("No version changes.")
-    say(
+        tell("No version changes.")
+    tell(
         f"{good('Installed')} {counted(len(installation.generation.modules), 'module')} in "
         f"{seconds:.1f} s ({human_bytes(plan.transfer.missing)} fetched, "
         f"{human_bytes(plan.compose_bytes)} composed)."
@@ -144,14 +144,14 @@ def _next_step(plan: InstallPlan, request: InstallRequest) -> str | None:
     return f"Load it in Python: modpkg.load({asked[0]!r})"
 
 
-def show_changes(changes: Sequence[VersionChange]) -> None:
+def show_changes(changes: Sequence[VersionChange], show: Callable[[str], None] = tell) -> None:
     for change in changes:
         if change.before is None:
-            say(f" {good('+')} {change.name} {change.after}")
+            show(f" {good('+')} {change.name} {change.after}")
         elif change.after is None:
-            say(f" {bad('-')} {change.name} {change.before}")
+            show(f" {bad('-')} {change.name} {change.before}")
         else:
-            say(f" {good('~')} {change.name} {change.before} -> {change.after}")
+            show(f" {good('~')} {change.name} {change.before} -> {change.after}")
 
 
 def _plan_document(plan: InstallPlan) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _show_plan(plan: InstallPlan, as_json: bool, extra: Mapping[str, Any]) -> No
     if as_json:
         print_json({**_plan_document(plan), "dry_run": True, **extra})
         return
-    show_changes(plan.changes)
+    show_changes(plan.changes, say)
     if not plan.changes:
         say("No version changes.")
     for module in plan.lock.module:

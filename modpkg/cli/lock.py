@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.options import policy_options, project_options, upgrade_options, with_workspace
-from modpkg.cli.output import counted, good, print_json, say
+from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import shown
 from modpkg.environment.locking import check_lock, update_lock
 from modpkg.environment.policy import with_flags
@@ -43,4 +43,4 @@ def lock_command(
     if as_json:
         print_json(lock)
     else:
-        say(f"{text}: {counted(len(lock.module), 'module')}.")
+        tell(f"{text}: {counted(len(lock.module), 'module')}.")

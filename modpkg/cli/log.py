@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import bad, faint, good, print_json, say, strong
+from modpkg.cli.output import bad, faint, good, print_json, say, strong, tell
 from modpkg.community.lineage.lineage import RELATIONS, TreeLine, read_lineage, tree_lines
 from modpkg.community.lineage.svg import lineage_svg
 from modpkg.core.errors import NotFound
@@ -41,7 +41,7 @@ def log_command(workspace: Workspace, name: str, svg: Path | None, as_json: bool
     if lineage.cut:
         say(faint(f"Only the first {len(lineage.ancestors)} releases are shown."))
     if svg is not None:
-        say(f"\n{good('Wrote')} {shown(svg)}.")
+        tell(f"\n{good('Wrote')} {shown(svg)}.")
 
 
 def _shown(line: TreeLine) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modpkg.cli.options import limit_option, project_options, with_workspace
-from modpkg.cli.output import faint, good, print_json, say, strong, table
+from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view
 from modpkg.community.patch.base import fetch_base
 from modpkg.core.errors import UsageError
@@ -134,9 +134,9 @@ def merge_command(
         return 0
     _show_scores(scores)
     if unknown := [view.label for view in merge.parents if view.name is None]:
-        say(faint(f"Not under [provenance], because they are not modules: {', '.join(unknown)}."))
+        tell(faint(f"Not under [provenance], because they are not modules: {', '.join(unknown)}."))
     way = f" by {by}" if by is not None and merge.open else ""
-    say(f"{good('Merged')} into {strong(chosen)} {number} in {shown(target)}/{way}.")
+    tell(f"{good('Merged')} into {strong(chosen)} {number} in {shown(target)}/{way}.")
     return 0
 
 

@@ -8,7 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from modpkg.cli.output import TerminalProgress
+from modpkg.cli.everywhere import chosen
+from modpkg.cli.output import TerminalProgress, faint, note
+from modpkg.core.errors import ModpkgError
+from modpkg.core.home import store_folder
+from modpkg.core.version import __version__
 from modpkg.environment.workspace import RegistryOptions, Workspace
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,9 +54,21 @@ def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
         with TerminalProgress() as progress:
             options = RegistryOptions(registry, offline)
             workspace = Workspace(user=user, options=options, progress=progress)
+            if chosen.verbose:
+                _note_folders(workspace)
             return command(workspace, *arguments, **values)
 
     return run
+
+
+def _note_folders(workspace: Workspace) -> None:
+    try:
+        project = workspace.project
+        kind = "user environment" if project.is_user else "project"
+        used = f"{kind} {project.manifest_path}"
+    except ModpkgError:  # not every command needs one; what does will say it
+        used = "no project"
+    note(faint(f"modpkg {__version__}: {used}, store {store_folder()}"))
 
 
 def policy_options(command: Command) -> Command:

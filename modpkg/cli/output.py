@@ -12,6 +12,7 @@ from typing import Any
 import click
 import msgspec
 
+from modpkg.cli.everywhere import chosen
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
 from modpkg.core.progress import Progress
@@ -31,8 +32,26 @@ def say(text: str = "") -> None:
     click.echo(text, color=_colour(sys.stdout))
 
 
+def tell(text: str = "") -> None:
+    """Print a line about what was done, or can be done next; ``-q`` leaves it out."""
+    if not chosen.quiet:
+        say(text)
+
+
 def note(text: str) -> None:
-    """Print a line on standard error."""
+    """Print a line on standard error; ``-q`` leaves it out."""
+    if not chosen.quiet:
+        _print_error(text)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error, once; ``-qq`` leaves it out."""
+    if chosen.quiet < 2 and text not in chosen.told:
+        chosen.told.add(text)
+        _print_error(f"{click.style('warning', fg='yellow', bold=True)}: {text}")
+
+
+def _print_error(text: str) -> None:
     _close_bars()
     click.echo(text, err=True, color=_colour(sys.stderr))
 
@@ -54,7 +73,12 @@ def bad(text: str) -> str:
 
 
 def _colour(stream: Any) -> bool | None:
-    """Return False under NO_COLOR, True under FORCE_COLOR, else None: on terminals only."""
+    """Return what ``--color`` chose, else False under NO_COLOR and True under FORCE_COLOR.
+
+    None is for colours on terminals only.
+    """
+    if chosen.color is not None:
+        return chosen.color
     if os.environ.get("NO_COLOR"):
         return False
     return True if os.environ.get("FORCE_COLOR") else None
@@ -72,7 +96,7 @@ def show_error(error: ModpkgError, *, as_json: bool) -> None:
         document = {"error": {"code": error.code, "message": str(error)}}
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     else:
-        note(f"{bad(f'error[{error.code}]')}: {error}")
+        _print_error(f"{bad(f'error[{error.code}]')}: {error}")
 
 
 def counted(count: int, thing: str) -> str:
@@ -94,7 +118,8 @@ class TerminalProgress(Progress):
     """Progress on standard error.
 
     On a terminal, a bar for stages that take over half a second, with rate and remaining time if
-    bytes are counted. Elsewhere, a line for each module that was fetched.
+    bytes are counted. Elsewhere, a line for each module that was fetched. ``-q`` leaves both out;
+    ``-v`` gives each stage a line.
     """
 
     PATIENCE = 0.5
@@ -115,6 +140,8 @@ class TerminalProgress(Progress):
             self.close()
             self._text, self._total, self._done = text, None, 0
             self._begun = time.monotonic()
+            if chosen.verbose:
+                note(faint(text))
 
     def total(self, count: int) -> None:
         self._total = count
@@ -122,7 +149,7 @@ class TerminalProgress(Progress):
     def advance(self, count: int) -> None:
         with self._lock:
             self._done += count
-            if not self._terminal:
+            if not self._terminal or chosen.quiet:
                 return
             if self._bar is None and time.monotonic() - self._begun > self.PATIENCE:
                 self._open()
@@ -148,9 +175,8 @@ class TerminalProgress(Progress):
         columns: list[Any] = [TextColumn("{task.description}"), BarColumn()]
         if self._text.startswith(("Fetching", "Building", "Publishing")):
             columns += [DownloadColumn(), TransferSpeedColumn()]
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-        )
+        console = Console(stderr=True, no_color=True if _colour(sys.stderr) is False else None)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self._bar.start()
         self._task = self._bar.add_task(self._text, total=self._total)
         _bars.append(self)
@@ -165,10 +191,10 @@ class TerminalProgress(Progress):
 
     def warn(self, message: str) -> None:
         with self._lock:
-            note(f"{click.style('warning', fg='yellow', bold=True)}: {message}")
+            warn(message)
 
     def detail(self, text: str) -> None:
-        if self._terminal:
+        if self._terminal or chosen.verbose:
             with self._lock:
                 note(faint(text))
 

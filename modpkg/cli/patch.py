@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import good, note, print_json, say, strong, table
+from modpkg.cli.output import good, note, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view
 from modpkg.community.patch.base import fetch_base, is_published
 from modpkg.core.files import human_bytes, shown
@@ -210,7 +210,7 @@ def patch_apply_command(
     if as_json:
         print_json({"name": chosen, "version": number, "folder": str(folder)})
     else:
-        say(f"{good('Wrote')} {strong(chosen)} {number} to {shown(folder)}/.")
+        tell(f"{good('Wrote')} {strong(chosen)} {number} to {shown(folder)}/.")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modpkg.cli.options import json_option, registry_option, with_workspace
-from modpkg.cli.output import good, print_json, say, strong
+from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.modules.project import module_project
 from modpkg.core.files import human_bytes
 from modpkg.environment.workspace import Workspace
@@ -38,7 +38,7 @@ def publish_command(
     if as_json:
         print_json(published)
         return
-    say(
+    tell(
         f"{good('Published')} {strong(published.name)} {published.version} to {target} "
         f"({human_bytes(published.size)} new)."
     )

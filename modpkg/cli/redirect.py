@@ -15,7 +15,7 @@ from pathlib import Path
 from modpkg.core.errors import UsageError
 
 _TAKES_REQUIREMENTS = ("install",)
-_WITH_VALUE = ("--registry", "--upgrade-package", "--resolution", "--exclude-newer")
+_WITH_VALUE = ("-C", "--registry", "--upgrade-package", "--resolution", "--exclude-newer")
 
 
 def repair_redirect(arguments: list[str]) -> list[str]:
@@ -24,7 +24,12 @@ def repair_redirect(arguments: list[str]) -> list[str]:
     Raises:
         UsageError: The redirect can belong to several requirements.
     """
-    command = next((text for text in arguments if not text.startswith("-")), None)
+    words = (
+        text
+        for place, text in enumerate(arguments)
+        if not text.startswith("-") and not (place and _is_value(arguments, place))
+    )
+    command = next(words, None)
     if command not in _TAKES_REQUIREMENTS:
         return arguments
     file = _redirected_into()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.options import json_option, user_option, with_workspace
-from modpkg.cli.output import good, note, print_json, say
+from modpkg.cli.output import good, note, print_json, say, tell
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import roll_back
 from modpkg.environment.workspace import Workspace
@@ -26,9 +26,9 @@ def rollback_command(workspace: Workspace, to: int | None, listing: bool, as_jso
     if as_json:
         print_json({"generation": generation.number, "models": generation.models})
         return
-    say(f"{good('Restored')} generation {generation.number} of {generation.created}.")
+    tell(f"{good('Restored')} generation {generation.number} of {generation.created}.")
     for module in generation.modules:
-        say(f"  {module.name} {module.version}")
+        tell(f"  {module.name} {module.version}")
     if not manifest_restored:
         note(
             f"{workspace.project.manifest_path.name} was edited since and is unchanged; "

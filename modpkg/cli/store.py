@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from modpkg.cli.options import json_option, offline_option, with_workspace
-from modpkg.cli.output import counted, good, print_json, say, strong, table
+from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
 from modpkg.core.errors import InvalidValue, UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
 from modpkg.environment.repair import repair
@@ -161,7 +161,7 @@ def clear_command(workspace: Workspace, as_json: bool) -> None:
     if as_json:
         print_json({"freed": size})
     else:
-        say(f"{good('Freed')} {human_bytes(size)}.")
+        tell(f"{good('Freed')} {human_bytes(size)}.")
 
 
 @store_command.command("verify")
@@ -190,5 +190,5 @@ def verify_command(workspace: Workspace, no_repair: bool, as_json: bool) -> int:
             done = good("repaired") if item in repaired else strong("corrupt")
             say(f"{done} {item.kind} {item.digest} in {shown(Path(item.path))}: {item.reason}")
         count = f"{len(damaged)} corrupt, {len(repaired)} repaired" if damaged else "no corruption"
-        say(f"{good('Verified')} {human_bytes(contents.size)}: {count}.")
+        tell(f"{good('Verified')} {human_bytes(contents.size)}: {count}.")
     return 1 if left else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modpkg.cli.options import limit_option, project_options, with_workspace
-from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong
+from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.community.evaluate.report import TestRun, describe_result, junit_xml
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import shown, write_atomically
@@ -71,7 +71,7 @@ def test_command(
         for run in runs:
             _show(run)
         if module is not None and module.kind != "suite" and name is None:
-            say(f"\n{good('Wrote')} {shown(workspace.project.folder / REPORT)}.")
+            tell(f"\n{good('Wrote')} {shown(workspace.project.folder / REPORT)}.")
     return 0 if passed else 1
 
 

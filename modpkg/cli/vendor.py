@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import counted, good, print_json, say
+from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import human_bytes
 from modpkg.environment.locking import check_lock
 from modpkg.environment.vendor import vendor
@@ -29,9 +29,9 @@ def vendor_command(workspace: Workspace, folder: Path, as_json: bool) -> None:
         print_json(done)
         return
     modules = counted(done.modules, "module")
-    say(f"{good('Vendored')} {modules} into {folder}/ ({human_bytes(done.size)}).")
+    tell(f"{good('Vendored')} {modules} into {folder}/ ({human_bytes(done.size)}).")
     if len(done.folders) == 1:
-        say(f"Install from it: modpkg install --frozen --offline --registry {folder}")
+        tell(f"Install from it: modpkg install --frozen --offline --registry {folder}")
     else:
         for name, path in done.folders.items():
-            say(f"  {name}: {path}")
+            tell(f"  {name}: {path}")

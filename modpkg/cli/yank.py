@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.options import json_option, registry_option
-from modpkg.cli.output import good, print_json, say
+from modpkg.cli.output import good, print_json, tell
 from modpkg.community.modules.reference import parse_release
 from modpkg.core.errors import PublishError
 from modpkg.core.filenames import REGISTRY_INFO
@@ -31,6 +31,6 @@ def yank_command(
     if as_json:
         print_json(line)
     elif undo:
-        say(f"{good('Unyanked')} {line.name} {line.version}.")
+        tell(f"{good('Unyanked')} {line.name} {line.version}.")
     else:
-        say(f"{good('Yanked')} {line.name} {line.version}.")
+        tell(f"{good('Yanked')} {line.name} {line.version}.")

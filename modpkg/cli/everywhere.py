@@ -1,0 +1,115 @@
+"""The options that every command takes, before and after its name, and what they chose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import click
+
+
+class CommonChoices:
+    """What the options of this process chose; `reset` begins the next command line."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.quiet = 0
+        """1 leaves out progress and what was done; 2 leaves out warnings as well."""
+        self.verbose = False
+        self.color: bool | None = None
+        """None leaves it to the environment and to whether it is a terminal."""
+        self.debug = False
+        self.told: set[str] = set()
+        """Warnings that were shown: each is shown once."""
+
+
+chosen = CommonChoices()
+
+
+def _go(context: click.Context, option: click.Parameter, folders: tuple[str, ...]) -> None:
+    folder = ""
+    try:
+        for folder in folders:
+            os.chdir(folder)
+    except OSError as error:
+        reason = f"{folder!r} cannot be entered: {error.strerror}"
+        raise click.BadParameter(reason, context, option) from None
+
+
+def _quiet(context: click.Context, option: click.Parameter, count: int) -> None:
+    chosen.quiet += count
+
+
+def _flag(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        setattr(chosen, str(option.name), True)
+
+
+def _color(context: click.Context, option: click.Parameter, when: str | None) -> None:
+    if when is not None:
+        chosen.color = {"always": True, "never": False, "auto": None}[when]
+
+
+def options_of_all() -> list[click.Option]:
+    """Return the options, which set `chosen` and the working folder, and pass nothing on."""
+    return [
+        click.Option(
+            ["-C", "folders"],
+            multiple=True,
+            metavar="DIR",
+            type=click.Path(file_okay=False),
+            is_eager=True,
+            expose_value=False,
+            callback=_go,
+            help="Work in DIR, as if modpkg was started there.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            count=True,
+            expose_value=False,
+            callback=_quiet,
+            help="Print only what was asked for, and warnings; -qq leaves out warnings too.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=_flag,
+            help="Show each stage, and which folders are used.",
+        ),
+        click.Option(
+            ["--color"],
+            type=click.Choice(["auto", "always", "never"]),
+            is_flag=False,
+            flag_value="always",
+            expose_value=False,
+            callback=_color,
+            help="Colours; auto means on terminals only. [env: NO_COLOR, FORCE_COLOR]",
+        ),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            expose_value=False,
+            callback=_flag,
+            help="Show a traceback on errors.",
+        ),
+    ]
+
+
+def take_everywhere(command: click.Command) -> click.Command:
+    """Give a command, and those in its group, the options; its help does not repeat them."""
+    if any(option.name == "debug" for option in command.params):
+        return command
+    for option in options_of_all():
+        option.hidden = True
+        command.params.append(option)
+    if isinstance(command, click.Group):
+        _each(command.commands.values())
+    return command
+
+
+def _each(commands: Iterable[click.Command]) -> None:
+    for command in commands:
+        take_everywhere(command)
