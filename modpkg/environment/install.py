@@ -70,13 +70,12 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
         plan = plan_install(workspace.for_project(workspace.project), request)
         current = environment.readable()
         if current is not None and _is_installed(plan):
-            _warn_of_drift(current, progress)
             environment.prune()
             return Installation(plan, current, changed=False)
         generation = apply_install(plan, frozen=request.frozen)
         registries = plan.workspace.registries_for(plan.manifest)
         note_yanked(environment, plan.lock, registries.by_name(plan.lock))
-        _warn_of_drift(generation, progress)
+        _warn_of_drift(generation, plan, progress)
         for note in _notes(plan):
             progress.warn(note)
     if (cap := workspace.settings.max_size) is not None:
@@ -106,10 +105,12 @@ def _is_installed(plan: InstallPlan) -> bool:
     )
 
 
-def _warn_of_drift(generation: Generation, progress: Progress) -> None:
+def _warn_of_drift(generation: Generation, plan: InstallPlan, progress: Progress) -> None:
+    """Warn of the modules of models that were made for other weights than their base has."""
+    used = {name for model in plan.recipes for name in model.modules()}
     for module in generation.modules:
         for base, fit in module.fits.items():
-            if fit != EXACT:
+            if fit != EXACT and module.name in used:
                 progress.warn(f"{module.name} was made for other weights of {base}: {fit}.")
 
 

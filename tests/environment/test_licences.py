@@ -89,3 +89,23 @@ def test_licenses_lists_them_without_weights(app: Path, tmp_path: Path) -> None:
     write(app, '[licenses]\ndeny = ["CC-BY-ND-4.0"]\n')
     done = modpkg("licenses", check=False)
     assert (done.returncode, "refused (CC-BY-ND-4.0 is denied)" in done.stdout) == (1, True)
+
+
+def test_a_licence_of_ones_own_name_can_be_allowed_denied_and_excepted(
+    app: Path, tmp_path: Path
+) -> None:
+    talker(tmp_path, "Apache-2.0", "LicenseRef-Llama-3", "MIT AND LicenseRef-unknown")
+
+    def verdicts(policy: str) -> dict[str, str]:
+        write(app, f"[licenses]\n{policy}\n")
+        modpkg("lock")
+        done = modpkg("licenses", "--json", check=False)
+        return {m["name"]: m["verdict"] for m in json.loads(done.stdout)["modules"]}
+
+    allowed = 'allow = ["MIT", "Apache-2.0", "licenseref-Llama-3", "LicenseRef-unknown"]'
+    assert set(verdicts(allowed).values()) == {"accepted"}
+    assert "licen" not in modpkg("install").stderr
+    assert verdicts('deny = ["LicenseRef-Llama-3"]')["tiny-lora"] == "refused"
+    excepted = 'allow = ["MIT", "Apache-2.0"]\nexceptions = { tiny-lora = ["LicenseRef-Llama-3"] }'
+    found = verdicts(excepted)
+    assert (found["tiny-lora"], found["talker"]) == ("excepted", "refused")
