@@ -48,10 +48,15 @@ def install_command(
     Inside a project the manifest is edited and locked; elsewhere the modules are installed into
     your user environment. A requirement is written "summarizer>=2.1" (with quotes), summarizer@2.1
     or summarizer@^2.1.
+
+    What --registry names is written to the manifest: as the default registry where it has none,
+    else for the modules that are named.
     """
     if frozen and (requirements or upgrade or upgrade_package):
         raise UsageError("M901", message="--frozen installs the lock; name no modules with it.")
-    if not (requirements or strict or upgrade or upgrade_package or resolution or exclude_newer):
+    named = workspace.options.registry is not None and not frozen
+    changed = requirements or upgrade or upgrade_package or named
+    if not (changed or strict or resolution or exclude_newer):
         if frozen and workspace.lock_text() is None:
             raise LockError("M411", path=workspace.project.lock_path)
         if workspace.is_up_to_date():
@@ -70,6 +75,7 @@ def install_command(
         exclude_newer=exclude_newer,
         frozen=frozen,
         strict=strict,
+        remember=not frozen,
     )
     carry_out(workspace, request, dry_run=dry_run, as_json=as_json)
 

@@ -30,7 +30,7 @@ def log_command(workspace: Workspace, name: str, svg: Path | None, as_json: bool
     chosen = module_name(name)
     lineage = read_lineage(chosen, workspace.registries.of)
     if not lineage.releases:
-        raise NotFound("M304", name=chosen, registry=workspace.registries.of(chosen).url, hint="")
+        raise NotFound("M304", name=chosen, registry=workspace.registries.of(chosen).shown, hint="")
     if svg is not None:
         write_atomically(svg, lineage_svg(lineage).encode())
     if as_json:

@@ -32,7 +32,7 @@ def registry_option(command: Command) -> Command:
     return click.option(
         "--registry",
         metavar="URL",
-        help="Default registry: a folder or URL. [env: MODPKG_REGISTRY]",
+        help="Default registry: a folder, URL or alias. [env: MODPKG_REGISTRY]",
     )(command)
 
 

@@ -90,8 +90,9 @@ MESSAGES: dict[str, str] = {
         "it from the checkpoint with zero_to_fp32.py."
     ),
     "M301": (
-        "There is no registry at {url}: it has no registry.json; check the address, or publish to "
-        "it once to create it."
+        "There is no registry at {url}: it has no registry.json; check the address, name another "
+        "with --registry, MODPKG_REGISTRY or under [registries] in modpkg.toml or config.toml, or "
+        "publish to it once to create it."
     ),
     "M302": ("The registry at {url} could not be read: {reason}; try again, or use --offline."),
     "M303": (
@@ -103,7 +104,10 @@ MESSAGES: dict[str, str] = {
         "{what} has the digest {actual}, not {expected}: it was damaged or tampered with at "
         "{source}, and was not used. Ask the registry's owner to restore it."
     ),
-    "M306": "{what} ({digest}) is missing from {source}; ask the registry's owner to restore it.",
+    "M306": (
+        "{what} ({digest}) is missing from {source}; ask the registry's owner to restore it, or "
+        "name another with --registry, MODPKG_REGISTRY or under [registries] in modpkg.toml."
+    ),
     "M307": (
         "{name} {version} is already published in {registry} with different content. Published "
         "versions are never replaced; raise the version in {manifest}."
@@ -133,6 +137,10 @@ MESSAGES: dict[str, str] = {
     "M317": (
         "{name} {version} was built for another registry: {count} of its packs are neither in its "
         "build nor in {registry}; run 'modpkg build --registry {registry}' and publish again."
+    ),
+    "M318": (
+        "{source} {alias} can be the folder ./{alias} or the alias {alias!r} of {address}; write "
+        "{source} ./{alias} for the folder, or the address."
     ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}{hint}, so it cannot be updated.",

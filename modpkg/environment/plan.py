@@ -39,8 +39,10 @@ from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.environment.workspace import Workspace
+from modpkg.environment.remember import Remembered, remember
+from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.environment.yanked import yanked_releases
+from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
 from modpkg.manifest.schema import Manifest, Strategy
 from modpkg.resolve.lock import Lock
@@ -67,6 +69,8 @@ class InstallRequest(Struct, kw_only=True):
     """Whether to install exactly the project's lock."""
     strict: bool = False
     """Whether to refuse modules that were made for other weights."""
+    remember: bool = False
+    """Whether the manifest is to name the registry that the options name."""
 
 
 class VersionChange(Struct, frozen=True):
@@ -110,8 +114,12 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
         return self.transfer.disk + self.compose_bytes
 
 
-def edit_manifest(text: str, manifest: Manifest, request: InstallRequest) -> str:
+def edit_manifest(
+    text: str, manifest: Manifest, request: InstallRequest, alias: str | None = None
+) -> str:
     """Return the manifest's text with the request's requirements added and removed.
+
+    ``alias`` is the registry of those that are added, if it was chosen.
 
     Raises:
         InstallError: A name to remove is not a dependency.
@@ -131,14 +139,21 @@ def edit_manifest(text: str, manifest: Manifest, request: InstallRequest) -> str
     for requirement in request.add:
         name = module_name(requirement.name)
         old = present.get(name)
-        if old is not None and not requirement.specifier and not requirement.extras:
+        registry = old.registry if old is not None else None
+        if alias is not None:
+            registry = None if alias == DEFAULT else alias
+        plain = not requirement.specifier and not requirement.extras
+        if old is not None and plain and registry == old.registry:
             continue
-        specifier = specifier_text(requirement.specifier) or "*"
+        given = requirement.specifier
+        if old is not None and not given:
+            given = old.requirement.specifier
+        specifier = specifier_text(given) or "*"
         value: str | dict[str, Any] = specifier
         extras = sorted(requirement.extras | (old.requirement.extras if old is not None else set()))
         table: dict[str, Any] = {"extras": extras} if extras else {}
-        if old is not None and old.registry is not None:
-            table["registry"] = old.registry
+        if registry is not None:
+            table["registry"] = registry
         if old is not None and old.compose_at is not None:
             table["compose-at"] = old.compose_at
         if table:
@@ -147,7 +162,9 @@ def edit_manifest(text: str, manifest: Manifest, request: InstallRequest) -> str
     return text
 
 
-def _add_lower_bounds(text: str, manifest: Manifest, request: InstallRequest, lock: Lock) -> str:
+def _add_lower_bounds(
+    text: str, manifest: Manifest, request: InstallRequest, lock: Lock, alias: str | None
+) -> str:
     """Write ``>=`` the chosen version for names that were added without a specifier."""
     before = {dependency.name for dependency in manifest.dependencies}
     for requirement in request.add:
@@ -156,8 +173,13 @@ def _add_lower_bounds(text: str, manifest: Manifest, request: InstallRequest, lo
         if requirement.specifier or name in before or locked is None:
             continue
         value: str | dict[str, Any] = f">={locked.version}"
+        table: dict[str, Any] = {}
         if requirement.extras:
-            value = {"version": value, "extras": sorted(requirement.extras)}
+            table["extras"] = sorted(requirement.extras)
+        if alias not in (None, DEFAULT):
+            table["registry"] = alias
+        if table:
+            value = {"version": value, **table}
         text = set_dependency(text, name, value)
     return text
 
@@ -181,7 +203,13 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         ModpkgError: Manifest, lock or a registry cannot be read, or no versions fit together.
             Nothing has changed.
     """
-    selection = _select(workspace, request)
+    remembered = Remembered(workspace.text)
+    if request.remember:
+        remembered = remember(workspace, {module_name(item.name) for item in request.add})
+        if remembered.alias not in (None, DEFAULT):  # it is not for all others
+            options = RegistryOptions(None, workspace.options.offline)
+            workspace = workspace.for_project(workspace.project, options=options)
+    selection = _select(workspace, request, remembered)
     manifest, lock, store = selection.manifest, selection.lock, workspace.store
     registries = workspace.registries_for(manifest)
     by_name = registries.by_name(lock)
@@ -231,13 +259,13 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     )
 
 
-def _select(workspace: Workspace, request: InstallRequest) -> _Selection:
+def _select(workspace: Workspace, request: InstallRequest, remembered: Remembered) -> _Selection:
     """Edit the manifest as requested, and take its lock if that still satisfies it, or resolve.
 
     Every text of the manifest is parsed once.
     """
-    text, written = workspace.text, workspace.manifest
-    if (edited := edit_manifest(text, written, request)) != text:
+    text, written, alias = workspace.text, workspace.manifest, remembered.alias
+    if (edited := edit_manifest(remembered.text, written, request, alias)) != text:
         text, written = edited, workspace.project.parse(edited)
     manifest = _with_policy(written, request)
     if request.frozen or request.lock is not None:
@@ -249,7 +277,7 @@ def _select(workspace: Workspace, request: InstallRequest) -> _Selection:
     if previous is not None and not upgrades and stale_reason(manifest, previous) is None:
         return _Selection(text, written, manifest, previous)
     lock = resolve_lock(workspace, manifest, previous, upgrade=request.upgrade)
-    if (bounded := _add_lower_bounds(text, workspace.manifest, request, lock)) != text:
+    if (bounded := _add_lower_bounds(text, workspace.manifest, request, lock, alias)) != text:
         text, written = bounded, workspace.project.parse(bounded)
         manifest = _with_policy(written, request)
         lock = msgspec.structs.replace(lock, requirements=requirements_of(manifest))

@@ -12,7 +12,7 @@ from modpkg.environment.policy import bounds_of
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
-from modpkg.registry.location import default_address
+from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
@@ -37,8 +37,10 @@ class OpenRegistries:
     def settings(self) -> Settings:
         return read_settings(self._warn)
 
-    def at(self, address: str, base: Path, *, quiet: bool = False) -> Registry:
+    def at(self, address: str, base: Path, *, origin: str = "", quiet: bool = False) -> Registry:
         """Return the registry at an address; a relative path is relative to ``base``.
+
+        ``origin`` is what named the address, for messages.
 
         With ``quiet`` it does not warn: for a registry that is only read to give a hint.
         """
@@ -52,6 +54,7 @@ class OpenRegistries:
                 offline=self._offline,
                 warn=None if quiet else self._warn,
                 settings=self.settings,
+                origin=origin,
             )
         return self._open[key]
 
@@ -66,20 +69,25 @@ class Registries:
         *,
         default: str | None = None,
     ) -> None:
+        self._manifest = manifest
         self._opened = opened
-        self._base = manifest.folder
-        self._default = default_address(manifest, default)
+        self._override = default
         self._aliases: dict[str, str] = {
             dependency.name: dependency.registry
             for dependency in (*manifest.dependencies, *manifest.suites)
             if dependency.registry is not None
         }
-        self._urls = manifest.registries
         self._overrides = bounds_of(manifest.overrides)
-        self._manifest_name = manifest.path.name
 
-    def _open(self, url: str, *, quiet: bool = False) -> Registry:
-        return self._opened.at(url, self._base, quiet=quiet)
+    @cached_property
+    def _default(self) -> Location:
+        return default_location(self._manifest, self._override, lambda: self._opened.settings)
+
+    def _open(self, alias: str, *, quiet: bool = False) -> Registry:
+        location = self._default if alias == DEFAULT else alias_location(self._manifest, alias)
+        return self._opened.at(
+            location.address, self._manifest.folder, origin=location.origin, quiet=quiet
+        )
 
     def alias(self, name: str) -> str:
         """Return the alias of a name's registry."""
@@ -87,8 +95,7 @@ class Registries:
 
     def of(self, name: str) -> Registry:
         """Return a name's registry."""
-        alias = self.alias(name)
-        return self._open(self._default if alias == DEFAULT else self._urls[alias])
+        return self._open(self.alias(name))
 
     def by_name(self, lock: Lock) -> dict[str, Registry]:
         """Return the registry of each module of a lock."""
@@ -98,7 +105,7 @@ class Registries:
         """Return the catalog that the resolver selects from."""
         assigned: dict[str, Registry] = {name: self.of(name) for name in self._aliases}
         return Catalog(
-            self._open(self._default),
+            self._open(DEFAULT),
             assigned,
             overrides=self._overrides,
             elsewhere=self.elsewhere,
@@ -106,18 +113,18 @@ class Registries:
 
     def elsewhere(self, name: str) -> str:
         """Return a hint if another registry of the manifest has a name, else ``""``."""
-        for alias, url in self._urls.items():
+        for alias in self._manifest.registries:
             if alias in (DEFAULT, self.alias(name)):
                 continue
             try:
-                lines = self._open(url, quiet=True).index(name)
+                lines = self._open(alias, quiet=True).index(name)
             except ModpkgError:
                 continue  # it is only a hint
             if lines:
                 line = f'{name} = {{ version = "*", registry = "{alias}" }}'
                 return (
                     f", but the registry {alias!r} has it: write {line} under [dependencies] of "
-                    f"{self._manifest_name}"
+                    f"{self._manifest.path.name}"
                 )
         return ""
 

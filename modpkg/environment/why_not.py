@@ -84,7 +84,7 @@ def _release(preview: Preview, name: ModuleName, version: Version) -> Release:
         "M312",
         name=name,
         version=version,
-        registry=preview.catalog.registry(name).url,
+        registry=preview.catalog.registry(name).shown,
         hint=f" (it has {', '.join(str(release.version) for release in releases[:8])})",
     )
 

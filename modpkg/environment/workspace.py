@@ -150,15 +150,21 @@ class Workspace:
 
         return Registries(manifest, self.open_registries, default=self.options.registry)
 
-    def for_project(self, project: Project, progress: Progress | None = None) -> Workspace:
+    def for_project(
+        self,
+        project: Project,
+        progress: Progress | None = None,
+        *,
+        options: RegistryOptions | None = None,
+    ) -> Workspace:
         """Return the workspace of another project, with the same store and open registries.
 
         Of the same project it reads manifest and lock again. Progress is reported to ``progress``
-        (default: as in this one).
+        (default: as in this one), and so for ``options``.
         """
         other = Workspace(
             project,
-            options=self.options,
+            options=options or self.options,
             progress=progress or self.progress,
             store=self.store,
         )

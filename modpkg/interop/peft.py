@@ -109,7 +109,7 @@ def _base(workspace: Workspace, name: str, version: str, base: str) -> Base:
     except ReleaseError as error:
         if error.code != "M210":
             raise
-        raise NotFound("M304", name=requirement.name, registry=registry.url, hint="") from None
+        raise NotFound("M304", name=requirement.name, registry=registry.shown, hint="") from None
 
 
 def _import(

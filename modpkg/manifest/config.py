@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
-from modpkg.manifest.values import has_secret
+from modpkg.manifest.values import has_secret, parse_alias
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table, brief
 from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
-_TABLES = ("registry", "store")
+_TABLES = ("registries", "registry", "store")
 _REGISTRY = (
     "mirrors",
     "token",
@@ -121,6 +121,8 @@ class Settings:
 
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
     """By normalised address."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Address by alias; ``default`` is the one where nothing else names a registry."""
     max_size: int | None = None
     """Size in bytes above which the store is cleaned up automatically."""
 
@@ -222,7 +224,22 @@ def parse_settings(text: str, path: Path) -> Settings:
             if address in registries:
                 raise node.fail("is set twice, in two spellings of one address; keep one")
             registries[address] = _registry(node, address)
-    return Settings(registries, _max_size(root.get("store")))
+    return Settings(registries, _aliases(root.get("registries")), _max_size(root.get("store")))
+
+
+def _aliases(node: Node | None) -> dict[str, str]:
+    """Return address by alias; a folder's path is absolute, since no manifest's folder is near."""
+    aliases: dict[str, str] = {}
+    for entry in node.entries().values() if node is not None else ():
+        text = entry.text(most=2000)
+        if "://" in text:
+            _address(entry, text)
+        elif not (folder := Path(text).expanduser()).is_absolute():
+            raise entry.fail(f"is {brief(text)}, which is neither a URL nor an absolute path")
+        else:
+            text = str(folder)
+        aliases[entry.key_parsed(parse_alias)] = text
+    return aliases
 
 
 def _address(node: Node, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Editing a manifest's dependencies: the edited key changes, every other byte stays.
+"""Editing a manifest's dependencies and registries: the edited key changes, every other byte stays.
 
 Edits are cuts in the text, not a parse and a dump, so comments, spacing and line endings stay.
 (tomlkit 0.15 loses comments after a table that it replaces, writes LF into a CRLF file, and
@@ -26,6 +26,7 @@ from modpkg.toml.node import hint
 from modpkg.toml.positions import KeyPath, Places, Statement, scan
 from modpkg.toml.text import BOM
 
+DEPENDENCIES, REGISTRIES = "dependencies", "registries"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _OTHERS = ("tool", "project", "build-system")
 _OTHER_HEADER = re.compile(r"^\s*\[\[?\s*(?:tool|project|build-system)\b", re.MULTILINE)
@@ -44,7 +45,7 @@ def set_dependency(text: str, name: str, value: str | dict[str, Any]) -> str:
     edited = EditableText.of(text)
     key = module_name(name)
     held = edited.keys_of(key)
-    wanted = {old: spec for old, spec in edited.dependencies.items() if old not in held[1:]}
+    wanted = {old: spec for old, spec in edited.entries.items() if old not in held[1:]}
     wanted[held[0] if held else key] = value
     shown = toml_value(value)
     for extra in held[1:]:
@@ -69,12 +70,23 @@ def remove_dependency(text: str, name: str) -> str:
     key = module_name(name)
     held = edited.keys_of(key)
     if not held:
-        near = hint(key, edited.dependencies).removesuffix("?")
+        near = hint(key, edited.entries).removesuffix("?")
         raise InstallError("M507", name=key, manifest=edited.file, hint=near)
-    wanted = {old: spec for old, spec in edited.dependencies.items() if old not in held}
+    wanted = {old: spec for old, spec in edited.entries.items() if old not in held}
     for old in held:
         edited = edited.without(old)
     return edited.checked(wanted)
+
+
+def set_registry(text: str, alias: str, address: str) -> str:
+    """Return the manifest ``text`` with a new ``alias`` under ``[registries]``.
+
+    Raises:
+        ManifestError: ``text`` is not TOML, or cannot be edited.
+    """
+    edited = EditableText.of(text, REGISTRIES)
+    wanted = {**edited.entries, alias: address}
+    return edited.added(toml_key(alias), toml_value(address)).checked(wanted)
 
 
 def with_absolute_registries(text: str, folder: Path) -> str:
@@ -83,12 +95,9 @@ def with_absolute_registries(text: str, folder: Path) -> str:
     Raises:
         ManifestError: ``text`` is not TOML, or cannot be edited.
     """
-    edited = EditableText.of(text)
-    table: Any = edited.data
-    for key in (*edited.root, "registries"):
-        table = table.get(key, {}) if isinstance(table, dict) else {}
-    for alias, address in table.items() if isinstance(table, dict) else ():
-        pair = edited.pair((*edited.root, "registries", alias))
+    edited = EditableText.of(text, REGISTRIES)
+    for alias, address in edited.entries.items():
+        pair = edited.pair((*edited.path, alias))
         if isinstance(address, str) and "://" not in address and pair is not None:
             place = str((folder / Path(address).expanduser()).absolute())
             edited = edited.cut(pair.value, pair.end, toml_value(place))
@@ -119,7 +128,7 @@ def toml_key(key: str) -> str:
 
 @dataclass(frozen=True)
 class EditableText:
-    """A manifest's text, and the positions of its dependencies."""
+    """A manifest's text, and the positions of one of its tables: the dependencies by default."""
 
     text: str
     """Without a byte order mark."""
@@ -132,9 +141,11 @@ class EditableText:
     places: Places
     root: KeyPath
     """KeyPath of the manifest inside the file."""
+    table: str = DEPENDENCIES
+    """Key of the table that is edited."""
 
     @classmethod
-    def of(cls, text: str) -> EditableText:
+    def of(cls, text: str, table: str = DEPENDENCIES) -> EditableText:
         """Parse a modpkg.toml or a pyproject.toml; the text shows which.
 
         Raises:
@@ -150,7 +161,7 @@ class EditableText:
         elif any(key in data for key in _OTHERS):
             message = "it has no [tool.modpkg]; 'modpkg init' makes one."
             raise ManifestError("M110", where=PYPROJECT, message=message)
-        return cls(text, mark, text, data, document.places, root)
+        return cls(text, mark, text, data, document.places, root, table)
 
     @property
     def file(self) -> str:
@@ -158,15 +169,15 @@ class EditableText:
 
     @property
     def path(self) -> KeyPath:
-        """KeyPath of the dependencies inside the file."""
-        return (*self.root, "dependencies")
+        """KeyPath of the table inside the file."""
+        return (*self.root, self.table)
 
     @property
-    def dependencies(self) -> dict[str, Any]:
-        """The dependencies of the original text.
+    def entries(self) -> dict[str, Any]:
+        """The table's entries in the original text.
 
         Raises:
-            ManifestError: ``dependencies`` is not a table.
+            ManifestError: It is not a table.
         """
         table: Any = self.data
         for key in self.path:
@@ -179,7 +190,7 @@ class EditableText:
 
     def keys_of(self, name: str) -> list[str]:
         """Return the keys that are spellings of ``name``."""
-        return [key for key in self.dependencies if normal(key) == name]
+        return [key for key in self.entries if normal(key) == name]
 
     def pair(self, path: KeyPath) -> Statement | None:
         """Return the statement that gives ``path`` its value, where one does."""
@@ -196,7 +207,7 @@ class EditableText:
     # Removing -----------------------------------------------------------------------------
 
     def without(self, key: str) -> EditableText:
-        """Return the text without any statement about ``key`` of the dependencies."""
+        """Return the text without any statement about ``key`` of the table."""
         path = (*self.path, key)
         edited = self
         while (shorter := edited._without_first(path)) is not None:
@@ -230,7 +241,7 @@ class EditableText:
     # Adding -------------------------------------------------------------------------------
 
     def added(self, key: str, value: str) -> EditableText:
-        """Return the text with a new key, the last of the dependencies."""
+        """Return the text with a new key, the last of the table."""
         return (
             self._added_inline(key, value)
             or self._added_under_header(key, value)
@@ -315,20 +326,20 @@ class EditableText:
     # Checking -----------------------------------------------------------------------------
 
     def checked(self, wanted: dict[str, Any]) -> str:
-        """Return the text, checked to have ``wanted`` as dependencies and no other change.
+        """Return the text, checked to have ``wanted`` as its table and no other change.
 
         Raises:
             ManifestError: The text has a layout that these edits do not support.
         """
         try:
-            after = EditableText.of(self.text)
-            if after.root == self.root and after.dependencies == wanted:
+            after = EditableText.of(self.text, self.table)
+            if after.root == self.root and after.entries == wanted:
                 before = _others(self.original, self.path)
                 if _others(self.text, self.path) == before:
                     return self.mark + self.text
         except ManifestError:
             pass
-        message = "the dependencies are written in a way that cannot be edited; edit them by hand."
+        message = f"the {self.table} are written in a way that cannot be edited; edit them by hand."
         raise ManifestError("M110", where=self.file, message=message)
 
 

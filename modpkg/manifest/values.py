@@ -116,13 +116,18 @@ def normal(name: str) -> str:
     return canonicalize_name(name)
 
 
+def is_alias(text: str) -> bool:
+    """Return whether ``text`` can be a registry's alias; a path with a separator cannot."""
+    return _ALIAS.fullmatch(text) is not None
+
+
 def parse_alias(text: str) -> str:
     """Return a registry's alias.
 
     Raises:
         InvalidValue: `text` is not an alias; a URL is not, for example.
     """
-    if not _ALIAS.fullmatch(text):
+    if not is_alias(text):
         raise InvalidValue("M107", alias=text)
     return text
 

@@ -1,34 +1,112 @@
-"""The address of the default registry, and the folder that a publishing command writes to."""
+"""Which registry is asked where a manifest's dependency names none, and what named it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+
 from modpkg.core.errors import PublishError, RegistryError
+from modpkg.core.files import shown
 from modpkg.core.home import config_path, default_registry
+from modpkg.manifest.config import Settings, normal_address, read_settings
+from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
-from modpkg.manifest.values import has_secret
+from modpkg.manifest.values import has_secret, is_alias
+
+OPTION, VARIABLE = "--registry", "MODPKG_REGISTRY"
+Source = Literal["option", "variable", "manifest", "settings", "built-in"]
 
 
-def default_address(manifest: Manifest | None, override: str | None = None) -> str:
-    """Return the default registry's address: from flag, environment, manifest or home.
+class Location(Struct, frozen=True):
+    """A registry's address, and what named it, for messages."""
+
+    address: str
+    """A URL, or an absolute path."""
+    origin: str
+    """For messages: "from --registry"."""
+    source: Source
+    alias: str | None = None
+    """The alias that stands for it, where one was given."""
+
+    def same(self, other: str) -> bool:
+        """Return whether an address leads to the same place, as far as its text tells."""
+        return _normal(self.address) == _normal(other)
+
+
+def default_location(
+    manifest: Manifest | None,
+    override: str | None = None,
+    settings: Callable[[], Settings] = read_settings,
+) -> Location:
+    """Return the default registry: of flag, environment, manifest, ``config.toml`` or home.
 
     A relative path is relative to the working folder, or in a manifest to the manifest's folder.
 
     Raises:
-        RegistryError: The URL of the flag or the environment contains a password.
+        RegistryError: The URL of the flag or the environment contains a password, or what they name
+            is both an alias and a folder.
+        ManifestError: ``config.toml`` is invalid.
     """
-    chosen = override or os.environ.get("MODPKG_REGISTRY")
-    if chosen:
-        _refuse_secret(chosen)
-        return chosen if "://" in chosen else str(Path(chosen).expanduser().absolute())
-    if manifest is not None and (written := manifest.registries.get("default")):
-        if "://" in written:
-            return written
-        return str((manifest.folder / Path(written).expanduser()).absolute())
-    return default_registry()
+    if override:
+        return _named(override, "option", manifest, settings)
+    if chosen := os.environ.get(VARIABLE):
+        return _named(chosen, "variable", manifest, settings)
+    if manifest is not None and DEFAULT in manifest.registries:
+        return alias_location(manifest, DEFAULT)
+    if written := settings().aliases.get(DEFAULT):
+        return Location(written, _in_settings(DEFAULT), "settings")
+    origin = "modpkg's own folder, since nothing names a registry"
+    return Location(default_registry(), origin, "built-in")
+
+
+def alias_location(manifest: Manifest, alias: str) -> Location:
+    """Return the registry of an alias under a manifest's ``[registries]``."""
+    written = manifest.registries[alias]
+    origin = f"from {alias!r} under [registries] of {manifest.path.name}"
+    if "://" not in written:
+        written = str((manifest.folder / Path(written).expanduser()).absolute())
+    return Location(written, origin, "manifest", alias)
+
+
+def _in_settings(alias: str) -> str:
+    return f"from {alias!r} under [registries] of {shown(config_path())}"
+
+
+def _named(
+    text: str,
+    source: Literal["option", "variable"],
+    manifest: Manifest | None,
+    settings: Callable[[], Settings],
+) -> Location:
+    """Return what a flag or variable names: a URL, an alias, or a folder."""
+    flag = OPTION if source == "option" else VARIABLE
+    if "://" in text:
+        _refuse_secret(text)
+        return Location(text, f"from {flag}", source)
+    folder = str(Path(text).expanduser().absolute())
+    address: str | None = None
+    if manifest is not None and text in manifest.registries:
+        found = alias_location(manifest, text)
+        address, origin = found.address, found.origin
+    elif is_alias(text) and (address := settings().aliases.get(text)):
+        origin = _in_settings(text)
+    if address is None:
+        return Location(folder, f"from {flag}", source)
+    location = Location(address, f"{flag} {text}, {origin}", source, text)
+    if Path(folder).is_dir() and not location.same(folder):
+        raise RegistryError("M318", source=flag, alias=text, address=address)
+    return location
+
+
+def _normal(address: str) -> str:
+    if address.startswith("file://"):
+        address = unquote(urlsplit(address).path)
+    return normal_address(address) if "://" in address else os.path.normpath(address)
 
 
 def _refuse_secret(address: str) -> None:
@@ -44,7 +122,7 @@ def writable_folder(manifest: Manifest | None, override: str | None) -> Path:
     Raises:
         PublishError: Its address is not a folder.
     """
-    address = default_address(manifest, override)
+    address = default_location(manifest, override).address
     parts = urlsplit(address)
     if parts.scheme == "file":
         return Path(unquote(parts.path))

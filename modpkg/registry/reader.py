@@ -63,7 +63,9 @@ class Registry:
         offline: bool = False,
         warn: Callable[[str], None] | None = None,
         settings: Settings | None = None,
+        origin: str = "",
     ) -> None:
+        """``origin`` is what named the address, for messages."""
         settings = settings or Settings()
         own = settings.of(url)
         self._home = open_source(url, base, own.login)
@@ -76,6 +78,7 @@ class Registry:
                 for mirror in own.mirrors
             ]
             self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
+        self._origin = origin
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
@@ -88,6 +91,11 @@ class Registry:
     @property
     def url(self) -> str:
         return self.source.url
+
+    @property
+    def shown(self) -> str:
+        """The address, and what named it, for messages."""
+        return f"{self.url} ({self._origin})" if self._origin else self.url
 
     @property
     def folder(self) -> Path | None:
@@ -108,7 +116,7 @@ class Registry:
             try:
                 data = self._read_mutable(REGISTRY_INFO)
             except FileMissing:
-                raise NotFound("M301", url=self.url) from None
+                raise NotFound("M301", url=self.shown) from None
             info = decode_record(data, RegistryInfo, f"{self.url}/{REGISTRY_INFO}")
             if info.spec > SPEC:
                 raise RegistryError("M303", url=self.url, spec=info.spec, known=SPEC)
@@ -183,7 +191,7 @@ class Registry:
         """Return the error for a version, or a range of versions, that the registry lacks."""
         versions = ", ".join(line.version for line in self.index(name)[-5:])
         hint = f" (it has {versions})" if versions else ""
-        return NotFound("M312", name=name, version=version, registry=self.url, hint=hint)
+        return NotFound("M312", name=name, version=version, registry=self.shown, hint=hint)
 
     def record(self, line: IndexLine) -> ReleaseRecord:
         """Return the release record that an index line names, checked against the line.
@@ -256,7 +264,7 @@ class Registry:
         try:
             data = self.source.read(blob_path(digest))
         except FileMissing:
-            raise IntegrityError("M306", what=what, digest=digest, source=self.url) from None
+            raise IntegrityError("M306", what=what, digest=digest, source=self.shown) from None
         check_digest(data, digest, what, self.url)
         if self.cache is not None:
             self.cache.add(data)
@@ -278,7 +286,7 @@ class Registry:
         try:
             yield from self.source.stream(blob_path(digest), start, stop)
         except FileMissing:
-            raise IntegrityError("M306", what=what, digest=digest, source=self.url) from None
+            raise IntegrityError("M306", what=what, digest=digest, source=self.shown) from None
 
     @property
     def current_address(self) -> str:

@@ -129,7 +129,7 @@ class Catalog:
             return None
         registry = self.registry(name)
         hint = (self._elsewhere(name) if self._elsewhere else "") or _near(name, registry)
-        return NotFound("M304", name=name, registry=registry.url, hint=hint)
+        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why ``parent`` does not fit ``release``; None if it does, or expects nothing.

@@ -48,7 +48,7 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[registri]", "c.toml:1: registri is not a key of c.toml; did you mean 'registry'?"),
+        ("[registr]", "c.toml:1: registr is not a key of c.toml; did you mean 'registry'?"),
         ('[registry."models"]', "c.toml:1: registry.models is 'models', which is not an address"),
         (REGISTRY + 'tokn = "x"', "c.toml:2: {}.tokn is not a key of [{}]; did you mean 'token'?"),
         (REGISTRY + "token = 3", "c.toml:2: {}.token has to be a string, not an integer."),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modpkg.manifest.config import parse_settings
-from modpkg.registry.location import default_address
+from modpkg.registry.location import default_location
 from modpkg.registry.source import Source, open_source
 from tests.raising import raises
 from tests.registry.servers import Proxy, Server, make_certificate, redirecting, serve
@@ -160,7 +160,7 @@ def test_rejected_credentials_are_an_error_that_does_not_show_them(
 )
 def test_an_address_with_a_secret_in_it_is_refused(address: str, shown: str) -> None:
     with raises("M316") as caught:
-        default_address(None, address)
+        default_location(None, address)
     assert f"The address of {shown} contains" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 

@@ -110,7 +110,7 @@ def find_line(text: str, registries: Registries) -> IndexLine:
         return registry.line(reference.name, reference.version)
     line = newest_release(registry.index(reference.name), or_yanked=True)
     if line is None:
-        raise NotFound("M304", name=reference.name, registry=registry.url, hint="")
+        raise NotFound("M304", name=reference.name, registry=registry.shown, hint="")
     return line
 
 
