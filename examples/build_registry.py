@@ -32,10 +32,6 @@ RELEASES = [
     ("summarizer", "2.1.0"),
 ]
 """Releases that are folders here, in the order they are published."""
-BREAKING = {
-    ("summarize-lora", "1.2.0"): "rank 8 instead of 4, trained for longer; same task and base"
-}
-"""Why a version is lower than its changes require (tensors of another shape)."""
 
 
 def default_work() -> Path:
@@ -69,10 +65,9 @@ def main() -> None:
     def missing(name: str, version: str) -> bool:
         return all(line.version != version for line in Registry(str(registry)).index(name))
 
-    def release(folder: Path, why: str | None = None) -> None:
+    def release(folder: Path) -> None:
         modpkg("build", folder, "--registry", registry)
-        reason = [] if why is None else ["--allow-breaking", why]
-        modpkg("publish", folder, "--registry", registry, *reason)
+        modpkg("publish", folder, "--registry", registry)
 
     def fresh(name: str) -> Path:
         folder: Path = arguments.work / name
@@ -94,7 +89,7 @@ def main() -> None:
         if missing(name, version):
             folder = fresh(f"{name}-{version}")
             shutil.copytree(MODULES / name / version, folder)
-            release(folder, BREAKING.get((name, version)))
+            release(folder)
     print(f"The example registry is in {registry}.")
 
 

@@ -28,6 +28,8 @@ def shake(model: Any) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
+                # some of PEFT's are whatever was in memory, with init_weights=False
+                parameter.nan_to_num_(0, 0, 0).clamp_(-4, 4)
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 

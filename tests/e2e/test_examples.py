@@ -249,6 +249,7 @@ def test_an_app_uses_models_by_name_and_version(examples: Path) -> None:
         "gentle-summarizer",
         "sentiment",
         "smollm2-135m",
+        "summarize-lora",
         "summarizer",
     }
     done = subprocess.run(

@@ -184,6 +184,9 @@ def test_an_app_has_its_own_models(registry: Path, tmp_path: Path) -> None:
         "system": None,
         "chat": None,
         "max_new_tokens": 256,
+        "temperature": None,
+        "top_p": None,
+        "stop": [],
     }
 
 

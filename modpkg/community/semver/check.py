@@ -101,8 +101,9 @@ def check(
         )
     tests = compare_tests(before, after) if not stale else TestsComparison(0, (), stale)
     weights = compare_weights(before, after, count=count, progress=progress)
+    tests_hold = not tests.worse if tests.compared else None
     facts = [
-        *weight_facts(weights),
+        *weight_facts(weights, after.module.kind, tests_hold=tests_hold),
         *config_facts(before, after),
         *manifest_facts(
             before.declared,

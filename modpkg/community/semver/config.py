@@ -10,7 +10,7 @@ from typing import Any
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.core.errors import RecordError
-from modpkg.core.filenames import MODULES, REPORT, TOKENIZER
+from modpkg.core.filenames import ADAPTER_CONFIG, MODULES, REPORT, TOKENIZER
 from modpkg.core.jsonfile import parse_json
 
 _CONFIGS = re.compile(
@@ -44,6 +44,19 @@ _IGNORED = {
 _TRAINING = re.compile(r".*dropout.*|initializer_.*|init_.*")
 """Keys that only matter in training."""
 _OUTPUTS = {"architectures", "id2label", "label2id", "num_labels", "problem_type"}
+_RETRAINED = {
+    "alpha",
+    "alpha_pattern",
+    "exclude_modules",
+    "layers_to_transform",
+    "lora_alpha",
+    "r",
+    "rank",
+    "rank_pattern",
+    "target_modules",
+    "target_parameters",
+}
+"""Keys of an adapter that belong to its weights: their scale, their rank, and what they touch."""
 _GROWING = {
     "max_position_embeddings",
     "max_seq_length",
@@ -108,6 +121,8 @@ def _config(path: str, before: ModuleView, after: ModuleView) -> list[Fact]:
         if key in _IGNORED or _TRAINING.fullmatch(key) or old.get(key) == new.get(key):
             continue
         level = _level(key, old.get(key), new.get(key))
+        if key in _RETRAINED and path == ADAPTER_CONFIG and level == "major":
+            level = "minor"
         text = f"{_brief(key)} was {_brief(old.get(key))} and is {_brief(new.get(key))}"
         facts.append(Fact(path, text, level))
     return facts

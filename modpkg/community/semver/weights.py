@@ -11,6 +11,7 @@ from msgspec import Struct
 from modpkg.community.modules.view import ModuleView
 from modpkg.community.semver.levels import Fact, Level
 from modpkg.core.digests import digest_file
+from modpkg.core.records import ACTING_KINDS, Kind
 from modpkg.core.tensors import HashedTensor, byte_length, identity_of, type_of
 
 _PLACED = (".indices", ".values")
@@ -151,11 +152,19 @@ def _unchanged(
     return diff.elements - diff.changed + kept
 
 
-def weight_facts(weights: Weights) -> list[Fact]:
-    """Return what changed; nothing for modules without weights."""
+def weight_facts(weights: Weights, kind: Kind, *, tests_hold: bool | None) -> list[Fact]:
+    """Return what changed; nothing for modules without weights.
+
+    Args:
+        weights: The tensors of both versions.
+        kind: The module's kind. What an adapter, expert or patch stores is all its own: other
+            values, ranks or tensors are a retrained module, which promises what it promised.
+        tests_hold: Whether no test got worse; None if the tests of both were not compared.
+    """
+    retrained: Level = "minor" if kind in ("adapter", "expert", "patch") else "major"
     facts = [
-        *_tensors(weights.removed, "removed", "major"),
-        *_tensors(weights.other, "of another dtype or shape", "major"),
+        *_tensors(weights.removed, "removed", retrained),
+        *_tensors(weights.other, "of another dtype or shape", retrained),
         *_tensors(weights.grown, "with rows appended", "minor"),
         *_tensors(weights.added, "added", "minor"),
     ]
@@ -168,7 +177,14 @@ def weight_facts(weights: Weights) -> list[Fact]:
     if counted:
         share = _percent(counted / weights.values)
         text = f"{counted} of {weights.values} values changed ({share})"
-        facts.append(Fact("values", text, "major" if 2 * counted >= weights.values else "patch"))
+        level: Level = "patch"
+        if 2 * counted >= weights.values and kind not in ACTING_KINDS:
+            level = "major"
+        elif 2 * counted >= weights.values:
+            text += f"; the weights of this kind of module ({kind}) are all its own"
+            text += ", and its tests hold" * bool(tests_hold)
+            level = "patch" if tests_hold else "minor"
+        facts.append(Fact("values", text, level))
     return facts
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.releases import check_project
+from modpkg.community.semver.weights import Weights, weight_facts
+from modpkg.core.records import Kind
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.reader import Registry
@@ -230,10 +232,44 @@ def test_an_adapter_promises_the_bases_that_it_works_on(registry: Path, tmp_path
     assert asked(adapter(tmp_path, "1.0.1", ">=1,<3")) == ("minor", "1.1.0", ["dependencies"])
     assert asked(adapter(tmp_path, "1.0.2", ">=1.5,<2")) == ("major", "2.0.0", ["dependencies"])
     assert asked(adapter(tmp_path, "1.0.3", "~=1.0"))[0] == "patch"  # the same versions
-    assert asked(adapter(tmp_path, "1.0.4", lora_alpha=8)) == (
-        "major", "2.0.0", ["adapter_config.json"],
+    assert asked(adapter(tmp_path, "1.0.4", use_rslora=True))[0] == "minor"
+    assert asked(adapter(tmp_path, "1.0.5", peft_type="DORA"))[:2] == ("major", "2.0.0")
+
+
+def test_a_retrained_adapter_is_a_minor_change(registry: Path, tmp_path: Path) -> None:
+    publish(base(tmp_path, "1.0.0"), registry)
+    publish(adapter(tmp_path, "1.0.0"), registry)
+    assert asked(adapter(tmp_path, "1.0.1", seed=2)) == ("minor", "1.1.0", ["values"])
+    assert asked(adapter(tmp_path, "1.0.2", lora_alpha=8)) == (
+        "minor", "1.1.0", ["adapter_config.json"],
     )  # fmt: skip
-    assert asked(adapter(tmp_path, "1.0.5", seed=2)) == ("major", "2.0.0", ["values"])
+
+
+@pytest.mark.parametrize(
+    ("tests_hold", "level"), [(True, "patch"), (False, "minor"), (None, "minor")]
+)
+@pytest.mark.parametrize("kind", ["adapter", "head", "expert", "patch"])
+def test_tests_that_hold_make_a_retrained_module_a_patch(
+    kind: Kind, tests_hold: bool | None, level: str
+) -> None:
+    weights = Weights(
+        same=(), changed=("a",), grown=(), other=(), added=(), removed=(),
+        values=9, changed_values=9, touched_values=9,
+    )  # fmt: skip
+    (fact,) = weight_facts(weights, kind, tests_hold=tests_hold)
+    assert fact.level == level
+    (fact,) = weight_facts(weights, "base", tests_hold=tests_hold)
+    assert fact.level == "major"
+
+
+@pytest.mark.parametrize(("kind", "level"), [("adapter", "minor"), ("head", "major")])
+def test_another_rank_is_of_a_retrained_adapter(kind: Kind, level: str) -> None:
+    weights = Weights(
+        same=(), changed=(), grown=(), other=("a",), added=(), removed=("b",),
+        values=9, changed_values=9, touched_values=9,
+    )  # fmt: skip
+    facts = weight_facts(weights, kind, tests_hold=True)
+    assert {fact.level for fact in facts if fact.about == "tensors"} == {level}
 
 
 def collection(folder: Path, version: str, **requires: str) -> Path:
@@ -336,4 +372,4 @@ def test_places_of_a_patch_are_kept_where_their_value_is(registry: Path, tmp_pat
     one = checked(sparse(tmp_path, "1.0.2", {1: 0.5, 3: 0.25, 6: 9.0}))
     assert (one.level, one.facts[0].text) == ("patch", "1 of 6 values changed (16.7 %)")
     most = checked(sparse(tmp_path, "1.0.3", {1: 0.5}))
-    assert (most.level, most.weights and most.weights.changed_values) == ("major", 4)
+    assert (most.level, most.weights and most.weights.changed_values) == ("minor", 4)
