@@ -111,7 +111,7 @@ def test_a_lock_changelog_lists_each_module(registry: Path, tmp_path: Path) -> N
         Path("modpkg.lock").rename(f"{version}.lock")
     output = modpkg("changelog", "1.0.lock", "2.0.lock").stdout
     assert "| talker | 1.0 | 2.0 | major |" in output
-    assert "| tiny-lora | 1.0 | 2.0 | major |" in output
+    assert "| tiny-lora | 1.0 | 2.0 | minor |" in output
     assert "| tiny |" not in output
     assert "## tiny-lora 1.0 to 2.0" in output
     result = modpkg_json("changelog", "1.0.lock", "2.0.lock")
