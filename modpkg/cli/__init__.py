@@ -19,6 +19,8 @@ from modpkg.cli.everywhere import chosen, options_of_all, take_everywhere
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from modpkg.core.errors import ModpkgError
 
 COMMANDS = {
@@ -54,6 +56,7 @@ COMMANDS = {
     "vendor": "Copy all locked modules into a folder for offline use.",
     "import": "Convert a model of another format into a module (hf, gguf, peft …).",
     "export": "Write an installed model in a format that other tools load.",
+    "completion": "Print the script that completes modpkg in bash, zsh or fish.",
 }
 """Every command, with its line of help; `file_of` has its code."""
 
@@ -79,6 +82,17 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"modpkg.cli.{file_of(cmd_name)}")
         return take_everywhere(getattr(module, f"{cmd_name.replace('-', '_')}_command"))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=text)
+            for name, text in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        # Not the group's: it would import every command.
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modpkg.cli.module_names import files
 from modpkg.cli.options import project_options, trial_options, with_workspace
 from modpkg.cli.output import bad, counted, good, print_json, say, strong, tell
 from modpkg.community.bisect.search import Culprit, SkippedMix
@@ -29,8 +30,8 @@ _GENERATION = re.compile(r"@(\d{1,9})")
 
 
 @click.command("bisect")
-@click.argument("old", metavar="OLD.lock")
-@click.argument("new", metavar="NEW.lock")
+@click.argument("old", metavar="OLD.lock", shell_complete=files)
+@click.argument("new", metavar="NEW.lock", shell_complete=files)
 @click.argument("command", nargs=-1, required=True)
 @trial_options
 @project_options

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from modpkg.cli.check import check_document
+from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, say
 from modpkg.core.errors import UsageError
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @click.command("changelog")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=names_or_files)
+@click.argument("after", metavar="B", shell_complete=names_or_files)
 @project_options
 @with_workspace
 def changelog_command(workspace: Workspace, before: str, after: str, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
 from modpkg.core.files import shown, write_atomically
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="A", shell_complete=names_or_files)
+@click.argument("after", metavar="B", shell_complete=names_or_files)
 @click.option("--all", "every", is_flag=True, help="List every tensor that differs.")
 @click.option(
     "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the difference by layer."

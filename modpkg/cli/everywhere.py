@@ -52,10 +52,18 @@ def _color(context: click.Context, option: click.Parameter, when: str | None) ->
         chosen.color = {"always": True, "never": False, "auto": None}[when]
 
 
-def options_of_all() -> list[click.Option]:
+class _Unlisted(click.Option):
+    """An option that a shell completes, and that the help of its command leaves out."""
+
+    def get_help_record(self, ctx: click.Context) -> None:
+        return None
+
+
+def options_of_all(*, in_help: bool = True) -> list[click.Option]:
     """Return the options, which set `chosen` and the working folder, and pass nothing on."""
+    option = click.Option if in_help else _Unlisted
     return [
-        click.Option(
+        option(
             ["-C", "folders"],
             multiple=True,
             metavar="DIR",
@@ -65,21 +73,21 @@ def options_of_all() -> list[click.Option]:
             callback=_go,
             help="Work in DIR, as if modpkg was started there.",
         ),
-        click.Option(
+        option(
             ["-q", "--quiet"],
             count=True,
             expose_value=False,
             callback=_quiet,
             help="Print only what was asked for, and warnings; -qq leaves out warnings too.",
         ),
-        click.Option(
+        option(
             ["-v", "--verbose"],
             is_flag=True,
             expose_value=False,
             callback=_flag,
             help="Show each stage, and which folders are used.",
         ),
-        click.Option(
+        option(
             ["--color"],
             type=click.Choice(["auto", "always", "never"]),
             is_flag=False,
@@ -88,7 +96,7 @@ def options_of_all() -> list[click.Option]:
             callback=_color,
             help="Colours; auto means on terminals only. [env: NO_COLOR, FORCE_COLOR]",
         ),
-        click.Option(
+        option(
             ["--debug"],
             is_flag=True,
             expose_value=False,
@@ -102,9 +110,7 @@ def take_everywhere(command: click.Command) -> click.Command:
     """Give a command, and those in its group, the options; its help does not repeat them."""
     if any(option.name == "debug" for option in command.params):
         return command
-    for option in options_of_all():
-        option.hidden = True
-        command.params.append(option)
+    command.params += options_of_all(in_help=False)
     if isinstance(command, click.Group):
         _each(command.commands.values())
     return command

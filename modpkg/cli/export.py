@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, offline_option, user_option, with_workspace
 from modpkg.cli.output import good, print_json, tell
 from modpkg.core.names import module_name
@@ -24,7 +25,7 @@ _MODEL_WRITERS = {
 
 
 @click.command("export")
-@click.argument("name")
+@click.argument("name", shell_complete=installed_names)
 @click.option(
     "--to",
     "form",

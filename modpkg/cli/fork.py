@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from modpkg.cli.module_names import known_names
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.lineage.fork import fork
@@ -16,7 +17,7 @@ from modpkg.environment.workspace import Workspace
 
 
 @click.command("fork")
-@click.argument("origin", metavar="NAME[==VERSION]")
+@click.argument("origin", metavar="NAME[==VERSION]", shell_complete=known_names)
 @click.argument("name", metavar="NEWNAME")
 @click.option("--out", type=click.Path(path_type=Path), help="Its folder. [default: NEWNAME]")
 @project_options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modpkg.cli.module_names import known_names
 from modpkg.cli.options import policy_options, project_options, upgrade_options, with_workspace
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.core.errors import LockError, UsageError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("install")
-@click.argument("requirements", nargs=-1)
+@click.argument("requirements", nargs=-1, shell_complete=known_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be installed; change nothing.")
 @click.option("--frozen", is_flag=True, help="Install exactly the lock; fail if it is out of date.")
 @click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from modpkg.cli.module_names import known_names
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import bad, faint, good, print_json, say, strong, tell
 from modpkg.community.lineage.lineage import RELATIONS, TreeLine, read_lineage, tree_lines
@@ -17,7 +18,7 @@ from modpkg.environment.workspace import Workspace
 
 
 @click.command("log")
-@click.argument("name")
+@click.argument("name", shell_complete=known_names)
 @click.option(
     "--svg",
     type=click.Path(dir_okay=False, path_type=Path),

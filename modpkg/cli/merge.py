@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view
@@ -29,7 +30,9 @@ AUTO = "auto"
 
 
 @click.command("merge")
-@click.argument("parents", metavar="PATCH PATCH ...", nargs=-1, required=True)
+@click.argument(
+    "parents", metavar="PATCH PATCH ...", nargs=-1, required=True, shell_complete=names_or_files
+)
 @click.option(
     "--base", required=True, metavar="NAME==VERSION", help="The release that they were made from."
 )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from modpkg.cli.everywhere import chosen
+from modpkg.cli.module_names import locked_names
 from modpkg.cli.output import TerminalProgress, faint, note
 from modpkg.core.errors import ModpkgError
 from modpkg.core.home import store_folder
@@ -101,6 +102,7 @@ def upgrade_options(command: Command) -> Command:
         "--upgrade-package",
         multiple=True,
         metavar="NAME",
+        shell_complete=locked_names,
         help="Upgrade a module; repeatable.",
     )
     every = click.option(

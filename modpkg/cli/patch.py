@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modpkg.cli.module_names import files, names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, note, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view
@@ -35,7 +36,7 @@ def patch_command() -> None:
 
 
 @patch_command.command("create")
-@click.argument("copy", metavar="DIR")
+@click.argument("copy", metavar="DIR", shell_complete=files)
 @_BASE
 @_OUT
 @click.option("--name", help="The patch's name. [default: DIR's, with '-patch']")
@@ -165,7 +166,7 @@ def _document(name: str, version: str, folder: Path, patch: Patch) -> dict[str, 
 
 
 @patch_command.command("apply")
-@click.argument("patch", metavar="PATCH")
+@click.argument("patch", metavar="PATCH", shell_complete=names_or_files)
 @_BASE
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: NAME-VERSION]")
 @click.option("--name", help="The result's name. [default: the base's]")

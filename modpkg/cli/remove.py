@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.install import carry_out
+from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.workspace import Workspace
 
 
 @click.command("remove")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=locked_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; change nothing.")
 @project_options
 @with_workspace

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from modpkg.cli.module_names import files, installed_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say
 from modpkg.core.errors import RunError, UsageError
@@ -55,8 +56,8 @@ def sampling_options(command: Command) -> Command:
 
 
 @click.command("run")
-@click.argument("name")
-@click.argument("text", required=False)
+@click.argument("name", shell_complete=installed_names)
+@click.argument("text", required=False, shell_complete=files)
 @click.option(
     "--file",
     "-f",

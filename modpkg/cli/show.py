@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say, strong
 from modpkg.core.files import human_bytes
@@ -13,7 +14,7 @@ from modpkg.environment.workspace import Workspace
 
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=installed_names)
 @user_option
 @json_option
 @with_workspace

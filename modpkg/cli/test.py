@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.community.evaluate.report import TestRun, describe_result, junit_xml
@@ -16,7 +17,7 @@ from modpkg.environment.workspace import Workspace
 
 
 @click.command("test")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=installed_names)
 @click.option(
     "--junit",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say, strong
 from modpkg.environment.generations import EXACT
@@ -15,7 +16,7 @@ from modpkg.environment.workspace import Workspace
 
 
 @click.command("tree")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=locked_names)
 @user_option
 @json_option
 @with_workspace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
+from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import (
     bad,
@@ -30,7 +31,7 @@ def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 
 
 @click.command("vet")
-@click.argument("candidate")
+@click.argument("candidate", shell_complete=names_or_files)
 @click.option(
     "--against",
     metavar="NAME==VERSION",

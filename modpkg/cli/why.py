@@ -7,6 +7,7 @@ import itertools
 import click
 
 from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, note, print_json, say, strong
 from modpkg.environment.graph import Graph, shown_requirement
@@ -17,7 +18,7 @@ MAX_PATHS = 500
 
 
 @click.command("why")
-@click.argument("name")
+@click.argument("name", shell_complete=locked_names)
 @user_option
 @json_option
 @with_workspace

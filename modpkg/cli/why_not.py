@@ -6,6 +6,7 @@ import click
 from packaging.version import Version
 
 from modpkg.cli.install import show_changes
+from modpkg.cli.module_names import known_names
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, say, strong
 from modpkg.core.errors import UsageError
@@ -16,7 +17,7 @@ from modpkg.environment.workspace import Workspace
 
 
 @click.command("why-not")
-@click.argument("requirement", metavar="NAME==VERSION")
+@click.argument("requirement", metavar="NAME==VERSION", shell_complete=known_names)
 @project_options
 @with_workspace
 def why_not_command(workspace: Workspace, requirement: str, as_json: bool) -> None:

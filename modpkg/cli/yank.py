@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
 from modpkg.community.modules.reference import parse_release
@@ -14,7 +15,7 @@ from modpkg.registry.writer import RegistryWriter
 
 
 @click.command("yank")
-@click.argument("release", metavar="NAME==VERSION")
+@click.argument("release", metavar="NAME==VERSION", shell_complete=known_names)
 @click.option("--reason", default="", help="Why, for those who have it locked.")
 @click.option("--undo", is_flag=True, help="Undo the yank.")
 @registry_option
