@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "install": "Install modules, or everything in the lock file.",
+    "add": "Add modules to the project's manifest, and install them.",
     "remove": "Remove modules from the manifest and the environment.",
     "lock": "Resolve the manifest and write modpkg.lock.",
     "update": "Upgrade modules to the newest versions the manifest allows.",
@@ -47,6 +48,7 @@ COMMANDS = {
     "init": "Create the modpkg.toml of a new module or app.",
     "check": "Compute the version bump (patch/minor/major) the changes require.",
     "changelog": "Generate a changelog between two releases or locks.",
+    "version": "Show the module's version, or set it in the manifest.",
     "build": "Build a module's release into dist/.",
     "publish": "Publish a built release to a registry.",
     "fork": "Create a new module from a release.",
@@ -56,6 +58,7 @@ COMMANDS = {
     "vendor": "Copy all locked modules into a folder for offline use.",
     "import": "Convert a model of another format into a module (hf, gguf, peft …).",
     "export": "Write an installed model in a format that other tools load.",
+    "help": "Show the help of a command.",
     "completion": "Print the script that completes modpkg in bash, zsh or fish.",
 }
 """Every command, with its line of help; `file_of` has its code."""

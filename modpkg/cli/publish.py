@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from modpkg.cli.options import json_option, registry_option, with_workspace
-from modpkg.cli.output import good, print_json, strong, tell
+from modpkg.cli.output import good, print_json, say, strong, tell
 from modpkg.community.modules.project import module_project
 from modpkg.core.files import human_bytes
 from modpkg.environment.workspace import Workspace
@@ -20,11 +21,12 @@ from modpkg.environment.workspace import Workspace
     metavar="WHY",
     help="Publish even if the changes require a higher version; the reason is recorded.",
 )
+@click.option("--dry-run", is_flag=True, help="Check everything; publish nothing.")
 @registry_option
 @json_option
 @with_workspace
 def publish_command(
-    workspace: Workspace, folder: Path, allow_breaking: str | None, as_json: bool
+    workspace: Workspace, folder: Path, allow_breaking: str | None, dry_run: bool, as_json: bool
 ) -> None:
     """Publish the release in FOLDER/dist to a registry, which is created if necessary.
 
@@ -34,7 +36,18 @@ def publish_command(
     from modpkg.community.semver.releases import publish_project
 
     project = module_project(folder, workspace)
-    published, target = publish_project(project, allow_breaking)
+    published, target = publish_project(project, allow_breaking, dry_run=dry_run)
+    if as_json and dry_run:
+        print_json({**msgspec.to_builtins(published), "dry_run": True})
+        return
+    if dry_run:
+        say(
+            f"Would publish {strong(published.name)} {published.version} to {target} "
+            f"({human_bytes(published.size)} new). Dry run: nothing was published."
+            if not published.published
+            else f"{strong(published.name)} {published.version} is in {target} already."
+        )
+        return
     if as_json:
         print_json(published)
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modpkg.core.errors import UsageError
 
-_TAKES_REQUIREMENTS = ("install",)
+_TAKES_REQUIREMENTS = ("install", "add")
 _WITH_VALUE = ("-C", "--registry", "--upgrade-package", "--resolution", "--exclude-newer")
 
 
@@ -57,7 +57,7 @@ def repair_redirect(arguments: list[str]) -> list[str]:
     meant = f"{arguments[bare[0]]}>{file.name}"
     print(  # noqa: T201
         f"The shell took '>' in {meant} for a redirect into a file; modpkg installs {meant!r} "
-        f"and has removed the file {file.name!r}. Quote it next time: modpkg install '{meant}'",
+        f"and has removed the file {file.name!r}. Quote it next time: modpkg {command} '{meant}'",
         file=sys.stderr,
     )
     return [meant if place == bare[0] else text for place, text in enumerate(arguments)]

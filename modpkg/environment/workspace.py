@@ -77,6 +77,11 @@ class Workspace:
         if store is not None:
             self.store = store
 
+    @property
+    def wants_user(self) -> bool:
+        """Whether the user's own environment was asked for."""
+        return self._user
+
     @cached_property
     def project(self) -> Project:
         return find_project(user=self._user)

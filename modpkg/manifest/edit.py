@@ -26,7 +26,7 @@ from modpkg.toml.node import hint
 from modpkg.toml.positions import KeyPath, Places, Statement, scan
 from modpkg.toml.text import BOM
 
-DEPENDENCIES, REGISTRIES = "dependencies", "registries"
+DEPENDENCIES, REGISTRIES, MODULE = "dependencies", "registries", "module"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _OTHERS = ("tool", "project", "build-system")
 _OTHER_HEADER = re.compile(r"^\s*\[\[?\s*(?:tool|project|build-system)\b", re.MULTILINE)
@@ -87,6 +87,20 @@ def set_registry(text: str, alias: str, address: str) -> str:
     edited = EditableText.of(text, REGISTRIES)
     wanted = {**edited.entries, alias: address}
     return edited.added(toml_key(alias), toml_value(address)).checked(wanted)
+
+
+def set_version(text: str, version: str) -> str:
+    """Return the manifest ``text`` with another ``version`` under ``[module]``.
+
+    Raises:
+        ManifestError: ``text`` is not TOML, or cannot be edited.
+    """
+    edited = EditableText.of(text, MODULE)
+    pair = edited.pair((*edited.path, "version"))
+    wanted = {**edited.entries, "version": version}
+    if pair is not None:
+        return edited.cut(pair.value, pair.end, toml_value(version)).checked(wanted)
+    return edited.without("version").added("version", toml_value(version)).checked(wanted)
 
 
 def with_absolute_registries(text: str, folder: Path) -> str:

@@ -105,6 +105,26 @@ class RegistryWriter:
         TensorLookup(self.folder).close()  # opening it updates it
         return published
 
+    def preview(self, built: Registry, line: IndexLine) -> IndexLine:
+        """Return the index line that publishing would write, with the bytes that it would copy.
+
+        Nothing is written, and the checks are those of `publish`.
+
+        Raises:
+            What `publish` raises for the release.
+        """
+        record, tree = built.record(line), BlobTree(Path(built.url))
+        self._verify(record, line.release, tree)
+        known = (self.folder / REGISTRY_INFO).exists()
+        lines = self._reader().index(line.name) if known else []
+        for existing in lines:
+            if existing.release == line.release:
+                return existing
+        self._other_versions(line, lines)
+        digests = [*(digest for digest, _ in blobs_of(record)), parse_digest(line.release)]
+        sizes = [tree.path(d).stat().st_size for d in digests if not self.blobs.has(d)]
+        return msgspec.structs.replace(line, size=sum(sizes), published="", yanked=None)
+
     def copy_release(
         self, source: Registry, line: IndexLine, progress: Callable[[int], None] | None = None
     ) -> ReleaseRecord:

@@ -106,12 +106,15 @@ def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Pat
         return check(before, after, published=published_versions(registries), count=False)
 
 
-def publish_project(project: Workspace, reason: str | None = None) -> tuple[IndexLine, Path]:
+def publish_project(
+    project: Workspace, reason: str | None = None, *, dry_run: bool = False
+) -> tuple[IndexLine, Path]:
     """Publish what `modpkg build` wrote for a module project.
 
     Args:
         project: Its workspace.
         reason: Why a breaking change is published without a breaking version.
+        dry_run: Only check what publishing would.
 
     Returns:
         The published index line, and the folder of the registry.
@@ -131,7 +134,9 @@ def publish_project(project: Workspace, reason: str | None = None) -> tuple[Inde
     if not lines:
         raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
     writer = RegistryWriter(writable_folder(manifest, project.options.registry))
-    line = line_to_publish(project, built, lines[0], writer.folder, reason)
+    line = line_to_publish(project, built, lines[0], writer.folder, reason, dry_run=dry_run)
+    if dry_run:
+        return writer.preview(built, line), writer.folder
     project.progress.stage(f"Publishing {module.name}")
     project.progress.total(line.size)
     built = Registry(str(dist.absolute()))  # the reason is in a separate record
@@ -139,7 +144,13 @@ def publish_project(project: Workspace, reason: str | None = None) -> tuple[Inde
 
 
 def line_to_publish(
-    project: Workspace, dist: Registry, line: IndexLine, target: Path, reason: str | None
+    project: Workspace,
+    dist: Registry,
+    line: IndexLine,
+    target: Path,
+    reason: str | None,
+    *,
+    dry_run: bool = False,
 ) -> IndexLine:
     """Return the index line to publish: the built one, or one that records ``reason``.
 
@@ -152,6 +163,7 @@ def line_to_publish(
         line: The release in it.
         target: Folder of the registry.
         reason: Why a breaking change is published without a breaking version.
+        dry_run: Whether the reason is left out, because it is recorded in ``dist``.
 
     Raises:
         PublishError: The version is too low, and there is no reason.
@@ -170,6 +182,8 @@ def line_to_publish(
         return line
     if reason is None:
         raise version_too_low(result)
+    if dry_run:
+        return line
     return with_reason(Path(dist.url), line, record, reason)
 
 

@@ -1,0 +1,51 @@
+"""``add``."""
+
+from __future__ import annotations
+
+import click
+
+from modpkg.cli.install import carry_out
+from modpkg.cli.module_names import known_names
+from modpkg.cli.options import policy_options, project_options, with_workspace
+from modpkg.core.errors import UsageError
+from modpkg.core.names import parse_requirement
+from modpkg.environment.plan import InstallRequest
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.schema import Strategy
+
+
+@click.command("add")
+@click.argument("requirements", nargs=-1, required=True, shell_complete=known_names)
+@click.option("--dry-run", is_flag=True, help="Show what would be installed; change nothing.")
+@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
+@policy_options
+@project_options
+@with_workspace
+def add_command(
+    workspace: Workspace,
+    requirements: tuple[str, ...],
+    dry_run: bool,
+    strict: bool,
+    resolution: Strategy | None,
+    exclude_newer: str | None,
+    as_json: bool,
+) -> None:
+    """Add modules to the project's manifest, and install them.
+
+    The same as 'modpkg install' with these requirements, except that outside of a project it does
+    not use your user environment unless --user says so.
+    """
+    if workspace.project.is_user and not workspace.wants_user:
+        raise UsageError(
+            "M901",
+            message="no project is around this folder; 'modpkg init' makes one, and --user adds "
+            "the modules to your user environment.",
+        )
+    request = InstallRequest(
+        add=[parse_requirement(text) for text in requirements],
+        strategy=resolution,
+        exclude_newer=exclude_newer,
+        strict=strict,
+        remember=True,
+    )
+    carry_out(workspace, request, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,36 @@
+"""``help``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem
+
+from modpkg.cli.output import say
+
+
+def _commands(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    root = context.find_root()
+    found = root.command.shell_complete(root, incomplete)
+    return [item for item in found if not item.value.startswith("-")]
+
+
+@click.command("help")
+@click.argument("names", metavar="[COMMAND]...", nargs=-1, shell_complete=_commands)
+@click.pass_context
+def help_command(context: click.Context, names: tuple[str, ...]) -> None:
+    """Show the help of modpkg, or of a command, like --help after it.
+
+    \b
+      modpkg help install
+      modpkg help store gc
+    """
+    shown = context.find_root()
+    for name in names:
+        if not isinstance(shown.command, click.Group):
+            shown.fail(f"{shown.command_path!r} has no commands of its own.")
+        _, command, _ = shown.command.resolve_command(shown, [name])
+        if command is not None:
+            shown = click.Context(command, info_name=name, parent=shown)
+    say(shown.get_help())

@@ -1,0 +1,125 @@
+"""What people type by habit: help, add, version, publish --dry-run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from modpkg.manifest.bump import BumpLevel, bumped
+from modpkg.manifest.edit import set_version
+from modpkg.manifest.read import read_manifest
+from tests.cli.test_everywhere import run
+from tests.modules import publish_collection, write_module
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def test_help_of_a_command_is_what_its_option_shows(capfd: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["lock"], ["store", "gc"]):
+        status, out, _ = run(capfd, "help", *words)
+        assert (status, out) == (0, run(capfd, *words, "--help")[1])
+    status, _, err = run(capfd, "help", "lokc")
+    assert status == 2
+    assert "Did you mean 'lock'?" in err
+    status, _, err = run(capfd, "help", "lock", "more")
+    assert status == 2
+    assert "'modpkg lock' has no commands of its own" in err
+
+
+def test_add_is_for_projects(home: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    publish_collection(home / "registry", "lib", "1.5")
+    status, _, err = run(capfd, "add", "lib")
+    assert status == 2
+    assert "'modpkg init' makes one" in err
+    assert run(capfd, "init", "--name", "app")[0] == 0
+    assert run(capfd, "add", "lib>=1")[0] == 0
+    assert [str(d.requirement) for d in read_manifest(Path("modpkg.toml")).dependencies] == [
+        "lib>=1"
+    ]
+    assert run(capfd, "add")[0] == 2, "what is missing"
+    assert run(capfd, "add", "--user", "lib")[0] == 0
+    assert json.loads(run(capfd, "list", "--user", "--json")[1])["modules"][0]["name"] == "lib"
+
+
+@pytest.mark.parametrize(
+    ("before", "level", "after"),
+    [
+        ("1.2.3", "patch", "1.2.4"),
+        ("1.2.3", "minor", "1.3.0"),
+        ("1.2.3", "major", "2.0.0"),
+        ("1.2", "minor", "1.3"),
+        ("1.2", "patch", "1.2.1"),
+        ("1", "minor", "1.1"),
+        ("0.9.9", "minor", "0.10.0"),
+        ("1.2.3.4", "minor", "1.3.0.0"),
+        ("2.0.0rc1", "stable", "2.0.0"),
+        ("2.0.0.post2.dev1+local", "patch", "2.0.1"),
+        ("1!2.0", "major", "1!3.0"),
+    ],
+)
+def test_bumps(before: str, level: BumpLevel, after: str) -> None:
+    assert str(bumped(Version(before), level)) == after
+
+
+def test_version_is_shown_and_set(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_module(folder, "own", "1.2.3")
+    manifest = folder / "modpkg.toml"
+    text = "# mine\n" + manifest.read_text().replace('"1.2.3"', "'1.2.3'  # the version")
+    manifest.write_text(text)
+    assert run(capfd, "version") == (0, "own 1.2.3\n", "")
+    assert run(capfd, "version", "--bump", "minor", "--dry-run")[1] == "own 1.2.3 -> 1.3.0\n"
+    assert manifest.read_text() == text
+    assert run(capfd, "version", "--bump", "minor")[1] == "own 1.2.3 -> 1.3.0\n"
+    assert manifest.read_text() == text.replace("'1.2.3'", '"1.3.0"'), "and nothing else"
+    document = json.loads(run(capfd, "version", "2.0rc1", "--json")[1])
+    assert document == {"name": "own", "before": "1.3.0", "version": "2.0rc1"}
+    assert run(capfd, "version", "2.0", "--bump", "major")[0] == 2
+    assert run(capfd, "version", "x.y")[0] == 1
+    assert run(capfd, "version")[1] == "own 2.0rc1\n"
+
+
+def test_version_of_an_app_or_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "error[M111]" in run(capfd, "version")[2]
+    run(capfd, "init", "--name", "app")
+    assert "error[M112]" in run(capfd, "version")[2]
+
+
+def test_version_in_an_inline_table_and_a_pyproject() -> None:
+    inline = 'module = { name = "a", version = "1.0", kind = "base", license = "MIT" }\n'
+    assert 'version = "1.1"' in set_version(inline, "1.1")
+    project = (
+        '[project]\nversion = "9"\n[tool.modpkg.module]\nname = "a"\nversion = "1.0"\n'
+        'kind = "base"\nlicense = "MIT"\n'
+    )
+    assert set_version(project, "1.1") == project.replace('"1.0"', '"1.1"')
+
+
+def test_a_dry_run_of_publishing_checks_and_writes_nothing(
+    home: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_module(folder, "own", "1.0", files={"notes.txt": b"some notes"})
+    assert "error[M311]" in run(capfd, "publish", "--dry-run")[2], "it was not built"
+    assert run(capfd, "build")[0] == 0
+    out = run(capfd, "publish", "--dry-run")[1]
+    assert out.startswith("Would publish own 1.0 to ")
+    assert not (home / "registry").exists()
+    foreseen = json.loads(run(capfd, "publish", "--dry-run", "--json")[1])
+    done = json.loads(run(capfd, "publish", "--json")[1])
+    assert foreseen["dry_run"] is True
+    assert foreseen["size"] == done["size"]
+    assert "already" in run(capfd, "publish", "--dry-run")[1]
+    (folder / "notes.txt").write_bytes(b"other notes")
+    assert run(capfd, "build")[0] == 0
+    before = sorted(home.rglob("registry/**/*"))
+    status, _, err = run(capfd, "publish", "--dry-run")
+    assert status == 1
+    assert "error[M307]" in err, "what publishing would say"
+    assert sorted(home.rglob("registry/**/*")) == before
