@@ -142,6 +142,10 @@ MESSAGES: dict[str, str] = {
         "{source} {alias} can be the folder ./{alias} or the alias {alias!r} of {address}; write "
         "{source} ./{alias} for the folder, or the address."
     ),
+    "M319": (
+        "{name} is required by {by}, of the registry {one}, and by {also}, of {other}, and both "
+        "registries have it; say which is meant: run {commands}."
+    ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}{hint}, so it cannot be updated.",
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",

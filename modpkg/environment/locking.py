@@ -89,7 +89,7 @@ def resolve_lock(
 ) -> Lock:
     """Return the lock of a manifest, and pass on warnings; see `make_lock`."""
     workspace.progress.stage("Resolving")
-    registries = workspace.registries_for(manifest)
+    registries = workspace.registries_for(manifest, previous)
     locked = make_lock(manifest, registries, previous, upgrade=upgrade)
     for warning in locked.warnings:
         workspace.progress.warn(warning)
@@ -188,7 +188,9 @@ def make_lock(
     """
     policy = policy_of(manifest, now or datetime.now(timezone.utc))
     kept = kept_versions(manifest, previous, upgrade)
-    resolution = resolve(roots_of(manifest), registries.catalog(), locked=kept, policy=policy)
+    known = previous.module if previous is not None else ()
+    catalog = registries.catalog([module.name for module in known if module.name not in kept])
+    resolution = resolve(roots_of(manifest), catalog, locked=kept, policy=policy)
     lock = lock_of(
         requirements_of(manifest),
         resolution,

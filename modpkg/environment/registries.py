@@ -1,13 +1,14 @@
-"""The registry of each name: the manifest's choice, never a search over registries."""
+"""The registry of each name: the manifest's choice or what follows of it, never a search."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cached_property
 from pathlib import Path
 
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.tree import BlobTree
+from modpkg.environment.inherited import inherited, inherited_of_lock
 from modpkg.environment.policy import bounds_of
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
@@ -68,14 +69,19 @@ class Registries:
         opened: OpenRegistries,
         *,
         default: str | None = None,
+        lock: Lock | None = None,
     ) -> None:
+        """``lock`` says from which registry the modules are that the manifest does not name."""
         self._manifest = manifest
         self._opened = opened
         self._override = default
+        self._lock = lock
         self._aliases: dict[str, str] = {
-            dependency.name: dependency.registry
+            dependency.name: dependency.registry or DEFAULT
             for dependency in (*manifest.dependencies, *manifest.suites)
-            if dependency.registry is not None
+        }
+        self._direct: dict[str, str] = {
+            dependency.name: dependency.registry or DEFAULT for dependency in manifest.dependencies
         }
         self._overrides = bounds_of(manifest.overrides)
 
@@ -91,23 +97,37 @@ class Registries:
 
     def alias(self, name: str) -> str:
         """Return the alias of a name's registry."""
-        return self._aliases.get(name) or DEFAULT
+        return self._aliases.get(name) or self._inherited.get(name) or DEFAULT
+
+    @cached_property
+    def _inherited(self) -> dict[str, str]:
+        lock = self._lock
+        return {} if lock is None else inherited_of_lock(lock, self._direct, self._open)
 
     def of(self, name: str) -> Registry:
         """Return a name's registry."""
         return self._open(self.alias(name))
 
     def by_name(self, lock: Lock) -> dict[str, Registry]:
-        """Return the registry of each module of a lock."""
+        """Return the registry of each module of a lock, which is the one to go by from now on."""
+        self._lock = lock
+        self.__dict__.pop("_inherited", None)
         return {module.name: self.of(module.name) for module in lock.module}
 
-    def catalog(self) -> Catalog:
-        """Return the catalog that the resolver selects from."""
-        assigned: dict[str, Registry] = {name: self.of(name) for name in self._aliases}
+    def catalog(self, again: Container[str] = ()) -> Catalog:
+        """Return the catalog that the resolver selects from.
+
+        What is locked keeps its registry, but for the names in ``again``.
+        """
+        modules = self._lock.module if self._lock is not None else ()
+        kept = {module.name: module.registry for module in modules if module.name not in again}
+        chosen, contested = inherited(self._direct, self._open, kept)
+        assigned = {name: self._open(alias) for name, alias in (chosen | self._direct).items()}
         return Catalog(
             self._open(DEFAULT),
             assigned,
             overrides=self._overrides,
+            contested=contested,
             elsewhere=self.elsewhere,
         )
 

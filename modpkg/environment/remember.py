@@ -59,7 +59,7 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
     has_default = DEFAULT in manifest.registries or is_user or is_overridden
     if not has_default and not _others_locked(workspace, added, name):
         return Remembered(set_registry(text, DEFAULT, address), DEFAULT)
-    if not added or is_user:
+    if not added:
         return Remembered(text)
     alias = _unused(chosen.alias or name, manifest.registries)
     return Remembered(set_registry(text, alias, address), alias)

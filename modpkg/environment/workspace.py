@@ -146,14 +146,18 @@ class Workspace:
 
     @cached_property
     def registries(self) -> Registries:
-        """The registries of the project's manifest."""
-        return self.registries_for(self.manifest)
+        """The registries of the project's manifest and lock."""
+        try:
+            lock = self.lock
+        except LockError:
+            lock = None  # who needs the lock reports it
+        return self.registries_for(self.manifest, lock)
 
-    def registries_for(self, manifest: Manifest) -> Registries:
+    def registries_for(self, manifest: Manifest, lock: Lock | None = None) -> Registries:
         """Return the registries of another manifest; an address that is open is used again."""
         from modpkg.environment.registries import Registries
 
-        return Registries(manifest, self.open_registries, default=self.options.registry)
+        return Registries(manifest, self.open_registries, default=self.options.registry, lock=lock)
 
     def for_project(
         self,

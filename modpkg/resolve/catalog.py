@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from packaging.version import Version
 
-from modpkg.core.errors import NotFound
+from modpkg.core.errors import ModpkgError, NotFound
 from modpkg.core.interface import unfit_reason
 from modpkg.core.names import (
     ModuleName,
@@ -74,6 +74,7 @@ class Catalog:
         default: The registry of every name that is not in ``assigned``.
         assigned: By name, its registry; a name is never looked up in another one.
         overrides: By name, the range that replaces every requirement on it.
+        contested: By name, the error to raise where it is asked for: its registry is not known.
         elsewhere: Returns a hint for a name that its registry does not have.
     """
 
@@ -83,10 +84,12 @@ class Catalog:
         assigned: Mapping[str, Registry] | None = None,
         *,
         overrides: Mapping[str, VersionRange] | None = None,
+        contested: Mapping[str, ModpkgError] | None = None,
         elsewhere: Callable[[str], str] | None = None,
     ) -> None:
         self._default = default
         self.overrides: Mapping[str, VersionRange] = overrides or {}
+        self._contested: Mapping[str, ModpkgError] = contested or {}
         self._elsewhere = elsewhere
         self._assigned = dict(assigned or {})
         self._releases: dict[str, list[Release]] = {}
@@ -97,13 +100,23 @@ class Catalog:
         if overrides is self.overrides:
             return self
         other = Catalog(
-            self._default, self._assigned, overrides=overrides, elsewhere=self._elsewhere
+            self._default,
+            self._assigned,
+            overrides=overrides,
+            contested=self._contested,
+            elsewhere=self._elsewhere,
         )
         other._fits = self._fits
         return other
 
     def registry(self, name: str) -> Registry:
-        """Return the one registry that ``name`` comes from."""
+        """Return the one registry that ``name`` comes from.
+
+        Raises:
+            ModpkgError: It is not known which that is.
+        """
+        if name in self._contested:
+            raise self._contested[name]
         return self._assigned.get(name, self._default)
 
     @property

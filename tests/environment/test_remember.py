@@ -202,3 +202,86 @@ def test_the_commands_say_where_they_looked(home: Path, one: Path, two: Path) ->
 )
 def test_an_alias_is_added_in_every_form(before: str, after: str) -> None:
     assert set_registry(before, "a", "b") == after
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> Path:
+    """A registry in which ``lora`` requires ``base``, and ``base`` requires ``core``."""
+    publish_collection(tmp_path / "acme", "core", "3.0")
+    publish_collection(tmp_path / "acme", "base", "1.0", {"core": "*"})
+    publish_collection(tmp_path / "acme", "lora", "1.0", {"base": ">=1"})
+    return tmp_path / "acme"
+
+
+def test_the_user_environment_has_a_registry_for_each_name(
+    home: Path, acme: Path, one: Path
+) -> None:
+    text = install("lora", registry=acme)
+    assert f'acme = "{acme}"' in text
+    assert "default" not in text
+    install("lib", registry=one)
+    publish_collection(home / "registry", "own", "1.0")
+    install("own")
+    mixed = {"lora": "acme", "base": "acme", "core": "acme", "lib": "one", "own": "registry"}
+    assert registries() == mixed
+    publish_collection(acme, "lora", "1.1", {"base": ">=1"})
+    modpkg("update")
+    assert registries() == mixed
+    assert locked().find("lora").version == "1.1"  # type: ignore[union-attr]
+
+
+def test_what_a_dependency_requires_comes_from_its_registry(
+    home: Path, acme: Path, one: Path
+) -> None:
+    """Where it has the name; from the default registry else."""
+    publish_collection(acme, "lora", "1.1", {"base": "*", "lib": "*"})
+    publish_collection(home / "registry", "base", "9.0")
+    publish_collection(home / "registry", "lib", "9.0")
+    Path("modpkg.toml").write_text(
+        f'{APP}[registries]\nacme = "{acme}"\n[dependencies]\n'
+        'lora = { version = "*", registry = "acme" }\n'
+    )
+    install()
+    expected = {"lora": "acme", "base": "acme", "core": "acme", "lib": "registry"}
+    assert registries() == expected
+    assert modpkg("vendor", "copy").returncode == 0
+    assert {path.name for path in Path("copy").iterdir()} >= {"acme", "registry"}
+    assert "base" in install("base")  # said otherwise
+    assert registries() == {"lora": "acme", "base": "registry", "lib": "registry"}
+
+
+def test_a_lock_keeps_the_registry_that_it_has(home: Path, acme: Path) -> None:
+    """Of an older modpkg, where what a dependency requires came from the default registry."""
+    publish_collection(home / "registry", "base", "9.0")
+    text = (
+        f'{APP}[registries]\nacme = "{acme}"\n[dependencies]\n'
+        'lora = { version = "*", registry = "acme" }\nbase = "*"\n'
+    )
+    Path("modpkg.toml").write_text(text)
+    install()
+    lock = find_project().lock_path
+    lock.write_text(lock.read_text().replace('    "base",\n', ""))
+    Path("modpkg.toml").write_text(text.replace('base = "*"\n', ""))
+    modpkg("install", "--frozen")
+    modpkg("lock")
+    assert registries() == {"lora": "acme", "base": "registry"}
+    modpkg("lock", "--upgrade")
+    assert registries() == {"lora": "acme", "base": "acme", "core": "acme"}
+
+
+def test_a_name_of_two_registries_is_not_guessed(home: Path, acme: Path, one: Path) -> None:
+    publish_collection(home / "registry", "core", "1.0")
+    publish_collection(home / "registry", "top", "1.0", {"core": "*"})
+    Path("modpkg.toml").write_text(
+        f'{APP}[registries]\nacme = "{acme}"\n[dependencies]\ntop = "*"\n'
+        'lora = { version = "*", registry = "acme" }\n'
+    )
+    text = Path("modpkg.toml").read_text()
+    for remedy, version in (("--registry acme", "3.0"), ("", "1.0")):
+        Path("modpkg.toml").write_text(text)
+        command = f"modpkg install core {remedy}".strip()
+        with raises("M319", match=f"core is required by top, .* and by base, .*'{command}'"):
+            install()
+        modpkg(*command.split()[1:])
+        assert locked().find("core").version == version  # type: ignore[union-attr]
+        find_project().lock_path.unlink()

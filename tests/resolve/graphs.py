@@ -29,7 +29,7 @@ EXPECTS = {
 class MemoryRegistry:
     """What a catalog asks of a registry, without files."""
 
-    url = "memory"
+    url = shown = "memory"
     name = "memory"
     folder = Path()
 

@@ -53,7 +53,7 @@ def open_session(
     project, progress = workspace.project, workspace.progress
     text = with_absolute_registries(workspace.text, project.folder)
     trial_project = Project(command.root / "project" / project.manifest_path.name)
-    registries = workspace.registries_for(trial_project.parse(text))
+    registries = workspace.registries_for(trial_project.parse(text), workspace.usable_lock())
     with contextlib.ExitStack() as stack:
         if command.arguments:
             judge = CommandJudge(command, trial_project, request, workspace)

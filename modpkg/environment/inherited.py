@@ -1,0 +1,152 @@
+"""From which registry a name comes that only other modules require: from theirs.
+
+What a dependency with a registry of its own requires comes from that registry too, where it has the
+name, and so on at any depth; all else comes from the default registry. Which registry that is does
+not depend on the versions that are chosen: every release of a name counts. A name that two
+registries could be asked for, since both have it and modules of both require it, is asked of
+neither until the manifest says which is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from modpkg.core.errors import ModpkgError, RegistryError
+from modpkg.core.names import read_requirement
+from modpkg.core.records import IndexLine
+from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import Lock
+
+Open = Callable[[str], Registry]
+"""Returns the registry of an alias."""
+
+
+def inherited_of_lock(lock: Lock, direct: Mapping[str, str], open_: Open) -> dict[str, str]:
+    """Return the alias of each locked module that the manifest does not name.
+
+    It is the one whose registry has the identity that the lock records. The alias of the module
+    that requires it is tried first; what none has keeps the default.
+
+    Args:
+        lock: The lock.
+        direct: The alias of each dependency of the manifest.
+        open_: Opens a registry.
+    """
+    aliases = sorted(set(direct.values()) - {DEFAULT})
+    found: dict[str, str] = {}
+    queue = list(direct) if aliases else []
+    for name in queue:
+        own = direct.get(name) or found[name]
+        module = lock.find(name)
+        for wanted in _names(module.requires) if module is not None else ():
+            locked = lock.find(wanted)
+            if locked is None or wanted in direct or wanted in found:
+                continue
+            tried = (own, *(alias for alias in (*aliases, DEFAULT) if alias != own))
+            matching = (one for one in tried if _identity(open_, one) == locked.registry)
+            found[wanted] = next(matching, DEFAULT)
+            queue.append(wanted)
+    for module in lock.module if aliases else ():  # what an extra requires
+        if module.name not in direct and module.name not in found:
+            tried = (*aliases, DEFAULT)
+            matching = (one for one in tried if _identity(open_, one) == module.registry)
+            found[module.name] = next(matching, DEFAULT)
+    return found
+
+
+def inherited(
+    direct: Mapping[str, str], open_: Open, kept: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, ModpkgError]]:
+    """Return the alias of each name that the dependencies require, and the errors of others.
+
+    Args:
+        direct: The alias of each dependency of the manifest.
+        open_: Opens a registry.
+        kept: The registry's identity for names that are locked, which is kept where it can be.
+
+    Raises:
+        ModpkgError: The registry of a dependency cannot be read.
+    """
+    claims: dict[str, dict[str, str]] = {}
+    lacking: dict[str, str] = {}
+    for alias in sorted(set(direct.values()) - {DEFAULT}):
+        roots = [name for name, own in direct.items() if own == alias]
+        for parent, name, has in _reached(open_(alias), roots, direct):
+            if has:
+                claims.setdefault(name, {}).setdefault(alias, parent)
+            else:
+                lacking.setdefault(name, parent)
+    if not claims:
+        return {}, {}
+    roots = [name for name, own in direct.items() if own == DEFAULT]
+    try:
+        lacked = [name for name in lacking if name not in claims]
+        for parent, name, has in _reached(open_(DEFAULT), [*roots, *lacked], direct):
+            if has and name in claims:
+                claims[name][DEFAULT] = parent
+    except ModpkgError:  # the resolver tells it, if it needs that registry
+        pass
+    chosen: dict[str, str] = {}
+    contested: dict[str, ModpkgError] = {}
+    for name, claim in claims.items():
+        before = kept.get(name)
+        again = [one for one in (*claim, DEFAULT) if before and _identity(open_, one) == before]
+        if again:
+            chosen[name] = again[0]
+        elif len({_identity(open_, alias) for alias in claim}) == 1:
+            chosen[name] = DEFAULT if DEFAULT in claim else next(iter(claim))
+        else:
+            contested[name] = _contested(name, claim, open_)
+    return chosen, contested
+
+
+def _reached(
+    registry: Registry, roots: list[str], direct: Mapping[str, str]
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield who requires which other name in a registry, and whether it has that.
+
+    What the manifest names is left out.
+    """
+    queue, seen = list(roots), {*roots, *direct}
+    for name in queue:
+        for line in registry.index(name):
+            for wanted in _names(_texts(line)):
+                if wanted in seen:
+                    continue
+                seen.add(wanted)
+                has = bool(registry.index(wanted))
+                yield name, wanted, has
+                if has:
+                    queue.append(wanted)
+
+
+def _texts(line: IndexLine) -> list[str]:
+    return [*line.requires, *(text for texts in line.extras.values() for text in texts)]
+
+
+def _names(requires: list[str]) -> list[str]:
+    return [str(read_requirement(text).name) for text in requires]
+
+
+def _identity(open_: Open, alias: str) -> str | None:
+    try:
+        return open_(alias).name
+    except ModpkgError:
+        return None
+
+
+def _contested(name: str, claim: Mapping[str, str], open_: Open) -> RegistryError:
+    (one, by), (other, also) = sorted(claim.items(), key=lambda item: item[0] != DEFAULT)[:2]
+    commands = [f"modpkg install {name} --registry {alias}" for alias in (one, other)]
+    if one == DEFAULT:
+        commands[0] = f"modpkg install {name}"
+    return RegistryError(
+        "M319",
+        name=name,
+        by=by,
+        also=also,
+        one=open_(one).url,
+        other=open_(other).url,
+        commands=f"'{commands[0]}' or '{commands[1]}'",
+    )
