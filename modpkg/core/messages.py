@@ -146,6 +146,7 @@ MESSAGES: dict[str, str] = {
         "{name} is required by {by}, of the registry {one}, and by {also}, of {other}, and both "
         "registries have it; say which is meant: run {commands}."
     ),
+    "M320": "Reading the registry at {url} needs credentials, and {reason}; {remedy}.",
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}{hint}, so it cannot be updated.",
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.home import config_path
+from modpkg.registry.credentials import missing_credentials
 
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
+_METADATA = ("//169.254.169.254/", "//metadata.google.internal/", "//metadata/")
+"""Where a cloud's machines get credentials; asked last, when nothing else has any."""
 _STATUSES = {
     429: "it limits the rate of requests (429)",
 }
@@ -34,6 +38,9 @@ def request_error(
     sent.
     """
     text = str(error)
+    scheme = urlsplit(url).scheme
+    if scheme not in ("http", "https") and any(sign in text for sign in _METADATA):
+        return missing_credentials(url)
     if match := _STATUS.search(text):
         status = int(match[1])
         if status == 410:
@@ -54,7 +61,10 @@ def request_error(
 
 
 def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryUnreachable:
-    if logged_in:
+    if urlsplit(url).scheme not in ("http", "https"):
+        reason = f"forbids reading {path} with the credentials that were found"
+        remedy = "ask its owner for access, or use others (AWS_…, GOOGLE_…, AZURE_…)"
+    elif logged_in:
         reason = f"rejects the credentials for {path}"
         remedy = f"correct them in {config_path()}"
     elif status == 401:

@@ -16,6 +16,7 @@ from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.files import denied
 from modpkg.core.home import config_path
 from modpkg.manifest.config import Login
+from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
 
 ARRIVAL = 1 << 18
@@ -147,10 +148,12 @@ class ObjectSource:
             # reqwest drops this header when it follows a redirect to another origin
             client["default_headers"] = {"Authorization": self._login.authorization()}
         retries = {"max_retries": self.RETRIES, "retry_timeout": 2 * self._patience}
-        options: dict[str, Any] = {"client_options": client, "retry_config": retries}
+        options = store_options(self.url) | {"client_options": client, "retry_config": retries}
         try:
             return from_url(self.url, **options)
         except Exception as error:
+            if "Account must be specified" in str(error):
+                raise missing_credentials(self.url) from None
             reason = str(error).splitlines()[0]
             raise RegistryUnreachable("M302", url=self.url, reason=reason) from None
 
