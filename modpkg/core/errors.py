@@ -149,6 +149,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M214",
             "M215",
             "M216",
+            "M217",
             "M220",
             "M760",
             "M804",

@@ -84,6 +84,10 @@ MESSAGES: dict[str, str] = {
         "shows. {remedy}"
     ),
     "M216": "{what} does not fit its architecture: {reason}; {remedy}.",
+    "M217": (
+        "{tensor!r} of {what} has {count} non-finite values (NaN or infinity), and nothing could "
+        "be composed with it; fix the training that produced it."
+    ),
     "M220": (
         "{tensor!r} of {module} has shape {shape} and no values: it was saved under ZeRO-3 without "
         "gathering. Save it again with stage3_gather_16bit_weights_on_model_save = true, or make "

@@ -122,8 +122,8 @@ def build(
         tokenizer = files.get(TOKENIZER)
         ports = ports_of(config, tokenizer.digest if tokenizer else None)
         parts = tensors_of(content)
-        if module.kind == "patch":
-            _check_finite(module.name, parts)
+        if module.kind in ("adapter", "patch"):
+            _check_finite(module, parts)
         provides = None
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
@@ -218,11 +218,13 @@ def _index_line(record: ReleaseRecord, release: Digest, weights: int) -> IndexLi
     )
 
 
-def _check_finite(what: str, parts: Mapping[str, Part]) -> None:
-    """Check that a patch's tensors are finite, without reading the base."""
+def _check_finite(module: ModuleTable, parts: Mapping[str, Part]) -> None:
+    """Check that the tensors of an adapter or a patch are finite, without reading the base."""
     for name, part in parts.items():
         if count := count_nonfinite(part.path, part.offset, part.length, part.dtype):
-            raise PatchError("M733", what=what, tensor=name, count=count)
+            if module.kind == "patch":
+                raise PatchError("M733", what=module.name, tensor=name, count=count)
+            raise ReleaseError("M217", what=module.name, tensor=name, count=count)
 
 
 def _built_from(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 
 from modpkg.release.finite import count_nonfinite
+from tests import tiny
+from tests.raising import raises
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,14 @@ def test_counts_agree_with_torch(name: str, dtype: torch.dtype, tmp_path: Path) 
     path.write_bytes(b"before" + raw)
     wanted = int((~torch.isfinite(wide)).sum())
     assert count_nonfinite(path, 6, len(raw), name) == wanted
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_an_adapter_that_is_not_finite_is_told_when_it_is_built(tmp_path: Path, value: str) -> None:
+    tiny.publish(tiny.write_base(tmp_path / "tiny"), tmp_path / "registry")
+    folder = tiny.write_adapter(tmp_path / "lora")
+    weights = bytearray((folder / "adapter_model.safetensors").read_bytes())
+    weights[-4:] = struct.pack("<f", float(value))
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    with raises("M217", match="1 non-finite"):
+        tiny.publish(folder, tmp_path / "registry")
