@@ -164,19 +164,26 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if chosen.debug:
             raise
-        from modpkg.core.files import denied
+        from modpkg.core.files import refusal_of
 
-        if (refusal := denied(error)) is not None:
-            _fail(refusal, own)
-        where = f"{error.filename}: " if error.filename else ""
-        _leave(f"error: {where}{error.strerror or error}. --debug shows where.", 1)
+        _fail(refusal_of(error), own)
 
 
 def _fail(error: ModpkgError, arguments: list[str]) -> NoReturn:
     from modpkg.cli.output import show_error
 
     show_error(error, as_json="--json" in arguments)
-    sys.exit(2 if error.code == "M901" else 1)
+    sys.exit(2 if _is_usage(error, arguments) else 1)
+
+
+def _is_usage(error: ModpkgError, arguments: list[str]) -> bool:
+    """Return whether the command was used wrongly: a value that was typed is malformed."""
+    from modpkg.core.errors import InvalidValue, UsageError
+
+    if isinstance(error, InvalidValue):
+        typed = [text for text in map(str, error.values.values()) if text]
+        return any(text in argument for text in typed for argument in arguments)
+    return isinstance(error, UsageError)
 
 
 def _leave(message: str, status: int) -> None:

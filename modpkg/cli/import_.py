@@ -10,8 +10,9 @@ import click
 
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, tell, warn
+from modpkg.core.errors import InvalidValue, UsageError
 from modpkg.core.files import shown
-from modpkg.core.names import module_name, parse_requirement, parse_version
+from modpkg.core.names import ModuleName, module_name, parse_requirement, parse_version
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
@@ -102,6 +103,21 @@ def import_safetensors_command(**options: Any) -> None:
     _convert(import_plain, **options)
 
 
+def _name(name: str | None, stem: str) -> ModuleName:
+    """Return the new module's name: as given, or the source's.
+
+    Raises:
+        InvalidValue: ``name`` is not a module name.
+        UsageError: The source's name is not one.
+    """
+    try:
+        return module_name(name or stem)
+    except InvalidValue as error:
+        if name is not None:
+            raise
+        raise UsageError("M901", message=f"{error} Pass --name with one.") from None
+
+
 def _convert(
     importer: Callable[..., list[str]],
     *,
@@ -115,7 +131,7 @@ def _convert(
 ) -> None:
     """Run an importer and print what it wrote; ``options`` are those of the format."""
     stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
-    chosen, normal = module_name(name or stem), str(parse_version(version))
+    chosen, normal = _name(name, stem), str(parse_version(version))
     folder = out if out is not None else Path(chosen)
     with TerminalProgress() as progress:
         progress.stage("Importing")

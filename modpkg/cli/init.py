@@ -8,10 +8,11 @@ import click
 
 from modpkg.cli.output import good, tell
 from modpkg.core.errors import UsageError
-from modpkg.core.filenames import MANIFEST
+from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.core.files import write_atomically
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS
+from modpkg.manifest.find import find_manifest
 from modpkg.manifest.starter import new_manifest
 
 
@@ -24,6 +25,12 @@ def init_command(folder: Path, kind: str | None, name: str | None) -> None:
     path = folder / MANIFEST
     if path.exists():
         raise UsageError("M901", message=f"{path} exists; 'modpkg init' does not replace it.")
+    if find_manifest(folder) == (other := folder.absolute() / PYPROJECT):
+        raise UsageError(
+            "M901",
+            message=f"{other} has [tool.modpkg], the manifest of this folder; a {MANIFEST} beside "
+            "it would take its place. Edit that, or remove it first.",
+        )
     chosen = module_name(name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, new_manifest(kind or "app", chosen).encode())

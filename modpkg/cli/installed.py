@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
-from modpkg.core.errors import InstallError
+from modpkg.core.installed import InstalledModel
 from modpkg.core.names import module_name
+from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.generations import Generation, ModuleState
 from modpkg.environment.graph import Graph
 from modpkg.environment.workspace import Workspace
@@ -19,7 +18,7 @@ def find_installed(workspace: Workspace) -> Generation:
     """
     generation = workspace.environment.current()
     if generation is None:
-        raise InstallError("M503", path=workspace.environment.root)
+        raise nothing_installed(workspace)
     return generation
 
 
@@ -31,7 +30,17 @@ def find_installed_module(graph: Graph, workspace: Workspace, text: str) -> Modu
     """
     name = module_name(text)
     if name not in graph.modules:
-        close = difflib.get_close_matches(name, graph.modules, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InstallError("M504", name=name, path=workspace.environment.root, hint=hint)
+        raise not_installed(workspace, name, graph.modules)
     return graph.modules[name]
+
+
+def find_assembly(generation: Generation, workspace: Workspace, text: str) -> InstalledModel | None:
+    """Return the model of a ``[models.NAME]``, which is no module; None if the name is another.
+
+    Raises:
+        EnvironmentDamaged: Its record is missing or damaged.
+    """
+    name = module_name(text)
+    if name not in generation.models or any(item.name == name for item in generation.modules):
+        return None
+    return workspace.environment.model(name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
-from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.installed import find_assembly, find_installed, find_installed_module
 from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say, strong
 from modpkg.core.files import human_bytes
+from modpkg.core.installed import InstalledModel
 from modpkg.environment.graph import Graph
 from modpkg.environment.workspace import Workspace
 
@@ -21,6 +24,9 @@ from modpkg.environment.workspace import Workspace
 def show_command(workspace: Workspace, name: str, as_json: bool) -> None:
     """Show details of an installed module: origin, requirements, fit and composition."""
     generation = find_installed(workspace)
+    if (assembly := find_assembly(generation, workspace, name)) is not None:
+        _show_assembly(assembly, workspace, as_json)
+        return
     module = find_installed_module(Graph(generation), workspace, name)
     runnable = generation.models.get(module.name)
     if as_json:
@@ -42,12 +48,30 @@ def show_command(workspace: Workspace, name: str, as_json: bool) -> None:
     ]
     fields += [("Fit", f"{fit} on {base}") for base, fit in module.fits.items()]
     if runnable is not None:
-        model = workspace.environment.model(module.name)
-        task = model.task or {}
-        fields += [
-            ("Task", str(task.get("kind", "from the architecture"))),
-            ("Composed", ", ".join(f"{part} {version}" for part, version in model.modules.items())),
-            ("Result", model.result or "composed when it is first loaded"),
-        ]
+        fields += _model_fields(workspace.environment.model(module.name))
+    _say_fields(fields)
+
+
+def _show_assembly(model: InstalledModel, workspace: Workspace, as_json: bool) -> None:
+    """Show a model of the manifest, which has no release."""
+    if as_json:
+        document = {"name": model.name, "modules": model.modules, "runs": True}
+        print_json({**document, "task": model.task, "key": model.key, "result": model.result})
+        return
+    say(strong(model.name))
+    say(faint(f"(a model of {workspace.project.manifest_path.name}: [models.{model.name}])"))
+    _say_fields(_model_fields(model))
+
+
+def _model_fields(model: InstalledModel) -> list[tuple[str, str]]:
+    task = model.task or {}
+    return [
+        ("Task", str(task.get("kind", "from the architecture"))),
+        ("Composed", ", ".join(f"{part} {version}" for part, version in model.modules.items())),
+        ("Result", model.result or "composed when it is first loaded"),
+    ]
+
+
+def _say_fields(fields: Iterable[tuple[str, str]]) -> None:
     for label, text in fields:
         say(f"  {label + ':':<10} {text}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.installed import find_assembly, find_installed, find_installed_module
 from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say, strong
@@ -24,7 +24,9 @@ def tree_command(workspace: Workspace, name: str | None, as_json: bool) -> None:
     """Show the dependency tree, from the roots or from one module."""
     generation = find_installed(workspace)
     graph = Graph(generation)
-    if name is not None:
+    if name is not None and (model := find_assembly(generation, workspace, name)) is not None:
+        tops = [part for part in model.modules if part in graph.modules]
+    elif name is not None:
         tops = [find_installed_module(graph, workspace, name).name]
     else:
         tops = [root.name for root in graph.roots]

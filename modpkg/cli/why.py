@@ -6,7 +6,7 @@ import itertools
 
 import click
 
-from modpkg.cli.installed import find_installed, find_installed_module
+from modpkg.cli.installed import find_assembly, find_installed, find_installed_module
 from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, note, print_json, say, strong
@@ -26,6 +26,14 @@ def why_command(workspace: Workspace, name: str, as_json: bool) -> None:
     """Show why a module is installed: every path of requirements to it, shortest first."""
     generation = find_installed(workspace)
     graph = Graph(generation)
+    if (assembly := find_assembly(generation, workspace, name)) is not None:
+        required = f"[models.{assembly.name}]"
+        if as_json:
+            step = {"name": assembly.name, "version": assembly.version, "required": required}
+            print_json([[step]])
+        else:
+            say(f"the manifest -> {strong(assembly.name)} {faint(f'({required})')}")
+        return
     module = find_installed_module(graph, workspace, name)
     paths = list(itertools.islice(graph.paths(module.name), MAX_PATHS + 1))
     if len(paths) > MAX_PATHS:

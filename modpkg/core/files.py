@@ -86,6 +86,26 @@ def denied(error: OSError) -> InstallError | None:
     return InstallError("M510", path=path, reason=_reason_of(error, path), remedy=remedy)
 
 
+def refusal_of(error: OSError) -> InstallError:
+    """Return the error for what the operating system refused."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(Path(name or ".").absolute())
+    if (refusal := denied(error)) is not None:
+        return refusal
+    remedies = {
+        errno.ENOENT: "check its spelling and the working folder, or make it first",
+        errno.ENOTDIR: "name a folder, or remove the file that stands in its way",
+        errno.EISDIR: "name a file in it",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.ELOOP: "remove the link that leads to itself",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }
+    remedy = remedies.get(error.errno or 0, "run the command again; --debug shows where")
+    reason = (error.strerror or str(error)).lower()
+    return InstallError("M510", path=name or "A file", reason=reason, remedy=remedy)
+
+
 def _reason_of(error: OSError, path: Path) -> str:
     reason = (error.strerror or str(error)).lower()
     try:

@@ -12,6 +12,9 @@ from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.records import DigestText, ReleaseRecord, Shape
 from modpkg.core.sealed import unseal
 
+REPAIR = "'modpkg install' repairs it"
+"""What to do about a damaged environment."""
+
 
 class TensorRef(Struct, frozen=True):
     """A tensor's bytes on this machine; they were verified when they came into the store."""
@@ -89,4 +92,4 @@ def read_model(folder: Path) -> InstalledModel:
     try:
         return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)
     except (OSError, msgspec.MsgspecError) as error:
-        raise EnvironmentDamaged("M506", path=folder, reason=str(error)) from None
+        raise EnvironmentDamaged("M506", path=folder, reason=str(error), remedy=REPAIR) from None

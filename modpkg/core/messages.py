@@ -54,7 +54,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M203": ("{path} is a link, and a release has only regular files; replace it with the file."),
     "M204": (
-        "{folder} has no *.safetensors file, and a module of kind {kind!r} needs weights; "
+        "{folder} has no *.safetensors file, and a module of kind {kind!r} needs {needs}; "
         "'modpkg import' makes a module from a model directory or file."
     ),
     "M205": "Tensor {tensor!r} is both in {first} and in {second}; keep it in one of them.",
@@ -66,7 +66,7 @@ MESSAGES: dict[str, str] = {
     "M208": "Tensor {tensor!r} of {module} cannot be matched to {base}: {reason}.",
     "M209": "{what} is not a valid {kind}: {reason}.",
     "M210": (
-        "{where}: a module of kind {kind!r} acts on a base; list the base it was trained on "
+        "{where}: a module of kind {kind!r} acts on a base{found}; list the base it was trained on "
         "under [dependencies], like 'smollm2-135m = \">=1.0,<2\"'."
     ),
     "M211": "{where}: {path} does not exist; {remedy}.",
@@ -173,10 +173,10 @@ MESSAGES: dict[str, str] = {
         "Not enough disk space at {path}: {needed} needed, {free} free; nothing was changed. Free "
         "some, or set MODPKG_HOME to a folder on another disk."
     ),
-    "M503": "Nothing is installed in {path}; run 'modpkg install NAME'.",
+    "M503": "Nothing is installed in {path}; run '{command}'.",
     "M504": "{name!r} is not installed in {path}{hint}.",
     "M505": "{path} has no earlier generation{hint}.",
-    "M506": "{path} is damaged ({reason}); 'modpkg install' repairs it.",
+    "M506": "{path} is damaged ({reason}); {remedy}.",
     "M507": "{name!r} is not a dependency in {manifest}{hint}.",
     "M508": (
         "{what} was changed in {path} since it was fetched, and was not used; run "

@@ -10,7 +10,7 @@ from msgspec import structs
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, IntegrityError
 from modpkg.core.files import write_atomically
-from modpkg.core.installed import InstalledModule, read_model
+from modpkg.core.installed import REPAIR, InstalledModule, read_model
 from modpkg.core.sealed import seal
 from modpkg.environment.generations import COMPLETE, Environment, Generation, ModuleState
 from modpkg.environment.install import counted, fetch_plan, link_packs
@@ -106,5 +106,5 @@ def _module(environment: Environment, store: Store, state: ModuleState) -> Insta
         if error.code != "M306":
             raise
     raise EnvironmentDamaged(
-        "M506", path=environment.root, reason=f"the store no longer has {what}"
+        "M506", path=environment.root, reason=f"the store no longer has {what}", remedy=REPAIR
     )

@@ -23,9 +23,9 @@ from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
-from modpkg.core.installed import InstalledModel, read_model
+from modpkg.core.installed import REPAIR, InstalledModel, read_model
 from modpkg.core.records import Kind
-from modpkg.core.sealed import check_seal, unseal
+from modpkg.core.sealed import unseal
 
 
 def text_digest(text: str) -> Digest:
@@ -35,6 +35,12 @@ def text_digest(text: str) -> Digest:
 
 KEPT = 5
 """Number of generations that are kept, including the current one."""
+
+EARLIER = (
+    "copy the manifest and modpkg.lock in it over the project's, and run 'modpkg install', which "
+    "installs the same again"
+)
+"""What to do about a damaged generation that is not the current one."""
 
 COMPLETE = "generation.json"
 EXACT = "exact"
@@ -142,7 +148,10 @@ class Environment:
             data = (self.folder(number) / COMPLETE).read_bytes()
             return unseal(data, Generation)
         except (OSError, msgspec.MsgspecError) as error:
-            raise EnvironmentDamaged("M506", path=self.root, reason=str(error)) from None
+            reason, remedy = str(error), REPAIR if number == self.current_number() else EARLIER
+            raise EnvironmentDamaged(
+                "M506", path=self.folder(number), reason=reason, remedy=remedy
+            ) from None
 
     def is_complete(self, generation: Generation) -> bool:
         """Return whether the generation has all its packs, at their lengths, and intact records."""
@@ -153,7 +162,7 @@ class Environment:
         models = self.folder(generation.number) / "models"
         try:
             for name in generation.models:
-                check_seal((models / name / MODEL_RECORD).read_bytes())
+                unseal((models / name / MODEL_RECORD).read_bytes(), InstalledModel)
         except (OSError, msgspec.MsgspecError):
             return False
         return True

@@ -25,6 +25,7 @@ from modpkg.core.sealed import seal
 from modpkg.environment.fits import measure_drift
 from modpkg.environment.generations import (
     COMPLETE,
+    EARLIER,
     EXACT,
     Environment,
     Generation,
@@ -379,7 +380,10 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
         folder = environment.folder(number)
         if not environment.is_complete(generation):
             raise EnvironmentDamaged(
-                "M506", path=folder, reason="a pack or a model's record is incomplete"
+                "M506",
+                path=folder,
+                reason="a pack or a model's record is incomplete",
+                remedy=EARLIER,
             )
         write_atomically(project.lock_path, (folder / LOCK_NAME).read_bytes())
         untouched = current is not None and current.manifest == text_digest(project.text())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from modpkg.core.errors import ConversionError, InstallError
+from modpkg.core.errors import ConversionError
 from modpkg.core.names import module_name
+from modpkg.environment.absent import nothing_installed
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
 from modpkg.interop.peft import base_names, export_peft, fetch_adapter
@@ -39,7 +40,7 @@ def adapter_directory(workspace: Workspace, name: str) -> Path:
     wanted, environment = module_name(name), workspace.environment
     number = environment.current_number()
     if number is None:
-        raise InstallError("M503", path=environment.root)
+        raise nothing_installed(workspace)
     out = environment.folder(number) / "directories" / f"{wanted}.peft"
 
     def write() -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -223,13 +224,27 @@ def _run_otherwise(config: Mapping[str, Any], compared: ArchitectureFit) -> list
 def _without_config(source: Path) -> str:
     """Return why a folder without a config.json is not a model, and what it is instead."""
     if (source / ADAPTER_CONFIG).is_file():
-        return "it is an adapter ('modpkg import peft' takes it)"
+        return f"it is an adapter (import it so: {peft_command(source)})"
     if source.is_file():
-        return "it is a file ('modpkg import safetensors' or 'gguf' takes one)"
+        form = "gguf" if source.suffix == ".gguf" else "safetensors"
+        return f"it is a file (import it so: modpkg import {form} {shlex.quote(str(source))})"
     if reason := _gguf(source):
         return f"it has no config.json; {reason}"
     if snapshots := sorted(path.parent.name for path in source.glob(f"snapshots/*/{CONFIG}")):
-        return f"it is a model's folder of a hub's cache; import snapshots/{snapshots[-1]}"
+        reason = f"it is a model's folder of a hub's cache; import snapshots/{snapshots[-1]}"
+        return (
+            f"{reason}: modpkg import hf {shlex.quote(str(source / 'snapshots' / snapshots[-1]))}"
+        )
+    if cached := sorted(source.glob("models--*/snapshots/*")) or sorted(
+        source.glob("hub/models--*/snapshots/*")
+    ):
+        folders = dict.fromkeys(path.parents[1].name for path in cached)
+        names = [name.removeprefix("models--").replace("--", "/") for name in folders]
+        form = "peft --base NAME" if (cached[0] / ADAPTER_CONFIG).is_file() else "hf"
+        return (
+            f"it is a hub's cache, of {listed(names)}; import one of its models, like: "
+            f"modpkg import {form} {shlex.quote(str(cached[0]))}"
+        )
     inside = sorted(path.parent.name for path in source.glob(f"*/{CONFIG}"))
     hint = f"; its folders {listed(inside)} have one" if inside else ""
     return f"it has no config.json{hint}"
@@ -240,7 +255,7 @@ def _without_weights(source: Path, checkpoint: Checkpoint) -> str:
     if (source / WEIGHTS).is_symlink():
         return f"its {WEIGHTS} is a broken link; fetch the folder again"
     if (source / ADAPTER_CONFIG).is_file():
-        return "it has an adapter's files only ('modpkg import peft' takes them)"
+        return f"it has an adapter's files only (import them so: {peft_command(source)})"
     if others := sorted(path.name for path in source.glob("*.safetensors")):
         return (
             f"{checkpoint.why}, so that it is not known whether {listed(others)} is the whole "
@@ -251,10 +266,26 @@ def _without_weights(source: Path, checkpoint: Checkpoint) -> str:
         if others and pattern != "*.gguf":
             kind = "pickles" if pattern in PICKLES else "of a format that is not imported"
             return (
-                f"its weights are {kind} ({others[0]}); load it with the library that wrote it "
-                "(transformers, as a rule) and save_pretrained() it, which writes safetensors"
+                f"its weights are {kind} ({others[0]}); save them as safetensors first: "
+                f"{_rewritten(source)}. Then: modpkg import hf NEW"
             )
     return _gguf(source) or "it has no *.safetensors"
+
+
+def peft_command(source: Path) -> str:
+    """Return the command that imports an adapter's folder."""
+    return f"modpkg import peft {shlex.quote(str(source))} --base NAME"
+
+
+def _rewritten(source: Path) -> str:
+    """Return the Python that saves a folder's model as safetensors in a folder NEW."""
+    architectures = read_json(source / CONFIG).get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    known = isinstance(name, str) and name.isidentifier()
+    return (
+        f"transformers.{name if known else 'AutoModel'}.from_pretrained({str(source)!r}, "
+        "dtype='auto').save_pretrained('NEW'), and copy its tokenizer's files into NEW"
+    )
 
 
 def _gguf(source: Path) -> str | None:

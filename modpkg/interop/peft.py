@@ -14,9 +14,7 @@ import msgspec
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import (
     ConversionError,
-    InstallError,
     ModpkgError,
-    NotFound,
     ReleaseError,
 )
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MANIFEST, MEMORY, MODULES
@@ -25,6 +23,7 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
 from modpkg.core.names import ModuleName, listed, parse_requirement, specifier_text
 from modpkg.core.packs import read_pack_header
+from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.releases import fetch_module
 from modpkg.environment.workspace import Workspace
@@ -109,7 +108,8 @@ def _base(workspace: Workspace, name: str, version: str, base: str) -> Base:
     except ReleaseError as error:
         if error.code != "M210":
             raise
-        raise NotFound("M304", name=requirement.name, registry=registry.shown, hint="") from None
+        found = error.values["found"]
+        raise ReleaseError("M210", where=f"--base {base}", kind="adapter", found=found) from None
 
 
 def _import(
@@ -194,14 +194,14 @@ def fetch_adapter(workspace: Workspace, name: ModuleName) -> tuple[InstalledModu
     environment = workspace.environment
     generation = environment.current()
     if generation is None:
-        raise InstallError("M503", path=environment.root)
+        raise nothing_installed(workspace)
     states = {module.name: module for module in generation.modules}
     scale = 1.0
     chosen = states.get(name)
     if name in generation.models:
         chosen, scale = _only_adapter(name, environment, states)
     if chosen is None:
-        raise InstallError("M504", name=name, path=environment.root, hint="")
+        raise not_installed(workspace, name, states)
     locked = LockedModule(
         name=chosen.name,
         version=chosen.version,

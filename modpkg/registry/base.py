@@ -8,7 +8,7 @@ from functools import partial
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import ReleaseError
+from modpkg.core.errors import NotFound, ReleaseError
 from modpkg.core.names import parse_version
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
@@ -24,7 +24,7 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
 
     Raises:
         ReleaseError: No dependency provides an interface.
-        NotFound: The registry has no release in the range.
+        NotFound: The registry has no release in the range, or not the name of a dependency.
     """
     for dependency in manifest.dependencies:
         registry = registries[dependency.name]
@@ -45,7 +45,13 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
             read=partial(_read, registry),
         )
     kind = manifest.module.kind if manifest.module is not None else "app"
-    raise ReleaseError("M210", where=manifest.path, kind=kind)
+    found = ""
+    if names := [dependency.name for dependency in manifest.dependencies]:
+        for name in names:
+            if not registries[name].index(name):
+                raise NotFound("M304", name=name, registry=registries[name].shown, hint="")
+        found = f", and none of its dependencies has weights of its own ({', '.join(names)})"
+    raise ReleaseError("M210", where=manifest.path, kind=kind, found=found)
 
 
 def _read(registry: Registry, digest: str, what: str) -> bytes:

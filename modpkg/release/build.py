@@ -110,8 +110,10 @@ def build(
         InstallError: The disk is full; ``out`` is unchanged.
     """
     content = collect(manifest)
-    if module.kind in _NEEDS_WEIGHTS and not content.weights:
-        raise ReleaseError("M204", folder=manifest.folder, kind=module.kind)
+    empty = module.kind == "model" and manifest.compose is None
+    if (empty or module.kind in _NEEDS_WEIGHTS) and not content.weights:
+        needs = "weights or a recipe under [compose]" if empty else "weights"
+        raise ReleaseError("M204", folder=manifest.folder, kind=module.kind, needs=needs)
     check_one_set(module.name, module.kind, manifest.folder, content)
     stamps = source_stamps(content.weights)
     staged = temporary_sibling(out)
@@ -140,7 +142,7 @@ def build(
         ties: set[str] = set()
         if module.kind in ACTING_KINDS:
             if base is None:
-                raise ReleaseError("M210", where=manifest.path, kind=module.kind)
+                raise ReleaseError("M210", where=manifest.path, kind=module.kind, found="")
             bound = expects_of(
                 module,
                 packed.tensors,

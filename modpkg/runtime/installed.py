@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from modpkg.core.errors import InstallError, RunError
+from modpkg.core.errors import RunError
 from modpkg.core.installed import read_model
 from modpkg.core.names import module_name
+from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.workspace import Workspace
 
 _REMEDIES = {
@@ -34,7 +34,7 @@ def find_model(name: str, workspace: Workspace, *, composed: bool = True) -> tup
     environment = workspace.environment
     generation = environment.current()
     if generation is None:
-        raise InstallError("M503", path=environment.root)
+        raise nothing_installed(workspace)
     if wanted in generation.models:
         folder = environment.folder(generation.number) / "models" / wanted
         if composed and read_model(folder).result is None:
@@ -46,6 +46,4 @@ def find_model(name: str, workspace: Workspace, *, composed: bool = True) -> tup
         if module.name == wanted:
             remedy = _REMEDIES.get(module.kind, "it has nothing to run")
             raise RunError("M701", name=wanted, kind=module.kind, remedy=remedy)
-    close = difflib.get_close_matches(wanted, generation.models, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; run 'modpkg install {wanted}'"
-    raise InstallError("M504", name=wanted, path=environment.root, hint=hint)
+    raise not_installed(workspace, wanted, generation.models)

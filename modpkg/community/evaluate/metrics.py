@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from msgspec import Struct
 from modpkg.community.evaluate import scores
 from modpkg.community.evaluate.cases import Case, Column
 from modpkg.compose.plugins import find
-from modpkg.core.errors import TestError
+from modpkg.core.errors import MissingExtra, TestError
 from modpkg.core.report import Better
 from modpkg.toml.node import hint
 
@@ -60,6 +61,8 @@ class Metric(Struct, frozen=True, kw_only=True):
     better: Better = "higher"
     share: bool = False
     """Whether rows are one number, 0 or 1, and the value is their mean."""
+    package: tuple[str, str] | None = None
+    """The Python module that `rows` needs, and its package on PyPI."""
     right: Callable[[Rows], Any] | None = None
     """Which cases were right; None if that is a matter of degree."""
 
@@ -90,6 +93,7 @@ def _rouge(name: str, kind: str) -> Metric:
         output="text",
         columns=_EXPECTED,
         rows=lambda cases, outputs: scores.rouge(kind, name, cases, outputs),
+        package=("rouge_score", "rouge-score"),
     )
 
 
@@ -235,6 +239,17 @@ def check_metric(name: str, where: str) -> None:
     names = known_metrics()
     near = hint(name, names) or f"; there are {', '.join(names)}"
     raise TestError("M713", where=where, metric=name, hint=near)
+
+
+def check_package(name: str) -> None:
+    """Check that the package that a metric needs is installed, before a model is loaded for it.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    metric = METRICS.get(name)
+    if metric is not None and metric.package is not None and not find_spec(metric.package[0]):
+        raise MissingExtra("M703", what=f"Metric {name}", package=metric.package[1], extra="eval")
 
 
 def metric_version(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modpkg.community.evaluate.metrics import check_package
 from modpkg.community.evaluate.protocol import Comparison, Measurement, TestOutcome, ValueChange
 from modpkg.community.evaluate.report import TestRun
 from modpkg.community.evaluate.suite import SuiteTest
@@ -20,6 +21,7 @@ from modpkg.community.evaluate.worker_process import TIME_LIMIT, WorkerProcess
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.core.digests import Digest, digest_bytes
+from modpkg.core.extras import import_extra
 from modpkg.core.files import write_atomically
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
@@ -131,6 +133,9 @@ class TestRunner:
         cached = self._read_cache(key := digest_bytes(canonical_json(inputs)))
         if cached is not None and cached.outcome is not None:
             return cached.outcome, False
+        check_package(test.test.metric)
+        if test.test.cases.endswith(".parquet"):
+            import_extra("pyarrow", what="Reading Parquet", extra="parquet")
         self._worker.start()
         folder = self._laid_out_model(model)
         self._progress.stage(f"Testing {model.subject.name}: {test.test.name}")

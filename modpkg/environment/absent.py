@@ -1,0 +1,51 @@
+"""Errors for what is not installed, with the command that installs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.find import find_manifest
+from modpkg.manifest.schema import Manifest
+from modpkg.toml.node import hint
+
+
+def nothing_installed(workspace: Workspace) -> InstallError:
+    """Return the error for an environment in which nothing is installed."""
+    manifest = _manifest(workspace)
+    named = manifest is not None and (manifest.dependencies or manifest.models)
+    command = _install(workspace) if named else _install(workspace, "NAME")
+    return InstallError("M503", path=workspace.environment.root, command=command)
+
+
+def not_installed(workspace: Workspace, name: str, known: Iterable[str]) -> InstallError:
+    """Return the error for a name that is not among those that are installed."""
+    manifest = _manifest(workspace)
+    if manifest is not None and name in _names(manifest):
+        remedy = f"; run {_install(workspace)!r}, since {manifest.path.name} names it"
+    elif manifest is not None and manifest.app is not None and name == manifest.app:
+        models = ", ".join(known) or "none"
+        remedy = f": it is the app itself, and what it has installed is {models}"
+    else:
+        remedy = hint(name, known) or f"; run {_install(workspace, name)!r}"
+    return InstallError("M504", name=name, path=workspace.environment.root, hint=remedy)
+
+
+def _names(manifest: Manifest) -> set[str]:
+    return {*manifest.models, *(dependency.name for dependency in manifest.dependencies)}
+
+
+def _manifest(workspace: Workspace) -> Manifest | None:
+    """Return the project's manifest; None if it is broken, of which its own commands tell."""
+    try:
+        return workspace.manifest
+    except ModpkgError:
+        return None
+
+
+def _install(workspace: Workspace, *names: str) -> str:
+    """Return the command that installs into this environment."""
+    user = workspace.project.is_user and find_manifest(Path.cwd()) is not None
+    return " ".join(["modpkg install", *names, *(["--user"] if user else [])])
