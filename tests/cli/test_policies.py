@@ -172,7 +172,7 @@ def test_a_cooldown_is_recorded_and_relocking_keeps_working(registry: Path) -> N
         "lib=false",
         "mid=2026-01-01T00:00:00Z",
     ]
-    assert "'soon' is not a cut-off" in refused("lock", "--exclude-newer", "soon")
+    assert "'soon' is not a cut-off" in refused("lock", "--exclude-newer", "soon", status=2)
 
 
 def test_a_prerelease_is_admitted_by_name(registry: Path) -> None:

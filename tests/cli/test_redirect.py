@@ -44,7 +44,7 @@ def test_exact_versions_too() -> None:
 
 def test_an_ambiguous_redirect_is_an_error_and_leaves_no_file() -> None:
     done = shell("modpkg install summarizer other>=1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "quote the requirement" in done.stderr
     assert list(Path().iterdir()) == []
 

@@ -190,7 +190,7 @@ def _installed(
             "M504",
             name=name,
             path=environment.root,
-            hint=f"; to compare a release, name its version, as {name}==1.0.0",
+            hint=f"; to compare a release, name its version: {name}==1.0.0",
         )
     compose_at_load(workspace, number, name)
     folder = environment.folder(number) / "models" / name
