@@ -58,6 +58,7 @@ COMMANDS = {
     "vendor": "Copy all locked modules into a folder for offline use.",
     "import": "Convert a model of another format into a module (hf, gguf, peft …).",
     "export": "Write an installed model in a format that other tools load.",
+    "schema": "Print the JSON Schema of modpkg.toml or config.toml, for editors.",
     "help": "Show the help of a command.",
     "completion": "Print the script that completes modpkg in bash, zsh or fish.",
 }

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
+from modpkg.manifest.keys import CONFIG_TABLES, REGISTRY_KEYS, STORE_KEYS
 from modpkg.manifest.values import has_secret, parse_alias
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table, brief
@@ -21,17 +22,6 @@ from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
-_TABLES = ("registries", "registry", "store")
-_REGISTRY = (
-    "mirrors",
-    "token",
-    "token-env",
-    "username",
-    "username-env",
-    "password",
-    "password-env",
-)
-_STORE = ("max-size",)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
@@ -214,7 +204,9 @@ def parse_settings(text: str, path: Path) -> Settings:
         ManifestError: The text is invalid; the message names the line.
     """
     document = read_document(text, shown(path))
-    root = Node(ManifestSource(shown(path), document.places), (), document.data).table(_TABLES)
+    root = Node(ManifestSource(shown(path), document.places), (), document.data).table(
+        CONFIG_TABLES
+    )
     registries: dict[str, RegistrySettings] = {}
     if (tables := root.get("registry")) is not None:
         for key, node in tables.entries().items():
@@ -260,7 +252,7 @@ def _address(node: Node, text: str) -> str:
 
 
 def _registry(node: Node, address: str) -> RegistrySettings:
-    table = node.table(_REGISTRY)
+    table = node.table(REGISTRY_KEYS)
     mirrors = table.get("mirrors")
     addresses = [_address(item, item.text(2000)) for item in mirrors.items()] if mirrors else []
     for position, mirror in enumerate(addresses):
@@ -305,7 +297,7 @@ def _secret(table: Table, name: str) -> Secret | None:
 
 
 def _max_size(node: Node | None) -> int | None:
-    size = node.table(_STORE).get("max-size") if node is not None else None
+    size = node.table(STORE_KEYS).get("max-size") if node is not None else None
     if size is None:
         return None
     count = parse_bytes(size.text())

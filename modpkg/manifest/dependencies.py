@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from modpkg.core.names import ModuleName, module_name
+from modpkg.manifest.keys import DEPENDENCY_KEYS
 from modpkg.manifest.schema import ComposeAt, Dependency
 from modpkg.manifest.values import (
     address,
@@ -96,7 +97,7 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
         return Dependency(requirement, where=entry.where)
     if not isinstance(entry.value, dict):
         raise entry.wrong_type('a version specifier like ">=1.0", or a table')
-    table = entry.table(("version", "extras", "registry", "compose-at"))
+    table = entry.table(DEPENDENCY_KEYS)
     version, extras = table.get("version"), table.get("extras")
     requirement = make_requirement(
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modpkg.core.names import ModuleName, module_name
+from modpkg.manifest.keys import LICENSES_KEYS
 from modpkg.manifest.schema import LicensePolicy
 from modpkg.manifest.spdx import parse_expression
 from modpkg.toml.node import Node, brief
@@ -12,7 +13,7 @@ def read_licenses(node: Node | None) -> LicensePolicy:
     """Return ``[licenses]``."""
     if node is None:
         return LicensePolicy()
-    table = node.table(("allow", "deny", "exceptions"))
+    table = node.table(LICENSES_KEYS)
     allow, deny = table.get("allow"), table.get("deny")
     policy = LicensePolicy(
         allow=_licenses(allow) if allow else None,

@@ -8,6 +8,7 @@ from packaging.version import Version
 
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import RELATIONS, Relation
+from modpkg.manifest.keys import ORIGIN_KEYS, PROVENANCE_KEYS
 from modpkg.manifest.schema import ModuleTable, Origin
 from modpkg.toml.node import Node
 
@@ -22,8 +23,8 @@ def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, 
     if node is None:
         return ()
     origins: dict[tuple[ModuleName, Version], Origin] = {}
-    for item in node.table(("built-from",)).need("built-from", _EXAMPLE).items():
-        table = item.table(("name", "version", "relation"))
+    for item in node.table(PROVENANCE_KEYS).need("built-from", _EXAMPLE).items():
+        table = item.table(ORIGIN_KEYS)
         relation = table.get("relation")
         origin = Origin(
             name=table.need("name", 'name = "clamp"').parsed(module_name),

@@ -14,6 +14,7 @@ from modpkg.manifest.dependencies import (
     read_registries,
     read_suites,
 )
+from modpkg.manifest.keys import MANIFEST_TABLES
 from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
@@ -32,25 +33,6 @@ from modpkg.manifest.sections import (
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table
 from modpkg.toml.text import read_head
-
-_TABLES = (
-    "module",
-    "app",
-    "dependencies",
-    "extras",
-    "compose",
-    "task",
-    "tests",
-    "suites",
-    "files",
-    "provenance",
-    "registries",
-    "constraints",
-    "overrides",
-    "resolution",
-    "licenses",
-    "models",
-)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -95,7 +77,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         ManifestError: The data are not a valid manifest.
     """
     check_engine(root)
-    table = root.table(_TABLES)
+    table = root.table(MANIFEST_TABLES)
     module, app = _owner(table)
     registries = read_registries(table.get("registries"))
     owner = module.name if module else None

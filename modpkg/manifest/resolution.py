@@ -11,13 +11,12 @@ from typing import cast, get_args
 from modpkg.core.errors import InvalidValue
 from modpkg.core.names import ModuleName, module_name, specifier_text
 from modpkg.manifest.cutoff import Cutoff, parse_cutoff
+from modpkg.manifest.keys import RESOLUTION_KEYS
 from modpkg.manifest.schema import Dependency, ResolutionTable, Strategy
 from modpkg.manifest.values import make_requirement, manifest_specifier
 from modpkg.toml.node import Node
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
-
-_KEYS = ("strategy", "prereleases", "exclude-newer", "exclude-newer-package")
 
 
 def read_bounds(node: Node | None) -> tuple[Dependency, ...]:
@@ -38,7 +37,7 @@ def read_resolution(node: Node | None) -> ResolutionTable:
     """Return ``[resolution]``."""
     if node is None:
         return ResolutionTable()
-    table = node.table(_KEYS)
+    table = node.table(RESOLUTION_KEYS)
     strategy, prereleases = table.get("strategy"), table.get("prereleases")
     newer = table.get("exclude-newer")
     return ResolutionTable(

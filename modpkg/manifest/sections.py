@@ -11,6 +11,19 @@ from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import KINDS, Kind
 from modpkg.core.version import __version__
 from modpkg.manifest.dependencies import read_compose_at
+from modpkg.manifest.keys import (
+    APP_KEYS,
+    COMPOSITION_KEYS,
+    ENGINE,
+    FILES_KEYS,
+    LAYERS_KEYS,
+    MODEL_KEYS,
+    MODULE_KEYS,
+    SAMPLING_KEYS,
+    STEP_KEYS,
+    TASK_KEYS,
+    TEST_KEYS,
+)
 from modpkg.manifest.resolution import engine_specifier
 from modpkg.manifest.schema import (
     IMPORTANCE,
@@ -35,28 +48,14 @@ TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
 MOST_NEW_TOKENS = 1_000_000
 MOST_STOPS, MOST_STOP = 16, 100
 MOST_TEMPERATURE = 100
-_SAMPLING = ("temperature", "top_p", "stop")
 MOST_LAYERS = 100_000
 MOST_SEED = (1 << 31) - 1
 LONGEST_TEST = 7 * 24 * 3600
 
-ENGINE = "requires-modpkg"
-
-_COMPOSITION = (
-    "base",
-    "method",
-    "parameters",
-    "layers",
-    "steps",
-    "dtype",
-    "tokenizer",
-    "tie_word_embeddings",
-)
-
 
 def read_module(node: Node) -> ModuleTable:
     """Return ``[module]``."""
-    table = node.table(("name", "version", "kind", "license", "summary", ENGINE))
+    table = node.table(MODULE_KEYS)
     summary = table.get("summary")
     return ModuleTable(
         name=_own_name(table.need("name", 'name = "summarizer"')),
@@ -84,7 +83,7 @@ def _own_name(node: Node) -> ModuleName:
 
 def read_app(node: Node) -> ModuleName:
     """Return the name in ``[app]``."""
-    table = node.table(("name", ENGINE))
+    table = node.table(APP_KEYS)
     return table.need("name", 'name = "newsroom"').parsed(module_name)
 
 
@@ -114,14 +113,14 @@ def check_engine(root: Node) -> None:
 
 def read_compose(node: Node, dependencies: Collection[ModuleName]) -> Compose:
     """Return ``[compose]``; every module in it has to be among ``dependencies``."""
-    return _composition(node.table(_COMPOSITION), dependencies)
+    return _composition(node.table(COMPOSITION_KEYS), dependencies)
 
 
 def read_model(
     node: Node, dependencies: Collection[ModuleName]
 ) -> tuple[Compose, Task | None, ComposeAt | None]:
     """Return one ``[models.NAME]`` of an app: its composition, its task, when it is composed."""
-    table = node.table((*_COMPOSITION, "task", "compose-at"))
+    table = node.table(MODEL_KEYS)
     task = table.get("task")
     return (
         _composition(table, dependencies),
@@ -150,7 +149,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
 
 
 def _step(node: Node, dependencies: Collection[ModuleName]) -> Step:
-    table = node.table(("op", "module", "scale", "replace", "parameters"))
+    table = node.table(STEP_KEYS)
     scale, replace = table.get("scale"), table.get("replace")
     return Step(
         op=word(table.need("op", 'op = "lora"'), "an operator"),
@@ -162,7 +161,7 @@ def _step(node: Node, dependencies: Collection[ModuleName]) -> Step:
 
 
 def _layers(node: Node, dependencies: Collection[ModuleName]) -> Layers:
-    table = node.table(("module", "range", "scale", "tensors"))
+    table = node.table(LAYERS_KEYS)
     module = table.need("module", 'module = "smollm2-135m"')
     extent = table.need("range", "range = [0, 16]")
     ends = [end.integer(0, MOST_LAYERS) for end in extent.items()]
@@ -203,11 +202,11 @@ def _dependency(node: Node, dependencies: Collection[ModuleName]) -> ModuleName:
 
 def read_task(node: Node) -> Task:
     """Return ``[task]``."""
-    table = node.table(("kind", "prompt", "system", "chat", "max_new_tokens", *_SAMPLING))
+    table = node.table(TASK_KEYS)
     kind = table.need("kind", 'kind = "text-generation"').choice(TASK_KINDS, "task")
     template, system = table.get("prompt"), table.get("system")
     chat, tokens = table.get("chat"), table.get("max_new_tokens")
-    temperature, top_p, stop = (table.get(key) for key in _SAMPLING)
+    temperature, top_p, stop = (table.get(key) for key in SAMPLING_KEYS)
     if temperature is not None and not 0 <= temperature.number() <= MOST_TEMPERATURE:
         raise temperature.fail(f"has to be from 0 to {MOST_TEMPERATURE}")
     if top_p is not None and not 0 < top_p.number() <= 1:
@@ -250,8 +249,7 @@ def read_tests(node: Node | None, models: Collection[ModuleName] | None) -> tupl
 
 def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
     own = () if models is None else ("model",)
-    known = ("name", "cases", "metric", "at_least", "at_most", "tolerance", "seed", "time_limit")
-    table = node.table((*known, *own))
+    table = node.table((*TEST_KEYS, *own))
     least, most, model = table.get("at_least"), table.get("at_most"), table.get("model")
     tolerance, seed, limit = table.get("tolerance"), table.get("seed"), table.get("time_limit")
     test = Test(
@@ -282,7 +280,7 @@ def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
 
 def read_files(node: Node) -> FilesTable:
     """Return ``[files]``."""
-    table = node.table(("include", "exclude"))
+    table = node.table(FILES_KEYS)
     include, exclude = table.get("include"), table.get("exclude")
     return FilesTable(
         include=tuple(inner_path(item) for item in include.items()) if include else (),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from modpkg.manifest.keys import FILTERED_KEYS
 from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
 from modpkg.toml.node import Node
 
@@ -37,7 +38,7 @@ def read_setting(node: Node, read: Callable[[Node], Scalar]) -> Setting:
 
 
 def _filtered(node: Node, read: Callable[[Node], Scalar]) -> Filtered:
-    table = node.table(("filter", "value"))
+    table = node.table(FILTERED_KEYS)
     value, chosen = table.need("value", "value = 0.5"), table.get("filter")
     return Filtered(
         value=_gradient(value, read) if isinstance(value.value, list) else read(value),

@@ -1,0 +1,60 @@
+"""The keys of each table: what the readers accept, and the JSON Schemas describe."""
+
+from __future__ import annotations
+
+MANIFEST_TABLES = (
+    "module",
+    "app",
+    "dependencies",
+    "extras",
+    "compose",
+    "task",
+    "tests",
+    "suites",
+    "files",
+    "provenance",
+    "registries",
+    "constraints",
+    "overrides",
+    "resolution",
+    "licenses",
+    "models",
+)
+ENGINE = "requires-modpkg"
+MODULE_KEYS = ("name", "version", "kind", "license", "summary", ENGINE)
+APP_KEYS = ("name", ENGINE)
+DEPENDENCY_KEYS = ("version", "extras", "registry", "compose-at")
+COMPOSITION_KEYS = (
+    "base",
+    "method",
+    "parameters",
+    "layers",
+    "steps",
+    "dtype",
+    "tokenizer",
+    "tie_word_embeddings",
+)
+MODEL_KEYS = (*COMPOSITION_KEYS, "task", "compose-at")
+STEP_KEYS = ("op", "module", "scale", "replace", "parameters")
+LAYERS_KEYS = ("module", "range", "scale", "tensors")
+FILTERED_KEYS = ("filter", "value")
+SAMPLING_KEYS = ("temperature", "top_p", "stop")
+TASK_KEYS = ("kind", "prompt", "system", "chat", "max_new_tokens", *SAMPLING_KEYS)
+TEST_KEYS = ("name", "cases", "metric", "at_least", "at_most", "tolerance", "seed", "time_limit")
+FILES_KEYS = ("include", "exclude")
+PROVENANCE_KEYS = ("built-from",)
+ORIGIN_KEYS = ("name", "version", "relation")
+RESOLUTION_KEYS = ("strategy", "prereleases", "exclude-newer", "exclude-newer-package")
+LICENSES_KEYS = ("allow", "deny", "exceptions")
+
+CONFIG_TABLES = ("registry", "registries", "store")
+REGISTRY_KEYS = (
+    "mirrors",
+    "token",
+    "token-env",
+    "username",
+    "username-env",
+    "password",
+    "password-env",
+)
+STORE_KEYS = ("max-size",)
