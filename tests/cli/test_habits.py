@@ -123,3 +123,26 @@ def test_a_dry_run_of_publishing_checks_and_writes_nothing(
     assert status == 1
     assert "error[M307]" in err, "what publishing would say"
     assert sorted(home.rglob("registry/**/*")) == before
+
+
+def test_registries_are_listed_with_what_named_them(
+    home: Path, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(home / "registry", "lib", "1.5")
+    publish_collection(tmp_path / "other", "own", "1.0")
+    (folder / "modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nlib = "*"\n'
+        'own = { version = "*", registry = "mine" }\n[registries]\nmine = "../other"\n'
+    )
+    assert run(capfd, "lock")[0] == 0
+    found = json.loads(run(capfd, "registry", "list", "--json")[1])["registries"]
+    assert [(each["alias"], each["modules"]) for each in found] == [
+        ("default", ["lib"]),
+        ("mine", ["own"]),
+    ]
+    assert [Path(each["address"]).resolve() for each in found] == [
+        home / "registry",
+        tmp_path / "other",
+    ]
+    out = run(capfd, "registry", "list")[1]
+    assert "from 'mine' under [registries] of modpkg.toml" in out

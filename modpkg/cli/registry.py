@@ -1,0 +1,55 @@
+"""``registry``: where modules come from."""
+
+from __future__ import annotations
+
+import click
+
+from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.output import print_json, table
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.location import Location, alias_location, default_location
+
+
+@click.group("registry")
+def registry_command() -> None:
+    """Show where modules come from.
+
+    \b
+      modpkg registry list
+    """
+
+
+@registry_command.command("list")
+@project_options
+@with_workspace
+def list_registries(workspace: Workspace, as_json: bool) -> None:
+    """List the project's registries, what named each, and the locked modules that come from it."""
+    manifest, lock = workspace.manifest, workspace.lock
+    default = default_location(manifest, workspace.options.registry, lambda: workspace.settings)
+    places: dict[str, Location] = {DEFAULT: default}
+    for alias in manifest.registries:
+        if alias != DEFAULT:
+            places[alias] = alias_location(manifest, alias)
+    modules: dict[str, list[str]] = {alias: [] for alias in places}
+    for module in lock.module if lock is not None else ():
+        modules[workspace.registries.alias(module.name)].append(str(module.name))
+    if as_json:
+        rows = [
+            {
+                "alias": alias,
+                "address": place.address,
+                "origin": place.origin,
+                "modules": modules[alias],
+            }
+            for alias, place in places.items()
+        ]
+        print_json({"registries": rows})
+        return
+    table(
+        [
+            [alias, place.address, place.origin, ", ".join(modules[alias]) or "-"]
+            for alias, place in places.items()
+        ],
+        ["Alias", "Address", "Named", "Modules"],
+    )
