@@ -93,6 +93,12 @@ def resolve_lock(
     locked = make_lock(manifest, registries, previous, upgrade=upgrade)
     for warning in locked.warnings:
         workspace.progress.warn(warning)
+    registries.by_name(locked.lock)
+    if not workspace.project.is_user and registries.depend_on_settings(locked.lock):
+        workspace.progress.warn(
+            f"{manifest.path.name} names no registry, and only your config.toml has the one that "
+            "was asked; write it as 'default' under [registries], so that others find it too."
+        )
     return locked.lock
 
 

@@ -99,6 +99,12 @@ class Registries:
         """Return the alias of a name's registry."""
         return self._aliases.get(name) or self._inherited.get(name) or DEFAULT
 
+    def depend_on_settings(self, lock: Lock) -> bool:
+        """Return whether a lock has modules of the default that only ``config.toml`` names."""
+        return any(self.alias(module.name) == DEFAULT for module in lock.module) and (
+            self._default.source == "settings"
+        )
+
     @cached_property
     def _inherited(self) -> dict[str, str]:
         lock = self._lock

@@ -285,3 +285,14 @@ def test_a_name_of_two_registries_is_not_guessed(home: Path, acme: Path, one: Pa
         modpkg(*command.split()[1:])
         assert locked().find("core").version == version  # type: ignore[union-attr]
         find_project().lock_path.unlink()
+
+
+def test_a_lock_that_others_could_not_use_is_told(home: Path, one: Path) -> None:
+    configure(home, f'[registries]\ndefault = "{one}"\n')
+    Path("modpkg.toml").write_text(APP + '[dependencies]\nlib = "*"\n')
+    assert "only your config.toml has" in modpkg("lock").stderr
+    Path("modpkg.toml").write_text(
+        APP + '[registries]\ndefault = "../one"\n[dependencies]\nlib = "*"\n'
+    )
+    assert "config.toml" not in modpkg("lock").stderr
+    assert "config.toml" not in modpkg("install", "--user", "lib").stderr
