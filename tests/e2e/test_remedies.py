@@ -310,3 +310,67 @@ def test_m504_says_the_same_in_python(registry: Path, run: Run) -> None:
     run("install")
     with raises("M504", match="run 'modpkg install nothing'"):
         find_model("nothing", Workspace(find_project()))
+
+
+# What is locked, built and fetched ----------------------------------------------------------
+
+
+def test_m111_makes_a_manifest(tmp_path: Path, run: Run) -> None:
+    status, text = run("build", ".")
+    assert (status, "error[M111]" in text) == (1, True)
+    assert run(*remedy_of(text))[0] == 0
+
+
+def test_m311_builds_first(registry: Path, tmp_path: Path, run: Run) -> None:
+    folder = tiny.write_adapter(tmp_path / "new", "7.0")
+    status, text = run("publish", folder)
+    assert (status, "error[M311]" in text) == (1, True)
+    assert run(*remedy_of(text), folder)[0] == 0
+    assert run("publish", folder, "--registry", registry)[0] == 0
+
+
+def test_m410_to_m412_lock_again(registry: Path, run: Run) -> None:
+    repaired(run, "M411", "install", "--frozen")
+    lock = Path("modpkg.lock")
+    lock.write_text(lock.read_text()[:-20] + "\n[[")
+    repaired(run, "M410", "install", "--frozen")
+    Path("modpkg.toml").write_text(APP.replace('"*"', '">=1"', 1))
+    repaired(run, "M412", "install", "--frozen")
+
+
+def test_m301_is_created_by_publishing(registry: Path, tmp_path: Path, run: Run) -> None:
+    folder = write_module(tmp_path / "lone", "lone", kind="collection")
+    (tmp_path / "other").mkdir()
+    status, text = run("install", "lone", "--user", "--registry", tmp_path / "other")
+    assert (status, "error[M301]" in text) == (1, True)
+    assert run("build", folder)[0] == 0
+    assert run("publish", folder, "--registry", tmp_path / "other")[0] == 0
+    assert run("install", "lone", "--user", "--registry", tmp_path / "other")[0] == 0
+
+
+def test_m307_is_published_under_a_higher_version(registry: Path, tmp_path: Path, run: Run) -> None:
+    folder = tiny.write_adapter(tmp_path / "new", seed=9)
+    run("build", folder)
+    status, text = run("publish", folder)
+    assert (status, "error[M307]" in text) == (1, True)
+    manifest = folder / "modpkg.toml"
+    manifest.write_text(manifest.read_text().replace('"1.0"', '"2.0"', 1))
+    assert run("build", folder)[0] == 0
+    assert run("publish", folder)[0] == 0
+
+
+def test_m112_makes_a_module(registry: Path, run: Run) -> None:
+    status, text = run("build")
+    assert (status, "error[M112]" in text) == (1, True)
+    assert run(*remedy_of(text), "new")[0] == 0
+    assert "error[M112]" not in run("build", "new")[1]
+
+
+def test_m803_takes_a_new_folder(tmp_path: Path, run: Run) -> None:
+    source = tiny.write_base(tmp_path / "source")
+    Path("out").mkdir()
+    Path("out/x").touch()
+    command = ["import", "safetensors", source / "model.safetensors", "--license", "MIT", "--out"]
+    status, text = run(*command, "out")
+    assert (status, "error[M803]" in text) == (1, True)
+    assert run(*command, "out2")[0] == 0
