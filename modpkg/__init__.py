@@ -13,7 +13,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import ModpkgError, RunError
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
@@ -89,13 +89,14 @@ def load(
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live; or the
             caller's file is in another project than the one around the working folder.
-        TypeError: Several names were given without ``live``, or a device or dtype with it.
+        TypeError: Several names were given without ``live``.
     """
     names = [name] if isinstance(name, str) else list(name)
     workspace = _workspace(project, user)
     if live:
         if device is not None or dtype is not None:
-            raise TypeError("a live model is on the CPU, in the dtype that it has on disk")
+            reason = "a live model stays on the CPU, in the dtype that it has on disk"
+            raise RunError("M709", choice="A device or dtype", reason=reason)
         from modpkg.runtime.live import load_live
 
         return load_live(names, workspace)
@@ -196,6 +197,8 @@ def path(
     workspace = _workspace(project, user)
     if form == "peft":
         return adapter_directory(workspace, name)
+    if form != "hf":
+        raise RunError("M709", choice=f"form {form!r}", reason="there are 'hf' and 'peft'")
     return directory_of(*find_model(name, workspace))
 
 
@@ -240,6 +243,8 @@ def _workspace(project: str | PathLike[str] | None, user: bool) -> Workspace:
     from modpkg.environment.project import project_for, project_in
     from modpkg.environment.workspace import Workspace
 
+    if project is not None and user:
+        raise RunError("M709", choice="user=True", reason="a project is named beside it")
     if project is not None:
         return Workspace(project_in(project))
     if user:

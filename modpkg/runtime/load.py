@@ -57,7 +57,13 @@ def load_model(
     if record.prompt is not None:
         tensors = map_tensors(record.prompt.tensors.items(), packs)
         attach(record.name, model, record.prompt, tensors)
-    return model if device is None else model.to(device)
+    if device is None:
+        return model
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise RunError("M709", choice=f"device {str(device)!r}", reason=reason) from None
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -92,6 +98,7 @@ def build_model(
     cls, config = model_class(name, folder)
     cls, tensors = encoder_parts(cls, config, tensors)
     with _default_dtype(tensors, config, dtype):
+        _set_dtype(config, torch.get_default_dtype())
         model = None
         settings = _quantisation(config)
         if settings is None:
@@ -103,6 +110,14 @@ def build_model(
     model.eval()
     _add_generation_config(name, model, folder)
     return model
+
+
+def _set_dtype(config: Any, dtype: torch.dtype) -> None:
+    """Set the dtype in a config and in those within it: models build their parts by them."""
+    config.dtype = dtype
+    for key in getattr(config, "sub_configs", None) or {}:
+        if (part := getattr(config, key, None)) is not None:
+            _set_dtype(part, dtype)
 
 
 @contextlib.contextmanager

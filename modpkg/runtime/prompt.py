@@ -79,8 +79,8 @@ def _encode(tokenizer: Any, task: Mapping[str, Any], text: str | Conversation) -
             return tokenized(tokenizer, prompt)
         messages = [{"role": "user", "content": prompt}]
     elif not has_template:
-        reason = "it has no chat template, which a conversation needs; pass a text"
-        raise RunError("M726", what="The tokenizer", reason=reason)
+        reason = "the model's tokenizer has no chat template; pass a text"
+        raise RunError("M709", choice="A conversation", reason=reason)
     else:
         messages = list(text)
     if (system := task.get("system")) and messages[0]["role"] != "system":

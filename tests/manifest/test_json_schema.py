@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.command import modpkg
 from tests.manifest.strategies import manifests, steady_manifests
 from tests.manifest.test_bad_manifests import BAD
 
+TAPLO = Path(sys.executable).parent / "taplo"
 MANIFESTS = jsonschema.Draft7Validator(manifest_schema())
 CONFIGS = jsonschema.Draft7Validator(config_schema())
 
@@ -99,7 +100,6 @@ def test_a_config() -> None:
         assert not CONFIGS.is_valid(tomli.loads(bad))
 
 
-@pytest.mark.skipif(shutil.which("taplo") is None, reason="needs taplo")
 def test_a_language_server_uses_it(tmp_path: Path) -> None:
     """As an editor does: the schema is named in the first line of the manifest."""
     (tmp_path / "modpkg.schema.json").write_text(modpkg("schema", "manifest").stdout)
@@ -108,7 +108,7 @@ def test_a_language_server_uses_it(tmp_path: Path) -> None:
     def check(text: str) -> subprocess.CompletedProcess[str]:
         path.write_text("#:schema ./modpkg.schema.json\n" + text)
         return subprocess.run(
-            ["taplo", "check", str(path)], cwd=tmp_path, capture_output=True, text=True, check=False
+            [TAPLO, "check", path], cwd=tmp_path, capture_output=True, text=True, check=False
         )
 
     sound = new_manifest("model", "thing")

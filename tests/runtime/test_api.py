@@ -93,8 +93,14 @@ def test_dtype_and_device_are_those_of_from_pretrained(registry: Path) -> None:
     assert torch.equal(whole(IDS).logits, wanted(IDS).logits)
     with raises("M709", match="dtype"):
         modpkg.load("lora-1", dtype="int8")
-    with pytest.raises(TypeError):
+    with raises("M709", match="live"):
         modpkg.load("lora-1", live=True, dtype="bfloat16")  # type: ignore[call-overload]
+    with raises("M709", match="device"):
+        modpkg.load("lora-1", device="cuda:77")
+    with raises("M709", match="form"):
+        modpkg.path("lora-1", form="x")  # type: ignore[arg-type]
+    with raises("M709", match="project"):
+        modpkg.load("lora-1", project=Path.cwd(), user=True)
 
 
 def test_a_tokenizer_needs_no_weights(registry: Path) -> None:

@@ -235,6 +235,20 @@ def test_what_the_architecture_keeps_in_float32_is_in_float32(tmp_path: Path) ->
     assert torch.equal(logits(loaded), logits(wanted))
 
 
+@pytest.mark.parametrize("wanted", [None, torch.bfloat16])
+def test_a_classifier_of_a_language_model_has_one_dtype(
+    tmp_path: Path, wanted: torch.dtype | None
+) -> None:
+    """Its trunk is built from the config, whose dtype may be another than the weights'."""
+    from transformers import LlamaForSequenceClassification
+
+    model = LlamaForSequenceClassification(llama(pad_token_id=0).config)
+    home, packs = install(tmp_path, model.to(torch.float16), config={"dtype": "float32"})
+    loaded = load_model(home, packs, dtype=wanted)
+    assert {value.dtype for value in loaded.parameters()} == {wanted or torch.float16}
+    assert loaded(torch.tensor([[3, 4]])).logits.isfinite().all()
+
+
 def test_mamba_with_an_infinite_limit_and_its_hybrids_load(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.Mamba2Config(
