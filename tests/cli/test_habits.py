@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_help_of_a_command_is_what_its_option_shows(capfd: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("modpkg.cli.list")  # hides the built-in from the package
     for words in ([], ["lock"], ["store", "gc"]):
         status, out, _ = run(capfd, "help", *words)
         assert (status, out) == (0, run(capfd, *words, "--help")[1])
