@@ -112,13 +112,13 @@ def _config(
     modules = {
         path: paths[path]
         for path in tensors.sites
-        if not _parameters_at(path, keys)
+        if not _parameters_at(path, keys, tensors)
         and path.removesuffix(".out_proj") not in tensors.attention
     }
     parameters = {
         name: rename(adapter.own_name(name))
         for path in tensors.sites
-        for name in _parameters_at(path, keys)
+        for name in _parameters_at(path, keys, tensors)
     }
     if config.get("peft_type") == "TRAINABLE_TOKENS":
         modules = {path: paths[path] for path in tensors.tokens}
@@ -168,11 +168,17 @@ def _patterns(adapter: Adapter, places: Mapping[str, str]) -> dict[str, Any]:
     return tables
 
 
-def _parameters_at(path: str, keys: Sequence[str]) -> list[str]:
-    """Return the parameters that ``target_parameters`` names in the module of a path."""
+def _parameters_at(path: str, keys: Sequence[str], tensors: AdapterTensors) -> list[str]:
+    """Return the parameters that ``target_parameters`` names in the module of a path.
+
+    A key without a path, like PEFT's own ``gate_up_proj``, could be in any module. Where several
+    modules are changed, it is in those that PEFT wrapped more than once, if there are any.
+    """
     plain = without_wrappers(path)
-    names = dict.fromkeys(f"{plain}.{key.rpartition('.')[2]}" for key in keys)
-    return [name for name in names if any(f".{name}".endswith(f".{key}") for key in keys)]
+    wrapped = {without_wrappers(site) for site in tensors.sites if site.endswith(".base_layer")}
+    own = [key for key in keys if "." in key or not wrapped or plain in wrapped]
+    names = dict.fromkeys(f"{plain}.{key.rpartition('.')[2]}" for key in own)
+    return [name for name in names if any(f".{name}".endswith(f".{key}") for key in own)]
 
 
 def _modules(entry: str, renamed: Mapping[str, str]) -> set[str]:
