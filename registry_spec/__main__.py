@@ -1,4 +1,4 @@
-"""``python -m registry_spec``: write schemas and vectors, or check a registry."""
+"""``python -m registry_spec``: write schemas, vectors and docs/json.md, or check a registry."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from registry_spec import SCHEMAS, VECTORS
 @click.group(invoke_without_command=True)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Write the schemas and vectors of the registry spec, or check a registry."""
+    """Write the schemas and vectors of the registry spec and docs/json.md, or check a registry."""
     if context.invoked_subcommand is None:
         context.invoke(schemas_command)
         context.invoke(vectors_command)
+        context.invoke(json_page_command)
 
 
 @main.command("schemas")
@@ -34,6 +35,15 @@ def vectors_command() -> None:
 
     write_vectors()
     click.echo(f"Wrote the vectors into {VECTORS}.")
+
+
+@main.command("json-page")
+def json_page_command() -> None:
+    """Write docs/json.md: what commands print with --json."""
+    from registry_spec.json_page import PAGE, write_json_page
+
+    write_json_page()
+    click.echo(f"Wrote {PAGE}.")
 
 
 @main.command("check")

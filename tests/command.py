@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -9,6 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
+from modpkg.cli.documents import SHAPES, command_schema
 from tests import forkserver
 
 
@@ -26,8 +30,32 @@ def modpkg(
 
 
 def modpkg_json(*arguments: str | Path, cwd: Path | None = None) -> Any:
-    """Run a command with --json and return what it printed."""
-    return json.loads(modpkg(*arguments, "--json", cwd=cwd).stdout)
+    """Run a command with --json and return what it printed, which has to be of its shape."""
+    document = json.loads(modpkg(*arguments, "--json", cwd=cwd).stdout)
+    check_shape(document, *map(str, arguments))
+    return document
+
+
+def check_shape(document: Any, *arguments: str) -> None:
+    """Check a document against the schema of the command that printed it, and for other fields."""
+    assert document["schema"] == 1
+    name = next(" ".join(arguments[:n]) for n in (2, 1) if " ".join(arguments[:n]) in SHAPES)
+    _validator(name).validate(document)
+
+
+@functools.cache
+def _validator(command: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(_closed(command_schema(command)))
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema that allows only the fields that it names."""
+    if isinstance(schema, dict):
+        closed = {key: _closed(value) for key, value in schema.items()}
+        if isinstance(schema.get("properties"), dict):
+            closed.setdefault("additionalProperties", False)
+        return closed
+    return [_closed(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def refused(*arguments: str | Path, cwd: Path | None = None, status: int = 1) -> str:

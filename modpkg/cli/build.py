@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
 from modpkg.cli.output import good, note, print_json, strong, tell, warn
@@ -18,10 +18,17 @@ from modpkg.community.modules.project import (
 from modpkg.core.filenames import CONFIG, DIST, REPORT
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.names import listed
-from modpkg.core.records import ReleaseRecord
+from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.untied import TIES
 from modpkg.environment.workspace import Workspace
 from modpkg.release.build import Built
+from modpkg.release.packing import Tally
+
+
+class BuildDocument(IndexLine, kw_only=True):
+    """A built release, as a registry's index would have it."""
+
+    weights: Tally
 
 
 @click.command("build")
@@ -73,7 +80,7 @@ def build_command(
         accept=accept,
     )
     if as_json:
-        print_json({**msgspec.to_builtins(built.line), "weights": built.tally})
+        print_json(BuildDocument(**asdict(built.line), weights=built.tally))
     else:
         _show(built, target)
     if built.untied:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from modpkg.cli.check import check_document
 from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, say
@@ -17,7 +15,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import Lock, read_lock
 
 if TYPE_CHECKING:
-    from modpkg.community.semver.changelog import ReleaseChanges
+    from modpkg.community.semver.changelog import LockChanges, ReleaseChanges
 
 
 @click.command("changelog")
@@ -31,6 +29,7 @@ def changelog_command(workspace: Workspace, before: str, after: str, as_json: bo
     A and B are two releases of a module (NAME==VERSION), or two lock files of an app.
     """
     from modpkg.community.semver.changelog import (
+        LockChanges,
         changes_between,
         lock_changelog,
         lock_markdown,
@@ -38,7 +37,6 @@ def changelog_command(workspace: Workspace, before: str, after: str, as_json: bo
     )
     from modpkg.community.semver.releases import named_line
 
-    document: Any
     if "==" in before or "==" in after:
         one, two = (named_line(text, workspace.registries) for text in (before, after))
         if one.name != two.name:
@@ -48,20 +46,12 @@ def changelog_command(workspace: Workspace, before: str, after: str, as_json: bo
                 f"'modpkg diff {before} {after}' compares their weights.",
             )
         changes = changes_between(one, two, workspace, count=True)
-        document = _document(changes)
+        document: ReleaseChanges | LockChanges = changes
         text = release_markdown(changes)
     else:
         locked = lock_changelog(_lock(before), _lock(after), workspace)
         text = lock_markdown(locked)
-        document = [
-            {
-                "name": module.name,
-                "before": module.before,
-                "after": module.after,
-                "changes": None if module.changes is None else _document(module.changes),
-            }
-            for module in locked
-        ]
+        document = LockChanges(tuple(locked))
     if as_json:
         print_json(document)
     else:
@@ -76,8 +66,3 @@ def _lock(path: str) -> Lock:
             message=f"There is no lock file {path}; name two, or two releases as NAME==VERSION.",
         )
     return lock
-
-
-def _document(changes: ReleaseChanges) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.to_builtins(changes)
-    return document | {"check": check_document(changes.check)}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
 from modpkg.cli.output import bad, faint, good, print_json, say, strong, table
@@ -39,7 +38,7 @@ def check_command(workspace: Workspace, folder: Path, against: str | None, as_js
 
     result = check_project(module_project(folder, workspace), against)
     if as_json:
-        print_json(check_document(result))
+        print_json(result)
     else:
         show_check(result)
     return 0 if result.legal else 1
@@ -84,9 +83,3 @@ def weight_line(result: Check) -> str:
         (weights.removed, "removed"),
     ]
     return ", ".join(f"{len(names)} {what}" for names, what in groups if names)
-
-
-def check_document(result: Check) -> dict[str, Any]:
-    """Return a check as data for JSON."""
-    document: dict[str, Any] = msgspec.to_builtins(result)
-    return document | {"sentence": result.sentence}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, tell
@@ -10,6 +11,13 @@ from modpkg.compose.clusters import open_executor
 from modpkg.environment.install import compose_models
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.workspace import Workspace
+
+
+class ComposeDocument(Struct, frozen=True):
+    """Models that were composed."""
+
+    composed: dict[str, str]
+    """By model, the digest of its weights."""
 
 
 @click.command("compose")
@@ -32,7 +40,7 @@ def compose_command(
         plan = plan_install(workspace, InstallRequest())
         results = compose_models(plan, threads=threads, executor=pool)
     if as_json:
-        print_json({"composed": results})
+        print_json(ComposeDocument(dict(results)))
         return
     for name, result in results.items():
         tell(f"{good('Composed')} {name}: {result}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import project_options, with_workspace
@@ -15,6 +16,44 @@ from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.diff.tensors import PartDiff, TensorDiff, WeightsDiff
+
+
+class DifferingTensor(Struct, frozen=True, kw_only=True):
+    """A tensor of A, of B or of both."""
+
+    name: str
+    status: str
+    """``same``, ``changed``, ``reshaped``, ``added`` or ``removed``."""
+    dtype: str
+    shape: tuple[int, ...]
+    dtype_before: str | None
+    """A's; null unless it differs. The same for the shape."""
+    shape_before: tuple[int, ...] | None
+    elements: int
+    changed: int
+    """Elements with other bits, or, if the dtypes differ, with other values."""
+    norm: float | None
+    """Euclidean norm of A's tensor. Here and below, null stands for infinity."""
+    distance: float | None
+    """Norm of B - A."""
+    largest: float | None
+    """The largest absolute value in B - A."""
+    relative: float | None
+    """``distance / norm``."""
+
+
+class DiffDocument(Struct, frozen=True, kw_only=True):
+    """How far two sets of weights are apart."""
+
+    a: str
+    b: str
+    elements: int
+    changed: int
+    """Elements that differ."""
+    distance: float | None
+    """Of the changed tensors, like ``relative``; null stands for infinity."""
+    relative: float | None
+    tensors: list[DifferingTensor]
 
 
 @click.command("diff")
@@ -132,32 +171,32 @@ def _percent(share: float) -> str:
     return ">99.9 %" if share > 0.999 else f"{share * 100:.1f} %"
 
 
-def _document(one: str, two: str, diff: WeightsDiff) -> dict[str, Any]:
+def _document(one: str, two: str, diff: WeightsDiff) -> DiffDocument:
     def finite(value: float) -> float | None:
         return value if value < float("inf") else None
 
-    return {
-        "a": one,
-        "b": two,
-        "elements": diff.elements,
-        "changed": diff.changed,
-        "distance": finite(diff.distance),
-        "relative": finite(diff.relative),
-        "tensors": [
-            {
-                "name": tensor.name,
-                "status": tensor.status,
-                "dtype": tensor.dtype,
-                "shape": tensor.shape,
-                "dtype_before": tensor.dtype_before,
-                "shape_before": tensor.shape_before,
-                "elements": tensor.elements,
-                "changed": tensor.changed,
-                "norm": finite(tensor.norm),
-                "distance": finite(tensor.distance),
-                "largest": finite(tensor.largest),
-                "relative": finite(tensor.relative),
-            }
+    return DiffDocument(
+        a=one,
+        b=two,
+        elements=diff.elements,
+        changed=diff.changed,
+        distance=finite(diff.distance),
+        relative=finite(diff.relative),
+        tensors=[
+            DifferingTensor(
+                name=tensor.name,
+                status=tensor.status,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                dtype_before=tensor.dtype_before,
+                shape_before=tensor.shape_before,
+                elements=tensor.elements,
+                changed=tensor.changed,
+                norm=finite(tensor.norm),
+                distance=finite(tensor.distance),
+                largest=finite(tensor.largest),
+                relative=finite(tensor.relative),
+            )
             for tensor in diff.tensors
         ],
-    }
+    )

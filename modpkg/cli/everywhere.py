@@ -21,7 +21,7 @@ class CommonChoices:
         self.color: bool | None = None
         """None leaves it to the environment and to whether it is a terminal."""
         self.debug = False
-        self.told: set[str] = set()
+        self.warned: set[str] = set()
         """Warnings that were shown: each is shown once."""
 
 

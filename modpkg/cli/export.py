@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, offline_option, user_option, with_workspace
@@ -22,6 +23,15 @@ _MODEL_WRITERS = {
     "sentence-transformers": export_sentence_transformers,
     "safetensors": export_plain,
 }
+
+
+class ExportDocument(Struct, frozen=True):
+    """A model that was exported."""
+
+    folder: str
+    format: str
+    files: list[str]
+    """Those in the folder."""
 
 
 @click.command("export")
@@ -50,6 +60,6 @@ def export_command(workspace: Workspace, name: str, form: str, folder: Path, as_
         model = find_model(name, workspace)
         files = _MODEL_WRITERS[form](*model, folder)
     if as_json:
-        print_json({"folder": str(folder), "format": form, "files": files})
+        print_json(ExportDocument(str(folder), form, files))
     else:
         tell(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import project_options, with_workspace
@@ -32,7 +31,7 @@ def fork_command(
     chosen = module_name(name)
     forked = fork(origin, chosen, out if out is not None else Path(chosen), workspace)
     if as_json:
-        print_json({**msgspec.structs.asdict(forked), "folder": str(forked.folder)})
+        print_json(forked)
         return
     tell(
         f"{good('Forked')} {forked.origin} as {strong(forked.name)} {forked.version} in "

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.options import json_option, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, print_json, tell, warn
 from modpkg.core.errors import InvalidValue, UsageError
@@ -139,7 +140,7 @@ def _convert(
     for warning in warnings:
         warn(warning)
     if as_json:
-        print_json({"name": chosen, "version": normal, "folder": str(folder)})
+        print_json(ModuleDocument(chosen, normal, str(folder)))
         return
     tell(f"{good('Wrote')} the module project {chosen} {normal} to {shown(folder)}/.")
     tell(f"Review {shown(folder)}/modpkg.toml, then run: modpkg build {folder}")

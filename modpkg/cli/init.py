@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
-from modpkg.cli.output import good, tell
+from modpkg.cli.options import json_option
+from modpkg.cli.output import good, print_json, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.core.files import write_atomically
@@ -16,11 +18,22 @@ from modpkg.manifest.find import find_manifest
 from modpkg.manifest.starter import new_manifest
 
 
+class InitDocument(Struct, frozen=True):
+    """A manifest that was written."""
+
+    name: str
+    kind: str
+    """A kind of module, or ``app``."""
+    manifest: str
+    """Its path."""
+
+
 @click.command("init")
 @click.argument("folder", type=click.Path(path_type=Path), default=".")
 @click.option("--kind", type=click.Choice(KINDS), help="Kind of module. [default: an app]")
 @click.option("--name", help="Name. [default: the folder's]")
-def init_command(folder: Path, kind: str | None, name: str | None) -> None:
+@json_option
+def init_command(folder: Path, kind: str | None, name: str | None, as_json: bool) -> None:
     """Create a modpkg.toml for an app or (with --kind) a module, with comments to fill in."""
     path = folder / MANIFEST
     if path.exists():
@@ -34,4 +47,7 @@ def init_command(folder: Path, kind: str | None, name: str | None) -> None:
     chosen = module_name(name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, new_manifest(kind or "app", chosen).encode())
+    if as_json:
+        print_json(InitDocument(chosen, kind or "app", str(path)))
+        return
     tell(f"{good('Wrote')} {path}, {'a ' + kind if kind else 'an app'} named {chosen}.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import policy_options, project_options, upgrade_options, with_workspace
@@ -18,6 +19,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_since
 
 if TYPE_CHECKING:
+    from modpkg.community.bisect.update import TestedUpdate
     from modpkg.environment.install import Installation
     from modpkg.environment.plan import InstallPlan, InstallRequest, VersionChange
     from modpkg.manifest.schema import Strategy
@@ -64,7 +66,7 @@ def install_command(
             workspace.environment.tidy()
             for warning in yanked_since(workspace):
                 workspace.progress.warn(warning)
-            _show_nothing_to_do(workspace, as_json, {})
+            _show_nothing_to_do(workspace, as_json)
             return
     from modpkg.core.names import parse_requirement
     from modpkg.environment.plan import InstallRequest
@@ -87,34 +89,55 @@ def carry_out(
     *,
     dry_run: bool,
     as_json: bool,
-    extra: Mapping[str, Any] = MappingProxyType({}),
+    tested: TestedUpdate | None = None,
 ) -> None:
-    """Install, or only plan it, and print the result; ``extra`` is added to its JSON."""
+    """Install, or only plan it, and print the result; ``tested`` is added to its JSON."""
     from modpkg.environment.install import install
     from modpkg.environment.plan import plan_install
 
     if dry_run:
         with workspace.store.lock():
             plan = plan_install(workspace, request)
-        _show_plan(plan, as_json, extra)
+        _show_plan(plan, as_json, tested)
         return
     begun = time.monotonic()
     installation = install(workspace, request)
     if not installation.changed:
-        _show_nothing_to_do(workspace, as_json, extra)
+        _show_nothing_to_do(workspace, as_json, tested)
     elif as_json:
-        document = _plan_document(installation.plan)
-        print_json({**document, "generation": installation.generation.number, **extra})
+        number = installation.generation.number
+        _print_document(installation.plan, tested, generation=number)
     else:
         _show_installation(installation, time.monotonic() - begun)
         if step := _next_step(installation.plan, request):
             tell(faint(step))
 
 
-def _show_nothing_to_do(workspace: Workspace, as_json: bool, extra: Mapping[str, Any]) -> None:
+def _print_document(
+    plan: InstallPlan | None,
+    tested: TestedUpdate | None,
+    generation: int | UnsetType | None = UNSET,
+) -> None:
+    """Print what was installed, or without a generation would be, or None if nothing, as JSON."""
+    from modpkg.cli.install_document import InstallDocument, plan_document
+
+    document = InstallDocument(changes=()) if plan is None else plan_document(plan)
+    if generation is UNSET:
+        document = replace(document, dry_run=True)
+    else:
+        document = replace(document, generation=generation)
+    if tested is not None:
+        document = replace(document, held=tested.held, skipped=tested.skipped, runs=tested.runs)
+    print_json(document)
+
+
+def _show_nothing_to_do(
+    workspace: Workspace, as_json: bool, tested: TestedUpdate | None = None
+) -> None:
     current = workspace.environment.current()
     if as_json:
-        print_json({"changes": [], "generation": current.number if current else None, **extra})
+        number = None if current is None else current.number
+        _print_document(None, tested, generation=number)
         return
     count = len(current.modules) if current is not None else 0
     verb = "is" if count == 1 else "are"
@@ -161,33 +184,9 @@ def show_changes(changes: Sequence[VersionChange], show: Callable[[str], None] =
             show(f" {good('~')} {change.name} {change.before} -> {change.after}")
 
 
-def _plan_document(plan: InstallPlan) -> dict[str, Any]:
-    return {
-        "changes": list(plan.changes),
-        "modules": [
-            {
-                "name": module.name,
-                "version": module.version,
-                "kind": module.kind,
-                "registry": module.registry,
-                "fetch": plan.transfer.missing_of(module.name),
-            }
-            for module in plan.lock.module
-        ],
-        "fits": {f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
-        "licenses": {"modules": plan.licences},
-        "fetch": plan.transfer.missing,
-        "here": plan.transfer.here,
-        "compose": plan.compose_bytes,
-        "disk": plan.disk,
-        "compose_memory": plan.compose_memory,
-        "models": [recipe.name for recipe in plan.recipes],
-    }
-
-
-def _show_plan(plan: InstallPlan, as_json: bool, extra: Mapping[str, Any]) -> None:
+def _show_plan(plan: InstallPlan, as_json: bool, tested: TestedUpdate | None) -> None:
     if as_json:
-        print_json({**_plan_document(plan), "dry_run": True, **extra})
+        _print_document(plan, tested)
         return
     show_changes(plan.changes, say)
     if not plan.changes:

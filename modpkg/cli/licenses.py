@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, table
-from modpkg.environment.licences import check_licences
+from modpkg.environment.licences import ModuleLicense, check_licences
 from modpkg.environment.locking import check_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.transfer.plan import plan_transfer
+
+
+class LicencesDocument(Struct, frozen=True):
+    """The licences of locked modules."""
+
+    modules: tuple[ModuleLicense, ...]
 
 
 @click.command("licenses")
@@ -26,7 +33,7 @@ def licenses_command(workspace: Workspace, as_json: bool) -> int:
     records = plan_transfer(lock.module, by_name, workspace.store).records
     modules = check_licences(manifest.licenses, records)
     if as_json:
-        print_json({"modules": modules})
+        print_json(LicencesDocument(modules))
     else:
         rows = [
             [m.name, m.version, m.license, f"{m.verdict} ({m.reason})" if m.reason else m.verdict]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import limit_option, project_options, with_workspace
@@ -17,16 +19,73 @@ from modpkg.community.patch.base import fetch_base
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import shown, write_atomically
+from modpkg.core.report import Report
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
     from modpkg.community.patch.merge import ConflictMethod, MergePlan, MergeResult
     from modpkg.community.patch.method_tournament import MethodScore
-    from modpkg.core.report import Report
     from modpkg.manifest.schema import Setting
 
 AUTO = "auto"
+
+
+class MergedTensor(Struct, frozen=True, kw_only=True):
+    """A tensor that several copies changed differently."""
+
+    name: str
+    parents: tuple[int, ...]
+    """Indices of those that changed it."""
+    reason: str
+    """Why values cannot be compared; empty if they can."""
+    elements: int
+    positions: int
+    """Values that at least two changed."""
+    different: int
+    """Of those, the ones changed to different values: the conflicts."""
+    opposite: int
+    """Of those, the ones changed in opposite directions."""
+    conflicts: bool
+    """Whether a choice is needed."""
+    choice: str | int | None
+    """The resolution file's: ``base``, ``mean``, or a parent's index."""
+
+
+class MergedFile(Struct, frozen=True):
+    """A file that several copies changed differently."""
+
+    path: str
+    reason: str
+    choice: str | int | None
+    """The resolution file's, as for a tensor."""
+
+
+class MethodResult(Struct, frozen=True):
+    """How one method did in the tests (``--method auto``)."""
+
+    method: str
+    failed: int
+    gain: float
+    """Relative improvement over the first method, as a mean over the tests."""
+    report: Report
+
+
+class MergeDocument(Struct, frozen=True, kw_only=True):
+    """A merge, with its conflicts."""
+
+    base: str
+    parents: list[str]
+    tensors: list[MergedTensor]
+    files: list[MergedFile]
+    name: str | UnsetType = UNSET
+    """Of the module that was written; left out with ``--check``, like what follows."""
+    version: str | UnsetType = UNSET
+    folder: str | UnsetType = UNSET
+    method: str | UnsetType | None = UNSET
+    """How conflicts were merged; null if there was no method."""
+    tried: list[MethodResult] | UnsetType = UNSET
+    """Best first; empty without ``--method auto``."""
 
 
 @click.command("merge")
@@ -132,8 +191,19 @@ def merge_command(
         )
     by = scores[0].method if scores else None if chosen_method is None else chosen_method.name
     if as_json:
-        written = {"name": chosen, "version": number, "folder": str(target), "method": by}
-        print_json(_document(merge) | written | {"tried": _scores_document(scores)})
+        print_json(
+            replace(
+                _document(merge),
+                name=chosen,
+                version=number,
+                folder=str(target),
+                method=by,
+                tried=[
+                    MethodResult(score.method, score.failed, score.gain, score.report)
+                    for score in scores
+                ],
+            )
+        )
         return 0
     _show_scores(scores)
     if unknown := [view.label for view in merge.parents if view.name is None]:
@@ -251,42 +321,26 @@ def _show_scores(scores: Sequence[MethodScore]) -> None:
     say()
 
 
-def _scores_document(scores: Sequence[MethodScore]) -> list[dict[str, Any]]:
-    return [
-        {
-            "method": score.method,
-            "failed": score.failed,
-            "gain": score.gain,
-            "report": score.report,
-        }
-        for score in scores
-    ]
-
-
-def _document(merge: MergePlan) -> dict[str, Any]:
-    return {
-        "base": merge.label,
-        "parents": [view.label for view in merge.parents],
-        "tensors": [
-            {
-                "name": item.name,
-                "parents": item.parents,
-                "reason": item.reason,
-                "elements": item.elements,
-                "positions": item.positions,
-                "different": item.different,
-                "opposite": item.opposite,
-                "conflicts": item.conflicts,
-                "choice": merge.chosen.get(item.name),
-            }
+def _document(merge: MergePlan) -> MergeDocument:
+    return MergeDocument(
+        base=merge.label,
+        parents=[view.label for view in merge.parents],
+        tensors=[
+            MergedTensor(
+                name=item.name,
+                parents=item.parents,
+                reason=item.reason,
+                elements=item.elements,
+                positions=item.positions,
+                different=item.different,
+                opposite=item.opposite,
+                conflicts=item.conflicts,
+                choice=merge.chosen.get(item.name),
+            )
             for item in merge.overlaps.tensors
         ],
-        "files": [
-            {
-                "path": item.path,
-                "reason": item.reason,
-                "choice": merge.chosen_files.get(item.path),
-            }
+        files=[
+            MergedFile(item.path, item.reason, merge.chosen_files.get(item.path))
             for item in merge.files.conflicts
         ],
-    }
+    )

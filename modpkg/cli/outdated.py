@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, say, table
-from modpkg.environment.outdated import outdated
+from modpkg.environment.outdated import Outdated, outdated
 from modpkg.environment.preview import open_preview
 from modpkg.environment.workspace import Workspace
+
+
+class OutdatedDocument(Struct, frozen=True):
+    """Locked modules with newer versions, or that were yanked."""
+
+    modules: list[Outdated]
 
 
 @click.command("outdated")
@@ -22,7 +29,7 @@ def outdated_command(workspace: Workspace, as_json: bool) -> None:
     """
     rows = outdated(open_preview(workspace))
     if as_json:
-        print_json(rows)
+        print_json(OutdatedDocument(rows))
     elif not rows:
         say("All locked modules are at their newest versions.")
     else:

@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 import msgspec
+from msgspec import Struct
 
 from modpkg.cli.everywhere import chosen
 from modpkg.core.errors import ModpkgError
@@ -46,8 +47,8 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning on standard error, once; ``-qq`` leaves it out."""
-    if chosen.quiet < 2 and text not in chosen.told:
-        chosen.told.add(text)
+    if chosen.quiet < 2 and text not in chosen.warned:
+        chosen.warned.add(text)
         _print_error(f"{click.style('warning', fg='yellow', bold=True)}: {text}")
 
 
@@ -84,17 +85,40 @@ def _colour(stream: Any) -> bool | None:
     return True if os.environ.get("FORCE_COLOR") else None
 
 
-def print_json(value: Any) -> None:
-    """Print a value as indented JSON."""
+JSON_SCHEMA = 1
+"""Version of the documents that ``--json`` prints; see ``docs/json.md``."""
+
+
+def print_json(document: Struct) -> None:
+    """Print what a command found as indented JSON; `modpkg.cli.documents` lists the shapes."""
+    print_object({"schema": JSON_SCHEMA, **msgspec.to_builtins(document, enc_hook=str)})
+
+
+def print_object(schema: Mapping[str, Any]) -> None:
+    """Print an object as indented JSON."""
     _close_bars()
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    click.echo(msgspec.json.format(msgspec.json.encode(schema), indent=2).decode())
+
+
+class FailureReason(Struct, frozen=True):
+    """What went wrong."""
+
+    code: str
+    """As ``M304``; it keeps its meaning."""
+    message: str
+    """For people; it may change."""
+
+
+class Failure(Struct, frozen=True):
+    """What any command prints when it fails."""
+
+    error: FailureReason
 
 
 def show_error(error: ModpkgError, *, as_json: bool) -> None:
     """Print an error on standard error, or as JSON on standard output."""
     if as_json:
-        document = {"error": {"code": error.code, "message": str(error)}}
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        print_json(Failure(FailureReason(error.code, str(error))))
     else:
         _print_error(f"{bad(f'error[{error.code}]')}: {error}")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
+from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.module_names import files, names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, note, print_json, say, strong, table, tell
@@ -28,6 +30,45 @@ _OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the new module. [default: its name]"
 )
 _LICENSE = click.option("--license", "license_", help="SPDX expression. [default: the base's]")
+
+
+class PatchForm(Struct, frozen=True, kw_only=True):
+    """How a tensor is written in a patch."""
+
+    name: str
+    form: str
+    rank: int | None
+    """Of a change that is written as a product of two matrices."""
+    elements: int
+    changed: int
+    places: int
+    """Values that are stored individually."""
+    bytes: int
+
+
+class PatchDocument(Struct, frozen=True, kw_only=True):
+    """A patch that was created."""
+
+    name: str
+    version: str
+    folder: str
+    base: str
+    """Name and version."""
+    bytes: int
+    """Of the patch's tensors in a release."""
+    copy_bytes: int
+    """Of the copy's tensors."""
+    elements: int
+    changed: int
+    """Elements that the patch changes."""
+    tensors: int
+    added: list[str]
+    """Tensors that the base does not have."""
+    removed: list[str]
+    """Tensors that the copy does not have."""
+    files: list[str]
+    removed_files: list[str]
+    forms: list[PatchForm]
 
 
 @click.group("patch")
@@ -135,34 +176,34 @@ def _show(patch: Patch) -> None:
         say()
 
 
-def _document(name: str, version: str, folder: Path, patch: Patch) -> dict[str, Any]:
-    return {
-        "name": name,
-        "version": version,
-        "folder": str(folder),
-        "base": patch.base,
-        "bytes": patch.bytes,
-        "copy_bytes": patch.length,
-        "elements": patch.elements,
-        "changed": patch.changed,
-        "tensors": patch.tensors,
-        "added": patch.added,
-        "removed": list(patch.record.removed),
-        "files": list(patch.files),
-        "removed_files": patch.record.removed_files,
-        "forms": [
-            {
-                "name": tensor,
-                "form": form.name,
-                "rank": form.rank,
-                "elements": form.elements,
-                "changed": form.changed,
-                "places": form.places,
-                "bytes": form.bytes,
-            }
+def _document(name: str, version: str, folder: Path, patch: Patch) -> PatchDocument:
+    return PatchDocument(
+        name=name,
+        version=version,
+        folder=str(folder),
+        base=patch.base,
+        bytes=patch.bytes,
+        copy_bytes=patch.length,
+        elements=patch.elements,
+        changed=patch.changed,
+        tensors=patch.tensors,
+        added=patch.added,
+        removed=list(patch.record.removed),
+        files=list(patch.files),
+        removed_files=patch.record.removed_files,
+        forms=[
+            PatchForm(
+                name=tensor,
+                form=form.name,
+                rank=form.rank,
+                elements=form.elements,
+                changed=form.changed,
+                places=form.places,
+                bytes=form.bytes,
+            )
             for tensor, form in patch.forms.items()
         ],
-    }
+    )
 
 
 @patch_command.command("apply")
@@ -209,7 +250,7 @@ def patch_apply_command(
             origins=origins,
         )
     if as_json:
-        print_json({"name": chosen, "version": number, "folder": str(folder)})
+        print_json(ModuleDocument(chosen, str(number), str(folder)))
     else:
         tell(f"{good('Wrote')} {strong(chosen)} {number} to {shown(folder)}/.")
 

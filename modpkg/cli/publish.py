@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
+from msgspec.structs import asdict
 
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, say, strong, tell
 from modpkg.community.modules.project import module_project
 from modpkg.core.files import human_bytes
+from modpkg.core.records import IndexLine
 from modpkg.environment.workspace import Workspace
+
+
+class PublishDocument(IndexLine, kw_only=True):
+    """A published release, as its registry's index has it."""
+
+    dry_run: bool = False
+    """Whether it was only checked; its ``published`` is empty then."""
 
 
 @click.command("publish")
@@ -37,8 +45,8 @@ def publish_command(
 
     project = module_project(folder, workspace)
     published, target = publish_project(project, allow_breaking, dry_run=dry_run)
-    if as_json and dry_run:
-        print_json({**msgspec.to_builtins(published), "dry_run": True})
+    if as_json:
+        print_json(PublishDocument(**asdict(published), dry_run=dry_run))
         return
     if dry_run:
         say(
@@ -47,9 +55,6 @@ def publish_command(
             if not published.published
             else f"{strong(published.name)} {published.version} is in {target} already."
         )
-        return
-    if as_json:
-        print_json(published)
         return
     tell(
         f"{good('Published')} {strong(published.name)} {published.version} to {target} "

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, table
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.location import Location, alias_location, default_location
+
+
+class RegistryUse(Struct, frozen=True):
+    """A registry, and what comes from it."""
+
+    alias: str
+    address: str
+    """A URL, or the absolute path of a folder."""
+    origin: str
+    """What named it."""
+    modules: list[str]
+    """The locked modules that come from it."""
+
+
+class RegistriesDocument(Struct, frozen=True):
+    """Where the modules of a project come from."""
+
+    registries: list[RegistryUse]
 
 
 @click.group("registry")
@@ -36,15 +55,10 @@ def list_registries(workspace: Workspace, as_json: bool) -> None:
         modules[workspace.registries.alias(module.name)].append(str(module.name))
     if as_json:
         rows = [
-            {
-                "alias": alias,
-                "address": place.address,
-                "origin": place.origin,
-                "modules": modules[alias],
-            }
+            RegistryUse(alias, place.address, place.origin, modules[alias])
             for alias, place in places.items()
         ]
-        print_json({"registries": rows})
+        print_json(RegistriesDocument(rows))
         return
     table(
         [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.options import json_option, offline_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
@@ -16,7 +18,7 @@ from modpkg.environment.repair import repair
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_cutoff
 from modpkg.store.contents import scan_store
-from modpkg.store.corruption import find_corruption
+from modpkg.store.corruption import Corruption, find_corruption
 from modpkg.store.garbage import clear, collect_garbage
 
 
@@ -26,6 +28,61 @@ def store_command() -> None:
 
     Environments hard-link what they use, so they keep working whatever is removed here.
     """
+
+
+class Total(Struct, frozen=True):
+    """How much there is of one kind."""
+
+    count: int
+    size: int
+    """Bytes."""
+
+
+class StoreDocument(Struct, frozen=True, kw_only=True):
+    """The store's contents."""
+
+    folder: str
+    size: int
+    """Bytes."""
+    releases: int
+    packs: Total
+    files: Total
+    composed: Total
+    tested: Total
+    unfinished: Total
+    """Downloads that were interrupted."""
+    projects: list[str]
+    """Paths of the lock files that use it."""
+
+
+class GarbageDocument(Struct, frozen=True, kw_only=True):
+    """What was removed from the store."""
+
+    freed: int
+    """Bytes."""
+    left: int
+    """Bytes that stay."""
+    releases: tuple[str, ...]
+    """Digests, like those below."""
+    composed: tuple[str, ...]
+    tested: tuple[str, ...]
+    dry_run: bool
+
+
+class ClearDocument(Struct, frozen=True):
+    """How much was removed from the store."""
+
+    freed: int
+    """Bytes."""
+
+
+class VerifyDocument(Struct, frozen=True):
+    """What is damaged in the store."""
+
+    bytes: int
+    """Bytes that were verified."""
+    damaged: list[Corruption]
+    repaired: int
 
 
 def _size(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
@@ -56,30 +113,30 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
     with store.lock():
         contents = scan_store(store)
         projects = list(store.projects.known().values())
-    document = {
-        "folder": str(store.root),
-        "size": contents.size,
-        "releases": len(contents.releases),
-        "packs": _totals(contents.packs),
-        "files": _totals(contents.blobs),
-        "composed": _totals(contents.composed),
-        "tested": _totals(contents.tested),
-        "unfinished": _totals(contents.partial),
-        "projects": [project.lock for project in projects],
-    }
+    document = StoreDocument(
+        folder=str(store.root),
+        size=contents.size,
+        releases=len(contents.releases),
+        packs=_total(contents.packs),
+        files=_total(contents.blobs),
+        composed=_total(contents.composed),
+        tested=_total(contents.tested),
+        unfinished=_total(contents.partial),
+        projects=[project.lock for project in projects],
+    )
     if as_json:
         print_json(document)
         return
     size = human_bytes(contents.size)
     say(f"{strong(str(store.root))}: {size}, {counted(len(contents.releases), 'release')}")
     rows = [
-        [what, str(document[key]["count"]), human_bytes(document[key]["size"])]  # type: ignore[index]
-        for key, what in (
-            ("packs", "packs of tensors"),
-            ("files", "files and records"),
-            ("composed", "composed results"),
-            ("tested", "test results"),
-            ("unfinished", "unfinished downloads"),
+        [what, str(total.count), human_bytes(total.size)]
+        for total, what in (
+            (document.packs, "packs of tensors"),
+            (document.files, "files and records"),
+            (document.composed, "composed results"),
+            (document.tested, "test results"),
+            (document.unfinished, "unfinished downloads"),
         )
     ]
     table(rows, ["What", "Count", "Size"])
@@ -88,8 +145,13 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
         say(f"  {project.lock}")
 
 
-def _totals(items: Any) -> dict[str, int]:
-    return {"count": len(items), "size": sum(item.size for item in items.values())}
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+def _total(items: Mapping[Any, _Sized]) -> Total:
+    return Total(len(items), sum(item.size for item in items.values()))
 
 
 @store_command.command("gc")
@@ -127,14 +189,14 @@ def gc_command(
     )
     if as_json:
         print_json(
-            {
-                "freed": garbage.freed,
-                "left": garbage.left,
-                "releases": garbage.releases,
-                "composed": garbage.composed,
-                "tested": garbage.tested,
-                "dry_run": dry_run,
-            }
+            GarbageDocument(
+                freed=garbage.freed,
+                left=garbage.left,
+                releases=garbage.releases,
+                composed=garbage.composed,
+                tested=garbage.tested,
+                dry_run=dry_run,
+            )
         )
         return
     verb = "Would free" if dry_run else "Freed"
@@ -159,7 +221,7 @@ def clear_command(workspace: Workspace, as_json: bool) -> None:
         size = scan_store(store).size
         clear(store)
     if as_json:
-        print_json({"freed": size})
+        print_json(ClearDocument(size))
     else:
         tell(f"{good('Freed')} {human_bytes(size)}.")
 
@@ -184,7 +246,7 @@ def verify_command(workspace: Workspace, no_repair: bool, as_json: bool) -> int:
     repaired = [] if no_repair else repair(workspace, damaged)
     left = [item for item in damaged if item not in repaired]
     if as_json:
-        print_json({"bytes": contents.size, "damaged": damaged, "repaired": len(repaired)})
+        print_json(VerifyDocument(contents.size, damaged, len(repaired)))
     else:
         for item in damaged:
             done = good("repaired") if item in repaired else strong("corrupt")

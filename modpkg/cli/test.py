@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import limit_option, project_options, with_workspace
@@ -12,8 +13,23 @@ from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong
 from modpkg.community.evaluate.report import TestRun, describe_result, junit_xml
 from modpkg.core.filenames import REPORT
 from modpkg.core.files import shown, write_atomically
-from modpkg.core.report import report_bytes
+from modpkg.core.report import Report, report_bytes
 from modpkg.environment.workspace import Workspace
+
+
+class TestsDocument(Struct, frozen=True):
+    """The results of tests."""
+
+    __test__ = False
+
+    reports: list[Report]
+
+
+class SuiteDocument(Struct, frozen=True):
+    """A suite without a model, which was only checked."""
+
+    tests: int
+    cases: int
 
 
 @click.command("test")
@@ -52,7 +68,7 @@ def test_command(
     if module is not None and module.kind == "suite" and not manifest.dependencies:
         cases = check_cases(manifest)
         if as_json:
-            print_json({"tests": len(manifest.tests), "cases": cases})
+            print_json(SuiteDocument(len(manifest.tests), cases))
             return 0
         say(
             f"{good('Valid')}: {counted(len(manifest.tests), 'test')} with "
@@ -67,7 +83,7 @@ def test_command(
         write_atomically(workspace.project.folder / REPORT, report_bytes(runs[0].report))
     passed = all(run.report.passed for run in runs)
     if as_json:
-        print_json([run.report for run in runs])
+        print_json(TestsDocument([run.report for run in runs]))
     else:
         for run in runs:
             _show(run)

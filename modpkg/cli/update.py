@@ -73,8 +73,7 @@ def update_command(
     if not as_json:
         show_tested(update, test)
     request = msgspec.structs.replace(request, lock=update.lock)
-    extra = {"held": update.held, "skipped": update.skipped, "runs": update.runs}
-    carry_out(workspace, request, dry_run=dry_run, as_json=as_json, extra=extra)
+    carry_out(workspace, request, dry_run=dry_run, as_json=as_json, tested=update)
 
 
 def _locked_names(workspace: Workspace, names: Sequence[str]) -> list[str]:

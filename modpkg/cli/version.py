@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import print_json, say
@@ -14,6 +15,15 @@ from modpkg.core.names import parse_version
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.bump import LEVELS, BumpLevel, bumped
 from modpkg.manifest.edit import set_version
+
+
+class VersionDocument(Struct, frozen=True):
+    """A module's version."""
+
+    name: str
+    before: str
+    version: str
+    """The new one; the same if it was only shown."""
 
 
 @click.command("version")
@@ -49,7 +59,7 @@ def version_command(
         project.project.parse(text)
         project.project.write(text)
     if as_json:
-        print_json({"name": module.name, "before": str(module.version), "version": str(new)})
+        print_json(VersionDocument(module.name, str(module.version), str(new)))
     elif changed:
         say(f"{module.name} {module.version} -> {new}")
     else:

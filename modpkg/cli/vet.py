@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-import msgspec
 
 from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import limit_option, project_options, with_workspace
@@ -74,7 +73,7 @@ def vet_command(
         earlier = compared_release(own, release, against)
         report = vet(own, runner, release, earlier, most=dependants)
     if as_json:
-        print_json(msgspec.to_builtins(report, order="sorted"))
+        print_json(report)
     else:
         _show(report)
     return {"accept": 0, "reject": 1, "needs-a-person": 3}[report.verdict]

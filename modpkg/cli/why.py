@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import click
+from msgspec import Struct
 
 from modpkg.cli.installed import find_assembly, find_installed, find_installed_module
 from modpkg.cli.module_names import locked_names
@@ -15,6 +16,22 @@ from modpkg.environment.workspace import Workspace
 
 MAX_PATHS = 500
 """Maximum number of paths that ``why`` shows; there can be exponentially many."""
+
+
+class PathStep(Struct, frozen=True):
+    """A module on the way to the one that was asked for."""
+
+    name: str
+    version: str
+    required: str
+    """The versions that the module before it, or the manifest, requires."""
+
+
+class WhyDocument(Struct, frozen=True):
+    """Why a module is installed."""
+
+    paths: list[list[PathStep]]
+    """Paths of requirements from the manifest to the module, shortest first."""
 
 
 @click.command("why")
@@ -29,8 +46,8 @@ def why_command(workspace: Workspace, name: str, as_json: bool) -> None:
     if (assembly := find_assembly(generation, workspace, name)) is not None:
         required = f"[models.{assembly.name}]"
         if as_json:
-            step = {"name": assembly.name, "version": assembly.version, "required": required}
-            print_json([[step]])
+            step = PathStep(assembly.name, assembly.version, required)
+            print_json(WhyDocument([[step]]))
         else:
             say(f"the manifest -> {strong(assembly.name)} {faint(f'({required})')}")
         return
@@ -41,25 +58,18 @@ def why_command(workspace: Workspace, name: str, as_json: bool) -> None:
         note(f"Only the first {MAX_PATHS} paths are shown.")
     paths.sort(key=len)
     if as_json:
-        print_json(
-            [
-                [
-                    {
-                        "name": step.name,
-                        "version": graph.modules[step.name].version,
-                        "required": shown_requirement(step),
-                    }
-                    for step in path
-                ]
-                for path in paths
-            ]
-        )
+        versions = {name: module.version for name, module in graph.modules.items()}
+        steps = [
+            [PathStep(step.name, versions[step.name], shown_requirement(step)) for step in path]
+            for path in paths
+        ]
+        print_json(WhyDocument(steps))
         return
     for path in paths:
-        steps = ["the manifest"]
-        steps += [
+        shown = ["the manifest"]
+        shown += [
             f"{strong(step.name)} {graph.modules[step.name].version} "
             + faint(f"({shown_requirement(step)})")
             for step in path
         ]
-        say(" -> ".join(steps))
+        say(" -> ".join(shown))

@@ -1,4 +1,4 @@
-"""Locked releases that were yanked after they were locked: they stay installed, and it is told."""
+"""Locked releases that were yanked after they were locked: they stay installed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def yanked_releases(
     return warnings
 
 
-class _Told(Struct, frozen=True):
+class _Reported(Struct, frozen=True):
     """What the indexes said when an install with nothing to do last read them."""
 
     lock: str
@@ -68,9 +68,9 @@ def yanked_since(workspace: Workspace) -> list[str]:
     current = workspace.environment.current()
     if current is None:
         return []
-    told = _read(workspace.environment.root / _FILE)
-    if told is not None and told.lock == current.lock and _unchanged(told.indexes):
-        return told.warnings
+    reported = _read(workspace.environment.root / _FILE)
+    if reported is not None and reported.lock == current.lock and _unchanged(reported.indexes):
+        return reported.warnings
     lock = workspace.usable_lock()
     if lock is None:
         return []
@@ -86,15 +86,15 @@ def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Regi
             index = folder.absolute() / "index" / f"{module.name}.jsonl"
             indexes[str(index)] = _stamp(index)
     warnings = yanked_releases(lock, by_name)
-    told = _Told("" if current is None else current.lock, indexes, warnings)
+    reported = _Reported("" if current is None else current.lock, indexes, warnings)
     with contextlib.suppress(OSError, ModpkgError):  # an environment that cannot be written
-        write_atomically(environment.root / _FILE, msgspec.json.encode(told))
+        write_atomically(environment.root / _FILE, msgspec.json.encode(reported))
     return warnings
 
 
-def _read(path: Path) -> _Told | None:
+def _read(path: Path) -> _Reported | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Told)
+        return msgspec.json.decode(path.read_bytes(), type=_Reported)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

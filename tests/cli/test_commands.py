@@ -57,8 +57,8 @@ def test_tree_why_list_and_show(registry: Path) -> None:
     assert "Registry:  registry" in modpkg("show", "lib").stdout
     assert "did you mean 'lib'" in refused("show", "libb")
     assert [m["name"] for m in modpkg_json("list")["modules"]] == ["top", "mid", "lib"]
-    assert modpkg_json("tree", "mid")[0]["requires"][0]["version"] == "1.5"
-    assert len(modpkg_json("why", "lib")) == 2
+    assert modpkg_json("tree", "mid")["modules"][0]["requires"][0]["version"] == "1.5"
+    assert len(modpkg_json("why", "lib")["paths"]) == 2
     assert modpkg_json("show", "lib")["module"]["registry"] == "registry"
 
 
@@ -105,7 +105,7 @@ def test_a_second_install_does_nothing(registry: Path) -> None:
     modpkg("install", "top")
     assert "Nothing to do" in modpkg("install").stdout
     assert modpkg_json("install")["changes"] == []
-    assert modpkg_json("rollback", "--list")[0]["generation"] == 1
+    assert modpkg_json("rollback", "--list")["generations"][0]["generation"] == 1
 
 
 def test_lock_check_and_upgrade(registry: Path) -> None:

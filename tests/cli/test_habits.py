@@ -82,7 +82,7 @@ def test_version_is_shown_and_set(folder: Path, capfd: pytest.CaptureFixture[str
     assert run(capfd, "version", "--bump", "minor")[1] == "own 1.2.3 -> 1.3.0\n"
     assert manifest.read_text() == text.replace("'1.2.3'", '"1.3.0"'), "and nothing else"
     document = json.loads(run(capfd, "version", "2.0rc1", "--json")[1])
-    assert document == {"name": "own", "before": "1.3.0", "version": "2.0rc1"}
+    assert document == {"schema": 1, "name": "own", "before": "1.3.0", "version": "2.0rc1"}
     assert run(capfd, "version", "2.0", "--bump", "major")[0] == 2
     assert run(capfd, "version", "x.y")[0] == 2
     assert run(capfd, "version")[1] == "own 2.0rc1\n"

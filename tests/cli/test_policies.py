@@ -202,10 +202,10 @@ def test_what_was_yanked_after_locking_is_told_by_install_and_outdated(registry:
     assert told in modpkg("install", "--frozen").stderr
     assert told in modpkg("install").stderr
     assert "3.0 (yanked: wrong labels)" in modpkg("outdated").stdout
-    assert modpkg_json("outdated")[0]["yanked"] == "wrong labels"
+    assert modpkg_json("outdated")["modules"][0]["yanked"] == "wrong labels"
     for version in ("1.0", "1.5", "2.0"):
         modpkg("yank", f"lib=={version}", "--reason", "")
-    assert modpkg_json("outdated")[0]["newest"] is None
+    assert modpkg_json("outdated")["modules"][0]["newest"] is None
     modpkg("yank", "lib==3.0", "--undo")
     assert "yanked" not in modpkg("install").stderr
 
@@ -346,12 +346,13 @@ def test_why_follows_the_extras_that_are_chosen(registry: Path) -> None:
     assert modpkg("why", "tool").stdout == (
         "the manifest -> news 1.0 ([all] any version) -> tool 1.0 ([deep] any version)\n"
     )
-    paths = modpkg_json("why", "lib")
+    paths = modpkg_json("why", "lib")["paths"]
     assert [[step["name"] for step in path] for path in paths] == [
         ["news", "lib"],
         ["news", "top", "mid", "lib"],
     ]
-    assert [row["name"] for row in modpkg_json("tree")[0]["requires"]] == ["top", "tool", "lib"]
+    [news] = modpkg_json("tree")["modules"]
+    assert [row["name"] for row in news["requires"]] == ["top", "tool", "lib"]
 
 
 def test_why_limits_the_number_of_paths(registry: Path) -> None:
@@ -376,7 +377,7 @@ def test_outdated_shows_the_update_and_the_newest(registry: Path) -> None:
     app('top = "*"\nlib = "*"')
     assert "No lock file" in refused("outdated")
     lock()
-    assert modpkg_json("outdated") == [
+    assert modpkg_json("outdated")["modules"] == [
         {
             "name": "lib",
             "locked": "2.0",
@@ -419,6 +420,10 @@ def test_update_takes_newer_versions_within_the_manifest(registry: Path) -> None
     assert Path("modpkg.toml").read_text() == text
     generation = modpkg_json("list")["number"]
     assert "Nothing to do: 3 modules" in modpkg("update").stdout
-    assert modpkg_json("update", "lib") == {"changes": [], "generation": generation}
+    assert modpkg_json("update", "lib") == {
+        "schema": 1,
+        "changes": [],
+        "generation": generation,
+    }
     assert "did you mean 'lib', so it cannot be updated" in refused("update", "libb")
     assert modpkg_json("update", "lib", "--resolution", "lowest")["changes"] != []

@@ -61,6 +61,7 @@ def test_info_lists_the_content(app: Path, home: Path) -> None:
 def test_one_flipped_bit_is_found_and_repaired(app: Path, home: Path, kind: str) -> None:
     before = digests(app)
     assert modpkg_json("store", "verify") == {
+        "schema": 1,
         "bytes": modpkg_json("store", "info")["size"],
         "damaged": [],
         "repaired": 0,

@@ -61,4 +61,4 @@ def test_auto_takes_the_method_that_the_base_s_own_tests_like_best(
     )
     # The candidate carries the base's tests, and they give what they gave when it was chosen.
     again = json.loads(modpkg("test", "--json", cwd=tmp_path / "merged", check=False).stdout)
-    assert again[0]["results"][0]["value"] == best["report"]["results"][0]["value"]
+    assert again["reports"][0]["results"][0]["value"] == best["report"]["results"][0]["value"]

@@ -84,7 +84,7 @@ def test_a_base_is_vetted_by_the_tests_of_the_head_on_it(
     head = tmp_path / "head"
     failed = modpkg("test", head.name, check=False, cwd=tmp_path)
     assert failed.returncode == 1  # a name is an installed model, and nothing is installed
-    [report] = modpkg_json("test", cwd=head)
+    [report] = modpkg_json("test", cwd=head)["reports"]
     assert [(r["suite"], r["test"], r["passed"]) for r in report["results"]] == [
         ("sentiment-head", "lines", True),
         ("things", "phone or car", True),
@@ -138,7 +138,7 @@ def test_generated_text_is_tested(examples: Path, tmp_path: Path) -> None:
         written[article] = modpkg_json("run", "short", "text.txt", cwd=app)["text"]
     rows = [json.dumps({"text": text, "expected": made}) for text, made in written.items()]
     (app / "c.jsonl").write_text("\n".join(rows))
-    [report] = modpkg_json("test", cwd=app)
+    [report] = modpkg_json("test", cwd=app)["reports"]
     values = {result["metric"]: result["value"] for result in report["results"]}
     assert values["rouge_l"] == 1.0
     assert values["exact_match"] == 1.0

@@ -36,6 +36,20 @@ class Culprit(Struct, frozen=True, kw_only=True):
     """Modules that change only together with it, or that its first bad version needs."""
 
 
+class HeldModule(Struct, frozen=True, kw_only=True):
+    """A module that stays below its newest version, because tests fail with it."""
+
+    name: str
+    version: str
+    """The version that it stays at."""
+    newest: str
+    """The version that an update without tests would take."""
+    bad: str
+    """The first version with which the tests fail."""
+    together: list[str]
+    """Other modules that have to be updated too for the tests to fail."""
+
+
 class SkippedMix(Struct, frozen=True):
     """A mix that could not be tried."""
 

@@ -17,6 +17,7 @@ from modpkg.community.bisect.minimize import Verdict
 from modpkg.community.bisect.search import (
     Culprit,
     CulpritSearch,
+    HeldModule,
     SkippedMix,
     check_good,
     held_below,
@@ -30,20 +31,6 @@ from modpkg.environment.policy import recorded, with_flags
 from modpkg.environment.registries import Registries
 from modpkg.manifest.schema import Dependency, Manifest
 from modpkg.resolve.lock import Lock, read_lock
-
-
-class HeldModule(Struct, frozen=True, kw_only=True):
-    """A module that stays below its newest version, because tests fail with it."""
-
-    name: str
-    version: str
-    """The version that it stays at."""
-    newest: str
-    """The version that an update without tests would take."""
-    bad: str
-    """The first version with which the tests fail."""
-    together: list[str]
-    """Other modules that have to be updated too for the tests to fail."""
 
 
 class TestedUpdate(Struct, frozen=True, kw_only=True):

@@ -78,6 +78,12 @@ class LockChange(Struct, frozen=True, kw_only=True):
     """Between two versions of it; None otherwise."""
 
 
+class LockChanges(Struct, frozen=True):
+    """What changed from one lock of an app to another."""
+
+    modules: tuple[LockChange, ...]
+
+
 def layer_changes(
     before: ModuleView, after: ModuleView, progress: Progress
 ) -> tuple[LayerChange, ...]:

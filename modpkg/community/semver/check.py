@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 from packaging.version import Version
 
 from modpkg.community.evaluate.report import Regression, regressions
@@ -40,6 +41,11 @@ class Check(Struct, frozen=True, kw_only=True):
     facts: tuple[Fact, ...]
     weights: Weights | None
     tests: TestsComparison | None
+    sentence: str = ""
+    """The verdict."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "sentence", self._sentence())
 
     @property
     def change(self) -> str:
@@ -52,9 +58,7 @@ class Check(Struct, frozen=True, kw_only=True):
         change = f"a {self.level} change" if self.level != "none" else "no change"
         return f"{self.name} {self.against} to {self.version} is {change}: {because}{more}"
 
-    @property
-    def sentence(self) -> str:
-        """The verdict."""
+    def _sentence(self) -> str:
         if self.against is None:
             return "First release; any version is allowed."
         if self.level == "none" and self.version == self.against:

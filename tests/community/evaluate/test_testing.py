@@ -144,7 +144,7 @@ def test_a_suites_tests_run_on_each_model_that_it_depends_on(
 
 
 def modpkg_json_of(folder: Path) -> Any:
-    return json.loads(modpkg("test", "--json", cwd=folder, check=False).stdout)
+    return json.loads(modpkg("test", "--json", cwd=folder, check=False).stdout)["reports"]
 
 
 def test_an_apps_tests_run_on_its_models(registry: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_installed_models_own_tests_can_be_run(registry: Path, tmp_path: Path
     )
     publish(model, registry)
     modpkg("install", "judge")
-    [report] = json.loads(modpkg("test", "judge", "--json").stdout)
+    [report] = modpkg_json("test", "judge")["reports"]
     assert report["subject"] == {"name": "judge", "version": "1.0", "kind": "model"}
     assert report["results"][0]["value"] == 1.0
     assert "is not a model that can run" in refused("test", "mood")

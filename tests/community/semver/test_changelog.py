@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -114,14 +113,13 @@ def test_a_lock_changelog_lists_each_module(registry: Path, tmp_path: Path) -> N
     assert "| tiny-lora | 1.0 | 2.0 | minor |" in output
     assert "| tiny |" not in output
     assert "## tiny-lora 1.0 to 2.0" in output
-    result = modpkg_json("changelog", "1.0.lock", "2.0.lock")
+    result = modpkg_json("changelog", "1.0.lock", "2.0.lock")["modules"]
     assert [one["name"] for one in result] == ["talker", "tiny-lora"]
     assert "name the same releases" in modpkg("changelog", "1.0.lock", "1.0.lock").stdout
     empty = Path("empty.lock")
     empty.write_text("spec = 1\nrequirements = []\n")
     gone = {
-        one["name"]: one["after"]
-        for one in json.loads(modpkg("changelog", "1.0.lock", empty, "--json").stdout)
+        one["name"]: one["after"] for one in modpkg_json("changelog", "1.0.lock", empty)["modules"]
     }
     assert gone == {"talker": None, "tiny": None, "tiny-lora": None}
 

@@ -1,0 +1,106 @@
+"""The shapes of what commands print with ``--json``.
+
+Each is an object with the field ``schema``, the version of all shapes, beside those of the record.
+``python -m registry_spec`` writes ``docs/json.md`` from them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from msgspec import Struct
+
+from modpkg.cli.output import JSON_SCHEMA
+from modpkg.core.record_schema import DIALECT, record_schema
+
+
+class ModuleDocument(Struct, frozen=True):
+    """A module project that was written."""
+
+    name: str
+    version: str
+    folder: str
+
+
+_INSTALL = ("modpkg.cli.install_document:InstallDocument",)
+_MODULE = ("modpkg.cli.documents:ModuleDocument",)
+_LINE = ("modpkg.core.records:IndexLine",)
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "install": _INSTALL,
+    "add": _INSTALL,
+    "remove": _INSTALL,
+    "update": _INSTALL,
+    "lock": ("modpkg.resolve.lock:Lock",),
+    "outdated": ("modpkg.cli.outdated:OutdatedDocument",),
+    "compose": ("modpkg.cli.compose:ComposeDocument",),
+    "rollback": ("modpkg.cli.rollback:RollbackDocument", "modpkg.cli.rollback:GenerationsDocument"),
+    "run": ("modpkg.runtime.pipeline:TaskResult",),
+    "list": ("modpkg.environment.generations:Generation",),
+    "show": ("modpkg.cli.show:ShowDocument",),
+    "tree": ("modpkg.cli.tree:TreeDocument",),
+    "why": ("modpkg.cli.why:WhyDocument",),
+    "why-not": ("modpkg.environment.why_not:WhyNot",),
+    "test": ("modpkg.cli.test:TestsDocument", "modpkg.cli.test:SuiteDocument"),
+    "licenses": ("modpkg.cli.licenses:LicencesDocument",),
+    "vet": ("modpkg.community.vet.verdict:VetReport",),
+    "bisect": ("modpkg.community.bisect.bisect:Bisection",),
+    "diff": ("modpkg.cli.diff:DiffDocument",),
+    "patch create": ("modpkg.cli.patch:PatchDocument",),
+    "patch apply": _MODULE,
+    "merge": ("modpkg.cli.merge:MergeDocument",),
+    "init": ("modpkg.cli.init:InitDocument",),
+    "check": ("modpkg.community.semver.check:Check",),
+    "changelog": (
+        "modpkg.community.semver.changelog:ReleaseChanges",
+        "modpkg.community.semver.changelog:LockChanges",
+    ),
+    "version": ("modpkg.cli.version:VersionDocument",),
+    "build": ("modpkg.cli.build:BuildDocument",),
+    "publish": ("modpkg.cli.publish:PublishDocument",),
+    "fork": ("modpkg.community.lineage.fork:Forked",),
+    "log": ("modpkg.community.lineage.lineage:Lineage",),
+    "yank": _LINE,
+    "registry list": ("modpkg.cli.registry:RegistriesDocument",),
+    "store info": ("modpkg.cli.store:StoreDocument",),
+    "store gc": ("modpkg.cli.store:GarbageDocument",),
+    "store clear": ("modpkg.cli.store:ClearDocument",),
+    "store verify": ("modpkg.cli.store:VerifyDocument",),
+    "vendor": ("modpkg.environment.vendor:Vendored",),
+    "import hf": _MODULE,
+    "import gguf": _MODULE,
+    "import peft": _MODULE,
+    "import mergekit": _MODULE,
+    "import safetensors": _MODULE,
+    "export": ("modpkg.cli.export:ExportDocument",),
+}
+"""By command, the records that it prints; imported when they are needed, since some need torch."""
+FAILURE = "modpkg.cli.output:Failure"
+"""What every command prints if it fails."""
+
+
+def find_shape(place: str) -> type[Struct]:
+    """Return the record of an entry of `SHAPES`."""
+    module, _, name = place.partition(":")
+    shape: type[Struct] = getattr(importlib.import_module(module), name)
+    return shape
+
+
+def shape_schema(place: str, title: str) -> dict[str, Any]:
+    """Return the JSON Schema of a document; readers have to ignore fields that it does not name."""
+    schema = record_schema(find_shape(place), title)
+    properties = {"schema": {"const": JSON_SCHEMA}} | schema["properties"]
+    return schema | {"properties": properties, "required": ["schema", *schema.get("required", ())]}
+
+
+def command_schema(command: str) -> dict[str, Any]:
+    """Return the JSON Schema of what a command prints with ``--json``, if it succeeds."""
+    title = f"modpkg {command} --json"
+    shapes = [shape_schema(place, title) for place in SHAPES[command]]
+    if len(shapes) == 1:
+        return shapes[0]
+    definitions = {name: each for shape in shapes for name, each in shape.pop("$defs", {}).items()}
+    for shape in shapes:
+        del shape["$schema"]
+    return {"$schema": DIALECT, "title": title, "anyOf": shapes, "$defs": definitions}
