@@ -16,6 +16,7 @@ from msgspec import Struct
 from modpkg.cli.everywhere import chosen
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
+from modpkg.core.printable import json_ascii, one_line, printable_styled
 from modpkg.core.progress import Progress
 
 _bars: list[TerminalProgress] = []
@@ -30,7 +31,7 @@ def _close_bars() -> None:
 def say(text: str = "") -> None:
     """Print a line on standard output."""
     _close_bars()
-    click.echo(text, color=_colour(sys.stdout))
+    click.echo(printable_styled(text), color=_colour(sys.stdout))
 
 
 def tell(text: str = "") -> None:
@@ -54,7 +55,7 @@ def warn(text: str) -> None:
 
 def _print_error(text: str) -> None:
     _close_bars()
-    click.echo(text, err=True, color=_colour(sys.stderr))
+    click.echo(printable_styled(text), err=True, color=_colour(sys.stderr))
 
 
 def strong(text: str) -> str:
@@ -95,9 +96,9 @@ def print_json(document: Struct) -> None:
 
 
 def print_object(schema: Mapping[str, Any]) -> None:
-    """Print an object as indented JSON."""
+    """Print an object as indented JSON; characters that a terminal obeys are escaped."""
     _close_bars()
-    click.echo(msgspec.json.format(msgspec.json.encode(schema), indent=2).decode())
+    click.echo(json_ascii(msgspec.json.format(msgspec.json.encode(schema), indent=2).decode()))
 
 
 class FailureReason(Struct, frozen=True):
@@ -129,7 +130,8 @@ def counted(count: int, thing: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:
-    """Print aligned columns with a bold head."""
+    """Print aligned columns with a bold head; each cell is one line."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for number, row in enumerate([head, *rows]):
         line = "  ".join(
@@ -162,7 +164,7 @@ class TerminalProgress(Progress):
     def stage(self, text: str) -> None:
         with self._lock:
             self.close()
-            self._text, self._total, self._done = text, None, 0
+            self._text, self._total, self._done = one_line(text), None, 0
             self._begun = time.monotonic()
             if chosen.verbose:
                 note(faint(text))
@@ -196,7 +198,7 @@ class TerminalProgress(Progress):
             TransferSpeedColumn,
         )
 
-        columns: list[Any] = [TextColumn("{task.description}"), BarColumn()]
+        columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn()]
         if self._text.startswith(("Fetching", "Building", "Publishing")):
             columns += [DownloadColumn(), TransferSpeedColumn()]
         console = Console(stderr=True, no_color=True if _colour(sys.stderr) is False else None)

@@ -14,6 +14,7 @@ from modpkg.cli.module_names import files, installed_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say
 from modpkg.core.errors import RunError, UsageError
+from modpkg.core.printable import printable
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
 
@@ -162,14 +163,16 @@ def _converse(pipeline: Pipeline, system: str | None, sampling: Sampling) -> Non
 def _print(pieces: Iterator[str]) -> str:
     """Print the pieces of a text as they come, and return it; an interrupt ends it.
 
+    What a terminal would obey is written out there; a file or a pipe gets the text as it is.
+
     Raises:
         KeyboardInterrupt: It was interrupted before its first piece.
     """
-    text = ""
+    text, terminal = "", sys.stdout.isatty()
     try:
         for piece in pieces:
             text += piece
-            sys.stdout.write(piece)
+            sys.stdout.write(printable(piece) if terminal else piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
         if not sys.stdin.isatty():

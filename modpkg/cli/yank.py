@@ -8,8 +8,9 @@ from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
 from modpkg.community.modules.reference import parse_release
-from modpkg.core.errors import PublishError
+from modpkg.core.errors import PublishError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.printable import one_line
 from modpkg.registry.location import writable_folder
 from modpkg.registry.writer import RegistryWriter
 
@@ -24,6 +25,8 @@ def yank_command(
     release: str, reason: str, undo: bool, registry: str | None, as_json: bool
 ) -> None:
     """Exclude a release from new resolutions; existing locks and pins keep it."""
+    if one_line(reason) != reason:
+        raise UsageError("M901", message="--reason is one line of text.")
     name, version = parse_release(release)
     folder = writable_folder(None, registry)
     if not (folder / REGISTRY_INFO).exists():

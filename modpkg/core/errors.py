@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from modpkg.core.messages import MESSAGES
+from modpkg.core.printable import in_sentence
+
+_OF_LINES = ("explanation", "facts")
+"""Values of several lines, composed here; in all others a line break is not ours."""
 
 
 class ModpkgError(Exception):
@@ -18,7 +22,8 @@ class ModpkgError(Exception):
     def __init__(self, code: str, **values: Any) -> None:
         self.code = code
         self.values = values
-        sentence = MESSAGES[code].format(**values)
+        shown = {key: in_sentence(v, lines=key in _OF_LINES) for key, v in values.items()}
+        sentence = MESSAGES[code].format(**shown)
         # a hint that asks ("did you mean …?") has ended the sentence already
         super().__init__(sentence[:-1] if sentence.endswith("?.") else sentence)
 

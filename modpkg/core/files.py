@@ -16,6 +16,7 @@ from pathlib import Path
 from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
+from modpkg.core.printable import printable
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -34,8 +35,8 @@ def safe_path(text: str) -> str:
         reason = "it is empty or longer than 512 bytes"
     elif text.startswith("/") or ":" in text:
         reason = "it is absolute or has a ':'"
-    elif "\\" in text or any(ord(char) < 32 or ord(char) == 127 for char in text):
-        reason = "it has a backslash or a control character"
+    elif "\\" in text or "\n" in text or "\t" in text or printable(text) != text:
+        reason = "it has a backslash or an invisible character"
     elif any(part in ("", ".", "..") for part in parts):
         reason = "it has an empty part, '.' or '..'"
     elif any(

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.core.errors import RecordError
 from modpkg.core.filenames import MEMORY, PATCH, REGISTRY_INFO
+from modpkg.core.printable import ONE_LINE
 
 SPEC = 1
 """The version of the registry spec that this code writes, and the newest it reads."""
@@ -26,6 +27,8 @@ DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)
 RegistryName = Annotated[
     str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*)$", max_length=100)
 ]
+Line = Annotated[str, Meta(pattern=ONE_LINE, max_length=2000)]
+"""Text that is shown to people: one line, without control characters."""
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 Shape = Annotated[list[Size], Meta(max_length=16)]
 Port = int | str
@@ -56,8 +59,8 @@ class IndexLine(Struct, kw_only=True):
     release: DigestText
     size: Size = 0
     """Bytes that the release added to the registry when it was published."""
-    published: str = ""
-    yanked: str | None = None
+    published: Line = ""
+    yanked: Line | None = None
     """Why the release was yanked; `None` when it was not."""
     requires_modpkg: str | UnsetType = UNSET
     """The versions of modpkg that the release needs, as a specifier; left out for any."""
@@ -106,8 +109,8 @@ RELATIONS: tuple[str, ...] = Relation.__args__  # type: ignore[attr-defined]
 class BuiltFrom(Struct, frozen=True):
     """A release that this one was built against or made from."""
 
-    name: str
-    version: str
+    name: Line
+    version: Line
     release: DigestText
     relation: Relation | UnsetType = UNSET
     """How this release was made from it; left out for ``built`` (built against it)."""
@@ -116,9 +119,9 @@ class BuiltFrom(Struct, frozen=True):
 class Provenance(Struct, omit_defaults=True):
     """What a release was made from."""
 
-    built_with: str
+    built_with: Line
     built_from: list[BuiltFrom] = []
-    breaking: str | UnsetType = UNSET
+    breaking: Line | UnsetType = UNSET
     """Why it was published although its changes required a higher version (``check``)."""
 
 
@@ -129,8 +132,8 @@ class ReleaseRecord(Struct, kw_only=True):
     name: str
     version: str
     kind: Kind
-    license: str
-    summary: str = ""
+    license: Line
+    summary: Line = ""
     requires: list[str] = []
     extras: dict[str, list[str]] = {}
     manifest: dict[str, Any]

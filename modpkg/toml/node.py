@@ -9,14 +9,14 @@ from datetime import date, datetime, time
 from typing import Any, TypeVar
 
 from modpkg.core.errors import ManifestError, ModpkgError
+from modpkg.core.printable import one_line
 from modpkg.toml.positions import KeyPath, Places
 
 T = TypeVar("T")
 
 _BARE = re.compile(r"[A-Za-z0-9_-]{1,60}")
-# Control characters, lone surrogates and direction marks could forge a terminal's output.
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
-_UNSHOWN_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2066-\u2069]")
+_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2066-\u2069]")
+"""What a text of several lines, such as a prompt, cannot have."""
 _TYPES = (
     (bool, "a boolean"),
     (int, "an integer"),
@@ -111,20 +111,22 @@ class Node:
 
     def text(self, most: int = 500) -> str:
         """Return a string of one line."""
-        return self._text(most, _UNSHOWN, "a line break or a control character")
+        bad = isinstance(self.value, str) and one_line(self.value) != self.value
+        return self._text(most, bad, "a line break or a control character")
 
     def lines(self, most: int = 100_000) -> str:
         """Return a string that may have several lines."""
-        return self._text(most, _UNSHOWN_LINES, "a control character")
+        bad = isinstance(self.value, str) and _UNSHOWN.search(self.value) is not None
+        return self._text(most, bad, "a control character")
 
-    def _text(self, most: int, unshown: re.Pattern[str], what: str) -> str:
+    def _text(self, most: int, bad: bool, what: str) -> str:
         if not isinstance(self.value, str):
             raise self.wrong_type("a string")
         if not self.value.strip():
             raise self.fail("is empty; fill it in or leave it out")
         if len(self.value) > most:
             raise self.fail(f"is {len(self.value)} characters long; at most {most} are allowed")
-        if unshown.search(self.value):
+        if bad:
             raise self.fail(f"contains {what}; remove it")
         return self.value
 

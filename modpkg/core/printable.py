@@ -1,0 +1,77 @@
+"""Text from outside, made safe to print.
+
+Summaries, reasons, paths and answers of servers are written by others. A terminal obeys what it is
+sent: escape sequences move the cursor, rename the window or hide what was printed; bidirectional
+overrides show a text in another order than it has; a line feed begins a line that looks like ours.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Any
+
+_INVISIBLE = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the direction of text
+    "\u200b\u2028\u2029\u2060-\u2064\ufeff\ufff9-\ufffb"  # invisible, or ends a line
+    "\U000e0000-\U000e007f"  # tags: invisible copies of ASCII
+    "\ud800-\udfff"  # no characters: bytes of a name that is not UTF-8
+)
+_UNSAFE = re.compile(f"[{_INVISIBLE}]")
+_STYLE_OR_UNSAFE = re.compile(rf"(\x1b\[(?:0|1|2|31|32|33)m)|[{_INVISIBLE}]")
+"""The styles of `modpkg.cli.output`, which can hide nothing, and what is not safe."""
+_BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+
+ONE_LINE = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$(?![\s\S])"
+"""A pattern of JSON Schema: text of one line, without control characters or overrides."""
+
+MAX_VALUE = 2_000
+"""Characters of one value in a sentence; what is longer is cut off."""
+
+
+def printable(text: str) -> str:
+    """Return text with each unsafe character written out, as in ``\\x1b``; lines are kept."""
+    return _UNSAFE.sub(_written_out, text)
+
+
+def printable_styled(text: str) -> str:
+    """Return `printable` text that keeps bold, dim, red, green and yellow."""
+    return _STYLE_OR_UNSAFE.sub(lambda match: match[1] or _written_out(match), text)
+
+
+def one_line(text: str) -> str:
+    """Return text on one line: each line break or tab is a space, what is unsafe is written out."""
+    return printable(_BREAKS.sub(" ", text))
+
+
+def in_sentence(value: Any, *, lines: bool = False) -> Any:
+    """Return a value as it stands in a sentence: text of one bounded line, numbers as they are.
+
+    Args:
+        value: Anything that a sentence is filled in with.
+        lines: Whether the text may have several lines, and any length: it was composed here.
+    """
+    if isinstance(value, PurePath):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    if lines:
+        return printable(value)
+    if len(value) > MAX_VALUE:
+        value = f"{value[:MAX_VALUE]}… ({len(value):,} characters)"
+    return one_line(value)
+
+
+def json_ascii(text: str) -> str:
+    """Return a JSON text in which each unsafe character is escaped; its value is the same."""
+    return _UNSAFE.sub(_json_escape, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

@@ -1,0 +1,93 @@
+"""Text from outside is printed without what a terminal obeys."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modpkg.core.errors import RunError
+from modpkg.core.printable import (
+    MAX_VALUE,
+    ONE_LINE,
+    json_ascii,
+    one_line,
+    printable,
+    printable_styled,
+)
+
+HOSTILE = [
+    "\x1b[2J\x1b[1;1H",  # clears the screen
+    "\x1b]0;title\x07",  # renames the window
+    "\x1b[8m",  # hides what follows
+    "\x9b31m",  # the same by one character
+    "a\rb",
+    "\x00",
+    "\x7f",
+    "\u202egnp.exe",
+    "\u2066",
+    "\u200b",
+    "\ufeff",
+    "\U000e0041",
+    "\udce9",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_terminal_obeys_is_written_out(text: str) -> None:
+    for clean in (printable, printable_styled, one_line):
+        shown = clean(f"before {text} after")
+        assert shown.isprintable()
+        shown.encode()
+        assert shown.startswith("before ")
+        assert shown.endswith(" after")
+
+
+@given(st.text())
+def test_plain_text_is_kept_and_all_text_becomes_printable(text: str) -> None:
+    assert printable(printable(text)) == printable(text)
+    assert "\n" not in one_line(text)
+    one_line(text).encode()
+    if text.isprintable() and "\u200b" not in text:
+        assert printable(text) == one_line(text) == printable_styled(text) == text
+
+
+def test_writing_systems_and_our_styles_are_kept() -> None:
+    for text in ("naïve", "日本語", "می‌خواهم", "👩‍🔬", "a\tb\nc"):
+        assert printable(text) == text
+    assert printable_styled("\x1b[1mbold\x1b[0m \x1b[31mred\x1b[0m") == (
+        "\x1b[1mbold\x1b[0m \x1b[31mred\x1b[0m"
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE[:-1])
+def test_json_keeps_the_value(text: str) -> None:
+    written = json_ascii(json.dumps({"text": text}, ensure_ascii=False))
+    assert json.loads(written) == {"text": text}
+    assert written.isprintable()
+
+
+@given(st.text())
+def test_one_line_is_what_the_pattern_of_records_takes(text: str) -> None:
+    if re.search(ONE_LINE, text):
+        assert "\n" not in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert re.search(ONE_LINE, one_line(text))
+
+
+def test_a_line_feed_at_the_end_is_not_of_one_line() -> None:
+    assert re.search(ONE_LINE, "abc")
+    assert not re.search(ONE_LINE, "abc\n")
+
+
+def test_a_sentence_is_one_bounded_line_whatever_it_is_filled_with() -> None:
+    error = RunError("M706", source=Path("a\nerror[M999]: forged\x1b[2J"))
+    assert str(error).isprintable()
+    long = RunError("M706", source="x" * 100_000)
+    assert len(str(long)) < MAX_VALUE + 200
+    assert long.values == {"source": "x" * 100_000}
