@@ -77,3 +77,12 @@ def test_errors_travel_between_processes() -> None:
     error = InvalidValue("M101", name="a b")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.code, str(again)) == (InvalidValue, "M101", str(error))
+
+
+def test_a_sentence_is_short_whatever_values_a_file_has() -> None:
+    word = str(InvalidValue("M101", name="x" * 100_000))
+    assert len(word) < 1500
+    assert word.endswith("letter or digit.")
+    text = str(InvalidValue("M101", name="x " * 100_000))
+    assert len(text) < 21_000
+    assert text.endswith("letter or digit.")
