@@ -8,18 +8,20 @@ A base's names are those on disk, which transformers renames for some architectu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct, structs
 
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.wrappers import has_module_named_module, unwrapped
 from modpkg.core.errors import ReleaseError
+from modpkg.core.names import listed
 
 TOKENS = "trainable_tokens_delta"
 _PREFIXES = ("base_model.model.", "base_model.")
 _WRAPPERS = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save\.default)\b")
 _SAVED = re.compile(r"\.modules_to_save\b")
+_ENDS = ("weight", "bias")
 _OUT_PROJECTION = ".base_layer.out_proj"
 """PEFT wraps the output projection within the attention that it wraps too."""
 _AROUND = re.compile(r"(?:\.base_layer)+(?=\.(?!base_layer(?:\.|$)))")
@@ -82,8 +84,8 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     """
     if not adapter.names:
         raise adapter.refuse("it has no tensors")
-    stems = "|".join(sorted({re.escape(key.partition(".")[0]) for key in (*keys, TOKENS)}))
-    leaves = {re.escape(key.partition(".")[2]) for key in keys} - {""} | {"weight", "bias"}
+    stems = _stems(keys)
+    leaves = {re.escape(key.partition(".")[2]) for key in keys} - {""} | {*_ENDS}
     leaf = "|".join(sorted(leaves)).replace(r"\*", r"\w+")
     method_name = re.compile(
         rf"^(?:(?P<path>.+)\.)?(?P<stem>{stems})(?:\.default)?(?P<leaf>\.(?:{leaf}))?$"
@@ -93,8 +95,10 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     own = has_module_named_module(adapter.base)
     own_layers = any(".base_layer." in name for name in adapter.base)
     attentions = any(name.endswith("in_proj_weight") for name in adapter.base)
+    own_name = name_among_adapters(adapter, keys)
     for name in sorted(adapter.names):
-        path = path_in_model(name, own, keeps_wrappers=adapter.keeps_wrappers)
+        plain = without_own_name(name, own_name, keys)
+        path = path_in_model(plain, own, keeps_wrappers=adapter.keeps_wrappers)
         if ".original_module." in path:
             tensors.unused.append(name)  # PEFT saves it beside the trained copy
             continue
@@ -135,6 +139,55 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
     for path in [path for path, roles in tensors.sites.items() if not roles]:
         del tensors.sites[path]
     return tensors
+
+
+def _stems(keys: Iterable[str]) -> str:
+    """Return a pattern of what stands in a tensor's name between its module and the rest."""
+    return "|".join(sorted({re.escape(key.partition(".")[0]) for key in (*keys, TOKENS)}))
+
+
+def name_among_adapters(adapter: Adapter, keys: Iterable[str]) -> str | None:
+    """Return the name that an adapter had in PEFT's model; None if its tensors do not have it.
+
+    ``state_dict()`` of the model itself has it, in the names of all tensors of its method:
+    ``q_proj.lora_A.style.weight``. `save_pretrained` takes it out.
+
+    Raises:
+        ComposeError: There are several, which are several adapters.
+    """
+    parts: dict[str, set[str]] = {}
+    for key in (*keys, TOKENS):
+        stem, _, rest = key.partition(".")
+        parts.setdefault(stem, {*_ENDS}).add(rest.partition(".")[0])
+    after = re.compile(rf"(?:^|\.)({_stems(keys)})(?:\.([^.]+))?(?:\.|$)")
+    found: set[str] = set()
+    for name in adapter.names:
+        match = after.search(name) if len(name) <= _MAX_PATH else None
+        if match is None or "*" in parts[match[1]]:
+            continue
+        if match[2] is None or match[2] in parts[match[1]]:
+            return None
+        found.add(match[2])
+    if len(found) > 1:
+        raise adapter.refuse(
+            f"its file has the tensors of several adapters ({listed(found)}); save each "
+            "with PEFT's save_pretrained(…, selected_adapters=[…]) and import it from its folder"
+        )
+    return found.pop() if len(found) == 1 else None
+
+
+def without_own_name(name: str, own_name: str | None, keys: Iterable[str]) -> str:
+    """Return a tensor's name as `save_pretrained` writes it, without that of the adapter.
+
+    >>> without_own_name("q.lora_A.style.weight", "style", ["lora_A.weight"])
+    'q.lora_A.weight'
+    """
+    if own_name is None or len(name) > _MAX_PATH:
+        return name
+    own = re.escape(own_name)
+    place = rf"((?:^|\.)(?:{_stems(keys)})(?:\.[^.]+)?)\.{own}(?=\.|$)"
+    name = re.sub(place, r"\1", name)
+    return re.sub(rf"\.modules_to_save\.{own}(?=\.)", "", name)
 
 
 def path_in_model(name: str, own: bool, *, keeps_wrappers: bool = False) -> str:

@@ -20,7 +20,9 @@ from modpkg.adapters.names import (
     NameMapping,
     find_mapping,
     group_tensors,
+    name_among_adapters,
     spellings,
+    without_own_name,
 )
 from modpkg.adapters.peft_config import strings
 from modpkg.adapters.saved_modules import (
@@ -171,10 +173,12 @@ def _refuse_empty(adapter: Adapter, method: PeftMethod) -> None:
     Raises:
         ReleaseError: One has none: a part of a model whose parameters lie on several devices.
     """
+    own = name_among_adapters(adapter, method.keys)
     for name in sorted(adapter.names):
         shape = adapter.shape(name)
+        plain = without_own_name(name, own, method.keys)
         empty = [key for key, count in method.empty.items() if count == len(shape)]
-        if 0 in shape and not any(f".{key}" in f".{name}" for key in empty):
+        if 0 in shape and not any(f".{key}" in f".{plain}" for key in empty):
             raise ReleaseError("M220", module=adapter.module, tensor=name, shape=list(shape))
 
 

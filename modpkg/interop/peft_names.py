@@ -13,7 +13,13 @@ from typing import Any
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.expert_parameters import without_wrappers
 from modpkg.adapters.methods.ia3 import is_feedforward
-from modpkg.adapters.names import AdapterTensors, group_tensors, spellings
+from modpkg.adapters.names import (
+    AdapterTensors,
+    group_tensors,
+    name_among_adapters,
+    spellings,
+    without_own_name,
+)
 from modpkg.adapters.patterns import Work
 from modpkg.adapters.peft_config import pattern_table, strings
 from modpkg.adapters.reader import method_of
@@ -53,6 +59,7 @@ def names_in_memory(
             base_name="the base",
             architecture=None,
             model_config={},
+            digests={name: ref.digest for name, ref in module.tensors.items()},
         )
     )[0]
     try:
@@ -64,31 +71,40 @@ def names_in_memory(
         for path in (*tensors.sites, *tensors.tokens)
     }
     plain = {name: rename(adapter.own_name(name)) for name in tensors.plain}
+    keys = method_of(adapter).keys
+    own = name_among_adapters(adapter, keys)
+
+    def cleaned(name: str) -> str:
+        return unwrapped(without_own_name(name, own, keys), own=False)
+
     if all(old == new for old, new in (*paths.items(), *plain.items())) and not any(
-        unwrapped(name, own=False) != name for name in types
+        cleaned(name) != name for name in types
     ):
         return {}, dict(config)
-    renamed = _tensor_names(adapter, tensors, paths, plain)
+    renamed = _tensor_names(adapter, tensors, paths, plain, cleaned)
     return renamed, _config(adapter, tensors, paths, plain, rename)
 
 
 def _tensor_names(
-    adapter: Adapter, tensors: AdapterTensors, paths: Mapping[str, str], plain: Mapping[str, str]
+    adapter: Adapter,
+    tensors: AdapterTensors,
+    paths: Mapping[str, str],
+    plain: Mapping[str, str],
+    cleaned: Callable[[str], str],
 ) -> dict[str, str]:
-    renamed: dict[str, str] = {}
+    renamed = {name: cleaned(name) for name in adapter.names}
     for path, roles in tensors.sites.items():
         for name in roles.values():
-            renamed[name] = _swapped(name, adapter.own_name(path), paths[path])
+            renamed[name] = _swapped(cleaned(name), adapter.own_name(path), paths[path])
     for path, name in tensors.tokens.items():
-        renamed[name] = _swapped(name, adapter.own_name(path), paths[path])
+        renamed[name] = _swapped(cleaned(name), adapter.own_name(path), paths[path])
     for old, name in tensors.plain.items():
-        renamed[name] = _swapped(name, adapter.own_name(old), plain[old])
+        renamed[name] = _swapped(cleaned(name), adapter.own_name(old), plain[old])
     return {old: new for old, new in renamed.items() if old != new}
 
 
 def _swapped(name: str, old: str, new: str) -> str:
-    """Return a tensor's name without wrappers and with the path in it replaced."""
-    name = unwrapped(name, own=False)
+    """Return a tensor's name with the path in it replaced."""
     if old in name:
         return name.replace(old, new, 1)
     # PEFT's wrapper stands inside of the path: model.embed.modules_to_save.weight
@@ -154,7 +170,9 @@ def _patterns(adapter: Adapter, places: Mapping[str, str]) -> dict[str, Any]:
         kept = adapter.config.get("rank_pattern") or {}
         ends = {f"{path}.lora_E{end}": path for path in places for end in ("", ".default")}
         swapped = {
-            _swapped(name, ends[name], places[ends[name]]) if name in ends else name: each
+            _swapped(unwrapped(name, own=False), ends[name], places[ends[name]])
+            if name in ends
+            else name: each
             for name, each in kept.items()
         }
         return {"rank_pattern": swapped} if kept else {}

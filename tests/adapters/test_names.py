@@ -51,3 +51,25 @@ def test_both_spellings_of_one_tensor_are_refused() -> None:
     names |= {key.replace(".weight", ".default.weight"): value for key, value in names.items()}
     with raises("M208", match="same module and role"):
         bind(names)
+
+
+@pytest.mark.parametrize("name", ["style", "0", "weight_2", "weight"])
+def test_a_raw_state_dict_has_the_adapters_name_in_it(name: str) -> None:
+    plain = pair("model.layers.0.q") | pair("model.layers.1.q")
+    names = {key.replace(".weight", f".{name}.weight"): value for key, value in plain.items()}
+    if name == "weight":  # PEFT lets no module be called as a parameter of another
+        with raises("M207"):
+            bind(names)
+        return
+    found = [change.target for change in bind(names)]
+    assert found == [change.target for change in bind(plain)]
+
+
+def test_a_raw_state_dict_of_several_adapters_is_told() -> None:
+    names = {
+        key.replace(".weight", f".{name}.weight"): value
+        for key, value in pair("model.layers.0.q").items()
+        for name in ("style", "tone")
+    }
+    with raises("M606", match=r"several adapters \(style, tone\)"):
+        bind(names)

@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.architectures import composed_state, difference, installed, shake
 from modpkg.core.installed import InstalledModule
@@ -145,4 +146,32 @@ def test_an_export_keeps_the_patterns_of_every_method(
     wanted = {
         n.removeprefix("_orig_mod."): v for n, v in wrapped.merge_and_unload().state_dict().items()
     }
+    assert difference(dict(again.state_dict()), wanted) is None
+
+
+@pytest.mark.parametrize("name", ["default", "style"])
+def test_a_raw_state_dict_is_the_adapter_of_that_name(
+    name: str, base: tuple[Path, InstalledModule], tmp_path: Path
+) -> None:
+    """``get_peft_model(…).state_dict()`` in place of what PEFT saves, with the base's tensors."""
+    model = type(llama()).from_pretrained(base[0] / "base").eval()
+    config = peft.LoraConfig(
+        r=2,
+        target_modules=["q_proj"],
+        use_dora=True,
+        modules_to_save=["lm_head"],
+        trainable_token_indices=[1, 3],
+    )
+    wrapped = peft.get_peft_model(model, config, adapter_name=name).eval()
+    shake(wrapped)
+    wrapped.save_pretrained(tmp_path / "peft")
+    (tmp_path / "peft" / (name if name != "default" else "")).rename(tmp_path / "saved")
+    raw = {key: value.clone().contiguous() for key, value in wrapped.state_dict().items()}
+    save_file(raw, tmp_path / "saved" / "adapter_model.safetensors")
+    wanted = dict(wrapped.merge_and_unload().state_dict())
+    module = adapter(base, tmp_path)
+    assert difference(composed_state(base[1], module, tmp_path), wanted) is None
+    export_peft(module, tmp_path / "export")
+    fresh = type(llama()).from_pretrained(base[0] / "base")
+    again = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "export")).merge_and_unload()
     assert difference(dict(again.state_dict()), wanted) is None

@@ -18,7 +18,7 @@ def test_a_parameter_named_without_its_path_is_not_in_every_module() -> None:
     for path, (inner, out) in sites.items():
         for role, shape in (("lora_A", [2, inner]), ("lora_B", [out, 2])):
             name = f"base_model.model.{path}.{role}.weight"
-            tensors[name] = SimpleNamespace(dtype="F32", shape=shape)
+            tensors[name] = SimpleNamespace(dtype="F32", shape=shape, digest=name)
     config = {
         "peft_type": "LORA",
         "r": 2,

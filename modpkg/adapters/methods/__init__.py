@@ -87,7 +87,7 @@ _AT_RUN_TIME = "it adds to the model's inputs or activations at run time and cha
 _BY_INPUT = "what it adds depends on the input"
 UNSUPPORTED: dict[str, str] = {
     "ADAMSS": "which rows its parts are for is not in its file: PEFT clusters the base's singular "
-    "vectors anew, and how depends on the version of scikit-learn",
+    "vectors again, and how depends on the version of scikit-learn",
     "ADAPTION_PROMPT": _AT_RUN_TIME,
     "CARTRIDGE": _AT_RUN_TIME,
     "CPT": _AT_RUN_TIME,

@@ -85,7 +85,7 @@ def _ranks_left(adapter: Adapter) -> dict[str, int]:
 ADALORA = PeftMethod(
     peft_type="ADALORA",
     operator="lora",
-    keys={"lora_A": "a", "lora_B": "b", "lora_E": "e"},
+    keys={"lora_A": "a", "lora_B": "b", "lora_E": "e", "ranknum": ""},
     bind=bind,
     empty={"lora_A": 2, "lora_B": 2, "lora_E": 2},  # pruned to rank 0
 )
