@@ -37,8 +37,6 @@ class ArchitectureFit(Struct, frozen=True):
     """How they are quantised."""
     full: FullPrecision | None
     """What they become in full precision, where that is exact."""
-    dtypes: frozenset[str]
-    """Those of the tensors on disk."""
 
 
 def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> ArchitectureFit:
@@ -50,22 +48,21 @@ def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> Architect
     """
     config = read_json(folder / CONFIG)
     stored, types, full = quantised(refs, config), types_of(refs), None
-    dtypes = frozenset(dtype for dtype, _ in types.values())
     if stored is not None and stored.tensor:
         try:
             full = full_precision(config, refs)
         except ValueError as error:
-            return ArchitectureFit(None, str(error), stored, None, dtypes)
+            return ArchitectureFit(None, str(error), stored, None)
         types = full.types()
     report, reason = report_or_reason(name, folder, types)
     if stored is not None and not stored.tensor:
         if report is not None and (report.missing or report.unexpected or report.mismatched):
-            return ArchitectureFit(None, _OTHER_FORM, stored, None, dtypes)
+            return ArchitectureFit(None, _OTHER_FORM, stored, None)
         reason = _NO_CODES
     if report is not None:
         check_complete(name, report)
         _check_tied(name, report, refs)
-    return ArchitectureFit(report, reason, stored, full, dtypes)
+    return ArchitectureFit(report, reason, stored, full)
 
 
 def _check_tied(name: str, report: LoadingReport, refs: Mapping[str, TensorRef]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.quantised import UNREAD
-from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
 from modpkg.core.installed import InstalledModel, read_model
@@ -210,14 +209,6 @@ def _run_otherwise(config: Mapping[str, Any], compared: ArchitectureFit) -> list
                 f"config.json names {report.architecture} in architectures and {kind!r} in "
                 "model_type: it runs as the first, and transformers' AutoModel takes the second"
             )
-    named = config.get("dtype") or config.get("torch_dtype")
-    kept = {dtype for dtype in compared.dtypes if dtype in CONFIG_DTYPES.values()}
-    wanted = CONFIG_DTYPES.get(named) if isinstance(named, str) else None
-    if compared.stored is None and len(kept) == 1 and wanted not in (None, *kept):
-        warnings.append(
-            f"config.json says {named}, and the weights are {min(kept)}: they run as they are "
-            "stored, where transformers converts them"
-        )
     return warnings
 
 

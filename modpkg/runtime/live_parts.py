@@ -124,7 +124,7 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
                 "M708",
                 name=name,
                 reason=f"its recipe converts {tensor!r} to {computed.dtype}, but a live base keeps "
-                "the dtype on disk",
+                "its own",
             )
 
 

@@ -39,12 +39,11 @@ def load_model(
 ) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
 
-    Parameters keep their dtype on disk and are views on private mappings of the packs: nothing is
-    copied, randomly initialised or downloaded, and training does not change the files. Only where
-    the tensors are of several dtypes, or the architecture keeps float32, they are converted as
-    transformers does. Loading is
-    strict: every parameter gets a tensor, and every tensor is used. Of a sentence-transformers
-    model this is the transformer; `embed` runs the modules after it.
+    Parameters are views on private mappings of the packs: nothing is copied, randomly initialised
+    or downloaded, and training does not change the files. Only tensors of another dtype than
+    ``config.json`` names, or for which the architecture keeps float32, are converted, as
+    transformers does. Loading is strict: every parameter gets a tensor, and every tensor is used.
+    Of a sentence-transformers model this is the transformer; `embed` runs the modules after it.
 
     Raises:
         RunError: Config and weights do not match, or the architecture is unknown.
@@ -124,23 +123,21 @@ def _set_dtype(config: Any, dtype: torch.dtype) -> None:
 def _default_dtype(
     tensors: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype | None
 ) -> Iterator[None]:
-    """Set torch's default dtype to ``dtype``, or that of the tensors, for the model that is built.
+    """Set torch's default dtype to ``dtype``, or that of the model that is built.
 
-    Tensors of several are converted to the one that ``config.json`` names, as in transformers; to
-    the most common where it names none.
+    It is the one that ``config.json`` names, to which other tensors are converted, as transformers
+    does; where it names none, that of the first tensor by name.
     """
-    sizes: dict[torch.dtype, int] = {}
-    for tensor in tensors.values():
-        if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    stored = [tensor.dtype for _, tensor in sorted(tensors.items()) if tensor.dtype in kinds]
     before = torch.get_default_dtype()
     named = getattr(config, "dtype", None)
     if dtype is not None:
         torch.set_default_dtype(dtype)
-    elif len(sizes) > 1 and isinstance(named, torch.dtype) and named.is_floating_point:
+    elif isinstance(named, torch.dtype) and named.is_floating_point:
         torch.set_default_dtype(named)
-    elif sizes:
-        torch.set_default_dtype(max(sizes, key=lambda each: sizes[each]))
+    elif stored:
+        torch.set_default_dtype(stored[0])
     try:
         yield
     finally:

@@ -197,23 +197,34 @@ def test_importing_the_room_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize("named", ["bfloat16", "float32"])
+@pytest.mark.parametrize("named", ["bfloat16", "float32", None])
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "mixed", "mixed, narrow first"])
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_of_several_dtypes_run_as_in_transformers(named: str, tmp_path: Path) -> None:
+def test_tensors_of_other_dtypes_run_as_in_transformers(
+    named: str | None, stored: str, tmp_path: Path
+) -> None:
     def edit(table: Table) -> Table:
+        wide = "norm" if stored.endswith("first") else "embed"
         return {
-            name: tensor.float() if "norm" in name else tensor.bfloat16()
+            name: tensor.float()
+            if wide in name and stored.startswith("mixed")
+            else tensor.half()
+            if stored == "float16"
+            else tensor.bfloat16()
             for name, tensor in table.items()
         }
 
-    home, packs = install(tmp_path, llama(), edit=edit, config={"dtype": named})
+    key = "torch_dtype" if stored == "float16" else "dtype"  # as older versions write it
+    changes = {"dtype": None, key: named}
+    home, packs = install(tmp_path, llama(), edit=edit, config=changes)
     saved = tmp_path / "saved"
     save_file(edit(load_file(saved / "model.safetensors")), saved / "model.safetensors")
-    config = json.loads((saved / "config.json").read_text()) | {"dtype": named}
+    config = json.loads((saved / "config.json").read_text()) | changes
     (saved / "config.json").write_text(json.dumps(config))
     wanted = transformers.AutoModelForCausalLM.from_pretrained(saved)
     loaded = load_model(home, packs)
-    assert {p.dtype for p in loaded.parameters()} == {getattr(torch, named)}
+    assert {p.dtype for p in loaded.parameters()} == {p.dtype for p in wanted.parameters()}
+    assert named is None or loaded.dtype == getattr(torch, named)
     assert torch.equal(logits(loaded), logits(wanted))
 
 
@@ -245,7 +256,7 @@ def test_a_classifier_of_a_language_model_has_one_dtype(
     model = LlamaForSequenceClassification(llama(pad_token_id=0).config)
     home, packs = install(tmp_path, model.to(torch.float16), config={"dtype": "float32"})
     loaded = load_model(home, packs, dtype=wanted)
-    assert {value.dtype for value in loaded.parameters()} == {wanted or torch.float16}
+    assert {value.dtype for value in loaded.parameters()} == {wanted or torch.float32}
     assert loaded(torch.tensor([[3, 4]])).logits.isfinite().all()
 
 
