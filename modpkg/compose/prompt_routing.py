@@ -20,11 +20,13 @@ import torch
 
 from modpkg.adapters.expert import layers_of
 from modpkg.compose.composition import Composition, PromptReader, PromptRow
+from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import map_tensors
+from modpkg.compose.named_code import check_no_code, without_choices
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.compose.torch_threads import one_thread
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import ComposeError, IntegrityError, RunError
+from modpkg.core.errors import ComposeError, IntegrityError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
 from modpkg.core.installed import TensorRef
@@ -138,10 +140,12 @@ class PromptStateExtractor:
         """Return the base's architecture on the meta device; a layer gets its weights when run."""
         transformers = _transformers()
         kind = str(self._base.config["model_type"])
+        check_no_code(self._name, self._base.config)
+        keys = _model_keys(without_choices(self._base.config))
         try:
-            config = transformers.AutoConfig.for_model(kind, **_model_keys(self._base.config))
-            with torch.device("meta"):
-                model = transformers.AutoModel.from_config(config)
+            with torch.device("meta"), confined():
+                config = transformers.AutoConfig.for_model(kind, **keys)
+                model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             model.rotary_emb = type(model.rotary_emb)(config=config)
         except Exception as error:  # transformers' constructors raise errors of many types
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -185,8 +189,8 @@ def _tokenizer(name: str, base: PromptReader) -> Any:
         for path, blob in base.files.items():
             shutil.copyfile(blob, folder / path)
         (folder / CONFIG).write_text(f'{{"model_type": "{base.config["model_type"]}"}}')
-        if TOKENIZER_CONFIG in base.files and read_json(folder / TOKENIZER_CONFIG).get("auto_map"):
-            raise RunError("M707", name=name, file=TOKENIZER_CONFIG, key="auto_map")
+        if TOKENIZER_CONFIG in base.files:
+            check_no_code(name, read_json(folder / TOKENIZER_CONFIG), TOKENIZER_CONFIG)
         return open_tokenizer(
             transformers,
             folder,

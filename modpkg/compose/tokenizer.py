@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.confinement import confined
 from modpkg.core.errors import ModpkgError
 
 
@@ -17,9 +18,10 @@ def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], Modp
             the reason.
     """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        with confined():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         known, special = tokenizer.get_vocab().keys(), set(tokenizer.all_special_tokens)
     except Exception as error:  # transformers and tokenizers raise errors of many types
         raise refuse(" ".join(str(error).split())[:200]) from None

@@ -232,8 +232,9 @@ MESSAGES: dict[str, str] = {
     "M705": "{name}: task {task!r} is not supported; known are {known}.",
     "M706": "{source} has no text; pass a file, or '-' to read standard input.",
     "M707": (
-        "{name}: its {file} requires custom code ({key}), and modpkg never runs code from a "
-        "registry; use a model whose architecture is in transformers or an installed package."
+        "{name}: its {file} requires {what} ({key}), and modpkg runs no code that a model names "
+        "and looks nothing up on a hub; use a model whose architecture is in transformers or an "
+        "installed package."
     ),
     "M708": "{name} cannot be loaded live: {reason}.",
     "M709": "{choice} cannot be used: {reason}.",

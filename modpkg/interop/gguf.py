@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from modpkg.compose.confinement import confined
 from modpkg.core.errors import ConversionError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
@@ -79,6 +80,7 @@ def import_gguf(
     with (
         new_project(out) as staged,
         _quiet(),
+        confined(),
         read_once(),
         _alone(parts, out.parent) as header,
     ):
@@ -87,7 +89,10 @@ def import_gguf(
         model.save_pretrained(staged)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                header.file.parent, gguf_file=header.file.name, local_files_only=True
+                header.file.parent,
+                gguf_file=header.file.name,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         except Exception as error:  # transformers trusts the metadata and can fail anyhow
             raise _unreadable(header, "its tokenizer", error) from None
@@ -209,7 +214,7 @@ def _load(transformers: Any, header: GgufHeader, config: Any, dtype: str) -> tup
     auto = transformers.AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            empty = auto.from_config(config)
+            empty = auto.from_config(config, trust_remote_code=False)
         ignored = check_tensors(empty, header)
         model, info = auto.from_pretrained(
             header.file.parent,
@@ -217,6 +222,7 @@ def _load(transformers: Any, header: GgufHeader, config: Any, dtype: str) -> tup
             config=config,
             dtype=torch.float32,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **_dequantised(transformers),
         )

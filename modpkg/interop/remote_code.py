@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.named_code import REMOTE
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import json_text, read_json
-from modpkg.runtime.architecture import REMOTE, transformers_module
+from modpkg.runtime.architecture import transformers_module
 
 _CLASS_OF = {
     "AutoTokenizer": "tokenizer_class",
@@ -40,17 +41,26 @@ def leave_out_code(folder: Path) -> list[str]:
     for file in (CONFIG, GENERATION_CONFIG, *_PROCESSORS):
         path = folder / file
         named = read_json(path) if path.exists() else {}
-        if not any(named.get(key) for key in REMOTE):
+        kept = _without(named)
+        if kept == named:
             continue
         has = _has_classes(named) if file in _PROCESSORS else _has_architecture(config)
         if has:
-            kept = {key: value for key, value in named.items() if key not in REMOTE}
             path.write_bytes(json_text(kept))
             warnings.append(
                 f"left out: what {file} says of custom code ({', '.join(sorted(has))} of "
                 "transformers itself is used)"
             )
     return warnings
+
+
+def _without(config: Any) -> Any:
+    """Return a config without what names custom code, at any depth."""
+    if isinstance(config, dict):
+        return {
+            key: _without(value) for key, value in config.items() if not (key in REMOTE and value)
+        }
+    return [_without(value) for value in config] if isinstance(config, list) else config
 
 
 def _has_architecture(config: Mapping[str, Any]) -> set[str]:

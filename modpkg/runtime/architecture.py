@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.confinement import confined
+from modpkg.compose.named_code import check_no_code, without_choices
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
@@ -29,21 +31,18 @@ _FLOAT = "__float__"
 _MOST_LAYERS = 100_000
 _COUNT_OF_LAYERS = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
 NOT_ONE = "config.json does not name one architecture"
-REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
 def refuse_remote_code(name: str, folder: Path) -> None:
-    """Check that no config of the model references custom code.
+    """Check that no config of the model names code, a kernel or an address; see `check_no_code`.
 
     Raises:
         RunError: One does.
     """
     for file in _CONFIGS:
         path = folder / file
-        config = read_json(path) if path.exists() else {}
-        for key in REMOTE:
-            if config.get(key):
-                raise RunError("M707", name=name, file=file, key=key)
+        if path.exists():
+            check_no_code(name, read_json(path), file)
 
 
 def transformers_module() -> Any:
@@ -86,6 +85,7 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise RunError("M704", name=name, reason=NOT_ONE)
     check_sizes(name, raw)
+    check_no_code(name, raw)
     if not isinstance(raw.get("quantization_config"), dict | None):
         reason = "quantization_config of config.json is not an object"
         raise RunError("M704", name=name, reason=reason)
@@ -99,7 +99,8 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if not isinstance(cls, type) or kind is None:
         raise unknown
     try:
-        config = kind.from_dict(_numbers(dict(raw)))
+        with confined():
+            config = kind.from_dict(_numbers(without_choices(raw)))
     except ImportError as error:
         text = " ".join(str(error).split())[:300]
         raise MissingExtra("M723", name=name, reason=text) from None

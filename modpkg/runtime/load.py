@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from modpkg.adapters.quantised import DEQUANTISED, method_of
+from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
@@ -158,7 +159,7 @@ def _by_assignment(
     from transformers.initialization import no_init_weights
 
     try:
-        with no_init_weights():
+        with no_init_weights(), confined():
             model: Any = cls(config)
     except ImportError as error:
         text = " ".join(str(error).split())[:300]
@@ -241,15 +242,16 @@ def _by_transformers(
         RunError: Tensors are missing, unexpected or of other shapes.
     """
     try:
-        model, info = cls.from_pretrained(
-            None,
-            config=config,
-            state_dict=dict(tensors),
-            dtype=torch.get_default_dtype(),
-            output_loading_info=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-        )
+        with confined():
+            model, info = cls.from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(tensors),
+                dtype=torch.get_default_dtype(),
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+            )
     except Exception as error:  # quantisers and conversions raise errors of many types
         text = " ".join(str(error).split())[:300]
         if getattr(config, "quantization_config", None) is not None:
@@ -308,9 +310,11 @@ def _add_generation_config(name: str, model: Any, folder: Path) -> None:
         from transformers import GenerationConfig
 
         try:
-            read = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            with confined():
+                read = GenerationConfig.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # transformers' validation raises errors of many types
             text = " ".join(str(error).split())[:300]
             reason = f"{GENERATION_CONFIG} is invalid ({text})"
             raise RunError("M704", name=name, reason=reason) from None
+        read.disable_compile = True  # a static cache would run a compiler
         model.generation_config = read

@@ -13,6 +13,7 @@ import torch
 from msgspec import Struct
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from modpkg.compose.confinement import confined
 from modpkg.core.errors import MissingExtra, ReleaseError, RunError
 from modpkg.core.names import listed
 from modpkg.core.tensors import DTypeShape
@@ -85,7 +86,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
         },
     )
     try:
-        with _bounded(20_000 + 50 * len(types)):
+        with confined(), _bounded(20_000 + 50 * len(types)):
             model, info = judged.from_pretrained(
                 None,
                 config=config,

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.compose.confinement import confined
 from modpkg.core.errors import RunError
 from modpkg.core.records import MemoryPiece, MemoryTensor
 from modpkg.core.tensors import TypedTensor
@@ -98,7 +99,7 @@ def meta_model(name: str, config: Mapping[str, Any]) -> Any | None:
     from transformers.initialization import no_init_weights
 
     try:
-        with torch.device("meta"), no_init_weights():
+        with torch.device("meta"), no_init_weights(), confined():
             return cls(parsed)
     except Exception:  # transformers' constructors raise errors of many types
         return None

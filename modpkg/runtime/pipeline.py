@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from msgspec import Struct, structs
 
+from modpkg.compose.confinement import confined
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.core.errors import RunError
 from modpkg.core.installed import read_model
@@ -187,7 +188,7 @@ class Pipeline:
         self._check(prompt_name, system, sampling, texts)
         task = self.task if system is None else {**self.task, "system": system}
         model, tokenizer, kind, warn = self.model, self.tokenizer, self.kind, self._warn
-        with self._lock, self._adapted(adapter), torch.inference_mode():
+        with self._lock, self._adapted(adapter), torch.inference_mode(), confined():
             if kind in WRITING:
                 how = generation_of(sampling, task, model.generation_config)
                 sampling = structs.replace(sampling, seed=how.seed)

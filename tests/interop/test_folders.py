@@ -163,6 +163,21 @@ def test_code_beside_a_native_architecture_is_left_out(tmp_path: Path) -> None:
     assert kept == {"tokenizer_class": "LlamaTokenizer"}
 
 
+def test_code_that_a_part_of_a_native_config_names_is_left_out(tmp_path: Path) -> None:
+    part = {"auto_map": {"AutoModel": "a.B"}, "rope_theta": 10000.0}
+    source = base(tmp_path / "source", rope_parameters={**part, "rope_type": "default"})
+    _, warnings = taken(source, tmp_path / "out")
+    assert "LlamaForCausalLM of transformers itself" in warnings
+    kept = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert kept["rope_parameters"] == {"rope_theta": 10000.0, "rope_type": "default"}
+
+
+def test_a_kernel_is_refused_at_import(tmp_path: Path) -> None:
+    source = base(tmp_path / "source", _attn_implementation="someone/kernel")
+    with raises("M707", match="kernel"):
+        taken(source, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "config",
     [

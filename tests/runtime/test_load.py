@@ -162,6 +162,44 @@ def test_code_from_a_registry_is_refused(file: str, tmp_path: Path) -> None:
         load_model(home, packs)
 
 
+KERNELS = [
+    {"_attn_implementation": "someone/kernel"},
+    {"rope_scaling": {"x": {"auto_map": {"AutoConfig": "evil.Evil"}}}},
+]
+
+
+@pytest.mark.parametrize("changes", KERNELS)
+def test_kernels_and_code_of_parts_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    with raises("M707"):
+        load_model(*install(tmp_path, llama(), config=changes))
+
+
+def test_a_config_does_not_choose_a_compiler(tmp_path: Path) -> None:
+    chosen = {"_attn_implementation": "flex_attention"}
+    home, packs = install(tmp_path, llama(), config=chosen)
+    (home / "generation_config.json").write_text('{"cache_implementation": "static"}')
+    model: Any = load_model(home, packs)
+    assert model.config._attn_implementation in ("eager", "sdpa")
+    assert model.generation_config.disable_compile
+
+
+def test_no_socket_is_opened(tmp_path: Path) -> None:
+    home, packs = install(tmp_path, llama())
+    opened: list[str] = []
+    watching = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event.startswith("socket."):
+            opened.append(event)
+
+    sys.addaudithook(hook)  # it cannot be removed, but it can stop watching
+    try:
+        load_model(home, packs)
+    finally:
+        watching = False
+    assert opened == []
+
+
 NONE = ["NoSuchModel", "pipeline", "__version__", "AutoModel", "LlamaConfig", "PreTrainedModel"]
 
 

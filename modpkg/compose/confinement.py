@@ -1,0 +1,97 @@
+"""Transformers kept from running code of a model's author and from asking a hub.
+
+A config can name code of its own, a kernel (native code) or a backbone on a hub. What names them
+is refused or left out before a config reaches transformers (`modpkg.compose.named_code`); this is
+the second wall, for what a newer version of transformers may look at: while a model or tokenizer
+is read, the functions that would fetch or run something refuse. Outside of that they do what they
+did, for this process may use transformers for other things.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+_active: ContextVar[bool] = ContextVar("confined", default=False)
+_GUARDS: dict[str, tuple[str, ...]] = {
+    "transformers.dynamic_module_utils": (
+        "get_class_from_dynamic_module",
+        "get_class_in_module",
+        "get_cached_module_file",
+        "resolve_trust_remote_code",
+    ),
+    "transformers.integrations.hub_kernels": (
+        "get_kernel",
+        "load_and_register_attn_kernel",
+        "lazy_load_kernel",
+    ),
+    "huggingface_hub.constants": ("is_offline_mode",),
+}
+"""By module, the functions that are replaced; those of transformers may move or be missing."""
+_ANSWERS: dict[str, Any] = {"is_offline_mode": True, "lazy_load_kernel": None}
+"""What a function answers in confinement; the others raise an error."""
+
+
+@contextlib.contextmanager
+def confined() -> Iterator[None]:
+    """Keep transformers from fetching anything and from running a model's code, in this thread."""
+    _guard_all()
+    token = _active.set(True)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def _guard_all() -> None:
+    import transformers.integrations.hub_kernels
+    import transformers.models.auto  # noqa: F401
+
+    for home, names in _GUARDS.items():
+        module = sys.modules.get(home)
+        for name in names:
+            original = getattr(module, name, None)
+            if original is not None and not hasattr(original, "confines"):
+                _replace_everywhere(name, original, _guarded(name, original))
+
+
+def _replace_everywhere(name: str, original: Any, guarded: Any) -> None:
+    """Replace a function in each loaded module that has imported it; later ones import ours."""
+    for key, module in list(sys.modules.items()):
+        ours = key.split(".")[0] in ("transformers", "huggingface_hub")
+        # Not getattr: a lazy package would import the module that has the name.
+        if ours and vars(module).get(name) is original:
+            setattr(module, name, guarded)
+
+
+def _guarded(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if not _active.get():
+            return original(*args, **kwargs)
+        if name == "resolve_trust_remote_code":
+            return _without_code(*args, **kwargs)
+        if name in _ANSWERS:
+            return _ANSWERS[name]
+        raise ValueError("it names code that would have to be fetched")
+
+    guarded.confines = True  # type: ignore[attr-defined]
+    return guarded
+
+
+def _without_code(
+    trust_remote_code: Any,
+    model_name: Any,
+    has_local_code: bool,
+    has_remote_code: bool,
+    *others: Any,
+    **named: Any,
+) -> bool:
+    """Stand in for the function that would ask on the terminal whether to run the code."""
+    if has_remote_code and not has_local_code:
+        raise ValueError("it requires code that transformers does not have")
+    return False
