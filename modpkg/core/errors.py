@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from modpkg.core.messages import MESSAGES
@@ -10,17 +9,6 @@ from modpkg.core.printable import in_sentence
 
 _OF_LINES = ("explanation", "facts")
 """Values of several lines, composed here; in all others a line break is not ours."""
-
-_LONG_WORD = re.compile(r"(\S{1000})\S{200,}")
-_MOST = 20_000
-
-
-def _bounded(sentence: str) -> str:
-    """Return a sentence of bounded length: a file may have values of any length in it."""
-    sentence = _LONG_WORD.sub(r"\1…", sentence)
-    if len(sentence) > _MOST:
-        return f"{sentence[: _MOST // 2]} … {sentence[-_MOST // 2 :]}"
-    return sentence
 
 
 class ModpkgError(Exception):
@@ -37,7 +25,7 @@ class ModpkgError(Exception):
         shown = {key: in_sentence(v, lines=key in _OF_LINES) for key, v in values.items()}
         sentence = MESSAGES[code].format(**shown)
         # a hint that asks ("did you mean …?") has ended the sentence already
-        super().__init__(_bounded(sentence[:-1] if sentence.endswith("?.") else sentence))
+        super().__init__(sentence[:-1] if sentence.endswith("?.") else sentence)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self.code, self.values)

@@ -20,8 +20,7 @@ from modpkg.core.records import MemoryPiece, MemoryTensor
 from modpkg.core.tensors import TypedTensor
 from modpkg.runtime.architecture import class_of_config
 
-_MAX_LAYERS = 10_000
-"""More layers, experts … than this are a mistake, or an attack."""
+_MAX_LAYERS = 10_000  # more layers, experts … are a mistake, or an attack
 _COUNTS = re.compile(r"layers?$|^n_layer|experts$|depth|blocks$|heads$")
 
 
