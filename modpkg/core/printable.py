@@ -26,7 +26,7 @@ _BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 ONE_LINE = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$(?![\s\S])"
 """A pattern of JSON Schema: text of one line, without control characters or overrides."""
 
-MAX_VALUE = 2_000
+MAX_VALUE = 1_000
 """Characters of one value in a sentence; what is longer is cut off."""
 
 
