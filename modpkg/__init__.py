@@ -175,8 +175,9 @@ def path(
 ) -> Path:
     """Return a directory with an installed model that ``from_pretrained`` can load.
 
-    The directory is written on the first call, weights included, and kept as long as the
-    environment has the model. `load` does not need it.
+    The directory is made on the first call and kept as long as the environment has the model. Its
+    weights are linked, not copied, where the store has them as files; they are read-only. `load`
+    does not need it.
 
     >>> from transformers import AutoModel  # doctest: +SKIP
     >>> model = AutoModel.from_pretrained(modpkg.path("summarizer"))  # doctest: +SKIP
@@ -191,15 +192,14 @@ def path(
     Raises:
         ModpkgError: The model is not installed, or the directory cannot be written.
     """
-    from modpkg.interop.directory import adapter_directory, directory_of
-    from modpkg.runtime.installed import find_model
+    from modpkg.interop.directory import adapter_directory, model_directory
 
     workspace = _workspace(project, user)
     if form == "peft":
         return adapter_directory(workspace, name)
     if form != "hf":
         raise RunError("M709", choice=f"form {form!r}", reason="there are 'hf' and 'peft'")
-    return directory_of(*find_model(name, workspace))
+    return model_directory(workspace, name)
 
 
 def run(

@@ -171,7 +171,8 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M401"], ResolutionImpossible),
     **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415"], LockError),
     **dict.fromkeys(
-        ["M414", "M501", "M502", "M503", "M504", "M505", "M507", "M509", "M510"], InstallError
+        ["M414", "M501", "M502", "M503", "M504", "M505", "M507", "M509", "M510", "M728"],
+        InstallError,
     ),
     **dict.fromkeys(["M506"], EnvironmentDamaged),
     **dict.fromkeys(

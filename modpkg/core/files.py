@@ -223,13 +223,43 @@ def copy_file(source: Path, target: Path) -> None:
 
     Unlike a hard link it does not change when the source is edited.
     """
+    if reflink(source, target):
+        return
+    with open(source, "rb") as old, open(target, "xb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
+
+
+def reflink(source: Path, target: Path) -> bool:
+    """Make a new file that shares ``source``'s blocks until either is changed.
+
+    Return whether the file system can; if not, there is no new file.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
     with open(source, "rb") as old, open(target, "xb") as new:
         try:
-            import fcntl
-
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except (ImportError, OSError):  # another file system, or one without reflinks
-            shutil.copyfileobj(old, new, 1 << 20)
+        except OSError:  # another file system, or one without reflinks
+            target.unlink()
+            return False
+    return True
+
+
+def share_file(source: Path, target: Path) -> None:
+    """Make a new file with the bytes of a file that nobody changes, read-only.
+
+    A reflink, since a program that writes into it all the same changes only its own; else a hard
+    link; else a copy.
+    """
+    if not reflink(source, target):
+        try:
+            os.link(source, target)
+            return  # with the mode of the source, which is the same file
+        except OSError:
+            copy_file(source, target)
+    target.chmod(0o444)
 
 
 def copy_range(source: int, offset: int, target: int, position: int, length: int) -> int:

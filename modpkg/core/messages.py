@@ -277,6 +277,11 @@ MESSAGES: dict[str, str] = {
         "{caller} is in the project {project}, but the working folder belongs to {other}; pass "
         "project={project!r}, or user=True for your user environment."
     ),
+    "M728": (
+        "The folder of {name} does not exist yet, and cannot be written to {path} ({reason}). Call "
+        "modpkg.path once where it can, such as while an image is built; or write a folder "
+        "elsewhere: modpkg export {name} FOLDER."
+    ),
     "M730": ("{patch} is not a valid patch: {reason}; create it again with 'modpkg patch create'."),
     "M731": (
         "{patch} was made for {made_for}, and {tensor!r} of {base} differs from it; use that "

@@ -18,6 +18,8 @@ from modpkg.core.errors import PackError
 
 MAX_HEADER = 100_000_000
 """Longest header in bytes; the same limit as in safetensors."""
+METADATA = "__metadata__"
+"""The key of a header that is not a tensor."""
 LFS_POINTER = b"version https://git-lfs"
 """How the file begins that Git has in place of a large one."""
 IS_POINTER = "it is Git LFS's pointer to the file, not the file; 'git lfs pull' fetches that"
@@ -91,7 +93,7 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
     """Return the tensors that a header describes; see `read_pack_header`."""
     try:
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-        raw.pop("__metadata__", None)
+        raw.pop(METADATA, None)
         entries = {
             name: msgspec.json.decode(entry, type=_HeaderEntry) for name, entry in raw.items()
         }
@@ -131,6 +133,15 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
     return tensors
 
 
+def header_metadata(header: bytes) -> dict[str, str]:
+    """Return the metadata of a header; empty if it has none, or others than texts."""
+    try:
+        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(raw.get(METADATA, b"{}"), type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
 def pack_order(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
     """Return tensor names in the order they are packed: widest dtype first, then by name.
 
@@ -140,14 +151,14 @@ def pack_order(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
 
 
 def pack_header(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, PackTensor]]:
     """Return the first bytes of a pack of these tensors (dtype, shape), and their places.
 
     The data begins at a multiple of 64 bytes, so that mapped tensors are aligned for any
-    vector unit.
+    vector unit. ``metadata`` is kept in the header.
     """
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {METADATA: {"format": "pt", **(metadata or {})}}
     lengths: dict[str, int] = {}
     position = 0
     for name in pack_order(tensors):

@@ -1,30 +1,43 @@
-"""Installed models and adapters as directories, written on first use and kept in a generation."""
+"""Installed models and adapters as directories, written on first use and kept in a generation.
+
+Their weights are linked, not copied, where the store has them as a file of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from modpkg.core.errors import ConversionError
+from modpkg.core.errors import ConversionError, InstallError
+from modpkg.core.files import denied
 from modpkg.core.names import module_name
 from modpkg.environment.absent import nothing_installed
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
 from modpkg.interop.peft import base_names, export_peft, fetch_adapter
+from modpkg.runtime.installed import find_model
 
 
-def directory_of(folder: Path, packs: Path) -> Path:
+def model_directory(workspace: Workspace, name: str) -> Path:
     """Return a directory with a model's weights, config and tokenizer; see `export_hf`.
 
     It is removed together with the generation.
 
     Raises:
         ConversionError: The model reads virtual tokens.
-        InstallError: The directory cannot be written.
+        InstallError: It is not installed, or the directory cannot be written.
+        RunError: A module has this name, but it cannot be run.
         EnvironmentDamaged: The model's record is damaged.
+        ModpkgError: Composing failed.
     """
+    folder, packs = find_model(name, workspace, composed=False)
     out = folder.parents[1] / "directories" / folder.name
-    return _written(out, lambda: export_hf(folder, packs, out))
+
+    def write() -> object:
+        find_model(name, workspace)
+        return export_hf(folder, packs, out, store=workspace.store)
+
+    return _written(name, out, write)
 
 
 def adapter_directory(workspace: Workspace, name: str) -> Path:
@@ -45,16 +58,23 @@ def adapter_directory(workspace: Workspace, name: str) -> Path:
 
     def write() -> object:
         adapter, scale = fetch_adapter(workspace, wanted)
-        return export_peft(adapter, out, scale=scale, rename=base_names(workspace, adapter))
+        rename = base_names(workspace, adapter)
+        return export_peft(adapter, out, scale=scale, rename=rename, store=workspace.store)
 
-    return _written(out, write)
+    return _written(name, out, write)
 
 
-def _written(out: Path, write: Callable[[], object]) -> Path:
-    if not out.is_dir():
-        try:
-            write()
-        except (ConversionError, OSError):
-            if not out.is_dir():  # otherwise another process was faster
-                raise
+def _written(name: str, out: Path, write: Callable[[], object]) -> Path:
+    """Return a directory, written unless it is there."""
+    if out.is_dir():
+        return out
+    try:
+        write()
+    except (ConversionError, OSError) as error:
+        if out.is_dir():  # another process was faster
+            return out
+        if isinstance(error, OSError) and denied(error) is not None:
+            reason = (error.strerror or str(error)).lower()
+            raise InstallError("M728", name=name, path=out.parent, reason=reason) from None
+        raise
     return out

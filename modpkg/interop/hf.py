@@ -31,7 +31,7 @@ from modpkg.interop.module_project import (
     write_manifest,
 )
 from modpkg.interop.remote_code import leave_out_code
-from modpkg.interop.weights import MAX_SHARD, write_weights
+from modpkg.interop.weights import ANY_SIZE, MAX_SHARD, write_weights
 from modpkg.release.checkpoint import Checkpoint, checkpoint_of
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence_modules import (
@@ -43,6 +43,7 @@ from modpkg.runtime.sentence_modules import (
     split_tensors,
 )
 from modpkg.runtime.sentence_settings import read_settings
+from modpkg.store.store import Store
 
 if TYPE_CHECKING:
     from modpkg.interop.architecture_fit import ArchitectureFit
@@ -340,11 +341,13 @@ def write_hf(
     staged: Path,
     *,
     max_shard_bytes: int = MAX_SHARD,
+    store: Store | None = None,
 ) -> None:
     """Write an installed model's files and weights as transformers saves them.
 
     Modules after the transformer (sentence-transformers) are left out when the model has another
-    task than embedding: a head reads the transformer's output.
+    task than embedding: a head reads the transformer's output. With a ``store`` the weights are
+    linked where possible; see `write_weights`.
     """
     left: tuple[str, ...] = (MODEL_RECORD,)
     own, after = split_tensors(model.name, folder, model.tensors)
@@ -357,19 +360,25 @@ def write_hf(
             (staged / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / relative)
             (staged / relative).chmod(0o644)
-    write_weights(own, packs, staged, max_shard_bytes=max_shard_bytes)
+    write_weights(own, packs, staged, max_shard_bytes=max_shard_bytes, store=store)
     for part, tensors in after.items():
         (staged / part).mkdir(parents=True, exist_ok=True)
-        write_weights(tensors, packs, staged / part)
+        write_weights(tensors, packs, staged / part, max_shard_bytes=ANY_SIZE, store=store)
 
 
 def export_hf(
-    folder: Path, packs: Path, out: Path, *, max_shard_bytes: int = MAX_SHARD
+    folder: Path,
+    packs: Path,
+    out: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD,
+    store: Store | None = None,
 ) -> list[str]:
     """Write an installed model as a directory that transformers opens; return the file names.
 
     Weights are copied byte for byte, in one safetensors file or, above ``max_shard_bytes`` of
-    tensors, in several with an index.
+    tensors, in several with an index. With a ``store`` they are linked where possible; see
+    `write_weights`.
 
     Raises:
         ConversionError: The model reads virtual tokens, or `out` is not empty.
@@ -377,7 +386,6 @@ def export_hf(
         EnvironmentDamaged: The model's record is damaged.
     """
     with new_project(out) as staged:
-        write_hf(
-            read_exportable(folder, "hf"), folder, packs, staged, max_shard_bytes=max_shard_bytes
-        )
+        model = read_exportable(folder, "hf")
+        write_hf(model, folder, packs, staged, max_shard_bytes=max_shard_bytes, store=store)
     return files_of(out)

@@ -37,7 +37,7 @@ from modpkg.interop.module_project import (
     write_manifest,
 )
 from modpkg.interop.peft_names import names_in_memory
-from modpkg.interop.weights import write_weights
+from modpkg.interop.weights import ANY_SIZE, write_weights
 from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Compose
 from modpkg.registry.base import find_base
@@ -46,6 +46,7 @@ from modpkg.release.checkpoint import checkpoint_of
 from modpkg.resolve.lock import LockedModule
 from modpkg.runtime.memory_layout import layout_of
 from modpkg.runtime.sentence_modules import WITH_WEIGHTS, modules_of
+from modpkg.store.store import Store
 
 
 def import_peft(
@@ -264,12 +265,14 @@ def export_peft(
     *,
     scale: float = 1.0,
     rename: Callable[[str], str] | None = None,
+    store: Store | None = None,
 ) -> list[str]:
     """Write an adapter as a directory that PEFT opens; return the file names.
 
     ``rename`` gives the name in memory of a tensor of the base: PEFT's paths are those. A
     ``scale`` other than 1 is multiplied into LoRA's alpha, since B @ A is only multiplied by
-    ``alpha / rank`` (or ``alpha / √rank``).
+    ``alpha / rank`` (or ``alpha / √rank``). With a ``store`` the weights are linked where possible;
+    see `write_weights`.
 
     Raises:
         ConversionError: `module` is not a PEFT adapter, or its method has no alpha to scale.
@@ -302,7 +305,14 @@ def export_peft(
             target.chmod(0o644)
         if scale != 1.0 or renamed:
             write_atomically(staged / ADAPTER_CONFIG, json_text(config))
-        write_weights(tensors, Path(), staged, stem="adapter_model", max_shard_bytes=2**62)
+        write_weights(
+            tensors,
+            Path(),
+            staged,
+            stem="adapter_model",
+            max_shard_bytes=ANY_SIZE,
+            store=store,
+        )
     return files_of(out)
 
 

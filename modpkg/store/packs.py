@@ -1,23 +1,36 @@
-"""Packs of the store: safetensors files whose tensors are named by their digests.
+"""Packs of the store: safetensors files whose headers have the digests of their tensors.
 
+The tensors are named as in the release that they were fetched for, with their digests in the
+metadata of the header, so that the file is one that other tools read; or by their digests.
 A pack is named by the sha256 of its header, so that its name identifies the tensors in it, and
 packs of the same tensors have the same name on every machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from modpkg.core.errors import PackError
 from modpkg.core.files import sync_folder
-from modpkg.core.packs import PackTensor, pack_header, parse_pack_header, read_header
+from modpkg.core.packs import (
+    METADATA,
+    PackTensor,
+    header_metadata,
+    pack_header,
+    parse_pack_header,
+    read_header,
+)
 
+DIGESTS = "sha256"
+"""The key of a header's metadata with the JSON text of the tensors' digests."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,15 +46,61 @@ class PackLayout(Struct, frozen=True):
     """Bytes of the whole file."""
 
 
-def lay_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> PackLayout:
-    """Return the layout of a pack of tensors, given their dtypes and shapes by digest."""
-    header, places = pack_header({digest[7:]: kind for digest, kind in tensors.items()})
+def lay_out(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], digests: Mapping[str, str] | None = None
+) -> PackLayout:
+    """Return the layout of a pack of tensors.
+
+    Args:
+        tensors: Dtypes and shapes by name; by digest, if there are no ``digests``.
+        digests: Digests by name.
+    """
+    if digests is None or METADATA in tensors:
+        named = {(digests or {}).get(name, name)[7:]: kind for name, kind in tensors.items()}
+        header, places = pack_header(named)
+        places = {f"sha256:{name}": place for name, place in places.items()}
+    else:
+        own = {name: digests[name][7:] for name in sorted(tensors)}
+        header, placed = pack_header(tensors, {DIGESTS: msgspec.json.encode(own).decode()})
+        places = {digests[name]: place for name, place in placed.items()}
     return PackLayout(
         name=hashlib.sha256(header).hexdigest(),
         header=header,
-        places={f"sha256:{name}": place for name, place in places.items()},
-        size=len(header) + sum(place.length for place in places.values()),
+        places=places,
+        size=max((place.offset + place.length for place in places.values()), default=len(header)),
     )
+
+
+class NamedTensor(Struct, frozen=True):
+    """A tensor of a pack, as its header describes it."""
+
+    digest: str
+    place: PackTensor
+
+
+def read_named(path: Path, name: str) -> dict[str, NamedTensor]:
+    """Return the tensors of the pack ``name``, in the store or linked from it, by their names.
+
+    Raises:
+        PackError: The file is missing, truncated or malformed, or its header has another digest
+            than its name.
+    """
+    try:
+        header, size = read_header(path)
+    except FileNotFoundError:
+        raise PackError("M201", path=path, reason="it does not exist") from None
+    if hashlib.sha256(header).hexdigest() != name:
+        raise PackError("M201", path=path, reason="its header does not match its name")
+    places = parse_pack_header(header[8:], size - len(header), path)
+    digests = {tensor: tensor for tensor in places}
+    if (text := header_metadata(header[8:]).get(DIGESTS)) is not None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            digests = msgspec.json.decode(text, type=dict[str, str])
+    if digests.keys() != places.keys() or not all(map(_HEX.fullmatch, digests.values())):
+        raise PackError("M201", path=path, reason="its tensors are not named by digests")
+    return {
+        tensor: NamedTensor(f"sha256:{digests[tensor]}", place) for tensor, place in places.items()
+    }
 
 
 class PackFolder:
@@ -75,23 +134,9 @@ class PackFolder:
         return sizes
 
     def read(self, name: str) -> dict[str, PackTensor]:
-        """Return the tensors of a pack, by digest.
-
-        Raises:
-            PackError: The file is missing, truncated or malformed, or its header has another
-                digest than its name.
-        """
-        path = self.path(name)
-        try:
-            header, size = read_header(path)
-        except FileNotFoundError:
-            raise PackError("M201", path=path, reason="it does not exist") from None
-        if hashlib.sha256(header).hexdigest() != name:
-            raise PackError("M201", path=path, reason="its header does not match its name")
-        places = parse_pack_header(header[8:], size - len(header), path)
-        if not all(_HEX.fullmatch(tensor) for tensor in places):
-            raise PackError("M201", path=path, reason="its tensors are not named by digests")
-        return {f"sha256:{tensor}": place for tensor, place in places.items()}
+        """Return the tensors of a pack, by digest; see `read_named`."""
+        tensors = read_named(self.path(name), name).values()
+        return {tensor.digest: tensor.place for tensor in tensors}
 
     def adopt(self, staged: Path, name: str) -> None:
         """Move a finished file, whose tensors were all verified, to its place."""

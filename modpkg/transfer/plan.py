@@ -17,6 +17,7 @@ from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import LockedModule
+from modpkg.store.grouping import groups_of
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments
 from modpkg.transfer.ranges import Span, length, subtract
@@ -146,8 +147,8 @@ class _Wanted(Struct, frozen=True):
     what: str
     source: str
     """The module whose release it is fetched from."""
-    owner: str
-    """The module whose pack it is stored in, or whose spool."""
+    owner: tuple[str, str]
+    """The module, and its group of tensors, whose pack it is stored in, or whose spool."""
     in_pack: bool
 
 
@@ -168,14 +169,21 @@ class _TensorPlanner:
         }
         wanted = alignments(*records.values())
         self.places = store.find(wanted)
-        self._owners: dict[str, str] = {}
-        """By digest of a missing tensor, the first module that has it under a name."""
+        self._owners: dict[str, tuple[str, str]] = {}
+        """By digest of a missing tensor, the first module that has it under a name, and its group
+        there (see `modpkg.store.grouping`)."""
+        self._names: dict[str, str] = {}
+        """By digest of a missing tensor, that name."""
         self._kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
         for name, record in records.items():
-            for entry in record.tensors.values():
+            groups = groups_of(
+                record.kind, {name: byte_length(entry) for name, entry in record.tensors.items()}
+            )
+            for tensor, entry in record.tensors.items():
                 if entry.digest in self.places:
                     continue
-                self._owners.setdefault(entry.digest, name)
+                self._owners.setdefault(entry.digest, (name, groups[tensor]))
+                self._names.setdefault(entry.digest, tensor)
                 if DTYPE_BYTES[entry.dtype] == wanted[entry.digest]:
                     kind = type_of(entry)
                     self._kinds[entry.digest] = min(kind, self._kinds.get(entry.digest, kind))
@@ -194,27 +202,28 @@ class _TensorPlanner:
     def run(self) -> None:
         for digest, owner in self._owners.items():
             self._list(digest, owner)
-        for name in self._records:
-            if any(wanted.owner == name for wanted in self._listed.values()):
-                self._place(name)
+        for owner in dict.fromkeys(wanted.owner for wanted in self._listed.values()):
+            self._place(owner)
         order = {digest: number for number, digest in enumerate(self._listed)}
         self.tensors.sort(key=lambda tensor: order[tensor.entry.digest])
 
-    def _list(self, digest: str, source: str) -> None:
+    def _list(self, digest: str, source: tuple[str, str]) -> None:
         """List a tensor after the one that it is decoded on; `check_record` limits the chain."""
         if digest in self._listed:
             return
-        what, entry = self._entries[source][digest]
+        what, entry = self._entries[source[0]][digest]
         base = entry.encoding.base if entry.encoding is not None else None
         if base is not None and base not in self.bases:
             self._list(base, source)
         owner = self._owners.get(digest)
-        self._listed[digest] = _Wanted(entry, what, source, owner or source, owner is not None)
+        self._listed[digest] = _Wanted(entry, what, source[0], owner or source, owner is not None)
 
-    def _place(self, name: str) -> None:
-        """Lay out the pack and the spool of one module."""
-        own = [wanted for wanted in self._listed.values() if wanted.owner == name]
-        layout = lay_out({w.entry.digest: self._kinds[w.entry.digest] for w in own if w.in_pack})
+    def _place(self, owner: tuple[str, str]) -> None:
+        """Lay out the pack and the spool of one group of a module's tensors."""
+        own = [wanted for wanted in self._listed.values() if wanted.owner == owner]
+        packed = {self._names[w.entry.digest]: w.entry.digest for w in own if w.in_pack}
+        kinds = {name: self._kinds[digest] for name, digest in packed.items()}
+        layout = lay_out(kinds, packed)
         payloads: dict[str, tuple[int, Span]] = {}
         finals: dict[str, tuple[int, Span]] = {}
         end = 0
