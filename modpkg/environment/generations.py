@@ -3,7 +3,7 @@
 .modpkg/
   current -> generations/7       a symbolic link; replacing it is the switch
   generations/<n>/               generation.json, modpkg.toml, modpkg.lock, models/<name>/
-  generations/<n>/directories/   models written out for other tools
+  generations/<n>/directories/   models and adapters as folders for other tools, weights linked
   packs/                         weights, hard-linked from the store, shared by generations
   lock                           held by the command that changes the environment
 """
@@ -103,6 +103,10 @@ class Environment:
 
     def folder(self, number: int) -> Path:
         return self.root / "generations" / str(number)
+
+    def directories(self) -> list[Path]:
+        """Return the folders for other tools that were written for any generation."""
+        return sorted(self.root.glob("generations/*/directories/*"))
 
     def numbers(self) -> list[int]:
         """Return the numbers of complete generations, ascending."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import COMPOSED_RECORD
-from modpkg.core.files import temporary_sibling
+from modpkg.core.files import remove_tree, temporary_sibling
 from modpkg.core.home import user_project
+from modpkg.environment.generations import Environment
 from modpkg.environment.install import fetch_plan
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
@@ -28,8 +29,8 @@ def repair(workspace: Workspace, corruptions: Iterable[Corruption]) -> list[Corr
     A corrupt tensor is fetched alone and written over the corrupt bytes: the file stays the one
     that environments have hard-linked, so they are repaired with it. Files and composed results are
     moved aside, fetched or composed again, and then treated in the same way. What no project can
-    restore is removed: it is fetched when it is needed again. Projects that cannot be planned or
-    fetched for are skipped with a warning.
+    restore is removed: it is fetched when it is needed again; so are the folders for other tools
+    that link it. Projects that cannot be planned or fetched for are skipped with a warning.
 
     Raises:
         InstallError: The disk is too small.
@@ -43,7 +44,20 @@ def repair(workspace: Workspace, corruptions: Iterable[Corruption]) -> list[Corr
             missing = {digest for file in files for digest in file.missing}
             for plan in _plans(workspace):
                 _restore(plan, missing)
-        return [item for file in files for item in file.repair()]
+        repaired = [(file, file.repair()) for file in files]
+        _drop_directories(store, {file.identity for file, items in repaired if not file.all(items)})
+        return [item for _, items in repaired for item in items]
+
+
+def _drop_directories(store: Store, damaged: set[tuple[int, int]]) -> None:
+    """Remove the folders for other tools that link a file, given by device and inode."""
+    if not damaged:
+        return
+    for known in store.projects.known().values():
+        for folder in Environment(Path(known.environment)).directories():
+            links = (path.stat() for path in folder.rglob("*.safetensors"))
+            if any((link.st_dev, link.st_ino) in damaged for link in links):
+                remove_tree(folder)
 
 
 class CorruptFile:
@@ -54,6 +68,8 @@ class CorruptFile:
         self._items = items
         self._path = Path(items[0].path)
         kind, name = items[0].kind, self._path.name
+        status = self._path.stat()
+        self.identity = status.st_dev, status.st_ino
         self.missing = {item.digest for item in items}
         """Digests of tensors, of a file, or of the inputs of a composed result."""
         # The header vouches for what is inside; a repair that was killed may have left the index
@@ -70,6 +86,10 @@ class CorruptFile:
             (self._path.parent / COMPOSED_RECORD).unlink(missing_ok=True)
         self._aside = temporary_sibling(self._path)
         self._path.rename(self._aside)
+
+    def all(self, repaired: list[Corruption]) -> bool:
+        """Return whether nothing is left to repair."""
+        return len(repaired) == len(self._items)
 
     def repair(self) -> list[Corruption]:
         """Write good bytes over the corrupt ones; return what is repaired."""

@@ -15,6 +15,7 @@ from modpkg.core.names import parse_requirement
 from modpkg.environment.install import install
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import find_project
+from modpkg.environment.repair import repair
 from modpkg.environment.workspace import Workspace
 from modpkg.interop import weights
 from modpkg.store import grouping
@@ -166,10 +167,18 @@ def test_a_write_into_a_folder_is_found_and_repaired(workspace: Workspace) -> No
         path.write_bytes(data)
     corruptions = find_corruption(workspace.store, scan_store(workspace.store))
     assert {item.kind for item in corruptions} == {"tensor", "composed"}
-    with workspace.store.lock():
-        pass
-    from modpkg.environment.repair import repair
-
     assert len(repair(workspace, corruptions)) == len(corruptions)
     assert not find_corruption(workspace.store, scan_store(workspace.store))
     assert torch.equal(logits(modpkg.path("lora-1")), wanted)
+
+
+def test_a_folder_of_what_cannot_be_repaired_is_removed(workspace: Workspace, home: Path) -> None:
+    folder, kept = modpkg.path("lora-1"), modpkg.path("lora-1", form="peft")
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1])
+    (home / "registry").rename(home / "elsewhere")
+    damaged = find_corruption(workspace.store, scan_store(workspace.store))
+    assert repair(workspace, damaged) == []
+    assert not folder.exists()
+    assert kept.exists()
