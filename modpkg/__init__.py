@@ -91,21 +91,46 @@ def load(
             caller's file is in another project than the one around the working folder.
         TypeError: Several names were given without ``live``.
     """
-    names = [name] if isinstance(name, str) else list(name)
     workspace = _workspace(project, user)
     if live:
-        if device is not None or dtype is not None:
-            reason = "a live model stays on the CPU, in the dtype that it has on disk"
-            raise RunError("M709", choice="A device or dtype", reason=reason)
-        from modpkg.runtime.live import load_live
-
-        return load_live(names, workspace)
+        return _live(name, workspace, device, dtype)
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
 
+    return load_model(*find_model(_only(name), workspace), device=device, dtype=dtype)
+
+
+def _live(
+    name: str | Sequence[str],
+    workspace: Workspace,
+    device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+) -> LiveModel:
+    """Load models of one base live.
+
+    Raises:
+        RunError: A device or dtype is given, or they cannot be live.
+        InstallError: One is not installed.
+    """
+    if device is not None or dtype is not None:
+        reason = "a live model stays on the CPU, in the dtype that it has on disk"
+        raise RunError("M709", choice="A device or dtype", reason=reason)
+    from modpkg.runtime.live import load_live
+
+    found: LiveModel = load_live([name] if isinstance(name, str) else list(name), workspace)
+    return found
+
+
+def _only(name: str | Sequence[str]) -> str:
+    """Return the one name that is given.
+
+    Raises:
+        TypeError: There are several.
+    """
+    names = [name] if isinstance(name, str) else list(name)
     if len(names) != 1:
         raise TypeError("loading several models requires live=True")
-    return load_model(*find_model(names[0], workspace), device=device, dtype=dtype)
+    return names[0]
 
 
 def pipeline(
@@ -131,15 +156,18 @@ def pipeline(
         ModpkgError: As `load`; or the model has no task that is supported, or no tokenizer.
     """
     from modpkg.runtime.installed import find_model
+    from modpkg.runtime.load import load_model
     from modpkg.runtime.pipeline import Pipeline
 
-    names = [name] if isinstance(name, str) else list(name)
-    folder, packs = find_model(names[0], _workspace(project, user), composed=not live)
+    workspace = _workspace(project, user)
     model: torch.nn.Module
     if live:
-        model = load(names, live=True, project=project, user=user)
+        first = name if isinstance(name, str) else next(iter(name))
+        folder, packs = find_model(first, workspace, composed=False)
+        model = _live(name, workspace, device, dtype)
     else:
-        model = load(names[0], project=project, user=user, device=device, dtype=dtype)
+        folder, packs = find_model(_only(name), workspace)
+        model = load_model(folder, packs, device=device, dtype=dtype)
     return Pipeline(model, folder, packs, warn=warnings.warn)
 
 

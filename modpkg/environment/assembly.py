@@ -7,10 +7,12 @@ from pathlib import Path
 
 from modpkg.adapters import METHODS
 from modpkg.adapters.memory import disk_names, read_memory
+from modpkg.core.digests import parse_digest
 from modpkg.core.filenames import ADAPTER_CONFIG, MEMORY, PATCH
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.core.records import ReleaseRecord
+from modpkg.core.tree import BlobTree
 from modpkg.manifest.schema import Compose, Step
 
 ON_A_BASE = ("adapter", "head", "patch")
@@ -24,6 +26,14 @@ def base_of(record: ReleaseRecord) -> str | None:
     return next(iter(record.expects), None)
 
 
+def assembled_from(record: ReleaseRecord, blobs: BlobTree) -> dict[str, Path]:
+    """Return the files of a release that `assembly` reads, those that it has, by path."""
+    return {
+        path: blobs.path(parse_digest(record.files[path].digest))
+        for path in record.files.keys() & set(ASSEMBLED_FROM)
+    }
+
+
 def assembly(record: ReleaseRecord, base: Collection[str], files: Mapping[str, Path]) -> Compose:
     """Return the recipe of a release on the base that it was built against (see `base_of`).
 
@@ -32,7 +42,7 @@ def assembly(record: ReleaseRecord, base: Collection[str], files: Mapping[str, P
     Args:
         record: The release.
         base: The names of the base's tensors, of which a head replaces those of the same names.
-        files: The files of the release that `ASSEMBLED_FROM` names, those that it has.
+        files: Its files, from `assembled_from`.
     """
     name = module_name(record.name)
     step = Step(op=_operator(record, files), module=name)

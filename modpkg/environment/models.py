@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
 from modpkg.core.files import link_or_copy, safe_path, write_atomically
@@ -20,7 +19,13 @@ from modpkg.core.names import module_name
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.sealed import seal
 from modpkg.core.tree import BlobTree
-from modpkg.environment.assembly import ASSEMBLED_FROM, ON_A_BASE, assembly, base_of
+from modpkg.environment.assembly import (
+    ASSEMBLED_FROM,
+    ON_A_BASE,
+    assembled_from,
+    assembly,
+    base_of,
+)
 from modpkg.manifest.normal import from_normal_form
 from modpkg.manifest.schema import Compose, Manifest, Task
 from modpkg.release.build import requires_of
@@ -76,14 +81,10 @@ def recipes(
                 found = ModelRecipe(record.name, record.version, recipe, own.task, at_load=at_load)
                 models[record.name] = found
         elif (base := _base_record(record, records)) is not None:
-            files = {
-                path: blobs.path(parse_digest(record.files[path].digest))
-                for path in record.files.keys() & set(ASSEMBLED_FROM)
-            }
             models[record.name] = ModelRecipe(
                 record.name,
                 record.version,
-                assembly(record, base.tensors.keys(), files),
+                assembly(record, base.tensors.keys(), assembled_from(record, blobs)),
                 manifest_of(record).task or manifest_of(base).task,
                 implied=True,
                 at_load=dependency.compose_at != "install",

@@ -11,7 +11,7 @@ import torch
 from modpkg.core.errors import RunError
 from modpkg.runtime.pooling import Embedder
 from modpkg.runtime.prompt import Conversation, check_ids, rows_of, token_ids
-from modpkg.runtime.sampling import GREEDY, Sampling, cut, generation_of
+from modpkg.runtime.sampling import TextGeneration, cut
 from modpkg.runtime.sentence_texts import SentenceTexts
 from modpkg.runtime.virtual_tokens import VIRTUAL
 
@@ -134,20 +134,19 @@ def generate(
     task: Mapping[str, Any],
     texts: Sequence[str | Conversation],
     *,
-    sampling: Sampling = GREEDY,
+    how: TextGeneration,
     warn: Warn,
     tick: Tick = lambda count: None,
     streamer: Any = None,
 ) -> list[str]:
-    """Return the generated text for each text or conversation, by default greedily.
+    """Return the generated text for each text or conversation.
 
-    ``streamer`` is a transformers streamer, for a single text.
+    ``how`` is from `generation_of`; ``streamer`` is a transformers streamer, for a single text.
 
     Raises:
         RunError: The tokenizer or its chat template fails, or the generation config cannot be used.
     """
     config = model.generation_config
-    how = generation_of(sampling, task, config)
     limit = max(1, context_of(model, tokenizer) - how.max_new_tokens)
     encoded = [encode(model, tokenizer, task, text, limit, warn) for text in texts]
     options = {"max_new_tokens": how.max_new_tokens, "streamer": streamer, **how.options}

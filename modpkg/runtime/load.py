@@ -13,9 +13,10 @@ import torch
 from modpkg.adapters.quantised import DEQUANTISED, method_of
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import map_tensors
-from modpkg.core.errors import MissingExtra, RunError
+from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
-from modpkg.core.installed import read_model
+from modpkg.core.installed import TensorRef, read_model
+from modpkg.core.packs import read_pack_header
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence_encoder import encoder_parts
 from modpkg.runtime.sentence_modules import split_tensors
@@ -49,11 +50,14 @@ def load_model(
     Raises:
         RunError: Config and weights do not match, or the architecture is unknown.
         MissingExtra: Transformers is not installed.
-        EnvironmentDamaged: The model's record is missing or invalid.
+        EnvironmentDamaged: The model's record is missing or invalid, or a pack was written over.
+        PackError: A pack is missing or damaged.
     """
     record = read_model(folder)
     own, _ = split_tensors(record.name, folder, record.tensors)
-    model = build_model(record.name, folder, map_tensors(own.items(), packs), _dtype(dtype))
+    tensors = map_tensors(own.items(), packs)
+    _check_headers(record.tensors.values(), packs)
+    model = build_model(record.name, folder, tensors, _dtype(dtype))
     if record.prompt is not None:
         tensors = map_tensors(record.prompt.tensors.items(), packs)
         attach(record.name, model, record.prompt, tensors)
@@ -64,6 +68,33 @@ def load_model(
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise RunError("M709", choice=f"device {str(device)!r}", reason=reason) from None
+
+
+def _check_headers(refs: Collection[TensorRef], packs: Path) -> None:
+    """Check that the headers of packs still have these tensors where they were.
+
+    A folder of ``modpkg.path`` may link a pack, and another program may write into it all the same.
+    Bytes are not hashed.
+
+    Raises:
+        EnvironmentDamaged: A header has other tensors.
+        PackError: A pack is missing or damaged.
+    """
+    held = {
+        file: {
+            (place.offset, place.length, place.dtype)
+            for place in read_pack_header(packs / file).values()
+        }
+        for file in {ref.file for ref in refs}
+    }
+    for ref in refs:
+        if (ref.offset, ref.length, ref.dtype) not in held[ref.file]:
+            raise EnvironmentDamaged(
+                "M506",
+                path=packs / ref.file,
+                reason="another program wrote into it",
+                remedy="'modpkg store verify' repairs it",
+            )
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -191,10 +191,9 @@ class Pipeline:
         with self._lock, self._adapted(adapter), torch.inference_mode(), confined():
             if kind in WRITING:
                 how = generation_of(sampling, task, model.generation_config)
-                sampling = structs.replace(sampling, seed=how.seed)
                 streamer = _streamer(tokenizer, stream, how.stop)
                 found = generate(
-                    model, tokenizer, task, texts, sampling=sampling, warn=warn, streamer=streamer
+                    model, tokenizer, task, texts, how=how, warn=warn, streamer=streamer
                 )
                 return [TaskResult(kind, text=text, seed=how.seed) for text in found]
             plain = [text for text in texts if isinstance(text, str)]

@@ -172,6 +172,19 @@ def test_a_write_into_a_folder_is_found_and_repaired(workspace: Workspace) -> No
     assert torch.equal(logits(modpkg.path("lora-1")), wanted)
 
 
+def test_a_file_that_was_written_over_is_not_loaded(workspace: Workspace) -> None:
+    from safetensors.torch import load_file, save
+
+    path = next(modpkg.path("tiny").glob("*.safetensors"))
+    data = save(load_file(path), {"format": "pt", "by": "another program" * 99})
+    path.chmod(0o644)
+    with open(path, "r+b") as file:  # in place, as save_file of earlier versions
+        file.truncate()
+        file.write(data)
+    with raises("M506", match="another program"):
+        modpkg.load("tiny")
+
+
 def test_a_folder_of_what_cannot_be_repaired_is_removed(workspace: Workspace, home: Path) -> None:
     folder, kept = modpkg.path("lora-1"), modpkg.path("lora-1", form="peft")
     for path in folder.glob("*.safetensors"):

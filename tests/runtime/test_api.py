@@ -101,6 +101,10 @@ def test_dtype_and_device_are_those_of_from_pretrained(registry: Path) -> None:
         modpkg.path("lora-1", form="x")  # type: ignore[arg-type]
     with raises("M709", match="project"):
         modpkg.load("lora-1", project=Path.cwd(), user=True)
+    with pytest.raises(TypeError, match="live=True"):
+        modpkg.pipeline(["tiny", "lora-1"])
+    with raises("M709", match="live"):
+        modpkg.pipeline("lora-1", live=True, dtype="bfloat16")
 
 
 def test_a_tokenizer_needs_no_weights(registry: Path) -> None:

@@ -17,7 +17,12 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.errors import TestError
 from modpkg.core.names import module_name
 from modpkg.core.records import ReleaseRecord
-from modpkg.environment.assembly import ASSEMBLED_FROM, assembly, base_of
+from modpkg.environment.assembly import (
+    ASSEMBLED_FROM,
+    assembled_from,
+    assembly,
+    base_of,
+)
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
@@ -89,8 +94,4 @@ def assembly_of(record: ReleaseRecord, base: Collection[str], store: Store) -> A
         return Compose(base=name), manifest.task
     if base_of(record) is None:
         raise TestError("M719", reason=f"a module of kind {record.kind!r} cannot run by itself")
-    files = {
-        path: store.blobs.path(parse_digest(record.files[path].digest))
-        for path in record.files.keys() & set(ASSEMBLED_FROM)
-    }
-    return assembly(record, base, files), manifest.task
+    return assembly(record, base, assembled_from(record, store.blobs)), manifest.task

@@ -23,6 +23,7 @@ from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wi
 from modpkg.core.errors import TestError
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
 from modpkg.runtime.pipeline import open_pipeline
+from modpkg.runtime.sampling import GREEDY, generation_of
 from modpkg.runtime.task_kinds import WRITING
 
 Tick = Callable[[int], None]
@@ -72,7 +73,9 @@ class LoadedModel:
             if output == "labels":
                 return list(classify(model, tokenizer, task, texts, warn=_quiet, tick=tick))
             if output == "text":
-                return list(generate(model, tokenizer, task, texts, warn=_quiet, tick=tick))
+                how = generation_of(GREEDY, task, model.generation_config)
+                found = generate(model, tokenizer, task, texts, how=how, warn=_quiet, tick=tick)
+                return list(found)
             if output == "likelihood":
                 return list(likelihoods(model, tokenizer, texts, warn=_quiet, tick=tick))
             vectors = embed_texts(
