@@ -20,6 +20,7 @@ IDENTITY = "urn:modpkg:registry-spec:{spec}:{name}"
 _TITLES = {
     "registry": "registry.json",
     "index-line": "A line of index/<name>.jsonl",
+    "module-line": "A line of modules.jsonl",
     "release": "Release record",
     "provides": "Interface that a release provides",
     "expects": "Interface that a release expects",

@@ -35,6 +35,8 @@ COMMANDS = {
     "run": "Run an installed model on a text.",
     "list": "List installed modules and models.",
     "show": "Show details of an installed module.",
+    "info": "Show what a registry has of a module.",
+    "search": "Search registries for modules.",
     "tree": "Show the dependency tree.",
     "why": "Show why a module is installed: every path that requires it.",
     "why-not": "Explain why a version was not selected.",

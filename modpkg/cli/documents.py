@@ -39,6 +39,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "run": ("modpkg.runtime.pipeline:TaskResult",),
     "list": ("modpkg.environment.generations:Generation",),
     "show": ("modpkg.cli.show:ShowDocument",),
+    "info": ("modpkg.environment.module_info:ModuleInfo",),
+    "search": ("modpkg.environment.search:SearchResult",),
     "tree": ("modpkg.cli.tree:TreeDocument",),
     "why": ("modpkg.cli.why:WhyDocument",),
     "why-not": ("modpkg.environment.why_not:WhyNot",),

@@ -109,10 +109,16 @@ def _in_folders(context: click.Context) -> list[str]:
 
 
 def _in_cache(context: click.Context) -> list[str]:
+    from modpkg.core.filenames import REGISTRY_MODULES
     from modpkg.core.home import store_folder
+    from modpkg.registry.module_lines import parse_module_lines
 
-    sites = (store_folder() / "index-cache").glob("*/index")
-    return [name for site in sites for name in _index_names(site)]
+    names: list[str] = []
+    for site in (store_folder() / "index-cache").glob("*"):
+        names += _index_names(site / "index")
+        with suppress(OSError):
+            names += parse_module_lines((site / REGISTRY_MODULES).read_bytes(), site.name)
+    return names
 
 
 def _index_names(folder: Path) -> list[str]:

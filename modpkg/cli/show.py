@@ -43,7 +43,10 @@ class ShowDocument(Struct, frozen=True, kw_only=True):
 @json_option
 @with_workspace
 def show_command(workspace: Workspace, name: str, as_json: bool) -> None:
-    """Show details of an installed module: origin, requirements, fit and composition."""
+    """Show details of an installed module: origin, requirements, fit and composition.
+
+    'modpkg info' shows what a registry has of a module, installed or not.
+    """
     generation = find_installed(workspace)
     if (assembly := find_assembly(generation, workspace, name)) is not None:
         _show_assembly(assembly, workspace, as_json)

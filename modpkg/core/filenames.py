@@ -38,6 +38,8 @@ PATCHED_FILES = "files/"
 REPORT = "report.json"
 """Test results, built into a release."""
 
+REGISTRY_MODULES = "modules.jsonl"
+"""What a search needs of each module of a registry."""
 REGISTRY_INFO = "registry.json"
 """The record at the root of a registry."""
 

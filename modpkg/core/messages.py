@@ -357,6 +357,11 @@ MESSAGES: dict[str, str] = {
         "model (NAME or NAME@GENERATION) or a folder with *.safetensors."
     ),
     "M805": "{name} cannot be written as {form}: {reason}.",
+    "M806": (
+        "The registry {registry} cannot be searched: it has no modules.jsonl, and its files cannot "
+        "be listed. Publishing to it with this version of modpkg, and copying modules.jsonl to the "
+        "server with the rest, makes it searchable; 'modpkg info NAME' shows a module by its name."
+    ),
     "M901": "{message}",
     "M902": (
         "The shell took '>' for a redirect into the file {file!r}, and it is ambiguous which of "

@@ -67,6 +67,25 @@ class IndexLine(Struct, kw_only=True):
     spec: int = SPEC
 
 
+class ModuleLine(Struct, kw_only=True, omit_defaults=True):
+    """One line of ``modules.jsonl``: what a search needs of one module."""
+
+    name: str
+    version: str
+    """The newest release that was not yanked; all of the line is about it."""
+    kind: Kind
+    summary: Line = ""
+    license: Line = ""
+    task: Line = ""
+    """The kind of its task."""
+    bases: list[Line] = []
+    """What it acts on."""
+    published: Line = ""
+    yanked: Line | None = None
+    """Why the release was yanked, if all were."""
+    spec: int = SPEC
+
+
 Method = Literal["sparse", "difference", "planes"]
 METHODS: tuple[str, ...] = Method.__args__  # type: ignore[attr-defined]
 
@@ -273,6 +292,7 @@ Record = TypeVar(
 FORMATS: dict[str, type[Struct]] = {
     "registry": RegistryInfo,
     "index-line": IndexLine,
+    "module-line": ModuleLine,
     "release": ReleaseRecord,
     "provides": Provides,
     "expects": Expects,

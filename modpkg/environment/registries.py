@@ -13,7 +13,12 @@ from modpkg.environment.policy import bounds_of
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
-from modpkg.registry.location import Location, alias_location, default_location
+from modpkg.registry.location import (
+    Location,
+    alias_location,
+    default_location,
+    settings_locations,
+)
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
@@ -109,6 +114,26 @@ class Registries:
     def _inherited(self) -> dict[str, str]:
         lock = self._lock
         return {} if lock is None else inherited_of_lock(lock, self._direct, self._open)
+
+    def searched(self) -> list[Registry]:
+        """Return the registries to search: the default, the manifest's, and ``config.toml``'s.
+
+        If the command line names one, only that.
+        """
+        if self._override is not None:
+            return [self._open(DEFAULT)]
+        default = self._default
+        unused = default.source == "built-in" and not Path(default.address).is_dir()
+        named = [
+            *(alias_location(self._manifest, alias) for alias in self._manifest.registries),
+            *settings_locations(self._opened.settings),
+        ]
+        places = named if unused and named else [default, *named]
+        return [
+            self._opened.at(place.address, self._manifest.folder, origin=place.origin)
+            for number, place in enumerate(places)
+            if not any(place.same(earlier.address) for earlier in places[:number])
+        ]
 
     def of(self, name: str) -> Registry:
         """Return a name's registry."""

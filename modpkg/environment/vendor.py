@@ -102,4 +102,5 @@ def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Dig
     for path in (writer.folder / "blobs" / "sha256").glob("*/*"):
         if f"sha256:{path.name}" not in kept:
             path.unlink()
+    writer.describe_all()
     remove_tree(writer.folder / "locks")

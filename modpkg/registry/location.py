@@ -73,6 +73,14 @@ def alias_location(manifest: Manifest, alias: str) -> Location:
     return Location(written, origin, "manifest", alias)
 
 
+def settings_locations(settings: Settings) -> list[Location]:
+    """Return the registries that ``config.toml`` names under ``[registries]``."""
+    return [
+        Location(address, _in_settings(alias), "settings", alias)
+        for alias, address in settings.aliases.items()
+    ]
+
+
 def _in_settings(alias: str) -> str:
     return f"from {alias!r} under [registries] of {shown(config_path())}"
 

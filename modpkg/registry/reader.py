@@ -10,13 +10,14 @@ from packaging.specifiers import SpecifierSet
 
 from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
-from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.files import write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
     SPEC,
     Expects,
     IndexLine,
+    ModuleLine,
     Provides,
     RegistryInfo,
     ReleaseRecord,
@@ -26,6 +27,7 @@ from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
 from modpkg.registry.mirrors import MirroredSource
+from modpkg.registry.module_lines import parse_module_lines
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source, open_source
 
@@ -78,7 +80,7 @@ class Registry:
                 for mirror in own.mirrors
             ]
             self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
-        self._origin = origin
+        self.origin = origin
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
@@ -95,7 +97,7 @@ class Registry:
     @property
     def shown(self) -> str:
         """The address, and what named it, for messages."""
-        return f"{self.url} ({self._origin})" if self._origin else self.url
+        return f"{self.url} ({self.origin})" if self.origin else self.url
 
     @property
     def folder(self) -> Path | None:
@@ -158,6 +160,15 @@ class Registry:
                 return None
             self._names = [file[: -len(".jsonl")] for file in files if file.endswith(".jsonl")]
         return self._names
+
+    def modules(self) -> dict[str, ModuleLine] | None:
+        """Return what ``modules.jsonl`` says of each module, by name; None if there is none."""
+        try:
+            data = self._read_mutable(REGISTRY_MODULES)
+        except FileMissing:
+            _ = self.info  # raises if this is not a registry
+            return None
+        return parse_module_lines(data, f"{self.url}/{REGISTRY_MODULES}", self.warn)
 
     def cached_names(self) -> list[str]:
         """Return the names whose index files were read from a remote registry before, sorted."""

@@ -10,19 +10,20 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import PublishError
-from modpkg.core.filenames import MANIFEST, REGISTRY_INFO
+from modpkg.core.errors import ModpkgError, PublishError
+from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
     SPEC,
     IndexLine,
+    ModuleLine,
     RegistryInfo,
     ReleaseRecord,
     TensorEntry,
@@ -31,6 +32,7 @@ from modpkg.core.records import (
 from modpkg.core.tree import BlobTree
 from modpkg.registry.index import format_index
 from modpkg.registry.lookup import TensorLookup
+from modpkg.registry.module_lines import format_module_lines, module_line, shown_release
 from modpkg.registry.reader import Registry
 from modpkg.registry.write_lock import folder_lock
 from modpkg.release.build_stamps import read_stamps, unchanged
@@ -92,6 +94,7 @@ class RegistryWriter:
             lines = self._reader().index(line.name)
             for existing in lines:
                 if existing.release == line.release:
+                    self._describe(line.name)  # whoever published it may have been killed
                     return existing
             others = self._other_versions(line, lines)
             added = sum(
@@ -217,6 +220,32 @@ class RegistryWriter:
 
     def _write_index(self, name: str, lines: list[IndexLine]) -> None:
         write_atomically(self.folder / "index" / f"{name}.jsonl", format_index(lines))
+        self._describe(name)
+
+    def describe_all(self) -> None:
+        """Write ``modules.jsonl`` by the index."""
+        with self._locked(".modules"):
+            self._write_modules({}, self._reader().names() or ())
+
+    def _describe(self, name: str) -> None:
+        """Write a module's line of ``modules.jsonl``; all lines, if there is no such file."""
+        with self._locked(".modules"):
+            known = self._reader().modules()
+            names = [name] if known is not None else self._reader().names() or ()
+            self._write_modules(known or {}, names)
+
+    def _write_modules(self, known: Mapping[str, ModuleLine], names: Iterable[str]) -> None:
+        """Write ``modules.jsonl`` with what is known, and by the index what it has of ``names``."""
+        path, reader = self.folder / REGISTRY_MODULES, self._reader()
+        lines = {**known}
+        for name in names:
+            lines.pop(name, None)
+            with contextlib.suppress(ModpkgError):  # damaged: fetching it tells that
+                if (line := shown_release(reader.index(name))) is not None:
+                    lines[name] = module_line(line, reader.record(line))
+        if known != lines or not path.exists():
+            with contextlib.suppress(PermissionError):  # a release is not refused for this
+                write_atomically(path, format_module_lines(lines))
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         return folder_lock(self.folder, name)

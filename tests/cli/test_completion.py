@@ -12,6 +12,8 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from modpkg.cli import COMMANDS, cli
+from modpkg.core.records import ModuleLine
+from modpkg.registry.module_lines import format_module_lines
 from tests.command import modpkg
 from tests.modules import publish_collection
 
@@ -24,6 +26,8 @@ def app(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cached.mkdir(parents=True)
     (cached / "remote-lib.jsonl").write_text("")
     (cached / ".half-written.jsonl").write_text("")
+    known = ModuleLine(name="searched-lib", version="1.0", kind="base")
+    (cached.parent / "modules.jsonl").write_bytes(format_module_lines({"searched-lib": known}))
     (tmp_path / "app").mkdir()
     monkeypatch.chdir(tmp_path / "app")
     Path("modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\nlib = "*"\n')
@@ -39,7 +43,7 @@ def offered(*words: str) -> list[str]:
 
 def test_commands_are_completed_without_importing_them() -> None:
     assert offered("") == [*COMMANDS]
-    assert offered("in") == ["install", "init"]
+    assert offered("in") == ["install", "info", "init"]
     code = (
         "import sys; from click.shell_completion import ShellComplete; from modpkg.cli import cli;"
         "print(ShellComplete(cli, {}, 'modpkg', 'X').get_completions([], 're')[0].value,"
@@ -59,7 +63,7 @@ def test_options_are_completed_those_of_every_command_too() -> None:
 
 
 def test_names_come_from_the_lock_the_registries_and_the_cache(app: Path) -> None:
-    assert offered("install", "") == ["lib", "other-lib", "remote-lib"]
+    assert offered("install", "") == ["lib", "other-lib", "remote-lib", "searched-lib"]
     assert offered("install", "Oth") == ["other-lib"]
     assert offered("why", "") == ["lib"]
     assert offered("update", "lib", "") == ["lib"]
@@ -88,7 +92,7 @@ def test_what_cannot_be_read_has_no_names(app: Path, damage: str) -> None:
     Path("modpkg.toml").write_text(damage, "utf-8", "surrogateescape")
     Path("modpkg.lock").write_text(damage, "utf-8", "surrogateescape")
     assert offered("why", "") == []
-    assert offered("install", "") == ["remote-lib"]
+    assert offered("install", "") == ["remote-lib", "searched-lib"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -63,6 +63,8 @@ outdated
 licenses
 registry list
 log tiny
+info tiny-lora
+search tiny
 compose
 diff tiny tiny-lora
 rollback --list

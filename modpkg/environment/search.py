@@ -1,0 +1,130 @@
+"""Searching registries for modules, by what their names and ``modules.jsonl`` say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from modpkg.core.errors import ModpkgError, RegistryError
+from modpkg.core.records import ModuleLine
+from modpkg.environment.workspace import Workspace
+from modpkg.registry.module_lines import module_line, shown_release
+from modpkg.registry.reader import Registry
+
+
+class FoundModule(Struct, frozen=True, kw_only=True):
+    """A module that a search found."""
+
+    name: str
+    version: str
+    """The newest release that was not yanked; what follows is about it."""
+    kind: str
+    summary: str
+    license: str
+    task: str
+    """The kind of its task; empty if it declares none."""
+    bases: list[str]
+    """What it acts on."""
+    published: str
+    yanked: str | None
+    """Why the release was yanked, if all were."""
+    registry: str
+    """The address of its registry."""
+
+
+class SearchResult(Struct, frozen=True):
+    """What a search found."""
+
+    modules: list[FoundModule]
+    """Best first: names before other texts."""
+    total: int
+    """How many there are; ``modules`` has at most as many as ``--limit`` says."""
+
+
+def search(
+    workspace: Workspace, words: Sequence[str], *, kind: str | None = None, most: int
+) -> SearchResult:
+    """Return the modules in which each of the words is found, in any of the texts about them.
+
+    All registries of the manifest and of ``config.toml`` are searched, or only the one of
+    ``--registry``. With several, one that cannot be searched is left out with a warning.
+
+    Raises:
+        RegistryError: The registry cannot be searched.
+        NotFound, RegistryUnreachable, InstallError: The registry cannot be read.
+    """
+    wanted = [word.casefold() for word in words]
+    found: list[tuple[int, FoundModule]] = []
+    failures: list[ModpkgError] = []
+    searched = workspace.registries.searched()
+    for registry in searched:
+        try:
+            lines = _lines(registry, wanted, most)
+        except ModpkgError as error:
+            failures.append(error)
+            continue
+        for line in lines:
+            rank = _rank(line, wanted)
+            if rank is not None and kind in (None, line.kind):
+                found.append((rank, _found(line, registry)))
+    if len(failures) == len(searched):
+        raise failures[0]
+    for failure in failures:
+        workspace.progress.warn(str(failure))
+    found.sort(key=lambda item: (item[0], item[1].name, item[1].registry))
+    return SearchResult([module for _, module in found[:most]], len(found))
+
+
+def _lines(registry: Registry, words: Sequence[str], most: int) -> Iterable[ModuleLine]:
+    """Return what a registry says of its modules.
+
+    If it has no ``modules.jsonl`` but can list its files, only names are searched, and what else is
+    known of the first modules is read from their releases.
+    """
+    known = registry.modules()
+    if known is not None:
+        return known.values()
+    names = registry.names()
+    if names is None:
+        raise RegistryError("M806", registry=registry.shown)
+    named = [name for name in names if all(_in_name(word, name) for word in words)]
+    return [
+        module_line(line, registry.record(line))
+        for name in named[:most]
+        if (line := shown_release(registry.index(name))) is not None
+    ]
+
+
+def _in_name(word: str, name: str) -> bool:
+    return word.replace("_", "-").replace(".", "-") in name
+
+
+def _rank(line: ModuleLine, words: Sequence[str]) -> int | None:
+    """Return how well a module is found, 0 for best; None if a word is not found."""
+    texts = [line.summary, line.kind, line.task, line.license, *line.bases]
+    about = "\n".join(texts).casefold()
+    rank = 0
+    for word in words:
+        if _in_name(word, line.name):
+            rank += 0 if word == line.name else 1 if line.name.startswith(word) else 2
+        elif word in about:
+            rank += 3
+        else:
+            return None
+    return rank
+
+
+def _found(line: ModuleLine, registry: Registry) -> FoundModule:
+    return FoundModule(
+        name=line.name,
+        version=line.version,
+        kind=line.kind,
+        summary=line.summary,
+        license=line.license,
+        task=line.task,
+        bases=line.bases,
+        published=line.published,
+        yanked=line.yanked,
+        registry=registry.url,
+    )

@@ -1,0 +1,73 @@
+"""``modules.jsonl``: a line for each module of a registry, by which modules are searched.
+
+It says nothing that the index and the release records do not say, and nothing but a search depends
+on it: it lets one read find the modules of a registry that cannot list its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from modpkg.core.names import module_name, parse_version
+from modpkg.core.records import SPEC, IndexLine, ModuleLine, ReleaseRecord, canonical_json
+from modpkg.registry.select import newest_release
+
+_DECODER = msgspec.json.Decoder(ModuleLine)
+
+
+def shown_release(lines: Iterable[IndexLine]) -> IndexLine | None:
+    """Return the release that describes a module: the newest to use, or if all were yanked any."""
+    return newest_release(lines, or_yanked=True)
+
+
+def task_kind(record: ReleaseRecord) -> str:
+    """Return the kind of a release's task; "" if it declares none."""
+    task = record.manifest.get("task")
+    kind = task.get("kind") if isinstance(task, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def module_line(line: IndexLine, record: ReleaseRecord) -> ModuleLine:
+    """Return what a search needs of a module, by the release that describes it."""
+    return ModuleLine(
+        name=line.name,
+        version=line.version,
+        kind=line.kind,
+        summary=record.summary,
+        license=record.license,
+        task=task_kind(record),
+        bases=sorted(line.expects),
+        published=line.published,
+        yanked=line.yanked,
+    )
+
+
+def parse_module_lines(
+    data: bytes, source: str, warn: Callable[[str], None] | None = None
+) -> dict[str, ModuleLine]:
+    """Return the lines by name; those that are malformed are skipped, with one warning."""
+    lines: dict[str, ModuleLine] = {}
+    skipped = 0
+    for raw in data.split(b"\n"):
+        if not raw.strip():
+            continue
+        try:
+            line = _DECODER.decode(raw)
+            if line.spec > SPEC or module_name(line.name) != line.name:
+                raise ValueError(line.name)
+            parse_version(line.version)
+        except Exception:
+            skipped += 1
+        else:
+            lines[line.name] = line
+    if skipped and warn is not None:
+        lines_are = "1 line that is" if skipped == 1 else f"{skipped} lines that are"
+        warn(f"{source}: skipped {lines_are} malformed or of a newer version")
+    return lines
+
+
+def format_module_lines(lines: Mapping[str, ModuleLine]) -> bytes:
+    """Return the file of these lines, sorted by name."""
+    return b"".join(canonical_json(line) + b"\n" for _, line in sorted(lines.items()))
