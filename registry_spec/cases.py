@@ -194,6 +194,8 @@ CASES: dict[str, list[Case]] = {
         _case("a\nb", "M105", "has a line break"),
         _case("a.", "M105", "a part ends with a full stop"),
         _case("a /b", "M105", "a part ends with a space"),
+        _case(".envrc", "M105", "hidden"),
+        _case("a/.git/config", "M105", "in a hidden folder"),
         _case("nul.txt", "M105", "a name that Windows reserves"),
         _case("a" * 513, "M105", "longer than 512 bytes"),
     ],

@@ -39,6 +39,8 @@ def safe_path(text: str) -> str:
         reason = "it has a backslash or an invisible character"
     elif any(part in ("", ".", "..") for part in parts):
         reason = "it has an empty part, '.' or '..'"
+    elif any(part.startswith(".") for part in parts):
+        reason = "a part of it is hidden, and some tools run what a hidden file says"
     elif any(
         part != part.rstrip(" .") or part.split(".")[0].rstrip(" ").upper() in _RESERVED
         for part in parts

@@ -16,16 +16,25 @@ from modpkg.core.files import safe_path
 from modpkg.core.packs import IS_POINTER, LFS_POINTER
 from modpkg.manifest.schema import Manifest
 
-_CODE = {
-    **dict.fromkeys(
-        (".py", ".pyc", ".pyw", ".ipynb", ".sh", ".bat", ".ps1", ".js", ".lua"), "code"
-    ),
-    **dict.fromkeys((".so", ".dll", ".dylib", ".exe", ".whl", ".egg", ".jar", ".pyd"), "code"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill"), "a pickle"),
-    **dict.fromkeys(
-        (".h5", ".keras", ".pb", ".tflite", ".onnx"), "weights in a form that can hold code"
-    ),
+_ENDINGS = {
+    "code": "py pyc pyw pyd pyx ipynb sh bash zsh fish csh command bat cmd ps1 psm1 psd1 vbs hta"
+    " wsf js mjs cjs jsx ts tsx lua rb pl php tcl r jl java class jar scala kt cs go rs c cc cpp cxx"
+    " h hpp cu cuh mk cmake gradle nix",
+    "native code": "so dll dylib exe com scr msi app ko o a lib node wasm ptx cubin whl egg",
+    "a file that a desktop runs": "desktop lnk url reg inf",
+    "a pickle": "pkl pickle pt pth ckpt joblib dill",
+    "weights in a form that can hold code": "h5 keras pb tflite onnx",
 }
+_CODE = {f".{ending}": what for what, endings in _ENDINGS.items() for ending in endings.split()}
+_TOOLS = (
+    "makefile gnumakefile justfile rakefile gemfile procfile dockerfile containerfile vagrantfile"
+    " jenkinsfile snakefile sconstruct brewfile cmakelists.txt meson.build package.json deno.json"
+    " composer.json cargo.toml go.mod pom.xml setup.cfg tox.ini pytest.ini docker-compose.yml"
+    " docker-compose.yaml compose.yml compose.yaml taskfile.yml taskfile.yaml lefthook.yml dvc.yaml"
+    " mlproject"
+)
+_RUN_BY_TOOLS = frozenset(_TOOLS.split())
+"""Names, in lower case, under which a tool of developers runs what is in a file."""
 _MAGIC = (
     (b"\x7fELF", "a program"),
     (b"MZ", "a program"),
@@ -143,6 +152,8 @@ def code_by_name(path: str) -> str | None:
     name = path.rsplit("/", 1)[-1].lower()
     if name.endswith(".bin") and "model" in name:
         return "a pickle (as PyTorch's .bin weights are)"
+    if name in _RUN_BY_TOOLS:
+        return "a file whose commands a tool runs"
     return _CODE.get(Path(name).suffix)
 
 

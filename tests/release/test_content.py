@@ -83,6 +83,10 @@ def archive() -> bytes:
         ("notes.txt", b"#!/bin/sh\n", "a script"),
         ("notes.txt", archive(), "zip archive"),
         ("model.onnx", b"", "hold code"),
+        ("Makefile", b"", "a tool runs"),
+        ("docs/package.json", b"{}", "a tool runs"),
+        ("kernel.CU", b"", "code"),
+        ("open me.desktop", b"", "a desktop runs"),
     ],
 )
 def test_code_and_pickles_are_refused(tmp_path: Path, name: str, data: bytes, what: str) -> None:
