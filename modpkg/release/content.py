@@ -18,8 +18,8 @@ from modpkg.manifest.schema import Manifest
 
 _ENDINGS = {
     "code": "py pyc pyw pyd pyx ipynb sh bash zsh fish csh command bat cmd ps1 psm1 psd1 vbs hta"
-    " wsf js mjs cjs jsx ts tsx lua rb pl php tcl r jl java class jar scala kt cs go rs c cc cpp cxx"
-    " h hpp cu cuh mk cmake gradle nix",
+    " wsf js mjs cjs jsx ts tsx lua rb pl php tcl r jl java class jar scala kt cs go rs c cc cpp"
+    " cxx h hpp cu cuh mk cmake gradle nix",
     "native code": "so dll dylib exe com scr msi app ko o a lib node wasm ptx cubin whl egg",
     "a file that a desktop runs": "desktop lnk url reg inf",
     "a pickle": "pkl pickle pt pth ckpt joblib dill",
