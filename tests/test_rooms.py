@@ -170,6 +170,76 @@ def test_no_file_has_outgrown_one_sitting() -> None:
     assert long == {}
 
 
+SYSTEM = "modpkg.core.system"
+OF_SYSTEMS = re.compile(
+    r"os\.(?:name|pread|preadv|pwrite|pwritev|posix_\w+|copy_file_range|sendfile|sync|open|O_\w+"
+    r"|sched_\w+|get[e]?[ug]id|getpgid|set\w+id|kill|killpg|fork\w*|wait\w*|spawn\w*|statvfs|uname"
+    r"|chmod|fchmod|lchmod|chown|umask|link|symlink|readlink|rename|renames|replace|mkfifo|mknod"
+    r"|devnull|getxattr|setxattr|memfd_create|eventfd|pidfd_open|startfile)"
+    r"|sys\.(?:platform|getwindowsversion|std\w+\.reconfigure)"
+    r"|socket\.AF_UNIX|signal\.\w+|time\.tzset|errno\.EDQUOT"
+)
+"""What some system lacks, or does in another way."""
+MODULES_OF_SYSTEMS = {
+    *("fcntl", "msvcrt", "winreg", "pwd", "grp", "resource", "termios", "tty", "pty", "platform"),
+    *("signal", "multiprocessing", "ctypes", "syslog", "posix", "nt", "_winapi"),
+}
+METHODS_OF_SYSTEMS = {
+    *("chmod", "lchmod", "symlink_to", "hardlink_to", "readlink", "madvise"),
+    *("reconfigure", "resize"),
+}
+
+
+def test_one_file_knows_how_systems_differ() -> None:
+    """Elsewhere, `modpkg.core.system` is asked: what it does is tested as each system does it."""
+    wrong = []
+    for name, path in FILES.items():
+        if name == SYSTEM:
+            continue
+        for node in nodes_of(path):
+            found = ""
+            if isinstance(node, ast.Import):
+                found = " ".join({alias.name for alias in node.names} & MODULES_OF_SYSTEMS)
+            elif isinstance(node, ast.ImportFrom) and node.module in MODULES_OF_SYSTEMS:
+                found = node.module or ""
+            elif isinstance(node, ast.Attribute) and OF_SYSTEMS.fullmatch(ast.unparse(node)):
+                found = ast.unparse(node)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                moves = node.func.attr in ("replace", "rename") and len(node.args) == 1
+                moves = moves and not node.keywords and ast.unparse(node.func) not in MOVES
+                if node.func.attr in METHODS_OF_SYSTEMS or moves:
+                    found = ast.unparse(node.func)
+            if found:
+                wrong.append(f"{name}:{getattr(node, 'lineno', 0)} {found}")
+    assert wrong == []
+
+
+MOVES = {"system.replace", "layout.rename"}
+"""Calls that look like those of a path."""
+
+
+def test_files_are_text_in_one_encoding() -> None:
+    """A console's or a system's own encoding and line ends are never a file's."""
+    wrong = []
+    for name, path in FILES.items():
+        for node in nodes_of(path):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            keys = {keyword.arg for keyword in node.keywords}
+            if called.endswith(".write_text") and not {"encoding", "newline"} <= keys:
+                wrong.append(f"{name}:{node.lineno} {called}")
+            if called.endswith(".read_text") and not (node.args or "encoding" in keys):
+                wrong.append(f"{name}:{node.lineno} {called}")
+            if called in ("open", "os.fdopen", "io.open") and "encoding" not in keys:
+                mode = node.args[1] if len(node.args) > 1 else None
+                if not (isinstance(mode, ast.Constant) and "b" in str(mode.value)):
+                    wrong.append(f"{name}:{node.lineno} {called}")
+            if "text" in keys or "universal_newlines" in keys:
+                wrong += [f"{name}:{node.lineno} {called}"] * called.startswith("subprocess.")
+    assert wrong == []
+
+
 def test_the_command_line_imports_nothing_heavy() -> None:
     names = [
         *(

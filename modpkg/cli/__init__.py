@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import keyword
-import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -140,10 +139,12 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line: exit status 0 for success, 1 for failure, 2 for wrong usage."""
     from modpkg.core.errors import ModpkgError
+    from modpkg.core.system import prepare_console, silence_output
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     chosen.reset()
+    prepare_console()
     try:
         from modpkg.cli.redirect import repair_redirect
 
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         _fail(error, own)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        silence_output()
         sys.exit(1)
     except OSError as error:
         if chosen.debug:

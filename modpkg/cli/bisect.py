@@ -86,9 +86,9 @@ def tested(
     fresh: bool,
 ) -> TestedUpdate:
     """Return the newest set of versions with which a shell command, or [[tests]], passes."""
-    from modpkg.community.bisect.judges import shell_command
     from modpkg.community.bisect.session import open_session
     from modpkg.community.bisect.update import tested_update
+    from modpkg.core.system import shell_command
 
     command = Command(
         arguments=shell_command(text) if text else [],

@@ -71,7 +71,7 @@ def _redirected_into() -> Path | None:
             return None
         for entry in os.scandir():
             if entry.name.startswith("=") and not entry.is_symlink():
-                status = entry.stat()
+                status = os.stat(entry.path)  # Windows gives no inode with an entry
                 if (status.st_dev, status.st_ino) == (out.st_dev, out.st_ino):
                     return Path(entry.name)
     except OSError:

@@ -21,12 +21,12 @@ from msgspec import Struct
 
 from modpkg.compose.checks import check_kept
 from modpkg.compose.composition import NOTHING, Composition
-from modpkg.compose.memory import default_threads
 from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
+from modpkg.core import system
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
-from modpkg.core.files import disk_errors, reserve, sync_folder, temporary_sibling, write_atomically
+from modpkg.core.files import disk_errors, temporary_sibling, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.lazy_numpy import np
@@ -95,7 +95,9 @@ def compose(
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
-            pool = executor or concurrent.futures.ThreadPoolExecutor(threads or default_threads())
+            pool = executor or concurrent.futures.ThreadPoolExecutor(
+                threads or system.available_cores()
+            )
             try:
                 trusted = _trusted(composition, verified if executor is None else None)
                 record = _compute(composition, folder, pool, progress, trusted)
@@ -158,7 +160,7 @@ def _compute(
         with disk_errors(folder), open(staged, "xb") as file:
             file.write(header)
             file.flush()
-            reserve(file.fileno(), length)
+            system.reserve(file.fileno(), length)
             with _torch_threads_restored(composition), _written_behind(file.fileno()):
                 digests = _run(composition, places, staged, pool, progress, trusted)
                 if composition.routers:
@@ -166,11 +168,11 @@ def _compute(
 
                     digests |= write_routers(composition, places, staged)
             os.fsync(file.fileno())
-        staged.chmod(0o444)
-        staged.replace(folder / COMPOSED_WEIGHTS)
+        system.set_mode(staged, 0o444)
+        system.replace(staged, folder / COMPOSED_WEIGHTS)
     finally:
         staged.unlink(missing_ok=True)
-    sync_folder(folder)
+    system.sync_folder(folder)
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
     write_atomically(folder / COMPOSED_RECORD, seal(record))
     return record

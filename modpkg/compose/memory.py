@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 from modpkg.adapters.layers import layer_path
 from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
@@ -38,13 +37,6 @@ _FIXED = 16 << 20
 def run_elements(count: int) -> int:
     """Return the elements per sample run; all runs are 1/128 of a large tensor."""
     return max(1 << 9, count >> 11)
-
-
-def default_threads() -> int:
-    """Return the default number of threads: one per core available to this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peak_bytes(composition: Composition, threads: int) -> int:

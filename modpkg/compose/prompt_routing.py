@@ -188,7 +188,7 @@ def _tokenizer(name: str, base: PromptReader) -> Any:
         folder = Path(path_text)
         for path, blob in base.files.items():
             shutil.copyfile(blob, folder / path)
-        (folder / CONFIG).write_text(f'{{"model_type": "{base.config["model_type"]}"}}')
+        (folder / CONFIG).write_bytes(f'{{"model_type": "{base.config["model_type"]}"}}'.encode())
         if TOKENIZER_CONFIG in base.files:
             check_no_code(name, read_json(folder / TOKENIZER_CONFIG), TOKENIZER_CONFIG)
         return open_tokenizer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from io import FileIO
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from modpkg.compose.arrays import Array, Stored, stored_dtype, widened
 from modpkg.compose.memory import BLOCK_ELEMENTS, KEPT_BYTES
+from modpkg.core import system
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
 
@@ -120,7 +120,7 @@ class RowReader:
             if self._file is None:
                 self._file = FileIO(self.ref.file)
             while view:
-                count = os.preadv(self._file.fileno(), [view], self.ref.offset + position)
+                count = system.read_at(self._file.fileno(), view, self.ref.offset + position)
                 if not count:
                     raise PackError("M201", path=self.ref.file, reason="it is truncated")
                 view, position = view[count:], position + count

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from modpkg.compose.memory import default_threads
+from modpkg.core import system
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -51,5 +51,8 @@ def parallel_map(function: Callable[[Item], Value], items: Iterable[Item]) -> It
         use_one_thread()
         return function(item)
 
-    with threads_restored(), concurrent.futures.ThreadPoolExecutor(default_threads()) as pool:
+    with (
+        threads_restored(),
+        concurrent.futures.ThreadPoolExecutor(system.available_cores()) as pool,
+    ):
         yield from pool.map(call, items)

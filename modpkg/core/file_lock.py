@@ -11,19 +11,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modpkg.core.errors import InstallError
-
-try:
-    import fcntl
-
-    _SHARED = True
-except ImportError:  # Windows, where every lock is exclusive
-    _SHARED = False
+from modpkg.core.system import (
+    Lock,
+    descriptor_locks,
+    lock_by_file,
+    set_descriptor_mode,
+    update_descriptor,
+)
 
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
 _ABSENT = (
@@ -32,9 +31,6 @@ _ABSENT = (
 )
 _PATIENCE = 0.5
 """Seconds after which a wait is announced."""
-
-_Lock = Callable[[int, bool, bool], None]
-"""Locks a descriptor, exclusively or not, waiting or not."""
 
 
 @contextlib.contextmanager
@@ -54,15 +50,14 @@ def file_lock(
         InstallError: Locks do not work in the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _SHARED:
-        with _windows_lock(path, waiting):
+    if not descriptor_locks():
+        with lock_by_file(path, exclusive, waiting, _PATIENCE):
             yield
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    descriptor = update_descriptor(path, mode)
     try:
         if mode != 0o666:  # shared between users, whatever the umask
-            with contextlib.suppress(PermissionError):
-                os.fchmod(descriptor, mode)
+            set_descriptor_mode(descriptor, mode)
         _acquire(path, descriptor, exclusive, waiting)
         yield
     finally:
@@ -73,7 +68,7 @@ def _acquire(
     path: Path, descriptor: int, exclusive: bool, waiting: Callable[[], None] | None
 ) -> None:
     reason = ""
-    for lock in (_flock, _open_file_lock):
+    for lock in descriptor_locks():
         try:
             _take(lock, descriptor, exclusive, waiting)
         except OSError as error:
@@ -87,9 +82,7 @@ def _acquire(
     raise InstallError("M509", folder=path.parent, reason=reason)
 
 
-def _take(
-    lock: _Lock, descriptor: int, exclusive: bool, waiting: Callable[[], None] | None
-) -> None:
+def _take(lock: Lock, descriptor: int, exclusive: bool, waiting: Callable[[], None] | None) -> None:
     if waiting is None:
         lock(descriptor, exclusive, True)
         return
@@ -109,10 +102,10 @@ def _take(
         time.sleep(0.02)
 
 
-def _holds(lock: _Lock, path: Path, descriptor: int) -> bool:
+def _holds(lock: Lock, path: Path, descriptor: int) -> bool:
     """Return whether a second, exclusive lock is refused while this process has one."""
     try:
-        other = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        other = update_descriptor(path, create=False)
     except FileNotFoundError:  # whoever finished first has removed it
         return True
     try:
@@ -126,34 +119,3 @@ def _holds(lock: _Lock, path: Path, descriptor: int) -> bool:
     finally:
         os.close(other)
     return False
-
-
-def _flock(descriptor: int, exclusive: bool, wait: bool) -> None:
-    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    fcntl.flock(descriptor, operation if wait else operation | fcntl.LOCK_NB)
-
-
-def _open_file_lock(descriptor: int, exclusive: bool, wait: bool) -> None:
-    """Lock as POSIX does, but for the open file and not for the whole process."""
-    if not hasattr(fcntl, "F_OFD_SETLK"):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    fcntl.fcntl(descriptor, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
-
-
-@contextlib.contextmanager
-def _windows_lock(path: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, is_singleton=True)  # who holds it may take it again
-    try:
-        lock.acquire(timeout=-1 if waiting is None else _PATIENCE)
-    except Timeout:
-        if waiting is not None:
-            waiting()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

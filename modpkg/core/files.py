@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
@@ -73,7 +74,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if system.is_disk_full(error):
             raise disk_full(path) from None
         raise
 
@@ -84,6 +85,9 @@ def denied(error: OSError) -> InstallError | None:
         return None
     path = Path(os.fsdecode(error.filename)).absolute()
     remedy = "ask its owner for access, or use a folder of your own"
+    if system.is_in_use(error):
+        remedy = "close the program that has it open, then run the command again"
+        return InstallError("M510", path=path, reason="a program has it open", remedy=remedy)
     if path.is_relative_to(home()):
         remedy = "set MODPKG_HOME to a folder that you can write to"
     return InstallError("M510", path=path, reason=_reason_of(error, path), remedy=remedy)
@@ -92,7 +96,7 @@ def denied(error: OSError) -> InstallError | None:
 def refusal_of(error: OSError) -> InstallError:
     """Return the error for what the operating system refused."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if system.is_disk_full(error):
         return disk_full(Path(name or ".").absolute())
     if (refusal := denied(error)) is not None:
         return refusal
@@ -104,6 +108,8 @@ def refusal_of(error: OSError) -> InstallError:
         errno.ELOOP: "remove the link that leads to itself",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
     }
+    if error.errno == errno.ENOENT and system.is_too_long(name or ""):
+        remedies[errno.ENOENT] = "turn on long paths in Windows, or choose a shorter folder"
     remedy = remedies.get(error.errno or 0, "run the command again; --debug shows where")
     reason = (error.strerror or str(error)).lower()
     return InstallError("M510", path=name or "A file", reason=reason, remedy=remedy)
@@ -112,10 +118,9 @@ def refusal_of(error: OSError) -> InstallError:
 def _reason_of(error: OSError, path: Path) -> str:
     reason = (error.strerror or str(error)).lower()
     try:
-        owner = _existing(path).stat().st_uid
+        other = system.is_of_another_user(_existing(path).stat())
     except OSError:  # in a folder that must not be entered
         return reason
-    other = hasattr(os, "geteuid") and owner != os.geteuid()
     return f"{reason}; it belongs to another user" if other else reason
 
 
@@ -145,7 +150,8 @@ def make_folder(path: Path) -> None:
         folder.mkdir(exist_ok=True)
         if folder.parent.stat().st_mode & stat.S_IWGRP:
             with contextlib.suppress(PermissionError):  # another user made it meanwhile
-                folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXG)
+                mode = stat.S_IMODE(folder.stat().st_mode)
+                system.set_mode(folder, mode | stat.S_IRWXG)
 
 
 def shared_mode(folder: Path) -> int:
@@ -174,24 +180,13 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(mode)
-            temporary.replace(path)
+            system.set_mode(temporary, mode)
+            system.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+    system.sync_folder(path.parent)
     return Digest("sha256:" + state.hexdigest())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut, where the system can."""
-    if os.name == "nt":  # Windows has no fsync of folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -206,18 +201,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     temporary = temporary_sibling(target)
     with disk_errors(target.parent):
         try:
-            try:
-                os.link(source, temporary)
-            except OSError:
+            if not system.hard_link(source, temporary):
                 copy_file(source, temporary)
-            temporary.replace(target)
+            system.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-_FICLONE = 0x40049409
-"""Linux's request to share a whole file's blocks."""
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -236,17 +225,11 @@ def reflink(source: Path, target: Path) -> bool:
 
     Return whether the file system can; if not, there is no new file.
     """
-    try:
-        import fcntl
-    except ImportError:
-        return False
     with open(source, "rb") as old, open(target, "xb") as new:
-        try:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except OSError:  # another file system, or one without reflinks
-            target.unlink()
-            return False
-    return True
+        shared = system.share_blocks(old.fileno(), new.fileno())
+    if not shared:
+        target.unlink()
+    return shared
 
 
 def share_file(source: Path, target: Path) -> None:
@@ -256,55 +239,10 @@ def share_file(source: Path, target: Path) -> None:
     link; else a copy.
     """
     if not reflink(source, target):
-        try:
-            os.link(source, target)
+        if system.hard_link(source, target):
             return  # with the mode of the source, which is the same file
-        except OSError:
-            copy_file(source, target)
-    target.chmod(0o444)
-
-
-def copy_range(source: int, offset: int, target: int, position: int, length: int) -> int:
-    """Copy bytes from one open file to another, and return how many there were.
-
-    The kernel copies, and shares blocks where it can; otherwise they are read and written.
-    """
-    left = length
-    while left and hasattr(os, "copy_file_range"):
-        try:
-            count = os.copy_file_range(source, target, left, offset, position)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            break
-        if not count:
-            return length - left
-        left, offset, position = left - count, offset + count, position + count
-    while left:
-        data = os.pread(source, min(left, 1 << 20), offset)
-        if not data:
-            break
-        count = os.pwrite(target, data, position)
-        left, offset, position = left - count, offset + count, position + count
-    return length - left
-
-
-def reserve(file: int, length: int) -> None:
-    """Set the length of an open file and allocate its disk space.
-
-    A write through a memory map could not report a full disk.
-    """
-    begun = os.fstat(file).st_size
-    if begun > length:
-        os.ftruncate(file, length)
-    if hasattr(os, "posix_fallocate"):
-        if length:
-            os.posix_fallocate(file, 0, length)
-        return
-    os.lseek(file, begun, os.SEEK_SET)
-    zeros = bytes(1 << 20)
-    for start in range(begun, length, len(zeros)):
-        os.write(file, zeros[: length - start])
+        copy_file(source, target)
+    system.set_mode(target, 0o444)
 
 
 def remove_tree(path: Path) -> None:
@@ -312,8 +250,13 @@ def remove_tree(path: Path) -> None:
     if not path.exists():
         return
     doomed = temporary_sibling(path)
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    try:
+        system.replace(path, doomed)
+    except PermissionError:
+        if not system.WINDOWS:
+            raise
+        doomed = path  # somebody reads in it, who keeps what is open
+    system.remove_folder(doomed)
 
 
 def shown(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, digest_bytes
 from modpkg.core.errors import IntegrityError
 from modpkg.core.files import temporary_sibling, write_atomically
@@ -59,7 +60,7 @@ class BlobTree:
                 raise IntegrityError(
                     "M305", what=what, expected=expected, actual=actual, source=source
                 )
-            staged.replace(target)
+            system.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
 

@@ -18,14 +18,16 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import MODEL_RECORD
-from modpkg.core.files import TEMPORARY, remove_tree, sync_folder, temporary_sibling
+from modpkg.core.files import TEMPORARY, remove_tree, temporary_sibling
 from modpkg.core.installed import REPAIR, InstalledModel, read_model
 from modpkg.core.records import Kind
 from modpkg.core.sealed import unseal
+from modpkg.store.projects import CURRENT
 
 
 def text_digest(text: str) -> Digest:
@@ -99,7 +101,7 @@ class Environment:
 
     @property
     def _current(self) -> Path:
-        return self.root / "current"
+        return self.root / CURRENT
 
     def folder(self, number: int) -> Path:
         return self.root / "generations" / str(number)
@@ -120,10 +122,7 @@ class Environment:
 
     def current_number(self) -> int | None:
         """Return the current generation's number; None if nothing is installed."""
-        try:
-            name = os.path.basename(os.readlink(self._current))  # noqa: PTH115, PTH119
-        except (FileNotFoundError, OSError):
-            return None
+        name = (system.read_pointer(self._current) or "").rpartition("/")[2]
         return int(name) if name.isdigit() and self.folder(int(name)).is_dir() else None
 
     def current(self) -> Generation | None:
@@ -207,9 +206,9 @@ class Environment:
     def switch(self, number: int) -> None:
         """Make a generation the current one, atomically."""
         temporary = temporary_sibling(self._current)
-        temporary.symlink_to(Path("generations") / str(number))
-        temporary.replace(self._current)
-        sync_folder(self.root)
+        system.make_pointer(temporary, f"generations/{number}")
+        system.replace(temporary, self._current)
+        system.sync_folder(self.root)
 
     def previous_number(self, to: int | None = None) -> int:
         """Return the number of the generation that a rollback restores.
@@ -250,10 +249,10 @@ class Environment:
         needed = {name for number in kept for name in readable[number].packs}
         for path in self.packs.iterdir():
             if path.name not in needed:
-                path.unlink(missing_ok=True)
+                system.remove_file(path)
         for path in self.root.iterdir():
             if path.name.startswith(TEMPORARY):
-                path.unlink(missing_ok=True)
+                system.remove_file(path)
 
     def tidy(self) -> None:
         """Remove the files that killed commands have left, if any."""
@@ -268,7 +267,7 @@ class Environment:
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"
         if not ignore.exists():
-            ignore.write_text("*\n")
+            ignore.write_bytes(b"*\n")
 
         def announce() -> None:
             if waiting is not None:

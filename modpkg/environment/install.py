@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from modpkg.core import system
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
@@ -155,7 +156,7 @@ def apply_install(
         write_atomically(staged / LOCK_NAME, lock_text.encode())
         write_atomically(staged / COMPLETE, seal(generation))
         checkpoint("staged")
-        staged.rename(environment.folder(number))
+        system.replace(staged, environment.folder(number))
     finally:
         remove_tree(staged)
     checkpoint("generation")

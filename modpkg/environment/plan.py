@@ -10,9 +10,10 @@ from msgspec import Struct
 from packaging.requirements import Requirement
 
 from modpkg.compose.composition import Composition
-from modpkg.compose.memory import default_threads, peak_bytes
+from modpkg.compose.memory import peak_bytes
 from modpkg.compose.plan import plan as plan_composition
 from modpkg.compose.tokenizer_files import is_text_file
+from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.filenames import (
@@ -316,7 +317,7 @@ def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[in
     for composition in compositions:
         if to_write := composition.bytes_to_write(store.root):
             size += to_write
-            memory = max(memory, peak_bytes(composition, default_threads()))
+            memory = max(memory, peak_bytes(composition, system.available_cores()))
     return size, memory
 
 

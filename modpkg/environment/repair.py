@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
+from modpkg.core import system
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import COMPOSED_RECORD
@@ -85,7 +86,7 @@ class CorruptFile:
             self.missing = {f"sha256:{self._path.parent.name}"}
             (self._path.parent / COMPOSED_RECORD).unlink(missing_ok=True)
         self._aside = temporary_sibling(self._path)
-        self._path.rename(self._aside)
+        system.replace(self._path, self._aside)
 
     def all(self, repaired: list[Corruption]) -> bool:
         """Return whether nothing is left to repair."""
@@ -99,7 +100,7 @@ class CorruptFile:
             if not self._path.exists():
                 return []
             _overwrite(self._aside, 0, self._path, 0, None)
-            self._aside.replace(self._path)
+            system.replace(self._aside, self._path)
             return self._items
         finally:
             self._aside.unlink(missing_ok=True)
@@ -124,7 +125,7 @@ class CorruptFile:
 def _overwrite(target: Path, at: int, source: Path, offset: int, length: int | None) -> None:
     """Replace bytes of a file, or all if ``length`` is None, in place: in its hard links too."""
     mode = target.stat().st_mode
-    target.chmod(0o644)
+    system.set_mode(target, 0o644)
     try:
         with open(target, "r+b") as file:
             file.seek(at)
@@ -135,7 +136,7 @@ def _overwrite(target: Path, at: int, source: Path, offset: int, length: int | N
             file.flush()
             os.fsync(file.fileno())
     finally:
-        target.chmod(mode)
+        system.set_mode(target, mode)
 
 
 def _plans(workspace: Workspace) -> Iterator[InstallPlan]:

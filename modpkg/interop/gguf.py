@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from modpkg.compose.confinement import confined
+from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
@@ -172,9 +173,7 @@ def _alone(parts: list[GgufHeader], beside: Path) -> Iterator[GgufHeader]:
         if len(parts) > 1:
             yield join_parts(parts, target)
             return
-        try:
-            target.symlink_to(parts[0].path.resolve())
-        except OSError:  # a system without symbolic links
+        if not system.symbolic_link(target, parts[0].path):
             link_or_copy(parts[0].path, target)
         yield replace(parts[0], file=target)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.quantised import UNREAD
+from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
 from modpkg.core.installed import InstalledModel, read_model
@@ -219,14 +219,13 @@ def _without_config(source: Path) -> str:
         return f"it is an adapter (import it so: {peft_command(source)})"
     if source.is_file():
         form = "gguf" if source.suffix == ".gguf" else "safetensors"
-        return f"it is a file (import it so: modpkg import {form} {shlex.quote(str(source))})"
+        return f"it is a file (import it so: modpkg import {form} {system.shell_word(str(source))})"
     if reason := _gguf(source):
         return f"it has no config.json; {reason}"
     if snapshots := sorted(path.parent.name for path in source.glob(f"snapshots/*/{CONFIG}")):
         reason = f"it is a model's folder of a hub's cache; import snapshots/{snapshots[-1]}"
-        return (
-            f"{reason}: modpkg import hf {shlex.quote(str(source / 'snapshots' / snapshots[-1]))}"
-        )
+        place = system.shell_word(str(source / "snapshots" / snapshots[-1]))
+        return f"{reason}: modpkg import hf {place}"
     if cached := sorted(source.glob("models--*/snapshots/*")) or sorted(
         source.glob("hub/models--*/snapshots/*")
     ):
@@ -235,7 +234,7 @@ def _without_config(source: Path) -> str:
         form = "peft --base NAME" if (cached[0] / ADAPTER_CONFIG).is_file() else "hf"
         return (
             f"it is a hub's cache, of {listed(names)}; import one of its models, like: "
-            f"modpkg import {form} {shlex.quote(str(cached[0]))}"
+            f"modpkg import {form} {system.shell_word(str(cached[0]))}"
         )
     inside = sorted(path.parent.name for path in source.glob(f"*/{CONFIG}"))
     hint = f"; its folders {listed(inside)} have one" if inside else ""
@@ -266,7 +265,7 @@ def _without_weights(source: Path, checkpoint: Checkpoint) -> str:
 
 def peft_command(source: Path) -> str:
     """Return the command that imports an adapter's folder."""
-    return f"modpkg import peft {shlex.quote(str(source))} --base NAME"
+    return f"modpkg import peft {system.shell_word(str(source))} --base NAME"
 
 
 def _rewritten(source: Path) -> str:
@@ -359,7 +358,7 @@ def write_hf(
         if path.is_file() and relative not in left:
             (staged / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / relative)
-            (staged / relative).chmod(0o644)
+            system.set_mode(staged / relative, 0o644)
     write_weights(own, packs, staged, max_shard_bytes=max_shard_bytes, store=store)
     for part, tensors in after.items():
         (staged / part).mkdir(parents=True, exist_ok=True)

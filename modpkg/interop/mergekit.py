@@ -111,7 +111,7 @@ def import_mergekit(
             parse_manifest(text, staged / MANIFEST)
         except ModpkgError as error:
             raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
-        (staged / MANIFEST).write_text(text)
+        (staged / MANIFEST).write_bytes(text.encode())
     return warnings + recipe.notes
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import disk_errors, remove_tree, temporary_sibling
@@ -53,7 +54,7 @@ def new_project(out: Path) -> Iterator[Path]:
             remove_local_paths(staged)
         if out.exists():
             out.rmdir()
-        staged.rename(out)
+        system.replace(staged, out)
     finally:
         remove_tree(staged)
 
@@ -128,4 +129,4 @@ def write_manifest(
         lines += ["", "[task]", f'kind = "{task}"']
     text = "\n".join(lines) + "\n"
     parse_manifest(text, staged / MANIFEST)
-    (staged / MANIFEST).write_text(text)
+    (staged / MANIFEST).write_bytes(text.encode())

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import (
     ConversionError,
@@ -302,7 +303,7 @@ def export_peft(
             target = staged / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(blob, target)
-            target.chmod(0o644)
+            system.set_mode(target, 0o644)
         if scale != 1.0 or renamed:
             write_atomically(staged / ADAPTER_CONFIG, json_text(config))
         write_weights(

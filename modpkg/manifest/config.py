@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
@@ -179,8 +179,7 @@ def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
         message = f"it cannot be read: {error.strerror}."
         raise ManifestError("M110", where=shown(path), message=message) from None
     settings = parse_settings(decoded(content, shown(path)), path)
-    open_to_all = os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH)
-    if warn is not None and open_to_all and _has_secret_of_its_own(settings):
+    if warn is not None and system.others_can_read(mode) and _has_secret_of_its_own(settings):
         warn(
             f"{shown(path)} has a token or password in it, and other users of this machine can "
             f"read it; run: chmod 600 {shown(path)}"

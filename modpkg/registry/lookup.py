@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from modpkg.core import system
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.disposable_index import DisposableIndex, UnusableIndex
 from modpkg.core.errors import InstallError, ModpkgError
@@ -149,7 +150,7 @@ class TensorLookup:
             self._index.drop()
         if not path.exists():
             path.touch()
-            path.chmod(shared_mode(path.parent))
+            system.set_mode(path, shared_mode(path.parent))
         connection = self._index.connect()
         try:
             return self._updated(connection)

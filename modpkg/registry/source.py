@@ -9,8 +9,9 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from modpkg.core import system
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.files import denied
@@ -277,7 +278,7 @@ def open_source(url: str, base: Path | None = None, login: Login | None = None) 
     """Return the source of a registry's address: a URL, or a path relative to ``base``."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return FolderSource(Path(unquote(parts.path)))
+        return FolderSource(system.path_of_url(parts.path))
     if len(parts.scheme) > 1:
         return ObjectSource(url, login)
     return FolderSource((base or Path.cwd()) / Path(url).expanduser())

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
@@ -188,7 +189,7 @@ def build(
         write_stamps(staged, line.release, record, stamps)
         accept(staged, record)
         remove_tree(out)
-        staged.rename(out)
+        system.replace(staged, out)
     finally:
         remove_tree(staged)
     return Built(line=line, record=record, tally=packed.tally, untied=tuple(sorted(ties)))

@@ -82,7 +82,9 @@ def collect(manifest: Manifest) -> Content:
             continue
         if path.is_symlink():
             raise ReleaseError("M203", path=path)
-        safe_path(relative)
+        if sign := next((sign for sign in _NOT_IN_WINDOWS if sign in safe_path(relative)), None):
+            reason = f"{relative} has {sign!r} in its name, which Windows forbids; rename it"
+            raise ReleaseError("M206", path=manifest.folder, reason=reason)
         if relative.endswith(".safetensors"):
             weights[relative] = path
         elif not relative.endswith(".safetensors.index.json"):
@@ -108,6 +110,10 @@ def collect(manifest: Manifest) -> Content:
                 remedy="add the file of cases, or remove the test",
             )
     return Content(weights=dict(sorted(weights.items())), files=dict(sorted(files.items())))
+
+
+_NOT_IN_WINDOWS = '<>"|?*'
+"""Besides what `safe_path` refuses in releases that exist."""
 
 
 def twin_problem(paths: Iterable[str]) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import RecordError, ReleaseError
 from modpkg.core.filenames import MODULES
@@ -211,5 +212,5 @@ def _write_pack(
     pack = write_atomically(staged, pack_chunks(types, data), mode=0o444)
     target = tree.path(pack)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged.rename(target)
+    system.replace(staged, target)
     return {pack: target.stat().st_size}, pack_header(types)[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import remove_tree
@@ -203,7 +204,7 @@ def clear(store: Store) -> None:
             if path.is_dir():
                 remove_tree(path)
             else:
-                path.unlink(missing_ok=True)
+                system.remove_file(path)
 
 
 _KEPT = ("lock", "tensors.lock", "projects")
@@ -224,7 +225,7 @@ def remove_garbage(
     for digest in garbage.composed:
         remove_tree(store.root / COMPOSED / digest[7:9] / digest[7:])
     for digest in garbage.tested:
-        (store.root / TESTED / digest[7:9] / digest[7:]).unlink(missing_ok=True)
+        system.remove_file(store.root / TESTED / digest[7:9] / digest[7:])
     checkpoint("composed removed")
     store.index.remove_packs(garbage.packs)
     checkpoint("index forgotten")
@@ -232,10 +233,10 @@ def remove_garbage(
         store.packs.remove(name)
     checkpoint("packs removed")
     for digest in garbage.blobs:
-        store.blobs.path(digest).unlink(missing_ok=True)
+        system.remove_file(store.blobs.path(digest))
     for path in garbage.partial:
         if path.is_dir():
             remove_tree(path)
         else:
-            path.unlink(missing_ok=True)
+            system.remove_file(path)
     checkpoint("blobs removed")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.resolve.lock import Lock, read_lock
-from modpkg.store.projects import KnownProject
+from modpkg.store.projects import CURRENT, KnownProject
 from modpkg.store.store import Store
 
 
@@ -38,9 +39,12 @@ def gc_roots(store: Store, warn: Callable[[str], None]) -> GcRoots:
 
 
 def _locks(project: KnownProject, warn: Callable[[str], None]) -> list[Lock]:
-    installed = Path(project.environment) / "current" / LOCK_NAME
+    places = [Path(project.lock)]
+    environment = Path(project.environment)
+    if (installed := system.read_pointer(environment / CURRENT)) is not None:
+        places.append(environment / installed / LOCK_NAME)
     locks = []
-    for path in (Path(project.lock), installed):
+    for path in places:
         try:
             lock = read_lock(path)
         except (LockError, OSError) as error:

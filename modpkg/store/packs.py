@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.errors import PackError
-from modpkg.core.files import sync_folder
 from modpkg.core.packs import (
     METADATA,
     PackTensor,
@@ -142,10 +142,10 @@ class PackFolder:
         """Move a finished file, whose tensors were all verified, to its place."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        staged.chmod(0o444)
-        staged.replace(target)
-        sync_folder(target.parent)
+        system.set_mode(staged, 0o444)
+        system.replace(staged, target)
+        system.sync_folder(target.parent)
 
     def remove(self, name: str) -> None:
         """Remove a pack; environments that hard-link it keep their copy."""
-        self.path(name).unlink(missing_ok=True)
+        system.remove_file(self.path(name))

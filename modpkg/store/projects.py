@@ -11,6 +11,9 @@ from modpkg.core.digests import digest_bytes
 from modpkg.core.files import write_atomically
 from modpkg.core.records import canonical_json
 
+CURRENT = "current"
+"""The pointer to the current generation, in an environment's folder."""
+
 
 class KnownProject(Struct, frozen=True, kw_only=True):
     """``projects/<hex>``: where a project is that was installed with this store."""

@@ -8,7 +8,6 @@ verified is moved into the store.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from modpkg.core import system
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, ReleaseError
 from modpkg.core.files import human_bytes
 from modpkg.release.verify import check_files
@@ -96,7 +96,7 @@ class _Transfer:
         self.progress = progress
         self.cancelled = threading.Event()
         self.network = ThreadPoolExecutor(CONNECTIONS, "modpkg-fetch")
-        self.work = ThreadPoolExecutor(_cores(), "modpkg-hash")
+        self.work = ThreadPoolExecutor(system.available_cores(), "modpkg-hash")
         self.disk = ThreadPoolExecutor(1, "modpkg-disk")
         self._store = store
         self._listed = {tensor.entry.digest: tensor for tensor in plan.tensors}
@@ -335,9 +335,3 @@ class _Round:
         reason = f"its {tensor.what} does not match the release ({error.code})"
         mirrors = [tensor.registry.disable_mirror(address, reason) for address in remote.addresses]
         return number in self._resumed or any(mirrors)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from modpkg.core import system
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
 from modpkg.registry.reader import Registry
@@ -129,7 +130,7 @@ class RemotePack:
 
     def _copy(self, path: Path, segments: Iterable[Segment]) -> None:
         try:
-            source = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            source = system.read_descriptor(path)
         except (FileNotFoundError, NotADirectoryError):
             url = self.registry.url
             raise IntegrityError("M306", what=self._what, digest=self.pack, source=url) from None

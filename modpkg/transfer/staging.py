@@ -21,9 +21,10 @@ from types import TracebackType
 
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.digests import digest_file
 from modpkg.core.file_lock import file_lock
-from modpkg.core.files import copy_range, disk_errors, reserve
+from modpkg.core.files import disk_errors
 from modpkg.store.packs import PackLayout
 from modpkg.store.store import Store
 from modpkg.transfer.ranges import Span, merge, subtract
@@ -95,6 +96,7 @@ class StagedPack:
         self.finished = False
         """Whether the pack is in the store, by this process or another."""
         self.done: WrittenSpans = ([], [])
+        self._verified = False
         self._store = store
         self._folder = store.root / "partial"
         self._lock = file_lock(self._partial(".lock"), exclusive=True)
@@ -131,30 +133,29 @@ class StagedPack:
             try:
                 for number, size in enumerate(self.pack.sizes):
                     path = self._partial(_SUFFIXES[number])
-                    self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644))
-                    reserve(self._files[number], size)
+                    self._files.append(system.update_descriptor(path))
+                    system.reserve(self._files[number], size)
             except OSError:
                 if self.done == ([], []):
                     for suffix in _SUFFIXES:
                         self._partial(suffix).unlink(missing_ok=True)
                 raise
-            _write(self._files[PACK], 0, self.pack.layout.header)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY
-            self._journal = os.open(journal, flags, 0o644)
+            system.write_at(self._files[PACK], self.pack.layout.header, 0)
+            self._journal = system.append_descriptor(journal)
 
     def write(self, number: int, parts: Iterable[tuple[int, memoryview]]) -> None:
         """Write bytes at offsets of a file, then record it in the journal."""
         entries = []
         with disk_errors(self._folder):
             for position, data in parts:
-                _write(self._files[number], position, data)
+                system.write_at(self._files[number], data, position)
                 entries.append(_ENTRY.pack(number, position, len(data)))
             os.write(self._journal, b"".join(entries))
 
     def copy(self, number: int, position: int, source: int, offset: int, length: int) -> int:
         """Copy a range of another file, by reflink if possible, and return the number of bytes."""
         with disk_errors(self._folder):
-            count = copy_range(source, offset, self._files[number], position, length)
+            count = system.copy_range(source, offset, self._files[number], position, length)
             os.write(self._journal, _ENTRY.pack(number, position, count))
         return count
 
@@ -184,10 +185,9 @@ class StagedPack:
         os.fsync(self._files[PACK])
 
     def finish(self) -> None:
-        """Move the pack, whose tensors were all verified, into the store."""
+        """Flush the pack, whose tensors were all verified; it is in the store after the block."""
         self.flush()
-        self._store.add_pack(self.path(PACK), self.pack.layout)
-        self.finished = True
+        self._verified = True
 
     def __exit__(
         self,
@@ -195,16 +195,19 @@ class StagedPack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._maps.clear()
-        for descriptor in [*self._files, *([self._journal] if self._journal >= 0 else [])]:
-            os.close(descriptor)
-        if self.finished:
-            for suffix in (".pack", ".spool", ".journal", ".lock"):
-                self._partial(suffix).unlink(missing_ok=True)
-        self._lock.__exit__(kind, error, trace)
-
-
-_BINARY = getattr(os, "O_BINARY", 0)
+        try:
+            # First: Windows renames and removes no file that is open.
+            self._maps.clear()
+            for descriptor in [*self._files, *([self._journal] if self._journal >= 0 else [])]:
+                os.close(descriptor)
+            if self._verified:
+                self._store.add_pack(self._partial(_SUFFIXES[PACK]), self.pack.layout)
+                self.finished = True
+            if self.finished:
+                for suffix in (".pack", ".spool", ".journal", ".lock"):
+                    system.remove_file(self._partial(suffix))
+        finally:
+            self._lock.__exit__(kind, error, trace)
 
 
 def map_part(path: Path, offset: int, length: int) -> memoryview:
@@ -214,10 +217,3 @@ def map_part(path: Path, offset: int, length: int) -> memoryview:
     with open(path, "rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return memoryview(mapping)[offset : offset + length]
-
-
-def _write(file: int, position: int, data: memoryview | bytes) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(file, view, position)
-        view, position = view[count:], position + count

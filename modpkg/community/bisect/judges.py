@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import IO
@@ -16,6 +14,7 @@ from modpkg.community.bisect.trials import HUNG, Command
 from modpkg.community.evaluate.project_tests import run_lock_tests
 from modpkg.community.evaluate.report import describe_result
 from modpkg.community.evaluate.test_runner import TestRunner
+from modpkg.core import system
 from modpkg.core.errors import LockError, ManifestError, TestError
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.progress import Progress
@@ -105,11 +104,6 @@ class TestsJudge:
         """Do nothing: nothing was installed."""
 
 
-def shell_command(text: str) -> list[str]:
-    """Return the arguments that run a line in the system's shell."""
-    return ["cmd", "/c", text] if os.name == "nt" else ["/bin/sh", "-c", text]
-
-
 class _WarningsOnly(Progress):
     """Passes on warnings, and drops everything else."""
 
@@ -144,7 +138,7 @@ def _run(command: Command, project: Path, output: int) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            **system.group_options(),
         )
     except OSError as error:
         os.write(output, f"{command.arguments[0]}: {error.strerror}\n".encode())
@@ -154,14 +148,4 @@ def _run(command: Command, project: Path, output: int) -> int:
     except subprocess.TimeoutExpired:
         return HUNG
     finally:
-        _kill_group(process)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads a group, and everything it started that still runs."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
+        system.kill_group(process)

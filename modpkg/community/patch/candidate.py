@@ -10,6 +10,7 @@ from typing import Any
 from packaging.version import Version
 
 from modpkg.community.modules.view import ModuleView
+from modpkg.core import system
 from modpkg.core.filenames import MANIFEST, REPORT
 from modpkg.core.files import safe_path
 from modpkg.core.installed import InstalledModule, TensorRef
@@ -89,7 +90,7 @@ def write_candidate(
             target = staged / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-            target.chmod(0o644)
+            system.set_mode(target, 0o644)
         write_weights(tensors, Path(), staged)
         parse_manifest(text, staged / MANIFEST)
-        (staged / MANIFEST).write_text(text)
+        (staged / MANIFEST).write_bytes(text.encode())

@@ -250,7 +250,7 @@ def write_patch(
     text = manifest_text(normal)
     with new_project(out) as staged:
         parse_manifest(text, staged / MANIFEST)
-        (staged / MANIFEST).write_text(text)
+        (staged / MANIFEST).write_bytes(text.encode())
         write_atomically(staged / WEIGHTS, pack_chunks(types, data))
         write_atomically(
             staged / PATCH, msgspec.json.format(canonical_json(record), indent=1) + b"\n"

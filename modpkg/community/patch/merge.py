@@ -259,7 +259,7 @@ def _reduced(
     """Return tensors merged by a method from the copies of these parents."""
     own = merge.base
     config = scratch / CONFIG
-    config.write_text("{}")
+    config.write_bytes(b"{}")
 
     def module(name: str, tensors: Mapping[str, TensorRef]) -> InstalledModule:
         wanted = {key: tensors[key] for key in names if key in tensors}

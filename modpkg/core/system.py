@@ -1,0 +1,437 @@
+"""All that differs between Linux, macOS and Windows; no other file asks where it runs.
+
+What Python lacks on a system is looked for, not concluded from the system's name. What Python has
+everywhere but the system refuses (renaming an open file, flushing a folder) follows `WINDOWS`. Both
+are looked at when they are needed, so that tests can take functions away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shlex
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+WINDOWS = os.name == "nt"
+
+_TURNS = [threading.Lock() for _ in range(16)]
+"""By descriptor: an open file has one position, which two threads must not move."""
+
+
+def open_descriptor(path: Path | str, flags: int, mode: int = 0o644) -> int:
+    """Return a descriptor for bytes: Windows would translate line ends without asking."""
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+
+
+def read_descriptor(path: Path | str) -> int:
+    """Return a descriptor of a file that is only read."""
+    return open_descriptor(path, os.O_RDONLY)
+
+
+def update_descriptor(path: Path | str, mode: int = 0o644, *, create: bool = True) -> int:
+    """Return a descriptor of a file that is read and written, and created if it is missing."""
+    return open_descriptor(path, os.O_RDWR | (os.O_CREAT if create else 0), mode)
+
+
+def append_descriptor(path: Path | str) -> int:
+    """Return a descriptor of a file that grows at its end, and is created if it is missing."""
+    return open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def read_at(file: int, view: memoryview, position: int) -> int:
+    """Read bytes at a position into ``view``; return how many, 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, [view], position)
+    data = _pread(file, len(view), position)
+    view[: len(data)] = data
+    return len(data)
+
+
+def write_at(file: int, data: memoryview | bytes, position: int) -> None:
+    """Write all bytes at a position."""
+    view = memoryview(data)
+    while view:
+        count = _pwrite(file, view, position)
+        view, position = view[count:], position + count
+
+
+def _pread(file: int, length: int, position: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, length, position)
+    with _TURNS[file % len(_TURNS)]:
+        os.lseek(file, position, os.SEEK_SET)
+        return os.read(file, length)
+
+
+def _pwrite(file: int, view: memoryview, position: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file, view, position)
+    with _TURNS[file % len(_TURNS)]:
+        os.lseek(file, position, os.SEEK_SET)
+        return os.write(file, view)
+
+
+_FICLONE = 0x40049409
+"""Linux's request to share a whole file's blocks."""
+
+
+def share_blocks(source: int, target: int) -> bool:
+    """Make an open file share all blocks of another; return whether the file system can."""
+    try:
+        import fcntl
+
+        fcntl.ioctl(target, _FICLONE, source)
+    except (ImportError, OSError):  # another file system, or one without reflinks
+        return False
+    return True
+
+
+def copy_range(source: int, offset: int, target: int, position: int, length: int) -> int:
+    """Copy bytes from one open file to another, and return how many there were.
+
+    The kernel copies, and shares blocks where it can; otherwise they are read and written.
+    """
+    left = length
+    while left and hasattr(os, "copy_file_range"):
+        try:
+            count = os.copy_file_range(source, target, left, offset, position)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            break
+        if not count:
+            return length - left
+        left, offset, position = left - count, offset + count, position + count
+    while left:
+        data = _pread(source, min(left, 1 << 20), offset)
+        if not data:
+            break
+        write_at(target, data, position)
+        left, offset, position = left - len(data), offset + len(data), position + len(data)
+    return length - left
+
+
+def reserve(file: int, length: int) -> None:
+    """Set the length of an open file and allocate its disk space.
+
+    A write through a memory map could not report a full disk.
+    """
+    begun = os.fstat(file).st_size
+    if begun > length:
+        os.ftruncate(file, length)
+    if hasattr(os, "posix_fallocate"):
+        if length:
+            os.posix_fallocate(file, 0, length)
+        return
+    zeros = bytes(1 << 20)
+    for start in range(begun, length, len(zeros)):
+        write_at(file, zeros[: length - start], start)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether there was no space left, on the disk or in the user's quota."""
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+_PATIENCE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds between attempts at a file that a virus scanner or an indexer may have open."""
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file or folder, atomically; a file replaces another.
+
+    Windows refuses while a program has one of them open. It is tried again for a moment there.
+    """
+    _patiently(lambda: source.replace(target))
+
+
+def remove_file(path: Path) -> bool:
+    """Remove a file, if it exists; return whether it is gone.
+
+    Windows keeps a file that a program has open: it is left to whoever tidies up next.
+    """
+    try:
+        _patiently(lambda: path.unlink(missing_ok=True))
+    except PermissionError:
+        if not WINDOWS:
+            raise
+        return False
+    return True
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and its contents; what Windows keeps, since it is open, is left."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _patiently(act: Callable[[], object]) -> None:
+    for pause in _PATIENCE if WINDOWS else ():
+        with contextlib.suppress(PermissionError):
+            act()
+            return
+        time.sleep(pause)
+    act()
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set the permissions of a file or folder.
+
+    Not on Windows: all that it has is an attribute that forbids to replace and remove the file.
+    """
+    if not WINDOWS:
+        path.chmod(mode)
+
+
+def set_descriptor_mode(file: int, mode: int) -> None:
+    """Set the permissions of an open file, where it can be done."""
+    if hasattr(os, "fchmod"):
+        with contextlib.suppress(PermissionError):  # another user's
+            os.fchmod(file, mode)
+
+
+def others_can_read(mode: int) -> bool:
+    """Return whether a file's mode lets other users read it; Windows has no such modes."""
+    return not WINDOWS and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def is_of_another_user(status: os.stat_result) -> bool:
+    """Return whether a file belongs to another user; on Windows that is not known."""
+    return hasattr(os, "geteuid") and status.st_uid != os.geteuid()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut, where the system can."""
+    if WINDOWS:  # which opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_pointer(path: Path, target: str) -> None:
+    """Make a new pointer to ``target``, a relative path with slashes.
+
+    It is a symbolic link, or a file with the path as its text where there are no links. Windows has
+    them for some users, and renames none over another.
+    """
+    if not WINDOWS and hasattr(os, "symlink"):
+        with contextlib.suppress(NotImplementedError, PermissionError):  # as on FAT
+            path.symlink_to(target)
+            return
+    with open(path, "x", encoding="utf-8", newline="\n") as file:
+        file.write(target)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_LONGEST_POINTER = 4096
+
+
+def read_pointer(path: Path) -> str | None:
+    """Return where a pointer leads, as `make_pointer` was told; None if there is none."""
+    try:
+        return os.readlink(path)  # noqa: PTH115 - Path.readlink needs it too, to exist
+    except (OSError, AttributeError):  # a file, or a system without links
+        pass
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LONGEST_POINTER).decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def hard_link(source: Path, target: Path) -> bool:
+    """Make ``target`` another name of a file; return whether the file system can."""
+    try:
+        target.hardlink_to(source)
+    except (OSError, NotImplementedError):
+        return False
+    return True
+
+
+def symbolic_link(path: Path, target: Path) -> bool:
+    """Make ``path`` a symbolic link to a file; return whether the system has them."""
+    try:
+        path.symlink_to(target.resolve())
+    except (OSError, NotImplementedError):
+        return False
+    return True
+
+
+def is_in_use(error: OSError) -> bool:
+    """Return whether Windows refused because a program has the file open."""
+    return getattr(error, "winerror", None) in (32, 33, 1224)  # shared, locked, or mapped
+
+
+def path_of_url(path: str) -> Path:
+    """Return the path that a ``file`` URL's path stands for: ``/C:/models`` has a drive."""
+    text = unquote(path)
+    return Path(text[1:] if WINDOWS and text[2:3] == ":" else text)
+
+
+def is_too_long(path: str) -> bool:
+    """Return whether Windows finds no such path unless long paths are turned on."""
+    return WINDOWS and len(path) >= 248
+
+
+Lock = Callable[[int, bool, bool], None]
+"""Locks a descriptor, exclusively or not, waiting or not."""
+
+
+def descriptor_locks() -> tuple[Lock, ...]:
+    """Return the kinds of locks that this system has, the preferred one first; none on Windows."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return ()
+    return _flock, _open_file_lock
+
+
+def _flock(descriptor: int, exclusive: bool, wait: bool) -> None:
+    import fcntl
+
+    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    fcntl.flock(descriptor, operation if wait else operation | fcntl.LOCK_NB)
+
+
+def _open_file_lock(descriptor: int, exclusive: bool, wait: bool) -> None:
+    """Lock as POSIX does, but for the open file and not for the whole process."""
+    import fcntl
+
+    if not hasattr(fcntl, "F_OFD_SETLK"):  # macOS
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    fcntl.fcntl(descriptor, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+
+
+class _SharedLock:
+    """A lock file, and how many in this process share it while the process holds it."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.holders = 0
+        self.lock: Any = None
+
+
+_shared: dict[str, _SharedLock] = {}
+
+
+@contextlib.contextmanager
+def lock_by_file(
+    path: Path, exclusive: bool, waiting: Callable[[], None] | None, patience: float
+) -> Iterator[None]:
+    """Hold a lock where descriptors have none: only one process at a time can.
+
+    Within the process a shared lock is shared, by all threads.
+    """
+    from filelock import FileLock, Timeout
+
+    def acquire() -> Any:
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=-1 if waiting is None else patience)
+        except Timeout:
+            if waiting is not None:
+                waiting()
+            lock.acquire()
+        return lock
+
+    if exclusive:
+        lock = acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+        return
+    shared = _shared.setdefault(str(path.absolute()), _SharedLock())
+    with shared.turn:
+        if not shared.holders:
+            shared.lock = acquire()
+        shared.holders += 1
+    try:
+        yield
+    finally:
+        with shared.turn:
+            shared.holders -= 1
+            if not shared.holders:
+                shared.lock.release()
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def shell_command(text: str) -> list[str]:
+    """Return the arguments that run a line in the system's shell."""
+    if WINDOWS:
+        return [os.environ.get("COMSPEC", r"C:\Windows\System32\cmd.exe"), "/c", text]
+    return ["/bin/sh", "-c", text]
+
+
+def shell_word(text: str) -> str:
+    """Return a word as it is typed in the system's shell.
+
+    >>> shell_word("my model")
+    "'my model'"
+    """
+    return subprocess.list2cmdline([text]) if WINDOWS else shlex.quote(text)
+
+
+def group_options() -> dict[str, Any]:
+    """Return the options of a process that `kill_group` can kill with everything it starts."""
+    if hasattr(os, "killpg"):
+        return {"start_new_session": True}
+    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process started with `group_options`, and everything it started that still runs."""
+    if hasattr(os, "killpg"):
+        import signal
+
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        if WINDOWS and process.poll() is None:
+            root = os.environ.get("SYSTEMROOT", r"C:\Windows")  # not what the folder may have
+            with contextlib.suppress(OSError):
+                subprocess.run(
+                    [rf"{root}\System32\taskkill.exe", "/F", "/T", "/PID", str(process.pid)],
+                    capture_output=True,
+                    check=False,
+                )
+        process.kill()
+    process.wait()
+
+
+def prepare_console() -> None:
+    r"""Let standard output take any text: what its encoding lacks is written as ``\u4f60``.
+
+    Windows writes cp1252 or cp437 into pipes and files, and a name of a file need not be text.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence_output() -> None:
+    """Send what is still to be printed nowhere: nobody reads standard output any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
