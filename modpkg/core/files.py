@@ -236,10 +236,10 @@ def share_file(source: Path, target: Path) -> None:
     """Make a new file with the bytes of a file that nobody changes, read-only.
 
     A reflink, since a program that writes into it all the same changes only its own; else a hard
-    link; else a copy.
+    link; else a copy, as on Windows, which has no mode that says read-only.
     """
     if not reflink(source, target):
-        if system.hard_link(source, target):
+        if not system.WINDOWS and system.hard_link(source, target):
             return  # with the mode of the source, which is the same file
         copy_file(source, target)
     system.set_mode(target, 0o444)

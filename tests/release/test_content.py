@@ -140,3 +140,10 @@ def test_files_that_another_system_takes_for_one_are_refused(
     folder = write_module(tmp_path / "m", "m", files={one: b"1", two: b"2"})
     with raises("M206", match="rename one of them"):
         names(folder)
+
+
+@pytest.mark.parametrize("name", ["what?.txt", "a/<b>.txt", 'say "x".txt', "a|b", "*.txt"])
+def test_names_that_windows_forbids_are_refused(name: str, tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m", files={name: b"1"})
+    with raises("M206", match="which Windows forbids; rename it"):
+        names(folder)
