@@ -6,7 +6,7 @@ import click
 
 from modpkg.cli.install import carry_out
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import policy_options, project_options, with_workspace
+from modpkg.cli.options import policy_options, project_options, strict_option, with_workspace
 from modpkg.core.errors import UsageError
 from modpkg.core.names import parse_requirement
 from modpkg.environment.plan import InstallRequest
@@ -17,7 +17,7 @@ from modpkg.manifest.schema import Strategy
 @click.command("add")
 @click.argument("requirements", nargs=-1, required=True, shell_complete=known_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be installed; change nothing.")
-@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
+@strict_option
 @policy_options
 @project_options
 @with_workspace

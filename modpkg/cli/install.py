@@ -11,7 +11,13 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import policy_options, project_options, upgrade_options, with_workspace
+from modpkg.cli.options import (
+    policy_options,
+    project_options,
+    strict_option,
+    upgrade_options,
+    with_workspace,
+)
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.core.errors import LockError, UsageError
 from modpkg.core.files import human_bytes
@@ -29,8 +35,8 @@ if TYPE_CHECKING:
 @click.argument("requirements", nargs=-1, shell_complete=known_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be installed; change nothing.")
 @click.option("--frozen", is_flag=True, help="Install exactly the lock; fail if it is out of date.")
-@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
 @upgrade_options
+@strict_option
 @policy_options
 @project_options
 @with_workspace

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import click
 
-from modpkg.cli.options import policy_options, project_options, upgrade_options, with_workspace
+from modpkg.cli.options import (
+    policy_options,
+    project_options,
+    strict_option,
+    upgrade_options,
+    with_workspace,
+)
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import shown
+from modpkg.environment.fits import drifting, require_exact
 from modpkg.environment.locking import check_lock, update_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.workspace import Workspace
@@ -16,6 +23,7 @@ from modpkg.manifest.schema import Strategy
 @click.command("lock")
 @click.option("--check", is_flag=True, help="Only check whether the lock is up to date.")
 @upgrade_options
+@strict_option
 @policy_options
 @project_options
 @with_workspace
@@ -24,6 +32,7 @@ def lock_command(
     check: bool,
     upgrade: bool,
     upgrade_package: tuple[str, ...],
+    strict: bool,
     resolution: Strategy | None,
     exclude_newer: str | None,
     as_json: bool,
@@ -32,10 +41,14 @@ def lock_command(
 
     Locked versions are kept where they still fit; --upgrade prefers the newest.
     """
-    manifest = with_flags(workspace.manifest, strategy=resolution, exclude_newer=exclude_newer)
+    manifest = with_flags(
+        workspace.manifest, strategy=resolution, exclude_newer=exclude_newer, strict=strict
+    )
     path = shown(workspace.project.lock_path)
     if check:
         lock = check_lock(workspace, manifest)
+        if manifest.resolution.strict:
+            require_exact(drifting(workspace, manifest, lock))
         text = f"{path} is up to date with {manifest.path.name}"
     else:
         lock = update_lock(workspace, manifest, upgrade=None if upgrade else upgrade_package)

@@ -87,6 +87,14 @@ def policy_options(command: Command) -> Command:
     return strategy(newer(command))
 
 
+def strict_option(command: Command) -> Command:
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="Only versions on which every module fits its base exactly (no drift).",
+    )(command)
+
+
 def offline_option(command: Command) -> Command:
     return click.option("--offline", is_flag=True, help="Do not use the network.")(command)
 

@@ -10,7 +10,13 @@ import msgspec
 from modpkg.cli.bisect import show_tested, tested
 from modpkg.cli.install import carry_out
 from modpkg.cli.module_names import locked_names
-from modpkg.cli.options import policy_options, project_options, trial_options, with_workspace
+from modpkg.cli.options import (
+    policy_options,
+    project_options,
+    strict_option,
+    trial_options,
+    with_workspace,
+)
 from modpkg.core.errors import LockError, UsageError
 from modpkg.core.names import module_name
 from modpkg.environment.plan import InstallRequest
@@ -22,7 +28,6 @@ from modpkg.toml.node import hint
 @click.command("update")
 @click.argument("names", nargs=-1, shell_complete=locked_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be updated; change nothing.")
-@click.option("--strict", is_flag=True, help="Refuse modules made for other weights (drift).")
 @click.option(
     "--test",
     is_flag=False,
@@ -31,6 +36,7 @@ from modpkg.toml.node import hint
     help="Update only as far as COMMAND passes; without COMMAND, the project's [[tests]].",
 )
 @trial_options
+@strict_option
 @policy_options
 @project_options
 @with_workspace

@@ -34,6 +34,17 @@ class Drift(Struct, frozen=True):
     def exact(self) -> bool:
         return not self.changed and not self.ports
 
+    def text(self, moved: str = "") -> str:
+        """Return what differs; ``moved`` says how far the tensors moved."""
+        parts = []
+        if self.changed:
+            parts.append(f"{len(self.changed)} of the {self.touched} tensors it touches differ")
+        if moved:
+            parts.append(moved)
+        if self.ports:
+            parts.append(f"other {', '.join(self.ports)}")
+        return "; ".join(parts)
+
 
 def ports_of(config: dict[str, Any], tokenizer: str | None) -> dict[str, Port]:
     """Return the ports of a base: its ``config.json`` and the digest of its tokenizer."""

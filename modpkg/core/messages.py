@@ -161,8 +161,9 @@ MESSAGES: dict[str, str] = {
         "registry {actual!r}; correct its address under [registries], or run 'modpkg lock'."
     ),
     "M414": (
-        "{module} was made for other weights of {base}: {changed} of the {touched} tensors it "
-        "touches differ in {base} {version}; omit --strict to install it anyway."
+        "{module} was made for another {base} than {base} {version} ({drift}), and only exact fits "
+        "are allowed; run 'modpkg lock --strict' for versions that fit exactly, or leave out "
+        "--strict (and 'strict' under [resolution]) to allow it."
     ),
     "M415": (
         "{name} {version} requires modpkg {specifier}, and this is modpkg {engine}; upgrade "

@@ -15,6 +15,9 @@ from modpkg.core.interface import Drift, drift_of, unfit_reason
 from modpkg.core.records import ReleaseRecord, TouchedTensor
 from modpkg.environment.generations import EXACT
 from modpkg.environment.registries import Registries
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.schema import Manifest
+from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 
 
@@ -55,26 +58,17 @@ class Fit(Struct, frozen=True):
         """Return ``exact``, or ``drifted`` with numbers."""
         if self.drift.exact:
             return EXACT
-        parts = []
-        if self.drift.changed:
-            parts.append(
-                f"{len(self.drift.changed)} of the {self.drift.touched} tensors it touches differ"
-            )
-            if self.change is not None:
-                parts.append(self.change.text(len(self.drift.changed)))
-        if self.drift.ports:
-            parts.append(f"other {', '.join(self.drift.ports)}")
-        return f"drifted ({'; '.join(parts)})"
+        moved = ""
+        if self.drift.changed and self.change is not None:
+            moved = self.change.text(len(self.drift.changed))
+        return f"drifted ({self.drift.text(moved)})"
 
 
-def fits_of(
-    records: Mapping[str, ReleaseRecord], registries: Registries, *, strict: bool = False
-) -> list[Fit]:
+def fits_of(records: Mapping[str, ReleaseRecord], registries: Registries) -> list[Fit]:
     """Return how each module with an ``expects`` interface fits its base.
 
     Raises:
         ResolutionImpossible: A module cannot act on its base at all: the lock was edited.
-        InstallError: ``strict``, and a module was made for other weights than its base's.
     """
     fits = []
     for record in records.values():
@@ -93,18 +87,42 @@ def fits_of(
                 )
             drift = drift_of(expects, provides, base.tensors)
             before = {name: expects.tensors[name] for name in drift.changed}
-            fit = Fit(record.name, base_name, base.version, drift, before)
-            if strict and not drift.exact:
-                raise InstallError(
-                    "M414",
-                    module=record.name,
-                    base=base_name,
-                    version=base.version,
-                    changed=len(drift.changed),
-                    touched=drift.touched,
-                )
-            fits.append(fit)
+            fits.append(Fit(record.name, base_name, base.version, drift, before))
     return fits
+
+
+def drifting(workspace: Workspace, manifest: Manifest, lock: Lock) -> list[Fit]:
+    """Return the modules of a lock that do not fit their base exactly.
+
+    Raises:
+        ModpkgError: A release record cannot be read.
+    """
+    registries = workspace.registries_for(manifest)
+    by_name = registries.by_name(lock)
+    records = {
+        module.name: by_name[module.name].release(
+            module.release, f"the release record of {module.name} {module.version}"
+        )
+        for module in lock.module
+    }
+    return [fit for fit in fits_of(records, registries) if not fit.drift.exact]
+
+
+def require_exact(fits: Iterable[Fit]) -> None:
+    """Check that every module fits its base exactly.
+
+    Raises:
+        InstallError: One was made for other weights than its base's.
+    """
+    for fit in fits:
+        if not fit.drift.exact:
+            raise InstallError(
+                "M414",
+                module=fit.module,
+                base=fit.base,
+                version=fit.base_version,
+                drift=fit.drift.text(),
+            )
 
 
 def measure_drift(

@@ -91,15 +91,17 @@ def _reason(preview: Preview, updated: Resolution, newest: Release) -> str:
     refusal = preview.admission(upgrade=None).refusal(preview.catalog, newest)
     if refusal is not None:
         return f"it {refusal}"
+    admission = preview.admission()
     for who, need in _needs(preview, updated):
         if need.name != newest.name:
             continue
         if not need.specifier.contains(newest.version, prereleases=True):
             text = requirement_text(need.name, set(), need.specifier)
             return f"{who} needs {text}"
-        if need.parent is not None and (unfit := preview.catalog.unfit(need.parent, newest)):
+        unfit = need.parent and admission.unfit(preview.catalog, need.parent, newest)
+        if unfit:
             return f"it does not fit {who}: {unfit}"
-    if preview.admission().prefers_lowest(newest.name):
+    if admission.prefers_lowest(newest.name):
         return "the strategy prefers the oldest"
     return f"see: modpkg why-not {newest.name}=={newest.version}"
 

@@ -26,7 +26,7 @@ from modpkg.core.filenames import (
     TOKENIZER_CONFIG,
 )
 from modpkg.core.names import module_name, specifier_text
-from modpkg.environment.fits import Fit, fits_of
+from modpkg.environment.fits import Fit, drifting, fits_of, require_exact
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
 from modpkg.environment.locking import (
@@ -69,7 +69,7 @@ class InstallRequest(Struct, kw_only=True):
     frozen: bool = False
     """Whether to install exactly the project's lock."""
     strict: bool = False
-    """Whether to refuse modules that were made for other weights."""
+    """Whether modules may only act on bases that they fit exactly, as by the manifest's."""
     remember: bool = False
     """Whether the manifest is to name the registry that the options name."""
 
@@ -230,7 +230,9 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         for module in lock.module:
             if transfer.missing_of(module.name):
                 registries.check_identity(module)
-    fits = fits_of(transfer.records, registries, strict=request.strict)
+    fits = fits_of(transfer.records, registries)
+    if manifest.resolution.strict:
+        require_exact(fits)
     for name, path in files_of_recipes(manifest, transfer.records):
         _fetch_file(name, path, transfer, registries)
     models = recipes(manifest, lock, transfer.records, store.blobs)
@@ -275,7 +277,12 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
         return _Selection(text, written, manifest, lock)
     previous = workspace.usable_lock()
     upgrades = request.upgrade is None or bool(request.upgrade)
-    if previous is not None and not upgrades and stale_reason(manifest, previous) is None:
+    if (
+        previous is not None
+        and not upgrades
+        and stale_reason(manifest, previous) is None
+        and not (manifest.resolution.strict and drifting(workspace, manifest, previous))
+    ):
         return _Selection(text, written, manifest, previous)
     lock = resolve_lock(workspace, manifest, previous, upgrade=request.upgrade)
     if (bounded := _add_lower_bounds(text, workspace.manifest, request, lock, alias)) != text:
@@ -322,7 +329,12 @@ def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[in
 
 
 def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:
-    return with_flags(manifest, strategy=request.strategy, exclude_newer=request.exclude_newer)
+    return with_flags(
+        manifest,
+        strategy=request.strategy,
+        exclude_newer=request.exclude_newer,
+        strict=request.strict,
+    )
 
 
 def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Registries) -> None:

@@ -19,9 +19,15 @@ from modpkg.resolve.policy import Policy, VersionRange
 
 
 def with_flags(
-    manifest: Manifest, *, strategy: Strategy | None = None, exclude_newer: str | None = None
+    manifest: Manifest,
+    *,
+    strategy: Strategy | None = None,
+    exclude_newer: str | None = None,
+    strict: bool = False,
 ) -> Manifest:
     """Return a manifest whose policy is replaced by the command line's.
+
+    ``strict`` is the manifest's or the command line's.
 
     Raises:
         InvalidValue: ``exclude_newer`` is neither a date nor a time span.
@@ -32,6 +38,8 @@ def with_flags(
     if exclude_newer is not None:
         cutoff = parse_cutoff(exclude_newer)
         resolution = msgspec.structs.replace(resolution, exclude_newer=cutoff)
+    if strict:
+        resolution = msgspec.structs.replace(resolution, strict=True)
     return msgspec.structs.replace(manifest, resolution=resolution)
 
 
@@ -42,6 +50,8 @@ def policy_of(manifest: Manifest, now: datetime) -> Policy:
     return Policy(
         strategy=resolution.strategy,
         prereleases=frozenset(resolution.prereleases),
+        fit=resolution.fit,
+        strict=resolution.strict,
         constraints=bounds_of(manifest.constraints),
         cutoff=newer.at(now) if newer is not None else None,
         cutoffs={
@@ -68,6 +78,7 @@ def locked_policy(manifest: Manifest, cutoff: datetime | None) -> LockedPolicy:
     return LockedPolicy(
         strategy=resolution.strategy,
         prereleases=list(resolution.prereleases),
+        fit=resolution.fit,
         exclude_newer=newer.text if newer is not None else None,
         cutoff=moment_text(cutoff) if cutoff is not None else None,
         exclude_newer_package=[

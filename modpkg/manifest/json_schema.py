@@ -13,7 +13,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.records import KINDS, RELATIONS
 from modpkg.manifest import keys
 from modpkg.manifest.dependencies import COMPOSE_AT
-from modpkg.manifest.resolution import STRATEGIES
+from modpkg.manifest.resolution import FITS, STRATEGIES
 from modpkg.manifest.sections import (
     DTYPES,
     LONGEST_TEST,
@@ -254,7 +254,9 @@ def manifest_schema() -> JsonSchema:
             keys.RESOLUTION_KEYS,
             {
                 "strategy": _one_of(STRATEGIES, "Versions to prefer."),
-                "prereleases": _list(text, "Modules of which pre-releases may be chosen."),
+                "prereleases": _list(text, "Modules whose pre-releases count as final ones."),
+                "fit": _one_of(FITS, "Whether a base that modules fit exactly is preferred."),
+                "strict": {"type": "boolean", "description": "Only bases that fit exactly."},
                 "exclude-newer": moment,
                 "exclude-newer-package": _named(
                     {"anyOf": [{"const": False}, text]}, "Cut-offs of single modules."

@@ -44,7 +44,14 @@ TEST_KEYS = ("name", "cases", "metric", "at_least", "at_most", "tolerance", "see
 FILES_KEYS = ("include", "exclude")
 PROVENANCE_KEYS = ("built-from",)
 ORIGIN_KEYS = ("name", "version", "relation")
-RESOLUTION_KEYS = ("strategy", "prereleases", "exclude-newer", "exclude-newer-package")
+RESOLUTION_KEYS = (
+    "strategy",
+    "prereleases",
+    "fit",
+    "strict",
+    "exclude-newer",
+    "exclude-newer-package",
+)
 LICENSES_KEYS = ("allow", "deny", "exceptions")
 
 CONFIG_TABLES = ("registry", "registries", "store")

@@ -12,11 +12,12 @@ from modpkg.core.errors import InvalidValue
 from modpkg.core.names import ModuleName, module_name, specifier_text
 from modpkg.manifest.cutoff import Cutoff, parse_cutoff
 from modpkg.manifest.keys import RESOLUTION_KEYS
-from modpkg.manifest.schema import Dependency, ResolutionTable, Strategy
+from modpkg.manifest.schema import Dependency, FitPolicy, ResolutionTable, Strategy
 from modpkg.manifest.values import make_requirement, manifest_specifier
 from modpkg.toml.node import Node
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
+FITS: tuple[str, ...] = get_args(FitPolicy)
 
 
 def read_bounds(node: Node | None) -> tuple[Dependency, ...]:
@@ -39,12 +40,14 @@ def read_resolution(node: Node | None) -> ResolutionTable:
         return ResolutionTable()
     table = node.table(RESOLUTION_KEYS)
     strategy, prereleases = table.get("strategy"), table.get("prereleases")
-    newer = table.get("exclude-newer")
+    newer, fit, strict = table.get("exclude-newer"), table.get("fit"), table.get("strict")
     return ResolutionTable(
         strategy=read_strategy(strategy) if strategy else "highest",
         prereleases=tuple(sorted({item.parsed(module_name) for item in prereleases.items()}))
         if prereleases
         else (),
+        fit=cast(FitPolicy, fit.choice(FITS, "policy for fit")) if fit else "exact-first",
+        strict=strict.boolean() if strict else False,
         exclude_newer=_cutoff(newer) if newer else None,
         exclude_newer_package=_exemptions(table.get("exclude-newer-package")),
     )

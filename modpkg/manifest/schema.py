@@ -15,6 +15,8 @@ from modpkg.manifest.cutoff import Cutoff
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Strategy = Literal["highest", "lowest", "lowest-direct"]
+FitPolicy = Literal["exact-first", "any"]
+"""Whether a base that modules fit exactly is preferred to one on which they drift."""
 IMPORTANCE = "importance"
 """The parameter that may name a module, whose tensors weight those of another."""
 TaskKind = Literal["text-generation", "summarization", "text-classification", "feature-extraction"]
@@ -194,7 +196,10 @@ class ResolutionTable(Struct, frozen=True, kw_only=True):
 
     strategy: Strategy = "highest"
     prereleases: tuple[ModuleName, ...] = ()
-    """Names whose pre-releases may be chosen, sorted."""
+    """Names whose pre-releases count as final releases, sorted."""
+    fit: FitPolicy = "exact-first"
+    strict: bool = False
+    """Whether a module may only act on a base that it fits exactly."""
     exclude_newer: Cutoff | None = None
     """Releases published later are ignored."""
     exclude_newer_package: dict[ModuleName, Cutoff | None] = {}

@@ -25,11 +25,9 @@ class Admission:
     2. it requires another version of modpkg;
     3. it was yanked, and neither does a root, constraint or override pin it with ``==``, nor is it
        locked;
-    4. it is a pre-release that is not locked, no specifier names a pre-release of the name, and a
-       final release is left;
-    5. a constraint on the name excludes it.
+    4. a constraint on the name excludes it.
 
-    A name in ``held`` is limited to its locked version.
+    A name in ``held`` is limited to its locked version. Pre-releases are preferred last.
     """
 
     def __init__(
@@ -44,20 +42,17 @@ class Admission:
         self._locked = locked
         self._roots: dict[str, list[SpecifierSet]] = {}
         self._held = held
-        self._prereleases = set(self._policy.prereleases)
         self._pinned: dict[str, set[Version]] = {}
         self._admitted: dict[str, list[Release]] = {}
         self._refused: dict[str, dict[Version, str]] = {}
         for root in roots:
             self._roots.setdefault(root.name, []).append(root.specifier)
-            self._record(root.name, root.specifier)
+            self._pin(root.name, root.specifier)
         for name, bound in self._policy.constraints.items():
-            self._record(name, bound.specifier)
+            self._pin(name, bound.specifier)
 
-    def _record(self, name: str, specifier: SpecifierSet) -> None:
-        """Record the pre-releases and pinned versions that a specifier names."""
-        if specifier.prereleases:
-            self._prereleases.add(name)
+    def _pin(self, name: str, specifier: SpecifierSet) -> None:
+        """Record the versions that a specifier pins."""
         for item in specifier:
             if item.operator in ("==", "===") and not item.version.endswith(".*"):
                 self._pinned.setdefault(name, set()).add(Version(item.version))
@@ -81,7 +76,7 @@ class Admission:
     def _evaluate(self, catalog: Catalog, name: str) -> None:
         override = catalog.overrides.get(name)
         if override is not None:
-            self._record(name, override.specifier)
+            self._pin(name, override.specifier)
         locked = self._locked.get(name)
         refused = self._refused[name] = {}
         left: list[Release] = []
@@ -91,13 +86,6 @@ class Admission:
                 left.append(release)
             else:
                 refused[release.version] = reason
-        if name not in self._prereleases and any(not r.version.is_prerelease for r in left):
-            refused |= {
-                r.version: "is a pre-release; name it in the requirement to allow it, or add "
-                f'"{name}" to prereleases under [resolution]'
-                for r in left
-                if r.version.is_prerelease and r.version != locked
-            }
         bound = self._policy.constraints.get(name)
         if bound is not None:
             refused |= {
@@ -111,7 +99,30 @@ class Admission:
             left = [release for release in left if release.version == locked]
         if self.prefers_lowest(name):
             left = left[::-1]
-        self._admitted[name] = sorted(left, key=lambda release: release.version != locked)
+        self._admitted[name] = sorted(left, key=self.rank)
+
+    def rank(self, release: Release) -> int:
+        """Return 0 for the locked release, 1 for final ones, 2 for pre-releases."""
+        if release.version == self._locked.get(release.name):
+            return 0
+        early = release.version.is_prerelease and release.name not in self._policy.prereleases
+        return 2 if early else 1
+
+    @property
+    def prefers_exact(self) -> bool:
+        """Whether bases that modules fit exactly are preferred."""
+        return self._policy.fit == "exact-first"
+
+    def unfit(self, catalog: Catalog, parent: Release, release: Release) -> str | None:
+        """Return why a module may not act on a release, as the rest of a sentence; None if it may.
+
+        Under the policy ``strict``, it may only if it fits exactly.
+        """
+        reason = catalog.unfit(parent, release)
+        if reason is not None or not self._policy.strict:
+            return reason
+        drift = catalog.drift(parent, release)
+        return drift and f"{parent} was made for other weights ({drift}), and strict is set"
 
     def locked_release(self, catalog: Catalog, name: str) -> Release | None:
         """Return the locked release of a name; None if it is excluded or out of a root's range."""

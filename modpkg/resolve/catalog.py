@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from packaging.version import Version
 
-from modpkg.core.errors import ModpkgError, NotFound
-from modpkg.core.interface import unfit_reason
+from modpkg.core.errors import IntegrityError, ModpkgError, NotFound, RecordError
+from modpkg.core.interface import drift_of, unfit_reason
 from modpkg.core.names import (
     ModuleName,
     ReadRequirement,
@@ -94,6 +94,7 @@ class Catalog:
         self._assigned = dict(assigned or {})
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
+        self._drifts: dict[tuple[str, str], str | None] = {}
 
     def overriding(self, overrides: Mapping[str, VersionRange]) -> Catalog:
         """Return a catalog of the same releases with other overrides; nothing is fetched again."""
@@ -107,6 +108,7 @@ class Catalog:
             elsewhere=self._elsewhere,
         )
         other._fits = self._fits
+        other._drifts = self._drifts
         return other
 
     def registry(self, name: str) -> Registry:
@@ -161,6 +163,34 @@ class Catalog:
                 parent.registry.expects(expects), release.registry.provides(provides)
             )
         return self._fits[pair]
+
+    def drift(self, parent: Release, release: Release) -> str | None:
+        """Return how ``release`` differs from what ``parent`` was made for; None if it does not.
+
+        ``parent`` fits it (`unfit`). The release record is read, once per base, for the digests of
+        its tensors. A release whose record is missing or damaged differs.
+
+        Raises:
+            InstallError, RegistryError: The record cannot be read now.
+        """
+        expects = parent.line.expects.get(release.name)
+        if expects is None:
+            return None
+        pair = (expects, release.line.release)
+        if pair not in self._drifts:
+            self._drifts[pair] = _drift(parent, expects, release)
+        return self._drifts[pair]
+
+
+def _drift(parent: Release, digest: str, release: Release) -> str | None:
+    line, registry = release.line, release.registry
+    try:
+        tensors = registry.record(line).tensors
+    except (IntegrityError, RecordError):
+        return f"the release record of {release} is missing or damaged"
+    expects = parent.registry.expects(digest)
+    drift = drift_of(expects, registry.provides(line.provides or ""), tensors)
+    return None if drift.exact else drift.text()
 
 
 def _near(name: str, registry: Registry) -> str:

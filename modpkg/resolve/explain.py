@@ -158,16 +158,18 @@ def _available(
         refusal = admission.refusal(catalog, release)
         if refusal is not None:
             sentences.append(f"  {name} {release.version} {refusal}.")
-        elif (reason := _unfit(release, needs, catalog)) is not None:
+        elif (reason := _unfit(release, needs, catalog, admission)) is not None:
             sentences.append(f"  {name} {release.version} does not fit: {reason}.")
     return sentences
 
 
-def _unfit(release: Release, needs: Sequence[Need], catalog: Catalog) -> str | None:
+def _unfit(
+    release: Release, needs: Sequence[Need], catalog: Catalog, admission: Admission
+) -> str | None:
     for need in needs:
         parent = need.parent
         if parent is not None and need.specifier.contains(release.version, prereleases=True):
-            reason = catalog.unfit(parent, release)
+            reason = admission.unfit(catalog, parent, release)
             if reason is not None:
                 return reason
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,8 +25,9 @@ class Frontier:
     """A partial solution.
 
     Invariants: ``allowed`` satisfies every need of every pinned candidate; every pinned release is
-    in its name's ``allowed``; no ``allowed`` is empty; ``pending`` has what is required and not yet
-    visited, in the order in which it was first required.
+    in its name's ``allowed``; no ``allowed`` is empty; what is required and not yet visited is in
+    ``pending``, or in ``waiting`` if it is visited after all of that, in the order in which it was
+    first required; ``expecting`` has the pinned releases that expect something of a name.
     """
 
     def __init__(self, space: Space, roots: Sequence[Need]) -> None:
@@ -33,11 +35,35 @@ class Frontier:
         self.pinned: dict[ModuleName, Release] = {}
         self.allowed: dict[ModuleName, Runs] = {}
         self.pending: deque[Identifier] = deque()
+        self.waiting: deque[Identifier] = deque()
+        self.expecting: dict[ModuleName, dict[Release, None]] = {}
         self.mapping: dict[Identifier, Candidate] = {}
         self._required: dict[Identifier, list[RequirementInformation[Need, Candidate]]] = {}
         self._graph: DirectedGraph[Identifier | None] = DirectedGraph()
         self._graph.add(None)
         self._require(None, None, roots)
+
+    def unvisited(self) -> Iterator[Identifier]:
+        """Yield what is required and not yet visited, as far as it is known, in order."""
+        return itertools.chain(self.pending, self.waiting)
+
+    def visit(self) -> Iterator[Identifier]:
+        """Yield what to choose a release for next, until there is nothing left."""
+        while self.pending or self.waiting:
+            yield (self.pending or self.waiting).popleft()
+
+    def preferred(self, name: ModuleName) -> Iterator[int]:
+        """Yield the allowed positions of a name, best first."""
+        domain = self.space.domain(name)
+        runs = self.allowed[name]
+        allowed = (at for at in domain.preference if within(at, runs))
+        expecting = self.expecting.get(name)
+        if not expecting:
+            return allowed
+        releases = self.space.provider.preferred(
+            [domain.ascending[at] for at in allowed], expecting
+        )
+        return (domain.position[release] for release in releases)
 
     def viable(self, name: ModuleName, extra: str | None) -> Iterator[int]:
         """Yield the positions that no choice so far rules out, best first.
@@ -46,12 +72,10 @@ class Frontier:
         name without any release. Choices are final, so this stays true.
         """
         domain = self.space.domain(name)
-        runs = self.allowed[name]
-        for at in domain.preference:
-            if within(at, runs):
-                needs = self._needs(domain.ascending[at], extra)
-                if self._intersected(needs, name, at) is not None:
-                    yield at
+        for at in self.preferred(name):
+            needs = self._needs(domain.ascending[at], extra)
+            if self._intersected(needs, name, at) is not None:
+                yield at
 
     def pin(self, name: ModuleName, extra: str | None, release: Release) -> None:
         """Choose a release, or one extra of a release that is chosen already.
@@ -101,10 +125,13 @@ class Frontier:
             wanted = need.identifier
             if wanted not in self._required:
                 self._required[wanted] = []
-                self.pending.append(wanted)
+                waits = self.space.provider.waits(need.name)
+                (self.waiting if waits else self.pending).append(wanted)
                 self._graph.add(wanted)
             self._required[wanted].append(RequirementInformation(need, candidate))
             self._graph.connect(parent, wanted)
+            if need.parent is not None and need.name in need.parent.line.expects:
+                self.expecting.setdefault(need.name, {})[need.parent] = None
 
     def result(self) -> Result[Need, Candidate, Identifier]:
         """Return the solution as resolvelib's own engine does."""

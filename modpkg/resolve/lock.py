@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import DigestText, Kind
-from modpkg.manifest.schema import Strategy
+from modpkg.manifest.schema import FitPolicy, Strategy
 
 if TYPE_CHECKING:
     from modpkg.resolve.resolve import Resolution
@@ -46,6 +46,7 @@ class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     strategy: Strategy = "highest"
     prereleases: list[str] = []
+    fit: FitPolicy = "exact-first"
     exclude_newer: str | None = None
     """The cut-off in normal form: a time, or a span before the time of locking."""
     cutoff: Annotated[str, Meta(pattern=_MOMENT)] | None = None

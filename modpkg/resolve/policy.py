@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.core.version import __version__
-from modpkg.manifest.schema import Strategy
+from modpkg.manifest.schema import FitPolicy, Strategy
 
 
 class VersionRange(Struct, frozen=True):
@@ -25,7 +25,11 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     strategy: Strategy = "highest"
     prereleases: frozenset[str] = frozenset()
-    """Names whose pre-releases may be chosen."""
+    """Names whose pre-releases count as final releases."""
+    fit: FitPolicy = "exact-first"
+    """Whether a base that modules fit exactly is preferred to one on which they drift."""
+    strict: bool = False
+    """Whether a module may only act on a base that it fits exactly."""
     constraints: Mapping[str, VersionRange] = {}
     """By name, the range that limits it where it is needed."""
     cutoff: datetime | None = None

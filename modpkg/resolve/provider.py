@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from resolvelib import AbstractProvider
@@ -21,6 +22,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         self._catalog = catalog
         self._admission = admission
         self._order: dict[Identifier, int] = {}
+        self._provides: dict[str, bool] = {}
         self._roots = [(root.name, root.extra) for root in roots]
         self._admitted: dict[str, list[Release]] = {}
         for root in self._roots:
@@ -37,8 +39,42 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         prefetch(self._catalog, [name for name, _ in self._roots], deep=True)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
-        """Return why a module does not fit a release; None if it does."""
-        return self._catalog.unfit(parent, release)
+        """Return why a module may not act on a release; None if it may."""
+        return self._admission.unfit(self._catalog, parent, release)
+
+    def waits(self, name: ModuleName) -> bool:
+        """Return whether a name is visited after all others: the bases that modules fit."""
+        if name not in self._provides:
+            self._provides[name] = self._admission.prefers_exact and any(
+                release.line.provides is not None for release in self.admitted(name)
+            )
+        return self._provides[name]
+
+    def preferred(
+        self, releases: Iterable[Release], parents: Collection[Release]
+    ) -> Iterator[Release]:
+        """Yield admitted releases of one name, the preferred first.
+
+        The locked one comes first. Of the final releases, and then of the pre-releases, those come
+        first on which the fewest of ``parents`` drift.
+        """
+        for _, group in itertools.groupby(releases, self._admission.rank):
+            yield from self._fewest_drifts(list(group), parents)
+
+    def _fewest_drifts(
+        self, releases: list[Release], parents: Collection[Release]
+    ) -> Iterator[Release]:
+        if len(releases) == 1 or not self._admission.prefers_exact:
+            yield from releases
+            return
+        drifting: list[tuple[int, Release]] = []
+        for release in releases:
+            count = sum(self._catalog.drift(parent, release) is not None for parent in parents)
+            if count:
+                drifting.append((count, release))
+            else:
+                yield release
+        yield from (release for _, release in sorted(drifting, key=lambda item: item[0]))
 
     def dependencies(self, candidate: Candidate) -> list[Need]:
         """Return what choosing a candidate requires."""
@@ -60,8 +96,8 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         candidates: Mapping[Identifier, Iterator[Candidate]],
         information: Mapping[Identifier, Iterator[Any]],
         backtrack_causes: Sequence[Any],
-    ) -> int:
-        return self._order[identifier]
+    ) -> tuple[bool, int]:
+        return self.waits(identifier[0]), self._order[identifier]
 
     def find_matches(
         self,
@@ -72,13 +108,16 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         name, extra = identifier
         needs = list(requirements[identifier])
         banned = {candidate.release for candidate in incompatibilities[identifier]}
-        return [
-            candidate
+        parents = dict.fromkeys(
+            need.parent for need in needs if need.parent and name in need.parent.line.expects
+        )
+        releases = [
+            release
             for release in self.admitted(name)
             if release not in banned
-            for candidate in (Candidate(release, extra),)
-            if all(self.is_satisfied_by(need, candidate) for need in needs)
+            and all(self.is_satisfied_by(need, Candidate(release, extra)) for need in needs)
         ]
+        return [Candidate(release, extra) for release in self.preferred(releases, parents)]
 
     def is_satisfied_by(self, requirement: Need, candidate: Candidate) -> bool:
         release = candidate.release
@@ -87,7 +126,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         if not requirement.specifier.contains(release.version, prereleases=True):
             return False
         parent = requirement.parent
-        return parent is None or self._catalog.unfit(parent, release) is None
+        return parent is None or self.unfit(parent, release) is None
 
     def get_dependencies(self, candidate: Candidate) -> list[Need]:
         needs = self.dependencies(candidate)

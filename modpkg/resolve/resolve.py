@@ -95,10 +95,13 @@ class _BudgetedResolver:
         self._locked = locked
         self.budget = Budget(SUGGESTION_BUDGET)
 
-    def versions(self, inputs: ResolutionInputs) -> dict[str, Version]:
+    def chosen(self, inputs: ResolutionInputs) -> dict[str, Release]:
         catalog = self._catalog.overriding(inputs.overrides)
         solution = _solve(inputs, catalog, self._locked, limit=self.budget, explaining=Budget(0))
-        return {name: chosen.release.version for name, chosen in solution.modules.items()}
+        return {name: chosen.release for name, chosen in solution.modules.items()}
+
+    def drift(self, parent: Release, release: Release) -> str | None:
+        return self._catalog.drift(parent, release)
 
     def holding(self, inputs: ResolutionInputs) -> list[Need]:
         roots = _needs(inputs, self._catalog)

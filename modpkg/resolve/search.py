@@ -75,8 +75,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
         self, solver: Solver, clauses: Clauses, frontier: Frontier
     ) -> Result[Need, Candidate, Identifier]:
         model = solver.model()
-        while frontier.pending:
-            name, extra = frontier.pending.popleft()
+        for name, extra in frontier.visit():
             release = frontier.pinned.get(name)
             if release is None:
                 at, model = self._best(solver, clauses, frontier, name, extra, model)
@@ -104,7 +103,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
         else:
             raise AssertionError(f"the solver chose a position of {name} that is ruled out")
         while better:
-            assumed, covered = self._query(clauses, name, held, better)
+            assumed, covered = self._query(clauses, frontier, name, held, better)
             self.queries += 1
             solver.prefer(clauses.values(name, better[0]))
             solver.prefer(self._ahead(clauses, frontier))
@@ -118,23 +117,32 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
 
     def _ahead(self, clauses: Clauses, frontier: Frontier) -> Iterator[int]:
         """Yield the literals of the best release of each of the next names."""
-        for name, _ in itertools.islice(frontier.pending, AHEAD):
+        for name, _ in itertools.islice(frontier.unvisited(), AHEAD):
             if name not in frontier.pinned:
                 runs = frontier.allowed[name]
                 best = next(at for at in self._space.domain(name).preference if within(at, runs))
                 yield from clauses.values(name, best)
 
     def _query(
-        self, clauses: Clauses, name: ModuleName, held: int, better: Sequence[int]
+        self,
+        clauses: Clauses,
+        frontier: Frontier,
+        name: ModuleName,
+        held: int,
+        better: Sequence[int],
     ) -> tuple[list[int], int]:
         """Return the assumption "one of the better positions", and how many of them it covers.
 
         If no worse position is between them, that is a range: two literals. Otherwise, which is so
-        if the locked release is preferred, it is the best position alone.
+        if the locked release or an exact fit is preferred, it is the best position alone.
         """
         domain = self._space.domain(name)
         first, last = min(better), max(better)
-        rank = domain.rank
-        if any(rank[at] >= rank[held] for at in range(first, last + 1)):
+        between = range(first, last + 1)
+        if name in frontier.expecting:
+            mixed = len(better) < len(between)  # what else is between may be worse
+        else:
+            mixed = any(domain.rank[at] >= domain.rank[held] for at in between)
+        if mixed:
             first = last = better[0]
         return clauses.among(name, first, last), len(better) if first < last else 1

@@ -12,8 +12,9 @@ from packaging.version import Version
 from resolvelib.resolvers import ResolutionImpossible as Impossible
 
 from modpkg.core.errors import ModpkgError
-from modpkg.core.names import ModuleName, specifier_text
+from modpkg.core.names import ModuleName, listed, specifier_text
 from modpkg.resolve.budget import BudgetExceeded
+from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Need
 from modpkg.resolve.policy import Policy, VersionRange
 from modpkg.resolve.unsat_core import Cause
@@ -47,13 +48,17 @@ class Suggestion(Struct, frozen=True):
 class TrialResolver(Protocol):
     """Resolves edited inputs, with one budget for all of them."""
 
-    def versions(self, inputs: ResolutionInputs) -> Mapping[str, Version]:
-        """Return the chosen version of each name.
+    def chosen(self, inputs: ResolutionInputs) -> Mapping[str, Release]:
+        """Return the chosen release of each name.
 
         Raises:
             resolvelib.ResolutionImpossible: There is no solution.
             BudgetExceeded: The budget is spent.
         """
+        ...
+
+    def drift(self, parent: Release, release: Release) -> str | None:
+        """Return how ``release`` differs from what ``parent`` was made for; None if it does not."""
         ...
 
     def holding(self, inputs: ResolutionInputs) -> list[Need]:
@@ -79,9 +84,17 @@ def suggestions(
     """
     involved = _involved(inputs, causes)
     names = list(dict.fromkeys(cause.requirement.name for cause in causes))
+    bases = [
+        name
+        for name in names
+        if any(
+            cause.requirement.parent is not None and name in cause.requirement.parent.line.expects
+            for cause in causes
+        )
+    ]
     texts: list[str] = []
     try:
-        for change in _changes(inputs, involved, names, resolver):
+        for change in _changes(inputs, involved, names, bases, resolver):
             text = _tried(change, resolver)
             if text is not None and text not in texts:
                 texts.append(text)
@@ -150,9 +163,10 @@ def _changes(
     inputs: ResolutionInputs,
     involved: Sequence[Need],
     names: Sequence[ModuleName],
+    bases: Sequence[ModuleName],
     resolver: TrialResolver,
 ) -> Iterator[Suggestion]:
-    """Yield edits: drop one clause, drop all, admit a release, remove a root."""
+    """Yield edits: drop one clause, drop all, admit a release, allow drift, remove a root."""
     # An override replaces the root, so that editing the root would change nothing.
     own = [need for need in involved if need.name not in inputs.overrides]
     ranges = [_Range("root", need.name, need.specifier, need.where) for need in own]
@@ -174,6 +188,11 @@ def _changes(
         yield from _pinned(item, inputs, resolver)
     for name in names:
         yield from _admitted(inputs, name, resolver)
+    if inputs.policy.strict:
+        policy = msgspec.structs.replace(inputs.policy, strict=False)
+        loose = msgspec.structs.replace(inputs, policy=policy)
+        for name in bases:
+            yield Suggestion(loose, name, "leave out strict, so that drift is allowed")
     questions = {root.name for root in inputs.roots if root.where == QUESTION}
     for need in involved:
         if need.name not in questions:
@@ -203,22 +222,15 @@ def _pinned(
 def _admitted(
     inputs: ResolutionInputs, name: ModuleName, resolver: TrialResolver
 ) -> Iterator[Suggestion]:
-    """Yield edits of ``[resolution]`` that admit more releases of a name."""
+    """Yield the edit of ``[resolution]`` that admits releases after the cut-off of a name."""
     before = resolver.refusals(inputs, name)
-    for text, policy in (
-        (
-            f'add "{name}" to prereleases under [resolution]',
-            msgspec.structs.replace(inputs.policy, prereleases=inputs.policy.prereleases | {name}),
-        ),
-        (
-            f"write `{name} = false` in exclude-newer-package under [resolution]",
-            msgspec.structs.replace(inputs.policy, cutoffs={**inputs.policy.cutoffs, name: None}),
-        ),
-    ):
-        change = msgspec.structs.replace(inputs, policy=policy)
-        after = resolver.refusals(change, name)
-        if any(refused and not after[version] for version, refused in before.items()):
-            yield Suggestion(change, name, text)
+    cutoffs = {**inputs.policy.cutoffs, name: None}
+    policy = msgspec.structs.replace(inputs.policy, cutoffs=cutoffs)
+    change = msgspec.structs.replace(inputs, policy=policy)
+    after = resolver.refusals(change, name)
+    if any(refused and not after[version] for version, refused in before.items()):
+        text = f"write `{name} = false` in exclude-newer-package under [resolution]"
+        yield Suggestion(change, name, text)
 
 
 def _without(inputs: ResolutionInputs, needs: Sequence[Need]) -> ResolutionInputs:
@@ -240,12 +252,22 @@ def _shown(item: _Range | Need) -> str:
 
 def _tried(change: Suggestion, resolver: TrialResolver) -> str | None:
     try:
-        chosen = resolver.versions(change.inputs)
+        chosen = resolver.chosen(change.inputs)
+        release = chosen.get(change.name)
+        fit = "" if release is None else _fit(release, chosen, resolver)
     except (Impossible, ModpkgError):
         return None  # a file that is needed only after the edit may be unreadable
-    if change.name not in chosen:
-        return change.text
-    return f"allow {change.name} {chosen[change.name]}: {change.text}"
+    return change.text if release is None else f"allow {release}{fit}: {change.text}"
+
+
+def _fit(base: Release, chosen: Mapping[str, Release], resolver: TrialResolver) -> str:
+    """Return which of the chosen modules fit a base exactly, or drift on it, as a clause."""
+    acting = [module for module in chosen.values() if base.name in module.line.expects]
+    drifting = [module for module in acting if resolver.drift(module, base) is not None]
+    if drifting:
+        return f", on which {listed([*map(str, drifting)])} drift{'s' * (len(drifting) == 1)}"
+    fit = "fits" if len(acting) == 1 else "fit"
+    return f", which {listed([*map(str, acting)])} {fit} exactly" if acting else ""
 
 
 def _removals(inputs: ResolutionInputs, resolver: TrialResolver) -> Iterator[str]:

@@ -41,8 +41,7 @@ class Walk(AbstractResolver[Need, Candidate, Identifier]):
             Conflict: The walk would have to backtrack; there may or may not be a solution.
         """
         frontier = Frontier(self._space, list(requirements))
-        while frontier.pending:
-            name, extra = frontier.pending.popleft()
+        for name, extra in frontier.visit():
             release = frontier.pinned.get(name)
             if release is None:
                 at = next(frontier.viable(name, extra), None)

@@ -1,4 +1,4 @@
-"""Random registries in memory: acyclic and cyclic, extras, yanked, pre-releases, pins, fit."""
+"""Random registries in memory: cycles, extras, yanked, pre-releases, pins, fit, drift, policies."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modpkg.core.names import module_name, parse_requirement
-from modpkg.core.records import Expects, IndexLine, Provides, TensorType, TouchedTensor
+from modpkg.core.records import (
+    Expects,
+    IndexLine,
+    Provenance,
+    Provides,
+    ReleaseRecord,
+    TensorEntry,
+    TensorType,
+    TouchedTensor,
+)
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import Need, root_needs
+from modpkg.resolve.policy import Policy
 
-DIGEST = "sha256:" + "0" * 64
+DIGEST, OTHER = ("sha256:" + digit * 64 for digit in "06")
+"""Of a release: its one tensor, which all others are made for or not, has the same digest."""
 SMALL, LARGE = ("sha256:" + digit * 64 for digit in "12")
 EXPECTS_SMALL, EXPECTS_LARGE, EXPECTS_NOTHING = ("sha256:" + digit * 64 for digit in "345")
+EXPECTS_OTHER = "sha256:" + "7" * 64
 PROVIDES = {
     SMALL: Provides(tensors={"w": TensorType("F32", [2])}, ports={}),
     LARGE: Provides(tensors={"w": TensorType("F32", [4])}, ports={}),
@@ -22,6 +34,7 @@ PROVIDES = {
 EXPECTS = {
     EXPECTS_SMALL: Expects(tensors={"w": TouchedTensor("F32", [2], DIGEST)}),
     EXPECTS_LARGE: Expects(tensors={"w": TouchedTensor("F32", [4], DIGEST)}),
+    EXPECTS_OTHER: Expects(tensors={"w": TouchedTensor("F32", [2], OTHER)}),
     EXPECTS_NOTHING: Expects(),
 }
 
@@ -44,6 +57,18 @@ class MemoryRegistry:
     def names(self) -> list[str]:
         return sorted(self.lines)
 
+    def record(self, line: IndexLine) -> ReleaseRecord:
+        digest = line.release
+        return ReleaseRecord(
+            name=line.name,
+            version=line.version,
+            kind=line.kind,
+            license="MIT",
+            manifest={},
+            tensors={"w": TensorEntry("F32", [2], digest, pack=digest, offset=0, length=8)},
+            provenance=Provenance(built_with="hand"),
+        )
+
     def provides(self, digest: str) -> Provides:
         return PROVIDES[digest]
 
@@ -58,6 +83,7 @@ class Graph:
     roots: list[str]
     lines: list[IndexLine]
     locked: dict[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
 
     def catalog(self) -> Catalog:
         return Catalog(MemoryRegistry(self.lines))
@@ -75,10 +101,10 @@ class Graph:
         rows = "\n".join(
             f"  {line.name} {line.version} -> {', '.join(line.requires)}"
             f" {line.extras or ''} {'yanked' if line.yanked is not None else ''}"
-            f" {line.provides or ''} {line.expects or ''}"
+            f" {line.provides or ''} {line.expects or ''} {line.release}"
             for line in self.lines
         )
-        return f"roots {', '.join(self.roots)}; locked {self.locked}\n{rows}"
+        return f"roots {', '.join(self.roots)}; locked {self.locked}; {self.policy}\n{rows}"
 
 
 def line(name: str, version: str, *requires: str, **fields: object) -> IndexLine:
@@ -87,8 +113,7 @@ def line(name: str, version: str, *requires: str, **fields: object) -> IndexLine
         version=version,
         kind="collection",
         requires=list(requires),
-        release=DIGEST,
-        **fields,
+        **{"release": DIGEST, **fields},
     )
 
 
@@ -157,6 +182,7 @@ def random_graph(rng: random.Random, *, names: int, versions: int, tightness: fl
                     extras=extras,
                     expects=expects,
                     provides=rng.choice([SMALL, SMALL, SMALL, LARGE, None]) if fits else None,
+                    release=rng.choice([DIGEST, OTHER]) if fits else DIGEST,
                     yanked="" if rng.random() < 0.05 else None,
                 )
             )
@@ -169,4 +195,14 @@ def random_graph(rng: random.Random, *, names: int, versions: int, tightness: fl
         some = rng.choice(lines)
         locked[some.name] = some.version
     assert all(module_name(name) == name for name in known)
-    return Graph(roots, lines, locked)
+    return Graph(roots, lines, locked, random_policy(rng, known))
+
+
+def random_policy(rng: random.Random, names: Sequence[str]) -> Policy:
+    """Return a policy, most often the default."""
+    return Policy(
+        strategy=rng.choice(["highest"] * 5 + ["lowest", "lowest-direct"]),
+        prereleases=frozenset(name for name in names if rng.random() < 0.1),
+        fit="any" if rng.random() < 0.2 else "exact-first",
+        strict=rng.random() < 0.2,
+    )

@@ -1,7 +1,7 @@
 """What the engine is compared with. Nothing here uses the engine's own reading of ranges.
 
-Admission (which releases may be chosen at all, and which are preferred) is taken as given; it has
-tests of its own.
+Admission (which releases may be chosen at all) is taken as given; it has tests of its own. Which of
+them is preferred, and in which order names are visited, is spelled out here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from packaging.version import Version
 from pysat.solvers import Minisat22
 
-from modpkg.core.interface import unfit_reason
+from modpkg.core.interface import drift_of, unfit_reason
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Candidate, Need, dependencies
@@ -26,8 +26,9 @@ class Rules:
     def __init__(self, graph: Graph) -> None:
         self.roots = graph.needs()
         self.catalog: Catalog = graph.catalog()
-        locked = {name: Version(version) for name, version in graph.locked.items()}
-        self.admission = Admission(self.roots, locked)
+        self.locked = {name: Version(version) for name, version in graph.locked.items()}
+        self.policy = graph.policy
+        self.admission = Admission(self.roots, self.locked, graph.policy)
         self.names = sorted({line.name for line in graph.lines})
 
     def releases(self, name: str) -> list[Release]:
@@ -44,7 +45,60 @@ class Rules:
         if expects is None:
             return True
         provides = release.line.provides
-        return provides is not None and unfit_reason(EXPECTS[expects], PROVIDES[provides]) is None
+        if provides is None or unfit_reason(EXPECTS[expects], PROVIDES[provides]) is not None:
+            return False
+        return not self.policy.strict or self.exact(need.parent, release)
+
+    def exact(self, module: Release, base: Release) -> bool:
+        if base.line.provides is None:
+            return False
+        expects, provides = EXPECTS[module.line.expects[base.name]], PROVIDES[base.line.provides]
+        return drift_of(expects, provides, base.registry.record(base.line).tensors).exact
+
+    def waits(self, name: str) -> bool:
+        return self.policy.fit == "exact-first" and any(
+            release.line.provides is not None for release in self.releases(name)
+        )
+
+    def visited(self, choice: Mapping[str, Release]) -> dict[str, set[Release]]:
+        """Return the names in the order of visits, each with the modules that expect it by then."""
+        found: dict[str, set[Release]] = {}
+        expecting: dict[str, set[Release]] = {}
+        asked: list[tuple[str, str | None]] = []
+        done: set[tuple[str, str | None]] = set()
+        needs = list(self.roots)
+        while True:
+            for need in needs:
+                asked.append((need.name, need.extra))
+                if need.parent is not None and need.name in need.parent.line.expects:
+                    expecting.setdefault(need.name, set()).add(need.parent)
+            left = [identifier for identifier in asked if identifier not in done]
+            if not left:
+                return found
+            name, extra = next((one for one in left if not self.waits(one[0])), left[0])
+            done.add((name, extra))
+            found.setdefault(name, set(expecting.get(name, ())))
+            needs = dependencies(Candidate(choice[name], extra))
+
+    def prefers(self, modules: set[Release], name: str) -> list[Release]:
+        """Return the releases of a name, the preferred first, given what expects it."""
+        found = sorted(self.releases(name), key=lambda release: release.version)
+        lowest = self.policy.strategy == "lowest" or (
+            self.policy.strategy == "lowest-direct" and name in {root.name for root in self.roots}
+        )
+        if not lowest:
+            found.reverse()
+
+        def key(release: Release) -> tuple[bool, bool, int]:
+            early = release.version.is_prerelease and name not in self.policy.prereleases
+            drifting = [
+                module
+                for module in modules
+                if self.policy.fit == "exact-first" and not self.exact(module, release)
+            ]
+            return release.version != self.locked.get(name), early, len(drifting)
+
+        return sorted(found, key=key)
 
     def closure(self, choice: Mapping[str, Release]) -> list[str] | None:
         """Return the names that the roots reach, breadth first; None when a need is not met."""
@@ -73,21 +127,19 @@ def brute_force(rules: Rules) -> dict[str, Release] | None:
         choice = dict(zip(names, combination, strict=True))
         closure = rules.closure(choice)
         if closure is not None:
-            answers.append((choice, closure))
+            answers.append((choice, closure, rules.visited(choice)))
     if not answers:
         return None
     place = 0
     # The order in which names are visited depends only on the choices made before.
-    while place < len(answers[0][1]):
-        name = answers[0][1][place]
-        assert all(closure[place] == name for _, closure in answers)
-        preferred = rules.releases(name)
-        best = min(preferred.index(choice[name]) for choice, _ in answers)
-        answers = [
-            (choice, closure) for choice, closure in answers if choice[name] is preferred[best]
-        ]
+    while place < len(answers[0][2]):
+        name, modules = list(answers[0][2].items())[place]
+        assert all([*visits][place] == name for _, _, visits in answers)
+        preferred = rules.prefers(modules, name)
+        best = min(preferred.index(choice[name]) for choice, _, _ in answers)
+        answers = [answer for answer in answers if answer[0][name] is preferred[best]]
         place += 1
-    choice, closure = answers[0]
+    choice, closure, _ = answers[0]
     return {name: choice[name] for name in closure}
 
 

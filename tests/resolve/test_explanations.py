@@ -20,7 +20,7 @@ from modpkg.resolve.search import SatSearch
 from modpkg.resolve.suggest import QUESTION
 from tests.raising import raises
 from tests.resolve.agree import searched, space_of
-from tests.resolve.graphs import Graph, line, plain
+from tests.resolve.graphs import DIGEST, EXPECTS_SMALL, OTHER, SMALL, Graph, line, plain
 from tests.resolve.oracles import Rules, brute_force
 from tests.resolve.universe import bound
 
@@ -85,8 +85,6 @@ def test_an_overridden_root_is_removed_if_nothing_else_helps() -> None:
 
 
 def test_admitting_an_excluded_release_is_suggested_if_it_helps() -> None:
-    graph = plain("top 1 -> lib>1; lib 1; lib 2rc1", "top")
-    assert 'allow lib 2rc1: add "lib" to prereleases under [resolution].' in explanation(graph)
     graph = plain("top 1 -> lib>=2; lib 1", "top")
     graph.lines.append(line("lib", "2", published="2026-02-01T00:00:00Z"))
     text = explanation(graph, cutoff=datetime(2026, 1, 1, tzinfo=timezone.utc))
@@ -137,9 +135,26 @@ def test_a_tangle_ends_within_its_budget() -> None:
     assert "Hint: remove" in text or "No solution was found" in text
 
 
-def test_a_prerelease_that_would_do_is_suggested_by_its_pin() -> None:
-    text = explanation(plain("a 1; a 2rc1", "a>1"))
-    assert "allow a 2rc1: write `==2rc1` for a in modpkg.toml:1" in text
+def test_a_yanked_release_that_would_do_is_suggested_by_its_pin() -> None:
+    graph = Graph(["a>1"], [line("a", "1"), line("a", "2", yanked="")])
+    assert "allow a 2: write `==2` for a in modpkg.toml:1" in explanation(graph)
+
+
+def on_bases(*roots: str) -> Graph:
+    """Return a graph of one base with the weights that a module was made for, then with others."""
+    lines = [
+        line("base", "1", provides=SMALL, release=DIGEST),
+        line("base", "2", provides=SMALL, release=OTHER),
+        line("lora", "1", "base", expects={"base": EXPECTS_SMALL}),
+    ]
+    return Graph(list(roots), lines)
+
+
+def test_a_conflict_names_the_base_that_a_module_fits_exactly() -> None:
+    text = explanation(on_bases("base>=2", "lora"), strict=True)
+    assert "base 2 does not fit: lora 1 was made for other weights (1 of the 1 tensors" in text
+    assert "allow base 1, which lora 1 fits exactly: drop `>=2` from base in modpkg.toml:1." in text
+    assert "allow base 2, on which lora 1 drifts: leave out strict, so that drift" in text
 
 
 def test_a_missing_dependency_is_skipped_or_shown() -> None:

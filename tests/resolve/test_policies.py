@@ -8,6 +8,18 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from modpkg.core.records import (
+    Expects,
+    Provenance,
+    Provides,
+    ReleaseRecord,
+    TensorEntry,
+    TensorType,
+    TouchedTensor,
+    canonical_json,
+)
+from modpkg.core.tree import BlobTree
+from modpkg.registry.reader import Registry
 from tests.raising import raises
 from tests.resolve.universe import Universe, bound
 
@@ -153,23 +165,130 @@ def test_a_constraint_holds_under_an_override_too(shop: Universe) -> None:
 # Pre-releases and yanked releases
 
 
-def test_prereleases_can_be_admitted_by_name(universe: Universe) -> None:
+def test_prereleases_of_a_name_can_count_as_final_ones(universe: Universe) -> None:
     universe.add("a", "1", "lib", "other")
     for name in ("lib", "other"):
         universe.add(name, "1.0")
         universe.add(name, "2.0rc1")
     found = universe.versions("a", prereleases=frozenset({"lib"}))
     assert found == {"a": "1", "lib": "2.0rc1", "other": "1.0"}
+    assert universe.versions("a", "lib>=1.0a1")["lib"] == "1.0"
     assert universe.versions("a", constraints={"lib": bound(">=2.0rc1")})["lib"] == "2.0rc1"
     assert universe.versions("a", overrides={"lib": "==2.0rc1"})["lib"] == "2.0rc1"
 
 
-def test_a_module_cannot_admit_a_prerelease_of_another(universe: Universe) -> None:
-    universe.add("a", "1", "lib>=2.0rc1")
-    universe.add("lib", "1.0")
-    universe.add("lib", "2.0rc1")
-    with raises("M401", match='add "lib" to prereleases under'):
-        universe.versions("a")
+def test_a_module_that_needs_a_prerelease_gets_it(universe: Universe) -> None:
+    universe.add("a", "1", "lib>=2.0b1")
+    universe.add("b", "1", "lib")
+    for version in ("1.0", "2.0a1", "2.0b1", "2.0b2"):
+        universe.add("lib", version)
+    assert universe.versions("a", "b") == {"a": "1", "b": "1", "lib": "2.0b2"}
+    assert universe.versions("b", "a", strategy="lowest")["lib"] == "2.0b1"
+    assert universe.versions("b") == {"b": "1", "lib": "1.0"}
+
+
+def test_a_range_from_a_prerelease_takes_the_final_release(universe: Universe) -> None:
+    for version in ("0.1.0a1", "0.2.0", "0.3.0", "1.0.0a1"):
+        universe.add("a", version)
+    assert universe.versions("a>=0.1.0a1") == {"a": "0.3.0"}
+    assert universe.versions("a>=0.1.0a1", strategy="lowest") == {"a": "0.2.0"}
+    assert universe.versions("a>0.3.0") == {"a": "1.0.0a1"}
+    assert universe.versions("a==0.1.0a1") == {"a": "0.1.0a1"}
+
+
+def test_a_prerelease_is_taken_where_each_final_release_conflicts(universe: Universe) -> None:
+    universe.add("a", "1", "b")
+    universe.add("b", "1", "c<2")
+    universe.add("b", "2rc1", "c")
+    universe.add("c", "1")
+    universe.add("c", "2")
+    assert universe.versions("a", "c>=2") == {"a": "1", "c": "2", "b": "2rc1"}
+    assert universe.versions("a") == {"a": "1", "b": "1", "c": "1"}
+
+
+# Fit
+
+
+@pytest.fixture
+def bases(universe: Universe) -> Universe:
+    """base in versions 1, 1.1 (with the weights of 1) and 2; lora was made for those of 1."""
+    provides = universe.document(Provides(tensors={"w": TensorType("F32", [1])}, ports={}))
+    made_for, other = ("sha256:" + digit * 64 for digit in "89")
+    for version, weights in (("1", made_for), ("1.1", made_for), ("2", other)):
+        tensors = {"w": TensorEntry("F32", [1], weights, pack=other, offset=0, length=4)}
+        record = ReleaseRecord(
+            name="base",
+            version=version,
+            kind="collection",
+            license="MIT",
+            manifest={},
+            packs={other: 4},
+            tensors=tensors,
+            provides=provides,
+            provenance=Provenance(built_with="hand"),
+        )
+        release = BlobTree(universe.folder).add(canonical_json(record))
+        universe.add("base", version, provides=provides, release=release)
+    for name, weights in (("lora", made_for), ("other", other)):
+        touched = Expects(tensors={"w": TouchedTensor("F32", [1], weights)})
+        universe.add(name, "1", "base", expects={"base": universe.document(touched)})
+    return universe
+
+
+@pytest.mark.parametrize("roots", [["lora"], ["base", "lora"], ["lora", "base"], ["model"]])
+def test_a_base_that_a_module_fits_exactly_is_preferred(bases: Universe, roots: list[str]) -> None:
+    bases.add("model", "1", "base", "lora")
+    assert bases.versions(*roots)["base"] == "1.1", "the newest one with these weights"
+    assert bases.versions(*roots, fit="any")["base"] == "2"
+    assert bases.versions(*roots, strategy="lowest")["base"] == "1"
+    assert bases.versions("base") == {"base": "2"}
+    assert bases.versions("lora", "base>=2")["base"] == "2", "drift is allowed"
+
+
+def test_the_lock_comes_before_an_exact_fit(bases: Universe) -> None:
+    assert bases.versions("lora", locked={"base": "2"})["base"] == "2"
+    assert bases.versions("lora", locked={"base": "2"}, strict=True)["base"] == "1.1"
+
+
+def test_the_base_is_taken_on_which_the_fewest_modules_drift(bases: Universe) -> None:
+    assert bases.versions("lora", "other")["base"] == "2", "one drifts on each"
+    bases.add("third", "1", "base", expects=bases.expects("lora"))
+    assert bases.versions("other", "lora", "third")["base"] == "1.1"
+
+
+def test_the_newest_module_decides_and_not_the_newest_base(bases: Universe) -> None:
+    bases.add("lora", "2", "base", expects=bases.expects("other"))
+    assert bases.versions("base", "lora") == {"base": "2", "lora": "2"}
+    assert bases.versions("base<2", "lora") == {"base": "1.1", "lora": "2"}
+    assert bases.versions("base<2", "lora", strict=True) == {"base": "1.1", "lora": "1"}
+
+
+def test_a_final_base_comes_before_a_prerelease_that_fits_exactly(bases: Universe) -> None:
+    bases.add("rc", "1", "base>=2", expects=bases.expects("lora"))
+    line = bases.line("base", "1")
+    bases.add("base", "3rc1", provides=line.provides, release=bases.again(line, "3rc1"))
+    assert bases.versions("rc")["base"] == "2"
+    assert bases.versions("rc", strict=True)["base"] == "3rc1"
+
+
+def test_a_base_without_its_record_fits_nothing_exactly(bases: Universe) -> None:
+    bases.add("base", "1.2", provides=bases.line("base", "1").provides)
+    assert bases.versions("lora")["base"] == "1.1"
+    assert bases.versions("lora", "base>=1.2,<2")["base"] == "1.2"
+    with raises("M401", match="the release record of base 1.2 is missing or damaged"):
+        bases.versions("lora", "base>=1.2,<2", strict=True)
+
+
+def test_no_record_is_read_without_a_choice(
+    bases: Universe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a record was read")
+
+    monkeypatch.setattr(Registry, "record", fail)
+    assert bases.versions("base") == {"base": "2"}
+    assert bases.versions("lora", "base==1")["base"] == "1"
+    assert bases.versions("lora", locked={"lora": "1", "base": "2"})["base"] == "2"
 
 
 def test_a_locked_prerelease_stays_and_admits_no_other(universe: Universe) -> None:

@@ -67,14 +67,15 @@ def test_an_unknown_extra_is_a_warning(universe: Universe) -> None:
     assert universe.resolve("a[nope]").warnings == ("a 1 has no extra 'nope'",)
 
 
-def test_prereleases_by_pep_440(universe: Universe) -> None:
+def test_final_releases_come_before_prereleases(universe: Universe) -> None:
     for version in ("1.0", "2.0rc1"):
         universe.add("a", version)
     universe.add("only", "1.0a1")
     assert universe.versions("a") == {"a": "1.0"}
     assert universe.versions("a>=2.0rc1") == {"a": "2.0rc1"}
     assert universe.versions("only") == {"only": "1.0a1"}
-    with raises("M401", match="2.0rc1 is a pre-release"):
+    assert universe.versions("a>1") == {"a": "2.0rc1"}, "no final release is in the range"
+    with raises("M401", match="a is available in 1.0, 2.0rc1"):
         universe.versions("a>=2")
 
 

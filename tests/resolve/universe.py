@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from packaging.version import Version
 
 from modpkg.core.names import parse_requirement
-from modpkg.core.records import Expects, Provides, canonical_json
+from modpkg.core.records import Expects, IndexLine, Provides, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
@@ -46,6 +47,19 @@ class Universe:
 
     def document(self, value: Provides | Expects) -> str:
         return BlobTree(self.folder).add(canonical_json(value))
+
+    def line(self, name: str, version: str) -> IndexLine:
+        return Registry(str(self.folder)).line(name, version)
+
+    def expects(self, name: str) -> dict[str, str]:
+        return self.line(name, "1").expects
+
+    def again(self, line: IndexLine, version: str) -> str:
+        """Return the digest of a release record that is another version of a release."""
+        record = Registry(str(self.folder)).record(line)
+        return BlobTree(self.folder).add(
+            canonical_json(msgspec.structs.replace(record, version=version))
+        )
 
     def resolve(
         self,

@@ -29,7 +29,7 @@ from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedPolicy, lock_of
 from modpkg.resolve.need import Need
-from modpkg.resolve.policy import Policy, VersionRange
+from modpkg.resolve.policy import VersionRange
 from modpkg.resolve.resolve import resolve
 
 
@@ -181,11 +181,9 @@ class LockMixes:
     ) -> Mix | Unresolvable:
         manifest = self._project.parse(text)
         base = self._policy
-        policy = Policy(
-            strategy=base.strategy,
-            prereleases=base.prereleases,
+        policy = msgspec.structs.replace(
+            base,
             constraints={name: VersionRange(bound) for name, bound in bounds.items()},
-            cutoff=base.cutoff,
             cutoffs=dict(base.cutoffs) | dict.fromkeys(bounds),
         )
         try:

@@ -59,7 +59,12 @@ def tested_update(session: TrialSession) -> TestedUpdate:
     before = project.text()
     plain = project.parse(before)
     current = current_lock(project, plain, read_lock(project.lock_path))
-    manifest = with_flags(plain, strategy=request.strategy, exclude_newer=request.exclude_newer)
+    manifest = with_flags(
+        plain,
+        strategy=request.strategy,
+        exclude_newer=request.exclude_newer,
+        strict=request.strict,
+    )
     upgrade = list(request.upgrade) if request.upgrade is not None else None
     bounds: dict[str, SpecifierSet] = {}
     blamed: dict[str, tuple[Culprit, list[str]]] = {}

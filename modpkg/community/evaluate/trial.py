@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 
-from modpkg.core.names import ModuleName, parse_version
+from modpkg.core.names import ModuleName
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
@@ -50,10 +50,8 @@ def trial_manifest(
         )
         for pin in pins
     ]
-    early = {pin.name for pin in pins if parse_version(pin.version).is_prerelease}
     resolution = msgspec.structs.replace(
         project_manifest.resolution,
-        prereleases=tuple(sorted({*project_manifest.resolution.prereleases, *early})),
         exclude_newer_package={
             **project_manifest.resolution.exclude_newer_package,
             **{pin.name: None for pin in pins},
