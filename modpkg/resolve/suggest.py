@@ -192,7 +192,7 @@ def _changes(
         policy = msgspec.structs.replace(inputs.policy, strict=False)
         loose = msgspec.structs.replace(inputs, policy=policy)
         for name in bases:
-            yield Suggestion(loose, name, "leave out strict, so that drift is allowed")
+            yield Suggestion(loose, name, "leave out strict (--strict, or under [resolution])")
     questions = {root.name for root in inputs.roots if root.where == QUESTION}
     for need in involved:
         if need.name not in questions:

@@ -17,7 +17,9 @@ from modpkg.core.errors import (
 from modpkg.core.names import parse_requirement
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install, roll_back
+from modpkg.environment.locking import stale_reason, update_lock
 from modpkg.environment.plan import InstallRequest, plan_install
+from modpkg.environment.policy import with_flags
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import read_lock
@@ -204,17 +206,53 @@ def test_drift_is_allowed_and_reported_and_refused_under_strict(
     registry: Path, tmp_path: Path
 ) -> None:
     tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), registry)
-    environment = install("talker")
-    generation = environment.current()
+    generation = install("talker", "tiny>1").current()
     assert generation is not None
     fits = next(m.fits for m in generation.modules if m.name == "tiny-lora")
     assert fits == {
         "tiny 1.1": "drifted (4 of the 4 tensors it touches differ; how far they moved is "
         "unknown: the earlier ones are not in the store)"
     }
-    with raises("M414", match="4 of the 4 tensors"):
-        install("talker", strict=True)
-    assert versions(install("tiny==1.0", strict=True))["tiny"] == "1.0"
+    with raises("M414", match=r"another tiny than tiny 1.1 \(4 of the 4 tensors"):
+        install(frozen=True, strict=True)
+    with raises("M401", match="allow tiny 1.0, which tiny-lora 2.0 fits exactly: drop `>1`"):
+        install(strict=True)
+    install("tiny>=1")
+    assert versions(install())["tiny"] == "1.1", "the lock keeps it"
+    assert versions(install(strict=True))["tiny"] == "1.0"
+
+
+def test_a_base_that_is_fitted_exactly_is_installed(registry: Path, tmp_path: Path) -> None:
+    tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), registry)
+    assert versions(install("talker"))["tiny"] == "1.0", "which tiny-lora was made for"
+    assert versions(install("tiny", upgrade=None))["tiny"] == "1.0"
+
+
+def test_strict_and_fit_in_the_manifest(registry: Path, tmp_path: Path) -> None:
+    tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), registry)
+    folder = tmp_path / "app"
+    folder.mkdir()
+    manifest = folder / "modpkg.toml"
+
+    def locked(resolution: str, tiny: str = "*", **flags: bool) -> str:
+        manifest.write_text(
+            f'[app]\nname = "a"\n[dependencies]\ntiny = "{tiny}"\ntiny-lora = "*"\n'
+            f"[resolution]\n{resolution}\n"
+        )
+        workspace = Workspace(find_project(folder))
+        lock = update_lock(workspace, with_flags(workspace.manifest, **flags))
+        found = lock.find("tiny")
+        assert found is not None
+        assert stale_reason(workspace.manifest, lock) is None
+        return found.version
+
+    assert locked('fit = "any"') == "1.1"
+    assert locked("") == "1.1", "what is locked stays"
+    assert locked("", strict=True) == "1.0"
+    with raises("M401", match="and strict is set"):
+        locked("strict = true", ">1")
+    assert locked("strict = false", ">1") == "1.1"
+    assert locked("strict = true") == "1.0"
 
 
 def test_drift_is_measured_where_the_earlier_weights_are_here(
@@ -228,7 +266,7 @@ def test_drift_is_measured_where_the_earlier_weights_are_here(
     tensors[name] = tensors[name] * 1.25
     save_file(tensors, weights)
     tiny.publish(folder, registry)
-    generation = install("talker", upgrade=["tiny"]).current()
+    generation = install("talker", "tiny>1", upgrade=["tiny"]).current()
     assert generation is not None
     fits = next(m.fits for m in generation.modules if m.name == "tiny-lora")
     assert fits == {
