@@ -101,6 +101,10 @@ def _reason(preview: Preview, updated: Resolution, newest: Release) -> str:
         unfit = need.parent and admission.unfit(preview.catalog, need.parent, newest)
         if unfit:
             return f"it does not fit {who}: {unfit}"
+    modules = [chosen.release for chosen in updated.modules.values()]
+    chosen = next((one.version for one in modules if one.name == newest.name), newest.version)
+    if passed_over := preview.passed_over(newest, chosen, modules):
+        return f"it {passed_over}"
     if admission.prefers_lowest(newest.name):
         return "the strategy prefers the oldest"
     return f"see: modpkg why-not {newest.name}=={newest.version}"

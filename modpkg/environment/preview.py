@@ -7,11 +7,12 @@ from datetime import datetime, timezone
 
 from packaging.version import Version
 
-from modpkg.core.names import parse_version
+from modpkg.core.names import listed, parse_version
 from modpkg.environment.locking import kept_versions, roots_of, stale_reason
 from modpkg.environment.policy import policy_of
 from modpkg.environment.workspace import Workspace
-from modpkg.resolve.admission import Admission
+from modpkg.resolve.admission import PRERELEASE, Admission
+from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Need
 from modpkg.resolve.resolve import Resolution, resolve
 
@@ -47,6 +48,27 @@ class Preview:
         """Return which releases may be selected with the manifest's own roots."""
         kept = kept_versions(self.manifest, self.lock, upgrade)
         return Admission(self.roots, kept, self.policy)
+
+    def passed_over(
+        self, release: Release, chosen: Version, modules: Iterable[Release]
+    ) -> str | None:
+        """Return why ``chosen`` is preferred, whatever the strategy, as the rest of a sentence.
+
+        ``modules`` are those that are chosen. None if the strategy decides.
+        """
+        admission = self.admission()
+        if admission.rank(release) == PRERELEASE and not chosen.is_prerelease:
+            return f"is a pre-release, and a final release ({chosen}) fits"
+        acting = [module for module in modules if release.name in module.line.expects]
+        drifting = [
+            str(module)
+            for module in acting
+            if self.catalog.unfit(module, release) is None
+            and self.catalog.drift(module, release) is not None
+        ]
+        if not drifting or not admission.prefers_exact:
+            return None
+        return f"has other weights than {listed(drifting)} was made for"
 
     def chosen(self) -> dict[str, Version]:
         """Return the versions that are locked, or, if the lock is out of date, would be locked."""

@@ -122,6 +122,10 @@ def _preference(preview: Preview, release: Release, chosen: Version | None) -> s
         return f"{name} {release.version} {refusal}."
     if chosen is None:
         return f"Nothing selected needs {name}."
+    modules = [module.release for module in preview.resolve().modules.values()]
+    passed_over = preview.passed_over(release, chosen, modules)
+    if passed_over is not None:
+        return f"{name} {release.version} {passed_over}."
     if (release.version < chosen) != preview.admission().prefers_lowest(name):
         word = "older" if release.version < chosen else "newer"
         return f"{name} {release.version} is {word} than {chosen}, which is preferred."

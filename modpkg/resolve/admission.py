@@ -15,6 +15,9 @@ from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
 from modpkg.resolve.policy import Policy, VersionRange
 
+LOCKED, FINAL, PRERELEASE = range(3)
+"""Ranks of a name's releases, the preferred one first."""
+
 
 class Admission:
     """The releases that a resolution may choose from, by policy, roots and lock.
@@ -102,11 +105,11 @@ class Admission:
         self._admitted[name] = sorted(left, key=self.rank)
 
     def rank(self, release: Release) -> int:
-        """Return 0 for the locked release, 1 for final ones, 2 for pre-releases."""
+        """Return `LOCKED`, `FINAL` or `PRERELEASE`; lower ranks are preferred."""
         if release.version == self._locked.get(release.name):
-            return 0
+            return LOCKED
         early = release.version.is_prerelease and release.name not in self._policy.prereleases
-        return 2 if early else 1
+        return PRERELEASE if early else FINAL
 
     @property
     def prefers_exact(self) -> bool:

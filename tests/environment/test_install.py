@@ -474,3 +474,11 @@ def test_a_tokenizer_in_one_module_alone_is_read(owner: str, home: Path, tmp_pat
     )
     told = modpkg("install").stderr
     assert ("tiny-lora has other tokens than tiny (eos_token)" in told) == (owner == "tiny-lora")
+
+
+def test_what_is_passed_over_for_an_exact_fit_is_told(registry: Path, tmp_path: Path) -> None:
+    install("talker")
+    tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), registry)
+    told = "tiny 1.1 has other weights than tiny-lora 2.0 was made for."
+    assert told in modpkg("why-not", "tiny==1.1").stdout
+    assert "it has other weights than tiny-lora 2.0 was made for" in modpkg("outdated").stdout
