@@ -31,4 +31,6 @@ def completion_command(shell: str) -> None:
     """
     complete = _SHELLS[shell](click.Command("modpkg"), {}, "modpkg", VARIABLE)
     # Not complete.source(): for bash, that runs the bash that is found first, to ask its version.
-    say(ShellComplete.source(complete).strip("\n"))
+    script = ShellComplete.source(complete).strip("\n")
+    # Only the first comma of an answer ends its type; those after it are of its description.
+    say(script.replace('string split ","', 'string split --max 1 ","'))

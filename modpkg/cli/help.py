@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from click.shell_completion import CompletionItem
 
-from modpkg.cli.output import say
+from modpkg.cli.manual import write_manual
+from modpkg.cli.output import counted, good, say, tell
 
 
 def _commands(
@@ -18,15 +21,28 @@ def _commands(
 
 @click.command("help")
 @click.argument("names", metavar="[COMMAND]...", nargs=-1, shell_complete=_commands)
+@click.option(
+    "--man",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write manual pages for 'man' into DIR instead.",
+)
 @click.pass_context
-def help_command(context: click.Context, names: tuple[str, ...]) -> None:
+def help_command(context: click.Context, names: tuple[str, ...], man: Path | None) -> None:
     """Show the help of modpkg, or of a command, like --help after it.
 
     \b
       modpkg help install
       modpkg help store gc
+      modpkg help --man ~/.local/share/man       then: man modpkg-install
     """
     shown = context.find_root()
+    if man is not None:
+        if names:
+            context.fail("--man writes the pages of all commands; name none.")
+        pages = write_manual(shown, man)
+        tell(f"{good('Wrote')} {counted(len(pages), 'page')} to {man}/man1/.")
+        return
     for name in names:
         if not isinstance(shown.command, click.Group):
             shown.fail(f"{shown.command_path!r} has no commands of its own.")

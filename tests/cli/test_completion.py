@@ -103,13 +103,25 @@ def test_the_script_is_of_the_shell(shell: str) -> None:
         subprocess.run([shell, "-n"], input=text, text=True, check=True)
 
 
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program named modpkg on the path."""
+    path = tmp_path / "bin" / "modpkg"
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m modpkg "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+def in_shell(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes(app: Path, tmp_path: Path) -> None:
+def test_bash_completes(app: Path, program: None) -> None:
     """As bash does on Tab: the function that the script registers, with the words of the line."""
-    program = tmp_path / "bin" / "modpkg"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m modpkg "$@"\n')
-    program.chmod(0o755)
     script = (
         'eval "$(modpkg completion bash)"\n'
         "complete -p modpkg\n"
@@ -117,13 +129,39 @@ def test_bash_completes(app: Path, tmp_path: Path) -> None:
         "_modpkg_completion modpkg l why\n"
         'echo "${COMPREPLY[@]}"\n'
     )
-    path = f"{program.parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
+    assert in_shell("bash", "-c", script).splitlines()[-1] == "lib"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+def test_fish_completes(app: Path, program: None) -> None:
+    script = (
+        "modpkg completion fish | source\n"
+        'complete -C "modpkg why l"; complete -C "modpkg store i"; complete -C "modpkg build modp"'
     )
-    assert done.stdout.splitlines()[-1] == "lib"
-    assert done.stderr == ""
+    assert in_shell("fish", "--no-config", "-c", script).split("\n")[:-1] == [
+        "lib",
+        "info\tShow the store's folder, contents and...",
+        "modpkg.lock",
+        "modpkg.toml",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes(app: Path, program: None) -> None:
+    """As zsh does on Tab: the function that the script registers, with the words of the line."""
+    script = (
+        "compdef() { print registered $1 }\n"
+        "compadd() { print -r -- $completions }\n"
+        "_describe() { print -r -- $completions_with_descriptions }\n"
+        "_path_files() { print files $@ }\n"
+        'eval "$(modpkg completion zsh)"\n'
+        "words=(modpkg why l) CURRENT=3; _modpkg_completion\n"
+        "words=(modpkg store i) CURRENT=3; _modpkg_completion\n"
+        "words=(modpkg build m) CURRENT=3; _modpkg_completion\n"
+    )
+    assert in_shell("zsh", "-f", "-c", script).splitlines() == [
+        "registered _modpkg_completion",
+        "lib",
+        "info:Show the store's folder, contents and...",
+        "files -f",
+    ]
