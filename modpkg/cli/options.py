@@ -38,7 +38,8 @@ def registry_option(command: Command) -> Command:
 
 
 def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command a `Workspace` in place of ``--registry``, ``--offline`` and ``--user``.
+    """Give a command a `Workspace` in place of ``--registry``, ``--offline``, ``--user`` and
+    ``--accept-changed``.
 
     It comes first of the arguments, and shows progress on the terminal. The decorator stands right
     above the function, below those of its options.
@@ -50,10 +51,11 @@ def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
         registry: str | None = None,
         offline: bool = False,
         user: bool = False,
+        accept_changed: tuple[str, ...] = (),
         **values: Any,
     ) -> Any:
         with TerminalProgress() as progress:
-            options = RegistryOptions(registry, offline)
+            options = RegistryOptions(registry, offline, accept_changed)
             workspace = Workspace(user=user, options=options, progress=progress)
             if chosen.verbose:
                 _note_folders(workspace)
@@ -72,8 +74,22 @@ def _note_folders(workspace: Workspace) -> None:
     note(faint(f"modpkg {__version__}: {used}, store {store_folder()}"))
 
 
+def accept_option(command: Command) -> Command:
+    """Add ``--accept-changed``, for commands that resolve again."""
+    return click.option(
+        "--accept-changed",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=locked_names,
+        help="Lock what a registry has now as NAME's version, although it is another release.",
+    )(command)
+
+
 def policy_options(command: Command) -> Command:
-    """Add ``--resolution`` and ``--exclude-newer``, which override the manifest's."""
+    """Add ``--resolution`` and ``--exclude-newer``, which override the manifest's.
+
+    With them comes ``--accept-changed``.
+    """
     newer = click.option(
         "--exclude-newer",
         metavar="WHEN",
@@ -84,7 +100,7 @@ def policy_options(command: Command) -> Command:
         type=click.Choice(["highest", "lowest", "lowest-direct"]),
         help="Versions to prefer. [default: the manifest's, else highest]",
     )
-    return strategy(newer(command))
+    return strategy(newer(accept_option(command)))
 
 
 def strict_option(command: Command) -> Command:

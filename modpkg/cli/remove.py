@@ -6,7 +6,7 @@ import click
 
 from modpkg.cli.install import carry_out
 from modpkg.cli.module_names import locked_names
-from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.options import accept_option, project_options, with_workspace
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.workspace import Workspace
 
@@ -14,6 +14,7 @@ from modpkg.environment.workspace import Workspace
 @click.command("remove")
 @click.argument("names", nargs=-1, required=True, shell_complete=locked_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; change nothing.")
+@accept_option
 @project_options
 @with_workspace
 def remove_command(

@@ -169,7 +169,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M305", "M306", "M310", "M508"], IntegrityError),
     **dict.fromkeys(["M307", "M309", "M311", "M317", "M761"], PublishError),
     **dict.fromkeys(["M401"], ResolutionImpossible),
-    **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415"], LockError),
+    **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416"], LockError),
     **dict.fromkeys(
         ["M414", "M501", "M502", "M503", "M504", "M505", "M507", "M509", "M510", "M728"],
         InstallError,

@@ -169,6 +169,10 @@ MESSAGES: dict[str, str] = {
         "{name} {version} requires modpkg {specifier}, and this is modpkg {engine}; upgrade "
         "modpkg, or run 'modpkg update {name}' for another version."
     ),
+    "M416": (
+        "What modpkg.lock promised has changed: {changes}. Ask who keeps the registry; if it is "
+        "what you want, run the command again with {options}."
+    ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
         "Not enough disk space at {path}: {needed} needed, {free} free; nothing was changed. Free "

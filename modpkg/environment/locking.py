@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from modpkg.core.names import module_name, parse_version, read_requirement, requ
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
+from modpkg.environment.promise import check_promise, vanished
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
@@ -90,7 +91,9 @@ def resolve_lock(
     """Return the lock of a manifest, and pass on warnings; see `make_lock`."""
     workspace.progress.stage("Resolving")
     registries = workspace.registries_for(manifest, previous)
-    locked = make_lock(manifest, registries, previous, upgrade=upgrade)
+    locked = make_lock(
+        manifest, registries, previous, upgrade=upgrade, accepted=workspace.options.accepted
+    )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
     registries.by_name(locked.lock)
@@ -103,10 +106,14 @@ def resolve_lock(
 
 
 def update_lock(
-    workspace: Workspace, manifest: Manifest, *, upgrade: Iterable[str] | None = ()
+    workspace: Workspace,
+    manifest: Manifest,
+    *,
+    upgrade: Iterable[str] | None = (),
 ) -> Lock:
     """Resolve a manifest and write the project's lock file; see `make_lock`."""
-    lock = resolve_lock(workspace, manifest, workspace.usable_lock(), upgrade=upgrade)
+    previous = workspace.usable_lock()
+    lock = resolve_lock(workspace, manifest, previous, upgrade=upgrade)
     write_atomically(workspace.project.lock_path, format_lock(lock).encode())
     return lock
 
@@ -176,6 +183,7 @@ def make_lock(
     previous: Lock | None,
     *,
     upgrade: Iterable[str] | None = (),
+    accepted: Collection[str] = (),
     now: datetime | None = None,
 ) -> Locked:
     """Resolve a manifest, keeping the versions of ``previous`` where they fit.
@@ -185,12 +193,14 @@ def make_lock(
         registries: Those of the manifest.
         previous: The lock so far.
         upgrade: Modules whose locked version is not kept; None means all.
+        accepted: Modules whose release or registry may be another one than in ``previous``.
         now: The moment that ``exclude-newer`` spans are relative to; the clock's if None.
 
     Raises:
         ResolutionImpossible: No versions fit together.
         NotFound: A registry lacks a module.
         RegistryError: A registry cannot be read.
+        LockError: A registry has another release as a locked version; see `check_promise`.
     """
     policy = policy_of(manifest, now or datetime.now(timezone.utc))
     kept = kept_versions(manifest, previous, upgrade)
@@ -205,10 +215,15 @@ def make_lock(
         overrides=recorded(manifest.overrides),
         policy=locked_policy(manifest, policy.cutoff),
     )
+    gone: list[str] = []
+    if previous is not None:
+        check_promise(previous, lock, [module_name(name) for name in accepted])
+        gone = vanished(previous, lock, catalog)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit
     warnings = (
         *_warn_strategy_changed(manifest, previous),
+        *gone,
         *resolution.warnings,
         *_warn_unknown_upgrades(upgrade, previous, lock),
     )

@@ -41,7 +41,7 @@ from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.environment.remember import Remembered, remember
-from modpkg.environment.workspace import RegistryOptions, Workspace
+from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
@@ -208,7 +208,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     if request.remember:
         remembered = remember(workspace, {module_name(item.name) for item in request.add})
         if remembered.alias not in (None, DEFAULT):  # it is not for all others
-            options = RegistryOptions(None, workspace.options.offline)
+            options = msgspec.structs.replace(workspace.options, registry=None)
             workspace = workspace.for_project(workspace.project, options=options)
     selection = _select(workspace, request, remembered)
     manifest, lock, store = selection.manifest, selection.lock, workspace.store

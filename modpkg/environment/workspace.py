@@ -44,6 +44,8 @@ class RegistryOptions(Struct, frozen=True):
     registry: str | None = None
     """Address of the default registry, in place of the manifest's."""
     offline: bool = False
+    accepted: tuple[str, ...] = ()
+    """Locked modules that may be another release, or of another registry, than is locked."""
 
 
 NO_OPTIONS = RegistryOptions()

@@ -265,7 +265,9 @@ def test_a_lock_keeps_the_registry_that_it_has(home: Path, acme: Path) -> None:
     modpkg("install", "--frozen")
     modpkg("lock")
     assert registries() == {"lora": "acme", "base": "registry"}
-    modpkg("lock", "--upgrade")
+    with raises("M416", match="base"):
+        modpkg("lock", "--upgrade")
+    modpkg("lock", "--upgrade", "--accept-changed", "base")
     assert registries() == {"lora": "acme", "base": "acme", "core": "acme"}
 
 

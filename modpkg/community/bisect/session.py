@@ -35,6 +35,8 @@ class TrialSession(Struct, frozen=True):
     trials: Trials
     report: Callable[[str], None]
     """Called with a line for each step."""
+    accepted: tuple[str, ...] = ()
+    """As in `RegistryOptions`."""
 
     def mixes(self, old: Lock, new: Lock) -> LockMixes:
         """Return the mixes of two locks."""
@@ -65,5 +67,6 @@ def open_session(
             trials, fresh = Trials(command, tests, progress, progress.detail), True
         stack.enter_context(trials.held(fresh=fresh))
         yield TrialSession(
-            project, trial_project, text, registries, request, trials, progress.detail
+            *(project, trial_project, text, registries, request, trials, progress.detail),
+            accepted=workspace.options.accepted,
         )

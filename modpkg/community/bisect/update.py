@@ -71,7 +71,7 @@ def tested_update(session: TrialSession) -> TestedUpdate:
     skipped: list[SkippedMix] = []
     newest: Lock | None = None
     while True:
-        target = _newest(manifest, session.registries, current, upgrade, bounds)
+        target = _newest(manifest, session.registries, current, upgrade, bounds, session.accepted)
         newest = newest or target
         if target.module == current.module:
             break
@@ -120,6 +120,7 @@ def _newest(
     current: Lock,
     upgrade: list[str] | None,
     bounds: dict[str, SpecifierSet],
+    accepted: tuple[str, ...],
 ) -> Lock:
     """Return what an update would lock with some modules bounded."""
     constraints = {bound.name: bound for bound in manifest.constraints}
@@ -130,7 +131,7 @@ def _newest(
     narrowed = msgspec.structs.replace(
         manifest, constraints=tuple(constraints[name] for name in sorted(constraints))
     )
-    lock = make_lock(narrowed, registries, current, upgrade=upgrade).lock
+    lock = make_lock(narrowed, registries, current, upgrade=upgrade, accepted=accepted).lock
     return msgspec.structs.replace(lock, constraints=recorded(manifest.constraints))
 
 
