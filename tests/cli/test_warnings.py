@@ -29,9 +29,9 @@ def test_drift_is_told_of_what_a_model_uses(
     drifted: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     manifest = drifted / "modpkg.toml"
-    manifest.write_text('[app]\nname = "app"\n[dependencies]\nkit = "*"\n')
+    manifest.write_text('[app]\nname = "app"\n[dependencies]\ntiny = ">1"\nkit = "*"\n')
     assert "drift" not in run(capfd, "install")[2], "no model has the adapter"
-    manifest.write_text('[app]\nname = "app"\n[dependencies]\ntiny-lora = "*"\n')
+    manifest.write_text('[app]\nname = "app"\n[dependencies]\ntiny = ">1"\ntiny-lora = "*"\n')
     err = run(capfd, "install")[2]
     assert err.count("tiny-lora was made for other weights of tiny 1.1: drifted") == 1
     assert "drifted" in run(capfd, "show", "tiny-lora")[1], "it can be looked up at any time"
@@ -40,6 +40,8 @@ def test_drift_is_told_of_what_a_model_uses(
 def test_drift_is_not_told_beside_nothing_to_do(
     drifted: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    manifest = drifted / "modpkg.toml"
+    manifest.write_text('[app]\nname = "app"\n[dependencies]\ntiny = ">1"\n')
     assert "drifted" in run(capfd, "install", "tiny-lora")[2]
     for arguments in (["install"], ["install", "--upgrade"], ["update"], ["install", "tiny-lora"]):
         status, out, err = run(capfd, *arguments)

@@ -265,8 +265,7 @@ def test_a_lock_keeps_the_registry_that_it_has(home: Path, acme: Path) -> None:
     modpkg("install", "--frozen")
     modpkg("lock")
     assert registries() == {"lora": "acme", "base": "registry"}
-    with raises("M416", match="base"):
-        modpkg("lock", "--upgrade")
+    assert "M416" in refused("lock", "--upgrade")
     modpkg("lock", "--upgrade", "--accept-changed", "base")
     assert registries() == {"lora": "acme", "base": "acme", "core": "acme"}
 
