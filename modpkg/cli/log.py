@@ -11,7 +11,6 @@ from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import bad, faint, good, print_json, say, strong, tell
 from modpkg.community.lineage.lineage import RELATIONS, TreeLine, read_lineage, tree_lines
 from modpkg.community.lineage.svg import lineage_svg
-from modpkg.core.errors import NotFound
 from modpkg.core.files import shown, write_atomically
 from modpkg.core.names import module_name
 from modpkg.environment.workspace import Workspace
@@ -31,7 +30,7 @@ def log_command(workspace: Workspace, name: str, svg: Path | None, as_json: bool
     chosen = module_name(name)
     lineage = read_lineage(chosen, workspace.registries.of)
     if not lineage.releases:
-        raise NotFound("M304", name=chosen, registry=workspace.registries.of(chosen).shown, hint="")
+        raise workspace.registries.of(chosen).not_found(chosen, "any")
     if svg is not None:
         write_atomically(svg, lineage_svg(lineage).encode())
     if as_json:

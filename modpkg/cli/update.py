@@ -18,10 +18,10 @@ from modpkg.cli.options import (
     with_workspace,
 )
 from modpkg.core.errors import LockError, UsageError
-from modpkg.core.names import module_name
+from modpkg.core.names import ModuleName, module_name
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.schema import Strategy
+from modpkg.manifest.schema import Manifest, Strategy
 from modpkg.toml.node import hint
 
 
@@ -93,6 +93,16 @@ def _locked_names(workspace: Workspace, names: Sequence[str]) -> list[str]:
     wanted = [module_name(name) for name in names]
     for name in wanted:
         if name not in locked:
-            near = hint(name, locked).removesuffix("?")
-            raise LockError("M402", name=name, path=workspace.project.lock_path, hint=near)
+            instead = _instead(workspace.manifest, name, locked)
+            raise LockError("M402", name=name, path=workspace.project.lock_path, hint=instead)
     return [str(name) for name in wanted]
+
+
+def _instead(manifest: Manifest, name: ModuleName, locked: Sequence[str]) -> str:
+    """Return what to do about a name that is not in the lock."""
+    if name in manifest.models:
+        modules = " ".join(manifest.models[name].modules())
+        return f"; update what it is made of: run 'modpkg update {modules}'"
+    if any(dependency.name == name for dependency in manifest.dependencies):
+        return f"; {manifest.path.name} names it: run 'modpkg lock'"
+    return hint(name, locked) or f"; run 'modpkg install {name}' to add it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.cli.install import show_changes
@@ -14,6 +15,7 @@ from modpkg.core.names import ModuleName, parse_requirement
 from modpkg.environment.preview import open_preview
 from modpkg.environment.why_not import WhyNot, why_not
 from modpkg.environment.workspace import Workspace
+from modpkg.resolve.catalog import Catalog
 
 
 @click.command("why-not")
@@ -25,27 +27,31 @@ def why_not_command(workspace: Workspace, requirement: str, as_json: bool) -> No
 
     Everything is resolved once more with that version; nothing is changed.
     """
-    answer = why_not(open_preview(workspace), *_exact_version(requirement))
+    parsed = parse_requirement(requirement)
+    preview = open_preview(workspace)
+    answer = why_not(preview, ModuleName(parsed.name), _exact_version(parsed, preview.catalog))
     if as_json:
         print_json(answer)
     else:
         _show(answer, workspace.manifest.path.name)
 
 
-def _exact_version(text: str) -> tuple[ModuleName, Version]:
-    """Return the name and version of ``NAME==VERSION``.
+def _exact_version(requirement: Requirement, catalog: Catalog) -> Version:
+    """Return the version of ``NAME==VERSION``.
 
     Raises:
-        UsageError: `text` is not of the form ``NAME==VERSION``.
+        UsageError: The requirement is not of the form ``NAME==VERSION``.
+        NotFound: Nor is there a module of that name.
     """
-    requirement = parse_requirement(text)
     specifiers = list(requirement.specifier)
     exact = [one for one in specifiers if one.operator == "==" and not one.version.endswith(".*")]
     if len(specifiers) != 1 or not exact:
-        raise UsageError(
-            "M901", message=f'Name one version: modpkg why-not "{requirement.name}==1.0.0"'
-        )
-    return ModuleName(requirement.name), Version(exact[0].version)
+        name = requirement.name
+        if (unknown := catalog.unknown(name)) is not None:
+            raise unknown
+        example = f"{name}=={catalog.releases(name)[0].version}"
+        raise UsageError("M901", message=f'Name one version: modpkg why-not "{example}"')
+    return Version(exact[0].version)
 
 
 def _show(answer: WhyNot, manifest: str) -> None:

@@ -8,7 +8,7 @@ from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
 from modpkg.community.modules.reference import parse_release
-from modpkg.core.errors import PublishError, UsageError
+from modpkg.core.errors import NotFound, UsageError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.printable import one_line
 from modpkg.registry.location import writable_folder
@@ -30,7 +30,7 @@ def yank_command(
     name, version = parse_release(release)
     folder = writable_folder(None, registry)
     if not (folder / REGISTRY_INFO).exists():
-        raise PublishError("M309", url=folder, reason="there is no registry")
+        raise NotFound("M301", url=folder)
     line = RegistryWriter(folder).yank(name, version, None if undo else reason)
     if as_json:
         print_json(line)

@@ -195,6 +195,6 @@ def _tokenizer(name: str, base: PromptReader) -> Any:
             transformers,
             folder,
             lambda reason: ComposeError(
-                "M601", model=name, reason=f"its base has no tokenizer ({reason})"
+                "M601", model=name, reason=f"its router reads texts with its base, and {reason}"
             ),
         )

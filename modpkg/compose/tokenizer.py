@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.compose.confinement import confined
+from modpkg.compose.named_tokens import VOCABULARY
 from modpkg.core.errors import ModpkgError
+from modpkg.core.filenames import TOKENIZER
+
+_MISSING = f"it has no tokenizer (no {TOKENIZER})"
 
 
 def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], ModpkgError]) -> Any:
@@ -24,8 +28,11 @@ def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], Modp
             )
         known, special = tokenizer.get_vocab().keys(), set(tokenizer.all_special_tokens)
     except Exception as error:  # transformers and tokenizers raise errors of many types
-        raise refuse(" ".join(str(error).split())[:200]) from None
+        if not any(VOCABULARY.fullmatch(path.name) for path in folder.iterdir()):
+            raise refuse(_MISSING) from None
+        text = " ".join(str(error).split())[:200].rstrip(".")
+        raise refuse(f"its tokenizer cannot be read ({text})") from None
     if known <= special:
         # Without files transformers returns an empty tokenizer, for which every word is unknown.
-        raise refuse("its files are missing")
+        raise refuse(_MISSING)
     return tokenizer

@@ -174,6 +174,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ["M414", "M501", "M502", "M503", "M504", "M505", "M507", "M509", "M510", "M728"],
         InstallError,
     ),
+    "M890": InstallError,
     **dict.fromkeys(["M506"], EnvironmentDamaged),
     **dict.fromkeys(
         ["M601", "M602", "M603", "M604", "M605", "M606", "M607", "M608", "M609", "M620", "M621"],

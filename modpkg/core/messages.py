@@ -121,7 +121,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M310": (
         "The index of {registry} has {claim} for {name} {version}, and its release record has "
-        "{truth}: the registry was damaged or tampered with, and the release was not used."
+        "{truth}: the registry was damaged or tampered with, and the release was not used. Ask the "
+        "registry's owner to restore it."
     ),
     "M311": "Nothing to publish in {folder}; run 'modpkg build' first.",
     "M312": "{name} {version} is not in the registry {registry}{hint}.",
@@ -152,7 +153,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M320": "Reading the registry at {url} needs credentials, and {reason}; {remedy}.",
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
-    "M402": "{name!r} is not in {path}{hint}, so it cannot be updated.",
+    "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
     "M411": "No lock file {path}; run 'modpkg lock' to create it.",
     "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
@@ -180,7 +181,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M503": "Nothing is installed in {path}; run '{command}'.",
     "M504": "{name!r} is not installed in {path}{hint}.",
-    "M505": "{path} has no earlier generation{hint}.",
+    "M505": "{path} has no {which}{hint}.",
     "M506": "{path} is damaged ({reason}); {remedy}.",
     "M507": "{name!r} is not a dependency in {manifest}{hint}.",
     "M508": (
@@ -227,13 +228,13 @@ MESSAGES: dict[str, str] = {
     "M620": "{where}: unknown method {method!r}; known are {known}.",
     "M621": "--executor {address}: {reason}.",
     "M700": "The virtual tokens of {name} {reason}.",
-    "M701": "{name} is of kind {kind!r} and cannot be run by itself; {remedy}.",
+    "M701": "{name} (kind {kind!r}) is installed, but not as a model; {remedy}.",
     "M702": (
         "{name}: the installed transformers {version} has no architecture {architecture!r}; "
         "update transformers, or install the Python package that provides it."
     ),
     "M703": "{what} needs the Python package {package}; pip install 'modpkg[{extra}]'.",
-    "M704": "{name}: the configuration and the weights do not match: {reason}.",
+    "M704": "{name} cannot be loaded: {reason}.",
     "M705": "{name}: task {task!r} is not supported; known are {known}.",
     "M706": "{source} has no text; pass a file, or '-' to read standard input.",
     "M707": (
@@ -268,8 +269,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M721": "{what} cannot be vetted: {reason}.",
     "M722": (
-        "{name} is quantised ({form}), and cannot be loaded here: {reason}. Install what it needs, "
-        "or import the model in full precision{how}."
+        "{name} is quantised ({form}) by its config.json, and cannot be loaded here: {reason}. "
+        "{remedy}"
     ),
     "M723": "{name} needs a Python package that is not installed: {reason}.",
     "M724": "{name} has no prompt named {prompt!r}; it has {known}.",
@@ -366,6 +367,10 @@ MESSAGES: dict[str, str] = {
         "The registry {registry} cannot be searched: it has no modules.jsonl, and its files cannot "
         "be listed. Publishing to it with this version of modpkg, and copying modules.jsonl to the "
         "server with the rest, makes it searchable; 'modpkg info NAME' shows a module by its name."
+    ),
+    "M890": (
+        "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "
+        "then run the same command again."
     ),
     "M901": "{message}",
     "M902": (

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.core.records import Kind
+from modpkg.environment.assembly import ON_A_BASE
+from modpkg.environment.generations import text_digest
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.schema import Manifest
@@ -31,6 +34,22 @@ def not_installed(workspace: Workspace, name: str, known: Iterable[str]) -> Inst
     else:
         remedy = hint(name, known) or f"; run {_install(workspace, name)!r}"
     return InstallError("M504", name=name, path=workspace.environment.root, hint=remedy)
+
+
+def no_model_remedy(workspace: Workspace, name: str, kind: Kind) -> str:
+    """Return what to do about an installed module of which the environment makes no model."""
+    if kind == "expert":
+        return "use it in the recipe of a model, with its base and a router"
+    if kind not in ("base", "model", *ON_A_BASE):
+        return "it has nothing to run"
+    manifest = _manifest(workspace)
+    if manifest is None or all(name != each.name for each in manifest.dependencies):
+        return f"it is there for another module only: run {_install(workspace, name)!r}"
+    generation = workspace.environment.readable()
+    if generation is not None and generation.manifest != text_digest(workspace.text):
+        return f"run {_install(workspace)!r}, since {manifest.path.name} names it"
+    whose = "its release" if kind == "base" else "the base that it was made for"
+    return f"{whose} has no config.json, which names the architecture: build that with one"
 
 
 def _names(manifest: Manifest) -> set[str]:

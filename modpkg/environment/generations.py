@@ -221,10 +221,12 @@ class Environment:
         if to is not None:
             if to in numbers:
                 return to
-            raise InstallError("M505", path=self.root, hint=f" numbered {to}; it has {numbers}")
+            hint = f"; it has {', '.join(map(str, numbers)) or 'none'}"
+            raise InstallError("M505", path=self.root, which=f"generation {to}", hint=hint)
         earlier = [number for number in numbers if current is not None and number < current]
         if not earlier:
-            raise InstallError("M505", path=self.root, hint="")
+            hint = f"; it has {', '.join(map(str, numbers)) or 'none'}"
+            raise InstallError("M505", path=self.root, which="earlier generation", hint=hint)
         return earlier[-1]
 
     def prune(self) -> None:

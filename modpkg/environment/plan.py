@@ -25,7 +25,7 @@ from modpkg.core.filenames import (
     ROUTER,
     TOKENIZER_CONFIG,
 )
-from modpkg.core.names import module_name, specifier_text
+from modpkg.core.names import ModuleName, module_name, specifier_text
 from modpkg.environment.fits import Fit, drifting, fits_of, require_exact
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
@@ -115,6 +115,31 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
         return self.transfer.disk + self.compose_bytes
 
 
+def _without(text: str, manifest: Manifest, name: ModuleName) -> str:
+    """Return the manifest's text without a dependency.
+
+    Raises:
+        InstallError: It is not a dependency, or something else of the manifest uses it.
+    """
+    names = [dependency.name for dependency in manifest.dependencies]
+    file = manifest.path.name
+    if name not in names:
+        if name in manifest.models:
+            hint = f", but a model of its own: to remove it, delete the table [models.{name}]"
+        else:
+            hint = f"; it has {', '.join(sorted(names))}" if names else "; it has none"
+        raise InstallError("M507", name=name, manifest=file, hint=hint)
+    users = {f"[models.{model}]": each.modules() for model, each in manifest.models.items()}
+    if manifest.compose is not None:
+        users["[compose]"] = manifest.compose.modules()
+    for test in manifest.tests:
+        if test.model is not None and test.model not in manifest.models:
+            users[f"the test {test.name!r}"] = [test.model]
+    if using := [user for user, modules in users.items() if name in modules]:
+        raise InstallError("M890", name=name, users=" and ".join(using), manifest=file)
+    return remove_dependency(text, name)
+
+
 def edit_manifest(
     text: str, manifest: Manifest, request: InstallRequest, alias: str | None = None
 ) -> str:
@@ -123,19 +148,10 @@ def edit_manifest(
     ``alias`` is the registry of those that are added, if it was chosen.
 
     Raises:
-        InstallError: A name to remove is not a dependency.
+        InstallError: A name to remove is not a dependency, or a model of the manifest uses it.
     """
-    names = {dependency.name for dependency in manifest.dependencies}
     for raw in request.remove:
-        name = module_name(raw)
-        if name not in names:
-            raise InstallError(
-                "M507",
-                name=name,
-                manifest=manifest.path.name,
-                hint=f" (it has {', '.join(sorted(names))})" if names else "",
-            )
-        text = remove_dependency(text, name)
+        text = _without(text, manifest, module_name(raw))
     present = {dependency.name: dependency for dependency in manifest.dependencies}
     for requirement in request.add:
         name = module_name(requirement.name)

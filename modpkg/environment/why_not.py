@@ -10,7 +10,7 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from modpkg.core.errors import NotFound, ResolutionImpossible
+from modpkg.core.errors import ResolutionImpossible
 from modpkg.core.names import ModuleName
 from modpkg.environment.plan import VersionChange, version_changes
 from modpkg.environment.preview import Preview, versions_of
@@ -76,17 +76,10 @@ def _release(preview: Preview, name: ModuleName, version: Version) -> Release:
     unknown = preview.catalog.unknown(name)
     if unknown is not None:
         raise unknown
-    releases = preview.catalog.releases(name)
-    for release in releases:
+    for release in preview.catalog.releases(name):
         if release.version == version:
             return release
-    raise NotFound(
-        "M312",
-        name=name,
-        version=version,
-        registry=preview.catalog.registry(name).shown,
-        hint=f" (it has {', '.join(str(release.version) for release in releases[:8])})",
-    )
+    raise preview.catalog.registry(name).not_found(name, str(version))
 
 
 def _instead(preview: Preview, pin: Need) -> dict[str, Version] | None:

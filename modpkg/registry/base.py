@@ -8,10 +8,10 @@ from functools import partial
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import NotFound, ReleaseError
+from modpkg.core.errors import ReleaseError
 from modpkg.core.names import parse_version
 from modpkg.manifest.schema import Manifest
-from modpkg.registry.reader import Registry
+from modpkg.registry.reader import Registry, no_such_module
 from modpkg.registry.select import newest_release
 from modpkg.release.build import Base
 
@@ -49,7 +49,7 @@ def find_base(manifest: Manifest, registries: Mapping[str, Registry], version: s
     if names := [dependency.name for dependency in manifest.dependencies]:
         for name in names:
             if not registries[name].index(name):
-                raise NotFound("M304", name=name, registry=registries[name].shown, hint="")
+                raise no_such_module(name, registries[name])
         found = f", and none of its dependencies has weights of its own ({', '.join(names)})"
     raise ReleaseError("M210", where=manifest.path, kind=kind, found=found)
 

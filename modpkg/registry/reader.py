@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,8 +201,11 @@ class Registry:
 
     def not_found(self, name: str, version: str) -> NotFound:
         """Return the error for a version, or a range of versions, that the registry lacks."""
-        versions = ", ".join(line.version for line in self.index(name)[-5:])
-        hint = f" (it has {versions})" if versions else ""
+        lines = self.index(name)
+        if not lines:
+            return no_such_module(name, self)
+        newest = sorted(lines, key=lambda line: parse_version(line.version))[-5:]
+        hint = f"; it has {', '.join(line.version for line in newest)}"
         return NotFound("M312", name=name, version=version, registry=self.shown, hint=hint)
 
     def record(self, line: IndexLine) -> ReleaseRecord:
@@ -357,3 +361,19 @@ class Registry:
 def _write_changed(path: Path, data: bytes) -> None:
     if not path.exists() or path.read_bytes() != data:
         write_atomically(path, data)
+
+
+def no_such_module(name: str, registry: Registry) -> NotFound:
+    """Return the error for a name of which a registry has no release."""
+    names = registry.names()
+    if names is None:  # it cannot list: the intended name may have been read before
+        names = registry.cached_names()
+    elif not names:
+        hint = " (it has no modules)"
+        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+    elif name in names:
+        hint = " that can be read (its index file has no valid line)"
+        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return NotFound("M304", name=name, registry=registry.shown, hint=hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 
 from packaging.version import Version
@@ -17,7 +16,7 @@ from modpkg.core.names import (
     read_requirement,
 )
 from modpkg.core.records import IndexLine
-from modpkg.registry.reader import Registry
+from modpkg.registry.reader import Registry, no_such_module
 from modpkg.resolve.policy import VersionRange
 
 
@@ -143,8 +142,9 @@ class Catalog:
         if self.releases(name):
             return None
         registry = self.registry(name)
-        hint = (self._elsewhere(name) if self._elsewhere else "") or _near(name, registry)
-        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+        if self._elsewhere and (hint := self._elsewhere(name)):
+            return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+        return no_such_module(name, registry)
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why ``parent`` does not fit ``release``; None if it does, or expects nothing.
@@ -191,15 +191,3 @@ def _drift(parent: Release, digest: str, release: Release) -> str | None:
     expects = parent.registry.expects(digest)
     drift = drift_of(expects, registry.provides(line.provides or ""), tensors)
     return None if drift.exact else drift.text()
-
-
-def _near(name: str, registry: Registry) -> str:
-    names = registry.names()
-    if names is None:  # it cannot list: the intended name may have been read before
-        names = registry.cached_names()
-    elif not names:
-        return " (it has no modules)"
-    elif name in names:
-        return " that can be read (its index file has no valid line)"
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}" if close else ""

@@ -7,17 +7,8 @@ from pathlib import Path
 from modpkg.core.errors import RunError
 from modpkg.core.installed import read_model
 from modpkg.core.names import module_name
-from modpkg.environment.absent import not_installed, nothing_installed
+from modpkg.environment.absent import no_model_remedy, not_installed, nothing_installed
 from modpkg.environment.workspace import Workspace
-
-_REMEDIES = {
-    "adapter": "compose it with its base under [models.NAME], or install it by its name",
-    "patch": "compose it with its base under [models.NAME], or install it by its name",
-    "head": "compose it with its base under [models.NAME], or install it by its name",
-    "expert": "compose it with its base in a module of kind 'model', or under [models.NAME]",
-    "model": "add it to [dependencies] to have it composed",
-    "base": "add it to [dependencies]; it must have a config.json",
-}
 
 
 def find_model(name: str, workspace: Workspace, *, composed: bool = True) -> tuple[Path, Path]:
@@ -44,6 +35,6 @@ def find_model(name: str, workspace: Workspace, *, composed: bool = True) -> tup
         return folder, environment.packs
     for module in generation.modules:
         if module.name == wanted:
-            remedy = _REMEDIES.get(module.kind, "it has nothing to run")
+            remedy = no_model_remedy(workspace, wanted, module.kind)
             raise RunError("M701", name=wanted, kind=module.kind, remedy=remedy)
     raise not_installed(workspace, wanted, generation.models)

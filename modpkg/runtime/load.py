@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from modpkg.adapters.quantised import DEQUANTISED, method_of
+from modpkg.adapters.quantised import method_of, quantised
 from modpkg.compose.confinement import confined
-from modpkg.compose.mapping import map_tensors
+from modpkg.compose.mapping import DTYPE_NAMES, map_tensors
 from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import TensorRef, read_model
 from modpkg.core.packs import read_pack_header
+from modpkg.core.records import TensorType
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence_encoder import encoder_parts
 from modpkg.runtime.sentence_modules import split_tensors
@@ -135,7 +136,7 @@ def build_model(
         if settings is None:
             model = _by_assignment(name, cls, config, tensors)
         else:
-            config.quantization_config = _quantiser(name, settings)
+            config.quantization_config = _quantiser(name, settings, tensors)
         if model is None:
             model = _by_transformers(name, cls, config, tensors)
     model.eval()
@@ -284,15 +285,9 @@ def _by_transformers(
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:  # quantisers and conversions raise errors of many types
-        text = " ".join(str(error).split())[:300]
-        if getattr(config, "quantization_config", None) is not None:
-            raise RunError(
-                "M722",
-                name=name,
-                form=method_of(config.quantization_config),
-                reason=text,
-                how=_how(config.quantization_config),
-            ) from None
+        text = " ".join(str(error).split())[:300].rstrip(".")
+        if (settings := getattr(config, "quantization_config", None)) is not None:
+            raise _not_here(name, settings, tensors, text) from None
         raise RunError("M704", name=name, reason=text) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, info[what]))
@@ -310,12 +305,28 @@ def _quantisation(config: Any) -> Any:
     return own or getattr(config.get_text_config(decoder=True), "quantization_config", None)
 
 
-def _how(settings: Any) -> str:
-    """Return how a quantised model is imported in full precision, as the end of a sentence."""
-    return " ('modpkg import hf --dequantize')" if method_of(settings) in DEQUANTISED else ""
+def _not_here(
+    name: str, settings: Any, tensors: Mapping[str, torch.Tensor], reason: str
+) -> RunError:
+    """Return the error for a model that says it is quantised, and cannot be loaded here."""
+    types = {
+        tensor: TensorType(DTYPE_NAMES.get(value.dtype, ""), list(value.shape))
+        for tensor, value in tensors.items()
+    }
+    stored = quantised(types, {"quantization_config": settings})
+    if stored is not None and stored.tensor:
+        how = " ('modpkg import hf --dequantize')" if stored.known else ""
+        remedy = f"Install what it needs, or import the model in full precision{how}."
+    else:
+        remedy = (
+            "Its tensors are in full precision: take quantization_config out of its config.json "
+            "and import it again, or install what quantises it when it is loaded."
+        )
+    form = method_of(settings)
+    return RunError("M722", name=name, form=form, reason=reason, remedy=remedy)
 
 
-def _quantiser(name: str, settings: Any) -> dict[str, Any]:
+def _quantiser(name: str, settings: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the settings with which transformers runs a quantised model.
 
     Formats that it would run with kernels from a hub are read in full precision instead: no code is
@@ -327,7 +338,7 @@ def _quantiser(name: str, settings: Any) -> dict[str, Any]:
     method = method_of(settings)
     if not isinstance(settings, dict) or method not in (*_QUANTISERS, *_DEQUANTISED):
         reason = "no installed package is known to run this format"
-        raise RunError("M722", name=name, form=method, reason=reason, how=_how(settings))
+        raise _not_here(name, settings, tensors, reason)
     return {**settings, "dequantize": True} if method in _DEQUANTISED else settings
 
 

@@ -301,8 +301,14 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     return open_tokenizer(
         transformers_module(),
         folder,
-        lambda reason: RunError("M704", name=name, reason=f"no tokenizer ({reason})"),
+        lambda reason: RunError("M704", name=name, reason=reason + _OTHER_TOKENIZER),
     )
+
+
+_OTHER_TOKENIZER = (
+    "; publish its base with the files of its tokenizer, or name a dependency whose tokenizer is "
+    'used in a recipe: tokenizer = "NAME"'
+)
 
 
 def inferred_task(name: str, model: Any, folder: Path) -> str:

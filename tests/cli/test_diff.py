@@ -46,7 +46,7 @@ def test_all_lists_tensors_and_svg_draws_them(talker: Path, tmp_path: Path) -> N
     [
         ("./nowhere", "./nowhere cannot be compared: there is no such folder"),
         ("talker@9", "has no generation 9; it has 1, 2"),
-        ("tiny", "to compare a release, name its version: tiny==1.0.0"),
+        ("tiny", "to compare a release, name its version: tiny==1.0."),
         ("tiny==7", "tiny 7"),
         (".", "it has no *.safetensors"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ import msgspec
 import pytest
 from filelock import FileLock
 
-from tests import forkserver
+from modpkg.cli import main
+from tests import forkserver, tiny
+from tests.e2e.remedies import APP, Run
+from tests.modules import publish_collection
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,3 +73,39 @@ def examples(demo: Demo, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     registry = demo.home / "registry"
     monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
     return registry
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line within this process: its exit status, and all that it printed."""
+
+    def call(*arguments: str | Path) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as left:
+            main([*map(str, arguments)])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        assert isinstance(left.value.code, int)
+        return left.value.code, out + err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a base, an adapter and a collection; tests use copies of it."""
+    folder = tmp_path_factory.mktemp("published") / "registry"
+    projects = folder.parent / "projects"
+    tiny.publish(tiny.write_base(projects / "tiny"), folder)
+    tiny.publish(tiny.write_adapter(projects / "lora"), folder)
+    publish_collection(folder, "several")
+    return folder
+
+
+@pytest.fixture
+def registry(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry like `published`; the working folder is an app's on it."""
+    shutil.copytree(published.parent, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "registry"
+    monkeypatch.setenv("MODPKG_REGISTRY", str(folder))
+    Path("modpkg.toml").write_text(APP)
+    return folder

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,74 +11,16 @@ import pytest
 import torch
 import transformers
 
-from modpkg.cli import main
+import modpkg
 from modpkg.community.evaluate import metrics
 from modpkg.core.sealed import seal
 from modpkg.environment.project import find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
 from tests import tiny
+from tests.e2e.remedies import APP, Run, fails, remedy_of, repaired, works
 from tests.modules import publish_collection, write_module
 from tests.raising import raises
-
-Run = Callable[..., tuple[int, str]]
-
-APP = """\
-[app]
-name = "app"
-[dependencies]
-tiny = "*"
-tiny-lora = "*"
-[models.mine]
-base = "tiny"
-steps = [{ op = "lora", module = "tiny-lora" }]
-"""
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line within this process: its exit status, and all that it printed."""
-
-    def call(*arguments: str | Path) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as left:
-            main([*map(str, arguments)])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(left.value.code, int)
-        return left.value.code, out + err
-
-    return call
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A registry with a base, an adapter and a collection; the working folder is an app's."""
-    folder = tmp_path / "registry"
-    tiny.publish(tiny.write_base(tmp_path / "projects" / "tiny"), folder)
-    tiny.publish(tiny.write_adapter(tmp_path / "projects" / "lora"), folder)
-    publish_collection(folder, "several")
-    monkeypatch.setenv("MODPKG_REGISTRY", str(folder))
-    Path("modpkg.toml").write_text(APP)
-    return folder
-
-
-def remedy_of(text: str) -> list[str]:
-    """Return the arguments of the modpkg command that an error names."""
-    found = re.search(r"'modpkg ([^']+)'|: modpkg ([^\n]+?)\)?\.?$", text.strip(), re.MULTILINE)
-    assert found is not None, text
-    return shlex.split(found[1] or found[2])
-
-
-def repaired(run: Run, code: str, *command: str | Path) -> str:
-    """Fail with a code, run the remedy, succeed with the command; return what failing printed."""
-    status, text = run(*command)
-    assert (status, f"error[{code}]" in text) == (1, True), text
-    remedy = remedy_of(text)
-    status, said = run(*remedy)
-    assert status == 0, (remedy, said)
-    assert run(*command)[0] == 0
-    return text
-
 
 # What is not installed ----------------------------------------------------------------------
 
@@ -374,3 +314,63 @@ def test_m803_takes_a_new_folder(tmp_path: Path, run: Run) -> None:
     status, text = run(*command, "out")
     assert (status, "error[M803]" in text) == (1, True)
     assert run(*command, "out2")[0] == 0
+
+
+# What is used, indirect or without a part ---------------------------------------------------
+
+
+def test_m890_and_m507_of_what_is_removed(registry: Path, run: Run) -> None:
+    run("install")
+    text = fails(run, "M890", "remove", "tiny-lora")
+    assert "[models.mine] of modpkg.toml uses it" in text
+    assert "delete the table [models.mine]" in fails(run, "M507", "remove", "mine")
+    assert "it has tiny, tiny-lora" in fails(run, "M507", "remove", "nothing")
+    Path("modpkg.toml").write_text(APP[: APP.index("[models")])
+    works(run, "remove", "tiny-lora")
+
+
+def test_m701_of_a_base_that_is_there_for_another_module(registry: Path, run: Run) -> None:
+    publish_collection(registry, "outer", requires={"tiny": "*"})
+    Path("modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\nouter = "*"\n')
+    run("install")
+    with raises("M701") as caught:
+        modpkg.load("tiny")
+    works(run, *remedy_of(str(caught.value)))
+    assert modpkg.load("tiny") is not None
+    with raises("M701", match="it has nothing to run"):
+        modpkg.load("outer")
+
+
+def test_m704_of_a_model_without_a_tokenizer(registry: Path, run: Run) -> None:
+    run("install")
+    text = fails(run, "M704", "run", "mine", "text")
+    assert "it has no tokenizer (no tokenizer.json); publish its base with the files" in text
+
+
+def test_m402_of_what_is_not_locked(registry: Path, run: Run) -> None:
+    run("install")
+    for name in ("mine", "several"):
+        text = fails(run, "M402", "update", name)
+        works(run, *remedy_of(text))
+    manifest = Path("modpkg.toml")
+    manifest.write_text(manifest.read_text().replace("tiny = ", 'outer = "*"\ntiny = ', 1))
+    publish_collection(registry, "outer")
+    repaired(run, "M402", "update", "outer")
+
+
+def test_m312_and_m304_name_what_there_is(registry: Path, run: Run) -> None:
+    run("install")
+    for command in (["why-not", "tiny==9"], ["diff", "mine", "tiny==9"], ["fork", "tiny==9", "x"]):
+        assert "; it has 1.0." in fails(run, "M312", *command)
+    for command in (["why-not", "tinny==9"], ["diff", "mine", "tinny==9"], ["log", "tinny"]):
+        assert "did you mean 'tiny'?" in fails(run, "M304", *command)
+
+
+def test_m504_of_a_model_to_compare(registry: Path, run: Run) -> None:
+    run("install")
+    assert "it has mine, tiny, tiny-lora" in fails(run, "M504", "diff", "mine", "xxxxx")
+    tiny.publish(tiny.write_model(registry.parent / "talker"), registry)
+    text = fails(run, "M504", "diff", "mine", "talker")
+    assert "name its version: talker==1.0." in text
+    status, text = run("why-not", "tiny")
+    assert (status, 'modpkg why-not "tiny==1.0"' in text) == (2, True)

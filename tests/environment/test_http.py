@@ -78,7 +78,7 @@ def test_a_near_name_is_suggested_among_those_that_were_read_before(
 ) -> None:
     assert "did you mean" not in refused("install", "talkr")
     modpkg("install", "talker", "--dry-run")
-    assert "; did you mean 'talker'." in refused("install", "talkr")
+    assert "; did you mean 'talker'?" in refused("install", "talkr")
 
 
 @pytest.mark.parametrize(

@@ -79,5 +79,5 @@ def test_a_missing_origin_is_an_error_with_its_line(registry: Path, tmp_path: Pa
     message = refused("build", project)
     assert "error[M760]" in message
     assert "modpkg.toml:9: tiny 9 is not in the registry" in message
-    assert "(it has 1.0, 1.1)" in message
+    assert "; it has 1.0, 1.1" in message
     assert not (project / "dist").exists()

@@ -410,7 +410,7 @@ def test_a_missing_dependency_is_shown_with_a_similar_name(universe: Universe) -
     with raises("M401") as caught:
         universe.versions("a")
     assert "a 1 needs any version of summarizr." in str(caught.value)
-    assert "; did you mean 'summarizer'." in str(caught.value)
+    assert "; did you mean 'summarizer'?" in str(caught.value)
 
 
 def test_an_older_version_without_the_missing_dependency_is_tried(universe: Universe) -> None:

@@ -335,5 +335,6 @@ def test_a_quantiser_that_is_not_there_is_told(
     settings: dict[str, Any], form: str, tmp_path: Path
 ) -> None:
     home, packs = install(tmp_path, llama(), config={"quantization_config": settings})
-    with raises("M722", match=form):
+    with raises("M722", match=form) as caught:
         load_model(home, packs)
+    assert "take quantization_config out" in str(caught.value)  # its tensors are not quantised

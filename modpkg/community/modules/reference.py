@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -13,7 +14,7 @@ from modpkg.community.modules.view import (
     view_of_files,
     view_of_release,
 )
-from modpkg.core.errors import InstallError, NotFound, ReleaseError, UsageError
+from modpkg.core.errors import InstallError, ModpkgError, ReleaseError, UsageError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, MODEL_RECORD, MODULES
 from modpkg.core.installed import InstalledModel, InstalledModule, read_model
 from modpkg.core.jsonfile import read_json
@@ -30,6 +31,7 @@ from modpkg.registry.select import newest_release
 from modpkg.release.checkpoint import checkpoint_of
 from modpkg.release.content import Content, collect
 from modpkg.release.packing import folders_apart
+from modpkg.toml.node import hint
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
 _GENERATION = re.compile(r"^(?P<name>[^=@/\\]+)@(?P<number>\d{1,9})$")
@@ -110,7 +112,7 @@ def find_line(text: str, registries: Registries) -> IndexLine:
         return registry.line(reference.name, reference.version)
     line = newest_release(registry.index(reference.name), or_yanked=True)
     if line is None:
-        raise NotFound("M304", name=reference.name, registry=registry.shown, hint="")
+        raise registry.not_found(reference.name, "any")
     return line
 
 
@@ -186,15 +188,20 @@ def _installed(
             reason=f"{environment.root} has no generation {number or 1}; {available}",
         )
     if name not in environment.generation(number).models:
-        raise InstallError(
-            "M504",
-            name=name,
-            path=environment.root,
-            hint=f"; to compare a release, name its version: {name}==1.0.0",
-        )
+        remedy = _instead(workspace, name, environment.generation(number).models)
+        raise InstallError("M504", name=name, path=environment.root, hint=remedy)
     compose_at_load(workspace, number, name)
     folder = environment.folder(number) / "models" / name
     return folder, read_model(folder)
+
+
+def _instead(workspace: Workspace, name: ModuleName, models: Collection[str]) -> str:
+    """Return the hint for a name that is no installed model: its newest release, or a model."""
+    try:
+        line = find_line(name, workspace.registries)
+    except ModpkgError:
+        return hint(name, models) or f"; it has {', '.join(models) or 'no models'}"
+    return f" as a model; to compare a release, name its version: {name}=={line.version}"
 
 
 def view_of_folder(text: str, progress: Progress) -> ModuleView:
