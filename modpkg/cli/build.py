@@ -21,6 +21,7 @@ from modpkg.core.names import listed
 from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.untied import TIES
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.release.build import Built
 from modpkg.release.packing import Tally
 
@@ -79,6 +80,7 @@ def build_command(
         deltas=not no_deltas,
         accept=accept,
     )
+    refresh_schema(folder)
     if as_json:
         print_json(BuildDocument(**asdict(built.line), weights=built.tally))
     else:

@@ -20,6 +20,7 @@ from modpkg.interop.hf import import_hf
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.interop.peft import import_peft
 from modpkg.interop.plain import import_plain
+from modpkg.manifest.editor_schema import add_schema
 
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -137,6 +138,7 @@ def _convert(
     with TerminalProgress() as progress:
         progress.stage("Importing")
         warnings = importer(source, folder, chosen, normal, license=license_, **options)
+    add_schema(folder)
     for warning in warnings:
         warn(warning)
     if as_json:

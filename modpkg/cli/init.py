@@ -14,6 +14,7 @@ from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.core.files import write_atomically
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS
+from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.starter import new_manifest
 
@@ -47,6 +48,7 @@ def init_command(folder: Path, kind: str | None, name: str | None, as_json: bool
     chosen = module_name(name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, new_manifest(kind or "app", chosen).encode())
+    refresh_schema(folder)
     if as_json:
         print_json(InitDocument(chosen, kind or "app", str(path)))
         return

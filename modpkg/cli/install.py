@@ -100,6 +100,7 @@ def carry_out(
     """Install, or only plan it, and print the result; ``tested`` is added to its JSON."""
     from modpkg.environment.install import install
     from modpkg.environment.plan import plan_install
+    from modpkg.manifest.editor_schema import refresh_schema
 
     if dry_run:
         with workspace.store.lock():
@@ -108,6 +109,7 @@ def carry_out(
         return
     begun = time.monotonic()
     installation = install(workspace, request)
+    refresh_schema(workspace.project.folder)
     if not installation.changed:
         _show_nothing_to_do(workspace, as_json, tested)
     elif as_json:

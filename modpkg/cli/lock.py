@@ -17,6 +17,7 @@ from modpkg.environment.fits import drifting, require_exact
 from modpkg.environment.locking import check_lock, update_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.manifest.schema import Strategy
 
 
@@ -53,6 +54,7 @@ def lock_command(
     else:
         lock = update_lock(workspace, manifest, upgrade=None if upgrade else upgrade_package)
         text = f"{good('Locked')} {path}"
+        refresh_schema(workspace.project.folder)
     if as_json:
         print_json(lock)
     else:

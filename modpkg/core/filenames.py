@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MANIFEST = "modpkg.toml"
 PYPROJECT = "pyproject.toml"
+ENVIRONMENT = ".modpkg"
+"""Folder beside a manifest, for what is made from it on this machine."""
 LOCK_NAME = "modpkg.lock"
 """The lock file, beside the manifest and in each generation of an environment."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from modpkg.core.errors import ManifestError, RunError
-from modpkg.core.filenames import LOCK_NAME, MANIFEST
+from modpkg.core.filenames import ENVIRONMENT, LOCK_NAME, MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.home import user_project
 from modpkg.manifest.find import find_manifest
@@ -17,7 +17,6 @@ from modpkg.manifest.find import find_manifest
 if TYPE_CHECKING:
     from modpkg.manifest.schema import Manifest
 
-ENVIRONMENT = ".modpkg"
 PROJECT_VARIABLE = "MODPKG_PROJECT"
 """Environment variable with a project's folder, in place of the working folder's project."""
 _USER_MANIFEST = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS
 from modpkg.manifest.edit import toml_value
+from modpkg.manifest.editor_schema import SCHEMA_LINE
 
 _MODULE = """\
 [module]
@@ -81,7 +82,7 @@ def new_manifest(kind: str, name: str) -> str:
     """
     shown = toml_value(module_name(name))
     if kind == "app":
-        return _APP.format(name=shown)
+        return SCHEMA_LINE + _APP.format(name=shown)
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is neither 'app' nor one of {', '.join(KINDS)}")
-    return (_MODULE + _REST[kind]).format(name=shown, kind=toml_value(kind))
+    return SCHEMA_LINE + (_MODULE + _REST[kind]).format(name=shown, kind=toml_value(kind))

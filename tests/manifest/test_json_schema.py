@@ -101,17 +101,18 @@ def test_a_config() -> None:
 
 
 def test_a_language_server_uses_it(tmp_path: Path) -> None:
-    """As an editor does: the schema is named in the first line of the manifest."""
-    (tmp_path / "modpkg.schema.json").write_text(modpkg("schema", "manifest").stdout)
+    """As an editor does: the first line of what ``init`` writes names the schema."""
+    modpkg("init", tmp_path, "--kind", "model", "--name", "thing")
     path = tmp_path / "modpkg.toml"
 
     def check(text: str) -> subprocess.CompletedProcess[str]:
-        path.write_text("#:schema ./modpkg.schema.json\n" + text)
+        path.write_text(text)
         return subprocess.run(
             [TAPLO, "check", path], cwd=tmp_path, capture_output=True, text=True, check=False
         )
 
-    sound = new_manifest("model", "thing")
+    sound = path.read_text()
+    assert sound.startswith("#:schema ./.modpkg/modpkg.schema.json\n")
     assert check(sound).returncode == 0, check(sound).stderr
     wrong = check(sound.replace('kind = "model"', "kind = 3"))
     assert wrong.returncode != 0
