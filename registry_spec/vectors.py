@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+from packaging.version import Version
 
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.names import parse_requirement
@@ -199,7 +200,9 @@ def _build(project: Path, registry: Path) -> Built:
     base = None
     reader = Registry(str(registry))
     if acts_on_base(manifest):
-        base = find_base(manifest, {item.name: reader for item in manifest.dependencies}, "1.0.0")
+        base = find_base(
+            manifest, {item.name: reader for item in manifest.dependencies}, Version("1.0.0")
+        )
     out = project / "dist"
     module = manifest.module
     known = known_tensors(registry, module.name, module.version)

@@ -34,7 +34,7 @@ class BuildDocument(IndexLine, kw_only=True):
 
 @click.command("build")
 @click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
-@click.option("--against", metavar="VERSION", help="Version of the base it was made for.")
+@click.option("--against", metavar="RELEASE", help="Release of the base it was made for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder. [default: dist/]")
 @click.option("--no-deltas", is_flag=True, help="Write changed tensors in full.")
 @registry_option
@@ -51,8 +51,10 @@ def build_command(
 ) -> None:
     """Build the release of the module in FOLDER: digests, tensor table and interface included.
 
-    An adapter, head or patch is bound to the newest release of its base that its requirement
-    allows (or the one that --against names), so the registry of the base is read. Tensors that
+    An adapter, head or patch is bound to the release of its base that it was trained on: the one
+    of "against" under [module], or of --against NAME==VERSION. Without, it is the newest that its
+    requirement allows and that it fits; if it fits several, which differ where it acts, build
+    asks. The registry of the base is read. Tensors that
     the target registry already has are referred to, and those that changed since the previous
     release are written as changes.
     """

@@ -15,12 +15,14 @@ from modpkg.cli.output import JSON_SCHEMA
 from modpkg.core.record_schema import DIALECT, record_schema
 
 
-class ModuleDocument(Struct, frozen=True):
+class ModuleDocument(Struct, frozen=True, omit_defaults=True):
     """A module project that was written."""
 
     name: str
     version: str
     folder: str
+    against: str | None = None
+    """Of an adapter: the release of its base that it was trained on, where it is known."""
 
 
 _INSTALL = ("modpkg.cli.install_document:InstallDocument",)

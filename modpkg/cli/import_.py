@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,20 @@ import click
 
 from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.options import json_option, offline_option, registry_option
-from modpkg.cli.output import TerminalProgress, good, print_json, tell, warn
-from modpkg.core.errors import InvalidValue, UsageError
-from modpkg.core.files import shown
-from modpkg.core.names import ModuleName, module_name, parse_requirement, parse_version
+from modpkg.cli.output import TerminalProgress, good, note, print_json, tell, warn
+from modpkg.community.modules.project import build_project, module_project
+from modpkg.core.errors import ComposeError, InvalidValue, ModpkgError, ReleaseError, UsageError
+from modpkg.core.filenames import DIST, MANIFEST
+from modpkg.core.files import remove_tree, shown, write_atomically
+from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
 from modpkg.interop.mergekit import import_mergekit
-from modpkg.interop.peft import import_peft
+from modpkg.interop.peft import against_of, import_peft
 from modpkg.interop.plain import import_plain
 from modpkg.manifest.editor_schema import add_schema
+from modpkg.manifest.edit import set_against
 
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,18 +81,61 @@ def import_gguf_command(**options: Any) -> None:
 @import_command.command("peft")
 @_import_options
 @click.option("--base", required=True, help='Requirement of its base, as "smollm2-135m>=1,<2".')
+@click.option(
+    "--against",
+    metavar="NAME==VERSION",
+    help="The release of its base that it was trained on. [default: the only one that it fits]",
+)
 @click.option("--part", help="Part of a file that is for several models: te1, unet, text_encoder …")
 @registry_option
 @offline_option
-def import_peft_command(base: str, registry: str | None, offline: bool, **options: Any) -> None:
+def import_peft_command(
+    base: str, against: str | None, registry: str | None, offline: bool, **options: Any
+) -> None:
     """Convert an adapter: a directory with adapter_config.json, as PEFT saves it.
 
     A LoRA of kohya, LyCORIS or diffusers is one file (.safetensors). If the names in it do not
     tell the layers, they are found by the base, which is looked up in the registry.
+
+    Which release of the base it was trained on is written to the manifest ("against"): the one
+    that --against or an == in --base names, or the only one in the registry that it fits. If it
+    fits several, whose weights differ where it acts, --against has to say which.
     """
-    parse_requirement(base)
+    pin = against_of(base, against)
     workspace = Workspace(options=RegistryOptions(registry, offline))
-    _convert(import_peft, base=base, workspace=workspace, **options)
+
+    def bind(folder: Path) -> str | None:
+        return _bind(workspace, folder, pin)
+
+    _convert(import_peft, bind=bind, base=base, against=pin, workspace=workspace, **options)
+
+
+def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
+    """Write the release that an imported adapter was trained on to its manifest, and return it.
+
+    None if it is not known: the registry of the base cannot be asked, or nothing in it fits. It is
+    looked up even if it is known, so that a release that does not exist is not written.
+
+    Raises:
+        ReleaseError: It does not exist, or nobody can tell which of several it is.
+    """
+    project = module_project(folder, workspace)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            built = build_project(project, Path(scratch) / DIST, deltas=False)
+    except ModpkgError as error:
+        if error.code in ("M420", "M421"):
+            raise
+        looked_up = isinstance(error, ReleaseError | ComposeError)
+        tell_of = warn if looked_up else note
+        tell_of(f"not checked against its base, which 'modpkg build' will do: {error}")
+        return pin
+    origin = built.record.provenance.built_from[0]
+    release = f"{origin.name}=={origin.version}"
+    if pin is None:
+        path = folder / MANIFEST
+        write_atomically(path, set_against(path.read_text("utf-8"), release).encode())
+    return release
 
 
 @import_command.command("mergekit")
@@ -129,20 +176,31 @@ def _convert(
     version: str,
     license_: str | None,
     as_json: bool,
+    bind: Callable[[Path], str | None] | None = None,
     **options: Any,
 ) -> None:
-    """Run an importer and print what it wrote; ``options`` are those of the format."""
+    """Run an importer and print what it wrote; ``options`` are those of the format.
+
+    ``bind`` looks up what an adapter was trained on; if it fails, nothing is left.
+    """
     stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
     chosen, normal = _name(name, stem), str(parse_version(version))
     folder = out if out is not None else Path(chosen)
     with TerminalProgress() as progress:
         progress.stage("Importing")
         warnings = importer(source, folder, chosen, normal, license=license_, **options)
+        try:
+            against = bind(folder) if bind is not None else None
+        except ModpkgError:
+            remove_tree(folder)
+            raise
     add_schema(folder)
     for warning in warnings:
         warn(warning)
     if as_json:
-        print_json(ModuleDocument(chosen, normal, str(folder)))
+        print_json(ModuleDocument(chosen, normal, str(folder), against))
         return
     tell(f"{good('Wrote')} the module project {chosen} {normal} to {shown(folder)}/.")
+    if against is not None:
+        tell(f"It was made against {against}.")
     tell(f"Review {shown(folder)}/modpkg.toml, then run: modpkg build {folder}")

@@ -135,7 +135,8 @@ class UsageError(ModpkgError):
 
 CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(
-        ["M101", "M102", "M103", "M104", "M105", "M106", "M107", "M108", "M109"], InvalidValue
+        ["M101", "M102", "M103", "M104", "M105", "M106", "M107", "M108", "M109", "M115", "M116"],
+        InvalidValue,
     ),
     **dict.fromkeys(["M110", "M111", "M112"], ManifestError),
     **dict.fromkeys(
@@ -156,6 +157,9 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M216",
             "M217",
             "M220",
+            "M420",
+            "M421",
+            "M422",
             "M760",
             "M804",
         ],

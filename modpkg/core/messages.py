@@ -47,6 +47,13 @@ MESSAGES: dict[str, str] = {
         "it; 'modpkg init' makes one."
     ),
     "M112": "{path} describes {found}, but this command needs {needed}; {remedy}",
+    "M115": (
+        "{text!r} does not name one release; write the name and the version of a base, like "
+        "'smollm2-135m==1.0.0'."
+    ),
+    "M116": (
+        "--against {against} is not a release that --base {base} allows; correct one of them."
+    ),
     "M201": "{path} is not a valid safetensors file: {reason}; fetch or build it again.",
     "M202": (
         "{path} is {what}, and a module contains only data; remove it, or convert weights to "
@@ -173,6 +180,18 @@ MESSAGES: dict[str, str] = {
     "M416": (
         "What modpkg.lock promised has changed: {changes}. Ask who keeps the registry; if it is "
         "what you want, run the command again with {options}."
+    ),
+    "M420": (
+        "{where}: the module was made against {name} {version}, which {registry} does not "
+        "have{hint}; publish that release there, or correct 'against' under [module]."
+    ),
+    "M421": (
+        "{module} fits several releases of {base}, whose weights differ where it acts: {versions}. "
+        "Say which one it was trained on: write 'against = \"{release}\"' under [module], or pass "
+        "--against {release}."
+    ),
+    "M422": (
+        "--against names {given}, but {where} has {written}; leave one of them out, or correct it."
     ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (

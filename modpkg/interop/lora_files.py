@@ -35,7 +35,7 @@ from modpkg.interop.module_names import (
     weights_of,
     with_original_names,
 )
-from modpkg.release.build import Base
+from modpkg.release.base import Base
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.tensors import TypedTensor
-from modpkg.release.build import Base
+from modpkg.release.base import Base
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the weights of modules, by path of the module."""

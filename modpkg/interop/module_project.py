@@ -111,6 +111,7 @@ def write_manifest(
     license: str,
     summary: str,
     base: tuple[str, str] | None = None,
+    against: str | None = None,
     task: str | None = None,
 ) -> None:
     """Write the manifest of an imported module; it is parsed first, to be sure that it is valid."""
@@ -123,6 +124,8 @@ def write_manifest(
         f'license = "{license}"',
         f'summary = "{"".join(char for char in shown if char.isprintable())}"',
     ]
+    if against is not None:
+        lines.append(f'against = "{against}"')
     if base is not None:
         lines += ["", "[dependencies]", f'{base[0]} = "{base[1]}"']
     if task is not None:

@@ -15,6 +15,7 @@ from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import (
     ConversionError,
+    InvalidValue,
     ModpkgError,
     ReleaseError,
 )
@@ -22,7 +23,13 @@ from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MANIF
 from modpkg.core.files import safe_path, shown, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
-from modpkg.core.names import ModuleName, listed, parse_requirement, specifier_text
+from modpkg.core.names import (
+    ModuleName,
+    listed,
+    parse_requirement,
+    parse_version,
+    specifier_text,
+)
 from modpkg.core.packs import read_pack_header
 from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.generations import Environment, ModuleState
@@ -39,10 +46,11 @@ from modpkg.interop.module_project import (
 )
 from modpkg.interop.peft_names import names_in_memory
 from modpkg.interop.weights import ANY_SIZE, write_weights
+from modpkg.manifest.against import parse_release
 from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Compose
 from modpkg.registry.base import find_base
-from modpkg.release.build import Base
+from modpkg.release.base import Base
 from modpkg.release.checkpoint import checkpoint_of
 from modpkg.resolve.lock import LockedModule
 from modpkg.runtime.memory_layout import layout_of
@@ -57,6 +65,7 @@ def import_peft(
     version: str,
     *,
     base: str,
+    against: str | None = None,
     license: str | None = None,
     part: str | None = None,
     workspace: Workspace | None = None,
@@ -74,24 +83,48 @@ def import_peft(
         name: Name of the module.
         version: Its version.
         base: The requirement.
+        against: The release of the base that it was trained on, as ``NAME==VERSION``; None if the
+            requirement has only one version, or nobody knows.
         license: SPDX expression, if the source has none.
         part: Which part of a file that is for several models.
         workspace: Finds the base of a file whose names alone do not tell the layers.
 
     Raises:
         ConversionError: `source` is not such a directory, or its weights are a pickle.
-        InvalidValue: `base` is not a requirement.
+        InvalidValue: `base` is not a requirement, or `against` no release in its range.
         RegistryError, NotFound: The base is needed and not found.
         PackError: The weights are damaged.
         InstallError: `out` cannot be written.
     """
-    find = None if workspace is None else partial(_base, workspace, name, version, base)
+    pin = against_of(base, against)
+    find = None if workspace is None else partial(_base, workspace, name, version, base, pin)
     with as_peft(source, part=part, find=find) as (folder, warnings):
-        return warnings + _import(folder, out, name, version, base=base, license=license)
+        return warnings + _import(
+            folder, out, name, version, base=base, against=pin, license=license
+        )
 
 
-def _base(workspace: Workspace, name: str, version: str, base: str) -> Base:
-    """Return the newest release of a base that its requirement allows, as for a build."""
+def against_of(base: str, against: str | None) -> str | None:
+    """Return the release of a base that an adapter was trained on, as far as it is told.
+
+    Raises:
+        InvalidValue: ``base`` is not a requirement, or ``against`` is no release in its range.
+    """
+    requirement = parse_requirement(base)
+    name, specifier = requirement.name, requirement.specifier
+    if against is not None:
+        other, version = parse_release(against)
+        if other != name or not specifier.contains(version, prereleases=True):
+            raise InvalidValue("M116", against=against, base=base)
+        return f"{name}=={version}"
+    for clause in specifier:
+        if clause.operator == "==" and not clause.version.endswith(".*"):
+            return f"{name}=={parse_version(clause.version)}"
+    return None
+
+
+def _base(workspace: Workspace, name: str, version: str, base: str, against: str | None) -> Base:
+    """Return the release of a base that an adapter is converted for, as for a build."""
     requirement = parse_requirement(base)
     with tempfile.TemporaryDirectory() as folder:
         write_manifest(
@@ -102,11 +135,12 @@ def _base(workspace: Workspace, name: str, version: str, base: str) -> Base:
             license=UNKNOWN_LICENSE,
             summary=name,
             base=(requirement.name, specifier_text(requirement.specifier) or "*"),
+            against=against,
         )
         manifest = read_manifest(Path(folder) / MANIFEST)
     registry = workspace.registries_for(manifest).of(requirement.name)
     try:
-        return find_base(manifest, {requirement.name: registry}, None)
+        return find_base(manifest, {requirement.name: registry})
     except ReleaseError as error:
         if error.code != "M210":
             raise
@@ -115,7 +149,14 @@ def _base(workspace: Workspace, name: str, version: str, base: str) -> Base:
 
 
 def _import(
-    source: Path, out: Path, name: str, version: str, *, base: str, license: str | None
+    source: Path,
+    out: Path,
+    name: str,
+    version: str,
+    *,
+    base: str,
+    against: str | None,
+    license: str | None,
 ) -> list[str]:
     requirement = parse_requirement(base)
     if not (source / ADAPTER_CONFIG).is_file():
@@ -149,6 +190,7 @@ def _import(
             license=spdx,
             summary=f"{kind} adapter for {requirement.name}",
             base=(requirement.name, specifier_text(requirement.specifier) or "*"),
+            against=against,
         )
     return warnings
 

@@ -103,6 +103,17 @@ def set_version(text: str, version: str) -> str:
     return edited.without("version").added("version", toml_value(version)).checked(wanted)
 
 
+def set_against(text: str, release: str) -> str:
+    """Return the manifest ``text`` with another ``against`` under ``[module]``.
+
+    Raises:
+        ManifestError: ``text`` is not TOML, or cannot be edited.
+    """
+    edited = EditableText.of(text, MODULE)
+    wanted = {**edited.entries, "against": release}
+    return edited.without("against").added("against", toml_value(release)).checked(wanted)
+
+
 def with_absolute_registries(text: str, folder: Path) -> str:
     """Return the manifest ``text`` with registry paths relative to ``folder`` made absolute.
 

@@ -220,6 +220,7 @@ def manifest_schema() -> JsonSchema:
                 "kind": _one_of(KINDS, "Kind of module."),
                 "license": _text("An SPDX expression, like Apache-2.0."),
                 "summary": {"type": "string", "maxLength": 500},
+                "against": _text("The release of its base that it was trained on, as llama==1.0."),
                 keys.ENGINE: engine,
             },
             "A module to publish.",

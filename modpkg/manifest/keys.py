@@ -21,7 +21,7 @@ MANIFEST_TABLES = (
     "models",
 )
 ENGINE = "requires-modpkg"
-MODULE_KEYS = ("name", "version", "kind", "license", "summary", ENGINE)
+MODULE_KEYS = ("name", "version", "kind", "license", "summary", "against", ENGINE)
 APP_KEYS = ("name", ENGINE)
 DEPENDENCY_KEYS = ("version", "extras", "registry", "compose-at")
 COMPOSITION_KEYS = (

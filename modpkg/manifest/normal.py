@@ -43,6 +43,7 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
                 "kind": module.kind,
                 "license": module.license,
                 "summary": module.summary,
+                "against": module.against and f"{module.against.name}=={module.against.version}",
                 "requires-modpkg": manifest.requires_modpkg,
             },
             "app": manifest.app

@@ -8,13 +8,14 @@ from modpkg.core.errors import ManifestError
 from modpkg.core.filenames import PYPROJECT
 from modpkg.core.files import shown
 from modpkg.core.names import ModuleName, module_name
+from modpkg.manifest.against import with_against
 from modpkg.manifest.dependencies import (
     read_dependencies,
     read_extras,
     read_registries,
     read_suites,
 )
-from modpkg.manifest.keys import MANIFEST_TABLES
+from modpkg.manifest.keys import MANIFEST_TABLES, MODULE_KEYS
 from modpkg.manifest.licenses import read_licenses
 from modpkg.manifest.origins import read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
@@ -83,6 +84,8 @@ def manifest_of(root: Node, path: Path) -> Manifest:
     owner = module.name if module else None
     dependencies = read_dependencies(table.get("dependencies"), registries, owner)
     _check_tables(table, module)
+    if module is not None and (own := table.get("module")) is not None:
+        module = with_against(module, own.table(MODULE_KEYS).get("against"), dependencies)
     owned = table.get("module") or table.get("app")
     names = {dependency.name for dependency in dependencies}
     models, tasks, composed_at = _models(table.get("models"), names)

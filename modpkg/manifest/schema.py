@@ -151,6 +151,15 @@ class Test(Struct, frozen=True, kw_only=True):
     """In an app: the dependency or assembly that is tested; None means each of its models."""
 
 
+class Against(Struct, frozen=True):
+    """``against`` of ``[module]``: the release of its base that a module was trained on."""
+
+    name: ModuleName
+    version: Version
+    where: str = ""
+    """``file:line``, for explanations."""
+
+
 class ModuleTable(Struct, frozen=True, kw_only=True):
     """``[module]``."""
 
@@ -160,6 +169,7 @@ class ModuleTable(Struct, frozen=True, kw_only=True):
     license: str
     """SPDX expression in its normal spelling."""
     summary: str = ""
+    against: Against | None = None
 
 
 class FilesTable(Struct, frozen=True, kw_only=True):

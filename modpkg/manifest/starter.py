@@ -25,7 +25,10 @@ name = {name}
 # sentiment = {{ version = "~=1.4", extras = ["fast"] }}
 """
 
-_ON_A_BASE = """
+_ON_A_BASE = """\
+# The release of its base that it was trained on, where several fit:
+# against = "smollm2-135m==1.0.0"
+
 [dependencies]
 # The base that this module was trained on, and the versions that it fits:
 # smollm2-135m = ">=1.0,<2"

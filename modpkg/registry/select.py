@@ -29,10 +29,22 @@ def newest_release(
         admitted: Pre-releases that count as final ones.
         or_yanked: Use a yanked release where no other is in range.
     """
+    usable = usable_releases(lines, specifier, admitted=admitted, or_yanked=or_yanked)
+    return usable[0] if usable else None
+
+
+def usable_releases(
+    lines: Iterable[IndexLine],
+    specifier: SpecifierSet = _ANY,
+    *,
+    admitted: Collection[Version] = (),
+    or_yanked: bool = False,
+) -> list[IndexLine]:
+    """Return the releases of which `newest_release` returns the first, newest first."""
     in_range = [line for line in lines if specifier.contains(line.version, prereleases=True)]
     usable = _not_yanked(in_range) or (in_range if or_yanked else [])
     final = [line for line in usable if _is_final(line) or _version(line) in admitted]
-    return _newest(final or usable)
+    return sorted(final or usable, key=_version, reverse=True)
 
 
 def earlier_release(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -12,7 +11,7 @@ from msgspec import UNSET, Struct
 from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
-from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
+from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
 from modpkg.core.files import remove_tree, temporary_sibling, write_atomically
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
@@ -24,7 +23,6 @@ from modpkg.core.records import (
     FileEntry,
     IndexLine,
     Provenance,
-    Provides,
     RegistryInfo,
     ReleaseRecord,
     canonical_json,
@@ -34,37 +32,18 @@ from modpkg.core.untied import groups_of
 from modpkg.core.version import __version__
 from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
+from modpkg.release.base import Base
+from modpkg.release.binding import bind
 from modpkg.release.build_stamps import rename_release, source_stamps, write_stamps
 from modpkg.release.checkpoint import check_one_set
 from modpkg.release.content import collect
-from modpkg.release.expects import BaseMemory, expects_of
+from modpkg.release.expects import BaseMemory
 from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
 from modpkg.release.local_paths import without_local_paths
 from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
-
-
-class Base(Struct, frozen=True):
-    """The release of a base that a module is built against."""
-
-    release: Digest
-    record: ReleaseRecord
-    provides: Provides
-    read: Callable[[str, str], bytes]
-    """Return one of its files by digest; the second argument names it in errors."""
-
-    def config(self) -> dict[str, Any]:
-        """Return its ``config.json``; empty if it has none that can be read."""
-        record = self.record
-        if CONFIG not in record.files:
-            return {}
-        data = self.read(record.files[CONFIG].digest, f"{CONFIG} of {record.name} {record.version}")
-        try:
-            return msgspec.json.decode(data, type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return {}
 
 
 class Built(Struct, frozen=True):
@@ -93,7 +72,7 @@ def build(
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
-    memory: BaseMemory | None = None,
+    memory: Callable[[Base], BaseMemory | None] = lambda base: None,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing its contents.
 
@@ -102,8 +81,9 @@ def build(
     changed ones are encoded unless ``deltas`` is off. ``origins`` are the releases of the
     manifest's ``[provenance]``, from `modpkg.registry.origins.find_origins`. The same project and
     registry give the same bytes. ``accept`` is called with the finished tree before it replaces
-    ``out``; if it raises, ``out`` is unchanged. ``memory`` is asked how transformers has the base
-    in memory if an adapter does not name its tensors as they are on disk.
+    ``out``; if it raises, ``out`` is unchanged. ``memory`` tells how transformers has a base in
+    memory, for an adapter that does not name its tensors as they are on disk. ``base`` is the
+    release to try first (see `modpkg.release.binding`).
 
     Raises:
         ReleaseError, PackError, PatchError: A file or tensor is invalid; the message names it.
@@ -144,15 +124,7 @@ def build(
         if module.kind in ACTING_KINDS:
             if base is None:
                 raise ReleaseError("M210", where=manifest.path, kind=module.kind, found="")
-            bound = expects_of(
-                module,
-                packed.tensors,
-                content.files,
-                base.record,
-                base.provides,
-                model_config=base.config() if ADAPTER_CONFIG in content.files else {},
-                memory=memory,
-            )
+            base, bound = bind(module, packed.tensors, content.files, base, memory)
             expected[base.record.name] = tree.add(canonical_json(bound.expects))
             files.pop(MEMORY, None)
             if bound.memory is not None and bound.memory.untied is not None:

@@ -59,7 +59,7 @@ def test_the_base_that_a_module_acts_on_comes_first_and_once(
     registry: Path, tmp_path: Path
 ) -> None:
     project = add(
-        write_adapter(tmp_path / "lora"),
+        write_adapter(tmp_path / "lora", base="==1.1"),
         "[provenance]\nbuilt-from = [\n"
         '  { name = "tiny", version = "1.0", relation = "trained" },\n'
         '  { name = "tiny", version = "1.1", relation = "patched" },\n]\n',

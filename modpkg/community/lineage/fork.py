@@ -14,6 +14,7 @@ from modpkg.core.filenames import ADAPTER_CONFIG, MANIFEST, REPORT
 from modpkg.core.files import copy_file, make_folder, safe_path, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
+from modpkg.core.records import ACTING_KINDS
 from modpkg.environment.models import manifest_of
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
@@ -101,6 +102,9 @@ def _normal_form(module: InstalledModule, name: ModuleName, files: list[str]) ->
     form = {key: value for key, value in module.record.manifest.items() if key != "files"}
     origin = {"name": module.name, "relation": "forked", "version": module.version}
     form["module"] = form["module"] | {"name": str(name), "version": FIRST}
+    if module.record.kind in ACTING_KINDS and module.record.expects:
+        base = module.record.provenance.built_from[0]
+        form["module"]["against"] = f"{base.name}=={base.version}"
     form["provenance"] = {"built-from": [origin]}
     if any(map(is_left_out, files)):
         named = [_GLOB.sub(r"[\1]", path) for path in files]

@@ -10,7 +10,7 @@ from modpkg.adapters.reader import model_names
 from modpkg.core.errors import ModpkgError
 from modpkg.core.records import MemoryRecord, MemoryTensor, UntiedRecord
 from modpkg.core.tensors import DTypeShape
-from modpkg.release.build import Base
+from modpkg.release.base import Base
 
 if TYPE_CHECKING:
     from modpkg.runtime.memory_layout import MemoryLayout

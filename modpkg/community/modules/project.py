@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from packaging.version import Version
+
 from modpkg.community.modules.memory import memory_of
-from modpkg.core.errors import ManifestError, PublishError
+from modpkg.core.errors import ManifestError, PublishError, ReleaseError
+from modpkg.core.names import listed, parse_version
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.against import parse_release
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.base import find_base
@@ -62,14 +66,16 @@ def build_project(
     Args:
         project: Its workspace.
         out: Folder of the registry tree that is written; it is replaced.
-        against: Version of the base that an adapter, head or patch was made for. By default the
-            newest that its requirement allows.
+        against: Release of the base that an adapter, head or patch was made for, as
+            ``NAME==VERSION`` or only its version. By default the manifest's ``against``, or else
+            the newest that its requirement allows and the module fits.
         known: Tensors of the registry that the release will be published to.
         deltas: Whether changed tensors are written as changes.
         accept: Called with the finished tree before it replaces ``out``.
 
     Raises:
-        What looking up the base and the origins, and what building can raise.
+        ReleaseError: The manifest has another ``against``; and what looking up the base and the
+            origins, and what building can raise.
     """
     manifest, registries = project.manifest, project.registries
     module = module_table(manifest)
@@ -79,7 +85,7 @@ def build_project(
         by_name: dict[str, Registry] = {
             dependency.name: registries.of(dependency.name) for dependency in manifest.dependencies
         }
-        base = find_base(manifest, by_name, against)
+        base = find_base(manifest, by_name, _version(manifest, against))
     project.progress.stage(f"Building {module.name}")
     return build(
         manifest,
@@ -91,8 +97,32 @@ def build_project(
         deltas=deltas,
         progress=project.progress.advance,
         accept=accept,
-        memory=None if base is None else memory_of(base),
+        memory=memory_of,
     )
+
+
+def _version(manifest: Manifest, against: str | None) -> Version | None:
+    """Return the version of the base that a command line names.
+
+    Raises:
+        InvalidValue: ``against`` is neither a release nor a version.
+        ReleaseError: It is another release than the manifest's.
+    """
+    if against is None:
+        return None
+    name, version = parse_release(against) if "=" in against else (None, parse_version(against))
+    module = module_table(manifest)
+    own = module.against
+    if own is not None and (own.version != version or name not in (None, own.name)):
+        written = f"against = '{own.name}=={own.version}'"
+        raise ReleaseError("M422", given=against, where=own.where, written=written)
+    dependencies = {dependency.name for dependency in manifest.dependencies}
+    if name is not None and name not in dependencies:
+        shown = listed(dependencies) or "none"
+        raise ReleaseError(
+            "M422", given=against, where=manifest.path, written=f"other dependencies ({shown})"
+        )
+    return version
 
 
 def published_tensors(project: Workspace) -> KnownTensors | None:
