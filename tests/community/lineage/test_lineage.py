@@ -85,7 +85,7 @@ def test_a_fork_of_a_fork_moves_no_weights(registry: Path, tmp_path: Path) -> No
 
 
 def test_every_kind_can_be_forked(registry: Path, tmp_path: Path) -> None:
-    publish(write_adapter(tmp_path / "lora"), registry)
+    publish(write_adapter(tmp_path / "lora", base=">=2"), registry)
     publish(write_model(tmp_path / "talker"), registry)
     suite = write_module(
         tmp_path / "suite",
@@ -105,6 +105,8 @@ def test_every_kind_can_be_forked(registry: Path, tmp_path: Path) -> None:
             reader.record(reader.line(n, v)) for n, v in ((name, "1.0"), (f"my-{name}", "1.0.0"))
         )
         assert (old.tensors, old.files, old.requires) == (new.tensors, new.files, new.requires)
+        assert old.expects == new.expects
+    assert 'against = "tiny==2.0"' in Path("my-tiny-lora/modpkg.toml").read_text()
     assert check(str(registry)).problems == []
 
 
