@@ -113,7 +113,11 @@ def _warn_of_drift(generation: Generation, plan: InstallPlan, progress: Progress
     for module in generation.modules:
         for base, fit in module.fits.items():
             if fit != EXACT and module.name in used:
-                progress.warn(f"{module.name} was made for other weights of {base}: {fit}.")
+                origin = plan.transfer.records[module.name].provenance.built_from[0]
+                progress.warn(
+                    f"{module.name} was made for other weights of {base}: {fit}. It was made "
+                    f"against {origin.name} {origin.version}."
+                )
 
 
 def apply_install(

@@ -8,6 +8,7 @@ import pytest
 
 from modpkg.cli.everywhere import chosen
 from modpkg.cli.output import TerminalProgress
+from modpkg.registry.writer import RegistryWriter
 from tests import tiny
 from tests.cli.test_everywhere import run
 from tests.modules import publish_collection
@@ -15,9 +16,10 @@ from tests.modules import publish_collection
 
 @pytest.fixture
 def drifted(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Publish an adapter and a newer base with other weights; return an app's folder."""
+    """Publish an adapter and another base with other weights, the only one that is not yanked."""
     tiny.publish_talker(home / "registry", tmp_path / "projects")
     tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), home / "registry")
+    RegistryWriter(home / "registry").yank("tiny", "1.0", "a trial")
     publish_collection(home / "registry", "kit", "1.0", {"tiny-lora": "*"})
     folder = tmp_path / "app"
     folder.mkdir()
@@ -34,6 +36,7 @@ def test_drift_is_told_of_what_a_model_uses(
     manifest.write_text('[app]\nname = "app"\n[dependencies]\ntiny = ">1"\ntiny-lora = "*"\n')
     err = run(capfd, "install")[2]
     assert err.count("tiny-lora was made for other weights of tiny 1.1: drifted") == 1
+    assert "It was made against tiny 1.0." in err
     assert "drifted" in run(capfd, "show", "tiny-lora")[1], "it can be looked up at any time"
 
 
