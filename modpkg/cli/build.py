@@ -53,10 +53,9 @@ def build_command(
 
     An adapter, head or patch is bound to the release of its base that it was trained on: the one
     of "against" under [module], or of --against NAME==VERSION. Without, it is the newest that its
-    requirement allows and that it fits; if it fits several, which differ where it acts, build
-    asks. The registry of the base is read. Tensors that
-    the target registry already has are referred to, and those that changed since the previous
-    release are written as changes.
+    requirement allows; if it fits another one too, which differs where it acts, build asks. The
+    registry of the base is read. Tensors that the target registry already has are referred to, and
+    those that changed since the previous release are written as changes.
     """
     project = module_project(folder, workspace)
     target = out if out is not None else project.project.folder / DIST

@@ -122,7 +122,7 @@ def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
     project = module_project(folder, workspace)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            built = build_project(project, Path(scratch) / DIST, deltas=False)
+            built = build_project(project, Path(scratch) / DIST, deltas=False, older=True)
     except ModpkgError as error:
         if error.code in ("M420", "M421"):
             raise

@@ -1,7 +1,7 @@
 """Which release of its base a module is bound to, where its manifest does not say it.
 
-It is the newest release in range that it fits, unless it fits another one too whose weights differ
-where it acts: nothing in an adapter tells which of them it was trained on.
+It is the newest release in range, unless the module fits another one too whose weights differ where
+it acts: nothing in an adapter tells which of them it was trained on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def bind(
     files: Mapping[str, Path],
     base: Base,
     memory: Callable[[Base], BaseMemory | None],
+    *,
+    older: bool = False,
 ) -> tuple[Base, Bound]:
     """Return the release that a module is built against, and the part of it that it touches.
 
@@ -34,14 +36,15 @@ def bind(
         files: Its files.
         base: The release to try first; its ``others`` come after it.
         memory: Returns how transformers has a release in memory.
+        older: Whether to try the others too if the module does not fit ``base``.
 
     Raises:
-        ReleaseError, ComposeError: The module fits none of them (the error is about the first), or
-            several of different weights.
+        ReleaseError, ComposeError: The module fits none that is tried (the error is about
+            ``base``), or several of different weights.
     """
     refusal: ReleaseError | ComposeError | None = None
     refused: list[Base] = []
-    for candidate in itertools.chain([base], base.others()):
+    for candidate in itertools.chain([base], base.others() if older else ()):
         try:
             bound = expects_of(
                 module,

@@ -73,6 +73,7 @@ def build(
     progress: Callable[[int], None] | None = None,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
     memory: Callable[[Base], BaseMemory | None] = lambda base: None,
+    older: bool = False,
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing its contents.
 
@@ -83,7 +84,7 @@ def build(
     registry give the same bytes. ``accept`` is called with the finished tree before it replaces
     ``out``; if it raises, ``out`` is unchanged. ``memory`` tells how transformers has a base in
     memory, for an adapter that does not name its tensors as they are on disk. ``base`` is the
-    release to try first (see `modpkg.release.binding`).
+    release to bind it to, or with ``older`` the first to try (see `modpkg.release.binding`).
 
     Raises:
         ReleaseError, PackError, PatchError: A file or tensor is invalid; the message names it.
@@ -124,7 +125,7 @@ def build(
         if module.kind in ACTING_KINDS:
             if base is None:
                 raise ReleaseError("M210", where=manifest.path, kind=module.kind, found="")
-            base, bound = bind(module, packed.tensors, content.files, base, memory)
+            base, bound = bind(module, packed.tensors, content.files, base, memory, older=older)
             expected[base.record.name] = tree.add(canonical_json(bound.expects))
             files.pop(MEMORY, None)
             if bound.memory is not None and bound.memory.untied is not None:

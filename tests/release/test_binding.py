@@ -63,7 +63,7 @@ def test_a_module_that_fits_several_releases_asks_for_the_one(
     registry: Path, tmp_path: Path
 ) -> None:
     with raises("M421", match=r"fits several releases of tiny, .*: 1.1, 1.0.1, 1.0\. Say"):
-        built(registry, adapter(tmp_path / "a"))
+        built(registry, adapter(tmp_path / "a", base=">=1,<2"))
     assert against(built(registry, adapter(tmp_path / "b", base="==1.1"))) == "1.1"
 
 
@@ -79,11 +79,12 @@ def test_releases_of_the_same_weights_need_no_answer(registry: Path, tmp_path: P
     assert against(built(registry, adapter(tmp_path / "a", base=">=1,<1.1"))) == "1.0.1"
 
 
-def test_the_newest_release_that_fits_is_found(registry: Path, tmp_path: Path) -> None:
-    assert against(built(registry, adapter(tmp_path / "a", base=">=1.1"))) == "1.1"
+def test_a_newest_release_that_does_not_fit_is_promised_and_refused(
+    registry: Path, tmp_path: Path
+) -> None:
     assert against(built(registry, adapter(tmp_path / "b", version="2.0", hidden=12))) == "2.0"
     with raises("M604", match="of tiny 2.0 needs"):
-        built(registry, adapter(tmp_path / "c", base=">=2"))
+        built(registry, adapter(tmp_path / "c"))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_missing_release_is_named_with_what_there_is(registry: Path, tmp_path:
 def test_build_takes_a_release_that_does_not_contradict_the_manifest(
     registry: Path, tmp_path: Path
 ) -> None:
-    folder = adapter(tmp_path / "a")
+    folder = adapter(tmp_path / "a", base=">=1,<2")
     assert "--against tiny==1.1" in refused("build", folder)
     assert "against  tiny 1.0\n" in modpkg("build", folder, "--against", "tiny==1.0").stdout
     assert "against  tiny 1.1\n" in modpkg("build", folder, "--against", "1.1").stdout
@@ -145,6 +146,7 @@ def test_an_import_writes_what_an_adapter_was_trained_on(
     assert imported("--base", "tiny>=1,<1.1") == "tiny==1.0.1"
     assert imported("--base", "tiny>=1", "--against", "tiny==1.0") == "tiny==1.0"
     assert imported("--base", "tiny==1.1") == "tiny==1.1"
+    assert imported("--base", "tiny>=1.1") == "tiny==1.1", "it does not fit 2.0"
     modpkg("build", "out")
     shutil.rmtree("out")
     command = ("import", "peft", source, "--name", "x", "--out", "out", "--base")

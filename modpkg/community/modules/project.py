@@ -60,6 +60,7 @@ def build_project(
     known: KnownTensors | None = None,
     deltas: bool = True,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
+    older: bool = False,
 ) -> Built:
     """Build the release of a module project into ``out``.
 
@@ -68,10 +69,11 @@ def build_project(
         out: Folder of the registry tree that is written; it is replaced.
         against: Release of the base that an adapter, head or patch was made for, as
             ``NAME==VERSION`` or only its version. By default the manifest's ``against``, or else
-            the newest that its requirement allows and the module fits.
+            the newest that its requirement allows.
         known: Tensors of the registry that the release will be published to.
         deltas: Whether changed tensors are written as changes.
         accept: Called with the finished tree before it replaces ``out``.
+        older: Whether an older base is taken if the module does not fit the newest one.
 
     Raises:
         ReleaseError: The manifest has another ``against``; and what looking up the base and the
@@ -98,6 +100,7 @@ def build_project(
         progress=project.progress.advance,
         accept=accept,
         memory=memory_of,
+        older=older,
     )
 
 
