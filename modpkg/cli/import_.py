@@ -23,8 +23,8 @@ from modpkg.interop.hf import import_hf
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.interop.peft import against_of, import_peft
 from modpkg.interop.plain import import_plain
-from modpkg.manifest.editor_schema import add_schema
 from modpkg.manifest.edit import set_against
+from modpkg.manifest.editor_schema import add_schema
 
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
