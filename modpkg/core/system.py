@@ -211,6 +211,17 @@ def is_of_another_user(status: os.stat_result) -> bool:
     return hasattr(os, "geteuid") and status.st_uid != os.geteuid()
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a complete file survive a power cut, where the system can."""
+    if WINDOWS:  # which flushes only what is open for writing
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` survive a power cut, where the system can."""
     if WINDOWS:  # which opens no folders

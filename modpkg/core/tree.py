@@ -6,9 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modpkg.core import system
-from modpkg.core.digests import Digest, blob_path, digest_bytes
+from modpkg.core.digests import Digest, blob_path, digest_bytes, digest_file
 from modpkg.core.errors import IntegrityError
-from modpkg.core.files import temporary_sibling, write_atomically
+from modpkg.core.files import (
+    disk_errors,
+    make_folder,
+    share_file,
+    temporary_sibling,
+    write_atomically,
+)
 
 
 class BlobTree:
@@ -63,6 +69,34 @@ class BlobTree:
             system.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
+
+    def add_shared(self, source: BlobTree, expected: Digest, what: str) -> None:
+        """Add a blob of another tree of this user's, without a copy where possible.
+
+        Raises:
+            IntegrityError: It is missing or damaged there; nothing was added.
+            InstallError: The disk is full; nothing was added.
+            OSError: It cannot be read.
+        """
+        try:
+            actual = digest_file(source.path(expected))
+        except FileNotFoundError:
+            raise IntegrityError("M306", what=what, digest=expected, source=source.root) from None
+        if actual != expected:
+            raise IntegrityError(
+                "M305", what=what, expected=expected, actual=actual, source=source.root
+            )
+        target = self.path(expected)
+        make_folder(target.parent)
+        staged = temporary_sibling(target)
+        try:
+            with disk_errors(target.parent):
+                share_file(source.path(expected), staged)
+                system.sync_file(staged)
+            system.replace(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
+        system.sync_folder(target.parent)
 
 
 def check_digest(data: bytes, expected: Digest, what: str, source: str) -> None:

@@ -76,10 +76,11 @@ class RegistryWriter:
         now: datetime.datetime | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> IndexLine:
-        """Copy a release from a built tree into this registry, and return its index line.
+        """Add a release of a built tree to this registry, and return its index line.
 
-        Publishing the same release again changes nothing. Packs that the release refers to have to
-        be in the built tree or in this registry.
+        Its files are linked, not copied, where the file system can: nobody changes a built tree,
+        which a later build replaces. Publishing the same release again changes nothing. Packs that
+        the release refers to have to be in the built tree or in this registry.
 
         Raises:
             PublishError: The version is published with another release digest, or a pack is in
@@ -97,10 +98,12 @@ class RegistryWriter:
                     self._describe(line.name)  # whoever published it may have been killed
                     return existing
             others = self._other_versions(line, lines)
+            tree = BlobTree(Path(built.url))
             added = sum(
-                self._copy(built, digest, what, progress) for digest, what in blobs_of(record)
+                self._add(built, digest, what, progress, tree) for digest, what in blobs_of(record)
             )
-            added += self._copy(built, parse_digest(line.release), "the release record", progress)
+            release = parse_digest(line.release)
+            added += self._add(built, release, "the release record", progress, tree)
             published = msgspec.structs.replace(
                 line, size=added, published=_timestamp(now), yanked=None
             )
@@ -142,8 +145,8 @@ class RegistryWriter:
         with self._locked(line.name):
             others = self._other_versions(line, self._reader().index(line.name))
             for digest, what in blobs_of(record):
-                self._copy(source, digest, what, progress)
-            self._copy(source, parse_digest(line.release), "the release record", progress)
+                self._add(source, digest, what, progress)
+            self._add(source, parse_digest(line.release), "the release record", progress)
             self._write_index(line.name, [*others, line])
         return record
 
@@ -250,12 +253,21 @@ class RegistryWriter:
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         return folder_lock(self.folder, name)
 
-    def _copy(
-        self, built: Registry, digest: Digest, what: str, progress: Callable[[int], None] | None
+    def _add(
+        self,
+        source: Registry,
+        digest: Digest,
+        what: str,
+        progress: Callable[[int], None] | None,
+        built: BlobTree | None = None,
     ) -> int:
+        """Add a blob, and return its bytes; 0 if it is here. That of a build is not copied."""
         if self.blobs.has(digest):
             return 0
-        self.blobs.add_stream(built.stream(digest, what), digest, what, built.url)
+        if built is not None:
+            self.blobs.add_shared(built, digest, what)
+        else:
+            self.blobs.add_stream(source.stream(digest, what), digest, what, source.url)
         size = self.blobs.path(digest).stat().st_size
         if progress is not None:
             progress(size)

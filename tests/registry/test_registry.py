@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,9 +16,13 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 import modpkg.registry.reader as reader_module
+from modpkg.core.digests import digest_file, parse_digest
 from modpkg.core.tree import BlobTree
+from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
+from modpkg.release.build import build
+from tests.conftest import safetensors_bytes
 from tests.modules import publish, publish_collection, write_module
 from tests.raising import raises
 from tests.registry.servers import serve
@@ -68,6 +73,53 @@ def test_building_is_deterministic(tmp_path: Path) -> None:
         lines.append(publish(folder, tmp_path / f"registry{number}").release)
     assert lines[0] == lines[1]
     assert not registry.exists()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_publishing_does_not_copy_a_build_and_no_edit_reaches_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    if not linked:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "")))
+    weights = safetensors_bytes({"w": ("U8", [3], b"abc")})
+    folder = write_module(
+        tmp_path / "m", "m", kind="base", files={"w.safetensors": weights, "README.md": b"one"}
+    )
+    line = publish(folder, tmp_path / "registry")
+    record = Registry(str(tmp_path / "registry")).record(line)
+    published, built = BlobTree(tmp_path / "registry"), BlobTree(folder / "dist")
+    for digest in (parse_digest(next(iter(record.packs))), parse_digest(line.release)):
+        status = published.path(digest).stat()
+        assert status.st_nlink == (2 if linked else 1)
+        assert status.st_mode & 0o777 == 0o444
+        assert published.path(digest).read_bytes() == built.path(digest).read_bytes()
+    (folder / "w.safetensors").write_bytes(weights.replace(b"abc", b"xyz"))  # in place
+    (folder / "README.md").write_bytes(b"two")
+    shutil.rmtree(folder / "dist")
+    publish_collection(tmp_path / "registry", "other")
+    for digest in record.packs:
+        assert digest_file(published.path(parse_digest(digest))) == digest
+
+
+def test_a_build_that_was_damaged_is_not_published(tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m", files={"README.md": b"one"})
+    manifest = read_manifest(folder / "modpkg.toml")
+    assert manifest.module is not None
+    line = build(manifest, manifest.module, folder / "dist").line
+    built = Registry(str(folder / "dist"))
+    digest = parse_digest(built.record(line).files["README.md"].digest)
+    path = BlobTree(folder / "dist").path(digest)
+    path.chmod(0o644)
+    path.write_bytes(b"two")
+    writer = RegistryWriter(tmp_path / "registry")
+    with raises("M305"):
+        writer.publish(built, line)
+    with raises("M305"):
+        writer.blobs.add_shared(BlobTree(folder / "dist"), digest, "README.md")
+    path.unlink()
+    with raises("M306"):
+        writer.blobs.add_shared(BlobTree(folder / "dist"), digest, "README.md")
+    assert not writer.blobs.has(digest)
 
 
 def test_a_yank_is_a_mark_with_a_reason(tmp_path: Path) -> None:
