@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modpkg.core.errors import InstallError
+from modpkg.core.files import denied
 from modpkg.core.system import (
     Lock,
     descriptor_locks,
     lock_by_file,
+    read_descriptor,
     set_descriptor_mode,
     update_descriptor,
 )
@@ -44,21 +46,50 @@ def file_lock(
     """Wait for the lock ``path`` and hold it, shared with others or exclusively.
 
     The operating system releases it when the process ends, however it ends. A new lock file gets
-    ``mode``; ``waiting`` is called once if the lock is not free within half a second.
+    ``mode``; ``waiting`` is called once if the lock is not free within half a second. Where nothing
+    may be written, a shared lock is that of the file that is there, or none.
 
     Raises:
-        InstallError: Locks do not work in the folder.
+        InstallError: Locks do not work in the folder, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise denied(error) or error from None
     if not descriptor_locks():
         with lock_by_file(path, exclusive, waiting, _PATIENCE):
             yield
         return
-    descriptor = update_descriptor(path, mode)
+    try:
+        descriptor = update_descriptor(path, mode)
+    except OSError as error:
+        if (refusal := denied(error)) is None:
+            raise
+        if exclusive:
+            raise refusal from None
+        with _lock_to_read(path):
+            yield
+        return
     try:
         if mode != 0o666:  # shared between users, whatever the umask
             set_descriptor_mode(descriptor, mode)
         _acquire(path, descriptor, exclusive, waiting)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _lock_to_read(path: Path) -> Iterator[None]:
+    """Hold a lock shared whose file this user cannot write, if there is one."""
+    try:
+        descriptor = read_descriptor(path)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # nobody can hold it where locks do not work
+            descriptor_locks()[0](descriptor, False, True)
         yield
     finally:
         os.close(descriptor)

@@ -70,11 +70,12 @@ def _written(name: str, out: Path, write: Callable[[], object]) -> Path:
         return out
     try:
         write()
-    except (ConversionError, OSError) as error:
+    except (ConversionError, InstallError, OSError) as error:
         if out.is_dir():  # another process was faster
             return out
-        if isinstance(error, OSError) and denied(error) is not None:
-            reason = (error.strerror or str(error)).lower()
+        refusal = denied(error) if isinstance(error, OSError) else error
+        if refusal is not None and refusal.code == "M510":
+            reason = refusal.values["reason"]
             raise InstallError("M728", name=name, path=out.parent, reason=reason) from None
         raise
     return out

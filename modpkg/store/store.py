@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -80,6 +81,9 @@ class Store:
             os.utime(self._mark(release))
         except FileNotFoundError:
             write_atomically(self._mark(release), b"")
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise  # that it is used cannot be recorded in a store that is only read
 
     def forget_checked(self, release: str) -> None:
         """Remove the record that a release was checked."""

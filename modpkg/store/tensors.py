@@ -7,6 +7,7 @@ name. It is synchronized with the packs when it is first used.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -96,6 +97,12 @@ class TensorIndex:
                 self._synchronize(connection)
 
     @property
+    def _in_memory(self) -> bool:
+        """Whether the index cannot be written, and is made anew at each use from the headers."""
+        folder = self._path.parent
+        return folder.is_dir() and not os.access(folder, os.W_OK)
+
+    @property
     def _lock(self) -> Path:
         return self._path.with_suffix(".lock")
 
@@ -106,7 +113,7 @@ class TensorIndex:
 
     def _once(self, act: Callable[[sqlite3.Connection], T]) -> T:
         with file_lock(self._lock), self._open() as connection:
-            if not self._synchronized:
+            if not self._synchronized or self._in_memory:
                 self._synchronize(connection)
                 self._synchronized = True
             result = act(connection)
@@ -116,7 +123,10 @@ class TensorIndex:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(self._index.connect()) as connection:
+        index = self._index
+        if self._in_memory:
+            index = DisposableIndex(None, _TABLES, VERSION)
+        with contextlib.closing(index.connect()) as connection:
             yield connection
 
     def _synchronize(self, connection: sqlite3.Connection) -> None:
@@ -132,7 +142,8 @@ class TensorIndex:
             try:
                 tensors: Mapping[str, object] = self._packs.read(name)
             except PackError:
-                self._packs.remove(name)  # cut or overwritten: its tensors are fetched again
+                if not self._in_memory:  # cut or overwritten: its tensors are fetched again
+                    self._packs.remove(name)
                 continue
             _insert(connection, name, size, [_raw(digest) for digest in tensors])
         connection.commit()

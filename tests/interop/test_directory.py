@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,26 @@ def test_a_folder_that_is_there_needs_no_writing(
             modpkg.path("lora-2", form=form)
     with raises("M728", match="read-only"):
         modpkg.path("tiny")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_disk_that_is_read_only_gives_what_is_there(workspace: Workspace, home: Path) -> None:
+    there = modpkg.path("lora-1")
+    subprocess.run(["mount", "--bind", home, home], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", home, home], check=True)
+        assert modpkg.path("lora-1") == there
+        fused = modpkg.load("lora-1")(IDS).logits
+        live = modpkg.load(["lora-1", "lora-2"], live=True)  # the store's index and locks too
+        assert torch.allclose(live(IDS).logits, fused, atol=1e-6)
+        assert modpkg.tokenizer("lora-2") is not None
+        with raises("M510", match="read-only"):
+            modpkg.load("lora-2")  # nobody has composed it yet
+        for name, form in (("lora-2", "hf"), ("lora-2", "peft"), ("tiny", "hf")):
+            with raises("M728", match="read-only"):
+                modpkg.path(name, form=form)  # type: ignore[arg-type]
+    finally:
+        subprocess.run(["umount", "-l", home], check=True)  # models map it
 
 
 def test_a_write_into_a_folder_is_found_and_repaired(workspace: Workspace) -> None:
