@@ -29,7 +29,7 @@ def test_the_core_story_ends_the_same(system: str, monkeypatch: pytest.MonkeyPat
     assert ended["first"] == ended["rolled back"] == ended["still mapped"]
     assert ended["updated"] == ended["again"] == ended["after gc"] != ended["first"]
     assert ended["live"] != ended["updated"]  # PEFT's wrapper has names of its own
-    assert ended["repaired"] == "Verified 30.7 kB: 1 corrupt, 1 repaired."
+    assert ended["repaired"].endswith(": 1 corrupt, 1 repaired.")
     assert "tiny-lora 1.0 adapter" in ended["tree"]
     assert ended["left"] == []
     assert story.weights(modpkg.load("app", project="app")) == ended["updated"]
