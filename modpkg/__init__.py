@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from modpkg.core.errors import ModpkgError, RunError
+from modpkg.core.extras import require_torch
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def load(
         TypeError: Several names were given without ``live``.
     """
     workspace = _workspace(project, user)
+    require_torch("modpkg.load")
     if live:
         return _live(name, workspace, device, dtype)
     from modpkg.runtime.installed import find_model
@@ -155,6 +157,7 @@ def pipeline(
     Raises:
         ModpkgError: As `load`; or the model has no task that is supported, or no tokenizer.
     """
+    require_torch("modpkg.pipeline")
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
     from modpkg.runtime.pipeline import Pipeline
@@ -254,6 +257,7 @@ def run(
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or has no supported task.
     """
+    require_torch("modpkg.run")
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.pipeline import open_pipeline
 

@@ -166,6 +166,14 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         silence_output()
         sys.exit(1)
+    except ImportError as error:
+        from modpkg.core.extras import without_torch
+
+        command = next((text for text in own if text in COMMANDS), "")
+        refusal = without_torch(error, f"modpkg {command}".rstrip())
+        if chosen.debug or refusal is None:
+            raise
+        _fail(refusal, own)
     except OSError as error:
         if chosen.debug:
             raise

@@ -1,17 +1,20 @@
-"""Distances between two tensors of the same shape."""
+"""Distances between two stored tensors of the same shape, by numpy where it has their dtypes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import mmap
+from collections.abc import Callable, Iterator
 
-import torch
+import numpy as np
 from msgspec import Struct
+
+from modpkg.compose.arrays import STORED, Stored, stored_dtype, widened
+from modpkg.core.errors import PackError
+from modpkg.core.installed import TensorRef
 
 BLOCK_ELEMENTS = 1 << 17
 """Elements compared at a time: the float64 copies of a block take 2 MiB."""
-
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Distance(Struct, frozen=True):
@@ -35,48 +38,76 @@ def relative(distance: float, norm: float) -> float:
 
 
 def distance_of(
-    a: torch.Tensor, b: torch.Tensor, progress: Callable[[int], None] | None = None
+    a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None = None
 ) -> Distance:
     """Return the distance of two tensors of the same shape.
 
     ``progress`` is called with the number of bytes of B in each block.
+
+    Raises:
+        PackError: A file is missing or too short, or this torch does not have a dtype.
     """
+    if not (_in_numpy(a) and _in_numpy(b)):
+        from modpkg.compose.mapping import map_tensors
+        from modpkg.compose.torch_distance import torch_sums
+
+        tensors = map_tensors([("a", a)]) | map_tensors([("b", b)])
+        sums = torch_sums(tensors["a"], tensors["b"], BLOCK_ELEMENTS, progress)
+    else:
+        sums = _sums(a, b, progress)
     changed, norm, distance, largest = 0, 0.0, 0.0, 0.0
-    for old, new in _blocks(_flat(a), _flat(b)):
-        if progress is not None:
-            progress(new.numel() * new.element_size())
-        x = old.double()
-        gap = new.double() - x
-        if old.dtype == new.dtype:
-            changed += int(torch.count_nonzero(bits_of(old) - bits_of(new)))
-        else:
-            changed += int(torch.count_nonzero(gap))
-        norm += float(torch.dot(x, x))
-        distance += float(torch.dot(gap, gap))
-        low, high = torch.aminmax(gap)
-        largest = max(largest, float(high), -float(low))
+    for block in sums:
+        changed += block[0]
+        norm += block[1]
+        distance += block[2]
+        largest = max(largest, block[3])
     return Distance(changed, math.sqrt(norm), math.sqrt(distance), largest)
 
 
-def bits_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor viewed as integers of the same width, for bitwise comparison."""
-    return tensor.view(_INTEGERS[tensor.element_size()])
+Sums = Iterator[tuple[int, float, float, float]]
+"""By block: changed elements, sums of the squares of A and of B − A, the largest in B − A."""
 
 
-def differing(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-    """Return a mask of the elements whose bits differ, for two tensors of the same dtype."""
-    if one.is_complex() or one.dtype == torch.bool:
-        return one.ne(two)
-    return bits_of(one).ne(bits_of(two))
+def _in_numpy(ref: TensorRef) -> bool:
+    return ref.dtype in STORED and not ref.dtype.startswith("F8_")
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor as a flat row of real numbers; booleans as bytes."""
-    if tensor.is_complex():
-        return torch.view_as_real(tensor).flatten()
-    return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).flatten()
+def _sums(a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None) -> Sums:
+    one, two = stored_elements(a), stored_elements(b)
+    for start in range(0, one.size, BLOCK_ELEMENTS):
+        old, new = one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
+        if progress is not None:
+            progress(new.nbytes)
+        with np.errstate(all="ignore"):  # infinity and NaN are told as they are
+            x = widened(old, a)
+            gap = widened(new, b) - x
+            if a.dtype == b.dtype:
+                changed = np.count_nonzero(element_bits(old) != element_bits(new))
+            else:
+                changed = np.count_nonzero(gap)
+            largest = max(float(gap.max()), -float(gap.min()))
+            yield int(changed), float(np.dot(x, x)), float(np.dot(gap, gap)), largest
 
 
-def _blocks(one: torch.Tensor, two: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, one.numel(), BLOCK_ELEMENTS):
-        yield one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
+def stored_elements(ref: TensorRef) -> Stored:
+    """Return a tensor's elements as stored, flat, mapped from its file.
+
+    Raises:
+        PackError: The file is missing or too short, or numpy has no such elements.
+    """
+    dtype = stored_dtype(ref)
+    if not ref.length:
+        return np.empty(0, dtype)
+    try:
+        with open(ref.file, "rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise PackError("M201", path=ref.file, reason=f"it cannot be mapped ({error})") from None
+    if ref.offset + ref.length > len(mapping):
+        raise PackError("M201", path=ref.file, reason="it is truncated before a tensor's end")
+    return np.frombuffer(mapping, dtype, ref.length // dtype.itemsize, ref.offset)
+
+
+def element_bits(stored: Stored) -> Stored:
+    """Return elements as unsigned integers of their width, for bitwise comparison."""
+    return stored.view(f"u{stored.dtype.itemsize}")

@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.compose.checks import check_kept
-from modpkg.compose.composition import NOTHING, Composition
-from modpkg.compose.operators import find_operator
+from modpkg.compose.composition import Composition
+from modpkg.compose.memory import needs_torch
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.core import system
@@ -203,10 +203,8 @@ def _written_behind(descriptor: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _torch_threads_restored(composition: Composition) -> Iterator[None]:
-    """Restore torch's thread count on exit, if an operator uses torch."""
-    terms = [term for item in composition.computed.values() for term in item.terms]
-    ops = {term.op for term in terms} - {NOTHING}
-    if all(find_operator(op, composition.name).arrays for op in ops):
+    """Restore torch's thread count on exit, if torch is used."""
+    if not needs_torch(composition):
         yield
         return
     from modpkg.compose.torch_threads import threads_restored

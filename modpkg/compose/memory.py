@@ -39,6 +39,14 @@ def run_elements(count: int) -> int:
     return max(1 << 9, count >> 11)
 
 
+def needs_torch(composition: Composition) -> bool:
+    """Return whether torch computes a part of it; numpy does the rest."""
+    terms = [term for item in composition.computed.values() for term in item.terms]
+    ops = {term.op for term in terms} - {NOTHING}
+    of_torch = any(not find_operator(op, composition.name).arrays for op in ops)
+    return of_torch or bool(composition.routers)
+
+
 def peak_bytes(composition: Composition, threads: int) -> int:
     """Return an upper bound of the bytes that composing needs, without interpreter and torch.
 

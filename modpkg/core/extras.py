@@ -1,8 +1,9 @@
-"""Optional dependencies, imported where they are needed."""
+"""Optional dependencies, imported where they are needed; torch is one in a light install."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from modpkg.core.errors import MissingExtra
@@ -24,3 +25,31 @@ def import_extra(module: str, *, what: str, extra: str, package: str = "") -> An
         return importlib.import_module(module)
     except ImportError:
         raise MissingExtra("M703", what=what, package=package or module, extra=extra) from None
+
+
+NO_TORCH = "torch is not installed, as in a light install"
+
+
+def has_torch() -> bool:
+    """Return whether torch is installed; it is not imported."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except ImportError:
+        return False
+
+
+def require_torch(what: str) -> None:
+    """Check that torch is installed, before work begins that would be lost.
+
+    Raises:
+        MissingExtra: It is not. ``what`` needs it, as the subject of the error's sentence.
+    """
+    if not has_torch():
+        raise MissingExtra("M895", what=what)
+
+
+def without_torch(error: ImportError, what: str) -> MissingExtra | None:
+    """Return the error for an import that failed for lack of torch; None for other imports."""
+    if (error.name or "").partition(".")[0] != "torch" or has_torch():
+        return None
+    return MissingExtra("M895", what=what)

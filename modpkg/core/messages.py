@@ -391,6 +391,10 @@ MESSAGES: dict[str, str] = {
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "
         "then run the same command again."
     ),
+    "M895": (
+        "{what} needs torch, which is not installed here (a light install leaves it out): run "
+        "pip install torch, or do this on a machine that has it."
+    ),
     "M901": "{message}",
     "M902": (
         "The shell took '>' for a redirect into the file {file!r}, and it is ambiguous which of "

@@ -140,8 +140,7 @@ def measure_drift(
 
 
 def _measure(fit: Fit, base: ReleaseRecord, store: Store) -> RelativeChange:
-    from modpkg.compose.distance import distance_of, relative  # torch
-    from modpkg.compose.mapping import map_tensors
+    from modpkg.compose.distance import distance_of, relative  # numpy
 
     widths = {touched.digest: DTYPE_BYTES[touched.dtype] for touched in fit.before.values()}
     old = store.find(widths)
@@ -159,8 +158,7 @@ def _measure(fit: Fit, base: ReleaseRecord, store: Store) -> RelativeChange:
             shape=touched.shape,
             digest=touched.digest,
         )
-        pair = map_tensors([("old", earlier), ("new", new[name])])
-        difference = distance_of(pair["old"], pair["new"])
+        difference = distance_of(earlier, new[name])
         distances[name] = relative(difference.distance, difference.norm)
     if not distances:
         return RelativeChange(0)

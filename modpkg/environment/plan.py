@@ -10,12 +10,13 @@ from msgspec import Struct
 from packaging.requirements import Requirement
 
 from modpkg.compose.composition import Composition
-from modpkg.compose.memory import peak_bytes
+from modpkg.compose.memory import needs_torch, peak_bytes
 from modpkg.compose.plan import plan as plan_composition
 from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.core.extras import require_torch
 from modpkg.core.filenames import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -335,10 +336,16 @@ def _compositions(
 
 
 def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[int, int]:
-    """Return how many bytes composing writes, and its peak memory."""
+    """Return how many bytes composing writes, and its peak memory.
+
+    Raises:
+        MissingExtra: One needs torch, which is not installed.
+    """
     size = memory = 0
     for composition in compositions:
         if to_write := composition.bytes_to_write(store.root):
+            if needs_torch(composition):
+                require_torch(f"Composing {composition.name}")
             size += to_write
             memory = max(memory, peak_bytes(composition, system.available_cores()))
     return size, memory

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from modpkg.adapters.quantised import Quantised, quantised
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ReleaseError
+from modpkg.core.extras import NO_TORCH, has_torch
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
-from modpkg.core.tensors import type_of, types_of
+from modpkg.core.tensors import DTypeShape, type_of, types_of
 from modpkg.interop.full_precision import FullPrecision, full_precision, refs_of
 from modpkg.manifest.schema import Manifest
 from modpkg.release.content import collect
 from modpkg.runtime.dense import check_weights
-from modpkg.runtime.loading_report import LoadingReport, check_complete, report_or_reason
 from modpkg.runtime.sentence_modules import WITH_WEIGHTS, modules_of, split_tensors
+
+if TYPE_CHECKING:
+    from modpkg.runtime.loading_report import LoadingReport
 
 _OTHER_FORM = "its tensors are not those of its architecture in full precision"
 _NO_CODES = "its tensors are in full precision; take quantization_config out of its config.json"
@@ -54,15 +58,27 @@ def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> Architect
         except ValueError as error:
             return ArchitectureFit(None, str(error), stored, None)
         types = full.types()
-    report, reason = report_or_reason(name, folder, types)
+    report, reason = _report_or_reason(name, folder, types)
     if stored is not None and not stored.tensor:
         if report is not None and (report.missing or report.unexpected or report.mismatched):
             return ArchitectureFit(None, _OTHER_FORM, stored, None)
         reason = _NO_CODES
     if report is not None:
+        from modpkg.runtime.loading_report import check_complete
+
         check_complete(name, report)
         _check_tied(name, report, refs)
     return ArchitectureFit(report, reason, stored, full)
+
+
+def _report_or_reason(
+    name: str, folder: Path, types: Mapping[str, DTypeShape]
+) -> tuple[LoadingReport | None, str]:
+    if not has_torch():
+        return None, NO_TORCH
+    from modpkg.runtime.loading_report import report_or_reason
+
+    return report_or_reason(name, folder, types)
 
 
 def _check_tied(name: str, report: LoadingReport, refs: Mapping[str, TensorRef]) -> None:

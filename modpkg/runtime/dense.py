@@ -7,12 +7,13 @@ LayerNorm:  y = (x − mean) / √(variance + 1e-5) · w + b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from modpkg.core.errors import RunError
 from modpkg.core.tensors import TypedTensor
+
+if TYPE_CHECKING:
+    import torch
 
 _ACTIVATIONS = (
     *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
@@ -66,6 +67,8 @@ def project(
     check_weights(name, folder, "Dense", config, weights)
     if x.shape[-1] != wide:
         raise refuse(f"takes embeddings of width {wide}, but gets {x.shape[-1]}")
+    import torch
+
     kind = torch.promote_types(x.dtype, weights["linear.weight"].dtype)
     cast = {key: tensor.to(kind) for key, tensor in weights.items()}
     x = x.to(kind)
@@ -95,6 +98,8 @@ def normalize_layer(
     if x.shape[-1] != width:
         reason = f"{folder} takes embeddings of width {width}, but gets {x.shape[-1]}"
         raise RunError("M704", name=name, reason=reason)
+    import torch
+
     kind = torch.promote_types(x.dtype, weights["norm.weight"].dtype)
     scale, shift = weights["norm.weight"].to(kind), weights["norm.bias"].to(kind)
     return torch.nn.functional.layer_norm(x.to(kind), (x.shape[-1],), scale, shift)
@@ -132,5 +137,7 @@ def check_weights(
 
 def _activation(name: str) -> torch.nn.Module:
     arguments = {"dim": -1} if name in _OVER_WIDTH else {}
+    import torch
+
     module: torch.nn.Module = getattr(torch.nn, name)(**arguments)
     return module.eval()  # RReLU draws random slopes in training mode

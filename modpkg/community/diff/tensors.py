@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from msgspec import Struct
 
 from modpkg.community.modules.same_names import as_named_by, config_of
 from modpkg.community.modules.view import ModuleView
-from modpkg.compose.distance import bits_of, distance_of, relative
-from modpkg.compose.mapping import map_tensors
+from modpkg.compose.distance import distance_of, element_bits, relative, stored_elements
 from modpkg.core.installed import TensorRef
 from modpkg.core.progress import Progress
 from modpkg.core.same_values import in_terms_of
@@ -176,8 +174,7 @@ def _plain(
 def _measured(
     name: str, a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None
 ) -> TensorDiff:
-    old, new = (map_tensors([(name, ref)])[name] for ref in (a, b))
-    measured = distance_of(old, new, progress)
+    measured = distance_of(a, b, progress)
     plain = _plain(name, b, "changed", a)
     return TensorDiff(
         name=name,
@@ -201,14 +198,16 @@ def unchanged_entries(
     Raises:
         PackError: A file is missing or too short.
     """
-    named = [("p", places), ("v", values), ("q", new_places), ("w", new_values)]
-    arrays = map_tensors(named)
-    where, order = arrays["q"].long().sort(stable=True)
-    if not where.numel():
+    import numpy as np
+
+    old, new = (stored_elements(ref).astype(np.int64) for ref in (places, new_places))
+    if not new.size:
         return 0
-    near = torch.searchsorted(where, arrays["p"].long()).clamp(max=where.numel() - 1)
-    bits = [bits_of(arrays["v"]), bits_of(arrays["w"])[order][near]]
-    return int(torch.count_nonzero((where[near] == arrays["p"]) & (bits[0] == bits[1])))
+    order = np.argsort(new, kind="stable")
+    where = new[order]
+    near = np.searchsorted(where, old).clip(max=where.size - 1)
+    bits = [element_bits(stored_elements(ref)) for ref in (values, new_values)]
+    return int(np.count_nonzero((where[near] == old) & (bits[0] == bits[1][order][near])))
 
 
 class PartDiff(Struct, frozen=True, kw_only=True):

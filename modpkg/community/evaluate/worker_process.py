@@ -21,6 +21,7 @@ from modpkg.community.evaluate.protocol import (
     WorkerRequest,
 )
 from modpkg.core.errors import CLASSES, ModpkgError, TestAborted
+from modpkg.core.extras import require_torch
 from modpkg.core.progress import Progress
 
 TIME_LIMIT = 1800.0
@@ -105,9 +106,14 @@ class WorkerProcess:
         return answer
 
     def start(self) -> None:
-        """Start the process, which imports what it needs while the caller goes on."""
+        """Start the process, which imports what it needs while the caller goes on.
+
+        Raises:
+            MissingExtra: torch is not installed.
+        """
         if self._process is not None:
             return
+        require_torch("Running a test")
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *sys.path],
             stdin=subprocess.PIPE,

@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from modpkg.community.diff.svg import Cell, heat_map
 from modpkg.community.diff.tensors import layer_of
-from modpkg.compose.distance import differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.torch_arrays import mapped
+from modpkg.compose.torch_distance import differing
 from modpkg.compose.torch_threads import parallel_map
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.installed import TensorRef

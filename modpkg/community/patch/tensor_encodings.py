@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from modpkg.community.patch.factors import find_low_rank, find_scales
 from modpkg.compose.composition import Term
-from modpkg.compose.distance import bits_of, differing
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.operators.patch import ESCAPE, PATCHED
 from modpkg.compose.torch_arrays import mapped, matrix, round_into
+from modpkg.compose.torch_distance import bits_of, differing
 from modpkg.core.digests import digest_file
 from modpkg.core.dtypes import DTYPE_BYTES, FLOATS
 from modpkg.core.errors import PatchError
