@@ -13,11 +13,14 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, blob_path, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RecordError
+from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.files import TEMPORARY
 from modpkg.core.names import module_name, parse_requirement
 from modpkg.core.records import IndexLine, canonical_json
 from modpkg.core.tree import BlobTree
+from modpkg.registry.module_lines import format_module_lines, parse_module_lines
 from modpkg.registry.reader import Registry
+from modpkg.registry.source import FileMissing
 from registry_spec.releases import check_release
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -102,6 +105,8 @@ class _Check:
         if self.registry.folder is not None and not names:
             self._stray_blobs(self.registry.folder)
         self._skipped_lines()
+        with self._problems(REGISTRY_MODULES):
+            self._module_lines()
         self.report.blobs = len(self.seen)
         return self.report
 
@@ -147,6 +152,19 @@ class _Check:
             where = place[0] if place else "index"
             self.report.problems.append(Problem(where, "M209", warning))
         self.warnings.clear()
+
+    def _module_lines(self) -> None:
+        """Check the form of ``modules.jsonl``, which may be missing, or behind the index."""
+        try:
+            data = self.registry.source.read(REGISTRY_MODULES)
+        except FileMissing:
+            return
+        skipped: list[str] = []
+        lines = parse_module_lines(data, REGISTRY_MODULES, skipped.append)
+        if skipped:
+            raise _bad(REGISTRY_MODULES, "it has lines that are malformed or of a newer version")
+        if format_module_lines(lines) != data:
+            raise _bad(REGISTRY_MODULES, "its lines are not canonical JSON, sorted by name")
 
     def _line(self, line: IndexLine, name: str) -> list[str]:
         what = f"the index line of {line.name} {line.version}"

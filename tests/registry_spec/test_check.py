@@ -238,6 +238,19 @@ def test_stray_blobs_have_to_hash_to_their_names(registry: Path) -> None:
     assert sorted(codes) == ["M209", "M209", "M305"]
 
 
+def test_the_lines_for_searches_are_well_formed(registry: Path) -> None:
+    path = registry / "modules.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for wrong in ([*lines, b"{\n"], lines[::-1], [line.replace(b":", b": ") for line in lines]):
+        path.write_bytes(b"".join(wrong))
+        [problem] = check(str(registry)).problems
+        assert (problem.where, problem.code) == ("modules.jsonl", "M209")
+    path.write_bytes(lines[0])
+    assert check(str(registry)).problems == [], "it may be behind"
+    path.unlink()
+    assert check(str(registry)).problems == [], "and it may be missing"
+
+
 def test_the_report_as_json(registry: Path) -> None:
     done = run(str(registry), "--json")
     assert json.loads(done.stdout)["problems"] == []
