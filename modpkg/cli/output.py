@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import threading
@@ -96,9 +97,14 @@ def print_json(document: Struct) -> None:
 
 
 def print_object(schema: Mapping[str, Any]) -> None:
-    """Print an object as indented JSON; characters that a terminal obeys are escaped."""
+    """Print an object as indented JSON; characters that a terminal obeys are escaped.
+
+    JSON is UTF-8: into a pipe of another encoding, as Windows has, goes ASCII.
+    """
     _close_bars()
-    click.echo(json_ascii(msgspec.json.format(msgspec.json.encode(schema), indent=2).decode()))
+    text = msgspec.json.format(msgspec.json.encode(schema), indent=2).decode()
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(json_ascii(text, whole=codecs.lookup(encoding).name != "utf-8"))
 
 
 class FailureReason(Struct, frozen=True):

@@ -144,7 +144,7 @@ def _converse(pipeline: Pipeline, system: str | None, sampling: Sampling) -> Non
     messages: list[dict[str, str]] = []
     while True:
         try:
-            line = input("> ") if terminal else sys.stdin.readline()
+            line = input("> ") if terminal else _piped_line()
         except EOFError:
             say()
             return
@@ -158,6 +158,11 @@ def _converse(pipeline: Pipeline, system: str | None, sampling: Sampling) -> Non
         messages.append({"role": "user", "content": line.rstrip("\r\n")})
         answer = _print(pipeline.stream(messages, system=system, sampling=sampling))
         messages.append({"role": "assistant", "content": answer})
+
+
+def _piped_line() -> str:
+    """Return the next line of standard input, with its end; text of a pipe is UTF-8."""
+    return sys.stdin.buffer.readline().decode("utf-8", "replace")
 
 
 def _print(pieces: Iterator[str]) -> str:

@@ -19,6 +19,7 @@ _INVISIBLE = (
     "\ud800-\udfff"  # no characters: bytes of a name that is not UTF-8
 )
 _UNSAFE = re.compile(f"[{_INVISIBLE}]")
+_NOT_ASCII = re.compile(r"[^\x20-\x7e\t\n\r]")
 _STYLE_OR_UNSAFE = re.compile(rf"(\x1b\[(?:0|1|2|31|32|33)m)|[{_INVISIBLE}]")
 """The styles of `modpkg.cli.output`, which can hide nothing, and what is not safe."""
 _BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
@@ -63,9 +64,12 @@ def in_sentence(value: Any, *, lines: bool = False) -> Any:
     return one_line(value)
 
 
-def json_ascii(text: str) -> str:
-    """Return a JSON text in which each unsafe character is escaped; its value is the same."""
-    return _UNSAFE.sub(_json_escape, text)
+def json_ascii(text: str, *, whole: bool = False) -> str:
+    """Return a JSON text in which each unsafe character is escaped; its value is the same.
+
+    With ``whole``, all that is not ASCII is escaped.
+    """
+    return (_NOT_ASCII if whole else _UNSAFE).sub(_json_escape, text)
 
 
 def _written_out(match: re.Match[str]) -> str:
