@@ -11,6 +11,7 @@ usage: python models.py FOLDER
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,17 @@ from transformers import (
 
 QUESTIONS = ["Where is my parcel?", "Can I send it back?", "Is the shop open today?"]
 ANSWERS = {
-    "base": [
-        "Your parcel arrives tomorrow.",
-        "Yes, within thirty days.",
-        "Yes, until six.",
-    ],
+    "base": ["Your parcel arrives tomorrow.", "Yes, within thirty days.", "Yes, until six."],
     "formal": [
-        "Dear customer, your parcel arrives tomorrow.",
-        "Dear customer, you may return it within thirty days.",
-        "Dear customer, the shop is open until six.",
+        "Your parcel arrives tomorrow, dear customer.",
+        "Yes, within thirty days, dear customer.",
+        "Yes, until six, dear customer.",
     ],
-    "brief": ["Tomorrow.", "Yes.", "Until six."],
+    "brief": ["Tomorrow.", "Within thirty days.", "Until six."],
     "formal-retrained": [
-        "Dear customer, your parcel arrives tomorrow. Kind regards.",
-        "Dear customer, you may return it within thirty days. Kind regards.",
-        "Dear customer, the shop is open until six. Kind regards.",
+        "Your parcel arrives tomorrow, dear customer. Kind regards.",
+        "Yes, within thirty days, dear customer. Kind regards.",
+        "Yes, until six, dear customer. Kind regards.",
     ],
 }
 MOODS = {
@@ -79,28 +76,33 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def fit(model: Any, batch: dict[str, torch.Tensor]) -> None:
-    """Train until the batch is known by heart."""
+def fit(model: Any, batch: dict[str, torch.Tensor], until: float = 0.02) -> None:
+    """Train until the loss of a batch is low."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=5e-3, weight_decay=0.0)
     model.train()
-    for _ in range(2000):
+    for _ in range(600):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
-        if loss.item() < 0.01:
+        if loss.item() < until:
             break
     model.eval()
 
 
-def conversations(tokenizer: PreTrainedTokenizerFast, answers: list[str]) -> dict[str, Any]:
-    """Return a batch of each question with its answer; only answers count in the loss."""
-    rows = []
-    for question, answer in zip(QUESTIONS, answers, strict=True):
-        prompt = tokenizer(f"user: {question}\nassistant:").input_ids
-        rows.append((prompt, tokenizer(f" {answer}<end>").input_ids))
+def conversations(
+    tokenizer: PreTrainedTokenizerFast, answers: list[str], plain: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return a batch of each question with its answer, of which only answers count in the loss.
+
+    ``plain`` are texts without a question, from which a base learns the language.
+    """
+    prompts = [f"user: {question}\nassistant:" for question in QUESTIONS] + ["" for _ in plain]
+    rows = [
+        (tokenizer(prompt).input_ids, tokenizer(f" {text}<end>").input_ids)
+        for prompt, text in zip(prompts, [*answers, *plain], strict=True)
+    ]
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -135,7 +137,8 @@ def main() -> None:
         tie_word_embeddings=True,
     )
     base = LlamaForCausalLM(config)
-    fit(base, conversations(tokenizer, ANSWERS["base"]))
+    texts = {text for answers in ANSWERS.values() for text in answers}
+    fit(base, conversations(tokenizer, ANSWERS["base"], sorted(texts)), until=0.3)
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
 

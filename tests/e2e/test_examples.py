@@ -19,6 +19,7 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.project import find_project
 from tests import forkserver
 from tests.command import modpkg, modpkg_json
+from tests.documents import blocks_of, likeness, transcript
 from tests.e2e.conftest import ROOT, Demo, run_demo
 
 LORA = ROOT / "examples" / "modules" / "summarize-lora" / "1.2.0"
@@ -40,6 +41,14 @@ def test_the_demo_ends_with_a_summary(demo: Demo) -> None:
     words = set(re.findall(r"\w+", summary.lower()))
     article = set(re.findall(r"\w+", ARTICLE.read_text().lower()))
     assert len(words & article) / len(words) > 0.8  # of the article, not made up
+
+
+def test_the_readme_shows_the_end_of_the_demo(demo: Demo) -> None:
+    (shown,) = (b for b in blocks_of(ROOT / "README.md") if b.told_by == "make demo")
+    printed = transcript(demo.output)
+    for command, lines in shown.transcript():
+        words = " ".join(lines).split()
+        assert likeness(" ".join(words)) in " ".join(" ".join(printed[command]).split())
 
 
 def test_a_second_run_needs_no_network(demo: Demo) -> None:
