@@ -17,7 +17,7 @@ say() { printf '\n# %s\n' "$*"; }
 run() {
     printf '$'
     for word; do
-        case $word in *[!A-Za-z0-9=.,:@/+_-]*) printf ' "%s"' "$word" ;; *) printf ' %s' "$word" ;; esac
+        case $word in *[!A-Za-z0-9=.,:@/+^_-]*) printf ' "%s"' "$word" ;; *) printf ' %s' "$word" ;; esac
     done
     printf '\n'
     "$@"
@@ -28,6 +28,7 @@ python "$here/models.py" models
 ls models
 
 say "Each becomes a module, and is published to a registry, which is a folder"
+echo '$ export MODPKG_REGISTRY=$PWD/registry'
 export MODPKG_REGISTRY="$PWD/registry"
 run modpkg import hf models/base --name helpdesk --license Apache-2.0
 run modpkg build helpdesk
@@ -44,15 +45,16 @@ run modpkg import peft models/mood --name mood --base "reader>=1,<2" --license A
 run modpkg build mood
 run modpkg publish mood
 
-say "An app needs three of them; their bases come with them"
-mkdir app
+say "An app needs an adapter; its base comes with it"
+run mkdir app
 run cd app
 run modpkg init
-run modpkg add formal@^1 brief@^1 mood@^1
-run modpkg tree
-
-say "Run them"
+run modpkg add formal@^1
 run modpkg run formal "Where is my parcel?"
+
+say "The others"
+run modpkg add brief@^1 mood@^1
+run modpkg tree
 run modpkg run brief "Where is my parcel?"
 run modpkg run mood "What a lovely shop."
 
@@ -83,7 +85,7 @@ run modpkg check formal-1.1.0
 run modpkg publish formal-1.1.0
 run cd app
 run modpkg outdated
-run modpkg update formal
+run modpkg update
 run modpkg run formal "Where is my parcel?"
 
 say "Not what you wanted? Back to what was installed before"

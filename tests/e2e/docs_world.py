@@ -180,8 +180,7 @@ def write_app(world: World, page: Path) -> None:
     saved = world.folder / "projects" / "clamp-1.0.0"
     for name, seed in (("tuned", 12), ("copy", 13)):
         shutil.copytree(saved, page / name, ignore=shutil.ignore_patterns("dist", "modpkg.toml"))
-        weights = (page / name / "model.safetensors").read_bytes()
-        (page / name / "model.safetensors").write_bytes(weights[:-4] + bytes(4))  # one value
+        (page / name / "model.safetensors").write_bytes(base_weights(seed))
     for name, version in (("my-base", "1.1.0"), ("clamp", "1.1.1")):
         shutil.copytree(
             world.folder / "projects" / f"{name}-{saved_version(name)}",

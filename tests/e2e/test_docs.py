@@ -16,10 +16,12 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+import click
 import pytest
 import tomli
 from filelock import FileLock
 
+from modpkg.cli import cli
 from modpkg.community.patch.resolution_file import read_choices as read_resolution
 from modpkg.core.errors import ModpkgError
 from modpkg.manifest.config import parse_settings
@@ -205,3 +207,19 @@ def test_a_mark_has_its_reason(block: Block) -> None:
     for mark, reason in block.marks.items():
         assert mark in ("not run", "shown by", "in", "exits"), mark
         assert len(reason.split()) >= 1, f"{block.page.name}:{block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_sentences_exist(page: Path) -> None:
+    """Of each `modpkg …` in a sentence or a table there is the command, with its options."""
+    for text in re.findall(r"`modpkg ([a-z][^`]*)`", page.read_text()):
+        context = click.Context(cli)
+        words = text.split()
+        command: click.Command | None = cli
+        while isinstance(command, click.Group) and words and words[0][0] not in "-[<":
+            command = command.get_command(context, words.pop(0))
+        assert command is not None, text
+        options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+        used = {word.partition("=")[0].rstrip(",)") for word in words if word.startswith("-")}
+        own = used if "--" not in words else set()
+        assert own <= options | {"--", "--help"}, text
