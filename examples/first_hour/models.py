@@ -76,10 +76,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def fit(model: Any, batch: dict[str, torch.Tensor], until: float = 0.02) -> None:
+def fit(
+    model: Any, batch: dict[str, torch.Tensor], rate: float = 1e-2, until: float = 0.03
+) -> None:
     """Train until the loss of a batch is low."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=5e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
     model.train()
     for _ in range(600):
         loss = model(**batch).loss
@@ -138,7 +140,7 @@ def main() -> None:
     )
     base = LlamaForCausalLM(config)
     texts = {text for answers in ANSWERS.values() for text in answers}
-    fit(base, conversations(tokenizer, ANSWERS["base"], sorted(texts)), until=0.3)
+    fit(base, conversations(tokenizer, ANSWERS["base"], sorted(texts)), rate=5e-3, until=0.3)
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
 
