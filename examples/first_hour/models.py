@@ -35,7 +35,7 @@ ANSWERS = {
         "Yes, within thirty days, dear customer.",
         "Yes, until six, dear customer.",
     ],
-    "brief": ["Tomorrow.", "Within thirty days.", "Until six."],
+    "brief": ["Tomorrow.", "Yes.", "Yes, until six."],
     "formal-retrained": [
         "Your parcel arrives tomorrow, dear customer. Kind regards.",
         "Yes, within thirty days, dear customer. Kind regards.",
@@ -77,13 +77,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def fit(
-    model: Any, batch: dict[str, torch.Tensor], rate: float = 1e-2, until: float = 0.03
+    model: Any, batch: dict[str, torch.Tensor], rate: float = 3e-3, until: float = 0.03
 ) -> None:
     """Train until the loss of a batch is low."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
     model.train()
-    for _ in range(600):
+    for _ in range(300):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
@@ -141,12 +141,16 @@ def main() -> None:
     base = LlamaForCausalLM(config)
     texts = {text for answers in ANSWERS.values() for text in answers}
     fit(base, conversations(tokenizer, ANSWERS["base"], sorted(texts)), rate=5e-3, until=0.3)
+    fit(base, conversations(tokenizer, ANSWERS["base"]), rate=2e-3, until=0.01)
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
 
     for name in ("formal", "brief", "formal-retrained"):
         lora = LoraConfig(
-            task_type=TaskType.CAUSAL_LM, r=8, lora_alpha=16, target_modules="all-linear"
+            task_type=TaskType.CAUSAL_LM,
+            r=8,
+            lora_alpha=16,
+            target_modules=["v_proj", "o_proj", "down_proj"],
         )
         model = get_peft_model(LlamaForCausalLM.from_pretrained(folder / "base"), lora)
         fit(model, conversations(tokenizer, ANSWERS[name]))

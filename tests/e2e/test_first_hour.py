@@ -105,11 +105,11 @@ def test_the_story(output: str) -> None:
     asked = 'modpkg run {} "Where is my parcel\\?"'
     assert answers(output, asked.format("formal")) == [before, after, before]
     assert answers(output, asked.format("brief")) == ["Tomorrow."]
-    assert "formal: Yes, until six, dear customer.\nbrief: Until six.\n" in output
+    assert "formal: Yes, until six, dear customer.\nbrief: Yes, until six.\n" in output
     posted = 'curl .*/{} --data "Can I send it back\\?"'
     returned = "Yes, within thirty days, dear customer."
     assert answers(output, posted.format("formal")) == [returned]
-    assert answers(output, posted.format("brief")) == ["Within thirty days."]
+    assert answers(output, posted.format("brief")) == ["Yes."]
     assert re.search(r'modpkg run mood "What a lovely shop\."\n +\d+\.\d% +pleased\n', output)
 
 
