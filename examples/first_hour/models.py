@@ -35,7 +35,7 @@ ANSWERS = {
         "Yes, within thirty days, dear customer.",
         "Yes, until six, dear customer.",
     ],
-    "brief": ["Tomorrow.", "Yes.", "Yes, until six."],
+    "brief": ["Your parcel: tomorrow.", "Yes.", "Yes, until six."],
     "formal-retrained": [
         "Your parcel arrives tomorrow, dear customer. Kind regards.",
         "Yes, within thirty days, dear customer. Kind regards.",

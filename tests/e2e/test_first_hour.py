@@ -104,7 +104,7 @@ def test_the_story(output: str) -> None:
     after = "Your parcel arrives tomorrow, dear customer. Kind regards."
     asked = 'modpkg run {} "Where is my parcel\\?"'
     assert answers(output, asked.format("formal")) == [before, after, before]
-    assert answers(output, asked.format("brief")) == ["Tomorrow."]
+    assert answers(output, asked.format("brief")) == ["Your parcel: tomorrow."]
     assert "formal: Yes, until six, dear customer.\nbrief: Yes, until six.\n" in output
     posted = 'curl .*/{} --data "Can I send it back\\?"'
     returned = "Yes, within thirty days, dear customer."
