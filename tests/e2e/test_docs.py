@@ -93,6 +93,7 @@ class Reader:
         for name in ("registry", "home", "page"):
             shutil.copytree(world / name, folder / name, symlinks=True)
         monkeypatch.setenv("PATH", f"{world / 'bin'}:{os.environ['PATH']}")
+        monkeypatch.setenv("HOME", str(folder))
         monkeypatch.setenv("MODPKG_HOME", str(folder / "home"))
         monkeypatch.setenv("MODPKG_REGISTRY", str(folder / "registry"))
         for name in ELSEWHERE.values():
