@@ -33,6 +33,7 @@ from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from registry_spec import VECTORS
 from registry_spec.cases import CASES, DECODED, FITS, NORMAL
+from registry_spec.preferences import RESOLUTIONS
 from registry_spec.recipes import BAD_COMPOSE, COMPOSE
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
@@ -232,6 +233,7 @@ def write_vectors(folder: Path = VECTORS) -> None:
         ("normal.json", NORMAL),
         ("fits.json", FITS),
         ("decoded.json", DECODED),
+        ("resolution.json", RESOLUTIONS),
     ):
         text = json.dumps(data, indent=1, ensure_ascii=True) + "\n"
         write_atomically(folder / path, text.encode())

@@ -16,6 +16,7 @@ from modpkg.resolve.lock import read_lock
 from registry_spec import VECTORS
 from registry_spec.judge import JUDGES, compose, decoded, fit
 from registry_spec.vectors import YANKED, write_vectors
+from tests.resolve.universe import Universe
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -82,6 +83,19 @@ def test_every_section_of_invalid_inputs_has_a_reader() -> None:
 @pytest.mark.parametrize("case", load("fits.json"), ids=lambda case: case["why"])
 def test_each_pair_of_interfaces_has_its_fit(case: dict[str, Any]) -> None:
     assert fit(case) == case["outcome"]
+
+
+@pytest.mark.parametrize("case", load("resolution.json"), ids=lambda case: case["why"])
+def test_each_resolution_has_its_versions(case: dict[str, Any], tmp_path: Path) -> None:
+    universe = Universe(tmp_path / "registry")
+    for release, requires in case["releases"].items():
+        universe.add(*release.split("=="), *requires)
+    settings = dict(case.get("resolution", {}))
+    if "prereleases" in settings:
+        settings["prereleases"] = frozenset(settings["prereleases"])
+    assert (
+        universe.versions(*case["roots"], locked=case.get("locked"), **settings) == case["chosen"]
+    )
 
 
 @pytest.mark.parametrize("case", load("compose.json"), ids=lambda case: case["why"])
