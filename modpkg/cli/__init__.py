@@ -180,6 +180,12 @@ def main(argv: list[str] | None = None) -> None:
         from modpkg.core.files import refusal_of
 
         _fail(refusal_of(error), own)
+    except UnicodeEncodeError as error:  # a path in a record
+        if chosen.debug:
+            raise
+        from modpkg.core.files import not_text
+
+        _fail(not_text(error.object), own)
 
 
 def _fail(error: ModpkgError, arguments: list[str]) -> NoReturn:

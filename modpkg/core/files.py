@@ -93,6 +93,13 @@ def denied(error: OSError) -> InstallError | None:
     return InstallError("M510", path=path, reason=_reason_of(error, path), remedy=remedy)
 
 
+def not_text(path: str) -> InstallError:
+    """Return the error for a path that is not UTF-8, which no record can hold."""
+    shown = path[:500].encode("utf-8", "backslashreplace").decode()
+    remedy = "rename it, or work in another folder"
+    return InstallError("M510", path=shown, reason="its name is not UTF-8", remedy=remedy)
+
+
 def refusal_of(error: OSError) -> InstallError:
     """Return the error for what the operating system refused."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None

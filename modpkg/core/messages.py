@@ -226,8 +226,9 @@ MESSAGES: dict[str, str] = {
     "M606": ("{module} cannot be composed exactly: {reason}. modpkg does not apply it in part."),
     "M607": (
         "{model}: the composed weights have digest {actual}, but modpkg.lock has {expected}; "
-        "another machine or engine version rounded differently, or the lock file was changed. Run "
-        "'modpkg lock' to accept the new result."
+        "another machine or engine version rounded differently, or the lock file was changed. To "
+        "accept the new result, remove the [[composed]] table of {model} from modpkg.lock, and run "
+        "the command again."
     ),
     "M608": (
         "{module} has no {missing!r}: experts and routers need tensors for every layer of {base}; "

@@ -438,7 +438,9 @@ def prepare_console() -> None:
 
     Windows writes cp1252 or cp437 into pipes and files, and a name of a file need not be text.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):  # None where it was closed
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 

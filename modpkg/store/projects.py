@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import digest_bytes
-from modpkg.core.files import write_atomically
+from modpkg.core.files import not_text, write_atomically
 from modpkg.core.records import canonical_json
 
 CURRENT = "current"
@@ -32,10 +32,17 @@ class Projects:
         self.root = root
 
     def register(self, lock: Path, environment: Path) -> None:
-        """Add a project, if it is not known yet."""
+        """Add a project, if it is not known yet.
+
+        Raises:
+            InstallError: The path of its folder is not UTF-8.
+        """
         project = KnownProject(lock=str(lock.absolute()), environment=str(environment.absolute()))
         path = self.root / digest_bytes(project.lock.encode("utf-8", "surrogateescape"))[7:]
-        data = canonical_json(msgspec.to_builtins(project))
+        try:
+            data = canonical_json(msgspec.to_builtins(project))
+        except UnicodeEncodeError:
+            raise not_text(project.lock) from None
         try:
             if path.read_bytes() == data:
                 return
