@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import BaseRows, Coefficients, Formula, UndefinedChange
-from modpkg.adapters.method import linear_shape
 from modpkg.adapters.singular import split, whole
 from modpkg.core.lazy_numpy import np
 
@@ -36,7 +35,16 @@ MOVING_INITS = ("pissa", "olora")
 """Initialisations that move a part of the base, computed from it alone, into the adapter."""
 
 
+_ANY_CASE = ("gaussian", "mica", "olora")
+
 EMBEDDINGS = "embeddings"
+
+
+def initialisation(adapter: Adapter) -> Any:
+    """Return ``init_lora_weights``, spelled as here where PEFT does not look at the case."""
+    init = adapter.config.get("init_lora_weights", True)
+    plain = init.lower() if isinstance(init, str) else init
+    return plain if plain in _ANY_CASE else init
 
 
 def variant_change(
@@ -62,7 +70,7 @@ def variant_change(
             inputs={**inputs, "diagonal": diagonal},
             parameters={"scaling": scale},
         )
-    init = adapter.config.get("init_lora_weights", True)
+    init = initialisation(adapter)
     if init in MOVING_INITS:
         if (
             site.times != 1
@@ -74,9 +82,7 @@ def variant_change(
             )
         own = {**parameters, "scaling": scale}
         if (magnitude := site.roles.get("magnitude")) is not None:
-            extent = linear_shape(adapter, site)[1 if parameters else 0]
-            if math.prod(adapter.shape(magnitude)) != extent:
-                raise adapter.misfit(magnitude, site.target, [extent])
+            expect_magnitude(adapter, site, magnitude, parameters)
             return TensorChange(
                 target=site.target,
                 op="dora",
@@ -105,6 +111,19 @@ def variant_change(
     return None
 
 
+def expect_magnitude(
+    adapter: Adapter, site: Site, magnitude: str, parameters: Mapping[str, Any]
+) -> None:
+    """Check that DoRA has a magnitude for each output, or for each column of an embedding.
+
+    Raises:
+        ComposeError: It has another number of them.
+    """
+    extent = adapter.target_shape(site.target)[1 if parameters.get("transposed") else 0]
+    if math.prod(adapter.shape(magnitude)) != extent:
+        raise adapter.misfit(magnitude, site.target, [extent])
+
+
 def refuse_variants(adapter: Adapter, what: str) -> None:
     """Check that no variant changes the base itself, which it does for linear layers only.
 
@@ -114,7 +133,7 @@ def refuse_variants(adapter: Adapter, what: str) -> None:
         ComposeError: One does.
     """
     for key in ("kasa_config", "use_bdlora", "init_lora_weights"):
-        value = adapter.config.get(key)
+        value = initialisation(adapter) if key == "init_lora_weights" else adapter.config.get(key)
         moves = value in MOVING_INITS and what != EMBEDDINGS
         if value and (key != "init_lora_weights" or moves):
             raise adapter.refuse(f"it has {key} = {value!r}, which is not for {what}")

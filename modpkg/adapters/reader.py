@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.records import MemoryRecord
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
+_IN_LAYER = re.compile(r"(?:[^\W\d]\w*\.)+\d+\.")
+"""A name in a layer, as a whole model has it, beginning with the name of a module."""
+
 
 def bind_adapter(
     module: str,
@@ -54,6 +58,7 @@ def bind_adapter(
     digests: Mapping[str, str] | None = None,
     layers: Sequence[tuple[int, int]] | None = None,
     memory: MemoryRecord | None = None,
+    inside: bool = True,
 ) -> AdapterChanges:
     """Return what an adapter changes in a base; every tensor of it is used exactly once.
 
@@ -73,6 +78,8 @@ def bind_adapter(
             Without it, an adapter trained on repeated layers is bound to a base with the same
             layers repeated.
         memory: The base as transformers has it in memory, if the adapter is bound to that.
+        inside: Whether an adapter of one model within the base (the language model of one for
+            pictures) is bound to that.
 
     Raises:
         ComposeError: Part of the adapter would not be applied, or its shapes do not fit the base.
@@ -94,6 +101,74 @@ def bind_adapter(
         renames={} if memory is None else memory.names,
         ties=() if memory is None or untied is None else ties_in_memory(memory, untied, table),
     )
+    try:
+        return _bind_spelled(adapter, base, layers, memory)
+    except ReleaseError as error:
+        if error.code != "M207" or not inside or memory is not None or layers:
+            raise
+        return _bind_within(adapter, error)
+
+
+def _bind_within(adapter: Adapter, refusal: ReleaseError) -> AdapterChanges:
+    """Bind an adapter to the one model within the base that it fits.
+
+    Raises:
+        ReleaseError: There is none, or several; ``refusal`` if no model has such names.
+        ComposeError: It does not fit the only one of such names.
+    """
+    target = str(refusal.values["target"])
+    ends = {target, target.partition(".")[2]}
+    places = sorted(
+        {
+            name.removesuffix(end)
+            for name in adapter.base
+            for end in ends
+            if name.endswith(f".{end}") and _IN_LAYER.match(end)
+        }
+    )
+    found: dict[str, AdapterChanges] = {}
+    reason: ModpkgError = refusal
+    for place in places:
+        part = {
+            name.removeprefix(place): tensor
+            for name, tensor in adapter.base.items()
+            if name.startswith(place)
+        }
+        try:
+            changes = _bind_spelled(structs.replace(adapter, base=part), part, None, None)
+        except ModpkgError as error:
+            reason = error if len(places) == 1 else refusal
+            continue
+        if not (changes.added or changes.rows or changes.prompt or changes.base_names):
+            found[place] = changes
+    if len(found) > 1:
+        raise adapter.unbound(
+            str(refusal.values["example"]),
+            f"it could be for {' or '.join(repr(f'{place}{target}') for place in found)}",
+        )
+    if not found:
+        raise reason
+    ((place, changes),) = found.items()
+    return structs.replace(
+        changes,
+        changes=tuple(
+            structs.replace(
+                change,
+                target=place + change.target,
+                reads={role: place + name for role, name in change.reads.items()},
+            )
+            for change in changes.changes
+        ),
+    )
+
+
+def _bind_spelled(
+    adapter: Adapter,
+    base: Mapping[str, TypedTensor],
+    layers: Sequence[tuple[int, int]] | None,
+    memory: MemoryRecord | None,
+) -> AdapterChanges:
+    """Return what an adapter changes, as both of its spellings do; see `spellings`."""
     first, *others = spellings(adapter)
     try:
         found = _bind(first, base, layers, memory)

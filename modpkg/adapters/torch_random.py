@@ -1,6 +1,6 @@
 """The numbers that torch draws on a CPU from a seed, computed without torch.
 
-PEFT draws some values anew when it loads an adapter, instead of keeping them in its file. What is
+PEFT draws some values again when it loads an adapter, instead of keeping them in its file. What is
 here is torch's algorithm (a Mersenne twister, seeded with the low 32 bits): an adapter is the same
 whatever version of torch composes it. Tests compare it with torch itself.
 """

@@ -68,7 +68,8 @@ MESSAGES: dict[str, str] = {
     "M206": "{path}: {reason}.",
     "M207": (
         "No tensor of {module} matches {base}: {example!r} needs {target!r}, which the base does "
-        "not have; check that this is the base that {module} was made for."
+        "not have. {module} was made for another base, or names layers in another way than "
+        "PEFT's save_pretrained does for this one."
     ),
     "M208": "Tensor {tensor!r} of {module} cannot be matched to {base}: {reason}.",
     "M209": "{what} is not a valid {kind}: {reason}.",

@@ -44,7 +44,8 @@ from modpkg.interop.module_project import (
     new_project,
     write_manifest,
 )
-from modpkg.interop.peft_names import names_in_memory
+from modpkg.interop.narrow_adapters import widen
+from modpkg.interop.peft_names import names_in_memory, names_of_layers
 from modpkg.interop.weights import ANY_SIZE, write_weights
 from modpkg.manifest.against import parse_release
 from modpkg.manifest.read import read_manifest
@@ -181,7 +182,7 @@ def _import(
     with new_project(out) as staged:
         copy_data(source, staged, contents.files)
         copy_weights(source, staged, [ADAPTER_WEIGHTS])
-        warnings += contents.left
+        warnings += [*contents.left, *widen(staged / ADAPTER_WEIGHTS)]
         write_manifest(
             staged,
             name=name,
@@ -298,7 +299,7 @@ def base_names(workspace: Workspace, module: InstalledModule) -> Callable[[str],
             layout = layout_of(origin.name, config, record.tensors)
         except (ModpkgError, msgspec.MsgspecError):
             return None
-        return None if layout is None else layout.rename
+        return None if layout is None else names_of_layers(module, record, config, layout)
     return None
 
 

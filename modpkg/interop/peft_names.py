@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from modpkg.adapters import bind_adapter
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.expert_parameters import without_wrappers
 from modpkg.adapters.methods.ia3 import is_feedforward
@@ -17,6 +18,7 @@ from modpkg.adapters.names import (
     AdapterTensors,
     group_tensors,
     name_among_adapters,
+    path_in_model,
     spellings,
     without_own_name,
 )
@@ -25,8 +27,12 @@ from modpkg.adapters.peft_config import pattern_table, strings
 from modpkg.adapters.reader import method_of
 from modpkg.adapters.wrappers import unwrapped
 from modpkg.core.errors import ModpkgError
+from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.installed import InstalledModule
+from modpkg.core.jsonfile import read_json
+from modpkg.core.records import ReleaseRecord
 from modpkg.core.tensors import types_of
+from modpkg.runtime.memory_layout import MemoryLayout
 
 _SELECTING = ("layers_to_transform", "layers_pattern", "exclude_modules")
 """Keys that select among ``target_modules``; a list of all paths selects by itself."""
@@ -83,6 +89,70 @@ def names_in_memory(
         return {}, dict(config)
     renamed = _tensor_names(adapter, tensors, paths, plain, cleaned)
     return renamed, _config(adapter, tensors, paths, plain, rename)
+
+
+def names_of_layers(
+    module: InstalledModule,
+    base: ReleaseRecord,
+    config: Mapping[str, Any],
+    layout: MemoryLayout,
+) -> Callable[[str], str]:
+    """Return what gives the name in memory of a base's tensor, by the name an adapter has for it.
+
+    An adapter of one model within the base, such as the language model of one for pictures, lacks
+    the beginning of names, or has another.
+
+    Args:
+        module: The adapter.
+        base: The release record of its base.
+        config: The base's ``config.json``.
+        layout: The base in memory.
+    """
+    places: dict[str, str] | None = None
+
+    def rename(name: str) -> str:
+        nonlocal places
+        new = layout.rename(name)
+        if new in layout.shapes or new.rpartition(".")[0] in layout.modules:
+            return new
+        if places is None:
+            places = _places(module, base, config)
+        for begins, place in places.items():
+            own = layout.rename(place + name.removeprefix(begins))
+            if name.startswith(begins) and own in layout.shapes:
+                return own
+        return new
+
+    return rename
+
+
+def _places(
+    module: InstalledModule, base: ReleaseRecord, config: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return what the base's names begin with, by what an adapter's do; one pair at most."""
+    settings = read_json(module.files[ADAPTER_CONFIG])
+    try:
+        bound = bind_adapter(
+            module.name,
+            types_of(module.tensors),
+            settings,
+            base.tensors,
+            architecture=str(config.get("model_type")),
+            base_name=base.name,
+            model_config=config,
+            digests={name: ref.digest for name, ref in module.tensors.items()},
+        )
+    except ModpkgError:
+        return {}
+    for change in bound.changes:
+        own = path_in_model(min(change.inputs.values()), own=False)
+        parts, target = own.split("."), change.target.split(".")
+        for start in (0, 1):
+            for length in range(len(parts) - 1, start + 2, -1):
+                place = target[: -1 - (length - start)]
+                if target[:-1] == [*place, *parts[start:length]] and place != parts[:start]:
+                    return {"".join(f"{part}." for part in parts[:start]): ".".join([*place, ""])}
+    return {}
 
 
 def _tensor_names(

@@ -68,6 +68,20 @@ class BaseMemory(Protocol):
     def untied(self) -> UntiedRecord | str:
         """Return how the base is untied, or why it cannot be."""
 
+    def check_classifier(
+        self, module: str, edits: Mapping[str, Any], types: Mapping[str, DTypeShape]
+    ) -> None:
+        """Check that the base's class with an adapter's classifier exists, and has all tensors.
+
+        Args:
+            module: The adapter's name, for errors.
+            edits: What it changes in ``config.json``.
+            types: The tensors of the result.
+
+        Raises:
+            ComposeError: It does not.
+        """
+
 
 class Bound(Struct, frozen=True):
     """What binding a module to its base finds out."""
@@ -110,16 +124,21 @@ def _check_floats(
             raise _not_floats(module, base, target, base.tensors[target].dtype)
         for role, name in change.inputs.items():
             if role not in INDEX_ROLES and name in tensors and tensors[name].dtype not in FLOATS:
-                raise _not_floats(module, base, name, tensors[name].dtype)
+                remedy = ""
+                if tensors[name].dtype.startswith("F8_E"):
+                    remedy = "; 'modpkg import peft' writes such floats as BF16, with equal values"
+                raise _not_floats(module, base, name, tensors[name].dtype, remedy)
 
 
-def _not_floats(module: str, base: ReleaseRecord, tensor: str, dtype: str) -> ReleaseError:
+def _not_floats(
+    module: str, base: ReleaseRecord, tensor: str, dtype: str, remedy: str = ""
+) -> ReleaseError:
     return ReleaseError(
         "M208",
         tensor=tensor,
         module=module,
         base=f"{base.name} {base.version}",
-        reason=f"its dtype is {dtype}, which nothing can be added to or multiplied with",
+        reason=f"its dtype is {dtype}, which nothing can be added to or multiplied with{remedy}",
     )
 
 
@@ -175,6 +194,10 @@ def expects_of(
                 raise
             raise _on_codes(module.name, base, stored) from None
         _check_floats(module.name, bound, tensors, base, stored)
+        if memory is not None and bound.added and not (bound.rows or bound.base_names):
+            result = types_of(provides.tensors)
+            result |= {name: types[tensor] for name, tensor in bound.added.items()}
+            memory.check_classifier(module.name, bound.config, result)
         untied = {} if record is None or record.untied is None else record.untied.tensors
         touched = {
             untied.get(name, bound.base_names.get(name, name))
@@ -264,7 +287,7 @@ def _bind_adapter(
         name: tensor for name, tensor in provides.tensors.items() if tied is None or name != tied[0]
     }
 
-    def bind(record: MemoryRecord | None) -> AdapterChanges:
+    def bind(record: MemoryRecord | None, inside: bool = False) -> AdapterChanges:
         untied = record is not None and record.untied is not None
         return bind_adapter(
             module,
@@ -276,6 +299,7 @@ def _bind_adapter(
             model_config=model_config,
             digests={name: entry.digest for name, entry in tensors.items()},
             memory=record,
+            inside=inside,
         )
 
     refusal: ReleaseError | ComposeError | None = None
@@ -296,6 +320,8 @@ def _bind_adapter(
                 refusal = error
     if refusal is None:
         return bind(None), None
+    if refusal.code == "M207":
+        return bind(None, inside=True), None
     return _bind_untied(refusal, bind, record or MemoryRecord(), known, memory)
 
 

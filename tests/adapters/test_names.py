@@ -53,6 +53,27 @@ def test_both_spellings_of_one_tensor_are_refused() -> None:
         bind(names)
 
 
+INSIDE = {
+    f"{place}.layers.{layer}.{kind}.weight": TensorType("F32", [4, width])
+    for place, width, kinds in (("language_model.model", 6, "qk"), ("vision.encoder", 7, "qo"))
+    for layer in (0, 1)
+    for kind in kinds
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_an_adapter_of_one_model_within_the_base(prefix: str) -> None:
+    names = pair(f"{prefix}layers.0.q") | pair(f"{prefix}layers.1.q")
+    (first, _) = bind(names, INSIDE)
+    assert first.target == "language_model.model.layers.0.q.weight"
+
+
+def test_an_adapter_of_either_of_two_models_within_the_base_is_told() -> None:
+    same = {name: TensorType("F32", [4, 6]) for name in INSIDE}
+    with raises("M208", match=r"'language_model\.model\.layers.* or 'vision\.encoder\.layers"):
+        bind(pair("layers.0.q") | pair("layers.1.q"), same)
+
+
 @pytest.mark.parametrize("name", ["style", "0", "weight_2", "weight"])
 def test_a_raw_state_dict_has_the_adapters_name_in_it(name: str) -> None:
     plain = pair("model.layers.0.q") | pair("model.layers.1.q")

@@ -58,6 +58,8 @@ def test_configurations_that_would_not_be_applied_are_refused(config: dict[str, 
     "config",
     [
         {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "Gaussian"},  # PEFT does not look at the case
+        {"init_lora_weights": None},
         {"init_lora_weights": False},
         {"lora_dropout": 0.1, "target_modules": ["q"], "task_type": "CAUSAL_LM"},
         {"bias": "lora_only"},  # of a base without biases there are none
@@ -68,6 +70,11 @@ def test_configurations_that_would_not_be_applied_are_refused(config: dict[str, 
 )
 def test_configurations_that_change_nothing_are_accepted(config: dict[str, Any]) -> None:
     assert bind(pair("layers.0.q"), **config)[0].weight == 3.0
+
+
+def test_an_unknown_initialisation_is_not_said_to_have_moved_the_base() -> None:
+    with raises("M606", match="'kaiming', which is no initialisation of PEFT's"):
+        bind(pair("layers.0.q"), init_lora_weights="kaiming")
 
 
 def test_rslora_and_patterns() -> None:

@@ -112,3 +112,45 @@ def test_a_module_that_the_configuration_does_not_name_is_refused(tmp_path: Path
     module = of_folder(tmp_path / "adapter", "adapter", "adapter")
     with raises("M606", match="does not name it in modules_to_save"):
         planned(target, module)
+
+
+@pytest.mark.parametrize(
+    ("base_class", "trained", "target", "sizes", "message"),
+    [
+        (
+            "BertForMaskedLM",
+            "BertForSequenceClassification",
+            "query",
+            TEXT,
+            r"has bert\.pooler\.dense\.bias.*drawn at random",
+        ),
+        (
+            "ViTModel",
+            "ViTForImageClassification",
+            "q_proj",
+            PICTURE,
+            "makes ViTForSequenceClassification of base 1.0.*no such class",
+        ),
+    ],
+    ids=["no pooler", "no class"],
+)
+def test_a_class_that_would_not_be_whole_is_told_at_build(
+    base_class: str,
+    trained: str,
+    target: str,
+    sizes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    cls = getattr(transformers, base_class)
+    cls(cls.config_class(**sizes)).save_pretrained(tmp_path / "base")
+    model = getattr(transformers, trained).from_pretrained(tmp_path / "base", num_labels=3)
+    config = peft.LoraConfig(r=2, target_modules=[target], modules_to_save=["classifier"])
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "SEQ_CLS"}))
+    import_hf(tmp_path / "base", tmp_path / "base-project", "base", "1.0", license="MIT")
+    installed(tmp_path / "base-project", tmp_path / "reg", "base")
+    import_peft(tmp_path / "saved", tmp_path / "project", "ad", "1.0", base="base", license="MIT")
+    with raises("M606", match=message):
+        installed(tmp_path / "project", tmp_path / "reg", "adapter")

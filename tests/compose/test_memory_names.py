@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from benchmarks.architectures import (
@@ -21,12 +22,18 @@ from benchmarks.architectures import (
     shake,
     small_model,
 )
+from modpkg.compose.executor import compose
+from modpkg.compose.plan import plan
 from modpkg.core.filenames import MEMORY
 from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
 from modpkg.core.records import MemoryRecord, decode_record
 from modpkg.interop.hf import import_hf
 from modpkg.interop.peft import export_peft, import_peft
+from modpkg.interop.peft_names import names_of_layers
+from modpkg.manifest.schema import Compose, Step
 from modpkg.runtime.memory_layout import MemoryLayout, layout_of
+from tests.compose.helpers import values
 from tests.raising import raises
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -315,3 +322,66 @@ def test_a_shared_embedding_of_encoder_and_decoder(tmp_path: Path) -> None:
     config = peft.LoraConfig(**LORA, target_modules=["q"], modules_to_save=["shared"])
     with raises("M606", match="share that tensor|shares that tensor"):
         Case("pop2piano", config, tmp_path).adapter()
+
+
+@pytest.mark.parametrize("kind", ["bare", "causal"])
+def test_an_adapter_that_was_trained_on_the_language_model_alone(kind: str, tmp_path: Path) -> None:
+    """Its names lack what the whole model's have in front, on disk and in memory."""
+    model = small_model("llava")
+    model.save_pretrained(tmp_path / "base")
+    import_hf(tmp_path / "base", tmp_path / "project", "base", "1.0", license="MIT")
+    base = installed(tmp_path / "project", tmp_path / "reg", "base")
+    inner = model.model.language_model
+    trunk = type(inner)(inner.config)
+    trunk.load_state_dict(inner.state_dict())
+    if kind == "causal":
+        trained = transformers.LlamaForCausalLM(inner.config)
+        trained.model = trunk
+    else:
+        trained = trunk
+    # the tower for pictures has no down_proj: with q_proj alone, either could be meant
+    settings = peft.LoraConfig(**LORA, target_modules=["q_proj", "down_proj"])
+    wrapped = peft.get_peft_model(trained, settings)
+    shake(wrapped)
+    wrapped.save_pretrained(tmp_path / "lora")
+    wrapped.merge_and_unload()
+    wanted = dict(model.state_dict()) | {
+        f"model.language_model.{name}": value for name, value in trunk.state_dict().items()
+    }
+    source, project = tmp_path / "lora", tmp_path / "lora-project"
+    import_peft(source, project, "lora", "1.0", base="base", license="MIT")
+    adapter = installed(project, tmp_path / "reg", "adapter")
+    (tmp_path / "out").mkdir()
+    assert difference(composed_state(base, adapter, tmp_path / "out"), wanted) is None
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    layout = layout_of("base", config, header_of(tmp_path / "base"))
+    assert layout is not None
+    rename = names_of_layers(adapter, base.record, config, layout)
+    export_peft(adapter, tmp_path / "export", rename=rename)
+    fresh = type(model).from_pretrained(tmp_path / "base", dtype=torch.float32)
+    again = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "export")).merge_and_unload()
+    assert difference(dict(again.state_dict()), wanted) is None
+
+
+@pytest.mark.parametrize("method", ["ties", "dare-linear"])
+def test_a_merge_is_the_same_whichever_names_the_adapters_have(method: str, tmp_path: Path) -> None:
+    config = peft.LoraConfig(**LORA, target_modules=r".*\.(q_proj|fc1)")
+    case = Case("llava", config, tmp_path)
+    (tmp_path / "memory").rename(tmp_path / "other")
+    wrapped = peft.PeftModel.from_pretrained(case.fresh(), str(tmp_path / "other"))
+    for name, value in wrapped.named_parameters():
+        if "lora_A" in name:
+            value.data = value.data.flip(0) * 2 - 0.1
+    wrapped.save_pretrained(tmp_path / "memory")
+    assert disk_names(case.layout, tmp_path / "other", tmp_path / "other-disk")
+    second = case.adapter("memory")
+    made = []
+    for spelling in ("other", "other-disk"):
+        modules = {"base": case.base, "first": case.adapter(spelling), "second": second}
+        steps = tuple(Step(op="lora", module=ModuleName(name)) for name in ("first", "second"))
+        recipe = Compose(
+            base=ModuleName("base"), steps=steps, method=method, parameters={"density": 0.5}
+        )
+        composed = compose(plan("model", "1.0", recipe, modules), tmp_path / "store", threads=1)
+        made.append(values(composed.tensors))
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())

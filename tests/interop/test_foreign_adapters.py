@@ -57,6 +57,24 @@ def composed(folder: Path, source: Path) -> tuple[dict[str, Any], dict[str, Any]
     return base, values(compose(plan, folder / "store", threads=1).tensors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_tensors_of_8_bits_are_written_as_bfloat16(dtype: torch.dtype, tmp_path: Path) -> None:
+    source = tmp_path / "narrow"
+    source.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
+    (source / "adapter_config.json").write_text(json.dumps(settings))
+    every = torch.arange(256).to(torch.uint8).view(dtype)
+    finite = every[every.float().isfinite()].reshape(2, -1)
+    name = "base_model.model.q_proj.lora_A.weight"
+    save_file({name: finite}, source / "adapter_model.safetensors")
+    warnings = import_peft(source, tmp_path / "out", "ad", "1.0", base="base", license="MIT")
+    assert any("written as BF16" in warning for warning in warnings)
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")[name]
+    assert written.dtype == torch.bfloat16
+    assert torch.equal(written.float(), finite.float())
+    assert load_file(source / "adapter_model.safetensors")[name].dtype == dtype
+
+
 @pytest.mark.parametrize("ranks", [(2, 2), (2, 3)])
 def test_mlx_lora_is_converted(ranks: tuple[int, int], tmp_path: Path) -> None:
     tensors = pairs(ranks)

@@ -20,6 +20,7 @@ Other variants: see `modpkg.adapters.lora_variants`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ from modpkg.adapters.lora_variants import (
     VARIANTS,
     blocks_of,
     diagonal_factor,
+    expect_magnitude,
+    initialisation,
     pooled_group,
     refuse_variants,
     variant_change,
@@ -94,8 +97,9 @@ _MEANINGS = {
     "megatron_config": "its layers are split over several devices",
 }
 # Initialisations that leave the base's weights unchanged.
-_KEEPING_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
-
+_KEEPING_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+# Those that move a part of it, which depends on more than the base.
+_MOVING_OTHERWISE = re.compile(r"pissa_niter_\d+|corda|lora_ga")
 
 _VARIANTS = (
     *("kasa_config", "monteclora_config", "use_bdlora", "use_dora", "use_qalora"),
@@ -111,17 +115,23 @@ def lora_scaling(adapter: Adapter) -> Scaling:
     """
     check_keys(adapter, reads=_READ, ignores=_IGNORED, meanings=_MEANINGS)
     config = adapter.config
-    init = config.get("init_lora_weights", True)
+    init = initialisation(adapter)
     if init == "loftq":
         raise adapter.refuse(
             "init_lora_weights = 'loftq' put quantised weights into the base that it was trained "
             "on; publish that base (model.unload().save_pretrained), build the adapter for it, "
             f"and set init_lora_weights to true in its {ADAPTER_CONFIG}"
         )
-    if init not in (*_KEEPING_INITS, *MOVING_INITS):
+    if isinstance(init, str) and _MOVING_OTHERWISE.fullmatch(init):
         raise adapter.refuse(
             f"init_lora_weights = {init!r} moved a part of the base's weights into it; save it "
             "with path_initial_model_for_weight_conversion to get a plain LoRA"
+        )
+    if init not in (*_KEEPING_INITS, *MOVING_INITS):
+        raise adapter.refuse(
+            f"its {ADAPTER_CONFIG} has init_lora_weights = {init!r}, which is no initialisation "
+            "of PEFT's, so whether it moved a part of the base's weights is not known; write true "
+            "if it did not"
         )
     variants = [key for key in _VARIANTS if config.get(key)]
     if init in MOVING_INITS and variants != ["use_dora"]:
@@ -252,10 +262,7 @@ def _change(
         return TensorChange(
             target=site.target, op="lora", inputs=inputs, weight=scale, parameters=parameters
         )
-    shape = adapter.target_shape(site.target)
-    extent = shape[1] if parameters.get("transposed") else shape[0]
-    if math.prod(adapter.shape(magnitude)) != extent:
-        raise adapter.misfit(magnitude, site.target, [extent])
+    expect_magnitude(adapter, site, magnitude, parameters)
     return TensorChange(
         target=site.target,
         op="dora",

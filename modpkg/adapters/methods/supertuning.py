@@ -34,7 +34,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
         if "indices" not in site.roles:
             raise adapter.refuse(
                 f"the places of {site.roles['values']!r} are not in its file, and PEFT chooses "
-                "them anew by the base's largest values; save it with "
+                "them again by the base's largest values; save it with "
                 "save_precomputed_indices = true"
             )
         shape = linear_shape(adapter, site)

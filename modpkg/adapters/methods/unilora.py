@@ -25,7 +25,7 @@ _TRAINING = (
     *("init_weights", "bias"),
 )
 _ABSENT = (
-    "which of its numbers each layer uses is not in its file, and PEFT assigns them anew in the "
+    "which of its numbers each layer uses is not in its file, and PEFT assigns them again in the "
     "order of the model's layers; save it with save_indices = true"
 )
 _ROLES = ("indices_a", "indices_b", "scales_a", "scales_b")

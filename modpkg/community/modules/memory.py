@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from modpkg.adapters.head import class_stem
 from modpkg.adapters.layers import layer_path
 from modpkg.adapters.reader import model_names
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import ComposeError, ModpkgError
+from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG
+from modpkg.core.names import listed
 from modpkg.core.records import MemoryRecord, MemoryTensor, UntiedRecord
 from modpkg.core.tensors import DTypeShape
 from modpkg.release.base import Base
@@ -62,6 +69,47 @@ class TransformersMemory:
         from modpkg.runtime.untying import untie
 
         return untie(self._label, self._base.config(), self._base.provides.tensors)
+
+    def check_classifier(
+        self, module: str, edits: Mapping[str, Any], types: Mapping[str, DTypeShape]
+    ) -> None:
+        """Check a base with an adapter's classifier, where transformers is installed.
+
+        Raises:
+            ComposeError: transformers has no such class, or it has parameters that have no tensor.
+        """
+        config = self._base.config()
+        stem = class_stem(config)
+        if stem is None:
+            return
+        names = [stem + suffix for suffix in edits["architectures"]]
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / CONFIG).write_bytes(
+                msgspec.json.encode({**config, **edits, "architectures": names})
+            )
+            try:
+                from modpkg.runtime.loading_report import loading_report
+
+                report = loading_report(module, Path(folder), types)
+            except ModpkgError as error:
+                if error.code == "M702":
+                    raise ComposeError(
+                        "M606",
+                        module=module,
+                        reason=f"by its task_type it makes {listed(names)} of {self._label}, and "
+                        f"the installed transformers has no such class. Correct task_type in its "
+                        f"{ADAPTER_CONFIG} (null, if PEFT's auto_mapping names the class)",
+                    ) from None
+                return
+        if report.missing:
+            raise ComposeError(
+                "M606",
+                module=module,
+                reason=f"it makes {report.architecture} of {self._label}, which has "
+                f"{listed(report.missing)}, and neither the base nor its file does: they were "
+                "drawn at random when it was trained, and not saved. Name their modules in "
+                "modules_to_save and train it again",
+            )
 
 
 def memory_of(base: Base) -> TransformersMemory:
