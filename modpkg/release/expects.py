@@ -321,7 +321,10 @@ def _bind_adapter(
     if refusal is None:
         return bind(None), None
     if refusal.code == "M207":
-        return bind(None, inside=True), None
+        try:
+            return bind(None, inside=True), None
+        except (ReleaseError, ComposeError) as error:
+            refusal = error
     return _bind_untied(refusal, bind, record or MemoryRecord(), known, memory)
 
 
