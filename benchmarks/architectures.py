@@ -228,9 +228,8 @@ def installed(folder: Path, registry: Path, name: str) -> Any:
     base, reader = None, Registry(str(registry))
     if acts_on_base(manifest):
         base = find_base(manifest, {d.name: reader for d in manifest.dependencies}, None)
-    memory = None if base is None else memory_of(base)
     built = build(
-        manifest, manifest.module, folder / "dist", base=base, deltas=False, memory=memory
+        manifest, manifest.module, folder / "dist", base=base, deltas=False, memory=memory_of
     )
     RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
     tree, record = BlobTree(registry), built.record
