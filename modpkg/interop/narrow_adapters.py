@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from modpkg.core.files import write_atomically
 from modpkg.core.names import listed
 from modpkg.core.packs import read_pack_header
 
@@ -23,13 +24,12 @@ def widen(file: Path) -> list[str]:
     if not narrow:
         return []
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     tensors = {
         name: tensor.to(torch.bfloat16) if "float8" in str(tensor.dtype) else tensor.clone()
         for name, tensor in load_file(file).items()
     }
-    wide = file.with_suffix(".wide")  # the file itself may be a link to the source's
-    save_file(tensors, wide, metadata={"format": "pt"})
-    wide.replace(file)
+    # as a new file: this one may be a link to the source's
+    write_atomically(file, save(tensors, metadata={"format": "pt"}))
     return [f"its {listed(narrow)} tensors are written as BF16, which has all of their values"]
