@@ -177,6 +177,9 @@ def completed(text: str, tables: Collection[str]) -> str:
         text = text.replace("[dependencies]\n", f"[dependencies]\n{added}")
     else:
         text += f"\n[dependencies]\n{added}"
+    if "module" in tables and "version" not in tomli.loads(text)["module"]:
+        rest = 'version = "1.0"\nlicense = "MIT"\nkind = "adapter"\n'
+        return text.replace("[module]\n", f"[module]\n{rest}", 1)
     if set(tables) & {"module", "app"}:
         return text
     if set(tables) & {"models", "licenses"}:
