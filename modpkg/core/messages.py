@@ -167,7 +167,8 @@ MESSAGES: dict[str, str] = {
     "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
     "M413": (
         "{name} was locked from the registry {locked!r}, but the alias {alias!r} now leads to the "
-        "registry {actual!r}; correct its address under [registries], or run 'modpkg lock'."
+        "registry {actual!r}; correct its address under [registries], or run 'modpkg lock', which "
+        "tells how to accept the change."
     ),
     "M414": (
         "{module} was made for another {base} than {base} {version} ({drift}), and only exact fits "
