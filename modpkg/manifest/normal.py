@@ -156,16 +156,16 @@ def _parameters(parameters: dict[str, Setting]) -> dict[str, Any]:
 
 
 def _task(task: Task) -> dict[str, Any]:
-    data: dict[str, Any] = {
+    return {
         "kind": task.kind,
         "prompt": task.prompt,
         "system": task.system,
         "chat": task.chat,
+        "max_new_tokens": task.max_new_tokens,
+        "temperature": task.temperature,
+        "top_p": task.top_p,
+        "stop": list(task.stop),
     }
-    if task.max_new_tokens != 256:
-        data["max_new_tokens"] = task.max_new_tokens
-    data |= {"temperature": task.temperature, "top_p": task.top_p, "stop": list(task.stop)}
-    return data
 
 
 def _test(test: Test) -> dict[str, Any]:

@@ -124,7 +124,8 @@ class Task(Struct, frozen=True, kw_only=True):
     """System message, for tokenizers that have a chat template."""
     chat: bool | None = None
     """Whether to use the tokenizer's chat template; None: if it has one."""
-    max_new_tokens: int = 256
+    max_new_tokens: int | None = None
+    """None: as ``generation_config.json`` says, else 256, or half of a smaller model's context."""
     temperature: float | None = None
     """Of sampled text; 0 for the most probable text. None: as ``generation_config.json`` says."""
     top_p: float | None = None

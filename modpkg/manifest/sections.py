@@ -219,7 +219,7 @@ def read_task(node: Node) -> Task:
         prompt=prompt(template) if template else None,
         system=system.lines() if system else None,
         chat=chat.boolean() if chat else None,
-        max_new_tokens=tokens.integer(1, MOST_NEW_TOKENS) if tokens else 256,
+        max_new_tokens=tokens.integer(1, MOST_NEW_TOKENS) if tokens else None,
         temperature=temperature.number() if temperature else None,
         top_p=top_p.number() if top_p else None,
         stop=texts,

@@ -11,7 +11,7 @@ import torch
 from modpkg.core.errors import RunError
 from modpkg.runtime.pooling import Embedder
 from modpkg.runtime.prompt import Conversation, check_ids, rows_of, token_ids
-from modpkg.runtime.sampling import TextGeneration, cut
+from modpkg.runtime.sampling import MAX_NEW_TOKENS, TextGeneration, cut
 from modpkg.runtime.sentence_texts import SentenceTexts
 from modpkg.runtime.virtual_tokens import VIRTUAL
 
@@ -147,9 +147,11 @@ def generate(
         RunError: The tokenizer or its chat template fails, or the generation config cannot be used.
     """
     config = model.generation_config
-    limit = max(1, context_of(model, tokenizer) - how.max_new_tokens)
+    context = context_of(model, tokenizer)
+    new = how.max_new_tokens or min(MAX_NEW_TOKENS, max(1, context // 2))
+    limit = max(1, context - new)
     encoded = [encode(model, tokenizer, task, text, limit, warn) for text in texts]
-    options = {"max_new_tokens": how.max_new_tokens, "streamer": streamer, **how.options}
+    options = {"max_new_tokens": new, "streamer": streamer, **how.options}
     if how.seed is None:  # transformers warns of values that greedy decoding does not use
         for name in ("temperature", "top_p", "top_k"):
             setattr(config, name, options.pop(name))
@@ -157,7 +159,7 @@ def generate(
         options["pad_token_id"] = model.config.pad_token_id or tokenizer.eos_token_id
     encoder_decoder = bool(model.config.is_encoder_decoder)
     results = [""] * len(texts)
-    for places in _batches(encoded, extra=how.max_new_tokens):
+    for places in _batches(encoded, extra=new):
         batch = [encoded[place] for place in places]
         pad, left = _pad_id(model, tokenizer), not encoder_decoder
         ids, mask = _padded(batch, pad, model.device, left=left)

@@ -31,7 +31,8 @@ GREEDY = Sampling(temperature=0.0)
 class TextGeneration(Struct, frozen=True, kw_only=True):
     """How text is generated, with nothing left open."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None
+    """None: `MAX_NEW_TOKENS`, or half of the model's context if that is less."""
     seed: int | None
     """None for greedy decoding."""
     options: dict[str, Any]
@@ -43,7 +44,7 @@ def generation_of(sampling: Sampling, task: Mapping[str, Any], config: Any) -> T
     """Return how text is generated: for a caller, a task and a model's generation config."""
     stop = sampling.stop or tuple(task.get("stop") or ())
     new = sampling.max_new_tokens or task.get("max_new_tokens")
-    new = int(new or getattr(config, "max_new_tokens", None) or MAX_NEW_TOKENS)
+    new = new or getattr(config, "max_new_tokens", None)
     temperature, top_p = (
         value if (value := getattr(sampling, key)) is not None else task.get(key)
         for key in ("temperature", "top_p")

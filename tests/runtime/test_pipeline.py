@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import transformers
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.errors import RunError
+from modpkg.manifest.schema import Task
 from modpkg.runtime.load import load_model
 from modpkg.runtime.pipeline import Pipeline, open_pipeline
 from modpkg.runtime.prompt import fill, token_ids
@@ -246,6 +248,22 @@ def test_the_generation_config_decides_where_nobody_else_does(tmp_path: Path) ->
     result = open_pipeline(home, packs)(TEXT, seed=1)
     assert result.text == reference(TEXT, seed=1, **settings)
     assert open_pipeline(home, packs)(TEXT, temperature=0).seed is None
+
+
+def test_a_task_that_says_no_length_leaves_it_to_the_generation_config(tmp_path: Path) -> None:
+    task: Any = msgspec.to_builtins(Task(kind="text-generation"))
+    home, packs = install(tmp_path, llama(vocab_size=len(WORDS)), task=task)
+    (home / "generation_config.json").write_text('{"max_new_tokens": 4}')
+    assert open_pipeline(home, packs)(TEXT).text == reference(TEXT, max_new_tokens=4)
+
+
+def test_a_default_length_does_not_cut_the_text_of_a_small_model(tmp_path: Path) -> None:
+    model = llama(vocab_size=len(WORDS), max_position_embeddings=32)
+    warnings: list[str] = []
+    run = open_pipeline(*install(tmp_path, model), warn=warnings.append)
+    result = run(TEXT)
+    assert result.text == reference(TEXT, max_new_tokens=16)
+    assert warnings == []
 
 
 def test_a_text_ends_before_a_stop_and_the_stream_does_too(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def config(**values: Any) -> Any:
 
 def test_nothing_that_asks_for_sampling_is_greedy() -> None:
     how = generation_of(Sampling(), {}, config(temperature=0.7))
-    assert (how.seed, how.options["do_sample"], how.max_new_tokens) == (None, False, 256)
+    assert (how.seed, how.options["do_sample"], how.max_new_tokens) == (None, False, None)
 
 
 def test_the_generation_config_may_ask_for_it() -> None:

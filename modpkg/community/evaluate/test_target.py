@@ -82,6 +82,8 @@ def _task(task: Task) -> dict[str, object]:
     """Return what a task says for tests, which do not sample."""
     data: dict[str, object] = msgspec.to_builtins(task)
     left_out = ["temperature", "top_p", *([] if task.stop else ["stop"])]
+    if task.max_new_tokens is None:  # the generation config has a say; it is one of the files
+        left_out.append("max_new_tokens")
     return {key: value for key, value in data.items() if key not in left_out}
 
 
