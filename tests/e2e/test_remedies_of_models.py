@@ -150,8 +150,8 @@ ELSEWHERE = {
     "M805": "interop/test_exports.py",
     "M806": "cli/test_search.py",
 }
-"""Provoked by the tests of their rooms, which check the sentence; their remedy is no command that
-could be run as it is printed (a training to fix, a file to choose, a package to install)."""
+"""Provoked by the tests of their rooms, which check the sentence. What it says to do is not run
+there: mostly it is no command (a training to fix, a file to choose, a package to install)."""
 NOT_YET = {"M115", "M315", "M714", "M715", "M721", "M895", "M902"}
 """Their remedy is not run by a test of this folder."""
 
