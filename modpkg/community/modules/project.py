@@ -8,6 +8,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from modpkg.community.modules.memory import memory_of
+from modpkg.community.modules.rows import rows_warning
 from modpkg.core.errors import ManifestError, PublishError, ReleaseError
 from modpkg.core.names import listed, parse_version
 from modpkg.core.records import ReleaseRecord
@@ -22,6 +23,7 @@ from modpkg.registry.location import writable_folder
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.release.build import Built, acts_on_base, build
+from modpkg.release.content import collect
 
 
 def module_project(folder: Path, workspace: Workspace) -> Workspace:
@@ -89,7 +91,7 @@ def build_project(
         }
         base = find_base(manifest, by_name, _version(manifest, against))
     project.progress.stage(f"Building {module.name}")
-    return build(
+    built = build(
         manifest,
         module,
         out,
@@ -102,6 +104,11 @@ def build_project(
         memory=memory_of,
         older=older,
     )
+    if base is not None and module.kind == "adapter":
+        warning = rows_warning(built.record, collect(manifest).files, base)
+        if warning is not None:
+            project.progress.warn(warning)
+    return built
 
 
 def _version(manifest: Manifest, against: str | None) -> Version | None:
