@@ -21,6 +21,7 @@ _KEPT = ("eager", "sdpa")
 _LOOKED_UP = ("backbone", "architecture")
 _ADDRESS = re.compile(r"[/:@\\]")
 _MAX_DEPTH = 50
+_NATIVE = "use a model whose architecture is in transformers or an installed package"
 
 
 def check_no_code(name: str, config: Any, file: str = CONFIG) -> None:
@@ -30,14 +31,17 @@ def check_no_code(name: str, config: Any, file: str = CONFIG) -> None:
         RunError: It does.
     """
     for key, value, beside in _entries(config, name, file):
-        if key in REMOTE and value:
-            raise RunError("M707", name=name, file=file, what="custom code", key=key)
-        if _IMPLEMENTATION.fullmatch(key) and any(_ADDRESS.search(one) for one in _texts(value)):
-            raise RunError("M707", name=name, file=file, what="a kernel", key=key)
         described = key == "backbone" and isinstance(beside.get("backbone_config"), dict)
         address = isinstance(value, str) and _ADDRESS.search(value) is not None
-        if key in _LOOKED_UP and address and not described:
-            raise RunError("M707", name=name, file=file, what="a model of a hub", key=key)
+        if key in REMOTE and value:
+            what, remedy = "custom code", _NATIVE
+        elif _IMPLEMENTATION.fullmatch(key) and any(map(_ADDRESS.search, _texts(value))):
+            what, remedy = "a kernel", f"take {key} out of {file}"
+        elif key in _LOOKED_UP and address and not described:
+            what, remedy = "a model of a hub", _NATIVE
+        else:
+            continue
+        raise RunError("M707", name=name, file=file, what=what, key=key, remedy=remedy)
 
 
 def without_choices(config: Any) -> Any:

@@ -261,8 +261,7 @@ MESSAGES: dict[str, str] = {
     "M706": "{source} has no text; pass a file, or '-' to read standard input.",
     "M707": (
         "{name}: its {file} requires {what} ({key}), and modpkg runs no code that a model names "
-        "and looks nothing up on a hub; use a model whose architecture is in transformers or an "
-        "installed package."
+        "and looks nothing up on a hub; {remedy}."
     ),
     "M708": "{name} cannot be loaded live: {reason}.",
     "M709": "{choice} cannot be used: {reason}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -250,7 +250,7 @@ class _Closed(Exception):
     """Nobody reads the stream any more."""
 
 
-def _texts(inputs: str | Sequence[Any]) -> tuple[list[str | Conversation], bool]:
+def _texts(inputs: Any) -> tuple[list[str | Conversation], bool]:
     """Return texts or conversations, and whether there may be several.
 
     Raises:
@@ -258,7 +258,10 @@ def _texts(inputs: str | Sequence[Any]) -> tuple[list[str | Conversation], bool]
     """
     if isinstance(inputs, str):
         return [inputs], False
-    items = list(inputs)
+    if not isinstance(inputs, Iterable):
+        reason = "it is neither a text nor a list of texts or conversations"
+        raise RunError("M709", choice=f"{inputs!r:.60}", reason=reason)
+    items: list[Any] = list(inputs)
     if items and all(isinstance(item, Mapping) for item in items):
         return [_conversation(items)], False
     for place, item in enumerate(items):

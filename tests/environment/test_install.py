@@ -185,7 +185,7 @@ def test_an_app_has_its_own_models(registry: Path, tmp_path: Path) -> None:
         "prompt": None,
         "system": None,
         "chat": None,
-        "max_new_tokens": 256,
+        "max_new_tokens": None,
         "temperature": None,
         "top_p": None,
         "stop": [],

@@ -266,6 +266,13 @@ def test_a_default_length_does_not_cut_the_text_of_a_small_model(tmp_path: Path)
     assert warnings == []
 
 
+@pytest.mark.parametrize("given", [5, None, 1.5])
+def test_what_is_no_text_is_refused(given: Any, tmp_path: Path) -> None:
+    run = open_pipeline(*install(tmp_path, llama(vocab_size=len(WORDS))))
+    with raises("M709"):
+        run(given)
+
+
 def test_a_text_ends_before_a_stop_and_the_stream_does_too(tmp_path: Path) -> None:
     run = open_pipeline(*install(tmp_path, llama(vocab_size=len(WORDS), tie_word_embeddings=True)))
     whole = run(TEXT, max_new_tokens=6).text
