@@ -78,7 +78,7 @@ def _sums(a: TensorRef, b: TensorRef, progress: Callable[[int], None] | None) ->
         old, new = one[start : start + BLOCK_ELEMENTS], two[start : start + BLOCK_ELEMENTS]
         if progress is not None:
             progress(new.nbytes)
-        with np.errstate(all="ignore"):  # infinity and NaN are told as they are
+        with np.errstate(all="ignore"):  # infinity and NaN are results too
             x = widened(old, a)
             gap = widened(new, b) - x
             if a.dtype == b.dtype:

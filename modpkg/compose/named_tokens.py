@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,26 @@ def plain_token(value: Any) -> Any:
     if isinstance(value, dict) and "content" in value:
         return value["content"]
     return [plain_token(each) for each in value] if isinstance(value, list) else value
+
+
+def token_without_row(
+    tokens: Mapping[str, int], rows: int, known: Callable[[], Mapping[str, int]]
+) -> str | None:
+    """Return the first token whose number has no row in an embedding; None if all have one.
+
+    Tokens that the base's own tokenizer has beyond its rows are no fault of another one.
+
+    Args:
+        tokens: The numbers of a tokenizer's tokens.
+        rows: The number of rows.
+        known: Returns the numbers of the base's tokens; called if a number is beyond the rows.
+    """
+    beyond = {token: number for token, number in tokens.items() if number >= rows}
+    if not beyond:
+        return None
+    base = known()
+    missing = [token for token, number in beyond.items() if base.get(token) != number]
+    return min(missing, key=lambda token: beyond[token], default=None)
 
 
 def tokens_of(files: Mapping[str, Path]) -> dict[str, int]:

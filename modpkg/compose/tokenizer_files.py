@@ -23,6 +23,7 @@ from modpkg.compose.named_tokens import (
     left_of,
     plain_token,
     special_tokens,
+    token_without_row,
     tokens_of,
 )
 from modpkg.compose.sentence_files import (
@@ -332,18 +333,15 @@ def _check_rows(
     named = vocabulary(config)
     if named is None:
         return
-    beyond = {token: number for token, number in tokens.items() if number >= named[1]}
-    if not beyond:
-        return
-    known = tokens_of({path: blob for path, blob in base.files.items() if is_text_file(path)})
-    if missing := [token for token, number in beyond.items() if known.get(token) != number]:
-        token = min(missing, key=lambda each: beyond[each])
+    texts = {path: blob for path, blob in base.files.items() if is_text_file(path)}
+    token = token_without_row(tokens, named[1], lambda: tokens_of(texts))
+    if token is not None:
         raise ComposeError(
             "M616",
             model=model,
             module=name,
             token=token[:100],
-            number=beyond[token],
+            number=tokens[token],
             rows=named[1],
             base=base.name,
         )

@@ -253,7 +253,7 @@ _LONGEST_POINTER = 4096
 
 
 def read_pointer(path: Path) -> str | None:
-    """Return where a pointer leads, as `make_pointer` was told; None if there is none."""
+    """Return the ``target`` that `make_pointer` wrote; None if there is no pointer."""
     try:
         return os.readlink(path)  # noqa: PTH115 - Path.readlink needs it too, to exist
     except (OSError, AttributeError):  # a file, or a system without links

@@ -22,9 +22,8 @@ from modpkg.interop import weights
 from modpkg.store import grouping
 from modpkg.store.contents import scan_store
 from modpkg.store.corruption import find_corruption
-from tests import tiny
 from tests.raising import raises
-from tests.runtime.helpers import tokenizer
+from tests.runtime.helpers import publish_two_adapters
 
 IDS = torch.tensor([[3, 4, 5]])
 
@@ -34,14 +33,7 @@ def workspace(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     """The user's environment with a base and two adapters of the same layers."""
     monkeypatch.setattr(grouping, "LARGE", 1)
     monkeypatch.setattr(weights, "SMALL", 0)
-    folder = tiny.write_base(tmp_path / "p" / "tiny")
-    tokenizer().save_pretrained(folder)
-    tiny.publish(folder, home / "registry")
-    for number in (1, 2):
-        adapter = tiny.write_adapter(tmp_path / "p" / f"lora-{number}", seed=number)
-        manifest = adapter / "modpkg.toml"
-        manifest.write_text(manifest.read_text().replace("tiny-lora", f"lora-{number}"))
-        tiny.publish(adapter, home / "registry")
+    publish_two_adapters(home / "registry", tmp_path / "p")
     workspace = Workspace(find_project())
     names = ("tiny", "lora-1", "lora-2")
     install(workspace, InstallRequest(add=[parse_requirement(name) for name in names]))

@@ -22,6 +22,7 @@ from transformers import (
 from modpkg.core.installed import InstalledModel, TensorRef
 from modpkg.core.packs import read_pack_header
 from modpkg.core.sealed import seal
+from tests import tiny
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 WORDS = [*SPECIAL, "the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "slept"]
@@ -108,3 +109,15 @@ def install(
     )
     (home / "model.json").write_bytes(seal(record))
     return home, packs
+
+
+def publish_two_adapters(registry: Path, projects: Path) -> None:
+    """Publish tiny 1.0 with a tokenizer, and lora-1 and lora-2 on it."""
+    folder = tiny.write_base(projects / "tiny")
+    tokenizer().save_pretrained(folder)
+    tiny.publish(folder, registry)
+    for number in (1, 2):
+        adapter = tiny.write_adapter(projects / f"lora-{number}", seed=number)
+        manifest = adapter / "modpkg.toml"
+        manifest.write_text(manifest.read_text().replace("tiny-lora", f"lora-{number}"))
+        tiny.publish(adapter, registry)

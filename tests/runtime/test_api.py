@@ -14,9 +14,8 @@ from modpkg.environment.install import install
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
-from tests import tiny
 from tests.raising import raises
-from tests.runtime.helpers import tokenizer
+from tests.runtime.helpers import publish_two_adapters, tokenizer
 
 IDS = torch.tensor([[3, 4, 5]])
 
@@ -24,14 +23,7 @@ IDS = torch.tensor([[3, 4, 5]])
 @pytest.fixture
 def registry(home: Path, tmp_path: Path) -> Path:
     """The embedded registry: a base with a tokenizer, and two adapters."""
-    folder = tiny.write_base(tmp_path / "p" / "tiny")
-    tokenizer().save_pretrained(folder)
-    tiny.publish(folder, home / "registry")
-    for number in (1, 2):
-        adapter = tiny.write_adapter(tmp_path / "p" / f"lora-{number}", seed=number)
-        manifest = adapter / "modpkg.toml"
-        manifest.write_text(manifest.read_text().replace("tiny-lora", f"lora-{number}"))
-        tiny.publish(adapter, home / "registry")
+    publish_two_adapters(home / "registry", tmp_path / "p")
     return home / "registry"
 
 

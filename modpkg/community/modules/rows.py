@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from modpkg.compose.named_tokens import ADDED_TOKENS, tokens_of
+from modpkg.compose.named_tokens import ADDED_TOKENS, token_without_row, tokens_of
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.records import ReleaseRecord
@@ -31,23 +31,17 @@ def rows_warning(record: ReleaseRecord, files: Mapping[str, Path], base: Base) -
     if named is None or not own:
         return None
     try:
-        beyond = {token: n for token, n in tokens_of(own).items() if n >= named[1]}
-        last = max(beyond.values(), default=-1)
-        # An embedding of its own that is large enough has the rows.
-        if last < 0 or any(
-            last < entry.shape[0] for entry in record.tensors.values() if entry.shape
-        ):
+        tokens = tokens_of(own)
+        if not tokens or _has_rows(record, max(tokens.values())):
             return None
-        known = _tokens_of_base(base)
+        token = token_without_row(tokens, named[1], lambda: _tokens_of_base(base))
     except ModpkgError:
-        return None  # what is malformed is told by who reads it
-    missing = [token for token, number in beyond.items() if known.get(token) != number]
-    if not missing:
+        return None  # a malformed file is an error of the command that uses it
+    if token is None:
         return None
-    token = min(missing, key=lambda each: beyond[each])
     label = f"{base.record.name} {base.record.version}"
     return (
-        f"the token {token[:100]!r} of {record.name} has number {beyond[token]}, and the embedding "
+        f"the token {token[:100]!r} of {record.name} has number {tokens[token]}, and the embedding "
         f"of {label} has {named[1]} rows: models with its tokenizer will be refused (M616). If it "
         "was trained with more rows, save it again with save_embedding_layers=True"
     )
