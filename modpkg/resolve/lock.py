@@ -15,6 +15,7 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
+from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import DigestText, Kind
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from modpkg.resolve.resolve import Resolution
 
 LOCK_SPEC = 1
-MAX_LOCK = 64 << 20
 _MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 
@@ -121,8 +121,8 @@ def read_lock(path: Path) -> Lock | None:
         LockError: The file is not a valid lock, or cannot be read.
     """
     try:
-        if path.stat().st_size > MAX_LOCK:
-            raise LockError("M410", path=path, reason=f"it is larger than {MAX_LOCK >> 20} MiB")
+        if path.stat().st_size > LOCK_BYTES:
+            raise LockError("M410", path=path, reason=f"it is larger than {LOCK_BYTES >> 20} MiB")
         return parse_lock(path.read_text("utf-8"), path)
     except FileNotFoundError:
         return None

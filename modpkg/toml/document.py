@@ -8,9 +8,10 @@ from typing import Any
 
 import tomli
 
+from modpkg.core.bounds import MANIFEST_BYTES
 from modpkg.core.errors import ManifestError
 from modpkg.toml.positions import OverLimit, Places, scan
-from modpkg.toml.text import BOM, MAX_BYTES
+from modpkg.toml.text import BOM
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _CLEARER = {
@@ -38,7 +39,7 @@ def decoded(content: bytes, name: str) -> str:
     Raises:
         ManifestError: It is larger than 1 MiB or not UTF-8; the message names the file `name`.
     """
-    if len(content) > MAX_BYTES:
+    if len(content) > MANIFEST_BYTES:
         raise ManifestError(
             "M110", where=name, message="it is larger than 1 MiB, too large to read."
         )
@@ -57,7 +58,7 @@ def read_document(text: str, name: str) -> Document:
         ManifestError: `text` is too large, nested too deeply, or not TOML.
     """
     text = text.removeprefix(BOM)
-    if len(text) > MAX_BYTES:
+    if len(text) > MANIFEST_BYTES:
         raise ManifestError(
             "M110", where=name, message="it is larger than 1 MiB, too large to read."
         )

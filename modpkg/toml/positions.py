@@ -13,10 +13,11 @@ from typing import Literal, NamedTuple
 
 import tomli
 
+from modpkg.core.bounds import MANIFEST_DEPTH
+
 KeyPath = tuple[str | int, ...]
 """Keys and array positions from the root: ``("tests", 0, "metric")``."""
 
-MAX_DEPTH = 32
 _MAX_BARE = 100
 
 _BLANKS = re.compile(r"[ \t]*")
@@ -81,7 +82,7 @@ def scan(text: str) -> Places:
     """Return the positions in ``text``, up to the first syntax error.
 
     Raises:
-        OverLimit: Tables or arrays are nested deeper than `MAX_DEPTH`, or a number has too
+        OverLimit: Tables or arrays are nested deeper than `MANIFEST_DEPTH`, or a number has too
             many digits.
     """
     scanner = _Scanner(text)
@@ -148,8 +149,8 @@ class _Scanner:
         while True:
             self.skip(_BLANKS)
             parts.append(self.key_part())
-            if len(parts) > MAX_DEPTH:
-                raise OverLimit(self.at, f"nests tables more than {MAX_DEPTH} deep")
+            if len(parts) > MANIFEST_DEPTH:
+                raise OverLimit(self.at, f"nests tables more than {MANIFEST_DEPTH} deep")
             self.skip(_BLANKS)
             if not self.text.startswith(".", self.at):
                 return parts
@@ -166,8 +167,8 @@ class _Scanner:
         raise _Malformed
 
     def value(self, path: KeyPath) -> None:
-        if len(path) > MAX_DEPTH:
-            raise OverLimit(self.at, f"nests tables or arrays more than {MAX_DEPTH} deep")
+        if len(path) > MANIFEST_DEPTH:
+            raise OverLimit(self.at, f"nests tables or arrays more than {MANIFEST_DEPTH} deep")
         first = self.text[self.at : self.at + 1]
         if first == "[":
             self.array(path)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MAX_BYTES = 1 << 20
-"""Longest TOML file in bytes."""
+from modpkg.core.bounds import MANIFEST_BYTES
 
 BOM = "\ufeff"
 
 
 def read_head(path: Path) -> bytes:
-    """Return at most `MAX_BYTES` + 1 bytes of a file.
+    """Return at most `MANIFEST_BYTES` + 1 bytes of a file.
 
     Raises:
         OSError: The file cannot be read.
     """
     with open(path, "rb") as file:
-        return file.read(MAX_BYTES + 1)
+        return file.read(MANIFEST_BYTES + 1)
