@@ -1,8 +1,8 @@
 """What may come from outside, and how much of it: every bound, in one table.
 
-A registry, a module, a cloned repository or a server may be hostile, so whatever is read from one is
-bounded in size, count, depth and time. A bound is far above what honest modules need; where it is
-reached, the error names the bound, what reached it and, where it can be raised, how.
+A registry, a module, a cloned repository or a server may be hostile, so whatever is read from
+one is bounded in size, count, depth and time. A bound is far above what honest modules need; where
+it is reached, the error names the bound, what reached it and, where it can be raised, how.
 
 Each constant has its unit in its comment; ``docs/security.md`` has the same table.
 """
