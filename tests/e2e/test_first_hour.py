@@ -6,61 +6,27 @@ tests.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.documents import ROOT, Block, blocks_of, likeness, transcript
+from tests.e2e.environments import fresh_environment
 
 WORK = ROOT / "build" / "first-hour"
 """Beside uv's cache rather than in memory: the packages are hard links to it."""
 NEEDS = [f"{ROOT}[transformers]", "peft"]
 
 
-def package_sources() -> dict[str, str]:
-    """Return where pip finds packages here, as uv's variables: uv does not read pip's settings."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-    )
-    variables = {
-        "index-url": "UV_DEFAULT_INDEX",
-        "extra-index-url": "UV_INDEX",
-        "find-links": "UV_FIND_LINKS",
-        "cert": "SSL_CERT_FILE",
-    }
-    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # all sources alike, as for pip
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition("=")
-        if variable := variables.get(key.rpartition(".")[2]):
-            found[variable] = " ".join(value.strip("'\"").replace("\\n", " ").split())
-    return found
-
-
 @pytest.fixture(scope="module")
 def commands() -> Path:
     """Make a fresh environment as README says, and return the folder of its commands."""
     shutil.rmtree(WORK, ignore_errors=True)
-    folder = WORK / "venv"
-    pinned = ["--constraint", str(ROOT / "constraints.txt"), *NEEDS]
-    if importlib.util.find_spec("uv"):
-        uv = [sys.executable, "-m", "uv", "--quiet"]
-        make = [*uv, "venv", "--python", sys.executable, str(folder)]
-        install = [*uv, "pip", "install", "--python", str(folder), *pinned]
-    else:
-        make = [sys.executable, "-m", "venv", str(folder)]
-        install = [str(folder / "bin" / "pip"), "install", "--quiet", *pinned]
-    for command in (make, install):
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | package_sources()
-        )
-        assert done.returncode == 0, done.stderr
-    return folder / "bin"
+    return fresh_environment(WORK / "venv", *NEEDS)
 
 
 @pytest.fixture(scope="module")
