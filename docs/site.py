@@ -22,7 +22,7 @@ _LINK = re.compile(r"\]\(([^)#\s]+)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the pages of docs/ by those of the repository, and what they link to."""
     kept = [file for file in files if not file.src_uri.endswith((".md", ".py", ".svg"))]
-    pages = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+    pages = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
     for folder in FOLDERS:
         pages |= {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.md")}
     linked: set[str] = set()

@@ -1,4 +1,4 @@
-"""``python -m registry_spec``: write schemas, vectors and docs/json.md, or check a registry."""
+"""``python -m registry_spec``: write schemas, vectors and pages, or check a registry."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from registry_spec import SCHEMAS, VECTORS
 @click.group(invoke_without_command=True)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Write the schemas and vectors of the registry spec and docs/json.md, or check a registry."""
+    """Write schemas, vectors and what pages take from the code, or check a registry."""
     if context.invoked_subcommand is None:
         context.invoke(schemas_command)
         context.invoke(vectors_command)
         context.invoke(json_page_command)
+        context.invoke(bounds_page_command)
 
 
 @main.command("schemas")
@@ -44,6 +45,15 @@ def json_page_command() -> None:
 
     write_json_page()
     click.echo(f"Wrote {PAGE}.")
+
+
+@main.command("bounds-page")
+def bounds_page_command() -> None:
+    """Write the tables of bounds in docs/security.md."""
+    from registry_spec.bounds_page import PAGE, write_bounds_page
+
+    write_bounds_page()
+    click.echo(f"Wrote the bounds into {PAGE}.")
 
 
 @main.command("check")

@@ -14,7 +14,7 @@ from tests.documents import ROOT
 
 FOLDERS = ("docs", "registry_spec", "examples", "benchmarks/results")
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+    [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
     + [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")]
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -19,13 +19,12 @@ from modpkg.adapters.method import matrix_shape
 from modpkg.adapters.methods.lora import lora_scaling
 from modpkg.adapters.names import NameMapping
 from modpkg.adapters.peft_config import strings
+from modpkg.core.bounds import EXPERT_WRAPPERS
 
 _PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """Parameters of all experts, in the order that every layer has them, and the matrices that they
 consist of where each expert has separate tensors."""
 _WRAPPERS = re.compile(r"(?:\.base_layer)+$")
-_MAX_WRAPPERS = 4
-"""More parameters of one module than this would take too many trials to tell apart."""
 
 
 def parameters_of(adapter: Adapter, paths: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -86,7 +85,7 @@ def _in_order(
         f"{plain!r} has {len(wrappers)} pair(s) for the parameters "
         f"{', '.join(sorted(named))}, and which is for which is ambiguous"
     )
-    if len(named) != len(wrappers) or len(named) > _MAX_WRAPPERS:
+    if len(named) != len(wrappers) or len(named) > EXPERT_WRAPPERS:
         raise ambiguous
     if len(named) == 1:
         return named

@@ -8,12 +8,11 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
+from modpkg.core.bounds import REPLICATED_LAYERS
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.tensors import TypedTensor
 
 REPLICATION = "layer_replication"
-_MAX_LAYERS = 10_000
-"""More layers than this are a mistake, or an attack."""
 
 
 class LayerPath(Struct, frozen=True):
@@ -52,7 +51,7 @@ def replicated_ranges(adapter: Adapter) -> list[tuple[int, int]]:
     if not ranges:
         return []
     valid = isinstance(ranges, list) and all(_is_range(each) for each in ranges)
-    if not valid or sum(stop - first for first, stop in ranges) > _MAX_LAYERS:
+    if not valid or sum(stop - first for first, stop in ranges) > REPLICATED_LAYERS:
         raise adapter.refuse(
             f"its {ADAPTER_CONFIG} sets {REPLICATION} = {ranges!r}, which are not ranges of layers"
         )

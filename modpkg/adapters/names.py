@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.wrappers import has_module_named_module, unwrapped
+from modpkg.core.bounds import PARAMETER_CHARACTERS
 from modpkg.core.errors import ReleaseError
 from modpkg.core.names import listed
 
@@ -26,7 +27,6 @@ _OUT_PROJECTION = ".base_layer.out_proj"
 """PEFT wraps the output projection within the attention that it wraps too."""
 _AROUND = re.compile(r"(?:\.base_layer)+(?=\.(?!base_layer(?:\.|$)))")
 """PEFT wraps a module of whose own parameters it changes one (``target_parameters``)."""
-_MAX_PATH = 1000
 _NAMING = (
     "alpha_pattern",
     "block_size_pattern",
@@ -102,7 +102,7 @@ def group_tensors(adapter: Adapter, keys: Mapping[str, str]) -> AdapterTensors:
         if ".original_module." in path:
             tensors.unused.append(name)  # PEFT saves it beside the trained copy
             continue
-        match = method_name.match(path) if len(path) <= _MAX_PATH else None
+        match = method_name.match(path) if len(path) <= PARAMETER_CHARACTERS else None
         if match is None:
             path, key = _SAVED.sub("", _WRAPPERS.sub("", path)), ""
         else:
@@ -162,7 +162,7 @@ def name_among_adapters(adapter: Adapter, keys: Iterable[str]) -> str | None:
     after = re.compile(rf"(?:^|\.)({_stems(keys)})(?:\.([^.]+))?(?:\.|$)")
     found: set[str] = set()
     for name in adapter.names:
-        match = after.search(name) if len(name) <= _MAX_PATH else None
+        match = after.search(name) if len(name) <= PARAMETER_CHARACTERS else None
         if match is None or "*" in parts[match[1]]:
             continue
         if match[2] is None or match[2] in parts[match[1]]:
@@ -182,7 +182,7 @@ def without_own_name(name: str, own_name: str | None, keys: Iterable[str]) -> st
     >>> without_own_name("q.lora_A.style.weight", "style", ["lora_A.weight"])
     'q.lora_A.weight'
     """
-    if own_name is None or len(name) > _MAX_PATH:
+    if own_name is None or len(name) > PARAMETER_CHARACTERS:
         return name
     own = re.escape(own_name)
     place = rf"((?:^|\.)(?:{_stems(keys)})(?:\.[^.]+)?)\.{own}(?=\.|$)"

@@ -17,6 +17,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from modpkg.core.bounds import (
+    PATTERN_CHARACTERS,
+    PATTERN_DEPTH,
+    PATTERN_GROUPS,
+    PATTERN_STEPS,
+    PATTERN_WORK,
+)
+
 try:
     from re import _compiler, _constants, _parser  # type: ignore[attr-defined]
 except ImportError:  # Python 3.10
@@ -24,13 +32,6 @@ except ImportError:  # Python 3.10
     import sre_constants as _constants
     import sre_parse as _parser
 
-_MAX_PATTERN = 10_000
-_MAX_WORK = 500_000
-"""Places that all matches for one adapter may look at: a second or two."""
-_MAX_DEPTH = 40
-"""Groups within groups: `re` parses them recursively."""
-_PLAIN_STEPS = 1_000_000
-"""Steps that `re` may take at worst where it matches: some milliseconds."""
 _PLAIN_STEPS_PER_PLACE = 1000
 _REPEATED_GROUP = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
 _REFERENCES = ("GROUPREF", "GROUPREF_EXISTS")
@@ -53,7 +54,7 @@ class Work:
             UnsafePattern: They are more than the bound.
         """
         self._spent += places
-        if self._spent > _MAX_WORK:
+        if self._spent > PATTERN_WORK:
             raise UnsafePattern("matching it takes too long")
 
 
@@ -72,7 +73,7 @@ def is_plain(pattern: str) -> bool:
         check(pattern)
     except UnsafePattern:
         return False
-    return _PlainBound.of(pattern).steps(100) <= _PLAIN_STEPS
+    return _PlainBound.of(pattern).steps(100) <= PATTERN_STEPS
 
 
 def matches(pattern: str, text: str, work: Work) -> bool:
@@ -133,13 +134,13 @@ class _Pattern:
     """A parsed pattern."""
 
     def __init__(self, pattern: str) -> None:
-        if len(pattern) > _MAX_PATTERN or pattern.count("(") > 500:
+        if len(pattern) > PATTERN_CHARACTERS or pattern.count("(") > PATTERN_GROUPS:
             raise UnsafePattern("it is too long")
         depth = deepest = 0
         for character in pattern:
             depth += (character == "(") - (character == ")")
             deepest = max(deepest, depth)
-        if deepest > _MAX_DEPTH:
+        if deepest > PATTERN_DEPTH:
             raise UnsafePattern("its groups are nested too deeply")
         self._bound = _PlainBound.of(pattern)
         try:
@@ -155,7 +156,7 @@ class _Pattern:
 
     def matches(self, text: str, work: Work, *, whole: bool = False) -> bool:
         steps = self._bound.steps(len(text))
-        if steps <= _PLAIN_STEPS:
+        if steps <= PATTERN_STEPS:
             work.spend(1 + steps // _PLAIN_STEPS_PER_PLACE)
             match = self._whole.fullmatch if whole else self._whole.match
             return match(text) is not None

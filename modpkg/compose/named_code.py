@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modpkg.core.bounds import CONFIG_DEPTH
 from modpkg.core.errors import RunError
 from modpkg.core.filenames import CONFIG
 
@@ -20,7 +21,6 @@ _KEPT = ("eager", "sdpa")
 """Implementations that a config may choose; the others are the choice of who runs the model."""
 _LOOKED_UP = ("backbone", "architecture")
 _ADDRESS = re.compile(r"[/:@\\]")
-_MAX_DEPTH = 50
 _NATIVE = "use a model whose architecture is in transformers or an installed package"
 
 
@@ -66,7 +66,7 @@ def _entries(
     Raises:
         RunError: The config is nested too deeply.
     """
-    if depth > _MAX_DEPTH:
+    if depth > CONFIG_DEPTH:
         raise RunError("M704", name=name, reason=f"{file} is nested too deeply")
     if isinstance(config, Mapping):
         for key, value in config.items():

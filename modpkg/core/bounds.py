@@ -17,3 +17,101 @@ MANIFEST_BYTES = 1 << 20
 MANIFEST_DEPTH = 32
 #: A lock file, bytes.
 LOCK_BYTES = 64 << 20
+#: A number in a manifest or a lock, characters.
+NUMBER_CHARACTERS = 100
+#: Values of one setting of a step.
+SETTING_VALUES = 1000
+#: A layer's number in a step's range.
+STEP_LAYERS = 100_000
+#: ``max-new-tokens`` of a task, tokens.
+TASK_NEW_TOKENS = 1_000_000
+#: Texts that end a task's answer.
+TASK_STOPS = 16
+#: A text that ends a task's answer, characters.
+STOP_CHARACTERS = 100
+#: The time limit that a manifest may give a test, seconds.
+DECLARED_TEST_SECONDS = 7 * 24 * 3600
+#: Ways in which one licence expression can be met.
+LICENSE_ALTERNATIVES = 64
+
+# Registries ---------------------------------------------------------------------------------
+
+#: An index, a release record, an interface or another file that is read into memory, bytes.
+SMALL_FILE_BYTES = 256 << 20
+#: A file of credentials of a cloud, bytes.
+CREDENTIALS_BYTES = 1 << 20
+
+# Tensors ------------------------------------------------------------------------------------
+
+#: The header of a safetensors file, bytes; the same as in safetensors.
+WEIGHTS_HEADER_BYTES = 100_000_000
+#: The window of a zstd frame, bytes; it bounds the memory of decoding.
+DELTA_WINDOW_BYTES = 8 << 20
+#: Earlier tensors that a tensor is decoded on, one after the other.
+DELTA_CHAIN = 4
+
+# Adapters -----------------------------------------------------------------------------------
+
+#: A pattern in an adapter's config, characters.
+PATTERN_CHARACTERS = 10_000
+#: Opening parentheses in a pattern.
+PATTERN_GROUPS = 500
+#: Groups within groups in a pattern: `re` parses them recursively.
+PATTERN_DEPTH = 40
+#: Places that all patterns of one adapter may look at: a second or two.
+PATTERN_WORK = 500_000
+#: Steps that `re` may take at worst where it matches one name: some milliseconds.
+PATTERN_STEPS = 1_000_000
+#: The name of a parameter of an adapter, characters.
+PARAMETER_CHARACTERS = 1000
+#: Layers that ``layer_replication`` asks for.
+REPLICATED_LAYERS = 10_000
+#: Butterfly factors of BOFT.
+BOFT_FACTORS = 20
+#: Parameters of one module that an adapter changes; more would take too many trials to tell apart.
+EXPERT_WRAPPERS = 4
+
+# Configs ------------------------------------------------------------------------------------
+
+#: Tables and arrays inside one another in a config.
+CONFIG_DEPTH = 50
+#: A count of layers in a config.
+CONFIG_LAYERS = 100_000
+#: A count of layers or experts in a config of which the model is built without weights.
+BUILT_LAYERS = 10_000
+#: A text file in which paths of the author's machine are looked for, bytes; larger ones are kept
+#: as they are.
+CLEANED_FILE_BYTES = 64 << 20
+#: Tables and arrays inside one another in such a file.
+CLEANED_FILE_DEPTH = 20
+
+# GGUF ---------------------------------------------------------------------------------------
+
+#: Metadata and tensor table of a GGUF file, bytes.
+GGUF_HEADER_BYTES = 1 << 29
+#: Elements of one array of the metadata; the largest vocabularies have a million.
+GGUF_ELEMENTS = 1 << 23
+#: One text of the metadata, such as a chat template, bytes.
+GGUF_TEXT_BYTES = 1 << 24
+#: The alignment of tensors, bytes.
+GGUF_ALIGNMENT_BYTES = 1 << 20
+#: Layers of a model.
+GGUF_LAYERS = 1000
+
+# Tests --------------------------------------------------------------------------------------
+
+#: A file of test cases, bytes.
+CASES_BYTES = 1 << 30
+#: Cases in a file.
+TEST_CASES = 1_000_000
+#: A text of a case, characters.
+CASE_CHARACTERS = 1_000_000
+#: One test on one model, seconds, unless the test or ``--timeout`` says otherwise.
+TEST_SECONDS = 1800.0
+#: Start of the process that runs tests, seconds.
+WORKER_START_SECONDS = 600.0
+
+# What is shown ------------------------------------------------------------------------------
+
+#: One value in a sentence, characters; what is longer is cut off.
+SHOWN_CHARACTERS = 1_000

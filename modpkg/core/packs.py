@@ -13,11 +13,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.bounds import WEIGHTS_HEADER_BYTES
 from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.errors import PackError
 
-MAX_HEADER = 100_000_000
-"""Longest header in bytes; the same limit as in safetensors."""
 METADATA = "__metadata__"
 """The key of a header that is not a tensor."""
 LFS_POINTER = b"version https://git-lfs"
@@ -75,7 +74,7 @@ def read_header(path: Path) -> tuple[bytes, int]:
             )
         if first == LFS_POINTER[:8]:
             raise PackError("M201", path=path, reason=IS_POINTER)
-        if length > MAX_HEADER:
+        if length > WEIGHTS_HEADER_BYTES:
             raise PackError(
                 "M201", path=path, reason=f"its header claims to be {length} bytes long"
             )

@@ -11,6 +11,8 @@ import re
 from pathlib import PurePath
 from typing import Any
 
+from modpkg.core.bounds import SHOWN_CHARACTERS
+
 _INVISIBLE = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the direction of text
@@ -26,9 +28,6 @@ _BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 
 ONE_LINE = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$(?![\s\S])"
 """A pattern of JSON Schema: text of one line, without control characters or overrides."""
-
-MAX_VALUE = 1_000
-"""Characters of one value in a sentence; what is longer is cut off."""
 
 
 def printable(text: str) -> str:
@@ -59,8 +58,8 @@ def in_sentence(value: Any, *, lines: bool = False) -> Any:
         return value
     if lines:
         return printable(value)
-    if len(value) > MAX_VALUE:
-        value = f"{value[:MAX_VALUE]}… ({len(value):,} characters)"
+    if len(value) > SHOWN_CHARACTERS:
+        value = f"{value[:SHOWN_CHARACTERS]}… ({len(value):,} characters)"
     return one_line(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from modpkg.core.bounds import DELTA_WINDOW_BYTES
 from modpkg.core.errors import ReleaseError
 
 LEVEL = 1
@@ -12,8 +13,6 @@ SEARCH = {"hash_log": 6, "min_match": 7}
 see benchmarks/results/deltas.md."""
 WINDOW_LOG = 17
 """log2 of the window when writing: one plane, since planes have little in common."""
-MAX_WINDOW = 8 << 20
-"""Largest window in bytes accepted when reading; it bounds the memory of decoding."""
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK_SHARE = 64
@@ -66,14 +65,15 @@ class FrameReader:
         if not least <= self.size <= most:
             wanted = f"{least}" if least == most else f"{least} to {most}"
             raise self.refused(f"its frame does not contain {wanted} bytes")
-        if parameters.window_size > MAX_WINDOW:
+        if parameters.window_size > DELTA_WINDOW_BYTES:
             raise self.refused(f"its frame needs a window of {parameters.window_size} bytes")
         if parameters.dict_id:
             raise self.refused("its frame needs a dictionary")
         end = self._end_of_blocks(payload, header) + (4 if parameters.has_checksum else 0)
         if end != len(payload):
             raise self.refused(f"its frame ends after {end} of {len(payload)} bytes")
-        self._reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(payload)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=DELTA_WINDOW_BYTES)
+        self._reader = decompressor.stream_reader(payload)
 
     def refused(self, reason: str) -> ReleaseError:
         """Return the error for a payload that cannot be decoded."""

@@ -13,17 +13,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from modpkg.core.bounds import (
+    GGUF_ALIGNMENT_BYTES,
+    GGUF_ELEMENTS,
+    GGUF_HEADER_BYTES,
+    GGUF_TEXT_BYTES,
+)
 from modpkg.core.errors import ConversionError
 from modpkg.core.packs import IS_POINTER, LFS_POINTER
-
-MAX_ELEMENTS = 1 << 23
-"""Elements in one array of the metadata; the largest vocabularies have a million."""
-
-MAX_HEADER = 1 << 29
-"""Bytes of metadata and tensor table."""
-
-MAX_TEXT = 1 << 24
-"""Bytes of one text, such as a chat template."""
 
 STRING, ARRAY = 8, 9
 _SCALARS = {
@@ -41,7 +38,6 @@ _SCALARS = {
 }
 _BOOL = 7
 _FLOATS = (6, 12)
-_MAX_ALIGNMENT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class _HeaderReader:
         self._path = path
         self._data = data
         self._position = 4
-        self._end = min(len(data), MAX_HEADER)
+        self._end = min(len(data), GGUF_HEADER_BYTES)
 
     def read(self) -> GgufHeader:
         version = self._number("I", "its version")
@@ -161,7 +157,11 @@ class _HeaderReader:
 
     def _alignment(self, metadata: dict[str, Any]) -> int:
         value = metadata.get("general.alignment", 32)
-        if not isinstance(value, int) or not 1 <= value <= _MAX_ALIGNMENT or value.bit_count() != 1:
+        if (
+            not isinstance(value, int)
+            or not 1 <= value <= GGUF_ALIGNMENT_BYTES
+            or value.bit_count() != 1
+        ):
             raise self._error("its general.alignment is not a power of two")
         return value
 
@@ -220,7 +220,7 @@ class _HeaderReader:
             return self._scalars(key, kind, 1)[0]
         element = self._number("I", f"the type of {key}")
         count = self._number("Q", f"the length of {key}")
-        if count > MAX_ELEMENTS:
+        if count > GGUF_ELEMENTS:
             raise self._error(f"its {key} claims {count} elements")
         if element == STRING:
             self._expect(count, 8, f"texts of {key}")
@@ -246,7 +246,7 @@ class _HeaderReader:
 
     def _string(self, what: str) -> str:
         length = self._number("Q", what)
-        if length > MAX_TEXT:
+        if length > GGUF_TEXT_BYTES:
             raise self._error(f"{what} claims {length} bytes")
         try:
             return self._take(length, what).decode("utf-8")

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modpkg.core.bounds import GGUF_LAYERS
 from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_rope import ROPE_KEYS, rope_parameters
-
-MAX_LAYERS = 1000
 
 _EPSILON = "attention.layer_norm_rms_epsilon"
 _COMMON: dict[str, str] = {
@@ -292,7 +291,7 @@ def amended(config: dict[str, Any], header: GgufHeader, architecture: str) -> di
         if key not in (*rules.fixed, *rules.read) and prefix + key not in header.metadata:
             raise damaged(header.path, f"it lacks the setting {prefix}{key}; download it again")
     layers = header.whole(prefix + "block_count")
-    if layers is None or layers > MAX_LAYERS:
+    if layers is None or layers > GGUF_LAYERS:
         raise damaged(header.path, f"it has {layers} layers, according to {prefix}block_count")
     result["tie_word_embeddings"] = "output.weight" not in header.tensors
     embedding = header.tensors.get("token_embd.weight")

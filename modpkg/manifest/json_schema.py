@@ -9,6 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from modpkg.core.bounds import (
+    DECLARED_TEST_SECONDS,
+    SETTING_VALUES,
+    STEP_LAYERS,
+    STOP_CHARACTERS,
+    TASK_NEW_TOKENS,
+    TASK_STOPS,
+)
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.records import KINDS, RELATIONS
 from modpkg.manifest import keys
@@ -16,16 +24,11 @@ from modpkg.manifest.dependencies import COMPOSE_AT
 from modpkg.manifest.resolution import FITS, STRATEGIES
 from modpkg.manifest.sections import (
     DTYPES,
-    LONGEST_TEST,
-    MOST_LAYERS,
-    MOST_NEW_TOKENS,
     MOST_SEED,
-    MOST_STOP,
-    MOST_STOPS,
     MOST_TEMPERATURE,
     TASK_KINDS,
 )
-from modpkg.manifest.settings import MOST_VALUES, PARAMETER
+from modpkg.manifest.settings import PARAMETER
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 JsonSchema = dict[str, Any]
@@ -72,7 +75,7 @@ def _table(
 
 
 def _setting(value: JsonSchema, about: str) -> JsonSchema:
-    gradient = _list(value, minItems=1, maxItems=MOST_VALUES)
+    gradient = _list(value, minItems=1, maxItems=SETTING_VALUES)
     filtered = _table(
         keys.FILTERED_KEYS,
         {
@@ -82,7 +85,7 @@ def _setting(value: JsonSchema, about: str) -> JsonSchema:
         "A value for the tensors whose name has the filter in it.",
         ("value",),
     )
-    either = _list(filtered, minItems=1, maxItems=MOST_VALUES)
+    either = _list(filtered, minItems=1, maxItems=SETTING_VALUES)
     return {"anyOf": [value, gradient, either], "description": about}
 
 
@@ -113,7 +116,7 @@ def _composition() -> dict[str, JsonSchema]:
         "One step: a module acts on the base.",
         ("op", "module"),
     )
-    end = {"type": "integer", "minimum": 0, "maximum": MOST_LAYERS}
+    end = {"type": "integer", "minimum": 0, "maximum": STEP_LAYERS}
     layers = _table(
         keys.LAYERS_KEYS,
         {
@@ -140,8 +143,8 @@ def _composition() -> dict[str, JsonSchema]:
 
 
 def _task() -> JsonSchema:
-    stop = {"type": "string", "minLength": 1, "maxLength": MOST_STOP}
-    tokens = {"type": "integer", "minimum": 1, "maximum": MOST_NEW_TOKENS}
+    stop = {"type": "string", "minLength": 1, "maxLength": STOP_CHARACTERS}
+    tokens = {"type": "integer", "minimum": 1, "maximum": TASK_NEW_TOKENS}
     return _table(
         keys.TASK_KEYS,
         {
@@ -152,7 +155,7 @@ def _task() -> JsonSchema:
             "max_new_tokens": {**tokens, "description": "Tokens to generate at most."},
             "temperature": {"type": "number", "minimum": 0, "maximum": MOST_TEMPERATURE},
             "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-            "stop": _list(stop, "Texts at which generation ends.", maxItems=MOST_STOPS),
+            "stop": _list(stop, "Texts at which generation ends.", maxItems=TASK_STOPS),
         },
         "The input and output of the model.",
         ("kind",),
@@ -160,7 +163,7 @@ def _task() -> JsonSchema:
 
 
 def _tests() -> JsonSchema:
-    limit = {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_TEST}
+    limit = {"type": "number", "exclusiveMinimum": 0, "maximum": DECLARED_TEST_SECONDS}
     test = _table(
         (*keys.TEST_KEYS, "model"),
         {

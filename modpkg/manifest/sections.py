@@ -7,6 +7,13 @@ from typing import cast, get_args
 
 from packaging.specifiers import SpecifierSet
 
+from modpkg.core.bounds import (
+    DECLARED_TEST_SECONDS,
+    STEP_LAYERS,
+    STOP_CHARACTERS,
+    TASK_NEW_TOKENS,
+    TASK_STOPS,
+)
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import KINDS, Kind
 from modpkg.core.version import __version__
@@ -45,12 +52,8 @@ from modpkg.toml.node import Node, Table, brief, hint
 
 DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
-MOST_NEW_TOKENS = 1_000_000
-MOST_STOPS, MOST_STOP = 16, 100
 MOST_TEMPERATURE = 100
-MOST_LAYERS = 100_000
 MOST_SEED = (1 << 31) - 1
-LONGEST_TEST = 7 * 24 * 3600
 
 
 def read_module(node: Node) -> ModuleTable:
@@ -164,7 +167,7 @@ def _layers(node: Node, dependencies: Collection[ModuleName]) -> Layers:
     table = node.table(LAYERS_KEYS)
     module = table.need("module", 'module = "smollm2-135m"')
     extent = table.need("range", "range = [0, 16]")
-    ends = [end.integer(0, MOST_LAYERS) for end in extent.items()]
+    ends = [end.integer(0, STEP_LAYERS) for end in extent.items()]
     if len(ends) != 2 or ends[0] >= ends[1]:
         raise extent.fail("has to be the first layer and the one after the last, like [0, 16]")
     scale, tensors = table.get("scale"), table.get("tensors")
@@ -212,14 +215,14 @@ def read_task(node: Node) -> Task:
     if top_p is not None and not 0 < top_p.number() <= 1:
         raise top_p.fail("has to be greater than 0, and at most 1")
     texts = tuple(_stop(item) for item in stop.items()) if stop else ()
-    if stop is not None and len(texts) > MOST_STOPS:
-        raise stop.fail(f"has more than {MOST_STOPS} texts")
+    if stop is not None and len(texts) > TASK_STOPS:
+        raise stop.fail(f"has more than {TASK_STOPS} texts")
     return Task(
         kind=cast(TaskKind, kind),
         prompt=prompt(template) if template else None,
         system=system.lines() if system else None,
         chat=chat.boolean() if chat else None,
-        max_new_tokens=tokens.integer(1, MOST_NEW_TOKENS) if tokens else None,
+        max_new_tokens=tokens.integer(1, TASK_NEW_TOKENS) if tokens else None,
         temperature=temperature.number() if temperature else None,
         top_p=top_p.number() if top_p else None,
         stop=texts,
@@ -230,8 +233,8 @@ def _stop(node: Node) -> str:
     """Return a text at which generation stops, which may be a line break."""
     if not isinstance(node.value, str):
         raise node.wrong_type("a string")
-    if not 0 < len(node.value) <= MOST_STOP:
-        raise node.fail(f"has to have 1 to {MOST_STOP} characters")
+    if not 0 < len(node.value) <= STOP_CHARACTERS:
+        raise node.fail(f"has to have 1 to {STOP_CHARACTERS} characters")
     return node.value
 
 
@@ -268,8 +271,8 @@ def _test(node: Node, models: Collection[ModuleName] | None) -> Test:
             raise least.fail("is more than at_most, so no value could pass; swap them")
     if tolerance and test.tolerance < 0:
         raise tolerance.fail("is less than 0; write how much worse the value may be")
-    if limit and test.time_limit is not None and not 0 < test.time_limit <= LONGEST_TEST:
-        raise limit.fail(f"has to be more than 0 and at most {LONGEST_TEST} seconds")
+    if limit and test.time_limit is not None and not 0 < test.time_limit <= DECLARED_TEST_SECONDS:
+        raise limit.fail(f"has to be more than 0 and at most {DECLARED_TEST_SECONDS} seconds")
     if model and models is not None and test.model not in models:
         near = hint(str(test.model), models)
         raise model.fail(

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from modpkg.core.bounds import SETTING_VALUES
 from modpkg.manifest.keys import FILTERED_KEYS
 from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
 from modpkg.toml.node import Node
 
 PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,99}")
-MOST_VALUES = 1000
 
 
 def scalar(node: Node) -> Scalar:
@@ -54,8 +54,8 @@ def _items(node: Node) -> list[Node]:
     items = node.items()
     if not items:
         raise node.fail("is empty; give it a value or leave it out")
-    if len(items) > MOST_VALUES:
-        raise node.fail(f"has {len(items)} values, and {MOST_VALUES} is the most")
+    if len(items) > SETTING_VALUES:
+        raise node.fail(f"has {len(items)} values, and {SETTING_VALUES} is the most")
     return items
 
 

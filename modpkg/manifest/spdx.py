@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from modpkg.core.bounds import LICENSE_ALTERNATIVES
 from modpkg.manifest.values import parse_license
 
-MAX_ALTERNATIVES = 64
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
@@ -92,7 +92,7 @@ def is_accepted(tree: Expression, accepts: Callable[[str], bool]) -> bool:
 def permits_all_of(new: Expression, old: Expression) -> bool | None:
     """Return whether everyone who could take what had `old` can take what has `new`.
 
-    None where `old` has more than `MAX_ALTERNATIVES` ways to be taken.
+    None where `old` has more than `LICENSE_ALTERNATIVES` ways to be taken.
     """
     ways = _ways(old)
     return None if ways is None else all(is_accepted(new, way.__contains__) for way in ways)
@@ -108,6 +108,6 @@ def _ways(tree: Expression) -> set[frozenset[str]] | None:
         if more is None:
             return None
         ways = ways | more if isinstance(tree, AnyOf) else {a | b for a in ways for b in more}
-        if len(ways) > MAX_ALTERNATIVES:
+        if len(ways) > LICENSE_ALTERNATIVES:
             return None
     return ways

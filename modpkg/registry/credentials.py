@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from modpkg.core.bounds import CREDENTIALS_BYTES
 from modpkg.core.errors import RegistryUnreachable
 
 _AWS_IN_ENVIRONMENT = (
@@ -29,7 +30,6 @@ _AWS_NEEDS_TOOL = (
     "credential_process",
     "login_session",
 )
-_MAX_FILE = 1 << 20
 
 
 def store_options(url: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _sections(variable: str, name: str) -> dict[str, dict[str, str]]:
     path = Path(os.environ.get(variable) or Path("~/.aws") / name).expanduser()
     parser = configparser.RawConfigParser(default_section="", strict=False)
     try:
-        if path.stat().st_size > _MAX_FILE:
+        if path.stat().st_size > CREDENTIALS_BYTES:
             return {}
         parser.read_string(path.read_text("utf-8"))
     except (OSError, ValueError, configparser.Error):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from modpkg.core import system
+from modpkg.core.bounds import SMALL_FILE_BYTES
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.files import denied
@@ -22,8 +23,6 @@ from modpkg.registry.http_errors import request_error
 
 ARRIVAL = 1 << 18
 """Bytes after which a chunk is yielded: small, so that progress shows on a slow connection."""
-MAX_SMALL = 256 << 20
-"""Most bytes of a file that is read into memory: an index, a record or an interface."""
 
 
 class FileMissing(Exception):
@@ -77,7 +76,7 @@ class FolderSource:
             # Thousands of index files are read like this: as few system calls as possible.
             with open(f"{self.url}/{path}", "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size > MAX_SMALL:
+                if size > SMALL_FILE_BYTES:
                     raise RegistryUnreachable(
                         "M302", url=self.url, reason=f"{path} has {size} bytes"
                     )
@@ -164,8 +163,8 @@ class ObjectSource:
             try:
                 for chunk in self._chunks(path, 0, None):
                     whole += chunk
-                    if len(whole) > MAX_SMALL:
-                        reason = f"{path} is over {MAX_SMALL} bytes"
+                    if len(whole) > SMALL_FILE_BYTES:
+                        reason = f"{path} is over {SMALL_FILE_BYTES} bytes"
                         raise RegistryUnreachable("M302", url=self.url, reason=reason)
                 break
             except _Interrupted as interrupted:  # start again: the file may have changed

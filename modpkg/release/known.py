@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from modpkg.core.bounds import DELTA_CHAIN
 from modpkg.core.records import TensorEntry
 from modpkg.core.tensors import TensorIdentity, identity_of, type_of
-from modpkg.release.places import MAX_CHAIN, chain_of
+from modpkg.release.places import chain_of
 
 
 class Known(Protocol):
@@ -94,7 +95,7 @@ class Holdings:
                 continue
             if self._usable(base) and self._unambiguous(base):
                 chain = chain_of(base, self._find)
-                bases[key] = base if len(chain) < MAX_CHAIN else chain[-1]
+                bases[key] = base if len(chain) < DELTA_CHAIN else chain[-1]
         return bases
 
     def sources(self, table: Mapping[TensorIdentity, TensorEntry]) -> dict[str, TensorEntry]:

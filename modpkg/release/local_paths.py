@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from modpkg.core.bounds import CLEANED_FILE_BYTES, CLEANED_FILE_DEPTH
 from modpkg.core.filenames import ADAPTER_CONFIG, TOKENIZER
 
 _MODEL_KEY = "name_or_path"
@@ -24,8 +25,6 @@ _PATHS = ("base_model", "dataset", "datasets", "deepspeed", "model", "path")
 """Whole keys of this kind, as trainers and mergekit write them."""
 _YAML = (".yaml", ".yml")
 _NOT_CONFIGS = (TOKENIZER, "vocab.json")
-_MAX_SIZE = 64 << 20
-_MAX_DEPTH = 20
 _ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _LOCAL = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
 _KEY = re.compile(
@@ -61,7 +60,7 @@ def without_local_paths(relative: str, path: Path) -> bytes:
     """
     data = path.read_bytes()
     name = relative.rsplit("/", 1)[-1]
-    if len(data) > _MAX_SIZE or not _may_have_paths(name):
+    if len(data) > CLEANED_FILE_BYTES or not _may_have_paths(name):
         return data
     if name.lower() == "readme.md":
         return _readme(data, _base_of(path.parent / ADAPTER_CONFIG))
@@ -90,7 +89,7 @@ def _config(data: bytes) -> bytes:
     if _KEY.search(data) is None:
         return data
     document = _decoded(data)
-    if not _forget(document, _MAX_DEPTH):
+    if not _forget(document, CLEANED_FILE_DEPTH):
         return data
     if _strict(data) is None:
         return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "replace")

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET, structs
 
+from modpkg.core.bounds import DELTA_CHAIN
 from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.records import ReleaseRecord, TensorEntry
 from modpkg.core.tensors import TensorIdentity, byte_length, identity_of, type_of
-
-MAX_CHAIN = 4
-"""Longest chain of earlier tensors that a tensor is decoded on."""
 
 
 def labelled_entries(record: ReleaseRecord) -> Iterator[tuple[str, TensorEntry]]:
@@ -45,12 +43,12 @@ def chain_of(
     """Return the earlier tensors that ``entry`` is decoded on, the nearest first.
 
     Raises:
-        ValueError: The chain is longer than `MAX_CHAIN`, or incomplete; the message is a clause.
+        ValueError: The chain is longer than `DELTA_CHAIN`, or incomplete; the message is a clause.
     """
     chain: list[TensorEntry] = []
     while (base := base_of(entry)) is not None:
-        if len(chain) == MAX_CHAIN:
-            raise ValueError(f"is decoded on more than {MAX_CHAIN} earlier tensors")
+        if len(chain) == DELTA_CHAIN:
+            raise ValueError(f"is decoded on more than {DELTA_CHAIN} earlier tensors")
         if (earlier := find(base)) is None:
             raise ValueError(
                 "is decoded on something that is not a tensor or source of its dtype and shape"

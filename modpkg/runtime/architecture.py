@@ -10,6 +10,7 @@ from typing import Any
 
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_code import check_no_code, without_choices
+from modpkg.core.bounds import CONFIG_LAYERS
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
@@ -28,7 +29,6 @@ _CONFIGS = (
 
 _FLOAT = "__float__"
 """The key under which transformers writes an infinite number."""
-_MOST_LAYERS = 100_000
 _COUNT_OF_LAYERS = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
 NOT_ONE = "config.json does not name one architecture"
 
@@ -122,7 +122,7 @@ def check_sizes(name: str, config: Any, key: str = "") -> None:
     elif isinstance(config, list):
         for value in config[:1000]:
             check_sizes(name, value, key)
-    elif isinstance(config, int) and config > _MOST_LAYERS and _COUNT_OF_LAYERS.search(key):
+    elif isinstance(config, int) and config > CONFIG_LAYERS and _COUNT_OF_LAYERS.search(key):
         reason = f"config.json is invalid ({key} is {config})"
         raise RunError("M704", name=name, reason=reason)
 

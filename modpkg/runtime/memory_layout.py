@@ -15,12 +15,12 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.compose.confinement import confined
+from modpkg.core.bounds import BUILT_LAYERS
 from modpkg.core.errors import RunError
 from modpkg.core.records import MemoryPiece, MemoryTensor
 from modpkg.core.tensors import TypedTensor
 from modpkg.runtime.architecture import class_of_config
 
-_MAX_LAYERS = 10_000  # more layers, experts … are a mistake, or an attack
 _COUNTS = re.compile(r"layers?$|^n_layer|experts$|depth|blocks$|heads$")
 
 
@@ -106,7 +106,7 @@ def meta_model(name: str, config: Mapping[str, Any]) -> Any | None:
 
 def _check_size(name: str, config: Mapping[str, Any], depth: int = 0) -> None:
     for key, value in config.items():
-        if isinstance(value, int) and value > _MAX_LAYERS and _COUNTS.search(str(key)):
+        if isinstance(value, int) and value > BUILT_LAYERS and _COUNTS.search(str(key)):
             reason = f"config.json is invalid ({key} is {value})"
             raise RunError("M704", name=name, reason=reason)
         if isinstance(value, dict) and depth < 4:

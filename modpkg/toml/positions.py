@@ -13,12 +13,11 @@ from typing import Literal, NamedTuple
 
 import tomli
 
-from modpkg.core.bounds import MANIFEST_DEPTH
+from modpkg.core.bounds import MANIFEST_DEPTH, NUMBER_CHARACTERS
 
 KeyPath = tuple[str | int, ...]
 """Keys and array positions from the root: ``("tests", 0, "metric")``."""
 
-_MAX_BARE = 100
 
 _BLANKS = re.compile(r"[ \t]*")
 _VOID = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
@@ -212,9 +211,9 @@ class _Scanner:
         match = _BARE_VALUE.match(self.text, self.at)
         if match is None:
             raise _Malformed
-        if len(match[0].rstrip()) > _MAX_BARE:
+        if len(match[0].rstrip()) > NUMBER_CHARACTERS:
             # Parsing n digits takes n² steps, and Python refuses more than 4300.
-            raise OverLimit(self.at, f"has a number of more than {_MAX_BARE} characters")
+            raise OverLimit(self.at, f"has a number of more than {NUMBER_CHARACTERS} characters")
         self.at += len(match[0].rstrip())
 
     def skip(self, form: re.Pattern[str]) -> int:

@@ -65,7 +65,7 @@ def test_what_is_not_matched_is_refused(pattern: str) -> None:
 
 
 def test_the_work_for_several_texts_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modpkg.adapters.patterns._MAX_WORK", 10_000)
+    monkeypatch.setattr("modpkg.adapters.patterns.PATTERN_WORK", 10_000)
     work = Work()
     matches("(?:a|b)*c", "ab" * 30, work)
     with pytest.raises(UnsafePattern, match="too long"):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modpkg.core.bounds import SHOWN_CHARACTERS
 from modpkg.core.errors import RunError
 from modpkg.core.printable import (
-    MAX_VALUE,
     ONE_LINE,
     json_ascii,
     one_line,
@@ -89,5 +89,5 @@ def test_a_sentence_is_one_bounded_line_whatever_it_is_filled_with() -> None:
     error = RunError("M706", source=Path("a\nerror[M999]: forged\x1b[2J"))
     assert str(error).isprintable()
     long = RunError("M706", source="x" * 100_000)
-    assert len(str(long)) < MAX_VALUE + 200
+    assert len(str(long)) < SHOWN_CHARACTERS + 200
     assert long.values == {"source": "x" * 100_000}

@@ -10,11 +10,12 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 
+from modpkg.core.bounds import DELTA_WINDOW_BYTES
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import ReleaseError
 from modpkg.core.records import METHODS
 from modpkg.deltas import decode, encode
-from modpkg.deltas.frame import MAX_WINDOW, write_frame
+from modpkg.deltas.frame import write_frame
 from modpkg.deltas.planes import BLOCK, split_planes
 from modpkg.deltas.sparse import BLOCK as SPARSE_BLOCK
 from modpkg.deltas.sparse import count_changes, split_changes
@@ -234,9 +235,9 @@ def test_a_payload_is_exactly_one_frame_of_the_right_size(payload: bytes, senten
 
 
 def test_a_wide_window_is_refused() -> None:
-    size = 4 * MAX_WINDOW
+    size = 4 * DELTA_WINDOW_BYTES
     payload = zstd(bytes(size), window_log=24)
-    assert zstandard.get_frame_parameters(payload).window_size == 2 * MAX_WINDOW
+    assert zstandard.get_frame_parameters(payload).window_size == 2 * DELTA_WINDOW_BYTES
     assert "window" in refused("planes", payload, length=size)
     payload = zstd(bytes(size), window_log=23, write_checksum=True)
     assert read("planes", payload, b"", size, "U8") == bytes(size)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from modpkg.core.bounds import DELTA_CHAIN
 from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import IndexLine
@@ -18,7 +19,7 @@ from modpkg.deltas.choose import encode
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.release.places import MAX_CHAIN, chain_of, entries_by_identity, sources_of
+from modpkg.release.places import chain_of, entries_by_identity, sources_of
 from modpkg.release.tensors import TensorReader
 from modpkg.release.verify import check_encoded, verify_release
 from registry_spec.check import check
@@ -99,7 +100,7 @@ def test_no_deltas_writes_changed_tensors_plain(registry: Path) -> None:
 
 def test_chains_end_at_four_and_restart_at_the_first(registry: Path) -> None:
     tensors, depths = numbers("a"), []
-    for version in range(MAX_CHAIN + 3):
+    for version in range(DELTA_CHAIN + 3):
         if version:
             tensors = here_and_there(tensors, "a", seed=version)
         line = publish_to(registry, tensors, version=f"1.{version}")

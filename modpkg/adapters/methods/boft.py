@@ -18,11 +18,10 @@ from modpkg.adapters.formula import Coefficients, Formula, base_rows
 from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.methods.oft import cayley, rotated
 from modpkg.adapters.peft_config import check_keys
+from modpkg.core.bounds import BOFT_FACTORS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MAX_FACTORS = 20
 
 
 def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> list[TensorChange]:
@@ -55,7 +54,7 @@ def _check_blocks(adapter: Adapter, site: Site) -> None:
     factors, count, size, width = blocks
     if size != width or count * size != math.prod(shape[1:]):
         raise adapter.misfit(tensor, site.target, shape)
-    if factors > 1 and (factors > _MAX_FACTORS or size % 2 or count % 2 ** (factors - 1)):
+    if factors > 1 and (factors > BOFT_FACTORS or size % 2 or count % 2 ** (factors - 1)):
         raise adapter.refuse(
             f"{tensor!r} has {factors} butterfly factors of {count} blocks of size {size}, which "
             "are not in pairs throughout"

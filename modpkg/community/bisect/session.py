@@ -11,7 +11,7 @@ from modpkg.community.bisect.judges import CommandJudge, TestsJudge
 from modpkg.community.bisect.lock_mixes import LockMixes
 from modpkg.community.bisect.trials import Command, Trials
 from modpkg.community.evaluate.test_runner import TestRunner
-from modpkg.community.evaluate.worker_process import TIME_LIMIT
+from modpkg.core.bounds import TEST_SECONDS
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
@@ -61,7 +61,7 @@ def open_session(
             judge = CommandJudge(command, trial_project, request, workspace)
             trials = Trials(command, judge, progress, progress.detail)
         else:
-            limit = command.timeout or TIME_LIMIT
+            limit = command.timeout or TEST_SECONDS
             runner = stack.enter_context(TestRunner(workspace.store, progress, limit=limit))
             tests = TestsJudge(workspace, runner)
             trials, fresh = Trials(command, tests, progress, progress.detail), True

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.bounds import CASE_CHARACTERS, CASES_BYTES, TEST_CASES
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import TestError
 from modpkg.core.extras import import_extra
@@ -23,10 +24,6 @@ Case = dict[str, Any]
 
 ColumnKind = Literal["text", "number", "texts"]
 
-MAX_BYTES = 1 << 30
-MAX_CASES = 1_000_000
-MAX_TEXT = 1_000_000
-"""Maximum length of a text of a case, in characters."""
 
 _MAGIC = (
     (b"PAR1", "Parquet"),
@@ -68,8 +65,8 @@ def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Ca
         TestError: The content does not match the suffix, or a case lacks a column; names the line.
         MissingExtra: The file is Parquet, and pyarrow is not installed.
     """
-    if len(data) > MAX_BYTES:
-        size, most = human_bytes(len(data)), human_bytes(MAX_BYTES)
+    if len(data) > CASES_BYTES:
+        size, most = human_bytes(len(data)), human_bytes(CASES_BYTES)
         raise TestError("M712", where=path, reason=f"it is {size}, and the limit is {most}")
     ending = path.rsplit(".", 1)[-1].lower() if "." in path else ""
     if ending not in _FORMATS:
@@ -134,8 +131,8 @@ def _parquet(data: bytes, path: str) -> Rows:
     )
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        if file.metadata.num_rows > MAX_CASES:
-            raise TestError("M712", where=path, reason=f"it has over {MAX_CASES} cases")
+        if file.metadata.num_rows > TEST_CASES:
+            raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
         table = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -165,8 +162,8 @@ def _text(data: bytes, path: str) -> str:
 
 
 def _bounded(rows: Rows, path: str) -> None:
-    if len(rows) > MAX_CASES:
-        raise TestError("M712", where=path, reason=f"it has over {MAX_CASES} cases")
+    if len(rows) > TEST_CASES:
+        raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
 
 
 def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> Case:
@@ -200,6 +197,8 @@ def _value(value: Any, kind: ColumnKind, what: str, where: str) -> Any:
         return number
     if not isinstance(value, str) or not value.strip():
         raise TestError("M712", where=where, reason=f"{what} is empty or not text")
-    if len(value) > MAX_TEXT:
-        raise TestError("M712", where=where, reason=f"{what} is longer than {MAX_TEXT} characters")
+    if len(value) > CASE_CHARACTERS:
+        raise TestError(
+            "M712", where=where, reason=f"{what} is longer than {CASE_CHARACTERS} characters"
+        )
     return value

@@ -17,9 +17,10 @@ from modpkg.community.evaluate.protocol import Comparison, Measurement, TestOutc
 from modpkg.community.evaluate.report import TestRun
 from modpkg.community.evaluate.suite import SuiteTest
 from modpkg.community.evaluate.test_target import TestTarget
-from modpkg.community.evaluate.worker_process import TIME_LIMIT, WorkerProcess
+from modpkg.community.evaluate.worker_process import WorkerProcess
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
+from modpkg.core.bounds import TEST_SECONDS
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.extras import import_extra
 from modpkg.core.files import write_atomically
@@ -58,7 +59,7 @@ class TestRunner:
     """Runs tests on models; what the store has the outcome of is not run again."""
 
     def __init__(
-        self, store: Store, progress: Progress, *, limit: float = TIME_LIMIT, fresh: bool = False
+        self, store: Store, progress: Progress, *, limit: float = TEST_SECONDS, fresh: bool = False
     ) -> None:
         """``limit`` is in seconds, of one test on one model; ``fresh`` ignores cached outcomes."""
         self._store = store

@@ -20,14 +20,11 @@ from modpkg.community.evaluate.protocol import (
     WorkerFailure,
     WorkerRequest,
 )
+from modpkg.core.bounds import TEST_SECONDS, WORKER_START_SECONDS
 from modpkg.core.errors import CLASSES, ModpkgError, TestAborted
 from modpkg.core.extras import require_torch
 from modpkg.core.progress import Progress
 
-TIME_LIMIT = 1800.0
-"""Default limit of one test on one model, in seconds."""
-_START_LIMIT = 600.0
-"""Limit of importing torch and transformers, in seconds."""
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from modpkg.community.evaluate.worker import main; main()"
@@ -50,7 +47,7 @@ class WorkerProcess:
         return self._process is not None
 
     def measure(
-        self, request: Measurement, *, suite: str, model: str, limit: float = TIME_LIMIT
+        self, request: Measurement, *, suite: str, model: str, limit: float = TEST_SECONDS
     ) -> TestOutcome:
         """Return the outcome of a test on a model.
 
@@ -65,7 +62,7 @@ class WorkerProcess:
         raise AssertionError("the last answer has an outcome")
 
     def compare(
-        self, request: Comparison, *, suite: str, model: str, limit: float = TIME_LIMIT
+        self, request: Comparison, *, suite: str, model: str, limit: float = TEST_SECONDS
     ) -> ValueChange:
         """Return how far a test's value moved; raises like `measure`."""
         where = {"test": request.test, "suite": suite, "name": model}
@@ -146,7 +143,7 @@ class WorkerProcess:
             too_slow = TestAborted(
                 "M718", **where, reason="importing torch and transformers took too long"
             )
-            self._next(time.monotonic() + _START_LIMIT, too_slow, where)
+            self._next(time.monotonic() + WORKER_START_SECONDS, too_slow, where)
             self._ready = True
         return process
 

@@ -120,7 +120,7 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes, name: str) -> None:
 
 
 def test_cases_over_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CASES", 2)
+    monkeypatch.setattr(module, "TEST_CASES", 2)
     for name, data in (
         ("c.jsonl", as_jsonl(ROWS * 2)),
         ("c.csv", as_csv(ROWS * 2)),
@@ -128,11 +128,11 @@ def test_cases_over_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     ):
         with raises("M712", match="over 2 cases"):
             read_cases(data, name, COLUMNS)
-    monkeypatch.setattr(module, "MAX_BYTES", 3)
+    monkeypatch.setattr(module, "CASES_BYTES", 3)
     with raises("M712", match="the limit is 3 B"):
         read_cases(b"four", "c.jsonl", COLUMNS)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "MAX_TEXT", 3)
+    monkeypatch.setattr(module, "CASE_CHARACTERS", 3)
     with raises("M712", match="longer than 3 characters"):
         read_cases(b'{"text": "four"}', "c.jsonl", {"text": Column("text")})
 
