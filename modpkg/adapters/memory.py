@@ -26,6 +26,7 @@ from modpkg.core.records import (
     UntiedRecord,
     decode_record,
 )
+from modpkg.core.regular_file import read_file
 from modpkg.core.tensors import TypedTensor
 from modpkg.core.untied import groups_of
 
@@ -45,7 +46,7 @@ def read_memory(files: Mapping[str, Path], module: str) -> MemoryRecord | None:
     """
     if MEMORY not in files:
         return None
-    return decode_record(files[MEMORY].read_bytes(), MemoryRecord, f"{MEMORY} of {module}")
+    return decode_record(read_file(files[MEMORY]), MemoryRecord, f"{MEMORY} of {module}")
 
 
 def disk_names(record: MemoryRecord | None, names: Iterable[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from modpkg.core.errors import ComposeError, InvalidValue, ModpkgError, ReleaseE
 from modpkg.core.filenames import DIST, MANIFEST
 from modpkg.core.files import remove_tree, shown, write_atomically
 from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.regular_file import read_text
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
@@ -134,7 +135,7 @@ def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
     release = f"{origin.name}=={origin.version}"
     if pin is None:
         path = folder / MANIFEST
-        write_atomically(path, set_against(path.read_text("utf-8"), release).encode())
+        write_atomically(path, set_against(read_text(path), release).encode())
     return release
 
 

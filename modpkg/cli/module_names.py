@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modpkg.core.regular_file import read_file
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -117,7 +119,7 @@ def _in_cache(context: click.Context) -> list[str]:
     for site in (store_folder() / "index-cache").glob("*"):
         names += _index_names(site / "index")
         with suppress(OSError):
-            names += parse_module_lines((site / REGISTRY_MODULES).read_bytes(), site.name)
+            names += parse_module_lines(read_file(site / REGISTRY_MODULES), site.name)
     return names
 
 

@@ -15,6 +15,7 @@ from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say
 from modpkg.core.errors import RunError, UsageError
 from modpkg.core.printable import printable
+from modpkg.core.regular_file import read_file
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
 
@@ -194,7 +195,7 @@ def _text(text: str | None, file: str | None, warn: Callable[[str], None]) -> st
             click.echo("Type the text, then Ctrl-D:", err=True)
         found = sys.stdin.buffer.read().decode("utf-8", "replace")
     elif file is not None or _is_file(source):
-        found = Path(source).read_bytes().decode("utf-8", "replace")
+        found = read_file(Path(source)).decode("utf-8", "replace")
     else:
         if _looks_like_a_file(source):
             warn(f"there is no file {source}; it was taken as the text")

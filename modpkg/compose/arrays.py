@@ -17,6 +17,7 @@ from modpkg.core.digests import digest_bytes
 from modpkg.core.dtypes import DTYPES
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
+from modpkg.core.regular_file import open_unbuffered
 
 Array = NDArray[np.float64]
 Stored = NDArray[np.generic]
@@ -87,7 +88,7 @@ def read_array(ref: TensorRef, what: str, *, trusted: bool = False) -> Array:
     """
     dtype = stored_dtype(ref)
     try:
-        with open(ref.file, "rb", buffering=0) as file:
+        with open_unbuffered(ref.file) as file:
             file.seek(ref.offset)
             data = file.read(ref.length)
             while 0 < len(data) < ref.length and (more := file.read(ref.length - len(data))):

@@ -12,6 +12,7 @@ from msgspec import Struct
 from modpkg.compose.arrays import STORED, Stored, stored_dtype, widened
 from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
+from modpkg.core.regular_file import open_file
 
 BLOCK_ELEMENTS = 1 << 17
 """Elements compared at a time: the float64 copies of a block take 2 MiB."""
@@ -99,7 +100,7 @@ def stored_elements(ref: TensorRef) -> Stored:
     if not ref.length:
         return np.empty(0, dtype)
     try:
-        with open(ref.file, "rb") as file:
+        with open_file(ref.file) as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise PackError("M201", path=ref.file, reason=f"it cannot be mapped ({error})") from None

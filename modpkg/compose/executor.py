@@ -32,6 +32,7 @@ from modpkg.core.interface import weights_digest
 from modpkg.core.lazy_numpy import np
 from modpkg.core.packs import PackTensor, pack_header
 from modpkg.core.records import DigestText
+from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal
 from modpkg.core.verified import VerifiedFiles
 
@@ -136,7 +137,7 @@ def _trusted(composition: Composition, verified: VerifiedFiles | None) -> frozen
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
     """Return the record of a complete result in the store, or None."""
     try:
-        record = unseal((folder / COMPOSED_RECORD).read_bytes(), ComposedRecord)
+        record = unseal(read_file(folder / COMPOSED_RECORD), ComposedRecord)
         complete = (folder / COMPOSED_WEIGHTS).stat().st_size == record.length
     except (OSError, msgspec.MsgspecError):
         return None

@@ -11,6 +11,7 @@ import torch
 from modpkg.core.dtypes import DTYPES
 from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
+from modpkg.core.regular_file import open_file
 
 # Older versions of torch lack some of them.
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -69,7 +70,7 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
 
 def _map(path: Path) -> mmap.mmap:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as error:
         raise PackError("M201", path=path, reason=f"it cannot be mapped ({error})") from None

@@ -11,6 +11,7 @@ from modpkg.core.errors import RecordError
 from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
+from modpkg.core.regular_file import read_file
 from modpkg.manifest.schema import Compose
 
 VOCABULARY = re.compile(
@@ -117,7 +118,7 @@ def _differ(file: Path, other: Path | None) -> bool:
     try:
         return read_json(file) != read_json(other)
     except RecordError:
-        return file.read_bytes() != other.read_bytes()
+        return read_file(file) != read_file(other)
 
 
 def _other_tokens(files: Mapping[str, Path], base: Mapping[str, Path]) -> list[str]:

@@ -36,6 +36,7 @@ from modpkg.core.filenames import GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZ
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
+from modpkg.core.regular_file import read_file, read_text
 from modpkg.core.text_config import SPECIAL_IDS, edit_text, text_part, vocabulary
 from modpkg.manifest.schema import Compose
 
@@ -274,7 +275,7 @@ def _tokenizer_meaning(files: Mapping[str, Path]) -> Any:
     else:
         for path, blob in files.items():
             if VOCABULARY.fullmatch(path) or path in ("merges.txt", ADDED_TOKENS):
-                meaning[path] = blob.read_bytes().hex()
+                meaning[path] = read_file(blob).hex()
     settings = special_tokens(files) | json_of(files, TOKENIZER_CONFIG)
     for key, value in sorted(settings.items()):
         plain = plain_token(value)
@@ -288,13 +289,13 @@ def _tokenizer_meaning(files: Mapping[str, Path]) -> Any:
 
 def _template_meaning(files: Mapping[str, Path]) -> Any:
     others = {
-        path: blob.read_text("utf-8", "replace")
+        path: read_text(blob, errors="replace")
         for path, blob in files.items()
         if path.startswith("additional_chat_templates/")
     }
     main: Any
     if (path := f"{_CHAT_TEMPLATE}.jinja") in files:
-        main = files[path].read_text("utf-8", "replace")
+        main = read_text(files[path], errors="replace")
     elif (path := f"{_CHAT_TEMPLATE}.json") in files:
         main = read_json(files[path]).get(_CHAT_TEMPLATE)
     else:

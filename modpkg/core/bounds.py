@@ -36,7 +36,7 @@ LICENSE_ALTERNATIVES = 64
 
 # Registries ---------------------------------------------------------------------------------
 
-#: An index, a release record, an interface or another file that is read into memory, bytes.
+#: An index, a record, a config or another file that is read into memory as a whole, bytes.
 SMALL_FILE_BYTES = 256 << 20
 #: A file of credentials of a cloud, bytes.
 CREDENTIALS_BYTES = 1 << 20

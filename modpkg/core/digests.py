@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NewType
 
 from modpkg.core.errors import InvalidValue
+from modpkg.core.regular_file import open_unbuffered
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
@@ -38,7 +39,7 @@ def digest_bytes(data: bytes | memoryview) -> Digest:
 def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
     """Yield ``length`` bytes of a file from ``offset`` on (all by default), in chunks."""
     left = os.stat(path).st_size - offset if length is None else length
-    with open(path, "rb", buffering=0) as file:
+    with open_unbuffered(path) as file:
         file.seek(offset)
         while left > 0:
             chunk = file.read(min(CHUNK, left))

@@ -18,6 +18,7 @@ from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
 from modpkg.core.printable import printable
+from modpkg.core.regular_file import open_file
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -223,7 +224,7 @@ def copy_file(source: Path, target: Path) -> None:
     """
     if reflink(source, target):
         return
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with open_file(source) as old, open(target, "xb") as new:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
@@ -232,7 +233,7 @@ def reflink(source: Path, target: Path) -> bool:
 
     Return whether the file system can; if not, there is no new file.
     """
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with open_file(source) as old, open(target, "xb") as new:
         shared = system.share_blocks(old.fileno(), new.fileno())
     if not shared:
         target.unlink()

@@ -10,6 +10,7 @@ from msgspec import Struct
 from modpkg.core.errors import EnvironmentDamaged
 from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.records import DigestText, ReleaseRecord, Shape
+from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
 
 REPAIR = "'modpkg install' repairs it"
@@ -90,6 +91,6 @@ def read_model(folder: Path) -> InstalledModel:
         EnvironmentDamaged: The record is missing or damaged.
     """
     try:
-        return unseal((folder / MODEL_RECORD).read_bytes(), InstalledModel)
+        return unseal(read_file(folder / MODEL_RECORD), InstalledModel)
     except (OSError, msgspec.MsgspecError) as error:
         raise EnvironmentDamaged("M506", path=folder, reason=str(error), remedy=REPAIR) from None

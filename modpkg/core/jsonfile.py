@@ -12,6 +12,7 @@ import msgspec
 
 from modpkg.core.errors import RecordError
 from modpkg.core.records import canonical_json
+from modpkg.core.regular_file import read_file
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: The file is not JSON, or not an object.
     """
-    return parse_json(path.read_bytes(), path)
+    return parse_json(read_file(path), path)
 
 
 def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from modpkg.core.bounds import WEIGHTS_HEADER_BYTES
 from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.errors import PackError
+from modpkg.core.regular_file import open_file
 
 METADATA = "__metadata__"
 """The key of a header that is not a tensor."""
@@ -61,7 +62,7 @@ def read_header(path: Path) -> tuple[bytes, int]:
         PackError: The file is shorter than it claims, or is not a safetensors file.
     """
     size = os.stat(path).st_size
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         first = file.read(8)
         if len(first) < 8:
             raise PackError("M201", path=path, reason="it is shorter than 8 bytes")

@@ -35,19 +35,41 @@ def open_descriptor(path: Path | str, flags: int, mode: int = 0o644) -> int:
     return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
 
 
-def read_descriptor(path: Path | str) -> int:
-    """Return a descriptor of a file that is only read."""
-    return open_descriptor(path, os.O_RDONLY)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""A pipe is opened without a writer, and no terminal becomes the process's own."""
+
+
+def read_descriptor(path: Path | str, *, follow: bool = True) -> int:
+    """Return a descriptor of a file that is only read; opening it never waits.
+
+    Without ``follow`` the path itself must not be a link, where the system can tell.
+    """
+    return open_descriptor(path, os.O_RDONLY | _NO_WAIT | (0 if follow else _NO_LINK))
+
+
+def set_waiting(descriptor: int) -> None:
+    """Let reading wait for an archive that is to fetch a file first, as opening must not."""
+    if _NO_WAIT:
+        os.set_blocking(descriptor, True)
 
 
 def update_descriptor(path: Path | str, mode: int = 0o644, *, create: bool = True) -> int:
-    """Return a descriptor of a file that is read and written, and created if it is missing."""
-    return open_descriptor(path, os.O_RDWR | (os.O_CREAT if create else 0), mode)
+    """Return a descriptor of a file that is read and written, and created if it is missing.
+
+    A link is not followed: it could make the file anywhere.
+    """
+    flags = os.O_RDWR | _NO_WAIT | _NO_LINK
+    return open_descriptor(path, flags | (os.O_CREAT if create else 0), mode)
 
 
 def append_descriptor(path: Path | str) -> int:
-    """Return a descriptor of a file that grows at its end, and is created if it is missing."""
-    return open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """Return a descriptor of a file that grows at its end, and is created if it is missing.
+
+    A link is not followed.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_WAIT | _NO_LINK
+    return open_descriptor(path, flags)
 
 
 def read_at(file: int, view: memoryview, position: int) -> int:

@@ -15,6 +15,7 @@ from modpkg.core.files import (
     temporary_sibling,
     write_atomically,
 )
+from modpkg.core.regular_file import read_file
 
 
 class BlobTree:
@@ -38,7 +39,7 @@ class BlobTree:
             IntegrityError: The blob is missing or damaged; `what` describes it in the message.
         """
         try:
-            data = self.path(digest).read_bytes()
+            data = read_file(self.path(digest))
         except FileNotFoundError:
             raise IntegrityError("M306", what=what, digest=digest, source=self.root) from None
         check_digest(data, digest, what, str(self.root))

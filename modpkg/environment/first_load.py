@@ -11,6 +11,7 @@ from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, IntegrityError
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import REPAIR, InstalledModule, read_model
+from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal
 from modpkg.environment.generations import COMPLETE, Environment, Generation, ModuleState
 from modpkg.environment.install import counted, fetch_plan, link_packs
@@ -90,7 +91,7 @@ def installed_modules(
 def _is_locked(workspace: Workspace, digest: str) -> bool:
     """Return whether the project's lock file is the one that was installed."""
     try:
-        data = workspace.project.lock_path.read_bytes()
+        data = read_file(workspace.project.lock_path)
     except OSError:
         return False
     return digest_bytes(data) == digest

@@ -26,6 +26,7 @@ from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.files import TEMPORARY, remove_tree, temporary_sibling
 from modpkg.core.installed import REPAIR, InstalledModel, read_model
 from modpkg.core.records import Kind
+from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
 from modpkg.store.projects import CURRENT
 
@@ -148,7 +149,7 @@ class Environment:
             EnvironmentDamaged: The record is missing or corrupt.
         """
         try:
-            data = (self.folder(number) / COMPLETE).read_bytes()
+            data = read_file(self.folder(number) / COMPLETE)
             return unseal(data, Generation)
         except (OSError, msgspec.MsgspecError) as error:
             reason, remedy = str(error), REPAIR if number == self.current_number() else EARLIER
@@ -165,7 +166,7 @@ class Environment:
         models = self.folder(generation.number) / "models"
         try:
             for name in generation.models:
-                unseal((models / name / MODEL_RECORD).read_bytes(), InstalledModel)
+                unseal(read_file(models / name / MODEL_RECORD), InstalledModel)
         except (OSError, msgspec.MsgspecError):
             return False
         return True

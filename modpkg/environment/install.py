@@ -22,6 +22,7 @@ from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, writ
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
+from modpkg.core.regular_file import read_file, read_text
 from modpkg.core.sealed import seal
 from modpkg.environment.fits import measure_drift
 from modpkg.environment.generations import (
@@ -144,7 +145,7 @@ def apply_install(
         models, results, packs = _compose_all(plan, environment, staged)
         checkpoint("composed")
         lock = structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
-        lock_text = plan.project.lock_path.read_text("utf-8") if frozen else format_lock(lock)
+        lock_text = read_text(plan.project.lock_path) if frozen else format_lock(lock)
         generation = Generation(
             number=number,
             created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -390,10 +391,10 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
                 reason="a pack or a model's record is incomplete",
                 remedy=EARLIER,
             )
-        write_atomically(project.lock_path, (folder / LOCK_NAME).read_bytes())
+        write_atomically(project.lock_path, read_file(folder / LOCK_NAME))
         untouched = current is not None and current.manifest == text_digest(project.text())
         if untouched:
-            text = (folder / project.manifest_path.name).read_bytes()
+            text = read_file(folder / project.manifest_path.name)
             write_atomically(project.manifest_path, text)
         environment.switch(number)
     return generation, untouched

@@ -12,6 +12,7 @@ from modpkg.core.errors import ManifestError, RunError
 from modpkg.core.filenames import ENVIRONMENT, LOCK_NAME, MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.home import user_project
+from modpkg.core.regular_file import read_file
 from modpkg.manifest.find import find_manifest
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Project(Struct, frozen=True):
             ManifestError: There is no manifest.
         """
         try:
-            return self.manifest_path.read_bytes().decode("utf-8", "surrogateescape")
+            return read_file(self.manifest_path).decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             if self.is_user:
                 return _USER_MANIFEST

@@ -27,6 +27,7 @@ from msgspec import Struct
 from modpkg.core.errors import LockError
 from modpkg.core.home import store_folder
 from modpkg.core.progress import Progress
+from modpkg.core.regular_file import read_text
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 
@@ -123,7 +124,7 @@ class Workspace:
     def lock_text(self) -> str | None:
         """Return the text of the lock file; None if there is none that is text."""
         try:
-            return self.project.lock_path.read_text("utf-8")
+            return read_text(self.project.lock_path)
         except (FileNotFoundError, UnicodeDecodeError):
             return None
 

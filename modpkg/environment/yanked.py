@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import write_atomically
+from modpkg.core.regular_file import read_file
 
 if TYPE_CHECKING:
     from modpkg.environment.generations import Environment
@@ -94,7 +95,7 @@ def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Regi
 
 def _read(path: Path) -> _Reported | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Reported)
+        return msgspec.json.decode(read_file(path), type=_Reported)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

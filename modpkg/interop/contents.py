@@ -15,6 +15,7 @@ from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from modpkg.core.files import copy_file, safe_path, write_atomically
 from modpkg.core.packs import pack_chunks, read_pack_header
+from modpkg.core.regular_file import open_file, read_file
 from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.release.content import check_data
 
@@ -149,13 +150,13 @@ def copy_data(source: Path, staged: Path, files: Collection[str]) -> None:
         real, target = (source / relative).resolve(), staged / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         if relative.endswith(".json") and _marked(real):
-            target.write_bytes(real.read_bytes().removeprefix(codecs.BOM_UTF8))
+            target.write_bytes(read_file(real).removeprefix(codecs.BOM_UTF8))
         else:
             copy_file(real, target)
 
 
 def _marked(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(3) == codecs.BOM_UTF8
 
 

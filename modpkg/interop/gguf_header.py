@@ -21,6 +21,7 @@ from modpkg.core.bounds import (
 )
 from modpkg.core.errors import ConversionError
 from modpkg.core.packs import IS_POINTER, LFS_POINTER
+from modpkg.core.regular_file import open_file
 
 STRING, ARRAY = 8, 9
 _SCALARS = {
@@ -114,7 +115,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """
     if not path.is_file():
         raise damaged(path, "it is not a file")
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         if (first := file.read(len(LFS_POINTER)))[:4] != b"GGUF":
             raise damaged(
                 path, IS_POINTER if first == LFS_POINTER else "it does not begin with GGUF"

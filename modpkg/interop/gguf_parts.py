@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modpkg.core.files import write_atomically
+from modpkg.core.regular_file import open_file
 from modpkg.interop.gguf_header import GgufHeader, damaged, read_gguf_header
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -82,7 +83,7 @@ def _joined(parts: list[GgufHeader]) -> Iterator[bytes]:
     tensors = [(part.path, tensor) for part in parts for tensor in part.tensors.values()]
     kept = [span for key, span in first.raw.items() if not key.startswith("split.")]
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(kept))]
-    with open(first.path, "rb") as file:
+    with open_file(first.path) as file:
         for start, end in kept:
             file.seek(start)
             head.append(file.read(end - start))
@@ -96,7 +97,7 @@ def _joined(parts: list[GgufHeader]) -> Iterator[bytes]:
     raw = b"".join(head)
     yield raw.ljust(_padded(len(raw), first.alignment), b"\0")
     for path, tensor in tensors:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(tensor.start)
             left = tensor.length
             while left:

@@ -6,6 +6,7 @@ import math
 import struct
 from typing import Any
 
+from modpkg.core.regular_file import open_file
 from modpkg.interop.gguf_header import GgufHeader, GgufTensor, damaged
 
 LLAMA3, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
@@ -190,7 +191,7 @@ def _llama3_factor(period: float, factor: float, context: int) -> float:
 def _values(header: GgufHeader, tensor: GgufTensor) -> list[float]:
     if tensor.type != "F32" or len(tensor.shape) != 1:
         raise _inexpressible(header, f"its tensor {tensor.name!r}, which is not a list of F32")
-    with open(header.file, "rb") as file:
+    with open_file(header.file) as file:
         file.seek(tensor.start)
         values = struct.unpack(f"<{tensor.count}f", file.read(tensor.length))
     if not all(math.isfinite(value) and value > 0 for value in values):

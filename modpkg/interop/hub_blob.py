@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from modpkg.core.errors import ConversionError
+from modpkg.core.regular_file import open_file
 
 _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -29,7 +30,7 @@ def check_hub_blob(path: Path) -> None:
     state = hashlib.sha256() if large else hashlib.sha1(usedforsecurity=False)
     if not large:
         state.update(b"blob %d\0" % blob.stat().st_size)
-    with open(blob, "rb") as file:
+    with open_file(blob) as file:
         while chunk := file.read(1 << 20):
             state.update(chunk)
     if state.hexdigest() != blob.name:

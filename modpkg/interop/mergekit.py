@@ -13,6 +13,7 @@ from modpkg.core.errors import ConversionError, ModpkgError, PackError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.packs import read_pack_header
+from modpkg.core.regular_file import read_text
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 from modpkg.interop.mergekit_recipe import Recipe
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
@@ -122,7 +123,7 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         if source.stat().st_size > _LARGEST:
             raise ConversionError("M801", path=source, reason="it is larger than 1 MiB")
-        data = yaml.safe_load(source.read_text("utf-8"))
+        data = yaml.safe_load(read_text(source))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise ConversionError("M801", path=source, reason=f"it is not YAML ({first})") from None

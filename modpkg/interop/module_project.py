@@ -12,6 +12,7 @@ from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import disk_errors, remove_tree, temporary_sibling
+from modpkg.core.regular_file import read_text
 from modpkg.manifest.read import parse_manifest
 from modpkg.release.local_paths import remove_local_paths
 
@@ -88,7 +89,7 @@ def license_of(source: Path, given: str | None) -> tuple[str, list[str]]:
 def front_matter(path: Path, key: str) -> str | None:
     """Return one plain value of a README's YAML front matter, without parsing YAML."""
     try:
-        lines = path.read_text("utf-8", "replace").splitlines()
+        lines = read_text(path, errors="replace").splitlines()
     except OSError:
         return None
     if not lines or lines[0].strip() != "---":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modpkg.core.filenames import ENVIRONMENT, MANIFEST
 from modpkg.core.files import write_atomically
+from modpkg.core.regular_file import open_file, read_file
 
 SCHEMA_FILE = "modpkg.schema.json"
 SCHEMA_LINE = f"#:schema ./{ENVIRONMENT}/{SCHEMA_FILE}\n"
@@ -24,7 +25,7 @@ def refresh_schema(folder: Path) -> None:
     A folder that cannot be written to is left as it is.
     """
     with contextlib.suppress(OSError):
-        with open(folder / MANIFEST, "rb") as file:
+        with open_file(folder / MANIFEST) as file:
             names_it = file.readline() == SCHEMA_LINE.encode()
         if names_it:
             _write(folder / ENVIRONMENT)
@@ -33,7 +34,7 @@ def refresh_schema(folder: Path) -> None:
 def add_schema(folder: Path) -> None:
     """Write the line above a new manifest, and the schema that it names."""
     path = folder / MANIFEST
-    text = path.read_bytes()
+    text = read_file(path)
     if not text.startswith(SCHEMA_LINE.encode()):
         write_atomically(path, SCHEMA_LINE.encode() + text)
     refresh_schema(folder)
@@ -44,7 +45,7 @@ def _write(folder: Path) -> None:
 
     data = (json.dumps(manifest_schema(), indent=1) + "\n").encode()
     path, ignore = folder / SCHEMA_FILE, folder / ".gitignore"
-    if path.exists() and path.read_bytes() == data:
+    if path.exists() and read_file(path) == data:
         return
     folder.mkdir(exist_ok=True)
     if not ignore.exists():

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from modpkg.core.bounds import CREDENTIALS_BYTES
 from modpkg.core.errors import RegistryUnreachable
+from modpkg.core.regular_file import read_text
 
 _AWS_IN_ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
@@ -111,7 +112,7 @@ def _sections(variable: str, name: str) -> dict[str, dict[str, str]]:
     try:
         if path.stat().st_size > CREDENTIALS_BYTES:
             return {}
-        parser.read_string(path.read_text("utf-8"))
+        parser.read_string(read_text(path))
     except (OSError, ValueError, configparser.Error):
         return {}
     return {section.strip(): dict(parser[section]) for section in parser.sections()}

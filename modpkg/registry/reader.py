@@ -24,6 +24,7 @@ from modpkg.core.records import (
     ReleaseRecord,
     decode_record,
 )
+from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
@@ -323,7 +324,7 @@ class Registry:
         cached, what = self._cache_path(REGISTRY_INFO), f"{self.url}/{REGISTRY_INFO}"
         if cached is not None:
             try:
-                return decode_record(cached.read_bytes(), RegistryInfo, what).name
+                return decode_record(read_file(cached), RegistryInfo, what).name
             except (OSError, ModpkgError):
                 pass  # missing or damaged
         try:
@@ -348,7 +349,7 @@ class Registry:
         if self.offline:
             try:
                 if cached is not None:
-                    return cached.read_bytes()
+                    return read_file(cached)
             except FileNotFoundError:
                 pass
             raise InstallError("M501", what=f"{self.url}/{path}")
@@ -359,7 +360,7 @@ class Registry:
 
 
 def _write_changed(path: Path, data: bytes) -> None:
-    if not path.exists() or path.read_bytes() != data:
+    if not path.exists() or read_file(path) != data:
         write_atomically(path, data)
 
 

@@ -17,6 +17,7 @@ from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.files import denied
 from modpkg.core.home import config_path
+from modpkg.core.regular_file import open_unbuffered
 from modpkg.manifest.config import Login
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
@@ -74,7 +75,7 @@ class FolderSource:
     def read(self, path: str) -> bytes:
         try:
             # Thousands of index files are read like this: as few system calls as possible.
-            with open(f"{self.url}/{path}", "rb", buffering=0) as file:
+            with open_unbuffered(f"{self.url}/{path}") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > SMALL_FILE_BYTES:
                     raise RegistryUnreachable(

@@ -18,6 +18,7 @@ from msgspec import Struct
 from modpkg.core.digests import parse_digest
 from modpkg.core.files import write_atomically
 from modpkg.core.records import ReleaseRecord
+from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree
 
 STAMPS = ".stamps.json"
@@ -80,7 +81,7 @@ def rename_release(tree: Path, before: str, after: str) -> None:
 def read_stamps(tree: Path, release: str) -> BuildStamps | None:
     """Return the stamps of a release in a built tree; None if there are none of it."""
     try:
-        stamps = msgspec.json.decode((tree / STAMPS).read_bytes(), type=BuildStamps)
+        stamps = msgspec.json.decode(read_file(tree / STAMPS), type=BuildStamps)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return stamps if stamps.release == release else None

@@ -14,6 +14,7 @@ from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import DIST, LOCK_NAME, MANIFEST, PYPROJECT
 from modpkg.core.files import safe_path
 from modpkg.core.packs import IS_POINTER, LFS_POINTER
+from modpkg.core.regular_file import open_file
 from modpkg.manifest.schema import Manifest
 
 _ENDINGS = {
@@ -142,7 +143,7 @@ def check_data(path: Path, shown: str) -> None:
     """
     if (what := code_by_name(shown)) is not None:
         raise ReleaseError("M202", path=path, what=what)
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(len(LFS_POINTER))
     if head == LFS_POINTER:
         raise ReleaseError("M206", path=path, reason=IS_POINTER)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modpkg.core.dtypes import DTYPE_BYTES, LEAST_NONFINITE
 from modpkg.core.lazy_numpy import np
+from modpkg.core.regular_file import open_file
 
 _BLOCK = 1 << 20
 
@@ -19,7 +20,7 @@ def count_nonfinite(path: Path, offset: int, length: int, dtype: str) -> int:
     kind = np.dtype(f"<u{DTYPE_BYTES[dtype]}")
     # Without the sign, non-finite values are at or above the mask.
     limit, sign = kind.type(mask), kind.type((1 << (8 * kind.itemsize - 1)) - 1)
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(offset)
         while left and (data := file.read(min(left, _BLOCK))):
             bits = np.frombuffer(data, kind) & sign

@@ -16,6 +16,7 @@ import msgspec
 
 from modpkg.core.bounds import CLEANED_FILE_BYTES, CLEANED_FILE_DEPTH
 from modpkg.core.filenames import ADAPTER_CONFIG, TOKENIZER
+from modpkg.core.regular_file import read_file
 
 _MODEL_KEY = "name_or_path"
 """How keys end whose values name a model: a repository's name, or a path."""
@@ -58,7 +59,7 @@ def without_local_paths(relative: str, path: Path) -> bytes:
 
     Files without such a path are returned as they are.
     """
-    data = path.read_bytes()
+    data = read_file(path)
     name = relative.rsplit("/", 1)[-1]
     if len(data) > CLEANED_FILE_BYTES or not _may_have_paths(name):
         return data
@@ -78,7 +79,7 @@ def remove_local_paths(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and _may_have_paths(path.name):
             data = without_local_paths(path.relative_to(folder).as_posix(), path)
-            if data != path.read_bytes():
+            if data != read_file(path):
                 found[path] = data
     for path, data in found.items():
         path.write_bytes(data)
@@ -152,7 +153,7 @@ def _yaml(data: bytes) -> bytes:
 
 def _base_of(config: Path) -> str | None:
     try:
-        document = _decoded(config.read_bytes())
+        document = _decoded(read_file(config))
     except OSError:
         return None
     value = document.get("base_model_name_or_path") if isinstance(document, dict) else None

@@ -17,6 +17,7 @@ from modpkg.core.filenames import MODULES
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.core.records import Encoding, TensorEntry
+from modpkg.core.regular_file import open_file
 from modpkg.core.tensors import TensorIdentity, types_of
 from modpkg.core.tree import BlobTree
 from modpkg.deltas import encode
@@ -186,7 +187,7 @@ def _encoded(
 ) -> tuple[Part, Encoding] | None:
     """Write the tensor's encoded form to ``target`` if it is smaller; else return None."""
     with (
-        open(part.path, "rb") as file,
+        open_file(part.path) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         memoryview(data) as whole,
         whole[part.offset : part.offset + part.length] as new,

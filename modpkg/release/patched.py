@@ -11,6 +11,7 @@ from modpkg.core.errors import ComposeError, PatchError, RecordError
 from modpkg.core.filenames import PATCH
 from modpkg.core.files import safe_path
 from modpkg.core.records import PatchedTensor, PatchRecord, decode_record
+from modpkg.core.regular_file import read_file
 from modpkg.core.tensors import HashedTensor
 
 FORMS: dict[frozenset[str], str] = {
@@ -33,7 +34,7 @@ def read_patch(path: Path, patch: str) -> PatchRecord:
         PatchError: The file is missing or not such a record.
     """
     try:
-        record = decode_record(path.read_bytes(), PatchRecord, f"{PATCH} of {patch}")
+        record = decode_record(read_file(path), PatchRecord, f"{PATCH} of {patch}")
         for file in record.removed_files:
             safe_path(file)
     except FileNotFoundError:

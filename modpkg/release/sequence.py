@@ -10,6 +10,7 @@ import msgspec
 
 from modpkg.core.filenames import MODULES
 from modpkg.core.files import safe_path
+from modpkg.core.regular_file import read_file
 
 TRANSFORMER = "Transformer"
 _OWN = "sentence_transformers."
@@ -25,7 +26,7 @@ def sequence_of(path: Path) -> list[tuple[str, str]]:
         ValueError: The file is malformed.
         InvalidValue: A folder is outside of the model's.
     """
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    data = read_file(path).removeprefix(codecs.BOM_UTF8)
     try:
         entries = msgspec.json.decode(data, type=list[dict[str, Any]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from modpkg.core.digests import Digest, digest_bytes, parse_digest
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.records import TensorEntry
+from modpkg.core.regular_file import open_file
 from modpkg.core.tensors import TensorIdentity, byte_length
 from modpkg.deltas import decode
 from modpkg.release.places import base_of
@@ -68,7 +69,7 @@ class TensorReader:
         if pack not in self._maps:
             path = self._path_of(parse_digest(pack))
             try:
-                with open(path, "rb") as file:
+                with open_file(path) as file:
                     size = os.fstat(file.fileno()).st_size
                     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
             except FileNotFoundError:

@@ -19,6 +19,7 @@ from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import DigestText, Kind
+from modpkg.core.regular_file import read_text
 from modpkg.manifest.schema import FitPolicy, Strategy
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def read_lock(path: Path) -> Lock | None:
     try:
         if path.stat().st_size > LOCK_BYTES:
             raise LockError("M410", path=path, reason=f"it is larger than {LOCK_BYTES >> 20} MiB")
-        return parse_lock(path.read_text("utf-8"), path)
+        return parse_lock(read_text(path), path)
     except FileNotFoundError:
         return None
     except (UnicodeDecodeError, IsADirectoryError) as error:

@@ -16,6 +16,7 @@ from modpkg.core.errors import PackError
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from modpkg.core.packs import PackTensor, read_pack_header
 from modpkg.core.records import DigestText
+from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
 from modpkg.store.contents import COMPOSED, StoreContents
 from modpkg.store.store import Store
@@ -80,7 +81,7 @@ def _composed(folder: Path, key: Digest) -> Iterator[Corruption]:
     if not record.exists():
         return  # never finished, so never used
     try:
-        known = unseal(record.read_bytes(), _ComposedDigests).digests
+        known = unseal(read_file(record), _ComposedDigests).digests
         places = read_pack_header(weights)
         if places.keys() != known.keys():
             raise ValueError("its tensors are not those of composed.json")

@@ -10,6 +10,7 @@ from msgspec import Struct
 from modpkg.core.digests import digest_bytes
 from modpkg.core.files import not_text, write_atomically
 from modpkg.core.records import canonical_json
+from modpkg.core.regular_file import read_file
 
 CURRENT = "current"
 """The pointer to the current generation, in an environment's folder."""
@@ -44,7 +45,7 @@ class Projects:
         except UnicodeEncodeError:
             raise not_text(project.lock) from None
         try:
-            if path.read_bytes() == data:
+            if read_file(path) == data:
                 return
         except FileNotFoundError:
             pass
@@ -64,6 +65,6 @@ class Projects:
 
 def _read(path: Path) -> KnownProject | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=KnownProject)
+        return msgspec.json.decode(read_file(path), type=KnownProject)
     except (OSError, msgspec.MsgspecError):
         return None

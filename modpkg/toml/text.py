@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.core.bounds import MANIFEST_BYTES
+from modpkg.core.regular_file import open_file
 
 BOM = "\ufeff"
 
@@ -15,5 +16,5 @@ def read_head(path: Path) -> bytes:
     Raises:
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(MANIFEST_BYTES + 1)

@@ -25,6 +25,7 @@ from modpkg.core import system
 from modpkg.core.digests import digest_file
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import disk_errors
+from modpkg.core.regular_file import open_file, read_file
 from modpkg.store.packs import PackLayout
 from modpkg.store.store import Store
 from modpkg.transfer.ranges import Span, merge, subtract
@@ -57,7 +58,7 @@ def written_spans(folder: Path, name: str, sizes: Sequence[int]) -> WrittenSpans
     """Return, by file, the spans of an unfinished pack that its journal records as written."""
     try:
         lengths = [(folder / f"{name}{suffix}").stat().st_size for suffix in _SUFFIXES]
-        data = (folder / f"{name}.journal").read_bytes()
+        data = read_file(folder / f"{name}.journal")
     except FileNotFoundError:
         return [], []
     if lengths != list(sizes):
@@ -214,6 +215,6 @@ def map_part(path: Path, offset: int, length: int) -> memoryview:
     """Return a range of a file, mapped for reading."""
     if not length:
         return memoryview(b"")
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return memoryview(mapping)[offset : offset + length]

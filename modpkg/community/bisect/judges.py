@@ -18,6 +18,7 @@ from modpkg.core import system
 from modpkg.core.errors import LockError, ManifestError, TestError
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.progress import Progress
+from modpkg.core.regular_file import read_text
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install
 from modpkg.environment.plan import InstallRequest, plan_install
@@ -117,7 +118,7 @@ class _WarningsOnly(Progress):
 def _is_installed(project: Project, mix: Mix) -> bool:
     """Return whether a project has exactly this mix installed, completely."""
     try:
-        lock_text = project.lock_path.read_text("utf-8")
+        lock_text = read_text(project.lock_path)
         lock = parse_lock(lock_text, project.lock_path)
         return (
             project.text() == mix.manifest

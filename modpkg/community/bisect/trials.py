@@ -29,6 +29,7 @@ from modpkg.core.files import make_folder, remove_tree, write_atomically
 from modpkg.core.home import trials_folder
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
+from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal
 
 SKIP = 125
@@ -283,7 +284,7 @@ def _describe_exit(status: int) -> str:
 
 def _read_state(path: Path) -> SearchState | None:
     try:
-        return unseal(path.read_bytes(), SearchState)
+        return unseal(read_file(path), SearchState)
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -21,6 +21,7 @@ from modpkg.community.evaluate.protocol import (
 )
 from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wilson
 from modpkg.core.errors import TestError
+from modpkg.core.regular_file import read_file
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
 from modpkg.runtime.pipeline import open_pipeline
 from modpkg.runtime.sampling import GREEDY, generation_of
@@ -102,7 +103,7 @@ def measure(
     """
     where = f"test {request.test!r}"
     metric = find_metric(request.metric, where)
-    cases = read_cases(Path(request.cases).read_bytes(), request.label, metric.columns)
+    cases = read_cases(read_file(Path(request.cases)), request.label, metric.columns)
     if not model.has_output(metric.output):
         raise TestError(
             "M715", test=where, metric=metric.name, needs=_NEEDS[metric.output], name=model.name

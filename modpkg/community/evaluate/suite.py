@@ -11,6 +11,7 @@ from modpkg.community.evaluate.metrics import check_metric, find_metric, metric_
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import TestError
 from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.regular_file import read_file
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.manifest.schema import Dependency, Manifest, Test
@@ -127,5 +128,5 @@ def check_cases(manifest: Manifest) -> int:
     count = 0
     for item in tests_of_project(manifest, ""):
         metric = find_metric(item.test.metric, f"test {item.test.name!r}")
-        count += len(read_cases(item.cases.read_bytes(), item.test.cases, metric.columns))
+        count += len(read_cases(read_file(item.cases), item.test.cases, metric.columns))
     return count

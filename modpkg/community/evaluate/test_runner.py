@@ -26,6 +26,7 @@ from modpkg.core.extras import import_extra
 from modpkg.core.files import write_atomically
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
+from modpkg.core.regular_file import read_file
 from modpkg.core.report import Better, Report, TestResult, within_bounds
 from modpkg.core.sealed import seal, unseal
 from modpkg.environment.install import counted, fetch_plan
@@ -158,7 +159,7 @@ class TestRunner:
         if self._fresh:
             return None
         try:
-            cached = unseal(self._cache_path(key).read_bytes(), CachedResult)
+            cached = unseal(read_file(self._cache_path(key)), CachedResult)
         except (OSError, msgspec.MsgspecError):
             return None  # missing or damaged: measure again
         return cached if cached.key == key else None

@@ -23,6 +23,7 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import TensorRef
 from modpkg.core.records import MemoryTensor
+from modpkg.core.regular_file import open_file
 from modpkg.core.same_values import in_terms_of, is_computed
 from modpkg.core.tensors import HashedTensor
 
@@ -156,7 +157,7 @@ def _assembled(
     parts = []
     for tensor, first, last in places:
         source = tensors[tensor]
-        with open(source.file, "rb") as file:
+        with open_file(source.file) as file:
             file.seek(source.offset + first * size)
             parts.append(file.read((last - first) * size))
     data = b"".join(parts)

@@ -21,6 +21,7 @@ import tomli
 from msgspec import Struct
 
 from modpkg.core.errors import PatchError
+from modpkg.core.regular_file import read_file
 
 Choice = Literal["base", "mean"] | int
 """The base's, the mean, or a parent's, by its index."""
@@ -97,7 +98,7 @@ def read_choices(path: Path) -> Choices:
             of strings.
     """
     try:
-        document = tomli.loads(path.read_bytes().decode())
+        document = tomli.loads(read_file(path).decode())
     except FileNotFoundError:
         raise PatchError("M742", what=path, reason="there is no such resolution file") from None
     except (tomli.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
