@@ -13,9 +13,10 @@ import click
 from modpkg.cli.module_names import files, installed_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say
+from modpkg.core.bounds import SMALL_FILE_BYTES
 from modpkg.core.errors import RunError, UsageError
 from modpkg.core.printable import printable
-from modpkg.core.regular_file import read_file
+from modpkg.core.regular_file import OversizedFile, read_at_most, read_file
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
 
@@ -195,7 +196,7 @@ def _text(text: str | None, file: str | None, warn: Callable[[str], None]) -> st
             click.echo("Type the text, then Ctrl-D:", err=True)
         found = sys.stdin.buffer.read().decode("utf-8", "replace")
     elif file is not None or _is_file(source):
-        found = read_file(Path(source)).decode("utf-8", "replace")
+        found = _content(source).decode("utf-8", "replace")
     else:
         if _looks_like_a_file(source):
             warn(f"there is no file {source}; it was taken as the text")
@@ -205,6 +206,17 @@ def _text(text: str | None, file: str | None, warn: Callable[[str], None]) -> st
         named = "standard input" if source == "-" else "TEXT" if source == found else source
         raise RunError("M706", source=named)
     return found
+
+
+def _content(source: str) -> bytes:
+    """Return the bytes of a file, or of a descriptor that the shell opened, as for ``<(…)``."""
+    number = source.rpartition("/")[2]
+    if source.startswith(("/dev/fd/", "/proc/self/fd/")) and number.isdigit():
+        data = read_at_most(int(number), SMALL_FILE_BYTES + 1)
+        if len(data) > SMALL_FILE_BYTES:
+            raise OversizedFile(source, SMALL_FILE_BYTES)
+        return data
+    return read_file(source)
 
 
 def _is_file(text: str) -> bool:

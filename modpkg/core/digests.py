@@ -38,8 +38,8 @@ def digest_bytes(data: bytes | memoryview) -> Digest:
 
 def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
     """Yield ``length`` bytes of a file from ``offset`` on (all by default), in chunks."""
-    left = os.stat(path).st_size - offset if length is None else length
     with open_unbuffered(path) as file:
+        left = os.fstat(file.fileno()).st_size - offset if length is None else length
         file.seek(offset)
         while left > 0:
             chunk = file.read(min(CHUNK, left))

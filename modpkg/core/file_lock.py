@@ -17,14 +17,13 @@ from pathlib import Path
 
 from modpkg.core.errors import InstallError
 from modpkg.core.files import denied
+from modpkg.core.regular_file import IrregularFile
 from modpkg.core.system import (
-    Lock,
-    descriptor_locks,
-    lock_by_file,
     read_descriptor,
     set_descriptor_mode,
     update_descriptor,
 )
+from modpkg.core.system_locks import Lock, descriptor_locks, lock_by_file
 
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
 _ABSENT = (
@@ -63,6 +62,8 @@ def file_lock(
     try:
         descriptor = update_descriptor(path, mode)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise IrregularFile(path, "a link") from None
         if (refusal := denied(error)) is None:
             raise
         if exclusive:

@@ -18,7 +18,7 @@ from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
 from modpkg.core.printable import printable
-from modpkg.core.regular_file import open_file
+from modpkg.core.regular_file import IrregularFile, OversizedFile, open_file
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -106,6 +106,10 @@ def refusal_of(error: OSError) -> InstallError:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     if system.is_disk_full(error):
         return disk_full(Path(name or ".").absolute())
+    if isinstance(error, IrregularFile):
+        return InstallError("M511", path=name, what=error.what)
+    if isinstance(error, OversizedFile):
+        return InstallError("M512", path=name, limit=human_bytes(error.limit))
     if (refusal := denied(error)) is not None:
         return refusal
     remedies = {

@@ -214,6 +214,11 @@ MESSAGES: dict[str, str] = {
         "Set MODPKG_HOME to a folder on a local disk, and keep projects and registries on one too."
     ),
     "M510": "{path} cannot be read or written ({reason}); {remedy}.",
+    "M511": (
+        "{path} is {what}, and modpkg reads only files there; remove it, or put the file itself in "
+        "its place."
+    ),
+    "M512": "{path} has more than {limit}, the most that is read of such a file; make it smaller.",
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

@@ -61,8 +61,8 @@ def read_header(path: Path) -> tuple[bytes, int]:
     Raises:
         PackError: The file is shorter than it claims, or is not a safetensors file.
     """
-    size = os.stat(path).st_size
     with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
         first = file.read(8)
         if len(first) < 8:
             raise PackError("M201", path=path, reason="it is shorter than 8 bytes")

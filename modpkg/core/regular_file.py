@@ -127,27 +127,33 @@ def read_file(path: Path | str, most: int = SMALL_FILE_BYTES, *, follow: bool = 
     return data
 
 
-def read_head(path: Path | str, most: int) -> bytes:
+def read_head(path: Path | str, most: int, *, follow: bool = True) -> bytes:
     """Return at most the first ``most`` bytes of a regular file.
 
     Raises:
         OSError: See `open_descriptor`.
     """
-    descriptor = open_descriptor(path)
+    descriptor = open_descriptor(path, follow=follow)
     try:
         return read_at_most(descriptor, most)
     finally:
         os.close(descriptor)
 
 
-def read_text(path: Path | str, most: int = SMALL_FILE_BYTES, *, errors: str = "strict") -> str:
+def read_text(
+    path: Path | str,
+    most: int = SMALL_FILE_BYTES,
+    *,
+    errors: str = "strict",
+    follow: bool = True,
+) -> str:
     """Return the text of a regular file in UTF-8, with its line ends made ``\\n``.
 
     Raises:
         UnicodeDecodeError: It is not UTF-8.
         OSError: See `read_file`.
     """
-    text = read_file(path, most).decode("utf-8", errors)
+    text = read_file(path, most, follow=follow).decode("utf-8", errors)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -1,4 +1,6 @@
-"""All that differs between Linux, macOS and Windows; no other file asks where it runs.
+"""What differs between Linux, macOS and Windows; only this file and its like ask where they run.
+
+Locks are in `modpkg.core.system_locks`, open folders in `modpkg.core.system_folders`.
 
 What Python lacks on a system is looked for, not concluded from the system's name. What Python has
 everywhere but the system refuses (renaming an open file, flushing a folder) follows `WINDOWS`. Both
@@ -14,12 +16,11 @@ import os
 import shlex
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -281,10 +282,17 @@ def read_pointer(path: Path) -> str | None:
     except (OSError, AttributeError):  # a file, or a system without links
         pass
     try:
-        with open(path, "rb") as file:
-            return file.read(_LONGEST_POINTER).decode("utf-8")
+        descriptor = read_descriptor(path)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        return os.read(descriptor, _LONGEST_POINTER).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None
+    finally:
+        os.close(descriptor)
 
 
 def hard_link(source: Path, target: Path) -> bool:
@@ -319,90 +327,6 @@ def path_of_url(path: str) -> Path:
 def is_too_long(path: str) -> bool:
     """Return whether Windows finds no such path unless long paths are turned on."""
     return WINDOWS and len(path) >= 248
-
-
-Lock = Callable[[int, bool, bool], None]
-"""Locks a descriptor, exclusively or not, waiting or not."""
-
-
-def descriptor_locks() -> tuple[Lock, ...]:
-    """Return the kinds of locks that this system has, the preferred one first; none on Windows."""
-    try:
-        import fcntl  # noqa: F401
-    except ImportError:
-        return ()
-    return _flock, _open_file_lock
-
-
-def _flock(descriptor: int, exclusive: bool, wait: bool) -> None:
-    import fcntl
-
-    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    fcntl.flock(descriptor, operation if wait else operation | fcntl.LOCK_NB)
-
-
-def _open_file_lock(descriptor: int, exclusive: bool, wait: bool) -> None:
-    """Lock as POSIX does, but for the open file and not for the whole process."""
-    import fcntl
-
-    if not hasattr(fcntl, "F_OFD_SETLK"):  # macOS
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    fcntl.fcntl(descriptor, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
-
-
-class _SharedLock:
-    """A lock file, and how many in this process share it while the process holds it."""
-
-    def __init__(self) -> None:
-        self.turn = threading.Lock()
-        self.holders = 0
-        self.lock: Any = None
-
-
-_shared: dict[str, _SharedLock] = {}
-
-
-@contextlib.contextmanager
-def lock_by_file(
-    path: Path, exclusive: bool, waiting: Callable[[], None] | None, patience: float
-) -> Iterator[None]:
-    """Hold a lock where descriptors have none: only one process at a time can.
-
-    Within the process a shared lock is shared, by all threads.
-    """
-    from filelock import FileLock, Timeout
-
-    def acquire() -> Any:
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(timeout=-1 if waiting is None else patience)
-        except Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire()
-        return lock
-
-    if exclusive:
-        lock = acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-        return
-    shared = _shared.setdefault(str(path.absolute()), _SharedLock())
-    with shared.turn:
-        if not shared.holders:
-            shared.lock = acquire()
-        shared.holders += 1
-    try:
-        yield
-    finally:
-        with shared.turn:
-            shared.holders -= 1
-            if not shared.holders:
-                shared.lock.release()
 
 
 def available_cores() -> int:

@@ -145,7 +145,7 @@ def apply_install(
         models, results, packs = _compose_all(plan, environment, staged)
         checkpoint("composed")
         lock = structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
-        lock_text = read_text(plan.project.lock_path) if frozen else format_lock(lock)
+        lock_text = read_text(plan.project.lock_path, follow=False) if frozen else format_lock(lock)
         generation = Generation(
             number=number,
             created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -12,8 +12,8 @@ from modpkg.core.errors import ManifestError, RunError
 from modpkg.core.filenames import ENVIRONMENT, LOCK_NAME, MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.home import user_project
-from modpkg.core.regular_file import read_file
 from modpkg.manifest.find import find_manifest
+from modpkg.toml.text import read_head
 
 if TYPE_CHECKING:
     from modpkg.manifest.schema import Manifest
@@ -50,7 +50,8 @@ class Project(Struct, frozen=True):
             ManifestError: There is no manifest.
         """
         try:
-            return read_file(self.manifest_path).decode("utf-8", "surrogateescape")
+            content = read_head(self.manifest_path, follow=self.is_user)
+            return content.decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             if self.is_user:
                 return _USER_MANIFEST

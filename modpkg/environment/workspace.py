@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.errors import LockError
 from modpkg.core.home import store_folder
 from modpkg.core.progress import Progress
@@ -124,7 +125,7 @@ class Workspace:
     def lock_text(self) -> str | None:
         """Return the text of the lock file; None if there is none that is text."""
         try:
-            return read_text(self.project.lock_path)
+            return read_text(self.project.lock_path, LOCK_BYTES, follow=False)
         except (FileNotFoundError, UnicodeDecodeError):
             return None
 

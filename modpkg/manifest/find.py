@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from modpkg.core.filenames import MANIFEST, PYPROJECT
@@ -16,11 +17,19 @@ def find_manifest(start: Path) -> Path | None:
     """
     folder = Path(os.path.abspath(start))  # noqa: PTH100 - resolve() would leave links behind
     for place in (folder, *folder.parents):
-        if (place / MANIFEST).is_file():
+        if _is_there(place / MANIFEST):
             return place / MANIFEST
         if _has_table(place / PYPROJECT):
             return place / PYPROJECT
     return None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is a manifest, or what reading it refuses, such as a link or a pipe."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _has_table(path: Path) -> bool:

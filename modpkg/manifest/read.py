@@ -7,6 +7,7 @@ from pathlib import Path
 from modpkg.core.errors import ManifestError
 from modpkg.core.filenames import PYPROJECT
 from modpkg.core.files import shown
+from modpkg.core.home import user_project
 from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.against import with_against
 from modpkg.manifest.dependencies import (
@@ -43,7 +44,7 @@ def read_manifest(path: Path) -> Manifest:
         ManifestError: The file is missing, or not a valid manifest.
     """
     try:
-        content = read_head(path)
+        content = read_head(path, follow=path.parent == user_project())
     except FileNotFoundError:
         raise ManifestError("M111", folder=path.parent) from None
     except OSError as error:

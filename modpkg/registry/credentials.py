@@ -110,9 +110,7 @@ def _sections(variable: str, name: str) -> dict[str, dict[str, str]]:
     path = Path(os.environ.get(variable) or Path("~/.aws") / name).expanduser()
     parser = configparser.RawConfigParser(default_section="", strict=False)
     try:
-        if path.stat().st_size > CREDENTIALS_BYTES:
-            return {}
-        parser.read_string(read_text(path))
+        parser.read_string(read_text(path, CREDENTIALS_BYTES))
     except (OSError, ValueError, configparser.Error):
         return {}
     return {section.strip(): dict(parser[section]) for section in parser.sections()}

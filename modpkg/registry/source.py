@@ -17,7 +17,7 @@ from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.files import denied
 from modpkg.core.home import config_path
-from modpkg.core.regular_file import open_unbuffered
+from modpkg.core.regular_file import read_file
 from modpkg.manifest.config import Login
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
@@ -74,14 +74,8 @@ class FolderSource:
 
     def read(self, path: str) -> bytes:
         try:
-            # Thousands of index files are read like this: as few system calls as possible.
-            with open_unbuffered(f"{self.url}/{path}") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > SMALL_FILE_BYTES:
-                    raise RegistryUnreachable(
-                        "M302", url=self.url, reason=f"{path} has {size} bytes"
-                    )
-                return file.readall()
+            # Thousands of index files are read like this: a text, since paths are slow to join.
+            return read_file(f"{self.url}/{path}")
         except (FileNotFoundError, NotADirectoryError):
             raise FileMissing(path) from None
         except OSError as error:

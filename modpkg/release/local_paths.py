@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from modpkg.core.bounds import CLEANED_FILE_BYTES, CLEANED_FILE_DEPTH
+from modpkg.core.bounds import CASES_BYTES, CLEANED_FILE_BYTES, CLEANED_FILE_DEPTH
 from modpkg.core.filenames import ADAPTER_CONFIG, TOKENIZER
 from modpkg.core.regular_file import read_file
 
@@ -59,7 +59,7 @@ def without_local_paths(relative: str, path: Path) -> bytes:
 
     Files without such a path are returned as they are.
     """
-    data = read_file(path)
+    data = read_file(path, CASES_BYTES)
     name = relative.rsplit("/", 1)[-1]
     if len(data) > CLEANED_FILE_BYTES or not _may_have_paths(name):
         return data
@@ -79,7 +79,7 @@ def remove_local_paths(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and _may_have_paths(path.name):
             data = without_local_paths(path.relative_to(folder).as_posix(), path)
-            if data != read_file(path):
+            if data != read_file(path, CASES_BYTES):
                 found[path] = data
     for path, data in found.items():
         path.write_bytes(data)

@@ -19,7 +19,7 @@ from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import DigestText, Kind
-from modpkg.core.regular_file import read_text
+from modpkg.core.regular_file import OversizedFile, read_text
 from modpkg.manifest.schema import FitPolicy, Strategy
 
 if TYPE_CHECKING:
@@ -122,11 +122,12 @@ def read_lock(path: Path) -> Lock | None:
         LockError: The file is not a valid lock, or cannot be read.
     """
     try:
-        if path.stat().st_size > LOCK_BYTES:
-            raise LockError("M410", path=path, reason=f"it is larger than {LOCK_BYTES >> 20} MiB")
-        return parse_lock(read_text(path), path)
+        return parse_lock(read_text(path, LOCK_BYTES, follow=False), path)
     except FileNotFoundError:
         return None
+    except OversizedFile:
+        reason = f"it is larger than {LOCK_BYTES >> 20} MiB"
+        raise LockError("M410", path=path, reason=reason) from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise LockError("M410", path=path, reason=str(error)) from None
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.core.bounds import MANIFEST_BYTES
-from modpkg.core.regular_file import open_file
+from modpkg.core.regular_file import read_head as head_of
 
 BOM = "\ufeff"
 
 
-def read_head(path: Path) -> bytes:
-    """Return at most `MANIFEST_BYTES` + 1 bytes of a file.
+def read_head(path: Path, *, follow: bool = True) -> bytes:
+    """Return at most `MANIFEST_BYTES` + 1 bytes of a file, which may be a link if ``follow``.
 
     Raises:
         OSError: The file cannot be read.
     """
-    with open_file(path) as file:
-        return file.read(MANIFEST_BYTES + 1)
+    return head_of(path, MANIFEST_BYTES + 1, follow=follow)

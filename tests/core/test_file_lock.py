@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from modpkg.core import file_lock as module
-from modpkg.core import system
+from modpkg.core import system_locks
 from modpkg.core.file_lock import file_lock
 from tests.raising import raises
 
@@ -101,8 +101,8 @@ def test_a_lock_file_that_its_holder_removed_counts_as_held(tmp_path: Path) -> N
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         path.unlink()
-        assert module._holds(system._flock, path, descriptor)
+        assert module._holds(system_locks._flock, path, descriptor)
         path.touch()
-        assert module._holds(system._flock, path, descriptor)
+        assert module._holds(system_locks._flock, path, descriptor)
     finally:
         os.close(descriptor)

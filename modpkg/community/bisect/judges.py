@@ -118,7 +118,7 @@ class _WarningsOnly(Progress):
 def _is_installed(project: Project, mix: Mix) -> bool:
     """Return whether a project has exactly this mix installed, completely."""
     try:
-        lock_text = read_text(project.lock_path)
+        lock_text = read_text(project.lock_path, follow=False)
         lock = parse_lock(lock_text, project.lock_path)
         return (
             project.text() == mix.manifest

@@ -20,6 +20,7 @@ from modpkg.community.evaluate.protocol import (
     ValueChange,
 )
 from modpkg.community.evaluate.statistics import bootstrap, paired_bootstrap, wilson
+from modpkg.core.bounds import CASES_BYTES
 from modpkg.core.errors import TestError
 from modpkg.core.regular_file import read_file
 from modpkg.runtime.batches import classify, embed_texts, generate, likelihoods
@@ -103,7 +104,7 @@ def measure(
     """
     where = f"test {request.test!r}"
     metric = find_metric(request.metric, where)
-    cases = read_cases(read_file(Path(request.cases)), request.label, metric.columns)
+    cases = read_cases(read_file(request.cases, CASES_BYTES), request.label, metric.columns)
     if not model.has_output(metric.output):
         raise TestError(
             "M715", test=where, metric=metric.name, needs=_NEEDS[metric.output], name=model.name

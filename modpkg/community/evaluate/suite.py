@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from modpkg.community.evaluate.cases import definition_digest, read_cases
 from modpkg.community.evaluate.metrics import check_metric, find_metric, metric_version
+from modpkg.core.bounds import CASES_BYTES
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import TestError
 from modpkg.core.records import ReleaseRecord, canonical_json
@@ -128,5 +129,6 @@ def check_cases(manifest: Manifest) -> int:
     count = 0
     for item in tests_of_project(manifest, ""):
         metric = find_metric(item.test.metric, f"test {item.test.name!r}")
-        count += len(read_cases(read_file(item.cases), item.test.cases, metric.columns))
+        data = read_file(item.cases, CASES_BYTES)
+        count += len(read_cases(data, item.test.cases, metric.columns))
     return count
