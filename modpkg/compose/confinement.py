@@ -3,8 +3,9 @@
 A config can name code of its own, a kernel (native code) or a backbone on a hub. What names them
 is refused or left out before a config reaches transformers (`modpkg.compose.named_code`); this is
 the second wall, for what a newer version of transformers may look at: while a model or tokenizer
-is read, the functions that would fetch or run something refuse. Outside of that they do what they
-did, for this process may use transformers for other things.
+is read or run, the functions that would fetch or run something refuse, and chat templates are
+rendered elsewhere (`modpkg.compose.templates`). Outside of that they do what they did, for this
+process may use transformers for other things.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from modpkg.compose.template_process import COMPILER
+from modpkg.compose.templates import BoundedTemplate
+from modpkg.core.errors import RunError
+
 _active: ContextVar[bool] = ContextVar("confined", default=False)
+_TEMPLATES = "transformers.utils.chat_template_utils"
 _GUARDS: dict[str, tuple[str, ...]] = {
     "transformers.dynamic_module_utils": (
         "get_class_from_dynamic_module",
@@ -30,6 +36,7 @@ _GUARDS: dict[str, tuple[str, ...]] = {
         "lazy_load_kernel",
     ),
     "huggingface_hub.constants": ("is_offline_mode",),
+    _TEMPLATES: (COMPILER,),
 }
 """By module, the functions that are replaced; those of transformers may move or be missing."""
 _ANSWERS: dict[str, Any] = {"is_offline_mode": True, "lazy_load_kernel": None}
@@ -47,9 +54,23 @@ def confined() -> Iterator[None]:
         _active.reset(token)
 
 
+def chat_template_file() -> str:
+    """Return the file in which transformers defines how chat templates are compiled.
+
+    Raises:
+        RunError: Another version has no such function, so that templates would not be bounded.
+    """
+    module = sys.modules.get(_TEMPLATES)
+    file = getattr(module, "__file__", None)
+    if file is None or not hasattr(getattr(module, COMPILER, None), "confines"):
+        raise RunError("M746")
+    return str(file)
+
+
 def _guard_all() -> None:
     import transformers.integrations.hub_kernels
-    import transformers.models.auto  # noqa: F401
+    import transformers.models.auto
+    import transformers.utils.chat_template_utils  # noqa: F401
 
     for home, names in _GUARDS.items():
         module = sys.modules.get(home)
@@ -75,6 +96,8 @@ def _guarded(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         if name == "resolve_trust_remote_code":
             return _without_code(*args, **kwargs)
+        if name == COMPILER:
+            return BoundedTemplate(args[0], chat_template_file())
         if name in _ANSWERS:
             return _ANSWERS[name]
         raise ValueError("it names code that would have to be fetched")

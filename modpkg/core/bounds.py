@@ -85,6 +85,19 @@ CLEANED_FILE_BYTES = 64 << 20
 #: Tables and arrays inside one another in such a file.
 CLEANED_FILE_DEPTH = 20
 
+# Chat templates -----------------------------------------------------------------------------
+
+#: Processor time for one conversation, seconds.
+TEMPLATE_SECONDS = 2.0
+#: Time for one conversation on a busy machine, seconds.
+TEMPLATE_WAIT_SECONDS = 8.0
+#: Memory of the process that renders, beside its own start, bytes.
+TEMPLATE_MEMORY_BYTES = 256 << 20
+#: Characters of a rendered conversation, beside four for each of its own.
+TEMPLATE_OUTPUT_CHARACTERS = 1 << 18
+#: A chat template itself, characters.
+TEMPLATE_CHARACTERS = 1 << 20
+
 # GGUF ---------------------------------------------------------------------------------------
 
 #: Metadata and tensor table of a GGUF file, bytes.

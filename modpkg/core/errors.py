@@ -201,7 +201,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ["M700", "M701", "M702", "M704", "M705", "M706", "M707", "M708", "M709", "M722"], RunError
     ),
     **dict.fromkeys(["M616", "M617"], ComposeError),
-    **dict.fromkeys(["M724", "M725", "M726", "M727"], RunError),
+    **dict.fromkeys(["M724", "M725", "M726", "M727", "M745", "M746"], RunError),
     **dict.fromkeys(["M703", "M723", "M895"], MissingExtra),
     **dict.fromkeys(
         ["M710", "M711", "M712", "M713", "M714", "M715", "M716", "M719", "M720", "M721"], TestError

@@ -340,6 +340,14 @@ MESSAGES: dict[str, str] = {
     ),
     "M741": "{path}: {entry!r} {reason}.",
     "M742": "{what} cannot be merged: {reason}.",
+    "M745": (
+        "The tokenizer's chat template {reason}, and is stopped; write 'chat = false' in the task "
+        "to leave it out."
+    ),
+    "M746": (
+        "The installed transformers compiles chat templates in a way that modpkg does not know and "
+        'cannot bound; install another version of it, or write "chat = false" in the task.'
+    ),
     "M760": (
         "{where}: {name} {version} is not in the registry {registry}{hint}; [provenance] "
         "has to name published releases."

@@ -21,7 +21,7 @@ from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.live import LiveModel
 from modpkg.runtime.load import load_model
 from modpkg.runtime.pooling import embedder
-from modpkg.runtime.prompt import Conversation
+from modpkg.runtime.prompt import Conversation, prepare
 from modpkg.runtime.sampling import Sampling, StopFilter, generation_of
 from modpkg.runtime.sentence_modules import EMBEDS
 from modpkg.runtime.task_kinds import CLASSIFIES, KNOWN, WRITING, task_of_architecture
@@ -87,6 +87,8 @@ class Pipeline:
         if self.kind not in KNOWN:
             raise RunError("M705", name=record.name, task=self.kind, known=", ".join(KNOWN))
         self.tokenizer = load_tokenizer(record.name, folder)
+        if self.kind in WRITING:
+            prepare(self.tokenizer, self.task)
         self.embed = embedder(record, folder, packs)
         self._warn = warn
         self._lock = threading.Lock()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modpkg.compose import templates
+from modpkg.compose.confinement import chat_template_file, confined
 from modpkg.core.errors import RunError
 
 Conversation = Sequence[dict[str, str]]
@@ -64,6 +67,13 @@ def token_ids(
     return _encode(tokenizer, task, begun(low)), True
 
 
+def prepare(tokenizer: Any, task: Mapping[str, Any]) -> None:
+    """Start what renders the tokenizer's chat template, if the task has use for it."""
+    if task.get("chat") is not False and getattr(tokenizer, "chat_template", None) is not None:
+        with contextlib.suppress(RunError), confined():
+            templates.prepare(chat_template_file())
+
+
 def _encode(tokenizer: Any, task: Mapping[str, Any], text: str | Conversation) -> list[int]:
     """Return the prompt's token ids.
 
@@ -86,13 +96,18 @@ def _encode(tokenizer: Any, task: Mapping[str, Any], text: str | Conversation) -
     if (system := task.get("system")) and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     try:
-        encoded = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
+        with confined():
+            chat_template_file()
+            encoded = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True
+            )
         return list(encoded["input_ids"])
+    except RunError:
+        raise
     except Exception as error:  # templates are programs: they raise errors of any type
         what = "The tokenizer's chat template (chat = false in the task leaves it out)"
-        raise RunError("M726", what=what, reason=_sentence(error)) from None
+        told = str(error) if isinstance(error, templates.TemplateFailed) else _sentence(error)
+        raise RunError("M726", what=what, reason=_shortened(told)) from None
 
 
 def tokenized(tokenizer: Any, text: str, **options: Any) -> list[int]:
@@ -130,4 +145,8 @@ def rows_of(model: Any) -> int | None:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+    return _shortened(f"{type(error).__name__}: {error}")
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split())[:300].rstrip(".")
