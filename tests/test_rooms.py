@@ -170,7 +170,10 @@ def test_no_file_has_outgrown_one_sitting() -> None:
     assert long == {}
 
 
-SYSTEM = {"modpkg.core.system", "modpkg.core.system_locks", "modpkg.core.system_folders"}
+SYSTEM = {
+    "modpkg.core.system",
+    *(f"modpkg.core.system_{what}" for what in ("locks", "folders", "limits")),
+}
 OF_SYSTEMS = re.compile(
     r"os\.(?:name|pread|preadv|pwrite|pwritev|posix_\w+|copy_file_range|sendfile|sync|open|O_\w+"
     r"|sched_\w+|get[e]?[ug]id|getpgid|set\w+id|kill|killpg|fork\w*|wait\w*|spawn\w*|statvfs|uname"

@@ -1,9 +1,8 @@
-"""The process that renders chat templates: started alone, without anything of modpkg.
+"""The process that renders chat templates.
 
 A template is a program, and Jinja's sandbox bounds neither its time nor its memory; here the
-operating system does. Its first argument is the file in which transformers defines how templates
-are compiled, and the others are `sys.path`. Of that file only the compiler is run: the whole takes
-seconds to import.
+operating system does. The argument is the file in which transformers defines how templates are
+compiled. Of that file only the compiler is run: the whole takes seconds to import.
 
 A request is a length (8 bytes) and a pickle of the process that started this one; an answer is a
 length and JSON.
@@ -12,13 +11,13 @@ length and JSON.
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import pickle
-import signal
 import struct
 import sys
 from typing import Any, BinaryIO
+
+from modpkg.core.system_limits import ignore_interrupts, limit_process, processor_limit
 
 COMPILER = "_compile_jinja_template"
 _NEEDED = (COMPILER, "_cached_compile_jinja_template")
@@ -55,14 +54,13 @@ def _is_part(node: ast.stmt) -> bool:
 def main() -> None:
     """Render what is asked for, until the asking process ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    file, *sys.path[:] = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    compiled = compiler(file)
+    ignore_interrupts()
+    compiled = compiler(sys.argv[1])
     memory, processor = pickle.loads(_read(source))  # noqa: S301
-    _bound(memory)
+    limit_process(memory)
     while request := _read(source):
         template, values, most = pickle.loads(request)  # noqa: S301
-        with _timed(processor):
+        with processor_limit(processor):
             answer = _answer(compiled, template, values, most)
         sink.write(struct.pack("<Q", len(answer)) + answer)
         sink.flush()
@@ -80,39 +78,7 @@ def _answer(compiled: Any, template: str, values: dict[str, Any], most: int) -> 
     return json.dumps(told).encode()
 
 
-@contextlib.contextmanager
-def _timed(seconds: float) -> Any:
-    """End this process after some seconds of processor time; a signal reaches C code too."""
-    timer = getattr(signal, "ITIMER_PROF", None)
-    if timer is not None:
-        signal.setitimer(timer, seconds)
-    try:
-        yield
-    finally:
-        if timer is not None:
-            signal.setitimer(timer, 0)
-
-
-def _bound(memory: int) -> None:
-    """Let this process take no more memory than some bytes, write no file and start no other."""
-    try:
-        import resource
-    except ImportError:  # Windows: time and output are bounded all the same
-        return
-    taken = 0
-    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as opened:
-        taken = int(opened.read().split()[0]) * resource.getpagesize()
-    bounds = {"RLIMIT_AS": taken + memory, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NPROC": 0}
-    for name, bound in bounds.items():
-        with contextlib.suppress(AttributeError, ValueError, OSError):
-            resource.setrlimit(getattr(resource, name), (bound, bound))
-
-
 def _read(source: BinaryIO) -> bytes:
     """Return what has been sent; empty at the end."""
     head = source.read(8)
     return source.read(struct.unpack("<Q", head)[0]) if len(head) == 8 else b""
-
-
-if __name__ == "__main__":
-    main()

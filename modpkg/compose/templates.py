@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
@@ -15,9 +14,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from modpkg.compose import template_process
 from modpkg.core import bounds
 from modpkg.core.errors import RunError
+from modpkg.core.system_limits import reached_processor_limit
+
+_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from modpkg.compose.template_process import main; main()"
+)
 
 
 class TemplateFailed(Exception):
@@ -109,7 +113,7 @@ class _Renderer:
         status = self._stopped()
         if late.is_set():
             raise _bound(f"takes more than {bounds.TEMPLATE_WAIT_SECONDS:g} seconds")
-        if status == -getattr(signal, "SIGPROF", 0):
+        if reached_processor_limit(status):
             raise _bound(f"takes more than {bounds.TEMPLATE_SECONDS:g} seconds of processor time")
         raise _bound(f"ends the process that renders it (status {status})")
 
@@ -118,7 +122,7 @@ class _Renderer:
             self._stopped()
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", template_process.__file__, self._file, *sys.path],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, self._file, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

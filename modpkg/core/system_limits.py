@@ -1,0 +1,56 @@
+"""Limits that the system puts on this process: memory, processor time, files, other processes.
+
+Windows has none of them for a single process; there a parent's clock is the only bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+def limit_process(memory: int) -> None:
+    """Let this process take no more than some bytes of memory beside what it has.
+
+    It can write no file and start no process any more.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    taken = 0
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as opened:
+        taken = int(opened.read().split()[0]) * resource.getpagesize()
+    bounds = {
+        "RLIMIT_AS": taken + memory,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": 0,
+        "RLIMIT_NPROC": 0,
+    }
+    for name, bound in bounds.items():
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            resource.setrlimit(getattr(resource, name), (bound, bound))
+
+
+@contextlib.contextmanager
+def processor_limit(seconds: float) -> Iterator[None]:
+    """End this process if the block takes more processor time; the signal reaches C code too."""
+    timer = getattr(signal, "ITIMER_PROF", None)
+    if timer is not None:
+        signal.setitimer(timer, seconds)
+    try:
+        yield
+    finally:
+        if timer is not None:
+            signal.setitimer(timer, 0)
+
+
+def reached_processor_limit(status: int) -> bool:
+    """Return whether a process with this status was ended by its `processor_limit`."""
+    return status == -getattr(signal, "SIGPROF", 1 << 20)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
