@@ -7,8 +7,10 @@ function are therefore for three reasons only: what an install with nothing to d
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import keyword
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -137,14 +139,19 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line: exit status 0 for success, 1 for failure, 2 for wrong usage."""
+    """Run the command line: exit status 0 for success, 1 for failure, 2 for wrong usage.
+
+    It is 130 after an interruption (SIGINT) and 143 after a termination (SIGTERM).
+    """
     from modpkg.core.errors import ModpkgError
     from modpkg.core.system import prepare_console, silence_output
+    from modpkg.core.system_processes import Terminated, raise_on_termination
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     chosen.reset()
     prepare_console()
+    raise_on_termination()
     try:
         from modpkg.cli.redirect import repair_redirect
 
@@ -152,9 +159,9 @@ def main(argv: list[str] | None = None) -> None:
         status: Any = cli.main(arguments, prog_name="modpkg", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
-    except click.exceptions.Abort:
-        _leave("Interrupted; no partial results are left behind.", 130)
-    except KeyboardInterrupt:
+    except Terminated:
+        _leave("Terminated; no partial results are left behind.", 143)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _leave("Interrupted; no partial results are left behind.", 130)
     except click.ClickException as error:
         error.show()
@@ -205,6 +212,13 @@ def _is_usage(error: ModpkgError, arguments: list[str]) -> bool:
     return isinstance(error, UsageError)
 
 
-def _leave(message: str, status: int) -> None:
+def _leave(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr)  # noqa: T201
+    requests = sys.modules.get("modpkg.registry.requests")
+    if requests is not None and requests.any_abandoned():
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(status)  # a thread that is in a request must not come back to an interpreter
     sys.exit(status)

@@ -36,10 +36,35 @@ LICENSE_ALTERNATIVES = 64
 
 # Registries ---------------------------------------------------------------------------------
 
-#: An index, a record, a config or another file that is read into memory as a whole, bytes.
+#: ``registry.json``, bytes.
+REGISTRY_INFO_BYTES = 1 << 20
+#: An index file, bytes; a release has a line of some hundred.
+INDEX_BYTES = 32 << 20
+#: Values (texts, numbers, lists) in an index file, by its commas: each takes memory.
+INDEX_VALUES = 1_000_000
+#: ``modules.jsonl``, bytes.
+MODULES_BYTES = 64 << 20
+#: A release record or an interface, bytes; a tensor takes some hundred.
+RECORD_BYTES = 128 << 20
+#: Values in a release record or an interface, by its commas; a tensor has about ten.
+RECORD_VALUES = 4_000_000
+#: Any other file that is read into memory (a tokenizer, test cases), bytes.
 SMALL_FILE_BYTES = 256 << 20
 #: A file of credentials of a cloud, bytes.
 CREDENTIALS_BYTES = 1 << 20
+
+# The network --------------------------------------------------------------------------------
+
+#: Opening a connection, seconds.
+CONNECT_SECONDS = 10
+#: Silence of a server, before its answer begins or within it, seconds.
+SILENCE_SECONDS = 30
+#: The slowest answer: bytes per second, on average over `SILENCE_SECONDS`.
+SLOWEST_BYTES_PER_SECOND = 1000
+#: Reading one small file, with all attempts, seconds.
+SMALL_FILE_SECONDS = 900
+#: What an attempt at a range of a pack has to bring, to count as progress, bytes.
+PROGRESS_BYTES = 64 << 10
 
 # Tensors ------------------------------------------------------------------------------------
 

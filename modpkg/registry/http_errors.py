@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from modpkg.core import bounds
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.registry.credentials import missing_credentials
@@ -15,27 +16,38 @@ _METADATA = ("//169.254.169.254/", "//metadata.google.internal/", "//metadata/")
 _STATUSES = {
     429: "it limits the rate of requests (429)",
 }
-_SILENCES = (
+_SILENCE = "it did not answer in time: {what} for {silence:g} seconds"
+_FAILURES = (
     ("kind: Redirect", "{path} is a redirect loop, or redirects from https to http"),
+    ("TooLarge", "the headers of its answer to {path} are too large"),
+    ("MissingContentLength", "it does not say how long {path} is, with a Content-Length"),
+    ("Parse(", "its answer to {path} is not one of HTTP"),
     ("dns error", "its host name cannot be resolved"),
     ("ConnectionRefused", "the connection was refused"),
     ("IncompleteBody", "it closed the connection in the middle of {path}"),
     ("RangeNotSupported", "it closed the connection in the middle of {path}"),
     ("IncompleteMessage", "it closed the connection without an answer"),
     ("ConnectionReset", "it closed the connection without an answer"),
-    ("TimedOut", "it did not answer in time"),
-    ("timed out", "it did not answer in time"),
+    ("TimedOut", _SILENCE),
+    ("timed out", _SILENCE),
     ("InvalidCertificate", "its certificate is not trusted"),
 )
 
 
 def request_error(
-    error: Exception, url: str, path: str, *, logged_in: bool = False
+    error: Exception,
+    url: str,
+    path: str,
+    *,
+    logged_in: bool = False,
+    silence: float = bounds.SILENCE_SECONDS,
+    begun: bool = False,
 ) -> RegistryUnreachable:
     """Return the error to raise for what obstore raised when it read ``path``.
 
     Of the server's answer only the status is repeated. ``logged_in`` is whether credentials were
-    sent.
+    sent, ``silence`` how long it may be silent, in seconds, and ``begun`` whether its answer had
+    begun.
     """
     text = str(error)
     scheme = urlsplit(url).scheme
@@ -52,9 +64,11 @@ def request_error(
         reason = "it failed on {path} (status {status})" if status >= 500 else ""
         reason = _STATUSES.get(status) or reason or "it answered {path} with status {status}"
         return RegistryUnreachable("M302", url=url, reason=reason.format(path=path, status=status))
-    for sign, reason in _SILENCES:
+    what = f"nothing came of {path}" if begun else f"its answer to {path} did not begin"
+    for sign, reason in _FAILURES:
         if sign in text:
-            return RegistryUnreachable("M302", url=url, reason=reason.format(path=path))
+            reason = reason.format(path=path, what=what, silence=silence)
+            return RegistryUnreachable("M302", url=url, reason=reason)
     text = text.partition("Debug source:")[0]
     plain = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return RegistryUnreachable("M302", url=url, reason=f"{path}: {plain[:300]}")

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from modpkg.core import bounds
 from modpkg.core.digests import Digest
-from modpkg.core.errors import IntegrityError, ModpkgError, RegistryUnreachable
+from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.tree import check_digest
@@ -59,9 +60,9 @@ class MirroredSource:
                         self._warn(f"skipping the mirror {address} of {self.url}: {reason}")
             return any(mirror.url == address for mirror in self._mirrors)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
         def read_verified(source: Source) -> bytes:
-            data = source.read(path)
+            data = source.read(path, most)
             if path.startswith(BLOBS) and source is not self._home:
                 digest = Digest("sha256:" + path.rpartition("/")[2])
                 check_digest(data, digest, path, source.url)
@@ -114,7 +115,7 @@ class MirroredSource:
                     self.disable_mirror(mirror.url, _reason(error, path))
                 else:
                     skip += 1
-            except (RegistryUnreachable, IntegrityError) as error:
+            except RegistryError as error:
                 self.disable_mirror(mirror.url, _reason(error, path))
 
     def _next(self, skip: int = 0) -> Source | None:
@@ -130,7 +131,8 @@ class MirroredSource:
         """Return whether a mirror has the registry's name; disable it if not."""
         what = f"{mirror.url}/{REGISTRY_INFO}"
         try:
-            name = decode_record(mirror.read(REGISTRY_INFO), RegistryInfo, what).name
+            data = mirror.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+            name = decode_record(data, RegistryInfo, what).name
         except (FileMissing, ModpkgError) as error:
             self.disable_mirror(mirror.url, _reason(error, REGISTRY_INFO))
             return False
@@ -149,5 +151,5 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, IntegrityError):
         return f"its {path} has another digest"
     if isinstance(error, RegistryUnreachable):
-        return str(error.values["reason"])
+        return str(error.values.get("reason", error)).rstrip(".")
     return str(error).rstrip(".")

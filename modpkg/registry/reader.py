@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
+from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
@@ -118,7 +119,7 @@ class Registry:
         """
         if self._info is None:
             try:
-                data = self._read_mutable(REGISTRY_INFO)
+                data = self._read_mutable(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
             except FileMissing:
                 raise NotFound("M301", url=self.shown) from None
             info = decode_record(data, RegistryInfo, f"{self.url}/{REGISTRY_INFO}")
@@ -152,7 +153,7 @@ class Registry:
             self._ahead[name] = pool.submit(self._read_index, name)
 
     def _read_index(self, name: str) -> bytes:
-        return self._read_mutable(f"index/{name}.jsonl")
+        return self._read_mutable(f"index/{name}.jsonl", bounds.INDEX_BYTES)
 
     def names(self) -> list[str] | None:
         """Return the names of all modules, sorted; None if the source cannot list them."""
@@ -166,7 +167,7 @@ class Registry:
     def modules(self) -> dict[str, ModuleLine] | None:
         """Return what ``modules.jsonl`` says of each module, by name; None if there is none."""
         try:
-            data = self._read_mutable(REGISTRY_MODULES)
+            data = self._read_mutable(REGISTRY_MODULES, bounds.MODULES_BYTES)
         except FileMissing:
             _ = self.info  # raises if this is not a registry
             return None
@@ -228,7 +229,7 @@ class Registry:
             IntegrityError, RecordError, InstallError: As for `record`.
         """
         if digest not in self._records:
-            data = self.blob(parse_digest(digest), what)
+            data = self.blob(parse_digest(digest), what, bounds.RECORD_BYTES)
             self._records[digest] = decode_record(data, ReleaseRecord, what)
         return self._records[digest]
 
@@ -252,22 +253,23 @@ class Registry:
     def provides(self, digest: str) -> Provides:
         """Return the interface with this digest, which a release provides."""
         if digest not in self._provides:
-            data = self.blob(parse_digest(digest), "an interface")
+            data = self.blob(parse_digest(digest), "an interface", bounds.RECORD_BYTES)
             self._provides[digest] = decode_record(data, Provides, f"the interface {digest}")
         return self._provides[digest]
 
     def expects(self, digest: str) -> Expects:
         """Return the interface with this digest, which a release expects."""
         if digest not in self._expects:
-            data = self.blob(parse_digest(digest), "an interface")
+            data = self.blob(parse_digest(digest), "an interface", bounds.RECORD_BYTES)
             self._expects[digest] = decode_record(data, Expects, f"the interface {digest}")
         return self._expects[digest]
 
-    def blob(self, digest: Digest, what: str) -> bytes:
-        """Return a small blob, verified, and add it to the cache.
+    def blob(self, digest: Digest, what: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
+        """Return a small blob of at most ``most`` bytes, verified, and add it to the cache.
 
         Raises:
             IntegrityError: The blob is missing, or has another digest.
+            RegistryError: The blob is larger.
             InstallError: The blob is not in the cache, and ``offline`` forbids fetching it.
         """
         if self.cache is not None and self.cache.has(digest):
@@ -278,7 +280,7 @@ class Registry:
         if self.offline:
             raise InstallError("M501", what=what)
         try:
-            data = self.source.read(blob_path(digest))
+            data = self.source.read(blob_path(digest), most)
         except FileMissing:
             raise IntegrityError("M306", what=what, digest=digest, source=self.shown) from None
         check_digest(data, digest, what, self.url)
@@ -328,7 +330,7 @@ class Registry:
             except (OSError, ModpkgError):
                 pass  # missing or damaged
         try:
-            data = self._home.read(REGISTRY_INFO)
+            data = self._home.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
             name = decode_record(data, RegistryInfo, what).name
         except (FileMissing, ModpkgError):
             return None
@@ -343,7 +345,7 @@ class Registry:
         site = digest_bytes(self.url.encode())[7:23]
         return self.cache.root / "index-cache" / site / path
 
-    def _read_mutable(self, path: str) -> bytes:
+    def _read_mutable(self, path: str, most: int) -> bytes:
         """Return a file that may change; a remote one is cached for ``offline``."""
         cached = self._cache_path(path)
         if self.offline:
@@ -353,7 +355,7 @@ class Registry:
             except FileNotFoundError:
                 pass
             raise InstallError("M501", what=f"{self.url}/{path}")
-        data = self.source.read(path)
+        data = self.source.read(path, most)
         if cached is not None:
             _write_changed(cached, data)
         return data

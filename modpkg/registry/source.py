@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from modpkg.core import system
-from modpkg.core.bounds import SMALL_FILE_BYTES
+from modpkg.core import bounds, system
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
-from modpkg.core.files import denied
+from modpkg.core.files import denied, human_bytes
 from modpkg.core.home import config_path
-from modpkg.core.regular_file import read_file
+from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.manifest.config import Login
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
+from modpkg.registry.requests import Abandoned, wait_for
 
 ARRIVAL = 1 << 18
-"""Bytes after which a chunk is yielded: small, so that progress shows on a slow connection."""
+"""Bytes after which a chunk is yielded."""
+PROMPT = 0.5
+"""Seconds after which what has come is yielded, so that progress shows on a slow connection."""
+
+
+T = TypeVar("T")
 
 
 class FileMissing(Exception):
@@ -39,12 +45,13 @@ class Source(Protocol):
 
     url: str
 
-    def read(self, path: str) -> bytes:
-        """Return the content of a small file.
+    def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
+        """Return the content of a small file, which may have ``most`` bytes.
 
         Raises:
             FileMissing: The source has no such file.
             RegistryUnreachable: The file cannot be read.
+            RegistryError: The file is larger.
         """
         ...
 
@@ -72,12 +79,14 @@ class FolderSource:
         self.root = root
         self.url = str(root)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
         try:
             # Thousands of index files are read like this: a text, since paths are slow to join.
-            return read_file(f"{self.url}/{path}")
+            return read_file(f"{self.url}/{path}", most)
         except (FileNotFoundError, NotADirectoryError):
             raise FileMissing(path) from None
+        except OversizedFile:
+            raise too_large(self.url, path, most) from None
         except OSError as error:
             raise _unreadable(self.url, error, path) from None
 
@@ -102,6 +111,11 @@ def _unreadable(url: str, error: OSError, path: str) -> ModpkgError:
     return denied(error) or RegistryUnreachable("M302", url=url, reason=reason)
 
 
+def too_large(url: str, path: str, most: int) -> RegistryError:
+    """Return the error for a file that has over ``most`` bytes, which are not read."""
+    return RegistryError("M327", url=url, path=path, most=human_bytes(most))
+
+
 class _Interrupted(Exception):
     """The connection was lost in the middle of a file."""
 
@@ -109,21 +123,106 @@ class _Interrupted(Exception):
         self.error = error
 
 
+class Pace:
+    """How fast an answer comes: the time that was waited for it, and the bytes that came."""
+
+    def __init__(
+        self, url: str, path: str, window: timedelta, *, whole: float | None = None
+    ) -> None:
+        """``window`` is the time over which a rate is taken; ``whole`` limits all, in seconds."""
+        self._url = url
+        self._path = path
+        self._window = window.total_seconds()
+        self._whole = whole
+        self._total = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin an attempt: how slow the one before was says nothing about this one."""
+        self._waited, self._bytes = 0.0, 0
+
+    def timed(self, work: Callable[[], T]) -> T:
+        """Return what a part of the request returns; only this time counts, not the reader's."""
+        began = time.monotonic()
+        try:
+            return wait_for(work)
+        finally:
+            taken = time.monotonic() - began
+            self._waited += taken
+            self._total += taken
+
+    def arrived(self, count: int) -> None:
+        """Count bytes.
+
+        Raises:
+            RegistryUnreachable: They come too slowly, or take too long in all.
+        """
+        self._bytes += count
+        if self._whole is not None and self._total > self._whole:
+            reason = f"it took over {self._whole:g} seconds to send {self._path}"
+            raise RegistryUnreachable("M302", url=self._url, reason=reason)
+        if self._waited < self._window:
+            return
+        if self._bytes < bounds.SLOWEST_BYTES_PER_SECOND * self._waited:
+            reason = (
+                f"it sent {self._bytes} bytes of {self._path} in {self._waited:.0f} seconds, and "
+                f"under {bounds.SLOWEST_BYTES_PER_SECOND} a second counts as no answer"
+            )
+            raise RegistryUnreachable("M302", url=self._url, reason=reason)
+        self.begin()
+
+
+class _Answer:
+    """The body of an answer, as far as it has come."""
+
+    def __init__(self, parts: Iterator[Any]) -> None:
+        self._parts = parts
+        self.data = b""
+        self.ended = False
+        self.failure: Exception | None = None
+        """What broke it off, after ``data``."""
+
+    def collect(self) -> None:
+        """Wait for the next bytes: until there are many, or some and a moment has passed."""
+        chunks: list[Any] = []
+        size, began = 0, time.monotonic()
+        while size < ARRIVAL and time.monotonic() - began < PROMPT:
+            try:
+                chunk = next(self._parts, None)
+            except Exception as error:
+                self.failure = error
+                break
+            if chunk is None:
+                self.ended = True
+                break
+            chunks.append(chunk)
+            size += len(chunk)
+        self.data = b"".join(chunks)
+
+
 class ObjectSource:
     """A registry behind HTTP or in an object store, through obstore.
 
     A request that fails with a status of 5xx, 408 or 429, with a connection that is refused or
     reset, or with silence is tried again, each time after a longer wait; an answer that breaks off
-    is gone on with where it broke off.
+    is gone on with where it broke off. A server may be slow, but not endlessly: an answer has to
+    begin in time, then not pause, and not be slower than `bounds.SLOWEST_BYTES_PER_SECOND`.
     """
 
     RETRIES = 5
     """How often a request is tried again, and how often an answer may break off."""
 
     def __init__(
-        self, url: str, login: Login | None = None, *, patience: timedelta = timedelta(seconds=30)
+        self,
+        url: str,
+        login: Login | None = None,
+        *,
+        patience: timedelta = timedelta(seconds=bounds.SILENCE_SECONDS),
     ) -> None:
-        """``patience`` is how long a server may be silent; ``login`` is sent to ``url`` only."""
+        """``patience`` is how long a server may be silent; ``login`` is sent to ``url`` only.
+
+        It is also the time over which the rate of an answer is measured.
+        """
         self.url = url.rstrip("/")
         self._login = login
         self._patience = patience
@@ -132,7 +231,7 @@ class ObjectSource:
     def _store(self) -> Any:
         from_url = _obstore().store.from_url
         client: dict[str, Any] = {
-            "connect_timeout": timedelta(seconds=10),
+            "connect_timeout": timedelta(seconds=bounds.CONNECT_SECONDS),
             "read_timeout": self._patience,
             "timeout": timedelta(days=7),  # of a whole file: packs are large
             "allow_http": _plain_http(self.url),
@@ -142,7 +241,7 @@ class ObjectSource:
                 raise RegistryError("M315", url=self.url, config=config_path())
             # reqwest drops this header when it follows a redirect to another origin
             client["default_headers"] = {"Authorization": self._login.authorization()}
-        retries = {"max_retries": self.RETRIES, "retry_timeout": 2 * self._patience}
+        retries = {"max_retries": self.RETRIES, "retry_timeout": self._patience}
         options = store_options(self.url) | {"client_options": client, "retry_config": retries}
         try:
             return from_url(self.url, **options)
@@ -152,15 +251,15 @@ class ObjectSource:
             reason = str(error).splitlines()[0]
             raise RegistryUnreachable("M302", url=self.url, reason=reason) from None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
+        pace = Pace(self.url, path, self._patience, whole=bounds.SMALL_FILE_SECONDS)
         for left in reversed(range(self.RETRIES + 1)):
             whole = bytearray()
             try:
-                for chunk in self._chunks(path, 0, None):
+                for chunk in self._chunks(path, 0, None, pace, most):
                     whole += chunk
-                    if len(whole) > SMALL_FILE_BYTES:
-                        reason = f"{path} is over {SMALL_FILE_BYTES} bytes"
-                        raise RegistryUnreachable("M302", url=self.url, reason=reason)
+                    if len(whole) > most:
+                        raise too_large(self.url, path, most)
                 break
             except _Interrupted as interrupted:  # start again: the file may have changed
                 if not left:
@@ -169,11 +268,12 @@ class ObjectSource:
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         at, tries = start, 0
+        pace = Pace(self.url, path, self._patience)
         interrupted: _Interrupted | None = None
         while stop is None or at < stop:  # obstore has no empty ranges
             tries += 1
             try:
-                for chunk in self._chunks(path, at, stop):
+                for chunk in self._chunks(path, at, stop, pace):
                     at += len(chunk)
                     yield chunk
                 return
@@ -186,42 +286,67 @@ class ObjectSource:
                     raise
                 raise interrupted.error from None
 
-    def _chunks(self, path: str, start: int, stop: int | None) -> Iterator[bytes]:
+    def _chunks(
+        self, path: str, start: int, stop: int | None, pace: Pace, most: int | None = None
+    ) -> Iterator[bytes]:
         unsupported = _obstore().exceptions.NotSupportedError
         part: Any = None
         if start or stop is not None:
             part = {"range": {"offset": start} if stop is None else (start, stop)}
         store = self._store
-        try:
+
+        def begin() -> _Answer:
             result = store.get(path, options=part)
+            if most is not None and result.meta["size"] > most:
+                raise too_large(self.url, path, most)
+            answer = _Answer(result.stream(min_chunk_size=1))
+            answer.collect()
+            return answer
+
+        pace.begin()
+        try:
+            answer = pace.timed(begin)
         except FileNotFoundError:
             raise FileMissing(path) from None
         except unsupported:
             raise RangesUnsupported(path) from None
+        except (ModpkgError, Abandoned):
+            raise
         except Exception as error:  # obstore raises many kinds
             raise self._request_error(error, path) from None
-        parts = result.stream(min_chunk_size=ARRIVAL)
         while True:
-            try:
-                chunk = next(parts, None)
-            except Exception as error:
-                raise _Interrupted(self._request_error(error, path)) from None
-            if chunk is None:
+            if answer.failure is None:
+                pace.arrived(len(answer.data))
+            if answer.data:
+                yield answer.data
+            if answer.failure is not None:
+                failure = self._request_error(answer.failure, path, begun=True)
+                raise _Interrupted(failure) from None
+            if answer.ended:
                 return
-            yield bytes(chunk)
+            pace.timed(answer.collect)
 
     def names(self, folder: str) -> list[str] | None:
         if urlsplit(self.url).scheme in ("http", "https"):
             return None
         store = self._store
         try:
-            listing = store.list_with_delimiter(folder)
+            listing = wait_for(lambda: store.list_with_delimiter(folder))
         except Exception as error:
             raise self._request_error(error, folder) from None
         return sorted(entry["path"].rsplit("/", 1)[-1] for entry in listing["objects"])
 
-    def _request_error(self, error: Exception, path: str) -> RegistryUnreachable:
-        return request_error(error, self.url, path, logged_in=self._login is not None)
+    def _request_error(
+        self, error: Exception, path: str, *, begun: bool = False
+    ) -> RegistryUnreachable:
+        return request_error(
+            error,
+            self.url,
+            path,
+            logged_in=self._login is not None,
+            silence=self._patience.total_seconds(),
+            begun=begun,
+        )
 
 
 _IMPORTING = threading.Lock()

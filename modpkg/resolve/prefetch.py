@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import read_requirement
+from modpkg.registry.requests import abandon
 from modpkg.resolve.catalog import Catalog
 
 AT_ONCE = 32
 """Index files that are fetched at the same time; they are small."""
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Make a pool; an error or an interruption waits for no server."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield pool
+    except (KeyboardInterrupt, SystemExit):
+        pool.shutdown(wait=False, cancel_futures=True)
+        abandon()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prefetch(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
@@ -21,7 +37,7 @@ def prefetch(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
     """
     if catalog.is_local:
         return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with _pool() as pool:
         seen: set[str] = set()
         pending: deque[str] = deque()
 

@@ -21,6 +21,7 @@ from typing import Any
 from modpkg.core import system
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, ReleaseError
 from modpkg.core.files import human_bytes
+from modpkg.registry.requests import abandon
 from modpkg.release.verify import check_files
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
@@ -114,6 +115,10 @@ class _Transfer:
             while todo:
                 todo = _Round(self, todo).run()
             self.wait()
+        except (KeyboardInterrupt, SystemExit):
+            self.cancelled.set()
+            abandon()  # or the pools would wait for a server
+            raise
         finally:
             self.cancelled.set()
             for pool in (self.network, self.work, self.disk):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from modpkg.core import system
+from modpkg.core import bounds, system
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
 from modpkg.registry.reader import Registry
@@ -22,7 +22,7 @@ Progress = Callable[[str, int], None]
 """Called, in any thread, with a module's name and a number of bytes fetched for it."""
 
 TRIES = 4
-"""Attempts without any progress after which a pack counts as truncated."""
+"""Attempts without progress after which a pack counts as truncated."""
 PAUSE = 0.2
 """Seconds before the first retry; each further pause is twice as long."""
 
@@ -151,8 +151,8 @@ class RemotePack:
         while left:
             before = at
             at = self._read_from(at, stop, left)
-            tries = 0 if at > before else tries + 1
-            if tries == TRIES:
+            tries = 0 if at - before >= bounds.PROGRESS_BYTES else tries + 1
+            if left and tries == TRIES:
                 raise self._truncated(at)
             if left:
                 self._sink.pause(tries)

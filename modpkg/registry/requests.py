@@ -1,0 +1,100 @@
+"""Requests run in threads of their own, so that whoever waits for one can stop waiting.
+
+A request that the library has begun cannot be stopped from outside, and while a thread is in it,
+no signal reaches Python. So nobody else is ever in one: who needs an answer waits for a thread
+that does the work, and `abandon` ends every wait at once. What is abandoned owns nothing: files
+are written by those who wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Abandoned(Exception):
+    """The command was interrupted, and nobody waits for the answer any more."""
+
+
+class _Threads:
+    """The threads that do requests: as many as there were requests at the same time."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin without threads, as a forked process does."""
+        self.started = 0
+        self.idle: list[SimpleQueue[tuple[Future[Any], Callable[[], Any]]]] = []
+        self.waiting: set[Future[Any]] = set()
+
+    def give(self, future: Future[Any], work: Callable[[], Any]) -> None:
+        try:
+            jobs = self.idle.pop()
+        except IndexError:
+            jobs = SimpleQueue()
+            self.started += 1
+            threading.Thread(
+                target=self._run, args=(jobs,), name="modpkg-request", daemon=True
+            ).start()
+        jobs.put((future, work))
+
+    def _run(self, jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None:
+        while True:
+            future, work = jobs.get()
+            result, failure = None, None
+            try:
+                result = work()
+            except BaseException as error:  # a panic of the library is none of Exception
+                failure = error
+            self.idle.append(jobs)
+            with contextlib.suppress(InvalidStateError):  # abandoned
+                if failure is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(failure)
+            del future, work, result, failure
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.forget)
+
+
+def wait_for(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, in another thread; signals are handled meanwhile.
+
+    Raises:
+        Abandoned: `abandon` was called.
+        BaseException: What ``work`` raises.
+    """
+    future: Future[T] = Future()
+    _threads.waiting.add(future)
+    try:
+        _threads.give(future, work)
+        return future.result()
+    finally:
+        _threads.waiting.discard(future)
+
+
+def abandon() -> None:
+    """End all waits for requests, in every thread: each raises `Abandoned`."""
+    for future in [*_threads.waiting]:
+        with contextlib.suppress(InvalidStateError):
+            future.set_exception(Abandoned())
+
+
+def any_abandoned() -> bool:
+    """Return whether a request still runs.
+
+    The interpreter must not be torn down then: a thread that comes back from the library would end
+    the process with a signal.
+    """
+    return len(_threads.idle) < _threads.started

@@ -1,0 +1,196 @@
+"""Servers that trickle, flood, lie or never end: a sentence tells which, and a signal ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpkg.core import bounds
+from modpkg.registry import requests
+from modpkg.registry.source import FolderSource, ObjectSource
+from tests.changing import numbers, write
+from tests.modules import publish
+from tests.planted import write_app
+from tests.raising import raises
+from tests.registry.servers import Handler, answering, serve
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = timedelta(seconds=0.4)
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def trickling(head: bytes, drop: bytes = b"a", pause: float = 0.05) -> Callable[[Any], None]:
+    """Send a head, and then a few bytes at a time until the other side hangs up."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(drop)
+            time.sleep(pause)
+
+    return talk
+
+
+def flooding(head: bytes, drop: bytes) -> Callable[[Any], None]:
+    return trickling(head, drop * 1000, 0)
+
+
+def saying(text: bytes) -> Callable[[Any], None]:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(text)
+        connection.recv(1)  # until the other side hangs up
+
+    return talk
+
+
+SILENCE = "it did not answer in time: its answer to f did not begin for 0.4 seconds"
+
+
+@pytest.mark.parametrize(
+    ("talk", "sentence"),
+    [
+        (saying(b""), SILENCE),
+        (trickling(OK), SILENCE),
+        (flooding(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), SILENCE),
+        (saying(OK + b"Content-Length: 9\r\n\r\nabc"), "nothing came of f for 0.4 seconds"),
+        (trickling(OK + b"Content-Length: 99999\r\n\r\n"), "bytes of f in [0-9]+ seconds"),
+        (flooding(OK, b"X-A: " + b"a" * 90 + b"\r\n"), "the headers of its answer to f are too"),
+        (saying(b"SSH-2.0-OpenSSH_9.6\r\n"), "its answer to f is not one of HTTP"),
+        (saying(OK + b"Content-Length: -7\r\n\r\n"), "its answer to f is not one of HTTP"),
+        (saying(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"), "how long f is"),
+    ],
+)
+def test_a_server_that_does_not_answer(talk: Callable[[Any], None], sentence: str) -> None:
+    began = time.monotonic()
+    with answering(talk) as address, raises("M302", match=sentence):
+        ObjectSource(address, patience=PATIENCE).read("f")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        saying(OK + b"Content-Length: 9000000000\r\n\r\n"),
+        flooding(OK + b"Content-Length: 5001\r\n\r\n", b"a"),
+    ],
+)
+def test_a_file_that_is_too_large_is_not_read(talk: Callable[[Any], None]) -> None:
+    with answering(talk) as address, raises("M327", match="f of the registry at .* over .* 5.0 kB"):
+        ObjectSource(address, patience=PATIENCE).read("f", most=5000)
+
+
+def test_a_file_of_a_folder_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abcd")
+    assert FolderSource(tmp_path).read("f", 4) == b"abcd"
+    with raises("M327", match="over its bound of 3 B"):
+        FolderSource(tmp_path).read("f", 3)
+
+
+def test_a_slow_file_has_a_time_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "SMALL_FILE_SECONDS", 0.5)
+    monkeypatch.setattr(bounds, "SLOWEST_BYTES_PER_SECOND", 1)
+    talk = trickling(OK + b"Content-Length: 99999\r\n\r\n")
+    with (
+        answering(talk) as address,
+        raises("M302", match=r"it took over 0.5 seconds to send f"),
+    ):
+        ObjectSource(address).read("f")
+
+
+def test_a_slow_stream_yields_what_has_come() -> None:
+    talk = trickling(OK + b"Content-Length: 99999\r\n\r\n")
+    with answering(talk) as address:
+        began = time.monotonic()
+        assert len(next(ObjectSource(address).stream("f"))) < 100
+        assert time.monotonic() - began < 2
+
+
+def test_a_compressed_answer_stays_as_it_came() -> None:
+    body = b"\x1f\x8b\x08\x00\x00"
+    talk = saying(OK + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n" + body)
+    with answering(talk) as address:
+        assert ObjectSource(address).read("f") == body
+
+
+def test_a_wait_that_is_abandoned_ends_at_once() -> None:
+    errors: list[BaseException] = []
+
+    def read(address: str) -> None:
+        try:
+            ObjectSource(address).read("f")
+        except BaseException as error:
+            errors.append(error)
+
+    with answering(saying(b"")) as address:
+        threads = [threading.Thread(target=read, args=(address,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert requests.any_abandoned()
+        requests.abandon()
+        for thread in threads:
+            thread.join(1)
+    assert [type(error) for error in errors] == [requests.Abandoned] * 3
+
+
+@pytest.mark.parametrize(
+    ("silent", "sent", "status", "word"),
+    [
+        ("/registry.json", signal.SIGINT, 130, "Interrupted"),
+        ("/index/", signal.SIGTERM, 143, "Terminated"),
+        ("/blobs/", signal.SIGINT, 130, "Interrupted"),
+    ],
+)
+def test_a_signal_ends_a_command_that_waits(
+    tmp_path: Path, silent: str, sent: signal.Signals, status: int, word: str
+) -> None:
+    registry, project, home = tmp_path / "registry", tmp_path / "app", tmp_path / "home"
+    project.mkdir()
+    for name in ("m", "n", "o"):
+        folder = write(tmp_path / name, numbers(name), name)
+        publish(folder, registry)
+    write_app(project, dict.fromkeys(("m", "n", "o"), "*"))
+    asked = threading.Event()
+    with serve(registry) as server:
+
+        def fault(handler: Handler, number: int) -> bool:
+            waits = handler.path.startswith(silent) and (
+                silent != "/blobs/" or "range" in {name.lower() for name in handler.headers}
+            )
+            if waits:
+                asked.set()
+                time.sleep(5)
+                handler.hang_up()
+            return waits
+
+        server.fault = fault
+        command = subprocess.Popen(
+            [sys.executable, "-m", "modpkg", "install", "--registry", server.url],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MODPKG_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert asked.wait(30), command.communicate()
+        time.sleep(0.2)
+        began = time.monotonic()
+        command.send_signal(sent)
+        _, errors = command.communicate(timeout=10)
+        assert time.monotonic() - began < 1
+    assert command.returncode == status
+    assert errors.splitlines()[-1] == f"{word}; no partial results are left behind."
+    assert "Traceback" not in errors
+    assert [*tmp_path.rglob(".tmp-*")] == []
+    assert not (project / "modpkg.lock").exists()
