@@ -164,11 +164,6 @@ MESSAGES: dict[str, str] = {
         "{path} of the registry at {url} is over its bound of {most}, and was not read; ask the "
         "registry's owner to repair it."
     ),
-    "M328": (
-        "One command may take {most} {things} from a registry, and the one at {url} asks for more "
-        "({example}). If that is right, write {key} = {more} under [limits] in {config}, and run "
-        "it again."
-    ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
