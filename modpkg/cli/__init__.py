@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import keyword
 import os
 import sys
@@ -164,7 +165,12 @@ def main(argv: list[str] | None = None) -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         _leave("Interrupted; no partial results are left behind.", 130)
     except click.ClickException as error:
-        error.show()
+        from modpkg.core.printable import printable
+        from modpkg.core.redacted import redacted
+
+        told = io.StringIO()
+        error.show(told)
+        click.echo(printable(redacted(told.getvalue())), err=True, nl=False)
         sys.exit(error.exit_code)
     except ModpkgError as error:
         if chosen.debug:

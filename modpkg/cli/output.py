@@ -19,6 +19,7 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
 from modpkg.core.printable import json_ascii, one_line, printable_styled
 from modpkg.core.progress import Progress
+from modpkg.core.redacted import redacted
 
 _bars: list[TerminalProgress] = []
 """Those with a bar on the terminal; it is removed before anything else is printed."""
@@ -56,7 +57,7 @@ def warn(text: str) -> None:
 
 def _print_error(text: str) -> None:
     _close_bars()
-    click.echo(printable_styled(text), err=True, color=_colour(sys.stderr))
+    click.echo(printable_styled(redacted(text)), err=True, color=_colour(sys.stderr))
 
 
 def strong(text: str) -> str:
@@ -170,7 +171,7 @@ class TerminalProgress(Progress):
     def stage(self, text: str) -> None:
         with self._lock:
             self.close()
-            self._text, self._total, self._done = one_line(text), None, 0
+            self._text, self._total, self._done = one_line(redacted(text)), None, 0
             self._begun = time.monotonic()
             if chosen.verbose:
                 note(faint(text))

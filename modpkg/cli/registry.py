@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, table
+from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.location import Location, alias_location, default_location
@@ -17,7 +18,7 @@ class RegistryUse(Struct, frozen=True):
 
     alias: str
     address: str
-    """A URL, or the absolute path of a folder."""
+    """A URL, with ``***`` in place of secrets, or the absolute path of a folder."""
     origin: str
     """What named it."""
     modules: list[str]
@@ -55,14 +56,14 @@ def list_registries(workspace: Workspace, as_json: bool) -> None:
         modules[workspace.registries.alias(module.name)].append(str(module.name))
     if as_json:
         rows = [
-            RegistryUse(alias, place.address, place.origin, modules[alias])
+            RegistryUse(alias, redacted(place.address), place.origin, modules[alias])
             for alias, place in places.items()
         ]
         print_json(RegistriesDocument(rows))
         return
     table(
         [
-            [alias, place.address, place.origin, ", ".join(modules[alias]) or "-"]
+            [alias, redacted(place.address), place.origin, ", ".join(modules[alias]) or "-"]
             for alias, place in places.items()
         ],
         ["Alias", "Address", "Named", "Modules"],

@@ -414,6 +414,17 @@ MESSAGES: dict[str, str] = {
         "{what} needs torch, which is not installed here (a light install leaves it out): run "
         "pip install torch, or do this on a machine that has it."
     ),
+    "M896": (
+        "The address of {url} has a signature or a token in it, and modpkg.toml, which others "
+        "read, would keep it; name it by MODPKG_REGISTRY, or write it into {config}, like: "
+        '[registries] and below it default = "ADDRESS"; then run the command without --registry. '
+        "If others may have the address, write it under [registries] in modpkg.toml yourself."
+    ),
+    "M897": (
+        "The registry at {url} sends your credentials back in {path}, where others could come to "
+        "read them; nothing of it was kept. Tell its owner, and replace the credentials in "
+        "{config}."
+    ),
     "M901": "{message}",
     "M902": (
         "The shell took '>' for a redirect into the file {file!r}, and it is ambiguous which of "

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from modpkg.core.bounds import SHOWN_CHARACTERS
+from modpkg.core.redacted import redacted
 
 _INVISIBLE = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
@@ -48,6 +49,8 @@ def one_line(text: str) -> str:
 def in_sentence(value: Any, *, lines: bool = False) -> Any:
     """Return a value as it stands in a sentence: text of one bounded line, numbers as they are.
 
+    Secrets in addresses are left out.
+
     Args:
         value: Anything that a sentence is filled in with.
         lines: Whether the text may have several lines, and any length: it was composed here.
@@ -57,7 +60,8 @@ def in_sentence(value: Any, *, lines: bool = False) -> Any:
     if not isinstance(value, str):
         return value
     if lines:
-        return printable(value)
+        return printable(redacted(value))
+    value = redacted(value)
     if len(value) > SHOWN_CHARACTERS:
         value = f"{value[:SHOWN_CHARACTERS]}… ({len(value):,} characters)"
     return one_line(value)

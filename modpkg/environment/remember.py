@@ -15,7 +15,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.core.errors import LockError
+from modpkg.core.errors import LockError, RegistryError
+from modpkg.core.home import config_path
+from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import set_registry
@@ -42,7 +44,7 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
     option = workspace.options.registry
     usual = default_location(manifest, None, lambda: workspace.settings)
     if option is None:
-        if usual.source == "settings" and added and not is_user:
+        if usual.source == "settings" and added and not is_user and not _is_secret(usual):
             text = set_registry(text, DEFAULT, usual.address)
         return Remembered(text)
     chosen = default_location(manifest, option, lambda: workspace.settings)
@@ -52,7 +54,11 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
     is_usual = usual.same(chosen.address)
     if is_usual and (usual.source == "built-in" or (is_user and usual.source == "settings")):
         return Remembered(text, DEFAULT)
+    if _is_secret(chosen) and not is_usual:
+        raise RegistryError("M896", url=chosen.address, config=config_path())
     registry = workspace.open_registries.at(chosen.address, manifest.folder, origin=chosen.origin)
+    if _is_secret(chosen):
+        return Remembered(text)
     name = registry.name  # raises if there is none, so that none is written
     address = _written(option, chosen, workspace)
     is_overridden = usual.source == "variable" and not is_usual
@@ -63,6 +69,10 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
         return Remembered(text)
     alias = _unused(chosen.alias or name, manifest.registries)
     return Remembered(set_registry(text, alias, address), alias)
+
+
+def _is_secret(location: Location) -> bool:
+    return redacted(location.address) != location.address
 
 
 def _others_locked(workspace: Workspace, added: Collection[str], registry: str) -> bool:

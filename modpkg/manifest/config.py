@@ -1,4 +1,8 @@
-"""The user's settings: ``config.toml`` in modpkg's home, validated strictly."""
+"""The user's settings: ``config.toml`` in modpkg's home, validated strictly.
+
+The file has secrets, and one that is written wrongly may have them anywhere: no error repeats a
+value of it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,17 @@ from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
+from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import CONFIG_TABLES, REGISTRY_KEYS, STORE_KEYS
-from modpkg.manifest.values import has_secret, parse_alias
+from modpkg.manifest.values import has_login, is_alias
 from modpkg.toml.document import decoded, read_document
-from modpkg.toml.node import ManifestSource, Node, Table, brief
+from modpkg.toml.node import ManifestSource, Node, Table, hint
+from modpkg.toml.positions import KeyPath
 from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
+_KEYS = (*CONFIG_TABLES, *REGISTRY_KEYS, *STORE_KEYS)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
@@ -43,7 +50,8 @@ class Secret:
         if not self.in_environment:
             return text
         if not (value := os.environ.get(text, "").strip()):
-            raise self.node.fail(f"names the environment variable {text}, which is not set; set it")
+            name = f" {text}" if text.isupper() and not is_token(text) else ""
+            raise self.node.fail(f"names an environment variable{name} that is not set; set it")
         return value
 
 
@@ -68,6 +76,10 @@ class Token:
             raise self.token.node.fail("has a space or a letter that no token can have")
         return f"Bearer {token}"
 
+    def echoes(self) -> tuple[bytes, ...]:
+        """Return what no answer of the server may have in it."""
+        return _long_enough(self.token.reveal())
+
 
 @dataclass(frozen=True)
 class Password:
@@ -91,6 +103,21 @@ class Password:
             raise self.username.node.fail("has a ':' in it, which no username can have")
         pair = f"{username}:{self.password.reveal()}"
         return "Basic " + base64.b64encode(pair.encode()).decode()
+
+    def echoes(self) -> tuple[bytes, ...]:
+        """Return what no answer of the server may have in it."""
+        username, encoded = self.username.reveal(), self.authorization().removeprefix("Basic ")
+        parts = [self.password.reveal(), *([username] if is_token(username) else [])]
+        return _long_enough(encoded, *parts)
+
+
+def _long_enough(*secrets: str) -> tuple[bytes, ...]:
+    """Return secrets that no honest file has in it by chance: a word of a language can be there."""
+    return tuple(
+        text.encode()
+        for text in secrets
+        if len(text) >= 8 and (len(text) >= 24 or not text.isalpha())
+    )
 
 
 Login = Token | Password
@@ -202,10 +229,9 @@ def parse_settings(text: str, path: Path) -> Settings:
     Raises:
         ManifestError: The text is invalid; the message names the line.
     """
-    document = read_document(text, shown(path))
-    root = Node(ManifestSource(shown(path), document.places), (), document.data).table(
-        CONFIG_TABLES
-    )
+    document = read_document(text, shown(path), is_private=True)
+    source = ManifestSource(shown(path), document.places, may_be_secret=_may_be_secret)
+    root = Node(source, (), document.data).table(CONFIG_TABLES)
     registries: dict[str, RegistrySettings] = {}
     if (tables := root.get("registry")) is not None:
         for key, node in tables.entries().items():
@@ -218,18 +244,28 @@ def parse_settings(text: str, path: Path) -> Settings:
     return Settings(registries, _aliases(root.get("registries")), _max_size(root.get("store")))
 
 
+def _may_be_secret(path: KeyPath) -> bool:
+    """Return whether a key can be a secret in the wrong place: no key that there is, no address."""
+    key = str(path[-1])
+    if "://" in key or hint(key, _KEYS):
+        return False
+    return path[0] != "registries" or not is_alias(key) or is_token(key)
+
+
 def _aliases(node: Node | None) -> dict[str, str]:
     """Return address by alias; a folder's path is absolute, since no manifest's folder is near."""
     aliases: dict[str, str] = {}
     for entry in node.entries().values() if node is not None else ():
-        text = entry.text(most=2000)
+        alias, text = str(entry.path[-1]), entry.text(most=2000)
+        if not is_alias(alias):
+            raise entry.fail("is not an alias: use letters, digits, '-', '_' and '.'")
         if "://" in text:
             _address(entry, text)
         elif not (folder := Path(text).expanduser()).is_absolute():
-            raise entry.fail(f"is {brief(text)}, which is neither a URL nor an absolute path")
+            raise entry.fail("is neither a URL nor an absolute path")
         else:
             text = str(folder)
-        aliases[entry.key_parsed(parse_alias)] = text
+        aliases[alias] = text
     return aliases
 
 
@@ -237,16 +273,14 @@ def _address(node: Node, text: str) -> str:
     """Return the address of a registry or mirror; ``node`` is its position in errors."""
     try:
         scheme, host, _ = origin(text)
-        secret = has_secret(text)
+        login = has_login(text)
     except ValueError:
-        scheme, host, secret = "", "", "@" in text
-    if secret:  # which must not be repeated
+        scheme, host, login = "", "", "@" in text
+    if login:  # which must not be repeated
         message = "an address has a user or a password in it; remove it, and write token-env"
         raise ManifestError("M110", where=node.where, message=f"{message} or password-env instead.")
     if scheme not in SCHEMES or not (host or scheme == "file"):
-        raise node.fail(
-            f"is {brief(text)}, which is not an address (like 'https://models.example')"
-        )
+        raise node.fail("is not an address (like 'https://models.example')")
     return text
 
 
@@ -301,5 +335,5 @@ def _max_size(node: Node | None) -> int | None:
         return None
     count = parse_bytes(size.text())
     if not count:
-        raise size.fail(f"is {brief(size.text())}; write it like '100 GB'")
+        raise size.fail("is not a size; write it like '100 GB'")
     return count

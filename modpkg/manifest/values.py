@@ -11,6 +11,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from modpkg.core.errors import InvalidValue, ModpkgError
+from modpkg.core.files import shown
+from modpkg.core.home import config_path
 from modpkg.core.names import ModuleName, parse_requirement, parse_specifier
 from modpkg.toml.node import Node, brief
 
@@ -132,7 +134,7 @@ def parse_alias(text: str) -> str:
     return text
 
 
-def has_secret(text: str) -> bool:
+def has_login(text: str) -> bool:
     """Return whether a URL has a password or, for HTTP, a user (which may be a token).
 
     Raises:
@@ -148,11 +150,17 @@ def address(node: Node) -> str:
     """Return a registry's URL or path."""
     text = node.text(most=2000)
     try:
-        secret = has_secret(text)
+        login, query = has_login(text), "://" in text and urlsplit(text).query
     except ValueError:
         raise node.fail(f"is {brief(text)}, which is neither a URL nor a path") from None
-    if secret:
+    if login:
         raise node.fail("has a password in it, and manifests are published; remove it")
+    if query:
+        raise node.fail(
+            "has a query ('?…') in it, which may be a signature, and manifests are published; "
+            "remove it, and name the address by MODPKG_REGISTRY, or as default under [registries] "
+            f"in {shown(config_path())}"
+        )
     return text
 
 

@@ -16,7 +16,7 @@ from modpkg.core.home import config_path, default_registry
 from modpkg.manifest.config import Settings, normal_address, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
-from modpkg.manifest.values import has_secret, is_alias
+from modpkg.manifest.values import has_login, is_alias
 
 OPTION, VARIABLE = "--registry", "MODPKG_REGISTRY"
 Source = Literal["option", "variable", "manifest", "settings", "built-in"]
@@ -119,7 +119,7 @@ def _normal(address: str) -> str:
 
 def _refuse_secret(address: str) -> None:
     parts = urlsplit(address)
-    if "://" in address and has_secret(address):
+    if "://" in address and has_login(address):
         place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise RegistryError("M316", url=place, config=config_path())
 

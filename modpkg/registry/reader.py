@@ -25,6 +25,7 @@ from modpkg.core.records import (
     ReleaseRecord,
     decode_record,
 )
+from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
@@ -95,7 +96,8 @@ class Registry:
 
     @property
     def url(self) -> str:
-        return self.source.url
+        """The address as it is shown and recorded: without secrets."""
+        return redacted(self.source.url)
 
     @property
     def shown(self) -> str:
@@ -309,7 +311,9 @@ class Registry:
     @property
     def current_address(self) -> str:
         """The address that blobs are read from next: a mirror's, or the registry's own."""
-        return self.source.current_address if isinstance(self.source, MirroredSource) else self.url
+        if isinstance(self.source, MirroredSource):
+            return self.source.current_address
+        return self.source.url
 
     def disable_mirror(self, address: str, reason: str) -> bool:
         """Stop using a mirror; return False if the address is the registry's own.
@@ -342,7 +346,7 @@ class Registry:
         """Return where a remote registry's mutable file is cached; None if it is not cached."""
         if isinstance(self.source, FolderSource) or self.cache is None:
             return None
-        site = digest_bytes(self.url.encode())[7:23]
+        site = digest_bytes(self.source.url.encode())[7:23]
         return self.cache.root / "index-cache" / site / path
 
     def _read_mutable(self, path: str, most: int) -> bytes:

@@ -225,6 +225,7 @@ class ObjectSource:
         """
         self.url = url.rstrip("/")
         self._login = login
+        self._echoes: tuple[bytes, ...] = ()
         self._patience = patience
 
     @cached_property
@@ -241,6 +242,7 @@ class ObjectSource:
                 raise RegistryError("M315", url=self.url, config=config_path())
             # reqwest drops this header when it follows a redirect to another origin
             client["default_headers"] = {"Authorization": self._login.authorization()}
+            self._echoes = self._login.echoes()
         retries = {"max_retries": self.RETRIES, "retry_timeout": self._patience}
         options = store_options(self.url) | {"client_options": client, "retry_config": retries}
         try:
@@ -314,10 +316,16 @@ class ObjectSource:
             raise
         except Exception as error:  # obstore raises many kinds
             raise self._request_error(error, path) from None
+        overlap, tail = max(map(len, self._echoes), default=1) - 1, b""
         while True:
             if answer.failure is None:
                 pace.arrived(len(answer.data))
             if answer.data:
+                if self._echoes:
+                    seen = tail + answer.data
+                    if any(secret in seen for secret in self._echoes):
+                        raise RegistryError("M897", url=self.url, path=path, config=config_path())
+                    tail = seen[len(seen) - overlap :]
                 yield answer.data
             if answer.failure is not None:
                 failure = self._request_error(answer.failure, path, begun=True)

@@ -51,8 +51,10 @@ def decoded(content: bytes, name: str) -> str:
         raise ManifestError("M110", where=f"{name}:{line}", message=message) from None
 
 
-def read_document(text: str, name: str) -> Document:
+def read_document(text: str, name: str, *, is_private: bool = False) -> Document:
     """Parse ``text``, with or without a byte order mark.
+
+    Errors about a private one repeat nothing of it.
 
     Raises:
         ManifestError: `text` is too large, nested too deeply, or not TOML.
@@ -71,7 +73,10 @@ def read_document(text: str, name: str) -> Document:
     try:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        raise _not_toml(str(error), text, name) from None
+        reason = str(error)
+        if is_private:
+            reason = _DECLARED_TWICE.sub("a table is given twice", reason)
+        raise _not_toml(reason, text, name) from None
     except (ValueError, RecursionError) as error:
         message = f"this is not TOML: {error}."
         raise ManifestError("M110", where=name, message=message) from None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from modpkg.core.errors import ManifestError, ModpkgError
 from modpkg.core.printable import one_line
+from modpkg.core.redacted import HIDDEN
 from modpkg.toml.positions import KeyPath, Places
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class ManifestSource:
     places: Places | None = None
     prefix: KeyPath = ()
     """Path of the manifest inside the file: ``tool.modpkg`` in a pyproject.toml."""
+    may_be_secret: Callable[[KeyPath], bool] | None = None
+    """Return whether the last key of a path is not to be shown, for a file that has secrets."""
 
     @property
     def is_record(self) -> bool:
@@ -71,11 +74,14 @@ class ManifestSource:
     def dotted(self, path: KeyPath) -> str:
         """Return ``path`` as TOML has it: ``tool.modpkg.tests[0].metric``."""
         shown = ""
-        for part in self.prefix + path:
+        whole = self.prefix + path
+        for number, part in enumerate(whole, 1):
             if isinstance(part, int):
                 shown += f"[{part}]"
             else:
                 key = part if _BARE.fullmatch(part) else brief(part)
+                if self.may_be_secret is not None and self.may_be_secret(whole[:number]):
+                    key = HIDDEN
                 shown += f".{key}" if shown else key
         return shown
 
