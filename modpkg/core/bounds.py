@@ -123,6 +123,15 @@ TEMPLATE_OUTPUT_CHARACTERS = 1 << 18
 #: A chat template itself, characters.
 TEMPLATE_CHARACTERS = 1 << 20
 
+# Recipes of mergekit ------------------------------------------------------------------------
+
+#: A recipe, bytes.
+RECIPE_BYTES = 1 << 18
+#: Values of a recipe, where what is repeated by a YAML alias counts each time.
+RECIPE_VALUES = 20_000
+#: Mappings and lists inside one another in a recipe.
+RECIPE_DEPTH = 20
+
 # GGUF ---------------------------------------------------------------------------------------
 
 #: Metadata and tensor table of a GGUF file, bytes.

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.layers import layer_path
+from modpkg.core.bounds import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 from modpkg.core.errors import ConversionError, ModpkgError, PackError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import MANIFEST
@@ -19,7 +20,6 @@ from modpkg.interop.mergekit_recipe import Recipe
 from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
 from modpkg.manifest.read import parse_manifest
 
-_LARGEST = 1 << 20
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
     *("tokenizer_source", "tokenizer", "chat_template", "modules", "name"),
@@ -121,9 +121,7 @@ def _read(source: Path) -> dict[str, Any]:
         "yaml", what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
     )
     try:
-        if source.stat().st_size > _LARGEST:
-            raise ConversionError("M801", path=source, reason="it is larger than 1 MiB")
-        data = yaml.safe_load(read_text(source))
+        data = yaml.safe_load(read_text(source, RECIPE_BYTES))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise ConversionError("M801", path=source, reason=f"it is not YAML ({first})") from None
@@ -131,7 +129,31 @@ def _read(source: Path) -> dict[str, Any]:
         raise ConversionError(
             "M801", path=source, reason="it is not a recipe: no mapping at the top level"
         )
+    if (problem := _problem(data)) is not None:
+        raise ConversionError("M801", path=source, reason=problem)
     return data
+
+
+def _problem(data: dict[str, Any]) -> str | None:
+    """Return why data are no recipe whatever their keys; a YAML alias can repeat or nest itself."""
+    count = 0
+    pending: list[tuple[Any, int]] = [(data, 1)]
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if count > RECIPE_VALUES:
+            return f"it has more than {RECIPE_VALUES:,} values"
+        if depth > RECIPE_DEPTH:
+            return f"it is nested more than {RECIPE_DEPTH} deep"
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                return "a key of it is not text"
+            pending += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, list):
+            pending += [(item, depth + 1) for item in value]
+        elif not isinstance(value, str | int | float | None):
+            return f"it has the value {value!r}, which is no text, number or boolean"
+    return None
 
 
 class MergeRecipe(Recipe):
@@ -142,7 +164,7 @@ class MergeRecipe(Recipe):
         if data.get("modules"):
             raise self._refuse("'modules' (several towers of one model) is not supported")
         written = data.get("merge_method")
-        if written not in METHODS:
+        if not isinstance(written, str) or written not in METHODS:
             raise self._refuse(f"its merge_method is {written!r}; known are {', '.join(METHODS)}")
         self._method = METHODS[written]
         self.summary = f"{written} merge"
@@ -164,12 +186,18 @@ class MergeRecipe(Recipe):
                 "it merges several slices; modpkg merges whole models, and takes slices with "
                 "passthrough"
             )
-        sources = [self._entry(item) for item in slices[0].get("sources") or []]
-        ranges = {tuple(item.get("layer_range") or ()) for item in sources}
-        if len(ranges) != 1 or len(only := ranges.pop()) != 2 or only[0] != 0:
+        piece = self._table(slices[0], "a slice")
+        sources = [self._entry(item) for item in self._list(piece.get("sources"), "sources")]
+        ranges = [self._list(item.get("layer_range"), "layer_range") for item in sources]
+        only = ranges[0] if ranges else []
+        if any(other != only for other in ranges) or len(only) != 2 or only[0] != 0:
             raise self._refuse("it merges other layers than all of them, which is not supported")
         self.notes.append(f"the slice of layers 0 to {only[1]} is assumed to be all layers")
-        return sources, slices[0].get("parameters") or {}
+        return sources, self._scope(piece)
+
+    def _scope(self, holder: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of the recipe, a slice or a model."""
+        return self._table(holder.get("parameters"), "parameters")
 
     def _entry(self, item: Any) -> dict[str, Any]:
         if not isinstance(item, dict) or "model" not in item:
@@ -179,7 +207,7 @@ class MergeRecipe(Recipe):
     # Methods ------------------------------------------------------------------------------
 
     def _merge(self) -> dict[str, Any]:
-        method, common = self._method, self._data.get("parameters") or {}
+        method, common = self._method, self._scope(self._data)
         entries, sliced = self._sources()
         names = [self._model(entry["model"]) for entry in entries]
         if len(set(names)) != len(names):
@@ -193,7 +221,7 @@ class MergeRecipe(Recipe):
             parameters.update(method.without_base)
         counts = method.name == "linear" or (written is None and method.weighted)
         scopes = {
-            name: [entry.get("parameters") or {}, sliced, common]
+            name: [self._scope(entry), sliced, common]
             for name, entry in zip(names, entries, strict=True)
         }
         if counts:
@@ -232,7 +260,7 @@ class MergeRecipe(Recipe):
         known = {*self._method.shared, *self._method.each} | (
             {"weight"} if self._method.weighted else set()
         )
-        for scope in (*(entry.get("parameters") or {} for entry in entries), *scopes):
+        for scope in (*map(self._scope, entries), *scopes):
             for key, value in scope.items():
                 if key in known:
                     continue
@@ -248,27 +276,29 @@ class MergeRecipe(Recipe):
                     )
 
     def _passthrough(self) -> dict[str, Any]:
-        common = self._data.get("parameters") or {}
+        common = self._scope(self._data)
         parameters = self._parameters({"scale": "scale"}, [common])
-        slices = self._data.get("slices")
+        slices = self._list(self._data.get("slices"), "slices")
         if not slices:
             entries, _ = self._sources()
             if len(entries) != 1:
                 raise self._refuse("passthrough takes one model, or slices")
-            own = self._parameters({"scale": "scale"}, [entries[0].get("parameters") or {}, common])
+            own = self._parameters({"scale": "scale"}, [self._scope(entries[0]), common])
             self._check(entries, common)
             base = self._model(entries[0]["model"])
             return {"base": base, "method": "passthrough", "parameters": own}
         runs = []
-        for piece in slices:
-            sources = [self._entry(item) for item in piece.get("sources") or []]
-            if len(sources) != 1 or len(sources[0].get("layer_range") or ()) != 2:
+        for item in slices:
+            piece = self._table(item, "a slice")
+            sources = [self._entry(each) for each in self._list(piece.get("sources"), "sources")]
+            extent = self._list(sources[0].get("layer_range"), "layer_range") if sources else []
+            if len(sources) != 1 or len(extent) != 2:
                 raise self._refuse("a slice of passthrough has one source with a layer_range")
-            scopes = [sources[0].get("parameters") or {}, piece.get("parameters") or {}]
+            scopes = [self._scope(sources[0]), self._scope(piece)]
             self._check(sources, scopes[1], common)
             run: dict[str, Any] = {
                 "module": self._model(sources[0]["model"]),
-                "range": list(sources[0]["layer_range"]),
+                "range": extent,
             }
             if scale := self._parameters({"scale": "scale"}, [*scopes, common]):
                 run["scale"] = scale["scale"]
@@ -341,6 +371,8 @@ def _first_applicable(settings: Sequence[Any]) -> Any:
             value = _numbers(setting)
             return [*values, {"value": value}] if values else value
         for item in items:
+            if not isinstance(item, dict):
+                return setting  # which no manifest has: refused when it is read
             value = _numbers(item.get("value"))
             if item.get("filter") in (None, "*"):
                 return [*values, {"value": value}] if values else value

@@ -23,9 +23,11 @@ class MixtureRecipe(Recipe):
         super().__init__(path, data, keys=(*_KEYS, "shared_experts"))
         if data.get("shared_experts"):
             raise self._refuse("'shared_experts' is not supported")
-        if (mode := data.get("gate_mode", "hidden")) not in FROM_PROMPTS:
+        mode = data.get("gate_mode", "hidden")
+        if not isinstance(mode, str) or mode not in FROM_PROMPTS:
             raise self._refuse(f"its gate_mode is {mode!r}; known are {', '.join(FROM_PROMPTS)}")
-        if (wanted := data.get("architecture")) not in _ARCHITECTURES:
+        wanted = data.get("architecture")
+        if not isinstance(wanted, str | None) or wanted not in _ARCHITECTURES:
             raise self._refuse(
                 f"its architecture is {wanted!r}; supported are mixtral (of Llama or Mistral "
                 "models) and qwen3_moe (of Qwen3 models)"

@@ -32,12 +32,24 @@ class Recipe:
     def _refuse(self, reason: str) -> ConversionError:
         return ConversionError("M801", path=self._path, reason=reason)
 
+    def _table(self, value: Any, what: str) -> dict[str, Any]:
+        """Return a mapping of the recipe; an empty one for nothing."""
+        if value is not None and not isinstance(value, dict):
+            raise self._refuse(f"{what} is {value!r}, which is no mapping")
+        return value or {}
+
+    def _list(self, value: Any, what: str) -> list[Any]:
+        """Return a list of the recipe; an empty one for nothing."""
+        if value is not None and not isinstance(value, list):
+            raise self._refuse(f"{what} is {value!r}, which is no list")
+        return value or []
+
     def manifest(self, name: str, version: str, license: str) -> str:
         """Return the text of the manifest."""
         compose = self._compose()
         dtype = self._data.get("out_dtype") or self._data.get("dtype")
         if dtype is not None:
-            if dtype not in CONFIG_DTYPES:
+            if not isinstance(dtype, str) or dtype not in CONFIG_DTYPES:
                 raise self._refuse(f"its dtype is {dtype!r}; known are {', '.join(CONFIG_DTYPES)}")
             compose["dtype"] = dtype
             self.notes.append(

@@ -26,6 +26,8 @@ WORDS = (
     *("\u202e", "\ufeff", "\x00", "\x7f", "[" * 200, "(a+)+$", ".*", "*" * 50, "9" * 5000),
     *map(str, NUMBERS),
 )
+MOST = 2000
+"""Values of a document that is mutated further."""
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|[\w.+-]+|\s+|[^\w\s]')
 
 
@@ -85,7 +87,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
         return mutate_text(data, rng)
     for _ in range(rng.choice((1, 1, 2, 4))):
         places = _places(document)
-        if not places:
+        if not 0 < len(places) < MOST:
             break
         holder, key = rng.choice(places)
         match rng.randrange(7):
@@ -132,7 +134,7 @@ def mutate_framed(data: bytes, rng: random.Random) -> bytes:
 def _places(document: Any) -> list[tuple[Any, Any]]:
     found: list[tuple[Any, Any]] = []
     pending = [document]
-    while pending and len(found) < 2000:
+    while pending and len(found) < MOST:
         holder = pending.pop()
         keys = list(holder) if isinstance(holder, dict) else range(len(holder))
         for key in keys:

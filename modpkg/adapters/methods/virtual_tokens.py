@@ -72,7 +72,7 @@ def virtual_tokens(adapter: Adapter, tensors: AdapterTensors) -> VirtualTokens:
     """
     check_keys(adapter, reads=_READ, ignores=_IGNORED)
     kind, task = adapter.config["peft_type"], adapter.config.get("task_type")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise adapter.refuse(
             f"its task_type is {task!r}; virtual tokens are supported for {', '.join(TASKS)}"
         )

@@ -101,7 +101,7 @@ def read_choices(path: Path) -> Choices:
         document = tomli.loads(read_file(path).decode())
     except FileNotFoundError:
         raise PatchError("M742", what=path, reason="there is no such resolution file") from None
-    except (tomli.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise PatchError(
             "M741", path=path, entry="the file", reason=f"is not TOML ({error})"
         ) from None
