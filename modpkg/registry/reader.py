@@ -13,7 +13,6 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
-from modpkg.core.files import write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
     SPEC,
@@ -32,6 +31,7 @@ from modpkg.manifest.config import Settings
 from modpkg.registry.index import parse_index
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.module_lines import parse_module_lines
+from modpkg.registry.revalidation import revalidated, write_changed
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source, open_source
 
@@ -339,7 +339,7 @@ class Registry:
         except (FileMissing, ModpkgError):
             return None
         if cached is not None:
-            _write_changed(cached, data)
+            write_changed(cached, data)
         return name
 
     def _cache_path(self, path: str) -> Path | None:
@@ -350,7 +350,10 @@ class Registry:
         return self.cache.root / "index-cache" / site / path
 
     def _read_mutable(self, path: str, most: int) -> bytes:
-        """Return a file that may change; a remote one is cached for ``offline``."""
+        """Return a file that may change.
+
+        A remote one is cached for ``offline``, and fetched again only if it has changed.
+        """
         cached = self._cache_path(path)
         if self.offline:
             try:
@@ -359,15 +362,9 @@ class Registry:
             except FileNotFoundError:
                 pass
             raise InstallError("M501", what=f"{self.url}/{path}")
-        data = self.source.read(path, most)
-        if cached is not None:
-            _write_changed(cached, data)
-        return data
-
-
-def _write_changed(path: Path, data: bytes) -> None:
-    if not path.exists() or read_file(path) != data:
-        write_atomically(path, data)
+        if cached is None:
+            return self.source.read(path, most)
+        return revalidated(self.source, path, cached, most)
 
 
 def no_such_module(name: str, registry: Registry) -> NotFound:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from modpkg.manifest.config import Login
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
 from modpkg.registry.requests import Abandoned, wait_for
+from modpkg.registry.validator import Content, Validator, validator_of
 
 ARRIVAL = 1 << 18
 """Bytes after which a chunk is yielded."""
@@ -52,6 +53,14 @@ class Source(Protocol):
             FileMissing: The source has no such file.
             RegistryUnreachable: The file cannot be read.
             RegistryError: The file is larger.
+        """
+        ...
+
+    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
+        """Return a small file; None if it is as it was when ``known`` came with it.
+
+        Raises:
+            FileMissing, RegistryUnreachable, RegistryError: As for `read`.
         """
         ...
 
@@ -90,6 +99,9 @@ class FolderSource:
         except OSError as error:
             raise _unreadable(self.url, error, path) from None
 
+    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
+        return Content(self.read(path, most))
+
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
             length = None if stop is None else stop - start
@@ -114,6 +126,10 @@ def _unreadable(url: str, error: OSError, path: str) -> ModpkgError:
 def too_large(url: str, path: str, most: int) -> RegistryError:
     """Return the error for a file that has over ``most`` bytes, which are not read."""
     return RegistryError("M327", url=url, path=path, most=human_bytes(most))
+
+
+class _NotModified(Exception):
+    """A file is as it was when it was read before."""
 
 
 class _Interrupted(Exception):
@@ -175,8 +191,10 @@ class Pace:
 class _Answer:
     """The body of an answer, as far as it has come."""
 
-    def __init__(self, parts: Iterator[Any]) -> None:
+    def __init__(self, parts: Iterator[Any], told: Mapping[str, Any]) -> None:
         self._parts = parts
+        self.told = told
+        """What the server told about the file."""
         self.data = b""
         self.ended = False
         self.failure: Exception | None = None
@@ -254,11 +272,26 @@ class ObjectSource:
             raise RegistryUnreachable("M302", url=self.url, reason=reason) from None
 
     def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
+        return self._whole(path, {}, most).data
+
+    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
+        try:
+            return self._whole(path, {} if known is None else known.condition(self.url), most)
+        except _NotModified:
+            return None
+
+    def _whole(self, path: str, options: dict[str, Any], most: int) -> Content:
+        """Return a small file.
+
+        Raises:
+            _NotModified: It is as ``options`` say that it was.
+        """
         pace = Pace(self.url, path, self._patience, whole=bounds.SMALL_FILE_SECONDS)
+        told: dict[str, Any] = {}
         for left in reversed(range(self.RETRIES + 1)):
             whole = bytearray()
             try:
-                for chunk in self._chunks(path, 0, None, pace, most):
+                for chunk in self._chunks(path, options, pace, most, told):
                     whole += chunk
                     if len(whole) > most:
                         raise too_large(self.url, path, most)
@@ -266,7 +299,7 @@ class ObjectSource:
             except _Interrupted as interrupted:  # start again: the file may have changed
                 if not left:
                     raise interrupted.error from None
-        return bytes(whole)
+        return Content(bytes(whole), validator_of(self.url, told))
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         at, tries = start, 0
@@ -275,7 +308,7 @@ class ObjectSource:
         while stop is None or at < stop:  # obstore has no empty ranges
             tries += 1
             try:
-                for chunk in self._chunks(path, at, stop, pace):
+                for chunk in self._chunks(path, _part(at, stop), pace):
                     at += len(chunk)
                     yield chunk
                 return
@@ -289,19 +322,22 @@ class ObjectSource:
                 raise interrupted.error from None
 
     def _chunks(
-        self, path: str, start: int, stop: int | None, pace: Pace, most: int | None = None
+        self,
+        path: str,
+        options: dict[str, Any],
+        pace: Pace,
+        most: int | None = None,
+        told: dict[str, Any] | None = None,
     ) -> Iterator[bytes]:
+        """Yield a file's bytes; ``told`` gets what the server tells about it."""
         unsupported = _obstore().exceptions.NotSupportedError
-        part: Any = None
-        if start or stop is not None:
-            part = {"range": {"offset": start} if stop is None else (start, stop)}
         store = self._store
 
         def begin() -> _Answer:
-            result = store.get(path, options=part)
+            result = store.get(path, options=options or None)
             if most is not None and result.meta["size"] > most:
                 raise too_large(self.url, path, most)
-            answer = _Answer(result.stream(min_chunk_size=1))
+            answer = _Answer(result.stream(min_chunk_size=1), result.meta)
             answer.collect()
             return answer
 
@@ -315,8 +351,14 @@ class ObjectSource:
         except (ModpkgError, Abandoned):
             raise
         except Exception as error:  # obstore raises many kinds
+            if _is_conditional(options) and isinstance(
+                error, _obstore().exceptions.NotModifiedError
+            ):
+                raise _NotModified from None
             raise self._request_error(error, path) from None
         overlap, tail = max(map(len, self._echoes), default=1) - 1, b""
+        if told is not None:
+            told.update(answer.told)
         while True:
             if answer.failure is None:
                 pace.arrived(len(answer.data))
@@ -355,6 +397,17 @@ class ObjectSource:
             silence=self._patience.total_seconds(),
             begun=begun,
         )
+
+
+def _is_conditional(options: Mapping[str, Any]) -> bool:
+    return "if_none_match" in options or "if_modified_since" in options
+
+
+def _part(start: int, stop: int | None) -> dict[str, Any]:
+    """Return the options of a request for a part of a file; of the whole file, none."""
+    if not start and stop is None:
+        return {}
+    return {"range": {"offset": start} if stop is None else (start, stop)}
 
 
 _IMPORTING = threading.Lock()

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 
 from modpkg.core.names import ModuleName
 from modpkg.resolve.need import Identifier, Need
-from modpkg.resolve.order import Runs, runs_of, within
+from modpkg.resolve.order import Runs, bits, mask_of, runs_of, within
 from modpkg.resolve.space import Space
 
 Clause = tuple[int, ...]
@@ -196,19 +196,3 @@ class Clauses:
             self._count += len(self.space.domain(name))
         if extra is not None:
             self._extra[wanted] = self.new_variable()
-
-
-def mask_of(runs: Runs) -> int:
-    """Return ranges of positions as bits."""
-    mask = 0
-    for low, high in runs:
-        mask |= (1 << high) - (1 << low)
-    return mask
-
-
-def bits(mask: int) -> Iterator[int]:
-    """Yield the positions of the bits that are set, ascending."""
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low

@@ -12,6 +12,7 @@ from resolvelib.resolvers import ResolverException, Result
 from modpkg.resolve.budget import Budget
 from modpkg.resolve.frontier import Conflict
 from modpkg.resolve.need import Candidate, Identifier, Need
+from modpkg.resolve.prefetch import prefetch_reachable
 from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.search import SatSearch
 from modpkg.resolve.space import Space
@@ -54,7 +55,7 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
             except Conflict:
                 if forced == "walk":
                     raise
-        self.space.provider.prefetch()
+        prefetch_reachable(self.space, roots)
         return SatSearch(self.space, self.reporter).resolve(
             roots, limit=limit, explaining=explaining
         )

@@ -12,36 +12,37 @@ from collections.abc import Iterator, Sequence
 from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.need import Candidate, Need, dependencies
+from modpkg.resolve.need import Candidate, Identifier, Need, dependencies
+from modpkg.resolve.prefetch import prefetch_names
 
 
 def held_names(roots: Sequence[Need], catalog: Catalog, admission: Admission) -> frozenset[str]:
     """Return the names that locked versions lead to from the roots, and that do not move."""
-    held: set[str] = set()
-    moving: set[str] = set()
-    seen: set[tuple[str, str | None]] = set()
-    pending: list[tuple[ModuleName, str | None, bool]] = [
-        (root.name, root.extra, False) for root in roots
-    ]
+    held: set[ModuleName] = set()
+    moving: set[ModuleName] = set()
+    seen: set[Identifier] = set()
+    pending = [root.identifier for root in roots]
     while pending:
-        name, extra, moves = pending.pop()
-        if name in moving:
+        name, extra = identifier = pending.pop()
+        if identifier in seen:
             continue
-        release = None if moves else admission.locked_release(catalog, name)
+        seen.add(identifier)
+        release = admission.locked_release(catalog, name)
         if release is None:
             moving.add(name)
-            pending += [
-                (other, None, True)
-                for release in admission.releases(catalog, name)
-                for other in _needed(release)
-                if other not in moving
-            ]
-        elif (name, extra) not in seen:
-            seen.add((name, extra))
+        else:
             held.add(name)
-            pending += [
-                (need.name, need.extra, False) for need in dependencies(Candidate(release, extra))
-            ]
+            pending += [need.identifier for need in dependencies(Candidate(release, extra))]
+    wave = moving
+    while wave and not held <= moving:
+        prefetch_names(catalog, wave)
+        wave = {
+            other
+            for name in wave
+            for release in admission.releases(catalog, name)
+            for other in _needed(release)
+        } - moving
+        moving |= wave
     return frozenset(held - moving)
 
 

@@ -9,7 +9,7 @@ version, by `packaging`.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from packaging.specifiers import SpecifierSet
@@ -188,3 +188,19 @@ def intersect(one: Runs, other: Runs) -> Runs:
             if first < last:
                 common.append((first, last))
     return tuple(common)
+
+
+def mask_of(runs: Runs) -> int:
+    """Return ranges of positions as bits."""
+    mask = 0
+    for low, high in runs:
+        mask |= (1 << high) - (1 << low)
+    return mask
+
+
+def bits(mask: int) -> Iterator[int]:
+    """Yield the positions of the bits that are set, ascending."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low

@@ -1,16 +1,26 @@
-"""Prefetching: index files of remote registries are fetched concurrently before resolving."""
+"""Prefetching: index files of remote registries are fetched concurrently before they are needed.
+
+Only what can matter is fetched. Before the walk: what the preferred releases lead to, which it will
+most likely choose. Before the search, which encodes all that can be reached: what any release leads
+to that is admitted and in the range of who needs it. An extra counts where it is asked for.
+
+An error is not raised here but when the file is needed; fetching is not tried again.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from modpkg.core.errors import ModpkgError
-from modpkg.core.names import read_requirement
+from modpkg.core.names import ModuleName
 from modpkg.registry.requests import abandon
 from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.need import Identifier, Need
+from modpkg.resolve.order import Runs, bits, intersect, mask_of, within
+from modpkg.resolve.space import Domain, Space
 
 AT_ONCE = 32
 """Index files that are fetched at the same time; they are small."""
@@ -22,6 +32,7 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         yield pool
+        pool.shutdown()
     except (KeyboardInterrupt, SystemExit):
         pool.shutdown(wait=False, cancel_futures=True)
         abandon()
@@ -30,31 +41,92 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def prefetch(catalog: Catalog, names: Iterable[str], *, deep: bool) -> None:
-    """Fetch the index files of ``names``, and with ``deep`` of everything that they may require.
+def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) -> None:
+    """Fetch what the preferred releases lead to from the roots, and the locked names.
 
-    An error is not raised here but when the file is needed; fetching is not tried again.
+    With a lock, its names are nearly always all that is needed.
     """
-    if catalog.is_local:
+    if not space.provider.is_remote:
         return
     with _pool() as pool:
-        seen: set[str] = set()
-        pending: deque[str] = deque()
-
-        def want(name: str) -> None:
-            if name not in seen:
-                seen.add(name)
-                pending.append(name)
-                catalog.registry(name).prefetch(name, pool)
-
-        for name in names:
-            want(name)
+        ahead = _Ahead(space.provider.catalog, pool)
+        for name in (*(root.name for root in roots), *locked):
+            ahead.fetch(name)
+        allowed: dict[ModuleName, Runs] = {}
+        followed: set[tuple[Identifier, int]] = set()
+        pending = deque(roots)
         while pending:
-            try:
-                releases = catalog.releases(pending.popleft())
-            except ModpkgError:
-                continue
-            for release in releases if deep else ():
-                for texts in (release.line.requires, *release.line.extras.values()):
-                    for text in texts:
-                        want(read_requirement(text).name)
+            need = pending.popleft()
+            with suppress(ModpkgError):
+                domain = space.domain(need.name)
+                runs = _runs(domain, need)
+                both = intersect(allowed.get(need.name, runs), runs)
+                allowed[need.name] = both or runs
+                best = next(_best(domain, both or runs), None)
+                if best is None or (need.identifier, best) in followed:
+                    continue
+                followed.add((need.identifier, best))
+                for other in space.needs(domain.ascending[best], need.extra):
+                    ahead.fetch(other.name)
+                    pending.append(other)
+
+
+def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:
+    """Fetch all that some chain of needs leads to from the roots."""
+    if not space.provider.is_remote:
+        return
+    with _pool() as pool:
+        ahead = _Ahead(space.provider.catalog, pool)
+        limits: dict[ModuleName, int] = {}
+        for root in roots:
+            ahead.fetch(root.name)
+        for root in roots:
+            with suppress(ModpkgError):
+                mask = mask_of(_runs(space.domain(root.name), root))
+                limits[root.name] = limits.get(root.name, mask) & mask
+        reached: dict[Identifier, int] = {}
+        pending = deque(roots)
+        while pending:
+            need = pending.popleft()
+            with suppress(ModpkgError):
+                domain = space.domain(need.name)
+                known = reached.get(need.identifier, 0)
+                mask = mask_of(_runs(domain, need)) & limits.get(need.name, -1)
+                reached[need.identifier] = known | mask
+                for at in bits(mask & ~known):
+                    for other in space.needs(domain.ascending[at], need.extra):
+                        ahead.fetch(other.name)
+                        pending.append(other)
+
+
+def prefetch_names(catalog: Catalog, names: Iterable[str]) -> None:
+    """Fetch the index files of these names."""
+    if not catalog.is_local:
+        with _pool() as pool:
+            ahead = _Ahead(catalog, pool)
+            for name in names:
+                ahead.fetch(name)
+
+
+class _Ahead:
+    """Begins to fetch the index file of each name once."""
+
+    def __init__(self, catalog: Catalog, pool: ThreadPoolExecutor) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._seen: set[str] = set()
+
+    def fetch(self, name: str) -> None:
+        if name not in self._seen:
+            self._seen.add(name)
+            with suppress(ModpkgError):
+                self._catalog.registry(name).prefetch(name, self._pool)
+
+
+def _runs(domain: Domain, need: Need) -> Runs:
+    """Return the positions in the range of a need; whether interfaces fit is not asked yet."""
+    return domain.order.runs(need.specifier)
+
+
+def _best(domain: Domain, runs: Runs) -> Iterator[int]:
+    return (at for at in domain.preference if within(at, runs))

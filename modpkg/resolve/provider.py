@@ -12,35 +12,34 @@ from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Candidate, Identifier, Need, dependencies
-from modpkg.resolve.prefetch import prefetch
 
 
 class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
     """What the engines, ours and resolvelib's, ask for."""
 
     def __init__(self, catalog: Catalog, admission: Admission, roots: Sequence[Need]) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._admission = admission
         self._order: dict[Identifier, int] = {}
         self._provides: dict[str, bool] = {}
-        self._roots = [(root.name, root.extra) for root in roots]
         self._admitted: dict[str, list[Release]] = {}
-        for root in self._roots:
-            self._visit(root)
+        for root in roots:
+            self._visit((root.name, root.extra))
 
     def admitted(self, name: ModuleName) -> list[Release]:
         """Return the admitted releases of a name, the preferred first."""
         if name not in self._admitted:
-            self._admitted[name] = self._admission.releases(self._catalog, name)
+            self._admitted[name] = self._admission.releases(self.catalog, name)
         return self._admitted[name]
 
-    def prefetch(self) -> None:
-        """Fetch the index files of everything that the roots may require, concurrently."""
-        prefetch(self._catalog, [name for name, _ in self._roots], deep=True)
+    @property
+    def is_remote(self) -> bool:
+        """Whether there is something to fetch ahead."""
+        return not self.catalog.is_local
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why a module may not act on a release; None if it may."""
-        return self._admission.unfit(self._catalog, parent, release)
+        return self._admission.unfit(self.catalog, parent, release)
 
     def waits(self, name: ModuleName) -> bool:
         """Return whether a name is visited after all others: the bases that modules fit."""
@@ -69,7 +68,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
             return
         drifting: list[tuple[int, Release]] = []
         for release in releases:
-            count = sum(self._catalog.drift(parent, release) is not None for parent in parents)
+            count = sum(self.catalog.drift(parent, release) is not None for parent in parents)
             if count:
                 drifting.append((count, release))
             else:

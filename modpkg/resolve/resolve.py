@@ -23,7 +23,7 @@ from modpkg.resolve.explain import explain
 from modpkg.resolve.held import held_names
 from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.policy import Policy
-from modpkg.resolve.prefetch import prefetch
+from modpkg.resolve.prefetch import prefetch_likely
 from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.space import Space
 from modpkg.resolve.suggest import ResolutionInputs, suggestions
@@ -66,8 +66,9 @@ def resolve(
     policy = policy or Policy()
     locked = locked or {}
     inputs = ResolutionInputs(list(roots), policy, catalog.overrides)
-    # With a lock, its names are nearly always all that is needed.
-    prefetch(catalog, [*(root.name for root in roots), *locked], deep=not locked)
+    needs = _needs(inputs, catalog)
+    admission = Admission(needs, locked, policy)
+    prefetch_likely(Space(ModuleProvider(catalog, admission, needs)), needs, locked)
     for root in roots:
         if (unknown := catalog.unknown(root.name)) is not None:
             raise unknown
@@ -79,7 +80,7 @@ def resolve(
         explanation = explain(
             list(error.causes),
             catalog,
-            Admission(_needs(inputs, catalog), locked, policy),
+            admission,
             suggestions(inputs, list(error.causes), resolver),
             smallest=not work.exceeded,
             tried=not resolver.budget.exceeded,

@@ -16,8 +16,9 @@ from packaging.specifiers import SpecifierSet
 from resolvelib.resolvers import RequirementInformation
 
 from modpkg.resolve.budget import Budget, BudgetExceeded
-from modpkg.resolve.clauses import Clause, Clauses, bits
+from modpkg.resolve.clauses import Clause, Clauses
 from modpkg.resolve.need import Candidate, Need
+from modpkg.resolve.order import bits
 from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
 

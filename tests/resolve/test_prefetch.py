@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from packaging.version import Version
 
 from modpkg.core.names import parse_requirement
 from modpkg.registry.reader import Registry
@@ -34,7 +35,7 @@ class Handler(SimpleHTTPRequestHandler):
             Handler.asked[self.path] += 1
             Handler.now += 1
             Handler.most = max(Handler.most, Handler.now)
-        time.sleep(0.05)
+        time.sleep(0.02)
         super().do_GET()
         with Handler.guard:
             Handler.now -= 1
@@ -67,3 +68,54 @@ def test_each_index_is_fetched_once_and_many_at_a_time(address: str) -> None:
     assert len(indexes) == 22
     assert set(indexes.values()) == {1}
     assert Handler.most > 4
+
+
+def asked(folder: Path, *texts: str, locked: dict[str, str] | None = None) -> list[str]:
+    """Resolve over HTTP, and return what was asked for, sorted."""
+    Handler.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        roots = []
+        for text in texts:
+            wanted = parse_requirement(text)
+            roots += root_needs(wanted.name, wanted.extras, wanted.specifier, "")
+        kept = {name: Version(version) for name, version in (locked or {}).items()}
+        registry = Registry(f"http://127.0.0.1:{server.server_address[1]}")
+        resolve(roots, Catalog(registry), locked=kept)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert set(Handler.asked.values()) <= {1}
+    return sorted(Path(path).stem for path in Handler.asked)
+
+
+def test_only_what_can_matter_is_asked_for(tmp_path: Path) -> None:
+    universe = Universe(tmp_path)
+    for number in range(1, 40):
+        universe.add("hub", str(number), f"m{number}", extras={"gpu": [f"g{number}"]})
+        universe.add(f"m{number}", "1", "deep")
+        universe.add(f"g{number}", "1")
+    universe.add("hub", "40", "m40", yanked="")
+    universe.add("deep", "1")
+    assert asked(tmp_path, "hub>=2") == ["deep", "hub", "m39"]
+    assert asked(tmp_path, "hub[gpu]<3") == ["deep", "g2", "hub", "m2"]
+    assert asked(tmp_path, "hub", locked={"hub": "7", "m7": "1"}) == ["deep", "hub", "m7"]
+
+
+def test_after_a_conflict_what_is_in_range_is_asked_for(tmp_path: Path) -> None:
+    universe = Universe(tmp_path)
+    for number in range(1, 20):
+        universe.add("hub", str(number), f"m{number}", extras={"gpu": [f"g{number}"]})
+        universe.add(f"m{number}", "1", f"base=={number}")
+        universe.add("base", str(number))
+    found = ["base", "hub", *(f"m{number}" for number in range(15, 20))]
+    assert asked(tmp_path, "hub>=15", "base<17") == sorted(found)
+
+
+def test_what_moves_is_followed_only_while_something_is_held(tmp_path: Path) -> None:
+    universe = Universe(tmp_path)
+    universe.add("new", "1", "old", extras={"x": ["far"]})
+    universe.add("old", "1")
+    universe.add("far", "1")
+    assert asked(tmp_path, "new", locked={"old": "1"}) == ["new", "old"]
