@@ -13,7 +13,7 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.tree import check_digest
 from modpkg.registry.source import FileMissing, RangesUnsupported, Source
-from modpkg.registry.validator import Content, Validator
+from modpkg.registry.validator import FetchedFile, Validator
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class MirroredSource:
 
         return self._first_success(read_verified, path)
 
-    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
+    def read_changed(self, path: str, known: Validator | None, most: int) -> FetchedFile | None:
         return self._first_success(lambda source: source.read_changed(path, known, most), path)
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from modpkg.core import bounds, system
@@ -21,16 +21,14 @@ from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.manifest.config import Login
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
+from modpkg.registry.pace import Pace
 from modpkg.registry.requests import Abandoned, wait_for
-from modpkg.registry.validator import Content, Validator, validator_of
+from modpkg.registry.validator import FetchedFile, Validator, validator_of
 
 ARRIVAL = 1 << 18
 """Bytes after which a chunk is yielded."""
 PROMPT = 0.5
 """Seconds after which what has come is yielded, so that progress shows on a slow connection."""
-
-
-T = TypeVar("T")
 
 
 class FileMissing(Exception):
@@ -56,7 +54,7 @@ class Source(Protocol):
         """
         ...
 
-    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
+    def read_changed(self, path: str, known: Validator | None, most: int) -> FetchedFile | None:
         """Return a small file; None if it is as it was when ``known`` came with it.
 
         Raises:
@@ -99,8 +97,8 @@ class FolderSource:
         except OSError as error:
             raise _unreadable(self.url, error, path) from None
 
-    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
-        return Content(self.read(path, most))
+    def read_changed(self, path: str, known: Validator | None, most: int) -> FetchedFile | None:
+        return FetchedFile(self.read(path, most))
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
@@ -137,55 +135,6 @@ class _Interrupted(Exception):
 
     def __init__(self, error: RegistryUnreachable) -> None:
         self.error = error
-
-
-class Pace:
-    """How fast an answer comes: the time that was waited for it, and the bytes that came."""
-
-    def __init__(
-        self, url: str, path: str, window: timedelta, *, whole: float | None = None
-    ) -> None:
-        """``window`` is the time over which a rate is taken; ``whole`` limits all, in seconds."""
-        self._url = url
-        self._path = path
-        self._window = window.total_seconds()
-        self._whole = whole
-        self._total = 0.0
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin an attempt: how slow the one before was says nothing about this one."""
-        self._waited, self._bytes = 0.0, 0
-
-    def timed(self, work: Callable[[], T]) -> T:
-        """Return what a part of the request returns; only this time counts, not the reader's."""
-        began = time.monotonic()
-        try:
-            return wait_for(work)
-        finally:
-            taken = time.monotonic() - began
-            self._waited += taken
-            self._total += taken
-
-    def arrived(self, count: int) -> None:
-        """Count bytes.
-
-        Raises:
-            RegistryUnreachable: They come too slowly, or take too long in all.
-        """
-        self._bytes += count
-        if self._whole is not None and self._total > self._whole:
-            reason = f"it took over {self._whole:g} seconds to send {self._path}"
-            raise RegistryUnreachable("M302", url=self._url, reason=reason)
-        if self._waited < self._window:
-            return
-        if self._bytes < bounds.SLOWEST_BYTES_PER_SECOND * self._waited:
-            reason = (
-                f"it sent {self._bytes} bytes of {self._path} in {self._waited:.0f} seconds, and "
-                f"under {bounds.SLOWEST_BYTES_PER_SECOND} a second counts as no answer"
-            )
-            raise RegistryUnreachable("M302", url=self._url, reason=reason)
-        self.begin()
 
 
 class _Answer:
@@ -274,13 +223,13 @@ class ObjectSource:
     def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
         return self._whole(path, {}, most).data
 
-    def read_changed(self, path: str, known: Validator | None, most: int) -> Content | None:
+    def read_changed(self, path: str, known: Validator | None, most: int) -> FetchedFile | None:
         try:
             return self._whole(path, {} if known is None else known.condition(self.url), most)
         except _NotModified:
             return None
 
-    def _whole(self, path: str, options: dict[str, Any], most: int) -> Content:
+    def _whole(self, path: str, options: dict[str, Any], most: int) -> FetchedFile:
         """Return a small file.
 
         Raises:
@@ -299,7 +248,7 @@ class ObjectSource:
             except _Interrupted as interrupted:  # start again: the file may have changed
                 if not left:
                     raise interrupted.error from None
-        return Content(bytes(whole), validator_of(self.url, told))
+        return FetchedFile(bytes(whole), validator_of(self.url, told))
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         at, tries = start, 0

@@ -30,7 +30,7 @@ class Validator(Struct, frozen=True):
         return {} if self.modified is None else {"if_modified_since": self.modified}
 
 
-class Content(Struct, frozen=True):
+class FetchedFile(Struct, frozen=True):
     """A file, and what it can be asked for again with; None where the source has no such thing."""
 
     data: bytes
