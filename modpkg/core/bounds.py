@@ -17,6 +17,8 @@ MANIFEST_BYTES = 1 << 20
 MANIFEST_DEPTH = 32
 #: A lock file, bytes.
 LOCK_BYTES = 64 << 20
+#: The address of a registry in a lock file, characters.
+LOCK_ADDRESS = 4000
 #: A number in a manifest or a lock, characters.
 NUMBER_CHARACTERS = 100
 #: Values of one setting of a step.

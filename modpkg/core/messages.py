@@ -171,8 +171,8 @@ MESSAGES: dict[str, str] = {
     "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
     "M413": (
         "{name} was locked from the registry {locked!r}, but the alias {alias!r} now leads to the "
-        "registry {actual!r}; correct its address under [registries], or run 'modpkg lock', which "
-        "tells how to accept the change."
+        "registry {actual!r}; correct its address under [registries], or accept the change: run "
+        "'modpkg lock --accept-changed {name}'."
     ),
     "M414": (
         "{module} was made for another {base} than {base} {version} ({drift}), and only exact fits "
@@ -184,8 +184,8 @@ MESSAGES: dict[str, str] = {
         "modpkg, or run 'modpkg update {name}' for another version."
     ),
     "M416": (
-        "What modpkg.lock promised has changed: {changes}. Ask who keeps the registry; if it is "
-        "what you want, run the command again with {options}."
+        "What is locked or installed here has changed: {changes}. Ask who keeps the registry; if "
+        "it is what you want, run the command again with {options}."
     ),
     "M420": (
         "{where}: the module was made against {name} {version}, which {registry} does not "

@@ -157,6 +157,14 @@ class Environment:
                 "M506", path=self.folder(number), reason=reason, remedy=remedy
             ) from None
 
+    def ever_installed(self) -> list[ModuleState]:
+        """Return the modules of all generations that can be read, the newest generation first."""
+        states = []
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(EnvironmentDamaged):
+                states += self.generation(number).modules
+        return states
+
     def is_complete(self, generation: Generation) -> bool:
         """Return whether the generation has all its packs, at their lengths, and intact records."""
         for name, length in generation.packs.items():

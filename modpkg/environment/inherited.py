@@ -9,29 +9,42 @@ neither until the manifest says which is meant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 
 from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.core.names import read_requirement
 from modpkg.core.records import IndexLine
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.reader import Registry
-from modpkg.resolve.lock import Lock
+from modpkg.resolve.lock import Lock, LockedModule
+
+
+class Match(Enum):
+    """How far a registry is the one that a module is locked from."""
+
+    NONE = 0
+    NAME = 1
+    """It has the name, at another address: it moved, or is a copy, or took the name."""
+    FULL = 2
+
 
 Open = Callable[[str], Registry]
 """Returns the registry of an alias."""
+Matching = Callable[[str, LockedModule], Match]
+"""Returns how far the registry of an alias is a locked module's."""
 
 
-def inherited_of_lock(lock: Lock, direct: Mapping[str, str], open_: Open) -> dict[str, str]:
+def inherited_of_lock(lock: Lock, direct: Mapping[str, str], matching: Matching) -> dict[str, str]:
     """Return the alias of each locked module that the manifest does not name.
 
-    It is the one whose registry has the identity that the lock records. The alias of the module
-    that requires it is tried first; what none has keeps the default.
+    It is the one whose registry has the name and address that the lock records, or else the name.
+    The alias of the module that requires it is tried first; what none has keeps the default.
 
     Args:
         lock: The lock.
         direct: The alias of each dependency of the manifest.
-        open_: Opens a registry.
+        matching: Compares a registry with what is locked.
     """
     aliases = sorted(set(direct.values()) - {DEFAULT})
     found: dict[str, str] = {}
@@ -44,26 +57,37 @@ def inherited_of_lock(lock: Lock, direct: Mapping[str, str], open_: Open) -> dic
             if locked is None or wanted in direct or wanted in found:
                 continue
             tried = (own, *(alias for alias in (*aliases, DEFAULT) if alias != own))
-            matching = (one for one in tried if _identity(open_, one) == locked.registry)
-            found[wanted] = next(matching, DEFAULT)
+            found[wanted] = next(iter(_best(tried, locked, matching)), DEFAULT)
             queue.append(wanted)
     for module in lock.module if aliases else ():  # what an extra requires
         if module.name not in direct and module.name not in found:
-            tried = (*aliases, DEFAULT)
-            matching = (one for one in tried if _identity(open_, one) == module.registry)
-            found[module.name] = next(matching, DEFAULT)
+            best = _best((*aliases, DEFAULT), module, matching)
+            found[module.name] = next(iter(best), DEFAULT)
     return found
 
 
+def _best(tried: Iterable[str], module: LockedModule, matching: Matching) -> list[str]:
+    """Return the alias that is a module's own; or all of those whose registries have its name."""
+    named = []
+    for alias in tried:
+        match = matching(alias, module)
+        if match is Match.FULL:
+            return [alias]
+        if match is Match.NAME:
+            named.append(alias)
+    return named
+
+
 def inherited(
-    direct: Mapping[str, str], open_: Open, kept: Mapping[str, str]
+    direct: Mapping[str, str], open_: Open, kept: Mapping[str, LockedModule], matching: Matching
 ) -> tuple[dict[str, str], dict[str, ModpkgError]]:
     """Return the alias of each name that the dependencies require, and the errors of others.
 
     Args:
         direct: The alias of each dependency of the manifest.
         open_: Opens a registry.
-        kept: The registry's identity for names that are locked, which is kept where it can be.
+        kept: Modules that are locked: their registry is kept where it can be.
+        matching: Compares a registry with what is locked.
 
     Raises:
         ModpkgError: The registry of a dependency cannot be read.
@@ -91,11 +115,11 @@ def inherited(
     contested: dict[str, ModpkgError] = {}
     for name, claim in claims.items():
         before = kept.get(name)
-        again = [one for one in (*claim, DEFAULT) if before and _identity(open_, one) == before]
-        if again:
+        again = _best(dict.fromkeys((*claim, DEFAULT)), before, matching) if before else []
+        if len(again) == 1:
             chosen[name] = again[0]
-        elif len({_identity(open_, alias) for alias in claim}) == 1:
-            chosen[name] = DEFAULT if DEFAULT in claim else next(iter(claim))
+        elif is_same_everywhere(name, [open_(alias) for alias in claim]):
+            chosen[name] = next(iter(claim))  # not the default, if it is asked for elsewhere too
         else:
             contested[name] = _contested(name, claim, open_)
     return chosen, contested
@@ -129,11 +153,14 @@ def _names(requires: list[str]) -> list[str]:
     return [str(read_requirement(text).name) for text in requires]
 
 
-def _identity(open_: Open, alias: str) -> str | None:
-    try:
-        return open_(alias).name
-    except ModpkgError:
-        return None
+def is_same_everywhere(name: str, registries: Iterable[Registry]) -> bool:
+    """Return whether registries are one, or have exactly the same releases of a name."""
+    places = {registry.url: registry for registry in registries}
+    contents = {
+        frozenset((line.version, line.release) for line in registry.index(name))
+        for registry in places.values()
+    }
+    return len(contents) == 1
 
 
 def _contested(name: str, claim: Mapping[str, str], open_: Open) -> RegistryError:

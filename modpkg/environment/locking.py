@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from modpkg.core.errors import LockError
 from modpkg.core.files import write_atomically
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
+from modpkg.environment.generations import ModuleState
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
-from modpkg.environment.promise import check_promise, vanished
+from modpkg.environment.promise import lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
@@ -92,7 +93,12 @@ def resolve_lock(
     workspace.progress.stage("Resolving")
     registries = workspace.registries_for(manifest, previous)
     locked = make_lock(
-        manifest, registries, previous, upgrade=upgrade, accepted=workspace.options.accepted
+        manifest,
+        registries,
+        previous,
+        upgrade=upgrade,
+        accepted=workspace.options.accepted,
+        installed=workspace.environment.ever_installed(),
     )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
@@ -184,6 +190,7 @@ def make_lock(
     *,
     upgrade: Iterable[str] | None = (),
     accepted: Collection[str] = (),
+    installed: Sequence[ModuleState] = (),
     now: datetime | None = None,
 ) -> Locked:
     """Resolve a manifest, keeping the versions of ``previous`` where they fit.
@@ -194,13 +201,14 @@ def make_lock(
         previous: The lock so far.
         upgrade: Modules whose locked version is not kept; None means all.
         accepted: Modules whose release or registry may be another one than in ``previous``.
+        installed: What the generations of the environment have, the newest first.
         now: The moment that ``exclude-newer`` spans are relative to; the clock's if None.
 
     Raises:
         ResolutionImpossible: No versions fit together.
         NotFound: A registry lacks a module.
         RegistryError: A registry cannot be read.
-        LockError: A registry has another release as a locked version; see `check_promise`.
+        LockError: A registry has another release as a locked version; see `Promise`.
     """
     policy = policy_of(manifest, now or datetime.now(timezone.utc))
     kept = kept_versions(manifest, previous, upgrade)
@@ -214,16 +222,17 @@ def make_lock(
         constraints=recorded(manifest.constraints),
         overrides=recorded(manifest.overrides),
         policy=locked_policy(manifest, policy.cutoff),
+        address=registries.recorded,
     )
-    gone: list[str] = []
+    promise = registries.promise(previous, installed, accepted)
+    lock, told = promise.keep(lock)
     if previous is not None:
-        check_promise(previous, lock, [module_name(name) for name in accepted])
-        gone = vanished(previous, lock, catalog)
+        told += lost_versions(previous, lock, catalog)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit
     warnings = (
         *_warn_strategy_changed(manifest, previous),
-        *gone,
+        *told,
         *resolution.warnings,
         *_warn_unknown_upgrades(upgrade, previous, lock),
     )

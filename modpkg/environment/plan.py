@@ -41,7 +41,7 @@ from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
-from modpkg.environment.remember import Remembered, remember
+from modpkg.environment.remember import Remembered, moved, remember
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
@@ -223,9 +223,13 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     """
     remembered = Remembered(workspace.text)
     if request.remember:
-        remembered = remember(workspace, {module_name(item.name) for item in request.add})
+        added = {module_name(item.name) for item in request.add}
+        remembered = remember(workspace, added)
+        accepted = (*workspace.options.accepted, *moved(workspace, added))
+        options = msgspec.structs.replace(workspace.options, accepted=accepted)
         if remembered.alias not in (None, DEFAULT):  # it is not for all others
-            options = msgspec.structs.replace(workspace.options, registry=None)
+            options = msgspec.structs.replace(options, registry=None)
+        if options != workspace.options:
             workspace = workspace.for_project(workspace.project, options=options)
     selection = _select(workspace, request, remembered)
     manifest, lock, store = selection.manifest, selection.lock, workspace.store

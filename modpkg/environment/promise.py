@@ -1,78 +1,189 @@
 """What a lock promises: a version that it keeps is the same release, of the same registry.
 
-A registry can replace a line of its index, and another registry can take the place of one. Neither
-changes what a project has locked without a word (as in cargo and uv): it is refused, and named.
+A registry can replace a line of its index, and another registry can take the place of one, also
+under its name. Neither changes what a project has locked or installed without a word (as in cargo
+and uv): it is refused, and named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from modpkg.core.errors import LockError
+from msgspec import Struct, structs
+
+from modpkg.core.errors import LockError, ModpkgError
+from modpkg.core.names import module_name, parse_version, read_requirement
+from modpkg.environment.generations import ModuleState
+from modpkg.registry.recorded_address import same_place, shown_address
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
 
 
-def check_promise(before: Lock, after: Lock, accepted: Collection[str]) -> None:
-    """Check that a new lock keeps what the one before it promised.
+class Promise(Struct, frozen=True, kw_only=True):
+    """What a project's lock, and what was installed of it, hold a new lock to."""
 
-    Args:
-        before: The project's lock.
-        after: What it would be replaced by.
-        accepted: Modules that may be other ones.
+    lock: Lock | None
+    """The project's lock so far."""
+    installed: Sequence[ModuleState] = ()
+    """What the generations of the environment have, the newest generation first."""
+    accepted: Collection[str] = ()
+    """Modules that may be another release, or of another registry."""
+    folder: Path
+    """The project's; relative addresses of registries are relative to it."""
+    is_assigned: Callable[[str], bool] = lambda name: True
+    """Returns whether the manifest itself has the address of a module's registry."""
+    is_overridden: Callable[[str], bool] = lambda name: False
+    """Returns whether the command line or the environment named a module's registry."""
 
-    Raises:
-        LockError: A kept version is another release, or a module is of another registry, although
-            the manifest asks for it as before.
+    def keep(self, after: Lock) -> tuple[Lock, list[str]]:
+        """Return a new lock in which what stays keeps its registry, and warnings.
+
+        Raises:
+            LockError: A version that is kept is another release, or a module is of another
+                registry, although the manifest asks for it as before.
+        """
+        accepted = {module_name(name) for name in self.accepted}
+        changes: dict[str, str] = {}
+        warnings: list[str] = []
+        modules = []
+        for module in after.module:
+            if module.name in accepted:
+                modules.append(module)
+                continue
+            kept, change, warning = self._compared(module, after)
+            modules.append(kept)
+            if change is not None:
+                changes[module.name] = change
+            if warning is not None:
+                warnings.append(warning)
+        if changes:
+            options = " ".join(f"--accept-changed {name}" for name in changes)
+            raise LockError("M416", changes="; ".join(changes.values()), options=options)
+        return structs.replace(after, module=modules), warnings
+
+    def _compared(
+        self, module: LockedModule, after: Lock
+    ) -> tuple[LockedModule, str | None, str | None]:
+        """Return a module as the lock is to have it, what changed, and what to warn of."""
+        was = self.lock.find(module.name) if self.lock is not None else None
+        new = was is None or not _is_same_version(was, module)
+        if new and (earlier := self._replaced(module)) is not None:
+            return module, earlier, None
+        if was is None or self.lock is None or _reassigned(module.name, self.lock, after):
+            return module, None, None
+        same = self._is_same_registry(was, module)
+        if _is_same_version(was, module) and was.release == module.release:
+            return self._kept(was, module, same)
+        if not same:
+            return module, self._moved(was, module), None
+        if _is_same_version(was, module):
+            change = _another_release(module, was.release, "the locked one")
+            return module, change, None
+        return module, None, None
+
+    def _kept(
+        self, was: LockedModule, module: LockedModule, same: bool
+    ) -> tuple[LockedModule, str | None, str | None]:
+        """Return the module of a release that stays: whose registry it is stays too.
+
+        Only the manifest itself can give it to another one, which is told.
+        """
+        kept = structs.replace(module, registry=was.registry, address=was.address)
+        if same:
+            known = bool(was.address) or self.is_overridden(module.name)
+            return (kept if known else module), None, None
+        if not self.is_assigned(module.name):
+            return kept, None, None
+        warning = f"{self._moved(was, module)}, as the manifest says; it is the same release"
+        return module, None, warning
+
+    def _is_same_registry(self, was: LockedModule, now: LockedModule) -> bool:
+        return was.registry == now.registry and self._is_same_place(was, now)
+
+    def _is_same_place(self, was: LockedModule, now: LockedModule) -> bool:
+        known = was.address and now.address
+        return not known or same_place(was.address, now.address, self.folder)
+
+    def _moved(self, was: LockedModule, now: LockedModule) -> str:
+        if was.address and self._is_same_place(was, now):
+            return (
+                f"the registry at {shown_address(now.address)}, of which {was.name} was locked, "
+                f"called itself {was.registry!r}, and now calls itself {now.registry!r}"
+            )
+        return (
+            f"{_named(now)} is now of the registry {_where(now)}, and was locked from {_where(was)}"
+        )
+
+    def _replaced(self, module: LockedModule) -> str | None:
+        """Return how a version differs from the same one that is, or was, installed here."""
+        for state in self.installed:
+            if state.name == module.name and _is_same_version(state, module):
+                if state.registry == module.registry and state.release != module.release:
+                    return _another_release(module, state.release, "the one that was installed")
+                return None
+        return None
+
+
+def lost_versions(before: Lock, after: Lock, catalog: Catalog) -> list[str]:
+    """Return a warning for each locked version that its registry has no more, or has replaced.
+
+    Only where another version takes its place: that of a version that is kept is refused.
     """
-    changes = {}
-    for module in after.module:
-        was = before.find(module.name)
-        if was is None or module.name in accepted or _reassigned(module.name, before, after):
-            continue
-        if was.registry != module.registry:
-            changes[module.name] = (
-                f"{_named(module)} is now of the registry {module.registry!r}, and was locked from "
-                f"{was.registry!r}"
-            )
-        elif was.version == module.version and was.release != module.release:
-            changes[module.name] = (
-                f"the registry {module.registry!r} now has another release as {_named(module)} "
-                f"({module.release[7:19]}…) than the locked one ({was.release[7:19]}…)"
-            )
-    if changes:
-        options = " ".join(f"--accept-changed {name}" for name in changes)
-        raise LockError("M416", changes="; ".join(changes.values()), options=options)
-
-
-def vanished(before: Lock, after: Lock, catalog: Catalog) -> list[str]:
-    """Return a warning for each locked version that its registry does not have any more."""
     warnings = []
     for module in after.module:
         was = before.find(module.name)
-        if was is None or (was.version, was.registry) == (module.version, module.registry):
+        if was is None or _is_same_version(was, module) or was.registry != module.registry:
             continue
-        if all(release.line.version != was.version for release in catalog.releases(module.name)):
-            warnings.append(
-                f"{_named(was)} was locked, and the registry {was.registry!r} does not have it any "
-                f"more; {module.version} takes its place"
-            )
+        lines = {release.version: release.line for release in catalog.releases(module.name)}
+        line = lines.get(parse_version(was.version))
+        if line is None:
+            lost = f"the registry {was.registry!r} does not have it any more"
+        elif line.release != was.release:
+            yanked = ", yanked" if line.yanked is not None else ""
+            lost = f"the registry {was.registry!r} now has another release under that version"
+            lost += yanked
+        else:
+            continue
+        warnings.append(f"{_named(was)} was locked, and {lost}; {module.version} takes its place")
     return warnings
+
+
+def _another_release(module: LockedModule, was: str, what: str) -> str:
+    return (
+        f"the registry {_where(module)} now has another release as {_named(module)} "
+        f"({module.release[7:19]}…) than {what} ({was[7:19]}…)"
+    )
+
+
+def _is_same_version(one: LockedModule | ModuleState, other: LockedModule) -> bool:
+    """Return whether versions are equal: ``1.0`` is ``1.0.0``."""
+    return parse_version(one.version) == parse_version(other.version)
 
 
 def _named(module: LockedModule) -> str:
     return f"{module.name} {module.version}"
 
 
+def _where(module: LockedModule) -> str:
+    place = f" at {shown_address(module.address)}" if module.address else ""
+    return f"{module.registry!r}{place}"
+
+
 def _reassigned(name: str, before: Lock, after: Lock) -> bool:
-    """Return whether the manifest asks for a module that it did not name, or elsewhere."""
-    return _asked(name, before) != _asked(name, after)
+    """Return whether the manifest now names another registry for a module, or none any more.
+
+    That it names the module without a registry is not an answer to which one is meant.
+    """
+    return _alias(name, before) != _alias(name, after)
 
 
-def _asked(name: str, lock: Lock) -> str | None:
-    """Return the alias that the manifest's requirement names, or ""; None without requirement."""
+def _alias(name: str, lock: Lock) -> str:
+    """Return the alias that the manifest's requirement of a module names; "" without one."""
     for text in lock.requirements:
         requirement, _, alias = text.partition(" @ ")
-        if requirement.startswith(name) and not requirement[len(name) :][:1].isalnum():
-            return alias
-    return None
+        with suppress(ModpkgError):  # a lock that was edited is resolved again
+            if read_requirement(requirement).name == name:
+                return alias
+    return ""

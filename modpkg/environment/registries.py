@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.tree import BlobTree
-from modpkg.environment.inherited import inherited, inherited_of_lock
+from modpkg.environment.generations import ModuleState
+from modpkg.environment.inherited import Match, inherited, inherited_of_lock
 from modpkg.environment.policy import bounds_of
+from modpkg.environment.promise import Promise
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import (
     Location,
+    Source,
     alias_location,
     default_location,
     settings_locations,
 )
 from modpkg.registry.reader import Registry
+from modpkg.registry.recorded_address import recorded_address, same_place
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
 
@@ -75,9 +79,15 @@ class Registries:
         *,
         default: str | None = None,
         lock: Lock | None = None,
+        owner: Manifest | None = None,
     ) -> None:
-        """``lock`` says from which registry the modules are that the manifest does not name."""
+        """``lock`` says from which registry the modules are that the manifest does not name.
+
+        ``owner`` is the manifest that the lock belongs to, if that is another: of the project for
+        which this one is tried.
+        """
         self._manifest = manifest
+        self._owner = owner or manifest
         self._opened = opened
         self._override = default
         self._lock = lock
@@ -113,7 +123,42 @@ class Registries:
     @cached_property
     def _inherited(self) -> dict[str, str]:
         lock = self._lock
-        return {} if lock is None else inherited_of_lock(lock, self._direct, self._open)
+        return {} if lock is None else inherited_of_lock(lock, self._direct, self._match)
+
+    def _match(self, alias: str, module: LockedModule) -> Match:
+        """Return how far the registry of an alias is the one that a module is locked from."""
+        try:
+            registry = self._open(alias)
+            if registry.name != module.registry:
+                return Match.NONE
+        except ModpkgError:
+            return Match.NONE
+        folder = self._owner.folder
+        if module.address and not same_place(module.address, self.recorded(registry), folder):
+            return Match.NAME
+        return Match.FULL
+
+    def recorded(self, registry: Registry) -> str:
+        """Return what the lock records of a registry's address."""
+        return recorded_address(registry.url, self._owner)
+
+    def promise(
+        self, lock: Lock | None, installed: Sequence[ModuleState], accepted: Collection[str]
+    ) -> Promise:
+        """Return what a new lock is held to by the one before it and by what was installed."""
+
+        def source(name: str) -> Source:
+            alias = self.alias(name)
+            return self._default.source if alias == DEFAULT else "manifest"
+
+        return Promise(
+            lock=lock,
+            installed=installed,
+            accepted=accepted,
+            folder=self._owner.folder,
+            is_assigned=lambda name: source(name) == "manifest",
+            is_overridden=lambda name: source(name) in ("option", "variable"),
+        )
 
     def searched(self) -> list[Registry]:
         """Return the registries to search: the default, the manifest's, and ``config.toml``'s.
@@ -151,8 +196,8 @@ class Registries:
         What is locked keeps its registry, but for the names in ``again``.
         """
         modules = self._lock.module if self._lock is not None else ()
-        kept = {module.name: module.registry for module in modules if module.name not in again}
-        chosen, contested = inherited(self._direct, self._open, kept)
+        kept = {module.name: module for module in modules if module.name not in again}
+        chosen, contested = inherited(self._direct, self._open, kept, self._match)
         assigned = {name: self._open(alias) for name, alias in (chosen | self._direct).items()}
         return Catalog(
             self._open(DEFAULT),

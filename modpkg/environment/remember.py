@@ -22,6 +22,9 @@ from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import set_registry
 from modpkg.registry.location import Location, alias_location, default_location
+from modpkg.registry.reader import Registry
+from modpkg.registry.recorded_address import same_place
+from modpkg.resolve.lock import Lock, LockedModule
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -63,7 +66,7 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
     address = _written(option, chosen, workspace)
     is_overridden = usual.source == "variable" and not is_usual
     has_default = DEFAULT in manifest.registries or is_user or is_overridden
-    if not has_default and not _others_locked(workspace, added, name):
+    if not has_default and not _others_locked(workspace, added, registry):
         return Remembered(set_registry(text, DEFAULT, address), DEFAULT)
     if not added:
         return Remembered(text)
@@ -75,19 +78,51 @@ def _is_secret(location: Location) -> bool:
     return redacted(location.address) != location.address
 
 
-def _others_locked(workspace: Workspace, added: Collection[str], registry: str) -> bool:
-    """Return whether dependencies without a registry are locked from another than this one."""
+def moved(workspace: Workspace, added: Collection[str]) -> list[str]:
+    """Return which of ``added`` are locked from another registry than the one that is named.
+
+    That they are to come from it now is what the command says.
+    """
+    option, lock = workspace.options.registry, _lock(workspace)
+    if option is None or lock is None:
+        return []
+    manifest = workspace.manifest
+    chosen = default_location(manifest, option, lambda: workspace.settings)
+    registry = workspace.open_registries.at(chosen.address, manifest.folder, origin=chosen.origin)
+    return [
+        module.name
+        for module in lock.module
+        if module.name in added and not _is_of(module, registry, workspace)
+    ]
+
+
+def _is_of(module: LockedModule, registry: Registry, workspace: Workspace) -> bool:
+    """Return whether a registry is the one that a module is locked from."""
+    if module.registry != registry.name:
+        return False
+    address = workspace.registries.recorded(registry)
+    return not module.address or same_place(module.address, address, workspace.project.folder)
+
+
+def _lock(workspace: Workspace) -> Lock | None:
     try:
-        lock = workspace.lock
+        return workspace.lock
     except LockError:
-        return False  # it is resolved again
+        return None  # it is resolved again
+
+
+def _others_locked(workspace: Workspace, added: Collection[str], registry: Registry) -> bool:
+    """Return whether dependencies without a registry are locked from another than this one."""
+    lock = _lock(workspace)
     unnamed = {
         dependency.name
         for dependency in workspace.manifest.dependencies
         if dependency.registry is None and dependency.name not in added
     }
     modules = lock.module if lock is not None else ()
-    return any(module.name in unnamed and module.registry != registry for module in modules)
+    return any(
+        module.name in unnamed and not _is_of(module, registry, workspace) for module in modules
+    )
 
 
 def _written(option: str, chosen: Location, workspace: Workspace) -> str:

@@ -157,11 +157,18 @@ class Workspace:
             lock = None  # who needs the lock reports it
         return self.registries_for(self.manifest, lock)
 
-    def registries_for(self, manifest: Manifest, lock: Lock | None = None) -> Registries:
-        """Return the registries of another manifest; an address that is open is used again."""
+    def registries_for(
+        self, manifest: Manifest, lock: Lock | None = None, *, owner: Manifest | None = None
+    ) -> Registries:
+        """Return the registries of another manifest; an address that is open is used again.
+
+        ``owner`` is the manifest that the lock belongs to, if that is another.
+        """
         from modpkg.environment.registries import Registries
 
-        return Registries(manifest, self.open_registries, default=self.options.registry, lock=lock)
+        return Registries(
+            manifest, self.open_registries, default=self.options.registry, lock=lock, owner=owner
+        )
 
     def for_project(
         self,

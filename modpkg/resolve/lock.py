@@ -1,13 +1,13 @@
 """The lock file, ``modpkg.lock``: every release of a resolution with its digest.
 
-It is deterministic TOML with digests and names of registries, never addresses, so that a mirror
-does not change it.
+It is deterministic TOML with digests, and with each registry's name and own address, never that of
+a mirror, so that mirrors do not change it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
-from modpkg.core.bounds import LOCK_BYTES
+from modpkg.core.bounds import LOCK_ADDRESS, LOCK_BYTES
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import DigestText, Kind
@@ -23,6 +23,7 @@ from modpkg.core.regular_file import OversizedFile, read_text
 from modpkg.manifest.schema import FitPolicy, Strategy
 
 if TYPE_CHECKING:
+    from modpkg.registry.reader import Registry
     from modpkg.resolve.resolve import Resolution
 
 LOCK_SPEC = 1
@@ -37,6 +38,8 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kind: Kind
     registry: str
     """The ``name`` in the registry's registry.json."""
+    address: Annotated[str, Meta(max_length=LOCK_ADDRESS)] = ""
+    """Where the registry is (`modpkg.registry.recorded_address`); empty in locks of old."""
     release: DigestText
     extras: list[str] = []
     requires: list[str] = []
@@ -181,8 +184,9 @@ def lock_of(
     constraints: Iterable[str] = (),
     overrides: Iterable[str] = (),
     policy: LockedPolicy | None = None,
+    address: Callable[[Registry], str] = lambda registry: "",
 ) -> Lock:
-    """Return the lock of a resolution."""
+    """Return the lock of a resolution; ``address`` returns what it records of where one is."""
     return Lock(
         requirements=requirements,
         constraints=list(constraints),
@@ -194,6 +198,7 @@ def lock_of(
                 version=chosen.release.line.version,
                 kind=chosen.release.line.kind,
                 registry=chosen.release.registry.name,
+                address=address(chosen.release.registry),
                 release=chosen.release.line.release,
                 extras=list(chosen.extras),
                 requires=list(chosen.release.line.requires),

@@ -103,6 +103,156 @@ def test_the_same_release_again_is_fine(
     assert (status, err) == (0, "")
 
 
+def named_alike(folder: Path, like: Path) -> Path:
+    """Give a registry the name of another one, and return its folder."""
+    shutil.copyfile(like / "registry.json", folder / "registry.json")
+    return folder
+
+
+@pytest.mark.parametrize("how", ["option", "variable", "config"])
+def test_another_registry_of_the_same_name_does_not_take_its_place(
+    app: Path,
+    home: Path,
+    tmp_path: Path,
+    how: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run(capfd, "lock")[0] == 0
+    locked = (app / "modpkg.lock").read_bytes()
+    other = tmp_path / "other" / "registry"
+    publish_collection(other, "lib", "9.0")
+    named_alike(other, home / "registry")
+    options = ["--registry", str(other)] if how == "option" else []
+    if how == "variable":
+        monkeypatch.setenv("MODPKG_REGISTRY", str(other))
+    elif how == "config":
+        (home / "config.toml").write_text(f'[registries]\ndefault = "{other}"\n')
+    for arguments in (["update"], ["lock", "--upgrade"], ["install", "--upgrade-package", "lib"]):
+        status, _, err = run(capfd, *arguments, *options)
+        assert (status, "error[M416]" in err) == (1, True), err
+        assert f"'registry' at {other}" in err
+        assert "'registry' at modpkg's own folder" in err
+    assert (app / "modpkg.lock").read_bytes() == locked
+    assert run(capfd, "update", *options, "--accept-changed", "lib")[0] == 0
+    assert f'address = "{other}"' in (app / "modpkg.lock").read_text()
+
+
+def test_the_same_release_of_another_registry_leaves_the_lock_as_it_is(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, "lock")[0] == 0
+    locked = (app / "modpkg.lock").read_bytes()
+    shutil.copytree(home / "registry", tmp_path / "copy")
+    assert run(capfd, "update", "--registry", str(tmp_path / "copy"))[0] == 0
+    (tmp_path / "copy" / "registry.json").write_text('{"spec": 1, "name": "copy"}')
+    assert run(capfd, "update", "--registry", str(tmp_path / "copy"))[0] == 0
+    assert (app / "modpkg.lock").read_bytes() == locked
+
+
+def test_a_registry_that_calls_itself_something_else_is_told(
+    app: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, "lock")[0] == 0
+    (home / "registry" / "registry.json").write_text('{"spec": 1, "name": "hub"}')
+    publish_collection(home / "registry", "lib", "1.1")
+    status, _, err = run(capfd, "update")
+    assert (status, "error[M416]" in err) == (1, True)
+    assert "called itself 'registry', and now calls itself 'hub'" in err
+
+
+def test_a_lock_without_addresses_gets_them(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of an older modpkg; but not that of a registry that was named for once."""
+    assert run(capfd, "lock")[0] == 0
+    path = app / "modpkg.lock"
+    new = path.read_text()
+    path.write_text(new.replace('address = "built-in"\n', ""))
+    old = path.read_text()
+    assert old != new
+    shutil.copytree(home / "registry", tmp_path / "copy")
+    assert run(capfd, "lock", "--registry", str(tmp_path / "copy"))[0] == 0
+    assert path.read_text() == old
+    assert run(capfd, "install", "--frozen")[0] == 0
+    assert run(capfd, "lock")[0] == 0
+    assert path.read_text() == new
+
+
+def test_to_name_a_module_is_not_to_accept_another_release(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(home / "registry", "top", "1.0", {"lib": "*"})
+    (app / "modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\ntop = "*"\n')
+    assert run(capfd, "lock")[0] == 0
+    replace_release(home / "registry", tmp_path)
+    assert "error[M416]" in run(capfd, "add", "lib")[2]
+
+
+def test_to_name_another_module_is_not_to_assign_this_one(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``lib-two`` begins with ``lib``."""
+    assert run(capfd, "lock")[0] == 0
+    replace_release(home / "registry", tmp_path)
+    publish_collection(tmp_path / "mine", "lib-two", "1.0")
+    for order in ("lib = '*'\n{}", "{}lib = '*'\n"):
+        two = "lib-two = { version = '*', registry = 'mine' }\n"
+        (app / "modpkg.toml").write_text(
+            f"[app]\nname = 'app'\n[registries]\nmine = '{tmp_path / 'mine'}'\n[dependencies]\n"
+            + order.format(two)
+        )
+        assert "error[M416]" in run(capfd, "lock")[2]
+
+
+def test_an_equal_version_in_another_spelling_is_the_same(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, "lock")[0] == 0
+    replace_release(home / "registry", tmp_path, "1.0.0")
+    assert "error[M416]" in run(capfd, "update")[2]
+
+
+def test_what_was_installed_is_promised_without_a_lock_and_after_a_rollback(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, "install")[0] == 0
+    publish_collection(home / "registry", "lib", "1.1")
+    assert run(capfd, "update")[0] == 0
+    assert run(capfd, "rollback")[0] == 0
+    assert 'version = "1.0"' in (app / "modpkg.lock").read_text()
+    evil = tmp_path / "evil"
+    publish_collection(evil, "other", "1.0")
+    publish_collection(evil, "lib", "1.0")
+    publish_collection(evil, "lib", "1.1", {"other": "*"})
+    shutil.copyfile(evil / "index" / "lib.jsonl", home / "registry" / "index" / "lib.jsonl")
+    shutil.copytree(evil / "blobs", home / "registry" / "blobs", dirs_exist_ok=True)
+    status, _, err = run(capfd, "update")
+    assert (status, "error[M416]" in err) == (1, True)
+    assert "than the one that was installed" in err
+    (app / "modpkg.lock").unlink()
+    assert "error[M416]" in run(capfd, "install")[2]
+    assert run(capfd, "install", "--accept-changed", "lib")[0] == 0
+    assert run(capfd, "install", "--upgrade")[0] == 0
+
+
+def test_a_version_that_was_replaced_and_yanked_is_told(
+    app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, "lock")[0] == 0
+    replace_release(home / "registry", tmp_path)
+    publish_collection(home / "registry", "lib", "1.1")
+    path = home / "registry" / "index" / "lib.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["yanked"] = "bad"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "error[M416]" in run(capfd, "lock")[2]
+    status, _, err = run(capfd, "lock", "--upgrade")
+    assert status == 0
+    assert "lib 1.0 was locked, and the registry 'registry' now has another release under" in err
+    assert "yanked; 1.1 takes its place" in err
+
+
 def test_a_version_that_vanished_is_told(
     app: Path, home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

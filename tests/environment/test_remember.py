@@ -246,7 +246,9 @@ def test_what_a_dependency_requires_comes_from_its_registry(
     assert registries() == expected
     assert modpkg("vendor", "copy").returncode == 0
     assert {path.name for path in Path("copy").iterdir()} >= {"acme", "registry"}
-    assert "base" in install("base")  # said otherwise
+    with raises("M416", match="base 9.0 is now of the registry 'registry' at modpkg's own folder"):
+        install("base")
+    assert "base" in install("base", registry=home / "registry")  # said otherwise
     assert registries() == {"lora": "acme", "base": "registry", "lib": "registry"}
 
 

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from modpkg.community.bisect.lock_diff import LockDiff, Names
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import ResolutionImpossible
+from modpkg.core.errors import LockError, ResolutionImpossible
 from modpkg.core.names import module_name, parse_requirement, specifier_text
 from modpkg.core.records import canonical_json
 from modpkg.environment.locking import requirements_of, roots_of
@@ -75,7 +75,15 @@ class LockMixes:
         self._text = text
         self._manifest = project.parse(text)
         self.old, self.new = old, new
+        self._replaced = [
+            module.name
+            for module in new.module
+            if (was := old.find(module.name)) is not None
+            and was.version == module.version
+            and was.release != module.release
+        ]
         self._required = tuple(_by_name(lock.requirements) for lock in (old, new))
+        self._registries = registries
         self._catalog: Catalog = registries.catalog()
         self._policy = policy_of(self._manifest, datetime.now(timezone.utc))
         sides = [self._roots(required) for required in self._required]
@@ -190,7 +198,16 @@ class LockMixes:
             resolution = resolve(roots_of(manifest), self._catalog, locked=locked, policy=policy)
         except ResolutionImpossible as error:
             return Unresolvable(str(error))
-        return Mix(text, lock_of(requirements_of(manifest), resolution, **_policy_fields(manifest)))
+        fields = _policy_fields(manifest)
+        lock = lock_of(
+            requirements_of(manifest), resolution, address=self._registries.recorded, **fields
+        )
+        try:
+            for known in (self.old, self.new):
+                lock, _ = self._registries.promise(known, (), self._replaced).keep(lock)
+        except LockError as error:
+            return Unresolvable(str(error))
+        return Mix(text, lock)
 
     def _unchanged(self, text: str, lock: Lock) -> Mix:
         """Return the mix that is one of the locks itself, with a manifest's text."""

@@ -55,7 +55,8 @@ def open_session(
     project, progress = workspace.project, workspace.progress
     text = with_absolute_registries(workspace.text, project.folder)
     trial_project = Project(command.root / "project" / project.manifest_path.name)
-    registries = workspace.registries_for(trial_project.parse(text), workspace.usable_lock())
+    manifest, lock = trial_project.parse(text), workspace.usable_lock()
+    registries = workspace.registries_for(manifest, lock, owner=workspace.manifest)
     with contextlib.ExitStack() as stack:
         if command.arguments:
             judge = CommandJudge(command, trial_project, request, workspace)
