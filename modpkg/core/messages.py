@@ -170,9 +170,8 @@ MESSAGES: dict[str, str] = {
     "M411": "No lock file {path}; run 'modpkg lock' to create it.",
     "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
     "M413": (
-        "{name} was locked from the registry {locked!r}, but the alias {alias!r} now leads to the "
-        "registry {actual!r}; correct its address under [registries], or accept the change: run "
-        "'modpkg lock --accept-changed {name}'."
+        "{name} was locked from the registry {locked!r}, but {how} the registry {actual!r}; "
+        "{remedy}."
     ),
     "M414": (
         "{module} was made for another {base} than {base} {version} ({drift}), and only exact fits "

@@ -118,8 +118,8 @@ def inherited(
         again = _best(dict.fromkeys((*claim, DEFAULT)), before, matching) if before else []
         if len(again) == 1:
             chosen[name] = again[0]
-        elif is_same_everywhere(name, [open_(alias) for alias in claim]):
-            chosen[name] = next(iter(claim))  # not the default, if it is asked for elsewhere too
+        elif len({open_(alias).url for alias in claim}) == 1:
+            chosen[name] = next(iter(claim))
         else:
             contested[name] = _contested(name, claim, open_)
     return chosen, contested
@@ -151,16 +151,6 @@ def _texts(line: IndexLine) -> list[str]:
 
 def _names(requires: list[str]) -> list[str]:
     return [str(read_requirement(text).name) for text in requires]
-
-
-def is_same_everywhere(name: str, registries: Iterable[Registry]) -> bool:
-    """Return whether registries are one, or have exactly the same releases of a name."""
-    places = {registry.url: registry for registry in registries}
-    contents = {
-        frozenset((line.version, line.release) for line in registry.index(name))
-        for registry in places.values()
-    }
-    return len(contents) == 1
 
 
 def _contested(name: str, claim: Mapping[str, str], open_: Open) -> RegistryError:

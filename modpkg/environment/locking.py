@@ -224,10 +224,8 @@ def make_lock(
         policy=locked_policy(manifest, policy.cutoff),
         address=registries.recorded,
     )
-    promise = registries.promise(previous, installed, accepted)
-    lock, told = promise.keep(lock)
-    if previous is not None:
-        told += lost_versions(previous, lock, catalog)
+    lock = registries.promise(previous, installed, accepted).keep(lock)
+    told = lost_versions(previous, lock, catalog) if previous is not None else []
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit
     warnings = (

@@ -32,13 +32,11 @@ class Promise(Struct, frozen=True, kw_only=True):
     """Modules that may be another release, or of another registry."""
     folder: Path
     """The project's; relative addresses of registries are relative to it."""
-    is_assigned: Callable[[str], bool] = lambda name: True
-    """Returns whether the manifest itself has the address of a module's registry."""
     is_overridden: Callable[[str], bool] = lambda name: False
     """Returns whether the command line or the environment named a module's registry."""
 
-    def keep(self, after: Lock) -> tuple[Lock, list[str]]:
-        """Return a new lock in which what stays keeps its registry, and warnings.
+    def keep(self, after: Lock) -> Lock:
+        """Return a new lock in which the releases that stay keep their registry.
 
         Raises:
             LockError: A version that is kept is another release, or a module is of another
@@ -46,61 +44,39 @@ class Promise(Struct, frozen=True, kw_only=True):
         """
         accepted = {module_name(name) for name in self.accepted}
         changes: dict[str, str] = {}
-        warnings: list[str] = []
         modules = []
         for module in after.module:
-            if module.name in accepted:
-                modules.append(module)
-                continue
-            kept, change, warning = self._compared(module, after)
+            kept, change = module, None
+            if module.name not in accepted:
+                kept, change = self._compared(module, after)
             modules.append(kept)
             if change is not None:
                 changes[module.name] = change
-            if warning is not None:
-                warnings.append(warning)
         if changes:
             options = " ".join(f"--accept-changed {name}" for name in changes)
             raise LockError("M416", changes="; ".join(changes.values()), options=options)
-        return structs.replace(after, module=modules), warnings
+        return structs.replace(after, module=modules)
 
-    def _compared(
-        self, module: LockedModule, after: Lock
-    ) -> tuple[LockedModule, str | None, str | None]:
-        """Return a module as the lock is to have it, what changed, and what to warn of."""
+    def _compared(self, module: LockedModule, after: Lock) -> tuple[LockedModule, str | None]:
+        """Return a module as the lock is to have it, and what changed."""
         was = self.lock.find(module.name) if self.lock is not None else None
         new = was is None or not _is_same_version(was, module)
         if new and (earlier := self._replaced(module)) is not None:
-            return module, earlier, None
+            return module, earlier
         if was is None or self.lock is None or _reassigned(module.name, self.lock, after):
-            return module, None, None
-        same = self._is_same_registry(was, module)
+            return module, None
+        overridden = self.is_overridden(module.name)
         if _is_same_version(was, module) and was.release == module.release:
-            return self._kept(was, module, same)
-        if not same:
-            return module, self._moved(was, module), None
+            if was.registry != module.registry and not overridden:
+                return module, self._moved(was, module)
+            if not was.address and not overridden:
+                return module, None  # a lock of old
+            return structs.replace(module, registry=was.registry, address=was.address), None
+        if was.registry != module.registry or not self._is_same_place(was, module):
+            return module, self._moved(was, module)
         if _is_same_version(was, module):
-            change = _another_release(module, was.release, "the locked one")
-            return module, change, None
-        return module, None, None
-
-    def _kept(
-        self, was: LockedModule, module: LockedModule, same: bool
-    ) -> tuple[LockedModule, str | None, str | None]:
-        """Return the module of a release that stays: whose registry it is stays too.
-
-        Only the manifest itself can give it to another one, which is told.
-        """
-        kept = structs.replace(module, registry=was.registry, address=was.address)
-        if same:
-            known = bool(was.address) or self.is_overridden(module.name)
-            return (kept if known else module), None, None
-        if not self.is_assigned(module.name):
-            return kept, None, None
-        warning = f"{self._moved(was, module)}, as the manifest says; it is the same release"
-        return module, None, warning
-
-    def _is_same_registry(self, was: LockedModule, now: LockedModule) -> bool:
-        return was.registry == now.registry and self._is_same_place(was, now)
+            return module, _another_release(module, was.release, "the locked one")
+        return module, None
 
     def _is_same_place(self, was: LockedModule, now: LockedModule) -> bool:
         known = was.address and now.address

@@ -17,7 +17,6 @@ from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import (
     Location,
-    Source,
     alias_location,
     default_location,
     settings_locations,
@@ -104,6 +103,11 @@ class Registries:
     def _default(self) -> Location:
         return default_location(self._manifest, self._override, lambda: self._opened.settings)
 
+    @property
+    def _is_overridden(self) -> bool:
+        """Whether the command line or the environment names the default registry."""
+        return self._default.source in ("option", "variable")
+
     def _open(self, alias: str, *, quiet: bool = False) -> Registry:
         location = self._default if alias == DEFAULT else alias_location(self._manifest, alias)
         return self._opened.at(
@@ -147,17 +151,12 @@ class Registries:
     ) -> Promise:
         """Return what a new lock is held to by the one before it and by what was installed."""
 
-        def source(name: str) -> Source:
-            alias = self.alias(name)
-            return self._default.source if alias == DEFAULT else "manifest"
-
         return Promise(
             lock=lock,
             installed=installed,
             accepted=accepted,
             folder=self._owner.folder,
-            is_assigned=lambda name: source(name) == "manifest",
-            is_overridden=lambda name: source(name) in ("option", "variable"),
+            is_overridden=lambda name: self.alias(name) == DEFAULT and self._is_overridden,
         )
 
     def searched(self) -> list[Registry]:
@@ -232,10 +231,22 @@ class Registries:
         """
         actual = self.of(module.name).name
         if actual != module.registry:
+            alias = self.alias(module.name)
+            how = f"the alias {alias!r} now leads to"
+            remedy = (
+                "correct its address under [registries], or run 'modpkg lock', which tells how to "
+                "accept the change"
+            )
+            if alias == DEFAULT and self._is_overridden:
+                how = f"{self._default.origin.removeprefix('from ')} names"
+                remedy = (
+                    f"leave that out, or run 'modpkg lock --accept-changed {module.name}' with it"
+                )
             raise LockError(
                 "M413",
                 name=module.name,
                 locked=module.registry,
-                alias=self.alias(module.name),
+                how=how,
                 actual=actual,
+                remedy=remedy,
             )

@@ -204,7 +204,7 @@ class LockMixes:
         )
         try:
             for known in (self.old, self.new):
-                lock, _ = self._registries.promise(known, (), self._replaced).keep(lock)
+                lock = self._registries.promise(known, (), self._replaced).keep(lock)
         except LockError as error:
             return Unresolvable(str(error))
         return Mix(text, lock)
