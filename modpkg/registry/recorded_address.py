@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from modpkg.core.home import default_registry
+from modpkg.core.redacted import is_token
 from modpkg.manifest.config import normal_address
 from modpkg.manifest.schema import Manifest
 
 BUILT_IN = "built-in"
 """Stands for the registry in modpkg's own folder, which is elsewhere for each user."""
-
-_LIKE_A_TOKEN = re.compile(r"(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[^/]{20,}")
 
 
 def recorded_address(address: str, manifest: Manifest) -> str:
@@ -82,10 +80,12 @@ def _folder(address: str, base: Path) -> str | None:
 def _without_tokens(url: str) -> str:
     """Return a URL without what in its path may be a token; a lock is there to be published."""
     scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
+    host, *parts = rest.split("/")
     host = host.rpartition("@")[2] if scheme in ("http", "https") else host
-    return f"{scheme}://{host}{slash}{_LIKE_A_TOKEN.sub(_digested, path)}"
+    return f"{scheme}://{'/'.join([host, *map(_digested, parts)])}"
 
 
-def _digested(found: re.Match[str]) -> str:
-    return f"sha256-{hashlib.sha256(found[0].encode()).hexdigest()[:16]}"
+def _digested(part: str) -> str:
+    if not part or not is_token(part):
+        return part
+    return f"sha256-{hashlib.sha256(part.encode()).hexdigest()[:16]}"
