@@ -13,6 +13,7 @@ from modpkg.compose.memory import BLOCK_ELEMENTS, KEPT_BYTES
 from modpkg.core import system
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.installed import TensorRef
+from modpkg.core.regular_file import open_unbuffered
 
 
 class RowReader:
@@ -118,7 +119,7 @@ class RowReader:
     def _fill(self, view: memoryview, position: int) -> None:
         try:
             if self._file is None:
-                self._file = FileIO(self.ref.file)
+                self._file = open_unbuffered(self.ref.file)
             while view:
                 count = system.read_at(self._file.fileno(), view, self.ref.offset + position)
                 if not count:

@@ -70,6 +70,11 @@ SMALL_FILE_SECONDS = 900
 #: What an attempt at a range of a pack has to bring, to count as progress, bytes.
 PROGRESS_BYTES = 64 << 10
 
+# Environments -------------------------------------------------------------------------------
+
+#: Files in the folder of an installed model.
+MODEL_FILES = 100_000
+
 # Tensors ------------------------------------------------------------------------------------
 
 #: The header of a safetensors file, bytes; the same as in safetensors.

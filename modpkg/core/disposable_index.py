@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -45,11 +47,15 @@ class DisposableIndex:
         """Open the index, and create it if there is none.
 
         Raises:
-            UnusableIndex: The file is of another version.
+            UnusableIndex: The file is of another version, or is a link or another thing.
             sqlite3.DatabaseError: It is damaged.
         """
         import sqlite3
 
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.lstat(path).st_mode):  # SQLite would follow a link
+                    raise UnusableIndex("not a file")
         connection = sqlite3.connect(
             ":memory:" if self.path is None else self.path,
             timeout=BUSY_TIMEOUT,
@@ -82,13 +88,17 @@ class DisposableIndex:
         )
         connection.executescript(";\n".join(statements))
 
+    def _files(self) -> list[Path]:
+        """Return the paths of the file and of what SQLite keeps beside it."""
+        if self.path is None:
+            return []
+        suffixes = ("", "-wal", "-shm", "-journal")
+        return [self.path.with_name(self.path.name + suffix) for suffix in suffixes]
+
     def drop(self) -> None:
         """Remove the file and what SQLite keeps beside it; the caller has it alone."""
-        if self.path is None:
-            return
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            path = self.path.with_name(self.path.name + suffix)
-            if path.is_dir():
+        for path in self._files():
+            if path.is_dir() and not path.is_symlink():
                 path.rmdir()
             else:
                 path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
 from modpkg.core.printable import printable
 from modpkg.core.regular_file import IrregularFile, OversizedFile, open_file
+from modpkg.core.system_folders import is_link, open_folder
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -248,27 +249,37 @@ def share_file(source: Path, target: Path) -> None:
     """Make a new file with the bytes of a file that nobody changes, read-only.
 
     A reflink, since a program that writes into it all the same changes only its own; else a hard
-    link; else a copy, as on Windows, which has no mode that says read-only.
+    link, unless the source is another user's, or may be executed; else a copy, as on Windows, which
+    has no mode that says read-only.
     """
     if not reflink(source, target):
-        if not system.WINDOWS and system.hard_link(source, target):
-            return  # with the mode of the source, which is the same file
+        # a hard link has the mode and the owner of the source, which is the same file
+        status = source.stat()
+        same = not system.is_of_another_user(status) and not status.st_mode & 0o111
+        if same and not system.WINDOWS and system.hard_link(source, target):
+            return
         copy_file(source, target)
     system.set_mode(target, 0o444)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and its contents; it is renamed first, so that no reader sees part of it."""
-    if not path.exists():
-        return
-    doomed = temporary_sibling(path)
-    try:
-        system.replace(path, doomed)
-    except PermissionError:
-        if not system.WINDOWS:
-            raise
-        doomed = path  # somebody reads in it, who keeps what is open
-    system.remove_folder(doomed)
+    """Remove a folder and its contents; it is renamed first, so that no reader sees part of it.
+
+    No link is followed; one in its place is removed itself.
+    """
+    with contextlib.suppress(FileNotFoundError), open_folder(path.parent, follow=True) as parent:
+        parent.remove(path.name, TEMPORARY)
+
+
+def check_no_links(*paths: Path) -> None:
+    """Check that none of these is a link: it could lead anywhere.
+
+    Raises:
+        InstallError: One is.
+    """
+    for path in paths:
+        if is_link(path):
+            raise InstallError("M511", path=path, what="a link")
 
 
 def shown(path: Path) -> str:
@@ -277,6 +288,23 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def check_links_of_owner(folder: Path, parts: Iterable[str]) -> None:
+    """Check that no part of a folder is a link that somebody else could have put there.
+
+    Whoever may write to a shared folder could lead others out of it. A link of this user, of the
+    folder's owner or of the system's administrator is theirs to make.
+
+    Raises:
+        InstallError: One is.
+    """
+    for path in (folder / part for part in parts):
+        if is_link(path):
+            trusted = (folder.stat().st_uid, 0)
+            status = os.lstat(path)
+            if system.is_of_another_user(status) and status.st_uid not in trusted:
+                raise InstallError("M511", path=path, what="another user's link")
 
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.bounds import MODEL_FILES
 from modpkg.core.errors import EnvironmentDamaged
 from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.records import DigestText, ReleaseRecord, Shape
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
+from modpkg.core.system_folders import is_link
 
 REPAIR = "'modpkg install' repairs it"
 """What to do about a damaged environment."""
@@ -21,7 +25,7 @@ class TensorRef(Struct, frozen=True):
     """A tensor's bytes on this machine; they were verified when they came into the store."""
 
     file: str
-    """Path of the pack; absolute, or relative to an environment's ``packs`` folder."""
+    """Path of the pack; absolute, or its name in an environment's ``packs`` folder."""
     offset: int
     length: int
     dtype: str
@@ -87,10 +91,59 @@ class InstalledModel(Struct, kw_only=True):
 def read_model(folder: Path) -> InstalledModel:
     """Return the record of an installed model.
 
+    The folder came from wherever the project came from: its seal only detects damage. Nothing in it
+    may therefore be a link, and its packs are files of its own environment.
+
     Raises:
-        EnvironmentDamaged: The record is missing or damaged.
+        EnvironmentDamaged: The record is missing or damaged, or names a file elsewhere, or
+            something in the folder is neither a file nor a folder.
     """
+
+    def damaged(reason: str) -> EnvironmentDamaged:
+        return EnvironmentDamaged("M506", path=folder, reason=reason, remedy=REPAIR)
+
     try:
-        return unseal(read_file(folder / MODEL_RECORD), InstalledModel)
+        model = unseal(read_file(folder / MODEL_RECORD, follow=False), InstalledModel)
+        packs = folder.absolute().parents[2] / "packs"
+        prompt = model.prompt.tensors if model.prompt is not None else {}
+        for name in {ref.file for ref in (*model.tensors.values(), *prompt.values())}:
+            if not is_pack_name(name):
+                raise damaged(f"its record names a file that is no pack of its own: {name[:200]}")
+            if is_link(packs / name):
+                raise damaged(f"its pack {name} is a link")
+        for parent in (folder, *folder.parents[:2]):
+            if is_link(parent):
+                raise damaged(f"{parent.name} is a link")
+        if (reason := irregular_in(folder)) is not None:
+            raise damaged(reason)
     except (OSError, msgspec.MsgspecError) as error:
-        raise EnvironmentDamaged("M506", path=folder, reason=str(error), remedy=REPAIR) from None
+        raise damaged(str(error)) from None
+    return model
+
+
+def is_pack_name(name: str) -> bool:
+    """Return whether a text has the form of the name of a pack in an environment."""
+    return _PACK.fullmatch(name) is not None
+
+
+_PACK = re.compile(r"[0-9a-f]{64}(?:\.[a-z]{1,20})?")
+
+
+def irregular_in(folder: Path) -> str | None:
+    """Return what in a folder is neither a file nor a folder, such as a link; None if nothing is.
+
+    Raises:
+        OSError: A folder cannot be listed.
+    """
+    pending, seen = [folder], 0
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MODEL_FILES:
+                    return f"it has more than {MODEL_FILES} files"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    return f"{entry.name} is neither a file nor a folder of its own"
+    return None

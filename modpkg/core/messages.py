@@ -218,10 +218,14 @@ MESSAGES: dict[str, str] = {
     ),
     "M510": "{path} cannot be read or written ({reason}); {remedy}.",
     "M511": (
-        "{path} is {what}, and modpkg reads only files there; remove it, or put the file itself in "
-        "its place."
+        "{path} is {what}, and modpkg takes only the file or folder itself there; remove it, or "
+        "put the file or folder in its place."
     ),
     "M512": "{path} has more than {limit}, the most that is read of such a file; make it smaller.",
+    "M513": (
+        "{path} is a link that leads out of {folder}, and what it leads to would become part of "
+        "the module; put the file in its place (cp -L), or remove it."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

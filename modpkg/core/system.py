@@ -14,7 +14,6 @@ import errno
 import io
 import os
 import shlex
-import shutil
 import stat
 import subprocess
 import sys
@@ -194,11 +193,6 @@ def remove_file(path: Path) -> bool:
     return True
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder and its contents; what Windows keeps, since it is open, is left."""
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def _patiently(act: Callable[[], object]) -> None:
     for pause in _PATIENCE if WINDOWS else ():
         with contextlib.suppress(PermissionError):
@@ -296,8 +290,13 @@ def read_pointer(path: Path) -> str | None:
 
 
 def hard_link(source: Path, target: Path) -> bool:
-    """Make ``target`` another name of a file; return whether the file system can."""
+    """Make ``target`` another name of a file; return whether the file system can.
+
+    A symbolic link gets no other name: what it leads to can be changed.
+    """
     try:
+        if source.is_symlink():
+            return False
         target.hardlink_to(source)
     except (OSError, NotImplementedError):
         return False

@@ -9,6 +9,7 @@ from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, digest_bytes, digest_file
 from modpkg.core.errors import IntegrityError
 from modpkg.core.files import (
+    check_no_links,
     disk_errors,
     make_folder,
     share_file,
@@ -48,6 +49,7 @@ class BlobTree:
     def add(self, data: bytes) -> Digest:
         """Add a small blob and return its digest."""
         digest = digest_bytes(data)
+        check_no_links(self.path(digest).parent)
         if not self.has(digest):
             write_atomically(self.path(digest), data, mode=0o444)
         return digest
@@ -60,6 +62,7 @@ class BlobTree:
             InstallError: The disk is full; nothing was added.
         """
         target = self.path(expected)
+        check_no_links(target.parent)
         staged = temporary_sibling(target)
         try:
             actual = write_atomically(staged, chunks, mode=0o444)
@@ -88,6 +91,7 @@ class BlobTree:
                 "M305", what=what, expected=expected, actual=actual, source=source.root
             )
         target = self.path(expected)
+        check_no_links(target.parent)
         make_folder(target.parent)
         staged = temporary_sibling(target)
         try:

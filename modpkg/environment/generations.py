@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
-from modpkg.core.filenames import MODEL_RECORD
-from modpkg.core.files import TEMPORARY, remove_tree, temporary_sibling
-from modpkg.core.installed import REPAIR, InstalledModel, read_model
+from modpkg.core.files import TEMPORARY, check_no_links, temporary_sibling, write_atomically
+from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_model
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
+from modpkg.core.system_folders import is_link, open_folder
 from modpkg.store.projects import CURRENT
 
 
@@ -36,6 +37,10 @@ def text_digest(text: str) -> Digest:
     return digest_bytes(text.encode("utf-8", "surrogateescape"))
 
 
+_NUMBER = re.compile(r"[0-9]{1,15}")
+"""The name of a generation's folder."""
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""The name of a model's folder: it is never a path."""
 KEPT = 5
 """Number of generations that are kept, including the current one."""
 
@@ -94,6 +99,12 @@ class Environment:
     """The environment in one ``.modpkg`` folder."""
 
     def __init__(self, root: Path) -> None:
+        """``root`` came with the project, from wherever that came: nothing of it may be a link.
+
+        Raises:
+            InstallError: A part of it is a link.
+        """
+        check_no_links(root, root / "generations", root / "packs")
         self.root = root
 
     @property
@@ -109,7 +120,12 @@ class Environment:
 
     def directories(self) -> list[Path]:
         """Return the folders for other tools that were written for any generation."""
-        return sorted(self.root.glob("generations/*/directories/*"))
+        found = []
+        for number in self.numbers():
+            folder = self.folder(number) / "directories"
+            if folder.is_dir() and not is_link(folder):
+                found += [path for path in folder.iterdir() if not is_link(path)]
+        return sorted(found)
 
     def numbers(self) -> list[int]:
         """Return the numbers of complete generations, ascending."""
@@ -118,13 +134,18 @@ class Environment:
         except FileNotFoundError:
             return []
         return sorted(
-            int(path.name) for path in paths if path.name.isdigit() and (path / COMPLETE).exists()
+            int(path.name)
+            for path in paths
+            if _NUMBER.fullmatch(path.name) and not is_link(path) and (path / COMPLETE).exists()
         )
 
     def current_number(self) -> int | None:
         """Return the current generation's number; None if nothing is installed."""
         name = (system.read_pointer(self._current) or "").rpartition("/")[2]
-        return int(name) if name.isdigit() and self.folder(int(name)).is_dir() else None
+        if not _NUMBER.fullmatch(name):
+            return None
+        folder = self.folder(int(name))
+        return int(name) if folder.is_dir() and not is_link(folder) else None
 
     def current(self) -> Generation | None:
         """Return the current generation; None if nothing is installed.
@@ -149,13 +170,15 @@ class Environment:
             EnvironmentDamaged: The record is missing or corrupt.
         """
         try:
-            data = read_file(self.folder(number) / COMPLETE)
-            return unseal(data, Generation)
+            data = read_file(self.folder(number) / COMPLETE, follow=False)
+            generation = unseal(data, Generation)
+            if strange := [name for name in generation.models if not _MODEL.fullmatch(name)]:
+                raise msgspec.ValidationError(f"a model cannot be named {strange[0][:200]!r}")
+            return generation
         except (OSError, msgspec.MsgspecError) as error:
-            reason, remedy = str(error), REPAIR if number == self.current_number() else EARLIER
-            raise EnvironmentDamaged(
-                "M506", path=self.folder(number), reason=reason, remedy=remedy
-            ) from None
+            reason = str(error)
+        remedy = REPAIR if number == self.current_number() else EARLIER
+        raise EnvironmentDamaged("M506", path=self.folder(number), reason=reason, remedy=remedy)
 
     def ever_installed(self) -> list[ModuleState]:
         """Return the modules of all generations that can be read, the newest generation first."""
@@ -169,13 +192,13 @@ class Environment:
         """Return whether the generation has all its packs, at their lengths, and intact records."""
         for name, length in generation.packs.items():
             pack = self.packs / name
-            if not pack.is_file() or pack.stat().st_size != length:
+            if is_link(pack) or not pack.is_file() or pack.stat().st_size != length:
                 return False
         models = self.folder(generation.number) / "models"
         try:
             for name in generation.models:
-                unseal(read_file(models / name / MODEL_RECORD), InstalledModel)
-        except (OSError, msgspec.MsgspecError):
+                read_model(models / name)
+        except EnvironmentDamaged:
             return False
         return True
 
@@ -210,7 +233,7 @@ class Environment:
             names = [path.name for path in (self.root / "generations").iterdir()]
         except FileNotFoundError:
             names = []
-        return max((int(name) for name in names if name.isdigit()), default=0) + 1
+        return max((int(name) for name in names if _NUMBER.fullmatch(name)), default=0) + 1
 
     def switch(self, number: int) -> None:
         """Make a generation the current one, atomically."""
@@ -241,7 +264,8 @@ class Environment:
     def prune(self) -> None:
         """Remove all but the last generations, unused packs and unfinished files.
 
-        A corrupt generation is removed too: nothing says any more what it needs.
+        A corrupt generation is removed too: nothing says any more what it needs. Only names of
+        modpkg's own form are removed, and no link is followed.
         """
         current = self.current_number()
         readable: dict[int, Generation] = {}
@@ -254,16 +278,21 @@ class Environment:
             kept.remove(min(kept))
         if current is not None:
             kept.add(current)
-        for path in (self.root / "generations").iterdir():
-            if not (path.name.isdigit() and int(path.name) in kept):
-                remove_tree(path)
         needed = {name for number in kept for name in readable[number].packs}
-        for path in self.packs.iterdir():
-            if path.name not in needed:
-                system.remove_file(path)
-        for path in self.root.iterdir():
-            if path.name.startswith(TEMPORARY):
-                system.remove_file(path)
+        with open_folder(self.root) as root:
+            with root.folder("generations") as generations:
+                for name in generations.names():
+                    earlier = _NUMBER.fullmatch(name) and int(name) not in kept
+                    if earlier or name.startswith(TEMPORARY):
+                        generations.remove(name, TEMPORARY)
+            with root.folder("packs") as packs:
+                for name in packs.names():
+                    unused = is_pack_name(name) and name not in needed
+                    if unused or name.startswith(TEMPORARY):
+                        packs.remove(name, TEMPORARY)
+            for name in root.names():
+                if name.startswith(TEMPORARY):
+                    root.remove(name, TEMPORARY)
 
     def tidy(self) -> None:
         """Remove the files that killed commands have left, if any."""
@@ -277,8 +306,8 @@ class Environment:
         """Hold the environment for changing it; other commands wait, after printing ``waiting``."""
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"
-        if not ignore.exists():
-            ignore.write_bytes(b"*\n")
+        if not ignore.exists() and not is_link(ignore):
+            write_atomically(ignore, b"*\n")
 
         def announce() -> None:
             if waiting is not None:

@@ -391,10 +391,10 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
                 reason="a pack or a model's record is incomplete",
                 remedy=EARLIER,
             )
-        write_atomically(project.lock_path, read_file(folder / LOCK_NAME))
+        write_atomically(project.lock_path, read_file(folder / LOCK_NAME, follow=False))
         untouched = current is not None and current.manifest == text_digest(project.text())
         if untouched:
-            text = read_file(folder / project.manifest_path.name)
+            text = read_file(folder / project.manifest_path.name, follow=False)
             write_atomically(project.manifest_path, text)
         environment.switch(number)
     return generation, untouched

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
-from modpkg.core.files import link_or_copy, safe_path, write_atomically
+from modpkg.core.files import link_or_copy, write_atomically
 from modpkg.core.installed import InstalledModel, Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.jsonfile import json_text
@@ -29,6 +29,7 @@ from modpkg.environment.assembly import (
 from modpkg.manifest.normal import from_normal_form
 from modpkg.manifest.schema import Compose, Manifest, Task
 from modpkg.release.build import requires_of
+from modpkg.release.content import check_path
 from modpkg.resolve.lock import Lock
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def lay_out_model(
     for path, source in composed.files.items():
         if path in composed.documents:
             continue
-        link_or_copy(source, folder / safe_path(path))
+        link_or_copy(source, folder / check_path(path))
     for path, document in {**composed.documents, CONFIG: composed.config}.items():
         write_atomically(folder / path, json_text(document))
     installed = InstalledModel(

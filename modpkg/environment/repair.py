@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modpkg.core import system
 from modpkg.core.digests import file_chunks
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.files import remove_tree, temporary_sibling
 from modpkg.core.home import user_project
@@ -55,10 +55,17 @@ def _drop_directories(store: Store, damaged: set[tuple[int, int]]) -> None:
     if not damaged:
         return
     for known in store.projects.known().values():
-        for folder in Environment(Path(known.environment)).directories():
+        for folder in _directories(Path(known.environment)):
             links = (path.stat() for path in folder.rglob("*.safetensors"))
             if any((link.st_dev, link.st_ino) in damaged for link in links):
                 remove_tree(folder)
+
+
+def _directories(environment: Path) -> list[Path]:
+    try:
+        return Environment(environment).directories()
+    except InstallError:  # it is a link now, and not the one that was installed
+        return []
 
 
 class CorruptFile:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ConversionError, IntegrityError
-from modpkg.core.files import TEMPORARY, remove_tree, write_atomically
+from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
+from modpkg.core.files import TEMPORARY, check_no_links, write_atomically
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
+from modpkg.core.system_folders import is_link, open_folder
 from modpkg.environment.registries import Registries
 from modpkg.registry.index import format_index
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import PARTS, RegistryWriter, blobs_of
 from modpkg.resolve.lock import Lock, LockedModule
 
 MARK = ".vendored"
 """File that marks a vendored folder: releases that are no longer locked are removed there."""
+
+
+_MODULE = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_PART, _HEX = re.compile(r"[0-9a-f]{2}"), re.compile(r"[0-9a-f]{64}")
 
 
 class Vendored(Struct, frozen=True):
@@ -42,12 +49,15 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
         IntegrityError: The registry has another release of a version than the lock.
         RegistryError: A registry cannot be read.
     """
+    check_no_links(out, out / MARK)
     if out.exists() and not (out / MARK).exists() and not all(map(_is_temporary, out.iterdir())):
         raise ConversionError("M803", path=out)
     lines: dict[str, list[IndexLine]] = {}
     for module in lock.module:
         lines.setdefault(module.registry, []).append(_line(module, registries))
     folders = {name: out / _folder_name(name) if len(lines) > 1 else out for name in lines}
+    for folder in {out, *folders.values()}:
+        check_no_links(folder, *(folder / part for part in PARTS))
     write_atomically(out / MARK, b"")
     progress.stage("Vendoring")
     progress.total(sum(line.size for of_one in lines.values() for line in of_one))
@@ -58,10 +68,12 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
             record = writer.copy_release(registries.of(line.name), line, progress.advance)
             kept |= {parse_digest(line.release), *(digest for digest, _ in blobs_of(record))}
         _remove_others(writer, of_one, kept)
-    for path in out.iterdir():
-        left = len(lines) > 1 and path.name != MARK and path not in folders.values()
-        if left or _is_temporary(path):
-            remove_tree(path) if path.is_dir() else path.unlink()
+    kept_names = {MARK, *(folder.name for folder in folders.values())}
+    with open_folder(out) as opened:
+        for name in opened.names():
+            left = len(lines) > 1 and name not in kept_names and _is_ours(out / name)
+            if left or name.startswith(TEMPORARY):
+                opened.remove(name, TEMPORARY)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Vendored(folders, len(lock.module), size)
 
@@ -69,6 +81,13 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
 def _is_temporary(path: Path) -> bool:
     """Return whether a file is a temporary one that a killed command has left."""
     return path.name.startswith(TEMPORARY)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether something in a vendored folder is a registry, or part of one."""
+    if path.name in (REGISTRY_INFO, REGISTRY_MODULES, *PARTS):
+        return True
+    return not is_link(path) and (path / REGISTRY_INFO).is_file() and (path / "index").is_dir()
 
 
 def _line(module: LockedModule, registries: Registries) -> IndexLine:
@@ -92,15 +111,28 @@ def _folder_name(registry: str) -> str:
 
 
 def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Digest]) -> None:
-    """Remove other index lines, then the blobs that only those name."""
-    for path in (writer.folder / "index").iterdir():
-        own = [line for line in lines if path.name == f"{line.name}.jsonl"]
-        if own:
-            write_atomically(path, format_index(own))
-        else:
-            path.unlink()
-    for path in (writer.folder / "blobs" / "sha256").glob("*/*"):
-        if f"sha256:{path.name}" not in kept:
-            path.unlink()
+    """Remove other index lines, then the blobs that only those name; no link is followed.
+
+    What is not named as a registry names its files is left.
+    """
+    for name in {line.name for line in lines}:
+        own = [line for line in lines if line.name == name]
+        write_atomically(writer.folder / "index" / f"{name}.jsonl", format_index(own))
+    with open_folder(writer.folder) as registry:
+        with registry.folder("index") as index:
+            for name in index.names():
+                other = name.endswith(".jsonl") and _MODULE.fullmatch(name[:-6])
+                if name.startswith(TEMPORARY) or (
+                    other and not any(line.name == name[:-6] for line in lines)
+                ):
+                    index.remove(name, TEMPORARY)
+        with registry.folder("blobs") as blobs, blobs.folder("sha256") as all_blobs:
+            for part in filter(_PART.fullmatch, all_blobs.names()):
+                with all_blobs.folder(part) as some:
+                    for name in some.names():
+                        other = _HEX.fullmatch(name) and f"sha256:{name}" not in kept
+                        if other or name.startswith(TEMPORARY):
+                            some.remove(name, TEMPORARY)
     writer.describe_all()
-    remove_tree(writer.folder / "locks")
+    with open_folder(writer.folder) as registry:
+        registry.remove("locks", TEMPORARY)

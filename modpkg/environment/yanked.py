@@ -95,7 +95,7 @@ def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Regi
 
 def _read(path: Path) -> _Reported | None:
     try:
-        return msgspec.json.decode(read_file(path), type=_Reported)
+        return msgspec.json.decode(read_file(path, follow=False), type=_Reported)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -116,9 +116,9 @@ def _foreign(folder: Path) -> str | None:
 
 def _left_out(path: Path, name: str, why: str, *, adapter: bool) -> str | None:
     """Return why a file is not taken; None if it is."""
+    if not path.is_file():
+        return "a broken link" if path.is_symlink() else "not a file"
     real = path.resolve()  # a hub's cache holds links to its blobs
-    if not real.is_file():
-        return "a broken link"
     if name == ADAPTER_WEIGHTS and not adapter:
         return "an adapter's: import it with 'modpkg import peft'"
     if name.endswith(".safetensors"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modpkg.core.errors import ConversionError, InstallError
-from modpkg.core.files import denied
+from modpkg.core.files import check_no_links, denied
 from modpkg.core.names import module_name
 from modpkg.environment.absent import nothing_installed
 from modpkg.environment.workspace import Workspace
@@ -66,6 +66,7 @@ def adapter_directory(workspace: Workspace, name: str) -> Path:
 
 def _written(name: str, out: Path, write: Callable[[], object]) -> Path:
     """Return a directory, written unless it is there."""
+    check_no_links(out.parent, out)
     if out.is_dir():
         return out
     try:

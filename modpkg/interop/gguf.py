@@ -26,7 +26,7 @@ from modpkg.interop.gguf_reader import read_once
 from modpkg.interop.gguf_settings import RULES, amended, check_settings
 from modpkg.interop.gguf_tensors import check_tensors
 from modpkg.interop.gguf_tokenizer import check_tokenizer, fix_pre_tokenizer
-from modpkg.interop.hub_blob import check_hub_blob
+from modpkg.interop.hub_blob import check_hub_blob, check_link
 from modpkg.interop.module_project import (
     UNKNOWN_LICENSE,
     license_of,
@@ -74,6 +74,8 @@ def import_gguf(
 
     parts = read_parts(source)
     for part in parts:
+        if part.path != source:  # which a person has named
+            check_link(source.parent, part.path)
         check_hub_blob(part.path)
     _refuse_other_kinds(parts[0])
     check_tokenizer(parts[0])

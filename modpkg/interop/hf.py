@@ -22,7 +22,7 @@ from modpkg.interop.contents import (
     copy_weights,
 )
 from modpkg.interop.full_precision import refs_of, write_full_precision
-from modpkg.interop.hub_blob import check_hub_blob
+from modpkg.interop.hub_blob import check_hub_blob, check_links
 from modpkg.interop.module_project import (
     files_of,
     front_matter,
@@ -33,6 +33,7 @@ from modpkg.interop.module_project import (
 from modpkg.interop.remote_code import leave_out_code
 from modpkg.interop.weights import ANY_SIZE, MAX_SHARD, write_weights
 from modpkg.release.checkpoint import Checkpoint, checkpoint_of
+from modpkg.release.content import check_data, check_path
 from modpkg.runtime.architecture import refuse_remote_code
 from modpkg.runtime.sentence_modules import (
     EMBEDS,
@@ -79,6 +80,7 @@ def import_hf(
         PackError: Its weights are damaged.
         InstallError: `out` cannot be written.
     """
+    check_links(source)
     _check_sentence_modules(name, source)
     if not (source / CONFIG).is_file():
         raise ConversionError("M801", path=source, reason=_without_config(source))
@@ -356,6 +358,8 @@ def write_hf(
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if path.is_file() and relative not in left:
+            check_path(relative)
+            check_data(path, relative)
             (staged / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / relative)
             system.set_mode(staged / relative, 0o644)

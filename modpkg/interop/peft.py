@@ -20,7 +20,7 @@ from modpkg.core.errors import (
     ReleaseError,
 )
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MANIFEST, MEMORY, MODULES
-from modpkg.core.files import safe_path, shown, write_atomically
+from modpkg.core.files import shown, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
 from modpkg.core.names import (
@@ -37,6 +37,7 @@ from modpkg.environment.releases import fetch_module
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.contents import contents_of, copy_data, copy_weights
 from modpkg.interop.foreign_adapters import as_peft
+from modpkg.interop.hub_blob import check_links
 from modpkg.interop.module_project import (
     UNKNOWN_LICENSE,
     files_of,
@@ -53,6 +54,7 @@ from modpkg.manifest.schema import Compose
 from modpkg.registry.base import find_base
 from modpkg.release.base import Base
 from modpkg.release.checkpoint import checkpoint_of
+from modpkg.release.content import check_path
 from modpkg.resolve.lock import LockedModule
 from modpkg.runtime.memory_layout import layout_of
 from modpkg.runtime.sentence_modules import WITH_WEIGHTS, modules_of
@@ -99,6 +101,7 @@ def import_peft(
     """
     pin = against_of(base, against)
     find = None if workspace is None else partial(_base, workspace, name, version, base, pin)
+    check_links(source)
     with as_peft(source, part=part, find=find) as (folder, warnings):
         return warnings + _import(
             folder, out, name, version, base=base, against=pin, license=license
@@ -343,7 +346,7 @@ def export_peft(
         for path, blob in module.files.items():
             if path == MEMORY:
                 continue
-            target = staged / safe_path(path)
+            target = staged / check_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(blob, target)
             system.set_mode(target, 0o644)

@@ -13,6 +13,7 @@ from pathlib import Path
 from modpkg.core.filenames import ENVIRONMENT, MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import open_file, read_file
+from modpkg.core.system_folders import is_link
 
 SCHEMA_FILE = "modpkg.schema.json"
 SCHEMA_LINE = f"#:schema ./{ENVIRONMENT}/{SCHEMA_FILE}\n"
@@ -43,9 +44,11 @@ def add_schema(folder: Path) -> None:
 def _write(folder: Path) -> None:
     from modpkg.manifest.json_schema import manifest_schema
 
+    if is_link(folder):
+        return
     data = (json.dumps(manifest_schema(), indent=1) + "\n").encode()
     path, ignore = folder / SCHEMA_FILE, folder / ".gitignore"
-    if path.exists() and read_file(path) == data:
+    if path.exists() and not is_link(path) and read_file(path) == data:
         return
     folder.mkdir(exist_ok=True)
     if not ignore.exists():

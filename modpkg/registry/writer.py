@@ -18,7 +18,7 @@ import msgspec
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError, PublishError
 from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REGISTRY_MODULES
-from modpkg.core.files import make_folder, write_atomically
+from modpkg.core.files import check_links_of_owner, make_folder, write_atomically
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
     SPEC,
@@ -36,7 +36,10 @@ from modpkg.registry.module_lines import format_module_lines, module_line, shown
 from modpkg.registry.reader import Registry
 from modpkg.registry.write_lock import folder_lock
 from modpkg.release.build_stamps import read_stamps, unchanged
-from modpkg.release.verify import verify_release
+from modpkg.release.verify import check_record, verify_release
+
+PARTS = ("index", "blobs", "blobs/sha256", "locks", "lookup")
+"""The folders of a registry."""
 
 
 class RegistryWriter:
@@ -52,7 +55,9 @@ class RegistryWriter:
 
         Raises:
             PublishError: The folder cannot be created or written to.
+            InstallError: A part of it is a link of somebody else.
         """
+        check_links_of_owner(self.folder, PARTS)
         try:
             make_folder(self.folder / "index")
             make_folder(self.folder / "blobs" / "sha256")
@@ -142,6 +147,7 @@ class RegistryWriter:
         """
         self.prepare()
         record = source.record(line)
+        check_record(record)
         with self._locked(line.name):
             others = self._other_versions(line, self._reader().index(line.name))
             for digest, what in blobs_of(record):

@@ -12,7 +12,7 @@ from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
-from modpkg.core.files import remove_tree, temporary_sibling, write_atomically
+from modpkg.core.files import check_no_links, remove_tree, temporary_sibling, write_atomically
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import parse_version, requirement_text
@@ -91,6 +91,7 @@ def build(
         IntegrityError: An earlier tensor is damaged in the registry.
         InstallError: The disk is full; ``out`` is unchanged.
     """
+    check_no_links(out)
     content = collect(manifest)
     empty = module.kind == "model" and manifest.compose is None
     if (empty or module.kind in _NEEDS_WEIGHTS) and not content.weights:

@@ -20,8 +20,10 @@ from modpkg.manifest.schema import Manifest
 _ENDINGS = {
     "code": "py pyc pyw pyd pyx ipynb sh bash zsh fish csh command bat cmd ps1 psm1 psd1 vbs hta"
     " wsf js mjs cjs jsx ts tsx lua rb pl php tcl r jl java class jar scala kt cs go rs c cc cpp"
-    " cxx h hpp cu cuh mk cmake gradle nix",
-    "native code": "so dll dylib exe com scr msi app ko o a lib node wasm ptx cubin whl egg",
+    " cxx h hpp cu cuh mk cmake gradle nix exs ex erl hs ml fsx d dart swift mm zig nim groovy awk"
+    " tcl elv nu xsh applescript scpt pth sct jse vbe",
+    "native code": "so dll dylib exe com scr msi app ko o a lib node wasm ptx cubin whl egg"
+    " msc cpl gadget jnlp chm xll deb rpm apk appimage dmg pkg",
     "a file that a desktop runs": "desktop lnk url reg inf",
     "a pickle": "pkl pickle pt pth ckpt joblib dill",
     "weights in a form that can hold code": "h5 keras pb tflite onnx",
@@ -32,10 +34,20 @@ _TOOLS = (
     " jenkinsfile snakefile sconstruct brewfile cmakelists.txt meson.build package.json deno.json"
     " composer.json cargo.toml go.mod pom.xml setup.cfg tox.ini pytest.ini docker-compose.yml"
     " docker-compose.yaml compose.yml compose.yaml taskfile.yml taskfile.yaml lefthook.yml dvc.yaml"
-    " mlproject"
+    " mlproject makefile.am build build.bazel workspace workspace.bazel module.bazel buck tiltfile"
+    " earthfile pyproject.toml pixi.toml hatch.toml pdm.toml uv.toml mise.toml pants.toml pipfile"
+    " conanfile.txt meson_options.txt configure build.xml package.yaml package.json5 deno.jsonc"
+    " bunfig.toml bower.json tsconfig.json jsconfig.json nx.json turbo.json lerna.json rush.json"
+    " angular.json project.json lefthook.yaml lefthook.toml lefthook.json dune dune-project"
+    " rebar.config cabal.project stack.yaml pubspec.yaml podfile fastfile appfile dangerfile"
+    " guardfile capfile berksfile puppetfile thorfile caskfile mkdocs.yml mkdocs.yaml _config.yml"
+    " book.toml netlify.toml vercel.json fly.toml render.yaml app.yaml serverless.yml"
+    " serverless.yaml skaffold.yaml devfile.yaml devbox.json cloudbuild.yaml buildspec.yml"
+    " appveyor.yml azure-pipelines.yml bitbucket-pipelines.yml wercker.yml agents.md claude.md"
+    " gemini.md"
 )
 _RUN_BY_TOOLS = frozenset(_TOOLS.split())
-"""Names, in lower case, under which a tool of developers runs what is in a file."""
+"""Names, in lower case, under which a tool of developers runs, or obeys, what is in a file."""
 _MAGIC = (
     (b"\x7fELF", "a program"),
     (b"MZ", "a program"),
@@ -152,6 +164,18 @@ def check_data(path: Path, shown: str) -> None:
             raise ReleaseError("M202", path=path, what=what)
     if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
         raise ReleaseError("M202", path=path, what="a pickle")
+
+
+def check_path(path: str) -> str:
+    """Return a path of a release, checked before something is written under it.
+
+    Raises:
+        InvalidValue: It leads out of the folder, or a part of it is hidden; see `safe_path`.
+        ReleaseError: It is the name of code, or of a file that a tool runs.
+    """
+    if (what := code_by_name(safe_path(path))) is not None:
+        raise ReleaseError("M202", path=path, what=what)
+    return path
 
 
 def code_by_name(path: str) -> str | None:

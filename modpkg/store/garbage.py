@@ -11,11 +11,12 @@ from msgspec import Struct
 from modpkg.core import system
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError
-from modpkg.core.files import remove_tree
+from modpkg.core.files import TEMPORARY, remove_tree
 from modpkg.core.records import ReleaseRecord
+from modpkg.core.system_folders import open_folder
 from modpkg.store.contents import COMPOSED, TESTED, StoreContents, scan_store
 from modpkg.store.gc_roots import GcRoots, gc_roots
-from modpkg.store.store import Store
+from modpkg.store.store import FILES, FOLDERS, Store
 
 DAY = 86400.0
 AGE = 30 * DAY
@@ -198,17 +199,20 @@ def collect_over(store: Store, max_size: int, *, now: float, warn: Callable[[str
 
 
 def clear(store: Store) -> None:
-    """Remove everything but the known projects; the caller has locked the store exclusively."""
-    for path in store.root.iterdir():
-        if path.name not in _KEPT:
-            if path.is_dir():
-                remove_tree(path)
-            else:
-                system.remove_file(path)
+    """Remove everything but the known projects; the caller has locked the store exclusively.
 
-
-_KEPT = ("lock", "tensors.lock", "projects")
-"""A lock belongs to the open file: another file of the same name would be another lock."""
+    Locks stay: one belongs to the open file, and another file of its name would be another lock.
+    What is not the store's is left.
+    """
+    removed = {*FOLDERS, *FILES} - {"projects"}
+    with open_folder(store.root, follow=True) as root:
+        for name in root.names():
+            if (
+                (name in FOLDERS and name != "projects")
+                or name in FILES
+                or name.startswith(TEMPORARY)
+            ):
+                root.remove(name, TEMPORARY)
 
 
 def remove_garbage(

@@ -15,7 +15,7 @@ from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.file_lock import file_lock
-from modpkg.core.files import write_atomically
+from modpkg.core.files import check_links_of_owner, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.packs import PackTensor
 from modpkg.core.records import ReleaseRecord, decode_record
@@ -24,6 +24,14 @@ from modpkg.core.verified import VerifiedFiles
 from modpkg.store.packs import PackFolder, PackLayout
 from modpkg.store.projects import Projects
 from modpkg.store.tensors import TensorIndex
+
+FOLDERS = (
+    *("blobs", "blobs/sha256", "packs", "partial", "composed", "tested", "checked"),
+    *("projects", "index-cache"),
+)
+"""The folders of a store."""
+FILES = ("tensors.sqlite", "tensors.sqlite-wal", "tensors.sqlite-shm", "tensors.sqlite-journal")
+"""Its index, and what SQLite keeps beside it."""
 
 
 class TensorLocation(Struct, frozen=True):
@@ -56,7 +64,12 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, *, exclusive: bool = False) -> Iterator[None]:
-        """Lock the store while its contents are relied on; ``exclusive`` to remove any of them."""
+        """Lock the store while its contents are relied on; ``exclusive`` to remove any of them.
+
+        Raises:
+            InstallError: A part of it is a link of somebody else, or locks do not work.
+        """
+        check_links_of_owner(self.root, FOLDERS)
         with file_lock(self.root / "lock", exclusive=exclusive):
             yield
 

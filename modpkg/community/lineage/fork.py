@@ -11,7 +11,7 @@ from msgspec import Struct
 from modpkg.community.modules.reference import find_line
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import ADAPTER_CONFIG, MANIFEST, REPORT
-from modpkg.core.files import copy_file, make_folder, safe_path, write_atomically
+from modpkg.core.files import copy_file, make_folder, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.core.records import ACTING_KINDS
@@ -22,7 +22,7 @@ from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.normal import manifest_text
 from modpkg.manifest.read import parse_manifest
-from modpkg.release.content import is_left_out
+from modpkg.release.content import check_data, check_path, is_left_out
 
 FIRST = "1.0.0"
 """The first version of a fork."""
@@ -71,12 +71,13 @@ def write_fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
         RecordError, ManifestError, InvalidValue: The release is malformed.
     """
     files = {
-        safe_path(path): blob
+        check_path(path): blob
         for path, blob in module.files.items()
         if path not in (REPORT, MANIFEST)
     }
     with new_project(out) as staged:
         for path, blob in files.items():
+            check_data(blob, path)
             make_folder((staged / path).parent)
             copy_file(blob, staged / path)
         if module.tensors:

@@ -26,6 +26,7 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.contents import contents_of
+from modpkg.interop.hub_blob import check_links
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.select import newest_release
 from modpkg.release.checkpoint import checkpoint_of
@@ -230,6 +231,7 @@ def _content_of(folder: Path) -> Content:
     Its weights are what an index names, or ``model.safetensors``; where there is neither, every
     file of weights beside the config.
     """
+    check_links(folder)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     weights = list(checkpoint_of(folder, config).files)
     weights = weights or sorted(path.name for path in folder.glob("*.safetensors"))

@@ -16,7 +16,7 @@ from modpkg.community.modules.view import view_of_build, view_of_project, view_o
 from modpkg.community.semver.check import Check, check
 from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
 from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
-from modpkg.core.files import shown
+from modpkg.core.files import check_no_links, shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
@@ -127,6 +127,7 @@ def publish_project(
     manifest = project.manifest
     module = module_table(manifest)
     dist = manifest.folder / DIST
+    check_no_links(dist)
     if not (dist / REGISTRY_INFO).exists():
         raise PublishError("M311", folder=shown(dist))
     built = Registry(str(dist.absolute()))
