@@ -104,7 +104,7 @@ def read_model(folder: Path) -> InstalledModel:
 
     try:
         model = unseal(read_file(folder / MODEL_RECORD, follow=False), InstalledModel)
-        packs = folder.absolute().parents[2] / "packs"
+        packs = folder.parent.parent.parent.parent / "packs"  # of …/generations/1/models/name
         prompt = model.prompt.tensors if model.prompt is not None else {}
         for name in {ref.file for ref in (*model.tensors.values(), *prompt.values())}:
             if not is_pack_name(name):

@@ -115,23 +115,23 @@ def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Dig
 
     What is not named as a registry names its files is left.
     """
-    for name in {line.name for line in lines}:
+    locked = {line.name for line in lines}
+    for name in locked:
         own = [line for line in lines if line.name == name]
         write_atomically(writer.folder / "index" / f"{name}.jsonl", format_index(own))
     with open_folder(writer.folder) as registry:
         with registry.folder("index") as index:
             for name in index.names():
-                other = name.endswith(".jsonl") and _MODULE.fullmatch(name[:-6])
-                if name.startswith(TEMPORARY) or (
-                    other and not any(line.name == name[:-6] for line in lines)
-                ):
+                module = name.removesuffix(".jsonl")
+                other = module != name and _MODULE.fullmatch(module) and module not in locked
+                if other or name.startswith(TEMPORARY):
                     index.remove(name, TEMPORARY)
         with registry.folder("blobs") as blobs, blobs.folder("sha256") as all_blobs:
             for part in filter(_PART.fullmatch, all_blobs.names()):
                 with all_blobs.folder(part) as some:
                     for name in some.names():
-                        other = _HEX.fullmatch(name) and f"sha256:{name}" not in kept
-                        if other or name.startswith(TEMPORARY):
+                        blob = _HEX.fullmatch(name) is not None
+                        if (blob and f"sha256:{name}" not in kept) or name.startswith(TEMPORARY):
                             some.remove(name, TEMPORARY)
     writer.describe_all()
     with open_folder(writer.folder) as registry:

@@ -207,11 +207,7 @@ def clear(store: Store) -> None:
     removed = {*FOLDERS, *FILES} - {"projects"}
     with open_folder(store.root, follow=True) as root:
         for name in root.names():
-            if (
-                (name in FOLDERS and name != "projects")
-                or name in FILES
-                or name.startswith(TEMPORARY)
-            ):
+            if name in removed or name.startswith(TEMPORARY):
                 root.remove(name, TEMPORARY)
 
 

@@ -518,7 +518,7 @@ def test_store_over_its_limit_is_collected_and_one_at_it_is_not(tmp_path: Path) 
     assert files(recent) == {"partial"}
 
 
-def test_clearing_keeps_locks_and_projects(tmp_path: Path) -> None:
+def test_clearing_keeps_locks_projects_and_what_is_not_the_stores(tmp_path: Path) -> None:
     store = filled(tmp_path / "store", used=NOW)
     store.projects.register(tmp_path / "modpkg.lock", tmp_path / "environment")
     for name in ("lock", "tensors.lock", "other"):
@@ -526,6 +526,7 @@ def test_clearing_keeps_locks_and_projects(tmp_path: Path) -> None:
     clear(store)
     assert sorted(path.name for path in store.root.iterdir()) == [
         "lock",
+        "other",
         "projects",
         "tensors.lock",
     ]
