@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from modpkg.adapters.expert import layers_of
+from modpkg.compose.backing import parts_bounded
 from modpkg.compose.composition import Composition, PromptReader, PromptRow
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import map_tensors
@@ -26,7 +27,7 @@ from modpkg.compose.named_code import check_no_code, without_choices
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.compose.torch_threads import one_thread
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import ComposeError, IntegrityError
+from modpkg.core.errors import ComposeError, IntegrityError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
 from modpkg.core.installed import TensorRef
@@ -143,10 +144,12 @@ class PromptStateExtractor:
         check_no_code(self._name, self._base.config)
         keys = _model_keys(without_choices(self._base.config))
         try:
-            with torch.device("meta"), confined():
+            with torch.device("meta"), confined(), parts_bounded(self._name, len(self._tensors)):
                 config = transformers.AutoConfig.for_model(kind, **keys)
                 model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             model.rotary_emb = type(model.rotary_emb)(config=config)
+        except RunError:
+            raise
         except Exception as error:  # transformers' constructors raise errors of many types
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ComposeError(

@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
+from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.core import system
-from modpkg.core.errors import ConversionError
+from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
 from modpkg.core.files import TEMPORARY, link_or_copy
@@ -214,7 +215,7 @@ def _load(transformers: Any, header: GgufHeader, config: Any, dtype: str) -> tup
 
     auto = transformers.AutoModelForCausalLM
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), parts_bounded(header.path.name, len(header.tensors)):
             empty = auto.from_config(config, trust_remote_code=False)
         ignored = check_tensors(empty, header)
         model, info = auto.from_pretrained(
@@ -227,7 +228,7 @@ def _load(transformers: Any, header: GgufHeader, config: Any, dtype: str) -> tup
             output_loading_info=True,
             **_dequantised(transformers),
         )
-    except ConversionError:
+    except (ConversionError, RunError):
         raise
     except Exception as error:  # transformers trusts the file and can fail anyhow
         raise _unreadable(header, "its tensors", error) from None

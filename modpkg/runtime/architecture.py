@@ -10,7 +10,7 @@ from typing import Any
 
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_code import check_no_code, without_choices
-from modpkg.core.bounds import CONFIG_LAYERS
+from modpkg.core.bounds import CONFIG_LABELS, CONFIG_LAYERS
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
@@ -29,7 +29,11 @@ _CONFIGS = (
 
 _FLOAT = "__float__"
 """The key under which transformers writes an infinite number."""
-_COUNT_OF_LAYERS = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
+_COUNTS = (
+    (re.compile(r"layer|depth|block|stage", re.IGNORECASE), CONFIG_LAYERS),
+    (re.compile(r"label|class", re.IGNORECASE), CONFIG_LABELS),
+)
+"""What a config counts that transformers makes a list or table of, and the most of it."""
 NOT_ONE = "config.json does not name one architecture"
 
 
@@ -111,7 +115,7 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def check_sizes(name: str, config: Any, key: str = "") -> None:
-    """Check that no number of layers is beyond any model: transformers makes a list of them.
+    """Check that no number of layers or labels is beyond any model: transformers lists them.
 
     Raises:
         RunError: One is.
@@ -122,7 +126,9 @@ def check_sizes(name: str, config: Any, key: str = "") -> None:
     elif isinstance(config, list):
         for value in config[:1000]:
             check_sizes(name, value, key)
-    elif isinstance(config, int) and config > CONFIG_LAYERS and _COUNT_OF_LAYERS.search(key):
+    elif isinstance(config, int | float) and any(
+        config > most and counts.search(key) for counts, most in _COUNTS
+    ):
         reason = f"config.json is invalid ({key} is {config})"
         raise RunError("M704", name=name, reason=reason)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from modpkg.adapters.quantised import method_of, quantised
+from modpkg.compose.backing import backed_by, parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import DTYPE_NAMES, map_tensors
 from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
@@ -128,7 +129,7 @@ def build_model(
         MissingExtra: Transformers is not installed.
     """
     cls, config = model_class(name, folder)
-    cls, tensors = encoder_parts(cls, config, tensors)
+    cls, tensors = encoder_parts(name, cls, config, tensors)
     with _default_dtype(tensors, config, dtype):
         _set_dtype(config, torch.get_default_dtype())
         model = None
@@ -191,8 +192,10 @@ def _by_assignment(
     from transformers.initialization import no_init_weights
 
     try:
-        with no_init_weights(), confined():
+        with no_init_weights(), confined(), backed_by(name, cls, config, tensors):
             model: Any = cls(config)
+    except RunError:
+        raise
     except ImportError as error:
         text = " ".join(str(error).split())[:300]
         raise MissingExtra("M723", name=name, reason=text) from None
@@ -274,7 +277,7 @@ def _by_transformers(
         RunError: Tensors are missing, unexpected or of other shapes.
     """
     try:
-        with confined():
+        with confined(), parts_bounded(name, len(tensors)):
             model, info = cls.from_pretrained(
                 None,
                 config=config,
@@ -284,6 +287,8 @@ def _by_transformers(
                 local_files_only=True,
                 ignore_mismatched_sizes=True,
             )
+    except RunError:
+        raise
     except Exception as error:  # quantisers and conversions raise errors of many types
         text = " ".join(str(error).split())[:300].rstrip(".")
         if (settings := getattr(config, "quantization_config", None)) is not None:

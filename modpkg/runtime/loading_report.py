@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from msgspec import Struct
-from torch.nn.modules.module import register_module_module_registration_hook
 
+from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.core.errors import MissingExtra, ReleaseError, RunError
 from modpkg.core.names import listed
@@ -67,7 +65,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     headers: Any = {tensor: _Header(shape) for tensor, (_, shape) in types.items()}
-    cls, headers = encoder_parts(cls, config, headers)
+    cls, headers = encoder_parts(name, cls, config, headers)
     seen: set[str] = set()
 
     def adjust(self: Any, info: Any) -> None:
@@ -86,7 +84,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
         },
     )
     try:
-        with confined(), _bounded(20_000 + 50 * len(types)):
+        with confined(), parts_bounded(name, len(types)):
             model, info = judged.from_pretrained(
                 None,
                 config=config,
@@ -99,6 +97,8 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
     except ImportError as error:
         text = " ".join(str(error).split())[:300]
         raise MissingExtra("M723", name=name, reason=text) from None
+    except RunError:
+        raise
     except Exception as error:  # transformers' constructors and conversions raise many types
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if not any(header.used for header in headers.values()):
@@ -140,25 +140,6 @@ def _same(tensor: str, names: Collection[str]) -> bool:
         name == tensor or name.endswith(f".{tensor}") or tensor.endswith(f".{name}")
         for name in names
     )
-
-
-@contextlib.contextmanager
-def _bounded(limit: int) -> Iterator[None]:
-    """Stop building a model in this thread at ``limit`` modules; a config may ask for more."""
-    count, thread = 0, threading.get_ident()
-
-    def counted(module: Any, name: str, child: Any) -> None:
-        nonlocal count
-        if threading.get_ident() == thread:
-            count += 1
-            if count > limit:
-                raise ValueError(f"it describes more than {limit} modules, which no tensor fills")
-
-    handle = register_module_module_registration_hook(counted)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def report_or_reason(

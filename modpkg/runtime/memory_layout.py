@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.core.bounds import BUILT_LAYERS
 from modpkg.core.errors import RunError
@@ -81,12 +82,17 @@ def layout_of(
         RunError: The architecture is unknown, or the config is invalid.
         MissingExtra: Transformers is not installed.
     """
-    model = meta_model(name, config)
+    model = meta_model(name, config, len(disk))
     return None if model is None else layout_of_model(model, disk)
 
 
-def meta_model(name: str, config: Mapping[str, Any]) -> Any | None:
+def meta_model(name: str, config: Mapping[str, Any], tensors: int) -> Any | None:
     """Return a model without values, or None if its architecture cannot be built without.
+
+    Args:
+        name: Its name, for errors.
+        config: Its ``config.json``.
+        tensors: The number of its tensors.
 
     Raises:
         RunError: The architecture is unknown, or the config is invalid.
@@ -98,8 +104,15 @@ def meta_model(name: str, config: Mapping[str, Any]) -> Any | None:
     from transformers.initialization import no_init_weights
 
     try:
-        with torch.device("meta"), no_init_weights(), confined():
+        with (
+            torch.device("meta"),
+            no_init_weights(),
+            confined(),
+            parts_bounded(name, tensors),
+        ):
             return cls(parsed)
+    except RunError:
+        raise
     except Exception:  # transformers' constructors raise errors of many types
         return None
 

@@ -11,6 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from modpkg.compose.confinement import confined
+from modpkg.core.errors import RunError
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,30 +35,42 @@ def encoder_class(cls: Any, config: Any) -> Any:
 
 
 def encoder_parts(
-    cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
+    name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
 ) -> tuple[Any, Mapping[str, torch.Tensor]]:
     """Return an encoder's class and tensors: without the output layer, and without a pooler that
     the file lacks and nothing reads. Other classes and tensors are returned as they are.
 
     Args:
+        name: The model's name, for errors.
         cls: The class, from `encoder_class`.
         config: Its config, which names a language model if the class is that model's encoder.
         tensors: Those on disk.
+
+    Raises:
+        RunError: The config is invalid.
     """
     import torch
     import transformers
+
+    from modpkg.compose.backing import parts_bounded
 
     named = (getattr(config, "architectures", None) or [cls.__name__])[0]
     whole = getattr(transformers, str(named), cls)
     if cls.__name__ == named or _LANGUAGE_MODEL.search(str(named)) is None:
         return cls, tensors
-    with torch.device("meta"):
-        names = whole(config).state_dict().keys()
+    try:
+        with torch.device("meta"), confined(), parts_bounded(name, len(tensors)):
+            names = whole(config).state_dict().keys()
+    except RunError:
+        raise
+    except Exception as error:  # transformers' constructors raise errors of many types
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     prefix = f"{whole.base_model_prefix}."
-    head = {name for name in names if not name.startswith(prefix)}
-    own = {name: tensor for name, tensor in tensors.items() if name not in head}
+    head = {key for key in names if not key.startswith(prefix)}
+    own = {key: tensor for key, tensor in tensors.items() if key not in head}
     parameters = inspect.signature(cls.__init__).parameters
-    if "add_pooling_layer" in parameters and not any(_POOLER in name for name in own):
+    if "add_pooling_layer" in parameters and not any(_POOLER in key for key in own):
 
         def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
             cls.__init__(self, config, add_pooling_layer=False)

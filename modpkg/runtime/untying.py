@@ -35,7 +35,7 @@ def untie(
         disk: Its tensors.
     """
     try:
-        tied = meta_model(name, config)
+        tied = meta_model(name, config, len(disk))
         if tied is None:
             return "transformers cannot build its architecture without weights"
         architecture = type(tied).__name__
@@ -44,7 +44,7 @@ def untie(
             return f"transformers ties no tensors of {architecture}"
         places = _places(tied, config)
         edited = untied_config(config, places)
-        own = meta_model(name, edited)
+        own = meta_model(name, edited, len(disk))
     except ModpkgError as error:
         return str(error)
     if own is None or own.state_dict().keys() != tied.state_dict().keys():
