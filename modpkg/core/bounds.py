@@ -114,9 +114,9 @@ CONFIG_LAYERS = 100_000
 #: A count of layers or experts in a config of which the model is built without weights.
 BUILT_LAYERS = 10_000
 #: Modules, parameters and buffers of a model that is built, beside those that its tensors fill.
-BUILT_PARTS = 10_000
-#: Modules, parameters and buffers for each tensor; a module of some may be of many.
-BUILT_PARTS_PER_TENSOR = 50
+BUILT_PARTS = 3000
+#: Modules, parameters and buffers for each tensor; models have less than four.
+BUILT_PARTS_PER_TENSOR = 20
 #: Memory of a model that is built, beside what its tensors hold, bytes: tables and masks.
 BUILT_BYTES = 256 << 20
 #: A count of labels or classes in a config: transformers makes a table of them.

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
@@ -212,6 +211,8 @@ def _load(transformers: Any, header: GgufHeader, config: Any, dtype: str) -> tup
         ConversionError: A tensor is missing, left over, or of a type that cannot be read.
     """
     import torch
+
+    from modpkg.compose.backing import parts_bounded
 
     auto = transformers.AutoModelForCausalLM
     try:

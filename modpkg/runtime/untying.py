@@ -16,7 +16,8 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.records import MemoryPiece, TensorType, UntiedRecord
 from modpkg.core.tensors import TypedTensor
 from modpkg.core.untied import TIES, untied_config
-from modpkg.runtime.memory_layout import MemoryLayout, layout_of_model, meta_model
+from modpkg.runtime.memory_layout import MemoryLayout, layout_of_model
+from modpkg.runtime.meta_model import meta_model
 
 _ONLY_TIES = re.compile(r"__init_subclass__|_init_weights|tie_|resize_|embeddings?$")
 """Methods that may ask whether embeddings are tied: none of them runs in a forward pass."""

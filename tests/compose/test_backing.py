@@ -18,7 +18,7 @@ from modpkg.compose.backing import backed_by
 from modpkg.core.errors import ModpkgError
 from modpkg.runtime.load import load_model
 from modpkg.runtime.loading_report import loading_report
-from modpkg.runtime.memory_layout import meta_model
+from modpkg.runtime.meta_model import meta_model
 from tests.raising import raises
 from tests.runtime.helpers import bert, gpt2, install, llama
 
