@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from modpkg.core.errors import ModpkgError, RunError
-from modpkg.core.extras import require_torch
+from modpkg.core.extras import require_transformers
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def load(
         TypeError: Several names were given without ``live``.
     """
     workspace = _workspace(project, user)
-    require_torch("modpkg.load")
+    require_transformers("modpkg.load")
     if live:
         return _live(name, workspace, device, dtype)
     from modpkg.runtime.installed import find_model
@@ -157,21 +157,24 @@ def pipeline(
     Raises:
         ModpkgError: As `load`; or the model has no task that is supported, or no tokenizer.
     """
-    require_torch("modpkg.pipeline")
+    require_transformers("modpkg.pipeline")
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
-    from modpkg.runtime.pipeline import Pipeline
+    from modpkg.runtime.pipeline import Pipeline, check_runs
 
     workspace = _workspace(project, user)
     model: torch.nn.Module
     if live:
         first = name if isinstance(name, str) else next(iter(name))
         folder, packs = find_model(first, workspace, composed=False)
+        tokenizer = check_runs(folder)
         model = _live(name, workspace, device, dtype)
     else:
-        folder, packs = find_model(_only(name), workspace)
+        folder, packs = find_model(_only(name), workspace, composed=False)
+        tokenizer = check_runs(folder)
+        find_model(_only(name), workspace)
         model = load_model(folder, packs, device=device, dtype=dtype)
-    return Pipeline(model, folder, packs, warn=warnings.warn)
+    return Pipeline(model, folder, packs, tokenizer=tokenizer, warn=warnings.warn)
 
 
 def tokenizer(
@@ -257,12 +260,7 @@ def run(
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or has no supported task.
     """
-    require_torch("modpkg.run")
-    from modpkg.runtime.installed import find_model
-    from modpkg.runtime.pipeline import open_pipeline
-
-    found = find_model(name, _workspace(project, user))
-    result: TaskResult = open_pipeline(*found, warn=warnings.warn)(text, **options)
+    result: TaskResult = pipeline(name, project=project, user=user)(text, **options)
     return result
 
 

@@ -213,7 +213,7 @@ def _is_usage(error: ModpkgError, arguments: list[str]) -> bool:
     from modpkg.core.errors import InvalidValue, UsageError
 
     if isinstance(error, InvalidValue):
-        typed = [text for text in map(str, error.values.values()) if text]
+        typed = [text.strip("'…") for text in map(str, error.values.values()) if text.strip("'…")]
         return any(text in argument for text in typed for argument in arguments)
     return isinstance(error, UsageError)
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, tell
-from modpkg.compose.clusters import open_executor
+from modpkg.compose.clusters import SCHEMES, open_executor
 from modpkg.environment.install import compose_models
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.workspace import Workspace
@@ -20,10 +20,18 @@ class ComposeDocument(Struct, frozen=True):
     """By model, the digest of its weights."""
 
 
+def _cluster(context: click.Context, option: click.Parameter, address: str | None) -> str | None:
+    """Check the form of a cluster's address."""
+    if address is not None and not address.startswith(SCHEMES):
+        raise click.BadParameter(f"{address!r} is not like dask://127.0.0.1:8786", context, option)
+    return address
+
+
 @click.command("compose")
 @click.option(
     "--executor",
     metavar="ADDRESS",
+    callback=_cluster,
     help="Compose on a cluster: dask://HOST:PORT. Its workers need access to the store.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: one per core]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import click
 
@@ -110,10 +111,31 @@ def take_everywhere(command: click.Command) -> click.Command:
     """Give a command, and those in its group, the options; its help does not repeat them."""
     if any(option.name == "debug" for option in command.params):
         return command
+    for parameter in command.params:
+        _refuse_empty(parameter)
     command.params += options_of_all(in_help=False)
     if isinstance(command, click.Group):
         _each(command.commands.values())
     return command
+
+
+_MAY_BE_EMPTY = ("system", "text", "command")
+"""A system message, a text to run on, and the words of another command."""
+
+
+def _refuse_empty(parameter: click.Parameter) -> None:
+    """Make an empty text no value of a parameter, such as an unset variable in a script leaves."""
+    if parameter.name in _MAY_BE_EMPTY:
+        return
+    own = parameter.process_value
+
+    def process(context: click.Context, value: Any) -> Any:
+        values = value if isinstance(value, tuple | list) else (value,)
+        if "" in values:
+            raise click.BadParameter("it is empty", context, parameter)
+        return own(context, value)
+
+    parameter.process_value = process  # type: ignore[method-assign,assignment]
 
 
 def _each(commands: Iterable[click.Command]) -> None:

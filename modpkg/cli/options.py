@@ -74,12 +74,24 @@ def _note_folders(workspace: Workspace) -> None:
     note(faint(f"modpkg {__version__}: {used}, store {store_folder()}"))
 
 
+def _names(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Check that each is the name of a module."""
+    from modpkg.core.names import module_name  # an install with nothing to do has no use for it
+
+    for name in names:
+        module_name(name)
+    return names
+
+
 def accept_option(command: Command) -> Command:
     """Add ``--accept-changed``, for commands that resolve again."""
     return click.option(
         "--accept-changed",
         multiple=True,
         metavar="NAME",
+        callback=_names,
         shell_complete=locked_names,
         help="Lock what a registry has now as NAME's version, although it is another release.",
     )(command)
@@ -126,6 +138,7 @@ def upgrade_options(command: Command) -> Command:
         "--upgrade-package",
         multiple=True,
         metavar="NAME",
+        callback=_names,
         shell_complete=locked_names,
         help="Upgrade a module; repeatable.",
     )

@@ -15,6 +15,7 @@ from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say
 from modpkg.core.bounds import SMALL_FILE_BYTES
 from modpkg.core.errors import RunError, UsageError
+from modpkg.core.extras import require_transformers
 from modpkg.core.printable import printable
 from modpkg.core.regular_file import OversizedFile, read_at_most, read_file
 from modpkg.environment.workspace import Workspace
@@ -109,13 +110,18 @@ def run_command(
         raise UsageError(
             "M901", message="-i reads its texts line by line; pass none, and no --json."
         )
-    found = find_model(name, workspace)
+    folder, packs = find_model(name, workspace, composed=False)
     given = "" if interactive else _text(text, file, workspace.progress.warn)
-    from modpkg.runtime.pipeline import open_pipeline  # torch; after everything that can fail fast
+    require_transformers("Running a model")
+    from modpkg.runtime.load import load_model  # torch; after everything that can fail fast
+    from modpkg.runtime.pipeline import Pipeline, check_runs
     from modpkg.runtime.sampling import Sampling
     from modpkg.runtime.task_kinds import WRITING
 
-    pipeline = open_pipeline(*found, warn=workspace.progress.warn)
+    tokenizer = check_runs(folder)
+    find_model(name, workspace)
+    model, warn = load_model(folder, packs), workspace.progress.warn
+    pipeline = Pipeline(model, folder, packs, tokenizer=tokenizer, warn=warn)
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
     )

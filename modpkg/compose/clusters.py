@@ -11,7 +11,7 @@ from modpkg.core.extras import import_extra
 
 CONNECT_TIMEOUT = 10.0
 """Seconds that a scheduler may take to answer."""
-_SCHEMES = ("dask://",)
+SCHEMES = ("dask://",)
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def open_executor(address: str | None) -> Iterator[concurrent.futures.Executor |
     if address is None:
         yield None
         return
-    if not address.startswith(_SCHEMES):
+    if not address.startswith(SCHEMES):
         raise ComposeError(
             "M621",
             address=address,

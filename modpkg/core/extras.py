@@ -27,6 +27,25 @@ def import_extra(module: str, *, what: str, extra: str, package: str = "") -> An
         raise MissingExtra("M703", what=what, package=package or module, extra=extra) from None
 
 
+def require_extra(module: str, *, what: str, extra: str, package: str = "") -> None:
+    """Check that an optional dependency is installed, before work begins that would be lost.
+
+    It is not imported. Arguments and errors are those of `import_extra`.
+    """
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ImportError:  # of the package that a module is in
+        found = False
+    if not found:
+        raise MissingExtra("M703", what=what, package=package or module, extra=extra)
+
+
+def require_transformers(what: str) -> None:
+    """Check that torch and transformers are installed; see `require_torch` and `require_extra`."""
+    require_torch(what)
+    require_extra("transformers", what=what, extra="transformers")
+
+
 NO_TORCH = "torch is not installed, as in a light install"
 
 

@@ -16,7 +16,7 @@ from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InstallError, ModpkgError
-from modpkg.core.extras import require_torch
+from modpkg.core.extras import require_torch, require_transformers
 from modpkg.core.filenames import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -343,11 +343,13 @@ def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[in
     """Return how many bytes composing writes, and its peak memory.
 
     Raises:
-        MissingExtra: One needs torch, which is not installed.
+        MissingExtra: One needs torch or transformers, which is not installed.
     """
     size = memory = 0
     for composition in compositions:
         if to_write := composition.bytes_to_write(store.root):
+            if composition.prompt_reader is not None:
+                require_transformers(f"Composing {composition.name}, whose router is of prompts,")
             if needs_torch(composition):
                 require_torch(f"Composing {composition.name}")
             size += to_write

@@ -120,6 +120,8 @@ def _read(source: Path) -> dict[str, Any]:
     yaml = import_extra(
         "yaml", what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
     )
+    if source.is_dir():
+        raise ConversionError("M801", path=source, reason="it is a folder; name its YAML file")
     try:
         data = yaml.safe_load(read_text(source, RECIPE_BYTES))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:

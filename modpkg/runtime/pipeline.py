@@ -63,6 +63,7 @@ class Pipeline:
         folder: Path,
         packs: Path,
         *,
+        tokenizer: Any = None,
         warn: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Open a loaded model.
@@ -71,6 +72,7 @@ class Pipeline:
             model: The model, from `load_model` or `load_live`.
             folder: The folder of the installed model, or of the first one of a live model.
             packs: The folder of its environment's packs.
+            tokenizer: Its tokenizer, from `check_runs`; None to load it.
             warn: Called with each thing that a person should know about a result.
 
         Raises:
@@ -84,9 +86,7 @@ class Pipeline:
             record.task or {"kind": inferred_task(record.name, architecture, folder)}
         )
         self.kind = str(self.task["kind"])
-        if self.kind not in KNOWN:
-            raise RunError("M705", name=record.name, task=self.kind, known=", ".join(KNOWN))
-        self.tokenizer = load_tokenizer(record.name, folder)
+        self.tokenizer = check_runs(folder) if tokenizer is None else tokenizer
         if self.kind in WRITING:
             prepare(self.tokenizer, self.task)
         self.embed = embedder(record, folder, packs)
@@ -294,7 +294,23 @@ def open_pipeline(
     Raises:
         RunError: The model cannot be loaded, has no tokenizer, or its task is not supported.
     """
-    return Pipeline(load_model(folder, packs), folder, packs, warn=warn)
+    tokenizer = check_runs(folder)
+    return Pipeline(load_model(folder, packs), folder, packs, tokenizer=tokenizer, warn=warn)
+
+
+def check_runs(folder: Path) -> Any:
+    """Return the tokenizer of an installed model, whose weights may not be composed yet.
+
+    It takes no time beside composing and loading, which would be lost without it.
+
+    Raises:
+        RunError: The model has no tokenizer, or its task is not supported.
+    """
+    record = read_model(folder)
+    kind = None if record.task is None else str(record.task["kind"])
+    if kind is not None and kind not in KNOWN:
+        raise RunError("M705", name=record.name, task=kind, known=", ".join(KNOWN))
+    return load_tokenizer(record.name, folder)
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,8 @@ from msgspec import Struct
 from modpkg.community.evaluate import scores
 from modpkg.community.evaluate.cases import Case, Column
 from modpkg.compose.plugins import find
-from modpkg.core.errors import MissingExtra, TestError
+from modpkg.core.errors import TestError
+from modpkg.core.extras import require_extra
 from modpkg.core.report import Better
 from modpkg.toml.node import hint
 
@@ -248,8 +248,9 @@ def check_package(name: str) -> None:
         MissingExtra: It is not installed.
     """
     metric = METRICS.get(name)
-    if metric is not None and metric.package is not None and not find_spec(metric.package[0]):
-        raise MissingExtra("M703", what=f"Metric {name}", package=metric.package[1], extra="eval")
+    if metric is not None and metric.package is not None:
+        module, package = metric.package
+        require_extra(module, what=f"Metric {name}", package=package, extra="eval")
 
 
 def metric_version(name: str) -> str:

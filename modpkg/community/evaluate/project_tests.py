@@ -9,7 +9,7 @@ from msgspec import Struct
 from modpkg.community.evaluate.assembly import pin_of, release_target
 from modpkg.community.evaluate.builds import built_release
 from modpkg.community.evaluate.report import TestRun
-from modpkg.community.evaluate.suite import SuiteTest, all_tests, tests_of_project
+from modpkg.community.evaluate.suite import SuiteTest, all_tests, check_packages, tests_of_project
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.evaluate.test_target import TestTarget, find_target
 from modpkg.community.evaluate.trial import plan_trial, trial_registries
@@ -49,6 +49,7 @@ def run_project_tests(
     module = workspace.manifest.module
     with workspace.store.lock():
         if name is None and module is not None and module.kind != "suite":
+            check_packages(workspace.manifest.tests)
             with built_release(workspace) as release:
                 return [_run_release(workspace, runner, release)]
         if module is None or name is not None:
@@ -75,7 +76,10 @@ def _run_release(workspace: Workspace, runner: TestRunner, release: ModuleView) 
 
 
 def _run(workspace: Workspace, runner: TestRunner, models: Iterator[ModelTests]) -> list[TestRun]:
-    runs = [runner.run(item.model, item.tests) for item in models if item.tests]
+    items = [item for item in models if item.tests]
+    for item in items:
+        runner.check(item.model, item.tests)
+    runs = [runner.run(item.model, item.tests) for item in items]
     if not runs:
         reason = f"{_owner(workspace.manifest)} has no model with [[tests]]"
         raise TestError("M719", reason=reason)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
 
 from modpkg.community.evaluate.cases import definition_digest, read_cases
-from modpkg.community.evaluate.metrics import check_metric, find_metric, metric_version
+from modpkg.community.evaluate.metrics import (
+    check_metric,
+    check_package,
+    find_metric,
+    metric_version,
+)
 from modpkg.core.bounds import CASES_BYTES
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import TestError
+from modpkg.core.extras import require_extra, require_transformers
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.core.regular_file import read_file
 from modpkg.environment.models import manifest_of
@@ -54,6 +61,19 @@ def suite_test(suite: str, test: Test, cases: Path, digest: Digest) -> SuiteTest
         digest=definition_digest(test, digest),
         measured=digest_bytes(canonical_json(inputs)),
     )
+
+
+def check_packages(tests: Iterable[Test]) -> None:
+    """Check that the packages that tests need are installed, before a model is made for them.
+
+    Raises:
+        MissingExtra: One is not.
+    """
+    for test in tests:
+        require_transformers("Running a test")
+        check_package(test.metric)
+        if test.cases.endswith(".parquet"):
+            require_extra("pyarrow", what="Reading Parquet", extra="parquet")
 
 
 def tests_of_project(manifest: Manifest, owner: str) -> list[SuiteTest]:

@@ -12,17 +12,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.community.evaluate.metrics import check_package
 from modpkg.community.evaluate.protocol import Comparison, Measurement, TestOutcome, ValueChange
 from modpkg.community.evaluate.report import TestRun
-from modpkg.community.evaluate.suite import SuiteTest
+from modpkg.community.evaluate.suite import SuiteTest, check_packages
 from modpkg.community.evaluate.test_target import TestTarget
 from modpkg.community.evaluate.worker_process import WorkerProcess
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.core.bounds import TEST_SECONDS
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.extras import import_extra
 from modpkg.core.files import write_atomically
 from modpkg.core.progress import Progress
 from modpkg.core.records import canonical_json
@@ -84,6 +82,14 @@ class TestRunner:
         """Whether all outcomes so far were cached."""
         return not self._worker.started
 
+    def check(self, model: TestTarget, tests: Sequence[SuiteTest]) -> None:
+        """Check that the packages are installed that tests need, as far as they have to be run.
+
+        Raises:
+            MissingExtra: One is not.
+        """
+        check_packages(test.test for test in tests if not self._is_cached(model, test))
+
     def run(self, model: TestTarget, tests: Sequence[SuiteTest]) -> TestRun:
         """Run tests on a model, as far as their outcomes are not cached.
 
@@ -92,6 +98,7 @@ class TestRunner:
             ModpkgError: The model cannot be fetched or composed, or see
                 `modpkg.community.evaluate.measure.measure`.
         """
+        self.check(model, tests)
         results, outcomes, seconds = [], [], []
         for test in tests:
             begun = time.monotonic()
@@ -129,15 +136,19 @@ class TestRunner:
     def _limit_of(self, test: SuiteTest) -> float:
         return min(test.test.time_limit or self._limit, self._limit)
 
+    def _key(self, model: TestTarget, test: SuiteTest) -> Digest:
+        return digest_bytes(canonical_json([model.digest, test.measured, self._engine]))
+
+    def _is_cached(self, model: TestTarget, test: SuiteTest) -> bool:
+        cached = self._read_cache(self._key(model, test))
+        return cached is not None and cached.outcome is not None
+
     def _outcome(self, model: TestTarget, test: SuiteTest) -> tuple[TestOutcome, bool]:
         """Return the outcome of a test, and whether it was run for it."""
-        inputs = [model.digest, test.measured, self._engine]
-        cached = self._read_cache(key := digest_bytes(canonical_json(inputs)))
+        key = self._key(model, test)
+        cached = self._read_cache(key)
         if cached is not None and cached.outcome is not None:
             return cached.outcome, False
-        check_package(test.test.metric)
-        if test.test.cases.endswith(".parquet"):
-            import_extra("pyarrow", what="Reading Parquet", extra="parquet")
         self._worker.start()
         folder = self._laid_out_model(model)
         self._progress.stage(f"Testing {model.subject.name}: {test.test.name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from modpkg.community.evaluate.assembly import pin_of, release_target
 from modpkg.community.evaluate.builds import built_release, view_of_tree
 from modpkg.community.evaluate.report import TestRun
-from modpkg.community.evaluate.suite import SuiteTest, all_tests
+from modpkg.community.evaluate.suite import SuiteTest, all_tests, check_packages
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.evaluate.trial import trial_registries
 from modpkg.community.modules.reference import parse_reference
@@ -57,6 +57,7 @@ def find_candidate(workspace: Workspace, text: str) -> Iterator[tuple[Workspace,
                 "M721", what=text, reason="the folder has neither a modpkg.toml nor a built release"
             )
         own = workspace.for_project(Project(manifest_path))
+        check_packages(own.manifest.tests)
         with built_release(own) as release:
             yield own, release
     else:

@@ -1,0 +1,83 @@
+"""A command that is used wrongly exits with status 2, and does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from modpkg.cli import cli, main
+
+FREE = ("system", "text", "command")
+"""Parameters whose value may be empty."""
+
+
+def leaves(
+    command: click.Command = cli, path: tuple[str, ...] = ()
+) -> Iterator[tuple[click.Command, tuple[str, ...]]]:
+    """Yield each command that is no group, and the words that name it."""
+    if not isinstance(command, click.Group):
+        yield command, path
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        below = command.get_command(context, name)
+        assert below is not None
+        yield from leaves(below, (*path, name))
+
+
+def wrong(command: click.Command) -> Iterator[list[str]]:
+    """Yield arguments that a command cannot take."""
+    arguments = [each for each in command.params if isinstance(each, click.Argument)]
+    needed = [str(Path.cwd())] * sum(each.required for each in arguments)
+    yield ["--nonsense"]
+    if needed:
+        yield []
+        yield [""] * len(needed)
+    if not any(each.nargs == -1 for each in arguments):
+        yield [*needed, *["x"] * (len(arguments) + 1)]
+    for each in command.params:
+        if not isinstance(each, click.Option) or each.is_flag or each.count:
+            continue
+        if each.name not in FREE:
+            yield [*needed, each.opts[-1], ""]
+        if not each._flag_needs_value:
+            yield [*needed, each.opts[-1]]
+        if isinstance(each.type, click.Choice | click.IntRange | click.FloatRange):
+            yield [*needed, each.opts[-1], "!!"]
+
+
+def test_wrong_usage_of_every_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    before, others = [*Path().rglob("*")], []
+    for command, path in leaves():
+        for arguments in wrong(command):
+            with pytest.raises(SystemExit) as left:
+                main([*path, *arguments])
+            if left.value.code != 2:
+                others.append((path, arguments, left.value.code, capsys.readouterr()))
+    assert others == []
+    assert [*Path().rglob("*")] == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compose", "--executor", "here"],
+        ["lock", "--accept-changed", "!!"],
+        ["install", "--upgrade-package", "a b"],
+        ["lock", "--exclude-newer", "yesterday"],
+        ["vet", ".", "--dependants", "few"],
+        ["export", "x", "out", "--to", "onnx"],
+        ["store", "gc", "--older-than", "long"],
+        ["version", "one"],
+        ["-C", "/nowhere", "list"],
+        ["list", "--color", "blue"],
+    ],
+)
+def test_bad_values_exit_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("modpkg.toml").write_text('[module]\nname = "m"\nversion = "1"\nkind = "base"\nlicense = "MIT"\n')
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2, capsys.readouterr()
