@@ -16,7 +16,7 @@ from modpkg.core.errors import IntegrityError, ModpkgError, RecordError
 from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.files import TEMPORARY
 from modpkg.core.names import module_name, parse_requirement
-from modpkg.core.records import IndexLine, canonical_json
+from modpkg.core.records import RESTORE, IndexLine, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.module_lines import format_module_lines, parse_module_lines
 from modpkg.registry.reader import Registry
@@ -227,4 +227,4 @@ def _check_canonical(data: bytes, what: str) -> None:
 
 
 def _bad(what: str, reason: str) -> RecordError:
-    return RecordError("M209", what=what, kind="part of a registry", reason=reason)
+    return RecordError("M209", what=what, kind="part of a registry", reason=reason, remedy=RESTORE)

@@ -14,6 +14,7 @@ from modpkg.core.errors import PackError, RecordError
 from modpkg.core.interface import drift_of, unfit_reason
 from modpkg.core.names import parse_version, requirement_text
 from modpkg.core.records import (
+    RESTORE,
     SPEC,
     Expects,
     IndexLine,
@@ -68,16 +69,22 @@ def _canonical(data: bytes, what: str) -> None:
     try:
         again = canonical_json(msgspec.json.decode(data))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RecordError("M209", what=what, kind="JSON document", reason=str(error)) from None
+        raise RecordError(
+            "M209", what=what, kind="JSON document", reason=str(error), remedy=RESTORE
+        ) from None
     if again != data:
         raise RecordError(
-            "M209", what=what, kind="JSON document", reason="it is not canonical JSON"
+            "M209",
+            what=what,
+            kind="JSON document",
+            reason="it is not canonical JSON",
+            remedy=RESTORE,
         )
 
 
 def _refuse(record: ReleaseRecord, reason: str) -> RecordError:
     what = f"the release record of {record.name} {record.version}"
-    return RecordError("M209", what=what, kind="release record", reason=reason)
+    return RecordError("M209", what=what, kind="release record", reason=reason, remedy=RESTORE)
 
 
 def _manifest(record: ReleaseRecord) -> None:

@@ -19,6 +19,7 @@ from modpkg.core.errors import ComposeError, InvalidValue, RecordError
 from modpkg.core.filenames import ROUTER
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
+from modpkg.core.records import CORRECT
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -159,5 +160,6 @@ def experts_of(path: Path) -> tuple[str, ...]:
         experts = ()
     if record.keys() != {"experts"} or not experts or len(set(experts)) != len(experts):
         reason = 'expected {"experts": [names]}, each name once'
-        raise RecordError("M209", what=path, kind=f"{ROUTER} file", reason=reason)
+        kind = f"{ROUTER} file"
+        raise RecordError("M209", what=path, kind=kind, reason=reason, remedy=CORRECT)
     return experts

@@ -10,6 +10,7 @@ from typing import Any
 from modpkg.core.errors import RecordError
 from modpkg.core.filenames import CONFIG, MODULES
 from modpkg.core.jsonfile import read_json
+from modpkg.core.records import CORRECT
 from modpkg.release.sequence import sequence_of
 
 _BESIDE = re.compile(
@@ -57,4 +58,6 @@ def _sequence(path: Path) -> list[tuple[str, str]]:
     try:
         return sequence_of(path)
     except ValueError as error:
-        raise RecordError("M209", what=MODULES, kind=f"{MODULES} file", reason=error) from None
+        raise RecordError(
+            "M209", what=MODULES, kind=f"{MODULES} file", reason=error, remedy=CORRECT
+        ) from None

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from modpkg.core.errors import RecordError
-from modpkg.core.records import canonical_json
+from modpkg.core.records import CORRECT, canonical_json
 from modpkg.core.regular_file import read_file
 
 
@@ -45,7 +45,7 @@ def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         kind = f"{Path(path).name} file"
-        raise RecordError("M209", what=path, kind=kind, reason=reason) from None
+        raise RecordError("M209", what=path, kind=kind, reason=reason, remedy=CORRECT) from None
     return value
 
 

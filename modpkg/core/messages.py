@@ -49,7 +49,7 @@ MESSAGES: dict[str, str] = {
     "M112": "{path} describes {found}, but this command needs {needed}; {remedy}",
     "M115": (
         "{text!r} does not name one release; write the name and the version of a base, like "
-        "'smollm2-135m==1.0.0'."
+        "{example!r}."
     ),
     "M116": (
         "--against {against} is not a release that --base {base} allows; correct one of them."
@@ -72,7 +72,7 @@ MESSAGES: dict[str, str] = {
         "PEFT's save_pretrained does for this one."
     ),
     "M208": "Tensor {tensor!r} of {module} cannot be matched to {base}: {reason}.",
-    "M209": "{what} is not a valid {kind}: {reason}.",
+    "M209": "{what} is not a valid {kind}: {reason}; {remedy}.",
     "M210": (
         "{where}: a module of kind {kind!r} acts on a base{found}; list the base it was trained on "
         "under [dependencies], like 'smollm2-135m = \">=1.0,<2\"'."

@@ -317,18 +317,33 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
         record = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(
-            "M209", what=what, kind=FORMAT_LABELS[kind.__name__], reason=str(error)
+            "M209",
+            what=what,
+            kind=FORMAT_LABELS[kind.__name__],
+            reason=str(error),
+            remedy=_REPAIRED.get(kind.__name__, RESTORE),
         ) from None
     if record.spec > SPEC and kind is not RegistryInfo:
         raise RecordError(
             "M209",
             what=what,
             kind=FORMAT_LABELS[kind.__name__],
-            reason=f"it follows spec version {record.spec}; update modpkg",
+            reason=f"it follows spec version {record.spec}",
+            remedy="update modpkg",
         )
     return record
 
 
+RESTORE = "build it again, or ask the registry's owner to restore it"
+"""What to do about a record that is malformed."""
+CORRECT = "correct it, or write it again with the tool that made it"
+"""What to do about a file of a module that is malformed."""
+_REPAIRED = {
+    "RegistryInfo": "ask the registry's owner to restore it",
+    "IndexLine": "ask the registry's owner to restore it",
+    "PatchRecord": "create the patch again with 'modpkg patch create'",
+    "MemoryRecord": CORRECT,
+}
 FORMAT_LABELS = {
     "RegistryInfo": REGISTRY_INFO,
     "IndexLine": "index line",

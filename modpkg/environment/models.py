@@ -16,7 +16,7 @@ from modpkg.core.installed import InstalledModel, Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.jsonfile import json_text
 from modpkg.core.names import module_name
-from modpkg.core.records import ReleaseRecord
+from modpkg.core.records import RESTORE, ReleaseRecord
 from modpkg.core.sealed import seal
 from modpkg.core.tree import BlobTree
 from modpkg.environment.assembly import (
@@ -136,6 +136,7 @@ def manifest_of(record: ReleaseRecord) -> Manifest:
             what=what,
             kind="manifest",
             reason="its requirements differ from the release record's",
+            remedy=RESTORE,
         )
     return manifest
 

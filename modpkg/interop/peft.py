@@ -117,7 +117,7 @@ def against_of(base: str, against: str | None) -> str | None:
     requirement = parse_requirement(base)
     name, specifier = requirement.name, requirement.specifier
     if against is not None:
-        other, version = parse_release(against)
+        other, version = parse_release(against, name)
         if other != name or not specifier.contains(version, prereleases=True):
             raise InvalidValue("M116", against=against, base=base)
         return f"{name}=={version}"

@@ -14,19 +14,29 @@ from modpkg.manifest.schema import Against, Dependency, ModuleTable
 from modpkg.toml.node import Node
 
 
-def parse_release(text: str) -> tuple[ModuleName, Version]:
+def parse_release(text: str, name: str = "smollm2-135m") -> tuple[ModuleName, Version]:
     """Return the name and version of a release, as ``NAME==VERSION``.
+
+    Args:
+        text: The release.
+        name: What is likely meant, for the example in an error.
 
     Raises:
         InvalidValue: `text` is not of that form.
     """
+    try:
+        example = f"{name}=={parse_version(text)}"
+    except InvalidValue:
+        example = f"{name}==1.0.0"
+    else:
+        raise InvalidValue("M115", text=text, example=example)
     requirement = parse_requirement(text)
     clauses = list(requirement.specifier)
     if requirement.extras or len(clauses) != 1:
-        raise InvalidValue("M115", text=text)
+        raise InvalidValue("M115", text=text, example=example)
     (clause,) = clauses
     if clause.operator != "==" or clause.version.endswith(".*"):
-        raise InvalidValue("M115", text=text)
+        raise InvalidValue("M115", text=text, example=example)
     return ModuleName(requirement.name), parse_version(clause.version)
 
 

@@ -42,8 +42,8 @@ def parse_index(
                 what=f"{source}/index/{name}.jsonl",
                 kind="index",
                 reason=f"lines {other} and {number} are both of version "
-                f"{parse_version(line.version)}; "
-                "a version is published only once, so the registry has to be repaired",
+                f"{parse_version(line.version)}, and a version is published only once",
+                remedy="ask the registry's owner to repair it",
             )
     return list(lines.values())
 

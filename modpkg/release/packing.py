@@ -16,7 +16,7 @@ from modpkg.core.errors import RecordError, ReleaseError
 from modpkg.core.filenames import MODULES
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
-from modpkg.core.records import Encoding, TensorEntry
+from modpkg.core.records import CORRECT, Encoding, TensorEntry
 from modpkg.core.regular_file import open_file
 from modpkg.core.tensors import TensorIdentity, types_of
 from modpkg.core.tree import BlobTree
@@ -82,7 +82,9 @@ def folders_apart(files: Mapping[str, Path]) -> tuple[str, ...]:
     try:
         return folders_of(path)
     except ValueError as error:
-        raise RecordError("M209", what=path, kind=f"{MODULES} file", reason=str(error)) from None
+        raise RecordError(
+            "M209", what=path, kind=f"{MODULES} file", reason=str(error), remedy=CORRECT
+        ) from None
 
 
 def find_tensors(weights: Mapping[str, Path], apart: Collection[str] = ()) -> dict[str, Part]:

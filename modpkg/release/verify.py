@@ -12,7 +12,7 @@ from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordErr
 from modpkg.core.files import safe_path
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
-from modpkg.core.records import SPEC, ReleaseRecord, TensorEntry
+from modpkg.core.records import RESTORE, SPEC, ReleaseRecord, TensorEntry
 from modpkg.core.tensors import type_of
 from modpkg.release.content import check_data, code_by_name, twin_problem
 from modpkg.release.places import entries_by_identity, labelled_entries, place_problem
@@ -33,10 +33,13 @@ def check_record(record: ReleaseRecord) -> None:
     what = f"the release record of {record.name} {record.version}"
 
     def refuse(reason: str) -> RecordError:
-        return RecordError("M209", what=what, kind="release record", reason=reason)
+        return RecordError("M209", what=what, kind="release record", reason=reason, remedy=RESTORE)
 
     if record.spec > SPEC:
-        raise refuse(f"it follows spec version {record.spec}; update modpkg")
+        newer = f"it follows spec version {record.spec}"
+        raise RecordError(
+            "M209", what=what, kind="release record", reason=newer, remedy="update modpkg"
+        )
     try:
         if module_name(record.name) != record.name:
             raise refuse(f"{record.name!r} is not in normal form")
@@ -93,6 +96,7 @@ def check_pack(
                 what=f"the tensor table of {record.name} {record.version}",
                 kind="release record",
                 reason=f"{what} is not at the place it names in its pack",
+                remedy=RESTORE,
             )
         if encoded:
             continue
@@ -140,6 +144,7 @@ def check_files(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> Non
                 what=f"the release record of {record.name} {record.version}",
                 kind="release record",
                 reason=f"{file} is not there with {entry.size} bytes",
+                remedy=RESTORE,
             )
         check_data(path, file)
 

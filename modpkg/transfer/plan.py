@@ -11,7 +11,7 @@ from msgspec import Struct
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import RecordError
-from modpkg.core.records import ReleaseRecord, TensorEntry, canonical_json
+from modpkg.core.records import RESTORE, ReleaseRecord, TensorEntry, canonical_json
 from modpkg.core.tensors import byte_length, type_of
 from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries
@@ -281,6 +281,7 @@ def _record(module: LockedModule, registry: Registry, store: Store) -> ReleaseRe
             what=what,
             kind="release record",
             reason=f"it is of {record.name} {record.version} ({record.kind})",
+            remedy=RESTORE,
         )
     check_record(record)
     return record

@@ -77,7 +77,9 @@ def test_wrong_usage_of_every_command_exits_2(capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_bad_values_exit_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    Path("modpkg.toml").write_text('[module]\nname = "m"\nversion = "1"\nkind = "base"\nlicense = "MIT"\n')
+    Path("modpkg.toml").write_text(
+        '[module]\nname = "m"\nversion = "1"\nkind = "base"\nlicense = "MIT"\n'
+    )
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2, capsys.readouterr()
