@@ -92,7 +92,8 @@ def read_model(folder: Path) -> InstalledModel:
     """Return the record of an installed model.
 
     The folder came from wherever the project came from: its seal only detects damage. Nothing in it
-    may therefore be a link, and its packs are files of its own environment.
+    may therefore be a link, and its packs are files of its own environment. (What a test is run on
+    is laid out in a folder of this process, and its packs are the store's.)
 
     Raises:
         EnvironmentDamaged: The record is missing or damaged, or names a file elsewhere, or
@@ -104,9 +105,11 @@ def read_model(folder: Path) -> InstalledModel:
 
     try:
         model = unseal(read_file(folder / MODEL_RECORD, follow=False), InstalledModel)
-        packs = folder.parent.parent.parent.parent / "packs"  # of …/generations/1/models/name
+        is_installed = folder.parts[-4:-3] == ("generations",)  # …/generations/1/models/name
+        packs = folder.parent.parent.parent.parent / "packs"
         prompt = model.prompt.tensors if model.prompt is not None else {}
-        for name in {ref.file for ref in (*model.tensors.values(), *prompt.values())}:
+        files = {ref.file for ref in (*model.tensors.values(), *prompt.values())}
+        for name in files if is_installed else ():
             if not is_pack_name(name):
                 raise damaged(f"its record names a file that is no pack of its own: {name[:200]}")
             if is_link(packs / name):
