@@ -225,10 +225,11 @@ def _split(
         if scale != 1.0:
             everywhere[tensor] = {"scale": scale}
     rows = {tensor: count for step in steps for tensor, count in step.effects.rows.items()}
+    own = sorted({ref.dtype for ref in base.tensors.values() if ref.dtype in FLOATS})
     kept: dict[str, TensorRef] = {}
     computed: dict[str, ComputedTensor] = {}
     for tensor, ref in sorted(table.items()):
-        dtype = _dtype(name, base, recipe, tensor, ref)
+        dtype = _dtype(name, base, own, recipe, tensor, ref)
         if tensor in rows:
             computed[tensor] = ComputedTensor(
                 source=ref, dtype=dtype, terms=terms.get(tensor, ()), rows=rows[tensor]
@@ -261,9 +262,15 @@ def _whole(recipe: Compose, terms: Sequence[Term], dtype: str) -> TensorRef | No
     return whole if whole is not None and terms[0].weight == 1.0 and whole.dtype == dtype else None
 
 
-def _dtype(name: str, base: InstalledModule, recipe: Compose, tensor: str, ref: TensorRef) -> str:
-    """Return the result's dtype of a tensor."""
-    own = sorted({other.dtype for other in base.tensors.values() if other.dtype in FLOATS})
+def _dtype(
+    name: str,
+    base: InstalledModule,
+    own: Sequence[str],
+    recipe: Compose,
+    tensor: str,
+    ref: TensorRef,
+) -> str:
+    """Return the result's dtype of a tensor; ``own`` are the base's dtypes of floats."""
     if recipe.dtype is not None and ref.dtype.startswith("F8_"):
         raise ComposeError(
             "M601",
