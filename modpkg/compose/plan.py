@@ -211,8 +211,8 @@ def _split(
     everywhere = merging.everywhere(
         {tensor: ref for tensor, ref in table.items() if ref.dtype in FLOATS}
     )
-    for tensor, (setting, own, height) in scales.items():
-        scale = value_for(setting, own, height)
+    for tensor, (setting, source, height) in scales.items():
+        scale = value_for(setting, source, height)
         if scale is None or table[tensor].dtype not in FLOATS:
             continue
         if recipe.method != "passthrough":
