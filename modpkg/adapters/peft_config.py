@@ -17,6 +17,7 @@ from modpkg.adapters.patterns import (
     matches,
     matches_whole,
 )
+from modpkg.core.bounds import PATTERN_COUNT
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 
@@ -162,6 +163,8 @@ def pattern_table(adapter: Adapter, key: str) -> PatternTable:
     table = adapter.config.get(key) or {}
     if not isinstance(table, dict):
         raise adapter.refuse(f"its {ADAPTER_CONFIG} has {key} = {table!r}, which is not a table")
+    if len(table) > PATTERN_COUNT:
+        raise adapter.refuse(f"its {ADAPTER_CONFIG} has {len(table)} patterns in {key}")
     text = ""
     try:
         for text in table:

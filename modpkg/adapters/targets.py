@@ -230,7 +230,8 @@ def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool]:
     wanted = config.get("layers_to_transform")
     if isinstance(config.get("target_modules"), str) or wanted is None or wanted == []:
         return lambda path: True
-    layers = wanted if isinstance(wanted, list) else [wanted]
+    listed = wanted if isinstance(wanted, list) else [wanted]
+    layers = {layer for layer in listed if isinstance(layer, int | float)}
     stacks = config.get("layers_pattern") or []
     names = stacks if isinstance(stacks, list) else [stacks]
     patterns: Sequence[re.Pattern[str]] = [

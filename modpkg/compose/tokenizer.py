@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_tokens import VOCABULARY
+from modpkg.compose.tokenizer_bounds import check_tokenizer_bounds, check_tokenizer_config
 from modpkg.core.errors import ModpkgError
-from modpkg.core.filenames import TOKENIZER
+from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.jsonfile import read_json
 
 _MISSING = f"it has no tokenizer (no {TOKENIZER})"
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    TOKENIZER: check_tokenizer_bounds,
+    TOKENIZER_CONFIG: check_tokenizer_config,
+}
 
 
 def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], ModpkgError]) -> Any:
@@ -22,6 +28,9 @@ def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], Modp
             the reason.
     """
     try:
+        for file, check in _CHECKS.items():
+            if (folder / file).exists():
+                check(read_json(folder / file))
         with confined():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False

@@ -90,6 +90,8 @@ DELTA_CHAIN = 4
 PATTERN_CHARACTERS = 10_000
 #: Opening parentheses in a pattern.
 PATTERN_GROUPS = 500
+#: Patterns in a table of an adapter's config.
+PATTERN_COUNT = 20_000
 #: Groups within groups in a pattern: `re` parses them recursively.
 PATTERN_DEPTH = 40
 #: Places that all patterns of one adapter may look at: a second or two.
@@ -148,6 +150,23 @@ RECIPE_BYTES = 1 << 18
 RECIPE_VALUES = 20_000
 #: Mappings and lists inside one another in a recipe.
 RECIPE_DEPTH = 20
+
+# Tokenizers and generation ------------------------------------------------------------------
+
+#: How many times longer all replacements of a tokenizer may make a text.
+TOKENIZER_GROWTH = 100
+#: Characters that a tokenizer puts before a text.
+TOKENIZER_ADDED_CHARACTERS = 10_000
+#: Pieces of a tokenizer's template, and tokens of one piece.
+TOKENIZER_PIECES = 1000
+#: Tokens to which a tokenizer pads a text.
+TOKENIZER_PADDING = 1_000_000
+#: Beams, groups of beams and texts that a generation config asks for, each.
+GENERATION_BEAMS = 64
+#: Tokens that a generation config guesses ahead.
+GENERATION_GUESSES = 1000
+#: New tokens that a generation config asks for.
+GENERATION_TOKENS = 1_000_000
 
 # GGUF ---------------------------------------------------------------------------------------
 

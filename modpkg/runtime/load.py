@@ -14,6 +14,7 @@ from modpkg.adapters.quantised import method_of, quantised
 from modpkg.compose.backing import backed_by, parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import DTYPE_NAMES, map_tensors
+from modpkg.core.bounds import GENERATION_BEAMS, GENERATION_GUESSES, GENERATION_TOKENS
 from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import TensorRef, read_model
@@ -28,6 +29,13 @@ _QUANTISERS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "hqq", "quan
 """Formats that an installed package runs, by ``quant_method``."""
 _DEQUANTISED = ("fp8", "mxfp4")
 """Formats that transformers itself reads in full precision."""
+
+_GENERATION = {
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), GENERATION_BEAMS),
+    **dict.fromkeys(("prompt_lookup_num_tokens", "num_assistant_tokens"), GENERATION_GUESSES),
+    **dict.fromkeys(("max_new_tokens", "min_new_tokens"), GENERATION_TOKENS),
+}
+"""What a generation config makes transformers take memory or time for, and the most of it."""
 
 _CLASSIFIER = re.compile(r"For(?:\w+Classification|QuestionAnswering)$")
 _OTHER_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|cls|pooler)\.|^decoder\.(?:weight|bias)$")
@@ -363,5 +371,10 @@ def _add_generation_config(name: str, model: Any, folder: Path) -> None:
             text = " ".join(str(error).split())[:300]
             reason = f"{GENERATION_CONFIG} is invalid ({text})"
             raise RunError("M704", name=name, reason=reason) from None
+        for key, most in _GENERATION.items():
+            value = getattr(read, key, None)
+            if isinstance(value, int | float) and value > most:
+                reason = f"{GENERATION_CONFIG} is invalid ({key} is {value}, more than {most})"
+                raise RunError("M704", name=name, reason=reason)
         read.disable_compile = True  # a static cache would run a compiler
         model.generation_config = read

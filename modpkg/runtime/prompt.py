@@ -104,7 +104,9 @@ def _encode(tokenizer: Any, task: Mapping[str, Any], text: str | Conversation) -
         return list(encoded["input_ids"])
     except RunError:
         raise
-    except Exception as error:  # templates are programs: they raise errors of any type
+    except BaseException as error:  # templates are programs: they raise errors of any type
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         what = "The tokenizer's chat template (chat = false in the task leaves it out)"
         told = str(error) if isinstance(error, templates.TemplateFailed) else _sentence(error)
         raise RunError("M726", what=what, reason=_shortened(told)) from None
@@ -118,7 +120,10 @@ def tokenized(tokenizer: Any, text: str, **options: Any) -> list[int]:
     """
     try:
         return list(tokenizer(text, **options)["input_ids"])
-    except Exception as error:  # a tokenizer that loads may still be malformed
+    except BaseException as error:  # a tokenizer that loads may still be malformed
+        # The library's own panics, as at its bound on a pattern's work, are no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise RunError("M726", what="The tokenizer", reason=_sentence(error)) from None
 
 
@@ -144,7 +149,7 @@ def rows_of(model: Any) -> int | None:
         return None
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     return _shortened(f"{type(error).__name__}: {error}")
 
 
