@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
-from modpkg.core.bounds import REPLICATED_LAYERS
+from modpkg.core.bounds import REPLICATED_LAYERS, REPLICATED_TENSORS
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.tensors import TypedTensor
 
@@ -51,9 +51,14 @@ def replicated_ranges(adapter: Adapter) -> list[tuple[int, int]]:
     if not ranges:
         return []
     valid = isinstance(ranges, list) and all(_is_range(each) for each in ranges)
-    if not valid or sum(stop - first for first, stop in ranges) > REPLICATED_LAYERS:
+    if not valid:
         raise adapter.refuse(
-            f"its {ADAPTER_CONFIG} sets {REPLICATION} = {ranges!r}, which are not ranges of layers"
+            f"its {ADAPTER_CONFIG} sets {REPLICATION} = {str(ranges)[:200]}, which are not ranges of "
+            "layers"
+        )
+    if (count := sum(stop - first for first, stop in ranges)) > REPLICATED_LAYERS:
+        raise adapter.refuse(
+            f"its {ADAPTER_CONFIG} repeats {count} layers, more than {REPLICATED_LAYERS}"
         )
     return [(first, stop) for first, stop in ranges]
 
@@ -95,4 +100,6 @@ def replicate(
                 renumbered = f"{path.stack}.{number}.{path.rest}"
                 tensors[renumbered], base_names[renumbered] = adapter.base[name], name
             number += 1
+            if len(tensors) > REPLICATED_TENSORS:
+                raise adapter.refuse(f"it repeats layers of more than {REPLICATED_TENSORS} tensors")
     return tensors, base_names

@@ -17,7 +17,7 @@ from modpkg.adapters.patterns import (
     matches,
     matches_whole,
 )
-from modpkg.core.bounds import PATTERN_COUNT
+from modpkg.core.bounds import PATTERN_COUNT, SAVED_MODULES
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 
@@ -99,6 +99,20 @@ def positive(adapter: Adapter, key: str, default: int) -> int:
         ComposeError: The value is not a positive integer.
     """
     return _positive(adapter, key, _number(adapter, adapter.config, key, default))
+
+
+def check_counts(adapter: Adapter) -> None:
+    """Check that the lists of an adapter that are compared with every name are of usual lengths.
+
+    Raises:
+        ComposeError: One is longer.
+    """
+    for key in ("modules_to_save", "layers_pattern"):
+        value = adapter.config.get(key)
+        if isinstance(value, list) and len(value) > SAVED_MODULES:
+            raise adapter.refuse(
+                f"its {ADAPTER_CONFIG} has {len(value)} names in {key}, more than {SAVED_MODULES}"
+            )
 
 
 def _positive(adapter: Adapter, key: str, value: Any) -> int:

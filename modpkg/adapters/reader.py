@@ -25,7 +25,7 @@ from modpkg.adapters.names import (
     spellings,
     without_own_name,
 )
-from modpkg.adapters.peft_config import strings
+from modpkg.adapters.peft_config import check_counts, strings
 from modpkg.adapters.saved_modules import (
     bind_saved,
     drop_tied_copies,
@@ -101,6 +101,7 @@ def bind_adapter(
         renames={} if memory is None else memory.names,
         ties=() if memory is None or untied is None else ties_in_memory(memory, untied, table),
     )
+    check_counts(adapter)
     try:
         return _bind_spelled(adapter, base, layers, memory)
     except ReleaseError as error:

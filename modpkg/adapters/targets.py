@@ -9,7 +9,7 @@ configuration do not belong together.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modpkg.adapters.changes import Adapter
@@ -150,9 +150,14 @@ def _missing_outside(
     if not targets or not isinstance(names, list):
         return []
     touched = set(targets.values())
+    found: dict[str, list[str]] = {name: [] for name in names if isinstance(name, str)}
+    for tensor in adapter.base:
+        if tensor.endswith(".weight"):
+            for end in _ends(tensor.removesuffix(".weight")):
+                if end in found:
+                    found[end].append(tensor)
     missing = []
-    for name in names:
-        own = [tensor for tensor in adapter.base if f".{tensor}".endswith(f".{name}.weight")]
+    for own in found.values():
         if own and not touched.intersection(own) and not any(map(layer_path, own)):
             paths = (tensor.removesuffix(".weight") for tensor in own)
             missing += [path for path in paths if named(path)]
@@ -221,8 +226,15 @@ def _matcher(value: Any, *, unknown: bool) -> Callable[[str], bool] | None:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return None
     names = frozenset(value)
-    ends = tuple(f".{name}" for name in names)
-    return lambda path: path in names or path.endswith(ends)
+    return lambda path: any(end in names for end in _ends(path))
+
+
+def _ends(path: str) -> Iterator[str]:
+    """Yield a path, and what comes after each of its dots: with PEFT, a name may be any of them."""
+    yield path
+    for place, character in enumerate(path):
+        if character == ".":
+            yield path[place + 1 :]
 
 
 def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool]:

@@ -92,6 +92,12 @@ PATTERN_CHARACTERS = 10_000
 PATTERN_GROUPS = 500
 #: Patterns in a table of an adapter's config.
 PATTERN_COUNT = 20_000
+#: Names in ``modules_to_save`` and ``layers_pattern``, each.
+SAVED_MODULES = 1000
+#: Terms of the series by which OFT and PSOFT invert a matrix.
+NEUMANN_TERMS = 1000
+#: Tensors of a base whose layers an adapter repeats.
+REPLICATED_TENSORS = 500_000
 #: Groups within groups in a pattern: `re` parses them recursively.
 PATTERN_DEPTH = 40
 #: Places that all patterns of one adapter may look at: a second or two.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import pytest
 
 from modpkg.adapters import bind_adapter
+from modpkg.adapters.changes import Adapter
+from modpkg.adapters.methods.oft import neumann_terms
+from modpkg.adapters.targets import _matcher
 from modpkg.core.records import TensorType
 from tests.adapters.samples import PLAIN, pair
 from tests.raising import raises
@@ -185,3 +190,65 @@ def test_a_layers_pattern_that_is_none_is_not_one() -> None:
 def test_tensors_that_peft_would_leave_out_are_refused(config: dict[str, Any]) -> None:
     with raises("M606", match="q_proj', which its adapter_config.json does not name"):
         bind_adapter("a", TWO, {**PLAIN, **config}, LAYERED)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("q_proj", True),
+        ("0.q_proj", True),
+        ("model.layers.0.q_proj", True),
+        ("proj", False),
+        ("s.0.q_proj", False),
+        ("model.layers.0", False),
+        ("", False),
+    ],
+)
+def test_a_name_is_the_end_of_a_path(name: str, chosen: bool) -> None:
+    """As `peft.tuners.tuners_utils.check_target_module_exists` has it."""
+    path = "model.layers.0.q_proj"
+    assert (path in {name} or path.endswith(f".{name}")) is chosen
+    named = _matcher([name], unknown=False)
+    assert named is not None
+    assert named(path) is chosen
+
+
+def test_a_hundred_thousand_names_are_looked_up_at_once() -> None:
+    names = [f"layer_{number}" for number in range(100_000)]
+    named = _matcher(names, unknown=False)
+    assert named is not None
+    began = time.process_time()
+    assert sum(named(f"model.layers.{number}.layer_{number}") for number in range(20_000)) == 20_000
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"rank_pattern": {f"q{n}": 2 for n in range(20_001)}}, "20001 patterns"),
+        ({"alpha_pattern": {f"q{n}": 2 for n in range(20_001)}}, "20001 patterns"),
+        ({"modules_to_save": [f"q{n}" for n in range(100_000)]}, "100000 names in modules_to_save"),
+        ({"layers_pattern": [f"q{n}" for n in range(100_000)]}, "100000 names in layers_pattern"),
+        ({"layer_replication": [[0, 3]] * 100_000}, "repeats 300000 layers"),
+        ({"layer_replication": [[0, 10**9]]}, "repeats 1000000000 layers"),
+        ({"r": 10**9}, "rank"),
+        ({"layers_to_transform": list(range(100_000))}, None),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_long_lists_and_large_numbers_end_soon(config: dict[str, Any], match: str | None) -> None:
+    began = time.process_time()
+    given = {**PLAIN, "target_modules": ["q_proj"], **config}
+    with raises("M606", "M607", match=match) if match else contextlib.nullcontext():
+        bind_adapter("a", TWO, given, LAYERED, model_config={"num_hidden_layers": 2})
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("kind", ["OFT", "PSOFT"])
+def test_a_series_has_an_end(kind: str) -> None:
+    config = {"peft_type": kind, "target_modules": ["q_proj"], "num_cayley_neumann_terms": 10**9}
+    adapter = Adapter(
+        module="a", names={}, config=config, base=LAYERED, base_name="b", architecture=None
+    )
+    with raises("M606", match="more than 1000 are not summed"):
+        neumann_terms(adapter)

@@ -16,6 +16,7 @@ from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import Coefficients, Formula, base_rows
 from modpkg.adapters.method import PeftMethod, matrix_shape
 from modpkg.adapters.peft_config import check_keys, number, positive
+from modpkg.core.bounds import NEUMANN_TERMS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     )
     parameters: dict[str, Any] = {}
     if adapter.config.get("use_cayley_neumann", True):
-        parameters["terms"] = positive(adapter, "num_cayley_neumann_terms", 5)
+        parameters["terms"] = neumann_terms(adapter)
     if adapter.config.get("coft"):
         parameters["eps"] = number(adapter, "eps", 6e-5)
     changes = []
@@ -52,6 +53,20 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
             )
         )
     return changes
+
+
+def neumann_terms(adapter: Adapter) -> int:
+    """Return the number of terms of the series that an adapter's configuration names.
+
+    Raises:
+        ComposeError: It is no number of terms, or more than can be meant.
+    """
+    terms = positive(adapter, "num_cayley_neumann_terms", 5)
+    if terms > NEUMANN_TERMS:
+        raise adapter.refuse(
+            f"its num_cayley_neumann_terms is {terms}, and more than {NEUMANN_TERMS} are not summed"
+        )
+    return terms
 
 
 def _check_blocks(adapter: Adapter, site: Site, tensor: str) -> None:

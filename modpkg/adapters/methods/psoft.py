@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import Coefficients, Formula, UndefinedChange
 from modpkg.adapters.method import PeftMethod, linear_shape, require
-from modpkg.adapters.methods.oft import neumann
+from modpkg.adapters.methods.oft import neumann, neumann_terms
 from modpkg.adapters.peft_config import check_keys, choice, number, positive
 from modpkg.adapters.singular import SINGULAR_GAP
 
@@ -49,7 +49,7 @@ def bind(adapter: Adapter, sites: Sequence[Site], shared: Mapping[str, str]) -> 
     if orthogonal := bool(config.get("psoft_orth", True)):
         parameters["orthogonal"] = True
         if config.get("use_cayley_neumann"):
-            parameters["terms"] = positive(adapter, "num_cayley_neumann_terms", 5)
+            parameters["terms"] = neumann_terms(adapter)
             if config.get("cayley_neumann_eps") is not None:
                 parameters["eps"] = number(adapter, "cayley_neumann_eps", 0)
     shape = (rank * (rank - 1) // 2,) if orthogonal else (rank, rank)
