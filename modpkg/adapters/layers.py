@@ -53,8 +53,8 @@ def replicated_ranges(adapter: Adapter) -> list[tuple[int, int]]:
     valid = isinstance(ranges, list) and all(_is_range(each) for each in ranges)
     if not valid:
         raise adapter.refuse(
-            f"its {ADAPTER_CONFIG} sets {REPLICATION} = {str(ranges)[:200]}, which are not ranges of "
-            "layers"
+            f"its {ADAPTER_CONFIG} sets {REPLICATION} = {str(ranges)[:200]}, which are not ranges "
+            "of layers"
         )
     if (count := sum(stop - first for first, stop in ranges)) > REPLICATED_LAYERS:
         raise adapter.refuse(

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from modpkg.adapters import bind_adapter
-from modpkg.adapters.changes import Adapter
-from modpkg.adapters.methods.oft import neumann_terms
 from modpkg.adapters.targets import _matcher
 from modpkg.core.records import TensorType
 from tests.adapters.samples import PLAIN, pair
@@ -244,11 +242,12 @@ def test_long_lists_and_large_numbers_end_soon(config: dict[str, Any], match: st
     assert time.process_time() - began < 5
 
 
-@pytest.mark.parametrize("kind", ["OFT", "PSOFT"])
-def test_a_series_has_an_end(kind: str) -> None:
-    config = {"peft_type": kind, "target_modules": ["q_proj"], "num_cayley_neumann_terms": 10**9}
-    adapter = Adapter(
-        module="a", names={}, config=config, base=LAYERED, base_name="b", architecture=None
-    )
-    with raises("M606", match="more than 1000 are not summed"):
-        neumann_terms(adapter)
+def test_a_series_has_an_end() -> None:
+    """That of OFT and PSOFT."""
+    names = {"base_model.model.model.layers.0.q_proj.oft_R.weight": ("F32", (2, 1))}
+    config = {"peft_type": "OFT", "target_modules": ["q_proj"], "oft_block_size": 2, "r": 0}
+    base = {"model.layers.0.q_proj.weight": TensorType("F32", [4, 4])}
+    for terms, match in ((1000, None), (10**9, "more than 1000 are not summed")):
+        given = {**config, "use_cayley_neumann": True, "num_cayley_neumann_terms": terms}
+        with raises("M606", match=match) if match else contextlib.nullcontext():
+            bind_adapter("a", names, given, base)
