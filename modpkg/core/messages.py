@@ -166,6 +166,10 @@ MESSAGES: dict[str, str] = {
     ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
+    "M406": (
+        "These modules are not in the registries that they are asked of; correct the names, or the "
+        "registries:\n{facts}"
+    ),
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
     "M411": "No lock file {path}; run 'modpkg lock' to create it.",
     "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",

@@ -12,6 +12,8 @@ SUGGESTION_BUDGET = 100_000
 """For trying all suggestions together."""
 _QUERY = 20
 """Cost of a query without conflicts, in which the solver only propagates."""
+_ASSUMED = 10
+"""Assumptions of a query that cost as much as a conflict."""
 _CLAUSES = 10
 """Clauses that cost as much to add as a conflict."""
 
@@ -34,9 +36,9 @@ class Budget:
             self.exceeded = True
             raise BudgetExceeded
 
-    def charge_query(self, conflicts: int) -> None:
-        """Charge a query in which the solver met ``conflicts`` conflicts."""
-        self.left -= conflicts + _QUERY
+    def charge_query(self, conflicts: int, assumed: int) -> None:
+        """Charge a query under that many assumptions, with that many conflicts."""
+        self.left -= conflicts + _QUERY + assumed // _ASSUMED
 
     def charge_clauses(self, clauses: int) -> None:
         """Charge adding ``clauses`` clauses.

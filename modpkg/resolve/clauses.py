@@ -68,6 +68,13 @@ class Clauses:
             at += 1
         return at
 
+    def is_wanted(self, identifier: Identifier, model: Sequence[int]) -> bool:
+        """Return whether a name, or an extra of it, is in a model."""
+        name, extra = identifier
+        variable = self._extra.get(identifier) if extra is not None else self._wanted.get(name)
+        empty = not len(self.space.domain(name))
+        return variable is not None and not empty and model[variable - 1] > 0
+
     def among(self, name: ModuleName, first: int, last: int) -> list[int]:
         """Return the literals of "a position in ``first..last`` is chosen"."""
         wanted = self._wanted[name]

@@ -12,8 +12,10 @@ from modpkg.resolve.unsat_core import Cause
 
 SHOWN = 24
 """Most sentences at either end of a list; the middle of a longer one is omitted."""
-FEW = 12
-"""Most names whose versions are all listed; of more, only excluded versions are."""
+FEW = 200
+"""Most needs of one name that are looked at to see whether they limit it."""
+ALIKE = 12
+"""Most sentences on the ranges of one module that versions of another need."""
 
 _NOT_MINIMAL = (
     "These requirements conflict, but some of them may be irrelevant: the search for a minimal set "
@@ -26,7 +28,7 @@ _NOT_ALL_TRIED = (
 
 
 def explain(
-    causes: Sequence[Cause],
+    conflicts: Sequence[Sequence[Cause]],
     catalog: Catalog,
     admission: Admission,
     suggestions: Sequence[str] = (),
@@ -37,39 +39,65 @@ def explain(
     """Return the sentences for needs that conflict, followed by suggestions.
 
     Args:
-        smallest: Whether the needs are a minimal set; the text mentions it if not.
+        conflicts: The needs of each conflict; none has to do with another.
+        smallest: Whether the needs are minimal sets; the text mentions it if not.
         tried: Whether all suggestions were tried; the text mentions it if not.
     """
-    versions_by_need: dict[tuple[str, ...], list[str]] = {}
-    names: dict[str, list[Need]] = {}
-    for cause in causes:
-        need = cause.requirement
-        names.setdefault(need.name, []).append(need)
-        who, version = _who(cause.parent, need)
-        versions = versions_by_need.setdefault((*who, _what(need)), [])
-        if version and version not in versions:
-            versions.append(version)
-    sentences = [
-        f"  {' '.join(filter(None, (name, _in_words(versions))))}{extra} "
-        f"{'need' if len(versions) > 1 else 'needs'} {what}."
-        for (name, extra, what), versions in versions_by_need.items()
-    ]
-    lines = _shorten(sentences)
-    listed = len(names) <= FEW
-    relevant = [name for name in names if _is_relevant(name, names, catalog)]
-    lines += _shorten(
-        [
-            sentence
-            for name in relevant or names
-            for sentence in _releases(name, names[name], catalog, admission, listed=listed)
-        ]
-    )
+    lines: list[str] = []
+    for number, causes in enumerate(conflicts):
+        if number:
+            lines.append("Besides:")
+        lines += _conflict(causes, catalog, admission)
     if not smallest:
         lines.append(_NOT_MINIMAL)
     lines += [f"Hint: {suggestion}." for suggestion in suggestions]
     if not suggestions and not tried:
         lines.append(_NOT_ALL_TRIED)
     return "\n".join(lines)
+
+
+def _conflict(causes: Sequence[Cause], catalog: Catalog, admission: Admission) -> list[str]:
+    needs: dict[tuple[str, ...], dict[str, None]] = {}
+    targets: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    names: dict[str, list[Need]] = {}
+    for cause in causes:
+        need = cause.requirement
+        names.setdefault(need.name, []).append(need)
+        who, version = _who(cause.parent, need)
+        fact = (*who, _what(need))
+        versions = needs.setdefault(fact, {})
+        if version:
+            versions[version] = None
+        targets.setdefault((*who, need.name), {})[fact] = None
+    sentences: list[str] = []
+    for (owner, _, target), facts in targets.items():
+        told = [_fact(fact, list(needs[fact]), catalog, admission) for fact in facts]
+        if len(told) > ALIKE:
+            left = len(told) - ALIKE
+            told = [
+                *told[: ALIKE - 1],
+                f"  … and {left} more versions of {owner} need other ranges of {target} …",
+                told[-1],
+            ]
+        sentences += told
+    about = [
+        sentence
+        for name in _relevant(names, catalog, admission)
+        for sentence in _releases(name, names[name], catalog, admission)
+    ]
+    return _shorten(sentences) + about
+
+
+def _fact(
+    fact: tuple[str, ...], versions: list[str], catalog: Catalog, admission: Admission
+) -> str:
+    owner, extra, what = fact
+    if len(versions) > 1:
+        admitted = admission.releases(catalog, owner)
+        if len(versions) == len(admitted):
+            return f"  Every version of {owner}{extra} needs {what}."
+        return f"  {owner} {_in_words(versions)}{extra} need {what}."
+    return f"  {' '.join([owner, *versions])}{extra} needs {what}."
 
 
 def _who(parent: Candidate | None, need: Need) -> tuple[tuple[str, str], str]:
@@ -94,73 +122,99 @@ def _in_words(items: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
-def _shorten(sentences: list[str]) -> list[str]:
+def _shorten(sentences: list[str], what: str = "") -> list[str]:
     """Return sentences, without the middle if there are very many."""
     if len(sentences) <= 2 * SHOWN:
         return sentences
     omitted = len(sentences) - 2 * SHOWN
-    return [*sentences[:SHOWN], f"  … and {omitted} more like these …", *sentences[-SHOWN:]]
+    return [*sentences[:SHOWN], f"  … and {omitted} more {what}like these …", *sentences[-SHOWN:]]
 
 
-def _is_relevant(name: str, names: Mapping[str, Sequence[Need]], catalog: Catalog) -> bool:
-    """Return whether a name is limited to some of its versions, and not only part of a chain."""
-    return (
-        len(names) == 1
-        or not catalog.releases(name)
-        or any(
-            need.specifier
-            or need.exact is not None
+def _relevant(
+    names: Mapping[str, Sequence[Need]], catalog: Catalog, admission: Admission
+) -> list[str]:
+    """Return the names that decide: those limited to some of their versions, or without any.
+
+    All others are steps of a chain. Names without any version come first.
+    """
+    missing, limited = [], []
+    for name, needs in names.items():
+        admitted = admission.releases(catalog, name)
+        if not admitted:
+            missing.append(name)
+        elif any(
+            need.exact is not None
             or (need.parent is not None and name in need.parent.line.expects)
-            for need in names[name]
-        )
-    )
+            or not all(need.specifier.contains(r.version, prereleases=True) for r in admitted)
+            for need in needs[:FEW]
+        ):
+            limited.append(name)
+    found = missing + limited or list(names)
+    return found[: 2 * SHOWN]
 
 
 def _releases(
-    name: str,
-    needs: Sequence[Need],
-    catalog: Catalog,
-    admission: Admission,
-    *,
-    listed: bool,
+    name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
 ) -> list[str]:
     unknown = catalog.unknown(name)
     if unknown is not None:
         return [f"  {unknown}"]
     overridden = catalog.overrides.get(name)
-    if overridden is not None:
-        what = requirement_text(name, set(), overridden.specifier)
-        return [
-            f"  Every requirement on {name} is replaced by {what}, "
-            f"an override in {overridden.where}.",
-            *_available(name, needs, catalog, admission, listed=listed),
-        ]
-    return _available(name, needs, catalog, admission, listed=listed)
+    if overridden is None:
+        return _available(name, needs, catalog, admission)
+    what = requirement_text(name, set(), overridden.specifier)
+    return [
+        f"  Every requirement on {name} is replaced by {what}, an override in {overridden.where}.",
+        *_available(name, needs, catalog, admission),
+    ]
 
 
 def _available(
-    name: str,
-    needs: Sequence[Need],
-    catalog: Catalog,
-    admission: Admission,
-    *,
-    listed: bool,
+    name: str, needs: Sequence[Need], catalog: Catalog, admission: Admission
 ) -> list[str]:
     admitted = admission.releases(catalog, name)
     shown = ", ".join(str(release.version) for release in admitted[:8])
     more = f" and {len(admitted) - 8} others" if len(admitted) > 8 else ""
-    sentences = []
-    if not admitted:
-        sentences.append(f"  No release of {name} is available.")
-    elif listed:
-        sentences.append(f"  {name} is available in {shown}{more}.")
+    sentences = [
+        f"  {name} is available in {shown}{more}."
+        if admitted
+        else f"  No release of {name} is available."
+    ]
+    expecting = _expecting(name, needs)
+    reasons: dict[str, list[str]] = {}
     for release in catalog.releases(name):
         refusal = admission.refusal(catalog, release)
+        if refusal is None and (unfit := _unfit(release, expecting, catalog, admission)):
+            refusal = f"does not fit: {unfit}"
         if refusal is not None:
-            sentences.append(f"  {name} {release.version} {refusal}.")
-        elif (reason := _unfit(release, needs, catalog, admission)) is not None:
-            sentences.append(f"  {name} {release.version} does not fit: {reason}.")
-    return sentences
+            reasons.setdefault(refusal, []).append(str(release.version))
+    told = [
+        f"  {name} {_in_words(versions)} {_of_several(reason, len(versions))}."
+        for reason, versions in reasons.items()
+    ]
+    return sentences + _shorten(told, what=f"of {name}, ")
+
+
+def _of_several(reason: str, count: int) -> str:
+    """Return the rest of a sentence about one release as one about several."""
+    if count == 1:
+        return reason
+    for one, several in (("was ", "were "), ("is ", "are "), ("requires ", "require ")):
+        if reason.startswith(one):
+            return several + reason.removeprefix(one)
+    for one, several in (("has ", "have "), ("does ", "do ")):
+        if reason.startswith(one):
+            return several + reason.removeprefix(one)
+    return reason
+
+
+def _expecting(name: str, needs: Sequence[Need]) -> list[Need]:
+    """Return the needs whose parents expect something of a name, each interface and range once."""
+    found: dict[tuple[str, str], Need] = {}
+    for need in needs:
+        if need.parent is not None and (digest := need.parent.line.expects.get(name)):
+            found.setdefault((digest, str(need.specifier)), need)
+    return list(found.values())
 
 
 def _unfit(

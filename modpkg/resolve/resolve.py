@@ -13,7 +13,7 @@ from packaging.version import Version
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
-from modpkg.core.errors import ResolutionImpossible
+from modpkg.core.errors import NotFound, ResolutionImpossible
 from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.budget import CORE_BUDGET, SUGGESTION_BUDGET, Budget
@@ -27,7 +27,7 @@ from modpkg.resolve.prefetch import prefetch_likely
 from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.space import Space
 from modpkg.resolve.suggest import ResolutionInputs, suggestions
-from modpkg.resolve.unsat_core import holding
+from modpkg.resolve.unsat_core import NoSolution, holding
 
 
 class Chosen(Struct, frozen=True):
@@ -69,23 +69,45 @@ def resolve(
     needs = _needs(inputs, catalog)
     admission = Admission(needs, locked, policy)
     prefetch_likely(Space(ModuleProvider(catalog, admission, needs)), needs, locked)
-    for root in roots:
-        if (unknown := catalog.unknown(root.name)) is not None:
-            raise unknown
+    _check_known(roots, catalog)
     work = Budget(CORE_BUDGET)
     try:
         return _solve(inputs, catalog, locked, explaining=work)
     except Impossible as error:
         resolver = _BudgetedResolver(catalog, locked)
+        conflicts = error.conflicts if isinstance(error, NoSolution) else [list(error.causes)]
         explanation = explain(
-            list(error.causes),
+            conflicts,
             catalog,
             admission,
-            suggestions(inputs, list(error.causes), resolver),
+            suggestions(inputs, conflicts, resolver),
             smallest=not work.exceeded,
             tried=not resolver.budget.exceeded,
         )
     raise ResolutionImpossible("M401", explanation=explanation)
+
+
+def _check_known(roots: Sequence[Need], catalog: Catalog) -> None:
+    """Check that each root's name is in its registry.
+
+    Raises:
+        NotFound: Some are not; all of them are told together.
+    """
+    unknown: dict[str, tuple[str, NotFound]] = {}
+    for root in roots:
+        if root.name not in unknown and (error := catalog.unknown(root.name)) is not None:
+            unknown[root.name] = root.where, error
+    if len(unknown) == 1:
+        ((where, error),) = unknown.values()
+        if where:
+            hint = f" ({where} needs it){error.values['hint']}"
+            error = NotFound("M304", **{**error.values, "hint": hint})
+        raise error
+    if unknown:
+        facts = [
+            f"  {where}: {error}" if where else f"  {error}" for where, error in unknown.values()
+        ]
+        raise NotFound("M406", facts="\n".join(facts))
 
 
 class _BudgetedResolver:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from resolvelib import AbstractResolver
-from resolvelib.resolvers import ResolutionImpossible, ResolverException, Result
+from resolvelib.resolvers import ResolverException, Result
 
 from modpkg.core.names import ModuleName
 from modpkg.resolve.budget import CORE_BUDGET, Budget
@@ -17,7 +17,7 @@ from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.order import within
 from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
-from modpkg.resolve.unsat_core import minimal_core
+from modpkg.resolve.unsat_core import NoSolution, minimal_cores
 
 AHEAD = 20
 """For this many of the next names the solver tries the best release first. With none, there would
@@ -56,8 +56,8 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
             explaining: Limits the reduction of a conflict to a minimal set.
 
         Raises:
-            resolvelib.ResolutionImpossible: No solution; its causes are needs that conflict, a
-                minimal set as far as ``explaining`` allows.
+            NoSolution: Its conflicts are needs that cannot be met together, minimal sets as far as
+                ``explaining`` allows.
             BudgetExceeded: ``limit`` is reached.
         """
         roots = list(requirements)
@@ -68,7 +68,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
                 limit.charge_clauses(solver.clauses)
             self.queries += 1
             if not solver.solve():
-                raise ResolutionImpossible(minimal_core(clauses, explaining or Budget(CORE_BUDGET)))
+                raise NoSolution(minimal_cores(clauses, explaining or Budget(CORE_BUDGET)))
             return self._prefer(solver, clauses, Frontier(self._space, roots))
 
     def _prefer(

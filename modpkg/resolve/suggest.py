@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 from msgspec import Struct
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
 from resolvelib.resolvers import ResolutionImpossible as Impossible
 
@@ -42,7 +42,9 @@ class Suggestion(Struct, frozen=True):
     """After the edit."""
     name: ModuleName
     text: str
-    """The edit, as an imperative."""
+    """The edit, as an imperative; ``{}`` stands for what it is done to."""
+    object: str = ""
+    """What it is done to."""
 
 
 class TrialResolver(Protocol):
@@ -75,36 +77,82 @@ class TrialResolver(Protocol):
 
 
 def suggestions(
-    inputs: ResolutionInputs, causes: Sequence[Cause], resolver: TrialResolver
+    inputs: ResolutionInputs, conflicts: Sequence[Sequence[Cause]], resolver: TrialResolver
 ) -> list[str]:
     """Return edits after which there is a solution, the smallest first.
+
+    Where no single edit mends all conflicts, there is one for each of them, told together.
 
     There are none if the resolver's budget is spent before one is found, or if only a question
     beside the manifest is in conflict.
     """
-    involved = _involved(inputs, causes)
-    names = list(dict.fromkeys(cause.requirement.name for cause in causes))
-    bases = [
-        name
-        for name in names
-        if any(
-            cause.requirement.parent is not None and name in cause.requirement.parent.line.expects
-            for cause in causes
-        )
-    ]
     texts: list[str] = []
     try:
-        for change in _changes(inputs, involved, names, bases, resolver):
+        # What mends all of several conflicts is part of each.
+        for change in _changes(inputs, conflicts[0], resolver):
             text = _tried(change, resolver)
             if text is not None and text not in texts:
                 texts.append(text)
             if len(texts) == MOST:
                 break
-        if not texts and involved:
+        if not texts and len(conflicts) > 1:
+            texts = [*_one_each(inputs, conflicts, resolver)]
+        if not texts and any(_involved(inputs, causes) for causes in conflicts):
             texts = [*_removals(inputs, resolver)]
     except BudgetExceeded:
         pass
     return texts
+
+
+def _one_each(
+    inputs: ResolutionInputs, conflicts: Sequence[Sequence[Cause]], resolver: TrialResolver
+) -> Iterator[str]:
+    """Yield the edits that mend each conflict by itself, if they mend all together."""
+    edits: list[tuple[str, Suggestion]] = []
+    for causes in conflicts:
+        names = {root.name for root in _involved(inputs, causes)}
+        for change in _changes(inputs, causes, resolver) if names else ():
+            roots = [
+                root for root in change.inputs.roots if root.name in names or root.where == QUESTION
+            ]
+            alone = msgspec.structs.replace(change.inputs, roots=roots)
+            allowed = _allowed(msgspec.structs.replace(change, inputs=alone), resolver)
+            if allowed is not None:
+                edits.append((allowed, change))
+                inputs = change.inputs
+                break
+    if edits and _allowed(Suggestion(inputs, edits[0][1].name, ""), resolver) is not None:
+        yield _together(edits)
+
+
+def _together(edits: Sequence[tuple[str, Suggestion]]) -> str:
+    """Return several edits as one imperative; edits of one kind share a verb."""
+    groups: dict[str, tuple[list[str], list[str]]] = {}
+    for allowed, change in edits:
+        releases, objects = groups.setdefault(change.text, ([], []))
+        releases += [allowed] if allowed and allowed not in releases else []
+        objects += [change.object] if change.object not in objects else []
+    parts = []
+    for text, (releases, objects) in groups.items():
+        allow = f"allow {_and(releases)}: " if releases else ""
+        parts.append(allow + text.format(_and(objects)))
+    return "; and ".join(parts)
+
+
+def _and(items: Sequence[str]) -> str:
+    *others, last = items
+    return ", ".join(others) + " and " * bool(others) + last
+
+
+def _bases(causes: Sequence[Cause]) -> list[ModuleName]:
+    """Return the names of which a conflict's modules expect something."""
+    return list(
+        dict.fromkeys(
+            need.name
+            for need in (cause.requirement for cause in causes)
+            if need.parent is not None and need.name in need.parent.line.expects
+        )
+    )
 
 
 def _involved(inputs: ResolutionInputs, causes: Sequence[Cause]) -> list[Need]:
@@ -145,31 +193,41 @@ class _Range(Struct, frozen=True):
             return msgspec.structs.replace(inputs, policy=policy)
         return msgspec.structs.replace(inputs, overrides=bounds)
 
-    def dropping(self, part: str) -> str:
-        kind = {"root": "", "constraint": "the constraint on ", "override": "the override of "}
-        return f"drop `{part}` from {kind[self.kind]}{_shown(self)}"
+    def without(self, inputs: ResolutionInputs, part: Specifier) -> Suggestion:
+        """Return the edit that drops one clause."""
+        rest = [str(other) for other in self.specifier if other is not part]
+        return self._dropped(inputs, SpecifierSet(",".join(rest)), str(part))
 
-    def dropping_all(self) -> str:
-        text = specifier_text(self.specifier)
+    def without_all(self, inputs: ResolutionInputs) -> Suggestion:
+        """Return the edit that drops all clauses."""
+        text, nothing = specifier_text(self.specifier), SpecifierSet()
         if self.kind == "root":
-            return self.dropping(text)
-        return f"remove the {self.kind} `{self.name}{text}`{_at(self)}"
+            return self._dropped(inputs, nothing, text)
+        what = f"the {self.kind} `{self.name}{text}`{_at(self)}"
+        return Suggestion(self.replaced(inputs, nothing), self.name, "remove {}", what)
+
+    def _dropped(self, inputs: ResolutionInputs, rest: SpecifierSet, text: str) -> Suggestion:
+        kind = {"root": "", "constraint": "the constraint on ", "override": "the override of "}
+        what = kind[self.kind] + _shown(self)
+        return Suggestion(self.replaced(inputs, rest), self.name, f"drop `{text}` from {{}}", what)
 
     def _is(self, root: Need) -> bool:
         return (root.name, root.where) == (self.name, self.where)
 
 
 def _changes(
-    inputs: ResolutionInputs,
-    involved: Sequence[Need],
-    names: Sequence[ModuleName],
-    bases: Sequence[ModuleName],
-    resolver: TrialResolver,
+    inputs: ResolutionInputs, causes: Sequence[Cause], resolver: TrialResolver
 ) -> Iterator[Suggestion]:
-    """Yield edits: drop one clause, drop all, admit a release, allow drift, remove a root."""
+    """Yield edits of what is in a conflict.
+
+    They drop one clause, or all, or an extra; admit a release; allow drift; or remove a root.
+    """
+    involved = _involved(inputs, causes)
+    names = list(dict.fromkeys(cause.requirement.name for cause in causes))
     # An override replaces the root, so that editing the root would change nothing.
     own = [need for need in involved if need.name not in inputs.overrides]
-    ranges = [_Range("root", need.name, need.specifier, need.where) for need in own]
+    places = {(need.name, need.where): need for need in own}
+    ranges = [_Range("root", n.name, n.specifier, n.where) for n in places.values()]
     ranges += [
         _Range(kind, name, bounds[name].specifier, bounds[name].where)
         for kind, bounds in _bounds(inputs)
@@ -179,24 +237,29 @@ def _changes(
     for item in ranges:
         parts = sorted(item.specifier, key=str)
         for part in parts if len(parts) > 1 else []:
-            rest = SpecifierSet(",".join(str(other) for other in parts if other is not part))
-            yield Suggestion(item.replaced(inputs, rest), item.name, item.dropping(str(part)))
+            yield item.without(inputs, part)
     for item in ranges:
         if item.specifier:
-            yield Suggestion(item.replaced(inputs, SpecifierSet()), item.name, item.dropping_all())
-    for item in ranges[: len(own)]:
+            yield item.without_all(inputs)
+    for need in involved:
+        if need.extra is not None:
+            left = [root for root in inputs.roots if root is not need]
+            change = msgspec.structs.replace(inputs, roots=left)
+            what = f"the extra {need.extra!r} of {_shown(need)}"
+            yield Suggestion(change, need.name, "leave out {}", what)
+    for item in ranges[: len(places)]:
         yield from _pinned(item, inputs, resolver)
     for name in names:
         yield from _admitted(inputs, name, resolver)
     if inputs.policy.strict:
         policy = msgspec.structs.replace(inputs.policy, strict=False)
         loose = msgspec.structs.replace(inputs, policy=policy)
-        for name in bases:
+        for name in _bases(causes):
             yield Suggestion(loose, name, "leave out strict (--strict, or under [resolution])")
     questions = {root.name for root in inputs.roots if root.where == QUESTION}
-    for need in involved:
+    for need in {(need.name, need.where): need for need in involved}.values():
         if need.name not in questions:
-            yield Suggestion(_without(inputs, [need]), need.name, f"remove {_shown(need)}")
+            yield Suggestion(_without(inputs, [need]), need.name, "remove {}", _shown(need))
 
 
 def _bounds(
@@ -215,7 +278,7 @@ def _pinned(
         pin = f"=={version}"
         change = item.replaced(inputs, SpecifierSet(pin))
         if resolver.refusals(change, item.name)[version] is None:
-            yield Suggestion(change, item.name, f"write `{pin}` for {_shown(item)}")
+            yield Suggestion(change, item.name, f"write `{pin}` for {{}}", _shown(item))
             break
 
 
@@ -229,8 +292,8 @@ def _admitted(
     change = msgspec.structs.replace(inputs, policy=policy)
     after = resolver.refusals(change, name)
     if any(refused and not after[version] for version, refused in before.items()):
-        text = f"write `{name} = false` in exclude-newer-package under [resolution]"
-        yield Suggestion(change, name, text)
+        text = "write {} in exclude-newer-package under [resolution]"
+        yield Suggestion(change, name, text, f"`{name} = false`")
 
 
 def _without(inputs: ResolutionInputs, needs: Sequence[Need]) -> ResolutionInputs:
@@ -251,13 +314,20 @@ def _shown(item: _Range | Need) -> str:
 
 
 def _tried(change: Suggestion, resolver: TrialResolver) -> str | None:
+    """Return an edit as an imperative, with what it allows; None if it does not help."""
+    allowed = _allowed(change, resolver)
+    return None if allowed is None else _together([(allowed, change)])
+
+
+def _allowed(change: Suggestion, resolver: TrialResolver) -> str | None:
+    """Return the release that an edit allows, "" if none; None if there is no solution with it."""
     try:
         chosen = resolver.chosen(change.inputs)
         release = chosen.get(change.name)
         fit = "" if release is None else _fit(release, chosen, resolver)
     except (Impossible, ModpkgError):
         return None  # a file that is needed only after the edit may be unreadable
-    return change.text if release is None else f"allow {release}{fit}: {change.text}"
+    return "" if release is None else f"{release}{fit}"
 
 
 def _fit(base: Release, chosen: Mapping[str, Release], resolver: TrialResolver) -> str:
@@ -277,7 +347,6 @@ def _removals(inputs: ResolutionInputs, resolver: TrialResolver) -> Iterator[str
     kept = {(root.name, root.extra, root.where) for root in held}
     gone = [root for root in ordered if (root.name, root.extra, root.where) not in kept]
     if gone and all(root.where != QUESTION for root in gone):
-        *others, last = dict.fromkeys(map(_shown, gone))
-        text = "remove " + (", ".join(others) + " and ") * bool(others) + last
-        if _tried(Suggestion(_without(inputs, gone), gone[0].name, text), resolver) is not None:
-            yield text
+        change = Suggestion(_without(inputs, gone), gone[0].name, "")
+        if _allowed(change, resolver) is not None:
+            yield f"remove {_and([*dict.fromkeys(map(_shown, gone))])}"

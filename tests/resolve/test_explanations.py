@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_bound_of_a_root_is_named_with_its_line_and_what_dropping_it_allows() 
         plain("smol 1; smol 2; lora 1 -> smol>=2; lora 2 -> smol>=2", "lora", "smol>=1,<2")
     )
     assert "modpkg.toml:2 needs smol>=1,<2." in text
-    assert "lora 1 and 2 need smol>=2." in text
+    assert "Every version of lora needs smol>=2." in text
     assert "Hint: allow smol 2: drop `<2` from smol in modpkg.toml:2." in text
 
 
@@ -105,7 +106,7 @@ def test_a_requirement_under_question_is_never_removed() -> None:
 
 
 @pytest.mark.parametrize("core", [0, 30, 100_000])
-@pytest.mark.parametrize("helps", [0, 30, 100_000])
+@pytest.mark.parametrize("helps", [0, 100_000])
 def test_an_abandoned_explanation_is_marked(
     core: int, helps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,83 @@ def test_a_long_chain_is_shortened_to_its_ends() -> None:
         Graph(["n0", "n300>=2"], [*lines, line("n300", "1"), line("n300", "2", "n0>=2")])
     )
     assert re.search(r"and \d+ more like these", text) or len(text.splitlines()) < 20
+
+
+def resolves(graph: Graph, *roots: str) -> bool:
+    return searched(Graph(list(roots), graph.lines)) is not None
+
+
+def test_each_mistake_is_told_and_mended() -> None:
+    graph = plain("a 1 -> b>=2; b 1; b 2; x 1 -> y>=2; y 1; y 2; p 1 -> q>=9; q 1; ok 1")
+    roots = "a", "b<2", "ok", "x", "y<2", "p"
+    text = explanation(Graph([*roots], graph.lines))
+    for fact in ("a 1 needs b>=2.", "x 1 needs y>=2.", "p 1 needs q>=9.", "q is available in 1."):
+        assert fact in text
+    assert text.count("Besides:") == 2
+    hint = text.partition("Hint: ")[2]
+    assert "drop `<2` from" in hint
+    assert "b in modpkg.toml:2" in hint
+    assert "y in modpkg.toml:5" in hint
+    assert "remove p in modpkg.toml:6" in hint
+    assert hint.count("drop") == 1
+    assert "ok" not in text
+    assert resolves(graph, "a", "b", "ok", "x", "y")
+
+
+def test_mistakes_that_share_a_root_are_both_told() -> None:
+    text = explanation(plain("a 1 -> b>=2, c>=2; b 1; b 2; c 1; c 2", "a", "b<2", "c<2"))
+    assert "a 1 needs b>=2." in text
+    assert "a 1 needs c>=2." in text
+    assert "remove a in modpkg.toml:1." in text
+
+
+def test_an_extra_less_is_a_remedy() -> None:
+    graph = Graph(["a[gpu]", "b<2"], [line("a", "1", extras={"gpu": ["b>=2"]}), line("b", "1")])
+    text = explanation(graph)
+    assert "Hint: allow a 1: leave out the extra 'gpu' of a in modpkg.toml:1." in text
+    assert resolves(graph, "a", "b<2")
+
+
+def test_versions_that_need_the_same_are_not_listed() -> None:
+    lines = [line("a", str(number), "b>=2") for number in range(1, 60)]
+    text = explanation(Graph(["a", "b<2"], [*lines, line("b", "1"), line("b", "2")]))
+    assert "Every version of a needs b>=2." in text
+    assert "a 1" not in text
+
+
+def test_the_decisive_fact_is_told_however_many_names_there_are() -> None:
+    lines = [line(f"n{k}", "1", f"n{k + 1}>=1") for k in range(60)]
+    text = explanation(Graph(["n0"], [*lines, line("n60", "1", "end>=2"), line("end", "1")]))
+    assert "end is available in 1." in text
+    assert "n60 1 needs end>=2." in text
+    assert "n7 is available" not in text
+    many = [line("a", str(number), yanked="") for number in range(1, 100)]
+    text = explanation(Graph(["a"], many))
+    assert "92 more were yanked: no reason was given." in text
+
+
+def test_explaining_thousands_of_bounds_takes_seconds() -> None:
+    count = 2000
+    lines = [line("hub", str(k), f"base>={k + count}") for k in range(1, count + 1)]
+    lines += [line("base", str(k)) for k in range(1, count + 1)]
+    began = time.process_time()
+    text = explanation(Graph(["hub"], lines))
+    assert time.process_time() - began < 20
+    assert "hub" in text
+    assert len(text) < 5000
+
+
+def test_unknown_names_are_told_together_with_their_lines() -> None:
+    graph = plain("known 1; tiny 1", "tinny", "known", "other")
+    with raises("M406") as caught:
+        resolve(graph.needs(), graph.catalog())
+    text = str(caught.value)
+    assert "modpkg.toml:1: There is no module named 'tinny'" in text
+    assert "did you mean 'tiny'" in text
+    assert "modpkg.toml:3: There is no module named 'other'" in text
+    graph = plain("tiny 1", "tinny")
+    with raises("M304", match="modpkg.toml:1 needs it"):
+        resolve(graph.needs(), graph.catalog())
 
 
 def test_the_example_in_the_docs() -> None:
