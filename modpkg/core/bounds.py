@@ -129,6 +129,8 @@ BUILT_PARTS_PER_TENSOR = 20
 BUILT_BYTES = 256 << 20
 #: A count of labels or classes in a config: transformers makes a table of them.
 CONFIG_LABELS = 500_000
+#: Tokens that a state-space model takes at once: it fills up each text to as many.
+CONFIG_CHUNK = 4096
 #: A text file in which paths of the author's machine are looked for, bytes; larger ones are kept
 #: as they are.
 CLEANED_FILE_BYTES = 64 << 20

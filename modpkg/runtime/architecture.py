@@ -10,7 +10,7 @@ from typing import Any
 
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_code import check_no_code, without_choices
-from modpkg.core.bounds import CONFIG_LABELS, CONFIG_LAYERS
+from modpkg.core.bounds import CONFIG_CHUNK, CONFIG_LABELS, CONFIG_LAYERS
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
@@ -32,8 +32,10 @@ _FLOAT = "__float__"
 _COUNTS = (
     (re.compile(r"layer|depth|block|stage", re.IGNORECASE), CONFIG_LAYERS),
     (re.compile(r"label|class", re.IGNORECASE), CONFIG_LABELS),
+    (re.compile(r"^(?:mamba_)?chunk_size$"), CONFIG_CHUNK),
 )
-"""What a config counts that transformers makes a list or table of, and the most of it."""
+"""What a config counts that transformers makes a list or table of, or fills texts up to, and the
+most of it."""
 NOT_ONE = "config.json does not name one architecture"
 
 

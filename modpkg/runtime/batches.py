@@ -168,7 +168,9 @@ def generate(
             options["stopping_criteria"] = [_stops_at(how.stop, tokenizer, start)]
         try:
             with _seeded(how.seed, model.device):
-                output = model.generate(ids, attention_mask=mask, **options)
+                output = model.generate(
+                    ids, attention_mask=mask, trust_remote_code=False, **options
+                )
         except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
             what = "Generating text with the model's generation_config.json"

@@ -293,6 +293,7 @@ def _by_transformers(
                 dtype=torch.get_default_dtype(),
                 output_loading_info=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
             )
     except RunError:

@@ -92,6 +92,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
                 dtype=torch.float32,
                 output_loading_info=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
             )
     except ImportError as error:

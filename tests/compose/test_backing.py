@@ -74,6 +74,8 @@ def _bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("llama", {"vocab_size": HUGE * 1000}),
         ("llama", {"intermediate_size": HUGE}),
         ("llama", {"head_dim": HUGE}),
+        ("llama", {"chunk_size": HUGE}),
+        ("llama", {"text_config": {"mamba_chunk_size": HUGE}}),
         ("llama", {"text_config": {"num_hidden_layers": HUGE}}),
         ("bert", {"max_position_embeddings": HUGE * 100}),
         ("bert", {"type_vocab_size": HUGE * 100}),
