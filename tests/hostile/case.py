@@ -23,7 +23,7 @@ class Input:
     commands: Commands
     state: str = "new"
     """Whether talker is ``installed`` before, or the app is ``new``."""
-    seconds: float = 10
+    seconds: float = 60
     bounds: Mapping[str, float] = field(default_factory=dict)
     """Bounds of `modpkg.core.bounds` that are lower here, so that nobody waits for them."""
     heavy: bool = False

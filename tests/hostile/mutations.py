@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -92,7 +93,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
         holder, key = rng.choice(places)
         match rng.randrange(7):
             case 0 | 1:
-                holder[key] = rng.choice(VALUES)
+                holder[key] = copy.deepcopy(rng.choice(VALUES))
             case 2:
                 del holder[key]
             case 3:
@@ -101,7 +102,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
             case 4 if isinstance(holder, dict):
                 holder[str(rng.choice(VALUES))] = holder.pop(key)
             case 5 if isinstance(holder[key], list):
-                holder[key] *= rng.choice((2, 3, 40))
+                holder[key] = copy.deepcopy(holder[key] * rng.choice((2, 3, 40)))
             case 6 if isinstance(holder[key], str):
                 holder[key] = mutate_text(holder[key].encode(), rng).decode()
             case _:

@@ -163,7 +163,6 @@ def _transport() -> Iterator[Input]:
                 command,
                 heavy=heavy or slow,
                 bounds=quick if slow else {},
-                seconds=60,
             )
 
 
