@@ -198,8 +198,8 @@ def _write(rows: list[str], minutes: float, inputs: int, faults: int) -> None:
         f"""# Fuzzing
 
 `python -m benchmarks.fuzz --minutes {minutes:g}`: {engine}; {inputs:,} inputs. A fault is anything
-but a result or an error with a code: a traceback, {SECONDS} s of the processor, {MEBIBYTES} MB beside the imports,
-or control characters in a sentence. {described()}
+but a result or an error with a code: a traceback, {SECONDS} s of the processor, {MEBIBYTES} MB
+beside the imports, or control characters in a sentence. {described()}
 
 | target | inputs | faults | slowest | memory |
 |---|--:|--:|--:|--:|

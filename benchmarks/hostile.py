@@ -64,8 +64,8 @@ def _write(rows: list[str], problems: list[str]) -> None:
     RESULTS.write_text(
         f"""# Hostile inputs
 
-`python -m benchmarks.hostile`: what each input of `tests/hostile` ends with. *Most* is of one input:
-time of the processor, and memory beside what is imported. {described()}
+`python -m benchmarks.hostile`: what each input of `tests/hostile` ends with. *Most* is of one
+input: time of the processor, and memory beside what is imported. {described()}
 
 | class | inputs | refused | worked | problems | most time | most memory |
 |---|--:|--:|--:|--:|--:|--:|
