@@ -148,7 +148,7 @@ def child(name: str, seconds: float, seed: int, report: Path) -> None:
         f"-seed={seed}",
         "-rss_limit_mb=4096",
         "-verbosity=0",
-        "-timeout=0",
+        "-timeout=120",
     ]
     run: Callable[[bytes], None] = session.run
     atheris.Setup([sys.argv[0], *options, str(corpus)], run, custom_mutator=mutator)

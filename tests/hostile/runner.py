@@ -91,6 +91,8 @@ def _problem(
         return "opened a socket"
     if status in (-signal.SIGKILL, -signal.SIGXCPU):
         return f"took over {given.seconds:g} s, or over {SECONDS} s of the processor"
+    if status == 2 and "\nError: " in err:
+        return ""  # wrong usage: an argument names no file
     if status not in (0, 1):
         return f"ended with {status}: {err[-300:]}"
     if told:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from tests import forkserver
 from tests.command import modpkg
-from tests.hostile.inputs import INPUTS, KINDS
+from tests.hostile.inputs import INPUTS, KINDS, OPEN
 from tests.hostile.world import World
 
 pytestmark = pytest.mark.skipif(not forkserver.AVAILABLE, reason="the inputs run in forks")
@@ -46,3 +49,26 @@ def test_there_are_enough_of_each_class() -> None:
     assert min(counts.values()) >= 8
     names = [(given.kind, given.name) for given in INPUTS]
     assert len(set(names)) == len(names)
+    assert {*names} >= OPEN
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace watches the system calls")
+def test_a_whole_command_opens_no_socket(world: World) -> None:
+    """The kernel's filter of the other tests is the one that strace confirms here."""
+    world.restore("new")
+    world.forge("evil", line={"yanked": "\x1b[2J"})
+    trace = world.root / "trace"
+    watch = ["strace", "-f", "--seccomp-bpf", "-e", "trace=socket,connect", "-o", str(trace)]
+    environment = {"MODPKG_HOME": str(world.home), "MODPKG_REGISTRY": str(world.registry)}
+    done = subprocess.run(
+        [*watch, sys.executable, "-m", "modpkg", "install", "evil"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=world.project,
+        env=os.environ | environment | {"PYTHONPATH": str(forkserver.ROOT)},
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "error[M" in done.stderr
+    assert [line for line in trace.read_text().splitlines() if "AF_INET" in line] == []
