@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.hostile.case import Input
@@ -11,6 +13,10 @@ from tests.hostile.registries import REGISTRIES
 
 OPEN = {
     ("adapter", "10^4 patterns"),
+    ("config", "10^5 layers"),
+    ("config", "10^8 labels"),
+    ("config", "a module of code"),
+    ("config", "generation: 10^9 new tokens"),
     ("graph", "2^40 paths: tree"),
     ("index", "20,000 bad lines"),
     ("index", "20,000 lines of another name"),
@@ -22,8 +28,19 @@ OPEN = {
 """Inputs that took longer or told more than they may when they were last run: the benchmark runs
 them, and what ends as it should goes from here."""
 
-INPUTS: list[Input] = [
-    replace(given, heavy=True) if (given.kind, given.name) in OPEN else given
-    for given in (*REGISTRIES, *MODULES, *FILES)
-]
+MANY = 20
+"""From so many inputs of a class on, the tests run every second one, and the benchmark all."""
+
+
+def _all() -> Iterator[Input]:
+    counts = Counter(given.kind for given in (*REGISTRIES, *MODULES, *FILES) if not given.heavy)
+    seen: Counter[str] = Counter()
+    for given in (*REGISTRIES, *MODULES, *FILES):
+        seen[given.kind] += not given.heavy
+        every_second = counts[given.kind] > MANY and seen[given.kind] % 2 == 0
+        heavy = given.heavy or every_second or (given.kind, given.name) in OPEN
+        yield replace(given, heavy=heavy)
+
+
+INPUTS = [*_all()]
 KINDS = sorted({given.kind for given in INPUTS})

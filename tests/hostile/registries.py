@@ -166,6 +166,8 @@ def _transport() -> Iterator[Input]:
             )
 
 
+_SHOWN: Commands = (("install", "evil"), ("show", "evil"))
+
 # Indexes ------------------------------------------------------------------------------------
 
 _TEXTS: tuple[Any, ...] = (None, 1, [], {}, "", "x" * 5000, "\x1b[2J", "\u202e", "../..", True)
@@ -177,13 +179,13 @@ _REQUIRES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def _lines(field: str, values: tuple[Any, ...]) -> Iterator[Input]:
+def _lines(field: str, values: tuple[Any, ...], label: str = "") -> Iterator[Input]:
     for number, value in enumerate(values):
 
         def make(world: World, value: Any = value) -> None:
             world.forge("evil", line={field: value})
 
-        yield Input("index", f"{field} {number}", make, (("install", "evil"), ("show", "evil")))
+        yield Input("index", f"{field} {label}{number}", make, _SHOWN)
 
 
 def _written(data: Callable[[World], bytes]) -> Make:
@@ -232,7 +234,7 @@ _INDEXES: dict[str, Callable[[World], bytes]] = {
 def _indexes() -> Iterator[Input]:
     for field in ("name", "version", "release", "kind", "published", "yanked"):
         yield from _lines(field, _TEXTS)
-    yield from _lines("version", _VERSIONS)
+    yield from _lines("version", _VERSIONS, "spelled ")
     yield from _lines("requires", _REQUIRES)
     yield from _lines("extras", ([], {"a": 1}, {"\x1b": []}, {"a" * 5000: []}, {"a": ["evil[a]"]}))
     yield from _lines("size", (-1, 2**62, 2**64, 1.5, "1"))
@@ -273,7 +275,6 @@ _FIELDS: dict[str, tuple[Any, ...]] = {
     "requires_modpkg": (">=99", "\x1b", "x"),
     "sources": ({_DIGEST: {}}, []),
 }  # fmt: skip
-_SHOWN: Commands = (("install", "evil"), ("show", "evil"))
 
 
 def _changed(change: Callable[[Json], None], weights: bool = True) -> Make:
