@@ -81,6 +81,10 @@ MODEL_FILES = 100_000
 WEIGHTS_HEADER_BYTES = 100_000_000
 #: The window of a zstd frame, bytes; it bounds the memory of decoding.
 DELTA_WINDOW_BYTES = 8 << 20
+#: Bytes of tensors in a release that are equal to another one of it.
+REPEATED_BYTES = 1 << 30
+#: Bytes of tensors in a release, for each byte of different ones, where they are more than that.
+REPEATED_TIMES = 16
 #: Earlier tensors that a tensor is decoded on, one after the other.
 DELTA_CHAIN = 4
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from modpkg.core.bounds import REPEATED_BYTES, REPEATED_TIMES
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordError
 from modpkg.core.files import safe_path
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import RESTORE, SPEC, ReleaseRecord, TensorEntry
-from modpkg.core.tensors import type_of
+from modpkg.core.tensors import byte_length, type_of
 from modpkg.release.content import check_data, code_by_name, twin_problem
 from modpkg.release.places import entries_by_identity, labelled_entries, place_problem
 from modpkg.release.tensors import TensorReader
@@ -69,6 +70,21 @@ def check_record(record: ReleaseRecord) -> None:
         raise refuse(problem)
     if (reason := place_problem(record)) is not None:
         raise refuse(reason)
+    if (reason := _repeated(record)) is not None:
+        raise refuse(reason)
+
+
+def _repeated(record: ReleaseRecord) -> str | None:
+    """Return how often equal tensors have names, if one on disk would become far more than it is.
+
+    A folder that is written of a release has each of them; a record of a few MB could fill a disk.
+    """
+    sizes = {entry.digest: byte_length(entry) for entry in record.tensors.values()}
+    stored = sum(sizes.values())
+    named = sum(sizes[entry.digest] for entry in record.tensors.values())
+    if named - stored <= REPEATED_BYTES or named <= REPEATED_TIMES * stored:
+        return None
+    return f"its {len(record.tensors)} tensors are {named} bytes, of which {stored} differ"
 
 
 def check_pack(

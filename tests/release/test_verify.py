@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from modpkg.core.errors import IntegrityError, RecordError
-from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.records import Provenance, ReleaseRecord, TensorEntry, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
@@ -78,6 +78,29 @@ def test_an_inconsistent_record_is_refused(
 ) -> None:
     with raises("M209", match=sentence):
         check_record(changed(built[0], path, value))
+
+
+@pytest.mark.parametrize("count", [2000, 20])
+def test_one_tensor_under_very_many_names_is_refused(count: int) -> None:
+    """A folder that is written of the release has each of them."""
+    pack, extent = "sha256:" + "1" * 64, 3_000_000
+    entry = TensorEntry("F32", [extent], "sha256:" + "2" * 64, pack, 8, 4 * extent)
+    raw: Any = {"built_with": "1"}
+    record = ReleaseRecord(
+        name="m",
+        version="1.0",
+        kind="base",
+        license="MIT",
+        manifest={},
+        packs={pack: 8 + 4 * extent},
+        tensors={f"t{number}": entry for number in range(count)},
+        provenance=msgspec.convert(raw, Provenance),
+    )
+    if count == 20:  # 240 MB of zeros, say
+        check_record(record)
+    else:
+        with raises("M209", match="2000 tensors are 24000000000 bytes, of which 12000000 differ"):
+            check_record(record)
 
 
 @pytest.mark.parametrize(
