@@ -40,10 +40,25 @@ LICENSE_ALTERNATIVES = 64
 
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
-#: An index file, bytes; a release has a line of some hundred.
-INDEX_BYTES = 32 << 20
-#: Values (texts, numbers, lists) in an index file, by its commas: each takes memory.
-INDEX_VALUES = 1_000_000
+#: Names of modules that one command resolves from one registry. This and the next six are defaults,
+#: which ``[limits]`` in ``config.toml`` changes.
+RESOLVED_NAMES = 20_000
+#: Releases of these names.
+RESOLVED_RELEASES = 300_000
+#: Index files that one command reads from one registry, bytes in all; a release has some hundred.
+INDEX_BYTES = 128 << 20
+#: Values (texts, numbers, lists) in these files, by their commas: each takes memory.
+INDEX_VALUES = 4_000_000
+#: Records and other small files that one command fetches from one registry, bytes in all.
+FILE_BYTES = 4 << 30
+#: Requests for small files that one command makes to one registry.
+REQUESTS = 50_000
+#: Steps (conflicts) of the solver, in one command.
+SOLVER_WORK = 200_000
+#: What tensors may unpack to beyond what was fetched and what they are decoded on, bytes.
+UNPACKED_BYTES = 1 << 30
+#: A release record or an interface that is kept in memory after it was read, bytes.
+KEPT_RECORD_BYTES = 4 << 20
 #: ``modules.jsonl``, bytes.
 MODULES_BYTES = 64 << 20
 #: A release record or an interface, bytes; a tensor takes some hundred.

@@ -167,13 +167,15 @@ CLASSES: dict[str, type[ModpkgError]] = {
     ),
     **dict.fromkeys(["M201"], PackError),
     **dict.fromkeys(["M209"], RecordError),
-    **dict.fromkeys(["M303", "M315", "M316", "M318", "M319", "M327", "M806"], RegistryError),
+    **dict.fromkeys(
+        ["M303", "M315", "M316", "M318", "M319", "M327", "M328", "M806"], RegistryError
+    ),
     **dict.fromkeys(["M896", "M897"], RegistryError),
     **dict.fromkeys(["M301", "M304", "M312"], NotFound),
     **dict.fromkeys(["M302", "M313", "M314", "M320"], RegistryUnreachable),
     **dict.fromkeys(["M305", "M306", "M310", "M508"], IntegrityError),
     **dict.fromkeys(["M307", "M309", "M311", "M317", "M761"], PublishError),
-    **dict.fromkeys(["M401"], ResolutionImpossible),
+    **dict.fromkeys(["M401", "M403"], ResolutionImpossible),
     "M406": NotFound,
     **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416"], LockError),
     **dict.fromkeys(

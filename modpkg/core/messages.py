@@ -164,8 +164,18 @@ MESSAGES: dict[str, str] = {
         "{path} of the registry at {url} is over its bound of {most}, and was not read; ask the "
         "registry's owner to repair it."
     ),
+    "M328": (
+        "The registry at {url} asks for more than {most} {things} ({example}), which is what one "
+        "command may take from a registry. If that is right, write {key} = {more} under [limits] "
+        "in {config}, and run it again."
+    ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
+    "M403": (
+        "In {most} steps, the solver found neither versions that fit together nor a reason why "
+        "there are none, for {roots}. Narrow the ranges of what is required, or write "
+        "solver-work = {more} under [limits] in {config}, and run it again."
+    ),
     "M406": (
         "These modules are not in the registries that they are asked of; correct the names, or the "
         "registries:\n{facts}"

@@ -20,6 +20,7 @@ from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
 from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import CONFIG_TABLES, REGISTRY_KEYS, STORE_KEYS
+from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table, hint
@@ -142,6 +143,8 @@ class Settings:
     """Address by alias; ``default`` is the one where nothing else names a registry."""
     max_size: int | None = None
     """Size in bytes above which the store is cleaned up automatically."""
+    limits: Limits = field(default_factory=lambda: DEFAULTS)
+    """What one command may take from one registry."""
 
     def of(self, address: str) -> RegistrySettings:
         """Return the settings of the registry at an address."""
@@ -241,7 +244,12 @@ def parse_settings(text: str, path: Path) -> Settings:
             if address in registries:
                 raise node.fail("is set twice, in two spellings of one address; keep one")
             registries[address] = _registry(node, address)
-    return Settings(registries, _aliases(root.get("registries")), _max_size(root.get("store")))
+    return Settings(
+        registries,
+        _aliases(root.get("registries")),
+        _max_size(root.get("store")),
+        parse_limits(root.get("limits")),
+    )
 
 
 def _may_be_secret(path: KeyPath) -> bool:

@@ -21,6 +21,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.records import KINDS, RELATIONS
 from modpkg.manifest import keys
 from modpkg.manifest.dependencies import COMPOSE_AT
+from modpkg.manifest.limits import LIMITS, MOST
 from modpkg.manifest.resolution import FITS, STRATEGIES
 from modpkg.manifest.sections import (
     DTYPES,
@@ -313,6 +314,16 @@ def config_schema() -> JsonSchema:
         "registries": _named(_text(most=2000), "Addresses, or absolute folders, by alias."),
         "store": _table(
             keys.STORE_KEYS, {"max-size": _text("A size like '100 GB'.")}, "The local store."
+        ),
+        "limits": _table(
+            (*LIMITS,),
+            {
+                key: _text(f"{limit.things}: a size like '2 GB'")
+                if limit.in_bytes
+                else {"type": "integer", "minimum": 1, "maximum": MOST, "description": limit.things}
+                for key, limit in LIMITS.items()
+            },
+            "What one command may take from one registry.",
         ),
     }
     root = _table(keys.CONFIG_TABLES, values, "Settings of modpkg on this machine.")

@@ -54,7 +54,7 @@ RESOLUTION_KEYS = (
 )
 LICENSES_KEYS = ("allow", "deny", "exceptions")
 
-CONFIG_TABLES = ("registry", "registries", "store")
+CONFIG_TABLES = ("registry", "registries", "store", "limits")
 REGISTRY_KEYS = (
     "mirrors",
     "token",

@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from modpkg.core.errors import RecordError
 from modpkg.core.names import module_name, parse_version, read_requirement
+from modpkg.core.printable import in_sentence
 from modpkg.core.records import SPEC, IndexLine, canonical_json
 
 _DECODER = msgspec.json.Decoder(IndexLine)
@@ -24,8 +25,8 @@ def parse_index(
 ) -> list[IndexLine]:
     """Return the releases of an index file, in its order.
 
-    A line that is malformed, or of a newer spec version, is skipped with a warning: it must not
-    make the whole module unusable.
+    A line that is malformed, or of a newer spec version, is skipped, with one warning for all: it
+    must not make the whole module unusable.
 
     Raises:
         RecordError: Two lines are of the same version.
@@ -66,26 +67,33 @@ def _parse_at_once(data: bytes, name: str) -> dict[int, IndexLine] | None:
 def _parse_each(
     data: bytes, name: str, source: str, warn: Callable[[str], None]
 ) -> dict[int, IndexLine]:
-    """Return the well-formed lines by number, and warn of each of the others."""
+    """Return the well-formed lines by number, and warn of the others: once, with their number."""
     lines: dict[int, IndexLine] = {}
+    first, skipped = "", 0
     for number, raw in enumerate(data.split(b"\n"), 1):
         if not raw.strip():
             continue
-        where = f"{source}/index/{name}.jsonl:{number}"
         try:
             line = _DECODER.decode(raw)
             _check(line, name)
         except Exception as error:
-            newer = _spec_of(raw)
-            reason = (
-                f"it follows spec version {newer}, newer than {SPEC}"
-                if newer > SPEC
-                else str(error)
-            )
-            warn(f"{where}: skipped, {reason}")
+            skipped += 1
+            if skipped == 1:
+                first = f"{source}/index/{name}.jsonl:{number}: skipped, {_reason(raw, error)}"
         else:
             lines[number] = line
+    if skipped > 1:
+        first += f"; {skipped - 1:,} other line{'s' * (skipped > 2)} of the file skipped too"
+    if skipped:
+        warn(first)
     return lines
+
+
+def _reason(raw: bytes, error: Exception) -> str:
+    newer = _spec_of(raw)
+    if newer > SPEC:
+        return f"it follows spec version {newer}, newer than {SPEC}: update modpkg to use it"
+    return str(in_sentence(str(error)))
 
 
 def _check(line: IndexLine, name: str) -> None:

@@ -28,6 +28,7 @@ from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
+from modpkg.registry.allowance import Allowance
 from modpkg.registry.index import parse_index
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.module_lines import parse_module_lines
@@ -74,13 +75,15 @@ class Registry:
         """``origin`` is what named the address, for messages."""
         settings = settings or Settings()
         own = settings.of(url)
-        self._home = open_source(url, base, own.login)
+        self.allowance = Allowance(url, settings.limits)
+        """What a command may still take from this registry."""
+        self._home = open_source(url, base, own.login, self.allowance)
         self.source: Source = self._home
         self.cache = cache
         self.warn = warn
         if own.mirrors:
             mirrors = [
-                open_source(mirror, None, settings.mirror_login(mirror, url))
+                open_source(mirror, None, settings.mirror_login(mirror, url), self.allowance)
                 for mirror in own.mirrors
             ]
             self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
@@ -88,6 +91,8 @@ class Registry:
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._counted: set[str] = set()
         self._names: list[str] | None = None
         self._ahead: dict[str, Future[bytes]] = {}
         self._records: dict[str, ReleaseRecord] = {}
@@ -142,6 +147,11 @@ class Registry:
                 data = self._read_index(name) if ahead is None else ahead.result()
             except FileMissing:
                 data = b""
+            values = data.count(b",")
+            for key, count in (("releases", data.count(b"\n")), ("index-values", values)):
+                if count > self.allowance.limit(key):  # before it is decoded
+                    self.allowance.spend(key, count, f"index/{name}.jsonl")
+            self._sizes[name] = len(data), values
             lines = parse_index(data, name, self.url, self.warn)
             if not lines:
                 _ = self.info  # raises if this is not a registry
@@ -149,13 +159,33 @@ class Registry:
             self._ahead.pop(name, None)
         return self._indexes[name]
 
+    def resolved_index(self, name: str) -> list[IndexLine]:
+        """Return what `index` returns, for a name that something requires: these are counted.
+
+        Raises:
+            RegistryError: What the command may take from the registry is spent.
+        """
+        lines = self.index(name)
+        if name not in self._counted:
+            self._counted.add(name)
+            size, values = self._sizes[name]
+            path = f"index/{name}.jsonl"
+            for key, count in (
+                ("names", 1),
+                ("releases", len(lines)),
+                ("index-bytes", size),
+                ("index-values", values),
+            ):
+                self.allowance.spend(key, count, path)
+        return lines
+
     def prefetch(self, name: str, pool: Executor) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
         if name not in self._indexes and name not in self._ahead:
             self._ahead[name] = pool.submit(self._read_index, name)
 
     def _read_index(self, name: str) -> bytes:
-        return self._read_mutable(f"index/{name}.jsonl", bounds.INDEX_BYTES)
+        return self._read_mutable(f"index/{name}.jsonl", self.allowance.limit("index-bytes"))
 
     def names(self) -> list[str] | None:
         """Return the names of all modules, sorted; None if the source cannot list them."""
@@ -232,7 +262,10 @@ class Registry:
         """
         if digest not in self._records:
             data = self.blob(parse_digest(digest), what, bounds.RECORD_BYTES)
-            self._records[digest] = decode_record(data, ReleaseRecord, what)
+            record = decode_record(data, ReleaseRecord, what)
+            if len(data) > bounds.KEPT_RECORD_BYTES:
+                return record
+            self._records[digest] = record
         return self._records[digest]
 
     def check_line(self, line: IndexLine, record: ReleaseRecord) -> None:
@@ -256,14 +289,20 @@ class Registry:
         """Return the interface with this digest, which a release provides."""
         if digest not in self._provides:
             data = self.blob(parse_digest(digest), "an interface", bounds.RECORD_BYTES)
-            self._provides[digest] = decode_record(data, Provides, f"the interface {digest}")
+            provides = decode_record(data, Provides, f"the interface {digest}")
+            if len(data) > bounds.KEPT_RECORD_BYTES:
+                return provides
+            self._provides[digest] = provides
         return self._provides[digest]
 
     def expects(self, digest: str) -> Expects:
         """Return the interface with this digest, which a release expects."""
         if digest not in self._expects:
             data = self.blob(parse_digest(digest), "an interface", bounds.RECORD_BYTES)
-            self._expects[digest] = decode_record(data, Expects, f"the interface {digest}")
+            expects = decode_record(data, Expects, f"the interface {digest}")
+            if len(data) > bounds.KEPT_RECORD_BYTES:
+                return expects
+            self._expects[digest] = expects
         return self._expects[digest]
 
     def blob(self, digest: Digest, what: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:

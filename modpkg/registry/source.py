@@ -19,6 +19,8 @@ from modpkg.core.files import denied, human_bytes
 from modpkg.core.home import config_path
 from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.manifest.config import Login
+from modpkg.manifest.limits import DEFAULTS
+from modpkg.registry.allowance import Allowance
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
 from modpkg.registry.pace import Pace
@@ -27,6 +29,7 @@ from modpkg.registry.validator import FetchedFile, Validator, validator_of
 
 ARRIVAL = 1 << 18
 """Bytes after which a chunk is yielded."""
+INDEX = "index/"
 PROMPT = 0.5
 """Seconds after which what has come is yielded, so that progress shows on a slow connection."""
 
@@ -184,15 +187,18 @@ class ObjectSource:
         url: str,
         login: Login | None = None,
         *,
+        allowance: Allowance | None = None,
         patience: timedelta = timedelta(seconds=bounds.SILENCE_SECONDS),
     ) -> None:
         """``patience`` is how long a server may be silent; ``login`` is sent to ``url`` only.
 
-        It is also the time over which the rate of an answer is measured.
+        It is also the time over which the rate of an answer is measured. Small files are counted in
+        ``allowance`` while they come: many are read at the same time.
         """
         self.url = url.rstrip("/")
         self._login = login
         self._echoes: tuple[bytes, ...] = ()
+        self._allowance = allowance or Allowance(url, DEFAULTS)
         self._patience = patience
 
     @cached_property
@@ -236,11 +242,14 @@ class ObjectSource:
             _NotModified: It is as ``options`` say that it was.
         """
         pace = Pace(self.url, path, self._patience, whole=bounds.SMALL_FILE_SECONDS)
+        kind = "index-bytes" if path.startswith(INDEX) else "file-bytes"
         told: dict[str, Any] = {}
         for left in reversed(range(self.RETRIES + 1)):
             whole = bytearray()
             try:
+                self._allowance.spend("requests", 1, path)
                 for chunk in self._chunks(path, options, pace, most, told):
+                    self._allowance.spend(kind, len(chunk), path, counter=f"arrived {kind}")
                     whole += chunk
                     if len(whole) > most:
                         raise too_large(self.url, path, most)
@@ -403,11 +412,16 @@ def _is_private(url: str) -> bool:
     return not proxied or bool(proxy_bypass(host))
 
 
-def open_source(url: str, base: Path | None = None, login: Login | None = None) -> Source:
+def open_source(
+    url: str,
+    base: Path | None = None,
+    login: Login | None = None,
+    allowance: Allowance | None = None,
+) -> Source:
     """Return the source of a registry's address: a URL, or a path relative to ``base``."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FolderSource(system.path_of_url(parts.path))
     if len(parts.scheme) > 1:
-        return ObjectSource(url, login)
+        return ObjectSource(url, login, allowance=allowance)
     return FolderSource((base or Path.cwd()) / Path(url).expanduser())

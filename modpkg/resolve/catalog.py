@@ -127,11 +127,27 @@ class Catalog:
             registry.folder is not None for registry in (self._default, *self._assigned.values())
         )
 
+    def check_budgets(self) -> None:
+        """Raise the error of a registry of which more was asked than a command may take.
+
+        What is read ahead is not always looked at: whether a budget is spent must not depend on it.
+
+        Raises:
+            RegistryError: There is one.
+        """
+        for registry in (self._default, *self._assigned.values()):
+            registry.allowance.check()
+
+    @property
+    def solver_work(self) -> int:
+        """How many steps the solver may take, by the user's settings."""
+        return self._default.allowance.limit("solver-work")
+
     def releases(self, name: str) -> list[Release]:
         """Return all releases of a name, newest first; none if its registry does not have it."""
         if name not in self._releases:
             registry = self.registry(name)
-            lines = registry.index(name)
+            lines = registry.resolved_index(name)
             releases = [Release(line, registry, self.overrides) for line in lines]
             releases.sort(key=lambda release: release.version, reverse=True)
             self._releases[name] = releases

@@ -14,9 +14,11 @@ from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
 from modpkg.core.errors import NotFound, ResolutionImpossible
-from modpkg.core.names import ModuleName
+from modpkg.core.home import config_path
+from modpkg.core.names import ModuleName, listed
+from modpkg.registry.allowance import RAISED
 from modpkg.resolve.admission import Admission
-from modpkg.resolve.budget import CORE_BUDGET, SUGGESTION_BUDGET, Budget
+from modpkg.resolve.budget import CORE_BUDGET, SUGGESTION_BUDGET, Budget, BudgetExceeded
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
 from modpkg.resolve.explain import explain
@@ -72,8 +74,21 @@ def resolve(
     _check_known(roots, catalog)
     work = Budget(CORE_BUDGET)
     try:
-        return _solve(inputs, catalog, locked, explaining=work)
+        solution = _solve(
+            inputs, catalog, locked, limit=Budget(catalog.solver_work), explaining=work
+        )
+        catalog.check_budgets()
+        return solution
+    except BudgetExceeded:
+        raise ResolutionImpossible(
+            "M403",
+            most=f"{catalog.solver_work:,}",
+            more=RAISED * catalog.solver_work,
+            roots=listed([str(root.name) for root in roots]),
+            config=config_path(),
+        ) from None
     except Impossible as error:
+        catalog.check_budgets()
         resolver = _BudgetedResolver(catalog, locked)
         conflicts = error.conflicts if isinstance(error, NoSolution) else [list(error.causes)]
         explanation = explain(

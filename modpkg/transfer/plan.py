@@ -22,6 +22,7 @@ from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments
 from modpkg.transfer.ranges import Span, length, subtract
 from modpkg.transfer.staging import PACK, SPOOL, PackFetch, disk_usage, written_spans
+from modpkg.transfer.unpacking import unbacked
 
 _ALIGNED = 64
 
@@ -204,8 +205,20 @@ class _TensorPlanner:
             self._list(digest, owner)
         for owner in dict.fromkeys(wanted.owner for wanted in self._listed.values()):
             self._place(owner)
+        self._check_unpacking()
         order = {digest: number for number, digest in enumerate(self._listed)}
         self.tensors.sort(key=lambda tensor: order[tensor.entry.digest])
+
+    def _check_unpacking(self) -> None:
+        """Refuse what would fill the disk from next to nothing, before a byte is reserved."""
+        for name, record in self._records.items():
+            wanted = [item for item in self._listed.values() if item.source == name]
+            sizes = unbacked(item.entry for item in wanted)
+            if not sizes:
+                continue
+            largest = max(wanted, key=lambda item: sizes[item.entry.digest])
+            what = f"{largest.what} of {record.name} {record.version}"
+            self._registries[name].allowance.spend("unpacked", sizes.total(), what)
 
     def _list(self, digest: str, source: tuple[str, str]) -> None:
         """List a tensor after the one that it is decoded on; `check_record` limits the chain."""

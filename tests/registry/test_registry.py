@@ -146,12 +146,24 @@ def test_a_bad_line_is_skipped_with_a_warning_that_names_it(tmp_path: Path) -> N
     warnings: list[str] = []
     lines = Registry(str(registry), warn=warnings.append).index("m")
     assert [line.version for line in lines] == ["1.0"]
-    assert [w.split("jsonl:")[1].split(",")[0] for w in warnings] == [
-        "2: skipped",
-        "3: skipped",
-        "4: skipped",
-    ]
-    assert "spec version 9" in warnings[1]
+    (warning,) = warnings
+    assert "m.jsonl:2: skipped, JSON is malformed" in warning
+    assert warning.endswith("; 2 other lines of the file skipped too")
+
+
+def test_lines_of_a_newer_spec_leave_the_others_usable(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "m", "1.0")
+    path = registry / "index" / "m.jsonl"
+    newer = path.read_bytes().replace(b'"1.0"', b'"2.0"').replace(b'"spec":1', b'"spec":2')
+    path.write_bytes(path.read_bytes() + newer)
+    warnings: list[str] = []
+    lines = Registry(str(registry), warn=warnings.append).index("m")
+    assert [line.version for line in lines] == ["1.0"]
+    (warning,) = warnings
+    assert warning.endswith(
+        "m.jsonl:2: skipped, it follows spec version 2, newer than 1: update modpkg to use it"
+    )
 
 
 def test_two_lines_of_one_version_are_an_error_that_names_both(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from modpkg.core.records import (
     TensorType,
     TouchedTensor,
 )
+from modpkg.manifest.limits import DEFAULTS
+from modpkg.registry.allowance import Allowance
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import Need, root_needs
 from modpkg.resolve.policy import Policy
@@ -50,8 +52,9 @@ class MemoryRegistry:
         self.lines: dict[str, list[IndexLine]] = {}
         for line in lines:
             self.lines.setdefault(line.name, []).append(line)
+        self.allowance = Allowance("memory", DEFAULTS)
 
-    def index(self, name: str) -> list[IndexLine]:
+    def resolved_index(self, name: str) -> list[IndexLine]:
         return self.lines.get(name, [])
 
     def names(self) -> list[str]:
