@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import click
 from msgspec import UNSET, Struct, UnsetType
 
@@ -26,14 +29,24 @@ class Branch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By base, how the module fits; left out for what acts on none."""
     cycle: bool | UnsetType = UNSET
     """True where the module is above itself; ``requires`` is left out then."""
+    again: bool | UnsetType = UNSET
+    """True where ``requires`` is left out, since the module has it elsewhere in the document."""
     requires: list[Branch] | UnsetType = UNSET
 
 
-class TreeDocument(Struct, frozen=True):
+class TreeDocument(Struct, frozen=True, omit_defaults=True):
     """The dependency tree."""
 
     modules: list[Branch]
     """The roots, or the one that was asked for."""
+    further: list[Branch] = []
+    """Modules that are too deep in the tree to have their ``requires`` there, with it."""
+
+
+DEEPEST = 50
+"""Modules above one another in one tree; what is deeper gets a tree of its own."""
+AGAIN = "(*)"
+"""Stands where what a module requires is left out."""
 
 
 @click.command("tree")
@@ -51,28 +64,71 @@ def tree_command(workspace: Workspace, name: str | None, as_json: bool) -> None:
         tops = [find_installed_module(graph, workspace, name).name]
     else:
         tops = [root.name for root in graph.roots]
+    trees = Trees(graph)
+    branches = [trees.branch(top) for top in tops]
+    further = [*trees.further()]
     if as_json:
-        print_json(TreeDocument([_branch(graph, top, UNSET, ()) for top in tops]))
+        print_json(TreeDocument(branches, further))
         return
-    for top in tops:
-        _draw(_branch(graph, top, UNSET, ()), "", "")
+    for branch in branches:
+        _draw(branch, "", "")
+    for branch in further:
+        say(faint("further down:"))
+        _draw(branch, "", "")
+    if trees.left_out:
+        say(faint(f"{AGAIN} what it requires is shown elsewhere"))
 
 
-def _branch(graph: Graph, name: str, required: str | UnsetType, above: tuple[str, ...]) -> Branch:
-    module = graph.modules[name]
-    requires = [
-        _branch(graph, requirement.name, shown_requirement(requirement), (*above, name))
-        for requirement in (() if name in above else graph.requirements(name))
-    ]
-    return Branch(
-        name=name,
-        version=module.version,
-        kind=module.kind,
-        required=required,
-        fits=module.fits or UNSET,
-        cycle=name in above or UNSET,
-        requires=UNSET if name in above else requires,
-    )
+class Trees:
+    """The branches of one document: each module has its requirements in one place."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._shown: set[str] = set()
+        self._deeper: deque[str] = deque()
+        self.left_out = False
+        """Whether a module's requirements were left out in one place, since they are in another."""
+
+    def branch(self, name: str) -> Branch:
+        """Return the tree below a module."""
+        return self._branch(name, UNSET, ())
+
+    def further(self) -> Iterator[Branch]:
+        """Yield the trees of modules that were too deep in those before."""
+        while self._deeper:
+            name = self._deeper.popleft()
+            if name not in self._shown:
+                yield self.branch(name)
+
+    def _branch(self, name: str, required: str | UnsetType, above: tuple[str, ...]) -> Branch:
+        module = self._graph.modules[name]
+        below = self._graph.requirements(name)
+        cycle = name in above
+        again = not cycle and bool(below) and name in self._shown
+        requires: list[Branch] | UnsetType = UNSET
+        if below and not cycle and not again:
+            if len(above) < DEEPEST:
+                self._shown.add(name)
+                requires = [
+                    self._branch(item.name, shown_requirement(item), (*above, name))
+                    for item in below
+                ]
+            else:
+                again = True
+                self._deeper.append(name)
+        elif not below:
+            requires = []
+        self.left_out |= again
+        return Branch(
+            name=name,
+            version=module.version,
+            kind=module.kind,
+            required=required,
+            fits=module.fits or UNSET,
+            cycle=cycle or UNSET,
+            again=again or UNSET,
+            requires=requires,
+        )
 
 
 def _draw(branch: Branch, lead: str, below: str) -> None:
@@ -83,6 +139,8 @@ def _draw(branch: Branch, lead: str, below: str) -> None:
     text += "".join(f" {fit}" for fit in drifted)
     if branch.cycle is True:
         text += faint(" (see above)")
+    if branch.again is True:
+        text += faint(f" {AGAIN}")
     say(lead + text)
     children = branch.requires or []
     for number, child in enumerate(children):
