@@ -49,6 +49,8 @@ class StoreDocument(Struct, frozen=True, kw_only=True):
     files: Total
     composed: Total
     tested: Total
+    indexes: Total
+    """Index files of remote registries, kept for ``--offline``."""
     unfinished: Total
     """Downloads that were interrupted."""
     projects: list[str]
@@ -121,6 +123,7 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
         files=_total(contents.blobs),
         composed=_total(contents.composed),
         tested=_total(contents.tested),
+        indexes=_total(contents.indexes),
         unfinished=_total(contents.partial),
         projects=[project.lock for project in projects],
     )
@@ -136,6 +139,7 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
             (document.files, "files and records"),
             (document.composed, "composed results"),
             (document.tested, "test results"),
+            (document.indexes, "index files of remote registries"),
             (document.unfinished, "unfinished downloads"),
         )
     ]

@@ -214,10 +214,16 @@ GGUF_LAYERS = 1000
 CASES_BYTES = 1 << 30
 #: Cases in a file.
 TEST_CASES = 1_000_000
+#: What the columns of a Parquet file of cases unpack to, bytes.
+CASES_UNPACKED_BYTES = 256 << 20
+#: Values in one column of such a file.
+CASES_VALUES = 10_000_000
 #: A text of a case, characters.
 CASE_CHARACTERS = 1_000_000
 #: One test on one model, seconds, unless the test or ``--timeout`` says otherwise.
 TEST_SECONDS = 1800.0
+#: Memory of the process that runs tests, beside the weights: a share of the machine's.
+TEST_MEMORY_SHARE = 0.9
 #: Start of the process that runs tests, seconds.
 WORKER_START_SECONDS = 600.0
 

@@ -6,6 +6,7 @@ Windows has none of them for a single process; there a parent's clock is the onl
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -31,6 +32,36 @@ def limit_process(memory: int) -> None:
     for name, bound in bounds.items():
         with contextlib.suppress(AttributeError, ValueError, OSError):
             resource.setrlimit(getattr(resource, name), (bound, bound))
+
+
+def limit_memory(most: int) -> None:
+    """Let this process take no more than some bytes of memory of its own; it can be called again.
+
+    Memory that is shared or only reserved does not count. Where the system has no such limit,
+    nothing is changed.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+
+
+def machine_memory() -> int | None:
+    """Return the bytes of memory that this process may use, of the machine or its container."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open("/sys/fs/cgroup/memory.max", encoding="ascii") as opened,
+    ):
+        found = min(found, int(opened.read(64)))
+    return found
 
 
 @contextlib.contextmanager

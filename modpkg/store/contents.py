@@ -16,6 +16,8 @@ COMPOSED = "composed"
 """Folder of composed results: ``<aa>/<hex>/``, named by the digest of their inputs."""
 TESTED = "tested"
 """Folder of test results: ``<aa>/<hex>``, named by the digest of model and test."""
+INDEXES = "index-cache"
+"""Folder of files of remote registries."""
 PARTIAL = "partial"
 """Folder of unfinished packs."""
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -43,11 +45,13 @@ class StoreContents(Struct, frozen=True, kw_only=True):
     partial: dict[Path, StoreItem]
     tested: dict[Digest, StoreItem] = {}
     """Cached test results; nothing needs them."""
+    indexes: dict[Path, StoreItem] = {}
+    """Files of remote registries that are kept for ``--offline``: index files and names."""
 
     @property
     def size(self) -> int:
         """Total size in bytes."""
-        kinds = (self.packs, self.blobs, self.composed, self.partial, self.tested)
+        kinds = (self.packs, self.blobs, self.composed, self.partial, self.tested, self.indexes)
         return sum(item.size for kind in kinds for item in kind.values())
 
 
@@ -60,8 +64,17 @@ def scan_store(store: Store) -> StoreContents:
         blobs=_by_digest(root / "blobs" / "sha256"),
         composed=_by_digest(root / COMPOSED),
         tested=_by_digest(root / TESTED),
+        indexes={path: _item(path) for path in _files_below(root / INDEXES)},
         partial={Path(entry.path): _item(Path(entry.path)) for entry in _entries(root / PARTIAL)},
     )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(Path(entry.path))
+        else:
+            yield Path(entry.path)
 
 
 def _by_digest(folder: Path) -> dict[Digest, StoreItem]:

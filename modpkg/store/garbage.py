@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core import system
-from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.digests import Digest, digest_bytes, parse_digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import TEMPORARY, remove_tree
 from modpkg.core.records import ReleaseRecord
@@ -38,6 +38,8 @@ class Garbage(Struct, frozen=True, kw_only=True):
     left: int
     """Bytes that stay."""
     tested: tuple[Digest, ...] = ()
+    indexes: tuple[Path, ...] = ()
+    """Files of remote registries: read again when they are needed."""
 
 
 def find_garbage(
@@ -64,6 +66,8 @@ def find_garbage(
         if digest not in roots.composed:
             last_use[digest] = min(item.used, now)
     last_use |= {digest: min(item.used, now) for digest, item in contents.tested.items()}
+    indexes = {digest_bytes(str(path).encode()): path for path in contents.indexes}
+    last_use |= {key: min(contents.indexes[path].used, now) for key, path in indexes.items()}
     counts = _ReferenceCounts(contents, packs_of)
     for digest, record in records.items():
         if digest in contents.releases or digest in roots.releases:
@@ -84,6 +88,8 @@ def find_garbage(
         if not too_old and not too_large:
             continue
         removed.add(digest)
+        if digest in indexes:
+            freed += contents.indexes[indexes[digest]].size
         if digest in contents.composed:
             freed += contents.composed[digest].size
         if digest in contents.tested:
@@ -100,6 +106,7 @@ def find_garbage(
         freed=freed,
         left=contents.size - freed,
         tested=tuple(sorted(removed & contents.tested.keys())),
+        indexes=tuple(sorted(indexes[digest] for digest in removed & indexes.keys())),
     )
 
 
@@ -234,6 +241,8 @@ def remove_garbage(
     checkpoint("packs removed")
     for digest in garbage.blobs:
         system.remove_file(store.blobs.path(digest))
+    for path in garbage.indexes:
+        system.remove_file(path)
     for path in garbage.partial:
         if path.is_dir():
             remove_tree(path)

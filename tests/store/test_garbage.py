@@ -89,6 +89,10 @@ def stores(draw: st.DrawFn) -> Drawn:
         blobs=items("file", 8) | {digest: StoreItem(10, draw(moments)) for digest in records},
         composed=items("composed", 3),
         tested=items("tested", 3),
+        indexes={
+            Path(f"i{n}"): StoreItem(draw(sizes), draw(moments))
+            for n in range(draw(st.integers(0, 2)))
+        },
         partial={
             Path(f"p{n}"): StoreItem(5, draw(moments)) for n in range(draw(st.integers(0, 2)))
         },
@@ -127,6 +131,7 @@ def test_the_account_of_bytes_is_right(store: Drawn, max_size: int | None) -> No
             (contents.blobs, garbage.blobs),
             (contents.composed, garbage.composed),
             (contents.tested, garbage.tested),
+            (contents.indexes, garbage.indexes),
             (contents.partial, garbage.partial),
         )
         for name in names  # type: ignore[attr-defined]
@@ -539,3 +544,22 @@ def test_removal_of_what_is_gone_already_is_no_error(tmp_path: Path) -> None:
     remove_garbage(store, garbage)
     remove_garbage(store, garbage)
     assert files(store) == set()
+
+
+def test_index_files_of_remote_registries_are_counted_and_freed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    old, new = (store.root / f"index-cache/site/index/{name}.jsonl" for name in ("old", "new"))
+    for path in (old, new):
+        write_atomically(path, b"x" * 1000)
+    os.utime(old, (NOW - 90 * DAY, NOW - 90 * DAY))
+    os.utime(new, (NOW, NOW))
+    assert scan_store(store).size == 2000
+    garbage = collect_garbage(store, now=NOW, warn=print)
+    assert (garbage.indexes, garbage.freed, old.exists(), new.exists()) == (
+        (old,),
+        1000,
+        False,
+        True,
+    )
+    collect_garbage(store, now=NOW, max_size=0, warn=print)
+    assert not new.exists()

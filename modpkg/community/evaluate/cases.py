@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from modpkg.community.evaluate.parquet_cases import Rows, check_unpacked, parquet_rows
 from modpkg.core.bounds import CASE_CHARACTERS, CASES_BYTES, TEST_CASES
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import TestError
@@ -76,17 +77,13 @@ def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Ca
     for magic, what in _MAGIC:
         if data.startswith(magic) and not (what == "Parquet" and ending == "parquet"):
             raise TestError("M712", where=path, reason=f"it is {what}, not {ending}")
-    rows = _FORMATS[ending](data, path)
+    rows = _FORMATS[ending](data, path, columns)
     if not rows:
         raise TestError("M712", where=path, reason="it has no cases")
     return [_case(row, columns, where) for where, row in rows]
 
 
-Rows = list[tuple[str, dict[str, Any]]]
-"""The place of each row, for errors, and its columns."""
-
-
-def _jsonl(data: bytes, path: str) -> Rows:
+def _jsonl(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
     decoder = msgspec.json.Decoder(dict[str, Any])
     rows: Rows = []
     for number, line in enumerate(_text(data, path).split("\n"), start=1):
@@ -101,7 +98,7 @@ def _jsonl(data: bytes, path: str) -> Rows:
     return rows
 
 
-def _csv(data: bytes, path: str) -> Rows:
+def _csv(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
     reader = csv.reader(io.StringIO(_text(data, path), newline=""), strict=True)
     rows: Rows = []
     try:
@@ -124,25 +121,24 @@ def _csv(data: bytes, path: str) -> Rows:
     return rows
 
 
-def _parquet(data: bytes, path: str) -> Rows:
+def _parquet(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
     pyarrow = import_extra("pyarrow", what="Reading Parquet", extra="parquet")
     parquet = import_extra(
         "pyarrow.parquet", what="Reading Parquet", package="pyarrow", extra="parquet"
     )
     try:
-        file = parquet.ParquetFile(io.BytesIO(data))
-        if file.metadata.num_rows > TEST_CASES:
-            raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
-        table = file.read().to_pylist()
+        metadata = parquet.read_metadata(io.BytesIO(data))
+        texts = check_unpacked(metadata, columns, path)
+        file = parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts)
+        return parquet_rows(file, columns, path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TestError(
             "M712", where=path, reason=f"it cannot be read as Parquet ({reason})"
         ) from None
-    return [(f"{path}: row {number}", row) for number, row in enumerate(table, start=1)]
 
 
-_FORMATS: dict[str, Callable[[bytes, str], Rows]] = {
+_FORMATS: dict[str, Callable[[bytes, str, Mapping[str, Column]], Rows]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "parquet": _parquet,

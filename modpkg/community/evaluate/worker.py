@@ -15,7 +15,10 @@ from pathlib import Path
 import msgspec
 
 from modpkg.community.evaluate.protocol import WorkerAnswer, WorkerFailure, WorkerRequest
+from modpkg.core.bounds import TEST_MEMORY_SHARE
 from modpkg.core.errors import ModpkgError
+from modpkg.core.files import human_bytes
+from modpkg.core.system_limits import limit_memory, machine_memory
 
 
 def main() -> None:
@@ -38,6 +41,7 @@ def main() -> None:
 
     send(WorkerAnswer(ready=True))
     loaded: LoadedModel | None = None
+    limit: int | None = None
     while True:
         request = msgspec.json.decode(requests.get(), type=WorkerRequest)
         try:
@@ -47,6 +51,7 @@ def main() -> None:
                 folder = Path(request.measure.folder)
                 if loaded is None or loaded.folder != folder:
                     loaded = None  # frees the previous model before the next is loaded
+                    limit = _limit_memory(folder)
                     loaded = LoadedModel(folder)
                 outcome = measure(
                     loaded,
@@ -60,4 +65,26 @@ def main() -> None:
             send(WorkerAnswer(failure=WorkerFailure(error.code, values)))
         except Exception as error:  # a third-party metric can fail in any way
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            if limit is not None and is_out_of_memory(error):
+                text = (
+                    f"it needs more than {human_bytes(limit)} of memory, the limit of a test here"
+                )
             send(WorkerAnswer(failure=WorkerFailure("", {"reason": text})))
+
+
+def _limit_memory(folder: Path) -> int | None:
+    """Limit this process to the machine's memory and the model's files, which are mapped.
+
+    Beyond that the whole machine would suffer, not the test alone.
+    """
+    memory = machine_memory()
+    if memory is None:
+        return None
+    limit = int(TEST_MEMORY_SHARE * memory)
+    limit_memory(limit + sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+    return limit
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there is no more memory: Python's, or torch's."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
