@@ -128,6 +128,8 @@ def _parquet(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
     )
     try:
         metadata = parquet.read_metadata(io.BytesIO(data))
+        if metadata.num_rows > TEST_CASES:
+            raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
         texts = check_unpacked(metadata, columns, path)
         file = parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts)
         return parquet_rows(file, columns, path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from modpkg.core.bounds import CASES_UNPACKED_BYTES, CASES_VALUES, TEST_CASES
+from modpkg.core.bounds import CASES_UNPACKED_BYTES, CASES_VALUES
 from modpkg.core.errors import TestError
 from modpkg.core.files import human_bytes
 
@@ -25,8 +25,6 @@ def check_unpacked(metadata: Any, columns: Collection[str], path: str) -> list[s
     Raises:
         TestError: It is too much, or in an encoding in which each text is a part of the one before.
     """
-    if metadata.num_rows > TEST_CASES:
-        raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
     size = 0
     texts: dict[str, None] = {}
     for group in range(metadata.num_row_groups):

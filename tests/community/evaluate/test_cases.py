@@ -137,6 +137,24 @@ def test_cases_over_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         read_cases(b'{"text": "four"}', "c.jsonl", {"text": Column("text")})
 
 
+def test_a_text_that_parquet_repeats_takes_its_memory_once() -> None:
+    texts = pyarrow.DictionaryArray.from_arrays([0] * 5000, ["x" * 100_000])
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": texts}), file)
+    cases = read_cases(file.getvalue(), "c.parquet", {"text": Column("text")})
+    assert len(cases) == 5000
+    assert len({id(case["text"]) for case in cases}) <= 20  # one for each batch of rows
+
+
+def test_parquet_that_unpacks_to_too_much_is_refused() -> None:
+    file = io.BytesIO()
+    table = pyarrow.table({"text": ["x" * 300_000_000]})
+    parquet.write_table(table, file, compression="zstd", use_dictionary=False)
+    assert len(file.getvalue()) < 100_000
+    with raises("M712", match="it unpacks to more than 268.4 MB"):
+        read_cases(file.getvalue(), "c.parquet", {"text": Column("text")})
+
+
 def test_parquet_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with raises("M703", match=r"pip install 'modpkg\[parquet\]'"):
