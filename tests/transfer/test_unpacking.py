@@ -12,7 +12,7 @@ from modpkg.manifest.config import Settings
 from modpkg.manifest.limits import DEFAULTS
 from modpkg.store.store import Store
 from modpkg.transfer.unpacking import unbacked
-from tests.changing import here_and_there, numbers, publish_to
+from tests.changing import here_and_there, numbers, publish_to, record_of
 from tests.raising import raises
 from tests.transfer.helpers import fetch, partial, plan_of
 
@@ -23,8 +23,11 @@ def settings(unpacked: int) -> Settings:
 
 def test_a_tensor_that_unpacks_from_nothing_is_refused(tmp_path: Path) -> None:
     registry, store = tmp_path / "registry", Store(tmp_path / "store")
-    line = publish_to(registry, {"w": np.zeros(1_000_000, "<u2")})
-    with raises("M328", match="1.0 MB of tensors that unpack from next to nothing .*'w' of m 1.0"):
+    publish_to(registry, numbers("w", count=1_000_000))
+    fetched = {"w": np.zeros(1_000_000, "<u2")}
+    line = publish_to(registry, fetched, version="2.0")
+    assert record_of(registry, line).tensors["w"].encoding is not None
+    with raises("M328", match="1.0 MB of tensors that unpack from next to nothing .*'w' of m 2.0"):
         plan_of(store, str(registry), line, settings=settings(1_000_000))
     assert partial(store) == []
     fetch(store, str(registry), line, settings=settings(2_000_000))
