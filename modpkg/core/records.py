@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from modpkg.core.bounds import RECORD_VALUES
 from modpkg.core.errors import RecordError
 from modpkg.core.filenames import MEMORY, PATCH, REGISTRY_INFO
 from modpkg.core.printable import ONE_LINE
@@ -313,6 +314,14 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
     Raises:
         RecordError: `data` is not JSON or not such a record; `what` names the record.
     """
+    if data.count(b",") > RECORD_VALUES:  # before each takes memory
+        raise RecordError(
+            "M209",
+            what=what,
+            kind=FORMAT_LABELS[kind.__name__],
+            reason=f"it has over {RECORD_VALUES:,} values",
+            remedy=_REPAIRED.get(kind.__name__, RESTORE),
+        )
     try:
         record = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

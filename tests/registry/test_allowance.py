@@ -10,6 +10,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core.home import config_path
+from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.manifest.config import Settings
 from modpkg.manifest.limits import DEFAULTS
 from modpkg.registry.reader import Registry
@@ -103,6 +104,12 @@ def test_a_folder_is_counted_too(tmp_path: Path) -> None:
     assert resolved(limited(str(tmp_path), {"index-bytes": size}), "m0")
     with raises("M328", match="B of index files"):
         resolved(limited(str(tmp_path), {"index-bytes": size - 1}), "m0")
+
+
+def test_a_record_of_too_many_values_is_not_decoded() -> None:
+    data = b'{"spec":1,"name":"r","more":[' + b"1," * 4_000_001 + b"1]}"
+    with raises("M209", match="it has over 4,000,000 values"):
+        decode_record(data, RegistryInfo, "registry.json")
 
 
 def test_what_is_under_its_limits_resolves(address: str) -> None:
