@@ -90,6 +90,9 @@ class Pipeline:
         if self.kind in WRITING:
             prepare(self.tokenizer, self.task)
         self.embed = embedder(record, folder, packs)
+        if not _can(architecture, self.kind):
+            reason = f"its task is {self.kind}, which a {type(architecture).__name__} cannot do"
+            raise RunError("M704", name=self.name, reason=reason)
         self._warn = warn
         self._lock = threading.Lock()
 
@@ -246,6 +249,13 @@ class Pipeline:
             yield
         finally:
             self.model.set_adapter(before)
+
+
+def _can(architecture: Any, kind: str) -> bool:
+    """Return whether a model can do a task."""
+    if kind in WRITING:
+        return hasattr(architecture, "generation_config")
+    return task_of_architecture(type(architecture).__name__, ()) in (None, kind)
 
 
 class _Closed(Exception):

@@ -15,7 +15,6 @@ OPEN = {
     ("adapter", "10^4 patterns"),
     ("config", "10^5 layers"),
     ("config", "10^8 labels"),
-    ("config", "a module of code"),
     ("config", "generation: 10^9 new tokens"),
     ("graph", "2^40 paths: tree"),
     ("index", "20,000 bad lines"),

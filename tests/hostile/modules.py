@@ -96,6 +96,12 @@ def _configs() -> Iterator[Input]:
     for file in ("preprocessor_config.json", "processor_config.json"):
         code = {"auto_map": {"AutoProcessor": "m.Evil"}, "processor_class": "Evil"}
         yield Input("config", f"code in {file}", _forged(**{file.replace(".", "__"): code}), RUN)
+    for task in ("text-classification", "sentence-embedding", "feature-extraction", "evil"):
+
+        def other(world: World, task: str = task) -> None:
+            world.forge_model(task=task)
+
+        yield Input("config", f"the task {task}", other, RUN)
     modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Module"}]
     yield Input("config", "a module of code", _forged(modules__json=dumped(modules)), RUN)
     above = [{"idx": 0, "name": "0", "path": "../..", "type": "sentence_transformers.models.T"}]

@@ -25,6 +25,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from tests.forkclient import INTERPRETER
 from tests.hostile.case import Input
 from tests.hostile.inputs import INPUTS
 from tests.hostile.world import World
@@ -155,6 +156,7 @@ def _child(world: World, given: Input, address: str | None) -> NoReturn:
         "NO_COLOR": "1",
     }
     tempfile.tempdir = None
+    sys.executable = os.environ.get(INTERPRETER, sys.executable)  # for what starts Python itself
     os.chdir(world.project)
     for place, value in given.bounds.items():
         module, _, name = place.rpartition(".")

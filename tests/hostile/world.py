@@ -185,7 +185,9 @@ class World:
             }
         return {pack: len(weights)}, tensors
 
-    def forge_model(self, name: str = "evil", **files: Any) -> None:
+    def forge_model(
+        self, name: str = "evil", *, task: str = "text-generation", **files: Any
+    ) -> None:
         """Forge a base that runs, with files of it replaced; the keys have __ for a full stop."""
         given = {
             "config.json": dumped(tiny.CONFIG),
@@ -193,4 +195,7 @@ class World:
             "tokenizer.json": dumped(TOKENIZER),
             "tokenizer_config.json": dumped(TOKENIZER_CONFIG),
         } | {key.replace("__", "."): dumped(value) for key, value in files.items()}
-        self.forge(name, files=given, weights=tiny.base_weights())
+        module = {"kind": "base", "license": "MIT", "name": name, "version": "1.0"}
+        manifest = {"module": module, "task": {"kind": task}}
+        record = {"manifest": manifest}
+        self.forge(name, files=given, weights=tiny.base_weights(), record=record)
