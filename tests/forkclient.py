@@ -46,6 +46,8 @@ def main() -> None:
     """Run a command, and end as it ends."""
     command = sys.argv[1:]
     try:
+        if command[:1] == ["-I"]:  # one that is to have nothing of this process
+            raise OSError
         process = connect(
             os.environ[ADDRESS],
             command,
