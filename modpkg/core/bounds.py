@@ -40,11 +40,13 @@ LICENSE_ALTERNATIVES = 64
 
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
-#: Names of modules that one command resolves from one registry. This and the next six are defaults,
+#: Names that one command resolves from one registry. This and the next seven are defaults,
 #: which ``[limits]`` in ``config.toml`` changes.
 RESOLVED_NAMES = 20_000
 #: Releases of these names.
 RESOLVED_RELEASES = 300_000
+#: Requirements of these releases and their extras.
+RESOLVED_REQUIREMENTS = 600_000
 #: Index files that one command reads from one registry, bytes in all; a release has some hundred.
 INDEX_BYTES = 128 << 20
 #: Values (texts, numbers, lists) in these files, by their commas: each takes memory.

@@ -24,6 +24,7 @@ class Limit(NamedTuple):
 LIMITS = {
     "names": Limit(bounds.RESOLVED_NAMES, "names of modules"),
     "releases": Limit(bounds.RESOLVED_RELEASES, "releases to choose from"),
+    "requirements": Limit(bounds.RESOLVED_REQUIREMENTS, "requirements of releases"),
     "index-bytes": Limit(bounds.INDEX_BYTES, "index files", in_bytes=True),
     "index-values": Limit(bounds.INDEX_VALUES, "values in index files"),
     "file-bytes": Limit(bounds.FILE_BYTES, "records and other small files", in_bytes=True),

@@ -77,6 +77,8 @@ def limited(address: str, limits: Mapping[str, int]) -> Registry:
         ("chain-1", {"requests": 50}, "50 requests for small files"),
         ("wide-1", {"index-bytes": 1_000_000}, "1.0 MB of index files"),
         ("many-101", {"releases": 100}, "100 releases to choose from"),
+        ("values-200", {"requirements": 199}, "199 requirements of releases"),
+        ("fat-1", {"index-bytes": 999}, "999 B of index files"),
         ("values-200", {"index-values": 200}, "200 values in index files"),
     ],
 )
