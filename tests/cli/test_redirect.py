@@ -45,7 +45,8 @@ def test_exact_versions_too() -> None:
 def test_an_ambiguous_redirect_is_an_error_and_leaves_no_file() -> None:
     done = shell("modpkg install summarizer other>=1")
     assert done.returncode == 2
-    assert "quote the requirement" in done.stderr
+    assert "error[M902]" in done.stderr
+    assert "quote the requirement: modpkg install 'summarizer>=1'" in done.stderr
     assert list(Path().iterdir()) == []
 
 

@@ -118,3 +118,11 @@ def test_m704_of_no_tokenizer_comes_before_composing_and_loading(
     for call in (modpkg.pipeline, lambda name: modpkg.run(name, "text")):
         with raises("M704", match="it has no tokenizer"):
             call("tiny-lora")
+
+
+def test_m895_of_a_light_install(registry: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    works(run, "install")
+    with monkeypatch.context() as patch:
+        hide(patch, "torch")
+        assert "pip install torch" in fails(run, "M895", "run", "tiny-lora", "text")
+    assert "M895" not in run("run", "tiny-lora", "text")[1]
