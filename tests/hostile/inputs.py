@@ -16,11 +16,6 @@ OPEN = {
     ("config", "10^5 layers"),
     ("config", "10^8 labels"),
     ("config", "generation: 10^9 new tokens"),
-    ("graph", "2^40 paths: tree"),
-    ("index", "20,000 bad lines"),
-    ("index", "20,000 lines of another name"),
-    ("index", "20,000 lines of spec 2"),
-    ("record", "20,000 of one digest"),
     ("tokenizer", "a template of 10^5"),
     ("tokenizer", "doubling 30 times"),
 }
