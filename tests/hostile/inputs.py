@@ -13,9 +13,7 @@ from tests.hostile.registries import REGISTRIES
 
 OPEN = {
     ("adapter", "10^4 patterns"),
-    ("config", "10^5 layers"),
     ("config", "10^8 labels"),
-    ("config", "generation: 10^9 new tokens"),
     ("tokenizer", "a template of 10^5"),
     ("tokenizer", "doubling 30 times"),
 }
