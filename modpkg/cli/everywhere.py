@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 
 class CommonChoices:
@@ -131,7 +132,8 @@ def _refuse_empty(parameter: click.Parameter) -> None:
 
     def process(context: click.Context, value: Any) -> Any:
         values = value if isinstance(value, tuple | list) else (value,)
-        if "" in values:
+        source = context.get_parameter_source(str(parameter.name))
+        if "" in values and source is ParameterSource.COMMANDLINE:  # a default may be empty
             raise click.BadParameter("it is empty", context, parameter)
         return own(context, value)
 
