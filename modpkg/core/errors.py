@@ -191,6 +191,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M510",
             "M511",
             "M512",
+            "M514",
             "M728",
         ],
         InstallError,

@@ -240,6 +240,10 @@ MESSAGES: dict[str, str] = {
         "{path} is a link that leads out of {folder}, and what it leads to would become part of "
         "the module; put the file in its place (cp -L), or remove it."
     ),
+    "M514": (
+        "{path} belongs to {owner}, who can change what is used from it; take it over (chown -R), "
+        "or, if you trust its owner, list the folder in the variable {variable}."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

@@ -228,6 +228,36 @@ def is_of_another_user(status: os.stat_result) -> bool:
     return hasattr(os, "geteuid") and status.st_uid != os.geteuid()
 
 
+def is_of_trusted_user(status: os.stat_result) -> bool:
+    """Return whether a file belongs to this user, to the administrator, or to who called sudo."""
+    if not hasattr(os, "geteuid"):
+        return True
+    caller = os.environ.get("SUDO_UID") if os.geteuid() == 0 else None
+    return status.st_uid in (os.geteuid(), 0) or str(status.st_uid) == caller
+
+
+def is_shared_with_group(status: os.stat_result) -> bool:
+    """Return whether a file's owner lets a group of this user change it."""
+    if not hasattr(os, "getgroups") or not status.st_mode & stat.S_IWGRP:
+        return False
+    return status.st_gid in (os.getegid(), *os.getgroups())
+
+
+def everybody_can_write(mode: int) -> bool:
+    """Return whether every user may change a file or folder, and remove what others put there."""
+    return not WINDOWS and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
+def user_name(number: int) -> str:
+    """Return how a user is called, or the number."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return f"the user {number}"
+
+
 def sync_file(path: Path) -> None:
     """Make the bytes of a complete file survive a power cut, where the system can."""
     if WINDOWS:  # which flushes only what is open for writing

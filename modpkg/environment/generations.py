@@ -25,6 +25,7 @@ from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import TEMPORARY, check_no_links, temporary_sibling, write_atomically
 from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_model
+from modpkg.core.ownership import check_owner
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
@@ -303,7 +304,12 @@ class Environment:
 
     @contextlib.contextmanager
     def exclusive(self, waiting: str | None = None) -> Iterator[None]:
-        """Hold the environment for changing it; other commands wait, after printing ``waiting``."""
+        """Hold the environment for changing it; other commands wait, after printing ``waiting``.
+
+        Raises:
+            InstallError: It belongs to somebody who is not trusted with it.
+        """
+        check_owner(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         ignore = self.root / ".gitignore"
         if not ignore.exists() and not is_link(ignore):

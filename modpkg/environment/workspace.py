@@ -20,6 +20,7 @@ is imported there too.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -27,6 +28,7 @@ from msgspec import Struct
 from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.errors import LockError
 from modpkg.core.home import store_folder
+from modpkg.core.ownership import dangers
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_text
 from modpkg.environment.generations import Environment
@@ -88,7 +90,10 @@ class Workspace:
 
     @cached_property
     def project(self) -> Project:
-        return find_project(user=self._user)
+        found = find_project(user=self._user)
+        for path in (found.manifest_path, found.environment):
+            self._warn_of_others(path)
+        return found
 
     @property
     def environment(self) -> Environment:
@@ -133,7 +138,13 @@ class Workspace:
     def store(self) -> Store:
         from modpkg.store.store import Store
 
+        self._warn_of_others(store_folder())
         return Store(store_folder())
+
+    def _warn_of_others(self, path: Path) -> None:
+        """Tell of a file or folder that somebody else can change."""
+        for danger in dangers(path):
+            self.progress.warn(f"{danger}.")
 
     @cached_property
     def open_registries(self) -> OpenRegistries:

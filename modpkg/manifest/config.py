@@ -18,6 +18,7 @@ from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
+from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import CONFIG_TABLES, REGISTRY_KEYS, STORE_KEYS
 from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
@@ -198,16 +199,23 @@ def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
 
     Raises:
         ManifestError: The file is invalid; the message names the line.
+        InstallError: It belongs to another user.
     """
     path = config_path()
     try:
         content = read_head(path)
-        mode = path.stat().st_mode
+        status = path.stat()
+        mode, owner = status.st_mode, status.st_uid
     except FileNotFoundError:
         return Settings()
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
         raise ManifestError("M110", where=shown(path), message=message) from None
+    if path.parent.stat().st_uid != owner:  # whose home it is was this user's choice
+        check_owner(path)
+    if warn is not None:
+        for danger in dangers(path):
+            warn(f"{danger}.")
     settings = parse_settings(decoded(content, shown(path)), path)
     if warn is not None and system.others_can_read(mode) and _has_secret_of_its_own(settings):
         warn(

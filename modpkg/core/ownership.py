@@ -1,0 +1,69 @@
+"""Whose a folder is: what another user of the machine can change is refused, or told.
+
+As git does with its ``safe.directory``: a folder of this user, or of the administrator, is trusted;
+one that its owner shares with a group of this user was shared on purpose; any other only if this
+user says so.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from modpkg.core import system
+from modpkg.core.errors import InstallError
+
+TRUSTED = "MODPKG_TRUSTED_FOLDERS"
+"""Variable with folders whose owners are trusted, written like ``PATH``; ``*`` is all."""
+
+
+def stranger(path: Path) -> str | None:
+    """Return who owns a file or folder, if it is somebody who is not trusted with it; else None.
+
+    What does not exist has no owner, and on Windows nothing has.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    if system.is_of_trusted_user(status) or system.is_shared_with_group(status) or _listed(path):
+        return None
+    return system.user_name(status.st_uid)
+
+
+def check_owner(path: Path) -> None:
+    """Check that what exists is not of somebody who is not trusted with it.
+
+    Raises:
+        InstallError: It is.
+    """
+    if (owner := stranger(path)) is not None:
+        raise InstallError("M514", path=path, owner=owner, variable=TRUSTED)
+
+
+def dangers(path: Path) -> list[str]:
+    """Return who else can change a folder or file that is relied on, as warnings."""
+    found = []
+    if (owner := stranger(path)) is not None:
+        found.append(
+            f"{path} belongs to {owner}, who can change what is used from it; if that is meant, "
+            f"list the folder in {TRUSTED}"
+        )
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return found
+    if system.everybody_can_write(mode) and not _listed(path):
+        found.append(
+            f"every user of this machine can change {path}; run: chmod o-w "
+            f"{system.shell_word(str(path))}"
+        )
+    return found
+
+
+def _listed(path: Path) -> bool:
+    listed = [text for text in os.environ.get(TRUSTED, "").split(os.pathsep) if text]
+    whole = path.absolute()
+    return "*" in listed or any(
+        whole.is_relative_to(Path(text).expanduser().absolute()) for text in listed
+    )
