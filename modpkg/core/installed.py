@@ -89,39 +89,49 @@ class InstalledModel(Struct, kw_only=True):
 
 
 def read_model(folder: Path) -> InstalledModel:
-    """Return the record of an installed model.
+    """Return the record of a model in a folder that modpkg has just written, or has checked.
+
+    Raises:
+        EnvironmentDamaged: The record is missing or damaged.
+    """
+    try:
+        return unseal(read_file(folder / MODEL_RECORD, follow=False), InstalledModel)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise _damaged(folder, str(error)) from None
+
+
+def read_installed(folder: Path, packs: Path) -> InstalledModel:
+    """Return the record of a model of an environment, whose folder and packs are its own.
 
     The folder came from wherever the project came from: its seal only detects damage. Nothing in it
-    may therefore be a link, and its packs are files of its own environment. (What a test is run on
-    is laid out in a folder of this process, and its packs are the store's.)
+    may therefore be a link, and its record names only files among the environment's packs.
 
     Raises:
         EnvironmentDamaged: The record is missing or damaged, or names a file elsewhere, or
             something in the folder is neither a file nor a folder.
     """
-
-    def damaged(reason: str) -> EnvironmentDamaged:
-        return EnvironmentDamaged("M506", path=folder, reason=reason, remedy=REPAIR)
-
+    model = read_model(folder)
+    prompt = model.prompt.tensors if model.prompt is not None else {}
+    for name in {ref.file for ref in (*model.tensors.values(), *prompt.values())}:
+        if not is_pack_name(name):
+            reason = f"its record names a file that is no pack of its own: {name[:200]}"
+            raise _damaged(folder, reason)
+        if is_link(packs / name):
+            raise _damaged(folder, f"its pack {name} is a link")
     try:
-        model = unseal(read_file(folder / MODEL_RECORD, follow=False), InstalledModel)
-        is_installed = folder.parts[-4:-3] == ("generations",)  # …/generations/1/models/name
-        packs = folder.parent.parent.parent.parent / "packs"
-        prompt = model.prompt.tensors if model.prompt is not None else {}
-        files = {ref.file for ref in (*model.tensors.values(), *prompt.values())}
-        for name in files if is_installed else ():
-            if not is_pack_name(name):
-                raise damaged(f"its record names a file that is no pack of its own: {name[:200]}")
-            if is_link(packs / name):
-                raise damaged(f"its pack {name} is a link")
         for parent in (folder, *folder.parents[:2]):
             if is_link(parent):
-                raise damaged(f"{parent.name} is a link")
-        if (reason := irregular_in(folder)) is not None:
-            raise damaged(reason)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise damaged(str(error)) from None
+                raise _damaged(folder, f"{parent.name} is a link")
+        strange = irregular_in(folder)
+    except OSError as error:
+        strange = str(error)
+    if strange is not None:
+        raise _damaged(folder, strange)
     return model
+
+
+def _damaged(folder: Path, reason: str) -> EnvironmentDamaged:
+    return EnvironmentDamaged("M506", path=folder, reason=reason, remedy=REPAIR)
 
 
 def is_pack_name(name: str) -> bool:

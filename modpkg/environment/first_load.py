@@ -10,7 +10,7 @@ from msgspec import structs
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, IntegrityError
 from modpkg.core.files import write_atomically
-from modpkg.core.installed import REPAIR, InstalledModule, read_model
+from modpkg.core.installed import REPAIR, InstalledModule, read_installed
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal
 from modpkg.environment.generations import COMPLETE, Environment, Generation, ModuleState
@@ -35,10 +35,11 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
     """
     environment, store = workspace.environment, workspace.store
     folder = environment.folder(number) / "models" / name
-    if read_model(folder).result is not None:
+    if read_installed(folder, environment.packs).result is not None:
         return
     with environment.exclusive("Waiting for another modpkg command …"), store.lock():
-        generation, record = environment.generation(number), read_model(folder)
+        generation = environment.generation(number)
+        record = read_installed(folder, environment.packs)
         if record.result is not None:
             return  # another process was faster
         from modpkg.compose.executor import compose

@@ -24,7 +24,7 @@ from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import TEMPORARY, check_no_links, temporary_sibling, write_atomically
-from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_model
+from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_installed
 from modpkg.core.ownership import check_owner
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
@@ -198,7 +198,7 @@ class Environment:
         models = self.folder(generation.number) / "models"
         try:
             for name in generation.models:
-                read_model(models / name)
+                read_installed(models / name, self.packs)
         except EnvironmentDamaged:
             return False
         return True
@@ -226,7 +226,7 @@ class Environment:
         Raises:
             EnvironmentDamaged: The record is missing or corrupt.
         """
-        return read_model(self.model_folder(name))
+        return read_installed(self.model_folder(name), self.packs)
 
     def next_number(self) -> int:
         """Return a number that no generation has, complete or not."""

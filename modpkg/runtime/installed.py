@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modpkg.core.errors import RunError
-from modpkg.core.installed import read_model
+from modpkg.core.installed import read_installed
 from modpkg.core.names import module_name
 from modpkg.environment.absent import no_model_remedy, not_installed, nothing_installed
 from modpkg.environment.workspace import Workspace
@@ -28,7 +28,7 @@ def find_model(name: str, workspace: Workspace, *, composed: bool = True) -> tup
         raise nothing_installed(workspace)
     if wanted in generation.models:
         folder = environment.folder(generation.number) / "models" / wanted
-        if composed and read_model(folder).result is None:
+        if read_installed(folder, environment.packs).result is None and composed:
             from modpkg.environment.first_load import compose_at_load  # the resolver, and torch
 
             compose_at_load(workspace, generation.number, wanted)

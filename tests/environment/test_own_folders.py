@@ -14,7 +14,7 @@ from msgspec import structs
 
 from modpkg.core import system_folders
 from modpkg.core.errors import EnvironmentDamaged, InstallError, ModpkgError
-from modpkg.core.installed import InstalledModel, TensorRef, read_model
+from modpkg.core.installed import InstalledModel, TensorRef, read_installed
 from modpkg.core.sealed import seal, unseal
 from modpkg.core.system_folders import open_folder
 from modpkg.environment.generations import Environment, Generation
@@ -199,7 +199,7 @@ def model_folder(root: Path, file: str = "b" * 64) -> Path:
 def test_a_models_record_names_only_packs_of_its_environment(file: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path, file)
     with raises("M506", match="no pack of its own"):
-        read_model(folder)
+        read_installed(folder, folder.parents[3] / "packs")
 
 
 def spoil(folder: Path, kind: str) -> None:
@@ -228,10 +228,10 @@ def spoil(folder: Path, kind: str) -> None:
 )
 def test_a_model_with_links_in_it_is_damaged(kind: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "env")
-    assert read_model(folder).name == "m"
+    assert read_installed(folder, folder.parents[3] / "packs").name == "m"
     spoil(folder, kind)
     with raises("M506"):
-        read_model(folder)
+        read_installed(folder, folder.parents[3] / "packs")
 
 
 def test_a_generation_names_no_model_elsewhere(project: Path) -> None:

@@ -16,7 +16,7 @@ from modpkg.community.modules.view import (
 )
 from modpkg.core.errors import InstallError, ModpkgError, ReleaseError, UsageError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, MODEL_RECORD, MODULES
-from modpkg.core.installed import InstalledModel, InstalledModule, read_model
+from modpkg.core.installed import InstalledModel, InstalledModule, read_installed
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
@@ -193,7 +193,7 @@ def _installed(
         raise InstallError("M504", name=name, path=environment.root, hint=remedy)
     compose_at_load(workspace, number, name)
     folder = environment.folder(number) / "models" / name
-    return folder, read_model(folder)
+    return folder, read_installed(folder, environment.packs)
 
 
 def _instead(workspace: Workspace, name: ModuleName, models: Collection[str]) -> str:
