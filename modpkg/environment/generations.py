@@ -279,7 +279,8 @@ class Environment:
             kept.remove(min(kept))
         if current is not None:
             kept.add(current)
-        needed = {name for number in kept for name in readable[number].packs}
+        needed = {name for number in kept & readable.keys() for name in readable[number].packs}
+        known = kept <= readable.keys()  # else nobody knows which packs the current one needs
         with open_folder(self.root) as root:
             with root.folder("generations") as generations:
                 for name in generations.names():
@@ -288,7 +289,7 @@ class Environment:
                         generations.remove(name, TEMPORARY)
             with root.folder("packs") as packs:
                 for name in packs.names():
-                    unused = is_pack_name(name) and name not in needed
+                    unused = known and is_pack_name(name) and name not in needed
                     if unused or name.startswith(TEMPORARY):
                         packs.remove(name, TEMPORARY)
             for name in root.names():
