@@ -13,7 +13,6 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from torch.utils._pytree import tree_map_only
 
 from modpkg.core.bounds import BUILT_BYTES, BUILT_PARTS, BUILT_PARTS_PER_TENSOR
 from modpkg.core.errors import RunError
+from modpkg.core.regular_file import read_text
 
 _SMALL = 4096
 """A number in a config that may be anything: a table of its square takes little."""
@@ -97,7 +97,7 @@ def _makes_tables(cls: type, config: Any) -> bool:
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None or not cls.__module__.startswith("transformers."):
         return True
-    text = _FREQUENCIES.sub("", Path(file).read_text("utf-8"))
+    text = _FREQUENCIES.sub("", read_text(file))
     return _FILLS.search(text) is not None
 
 
