@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from modpkg.core.errors import ModpkgError, RunError
 from modpkg.core.extras import require_transformers
+from modpkg.core.files import os_errors_told
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def load(
 ) -> LiveModel: ...
 
 
+@os_errors_told()
 def load(
     name: str | Sequence[str],
     *,
@@ -135,6 +137,7 @@ def _only(name: str | Sequence[str]) -> str:
     return names[0]
 
 
+@os_errors_told()
 def pipeline(
     name: str | Sequence[str],
     *,
@@ -177,6 +180,7 @@ def pipeline(
     return Pipeline(model, folder, packs, tokenizer=tokenizer, warn=warnings.warn)
 
 
+@os_errors_told()
 def tokenizer(
     name: str, *, project: str | PathLike[str] | None = None, user: bool = False
 ) -> PreTrainedTokenizerBase:
@@ -200,6 +204,7 @@ def tokenizer(
     return found
 
 
+@os_errors_told()
 def path(
     name: str,
     *,
@@ -236,6 +241,7 @@ def path(
     return model_directory(workspace, name)
 
 
+@os_errors_told()
 def run(
     name: str,
     text: str | Sequence[dict[str, str]],

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, offline_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
-from modpkg.core.errors import InvalidValue, UsageError
+from modpkg.core.errors import InstallError, InvalidValue, UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
 from modpkg.environment.repair import repair
 from modpkg.environment.workspace import Workspace
@@ -52,7 +52,7 @@ class StoreDocument(Struct, frozen=True, kw_only=True):
     indexes: Total
     """Index files of remote registries, kept for ``--offline``."""
     unfinished: Total
-    """Downloads that were interrupted."""
+    """Downloads that were interrupted, and what killed commands have left."""
     projects: list[str]
     """Paths of the lock files that use it."""
 
@@ -124,7 +124,7 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
         composed=_total(contents.composed),
         tested=_total(contents.tested),
         indexes=_total(contents.indexes),
-        unfinished=_total(contents.partial),
+        unfinished=_total({**contents.partial, **contents.left}),
         projects=[project.lock for project in projects],
     )
     if as_json:
@@ -140,7 +140,7 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
             (document.composed, "composed results"),
             (document.tested, "test results"),
             (document.indexes, "index files of remote registries"),
-            (document.unfinished, "unfinished downloads"),
+            (document.unfinished, "unfinished files"),
         )
     ]
     table(rows, ["What", "Count", "Size"])
@@ -247,7 +247,7 @@ def verify_command(workspace: Workspace, no_repair: bool, as_json: bool) -> int:
         progress.stage("Verifying")
         progress.total(contents.size)
         damaged = find_corruption(store, contents, progress.advance)
-    repaired = [] if no_repair else repair(workspace, damaged)
+    repaired = [] if no_repair or not damaged else _repaired(workspace, damaged)
     left = [item for item in damaged if item not in repaired]
     if as_json:
         print_json(VerifyDocument(contents.size, damaged, len(repaired)))
@@ -258,3 +258,14 @@ def verify_command(workspace: Workspace, no_repair: bool, as_json: bool) -> int:
         count = f"{len(damaged)} corrupt, {len(repaired)} repaired" if damaged else "no corruption"
         tell(f"{good('Verified')} {human_bytes(contents.size)}: {count}.")
     return 1 if left else 0
+
+
+def _repaired(workspace: Workspace, damaged: list[Corruption]) -> list[Corruption]:
+    """Repair what can be, and return it; that the store is read-only is told beside the damage."""
+    try:
+        return repair(workspace, damaged)
+    except InstallError as error:
+        if error.code != "M510":
+            raise
+        workspace.progress.warn(str(error))
+        return []

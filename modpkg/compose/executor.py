@@ -26,7 +26,7 @@ from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.core import system
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
-from modpkg.core.files import disk_errors, temporary_sibling, write_atomically
+from modpkg.core.files import discard, disk_errors, temporary_sibling, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.lazy_numpy import np
@@ -155,10 +155,11 @@ def _compute(
     """Write the pack, then its record, and return the record."""
     header, places = pack_header(composition.types())
     length = max(place.offset + place.length for place in places.values())
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(folder / COMPOSED_WEIGHTS)
     try:
-        with disk_errors(folder), open(staged, "xb") as file:
+        with disk_errors(folder, folder / COMPOSED_WEIGHTS), open(staged, "xb") as file:
             file.write(header)
             file.flush()
             system.reserve(file.fileno(), length)
@@ -172,7 +173,7 @@ def _compute(
         system.set_mode(staged, 0o444)
         system.replace(staged, folder / COMPOSED_WEIGHTS)
     finally:
-        staged.unlink(missing_ok=True)
+        discard(staged)
     system.sync_folder(folder)
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
     write_atomically(folder / COMPOSED_RECORD, seal(record))

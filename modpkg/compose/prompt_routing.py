@@ -10,7 +10,6 @@ Goddard et al. 2024, https://arxiv.org/abs/2403.13257 (mergekit's ``gate_mode``)
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from modpkg.core.digests import digest_file
 from modpkg.core.errors import ComposeError, IntegrityError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
+from modpkg.core.files import copy_file
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 
@@ -190,7 +190,7 @@ def _tokenizer(name: str, base: PromptReader) -> Any:
     with tempfile.TemporaryDirectory() as path_text:
         folder = Path(path_text)
         for path, blob in base.files.items():
-            shutil.copyfile(blob, folder / path)
+            copy_file(blob, folder / path)
         (folder / CONFIG).write_bytes(f'{{"model_type": "{base.config["model_type"]}"}}'.encode())
         if TOKENIZER_CONFIG in base.files:
             check_no_code(name, read_json(folder / TOKENIZER_CONFIG), TOKENIZER_CONFIG)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NewType
 
 from modpkg.core.errors import InvalidValue
-from modpkg.core.regular_file import open_unbuffered
+from modpkg.core.regular_file import CutShort, open_unbuffered
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
@@ -37,13 +37,19 @@ def digest_bytes(data: bytes | memoryview) -> Digest:
 
 
 def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-    """Yield ``length`` bytes of a file from ``offset`` on (all by default), in chunks."""
+    """Yield ``length`` bytes of a file from ``offset`` on (all by default), in chunks.
+
+    Raises:
+        OSError: It cannot be read, or not to its end.
+    """
     with open_unbuffered(path) as file:
         left = os.fstat(file.fileno()).st_size - offset if length is None else length
         file.seek(offset)
         while left > 0:
             chunk = file.read(min(CHUNK, left))
             if not chunk:
+                if os.fstat(file.fileno()).st_size >= file.tell() + left:
+                    raise CutShort(path)
                 return
             left -= len(chunk)
             yield chunk

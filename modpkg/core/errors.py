@@ -192,6 +192,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M511",
             "M512",
             "M514",
+            "M517",
             "M728",
         ],
         InstallError,

@@ -7,9 +7,9 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
 from modpkg.core.printable import printable
-from modpkg.core.regular_file import IrregularFile, OversizedFile, open_file
+from modpkg.core.regular_file import CutShort, IrregularFile, OversizedFile, open_file
 from modpkg.core.system_folders import is_link, open_folder
 
 TEMPORARY = ".tmp-"
@@ -66,19 +66,92 @@ _RESERVED = {
 
 
 def temporary_sibling(path: Path) -> Path:
-    """Return an unused name beside ``path``, on the same file system."""
-    return path.parent / f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+    """Return an unused name beside ``path``, on the same file system.
+
+    What commands that were killed have left in that folder is removed, once per process.
+    """
+    remove_leftovers(path.parent)
+    return path.parent / f"{TEMPORARY}{path.name[:_SHOWN]}-{system.process_mark()}"
+
+
+_SHOWN = 40
+"""How many characters of a file's name are in that of its temporary sibling."""
+_OWN_FORM = re.compile(
+    re.escape(TEMPORARY) + r"(?P<name>.*)-(?P<space>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{8}",
+    re.DOTALL,
+)
+LEFT_ALONE = 7 * 86400.0
+"""Seconds after which what a process of another machine has begun counts as left over."""
+_tidied: set[Path] = set()
+"""Folders that were looked through."""
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the unfinished files and folders in a folder of which nobody will finish any.
+
+    Their names say which process began them: it has ended, or is of another machine (or container)
+    and began them a week ago.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            temporary = [entry for entry in entries if entry.name.startswith(TEMPORARY)]
+        return [Path(entry.path) for entry in temporary if _is_left(entry)]
+    except OSError:
+        return []
+
+
+def _is_left(entry: os.DirEntry[str]) -> bool:
+    form = _OWN_FORM.fullmatch(entry.name)
+    if form is None:
+        return False
+    if form["space"] == system.process_space():
+        return not system.is_running(int(form["process"]))
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_ALONE
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the `leftovers` in a folder, as far as this user can; once per process."""
+    if folder in _tidied:
+        return
+    _tidied.add(folder)
+    for path in leftovers(folder):
+        discard(path)
+
+
+def discard(path: Path) -> None:
+    """Remove an unfinished file or folder, if it can be; links are not followed.
+
+    For the way out of a command that failed: its own error is the one to tell.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):  # macOS refuses to unlink a folder with the latter
+        shutil.rmtree(path, ignore_errors=True)  # follows no link
+    except OSError:
+        return
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" into `InstallError`."""
+def disk_errors(folder: Path, target: Path | None = None) -> Iterator[None]:
+    """Turn "no space left" into `InstallError`, and let other errors name what they are about.
+
+    The system names no file when writing or flushing fails, and the temporary file before that:
+    ``target``, or else ``folder``, is named in place of them.
+    """
     try:
         yield
     except OSError as error:
         if system.is_disk_full(error):
-            raise disk_full(path) from None
+            raise disk_full(folder, error=error) from None
+        if error.filename is None and error.errno is not None:
+            error.filename = str(target or folder)
+        elif target is not None and _is_temporary(error.filename):
+            error.filename, error.filename2 = str(target), None
         raise
+
+
+def _is_temporary(name: object) -> bool:
+    return isinstance(name, str | bytes) and TEMPORARY in Path(os.fsdecode(name)).name[:5]
 
 
 def denied(error: OSError) -> InstallError | None:
@@ -104,9 +177,9 @@ def not_text(path: str) -> InstallError:
 
 def refusal_of(error: OSError) -> InstallError:
     """Return the error for what the operating system refused."""
-    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    name = _named_by(error)
     if system.is_disk_full(error):
-        return disk_full(Path(name or ".").absolute())
+        return disk_full(Path(name or ".").absolute(), error=error)
     if isinstance(error, IrregularFile):
         return InstallError("M511", path=name, what=error.what)
     if isinstance(error, OversizedFile):
@@ -120,12 +193,64 @@ def refusal_of(error: OSError) -> InstallError:
         errno.ENAMETOOLONG: "choose a shorter name",
         errno.ELOOP: "remove the link that leads to itself",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.EIO: _FAILING,
+        getattr(errno, "EREMOTEIO", errno.EIO): _FAILING,
+        getattr(errno, "ESTALE", errno.EIO): _FAILING,
     }
     if error.errno == errno.ENOENT and system.is_too_long(name or ""):
         remedies[errno.ENOENT] = "turn on long paths in Windows, or choose a shorter folder"
     remedy = remedies.get(error.errno or 0, "run the command again; --debug shows where")
     reason = (error.strerror or str(error)).lower()
     return InstallError("M510", path=name or "A file", reason=reason, remedy=remedy)
+
+
+_FAILING = (
+    "check that its disk is sound and connected, as the system's log shows, and run the command "
+    "again: nothing was half done"
+)
+
+
+@contextlib.contextmanager
+def os_errors_told() -> Iterator[None]:
+    """Turn what the operating system refuses into an error with a code, for who calls modpkg.
+
+    Raises:
+        InstallError: See `refusal_of`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise refusal_of(error) from error
+
+
+def _named_by(error: OSError) -> str | None:
+    """Return the path that an error is about: its own, or the one in hand where it was raised.
+
+    The system names no file when reading, writing or flushing an open one fails.
+    """
+    if isinstance(error.filename, str | bytes):
+        return _without_mark(os.fsdecode(error.filename))
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        values = trace.tb_frame.f_locals
+        paths = [values[name] for name in _PATHS if isinstance(values.get(name), Path)]
+        found, trace = paths[0] if paths else found, trace.tb_next
+    return None if found is None else _without_mark(str(found))
+
+
+_PATHS = ("target", "path", "self", "source", "staged", "temporary", "folder", "out")
+"""What a path in hand is called, the most telling first."""
+
+
+def _without_mark(name: str) -> str:
+    """Return the path that a temporary one stands for; its folder, if the name was cut."""
+    path = Path(name)
+    for part in (path, *path.parents):
+        if (form := _OWN_FORM.fullmatch(part.name)) is not None:
+            cut = len(form["name"]) >= _SHOWN
+            whole = part.parent if cut else part.with_name(form["name"]) / path.relative_to(part)
+            return _without_mark(str(whole))
+    return name
 
 
 def _reason_of(error: OSError, path: Path) -> str:
@@ -137,14 +262,22 @@ def _reason_of(error: OSError, path: Path) -> str:
     return f"{reason}; it belongs to another user" if other else reason
 
 
-def disk_full(path: Path, needed: str = "more") -> InstallError:
-    """Return the error for a full disk, with the free space of ``path``'s file system."""
-    free = shutil.disk_usage(_existing(path)).free
-    return InstallError("M502", path=path, needed=needed, free=human_bytes(free))
+def disk_full(path: Path, needed: str = "more", *, error: OSError | None = None) -> InstallError:
+    """Return the error for a full disk, with the free space of ``path``'s file system.
+
+    A quota, by ``error``, is full whatever the disk has.
+    """
+    if error is not None and error.errno == getattr(errno, "EDQUOT", None):
+        return InstallError("M517", path=_without_mark(str(path)))
+    try:
+        free = human_bytes(shutil.disk_usage(_existing(path)).free)
+    except OSError:  # the disk answers no more
+        free = "none"
+    return InstallError("M502", path=_without_mark(str(path)), needed=needed, free=free)
 
 
 def _existing(path: Path) -> Path:
-    while not path.exists():
+    while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
@@ -182,10 +315,10 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
     """
     if isinstance(chunks, bytes):
         chunks = (chunks,)
-    make_folder(path.parent)
-    temporary = temporary_sibling(path)
     state = hashlib.sha256()
-    with disk_errors(path.parent):
+    with disk_errors(path.parent, path):
+        make_folder(path.parent)
+        temporary = temporary_sibling(path)
         try:
             with open(temporary, "xb") as file:
                 for chunk in chunks:
@@ -196,9 +329,9 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
             system.set_mode(temporary, mode)
             system.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise
-    system.sync_folder(path.parent)
+        system.sync_folder(path.parent)
     return Digest("sha256:" + state.hexdigest())
 
 
@@ -210,15 +343,16 @@ def link_or_copy(source: Path, target: Path) -> None:
     """
     if target.exists() and target.stat().st_size == source.stat().st_size:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_sibling(target)
-    with disk_errors(target.parent):
+    with disk_errors(target.parent, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_sibling(target)
         try:
             if not system.hard_link(source, temporary):
                 copy_file(source, temporary)
+                system.sync_file(temporary)
             system.replace(temporary, target)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise
 
 
@@ -231,6 +365,8 @@ def copy_file(source: Path, target: Path) -> None:
         return
     with open_file(source) as old, open(target, "xb") as new:
         shutil.copyfileobj(old, new, 1 << 20)
+        if new.tell() < os.fstat(old.fileno()).st_size:
+            raise CutShort(source)
 
 
 def reflink(source: Path, target: Path) -> bool:
@@ -280,6 +416,28 @@ def check_no_links(*paths: Path) -> None:
     for path in paths:
         if is_link(path):
             raise InstallError("M511", path=path, what="a link")
+
+
+def replace_tree(source: Path, target: Path) -> None:
+    """Rename a folder to ``target``, which is removed if it is there, or stays if that fails."""
+    if not target.exists():
+        system.replace(source, target)
+        return
+    old = temporary_sibling(target)
+    system.replace(target, old)
+    try:
+        system.replace(source, target)
+    except BaseException:
+        system.replace(old, target)
+        raise
+    discard(old)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files in a folder survive a power cut, where the system can."""
+    for path in folder.rglob("*"):
+        system.sync_folder(path) if path.is_dir() else system.sync_file(path)
+    system.sync_folder(folder)
 
 
 def shown(path: Path) -> str:

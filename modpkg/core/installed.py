@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.bounds import MODEL_FILES
 from modpkg.core.errors import EnvironmentDamaged
 from modpkg.core.filenames import MODEL_RECORD
@@ -97,6 +98,8 @@ def read_model(folder: Path) -> InstalledModel:
     try:
         return unseal(read_file(folder / MODEL_RECORD, follow=False), InstalledModel)
     except (OSError, msgspec.MsgspecError) as error:
+        if isinstance(error, OSError) and system.is_failure(error):
+            raise  # what the disk does not give is not damaged
         raise _damaged(folder, str(error)) from None
 
 
@@ -124,6 +127,8 @@ def read_installed(folder: Path, packs: Path) -> InstalledModel:
                 raise _damaged(folder, f"{parent.name} is a link")
         strange = irregular_in(folder)
     except OSError as error:
+        if system.is_failure(error):
+            raise  # what the disk does not give is not damaged
         strange = str(error)
     if strange is not None:
         raise _damaged(folder, strange)

@@ -244,6 +244,10 @@ MESSAGES: dict[str, str] = {
         "{path} belongs to {owner}, who can change what is used from it; take it over (chown -R), "
         "or, if you trust its owner, list the folder in the variable {variable}."
     ),
+    "M517": (
+        "Your disk quota is used up at {path}; nothing was changed. Remove something of yours "
+        "there, or set MODPKG_HOME to a folder on another disk."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

@@ -16,7 +16,7 @@ from msgspec import Struct
 from modpkg.core.bounds import WEIGHTS_HEADER_BYTES
 from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.errors import PackError
-from modpkg.core.regular_file import open_file
+from modpkg.core.regular_file import CutShort, open_file
 
 METADATA = "__metadata__"
 """The key of a header that is not a tensor."""
@@ -64,7 +64,9 @@ def read_header(path: Path) -> tuple[bytes, int]:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         first = file.read(8)
-        if len(first) < 8:
+        if len(first) < min(8, size):
+            raise CutShort(path)
+        if size < 8:
             raise PackError("M201", path=path, reason="it is shorter than 8 bytes")
         (length,) = struct.unpack("<Q", first)
         # A header of 640 bytes begins with the same byte as a pickle, but with an object after it.
@@ -86,7 +88,10 @@ def read_header(path: Path) -> tuple[bytes, int]:
                 reason=f"its header claims {length} bytes, but the file has {size}",
             )
         file.seek(8)
-        return first + file.read(length), size
+        header = first + file.read(length)
+    if len(header) < 8 + length:
+        raise CutShort(path)
+    return header, size
 
 
 def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict[str, PackTensor]:

@@ -52,6 +52,16 @@ class OversizedFile(OSError):
         self.limit = limit
 
 
+class CutShort(OSError):
+    """A file ended before its length, as on a disk that fails.
+
+    Without this, half of a manifest or an index would be taken for the whole, and written back.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(errno.EIO, "it ended before its length", str(path))
+
+
 def kind_of(mode: int) -> str | None:
     """Return what a file's mode says it is; None for a regular file or a folder."""
     return next((what for test, what in _KINDS if test(mode)), None)
@@ -114,6 +124,7 @@ def read_file(path: Path | str, most: int = SMALL_FILE_BYTES, *, follow: bool = 
 
     Raises:
         OversizedFile: There are more, by its length or while it is read.
+        CutShort: There are fewer than its length.
         OSError: See `open_descriptor`.
     """
     descriptor = open_descriptor(path, follow=follow)
@@ -124,6 +135,8 @@ def read_file(path: Path | str, most: int = SMALL_FILE_BYTES, *, follow: bool = 
         os.close(descriptor)
     if max(told, len(data)) > most:
         raise OversizedFile(path, most)
+    if len(data) < told:
+        raise CutShort(path)
     return data
 
 
@@ -135,9 +148,13 @@ def read_head(path: Path | str, most: int, *, follow: bool = True) -> bytes:
     """
     descriptor = open_descriptor(path, follow=follow)
     try:
-        return read_at_most(descriptor, most)
+        told = os.fstat(descriptor).st_size
+        data = read_at_most(descriptor, most)
     finally:
         os.close(descriptor)
+    if len(data) < min(told, most):
+        raise CutShort(path)
+    return data
 
 
 def read_text(

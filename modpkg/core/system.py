@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import io
 import os
+import secrets
 import shlex
 import stat
 import subprocess
@@ -167,6 +170,16 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+def is_failure(error: OSError) -> bool:
+    """Return whether an error is the system's, and says nothing about what the path leads to."""
+    return error.errno in _FAILURES
+
+
+_FAILURES = (
+    *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    *(getattr(errno, name) for name in ("EREMOTEIO", "ESTALE") if hasattr(errno, name)),
+)
+
 _PATIENCE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds between attempts at a file that a virus scanner or an indexer may have open."""
 
@@ -300,11 +313,20 @@ _LONGEST_POINTER = 4096
 
 
 def read_pointer(path: Path) -> str | None:
-    """Return the ``target`` that `make_pointer` wrote; None if there is no pointer."""
+    """Return the ``target`` that `make_pointer` wrote; None if there is no pointer.
+
+    Raises:
+        OSError: The disk does not give it.
+    """
     try:
         return os.readlink(path)  # noqa: PTH115 - Path.readlink needs it too, to exist
-    except (OSError, AttributeError):  # a file, or a system without links
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except AttributeError:  # a system without links
         pass
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file
+            raise
     try:
         descriptor = read_descriptor(path)
     except OSError:
@@ -356,6 +378,38 @@ def path_of_url(path: str) -> Path:
 def is_too_long(path: str) -> bool:
     """Return whether Windows finds no such path unless long paths are turned on."""
     return WINDOWS and len(path) >= 248
+
+
+@functools.cache
+def process_space() -> str:
+    """Return eight hex digits for the machine, or container, where a process's number counts.
+
+    The same number is another process elsewhere, and elsewhere may see the same folder.
+    """
+    try:
+        inner = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - Path.readlink needs it too
+    except OSError:  # not Linux
+        inner = ""
+    host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    return hashlib.sha256(f"{host}\0{inner}".encode()).hexdigest()[:8]
+
+
+def process_mark() -> str:
+    """Return a text that no other has, of this process: its space, its number, and a random one."""
+    return f"{process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this `process_space` runs; True where that cannot be known."""
+    if WINDOWS:  # where a signal is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def available_cores() -> int:

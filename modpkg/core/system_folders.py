@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -88,7 +87,7 @@ class OpenFolder:
         if not stat.S_ISDIR(mode):
             os.unlink(name, dir_fd=self._descriptor)
             return
-        doomed = f"{temporary}{name[:40]}-{secrets.token_hex(8)}"
+        doomed = f"{temporary}{name[:40]}-{system.process_mark()}"
         os.rename(name, doomed, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         with contextlib.suppress(OSError):
             _empty(doomed, self._descriptor)
@@ -101,7 +100,7 @@ class OpenFolder:
         if is_link(path) or not path.is_dir():
             system.remove_file(path)
             return
-        doomed = self.path / f"{temporary}{name[:40]}-{secrets.token_hex(8)}"
+        doomed = self.path / f"{temporary}{name[:40]}-{system.process_mark()}"
         try:
             system.replace(path, doomed)
         except PermissionError:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, digest_bytes, digest_file
 from modpkg.core.errors import IntegrityError
 from modpkg.core.files import (
     check_no_links,
+    copy_file,
+    discard,
     disk_errors,
     make_folder,
     share_file,
@@ -17,6 +20,9 @@ from modpkg.core.files import (
     write_atomically,
 )
 from modpkg.core.regular_file import read_file
+
+if TYPE_CHECKING:
+    from modpkg.core.records import FileEntry
 
 
 class BlobTree:
@@ -72,7 +78,7 @@ class BlobTree:
                 )
             system.replace(staged, target)
         finally:
-            staged.unlink(missing_ok=True)
+            discard(staged)
 
     def add_shared(self, source: BlobTree, expected: Digest, what: str) -> None:
         """Add a blob of another tree of this user's, without a copy where possible.
@@ -92,16 +98,28 @@ class BlobTree:
             )
         target = self.path(expected)
         check_no_links(target.parent)
-        make_folder(target.parent)
+        with disk_errors(target.parent, target):
+            make_folder(target.parent)
         staged = temporary_sibling(target)
         try:
-            with disk_errors(target.parent):
+            with disk_errors(target.parent, target):
                 share_file(source.path(expected), staged)
                 system.sync_file(staged)
-            system.replace(staged, target)
+                system.replace(staged, target)
+                system.sync_folder(target.parent)
         finally:
-            staged.unlink(missing_ok=True)
-        system.sync_folder(target.parent)
+            discard(staged)
+
+
+def copy_verified(source: Path, target: Path, entry: FileEntry | None, what: str) -> None:
+    """Write the bytes of a file to a new one, and verify them if a record names the file.
+
+    Raises:
+        IntegrityError: They have another digest; ``what`` describes them.
+    """
+    copy_file(source, target)
+    if entry is not None and digest_file(target) != entry.digest:
+        raise IntegrityError("M508", what=what, path=source)
 
 
 def check_digest(data: bytes, expected: Digest, what: str, source: str) -> None:

@@ -177,6 +177,8 @@ class Environment:
                 raise msgspec.ValidationError(f"a model cannot be named {strange[0][:200]!r}")
             return generation
         except (OSError, msgspec.MsgspecError) as error:
+            if isinstance(error, OSError) and system.is_failure(error):
+                raise  # what the disk does not give is not damaged
             reason = str(error)
         remedy = REPAIR if number == self.current_number() else EARLIER
         raise EnvironmentDamaged("M506", path=self.folder(number), reason=reason, remedy=remedy)
@@ -298,7 +300,8 @@ class Environment:
 
     def tidy(self) -> None:
         """Remove the files that killed commands have left, if any."""
-        entries = os.scandir(self.root / "generations")
+        folders = (self.root, self.root / "generations")
+        entries = (entry for folder in folders for entry in os.scandir(folder))
         if any(entry.name.startswith(TEMPORARY) for entry in entries):
             with self.exclusive():
                 self.prune()

@@ -7,6 +7,7 @@ in a generation that nothing names yet, and one rename makes it the current one.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from modpkg.core import system
+from modpkg.core.bounds import LOCK_BYTES
+from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.filenames import LOCK_NAME
-from modpkg.core.files import link_or_copy, remove_tree, temporary_sibling, write_atomically
+from modpkg.core.files import discard, link_or_copy, temporary_sibling, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
@@ -37,6 +40,7 @@ from modpkg.environment.generations import (
 from modpkg.environment.models import lay_out_model
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
+from modpkg.environment.undo import undone_on_error
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import note_yanked
 from modpkg.resolve.lock import LockedResult, format_lock
@@ -163,16 +167,18 @@ def apply_install(
         checkpoint("staged")
         system.replace(staged, environment.folder(number))
     finally:
-        remove_tree(staged)
+        discard(staged)
     checkpoint("generation")
-    if not frozen:
-        write_atomically(plan.project.lock_path, lock_text.encode())
-    checkpoint("locked")
-    plan.project.write(plan.manifest_text)
-    checkpoint("manifest")
-    environment.switch(number)
+    with undone_on_error(plan.project):
+        if not frozen:
+            write_atomically(plan.project.lock_path, lock_text.encode())
+        checkpoint("locked")
+        plan.project.write(plan.manifest_text)
+        checkpoint("manifest")
+        environment.switch(number)
     checkpoint("switched")
-    environment.prune()
+    with contextlib.suppress(OSError):  # what is left takes space, and the next install removes it
+        environment.prune()
     return generation
 
 
@@ -391,10 +397,24 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
                 reason="a pack or a model's record is incomplete",
                 remedy=EARLIER,
             )
-        write_atomically(project.lock_path, read_file(folder / LOCK_NAME, follow=False))
+        lock = _kept(folder / LOCK_NAME, generation.lock)
+        text = _kept(folder / project.manifest_path.name, generation.manifest)
         untouched = current is not None and current.manifest == text_digest(project.text())
-        if untouched:
-            text = read_file(folder / project.manifest_path.name, follow=False)
-            write_atomically(project.manifest_path, text)
-        environment.switch(number)
+        with undone_on_error(project):
+            write_atomically(project.lock_path, lock)
+            if untouched:
+                write_atomically(project.manifest_path, text)
+            environment.switch(number)
     return generation, untouched
+
+
+def _kept(path: Path, digest: str) -> bytes:
+    """Return the bytes of a generation's copy of a text.
+
+    Raises:
+        EnvironmentDamaged: They are not those that it was installed with.
+    """
+    data = read_file(path, LOCK_BYTES, follow=False)
+    if digest_bytes(data) != digest:
+        raise EnvironmentDamaged("M506", path=path, reason="it was changed", remedy=EARLIER)
+    return data

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from modpkg.core import system
-from modpkg.core.digests import file_chunks
+from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.files import remove_tree, temporary_sibling
@@ -119,7 +119,8 @@ class CorruptFile:
             if (place := places.get(item.digest)) is not None:
                 source = self._store.packs.path(place.pack)
                 _overwrite(self._path, item.offset, source, place.offset, item.length)
-                repaired.append(item)
+                if digest_file(self._path, item.offset, item.length) == item.digest:
+                    repaired.append(item)
         size = self._path.stat().st_size
         self._store.index.add_pack(self._path.name, size, [item.digest for item in repaired])
         for name in {place.pack for place in places.values()}:

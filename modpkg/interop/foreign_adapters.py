@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
+from modpkg.core.files import copy_file
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.lora_files import FindBase, convert_lora_file
@@ -138,7 +138,7 @@ def _is_mlx(source: Path) -> bool:
 
 def _copy_readme(source: Path, out: Path) -> None:
     if (source / "README.md").is_file():
-        shutil.copyfile(source / "README.md", out / "README.md")
+        copy_file(source / "README.md", out / "README.md")
 
 
 def _elsewhere(source: Path) -> str | None:

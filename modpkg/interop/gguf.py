@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
-from modpkg.core.files import TEMPORARY, link_or_copy
+from modpkg.core.files import discard, link_or_copy, temporary_sibling
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_parts import join_parts, read_parts
@@ -170,14 +169,18 @@ def _alone(parts: list[GgufHeader], beside: Path) -> Iterator[GgufHeader]:
 
     transformers reads other files that lie beside a GGUF file, such as an adapter's config.
     """
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as folder:
-        target = Path(folder) / "model.gguf"
+    folder = temporary_sibling(beside / "gguf")
+    folder.mkdir()
+    try:
+        target = folder / "model.gguf"
         if len(parts) > 1:
             yield join_parts(parts, target)
             return
         if not system.symbolic_link(target, parts[0].path):
             link_or_copy(parts[0].path, target)
         yield replace(parts[0], file=target)
+    finally:
+        discard(folder)
 
 
 def _config(transformers: Any, header: GgufHeader) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from modpkg.adapters.quantised import UNREAD
 from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
+from modpkg.core.files import copy_file
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
@@ -361,7 +361,7 @@ def write_hf(
             check_path(relative)
             check_data(path, relative)
             (staged / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, staged / relative)
+            copy_file(path, staged / relative)
             system.set_mode(staged / relative, 0o644)
     write_weights(own, packs, staged, max_shard_bytes=max_shard_bytes, store=store)
     for part, tensors in after.items():

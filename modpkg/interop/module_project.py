@@ -11,7 +11,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.files import disk_errors, remove_tree, temporary_sibling
+from modpkg.core.files import discard, disk_errors, sync_tree, temporary_sibling
 from modpkg.core.regular_file import read_text
 from modpkg.manifest.read import parse_manifest
 from modpkg.release.local_paths import remove_local_paths
@@ -46,18 +46,20 @@ def new_project(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConversionError("M803", path=out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(out)
-    staged.mkdir()
     try:
-        with disk_errors(out.parent):
+        with disk_errors(out.parent, out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            staged.mkdir()
             yield staged
             remove_local_paths(staged)
-        if out.exists():
-            out.rmdir()
-        system.replace(staged, out)
+            sync_tree(staged)
+            if out.exists():
+                out.rmdir()
+            system.replace(staged, out)
+            system.sync_folder(out.parent)
     finally:
-        remove_tree(staged)
+        discard(staged)
 
 
 def files_of(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -31,6 +30,7 @@ from modpkg.core.names import (
     specifier_text,
 )
 from modpkg.core.packs import read_pack_header
+from modpkg.core.tree import copy_verified
 from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.releases import fetch_module
@@ -348,7 +348,8 @@ def export_peft(
                 continue
             target = staged / check_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(blob, target)
+            what = f"{path} of {module.name}"
+            copy_verified(blob, target, module.record.files.get(path), what)
             system.set_mode(target, 0o644)
         if scale != 1.0 or renamed:
             write_atomically(staged / ADAPTER_CONFIG, json_text(config))

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from modpkg.core.digests import file_chunks
 from modpkg.core.files import denied, share_file, write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import pack_chunks, pack_order, read_pack_header
 from modpkg.core.tensors import types_of
-from modpkg.store.renamed import pack_named
+from modpkg.store.renamed import pack_named, verified_chunks
 from modpkg.store.store import Store
 
 MAX_SHARD = 5_000_000_000
@@ -35,7 +34,7 @@ def write_weights(
 ) -> None:
     """Write ``<stem>.safetensors`` into ``out``, or several shards with an index.
 
-    Weights are copied byte for byte, and divided above ``max_shard_bytes``.
+    Weights are copied byte for byte, verified on the way, and divided above ``max_shard_bytes``.
 
     With a ``store`` they are not copied where possible, and the files are read-only. A pack whose
     tensors are all the model's, under their names, becomes a file of the folder: reflinked or
@@ -54,7 +53,7 @@ def write_weights(
 
     Raises:
         InstallError, OSError, PackError: A pack cannot be read, or the disk is full.
-        IntegrityError: A tensor that is copied into the store has changed.
+        IntegrityError: A tensor that is copied has changed since it was verified.
     """
     whole: dict[str, list[str]] = {} if store is None else _whole_packs(tensors, packs)
     linked = {name for names in whole.values() for name in names}
@@ -139,7 +138,5 @@ def _shards(tensors: Mapping[str, TensorRef], limit: int) -> list[list[str]]:
 
 
 def _data(tensors: Mapping[str, TensorRef], packs: Path) -> dict[str, Iterator[bytes]]:
-    """Return the bytes of tensors, in chunks."""
-    return {
-        name: file_chunks(packs / ref.file, ref.offset, ref.length) for name, ref in tensors.items()
-    }
+    """Return the bytes of tensors, in chunks; each is verified when its last was taken."""
+    return {name: verified_chunks(name, ref, packs) for name, ref in tensors.items()}

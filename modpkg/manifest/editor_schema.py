@@ -10,6 +10,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from modpkg.core.errors import InstallError
 from modpkg.core.filenames import ENVIRONMENT, MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import open_file, read_file
@@ -25,7 +26,7 @@ def refresh_schema(folder: Path) -> None:
 
     A folder that cannot be written to is left as it is.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InstallError):
         with open_file(folder / MANIFEST) as file:
             names_it = file.readline() == SCHEMA_LINE.encode()
         if names_it:
@@ -33,11 +34,15 @@ def refresh_schema(folder: Path) -> None:
 
 
 def add_schema(folder: Path) -> None:
-    """Write the line above a new manifest, and the schema that it names."""
+    """Write the line above a new manifest, and the schema that it names.
+
+    The manifest is whole without it, and left as it is where it cannot be written again.
+    """
     path = folder / MANIFEST
-    text = read_file(path)
-    if not text.startswith(SCHEMA_LINE.encode()):
-        write_atomically(path, SCHEMA_LINE.encode() + text)
+    with contextlib.suppress(OSError, InstallError):
+        text = read_file(path)
+        if not text.startswith(SCHEMA_LINE.encode()):
+            write_atomically(path, SCHEMA_LINE.encode() + text)
     refresh_schema(folder)
 
 

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from modpkg.core import system
 from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.toml.text import BOM, read_head
 
@@ -28,7 +29,9 @@ def _is_there(path: Path) -> bool:
     """Return whether there is a manifest, or what reading it refuses, such as a link or a pipe."""
     try:
         return not stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
+    except OSError as error:
+        if system.is_failure(error):  # it may be there: another project is not taken for it
+            raise
         return False
 
 
@@ -43,6 +46,8 @@ def _has_table(path: Path) -> bool:
     except (ValueError, RecursionError):
         # It is broken and may be ours: reading it reports the error, skipping it would not.
         return any(line.lstrip().startswith(b"[tool.modpkg") for line in content.splitlines())
-    except OSError:
+    except OSError as error:
+        if system.is_failure(error):
+            raise
         return False
     return isinstance(tool, dict) and "modpkg" in tool

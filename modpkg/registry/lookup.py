@@ -17,8 +17,8 @@ import msgspec
 
 from modpkg.core import system
 from modpkg.core.digests import blob_path, parse_digest
-from modpkg.core.disposable_index import DisposableIndex, UnusableIndex
-from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.core.disposable_index import DisposableIndex, UnusableIndex, failures
+from modpkg.core.errors import ModpkgError
 from modpkg.core.files import make_folder, shared_mode
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry, canonical_json
 from modpkg.core.tensors import TensorIdentity, identity_of
@@ -82,7 +82,12 @@ class TensorLookup:
     def _verified(self, identity: TensorIdentity) -> Iterator[TensorEntry]:
         """Yield the places of a tensor that a release record and a pack confirm."""
         with self._guard:
-            rows = self._index.use(lambda: list(self._rows(identity)), self._rebuild)
+            try:
+                rows = self._index.use(lambda: list(self._rows(identity)), self._rebuild)
+            except failures():
+                self._connection.close()
+                self._connection = self._open_in_memory()
+                rows = list(self._rows(identity))
         for entry, size in rows:
             with contextlib.suppress(FileNotFoundError):
                 pack = self._folder / blob_path(parse_digest(entry.pack))
@@ -136,11 +141,15 @@ class TensorLookup:
         self._entries.clear()
         for again in (rebuild, True):
             with (
-                contextlib.suppress(OSError, InstallError, sqlite3.Error, UnusableIndex),
+                contextlib.suppress(*failures()),
                 folder_lock(self._folder, ".lookup"),
             ):
                 return self._open_file(again)
-        return self._updated(DisposableIndex(None, _TABLES, VERSION).connect())
+        return self._open_in_memory()
+
+    def _open_in_memory(self) -> sqlite3.Connection:
+        self._entries.clear()
+        return self._updated(self._index.without_file().connect())
 
     def _open_file(self, rebuild: bool) -> sqlite3.Connection:
         """Return the lookup in its file; the folder's lock prevents other writers."""

@@ -7,12 +7,14 @@ with: of a file that is damaged, or was written by another process meanwhile, no
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import InstallError
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
 from modpkg.registry.source import Source
@@ -54,8 +56,9 @@ def revalidated(source: Source, path: str, cached: Path, most: int) -> bytes:
 
 def write_changed(path: Path, data: bytes, before: bytes | None = None) -> None:
     """Write a file if it does not have this content; ``before``: what it has, if that is known."""
-    if (_read(path) if before is None else before) != data:
-        write_atomically(path, data)
+    with contextlib.suppress(OSError, InstallError):  # a cache that cannot be written is none
+        if (_read(path) if before is None else before) != data:
+            write_atomically(path, data)
 
 
 def _read(path: Path) -> bytes | None:

@@ -115,8 +115,10 @@ class FolderSource:
     def names(self, folder: str) -> list[str] | None:
         try:
             return sorted(entry.name for entry in os.scandir(self.root / folder))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise _unreadable(self.url, error, folder) from None
 
 
 def _unreadable(url: str, error: OSError, path: str) -> ModpkgError:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from modpkg.core.digests import Digest, parse_digest
-from modpkg.core.errors import ModpkgError, PublishError
+from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
 from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.files import check_links_of_owner, make_folder, write_atomically
 from modpkg.core.names import parse_version
@@ -113,7 +113,8 @@ class RegistryWriter:
                 line, size=added, published=_timestamp(now), yanked=None
             )
             self._write_index(line.name, [*others, published])
-        TensorLookup(self.folder).close()  # opening it updates it
+        with contextlib.suppress(OSError, ModpkgError):  # the release is published already
+            TensorLookup(self.folder).close()  # opening it updates it
         return published
 
     def preview(self, built: Registry, line: IndexLine) -> IndexLine:
@@ -249,9 +250,13 @@ class RegistryWriter:
         lines = {**known}
         for name in names:
             lines.pop(name, None)
-            with contextlib.suppress(ModpkgError):  # damaged: fetching it tells that
+            try:
                 if (line := shown_release(reader.index(name))) is not None:
                     lines[name] = module_line(line, reader.record(line))
+            except RegistryUnreachable:
+                raise  # the disk failed: what it has is not left out
+            except ModpkgError:
+                continue  # damaged: fetching it tells that
         if known != lines or not path.exists():
             with contextlib.suppress(PermissionError):  # a release is not refused for this
                 write_atomically(path, format_module_lines(lines))

@@ -8,11 +8,16 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, Struct
 
-from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
-from modpkg.core.files import check_no_links, remove_tree, temporary_sibling, write_atomically
+from modpkg.core.files import (
+    check_no_links,
+    discard,
+    replace_tree,
+    temporary_sibling,
+    write_atomically,
+)
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import parse_version, requirement_text
@@ -162,10 +167,9 @@ def build(
         write_atomically(staged / "index" / f"{module.name}.jsonl", canonical_json(line) + b"\n")
         write_stamps(staged, line.release, record, stamps)
         accept(staged, record)
-        remove_tree(out)
-        system.replace(staged, out)
+        replace_tree(staged, out)
     finally:
-        remove_tree(staged)
+        discard(staged)
     return Built(line=line, record=record, tally=packed.tally, untied=tuple(sorted(ties)))
 
 

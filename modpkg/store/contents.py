@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import Digest
+from modpkg.core.files import TEMPORARY, leftovers
 from modpkg.store.store import Store
 
 COMPOSED = "composed"
@@ -47,26 +48,49 @@ class StoreContents(Struct, frozen=True, kw_only=True):
     """Cached test results; nothing needs them."""
     indexes: dict[Path, StoreItem] = {}
     """Files of remote registries that are kept for ``--offline``: index files and names."""
+    left: dict[Path, StoreItem] = {}
+    """Temporary files and folders of commands that were killed."""
 
     @property
     def size(self) -> int:
         """Total size in bytes."""
-        kinds = (self.packs, self.blobs, self.composed, self.partial, self.tested, self.indexes)
+        named = (self.packs, self.blobs, self.composed, self.tested)
+        kinds = (*named, self.partial, self.indexes, self.left)
         return sum(item.size for kind in kinds for item in kind.values())
 
 
 def scan_store(store: Store) -> StoreContents:
     """Return what is in the store's folders; no file is read."""
     root = store.root
+    left = {path: _item(path) for path in _left_over(root)}
     return StoreContents(
         releases={digest: item.used for digest, item in _named(root / "checked").items()},
         packs={name: _item(store.packs.path(name)) for name in store.packs.sizes()},
         blobs=_by_digest(root / "blobs" / "sha256"),
         composed=_by_digest(root / COMPOSED),
         tested=_by_digest(root / TESTED),
-        indexes={path: _item(path) for path in _files_below(root / INDEXES)},
-        partial={Path(entry.path): _item(Path(entry.path)) for entry in _entries(root / PARTIAL)},
+        indexes={path: _item(path) for path in _files_below(root / INDEXES) if path not in left},
+        partial={
+            path: _item(path)
+            for path in (Path(entry.path) for entry in _entries(root / PARTIAL))
+            if path not in left
+        },
+        left=left,
     )
+
+
+def _left_over(root: Path) -> list[Path]:
+    """Return what killed commands have left anywhere in the store."""
+    found, folders = [], [root]
+    while folders:
+        folder = folders.pop()
+        found += leftovers(folder)
+        folders += [
+            Path(entry.path)
+            for entry in _entries(folder)
+            if not entry.name.startswith(TEMPORARY) and entry.is_dir(follow_symlinks=False)
+        ]
+    return sorted(found)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -101,8 +125,14 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _item(path: Path) -> StoreItem:
-    """Return the size, and newest modification time, of a file or of all files in a folder."""
-    stats = [file.stat() for file in path.iterdir()] if path.is_dir() else [path.stat()]
+    """Return the size, and newest modification time, of a file or of all files in a folder.
+
+    What killed commands have left in the folder is counted by itself.
+    """
+    if path.is_dir():
+        stats = [file.stat() for file in path.iterdir() if not file.name.startswith(TEMPORARY)]
+    else:
+        stats = [path.stat()]
     return StoreItem(
         sum(stat.st_size for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
     )

@@ -11,7 +11,7 @@ from msgspec import Struct
 from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes, parse_digest
 from modpkg.core.errors import ModpkgError
-from modpkg.core.files import TEMPORARY, remove_tree
+from modpkg.core.files import TEMPORARY, discard, remove_tree
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.system_folders import open_folder
 from modpkg.store.contents import COMPOSED, TESTED, StoreContents, scan_store
@@ -40,6 +40,8 @@ class Garbage(Struct, frozen=True, kw_only=True):
     tested: tuple[Digest, ...] = ()
     indexes: tuple[Path, ...] = ()
     """Files of remote registries: read again when they are needed."""
+    left_over: tuple[Path, ...] = ()
+    """What killed commands have left."""
 
 
 def find_garbage(
@@ -74,12 +76,14 @@ def find_garbage(
             counts.add(digest, record, 1)
     removed: set[Digest] = set()
     partial = [path for path, item in contents.partial.items() if now - item.used > STALE]
+    left = tuple(contents.left)
     unreferenced = [
         digest
         for digest, item in contents.blobs.items()
         if not counts.blobs[digest] and now - item.used > age
     ]
     freed = sum(contents.partial[path].size for path in partial)
+    freed += sum(item.size for item in contents.left.values())
     freed += sum(contents.blobs[digest].size for digest in unreferenced)
     freed += counts.unreferenced_packs()
     for digest in sorted(last_use, key=lambda digest: (last_use[digest], digest)):
@@ -103,6 +107,7 @@ def find_garbage(
         blobs=tuple(sorted({*unreferenced, *dropped})),
         composed=tuple(sorted(removed & contents.composed.keys())),
         partial=tuple(partial),
+        left_over=left,
         freed=freed,
         left=contents.size - freed,
         tested=tuple(sorted(removed & contents.tested.keys())),
@@ -179,7 +184,7 @@ def collect_garbage(
     checkpoint: Callable[[str], None] = lambda point: None,
 ) -> Garbage:
     """Remove garbage and return it; see `find_garbage`. Waits for other users of the store."""
-    with store.lock(exclusive=True):
+    with store.lock(exclusive=not dry_run):
         contents = scan_store(store)
         roots = gc_roots(store, warn)
         records = _records(store, {*contents.releases, *roots.releases})
@@ -243,6 +248,8 @@ def remove_garbage(
         system.remove_file(store.blobs.path(digest))
     for path in garbage.indexes:
         system.remove_file(path)
+    for path in garbage.left_over:
+        discard(path)
     for path in garbage.partial:
         if path.is_dir():
             remove_tree(path)

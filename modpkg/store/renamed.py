@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import IntegrityError
-from modpkg.core.files import temporary_sibling, write_atomically
+from modpkg.core.files import discard, temporary_sibling, write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import pack_order
 from modpkg.core.tensors import types_of
@@ -39,20 +38,23 @@ def pack_named(store: Store, tensors: Mapping[str, TensorRef], packs: Path) -> P
     def chunks() -> Iterator[bytes]:
         yield layout.header
         for name in pack_order(types_of(tensors)):
-            yield from _verified(name, tensors[name], packs)
+            yield from verified_chunks(name, tensors[name], packs)
 
     with store.lock():
         try:
             write_atomically(staged, chunks())
             store.add_pack(staged, layout)
         finally:
-            with contextlib.suppress(OSError):
-                staged.unlink(missing_ok=True)
+            discard(staged)
     return path
 
 
-def _verified(name: str, ref: TensorRef, packs: Path) -> Iterator[bytes]:
-    """Yield a tensor's bytes, and check its digest at the end."""
+def verified_chunks(name: str, ref: TensorRef, packs: Path) -> Iterator[bytes]:
+    """Yield a tensor's bytes, and check its digest at the end.
+
+    Raises:
+        IntegrityError: It has changed since it was verified.
+    """
     path, state = packs / ref.file, hashlib.sha256()
     for chunk in file_chunks(path, ref.offset, ref.length):
         state.update(chunk)

@@ -1,21 +1,22 @@
 """The tensor index: in which packs of the store a tensor is.
 
 It is only a hint: the offset is read from the pack's header, whose digest is the pack's
-name. It is synchronized with the packs when it is first used.
+name. It is synchronized with the packs when it is first used, and kept in memory where its file
+cannot be used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from modpkg.core.disposable_index import DisposableIndex, UnusableIndex
+from modpkg.core.disposable_index import DisposableIndex, UnusableIndex, failures
 from modpkg.core.errors import PackError
 from modpkg.core.file_lock import file_lock
-from modpkg.core.files import disk_errors
 from modpkg.store.packs import PackFolder
 
 if TYPE_CHECKING:  # slow to import, and not needed when there is nothing to do
@@ -40,8 +41,13 @@ class TensorIndex:
     def __init__(self, path: Path, packs: PackFolder) -> None:
         self._path = path
         self._packs = packs
-        self._index = DisposableIndex(path, _TABLES, VERSION, wal=True)
+        self._index = DisposableIndex(path, _TABLES, VERSION)
         self._synchronized = False
+        self._memory: sqlite3.Connection | None = None
+        """The index in memory, once the file could not be used."""
+        self._turn = threading.RLock()
+        self._damaged: set[tuple[str, str]] = set()
+        """Tensors that were removed, with their packs: a rebuilt index would have them again."""
 
     def packs_with(self, digests: Collection[str]) -> dict[str, list[str]]:
         """Return the names of the packs that each tensor is in, sorted; none for missing ones."""
@@ -55,7 +61,10 @@ class TensorIndex:
                 sql = f"SELECT digest, pack FROM tensors WHERE digest IN ({marks})"  # noqa: S608
                 for digest, pack in connection.execute(sql, part):
                     packs.setdefault(f"sha256:{_hex(digest)}", []).append(_hex(pack))
-            return {digest: sorted(names) for digest, names in packs.items()}
+            for digest, name in self._damaged:
+                if name in packs.get(digest, ()):
+                    packs[digest].remove(name)
+            return {digest: sorted(names) for digest, names in packs.items() if names}
 
         return self._use(query) if keys and self._packs.root.is_dir() else {}
 
@@ -73,14 +82,16 @@ class TensorIndex:
 
         return self._use(query)
 
-    def remove_tensors(self, name: str, digests: Iterable[str]) -> None:
+    def remove_tensors(self, name: str, digests: Collection[str]) -> None:
         """Remove damaged tensors of a pack, so that they are not found again."""
         rows = [(_raw(digest), bytes.fromhex(name)) for digest in digests]
+        self._damaged |= {(digest, name) for digest in digests}
         query = "DELETE FROM tensors WHERE digest = ? AND pack = ?"
         self._use(lambda connection: connection.executemany(query, rows))
 
-    def add_pack(self, name: str, size: int, digests: Iterable[str]) -> None:
+    def add_pack(self, name: str, size: int, digests: Collection[str]) -> None:
         """Add a pack that has just come into the store."""
+        self._damaged -= {(digest, name) for digest in digests}
         rows = list(map(_raw, digests))
         self._use(lambda connection: _insert(connection, name, size, rows))
 
@@ -97,23 +108,32 @@ class TensorIndex:
                 self._synchronize(connection)
 
     @property
-    def _in_memory(self) -> bool:
-        """Whether the index cannot be written, and is made anew at each use from the headers."""
-        folder = self._path.parent
-        return folder.is_dir() and not os.access(folder, os.W_OK)
-
-    @property
     def _lock(self) -> Path:
         return self._path.with_suffix(".lock")
 
     def _use(self, act: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what ``act`` returns; the index is synchronized at its first use."""
-        with disk_errors(self._path.parent):
-            return self._index.use(lambda: self._once(act), self.rebuild)
+        """Return what ``act`` returns; the index is synchronized at its first use.
+
+        Where the file cannot be used, the index is made from the packs' headers, in memory.
+        """
+        folder = self._path.parent
+        unwritable = folder.is_dir() and not os.access(folder, os.W_OK)
+        if self._memory is None and not unwritable:
+            try:
+                return self._index.use(lambda: self._once(act), self.rebuild)
+            except failures():
+                pass
+        with self._turn:
+            if self._memory is None:
+                self._memory = self._index.without_file().connect()
+            self._synchronize(self._memory)
+            result = act(self._memory)
+            self._memory.commit()
+            return result
 
     def _once(self, act: Callable[[sqlite3.Connection], T]) -> T:
         with file_lock(self._lock), self._open() as connection:
-            if not self._synchronized or self._in_memory:
+            if not self._synchronized:
                 self._synchronize(connection)
                 self._synchronized = True
             result = act(connection)
@@ -123,10 +143,7 @@ class TensorIndex:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        index = self._index
-        if self._in_memory:
-            index = DisposableIndex(None, _TABLES, VERSION)
-        with contextlib.closing(index.connect()) as connection:
+        with contextlib.closing(self._index.connect()) as connection:
             yield connection
 
     def _synchronize(self, connection: sqlite3.Connection) -> None:
@@ -142,8 +159,11 @@ class TensorIndex:
             try:
                 tensors: Mapping[str, object] = self._packs.read(name)
             except PackError:
-                if not self._in_memory:  # cut or overwritten: its tensors are fetched again
+                # Cut or overwritten: its tensors are fetched again.
+                with contextlib.suppress(OSError):
                     self._packs.remove(name)
+                continue
+            except OSError:  # what cannot be read now may be read later
                 continue
             _insert(connection, name, size, [_raw(digest) for digest in tensors])
         connection.commit()

@@ -1,15 +1,32 @@
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core.digests import digest_bytes, parse_digest
+from modpkg.core import files, system
+from modpkg.core.digests import digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import InvalidValue
-from modpkg.core.files import human_bytes, link_or_copy, safe_path, write_atomically
+from modpkg.core.files import (
+    disk_errors,
+    human_bytes,
+    leftovers,
+    link_or_copy,
+    os_errors_told,
+    refusal_of,
+    replace_tree,
+    safe_path,
+    temporary_sibling,
+    write_atomically,
+)
+from modpkg.core.regular_file import CutShort, read_file, read_head
 from modpkg.core.tree import BlobTree
 from tests.raising import raises
 
@@ -113,3 +130,127 @@ def test_links_are_made_where_they_can_be(tmp_path: Path) -> None:
 def test_sizes_are_shown_in_decimal_units() -> None:
     shown = [human_bytes(n) for n in (0, 999, 1000, 999_949, 999_950, 10**9, 5 * 10**13)]
     assert shown == ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "50.0 TB"]
+
+
+# A disk that fails --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def ended() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(place: Path, ended: int) -> None:
+    space, target = system.process_space(), place / "file"
+    gone = place / f".tmp-file-{space}-{ended}-01234567"
+    folder = place / f".tmp-models-{space}-{ended}-01234567"
+    (folder / "inside").mkdir(parents=True)
+    alive = place / f".tmp-file-{space}-{os.getppid()}-01234567"
+    elsewhere = place / f".tmp-file-00000000-{ended}-01234567"
+    foreign = place / ".tmp-of-another-program"
+    for path in (gone, alive, elsewhere, foreign):
+        path.write_bytes(b"half")
+    assert sorted(leftovers(place)) == [gone, folder]
+    write_atomically(target, b"whole")
+    assert sorted(place.iterdir()) == sorted([target, alive, elsewhere, foreign])
+    week = time.time() - files.LEFT_ALONE - 1
+    os.utime(elsewhere, (week, week))
+    assert leftovers(place) == [elsewhere]
+
+
+def test_links_that_look_left_over_are_not_followed(tmp_path: Path, ended: int) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_bytes(b"data")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / f".tmp-x-{system.process_space()}-{ended}-01234567").symlink_to(precious)
+    write_atomically(place / "file", b"")
+    assert [path.name for path in place.iterdir()] == ["file"]
+    assert (precious / "file").exists()
+
+
+def failing(error: int) -> object:
+    def fail(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+def test_an_error_that_names_no_file_is_told_with_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = place / "file"
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with raises("M510", match="check that its disk is sound") as caught, os_errors_told():
+        write_atomically(target, b"data")
+    assert caught.value.values["path"] == str(target)
+    assert list(place.iterdir()) == []
+    monkeypatch.setattr(os, "fsync", failing(errno.EDQUOT))
+    with raises("M517"):
+        write_atomically(target, b"data")
+    with raises("M502"), disk_errors(place):
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_the_file_in_hand_is_named(tmp_path: Path) -> None:
+    def reads(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    temporary = temporary_sibling(tmp_path / "weights")
+    for path in (tmp_path / "weights", temporary, temporary / "inside"):
+        try:
+            reads(path)
+        except OSError as error:
+            told = refusal_of(error)
+        wanted = tmp_path / "weights"
+        assert told.values["path"] == str(wanted / "inside" if path.name == "inside" else wanted)
+
+
+def test_half_of_a_file_is_not_taken_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    assert (read_file(path), read_head(path, 4)) == (b"0123456789", b"0123")
+    read, pieces = os.read, iter((4, 0, 4, 0))
+    monkeypatch.setattr(os, "read", lambda file, count: read(file, next(pieces)))
+    with pytest.raises(CutShort):
+        read_file(path)
+    with pytest.raises(CutShort):
+        read_head(path, 8)
+    monkeypatch.undo()
+    assert digest_file(path, 8, 4) == digest_bytes(b"89")  # it is as short as it says
+
+
+def test_a_tree_is_replaced_or_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = place / "dist", place / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    replace, calls = system.replace, iter((True, False, True))
+
+    def once(source: Path, target: Path) -> None:
+        if not next(calls):
+            raise OSError(errno.EIO, "no")
+        replace(source, target)
+
+    monkeypatch.setattr(system, "replace", once)
+    with pytest.raises(OSError, match="no"):
+        replace_tree(new, old)
+    assert [path.name for path in old.iterdir()] == ["dist"]
+    monkeypatch.undo()
+    replace_tree(new, old)
+    assert [path.name for path in place.iterdir()] == ["dist"]
+    assert [path.name for path in old.iterdir()] == ["new"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.files import write_atomically
 from modpkg.core.records import (
@@ -563,3 +566,28 @@ def test_index_files_of_remote_registries_are_counted_and_freed(tmp_path: Path) 
     )
     collect_garbage(store, now=NOW, max_size=0, warn=print)
     assert not new.exists()
+
+
+def test_what_killed_commands_left_is_counted_and_collected(tmp_path: Path) -> None:
+    store = filled(tmp_path / "store", used=NOW)
+    before = scan_store(store)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    mark = f"{system.process_space()}-{process.pid}-01234567"
+    composed = next(store.root.glob("composed/*/*"))
+    places = (store.root, store.root / "packs", store.root / "partial", composed)
+    left = [place / f".tmp-x-{mark}" for place in places]
+    for path in left[:-1]:
+        path.write_bytes(b"12345")
+    left[-1].mkdir()
+    (left[-1] / "file").write_bytes(b"12345")
+    contents = scan_store(store)
+    assert sorted(contents.left) == sorted(left)
+    assert contents.size == before.size + 20
+    assert contents.composed == before.composed
+    collect_garbage(store, now=NOW, warn=unwarned, dry_run=True)
+    assert all(path.exists() for path in left)
+    garbage = collect_garbage(store, now=NOW, warn=unwarned)
+    assert garbage.freed >= 20
+    assert not any(path.exists() for path in left)
+    assert scan_store(store).left == {}

@@ -284,3 +284,75 @@ def test_who_is_alone_waits_for_all_others(tmp_path: Path) -> None:
         order.append("together")
     thread.join()
     assert order == ["together", "alone"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlite3.OperationalError("database or disk is full"),
+        sqlite3.OperationalError("disk I/O error"),
+        sqlite3.OperationalError("database is locked"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=str,
+)
+def test_an_index_that_cannot_be_used_is_no_reason_to_fail(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is made in memory, from the packs' headers, and kept there."""
+    name = add(store, b"one", index=False)
+    connect = sqlite3.connect
+
+    def failing(path: object, **options: object) -> sqlite3.Connection:
+        if path != ":memory:":
+            raise error
+        return connect(":memory:", **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", failing)
+    assert found(store, b"one", b"two") == [True, False]
+    other = add(store, b"two")
+    assert store.index.packs().keys() == {name, other}
+    assert store.index.tensors_in(other) == {digest(b"two")}
+    store.index.remove_packs([other])
+    store.packs.remove(other)
+    assert store.index.packs().keys() == {name}
+    monkeypatch.undo()
+    assert found(store, b"one", b"two") == [True, False]
+
+
+def test_a_pack_that_cannot_be_read_now_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails is no damage: what may be the only copy is not removed."""
+    name = add(store, b"one", index=False)
+    monkeypatch.setattr("modpkg.store.packs.read_header", lambda path: _raise(OSError(5, "no")))
+    assert found(store, b"one") == [False]
+    monkeypatch.undo()
+    assert store.packs.path(name).exists()
+    assert found(store, b"one") == [True]
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_damaged_tensor_is_not_found_again_without_the_index(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repairing would take the damaged bytes for the good ones."""
+    name = add(store, b"one", b"two")
+    store.index.remove_tensors(name, [digest(b"one")])
+    monkeypatch.setattr(sqlite3, "connect", _only_memory)
+    wanted = {digest(b"one"): 1, digest(b"two"): 1}
+    assert store.find(wanted).keys() == {digest(b"two")}
+    store.index.add_pack(name, 0, [digest(b"one")])
+    assert store.find(wanted).keys() == wanted.keys()
+
+
+_connect = sqlite3.connect
+
+
+def _only_memory(path: object, **options: object) -> sqlite3.Connection:
+    if path != ":memory:":
+        raise sqlite3.OperationalError("database or disk is full")
+    return _connect(":memory:", **options)  # type: ignore[call-overload, no-any-return]

@@ -11,10 +11,11 @@ from msgspec import Struct
 from modpkg.community.modules.reference import find_line
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import ADAPTER_CONFIG, MANIFEST, REPORT
-from modpkg.core.files import copy_file, make_folder, write_atomically
+from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.core.records import ACTING_KINDS
+from modpkg.core.tree import copy_verified
 from modpkg.environment.models import manifest_of
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
@@ -79,7 +80,8 @@ def write_fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
         for path, blob in files.items():
             check_data(blob, path)
             make_folder((staged / path).parent)
-            copy_file(blob, staged / path)
+            what = f"{path} of {module.name}"
+            copy_verified(blob, staged / path, module.record.files.get(path), what)
         if module.tensors:
             stem = "adapter_model" if ADAPTER_CONFIG in files else "model"
             write_weights(module.tensors, Path(), staged, stem=stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from packaging.version import Version
 from modpkg.community.modules.view import ModuleView
 from modpkg.core import system
 from modpkg.core.filenames import MANIFEST, REPORT
-from modpkg.core.files import safe_path
+from modpkg.core.files import copy_file, safe_path
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.interop.module_project import new_project
@@ -89,7 +88,7 @@ def write_candidate(
                 continue
             target = staged / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            copy_file(file, target)
             system.set_mode(target, 0o644)
         write_weights(tensors, Path(), staged)
         parse_manifest(text, staged / MANIFEST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from modpkg.compose.torch_threads import parallel_map
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import PatchError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, PATCH, PATCHED_FILES
-from modpkg.core.files import safe_path, write_atomically
+from modpkg.core.files import copy_file, safe_path, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import pack_chunks
@@ -258,7 +257,7 @@ def write_patch(
         for path, file in patch.files.items():
             target = staged / PATCHED_FILES / safe_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            copy_file(file, target)
 
 
 def _chunks(parts: Inputs, role: str) -> Iterator[bytes]:
