@@ -14,7 +14,7 @@ from msgspec import Struct
 from modpkg.core.digests import Digest, blob_path, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RecordError
 from modpkg.core.filenames import REGISTRY_MODULES
-from modpkg.core.files import TEMPORARY
+from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.names import module_name, parse_requirement
 from modpkg.core.records import RESTORE, IndexLine, canonical_json
 from modpkg.core.tree import BlobTree

@@ -254,8 +254,7 @@ class Trial:
             raise Violation(f"not what it should be: {state}\nbut {self.after}")
         if any(self.world.root.rglob(".tmp-*")):
             self.world.done("store", "gc")
-            if self.scenario.folder != "app" or self.scenario.command[0] == "init":
-                self.world.tidy()
+            self.world.tidy()
         if left := [str(path) for path in self.world.root.rglob(".tmp-*")]:
             raise Violation(f"left: {left}")
 

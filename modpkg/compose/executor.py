@@ -26,10 +26,11 @@ from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.core import system
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
-from modpkg.core.files import discard, disk_errors, temporary_sibling, write_atomically
+from modpkg.core.files import disk_errors, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.lazy_numpy import np
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.packs import PackTensor, pack_header
 from modpkg.core.records import DigestText
 from modpkg.core.regular_file import read_file

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,12 +16,10 @@ from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
+from modpkg.core.leftovers import TEMPORARY, discard, temporary_sibling, without_mark
 from modpkg.core.printable import printable
 from modpkg.core.regular_file import CutShort, IrregularFile, OversizedFile, open_file
 from modpkg.core.system_folders import is_link, open_folder
-
-TEMPORARY = ".tmp-"
-"""Prefix of unfinished files and folders; nothing reads them."""
 
 
 def safe_path(text: str) -> str:
@@ -63,72 +60,6 @@ _RESERVED = {
     "CONOUT$",
     *(f"{name}{digit}" for name in ("COM", "LPT") for digit in "123456789\u00b9\u00b2\u00b3"),
 }
-
-
-def temporary_sibling(path: Path) -> Path:
-    """Return an unused name beside ``path``, on the same file system.
-
-    What commands that were killed have left in that folder is removed, once per process.
-    """
-    remove_leftovers(path.parent)
-    return path.parent / f"{TEMPORARY}{path.name[:_SHOWN]}-{system.process_mark()}"
-
-
-_SHOWN = 40
-"""How many characters of a file's name are in that of its temporary sibling."""
-_OWN_FORM = re.compile(
-    re.escape(TEMPORARY) + r"(?P<name>.*)-(?P<space>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{8}",
-    re.DOTALL,
-)
-LEFT_ALONE = 7 * 86400.0
-"""Seconds after which what a process of another machine has begun counts as left over."""
-_tidied: set[Path] = set()
-"""Folders that were looked through."""
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Return the unfinished files and folders in a folder of which nobody will finish any.
-
-    Their names say which process began them: it has ended, or is of another machine (or container)
-    and began them a week ago.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            temporary = [entry for entry in entries if entry.name.startswith(TEMPORARY)]
-        return [Path(entry.path) for entry in temporary if _is_left(entry)]
-    except OSError:
-        return []
-
-
-def _is_left(entry: os.DirEntry[str]) -> bool:
-    form = _OWN_FORM.fullmatch(entry.name)
-    if form is None:
-        return False
-    if form["space"] == system.process_space():
-        return not system.is_running(int(form["process"]))
-    return time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_ALONE
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the `leftovers` in a folder, as far as this user can; once per process."""
-    if folder in _tidied:
-        return
-    _tidied.add(folder)
-    for path in leftovers(folder):
-        discard(path)
-
-
-def discard(path: Path) -> None:
-    """Remove an unfinished file or folder, if it can be; links are not followed.
-
-    For the way out of a command that failed: its own error is the one to tell.
-    """
-    try:
-        path.unlink(missing_ok=True)
-    except (IsADirectoryError, PermissionError):  # macOS refuses to unlink a folder with the latter
-        shutil.rmtree(path, ignore_errors=True)  # follows no link
-    except OSError:
-        return
 
 
 @contextlib.contextmanager
@@ -229,28 +160,17 @@ def _named_by(error: OSError) -> str | None:
     The system names no file when reading, writing or flushing an open one fails.
     """
     if isinstance(error.filename, str | bytes):
-        return _without_mark(os.fsdecode(error.filename))
+        return without_mark(os.fsdecode(error.filename))
     found, trace = None, error.__traceback__
     while trace is not None:
         values = trace.tb_frame.f_locals
         paths = [values[name] for name in _PATHS if isinstance(values.get(name), Path)]
         found, trace = paths[0] if paths else found, trace.tb_next
-    return None if found is None else _without_mark(str(found))
+    return None if found is None else without_mark(str(found))
 
 
 _PATHS = ("target", "path", "self", "source", "staged", "temporary", "folder", "out")
 """What a path in hand is called, the most telling first."""
-
-
-def _without_mark(name: str) -> str:
-    """Return the path that a temporary one stands for; its folder, if the name was cut."""
-    path = Path(name)
-    for part in (path, *path.parents):
-        if (form := _OWN_FORM.fullmatch(part.name)) is not None:
-            cut = len(form["name"]) >= _SHOWN
-            whole = part.parent if cut else part.with_name(form["name"]) / path.relative_to(part)
-            return _without_mark(str(whole))
-    return name
 
 
 def _reason_of(error: OSError, path: Path) -> str:
@@ -268,12 +188,12 @@ def disk_full(path: Path, needed: str = "more", *, error: OSError | None = None)
     A quota, by ``error``, is full whatever the disk has.
     """
     if error is not None and error.errno == getattr(errno, "EDQUOT", None):
-        return InstallError("M517", path=_without_mark(str(path)))
+        return InstallError("M517", path=without_mark(str(path)))
     try:
         free = human_bytes(shutil.disk_usage(_existing(path)).free)
     except OSError:  # the disk answers no more
         free = "none"
-    return InstallError("M502", path=_without_mark(str(path)), needed=needed, free=free)
+    return InstallError("M502", path=without_mark(str(path)), needed=needed, free=free)
 
 
 def _existing(path: Path) -> Path:

@@ -12,13 +12,12 @@ from modpkg.core.errors import IntegrityError
 from modpkg.core.files import (
     check_no_links,
     copy_file,
-    discard,
     disk_errors,
     make_folder,
     share_file,
-    temporary_sibling,
     write_atomically,
 )
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.regular_file import read_file
 
 if TYPE_CHECKING:

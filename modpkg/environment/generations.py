@@ -23,8 +23,9 @@ from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
-from modpkg.core.files import TEMPORARY, check_no_links, temporary_sibling, write_atomically
+from modpkg.core.files import check_no_links, write_atomically
 from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_installed
+from modpkg.core.leftovers import TEMPORARY, temporary_sibling
 from modpkg.core.ownership import check_owner
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
@@ -275,6 +276,8 @@ class Environment:
         for number in self.numbers():
             with contextlib.suppress(EnvironmentDamaged):
                 readable[number] = self.generation(number)
+        if current is not None and current not in readable:
+            return  # what it needs is not known
         numbers = list(readable)
         kept = {number for number in numbers[-KEPT:] if number != current}
         while len(kept) > KEPT - 1:

@@ -21,8 +21,9 @@ from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.filenames import LOCK_NAME
-from modpkg.core.files import discard, link_or_copy, temporary_sibling, write_atomically
+from modpkg.core.files import link_or_copy, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_file, read_text

@@ -11,8 +11,9 @@ from modpkg.core import system
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.filenames import COMPOSED_RECORD
-from modpkg.core.files import remove_tree, temporary_sibling
+from modpkg.core.files import remove_tree
 from modpkg.core.home import user_project
+from modpkg.core.leftovers import temporary_sibling
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import fetch_plan
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install

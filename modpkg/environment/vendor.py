@@ -10,7 +10,8 @@ from msgspec import Struct
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ConversionError, IntegrityError
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
-from modpkg.core.files import TEMPORARY, check_no_links, write_atomically
+from modpkg.core.files import check_no_links, write_atomically
+from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.core.system_folders import is_link, open_folder

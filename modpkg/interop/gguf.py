@@ -17,8 +17,9 @@ from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
-from modpkg.core.files import discard, link_or_copy, temporary_sibling
+from modpkg.core.files import link_or_copy
 from modpkg.core.jsonfile import read_json
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_parts import join_parts, read_parts
 from modpkg.interop.gguf_reader import read_once

@@ -11,7 +11,8 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.files import discard, disk_errors, sync_tree, temporary_sibling
+from modpkg.core.files import disk_errors, sync_tree
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.regular_file import read_text
 from modpkg.manifest.read import parse_manifest
 from modpkg.release.local_paths import remove_local_paths

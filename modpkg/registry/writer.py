@@ -19,6 +19,7 @@ from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
 from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.files import check_links_of_owner, make_folder, write_atomically
+from modpkg.core.leftovers import remove_leftovers
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
     SPEC,
@@ -262,6 +263,8 @@ class RegistryWriter:
                 write_atomically(path, format_module_lines(lines))
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        for folder in (self.folder, self.folder / "index"):
+            remove_leftovers(folder)
         return folder_lock(self.folder, name)
 
     def _add(

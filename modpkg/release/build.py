@@ -11,15 +11,10 @@ from msgspec import UNSET, Struct
 from modpkg.core.digests import Digest
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
-from modpkg.core.files import (
-    check_no_links,
-    discard,
-    replace_tree,
-    temporary_sibling,
-    write_atomically,
-)
+from modpkg.core.files import check_no_links, replace_tree, write_atomically
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.names import parse_version, requirement_text
 from modpkg.core.records import (
     ACTING_KINDS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import Digest
-from modpkg.core.files import TEMPORARY, leftovers
+from modpkg.core.leftovers import TEMPORARY, leftovers
 from modpkg.store.store import Store
 
 COMPOSED = "composed"

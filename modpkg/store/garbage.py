@@ -11,7 +11,8 @@ from msgspec import Struct
 from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes, parse_digest
 from modpkg.core.errors import ModpkgError
-from modpkg.core.files import TEMPORARY, discard, remove_tree
+from modpkg.core.files import remove_tree
+from modpkg.core.leftovers import TEMPORARY, discard
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.system_folders import open_folder
 from modpkg.store.contents import COMPOSED, TESTED, StoreContents, scan_store

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import IntegrityError
-from modpkg.core.files import discard, temporary_sibling, write_atomically
+from modpkg.core.files import write_atomically
 from modpkg.core.installed import TensorRef
+from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.packs import pack_order
 from modpkg.core.tensors import types_of
 from modpkg.store.packs import lay_out

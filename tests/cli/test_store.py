@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.files import TEMPORARY
+from modpkg.core.leftovers import TEMPORARY
 from modpkg.environment.generations import Environment
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused

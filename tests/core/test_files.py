@@ -11,21 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core import files, system
+from modpkg.core import system
 from modpkg.core.digests import digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import InvalidValue
 from modpkg.core.files import (
     disk_errors,
     human_bytes,
-    leftovers,
     link_or_copy,
     os_errors_told,
     refusal_of,
     replace_tree,
     safe_path,
-    temporary_sibling,
     write_atomically,
 )
+from modpkg.core.leftovers import LEFT_ALONE, leftovers, temporary_sibling
 from modpkg.core.regular_file import CutShort, read_file, read_head
 from modpkg.core.tree import BlobTree
 from tests.raising import raises
@@ -164,7 +163,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(place: Path, en
     assert sorted(leftovers(place)) == [gone, folder]
     write_atomically(target, b"whole")
     assert sorted(place.iterdir()) == sorted([target, alive, elsewhere, foreign])
-    week = time.time() - files.LEFT_ALONE - 1
+    week = time.time() - LEFT_ALONE - 1
     os.utime(elsewhere, (week, week))
     assert leftovers(place) == [elsewhere]
 

@@ -94,7 +94,7 @@ class World(Struct, frozen=True):
 
     def tidy(self) -> None:
         """Run a next command in the projects that were made."""
-        for name in ("projects/new", "projects/tiny-2"):
+        for name in ("app", "projects/new", "projects/tiny-2"):
             manifest = self.root / name / "modpkg.toml"
             if manifest.exists() and "[app]" in manifest.read_text():
                 self.done("install", folder=name)
