@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def _fail_all(tries: int, workers: int) -> list[dict[str, Any]]:
         shutil.rmtree(folder)
 
 
-def write_failing(rows: Iterable[dict[str, Any]]) -> None:
+def write_failing(rows: Sequence[dict[str, Any]]) -> None:
     """Write the second part of the results: a row for each command, and one for each kind."""
     outcomes = ("succeeded", "refused", "violated")
     tables = {}
