@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from modpkg.core import system
+from modpkg.core import system_processes
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -20,7 +20,7 @@ def temporary_sibling(path: Path) -> Path:
     What commands that were killed have left in that folder is removed, once per process.
     """
     remove_leftovers(path.parent)
-    return path.parent / f"{TEMPORARY}{path.name[:_SHOWN]}-{system.process_mark()}"
+    return path.parent / f"{TEMPORARY}{path.name[:_SHOWN]}-{system_processes.process_mark()}"
 
 
 _SHOWN = 40
@@ -53,8 +53,8 @@ def _is_left(entry: os.DirEntry[str]) -> bool:
     form = _OWN_FORM.fullmatch(entry.name)
     if form is None:
         return False
-    if form["space"] == system.process_space():
-        return not system.is_running(int(form["process"]))
+    if form["space"] == system_processes.process_space():
+        return not system_processes.is_running(int(form["process"]))
     return time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_ALONE
 
 

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import hashlib
 import io
 import os
-import secrets
 import shlex
 import stat
 import subprocess
@@ -24,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 WINDOWS = os.name == "nt"
@@ -380,38 +376,6 @@ def is_too_long(path: str) -> bool:
     return WINDOWS and len(path) >= 248
 
 
-@functools.cache
-def process_space() -> str:
-    """Return eight hex digits for the machine, or container, where a process's number counts.
-
-    The same number is another process elsewhere, and elsewhere may see the same folder.
-    """
-    try:
-        inner = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - Path.readlink needs it too
-    except OSError:  # not Linux
-        inner = ""
-    host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
-    return hashlib.sha256(f"{host}\0{inner}".encode()).hexdigest()[:8]
-
-
-def process_mark() -> str:
-    """Return a text that no other has, of this process: its space, its number, and a random one."""
-    return f"{process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def is_running(process: int) -> bool:
-    """Return whether a process of this `process_space` runs; True where that cannot be known."""
-    if WINDOWS:  # where a signal is no question
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
-
-
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -433,33 +397,6 @@ def shell_word(text: str) -> str:
     "'my model'"
     """
     return subprocess.list2cmdline([text]) if WINDOWS else shlex.quote(text)
-
-
-def group_options() -> dict[str, Any]:
-    """Return the options of a process that `kill_group` can kill with everything it starts."""
-    if hasattr(os, "killpg"):
-        return {"start_new_session": True}
-    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process started with `group_options`, and everything it started that still runs."""
-    if hasattr(os, "killpg"):
-        import signal
-
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        if WINDOWS and process.poll() is None:
-            root = os.environ.get("SYSTEMROOT", r"C:\Windows")  # not what the folder may have
-            with contextlib.suppress(OSError):
-                subprocess.run(
-                    [rf"{root}\System32\taskkill.exe", "/F", "/T", "/PID", str(process.pid)],
-                    capture_output=True,
-                    check=False,
-                )
-        process.kill()
-    process.wait()
 
 
 def prepare_console() -> None:

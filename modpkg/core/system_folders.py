@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from modpkg.core import system
+from modpkg.core import system, system_processes
 from modpkg.core.regular_file import IrregularFile
 
 _MARK = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
@@ -87,7 +87,7 @@ class OpenFolder:
         if not stat.S_ISDIR(mode):
             os.unlink(name, dir_fd=self._descriptor)
             return
-        doomed = f"{temporary}{name[:40]}-{system.process_mark()}"
+        doomed = f"{temporary}{name[:40]}-{system_processes.process_mark()}"
         os.rename(name, doomed, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         with contextlib.suppress(OSError):
             _empty(doomed, self._descriptor)
@@ -100,7 +100,7 @@ class OpenFolder:
         if is_link(path) or not path.is_dir():
             system.remove_file(path)
             return
-        doomed = self.path / f"{temporary}{name[:40]}-{system.process_mark()}"
+        doomed = self.path / f"{temporary}{name[:40]}-{system_processes.process_mark()}"
         try:
             system.replace(path, doomed)
         except PermissionError:

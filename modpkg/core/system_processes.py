@@ -1,9 +1,18 @@
-"""What ends or limits a process: signals and limits of the system, where it has them."""
+"""Processes of the system: what ends one, whether it runs, and what it starts."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import os
+import secrets
 import signal
+import subprocess
 import threading
+from typing import Any
+
+from modpkg.core import system
 
 
 class Terminated(SystemExit):
@@ -19,3 +28,60 @@ def raise_on_termination() -> None:
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, terminate)
+
+
+@functools.cache
+def process_space() -> str:
+    """Return eight hex digits for the machine, or container, where a process's number counts.
+
+    The same number is another process elsewhere, and elsewhere may see the same folder.
+    """
+    try:
+        inner = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - Path.readlink needs it too
+    except OSError:  # not Linux
+        inner = ""
+    host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    return hashlib.sha256(f"{host}\0{inner}".encode()).hexdigest()[:8]
+
+
+def process_mark() -> str:
+    """Return a text that no other has, of this process: its space, its number, and a random one."""
+    return f"{process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this `process_space` runs; True where that cannot be known."""
+    if system.WINDOWS:  # where a signal is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def group_options() -> dict[str, Any]:
+    """Return the options of a process that `kill_group` can kill with everything it starts."""
+    if hasattr(os, "killpg"):
+        return {"start_new_session": True}
+    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process started with `group_options`, and everything it started that still runs."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        if system.WINDOWS and process.poll() is None:
+            root = os.environ.get("SYSTEMROOT", r"C:\Windows")  # not what the folder may have
+            with contextlib.suppress(OSError):
+                subprocess.run(
+                    [rf"{root}\System32\taskkill.exe", "/F", "/T", "/PID", str(process.pid)],
+                    capture_output=True,
+                    check=False,
+                )
+        process.kill()
+    process.wait()

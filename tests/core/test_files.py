@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core import system
+from modpkg.core import system, system_processes
 from modpkg.core.digests import digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import InvalidValue
 from modpkg.core.files import (
@@ -151,7 +151,7 @@ def ended() -> int:
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_write(place: Path, ended: int) -> None:
-    space, target = system.process_space(), place / "file"
+    space, target = system_processes.process_space(), place / "file"
     gone = place / f".tmp-file-{space}-{ended}-01234567"
     folder = place / f".tmp-models-{space}-{ended}-01234567"
     (folder / "inside").mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_links_that_look_left_over_are_not_followed(tmp_path: Path, ended: int) 
     (precious / "file").write_bytes(b"data")
     place = tmp_path / "place"
     place.mkdir()
-    (place / f".tmp-x-{system.process_space()}-{ended}-01234567").symlink_to(precious)
+    (place / f".tmp-x-{system_processes.process_space()}-{ended}-01234567").symlink_to(precious)
     write_atomically(place / "file", b"")
     assert [path.name for path in place.iterdir()] == ["file"]
     assert (precious / "file").exists()

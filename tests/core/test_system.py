@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core import system
+from modpkg.core import system, system_processes
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import denied, refusal_of, remove_tree
 
@@ -189,12 +189,12 @@ def test_all_that_a_process_started_ends_with_it() -> None:
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        **system.group_options(),
+        **system_processes.group_options(),
     )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline()
-    system.kill_group(process)
+    system_processes.kill_group(process)
     assert process.poll() is not None
     assert process.stdout.read() == b""  # once nobody has the pipe's other end
     process.stdin.close()

@@ -71,7 +71,7 @@ def test_a_private_registry_wants_its_token(server: Server, home: Path) -> None:
     write_config(home, f'[registry."{server.url}"]\ntoken-env = "ACME_TOKEN"\n')
     message = refused("install", "talker")
     assert "config.toml:2: registry.'http" in message
-    assert "names the environment variable ACME_TOKEN, which is not set; set it." in message
+    assert "names an environment variable ACME_TOKEN that is not set; set it." in message
     modpkg("install", "talker", ACME_TOKEN=TOKEN)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core import system
+from modpkg.core import system_processes
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.files import write_atomically
 from modpkg.core.records import (
@@ -573,7 +573,7 @@ def test_what_killed_commands_left_is_counted_and_collected(tmp_path: Path) -> N
     before = scan_store(store)
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    mark = f"{system.process_space()}-{process.pid}-01234567"
+    mark = f"{system_processes.process_space()}-{process.pid}-01234567"
     composed = next(store.root.glob("composed/*/*"))
     places = (store.root, store.root / "packs", store.root / "partial", composed)
     left = [place / f".tmp-x-{mark}" for place in places]

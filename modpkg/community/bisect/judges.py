@@ -14,7 +14,7 @@ from modpkg.community.bisect.trials import HUNG, Command
 from modpkg.community.evaluate.project_tests import run_lock_tests
 from modpkg.community.evaluate.report import describe_result
 from modpkg.community.evaluate.test_runner import TestRunner
-from modpkg.core import system
+from modpkg.core import system_processes
 from modpkg.core.errors import LockError, ManifestError, TestError
 from modpkg.core.files import remove_tree, write_atomically
 from modpkg.core.progress import Progress
@@ -139,7 +139,7 @@ def _run(command: Command, project: Path, output: int) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            **system.group_options(),
+            **system_processes.group_options(),
         )
     except OSError as error:
         os.write(output, f"{command.arguments[0]}: {error.strerror}\n".encode())
@@ -149,4 +149,4 @@ def _run(command: Command, project: Path, output: int) -> int:
     except subprocess.TimeoutExpired:
         return HUNG
     finally:
-        system.kill_group(process)
+        system_processes.kill_group(process)
