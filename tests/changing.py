@@ -71,7 +71,9 @@ def publish_to(
     """Build a base for a registry and publish it there."""
     folder = write(registry.parent / "projects" / f"{name}-{version}", tensors, name, version)
     built = build_for(folder, registry, deltas=deltas)
-    return RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
+    return RegistryWriter(registry, registry.name).publish(
+        Registry(str(folder / "dist")), built.line
+    )
 
 
 def record_of(registry: Path, line: IndexLine) -> ReleaseRecord:

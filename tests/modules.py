@@ -45,7 +45,9 @@ def publish(folder: Path, registry: Path) -> IndexLine:
     manifest = read_manifest(folder / "modpkg.toml")
     assert manifest.module is not None
     built = build(manifest, manifest.module, folder / "dist")
-    return RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
+    return RegistryWriter(registry, registry.name).publish(
+        Registry(str(folder / "dist")), built.line
+    )
 
 
 def publish_versions(registry: Path, name: str, versions: list[str]) -> None:
@@ -53,7 +55,7 @@ def publish_versions(registry: Path, name: str, versions: list[str]) -> None:
 
     A writer reads the index and the table of all tensors for each release.
     """
-    RegistryWriter(registry).prepare()
+    RegistryWriter(registry, registry.name).prepare()
     lines = []
     for version in versions:
         folder = write_module(registry.parent / "projects" / f"{name}-{version}", name, version)

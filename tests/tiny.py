@@ -117,7 +117,9 @@ def publish(folder: Path, registry: Path) -> IndexLine:
         base = find_base(manifest, {d.name: reader for d in manifest.dependencies}, None)
     origins = find_origins(manifest, lambda name: reader)
     built = build(manifest, manifest.module, folder / "dist", base=base, origins=origins)
-    return RegistryWriter(registry).publish(Registry(str(folder / "dist")), built.line)
+    return RegistryWriter(registry, registry.name).publish(
+        Registry(str(folder / "dist")), built.line
+    )
 
 
 def publish_talker(registry: Path, projects: Path) -> None:

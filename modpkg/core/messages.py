@@ -155,10 +155,7 @@ MESSAGES: dict[str, str] = {
         "{source} {alias} can be the folder ./{alias} or the alias {alias!r} of {address}; write "
         "{source} ./{alias} for the folder, or the address."
     ),
-    "M319": (
-        "{name} is required by {by}, of the registry {one}, and by {also}, of {other}, and both "
-        "registries have it; say which is meant: run {commands}."
-    ),
+    "M319": "{name} {why}; say which is meant: run {commands}.",
     "M320": "Reading the registry at {url} needs credentials, and {reason}; {remedy}.",
     "M327": (
         "{path} of the registry at {url} is over its bound of {most}, and was not read; ask the "

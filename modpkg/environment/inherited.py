@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 
+from msgspec import Struct
+
 from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.core.names import read_requirement
 from modpkg.core.records import IndexLine
@@ -27,6 +29,18 @@ class Match(Enum):
     NAME = 1
     """It has the name, at another address: it moved, or is a copy, or took the name."""
     FULL = 2
+
+
+class Claims(Struct, frozen=True):
+    """Which registry the names come from that only other modules require."""
+
+    chosen: dict[str, str]
+    """Alias by name."""
+    contested: dict[str, ModpkgError]
+    """By name, the error of one that several registries could be asked for."""
+    borrowed: dict[str, tuple[str, str]]
+    """By name that its registry lacks, and that so comes from the default one: the alias of the
+    registry of a module that requires it, and that module."""
 
 
 Open = Callable[[str], Registry]
@@ -80,8 +94,8 @@ def _best(tried: Iterable[str], module: LockedModule, matching: Matching) -> lis
 
 def inherited(
     direct: Mapping[str, str], open_: Open, kept: Mapping[str, LockedModule], matching: Matching
-) -> tuple[dict[str, str], dict[str, ModpkgError]]:
-    """Return the alias of each name that the dependencies require, and the errors of others.
+) -> Claims:
+    """Return which registries the names come from that the dependencies require.
 
     Args:
         direct: The alias of each dependency of the manifest.
@@ -93,18 +107,21 @@ def inherited(
         ModpkgError: The registry of a dependency cannot be read.
     """
     claims: dict[str, dict[str, str]] = {}
-    lacking: dict[str, str] = {}
+    lacking: dict[str, tuple[str, str]] = {}
     for alias in sorted(set(direct.values()) - {DEFAULT}):
         roots = [name for name, own in direct.items() if own == alias]
         for parent, name, has in _reached(open_(alias), roots, direct):
             if has:
                 claims.setdefault(name, {}).setdefault(alias, parent)
             else:
-                lacking.setdefault(name, parent)
-    if not claims:
-        return {}, {}
+                lacking.setdefault(name, (alias, parent))
+    borrowed = {name: who for name, who in lacking.items() if name not in claims}
+    if not claims and not borrowed:
+        return Claims({}, {}, {})
     roots = [name for name, own in direct.items() if own == DEFAULT]
     try:
+        for _, name, _ in _reached(open_(DEFAULT), roots, direct) if borrowed else ():
+            borrowed.pop(name, None)  # it is the default's own
         lacked = [name for name in lacking if name not in claims]
         for parent, name, has in _reached(open_(DEFAULT), [*roots, *lacked], direct):
             if has and name in claims:
@@ -122,7 +139,7 @@ def inherited(
             chosen[name] = next(iter(claim))
         else:
             contested[name] = _contested(name, claim, open_)
-    return chosen, contested
+    return Claims(chosen, contested, borrowed)
 
 
 def _reached(
@@ -139,7 +156,7 @@ def _reached(
                 if wanted in seen:
                     continue
                 seen.add(wanted)
-                has = bool(registry.index(wanted))
+                has = registry.knows(wanted)
                 yield name, wanted, has
                 if has:
                     queue.append(wanted)
@@ -155,15 +172,15 @@ def _names(requires: list[str]) -> list[str]:
 
 def _contested(name: str, claim: Mapping[str, str], open_: Open) -> RegistryError:
     (one, by), (other, also) = sorted(claim.items(), key=lambda item: item[0] != DEFAULT)[:2]
-    commands = [f"modpkg install {name} --registry {alias}" for alias in (one, other)]
-    if one == DEFAULT:
-        commands[0] = f"modpkg install {name}"
-    return RegistryError(
-        "M319",
-        name=name,
-        by=by,
-        also=also,
-        one=open_(one).url,
-        other=open_(other).url,
-        commands=f"'{commands[0]}' or '{commands[1]}'",
+    places = {alias: open_(alias).url for alias in (one, other)}
+    why = (
+        f"is required by {by}, of the registry {places[one]}, and by {also}, of {places[other]}, "
+        "and both registries have it"
     )
+    return contested_error(name, why, (one, other))
+
+
+def contested_error(name: str, why: str, aliases: tuple[str, str]) -> RegistryError:
+    """Return the error for a name that two registries have; ``why`` says so, as a predicate."""
+    commands = [f"'modpkg install {name} --registry {alias}'" for alias in aliases]
+    return RegistryError("M319", name=name, why=why, commands=" or ".join(commands))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.core.errors import LockError
+from modpkg.core.errors import InvalidValue, LockError
 from modpkg.core.files import write_atomically
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
@@ -20,11 +21,15 @@ from modpkg.environment.project import Project
 from modpkg.environment.promise import lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
-from modpkg.resolve.resolve import resolve
+from modpkg.resolve.resolve import Resolution, resolve
 from modpkg.toml.node import hint
+
+CLOCK_SKEW = timedelta(minutes=10)
+"""How far the clocks of a publisher and of this machine may be apart."""
 
 
 class Locked(Struct, frozen=True):
@@ -102,7 +107,8 @@ def resolve_lock(
     )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
-    registries.by_name(locked.lock)
+    for name, registry in registries.by_name(locked.lock).items():
+        registry.keep_seen([name])
     if not workspace.project.is_user and registries.depend_on_settings(locked.lock):
         workspace.progress.warn(
             f"{manifest.path.name} names no registry, and only your config.toml has the one that "
@@ -210,7 +216,8 @@ def make_lock(
         RegistryError: A registry cannot be read.
         LockError: A registry has another release as a locked version; see `Promise`.
     """
-    policy = policy_of(manifest, now or datetime.now(timezone.utc))
+    now = now or datetime.now(timezone.utc)
+    policy = policy_of(manifest, now)
     kept = kept_versions(manifest, previous, upgrade)
     known = previous.module if previous is not None else ()
     catalog = registries.catalog([module.name for module in known if module.name not in kept])
@@ -225,7 +232,10 @@ def make_lock(
         address=registries.recorded,
     )
     lock = registries.promise(previous, installed, accepted).keep(lock)
-    told = lost_versions(previous, lock, catalog) if previous is not None else []
+    told = registries.notes(lock, previous)
+    if previous is not None:
+        told += lost_versions(previous, lock, catalog)
+    told += _warn_future(resolution, previous, now)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit
     warnings = (
@@ -235,6 +245,21 @@ def make_lock(
         *_warn_unknown_upgrades(upgrade, previous, lock),
     )
     return Locked(lock, warnings)
+
+
+def _warn_future(resolution: Resolution, previous: Lock | None, now: datetime) -> Iterator[str]:
+    """Yield a warning for each release, new in the lock, that was published in the future."""
+    for name, chosen in resolution.modules.items():
+        line = chosen.release.line
+        locked = previous.find(name) if previous is not None else None
+        if not line.published or (locked is not None and locked.release == line.release):
+            continue
+        with suppress(InvalidValue):
+            if parse_moment(line.published) > now + CLOCK_SKEW:
+                yield (
+                    f"{name} {line.version} says that it was published {line.published}, which is "
+                    "in the future: this machine's clock or the registry's is wrong, or it lies"
+                )
 
 
 def _warn_strategy_changed(manifest: Manifest, previous: Lock | None) -> list[str]:

@@ -142,11 +142,11 @@ def _without(text: str, manifest: Manifest, name: ModuleName) -> str:
 
 
 def edit_manifest(
-    text: str, manifest: Manifest, request: InstallRequest, alias: str | None = None
+    text: str, manifest: Manifest, request: InstallRequest, remembered: Remembered
 ) -> str:
     """Return the manifest's text with the request's requirements added and removed.
 
-    ``alias`` is the registry of those that are added, if it was chosen.
+    ``remembered`` says from which registry those are that are added.
 
     Raises:
         InstallError: A name to remove is not a dependency, or a model of the manifest uses it.
@@ -157,11 +157,9 @@ def edit_manifest(
     for requirement in request.add:
         name = module_name(requirement.name)
         old = present.get(name)
-        registry = old.registry if old is not None else None
-        if alias is not None:
-            registry = None if alias == DEFAULT else alias
+        registry = remembered.written(name, old)
         plain = not requirement.specifier and not requirement.extras
-        if old is not None and plain and registry == old.registry:
+        if old is not None and plain and registry == Remembered(text).written(name, old):
             continue
         given = requirement.specifier
         if old is not None and not given:
@@ -181,7 +179,7 @@ def edit_manifest(
 
 
 def _add_lower_bounds(
-    text: str, manifest: Manifest, request: InstallRequest, lock: Lock, alias: str | None
+    text: str, manifest: Manifest, request: InstallRequest, lock: Lock, remembered: Remembered
 ) -> str:
     """Write ``>=`` the chosen version for names that were added without a specifier."""
     before = {dependency.name for dependency in manifest.dependencies}
@@ -194,8 +192,8 @@ def _add_lower_bounds(
         table: dict[str, Any] = {}
         if requirement.extras:
             table["extras"] = sorted(requirement.extras)
-        if alias not in (None, DEFAULT):
-            table["registry"] = alias
+        if (registry := remembered.written(name, None)) is not None:
+            table["registry"] = registry
         if table:
             value = {"version": value, **table}
         text = set_dependency(text, name, value)
@@ -288,8 +286,8 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
 
     Every text of the manifest is parsed once.
     """
-    text, written, alias = workspace.text, workspace.manifest, remembered.alias
-    if (edited := edit_manifest(remembered.text, written, request, alias)) != text:
+    text, written = workspace.text, workspace.manifest
+    if (edited := edit_manifest(remembered.text, written, request, remembered)) != text:
         text, written = edited, workspace.project.parse(edited)
     manifest = _with_policy(written, request)
     if request.frozen or request.lock is not None:
@@ -306,7 +304,8 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
     ):
         return _Selection(text, written, manifest, previous)
     lock = resolve_lock(workspace, manifest, previous, upgrade=request.upgrade)
-    if (bounded := _add_lower_bounds(text, workspace.manifest, request, lock, alias)) != text:
+    bounded = _add_lower_bounds(text, workspace.manifest, request, lock, remembered)
+    if bounded != text:
         text, written = bounded, workspace.project.parse(bounded)
         manifest = _with_policy(written, request)
         lock = msgspec.structs.replace(lock, requirements=requirements_of(manifest))

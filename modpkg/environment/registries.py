@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from modpkg.core.errors import LockError, ModpkgError
+from modpkg.core.errors import LockError, ModpkgError, RegistryError
 from modpkg.core.tree import BlobTree
 from modpkg.environment.generations import ModuleState
 from modpkg.environment.inherited import Match, inherited, inherited_of_lock
 from modpkg.environment.policy import bounds_of
 from modpkg.environment.promise import Promise
+from modpkg.environment.rivals import Rivals
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
@@ -20,6 +21,7 @@ from modpkg.registry.location import (
     alias_location,
     default_location,
     settings_locations,
+    usual_location,
 )
 from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import recorded_address, same_place
@@ -39,12 +41,12 @@ class OpenRegistries:
     ) -> None:
         self._cache = cache
         self._offline = offline
-        self._warn = warn
+        self.warn = warn
         self._open: dict[tuple[str, bool], Registry] = {}
 
     @cached_property
     def settings(self) -> Settings:
-        return read_settings(self._warn)
+        return read_settings(self.warn)
 
     def at(self, address: str, base: Path, *, origin: str = "", quiet: bool = False) -> Registry:
         """Return the registry at an address; a relative path is relative to ``base``.
@@ -61,7 +63,7 @@ class OpenRegistries:
                 base=base,
                 cache=self._cache,
                 offline=self._offline,
-                warn=None if quiet else self._warn,
+                warn=None if quiet else self.warn,
                 settings=self.settings,
                 origin=origin,
             )
@@ -79,14 +81,18 @@ class Registries:
         default: str | None = None,
         lock: Lock | None = None,
         owner: Manifest | None = None,
+        is_trial: bool = False,
     ) -> None:
         """``lock`` says from which registry the modules are that the manifest does not name.
 
         ``owner`` is the manifest that the lock belongs to, if that is another: of the project for
-        which this one is tried.
+        which this one is tried. With ``is_trial`` the manifest was made of another, for which it
+        was settled where names come from that it gives no registry.
         """
         self._manifest = manifest
         self._owner = owner or manifest
+        self._is_trial = is_trial
+        self._borrowed: dict[str, tuple[str, str]] = {}
         self._opened = opened
         self._override = default
         self._lock = lock
@@ -144,7 +150,7 @@ class Registries:
 
     def recorded(self, registry: Registry) -> str:
         """Return what the lock records of a registry's address."""
-        return recorded_address(registry.url, self._owner)
+        return recorded_address(registry.source.url, self._owner)
 
     def promise(
         self, lock: Lock | None, installed: Sequence[ModuleState], accepted: Collection[str]
@@ -196,7 +202,12 @@ class Registries:
         """
         modules = self._lock.module if self._lock is not None else ()
         kept = {module.name: module for module in modules if module.name not in again}
-        chosen, contested = inherited(self._direct, self._open, kept, self._match)
+        claims = inherited(self._direct, self._open, kept, self._match)
+        chosen, contested = claims.chosen, dict(claims.contested)
+        locked = {module.name for module in modules}
+        self._borrowed = {n: who for n, who in claims.borrowed.items() if n not in locked}
+        if not self._is_trial and self._default.source != "option":
+            contested.update(self._contested())
         assigned = {name: self._open(alias) for name, alias in (chosen | self._direct).items()}
         return Catalog(
             self._open(DEFAULT),
@@ -205,6 +216,77 @@ class Registries:
             contested=contested,
             elsewhere=self.elsewhere,
         )
+
+    @cached_property
+    def rivals(self) -> Rivals:
+        """The registries of the manifest and of ``config.toml`` beside the default one."""
+        places = [
+            *(alias_location(self._manifest, alias) for alias in self._manifest.registries),
+            *settings_locations(self._opened.settings),
+        ]
+        others: dict[str, Registry] = {}
+        seen = [self._default]
+        for place in places:
+            alias = place.alias or DEFAULT
+            if alias == DEFAULT or any(place.same(one.address) for one in seen):
+                continue
+            seen.append(place)
+            others[alias] = self._opened.at(
+                place.address, self._manifest.folder, origin=place.origin
+            )
+        return Rivals(self._open(DEFAULT), others, self._opened.warn)
+
+    def _contested(self) -> dict[str, RegistryError]:
+        """Return the errors of names that nothing assigns to the default registry or another."""
+        lock = self._lock
+        unassigned: list[str] = []
+        for dependency in self._manifest.dependencies:
+            if dependency.registry is None and not dependency.from_default:
+                locked = lock.find(dependency.name) if lock is not None else None
+                if locked is None or self._match(DEFAULT, locked) is Match.NONE:
+                    unassigned.append(dependency.name)
+        why = {
+            name: f"is required by {parent}, of the registry {alias!r}, which does not have it"
+            for name, (alias, parent) in self._borrowed.items()
+        }
+        return self.rivals.contested([*unassigned, *why], why)
+
+    def notes(self, lock: Lock, before: Lock | None) -> list[str]:
+        """Return what is to be told of where the modules of a new lock come from."""
+        notes = [] if self._is_trial else [*self._note_override(lock, before)]
+        lenders: dict[str, list[str]] = {}
+        for module in lock.module:
+            if not self._is_trial and module.name in self._borrowed:
+                lenders.setdefault(self._borrowed[module.name][0], []).append(module.name)
+        for alias, names in lenders.items():
+            notes.append(
+                f"modules of the registry {alias!r} require {', '.join(names)}, which it does not "
+                f"have: taken from {self._open(DEFAULT).shown}. To settle that, write "
+                f'{names[0]} = {{ version = "*", registry = "default" }} under [dependencies] of '
+                f"{self._manifest.path.name}, or another registry."
+            )
+        return notes
+
+    def _note_override(self, lock: Lock, before: Lock | None) -> Iterator[str]:
+        """Yield what an option or a variable takes the place of."""
+        if not self._is_overridden or all(self.alias(m.name) != DEFAULT for m in lock.module):
+            return
+        usual = usual_location(self._manifest, lambda: self._opened.settings)
+        if usual.same(self._default.address):
+            return
+        named = self._default.origin.removeprefix("from ")
+        locked = [
+            module.name
+            for module in (before.module if before is not None else ())
+            if self.alias(module.name) == DEFAULT and self._match(DEFAULT, module) is not Match.FULL
+        ]
+        if usual.source == "manifest":
+            says = f"{usual.address}, which {self._manifest.path.name} names as default"
+        elif locked:
+            says = f"the registry from which modpkg.lock has {', '.join(locked[:3])}"
+        else:
+            return
+        yield f"{self._default.address} ({named}) is asked in place of {says}."
 
     def elsewhere(self, name: str) -> str:
         """Return a hint if another registry of the manifest has a name, else ``""``."""

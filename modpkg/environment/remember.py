@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modpkg.core.errors import LockError, RegistryError
 from modpkg.core.home import config_path
@@ -21,9 +22,11 @@ from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import set_registry
+from modpkg.manifest.schema import Dependency
 from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import same_place
+from modpkg.registry.writer import plain_name
 from modpkg.resolve.lock import Lock, LockedModule
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
@@ -35,6 +38,21 @@ class Remembered(Struct, frozen=True):
     text: str
     alias: str | None = None
     """The alias for what is added; `DEFAULT` for the default registry, None if as before."""
+    rivalled: frozenset[str] = frozenset()
+    """What is added and also in another registry, so that it has to name the default one."""
+
+    def written(self, name: str, before: Dependency | None) -> str | None:
+        """Return the alias that a dependency has in the manifest; None for none.
+
+        ``before`` is what the manifest has of it so far.
+        """
+        if self.alias is None:
+            if before is None:
+                return None
+            return DEFAULT if before.from_default else before.registry
+        if self.alias == DEFAULT:
+            return DEFAULT if name in self.rivalled else None
+        return self.alias
 
 
 def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
@@ -43,6 +61,14 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
     Raises:
         ModpkgError: What was named is not a registry, or cannot be read.
     """
+    remembered = _remembered(workspace, added)
+    if remembered.alias != DEFAULT:
+        return remembered
+    rivals = workspace.registries.rivals
+    return replace(remembered, rivalled=frozenset(name for name in added if rivals.of(name)))
+
+
+def _remembered(workspace: Workspace, added: Collection[str]) -> Remembered:
     manifest, text, is_user = workspace.manifest, workspace.text, workspace.project.is_user
     option = workspace.options.registry
     usual = default_location(manifest, None, lambda: workspace.settings)
@@ -70,7 +96,7 @@ def remember(workspace: Workspace, added: Collection[str]) -> Remembered:
         return Remembered(set_registry(text, DEFAULT, address), DEFAULT)
     if not added:
         return Remembered(text)
-    alias = _unused(chosen.alias or name, manifest.registries)
+    alias = _unused(chosen.alias or plain_name(name), manifest.registries)
     return Remembered(set_registry(text, alias, address), alias)
 
 

@@ -76,6 +76,8 @@ class Workspace:
         store: Store | None = None,
     ) -> None:
         self._user = user
+        self.is_trial = False
+        """Whether the manifest is one in memory, made of the project's."""
         self.options = options
         self.progress = progress or Progress()
         if project is not None:
@@ -178,7 +180,12 @@ class Workspace:
         from modpkg.environment.registries import Registries
 
         return Registries(
-            manifest, self.open_registries, default=self.options.registry, lock=lock, owner=owner
+            manifest,
+            self.open_registries,
+            default=self.options.registry,
+            lock=lock,
+            owner=owner,
+            is_trial=self.is_trial,
         )
 
     def for_project(
@@ -206,4 +213,5 @@ class Workspace:
         """Return a workspace for a manifest in memory, without a lock; for planning only."""
         other = self.for_project(self.project)
         other.text, other.manifest, other.lock = "", manifest, None
+        other.is_trial = True
         return other

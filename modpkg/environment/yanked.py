@@ -30,7 +30,7 @@ def yanked_releases(
     *,
     consulted: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
-    """Return a warning for each locked release that its registry says was yanked.
+    """Return a warning for each locked release that its registry yanked, replaced or lost.
 
     Registries in folders are read, and others for the names that ``consulted`` returns true for:
     an install with nothing to do needs no network.
@@ -42,9 +42,20 @@ def yanked_releases(
             continue
         try:
             line = registry.line(module.name, module.version)
-        except ModpkgError:
-            continue  # the lock has the digest, and fetching tells what is missing
-        if line.yanked is not None:
+        except ModpkgError as error:
+            # the lock has the digest, and fetching tells what is missing
+            if error.code in ("M304", "M312"):
+                warnings.append(
+                    f"{module.name} {module.version} is locked, and the registry "
+                    f"{registry.shown} does not have it any more; it stays as it is"
+                )
+            continue
+        if line.release != module.release:
+            warnings.append(
+                f"the registry {registry.shown} now has another release as {module.name} "
+                f"{module.version} than the locked one, which stays"
+            )
+        elif line.yanked is not None:
             reason = line.yanked or "no reason was given"
             warnings.append(f"{module.name} {module.version} was yanked: {reason}")
     return warnings

@@ -18,7 +18,7 @@ from modpkg.toml.node import Node, hint
 
 COMPOSE_AT = ("install", "load")
 DEFAULT = "default"
-"""The alias of the default registry; a dependency need not name it."""
+"""The alias of the default registry; a dependency names it where another one has its name too."""
 
 
 def read_registries(node: Node | None) -> dict[str, str]:
@@ -104,9 +104,11 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
         {extra.parsed(module_name) for extra in extras.items()} if extras else set(),
         (version or entry.child("version", "*")).parsed(manifest_specifier),
     )
-    registry = _registry(table.get("registry"), registries)
+    named = table.get("registry")
+    registry = _registry(named, registries)
     compose_at = read_compose_at(table.get("compose-at"), owner)
-    return Dependency(requirement, registry, entry.where, compose_at)
+    from_default = named is not None and registry is None
+    return Dependency(requirement, registry, entry.where, compose_at, from_default)
 
 
 def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -> Dependency:

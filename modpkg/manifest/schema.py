@@ -37,6 +37,8 @@ class Dependency(Struct, frozen=True):
     compose_at: ComposeAt | None = None
     """When the model that it is gets composed; None: an adapter, head or patch when it is first
     loaded, any other when it is installed."""
+    from_default: bool = False
+    """Whether the default registry is named, and not only what is left where none is."""
 
     @property
     def name(self) -> ModuleName:

@@ -52,10 +52,17 @@ def default_location(
             is both an alias and a folder.
         ManifestError: ``config.toml`` is invalid.
     """
-    if override:
+    chosen = os.environ.get(VARIABLE)
+    written = manifest is not None and DEFAULT in manifest.registries
+    if override and not (override == DEFAULT and chosen and not written):
         return _named(override, "option", manifest, settings)
-    if chosen := os.environ.get(VARIABLE):
+    if chosen:
         return _named(chosen, "variable", manifest, settings)
+    return usual_location(manifest, settings)
+
+
+def usual_location(manifest: Manifest | None, settings: Callable[[], Settings]) -> Location:
+    """Return the default registry where neither flag nor environment name one."""
     if manifest is not None and DEFAULT in manifest.registries:
         return alias_location(manifest, DEFAULT)
     if written := settings().aliases.get(DEFAULT):
@@ -103,6 +110,8 @@ def _named(
         address, origin = found.address, found.origin
     elif is_alias(text) and (address := settings().aliases.get(text)):
         origin = _in_settings(text)
+    if address is None and text == DEFAULT and not Path(folder).is_dir():
+        return usual_location(manifest, settings)
     if address is None:
         return Location(folder, f"from {flag}", source)
     location = Location(address, f"{flag} {text}, {origin}", source, text)

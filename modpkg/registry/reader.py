@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.index import parse_index
+from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.module_lines import parse_module_lines
 from modpkg.registry.revalidation import revalidated, write_changed
@@ -93,6 +95,8 @@ class Registry:
         self._indexes: dict[str, list[IndexLine]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._counted: set[str] = set()
+        self._present: set[str] = set()
+        self._memory = None if cache is None else IndexMemory(self._site(cache) / "index")
         self._names: list[str] | None = None
         self._ahead: dict[str, Future[bytes]] = {}
         self._records: dict[str, ReleaseRecord] = {}
@@ -147,6 +151,8 @@ class Registry:
                 data = self._read_index(name) if ahead is None else ahead.result()
             except FileMissing:
                 data = b""
+            else:
+                self._present.add(name)
             values = data.count(b",")
             for key, count in (("releases", data.count(b"\n")), ("index-values", values)):
                 if count > self.allowance.limit(key):  # before it is decoded
@@ -155,6 +161,9 @@ class Registry:
             lines = parse_index(data, name, self.url, self.warn)
             if not lines:
                 _ = self.info  # raises if this is not a registry
+            if self._memory is not None and self.warn is not None:
+                for sentence in self._memory.taken_back(name, self.url, lines):
+                    self.warn(sentence)
             self._indexes[name] = lines
             self._ahead.pop(name, None)
         return self._indexes[name]
@@ -180,12 +189,27 @@ class Registry:
                 self.allowance.spend(key, count, path)
         return lines
 
+    def keep_seen(self, names: Iterable[str]) -> None:
+        """Keep what the index of a folder has of these names, to tell what it takes back later.
+
+        That of a remote registry is kept whenever it is read.
+        """
+        for name in names if self.folder is not None and self._memory is not None else ():
+            with contextlib.suppress(OSError, FileMissing, ModpkgError):  # it is only a help
+                self._memory.keep(name, self._read_index(name))
+
+    def knows(self, name: str) -> bool:
+        """Return whether there is an index file of a name, be it one without a valid line."""
+        return bool(self.index(name)) or name in self._present
+
     def prefetch(self, name: str, pool: Executor) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
         if name not in self._indexes and name not in self._ahead:
             self._ahead[name] = pool.submit(self._read_index, name)
 
     def _read_index(self, name: str) -> bytes:
+        if self._memory is not None and not self.offline:
+            self._memory.note(name)
         path, most = f"index/{name}.jsonl", self.allowance.limit("index-bytes")
         try:
             return self._read_mutable(path, most)
@@ -388,12 +412,14 @@ class Registry:
             write_changed(cached, data)
         return name
 
+    def _site(self, cache: BlobTree) -> Path:
+        return cache.root / "index-cache" / digest_bytes(self.source.url.encode())[7:23]
+
     def _cache_path(self, path: str) -> Path | None:
         """Return where a remote registry's mutable file is cached; None if it is not cached."""
         if isinstance(self.source, FolderSource) or self.cache is None:
             return None
-        site = digest_bytes(self.source.url.encode())[7:23]
-        return self.cache.root / "index-cache" / site / path
+        return self._site(self.cache) / path
 
     def _read_mutable(self, path: str, most: int) -> bytes:
         """Return a file that may change.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -43,6 +45,9 @@ PARTS = ("index", "blobs", "blobs/sha256", "locks", "lookup")
 """The folders of a registry."""
 
 
+_UNIQUE = re.compile(r"-[0-9a-f]{8}$")
+
+
 class RegistryWriter:
     """A registry folder that can be published to; it is created when it is first used."""
 
@@ -63,9 +68,7 @@ class RegistryWriter:
             make_folder(self.folder / "index")
             make_folder(self.folder / "blobs" / "sha256")
             if not (self.folder / REGISTRY_INFO).exists():
-                info = RegistryInfo(
-                    spec=SPEC, name=self._name or self.folder.resolve().name or "registry"
-                )
+                info = RegistryInfo(spec=SPEC, name=self._name or new_name(self.folder))
                 write_atomically(self.folder / REGISTRY_INFO, canonical_json(info) + b"\n")
             if not os.access(self.folder / "index", os.W_OK):
                 raise PermissionError(13, "Permission denied")
@@ -286,6 +289,21 @@ class RegistryWriter:
         if progress is not None:
             progress(size)
         return size
+
+
+def new_name(folder: Path) -> str:
+    """Return a name for a new registry, that no other has although many folders are called alike.
+
+    >>> plain_name(new_name(Path("/srv/models")))
+    'models'
+    """
+    plain = "".join(letter for letter in folder.resolve().name if letter.isprintable()).strip()
+    return f"{plain[:80] or 'registry'}-{secrets.token_hex(4)}"
+
+
+def plain_name(name: str) -> str:
+    """Return a registry's name without what `new_name` made it unique with."""
+    return _UNIQUE.sub("", name)
 
 
 def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:

@@ -140,7 +140,7 @@ class Admission:
         """Return why a release is excluded, regardless of the other releases of its name."""
         line = release.line
         cutoff = self._policy.cutoff_of(release.name)
-        if cutoff is not None and line.published:
+        if cutoff is not None:
             reason = _too_new(line.published, cutoff)
             if reason is not None:
                 return reason
@@ -169,7 +169,10 @@ def _too_new(published: str, cutoff: datetime) -> str | None:
         if parse_moment(published) <= cutoff:
             return None
     except InvalidValue:
-        return "has no publication time, and there is a cut-off (exclude-newer)"
+        return (
+            "has no publication time, and there is a cut-off (exclude-newer); "
+            "exempt it with exclude-newer-package under [resolution]"
+        )
     return (
         f"was published {published}, after the cut-off {moment_text(cutoff)} (exclude-newer); "
         "exempt it with exclude-newer-package under [resolution]"

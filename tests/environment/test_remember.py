@@ -72,7 +72,8 @@ def test_the_first_registry_is_the_default_and_the_next_an_alias(one: Path, two:
     # A dependency moves when it is asked for from elsewhere, and keeps its bound.
     assert 'lib = { version = ">=1.0", registry = "two" }' in install("lib", registry=two)
     assert registries() == {"lib": "two", "mid": "two"}
-    assert 'lib = ">=1.0"' in install("lib", registry="../one")
+    explicit = 'lib = { version = ">=1.0", registry = "default" }'  # "two" has it as well
+    assert explicit in install("lib", registry="../one")
     assert registries() == {"lib": "one", "mid": "two"}
 
 
@@ -115,7 +116,9 @@ def test_what_is_locked_from_elsewhere_stays_there(home: Path, two: Path) -> Non
 def test_config_names_a_default_and_aliases(home: Path, one: Path, two: Path) -> None:
     configure(home, f'[registries]\ndefault = "{one}"\nacme = "{two}"\n')
     Path("modpkg.toml").write_text(APP)
-    text = install("lib")
+    with raises("M319", match=r"lib is asked for .* both .*one \(.* and .*two \(from 'acme'"):
+        install("lib")
+    text = install("lib", registry="default")
     assert f'[registries]\ndefault = "{one}"\n' in text
     text = install("mid", registry="acme")
     assert f'acme = "{two}"\n' in text
@@ -246,24 +249,26 @@ def test_what_a_dependency_requires_comes_from_its_registry(
     assert registries() == expected
     assert modpkg("vendor", "copy").returncode == 0
     assert {path.name for path in Path("copy").iterdir()} >= {"acme", "registry"}
-    with raises("M416", match="base 9.0 is now of the registry 'registry' at modpkg's own folder"):
+    with raises("M319", match="base is asked for without a registry, and both .*registry .*acme "):
         install("base")
-    assert "base" in install("base", registry=home / "registry")  # said otherwise
+    text = install("base", registry="default")  # said otherwise
+    assert 'base = { version = ">=9.0", registry = "default" }' in text
     assert registries() == {"lora": "acme", "base": "registry", "lib": "registry"}
 
 
 def test_a_lock_keeps_the_registry_that_it_has(home: Path, acme: Path) -> None:
     """Of an older modpkg, where what a dependency requires came from the default registry."""
     publish_collection(home / "registry", "base", "9.0")
+    base = 'base = { version = "*", registry = "default" }\n'
     text = (
         f'{APP}[registries]\nacme = "{acme}"\n[dependencies]\n'
-        'lora = { version = "*", registry = "acme" }\nbase = "*"\n'
+        f'lora = {{ version = "*", registry = "acme" }}\n{base}'
     )
     Path("modpkg.toml").write_text(text)
     install()
     lock = find_project().lock_path
     lock.write_text(lock.read_text().replace('    "base",\n', ""))
-    Path("modpkg.toml").write_text(text.replace('base = "*"\n', ""))
+    Path("modpkg.toml").write_text(text.replace(base, ""))
     modpkg("install", "--frozen")
     modpkg("lock")
     assert registries() == {"lora": "acme", "base": "registry"}
@@ -280,7 +285,7 @@ def test_a_name_of_two_registries_is_not_guessed(home: Path, acme: Path, one: Pa
         'lora = { version = "*", registry = "acme" }\n'
     )
     text = Path("modpkg.toml").read_text()
-    for remedy, version in (("--registry acme", "3.0"), ("", "1.0")):
+    for remedy, version in (("--registry acme", "3.0"), ("--registry default", "1.0")):
         Path("modpkg.toml").write_text(text)
         command = f"modpkg install core {remedy}".strip()
         with raises("M319", match=f"core is required by top, .* and by base, .*'{command}'"):

@@ -86,7 +86,10 @@ def test_an_overridden_root_is_removed_if_nothing_else_helps() -> None:
 
 
 def test_admitting_an_excluded_release_is_suggested_if_it_helps() -> None:
-    graph = plain("top 1 -> lib>=2; lib 1", "top")
+    graph = Graph(["top"], [])
+    old = "2025-01-01T00:00:00Z"
+    graph.lines.append(line("top", "1", "lib>=2", published=old))
+    graph.lines.append(line("lib", "1", published=old))
     graph.lines.append(line("lib", "2", published="2026-02-01T00:00:00Z"))
     text = explanation(graph, cutoff=datetime(2026, 1, 1, tzinfo=timezone.utc))
     assert "allow lib 2: write `lib = false` in exclude-newer-package under [resolution]." in text

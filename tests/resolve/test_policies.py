@@ -330,7 +330,11 @@ def test_releases_newer_than_the_cutoff_are_excluded(universe: Universe) -> None
     universe.add("local", "1", published="")
     universe.add("odd", "1", published="yesterday")
     cutoff = datetime(2026, 2, 1, tzinfo=timezone.utc)
-    assert universe.versions("a", "local", cutoff=cutoff) == {"a": "2", "local": "1"}
+    assert universe.versions("a", cutoff=cutoff) == {"a": "2"}
+    exempt = universe.versions("a", "local", cutoff=cutoff, cutoffs={"local": None})
+    assert exempt == {"a": "2", "local": "1"}
+    with raises("M401", match="local 1 has no publication time"):
+        universe.versions("local", cutoff=cutoff)  # nothing that a registry leaves out helps it
     assert universe.versions("a", cutoff=cutoff, cutoffs={"a": None}) == {"a": "3"}
     early = datetime(2026, 1, 15, tzinfo=timezone.utc)
     assert universe.versions("a", cutoff=cutoff, cutoffs={"a": early}) == {"a": "1"}

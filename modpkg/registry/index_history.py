@@ -1,0 +1,96 @@
+"""What an index takes back of what it said before: a version, a release, a yank.
+
+A registry only ever adds releases, and yanks them. One whose index goes back was replaced by an
+earlier copy of itself, repaired, or taken over: it is not refused, but told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from modpkg.core.errors import ModpkgError
+from modpkg.core.names import parse_version
+from modpkg.core.records import IndexLine
+from modpkg.core.regular_file import read_file
+from modpkg.registry.index import parse_index
+from modpkg.registry.revalidation import write_changed
+
+SHOWN = 5
+"""Versions that one sentence names."""
+
+
+class IndexMemory:
+    """Copies of a registry's index files, as they were when they were read before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: frozenset[str] | None = None
+        self._noted: dict[str, bytes] = {}
+
+    def note(self, name: str) -> None:
+        """Remember the copy of an index file that is about to be read, and perhaps replaced."""
+        if self._names is None:  # of many registries there is none: one look for all names
+            files = self._folder.iterdir() if self._folder.is_dir() else ()
+            self._names = frozenset(file.name for file in files)
+        path = self._path(name)
+        if path.name in self._names and name not in self._noted:
+            with suppress(OSError):
+                self._noted[name] = read_file(path)
+
+    def taken_back(self, name: str, registry: str, now: Iterable[IndexLine]) -> list[str]:
+        """Return what `taken_back` yields for an index that was read after it was noted."""
+        earlier = self._noted.pop(name, None)
+        if earlier is None:
+            return []
+        with suppress(ModpkgError):  # the copy has two lines of one version
+            return list(taken_back(name, registry, parse_index(earlier, name, registry), now))
+        return []
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep a copy of an index file."""
+        write_changed(self._path(name), data)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.jsonl"
+
+
+def taken_back(
+    name: str, registry: str, before: Iterable[IndexLine], now: Iterable[IndexLine]
+) -> Iterator[str]:
+    """Yield a sentence for each kind of change that an index never makes.
+
+    Args:
+        name: The module.
+        registry: The registry, as it is shown.
+        before: What its index had when it was read before.
+        now: What it has.
+    """
+    after = {parse_version(line.version): line for line in now}
+    gone, replaced, unyanked = [], [], []
+    for line in before:
+        same = after.get(parse_version(line.version))
+        if same is None:
+            gone.append(line.version)
+        elif same.release != line.release:
+            replaced.append(line.version)
+        elif line.yanked is not None and same.yanked is None:
+            unyanked.append(f"{line.version} ({line.yanked or 'no reason was given'})")
+    if gone:
+        yield (
+            f"the registry {registry} had {name} {_listed(gone)} and does not have it any more: "
+            "its index went back behind what was read of it before"
+        )
+    if replaced:
+        yield (
+            f"the registry {registry} has another release as {name} {_listed(replaced)} than when "
+            "it was read before"
+        )
+    if unyanked:
+        yield f"the registry {registry} has taken back the yank of {name} {_listed(unyanked)}"
+
+
+def _listed(versions: list[str]) -> str:
+    more = len(versions) - SHOWN
+    return ", ".join(versions[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,127 @@
+"""Names that several registries have: which one is meant is said, and never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_everywhere import run
+from tests.modules import publish_collection
+
+
+@pytest.fixture
+def acme(home: Path, tmp_path: Path) -> Path:
+    """A private registry with ``acme-app`` on ``acme-inner``, which the public one has too."""
+    publish_collection(tmp_path / "acme", "acme-inner", "1.0")
+    publish_collection(tmp_path / "acme", "acme-app", "1.0", {"acme-inner": "*"})
+    publish_collection(home / "registry", "acme-inner", "99.0")
+    publish_collection(home / "registry", "lib", "1.0")
+    return tmp_path / "acme"
+
+
+def write(acme: Path, dependencies: str) -> None:
+    Path("modpkg.toml").write_text(
+        f"[app]\nname = 'app'\n[registries]\nacme = '{acme}'\n[dependencies]\n{dependencies}"
+    )
+
+
+APP = "acme-app = { version = '*', registry = 'acme' }\n"
+
+
+def locked() -> str:
+    return Path("modpkg.lock").read_text()
+
+
+def test_what_a_private_module_requires_is_private(
+    acme: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(acme, APP)
+    status, _, err = run(capfd, "lock")
+    assert (status, "warning" in err) == (0, False)
+    assert "99.0" not in locked()
+
+
+def test_also_if_its_index_has_no_valid_line(acme: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (acme / "index" / "acme-inner.jsonl").write_text("{}\n")
+    write(acme, APP)
+    status, _, err = run(capfd, "lock")
+    assert status == 1
+    assert "99.0" not in err
+
+
+@pytest.mark.parametrize("configured", ["manifest", "config"])
+@pytest.mark.parametrize(("answer", "version"), [("default", "99.0"), ("acme", "1.0")])
+def test_a_bare_name_of_two_registries_is_refused(
+    acme: Path,
+    home: Path,
+    configured: str,
+    answer: str,
+    version: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write(acme, "acme-inner = '*'\n")
+    if configured == "config":
+        (home / "config.toml").write_text(f"[registries]\nacme = '{acme}'\n")
+        Path("modpkg.toml").write_text("[app]\nname = 'app'\n[dependencies]\nacme-inner = '*'\n")
+    status, _, err = run(capfd, "lock")
+    assert (status, "error[M319]" in err) == (1, True), err
+    assert str(acme) in err
+    assert str(home / "registry") in err
+    assert f"'modpkg install acme-inner --registry {answer}'" in err
+    assert run(capfd, "install", "acme-inner", "--registry", answer)[0] == 0
+    assert f'version = "{version}"' in locked()
+    Path("modpkg.lock").unlink()
+    assert run(capfd, "lock")[0] == 0
+    assert f'version = "{version}"' in locked()
+
+
+def test_what_is_locked_is_assigned(
+    acme: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(acme, "lib = '*'\n")
+    assert run(capfd, "lock")[0] == 0
+    publish_collection(acme, "lib", "2.0")
+    publish_collection(home / "registry", "lib", "1.1")
+    assert run(capfd, "update")[::2][0] == 0
+    assert 'version = "1.1"' in locked()
+
+
+def test_what_a_registry_lacks_is_told_and_refused_if_two_have_it(
+    acme: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(acme, "acme-app", "1.1", {"lib": "*"})
+    write(acme, APP)
+    status, _, err = run(capfd, "lock")
+    assert status == 0
+    assert "modules of the registry 'acme' require lib, which it does not have: taken from" in err
+    assert "warning" not in run(capfd, "lock")[2]  # it is locked from there now
+    Path("modpkg.lock").unlink()
+    publish_collection(tmp_path / "team", "lib", "3.0")
+    text = Path("modpkg.toml").read_text()
+    Path("modpkg.toml").write_text(text.replace("[dep", f"team = '{tmp_path / 'team'}'\n[dep"))
+    err = run(capfd, "lock")[2]
+    assert "error[M319]" in err
+    assert "lib is required by acme-app, of the registry 'acme', which does not have it" in err
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_what_takes_the_place_of_the_default_is_told(
+    acme: Path,
+    home: Path,
+    how: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("modpkg.toml").write_text(
+        f"[app]\nname = 'app'\n[registries]\ndefault = '{home / 'registry'}'\n"
+        "[dependencies]\nacme-inner = '*'\n"
+    )
+    arguments = ["lock", "--registry", str(acme)] if how == "option" else ["lock"]
+    if how == "variable":
+        monkeypatch.setenv("MODPKG_REGISTRY", str(acme))
+    status, _, err = run(capfd, *arguments)
+    assert status == 0
+    name = "--registry" if how == "option" else "MODPKG_REGISTRY"
+    assert f"{acme} ({name}) is asked in place of {home / 'registry'}" in err
+    assert "which modpkg.toml names as default" in err

@@ -1,0 +1,121 @@
+"""What an index takes back is told, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpkg.core.records import IndexLine
+from modpkg.core.tree import BlobTree
+from modpkg.registry.index_history import taken_back
+from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter, new_name, plain_name
+from tests.cli.test_everywhere import run
+from tests.modules import publish_collection
+from tests.registry.servers import serve
+
+ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+def line(version: str, release: str = ONE, yanked: str | None = None) -> IndexLine:
+    return IndexLine(name="a", version=version, kind="base", release=release, yanked=yanked)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ([line("1")], [line("1.0"), line("2")], []),
+        ([line("1")], [line("1", yanked="bad")], []),
+        ([line("1"), line("2"), line("3")], [line("1")], ["had a 2, 3 and does not have it"]),
+        ([line("1")], [line("1.0", TWO)], ["another release as a 1 than"]),
+        ([line("1", yanked="bad")], [line("1")], ["taken back the yank of a 1 (bad)"]),
+        ([line(str(n)) for n in range(9)], [], ["0, 1, 2, 3, 4 and 4 more"]),
+    ],
+)
+def test_each_kind(before: list[IndexLine], now: list[IndexLine], told: list[str]) -> None:
+    found = list(taken_back("a", "r", before, now))
+    assert len(found) == len(told)
+    assert all(part in sentence for part, sentence in zip(told, found, strict=True))
+
+
+def change(index: Path, **values: Any) -> None:
+    lines = [json.loads(text) | values for text in index.read_text().splitlines()]
+    index.write_text("".join(json.dumps(item) + "\n" for item in lines))
+
+
+def test_over_http_it_is_told_once(tmp_path: Path) -> None:
+    publish_collection(tmp_path / "registry", "lib", "1.0")
+    publish_collection(tmp_path / "registry", "lib", "1.1")
+    warnings: list[str] = []
+    with serve(tmp_path / "registry") as server:
+
+        def read() -> int:
+            cache = BlobTree(tmp_path / "store")
+            return len(Registry(server.url, cache=cache, warn=warnings.append).index("lib"))
+
+        assert read() == 2
+        index = tmp_path / "registry" / "index" / "lib.jsonl"
+        index.write_text(index.read_text().splitlines()[0] + "\n")
+        assert read() == 1
+        assert read() == 1
+    (warning,) = warnings
+    assert "had lib 1.1 and does not have it any more" in warning
+
+
+def test_of_a_folder_it_is_told_by_what_was_locked(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(home / "registry", "lib", "1.0")
+    publish_collection(home / "registry", "lib", "1.1")
+    writer = RegistryWriter(home / "registry")
+    writer.yank("lib", "1.1", "bad")
+    Path("modpkg.toml").write_text("[app]\nname = 'app'\n[dependencies]\nlib = '*'\n")
+    assert run(capfd, "lock")[0] == 0
+    writer.yank("lib", "1.1", None)
+    err = run(capfd, "lock", "--upgrade")[2]
+    assert "has taken back the yank of lib 1.1 (bad)" in err
+    assert "taken back" not in run(capfd, "lock")[2]
+
+
+def test_an_installed_version_that_vanished_or_changed_is_told_and_stays(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(home / "registry", "lib", "1.0")
+    Path("modpkg.toml").write_text("[app]\nname = 'app'\n[dependencies]\nlib = '*'\n")
+    assert run(capfd, "install")[0] == 0
+    index = home / "registry" / "index" / "lib.jsonl"
+    before = index.read_text()
+    change(index, release=TWO)
+    assert (
+        "now has another release as lib 1.0 than the locked one, which stays"
+        in run(capfd, "install")[2]
+    )
+    index.write_text(before.replace('"1.0"', '"1.1"'))
+    status, _, err = run(capfd, "install")
+    assert status == 0
+    assert "lib 1.0 is locked, and the registry" in err
+
+
+def test_a_release_from_the_future_is_told(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    publish_collection(home / "registry", "lib", "1.0")
+    change(home / "registry" / "index" / "lib.jsonl", published="2999-01-01T00:00:00Z")
+    Path("modpkg.toml").write_text("[app]\nname = 'app'\n[dependencies]\nlib = '*'\n")
+    assert "published 2999-01-01T00:00:00Z, which is in the future" in run(capfd, "lock")[2]
+    assert "future" not in run(capfd, "lock")[2]
+    change(home / "registry" / "index" / "lib.jsonl", published="")
+    err = run(capfd, "lock", "--upgrade", "--exclude-newer", "7 days")[2]
+    assert "has no publication time" in err
+
+
+def test_two_folders_of_one_name_are_two_registries(tmp_path: Path) -> None:
+    folders = [tmp_path / part / "registry" for part in "ab"]
+    for folder in folders:
+        RegistryWriter(folder).prepare()
+    names = {Registry(str(folder)).name for folder in folders}
+    assert len(names) == 2
+    assert "registry" not in names
+    assert {plain_name(name) for name in names} == {"registry"}
+    assert len(new_name(tmp_path / ("x" * 200))) < 100
