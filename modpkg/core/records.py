@@ -68,6 +68,19 @@ class IndexLine(Struct, kw_only=True):
     spec: int = SPEC
 
 
+SHARED_FIELDS = (
+    "name",
+    "version",
+    "kind",
+    "requires",
+    "extras",
+    "provides",
+    "expects",
+    "requires_modpkg",
+)
+"""The fields that an index line shares with its release record."""
+
+
 class ModuleLine(Struct, kw_only=True, omit_defaults=True):
     """One line of ``modules.jsonl``: what a search needs of one module."""
 

@@ -16,6 +16,7 @@ from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFou
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.names import parse_version
 from modpkg.core.records import (
+    SHARED_FIELDS,
     SPEC,
     Expects,
     IndexLine,
@@ -37,18 +38,6 @@ from modpkg.registry.module_lines import parse_module_lines
 from modpkg.registry.revalidation import revalidated, write_changed
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source, open_source
-
-_CLAIMS = (
-    "name",
-    "version",
-    "kind",
-    "requires",
-    "extras",
-    "provides",
-    "expects",
-    "requires_modpkg",
-)
-"""The fields that an index line shares with its release record."""
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -194,7 +183,9 @@ class Registry:
 
         That of a remote registry is kept whenever it is read.
         """
-        for name in names if self.folder is not None and self._memory is not None else ():
+        if self.folder is None or self._memory is None:
+            return
+        for name in names:
             with contextlib.suppress(OSError, FileMissing, ModpkgError):  # it is only a help
                 self._memory.keep(name, self._read_index(name))
 
@@ -305,7 +296,7 @@ class Registry:
         Raises:
             IntegrityError: A field differs.
         """
-        for claim in _CLAIMS:
+        for claim in SHARED_FIELDS:
             if getattr(line, claim) != getattr(record, claim):
                 raise IntegrityError(
                     "M310",
