@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from modpkg.environment.workspace import Workspace
     from modpkg.runtime.live import LiveModel
-    from modpkg.runtime.pipeline import Pipeline, TaskResult
+    from modpkg.runtime.pipeline import Pipeline
+    from modpkg.runtime.task_result import TaskResult
 
 __all__ = ["ModpkgError", "__version__", "load", "path", "pipeline", "run", "tokenizer"]
 

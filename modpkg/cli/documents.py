@@ -38,7 +38,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "outdated": ("modpkg.cli.outdated:OutdatedDocument",),
     "compose": ("modpkg.cli.compose:ComposeDocument",),
     "rollback": ("modpkg.cli.rollback:RollbackDocument", "modpkg.cli.rollback:GenerationsDocument"),
-    "run": ("modpkg.runtime.pipeline:TaskResult",),
+    "run": ("modpkg.runtime.task_result:TaskResult",),
     "list": ("modpkg.environment.generations:Generation",),
     "show": ("modpkg.cli.show:ShowDocument",),
     "info": ("modpkg.environment.module_info:ModuleInfo",),

@@ -1,4 +1,4 @@
-"""Adapters of other savers than PEFT: converted where that is exact, else told what they are.
+"""Adapters of other savers than PEFT: converted where that is exact, else refused by name.
 
 mlx-lm computes  y = x Wᵀ + scale · (x A) B  with A of shape (in, rank) and B of shape (rank, out),
 so that PEFT's A and B are their transposes, and its alpha is scale · rank.

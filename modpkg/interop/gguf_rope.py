@@ -152,7 +152,7 @@ def _llama3(
 ) -> None:
     """Find the parameters of Llama 3's scaling whose factors are those of the file.
 
-    A converter writes the factors, and transformers computes them anew from four parameters.
+    A converter writes the factors, and transformers computes them again from four parameters.
     """
     found = _values(header, tensor)
     head = config.get("head_dim") or config["hidden_size"] // max(config["num_attention_heads"], 1)

@@ -176,11 +176,13 @@ def _write_weights(
         loads = "they load only where the quantiser is installed"
         if stored.form in UNREAD:
             loads = "transformers does not read them"
-        told = f"{where} quantised ({stored.form}): adapters cannot be built on them, and {loads}; "
-        told += hint
+        warning = (
+            f"{where} quantised ({stored.form}): adapters cannot be built on them, and {loads}; "
+        )
+        warning += hint
         if lacks:
-            told += f". They were not compared with an architecture: {compared.reason}"
-        warnings.append(told)
+            warning += f". They were not compared with an architecture: {compared.reason}"
+        warnings.append(warning)
     warnings += _run_otherwise(read_json(staged / CONFIG), compared)
     if lacks and stored is None:
         warnings.append(f"the weights were not compared with an architecture: {compared.reason}")

@@ -109,7 +109,7 @@ def import_peft(
 
 
 def against_of(base: str, against: str | None) -> str | None:
-    """Return the release of a base that an adapter was trained on, as far as it is told.
+    """Return the release of a base that an adapter was trained on, as far as it was given.
 
     Raises:
         InvalidValue: ``base`` is not a requirement, or ``against`` is no release in its range.
@@ -250,6 +250,8 @@ def fetch_adapter(workspace: Workspace, name: ModuleName) -> tuple[InstalledModu
         chosen, scale = _only_adapter(name, environment, states)
     if chosen is None:
         raise not_installed(workspace, name, states)
+    if chosen.kind == "base":
+        raise _no_adapter(name)
     locked = LockedModule(
         name=chosen.name,
         version=chosen.version,
@@ -260,11 +262,18 @@ def fetch_adapter(workspace: Workspace, name: ModuleName) -> tuple[InstalledModu
     return fetch_module(workspace, locked), scale
 
 
+def _no_adapter(name: str) -> ConversionError:
+    reason = "it is a base without an adapter; only an adapter, or a model of one base and one "
+    return ConversionError("M805", name=name, form="peft", reason=reason + "adapter, can be")
+
+
 def _only_adapter(
     name: str, environment: Environment, states: dict[str, ModuleState]
 ) -> tuple[ModuleState, float]:
     recipe = msgspec.convert(environment.model(name).recipe, Compose)
     adapters = [step for step in recipe.steps if states[step.module].kind == "adapter"]
+    if not recipe.steps:
+        raise _no_adapter(name)
     plain = recipe.method == "sum" and not recipe.layers and len(recipe.steps) == 1
     if not plain or not adapters:
         raise ConversionError(

@@ -34,7 +34,7 @@ _AWS_NEEDS_TOOL = (
 
 
 def store_options(url: str) -> dict[str, Any]:
-    """Return what obstore is to be told of an object store's credentials.
+    """Return the options of obstore for an object store's credentials.
 
     Raises:
         RegistryUnreachable: The AWS profile that ``AWS_PROFILE`` names does not exist, or is of a

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from msgspec import Struct, structs
+from msgspec import structs
 
 from modpkg.compose.confinement import confined
 from modpkg.compose.tokenizer import open_tokenizer
@@ -25,24 +25,11 @@ from modpkg.runtime.prompt import Conversation, prepare
 from modpkg.runtime.sampling import Sampling, StopFilter, generation_of
 from modpkg.runtime.sentence_modules import EMBEDS
 from modpkg.runtime.task_kinds import CLASSIFIES, KNOWN, WRITING, task_of_architecture
+from modpkg.runtime.task_result import TaskResult
 
 Stream = Callable[[str], None]
 Adapter = str | Sequence[str] | Mapping[str, float]
 """Adapters of a live model: one, several, or several with weights."""
-
-
-class TaskResult(Struct, frozen=True, omit_defaults=True):
-    """The result of a task. One of ``text``, ``labels`` and ``embedding`` is set."""
-
-    task: str
-    text: str | None = None
-    """The generated text."""
-    labels: list[tuple[str, float]] | None = None
-    """Labels with their probabilities, most probable first."""
-    embedding: list[float] | None = None
-    """The text's embedding."""
-    seed: int | None = None
-    """What repeats a text that was sampled; None if it was not."""
 
 
 class Pipeline:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -125,3 +127,11 @@ def test_schemas_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert status == 2
     assert "'store' is neither" in err
     assert run(capfd, "schema")[0] == 2
+
+
+def test_the_shape_of_run_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom modpkg.cli import main\n"
+        "try: main(['schema', 'run'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
