@@ -287,6 +287,6 @@ def _workspace(project: str | PathLike[str] | None, user: bool) -> Workspace:
     if user:
         return Workspace(user=True)
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__file__") == __file__:
+    while frame.f_back is not None and frame.f_globals.get("__name__") in (__name__, "contextlib"):
         frame = frame.f_back
     return Workspace(project_for(frame.f_globals.get("__file__")))
