@@ -13,6 +13,7 @@ from pathlib import Path
 from modpkg.core.errors import InstallError
 from modpkg.core.filenames import ENVIRONMENT, MANIFEST
 from modpkg.core.files import write_atomically
+from modpkg.core.leftovers import remove_leftovers
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.core.system_folders import is_link
 
@@ -51,6 +52,7 @@ def _write(folder: Path) -> None:
 
     if is_link(folder):
         return
+    remove_leftovers(folder)
     data = (json.dumps(manifest_schema(), indent=1) + "\n").encode()
     path, ignore = folder / SCHEMA_FILE, folder / ".gitignore"
     if path.exists() and not is_link(path) and read_file(path) == data:

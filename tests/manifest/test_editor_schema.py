@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from modpkg.core.system_processes import process_space
 from modpkg.manifest.editor_schema import SCHEMA_LINE, add_schema, refresh_schema
 from modpkg.manifest.json_schema import manifest_schema
 from modpkg.manifest.read import read_manifest
@@ -40,6 +43,19 @@ def test_it_is_brought_up_to_date_where_the_manifest_names_it(folder: Path) -> N
         damage()
         refresh_schema(folder)
         assert json.loads(SCHEMA.read_text()) == manifest_schema()
+
+
+def test_what_a_killed_process_left_goes_where_nothing_is_written(folder: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    path = Path("modpkg.toml")
+    path.write_text(SCHEMA_LINE + path.read_text())
+    SCHEMA.parent.mkdir()
+    SCHEMA.write_text(json.dumps(manifest_schema(), indent=1) + "\n")
+    left = SCHEMA.parent / f".tmp-x-{process_space()}-{process.pid}-01234567"
+    left.touch()
+    refresh_schema(folder)
+    assert not left.exists()
 
 
 def test_a_folder_without_a_manifest_is_left_alone(tmp_path: Path) -> None:
