@@ -6,6 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 import msgspec
 from msgspec import Struct
@@ -102,6 +103,10 @@ def resolve(
     raise ResolutionImpossible("M401", explanation=explanation)
 
 
+_SHOWN_NAMES = 20
+"""Unknown names that one error tells."""
+
+
 def _check_known(roots: Sequence[Need], catalog: Catalog) -> None:
     """Check that each root's name is in its registry.
 
@@ -120,8 +125,11 @@ def _check_known(roots: Sequence[Need], catalog: Catalog) -> None:
         raise error
     if unknown:
         facts = [
-            f"  {where}: {error}" if where else f"  {error}" for where, error in unknown.values()
+            f"  {where}: {error}" if where else f"  {error}"
+            for where, error in islice(unknown.values(), _SHOWN_NAMES)
         ]
+        if more := len(unknown) - len(facts):
+            facts.append(f"  … and {more} more")
         raise NotFound("M406", facts="\n".join(facts))
 
 

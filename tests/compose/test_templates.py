@@ -139,7 +139,7 @@ def test_a_busy_machine_has_longer(other_bounds: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with raises("M745", match="takes more than 0.5 seconds"):
         confined_render(ENDLESS[0])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
