@@ -126,7 +126,8 @@ _MAY_BE_EMPTY = ("system", "text", "command")
 
 def _refuse_empty(parameter: click.Parameter) -> None:
     """Make an empty text no value of a parameter, such as an unset variable in a script leaves."""
-    if parameter.name in _MAY_BE_EMPTY:
+    flag = getattr(parameter, "flag_value", None)
+    if parameter.name in _MAY_BE_EMPTY or "" in (parameter.default, flag):
         return
     own = parameter.process_value
 

@@ -38,7 +38,7 @@ def process_space() -> str:
     """
     try:
         inner = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - Path.readlink needs it too
-    except OSError:  # not Linux
+    except (AttributeError, OSError):  # not Linux
         inner = ""
     host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     return hashlib.sha256(f"{host}\0{inner}".encode()).hexdigest()[:8]

@@ -117,9 +117,11 @@ def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -
         return Dependency(entry.parsed(manifest_requirement), where=entry.where)
     table = entry.table(("requirement", "registry", "compose-at"))
     requirement = table.need("requirement", "summarizer>=2.1").parsed(manifest_requirement)
-    registry = _registry(table.get("registry"), registries)
+    named = table.get("registry")
+    registry = _registry(named, registries)
     compose_at = read_compose_at(table.get("compose-at"), owner)
-    return Dependency(requirement, registry, entry.where, compose_at)
+    from_default = named is not None and registry is None
+    return Dependency(requirement, registry, entry.where, compose_at, from_default)
 
 
 def _registry(node: Node | None, registries: dict[str, str]) -> str | None:

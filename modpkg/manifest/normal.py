@@ -7,6 +7,7 @@ from typing import Any
 
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_requirement, requirement_text, specifier_text
+from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import toml_key, toml_value
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
@@ -110,6 +111,8 @@ def _dependency(dependency: Dependency) -> str | dict[str, Any]:
         data["compose-at"] = dependency.compose_at
     if dependency.registry is not None:
         data["registry"] = dependency.registry
+    elif dependency.from_default:
+        data["registry"] = DEFAULT
     return _requirement(dependency) if len(data) == 1 else dict(sorted(data.items()))
 
 
@@ -210,7 +213,7 @@ def _dependency_pair(item: str | dict[str, Any]) -> tuple[str, str | dict[str, A
         if isinstance(item, str)
         else (
             item["requirement"],
-            item["registry"],
+            item.get("registry"),
         )
     )
     requirement = parse_requirement(text)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +26,9 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.write_lock import folder_lock
 from modpkg.release.places import chain_of, entries_by_identity, labelled_entries
 from modpkg.release.verify import check_record
+
+if TYPE_CHECKING:
+    import sqlite3
 
 VERSION = 1
 LOCATION = Path("lookup") / "tensors.sqlite"

@@ -92,7 +92,7 @@ def test_what_cannot_be_read_has_no_names(app: Path, damage: str) -> None:
     Path("modpkg.toml").write_text(damage, "utf-8", "surrogateescape")
     Path("modpkg.lock").write_text(damage, "utf-8", "surrogateescape")
     assert offered("why", "") == []
-    assert offered("install", "") == ["remote-lib", "searched-lib"]
+    assert offered("install", "") == ["lib", "remote-lib", "searched-lib"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -25,7 +25,7 @@ from modpkg.core.files import (
     write_atomically,
 )
 from modpkg.core.leftovers import LEFT_ALONE, leftovers, temporary_sibling
-from modpkg.core.regular_file import CutShort, read_file, read_head
+from modpkg.core.regular_file import CutShort, OversizedFile, read_file, read_head
 from modpkg.core.tree import BlobTree
 from tests.raising import raises
 
@@ -253,3 +253,9 @@ def test_a_tree_is_replaced_or_stays(place: Path, monkeypatch: pytest.MonkeyPatc
     replace_tree(new, old)
     assert [path.name for path in place.iterdir()] == ["dist"]
     assert [path.name for path in old.iterdir()] == ["new"]
+
+
+def test_m512_of_more_than_is_read_of_such_a_file(tmp_path: Path) -> None:
+    error = refusal_of(OversizedFile(tmp_path / "modpkg.toml", 1 << 20))
+    assert error.code == "M512"
+    assert "1.0 MiB" in str(error) or "1.0 MB" in str(error)

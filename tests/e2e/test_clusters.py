@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.command import modpkg, modpkg_json, refused
+from tests.command import modpkg, modpkg_json
 
 APP = '[app]\nname = "app"\n[dependencies]\ntalker = "*"\n'
 
@@ -40,4 +40,6 @@ def test_a_cluster_composes_what_threads_do(
     written = [path.stat().st_mtime_ns for path in (tmp_path / "dask").rglob("weights.*")]
     modpkg("install", cwd=app)
     assert written == [path.stat().st_mtime_ns for path in (tmp_path / "dask").rglob("weights.*")]
-    assert "Dask scheduler" in refused("compose", "--executor", "ray://x:1", cwd=app)
+    unknown = modpkg("compose", "--executor", "ray://x:1", cwd=app, check=False)
+    assert unknown.returncode == 2
+    assert "dask://" in unknown.stderr

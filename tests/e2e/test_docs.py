@@ -98,6 +98,8 @@ class Reader:
         monkeypatch.setenv("MODPKG_REGISTRY", str(folder / "registry"))
         for name in ELSEWHERE.values():
             shutil.copytree(world / "registry", folder / name)
+        for lock in folder.rglob("modpkg.lock"):  # it has the address of its registry
+            lock.write_text(lock.read_text().replace(str(world), str(folder)))
         self.state = folder / "state.sh"
         self.state.write_text(f"cd {folder / 'page'}\n")
 

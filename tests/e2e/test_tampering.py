@@ -16,7 +16,9 @@ from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries, sources_of
 from tests.e2e.tampering import WANTED, World, command, flip, spread
 
-INSTALL = ("install", WANTED)
+ACCEPTED = [f"--accept-changed={name}" for name in ("talker", "tiny", "tiny-lora")]
+"""Worlds share what was installed: from this registry, or one at another address."""
+INSTALL = ("install", WANTED, *ACCEPTED)
 FROZEN = ("install", "--frozen")
 
 

@@ -14,6 +14,7 @@ from tests.hostile.registries import REGISTRIES
 OPEN = {
     ("adapter", "10^4 patterns"),
     ("config", "10^8 labels"),
+    ("transport", "1xx without an end at /index/"),
 }
 """Inputs that took longer or told more than they may when they were last run: the benchmark runs
 them, and what ends as it should goes from here."""
