@@ -41,7 +41,7 @@ def wrong(command: click.Command) -> Iterator[list[str]]:
     for each in command.params:
         if not isinstance(each, click.Option) or each.is_flag or each.count:
             continue
-        if each.name not in FREE:
+        if each.name not in FREE and "" not in (each.default, each.flag_value):
             yield [*needed, each.opts[-1], ""]
         if not each._flag_needs_value:
             yield [*needed, each.opts[-1]]

@@ -217,7 +217,9 @@ class World:
         for version, weights in (("1.0", first), ("2.0", _changed(first))):
             folder = _write_base(projects / f"tiny-{version}", version, weights)
             built = build_for(folder, self.registry, deltas=deltas)
-            RegistryWriter(self.registry).publish(Registry(str(folder / "dist")), built.line)
+            RegistryWriter(self.registry, "registry").publish(
+                Registry(str(folder / "dist")), built.line
+            )
             adapter = tiny.write_adapter(
                 projects / f"lora-{version}",
                 version,

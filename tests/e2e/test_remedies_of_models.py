@@ -144,7 +144,6 @@ def test_a_closed_standard_output_is_no_error(
 ELSEWHERE = {
     **dict.fromkeys(["M110", "M901"], "cli/test_commands.py community/modules/test_reference.py"),
     "M212": "transfer/test_fetch.py",
-    "M416": "environment/test_promise.py",
     "M601": "community/patch/test_merge.py",
     **dict.fromkeys(["M603", "M736"], "community/patch/test_patch.py"),
     "M605": "compose/test_executor.py",
