@@ -168,9 +168,9 @@ def main(argv: list[str] | None = None) -> None:
         from modpkg.core.printable import printable
         from modpkg.core.redacted import redacted
 
-        told = io.StringIO()
-        error.show(told)
-        click.echo(printable(redacted(told.getvalue())), err=True, nl=False)
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable(redacted(shown.getvalue())), err=True, nl=False)
         sys.exit(error.exit_code)
     except ModpkgError as error:
         if chosen.debug:

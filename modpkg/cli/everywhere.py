@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 
 class CommonChoices:
@@ -127,14 +126,13 @@ _MAY_BE_EMPTY = ("system", "text", "command")
 def _refuse_empty(parameter: click.Parameter) -> None:
     """Make an empty text no value of a parameter, such as an unset variable in a script leaves."""
     flag = getattr(parameter, "flag_value", None)
-    if parameter.name in _MAY_BE_EMPTY or "" in (parameter.default, flag):
+    if parameter.name in _MAY_BE_EMPTY or "" in (parameter.default, flag):  # it has a meaning
         return
     own = parameter.process_value
 
     def process(context: click.Context, value: Any) -> Any:
         values = value if isinstance(value, tuple | list) else (value,)
-        source = context.get_parameter_source(str(parameter.name))
-        if "" in values and source is ParameterSource.COMMANDLINE:  # a default may be empty
+        if "" in values:
             raise click.BadParameter("it is empty", context, parameter)
         return own(context, value)
 

@@ -32,6 +32,7 @@ from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
 from modpkg.core.files import copy_file
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
+from modpkg.core.printable import error_text
 
 _LEAST = 1e-8
 _EMBEDDINGS = "embed_tokens.weight"
@@ -151,7 +152,7 @@ class PromptStateExtractor:
         except RunError:
             raise
         except Exception as error:  # transformers' constructors raise errors of many types
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            text = error_text(error)
             raise ComposeError(
                 "M601", model=self._name, reason=f"its base's config.json is invalid ({text})"
             ) from None

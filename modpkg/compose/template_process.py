@@ -70,12 +70,12 @@ def _answer(compiled: Any, template: str, values: dict[str, Any], most: int) -> 
     """Return the answer to one request: a text, the error of the template, or the bound."""
     try:
         text = compiled(template).render(**values)
-        told = {"text": text} if len(text) <= most else {"bound": "output"}
+        answer = {"text": text} if len(text) <= most else {"bound": "output"}
     except MemoryError:
-        told = {"bound": "memory"}
+        answer = {"bound": "memory"}
     except Exception as error:  # templates are programs: they raise errors of any type
-        told = {"error": f"{type(error).__name__}: {error}"[:1000]}
-    return json.dumps(told).encode()
+        answer = {"error": f"{type(error).__name__}: {error}"[:1000]}
+    return json.dumps(answer).encode()
 
 
 def _read(source: BinaryIO) -> bytes:

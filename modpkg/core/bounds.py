@@ -69,7 +69,7 @@ RECORD_BYTES = 128 << 20
 RECORD_VALUES = 4_000_000
 #: Any other file that is read into memory (a tokenizer, test cases), bytes.
 SMALL_FILE_BYTES = 256 << 20
-#: The ETag of an index file, characters; with a longer one the file is fetched anew each time.
+#: The ETag of an index file, characters; with a longer one the file is fetched each time.
 ETAG_CHARACTERS = 512
 #: A file of credentials of a cloud, bytes.
 CREDENTIALS_BYTES = 1 << 20

@@ -324,7 +324,7 @@ def remove_tree(path: Path) -> None:
     No link is followed; one in its place is removed itself.
     """
     with contextlib.suppress(FileNotFoundError), open_folder(path.parent, follow=True) as parent:
-        parent.remove(path.name, TEMPORARY)
+        parent.remove(path.name)
 
 
 def check_no_links(*paths: Path) -> None:

@@ -20,7 +20,12 @@ def temporary_sibling(path: Path) -> Path:
     What commands that were killed have left in that folder is removed, once per process.
     """
     remove_leftovers(path.parent)
-    return path.parent / f"{TEMPORARY}{path.name[:_SHOWN]}-{system_processes.process_mark()}"
+    return path.parent / temporary_name(path.name)
+
+
+def temporary_name(name: str) -> str:
+    """Return an unused name for a temporary file or folder that stands for another one."""
+    return f"{TEMPORARY}{name[:_SHOWN]}-{system_processes.process_mark()}"
 
 
 _SHOWN = 40

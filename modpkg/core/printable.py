@@ -46,6 +46,15 @@ def one_line(text: str) -> str:
     return printable(_BREAKS.sub(" ", text))
 
 
+def error_text(error: BaseException) -> str:
+    """Return an error of another library for a sentence: its type and text, at most 300 characters.
+
+    >>> error_text(KeyError("head"))
+    "KeyError: 'head'"
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def in_sentence(value: Any, *, lines: bool = False) -> Any:
     """Return a value as it stands in a sentence: text of one bounded line, numbers as they are.
 

@@ -129,13 +129,13 @@ def read_file(path: Path | str, most: int = SMALL_FILE_BYTES, *, follow: bool = 
     """
     descriptor = open_descriptor(path, follow=follow)
     try:
-        told = os.fstat(descriptor).st_size
-        data = b"" if told > most else read_at_most(descriptor, most + 1)
+        length = os.fstat(descriptor).st_size
+        data = b"" if length > most else read_at_most(descriptor, most + 1)
     finally:
         os.close(descriptor)
-    if max(told, len(data)) > most:
+    if max(length, len(data)) > most:
         raise OversizedFile(path, most)
-    if len(data) < told:
+    if len(data) < length:
         raise CutShort(path)
     return data
 
@@ -148,11 +148,11 @@ def read_head(path: Path | str, most: int, *, follow: bool = True) -> bytes:
     """
     descriptor = open_descriptor(path, follow=follow)
     try:
-        told = os.fstat(descriptor).st_size
+        length = os.fstat(descriptor).st_size
         data = read_at_most(descriptor, most)
     finally:
         os.close(descriptor)
-    if len(data) < min(told, most):
+    if len(data) < min(length, most):
         raise CutShort(path)
     return data
 

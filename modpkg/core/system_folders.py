@@ -1,6 +1,6 @@
 """Folders held open, in which names are removed without ever going through a link.
 
-A path is looked up anew each time it is used, and somebody else may put a link in the place of a
+A path is looked up again each time it is used, and somebody else may put a link in the place of a
 part of it meanwhile. An open folder stays the folder that it is: its names are listed, opened and
 removed relative to it. Windows opens no folders; there the path is looked at before each step.
 """
@@ -15,7 +15,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from modpkg.core import system, system_processes
+from modpkg.core import system
+from modpkg.core.leftovers import temporary_name
 from modpkg.core.regular_file import IrregularFile
 
 _MARK = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
@@ -68,17 +69,17 @@ class OpenFolder:
         with os.scandir(self.path if self._descriptor is None else self._descriptor) as entries:
             return sorted(entry.name for entry in entries)
 
-    def remove(self, name: str, temporary: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove a file, a link or a folder with its contents; what is missing is no error.
 
-        A folder is renamed first, to ``temporary`` and a random ending, so that nobody sees part of
-        it. What the system refuses to remove of its contents is left.
+        A folder is renamed first, to a temporary name, so that nobody sees part of it. What the
+        system refuses to remove of its contents is left.
 
         Raises:
             OSError: It cannot be removed or renamed.
         """
         if self._descriptor is None:
-            self._remove_by_path(name, temporary)
+            self._remove_by_path(name)
             return
         try:
             mode = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode
@@ -87,20 +88,20 @@ class OpenFolder:
         if not stat.S_ISDIR(mode):
             os.unlink(name, dir_fd=self._descriptor)
             return
-        doomed = f"{temporary}{name[:40]}-{system_processes.process_mark()}"
+        doomed = temporary_name(name)
         os.rename(name, doomed, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         with contextlib.suppress(OSError):
             _empty(doomed, self._descriptor)
             os.rmdir(doomed, dir_fd=self._descriptor)
 
-    def _remove_by_path(self, name: str, temporary: str) -> None:
+    def _remove_by_path(self, name: str) -> None:
         path = self.path / name
         if is_link(self.path):
             raise IrregularFile(self.path, "a link")
         if is_link(path) or not path.is_dir():
             system.remove_file(path)
             return
-        doomed = self.path / f"{temporary}{name[:40]}-{system_processes.process_mark()}"
+        doomed = self.path / temporary_name(name)
         try:
             system.replace(path, doomed)
         except PermissionError:

@@ -284,22 +284,21 @@ class Environment:
             kept.remove(min(kept))
         if current is not None:
             kept.add(current)
-        needed = {name for number in kept & readable.keys() for name in readable[number].packs}
-        known = kept <= readable.keys()  # else nobody knows which packs the current one needs
+        needed = {name for number in kept for name in readable[number].packs}
         with open_folder(self.root) as root:
             with root.folder("generations") as generations:
                 for name in generations.names():
                     earlier = _NUMBER.fullmatch(name) and int(name) not in kept
                     if earlier or name.startswith(TEMPORARY):
-                        generations.remove(name, TEMPORARY)
+                        generations.remove(name)
             with root.folder("packs") as packs:
                 for name in packs.names():
-                    unused = known and is_pack_name(name) and name not in needed
+                    unused = is_pack_name(name) and name not in needed
                     if unused or name.startswith(TEMPORARY):
-                        packs.remove(name, TEMPORARY)
+                        packs.remove(name)
             for name in root.names():
                 if name.startswith(TEMPORARY):
-                    root.remove(name, TEMPORARY)
+                    root.remove(name)
 
     def tidy(self) -> None:
         """Remove the files that killed commands have left, if any."""

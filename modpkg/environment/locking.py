@@ -232,15 +232,15 @@ def make_lock(
         address=registries.recorded,
     )
     lock = registries.promise(previous, installed, accepted).keep(lock)
-    told = registries.notes(lock, previous)
+    notes = registries.notes(lock, previous)
     if previous is not None:
-        told += lost_versions(previous, lock, catalog)
-    told += _warn_future(resolution, previous, now)
+        notes += lost_versions(previous, lock, catalog)
+    notes += _warn_future(resolution, previous, now)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit
     warnings = (
         *_warn_strategy_changed(manifest, previous),
-        *told,
+        *notes,
         *resolution.warnings,
         *_warn_unknown_upgrades(upgrade, previous, lock),
     )

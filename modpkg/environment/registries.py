@@ -138,10 +138,17 @@ class Registries:
     def _match(self, alias: str, module: LockedModule) -> Match:
         """Return how far the registry of an alias is the one that a module is locked from."""
         try:
-            registry = self._open(alias)
-            if registry.name != module.registry:
-                return Match.NONE
+            return self.match(self._open(alias), module)
         except ModpkgError:
+            return Match.NONE
+
+    def match(self, registry: Registry, module: LockedModule) -> Match:
+        """Return how far a registry is the one that a module is locked from.
+
+        Raises:
+            ModpkgError: It is not a registry, or cannot be read.
+        """
+        if registry.name != module.registry:
             return Match.NONE
         folder = self._owner.folder
         if module.address and not same_place(module.address, self.recorded(registry), folder):

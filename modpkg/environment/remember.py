@@ -19,15 +19,15 @@ from msgspec.structs import replace
 from modpkg.core.errors import LockError, RegistryError
 from modpkg.core.home import config_path
 from modpkg.core.redacted import redacted
+from modpkg.environment.inherited import Match
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import set_registry
 from modpkg.manifest.schema import Dependency
 from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.reader import Registry
-from modpkg.registry.recorded_address import same_place
 from modpkg.registry.writer import plain_name
-from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.lock import Lock
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -118,16 +118,8 @@ def moved(workspace: Workspace, added: Collection[str]) -> list[str]:
     return [
         module.name
         for module in lock.module
-        if module.name in added and not _is_of(module, registry, workspace)
+        if module.name in added and workspace.registries.match(registry, module) is not Match.FULL
     ]
-
-
-def _is_of(module: LockedModule, registry: Registry, workspace: Workspace) -> bool:
-    """Return whether a registry is the one that a module is locked from."""
-    if module.registry != registry.name:
-        return False
-    address = workspace.registries.recorded(registry)
-    return not module.address or same_place(module.address, address, workspace.project.folder)
 
 
 def _lock(workspace: Workspace) -> Lock | None:
@@ -147,7 +139,8 @@ def _others_locked(workspace: Workspace, added: Collection[str], registry: Regis
     }
     modules = lock.module if lock is not None else ()
     return any(
-        module.name in unnamed and not _is_of(module, registry, workspace) for module in modules
+        module.name in unnamed and workspace.registries.match(registry, module) is not Match.FULL
+        for module in modules
     )
 
 

@@ -8,15 +8,12 @@ configured registry has the name, or if the manifest or the lock say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.environment.inherited import contested_error
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.reader import Registry
-
-AT_ONCE = 8
-"""Index files that are fetched at the same time."""
+from modpkg.resolve.prefetch import fetch_pool
 
 
 class Rivals:
@@ -81,7 +78,7 @@ class Rivals:
     def _prefetch(self, names: Iterable[str]) -> None:
         remote = [one for one in (self._default, *self._others.values()) if one.folder is None]
         if remote:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            with fetch_pool() as pool:
                 for name in names:
                     for registry in remote:
                         registry.prefetch(name, pool)

@@ -74,7 +74,7 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
         for name in opened.names():
             left = len(lines) > 1 and name not in kept_names and _is_ours(out / name)
             if left or name.startswith(TEMPORARY):
-                opened.remove(name, TEMPORARY)
+                opened.remove(name)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Vendored(folders, len(lock.module), size)
 
@@ -126,14 +126,14 @@ def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Dig
                 module = name.removesuffix(".jsonl")
                 other = module != name and _MODULE.fullmatch(module) and module not in locked
                 if other or name.startswith(TEMPORARY):
-                    index.remove(name, TEMPORARY)
+                    index.remove(name)
         with registry.folder("blobs") as blobs, blobs.folder("sha256") as all_blobs:
             for part in filter(_PART.fullmatch, all_blobs.names()):
                 with all_blobs.folder(part) as some:
                     for name in some.names():
                         blob = _HEX.fullmatch(name) is not None
                         if (blob and f"sha256:{name}" not in kept) or name.startswith(TEMPORARY):
-                            some.remove(name, TEMPORARY)
+                            some.remove(name)
     writer.describe_all()
     with open_folder(writer.folder) as registry:
-        registry.remove("locks", TEMPORARY)
+        registry.remove("locks")

@@ -20,6 +20,7 @@ from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER
 from modpkg.core.files import link_or_copy
 from modpkg.core.jsonfile import read_json
 from modpkg.core.leftovers import discard, temporary_sibling
+from modpkg.core.printable import error_text
 from modpkg.interop.gguf_header import GgufHeader, damaged
 from modpkg.interop.gguf_parts import join_parts, read_parts
 from modpkg.interop.gguf_reader import read_once
@@ -257,7 +258,7 @@ def _rounded(model: Any, dtype: Any) -> Any:
 
 
 def _unreadable(header: GgufHeader, what: str, error: Exception) -> ConversionError:
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = error_text(error)
     text = text.replace(str(header.file), str(header.path))
     return damaged(header.path, f"transformers cannot read {what} ({text})")
 

@@ -22,6 +22,7 @@ from modpkg.core.records import (
     IndexLine,
     ModuleLine,
     Provides,
+    Record,
     RegistryInfo,
     ReleaseRecord,
     decode_record,
@@ -282,13 +283,7 @@ class Registry:
         Raises:
             IntegrityError, RecordError, InstallError: As for `record`.
         """
-        if digest not in self._records:
-            data = self.blob(parse_digest(digest), what, bounds.RECORD_BYTES)
-            record = decode_record(data, ReleaseRecord, what)
-            if len(data) > bounds.KEPT_RECORD_BYTES:
-                return record
-            self._records[digest] = record
-        return self._records[digest]
+        return self._decoded(self._records, digest, ReleaseRecord, what, what)
 
     def check_line(self, line: IndexLine, record: ReleaseRecord) -> None:
         """Check that an index line agrees with its release record.
@@ -309,23 +304,27 @@ class Registry:
 
     def provides(self, digest: str) -> Provides:
         """Return the interface with this digest, which a release provides."""
-        if digest not in self._provides:
-            data = self.blob(parse_digest(digest), "an interface", bounds.RECORD_BYTES)
-            provides = decode_record(data, Provides, f"the interface {digest}")
-            if len(data) > bounds.KEPT_RECORD_BYTES:
-                return provides
-            self._provides[digest] = provides
-        return self._provides[digest]
+        return self._decoded(
+            self._provides, digest, Provides, "an interface", f"the interface {digest}"
+        )
 
     def expects(self, digest: str) -> Expects:
         """Return the interface with this digest, which a release expects."""
-        if digest not in self._expects:
-            data = self.blob(parse_digest(digest), "an interface", bounds.RECORD_BYTES)
-            expects = decode_record(data, Expects, f"the interface {digest}")
-            if len(data) > bounds.KEPT_RECORD_BYTES:
-                return expects
-            self._expects[digest] = expects
-        return self._expects[digest]
+        return self._decoded(
+            self._expects, digest, Expects, "an interface", f"the interface {digest}"
+        )
+
+    def _decoded(
+        self, kept: dict[str, Record], digest: str, kind: type[Record], what: str, name: str
+    ) -> Record:
+        """Return a record, ``kept`` unless it is large; ``what`` is its blob, for errors."""
+        if digest in kept:
+            return kept[digest]
+        data = self.blob(parse_digest(digest), what, bounds.RECORD_BYTES)
+        record = decode_record(data, kind, name)
+        if len(data) <= bounds.KEPT_RECORD_BYTES:
+            kept[digest] = record
+        return record
 
     def blob(self, digest: Digest, what: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
         """Return a small blob of at most ``most`` bytes, verified, and add it to the cache.

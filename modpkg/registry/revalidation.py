@@ -1,6 +1,6 @@
 """Revalidation: a remote file that may change is fetched again only if it has changed.
 
-Beside the file in the cache lies what the server told with it, an ETag or a date, which the next
+Beside the file in the cache lies what the server sent with it, an ETag or a date, which the next
 request sends back (RFC 9110, conditional requests). It has the digest of the file that it came
 with: of a file that is damaged, or was written by another process meanwhile, nothing is claimed.
 """
@@ -49,8 +49,8 @@ def revalidated(source: Source, path: str, cached: Path, most: int) -> bytes:
         return before
     write_changed(cached, content.data, before)
     if content.validator is not None:
-        told = _Seen(digest_bytes(content.data), content.validator)
-        write_changed(beside, msgspec.json.encode(told))
+        seen = _Seen(digest_bytes(content.data), content.validator)
+        write_changed(beside, msgspec.json.encode(seen))
     return content.data
 
 

@@ -145,10 +145,10 @@ class _Interrupted(Exception):
 class _Answer:
     """The body of an answer, as far as it has come."""
 
-    def __init__(self, parts: Iterator[Any], told: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Iterator[Any], meta: Mapping[str, Any]) -> None:
         self._parts = parts
-        self.told = told
-        """What the server told about the file."""
+        self.meta = meta
+        """What the server says about the file."""
         self.data = b""
         self.ended = False
         self.failure: Exception | None = None
@@ -245,12 +245,12 @@ class ObjectSource:
         """
         pace = Pace(self.url, path, self._patience, whole=bounds.SMALL_FILE_SECONDS)
         kind = "index-bytes" if path.startswith(INDEX) else "file-bytes"
-        told: dict[str, Any] = {}
+        meta: dict[str, Any] = {}
         for left in reversed(range(self.RETRIES + 1)):
             whole = bytearray()
             try:
                 self._allowance.spend("requests", 1, path)
-                for chunk in self._chunks(path, options, pace, most, told):
+                for chunk in self._chunks(path, options, pace, most, meta):
                     self._allowance.spend(kind, len(chunk), path, counter=f"arrived {kind}")
                     whole += chunk
                     if len(whole) > most:
@@ -259,7 +259,7 @@ class ObjectSource:
             except _Interrupted as interrupted:  # start again: the file may have changed
                 if not left:
                     raise interrupted.error from None
-        return FetchedFile(bytes(whole), validator_of(self.url, told))
+        return FetchedFile(bytes(whole), validator_of(self.url, meta))
 
     def stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         at, tries = start, 0
@@ -287,9 +287,9 @@ class ObjectSource:
         options: dict[str, Any],
         pace: Pace,
         most: int | None = None,
-        told: dict[str, Any] | None = None,
+        meta: dict[str, Any] | None = None,
     ) -> Iterator[bytes]:
-        """Yield a file's bytes; ``told`` gets what the server tells about it."""
+        """Yield a file's bytes; ``meta`` gets what the server tells about it."""
         unsupported = _obstore().exceptions.NotSupportedError
         store = self._store
 
@@ -317,8 +317,8 @@ class ObjectSource:
                 raise _NotModified from None
             raise self._request_error(error, path) from None
         overlap, tail = max(map(len, self._echoes), default=1) - 1, b""
-        if told is not None:
-            told.update(answer.told)
+        if meta is not None:
+            meta.update(answer.meta)
         while True:
             if answer.failure is None:
                 pace.arrived(len(answer.data))

@@ -37,12 +37,12 @@ class FetchedFile(Struct, frozen=True):
     validator: Validator | None = None
 
 
-def validator_of(address: str, told: Mapping[str, Any]) -> Validator | None:
-    """Return what a source told with a file; None if it is of no use for asking again.
+def validator_of(address: str, meta: Mapping[str, Any]) -> Validator | None:
+    """Return what a source sent with a file; None if it is of no use for asking again.
 
     A date is in seconds: of a file that has just been modified, it may not tell the next change.
     """
-    etag, modified = told.get("e_tag"), told.get("last_modified")
+    etag, modified = meta.get("e_tag"), meta.get("last_modified")
     if etag is not None and len(etag) <= ETAG_CHARACTERS and etag.isascii() and etag.isprintable():
         return Validator(address, etag)
     if not modified or not modified.timestamp():  # obstore's value for no date

@@ -71,15 +71,15 @@ def _conflict(causes: Sequence[Cause], catalog: Catalog, admission: Admission) -
         targets.setdefault((*who, need.name), {})[fact] = None
     sentences: list[str] = []
     for (owner, _, target), facts in targets.items():
-        told = [_fact(fact, list(needs[fact]), catalog, admission) for fact in facts]
-        if len(told) > ALIKE:
-            left = len(told) - ALIKE
-            told = [
-                *told[: ALIKE - 1],
+        lines = [_fact(fact, list(needs[fact]), catalog, admission) for fact in facts]
+        if len(lines) > ALIKE:
+            left = len(lines) - ALIKE
+            lines = [
+                *lines[: ALIKE - 1],
                 f"  … and {left} more versions of {owner} need other ranges of {target} …",
-                told[-1],
+                lines[-1],
             ]
-        sentences += told
+        sentences += lines
     about = [
         sentence
         for name in _relevant(names, catalog, admission)
@@ -188,11 +188,11 @@ def _available(
             refusal = f"does not fit: {unfit}"
         if refusal is not None:
             reasons.setdefault(refusal, []).append(str(release.version))
-    told = [
+    refusals = [
         f"  {name} {_in_words(versions)} {_of_several(reason, len(versions))}."
         for reason, versions in reasons.items()
     ]
-    return sentences + _shorten(told, what=f"of {name}, ")
+    return sentences + _shorten(refusals, what=f"of {name}, ")
 
 
 def _of_several(reason: str, count: int) -> str:

@@ -27,8 +27,8 @@ AT_ONCE = 32
 
 
 @contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Make a pool; an error or an interruption waits for no server."""
+def fetch_pool() -> Iterator[ThreadPoolExecutor]:
+    """Make a pool to fetch index files in; an error or an interruption waits for no server."""
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         yield pool
@@ -48,7 +48,7 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
     """
     if not space.provider.is_remote:
         return
-    with _pool() as pool:
+    with fetch_pool() as pool:
         ahead = _Ahead(space.provider.catalog, pool)
         for name in (*(root.name for root in roots), *locked):
             ahead.fetch(name)
@@ -75,7 +75,7 @@ def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:
     """Fetch all that some chain of needs leads to from the roots."""
     if not space.provider.is_remote:
         return
-    with _pool() as pool:
+    with fetch_pool() as pool:
         ahead = _Ahead(space.provider.catalog, pool)
         limits: dict[ModuleName, int] = {}
         for root in roots:
@@ -102,7 +102,7 @@ def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:
 def prefetch_names(catalog: Catalog, names: Iterable[str]) -> None:
     """Fetch the index files of these names."""
     if not catalog.is_local:
-        with _pool() as pool:
+        with fetch_pool() as pool:
             ahead = _Ahead(catalog, pool)
             for name in names:
                 ahead.fetch(name)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modpkg.core.errors import RunError
+from modpkg.core.printable import error_text
 from modpkg.runtime.pooling import Embedder
 from modpkg.runtime.prompt import Conversation, check_ids, rows_of, token_ids
 from modpkg.runtime.sampling import MAX_NEW_TOKENS, TextGeneration, cut
@@ -172,7 +173,7 @@ def generate(
                     ids, attention_mask=mask, trust_remote_code=False, **options
                 )
         except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+            text = error_text(error).rstrip(".")
             what = "Generating text with the model's generation_config.json"
             raise RunError("M726", what=what, reason=text) from None
         for place, row in zip(places, output, strict=True):

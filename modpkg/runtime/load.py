@@ -19,6 +19,7 @@ from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import TensorRef, read_model
 from modpkg.core.packs import read_pack_header
+from modpkg.core.printable import error_text
 from modpkg.core.records import TensorType
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.sentence_encoder import encoder_parts
@@ -208,7 +209,7 @@ def _by_assignment(
         text = " ".join(str(error).split())[:300]
         raise MissingExtra("M723", name=name, reason=text) from None
     except Exception as error:  # transformers' constructors raise errors of many types
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        text = error_text(error)
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     wanted = set(model.state_dict().keys())
     placed: dict[str, torch.Tensor] = {}

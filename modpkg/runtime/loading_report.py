@@ -14,6 +14,7 @@ from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.core.errors import MissingExtra, ReleaseError, RunError
 from modpkg.core.names import listed
+from modpkg.core.printable import error_text
 from modpkg.core.tensors import DTypeShape
 from modpkg.runtime.architecture import NOT_ONE, model_class
 from modpkg.runtime.sentence_encoder import encoder_parts
@@ -101,7 +102,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
     except RunError:
         raise
     except Exception as error:  # transformers' constructors and conversions raise many types
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        text = error_text(error)
         if not any(header.used for header in headers.values()):
             text = f"config.json is invalid ({text})"
         raise RunError("M704", name=name, reason=text) from None

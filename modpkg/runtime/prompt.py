@@ -10,6 +10,7 @@ from typing import Any
 from modpkg.compose import templates
 from modpkg.compose.confinement import chat_template_file, confined
 from modpkg.core.errors import RunError
+from modpkg.core.printable import error_text
 
 Conversation = Sequence[dict[str, str]]
 """Messages, each with ``role`` (``system``, ``user`` or ``assistant``) and ``content``."""
@@ -105,11 +106,10 @@ def _encode(tokenizer: Any, task: Mapping[str, Any], text: str | Conversation) -
     except RunError:
         raise
     except BaseException as error:  # templates are programs: they raise errors of any type
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not _is_failure(error):
             raise
         what = "The tokenizer's chat template (chat = false in the task leaves it out)"
-        told = str(error) if isinstance(error, templates.TemplateFailed) else _sentence(error)
-        raise RunError("M726", what=what, reason=_shortened(told)) from None
+        raise RunError("M726", what=what, reason=_reason(error)) from None
 
 
 def tokenized(tokenizer: Any, text: str, **options: Any) -> list[int]:
@@ -121,10 +121,17 @@ def tokenized(tokenizer: Any, text: str, **options: Any) -> list[int]:
     try:
         return list(tokenizer(text, **options)["input_ids"])
     except BaseException as error:  # a tokenizer that loads may still be malformed
-        # The library's own panics, as at its bound on a pattern's work, are no `Exception`.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not _is_failure(error):
             raise
-        raise RunError("M726", what="The tokenizer", reason=_sentence(error)) from None
+        raise RunError("M726", what="The tokenizer", reason=_reason(error)) from None
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Return whether a tokenizer failed, rather than that the program is to end.
+
+    The library's own panics, as at its bound on a pattern's work, are no `Exception`.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def check_ids(model: Any, ids: Sequence[int]) -> None:
@@ -149,9 +156,7 @@ def rows_of(model: Any) -> int | None:
         return None
 
 
-def _sentence(error: BaseException) -> str:
-    return _shortened(f"{type(error).__name__}: {error}")
-
-
-def _shortened(text: str) -> str:
-    return " ".join(text.split())[:300].rstrip(".")
+def _reason(error: BaseException) -> str:
+    if isinstance(error, templates.TemplateFailed):  # its text has the type
+        return " ".join(str(error).split())[:300].rstrip(".")
+    return error_text(error).rstrip(".")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.confinement import confined
 from modpkg.core.errors import RunError
+from modpkg.core.printable import error_text
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ def encoder_parts(
     except RunError:
         raise
     except Exception as error:  # transformers' constructors raise errors of many types
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        text = error_text(error)
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     prefix = f"{whole.base_model_prefix}."
     head = {key for key in names if not key.startswith(prefix)}

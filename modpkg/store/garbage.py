@@ -221,7 +221,7 @@ def clear(store: Store) -> None:
     with open_folder(store.root, follow=True) as root:
         for name in root.names():
             if name in removed or name.startswith(TEMPORARY):
-                root.remove(name, TEMPORARY)
+                root.remove(name)
 
 
 def remove_garbage(

@@ -15,28 +15,16 @@ from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.environment.generations import Environment
 from modpkg.manifest.editor_schema import SCHEMA_LINE
 from modpkg.registry.reader import Registry
-from modpkg.store.contents import scan_store
-from modpkg.store.corruption import find_corruption
 from modpkg.store.store import Store
-from registry_spec.check import check
 from tests import tiny
+from tests.e2e.place import Place
 
 OUTPUTS = ("out", "projects/new", "projects/tiny-2/dist")
 """Folders that commands make: each is there whole, or not at all."""
 
 
-class World(Struct, frozen=True):
-    """A home, an app and module projects under one root, at the same path in every run."""
-
-    root: Path
-
-    @property
-    def home(self) -> Path:
-        return self.root / "home"
-
-    @property
-    def app(self) -> Path:
-        return self.root / "app"
+class World(Place, frozen=True):
+    """A place in which calls of the disk fail; this process is in it."""
 
     def enter(self, folder: str = "app") -> None:
         os.environ["MODPKG_HOME"] = str(self.home)
@@ -104,9 +92,7 @@ class World(Struct, frozen=True):
     def settle(self) -> None:
         """Check every byte of store and registry."""
         self.enter()
-        store = Store(self.home / "store")
-        assert find_corruption(store, scan_store(store)) == []
-        assert check(str(self.home / "registry")).problems == []
+        self.check()
 
 
 def _tree(folder: Path) -> str | None:

@@ -13,26 +13,14 @@ from msgspec import Struct
 
 from modpkg.environment.generations import Environment
 from modpkg.runtime.load import load_model
-from modpkg.store.contents import scan_store
-from modpkg.store.corruption import find_corruption
 from modpkg.store.store import Store
-from registry_spec.check import check
 from tests import forkserver, tiny
+from tests.e2e.place import Place
 from tests.faults import COUNT
 
 
-class Place(Struct, frozen=True):
-    """A home, an app and module projects under one root, at the same path in every run."""
-
-    root: Path
-
-    @property
-    def home(self) -> Path:
-        return self.root / "home"
-
-    @property
-    def app(self) -> Path:
-        return self.root / "app"
+class Stage(Place, frozen=True):
+    """A place in which commands are killed."""
 
     def run(self, *arguments: str, fatal: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command in the app; with ``fatal`` it dies at that change (0: it is counted)."""
@@ -55,12 +43,6 @@ class Place(Struct, frozen=True):
         assert sum(parameter.numel() for parameter in model.parameters()) > 1000
         return generation.models["talker"]
 
-    def check(self) -> None:
-        """Check every byte of the store and the registry."""
-        store = Store(self.home / "store")
-        assert find_corruption(store, scan_store(store)) == []
-        assert check(str(self.home / "registry")).problems == []
-
 
 _PATH = str(Path(__file__).parents[2])
 
@@ -69,12 +51,12 @@ class Scenario(Struct, frozen=True):
     """A command, and the versions of talker that may be installed after it was killed."""
 
     command: tuple[str, ...]
-    prepare: Callable[[Place], None]
+    prepare: Callable[[Stage], None]
     versions: tuple[str, ...]
     """The last is there when it was not killed."""
 
 
-def _installed(place: Place, *versions: str) -> None:
+def _installed(place: Stage, *versions: str) -> None:
     """Install versions one after the other, from a registry with talker 1.0 and 2.0."""
     tiny.publish_talker(place.home / "registry", place.root / "projects")
     place.app.mkdir()
@@ -83,18 +65,18 @@ def _installed(place: Place, *versions: str) -> None:
         place.done("install", f"talker=={version}")
 
 
-def _for_install(place: Place) -> None:
+def _for_install(place: Stage) -> None:
     _installed(place, "1.0")
     shutil.rmtree(place.home / "store")
 
 
-def _for_publish(place: Place) -> None:
+def _for_publish(place: Stage) -> None:
     _installed(place, "1.0")
     folder = tiny.write_base(place.root / "projects" / "tiny-2", "2.0", seed=9)
     place.done("build", str(folder))
 
 
-def _for_verify(place: Place) -> None:
+def _for_verify(place: Stage) -> None:
     _installed(place, "2.0")
     store = Store(place.home / "store")
     name = max(store.packs.sizes(), key=lambda name: store.packs.sizes()[name])
@@ -128,7 +110,7 @@ class Killings:
     def __init__(self, name: str, folder: Path) -> None:
         self._scenario = SCENARIOS[name]
         self._ready = folder / "ready"
-        self._place = Place(folder / "place")
+        self._place = Stage(folder / "place")
         self._place.root.mkdir(parents=True)
         self._scenario.prepare(self._place)
         _copy(self._place.root, self._ready)

@@ -160,6 +160,8 @@ class World:
         os.chdir(self.root)
         shutil.rmtree(self.place)
         subprocess.run(["cp", "-a", self.root / "kept" / name, self.place], check=True)
+        lock = self.app / "modpkg.lock"  # it was made with the registry in its folder
+        lock.write_text(lock.read_text().replace(str(self.registry), self.address))
         os.chdir(self.app)
 
     def state(self) -> tuple[bytes, bytes, int | None]:

@@ -117,7 +117,7 @@ def test_a_link_that_comes_while_a_folder_is_cleaned_changes_nothing(tmp_path: P
     with open_folder(tmp_path / "own") as own, own.folder("generations") as generations:
         (tmp_path / "own" / "generations").rename(tmp_path / "moved")
         (tmp_path / "own" / "generations").symlink_to(tmp_path / "neighbour")
-        generations.remove("1", ".tmp-")
+        generations.remove("1")
     assert (tmp_path / "neighbour" / "1").read_text() == "mine"
     assert list((tmp_path / "moved").iterdir()) == []
 
@@ -163,7 +163,7 @@ def test_a_tree_is_removed_without_its_links(
     with open_folder(tmp_path / "own") as own:
         assert own.names() == ["file", "link", "tree"]
         for name in (*own.names(), "missing"):
-            own.remove(name, ".tmp-")
+            own.remove(name)
         assert own.names() == []
         (tmp_path / "own" / "link").symlink_to(tmp_path / "other")
         with pytest.raises(OSError, match="a link"), own.folder("link"):

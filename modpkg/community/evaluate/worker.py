@@ -18,6 +18,7 @@ from modpkg.community.evaluate.protocol import WorkerAnswer, WorkerFailure, Work
 from modpkg.core.bounds import TEST_MEMORY_SHARE
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
+from modpkg.core.printable import error_text
 from modpkg.core.system_limits import limit_memory, machine_memory
 
 
@@ -64,7 +65,7 @@ def main() -> None:
             values = {key: str(value) for key, value in error.values.items()}
             send(WorkerAnswer(failure=WorkerFailure(error.code, values)))
         except Exception as error:  # a third-party metric can fail in any way
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            text = error_text(error)
             if limit is not None and is_out_of_memory(error):
                 text = (
                     f"it needs more than {human_bytes(limit)} of memory, the limit of a test here"
