@@ -98,7 +98,7 @@ def test_a_path_is_a_directory_that_transformers_opens(talker: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("tiny", "--to", "peft"), "it is composed in 0 steps"),
+        (("tiny", "--to", "peft"), "it is a base without an adapter"),
         (("talker", "--to", "sentence-transformers"), "its task is 'text-generation'"),
         (("tiny", "--to", "sentence-transformers"), "its architecture 'LlamaForCausalLM'"),
         (("nothing", "--to", "peft"), "'nothing' is not installed"),
