@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import NewType
 
@@ -207,7 +207,12 @@ def specifier_text(specifier: SpecifierSet) -> str:
     return ",".join(map(str, ordered))
 
 
-def listed(names: Collection[str], most: int = 3) -> str:
-    """Return the first names of a collection in order, and how many more there are."""
-    first = ", ".join(sorted(names)[:most])
+def listed(
+    names: Collection[str], most: int = 3, *, key: Callable[[str], Version] | None = None
+) -> str:
+    """Return the first names of a collection in order, and how many more there are.
+
+    They are ordered by text, or by the version that ``key`` gives.
+    """
+    first = ", ".join(sorted(names, key=key)[:most])
     return first if len(names) <= most else f"{first} and {len(names) - most} more"

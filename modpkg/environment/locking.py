@@ -59,6 +59,7 @@ def roots_of(manifest: Manifest) -> list[Need]:
             dependency.requirement.extras,
             dependency.requirement.specifier,
             dependency.where,
+            dependency.asked,
         )
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -46,7 +46,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
-from modpkg.manifest.schema import Manifest, Strategy
+from modpkg.manifest.schema import COMMAND_LINE, Dependency, Manifest, Strategy
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
@@ -303,13 +303,47 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
         and not (manifest.resolution.strict and drifting(workspace, manifest, previous))
     ):
         return _Selection(text, written, manifest, previous)
-    lock = resolve_lock(workspace, manifest, previous, upgrade=request.upgrade)
+    asked = _as_written(manifest, workspace.manifest, request)
+    lock = resolve_lock(workspace, asked, previous, upgrade=request.upgrade)
     bounded = _add_lower_bounds(text, workspace.manifest, request, lock, remembered)
     if bounded != text:
         text, written = bounded, workspace.project.parse(bounded)
         manifest = _with_policy(written, request)
         lock = msgspec.structs.replace(lock, requirements=requirements_of(manifest))
     return _Selection(text, written, manifest, lock, resolved=True)
+
+
+def _as_written(edited: Manifest, before: Manifest, request: InstallRequest) -> Manifest:
+    """Return an edited manifest whose requirements say where a person has written them.
+
+    That is the command line, or a line of the file as it still is.
+    """
+    given = {module_name(requirement.name): requirement for requirement in request.add}
+
+    def placed(now: tuple[Dependency, ...], then: tuple[Dependency, ...]) -> Iterator[Dependency]:
+        earlier = {dependency.name: dependency for dependency in then}
+        for dependency in now:
+            old, asked = earlier.get(dependency.name), given.get(dependency.name)
+            if old is None or (asked is not None and asked.specifier):
+                yield msgspec.structs.replace(dependency, where=COMMAND_LINE)
+            else:
+                extras = asked.extras - old.requirement.extras if asked is not None else ()
+                yield msgspec.structs.replace(dependency, where=old.where, asked=frozenset(extras))
+
+    if edited is before:
+        return edited
+    return msgspec.structs.replace(
+        edited,
+        dependencies=tuple(placed(edited.dependencies, before.dependencies)),
+        constraints=_lines_of(edited.constraints, before.constraints),
+        overrides=_lines_of(edited.overrides, before.overrides),
+    )
+
+
+def _lines_of(now: tuple[Dependency, ...], then: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+    """Return bounds, which no command changes, with the lines that they had before an edit."""
+    where = {bound.name: bound.where for bound in then}
+    return tuple(msgspec.structs.replace(bound, where=where[bound.name]) for bound in now)
 
 
 def _compositions(

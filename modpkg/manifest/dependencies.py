@@ -108,7 +108,9 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
     registry = _registry(named, registries)
     compose_at = read_compose_at(table.get("compose-at"), owner)
     from_default = named is not None and registry is None
-    return Dependency(requirement, registry, entry.where, compose_at, from_default)
+    return Dependency(
+        requirement, registry, entry.where, compose_at=compose_at, from_default=from_default
+    )
 
 
 def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -> Dependency:
@@ -121,7 +123,9 @@ def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -
     registry = _registry(named, registries)
     compose_at = read_compose_at(table.get("compose-at"), owner)
     from_default = named is not None and registry is None
-    return Dependency(requirement, registry, entry.where, compose_at, from_default)
+    return Dependency(
+        requirement, registry, entry.where, compose_at=compose_at, from_default=from_default
+    )
 
 
 def _registry(node: Node | None, registries: dict[str, str]) -> str | None:

@@ -26,6 +26,10 @@ ComposeAt = Literal["install", "load"]
 """When a model is composed: while it is installed, or when it is first loaded."""
 
 
+COMMAND_LINE = "the command line"
+"""Where a requirement is written that was given to a command."""
+
+
 class Dependency(Struct, frozen=True):
     """One entry of ``[dependencies]`` or of a list under ``[extras]``."""
 
@@ -33,7 +37,9 @@ class Dependency(Struct, frozen=True):
     registry: str | None = None
     """Alias under ``[registries]``; None means the default registry."""
     where: str = ""
-    """``file:line``, for explanations."""
+    """``file:line``, or `COMMAND_LINE`, for explanations."""
+    asked: frozenset[str] = frozenset()
+    """The extras that the command line asks for, where the rest is written elsewhere."""
     compose_at: ComposeAt | None = None
     """When the model that it is gets composed; None: an adapter, head or patch when it is first
     loaded, any other when it is installed."""

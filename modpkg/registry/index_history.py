@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modpkg.core.errors import ModpkgError
-from modpkg.core.names import parse_version
+from modpkg.core.names import listed, parse_version
 from modpkg.core.records import IndexLine
 from modpkg.core.regular_file import read_file
 from modpkg.registry.index import parse_index
@@ -79,18 +79,18 @@ def taken_back(
             unyanked.append(f"{line.version} ({line.yanked or 'no reason was given'})")
     if gone:
         yield (
-            f"the registry {registry} had {name} {_listed(gone)} and does not have it any more: "
+            f"the registry {registry} had {name} {_in_order(gone)} and does not have it any more: "
             "its index went back behind what was read of it before"
         )
     if replaced:
         yield (
-            f"the registry {registry} has another release as {name} {_listed(replaced)} than when "
-            "it was read before"
+            f"the registry {registry} has another release as {name} {_in_order(replaced)} than "
+            "when it was read before"
         )
     if unyanked:
-        yield f"the registry {registry} has taken back the yank of {name} {_listed(unyanked)}"
+        yield f"the registry {registry} has taken back the yank of {name} {_in_order(unyanked)}"
 
 
-def _listed(versions: list[str]) -> str:
-    more = len(versions) - SHOWN
-    return ", ".join(versions[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _in_order(versions: list[str]) -> str:
+    """Return versions, some with a reason behind them, by version."""
+    return listed(versions, SHOWN, key=lambda text: parse_version(text.partition(" ")[0]))

@@ -13,7 +13,6 @@ from modpkg.resolve.budget import Budget
 from modpkg.resolve.frontier import Conflict
 from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.prefetch import prefetch_reachable
-from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.search import SatSearch
 from modpkg.resolve.space import Space
 from modpkg.resolve.walk import Walk
@@ -26,9 +25,9 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
 
     base_exception = ResolverException
 
-    def __init__(self, provider: ModuleProvider, reporter: Any) -> None:
-        super().__init__(provider, reporter)
-        self.space = Space(provider)
+    def __init__(self, space: Space, reporter: Any) -> None:
+        super().__init__(space.provider, reporter)
+        self._space = space
 
     def resolve(
         self,
@@ -51,11 +50,11 @@ class Engine(AbstractResolver[Need, Candidate, Identifier]):
             return Resolver(self.provider, self.reporter).resolve(roots, max_rounds=MAX_ROUNDS)
         if forced != "search":
             try:
-                return Walk(self.space, self.reporter).resolve(roots)
+                return Walk(self._space, self.reporter).resolve(roots)
             except Conflict:
                 if forced == "walk":
                     raise
-        prefetch_reachable(self.space, roots)
-        return SatSearch(self.space, self.reporter).resolve(
+        prefetch_reachable(self._space, roots)
+        return SatSearch(self._space, self.reporter).resolve(
             roots, limit=limit, explaining=explaining
         )

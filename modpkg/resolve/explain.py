@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from modpkg.core.names import requirement_text
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.need import Candidate, Need
+from modpkg.resolve.derivation import Branch, branches
+from modpkg.resolve.need import Candidate, Identifier, Need
+from modpkg.resolve.order import bits, runs_of
+from modpkg.resolve.space import Space
 from modpkg.resolve.unsat_core import Cause
 
 SHOWN = 24
@@ -29,8 +32,7 @@ _NOT_ALL_TRIED = (
 
 def explain(
     conflicts: Sequence[Sequence[Cause]],
-    catalog: Catalog,
-    admission: Admission,
+    space: Space,
     suggestions: Sequence[str] = (),
     *,
     smallest: bool = True,
@@ -40,6 +42,8 @@ def explain(
 
     Args:
         conflicts: The needs of each conflict; none has to do with another.
+        space: Where they conflict.
+        suggestions: What would help, as imperatives.
         smallest: Whether the needs are minimal sets; the text mentions it if not.
         tried: Whether all suggestions were tried; the text mentions it if not.
     """
@@ -47,7 +51,7 @@ def explain(
     for number, causes in enumerate(conflicts):
         if number:
             lines.append("Besides:")
-        lines += _conflict(causes, catalog, admission)
+        lines += _conflict(causes, space)
     if not smallest:
         lines.append(_NOT_MINIMAL)
     lines += [f"Hint: {suggestion}." for suggestion in suggestions]
@@ -56,13 +60,84 @@ def explain(
     return "\n".join(lines)
 
 
-def _conflict(causes: Sequence[Cause], catalog: Catalog, admission: Admission) -> list[str]:
-    needs: dict[tuple[str, ...], dict[str, None]] = {}
-    targets: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+def _conflict(causes: Sequence[Cause], space: Space) -> list[str]:
+    catalog, admission = space.provider.catalog, space.provider.admission
     names: dict[str, list[Need]] = {}
     for cause in causes:
+        names.setdefault(cause.requirement.name, []).append(cause.requirement)
+    about = [
+        sentence
+        for name in _relevant(names, catalog, admission)
+        for sentence in _releases(name, names[name], catalog, admission)
+    ]
+    told = branches(causes, space)
+    if told is None:
+        return _shorten(_needs(causes, catalog, admission)) + about
+    *steps, last = told
+    lines: list[str] = []
+    for number, branch in enumerate(steps, 1):
+        lines += _shorten(_needs(branch.causes, catalog, admission))
+        lines.append(f"  So{_by(branch)} {_concluded(branch, space)} ({number}).")
+    lines += _shorten(_needs(last.causes, catalog, admission))
+    return [*lines, *about, f"  So{_by(last)} no version of {_labelled(last)} is left."]
+
+
+def _by(branch: Branch) -> str:
+    """Return the earlier branches that a conclusion follows from, as the middle of its sentence."""
+    return f", by {_in_words([f'({number})' for number in branch.by])}," if branch.by else ""
+
+
+def _labelled(branch: Branch) -> str:
+    name, extra = branch.conclusion.subject
+    return name if extra is None else f"{name}[{extra}]"
+
+
+def _concluded(branch: Branch, space: Space) -> str:
+    """Return the conclusion of a branch, as the rest of a sentence."""
+    conclusion = branch.conclusion
+    cases = [
+        f"{case.subject[0]} {_versions(case.subject, case.left, space)}"
+        for case in sorted(conclusion.cases, key=lambda case: case.subject[0])
+    ]
+    given = f"with {_in_words(cases)}, " if cases else ""
+    if not conclusion.needed:
+        everything = (1 << len(space.domain(conclusion.subject[0]))) - 1
+        excluded = everything & ~conclusion.left
+        if excluded == everything:
+            return f"{given}no version of {_labelled(branch)} can be chosen"
+        versions = _versions(conclusion.subject, excluded, space)
+        return f"{given}{_labelled(branch)} {versions} cannot be chosen"
+    what = _what(branch.single) if branch.single is not None else _range(branch, space)
+    if branch.root is not None and not branch.by:
+        return f"{branch.root.where or 'the request'} needs {what}"
+    return f"{given}{what} is needed"
+
+
+def _versions(subject: Identifier, mask: int, space: Space) -> str:
+    ascending = space.domain(subject[0]).ascending
+    return _in_words([str(ascending[at].version) for at in bits(mask)])
+
+
+def _range(branch: Branch, space: Space) -> str:
+    """Return what a conclusion leaves of a name, as a requirement if it is one range."""
+    conclusion = branch.conclusion
+    ascending = space.domain(conclusion.subject[0]).ascending
+    runs = runs_of(bits(conclusion.left))
+    if len(runs) != 1:
+        return f"{_labelled(branch)} {_versions(conclusion.subject, conclusion.left, space)}"
+    ((low, high),) = runs
+    lower = f">={ascending[low].version}" if low else ""
+    upper = f"<{ascending[high].version}" if high < len(ascending) else ""
+    bounds = ",".join(filter(None, (lower, upper)))
+    return _labelled(branch) + bounds if bounds else f"any version of {_labelled(branch)}"
+
+
+def _needs(causes: Sequence[Cause], catalog: Catalog, admission: Admission) -> list[str]:
+    """Return a sentence for each range that something needs of a name, in order."""
+    needs: dict[tuple[str, ...], dict[str, None]] = {}
+    targets: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    for cause in causes:
         need = cause.requirement
-        names.setdefault(need.name, []).append(need)
         who, version = _who(cause.parent, need)
         fact = (*who, _what(need))
         versions = needs.setdefault(fact, {})
@@ -80,12 +155,7 @@ def _conflict(causes: Sequence[Cause], catalog: Catalog, admission: Admission) -
                 lines[-1],
             ]
         sentences += lines
-    about = [
-        sentence
-        for name in _relevant(names, catalog, admission)
-        for sentence in _releases(name, names[name], catalog, admission)
-    ]
-    return _shorten(sentences) + about
+    return sentences
 
 
 def _fact(
@@ -103,7 +173,8 @@ def _fact(
 def _who(parent: Candidate | None, need: Need) -> tuple[tuple[str, str], str]:
     """Return the name and extra that has a need, and its version."""
     if parent is None:
-        return (need.where or "The request", ""), ""
+        where = need.where or "the request"
+        return (where[0].upper() + where[1:] if " " in where else where, ""), ""
     extra = f" with its extra {parent.extra}" if parent.extra else ""
     return (parent.release.name, extra), str(parent.release.version)
 

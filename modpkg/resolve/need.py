@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.core.names import ModuleName
+from modpkg.manifest.schema import COMMAND_LINE
 from modpkg.resolve.catalog import Release
 
 Identifier = tuple[ModuleName, str | None]
@@ -26,7 +27,7 @@ class Need(Struct, frozen=True, eq=False):
     parent: Release | None = None
     """The release that has the requirement, whose expected interface must fit; None for roots."""
     where: str = ""
-    """For roots: the file and line where it is written."""
+    """For roots: the file and line where it is written, or that it is the command line's."""
     exact: Version | None = None
     """Set between an extra and its own name: the version that both must have."""
 
@@ -42,12 +43,23 @@ class Candidate(Struct, frozen=True, eq=False):
     extra: str | None
 
 
-def root_needs(name: str, extras: Iterable[str], specifier: SpecifierSet, where: str) -> list[Need]:
-    """Return the needs of one root requirement."""
+def root_needs(
+    name: str,
+    extras: Iterable[str],
+    specifier: SpecifierSet,
+    where: str,
+    asked: Collection[str] = (),
+) -> list[Need]:
+    """Return the needs of one root requirement; the command line asks for the extras ``asked``."""
     module = ModuleName(name)
     return [
         Need(module, None, specifier, where=where),
-        *(Need(module, extra, specifier, where=where) for extra in sorted(extras)),
+        *(
+            Need(module, extra, _ANY, where=COMMAND_LINE)
+            if extra in asked
+            else Need(module, extra, specifier, where=where)
+            for extra in sorted(extras)
+        ),
     ]
 
 

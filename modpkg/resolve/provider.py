@@ -19,7 +19,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
 
     def __init__(self, catalog: Catalog, admission: Admission, roots: Sequence[Need]) -> None:
         self.catalog = catalog
-        self._admission = admission
+        self.admission = admission
         self._order: dict[Identifier, int] = {}
         self._provides: dict[str, bool] = {}
         self._admitted: dict[str, list[Release]] = {}
@@ -29,7 +29,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
     def admitted(self, name: ModuleName) -> list[Release]:
         """Return the admitted releases of a name, the preferred first."""
         if name not in self._admitted:
-            self._admitted[name] = self._admission.releases(self.catalog, name)
+            self._admitted[name] = self.admission.releases(self.catalog, name)
         return self._admitted[name]
 
     @property
@@ -39,12 +39,12 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
 
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why a module may not act on a release; None if it may."""
-        return self._admission.unfit(self.catalog, parent, release)
+        return self.admission.unfit(self.catalog, parent, release)
 
     def waits(self, name: ModuleName) -> bool:
         """Return whether a name is visited after all others: the bases that modules fit."""
         if name not in self._provides:
-            self._provides[name] = self._admission.prefers_exact and any(
+            self._provides[name] = self.admission.prefers_exact and any(
                 release.line.provides is not None for release in self.admitted(name)
             )
         return self._provides[name]
@@ -57,13 +57,13 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         The locked one comes first. Of the final releases, and then of the pre-releases, those come
         first on which the fewest of ``parents`` drift.
         """
-        for _, group in itertools.groupby(releases, self._admission.rank):
+        for _, group in itertools.groupby(releases, self.admission.rank):
             yield from self._fewest_drifts(list(group), parents)
 
     def _fewest_drifts(
         self, releases: list[Release], parents: Collection[Release]
     ) -> Iterator[Release]:
-        if len(releases) == 1 or not self._admission.prefers_exact:
+        if len(releases) == 1 or not self.admission.prefers_exact:
             yield from releases
             return
         drifting: list[tuple[int, Release]] = []

@@ -69,15 +69,12 @@ def resolve(
     policy = policy or Policy()
     locked = locked or {}
     inputs = ResolutionInputs(list(roots), policy, catalog.overrides)
-    needs = _needs(inputs, catalog)
-    admission = Admission(needs, locked, policy)
-    prefetch_likely(Space(ModuleProvider(catalog, admission, needs)), needs, locked)
+    problem = _Problem(inputs, catalog, locked)
+    prefetch_likely(problem.space, problem.roots, locked)
     _check_known(roots, catalog)
     work = Budget(CORE_BUDGET)
     try:
-        solution = _solve(
-            inputs, catalog, locked, limit=Budget(catalog.solver_work), explaining=work
-        )
+        solution = problem.solution(Budget(catalog.solver_work), explaining=work)
         catalog.check_budgets()
         return solution
     except BudgetExceeded:
@@ -94,8 +91,7 @@ def resolve(
         conflicts = error.conflicts if isinstance(error, NoSolution) else [list(error.causes)]
         explanation = explain(
             conflicts,
-            catalog,
-            admission,
+            problem.space,
             suggestions(inputs, conflicts, resolver),
             smallest=not work.exceeded,
             tried=not resolver.budget.exceeded,
@@ -133,6 +129,44 @@ def _check_known(roots: Sequence[Need], catalog: Catalog) -> None:
         raise NotFound("M406", facts="\n".join(facts))
 
 
+class _Problem:
+    """What is to be resolved: the roots after overrides, and what may be chosen for them."""
+
+    def __init__(
+        self, inputs: ResolutionInputs, catalog: Catalog, locked: Mapping[str, Version]
+    ) -> None:
+        self.roots = [_overridden(root, catalog) for root in inputs.roots]
+        self._catalog = catalog
+        self._locked = locked
+        self._policy = inputs.policy
+        self.admission = Admission(self.roots, locked, inputs.policy)
+        self.space = self._space(self.admission)
+
+    def _space(self, admission: Admission) -> Space:
+        return Space(ModuleProvider(self._catalog, admission, self.roots))
+
+    def solution(self, limit: Budget, *, explaining: Budget) -> Resolution:
+        """Return the solution, with every held name at its locked version if possible.
+
+        Raises:
+            resolvelib.ResolutionImpossible: There is no solution.
+            BudgetExceeded: ``limit`` is reached.
+        """
+        catalog, locked = self._catalog, self._locked
+        held = held_names(self.roots, catalog, self.admission) if locked else frozenset()
+        if held:
+            holding = Admission(self.roots, locked, self._policy, held=held)
+            with suppress(Impossible):
+                return self._resolved(self._space(holding), limit, Budget(0))
+        return self._resolved(self.space, limit, explaining)
+
+    def _resolved(self, space: Space, limit: Budget, explaining: Budget) -> Resolution:
+        with _garbage_collection_paused():
+            engine = Engine(space, BaseReporter())
+            result = engine.resolve(self.roots, limit=limit, explaining=explaining)
+        return _ordered_and_verified(self.roots, result.mapping, space.provider)
+
+
 class _BudgetedResolver:
     """Resolves what suggestions change, with one budget for all of them."""
 
@@ -142,68 +176,27 @@ class _BudgetedResolver:
         self.budget = Budget(SUGGESTION_BUDGET)
 
     def chosen(self, inputs: ResolutionInputs) -> dict[str, Release]:
-        catalog = self._catalog.overriding(inputs.overrides)
-        solution = _solve(inputs, catalog, self._locked, limit=self.budget, explaining=Budget(0))
+        problem = self._problem(inputs)
+        solution = problem.solution(self.budget, explaining=Budget(0))
         return {name: chosen.release for name, chosen in solution.modules.items()}
 
     def drift(self, parent: Release, release: Release) -> str | None:
         return self._catalog.drift(parent, release)
 
     def holding(self, inputs: ResolutionInputs) -> list[Need]:
-        roots = _needs(inputs, self._catalog)
-        admission = Admission(roots, self._locked, inputs.policy)
-        return holding(Space(ModuleProvider(self._catalog, admission, roots)), roots, self.budget)
+        problem = self._problem(inputs)
+        return holding(problem.space, problem.roots, self.budget)
 
     def refusals(self, inputs: ResolutionInputs, name: str) -> dict[Version, str | None]:
-        catalog = self._catalog.overriding(inputs.overrides)
-        admission = Admission(_needs(inputs, catalog), self._locked, inputs.policy)
+        problem = self._problem(inputs)
+        catalog = problem.space.provider.catalog
         return {
-            release.version: admission.refusal(catalog, release)
+            release.version: problem.admission.refusal(catalog, release)
             for release in catalog.releases(name)
         }
 
-
-def _needs(inputs: ResolutionInputs, catalog: Catalog) -> list[Need]:
-    """Return the roots after overrides."""
-    return [_overridden(root, catalog) for root in inputs.roots]
-
-
-def _solve(
-    inputs: ResolutionInputs,
-    catalog: Catalog,
-    locked: Mapping[str, Version],
-    *,
-    limit: Budget | None = None,
-    explaining: Budget,
-) -> Resolution:
-    """Return the solution, with every held name at its locked version if possible.
-
-    Raises:
-        resolvelib.ResolutionImpossible: There is no solution.
-        BudgetExceeded: ``limit`` is reached.
-    """
-    roots = _needs(inputs, catalog)
-    admission = Admission(roots, locked, inputs.policy)
-    held = held_names(roots, catalog, admission) if locked else frozenset()
-    if held:
-        holding = Admission(roots, locked, inputs.policy, held=held)
-        with suppress(Impossible):
-            return _resolved(roots, catalog, holding, limit, Budget(0))
-    return _resolved(roots, catalog, admission, limit, explaining)
-
-
-def _resolved(
-    roots: Sequence[Need],
-    catalog: Catalog,
-    admission: Admission,
-    limit: Budget | None,
-    explaining: Budget,
-) -> Resolution:
-    provider = ModuleProvider(catalog, admission, roots)
-    with _garbage_collection_paused():
-        engine = Engine(provider, BaseReporter())
-        result = engine.resolve(roots, limit=limit, explaining=explaining)
-    return _ordered_and_verified(roots, result.mapping, provider, admission, catalog)
+    def _problem(self, inputs: ResolutionInputs) -> _Problem:
+        return _Problem(inputs, self._catalog.overriding(inputs.overrides), self._locked)
 
 
 @contextmanager
@@ -231,8 +224,6 @@ def _ordered_and_verified(
     roots: Sequence[Need],
     mapping: Mapping[Identifier, Candidate],
     provider: ModuleProvider,
-    admission: Admission,
-    catalog: Catalog,
 ) -> Resolution:
     """Order the solution breadth first, keep what is reachable, and verify every need."""
     modules: dict[ModuleName, list[str]] = {}
@@ -253,7 +244,7 @@ def _ordered_and_verified(
         if identifier in seen:
             continue
         seen.add(identifier)
-        if admission.refusal(catalog, release) is not None:
+        if provider.admission.refusal(provider.catalog, release) is not None:
             raise AssertionError(f"the engine chose {release}, which is not admitted")
         if need.extra is not None:
             extras.append(need.extra)

@@ -13,6 +13,7 @@ from resolvelib.resolvers import ResolutionImpossible as Impossible
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName, listed, specifier_text
+from modpkg.manifest.schema import COMMAND_LINE
 from modpkg.resolve.budget import BudgetExceeded
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Need
@@ -303,6 +304,8 @@ def _without(inputs: ResolutionInputs, needs: Sequence[Need]) -> ResolutionInput
 
 
 def _at(item: _Range | Need) -> str:
+    if item.where == COMMAND_LINE:
+        return f" on {COMMAND_LINE}"
     return f" in {item.where}" if item.where else ""
 
 

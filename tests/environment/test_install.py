@@ -222,6 +222,35 @@ def test_drift_is_allowed_and_reported_and_refused_under_strict(
     assert versions(install(strict=True))["tiny"] == "1.0"
 
 
+def test_a_conflict_tells_the_command_line_from_the_file_as_it_is(registry: Path) -> None:
+    """A line that an edit would move is told with its number in the file."""
+    publish_collection(registry, "old", requires={"tiny": "<1"})
+    publish_collection(registry, "side", more='[extras]\nx = ["tiny>5"]\n')
+    manifest = Path("modpkg.toml")
+    manifest.write_text(
+        '[app]\nname = "a"\n[dependencies]\nside = ">=1"\n[constraints]\ntiny = "<1"\n'
+    )
+    before = manifest.read_bytes()
+
+    def refusal(*added: str) -> str:
+        with raises("M401") as caught:
+            install(*added)
+        assert manifest.read_bytes() == before
+        return str(caught.value)
+
+    text = refusal("old>=1")
+    assert "  The command line needs old>=1." in text
+    assert "the constraint tiny<1 (modpkg.toml:6)" in text
+    assert "Hint: remove old on the command line." in text
+    text = refusal("side[x]")
+    assert "  The command line needs any version of side[x]." in text
+    assert "leave out the extra 'x' of side on the command line" in text
+    text = refusal("side>=7")
+    assert "  The command line needs side>=7." in text
+    assert "drop `>=7` from side on the command line" in text
+    assert "modpkg.toml:4" not in text
+
+
 def test_a_base_that_is_fitted_exactly_is_installed(registry: Path, tmp_path: Path) -> None:
     tiny.publish(tiny.write_base(tmp_path / "b", "1.1", seed=9), registry)
     assert versions(install("talker"))["tiny"] == "1.0", "which tiny-lora was made for"

@@ -33,6 +33,7 @@ def line(version: str, release: str = ONE, yanked: str | None = None) -> IndexLi
         ([line("1")], [line("1.0", TWO)], ["another release as a 1 than"]),
         ([line("1", yanked="bad")], [line("1")], ["taken back the yank of a 1 (bad)"]),
         ([line(str(n)) for n in range(9)], [], ["0, 1, 2, 3, 4 and 4 more"]),
+        ([line("1.10"), line("1.9")], [], ["had a 1.9, 1.10 and"]),
     ],
 )
 def test_each_kind(before: list[IndexLine], now: list[IndexLine], told: list[str]) -> None:
