@@ -32,7 +32,7 @@ MOST_BRANCHES = 12
 """Most conclusions that are told."""
 
 
-class Fact(Struct, frozen=True, eq=False):
+class SharedNeed(Struct, frozen=True, eq=False):
     """What one or several versions of a module need: the same positions of the same module."""
 
     owner: Identifier | None
@@ -53,7 +53,7 @@ class Conclusion(Struct, frozen=True, eq=False):
     """The positions of the subject that it leaves, as bits."""
     needed: bool
     """Whether the subject is needed; otherwise it has one of these positions if it is needed."""
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[SharedNeed, ...] = ()
     others: tuple[Conclusion, ...] = ()
     asked: Conclusion | None = None
     """That what has the needs is needed, if nothing else of that conclusion matters."""
@@ -76,7 +76,7 @@ class Conclusion(Struct, frozen=True, eq=False):
         return frozenset((self,)) if self.is_case else self.given
 
 
-class Branch(Struct, frozen=True):
+class ConflictBranch(Struct, frozen=True):
     """Needs, and what follows from them."""
 
     causes: list[Cause]
@@ -90,7 +90,7 @@ class Branch(Struct, frozen=True):
     """The root that everything in this branch follows from, if it is a single one."""
 
 
-def branches(causes: Sequence[Cause], space: Space) -> list[Branch] | None:
+def branches(causes: Sequence[Cause], space: Space) -> list[ConflictBranch] | None:
     """Return the branches of a conflict in order; the last one says how they meet.
 
     None if there is only one, or if there is too much to tell.
@@ -119,7 +119,7 @@ class _Reasoning:
         self._space = space
         self._work = MOST_WORK
         self.facts = _facts(causes, space)
-        self._needs: dict[tuple[Identifier, Identifier], list[Fact]] = {}
+        self._needs: dict[tuple[Identifier, Identifier], list[SharedNeed]] = {}
         for fact in self.facts:
             if fact.owner is not None:
                 self._needs.setdefault((fact.owner, fact.target), []).append(fact)
@@ -307,7 +307,7 @@ def _follows(
     subject: Identifier,
     left: int,
     needed: bool,
-    facts: Iterable[Fact],
+    facts: Iterable[SharedNeed],
     others: Iterable[Conclusion],
     *,
     asked: Conclusion | None = None,
@@ -321,7 +321,7 @@ def _follows(
     return Conclusion(subject, left, needed, tuple(facts), reasons, asked, frozenset(given))
 
 
-def _facts(causes: Sequence[Cause], space: Space) -> list[Fact]:
+def _facts(causes: Sequence[Cause], space: Space) -> list[SharedNeed]:
     """Return needs as facts, in the order of the first of each."""
     found: dict[tuple[Identifier | None, Identifier, int], list[Cause]] = {}
     for cause in causes:
@@ -336,7 +336,7 @@ def _facts(causes: Sequence[Cause], space: Space) -> list[Fact]:
             if cause.parent is not None:
                 release = cause.parent.release
                 positions |= 1 << space.domain(release.name).position[release]
-        facts.append(Fact(owner, target, allowed, alike, positions))
+        facts.append(SharedNeed(owner, target, allowed, alike, positions))
     return facts
 
 
@@ -344,14 +344,14 @@ class _Teller:
     """Puts a conflict into an order in which it can be read."""
 
     def __init__(self, conflict: Conclusion) -> None:
-        self.branches: list[Branch] = []
+        self.branches: list[ConflictBranch] = []
         self._numbers: dict[Conclusion, int] = {}
-        self._told: set[Fact] = set()
-        self._pending: list[Fact] = []
-        self._behind: dict[Conclusion, dict[Fact, None]] = {}
+        self._told: set[SharedNeed] = set()
+        self._pending: list[SharedNeed] = []
+        self._behind: dict[Conclusion, dict[SharedNeed, None]] = {}
         self._tell_branch(conflict)
 
-    def _facts_behind(self, conclusion: Conclusion) -> dict[Fact, None]:
+    def _facts_behind(self, conclusion: Conclusion) -> dict[SharedNeed, None]:
         known = self._behind.get(conclusion)
         if known is None:
             known = self._behind[conclusion] = {}
@@ -396,7 +396,7 @@ class _Teller:
             if fact.owner is None
         ]
         self.branches.append(
-            Branch(
+            ConflictBranch(
                 causes,
                 conclusion,
                 by,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from modpkg.core.names import requirement_text
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
-from modpkg.resolve.derivation import Branch, branches
+from modpkg.resolve.derivation import ConflictBranch, branches
 from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.order import bits, runs_of
 from modpkg.resolve.space import Space
@@ -82,17 +82,17 @@ def _conflict(causes: Sequence[Cause], space: Space) -> list[str]:
     return [*lines, *about, f"  So{_by(last)} no version of {_labelled(last)} is left."]
 
 
-def _by(branch: Branch) -> str:
+def _by(branch: ConflictBranch) -> str:
     """Return the earlier branches that a conclusion follows from, as the middle of its sentence."""
     return f", by {_in_words([f'({number})' for number in branch.by])}," if branch.by else ""
 
 
-def _labelled(branch: Branch) -> str:
+def _labelled(branch: ConflictBranch) -> str:
     name, extra = branch.conclusion.subject
     return name if extra is None else f"{name}[{extra}]"
 
 
-def _concluded(branch: Branch, space: Space) -> str:
+def _concluded(branch: ConflictBranch, space: Space) -> str:
     """Return the conclusion of a branch, as the rest of a sentence."""
     conclusion = branch.conclusion
     cases = [
@@ -118,7 +118,7 @@ def _versions(subject: Identifier, mask: int, space: Space) -> str:
     return _in_words([str(ascending[at].version) for at in bits(mask)])
 
 
-def _range(branch: Branch, space: Space) -> str:
+def _range(branch: ConflictBranch, space: Space) -> str:
     """Return what a conclusion leaves of a name, as a requirement if it is one range."""
     conclusion = branch.conclusion
     ascending = space.domain(conclusion.subject[0]).ascending

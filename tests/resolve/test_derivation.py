@@ -10,7 +10,7 @@ import pytest
 from resolvelib import BaseReporter
 
 from modpkg.core.names import requirement_text
-from modpkg.resolve.derivation import Branch, Conclusion, Fact, branches
+from modpkg.resolve.derivation import Conclusion, ConflictBranch, SharedNeed, branches
 from modpkg.resolve.order import bits
 from modpkg.resolve.search import SatSearch
 from modpkg.resolve.space import Space
@@ -39,7 +39,7 @@ def story(graph: Graph) -> list[Told]:
     return [told(branch, space) for branch in branches(causes, space) or ()]
 
 
-def told(branch: Branch, space: Space) -> Told:
+def told(branch: ConflictBranch, space: Space) -> Told:
     needs = [
         f"{cause.parent.release if cause.parent else 'root'} -> "
         + requirement_text(
@@ -166,7 +166,7 @@ def small(rng: random.Random) -> Graph:
     return Graph(roots, lines)
 
 
-def behind(conclusion: Conclusion) -> Iterator[Fact]:
+def behind(conclusion: Conclusion) -> Iterator[SharedNeed]:
     yield from conclusion.facts
     for other in conclusion.behind:
         yield from behind(other)
@@ -197,7 +197,7 @@ Chosen = Mapping[tuple[str, str | None], int]
 """By name the position, and by extra that of its name; what is not chosen is missing."""
 
 
-def choices(facts: list[Fact], conclusion: Conclusion, space: Space) -> Iterator[Chosen]:
+def choices(facts: list[SharedNeed], conclusion: Conclusion, space: Space) -> Iterator[Chosen]:
     """Yield every choice of versions and extras that meets facts."""
     parts = [part for fact in facts for part in (fact.owner, fact.target) if part is not None]
     parts += [conclusion.subject, *(case.subject for case in conclusion.cases)]
@@ -219,7 +219,7 @@ def choices(facts: list[Fact], conclusion: Conclusion, space: Space) -> Iterator
                 yield chosen
 
 
-def meets(fact: Fact, chosen: Chosen) -> bool:
+def meets(fact: SharedNeed, chosen: Chosen) -> bool:
     if fact.owner is not None:
         at = chosen.get(fact.owner)
         if at is None or not fact.positions >> at & 1:
