@@ -41,6 +41,8 @@ class Claims(Struct, frozen=True):
     borrowed: dict[str, tuple[str, str]]
     """By name that its registry lacks, and that so comes from the default one: the alias of the
     registry of a module that requires it, and that module."""
+    settled: dict[str, tuple[str, str]] = {}
+    """By name that only the lock keeps from being contested: its alias, and another that has it."""
 
 
 Open = Callable[[str], Registry]
@@ -130,16 +132,20 @@ def inherited(
         pass
     chosen: dict[str, str] = {}
     contested: dict[str, ModpkgError] = {}
+    settled: dict[str, tuple[str, str]] = {}
     for name, claim in claims.items():
         before = kept.get(name)
         again = _best(dict.fromkeys((*claim, DEFAULT)), before, matching) if before else []
+        is_rivalled = len({open_(alias).url for alias in claim}) > 1
         if len(again) == 1:
             chosen[name] = again[0]
-        elif len({open_(alias).url for alias in claim}) == 1:
+            if is_rivalled:
+                settled[name] = again[0], next(alias for alias in claim if alias != again[0])
+        elif not is_rivalled:
             chosen[name] = next(iter(claim))
         else:
             contested[name] = _contested(name, claim, open_)
-    return Claims(chosen, contested, borrowed)
+    return Claims(chosen, contested, borrowed, settled)
 
 
 def _reached(

@@ -18,11 +18,12 @@ from modpkg.core.records import ReleaseRecord
 from modpkg.environment.generations import ModuleState
 from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
-from modpkg.environment.promise import lost_versions
+from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.lock import Lock, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
 from modpkg.resolve.resolve import Resolution, resolve
@@ -215,14 +216,16 @@ def make_lock(
         ResolutionImpossible: No versions fit together.
         NotFound: A registry lacks a module.
         RegistryError: A registry cannot be read.
-        LockError: A registry has another release as a locked version; see `Promise`.
+        LockError: A registry has another release as a locked version, or none; see `Promise`.
     """
     now = now or datetime.now(timezone.utc)
     policy = policy_of(manifest, now)
     kept = kept_versions(manifest, previous, upgrade)
     known = previous.module if previous is not None else ()
+    registries.expect(known)
     catalog = registries.catalog([module.name for module in known if module.name not in kept])
-    resolution = resolve(roots_of(manifest), catalog, locked=kept, policy=policy)
+    roots = roots_of(manifest)
+    resolution = resolve(roots, catalog, locked=kept, policy=policy)
     lock = lock_of(
         requirements_of(manifest),
         resolution,
@@ -232,10 +235,21 @@ def make_lock(
         policy=locked_policy(manifest, policy.cutoff),
         address=registries.recorded,
     )
-    lock = registries.promise(previous, installed, accepted).keep(lock)
-    notes = registries.notes(lock, previous)
+    lost: dict[str, Lost] = {}
     if previous is not None:
-        notes += lost_versions(previous, lock, catalog)
+        admission = Admission(roots, kept, policy)
+        unchanged = changed_policy(manifest, previous) is None
+        lost = lost_versions(
+            previous,
+            resolution,
+            catalog,
+            kept=kept,
+            roots=roots,
+            refusal=lambda one: admission.refusal(catalog, one) if unchanged else None,
+        )
+    lock = registries.promise(previous, installed, accepted).keep(lock, lost)
+    notes = registries.notes(lock, previous)
+    notes += [one.sentence for one in lost.values()]
     notes += _warn_future(resolution, previous, now)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit

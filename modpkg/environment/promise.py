@@ -7,18 +7,21 @@ and uv): it is refused, and named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct, structs
+from packaging.version import Version
 
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.environment.generations import ModuleState
 from modpkg.registry.recorded_address import same_place, shown_address
-from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.need import Need
+from modpkg.resolve.resolve import Resolution
 
 
 class Promise(Struct, frozen=True, kw_only=True):
@@ -35,12 +38,16 @@ class Promise(Struct, frozen=True, kw_only=True):
     is_overridden: Callable[[str], bool] = lambda name: False
     """Returns whether the command line or the environment named a module's registry."""
 
-    def keep(self, after: Lock) -> Lock:
+    def keep(self, after: Lock, lost: Mapping[str, Lost] = {}) -> Lock:
         """Return a new lock in which the releases that stay keep their registry.
 
+        Args:
+            after: The new lock.
+            lost: What `lost_versions` returns of it.
+
         Raises:
-            LockError: A version that is kept is another release, or a module is of another
-                registry, although the manifest asks for it as before.
+            LockError: A version that is kept is another release or is lost, or a module is of
+                another registry, although the manifest asks for it as before.
         """
         accepted = {module_name(name) for name in self.accepted}
         changes: dict[str, str] = {}
@@ -49,6 +56,8 @@ class Promise(Struct, frozen=True, kw_only=True):
             kept, change = module, None
             if module.name not in accepted:
                 kept, change = self._compared(module, after)
+                if change is None and module.name in lost and lost[module.name].is_broken:
+                    change = lost[module.name].sentence
             modules.append(kept)
             if change is not None:
                 changes[module.name] = change
@@ -65,7 +74,9 @@ class Promise(Struct, frozen=True, kw_only=True):
             return module, earlier
         if was is None or self.lock is None or _reassigned(module.name, self.lock, after):
             return module, None
-        overridden = self.is_overridden(module.name)
+        overridden = self.is_overridden(module.name) and not (
+            was.address and self._is_same_place(was, module)
+        )
         if _is_same_version(was, module) and was.release == module.release:
             if was.registry != module.registry and not overridden:
                 return module, self._moved(was, module)
@@ -102,28 +113,82 @@ class Promise(Struct, frozen=True, kw_only=True):
         return None
 
 
-def lost_versions(before: Lock, after: Lock, catalog: Catalog) -> list[str]:
-    """Return a warning for each locked version that its registry has no more, or has replaced.
+class Lost(Struct, frozen=True):
+    """A locked version in whose place another one was chosen, since its registry took it back."""
+
+    sentence: str
+    is_broken: bool
+    """Whether the lock promised it: nothing else asked for another version, or not for an older."""
+
+
+def lost_versions(
+    before: Lock,
+    resolution: Resolution,
+    catalog: Catalog,
+    *,
+    kept: Collection[str],
+    roots: Sequence[Need],
+    refusal: Callable[[Release], str | None],
+) -> dict[str, Lost]:
+    """Return the locked versions that their registry has no more, or has replaced, by name.
 
     Only where another version takes its place: that of a version that is kept is refused.
+
+    Args:
+        before: The project's lock so far.
+        resolution: What was resolved.
+        catalog: What it was resolved from.
+        kept: Modules whose locked version was to be kept.
+        roots: What the manifest requires.
+        refusal: Returns why a kept release may not be chosen any more, although the manifest asks
+            for it as before.
     """
-    warnings = []
-    for module in after.module:
-        was = before.find(module.name)
-        if was is None or _is_same_version(was, module) or was.registry != module.registry:
+    found = {}
+    for name, chosen in resolution.modules.items():
+        was = before.find(name)
+        registry, line = chosen.release.registry, chosen.release.line
+        if was is None or was.registry != registry.name:
             continue
-        lines = {release.version: release.line for release in catalog.releases(module.name)}
-        line = lines.get(parse_version(was.version))
-        if line is None:
-            lost = f"the registry {was.registry!r} does not have it any more"
-        elif line.release != was.release:
-            yanked = ", yanked" if line.yanked is not None else ""
-            lost = f"the registry {was.registry!r} now has another release under that version"
-            lost += yanked
-        else:
+        version = parse_version(was.version)
+        if version == chosen.release.version:
             continue
-        warnings.append(f"{_named(was)} was locked, and {lost}; {module.version} takes its place")
-    return warnings
+        releases = {release.version: release for release in catalog.releases(name)}
+        reason = _lost_reason(was, releases.get(version), refusal if name in kept else None)
+        if reason is None:
+            continue
+        fits = _still_fits(name, version, resolution, catalog, roots)
+        found[name] = Lost(
+            f"{_named(was)} was locked, and {reason}; {line.version} takes its place",
+            fits and (name in kept or chosen.release.version < version),
+        )
+    return found
+
+
+def _lost_reason(
+    was: LockedModule, release: Release | None, refusal: Callable[[Release], str | None] | None
+) -> str | None:
+    if release is None:
+        return f"the registry {_where(was)} does not have it any more"
+    if release.line.release != was.release:
+        yanked = ", yanked" if release.line.yanked is not None else ""
+        return f"the registry {_where(was)} now has another release under that version{yanked}"
+    reason = refusal(release) if refusal is not None else None
+    return None if reason is None else f"it {reason}"
+
+
+def _still_fits(
+    name: str, version: Version, resolution: Resolution, catalog: Catalog, roots: Sequence[Need]
+) -> bool:
+    """Return whether all that requires a module would allow another version of it."""
+    override = catalog.overrides.get(name)
+    if override is not None:
+        return override.specifier.contains(version, prereleases=True)
+    wanted = [root.specifier for root in roots if root.name == name]
+    for chosen in resolution.modules.values():
+        groups = chosen.release.extras if chosen.extras else {}
+        for group in (chosen.release.requires, *(groups.get(e, []) for e in chosen.extras)):
+            wanted += [item.specifier for item in group if item.name == name]
+    return all(specifier.contains(version, prereleases=True) for specifier in wanted)
 
 
 def _another_release(module: LockedModule, was: str, what: str) -> str:

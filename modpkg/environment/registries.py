@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from modpkg.core.errors import LockError, ModpkgError, RegistryError
+from modpkg.core.names import listed
 from modpkg.core.tree import BlobTree
 from modpkg.environment.generations import ModuleState
 from modpkg.environment.inherited import Match, inherited, inherited_of_lock
@@ -43,6 +44,8 @@ class OpenRegistries:
         self._offline = offline
         self.warn = warn
         self._open: dict[tuple[str, bool], Registry] = {}
+        self.expected: dict[str, str] = {}
+        """By name, a version of which whoever resolves tells by himself that it was lost."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -67,6 +70,7 @@ class OpenRegistries:
                 settings=self.settings,
                 origin=origin,
             )
+            self._open[key].expected = self.expected
         return self._open[key]
 
 
@@ -93,6 +97,7 @@ class Registries:
         self._owner = owner or manifest
         self._is_trial = is_trial
         self._borrowed: dict[str, tuple[str, str]] = {}
+        self._settled: dict[str, tuple[str, str]] = {}
         self._opened = opened
         self._override = default
         self._lock = lock
@@ -150,10 +155,14 @@ class Registries:
         """
         if registry.name != module.registry:
             return Match.NONE
-        folder = self._owner.folder
-        if module.address and not same_place(module.address, self.recorded(registry), folder):
+        if module.address and not self._is_at(module, registry):
             return Match.NAME
         return Match.FULL
+
+    def _is_at(self, module: LockedModule, registry: Registry) -> bool:
+        """Return whether a module is locked from the address of a registry."""
+        address, folder = module.address, self._owner.folder
+        return bool(address) and same_place(address, self.recorded(registry), folder)
 
     def recorded(self, registry: Registry) -> str:
         """Return what the lock records of a registry's address."""
@@ -202,6 +211,10 @@ class Registries:
         self.__dict__.pop("_inherited", None)
         return {module.name: self.of(module.name) for module in lock.module}
 
+    def expect(self, modules: Iterable[LockedModule]) -> None:
+        """Leave it to the caller to tell which locked versions a registry has lost or replaced."""
+        self._opened.expected.update((module.name, module.version) for module in modules)
+
     def catalog(self, again: Container[str] = ()) -> Catalog:
         """Return the catalog that the resolver selects from.
 
@@ -213,6 +226,7 @@ class Registries:
         chosen, contested = claims.chosen, dict(claims.contested)
         locked = {module.name for module in modules}
         self._borrowed = {n: who for n, who in claims.borrowed.items() if n not in locked}
+        self._settled = dict(claims.settled)
         if not self._is_trial and self._default.source != "option":
             contested.update(self._contested())
         assigned = {name: self._open(alias) for name, alias in (chosen | self._direct).items()}
@@ -247,11 +261,17 @@ class Registries:
         """Return the errors of names that nothing assigns to the default registry or another."""
         lock = self._lock
         unassigned: list[str] = []
+        assigned: list[str] = []
         for dependency in self._manifest.dependencies:
             if dependency.registry is None and not dependency.from_default:
                 locked = lock.find(dependency.name) if lock is not None else None
                 if locked is None or self._match(DEFAULT, locked) is Match.NONE:
                     unassigned.append(dependency.name)
+                else:
+                    assigned.append(dependency.name)
+        asked = {*self._direct.values()}
+        for name, alias in self.rivals.settled(assigned, asked).items():
+            self._settled[name] = DEFAULT, alias
         why = {
             name: f"is required by {parent}, of the registry {alias!r}, which does not have it"
             for name, (alias, parent) in self._borrowed.items()
@@ -269,10 +289,33 @@ class Registries:
             notes.append(
                 f"modules of the registry {alias!r} require {', '.join(names)}, which it does not "
                 f"have: taken from {self._open(DEFAULT).shown}. To settle that, write "
-                f'{names[0]} = {{ version = "*", registry = "default" }} under [dependencies] of '
-                f"{self._manifest.path.name}, or another registry."
+                f"{self._assignment(names[0], DEFAULT)}, or another registry."
             )
+        notes += [] if self._is_trial else self._note_settled(lock)
         return notes
+
+    def _note_settled(self, lock: Lock) -> Iterator[str]:
+        """Yield which names come from their registry only because the lock says so."""
+        names: dict[tuple[str, str], list[str]] = {}
+        for module in lock.module:
+            if module.name in self._settled:
+                names.setdefault(self._settled[module.name], []).append(module.name)
+        for (alias, other), several in names.items():
+            yield (
+                f"{listed(several)} come{'s' * (len(several) == 1)} from {self._open(alias).shown} "
+                f"because modpkg.lock says so: {self._open(other).shown} has the name too, and "
+                f"without modpkg.lock it would have to be said which is meant. To settle that, "
+                f"write {self._assignment(several[0], alias)}."
+            )
+
+    def _assignment(self, name: str, alias: str) -> str:
+        """Return what to write into the manifest, and where, so that a name is an alias's."""
+        named = (d.requirement.specifier for d in self._manifest.dependencies if d.name == name)
+        version = str(next(named, "")) or "*"
+        return (
+            f'{name} = {{ version = "{version}", registry = "{alias}" }} under [dependencies] of '
+            f"{self._manifest.path.name}"
+        )
 
     def _note_override(self, lock: Lock, before: Lock | None) -> Iterator[str]:
         """Yield what an option or a variable takes the place of."""
@@ -285,7 +328,9 @@ class Registries:
         locked = [
             module.name
             for module in (before.module if before is not None else ())
-            if self.alias(module.name) == DEFAULT and self._match(DEFAULT, module) is not Match.FULL
+            if self.alias(module.name) == DEFAULT
+            and self._match(DEFAULT, module) is not Match.FULL
+            and not self._is_at(module, self._open(DEFAULT))
         ]
         if usual.source == "manifest":
             says = f"{usual.address}, which {self._manifest.path.name} names as default"
@@ -326,7 +371,13 @@ class Registries:
                 "correct its address under [registries], or run 'modpkg lock', which tells how to "
                 "accept the change"
             )
-            if alias == DEFAULT and self._is_overridden:
+            if self._is_at(module, self.of(module.name)):
+                how = f"its address {self.of(module.name).url} now leads to"
+                remedy = (
+                    "ask who keeps it, and if it is what you want, run 'modpkg lock "
+                    f"--accept-changed {module.name}'"
+                )
+            elif alias == DEFAULT and self._is_overridden:
                 how = f"{self._default.origin.removeprefix('from ')} names"
                 remedy = (
                     f"leave that out, or run 'modpkg lock --accept-changed {module.name}' with it"

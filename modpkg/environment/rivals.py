@@ -7,7 +7,8 @@ configured registry has the name, or if the manifest or the lock say so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.environment.inherited import contested_error
@@ -49,7 +50,7 @@ class Rivals:
         wanted = list(names)
         if not self._others or not wanted:
             return {}
-        self._prefetch(wanted)
+        self._prefetch(wanted, (self._default, *self._others.values()))
         errors = {}
         for name in wanted:
             alias = self.of(name)
@@ -61,6 +62,22 @@ class Rivals:
             )
             errors[name] = contested_error(name, both, (DEFAULT, alias))
         return errors
+
+    def settled(self, names: Sequence[str], asked: Collection[str]) -> dict[str, str]:
+        """Return which other registry has a name too, for names that the lock keeps.
+
+        Only registries in folders and those of the aliases ``asked``, which are needed anyway, are
+        looked at: one that is down must not hold up what is settled.
+        """
+        near = [a for a, one in self._others.items() if one.folder is not None or a in asked]
+        self._prefetch(names, [self._others[alias] for alias in near])
+        found = {}
+        for name in names:
+            for alias in near:
+                with suppress(ModpkgError):
+                    if self._others[alias].knows(name):
+                        found[name] = alias
+        return found
 
     def _has(self, alias: str, name: str) -> bool:
         try:
@@ -75,8 +92,8 @@ class Rivals:
         except ModpkgError:
             return False  # the resolver tells it
 
-    def _prefetch(self, names: Iterable[str]) -> None:
-        remote = [one for one in (self._default, *self._others.values()) if one.folder is None]
+    def _prefetch(self, names: Iterable[str], registries: Iterable[Registry]) -> None:
+        remote = [one for one in registries if one.folder is None]
         if remote:
             with fetch_pool() as pool:
                 for name in names:

@@ -39,13 +39,16 @@ class IndexMemory:
             with suppress(OSError):
                 self._noted[name] = read_file(path)
 
-    def taken_back(self, name: str, registry: str, now: Iterable[IndexLine]) -> list[str]:
+    def taken_back(
+        self, name: str, registry: str, now: Iterable[IndexLine], expected: str | None = None
+    ) -> list[str]:
         """Return what `taken_back` yields for an index that was read after it was noted."""
         earlier = self._noted.pop(name, None)
         if earlier is None:
             return []
         with suppress(ModpkgError):  # the copy has two lines of one version
-            return list(taken_back(name, registry, parse_index(earlier, name, registry), now))
+            before = parse_index(earlier, name, registry)
+            return list(taken_back(name, registry, before, now, expected))
         return []
 
     def keep(self, name: str, data: bytes) -> None:
@@ -57,7 +60,11 @@ class IndexMemory:
 
 
 def taken_back(
-    name: str, registry: str, before: Iterable[IndexLine], now: Iterable[IndexLine]
+    name: str,
+    registry: str,
+    before: Iterable[IndexLine],
+    now: Iterable[IndexLine],
+    expected: str | None = None,
 ) -> Iterator[str]:
     """Yield a sentence for each kind of change that an index never makes.
 
@@ -66,15 +73,17 @@ def taken_back(
         registry: The registry, as it is shown.
         before: What its index had when it was read before.
         now: What it has.
+        expected: The version of which whoever asks tells by himself that it was lost or replaced.
     """
     after = {parse_version(line.version): line for line in now}
     gone, replaced, unyanked = [], [], []
     for line in before:
         same = after.get(parse_version(line.version))
+        is_told = expected is not None and parse_version(expected) == parse_version(line.version)
         if same is None:
-            gone.append(line.version)
+            gone += [] if is_told else [line.version]
         elif same.release != line.release:
-            replaced.append(line.version)
+            replaced += [] if is_told else [line.version]
         elif line.yanked is not None and same.yanked is None:
             unyanked.append(f"{line.version} ({line.yanked or 'no reason was given'})")
     if gone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,8 @@ class Registry:
             ]
             self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
         self.origin = origin
+        self.expected: Mapping[str, str] = {}
+        """By name, a version of which whoever resolves tells by himself that it was lost."""
         self.offline = offline and not isinstance(self.source, FolderSource)
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
@@ -152,7 +154,8 @@ class Registry:
             if not lines:
                 _ = self.info  # raises if this is not a registry
             if self._memory is not None and self.warn is not None:
-                for sentence in self._memory.taken_back(name, self.url, lines):
+                expected = self.expected.get(name) if lines else None
+                for sentence in self._memory.taken_back(name, self.url, lines, expected):
                     self.warn(sentence)
             self._indexes[name] = lines
             self._ahead.pop(name, None)

@@ -409,6 +409,10 @@ def test_another_registry_at_the_address_is_noticed(
     next(Environment(find_project().environment).packs.iterdir()).unlink()
     with raises("M413", match="locked from the registry 'registry'"):
         install()
+    monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
+    (registry / "registry.json").write_text('{"spec":1,"name":"hub"}')
+    with raises("M413", match="its address .* now leads to the registry 'hub'; ask who keeps it"):
+        install()
 
 
 def test_a_name_is_fetched_only_from_its_own_registry(registry: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,14 +153,22 @@ def test_the_same_release_of_another_registry_leaves_the_lock_as_it_is(
 
 
 def test_a_registry_that_calls_itself_something_else_is_told(
-    app: Path, home: Path, capfd: pytest.CaptureFixture[str]
+    app: Path,
+    home: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert run(capfd, "lock")[0] == 0
     (home / "registry" / "registry.json").write_text('{"spec": 1, "name": "hub"}')
     publish_collection(home / "registry", "lib", "1.1")
-    status, _, err = run(capfd, "update")
-    assert (status, "error[M416]" in err) == (1, True)
-    assert "called itself 'registry', and now calls itself 'hub'" in err
+    for options in ([], ["--registry", str(home / "registry")]):
+        status, _, err = run(capfd, "update", *options)
+        assert (status, "error[M416]" in err) == (1, True)
+        assert "called itself 'registry', and now calls itself 'hub'" in err
+        assert "in place of" not in err
+    monkeypatch.setenv("MODPKG_REGISTRY", str(home / "registry"))
+    status, _, err = run(capfd, "lock", "--accept-changed", "lib")
+    assert (status, err) == (0, "")
 
 
 def test_a_lock_without_addresses_gets_them(
@@ -249,18 +259,74 @@ def test_a_version_that_was_replaced_and_yanked_is_told(
     assert "error[M416]" in run(capfd, "lock")[2]
     status, _, err = run(capfd, "lock", "--upgrade")
     assert status == 0
-    assert "lib 1.0 was locked, and the registry 'registry' now has another release under" in err
+    assert "lib 1.0 was locked, and the registry 'registry' at modpkg's own folder now has" in err
     assert "yanked; 1.1 takes its place" in err
 
 
-def test_a_version_that_vanished_is_told(
+def change_index(registry: Path, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Change the lines of ``lib``."""
+    path = registry / "index" / "lib.jsonl"
+    lines = change([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+VANISH = {
+    "gone": lambda lines: lines[:1],
+    "needs modpkg 99": lambda lines: [lines[0], lines[1] | {"requires_modpkg": ">=99"}],
+    "another release": lambda lines: [lines[0], lines[1] | {"release": lines[0]["release"]}],
+    "newer than the cut-off": lambda lines: [lines[0], lines[1] | {"published": "2999-01-01"}],
+}
+
+
+@pytest.mark.parametrize("how", VANISH)
+def test_a_locked_version_that_vanished_is_not_downgraded(
+    app: Path, home: Path, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor if the index says of it what excludes it now."""
+    publish_collection(home / "registry", "lib", "1.1")
+    if how == "newer than the cut-off":
+        with open(app / "modpkg.toml", "a") as file:
+            file.write("[resolution]\nexclude-newer = '2998-01-01'\n")
+    assert run(capfd, "lock")[0] == 0
+    locked = (app / "modpkg.lock").read_bytes()
+    change_index(home / "registry", VANISH[how])
+    commands = [["lock"], ["add", "other"]]
+    if how in ("gone", "another release"):
+        commands += [["update"], ["lock", "--upgrade-package", "lib"]]
+    for command in commands:
+        if how == "another release" and command != ["lock"]:
+            change_index(home / "registry", lambda lines: [lines[0], lines[1] | {"yanked": ""}])
+        status, _, err = run(capfd, *command)
+        assert (status, "error[M416]" in err) == (1, True), err
+        assert err.count("1.1") == 1 or how != "gone", err
+    assert (app / "modpkg.lock").read_bytes() == locked
+    if how != "another release":
+        assert "lib 1.1 was locked, and" in err
+        assert "1.0 takes its place" in err
+        status, _, err = run(capfd, "lock", "--accept-changed", "lib")
+        assert (status, err.count("lib 1.1 was locked, and")) == (0, 1)
+        assert b'version = "1.0"' in (app / "modpkg.lock").read_bytes()
+
+
+def test_what_the_manifest_asks_for_now_is_no_broken_promise(
     app: Path, home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(capfd, "lock")[0] == 0
     publish_collection(home / "registry", "lib", "1.1")
-    path = home / "registry" / "index" / "lib.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text(json.dumps(lines[1]) + "\n")
+    assert run(capfd, "lock")[0] == 0
+    change_index(home / "registry", lambda lines: lines[:1])
+    (app / "modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\nlib = "<1.1"\n')
+    status, _, err = run(capfd, "lock")
+    assert (status, err.count("lib 1.1 was locked, and")) == (0, 1)
+
+
+def test_a_version_that_vanished_and_has_a_newer_one_is_told_once(
+    app: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capfd, "install")[0] == 0
+    publish_collection(home / "registry", "lib", "1.1")
+    change_index(home / "registry", lambda lines: lines[1:])
+    assert "error[M416]" in run(capfd, "lock")[2]
     status, _, err = run(capfd, "lock", "--upgrade-package", "lib")
     assert status == 0
     assert "lib 1.0 was locked" in err
+    assert err.count("1.0") == 1

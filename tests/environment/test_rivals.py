@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,41 @@ def test_what_is_locked_is_assigned(
     assert run(capfd, "lock")[0] == 0
     publish_collection(acme, "lib", "2.0")
     publish_collection(home / "registry", "lib", "1.1")
-    assert run(capfd, "update")[::2][0] == 0
+    status, _, err = run(capfd, "update")
+    assert status == 0
     assert 'version = "1.1"' in locked()
+    self_sufficient(err, "lib = '*'\n", 'lib = { version = "*", registry = "default" }', capfd)
+
+
+def self_sufficient(err: str, bare: str, written: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Check that what is told makes the manifest say what only the lock did."""
+    assert f"write {written} under [dependencies] of modpkg.toml" in err
+    before, text = locked(), Path("modpkg.toml").read_text()
+    Path("modpkg.lock").unlink()
+    assert "error[M319]" in run(capfd, "lock")[2]
+    Path("modpkg.toml").write_text(text.replace(bare, "") + written + "\n")
+    status, _, err = run(capfd, "lock")
+    assert (status, err) == (0, "")
+    assert registries(before) == registries(locked())
+
+
+def registries(lock: str) -> set[tuple[str, ...]]:
+    """Return name and address of each locked module."""
+    return set(re.findall(r"^name = (.*)$[^[]*^address = (.*)$", lock, re.MULTILINE))
+
+
+def test_what_is_locked_of_what_others_require_is_assigned(
+    acme: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(home / "registry", "top", "1.0")
+    write(acme, f"{APP}top = '*'\n")
+    assert run(capfd, "lock")[0] == 0
+    publish_collection(home / "registry", "top", "1.1", {"acme-inner": "*"})
+    status, _, err = run(capfd, "lock")
+    assert status == 0
+    assert "acme-inner comes from " in err
+    written = 'acme-inner = { version = "*", registry = "acme" }'
+    self_sufficient(err, "", written, capfd)
 
 
 def test_what_a_registry_lacks_is_told_and_refused_if_two_have_it(

@@ -10,7 +10,9 @@ from tests.hostile.case import Input
 from tests.hostile.files import FILES
 from tests.hostile.modules import MODULES
 from tests.hostile.registries import REGISTRIES
+from tests.hostile.sizes import SIZES
 
+GIVEN = [*REGISTRIES, *SIZES, *MODULES, *FILES]
 OPEN = {
     ("adapter", "10^4 patterns"),
     ("config", "10^8 labels"),
@@ -24,9 +26,9 @@ MANY = 20
 
 
 def _all() -> Iterator[Input]:
-    counts = Counter(given.kind for given in (*REGISTRIES, *MODULES, *FILES) if not given.heavy)
+    counts = Counter(given.kind for given in GIVEN if not given.heavy)
     seen: Counter[str] = Counter()
-    for given in (*REGISTRIES, *MODULES, *FILES):
+    for given in GIVEN:
         seen[given.kind] += not given.heavy
         every_second = counts[given.kind] > MANY and seen[given.kind] % 2 == 0
         heavy = given.heavy or every_second or (given.kind, given.name) in OPEN
