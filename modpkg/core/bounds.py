@@ -218,8 +218,18 @@ CASES_BYTES = 1 << 30
 TEST_CASES = 1_000_000
 #: What the columns of a Parquet file of cases unpack to, bytes.
 CASES_UNPACKED_BYTES = 256 << 20
-#: Values in one column of such a file.
-CASES_VALUES = 10_000_000
+#: Values in these columns, with those of lists.
+CASES_VALUES = 5_000_000
+#: The footer of such a file, bytes; it takes many times as much memory.
+CASES_FOOTER_BYTES = 8 << 20
+#: A dictionary of such a file, bytes unpacked; writers end theirs at one or two million.
+CASES_DICTIONARY_BYTES = 32 << 20
+#: Columns of row groups of such a file, those that are not read too.
+CASES_CHUNKS = 30_000
+#: Pages of the columns that are read.
+CASES_PAGES = 100_000
+#: Values in one case of JSONL, by its commas.
+CASE_VALUES = 1_000_000
 #: A text of a case, characters.
 CASE_CHARACTERS = 1_000_000
 #: One test on one model, seconds, unless the test or ``--timeout`` says otherwise.

@@ -37,3 +37,5 @@ def _all() -> Iterator[Input]:
 
 INPUTS = [*_all()]
 KINDS = sorted({given.kind for given in INPUTS})
+TESTED = sorted({given.kind for given in INPUTS if not given.heavy})
+"""The kinds of which the tests run some, too."""

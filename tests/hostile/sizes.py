@@ -49,13 +49,7 @@ def numbered(name: str, count: int, **more: Any) -> Made:
     before, after = line(name, "1.%", **more).split(b"%")
     digits = len(str(count))
     piece = 2000
-    pieces = (
-        b"".join(
-            b"%b%0*d%b" % (before, digits, n, after) for n in range(at, min(count, at + piece))
-        )
-        for at in range(0, count, piece)
-    )
-    # a version of zeros in front would be another spelling: all have the same length and no zero
+    # all have as many digits
     start = 10**digits
     pieces = (
         b"".join(b"%b%d%b" % (before, start + n, after) for n in range(at, min(count, at + piece)))

@@ -14,7 +14,7 @@ import pytest
 
 from tests import forkserver
 from tests.command import modpkg
-from tests.hostile.inputs import INPUTS, KINDS, OPEN
+from tests.hostile.inputs import INPUTS, OPEN, TESTED
 from tests.hostile.world import World
 
 pytestmark = pytest.mark.skipif(not forkserver.AVAILABLE, reason="the inputs run in forks")
@@ -32,7 +32,7 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TESTED)
 def test_it_ends_soon_with_a_sentence(kind: str, world: World, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     command = ("-m", "tests.hostile.runner", str(world.root), kind, str(report))

@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-from modpkg.community.evaluate.parquet_cases import Rows, check_unpacked, parquet_rows
-from modpkg.core.bounds import CASE_CHARACTERS, CASES_BYTES, TEST_CASES
+from modpkg.community.evaluate.parquet_cases import (
+    Row,
+    check_footer,
+    check_unpacked,
+    parquet_rows,
+)
+from modpkg.core.bounds import CASE_CHARACTERS, CASE_VALUES, CASES_BYTES, TEST_CASES
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import TestError
 from modpkg.core.extras import import_extra
@@ -77,30 +83,33 @@ def read_cases(data: bytes, path: str, columns: Mapping[str, Column]) -> list[Ca
     for magic, what in _MAGIC:
         if data.startswith(magic) and not (what == "Parquet" and ending == "parquet"):
             raise TestError("M712", where=path, reason=f"it is {what}, not {ending}")
-    rows = _FORMATS[ending](data, path, columns)
-    if not rows:
+    cases: list[Case] = []
+    for where, row, names in _FORMATS[ending](data, path, columns):
+        if len(cases) == TEST_CASES:
+            raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
+        cases.append(_case(row, columns, where, names))
+    if not cases:
         raise TestError("M712", where=path, reason="it has no cases")
-    return [_case(row, columns, where) for where, row in rows]
+    return cases
 
 
-def _jsonl(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
+def _jsonl(data: bytes, path: str, columns: Mapping[str, Column]) -> Iterator[Row]:
     decoder = msgspec.json.Decoder(dict[str, Any])
-    rows: Rows = []
-    for number, line in enumerate(_text(data, path).split("\n"), start=1):
+    for number, line in enumerate(io.StringIO(_text(data, path), newline="\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
+        if line.count(",") > CASE_VALUES:
+            raise TestError("M712", where=where, reason=f"it has over {CASE_VALUES:,} values")
         try:
-            rows.append((where, decoder.decode(line)))
+            row = decoder.decode(line)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise TestError("M712", where=where, reason=f"not a JSON object ({error})") from None
-        _bounded(rows, path)
-    return rows
+        yield where, row, row
 
 
-def _csv(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
+def _csv(data: bytes, path: str, columns: Mapping[str, Column]) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(_text(data, path), newline=""), strict=True)
-    rows: Rows = []
     try:
         head = next(reader, [])
         if len(set(head)) != len(head):
@@ -112,27 +121,24 @@ def _csv(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
             if len(values) != len(head):
                 reason = f"it has {len(values)} values for {len(head)} columns"
                 raise TestError("M712", where=where, reason=reason)
-            rows.append((where, dict(zip(head, values, strict=True))))
-            _bounded(rows, path)
+            yield where, dict(zip(head, values, strict=True)), head
     except csv.Error as error:
         raise TestError(
             "M712", where=f"{path}:{reader.line_num}", reason=f"not CSV ({error})"
         ) from None
-    return rows
 
 
-def _parquet(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
+def _parquet(data: bytes, path: str, columns: Mapping[str, Column]) -> Iterator[Row]:
     pyarrow = import_extra("pyarrow", what="Reading Parquet", extra="parquet")
     parquet = import_extra(
         "pyarrow.parquet", what="Reading Parquet", package="pyarrow", extra="parquet"
     )
+    check_footer(data, path)
     try:
         metadata = parquet.read_metadata(io.BytesIO(data))
-        if metadata.num_rows > TEST_CASES:
-            raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
-        texts = check_unpacked(metadata, columns, path)
+        texts, at_once = check_unpacked(data, metadata, columns, path)
         file = parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts)
-        return parquet_rows(file, columns, path)
+        yield from parquet_rows(file, columns, path, at_once)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TestError(
@@ -140,7 +146,7 @@ def _parquet(data: bytes, path: str, columns: Mapping[str, Column]) -> Rows:
         ) from None
 
 
-_FORMATS: dict[str, Callable[[bytes, str, Mapping[str, Column]], Rows]] = {
+_FORMATS: dict[str, Callable[[bytes, str, Mapping[str, Column]], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "parquet": _parquet,
@@ -159,19 +165,16 @@ def _text(data: bytes, path: str) -> str:
     return text
 
 
-def _bounded(rows: Rows, path: str) -> None:
-    if len(rows) > TEST_CASES:
-        raise TestError("M712", where=path, reason=f"it has over {TEST_CASES} cases")
-
-
-def _case(row: Mapping[str, Any], columns: Mapping[str, Column], where: str) -> Case:
+def _case(
+    row: Mapping[str, Any], columns: Mapping[str, Column], where: str, names: Iterable[str]
+) -> Case:
     case: Case = {}
     for name, column in columns.items():
         value = row.get(name)
         if value is None or (value == "" and column.optional):
             if column.optional:
                 continue
-            has = ", ".join(map(str, list(row)[:10])) or "nothing"
+            has = ", ".join(map(str, islice(names, 10))) or "nothing"
             raise TestError(
                 "M712", where=where, reason=f"column {name!r} is missing (it has {has})"
             )
