@@ -143,7 +143,7 @@ def lost_versions(
         refusal: Returns why a kept release may not be chosen any more, although the manifest asks
             for it as before.
     """
-    found = {}
+    found: dict[str, Lost] = {}
     for name, chosen in resolution.modules.items():
         was = before.find(name)
         registry, line = chosen.release.registry, chosen.release.line
