@@ -40,15 +40,18 @@ LICENSE_ALTERNATIVES = 64
 
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
-#: Names that one command resolves from one registry. This and the next seven are defaults,
+#: Names that one command resolves from one registry. This and the next eight, but
+#: for that of a line, are defaults,
 #: which ``[limits]`` in ``config.toml`` changes.
-RESOLVED_NAMES = 20_000
+RESOLVED_NAMES = 5000
 #: Releases of these names.
 RESOLVED_RELEASES = 300_000
 #: Requirements of these releases and their extras.
 RESOLVED_REQUIREMENTS = 600_000
 #: Index files that one command reads from one registry, bytes in all; a release has some hundred.
 INDEX_BYTES = 128 << 20
+#: A line of an index file, bytes; a release has some hundred.
+INDEX_LINE_BYTES = 4 << 20
 #: Values (texts, numbers, lists) in these files, by their commas: each takes memory.
 INDEX_VALUES = 4_000_000
 #: Records and other small files that one command fetches from one registry, bytes in all.
@@ -63,6 +66,10 @@ UNPACKED_BYTES = 1 << 30
 KEPT_RECORD_BYTES = 4 << 20
 #: ``modules.jsonl``, bytes.
 MODULES_BYTES = 64 << 20
+#: Lines of ``modules.jsonl``.
+MODULES_LINES = 400_000
+#: Values in ``modules.jsonl``, by its commas; a line has about ten.
+MODULES_VALUES = 6_000_000
 #: A release record or an interface, bytes; a tensor takes some hundred.
 RECORD_BYTES = 128 << 20
 #: Values in a release record or an interface, by its commas; a tensor has about ten.

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.core.bounds import RECORD_VALUES
+from modpkg.core.decoding import LINE_CHARACTERS, decoding_reason
 from modpkg.core.errors import RecordError
 from modpkg.core.filenames import MEMORY, PATCH, REGISTRY_INFO
 from modpkg.core.printable import ONE_LINE
@@ -28,7 +29,7 @@ DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)
 RegistryName = Annotated[
     str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*)$", max_length=100)
 ]
-Line = Annotated[str, Meta(pattern=ONE_LINE, max_length=2000)]
+Line = Annotated[str, Meta(pattern=ONE_LINE, max_length=LINE_CHARACTERS)]
 """Text that is shown to people: one line, without control characters."""
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 Shape = Annotated[list[Size], Meta(max_length=16)]
@@ -45,7 +46,7 @@ class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
     """Address of the publishing API, when there is one."""
 
 
-class IndexLine(Struct, kw_only=True):
+class IndexLine(Struct, kw_only=True, gc=False):
     """One line of ``index/<name>.jsonl``: what the resolver needs of one release."""
 
     name: str
@@ -81,7 +82,7 @@ SHARED_FIELDS = (
 """The fields that an index line shares with its release record."""
 
 
-class ModuleLine(Struct, kw_only=True, omit_defaults=True):
+class ModuleLine(Struct, kw_only=True, omit_defaults=True, gc=False):
     """One line of ``modules.jsonl``: what a search needs of one module."""
 
     name: str
@@ -342,7 +343,7 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
             "M209",
             what=what,
             kind=FORMAT_LABELS[kind.__name__],
-            reason=str(error),
+            reason=decoding_reason(error),
             remedy=_REPAIRED.get(kind.__name__, RESTORE),
         ) from None
     if record.spec > SPEC and kind is not RegistryInfo:

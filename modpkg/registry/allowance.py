@@ -54,6 +54,15 @@ class Allowance:
                 }
         self.check()
 
+    def spend_if_over(self, key: str, count: int, what: str) -> None:
+        """Count something only if it is more than the whole budget by itself.
+
+        Raises:
+            RegistryError: It is.
+        """
+        if count > self._limits[key]:
+            self.spend(key, count, what)
+
     def check(self) -> None:
         """Raise the error if a budget is spent, in whatever thread that was.
 

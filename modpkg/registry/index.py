@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
+from modpkg.core.bounds import INDEX_LINE_BYTES
+from modpkg.core.decoding import clean_texts, decoding_reason
 from modpkg.core.errors import RecordError
+from modpkg.core.files import human_bytes
 from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.core.printable import in_sentence
 from modpkg.core.records import SPEC, IndexLine, canonical_json
 
 _DECODER = msgspec.json.Decoder(IndexLine)
+_SHOWN = ("published", "yanked")
+"""The texts of a line that are shown to people, and that nothing else depends on."""
 
 
 class _SpecOnly(Struct):
@@ -21,97 +27,189 @@ class _SpecOnly(Struct):
 
 
 def parse_index(
-    data: bytes, name: str, source: str, warn: Callable[[str], None] | None = None
+    data: bytes,
+    name: str,
+    source: str,
+    warn: Callable[[str], None] | None = None,
+    count: Callable[[int], None] | None = None,
 ) -> list[IndexLine]:
     """Return the releases of an index file, in its order.
 
     A line that is malformed, or of a newer spec version, is skipped, with one warning for all: it
-    must not make the whole module unusable.
+    must not make the whole module unusable. One of which only a text for people is wrong is used,
+    with that text made such that it can be shown; that is told in the same way.
+
+    Args:
+        data: The file.
+        name: The module.
+        source: The registry, for messages.
+        warn: Is called with the warnings.
+        count: Is called with the number of requirements so far, and may raise an error.
 
     Raises:
         RecordError: Two lines are of the same version.
     """
-    lines = _parse_at_once(data, name)
-    if lines is None:
-        lines = _parse_each(data, name, source, warn or (lambda message: None))
-    numbers: dict[Version, int] = {}
-    for number, line in lines.items():
-        other = numbers.setdefault(parse_version(line.version), number)
-        if other != number:
-            raise RecordError(
-                "M209",
-                what=f"{source}/index/{name}.jsonl",
-                kind="index",
-                reason=f"lines {other} and {number} are both of version "
-                f"{parse_version(line.version)}, and a version is published only once",
-                remedy="ask the registry's owner to repair it",
-            )
-    return list(lines.values())
+    found = _Lines(name)
+    for first, part in _parts(data):
+        found.read(part, first)
+        if count is not None:
+            count(found.requirements)
+    if warn is not None:
+        for sentence in found.told(f"{source}/index/{name}.jsonl"):
+            warn(sentence)
+    if found.twice is not None:
+        one, other, version = found.twice
+        raise RecordError(
+            "M209",
+            what=f"{source}/index/{name}.jsonl",
+            kind="index",
+            reason=f"lines {one} and {other} are both of version {version}, and a version is "
+            "published only once",
+            remedy="ask the registry's owner to repair it",
+        )
+    return found.lines
 
 
-def _parse_at_once(data: bytes, name: str) -> dict[int, IndexLine] | None:
-    """Return the lines by number; None if any is malformed."""
-    try:
-        lines = _DECODER.decode_lines(data)
-        # Only if there is one newline after each, and none within, are these their numbers.
-        between, ends = data.count(b"}\n{"), data.count(b"\n")
-        if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
-            return None
-        for line in lines:
-            _check(line, name)
-    except Exception:
-        return None
-    return dict(enumerate(lines, 1))
+_PART = 1 << 20
+"""Bytes that are decoded at once."""
 
 
-def _parse_each(
-    data: bytes, name: str, source: str, warn: Callable[[str], None]
-) -> dict[int, IndexLine]:
-    """Return the well-formed lines by number, and warn of the others: once, with their number."""
-    lines: dict[int, IndexLine] = {}
-    first, skipped = "", 0
-    for number, raw in enumerate(data.split(b"\n"), 1):
-        if not raw.strip():
-            continue
+def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield some lines at a time, and the number of the first of them."""
+    at, number = 0, 1
+    while at < len(data):
+        stop = data.rfind(b"\n", at, at + _PART) + 1 or data.find(b"\n", at) + 1 or len(data)
+        part = data[at:stop]
+        yield number, part
+        number += part.count(b"\n")
+        at = stop
+
+
+class _Told:
+    """Lines that something is to be told of: the first, and how many there are."""
+
+    def __init__(self) -> None:
+        self.number, self.reason, self.count = 0, "", 0
+
+    def add(self, number: int, reason: Callable[[], str]) -> None:
+        if not self.count:
+            self.number, self.reason = number, reason()
+        self.count += 1
+
+    def sentence(self, path: str, what: str, done: str) -> Iterator[str]:
+        if self.count:
+            more, many = self.count - 1, self.count > 2
+            others = f"; {more:,} other line{'s' * many} of the file {done}" if more else ""
+            yield f"{path}:{self.number}: {what}{self.reason}{others}"
+
+
+class _Lines:
+    """The lines of an index file, as far as they were read."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.lines: list[IndexLine] = []
+        self.requirements = 0
+        self.twice: tuple[int, int, Version] | None = None
+        """Two lines of one version, and the version."""
+        self._numbers: dict[Version, int] = {}
+        self._skipped, self._cleaned = _Told(), _Told()
+
+    def read(self, data: bytes, first: int) -> None:
+        """Add the lines in ``data``, of which the first has this number."""
+        lines = self._at_once(data)
+        if lines is not None:
+            for number, (line, version) in enumerate(lines, first):
+                self._add(number, line, version)
+            return
+        for number, raw in enumerate(data.split(b"\n"), first):
+            if raw and not raw.isspace():
+                self._read_one(number, raw)
+
+    def told(self, path: str) -> Iterator[str]:
+        """Yield the warnings."""
+        yield from self._skipped.sentence(path, "skipped, ", "skipped too")
+        yield from self._cleaned.sentence(path, "", "have such texts too")
+
+    def _at_once(self, data: bytes) -> list[tuple[IndexLine, Version]] | None:
+        """Return the lines; None if any is malformed."""
+        if len(data) > INDEX_LINE_BYTES:
+            return None  # it has only one line
         try:
-            line = _DECODER.decode(raw)
-            _check(line, name)
+            lines = _DECODER.decode_lines(data)
+            # Only if there is one newline after each, and none within, are these their numbers.
+            between, ends = data.count(b"}\n{"), data.count(b"\n")
+            if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
+                return None
+            return [(line, _check(line, self._name)) for line in lines]
+        except Exception:
+            return None
+
+    def _read_one(self, number: int, raw: bytes) -> None:
+        try:
+            if len(raw) > INDEX_LINE_BYTES:
+                raise ValueError(f"it is longer than {human_bytes(INDEX_LINE_BYTES)}")
+            line, problem = _decoded(raw)
+            version = _check(line, self._name)
         except Exception as error:
-            skipped += 1
-            if skipped == 1:
-                first = f"{source}/index/{name}.jsonl:{number}: skipped, {_reason(raw, error)}"
+            reason = partial(_reason, raw, error)
+            self._skipped.add(number, reason)
         else:
-            lines[number] = line
-    if skipped > 1:
-        first += f"; {skipped - 1:,} other line{'s' * (skipped > 2)} of the file skipped too"
-    if skipped:
-        warn(first)
-    return lines
+            if problem is not None:
+                told = problem
+                self._cleaned.add(number, lambda: told)
+            self._add(number, line, version)
+
+    def _add(self, number: int, line: IndexLine, version: Version) -> None:
+        other = self._numbers.setdefault(version, number)
+        if other != number and self.twice is None:
+            self.twice = other, number, version
+        self.lines.append(line)
+        self.requirements += requirements_of(line)
+
+
+def requirements_of(line: IndexLine) -> int:
+    """Return how many requirements a release and its extras have."""
+    return len(line.requires) + sum(map(len, line.extras.values()))
+
+
+def _decoded(raw: bytes) -> tuple[IndexLine, str | None]:
+    """Return a line, and what was wrong with a text in it that is shown to people."""
+    try:
+        return _DECODER.decode(raw), None
+    except msgspec.ValidationError:
+        record = msgspec.json.decode(raw)
+        if not isinstance(record, dict) or (problem := clean_texts(record, _SHOWN)) is None:
+            raise
+        return msgspec.convert(record, IndexLine), problem
 
 
 def _reason(raw: bytes, error: Exception) -> str:
     newer = _spec_of(raw)
     if newer > SPEC:
         return f"it follows spec version {newer}, newer than {SPEC}: update modpkg to use it"
-    return str(in_sentence(str(error)))
+    return str(in_sentence(decoding_reason(error)))
 
 
-def _check(line: IndexLine, name: str) -> None:
-    """Raise an error if a line would break the resolver."""
+def _check(line: IndexLine, name: str) -> Version:
+    """Return the version of a line; raise an error if the line would break the resolver."""
     if line.spec > SPEC:
         raise ValueError(f"it follows spec version {line.spec}")
-    parse_version(line.version)
+    version = parse_version(line.version)
     if line.name != name:
-        raise ValueError(f"its name is {line.name!r}")
+        raise ValueError(f"its name is {line.name[:100]!r}")
     for text in line.requires:
         read_requirement(text)
     for extra, group in line.extras.items():
         module_name(extra)
         for text in group:
             read_requirement(text)
+    return version
 
 
 def _spec_of(raw: bytes) -> int:
+    if len(raw) > INDEX_LINE_BYTES:
+        return 0
     try:
         return msgspec.json.decode(raw, type=_SpecOnly).spec
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

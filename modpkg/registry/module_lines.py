@@ -6,15 +6,21 @@ on it: it lets one read find the modules of a registry that cannot list its file
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from modpkg.core.bounds import MODULES_LINES, MODULES_VALUES
+from modpkg.core.decoding import clean_texts
+from modpkg.core.errors import RegistryError
+from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import SPEC, IndexLine, ModuleLine, ReleaseRecord, canonical_json
 from modpkg.registry.select import newest_release
 
 _DECODER = msgspec.json.Decoder(ModuleLine)
+_SHOWN = ("summary", "license", "task", "bases", "published", "yanked")
 
 
 def shown_release(lines: Iterable[IndexLine]) -> IndexLine | None:
@@ -44,17 +50,29 @@ def module_line(line: IndexLine, record: ReleaseRecord) -> ModuleLine:
     )
 
 
+def check_bounds(data: bytes, url: str) -> None:
+    """Check that a file is not of more lines or values than a registry has.
+
+    Raises:
+        RegistryError: It is.
+    """
+    for mark, most, things in ((b"\n", MODULES_LINES, "lines"), (b",", MODULES_VALUES, "values")):
+        if data.count(mark) > most:
+            shown = f"{most:,} {things}"
+            raise RegistryError("M327", url=url, path=REGISTRY_MODULES, most=shown)
+
+
 def parse_module_lines(
     data: bytes, source: str, warn: Callable[[str], None] | None = None
 ) -> dict[str, ModuleLine]:
     """Return the lines by name; those that are malformed are skipped, with one warning."""
     lines: dict[str, ModuleLine] = {}
     skipped = 0
-    for raw in data.split(b"\n"):
-        if not raw.strip():
+    for raw in io.BytesIO(data):
+        if raw.isspace():
             continue
         try:
-            line = _DECODER.decode(raw)
+            line = _decoded(raw)
             if line.spec > SPEC or module_name(line.name) != line.name:
                 raise ValueError(line.name)
             parse_version(line.version)
@@ -66,6 +84,17 @@ def parse_module_lines(
         lines_are = "1 line that is" if skipped == 1 else f"{skipped} lines that are"
         warn(f"{source}: skipped {lines_are} malformed or of a newer version")
     return lines
+
+
+def _decoded(raw: bytes) -> ModuleLine:
+    """Return a line; its texts are made such that they can be shown."""
+    try:
+        return _DECODER.decode(raw)
+    except msgspec.ValidationError:
+        record = msgspec.json.decode(raw)
+        if not isinstance(record, dict) or clean_texts(record, _SHOWN) is None:
+            raise
+        return msgspec.convert(record, ModuleLine)
 
 
 def format_module_lines(lines: Mapping[str, ModuleLine]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,10 @@ from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.allowance import Allowance
-from modpkg.registry.index import parse_index
+from modpkg.registry.index import parse_index, requirements_of
 from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
-from modpkg.registry.module_lines import parse_module_lines
+from modpkg.registry.module_lines import check_bounds, parse_module_lines
 from modpkg.registry.revalidation import revalidated, write_changed
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source, open_source
@@ -145,12 +146,12 @@ class Registry:
                 data = b""
             else:
                 self._present.add(name)
-            values = data.count(b",")
+            values, path = data.count(b","), f"index/{name}.jsonl"
             for key, count in (("releases", data.count(b"\n")), ("index-values", values)):
-                if count > self.allowance.limit(key):  # before it is decoded
-                    self.allowance.spend(key, count, f"index/{name}.jsonl")
+                self.allowance.spend_if_over(key, count, path)  # before it is decoded
             self._sizes[name] = len(data), values
-            lines = parse_index(data, name, self.url, self.warn)
+            spend = partial(self.allowance.spend_if_over, "requirements", what=path)
+            lines = parse_index(data, name, self.url, self.warn, spend)
             if not lines:
                 _ = self.info  # raises if this is not a registry
             if self._memory is not None and self.warn is not None:
@@ -175,7 +176,7 @@ class Registry:
             for key, count in (
                 ("names", 1),
                 ("releases", len(lines)),
-                ("requirements", sum(map(_requirements, lines))),
+                ("requirements", sum(map(requirements_of, lines))),
                 ("index-bytes", size),
                 ("index-values", values),
             ):
@@ -229,6 +230,7 @@ class Registry:
         except FileMissing:
             _ = self.info  # raises if this is not a registry
             return None
+        check_bounds(data, self.url)
         return parse_module_lines(data, f"{self.url}/{REGISTRY_MODULES}", self.warn)
 
     def cached_names(self) -> list[str]:
@@ -432,21 +434,16 @@ class Registry:
         return revalidated(self.source, path, cached, most)
 
 
-def _requirements(line: IndexLine) -> int:
-    return len(line.requires) + sum(map(len, line.extras.values()))
-
-
 def no_such_module(name: str, registry: Registry) -> NotFound:
     """Return the error for a name of which a registry has no release."""
     names = registry.names()
-    if names is None:  # it cannot list: the intended name may have been read before
-        names = registry.cached_names()
-    elif not names:
-        hint = " (it has no modules)"
-        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
-    elif name in names:
+    hint = ""
+    if registry.knows(name):
         hint = " that can be read (its index file has no valid line)"
-        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    elif names == []:
+        hint = " (it has no modules)"
+    else:  # one that cannot list: the intended name may have been read before
+        known = registry.cached_names() if names is None else names
+        if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+            hint = f"; did you mean {close[0]!r}?"
     return NotFound("M304", name=name, registry=registry.shown, hint=hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -145,12 +146,7 @@ class Admission:
             if reason is not None:
                 return reason
         if line.requires_modpkg:
-            try:
-                fits = SpecifierSet(line.requires_modpkg).contains(
-                    self._policy.engine, prereleases=True
-                )
-            except InvalidSpecifier:
-                fits = False
+            fits = _fits(line.requires_modpkg, self._policy.engine)
             if not fits:
                 return (
                     f"requires modpkg {line.requires_modpkg}, and this is modpkg "
@@ -162,6 +158,17 @@ class Admission:
         ):
             return f"was yanked: {line.yanked or 'no reason was given'}"
         return None
+
+
+@lru_cache(maxsize=1024)
+def _fits(specifier: str, engine: Version) -> bool:
+    """Return whether a version of modpkg is one that a release needs; it is not if unreadable."""
+    if len(specifier) > 1000:
+        return False
+    try:
+        return SpecifierSet(specifier).contains(engine, prereleases=True)
+    except InvalidSpecifier:
+        return False
 
 
 def _too_new(published: str, cutoff: datetime) -> str | None:

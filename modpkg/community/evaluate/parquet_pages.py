@@ -54,7 +54,7 @@ def add_pages(found: Unpacked, data: bytes, column: Any, most_size: int, most_pa
     stop = min(len(data), at + column.total_compressed_size + _PADDING)
     seen = 0
     while seen < column.num_values and found.size <= most_size and found.pages <= most_pages:
-        header = _Header(data, at, min(stop, at + _HEADER))
+        header = _PageHeader(data, at, min(stop, at + _HEADER))
         fields = header.struct()
         kind, unpacked, packed = (_integer(fields, key) for key in (1, 2, 3))
         at = header.at + packed
@@ -86,7 +86,7 @@ def _integer(fields: Any, key: int) -> int:
     return value
 
 
-class _Header:
+class _PageHeader:
     """A struct in Thrift's compact protocol: numbers and structs are kept, the rest is skipped."""
 
     def __init__(self, data: bytes, at: int, stop: int) -> None:
