@@ -108,7 +108,7 @@ def test_several_registries(
     assert "There is no registry at" in err
 
 
-def test_text_of_a_registry_that_could_move_the_cursor_is_skipped(
+def test_text_of_a_registry_that_could_move_the_cursor_is_written_out(
     registry: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = registry / REGISTRY_MODULES
@@ -116,8 +116,8 @@ def test_text_of_a_registry_that_could_move_the_cursor_is_skipped(
     lines["lib"] = replace(lines["lib"], summary="a\x1b[2Jb\u202e")
     path.write_bytes(format_module_lines(lines))
     _, out, err = run(capfd, "search")
-    assert "lib" not in out
-    assert "modules.jsonl: skipped 1 line that is malformed" in err
+    assert "lib        1.0      collection  a\\x1b[2Jb\\u202e" in out
+    assert err == ""
 
 
 def test_info_of_an_adapter(

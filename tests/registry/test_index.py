@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+from unittest.mock import patch
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.core.records import IndexLine, canonical_json
+from modpkg.registry import index
 from modpkg.registry.index import parse_index
+from tests.raising import raises
 
 
 def written(version: int, requires: str = "n>=1") -> bytes:
@@ -35,11 +42,18 @@ SHAPES = {
 }
 
 
-@given(st.lists(st.sampled_from(sorted(SHAPES)), max_size=6), st.booleans())
-def test_an_index_file_parses_like_its_single_lines(shapes: list[str], ended: bool) -> None:
+@given(
+    st.lists(st.sampled_from(sorted(SHAPES)), max_size=6),
+    st.booleans(),
+    st.sampled_from([1, 300, 1 << 20]),
+)
+def test_an_index_file_parses_like_its_single_lines(
+    shapes: list[str], ended: bool, part: int
+) -> None:
     text = b"\n".join(SHAPES[shape](at) for at, shape in enumerate(shapes)) + b"\n" * ended
     warnings: list[str] = []
-    found = parse_index(text, "m", "r", warnings.append)
+    with patch.object(index, "_PART", part):
+        found = parse_index(text, "m", "r", warnings.append)
     alone: list[IndexLine] = []
     expected: list[str] = []
     for number, line in enumerate(text.split(b"\n"), 1):
@@ -53,3 +67,76 @@ def test_an_index_file_parses_like_its_single_lines(shapes: list[str], ended: bo
             f"{expected[0]}; {others} other line{'s' * (others > 1)} of the file skipped too"
         ]
     assert warnings == expected
+
+
+def changed(version: int, **fields: Any) -> bytes:
+    return json.dumps(json.loads(written(version)) | fields).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown", "told"),
+    [
+        ({"yanked": "bad\x1b[2J"}, "bad\\x1b[2J", "its 'yanked' has the character U+001B, which"),
+        ({"yanked": "a\u202eb"}, "a\\u202eb", "its 'yanked' has the character U+202E, which"),
+        ({"yanked": "a\nb"}, "a b", "its 'yanked' has the character U+000A, which is written out"),
+        ({"yanked": "x" * 3000}, "x" * 1999 + "…", "its 'yanked' is longer than 2000 characters"),
+        (
+            {"published": "2026\x07", "yanked": "no"},
+            "no",
+            "its 'published' has the character U+0007",
+        ),
+    ],
+)
+def test_a_text_that_is_not_clean_costs_no_release(
+    fields: dict[str, Any], shown: str, told: str
+) -> None:
+    warnings: list[str] = []
+    data = written(1) + b"\n" + changed(2, **fields) + written(3) + b"\n"
+    found = parse_index(data, "m", "r", warnings.append)
+    assert [line.version for line in found] == ["1.1", "1.2", "1.3"]
+    assert found[1].yanked == shown
+    (warning,) = warnings
+    assert warning.startswith(f"r/index/m.jsonl:2: {told}")
+    warnings.clear()
+    parse_index(data + changed(4, **fields) + changed(5, **fields), "m", "r", warnings.append)
+    assert warnings == [f"{warning}; 2 other lines of the file have such texts too"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"yanked": True}, "its 'yanked' is true or false, and has to be a text or null"),
+        ({"size": "1"}, "its 'size' is a text, and has to be a number"),
+        ({"release": "sha256:x"}, "its 'release' is not a digest"),
+        ({"requires": {"n": "1"}}, "its 'requires' is a table, and has to be a list"),
+        ({"kind": "robot", "yanked": "\x1b"}, "Invalid enum value 'robot' - at `$.kind`"),
+        ({"name": "o" * 10**6}, f"its name is {'o' * 100!r}"),
+        ({"requires": ["n"] * 10**6}, "it is longer than 4.2 MB"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_told_in_words(fields: dict[str, Any], told: str) -> None:
+    warnings: list[str] = []
+    found = parse_index(written(1) + b"\n" + changed(2, **fields), "m", "r", warnings.append)
+    assert len(found) == 1
+    assert warnings == [f"r/index/m.jsonl:2: skipped, {told}"]
+
+
+def test_a_line_without_a_release_is_told_in_words() -> None:
+    warnings: list[str] = []
+    assert parse_index(b'{"name":"m","version":"1","kind":"base"}', "m", "r", warnings.append) == []
+    assert warnings == ["r/index/m.jsonl:1: skipped, it has no 'release'"]
+
+
+def test_two_lines_of_one_version_are_found_in_any_part() -> None:
+    with (
+        patch.object(index, "_PART", 1),
+        raises("M209", match="lines 1 and 3 are both of version 1.1"),
+    ):
+        parse_index(b"\n".join(map(written, (1, 2, 1))), "m", "r")
+
+
+def test_requirements_are_counted_while_they_are_read() -> None:
+    counts: list[int] = []
+    with patch.object(index, "_PART", 1):
+        parse_index(b"\n".join(map(written, range(3))), "m", "r", None, counts.append)
+    assert counts == [1, 2, 3]

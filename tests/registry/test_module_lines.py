@@ -9,11 +9,12 @@ import pytest
 
 from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.records import ModuleLine
-from modpkg.registry.module_lines import format_module_lines, parse_module_lines
+from modpkg.registry.module_lines import check_bounds, format_module_lines, parse_module_lines
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from tests import tiny
 from tests.modules import publish_collection
+from tests.raising import raises
 
 
 def described(registry: Path) -> dict[str, ModuleLine]:
@@ -92,3 +93,12 @@ def test_lines_that_are_malformed_are_skipped_with_one_warning(line: bytes) -> N
     data = b"\n".join([line, good, line, b""])
     assert [*parse_module_lines(data, "here", warnings.append)] == ["one"]
     assert warnings == ["here: skipped 2 lines that are malformed or of a newer version"]
+
+
+def test_a_file_of_too_many_lines_or_values_is_refused() -> None:
+    for data, things in (
+        (b"\n" * 400_001, "400,000 lines"),
+        (b"," * 6_000_001, "6,000,000 values"),
+    ):
+        with raises("M327", match=f"modules.jsonl of the registry at r is over .* {things}"):
+            check_bounds(data, "r")
