@@ -114,6 +114,8 @@ class _Lines:
         """Two lines of one version, and the version."""
         self._numbers: dict[Version, int] = {}
         self._skipped, self._cleaned = _Told(), _Told()
+        self.unreadable: list[bytes] | None = None
+        """The lines that are skipped; None if nobody asks for them."""
 
     def read(self, data: bytes, first: int) -> None:
         """Add the lines in ``data``, of which the first has this number."""
@@ -152,8 +154,9 @@ class _Lines:
             line, problem = _decoded(raw)
             version = _check(line, self._name)
         except Exception as error:
-            reason = partial(_reason, raw, error)
-            self._skipped.add(number, reason)
+            self._skipped.add(number, partial(_reason, raw, error))
+            if self.unreadable is not None:
+                self.unreadable.append(raw)
         else:
             if problem is not None:
                 told = problem
@@ -216,7 +219,28 @@ def _spec_of(raw: bytes) -> int:
         return 0
 
 
-def format_index(lines: Iterable[IndexLine]) -> bytes:
-    """Return the index file of these releases, oldest version first."""
+def format_index(lines: Iterable[IndexLine], before: bytes = b"") -> bytes:
+    """Return the index file of these releases, oldest version first.
+
+    Lines of the file ``before`` that cannot be read here stay behind them: a newer modpkg may have
+    written them. One goes if its version is there now.
+    """
     ordered = sorted(lines, key=lambda line: parse_version(line.version))
-    return b"".join(canonical_json(line) + b"\n" for line in ordered)
+    texts = [canonical_json(line) for line in ordered]
+    if ordered and before:
+        found = _Lines(ordered[0].name)
+        found.unreadable = []
+        for first, part in _parts(before):
+            found.read(part, first)
+        versions = {line.version for line in ordered}
+        texts += [raw for raw in found.unreadable if _version_of(raw) not in versions]
+    return b"".join(text + b"\n" for text in texts)
+
+
+def _version_of(raw: bytes) -> str | None:
+    try:
+        record = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    version = record.get("version") if isinstance(record, dict) else None
+    return version if isinstance(version, str) else None

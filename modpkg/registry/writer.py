@@ -32,6 +32,7 @@ from modpkg.core.records import (
     TensorEntry,
     canonical_json,
 )
+from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree
 from modpkg.registry.index import format_index
 from modpkg.registry.lookup import TensorLookup
@@ -233,7 +234,10 @@ class RegistryWriter:
         return Registry(str(self.folder.absolute()))
 
     def _write_index(self, name: str, lines: list[IndexLine]) -> None:
-        write_atomically(self.folder / "index" / f"{name}.jsonl", format_index(lines))
+        path, before = self.folder / "index" / f"{name}.jsonl", b""
+        with contextlib.suppress(FileNotFoundError):
+            before = read_file(path)
+        write_atomically(path, format_index(lines, before))
         self._describe(name)
 
     def describe_all(self) -> None:

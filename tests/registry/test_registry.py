@@ -164,6 +164,16 @@ def test_lines_of_a_newer_spec_leave_the_others_usable(tmp_path: Path) -> None:
     assert warning.endswith(
         "m.jsonl:2: skipped, it follows spec version 2, newer than 1: update modpkg to use it"
     )
+    publish_collection(registry, "m", "1.1")
+    assert newer in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'"1.1"', b'"1.1",') + b"{half\n")
+    assert [line.version for line in Registry(str(registry)).index("m")] == ["1.0"]
+    publish_collection(registry, "m", "1.2")
+    RegistryWriter(registry).yank("m", "1.2", "bad")
+    lines = Registry(str(registry)).index("m")
+    assert [line.version for line in lines] == ["1.0", "1.2"]
+    assert path.read_bytes().count(b"\n") == 5
+    assert newer in path.read_bytes()
 
 
 def test_two_lines_of_one_version_are_an_error_that_names_both(tmp_path: Path) -> None:
