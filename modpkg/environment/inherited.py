@@ -20,6 +20,7 @@ from modpkg.core.records import IndexLine
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.prefetch import fetch_pool
 
 
 class Match(Enum):
@@ -153,19 +154,38 @@ def _reached(
 ) -> Iterator[tuple[str, str, bool]]:
     """Yield who requires which other name in a registry, and whether it has that.
 
-    What the manifest names is left out.
+    What the manifest names is left out. The index files of a remote registry are fetched together,
+    and counted as those are that the resolver asks for.
+
+    Raises:
+        RegistryError: What the command may take from the registry is spent.
     """
-    queue, seen = list(roots), {*roots, *direct}
-    for name in queue:
-        for line in registry.index(name):
-            for wanted in _names(_texts(line)):
-                if wanted in seen:
-                    continue
-                seen.add(wanted)
-                has = registry.knows(wanted)
-                yield name, wanted, has
-                if has:
-                    queue.append(wanted)
+    wave, seen = list(roots), {*roots, *direct}
+    _fetch(registry, wave)
+    while wave:
+        asked: dict[str, str] = {}
+        for name in wave:
+            for line in registry.resolved_index(name):
+                for wanted in _names(_texts(line)):
+                    if wanted not in seen:
+                        seen.add(wanted)
+                        asked[wanted] = name
+            registry.allowance.spend_if_over("names", len(seen), f"index/{name}.jsonl")
+        _fetch(registry, asked)
+        wave = []
+        for wanted, parent in asked.items():
+            has = registry.knows(wanted)
+            yield parent, wanted, has
+            if has:
+                wave.append(wanted)
+
+
+def _fetch(registry: Registry, names: Iterable[str]) -> None:
+    """Fetch index files at the same time; `Registry.index` tells what fails."""
+    if registry.folder is None:
+        with fetch_pool() as pool:
+            for name in names:
+                registry.prefetch(name, pool)
 
 
 def _texts(line: IndexLine) -> list[str]:

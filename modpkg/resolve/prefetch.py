@@ -120,7 +120,9 @@ class _Ahead:
         if name not in self._seen:
             self._seen.add(name)
             with suppress(ModpkgError):
-                self._catalog.registry(name).prefetch(name, self._pool)
+                registry = self._catalog.registry(name)
+                if len(self._seen) <= registry.allowance.limit("names"):  # else it is refused soon
+                    registry.prefetch(name, self._pool)
 
 
 def _runs(domain: Domain, need: Need) -> Runs:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_everywhere import run
 from tests.modules import publish_collection
+from tests.registry.servers import Handler, serve
+from tests.registry.test_allowance import line as made_up
+from tests.registry.test_revalidation import with_etags
+from tests.resolve.universe import Universe
 
 
 @pytest.fixture
@@ -159,3 +164,73 @@ def test_what_takes_the_place_of_the_default_is_told(
     name = "--registry" if how == "option" else "MODPKG_REGISTRY"
     assert f"{acme} ({name}) is asked in place of {home / 'registry'}" in err
     assert "which modpkg.toml names as default" in err
+
+
+def test_what_a_private_module_requires_is_asked_for_together_and_once(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Index files that have not changed are not sent again."""
+    universe = Universe(tmp_path / "acme")
+    names = [f"n{number}" for number in range(8)]
+    universe.add("acme-app", "1", *names)
+    for name in names:
+        universe.add(name, "1", f"{name}-inner")
+        universe.add(f"{name}-inner", "1")
+    publish_collection(home / "registry", "lib", "1.0")
+    together = Together(len(names))
+    with serve(universe.folder) as server:
+        server.fault = together
+        Path("modpkg.toml").write_text(
+            f"[app]\nname = 'app'\n[registries]\nacme = '{server.url}'\n[dependencies]\n{APP}"
+        )
+        status, _, err = run(capfd, "lock")
+        assert (status, err) == (0, "")
+        asked = [path for path in server.paths() if path.startswith("/index/")]
+        assert sorted(asked) == sorted(
+            f"/index/{name}.jsonl"
+            for name in ("acme-app", *names, *(f"{name}-inner" for name in names))
+        )
+        Path("modpkg.lock").unlink()
+        server.seen.clear()
+        assert run(capfd, "lock")[0] == 0
+        again = [seen for seen in server.seen if seen.path.startswith("/index/")]
+        assert len(again) == len(asked)
+        assert all("if-none-match" in seen.headers for seen in again)
+
+
+class Together:
+    """Answers nothing before several index files are asked for at the same time; with ETags."""
+
+    def __init__(self, many: int) -> None:
+        self._all = threading.Barrier(many)
+
+    def __call__(self, handler: Handler, number: int) -> bool:
+        if "/index/n" in handler.path:
+            self._all.wait(20)
+        return with_etags(handler, number)
+
+
+def test_what_a_private_registry_makes_up_is_counted(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish_collection(home / "registry", "lib", "1.0")
+    (home / "config.toml").write_text("[limits]\nnames = 30\n")
+
+    def chain(handler: Handler, number: int) -> bool:
+        if not handler.path.startswith("/index/"):
+            return False
+        name = handler.path.removeprefix("/index/").removesuffix(".jsonl")
+        after = f"n{int(name[1:]) + 1 if name != 'acme-app' else 0}"
+        handler.answer(200, made_up(name, "1", after))
+        return True
+
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "registry.json").write_text('{"spec":1,"name":"acme"}')
+    with serve(tmp_path / "acme") as server:
+        server.fault = chain
+        Path("modpkg.toml").write_text(
+            f"[app]\nname = 'app'\n[registries]\nacme = '{server.url}'\n[dependencies]\n{APP}"
+        )
+        status, _, err = run(capfd, "lock")
+        assert (status, "asks for more than 30 names of modules" in err) == (1, True), err
+        assert len(server.seen) < 50
