@@ -38,6 +38,8 @@ LICENSE_ALTERNATIVES = 64
 
 # Registries ---------------------------------------------------------------------------------
 
+#: The address of a registry, characters.
+ADDRESS_CHARACTERS = 4000
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but

@@ -170,7 +170,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(
         ["M303", "M315", "M316", "M318", "M319", "M327", "M328", "M806"], RegistryError
     ),
-    **dict.fromkeys(["M896", "M897"], RegistryError),
+    **dict.fromkeys(["M845", "M896", "M897"], RegistryError),
     **dict.fromkeys(["M301", "M304", "M312"], NotFound),
     **dict.fromkeys(["M302", "M313", "M314", "M320"], RegistryUnreachable),
     **dict.fromkeys(["M305", "M306", "M310", "M508"], IntegrityError),

@@ -436,6 +436,10 @@ MESSAGES: dict[str, str] = {
         "{what} needs torch, which is not installed here (a light install leaves it out): run "
         "pip install torch, or do this on a machine that has it."
     ),
+    "M845": (
+        "{address} cannot be the address of a registry: {reason}. Name a folder, or a URL such as "
+        "https://models.example/acme."
+    ),
     "M896": (
         "The address of {url} has a signature or a token in it, and modpkg.toml, which others "
         "read, would keep it; name it by MODPKG_REGISTRY, or write it into {config}, like: "

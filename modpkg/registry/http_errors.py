@@ -19,6 +19,13 @@ _STATUSES = {
 _SILENCE = "it did not answer in time: {what} for {silence:g} seconds"
 _FAILURES = (
     ("kind: Redirect", "{path} is a redirect loop, or redirects from https to http"),
+    ("kind: Builder", "it redirects {path} to what is no address of HTTP"),
+    ("redirect without LOCATION", "it redirects {path} to nowhere"),
+    ("rror: Requested ", "it sent another part of {path} than was asked for"),
+    ("ontent-Range", "it does not say which part of {path} it sent, with a Content-Range"),
+    ("CONTENT_RANGE", "it does not say which part of {path} it sent, with a Content-Range"),
+    ("nvalid last modified", "the date that it gives for {path}, with Last-Modified, is none"),
+    ("nvalid content length", "it does not say how long {path} is, with a Content-Length"),
     ("TooLarge", "the headers of its answer to {path} are too large"),
     ("MissingContentLength", "it does not say how long {path} is, with a Content-Length"),
     ("Parse(", "its answer to {path} is not one of HTTP"),
@@ -30,7 +37,9 @@ _FAILURES = (
     ("ConnectionReset", "it closed the connection without an answer"),
     ("TimedOut", _SILENCE),
     ("timed out", _SILENCE),
+    ("NotValidForName", "its certificate is of another name"),
     ("InvalidCertificate", "its certificate is not trusted"),
+    ("InvalidContentType", "it does not speak TLS, as https does"),
 )
 
 
@@ -62,6 +71,8 @@ def request_error(
         if status in (401, 403):
             return _forbidden(status, url, path, logged_in)
         reason = "it failed on {path} (status {status})" if status >= 500 else ""
+        if 300 <= status < 400:
+            reason = "it redirects {path} to where nothing can be read (status {status})"
         reason = _STATUSES.get(status) or reason or "it answered {path} with status {status}"
         return RegistryUnreachable("M302", url=url, reason=reason.format(path=path, status=status))
     what = f"nothing came of {path}" if begun else f"its answer to {path} did not begin"

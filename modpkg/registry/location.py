@@ -17,6 +17,7 @@ from modpkg.manifest.config import Settings, normal_address, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.manifest.values import has_login, is_alias
+from modpkg.registry.address import check_address
 
 OPTION, VARIABLE = "--registry", "MODPKG_REGISTRY"
 Source = Literal["option", "variable", "manifest", "settings", "built-in"]
@@ -100,6 +101,7 @@ def _named(
 ) -> Location:
     """Return what a flag or variable names: a URL, an alias, or a folder."""
     flag = OPTION if source == "option" else VARIABLE
+    check_address(text)
     if "://" in text:
         _refuse_secret(text)
         return Location(text, f"from {flag}", source)

@@ -20,6 +20,7 @@ from modpkg.core.home import config_path
 from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.manifest.config import Login
 from modpkg.manifest.limits import DEFAULTS
+from modpkg.registry.address import check_address
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.credentials import missing_credentials, store_options
 from modpkg.registry.http_errors import request_error
@@ -420,7 +421,12 @@ def open_source(
     login: Login | None = None,
     allowance: Allowance | None = None,
 ) -> Source:
-    """Return the source of a registry's address: a URL, or a path relative to ``base``."""
+    """Return the source of a registry's address: a URL, or a path relative to ``base``.
+
+    Raises:
+        RegistryError: It cannot be one.
+    """
+    check_address(url)
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FolderSource(system.path_of_url(parts.path))

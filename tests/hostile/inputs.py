@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tests.hostile.answers import ANSWERS
 from tests.hostile.case import Input
 from tests.hostile.files import FILES
 from tests.hostile.modules import MODULES
 from tests.hostile.registries import REGISTRIES
 from tests.hostile.sizes import SIZES
 
-GIVEN = [*REGISTRIES, *SIZES, *MODULES, *FILES]
+GIVEN = [*REGISTRIES, *ANSWERS, *SIZES, *MODULES, *FILES]
 OPEN = {
     ("adapter", "10^4 patterns"),
     ("config", "10^8 labels"),

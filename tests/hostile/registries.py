@@ -25,12 +25,12 @@ Talk = Callable[[socket.socket], None]
 # Transport ----------------------------------------------------------------------------------
 
 
-def _response(body: bytes = b"", status: str = "200 OK", *headers: str) -> bytes:
+def response(body: bytes = b"", status: str = "200 OK", *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def _sends(data: bytes) -> Talk:
+def sends(data: bytes) -> Talk:
     return lambda connection: connection.sendall(data)
 
 
@@ -64,39 +64,39 @@ _CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 _BOMB = gzip.compress(bytes(50 << 20), 9)
 _TALKS: dict[str, Talk] = {
     "closes at once": lambda connection: None,
-    "garbage": _sends(b"\x00\xff" * 500),
-    "another protocol": _sends(b"SSH-2.0-OpenSSH_9.0\r\n"),
-    "empty": _sends(_response()),
-    "no header": _sends(b"HTTP/1.1 200 OK\r\n\r\nabc"),
-    "status 999": _sends(_response(status="999 x")),
-    "status without a number": _sends(b"HTTP/1.1 abc\r\n\r\n"),
-    "401": _sends(_response(b"", "401 Unauthorized")),
-    "403": _sends(_response(b"", "403 Forbidden")),
-    "407": _sends(_response(b"", "407 Proxy")),
-    "416": _sends(_response(b"", "416 Range")),
-    "204": _sends(_response(b"", "204 No Content")),
-    "304": _sends(b"HTTP/1.1 304 Not Modified\r\n\r\n"),
-    "206 of nothing": _sends(_response(b"", "206 Partial", "Content-Range: bytes 0-9/10")),
-    "html": _sends(_response(b"<html><script>alert(1)</script>", "200 OK", "Content-Type: x")),
-    "escapes in the reason": _sends(_response(b"\x1b[2J\x07", "500 \x1b[2J\u202eevil")),
+    "garbage": sends(b"\x00\xff" * 500),
+    "another protocol": sends(b"SSH-2.0-OpenSSH_9.0\r\n"),
+    "empty": sends(response()),
+    "no header": sends(b"HTTP/1.1 200 OK\r\n\r\nabc"),
+    "status 999": sends(response(status="999 x")),
+    "status without a number": sends(b"HTTP/1.1 abc\r\n\r\n"),
+    "401": sends(response(b"", "401 Unauthorized")),
+    "403": sends(response(b"", "403 Forbidden")),
+    "407": sends(response(b"", "407 Proxy")),
+    "416": sends(response(b"", "416 Range")),
+    "204": sends(response(b"", "204 No Content")),
+    "304": sends(b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+    "206 of nothing": sends(response(b"", "206 Partial", "Content-Range: bytes 0-9/10")),
+    "html": sends(response(b"<html><script>alert(1)</script>", "200 OK", "Content-Type: x")),
+    "escapes in the reason": sends(response(b"\x1b[2J\x07", "500 \x1b[2J\u202eevil")),
     "a header without an end": _endless(_HEAD + b"X: ", b"a" * 65536),
     "headers without an end": _endless(_HEAD, b"X: y\r\n" * 5000),
     "1xx without an end": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
-    "a negative length": _sends(_HEAD + b"Content-Length: -1\r\n\r\nabc"),
-    "two lengths": _sends(_HEAD + b"Content-Length: 1\r\nContent-Length: 9\r\n\r\nabc"),
-    "a length too long": _sends(_HEAD + b"Content-Length: 1000\r\n\r\nabc"),
-    "a length of 10^30": _sends(_HEAD + b"Content-Length: 1" + b"0" * 30 + b"\r\n\r\nabc"),
-    "a chunk that ends early": _sends(_CHUNKED + b"ffffffff\r\nabc"),
-    "a chunk of a negative length": _sends(_CHUNKED + b"-5\r\nabc\r\n0\r\n\r\n"),
-    "a gzip bomb": _sends(_response(_BOMB, "200 OK", "Content-Encoding: gzip")),
-    "a broken gzip": _sends(_response(b"\x1f\x8b", "200 OK", "Content-Encoding: gzip")),
+    "a negative length": sends(_HEAD + b"Content-Length: -1\r\n\r\nabc"),
+    "two lengths": sends(_HEAD + b"Content-Length: 1\r\nContent-Length: 9\r\n\r\nabc"),
+    "a length too long": sends(_HEAD + b"Content-Length: 1000\r\n\r\nabc"),
+    "a length of 10^30": sends(_HEAD + b"Content-Length: 1" + b"0" * 30 + b"\r\n\r\nabc"),
+    "a chunk that ends early": sends(_CHUNKED + b"ffffffff\r\nabc"),
+    "a chunk of a negative length": sends(_CHUNKED + b"-5\r\nabc\r\n0\r\n\r\n"),
+    "a gzip bomb": sends(response(_BOMB, "200 OK", "Content-Encoding: gzip")),
+    "a broken gzip": sends(response(b"\x1f\x8b", "200 OK", "Content-Encoding: gzip")),
     "a reset": _reset,
-    "nested 100,000 deep": _sends(_response(b"[" * 100_000)),
-    "a redirect to itself": _sends(_response(b"", "302 Found", "Location: /")),
-    "a redirect to a file": _sends(_response(b"", "302 Found", "Location: file:///etc/passwd")),
-    "a redirect to nowhere": _sends(_response(b"", "302 Found", "Location: ")),
-    "a redirect to a user": _sends(_response(b"", "302 Found", "Location: http://a:b@127.0.0.1:1")),
-    "a redirect upward": _sends(_response(b"", "307 T", "Location: ../../../../x")),
+    "nested 100,000 deep": sends(response(b"[" * 100_000)),
+    "a redirect to itself": sends(response(b"", "302 Found", "Location: /")),
+    "a redirect to a file": sends(response(b"", "302 Found", "Location: file:///etc/passwd")),
+    "a redirect to nowhere": sends(response(b"", "302 Found", "Location: ")),
+    "a redirect to a user": sends(response(b"", "302 Found", "Location: http://a:b@127.0.0.1:1")),
+    "a redirect upward": sends(response(b"", "307 T", "Location: ../../../../x")),
 }
 _SLOW: dict[str, Talk] = {
     "silence": lambda connection: time.sleep(60),
@@ -121,9 +121,9 @@ def serving(folder: Path, at: str, talk: Talk) -> Iterator[str]:
             return
         file = folder / path.lstrip("/")
         if not file.is_file():
-            connection.sendall(_response(b"", "404 Not Found"))
+            connection.sendall(response(b"", "404 Not Found"))
             return
-        connection.sendall(_response(file.read_bytes()))
+        connection.sendall(response(file.read_bytes()))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

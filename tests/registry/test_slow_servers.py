@@ -54,6 +54,34 @@ def saying(text: bytes) -> Callable[[Any], None]:
     return talk
 
 
+def redirect(to: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {to}\r\n\r\n".encode()
+
+
+def part(span: bytes, body: bytes = b"cde") -> bytes:
+    size = str(len(body)).encode()
+    head = b"HTTP/1.1 206 P\r\nContent-Length: " + size + b"\r\nContent-Range: " + span
+    return head + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (part(b"bytes 0-2/8"), "it sent another part of f than was asked for"),
+        (part(b"bytes 2-7/8", b"cdefgh"), "it sent another part of f than was asked for"),
+        (part(b"bytes two-four/8"), "it does not say which part of f it sent"),
+        (part(b"bytes 2-99999999999999999999999/8"), "it does not say which part of f it sent"),
+        (
+            OK.replace(b"200", b"206") + b"Content-Length: 3\r\n\r\ncde",
+            "it does not say which part",
+        ),
+    ],
+)
+def test_a_part_that_is_another_one_is_refused(answer: bytes, sentence: str) -> None:
+    with answering(saying(answer)) as address, raises("M302", match=sentence):
+        [*ObjectSource(address, patience=PATIENCE).stream("f", 2, 5)]
+
+
 SILENCE = "it did not answer in time: its answer to f did not begin for 0.4 seconds"
 
 
@@ -69,6 +97,15 @@ SILENCE = "it did not answer in time: its answer to f did not begin for 0.4 seco
         (saying(b"SSH-2.0-OpenSSH_9.6\r\n"), "its answer to f is not one of HTTP"),
         (saying(OK + b"Content-Length: -7\r\n\r\n"), "its answer to f is not one of HTTP"),
         (saying(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"), "how long f is"),
+        (saying(OK + b"Content-Length: 3, 3\r\n\r\nabc"), "how long f is"),
+        (saying(redirect("file:///etc/passwd")), "it redirects f to where nothing can be read"),
+        (saying(redirect("data:,x")), "it redirects f to what is no address of HTTP"),
+        (saying(redirect("http://127.0.0.1:99999/")), "it redirects f to what is no address of"),
+        (saying(b"HTTP/1.1 302 F\r\nContent-Length: 0\r\n\r\n"), "it redirects f to nowhere"),
+        (
+            saying(OK + b"Content-Length: 3\r\nLast-Modified: Fri, 99 Nov 2026\r\n\r\nabc"),
+            "the date that it gives for f, with Last-Modified, is none",
+        ),
     ],
 )
 def test_a_server_that_does_not_answer(talk: Callable[[Any], None], sentence: str) -> None:

@@ -69,7 +69,7 @@ def test_a_server_without_ranges(server: Server) -> None:
 
 
 def test_an_invalid_address() -> None:
-    with raises("M302", match="could not be read"):
+    with raises("M845", match="and not at 'gopher'"):
         open_source("gopher://models.example").read("registry.json")
     assert isinstance(open_source("models"), FolderSource)
 

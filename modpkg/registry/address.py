@@ -1,0 +1,48 @@
+"""The address of a registry, checked before any library gets it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from modpkg.core.bounds import ADDRESS_CHARACTERS
+from modpkg.core.errors import RegistryError
+from modpkg.manifest.config import SCHEMES
+
+_LOCAL = ("", "localhost")
+
+
+def check_address(address: str) -> None:
+    """Check that an address is a URL of a kind that registries have, or may be a path.
+
+    Raises:
+        RegistryError: It is neither.
+    """
+    reason = _problem(address)
+    if reason is not None:
+        raise RegistryError("M845", address=address, reason=reason)
+
+
+def _problem(address: str) -> str | None:
+    if len(address) > ADDRESS_CHARACTERS:
+        return f"it is over {ADDRESS_CHARACTERS:,} characters"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in address):
+        return "it has a control character"
+    if "://" not in address:
+        return None
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        return "its host is not one"
+    try:
+        _ = parts.port
+    except ValueError:
+        return "its port is no number up to 65535"
+    if parts.scheme not in SCHEMES:
+        return f"a registry is at one of {', '.join(SCHEMES)}, and not at {parts.scheme!r}"
+    if parts.scheme == "file":
+        other = (host or "") not in _LOCAL
+        return "a file of another machine is not to be had by an address" if other else None
+    if any(letter.isspace() for letter in parts.netloc) or "\\" in parts.netloc or not host:
+        return "its host is not one"
+    return None
