@@ -9,15 +9,12 @@ that its input has no use for; what writes outside of its folders is seen by Pyt
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
-import platform
 import re
 import resource
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -28,6 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 from tests.forkclient import INTERPRETER
 from tests.hostile.case import Input
 from tests.hostile.inputs import INPUTS
+from tests.hostile.socket_filter import INTERNET, no_sockets
 from tests.hostile.world import World
 
 SECONDS = 10
@@ -38,7 +36,6 @@ PRINTED = 200_000
 _ERROR = re.compile(r"^error\[M\d{3}\]: \S")
 _UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _WRITING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod")
-_INTERNET = (2, 10)
 
 
 class Outcome(NamedTuple):
@@ -168,7 +165,7 @@ def _child(world: World, given: Input, address: str | None) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _watch(world, told)
     if address is None:
-        no_internet()
+        no_sockets(INTERNET)
     from modpkg.cli import main
 
     status = 0
@@ -216,33 +213,6 @@ def _watch(world: World, told: int) -> None:
             os.write(told, f"started {arguments[0]}\n".encode())
 
     sys.addaudithook(hook)
-
-
-def no_internet() -> bool:
-    """Let the kernel end this process when it opens a socket of the internet, if it can."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
-
-    def step(code: int, yes: int, no: int, value: int) -> bytes:
-        return struct.pack("<HBBI", code, yes, no, value)
-
-    load, equal, end = 0x20, 0x15, 0x06
-    ends, allow = 0x80000000, 0x7FFF0000
-    steps = [
-        step(load, 0, 0, 4),  # the architecture
-        step(equal, 0, 5, 0xC000003E),
-        step(load, 0, 0, 0),  # the number of the system call
-        step(equal, 0, 3, 41),  # socket
-        step(load, 0, 0, 16),  # its first argument
-        step(equal, 2, 0, _INTERNET[0]),
-        step(equal, 1, 0, _INTERNET[1]),
-        step(end, 0, 0, allow),
-        step(end, 0, 0, ends),
-    ]
-    program = ctypes.create_string_buffer(b"".join(steps))
-    header = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(program))
-    libc = ctypes.CDLL(None, use_errno=True)
-    return libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, header, 0, 0) == 0
 
 
 def main() -> None:
