@@ -215,7 +215,9 @@ def main() -> None:
         path = given.work / f"{name}.json"
         if given.again or not path.exists():
             outcome, why = run_one(name, path, given.seconds)
-            print(f"{number} {name}: {outcome} {why} {time.perf_counter() - begun:.0f} s", flush=True)
+            print(
+                f"{number} {name}: {outcome} {why} {time.perf_counter() - begun:.0f} s", flush=True
+            )
     results = {
         name: tuple(json.loads(path.read_text()))
         for name in every

@@ -145,12 +145,14 @@ def main(argv: list[str] | None = None) -> None:
     It is 130 after an interruption (SIGINT) and 143 after a termination (SIGTERM).
     """
     from modpkg.core.errors import ModpkgError
+    from modpkg.core.hub import turn_off_hub
     from modpkg.core.system import prepare_console, silence_output
     from modpkg.core.system_processes import Terminated, raise_on_termination
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     chosen.reset()
+    turn_off_hub()
     prepare_console()
     raise_on_termination()
     try:

@@ -20,6 +20,7 @@ from typing import Any
 from modpkg.compose.template_process import COMPILER
 from modpkg.compose.templates import BoundedTemplate
 from modpkg.core.errors import RunError
+from modpkg.core.extras import import_extra
 
 _active: ContextVar[bool] = ContextVar("confined", default=False)
 _TEMPLATES = "transformers.utils.chat_template_utils"
@@ -37,6 +38,7 @@ _GUARDS: dict[str, tuple[str, ...]] = {
     ),
     "huggingface_hub.constants": ("is_offline_mode",),
     _TEMPLATES: (COMPILER,),
+    "socket": ("create_connection", "getaddrinfo"),
 }
 """By module, the functions that are replaced; those of transformers may move or be missing."""
 _ANSWERS: dict[str, Any] = {"is_offline_mode": True, "lazy_load_kernel": None}
@@ -68,10 +70,9 @@ def chat_template_file() -> str:
 
 
 def _guard_all() -> None:
-    import transformers.integrations.hub_kernels
-    import transformers.models.auto
-    import transformers.utils.chat_template_utils  # noqa: F401
-
+    for home in _GUARDS:
+        if home not in sys.modules:
+            import_extra(home, what="Running a model", extra="transformers", package="transformers")
     for home, names in _GUARDS.items():
         module = sys.modules.get(home)
         for name in names:
@@ -83,7 +84,7 @@ def _guard_all() -> None:
 def _replace_everywhere(name: str, original: Any, guarded: Any) -> None:
     """Replace a function in each loaded module that has imported it; later ones import ours."""
     for key, module in list(sys.modules.items()):
-        ours = key.split(".")[0] in ("transformers", "huggingface_hub")
+        ours = key.split(".")[0] in ("transformers", "huggingface_hub", "socket")
         # Not getattr: a lazy package would import the module that has the name.
         if ours and vars(module).get(name) is original:
             setattr(module, name, guarded)
@@ -100,6 +101,8 @@ def _guarded(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             return BoundedTemplate(args[0], chat_template_file())
         if name in _ANSWERS:
             return _ANSWERS[name]
+        if original.__module__ == "socket":
+            raise OSError("a model is loaded and run without a network")
         raise ValueError("it names code that would have to be fetched")
 
     guarded.confines = True  # type: ignore[attr-defined]

@@ -21,6 +21,18 @@ _KEPT = ("eager", "sdpa")
 """Implementations that a config may choose; the others are the choice of who runs the model."""
 _LOOKED_UP = ("backbone", "architecture")
 _ADDRESS = re.compile(r"[/:@\\]")
+_PLACE = re.compile(
+    r"[/~\\]|\.{1,2}[/\\]|\w[\w+.-]*:?//|[A-Za-z]:[/\\]"
+    r"|[^\s/]+/\S*$|[\w./-]+:[A-Za-z_][\w.]*$"
+)
+"""The beginning of a path, an address, a name on a hub, or a name to import as ``module:name``."""
+_DTYPE = re.compile(r"(?:.*_)?dtype")
+_WIDTHS = "float16 float32 float64 half float double bfloat16 complex32 complex64 complex128 bool"
+_WIDTHS += " float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu"
+_WIDTHS += " float4_e2m1fn_x2 int8 int16 int32 int64 uint8 uint16 uint32 uint64 int4 uint4"
+_WIDTHS += " auto fp4 fp8 fp16 fp32 bf16 mxfp4 nvfp4"
+DTYPES = frozenset(_WIDTHS.split())
+"""What can stand as a dtype: names that torch has, and of formats that it has no dtype for."""
 _NATIVE = "use a model whose architecture is in transformers or an installed package"
 
 
@@ -28,11 +40,14 @@ def check_no_code(name: str, config: Any, file: str = CONFIG) -> None:
     """Check that a config, at any depth, names no code, no kernel and no address.
 
     Raises:
-        RunError: It does.
+        RunError: It does, or names a dtype that is none.
     """
     for key, value, beside in _entries(config, name, file):
         described = key == "backbone" and isinstance(beside.get("backbone_config"), dict)
         address = isinstance(value, str) and _ADDRESS.search(value) is not None
+        if _DTYPE.fullmatch(key) and (other := _no_dtype(value)) is not None:
+            reason = f"{file} is invalid ({key} is {other!r:.100}, which is no dtype)"
+            raise RunError("M704", name=name, reason=reason)
         if key in REMOTE and value:
             what, remedy = "custom code", _NATIVE
         elif _IMPLEMENTATION.fullmatch(key) and any(map(_ADDRESS.search, _texts(value))):
@@ -42,6 +57,25 @@ def check_no_code(name: str, config: Any, file: str = CONFIG) -> None:
         else:
             continue
         raise RunError("M707", name=name, file=file, what=what, key=key, remedy=remedy)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is a path, an address, a name on a hub, or one to import.
+
+    >>> [is_address(text) for text in ("/etc", "org/name", "a.py:B", "linear", "en to de: ")]
+    [True, True, True, False, False]
+    """
+    return _PLACE.match(text) is not None
+
+
+def _no_dtype(value: Any) -> str | None:
+    """Return a text that stands for a dtype and is none; transformers looks it up in torch."""
+    if isinstance(value, Mapping):
+        found = map(_no_dtype, value.values())
+        return next((each for each in found if each is not None), None)
+    if not isinstance(value, str):
+        return None
+    return None if value.removeprefix("torch.") in DTYPES else value
 
 
 def without_choices(config: Any) -> Any:

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from modpkg.adapters.expert import layers_of
+from modpkg.compose.allowed_keys import allowed_config
 from modpkg.compose.backing import parts_bounded
 from modpkg.compose.composition import Composition, PromptReader, PromptRow
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import map_tensors
-from modpkg.compose.named_code import check_no_code, without_choices
+from modpkg.compose.named_code import check_no_code
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.compose.torch_threads import one_thread
 from modpkg.core.digests import digest_file
@@ -142,11 +143,12 @@ class PromptStateExtractor:
         """Return the base's architecture on the meta device; a layer gets its weights when run."""
         transformers = _transformers()
         kind = str(self._base.config["model_type"])
-        check_no_code(self._name, self._base.config)
-        keys = _model_keys(without_choices(self._base.config))
         try:
             with torch.device("meta"), confined(), parts_bounded(self._name, len(self._tensors)):
-                config = transformers.AutoConfig.for_model(kind, **keys)
+                keys = allowed_config(
+                    self._name, transformers.CONFIG_MAPPING[kind], self._base.config
+                )
+                config = transformers.AutoConfig.for_model(kind, **_model_keys(keys))
                 model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             model.rotary_emb = type(model.rotary_emb)(config=config)
         except RunError:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.allowed_keys import allowed_config
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_tokens import VOCABULARY
-from modpkg.compose.tokenizer_bounds import check_tokenizer_bounds, check_tokenizer_config
+from modpkg.compose.tokenizer_bounds import check_tokenizer_bounds
+from modpkg.compose.tokenizer_settings import check_tokenizer_settings
 from modpkg.core.errors import ModpkgError
-from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.filenames import CONFIG, TOKENIZER
 from modpkg.core.jsonfile import read_json
 
 _MISSING = f"it has no tokenizer (no {TOKENIZER})"
-_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
-    TOKENIZER: check_tokenizer_bounds,
-    TOKENIZER_CONFIG: check_tokenizer_config,
-}
 
 
 def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], ModpkgError]) -> Any:
@@ -28,12 +26,15 @@ def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], Modp
             the reason.
     """
     try:
-        for file, check in _CHECKS.items():
-            if (folder / file).exists():
-                check(read_json(folder / file))
+        if (folder / TOKENIZER).exists():
+            check_tokenizer_bounds(read_json(folder / TOKENIZER))
         with confined():
+            check_tokenizer_settings(transformers, folder)
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
+                folder,
+                config=_model_config(transformers, folder),
+                local_files_only=True,
+                trust_remote_code=False,
             )
         known, special = tokenizer.get_vocab().keys(), set(tokenizer.all_special_tokens)
     except Exception as error:  # transformers and tokenizers raise errors of many types
@@ -45,3 +46,26 @@ def open_tokenizer(transformers: Any, folder: Path, refuse: Callable[[str], Modp
         # Without files transformers returns an empty tokenizer, for which every word is unknown.
         raise refuse(_MISSING)
     return tokenizer
+
+
+def _model_config(transformers: Any, folder: Path) -> Any:
+    """Return the config object by which transformers chooses the class, as ``AutoConfig`` would.
+
+    Raises:
+        RunError: The config names code, a kernel or an address.
+        RecordError: ``config.json`` is malformed.
+    """
+    raw = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    kinds, kind = transformers.CONFIG_MAPPING, raw.get("model_type")
+    plain = transformers.PreTrainedConfig
+    config = None
+    if isinstance(kind, str) and kind in kinds:
+        allowed = allowed_config(folder.name, kinds[kind], raw)
+        try:
+            config = kinds[kind].from_dict(allowed)
+        except (ValueError, OSError):  # as `AutoTokenizer` does
+            config = None
+    if config is None:
+        config = plain.from_dict(allowed_config(folder.name, plain, raw))
+    config.name_or_path = str(folder)
+    return config

@@ -16,7 +16,7 @@ from modpkg.core.bounds import (
     TOKENIZER_PADDING,
     TOKENIZER_PIECES,
 )
-from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
+from modpkg.core.filenames import TOKENIZER
 
 try:
     from re import _parser  # type: ignore[attr-defined]
@@ -54,18 +54,6 @@ def check_tokenizer_bounds(document: Mapping[str, Any]) -> None:
         for length in (*lengths, padding.get("pad_to_multiple_of")):
             if isinstance(length, int) and length > TOKENIZER_PADDING:
                 raise ValueError(f"{TOKENIZER} pads texts to {length} tokens")
-
-
-def check_tokenizer_config(config: Mapping[str, Any]) -> None:
-    """Check that a ``tokenizer_config.json`` names no file outside of its folder.
-
-    Raises:
-        ValueError: It does.
-    """
-    names = config.get("fast_tokenizer_files")
-    for name in names if isinstance(names, list) else ():
-        if not isinstance(name, str) or re.search(r"[/\\:\x00]", name):
-            raise ValueError(f"{TOKENIZER_CONFIG} names a file outside of its folder")
 
 
 def _steps(part: Any) -> Iterator[Mapping[str, Any]]:

@@ -7,6 +7,7 @@ import importlib.util
 from typing import Any
 
 from modpkg.core.errors import MissingExtra
+from modpkg.core.hub import hub_off
 
 
 def import_extra(module: str, *, what: str, extra: str, package: str = "") -> Any:
@@ -22,7 +23,8 @@ def import_extra(module: str, *, what: str, extra: str, package: str = "") -> An
         MissingExtra: The package is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with hub_off():
+            return importlib.import_module(module)
     except ImportError:
         raise MissingExtra("M703", what=what, package=package or module, extra=extra) from None
 

@@ -8,8 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.allowed_keys import allowed_config
 from modpkg.compose.confinement import confined
-from modpkg.compose.named_code import check_no_code, without_choices
+from modpkg.compose.named_code import check_no_code
 from modpkg.core.bounds import CONFIG_CHUNK, CONFIG_LABELS, CONFIG_LAYERS
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
@@ -27,10 +28,10 @@ _CONFIGS = (
 )
 """Files that transformers reads and that could reference code."""
 
-_FLOAT = "__float__"
-"""The key under which transformers writes an infinite number."""
+_OF_LAYERS = "(?:vocab|theta|size|dim|length|position|token)"
+"""What a key has that counts something else, as ``vocab_size_per_layer_input`` does."""
 _COUNTS = (
-    (re.compile(r"layer|depth|block|stage", re.IGNORECASE), CONFIG_LAYERS),
+    (re.compile(rf"^(?!.*{_OF_LAYERS}).*(?:layer|depth|block|stage)", re.I), CONFIG_LAYERS),
     (re.compile(r"label|class", re.IGNORECASE), CONFIG_LABELS),
     (re.compile(r"^(?:mamba_)?chunk_size$"), CONFIG_CHUNK),
 )
@@ -106,7 +107,9 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
         raise unknown
     try:
         with confined():
-            config = kind.from_dict(_numbers(without_choices(raw)))
+            config = kind.from_dict(allowed_config(name, kind, raw))
+    except RunError:
+        raise
     except ImportError as error:
         text = " ".join(str(error).split())[:300]
         raise MissingExtra("M723", name=name, reason=text) from None
@@ -133,15 +136,6 @@ def check_sizes(name: str, config: Any, key: str = "") -> None:
     ):
         reason = f"config.json is invalid ({key} is {config})"
         raise RunError("M704", name=name, reason=reason)
-
-
-def _numbers(value: Any) -> Any:
-    """Return a config with its numbers that JSON does not have, as transformers writes them."""
-    if isinstance(value, dict):
-        if value.keys() == {_FLOAT} and value[_FLOAT] in ("Infinity", "-Infinity", "NaN"):
-            return float(value[_FLOAT])
-        return {key: _numbers(item) for key, item in value.items()}
-    return [_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def _plugin(architecture: str) -> Any:

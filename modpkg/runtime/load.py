@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 from modpkg.adapters.quantised import method_of, quantised
+from modpkg.compose.allowed_keys import allowed_generation
 from modpkg.compose.backing import backed_by, parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import DTYPE_NAMES, map_tensors
@@ -18,6 +21,7 @@ from modpkg.core.bounds import GENERATION_BEAMS, GENERATION_GUESSES, GENERATION_
 from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
 from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import TensorRef, read_model
+from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
 from modpkg.core.printable import error_text
 from modpkg.core.records import TensorType
@@ -357,6 +361,17 @@ def _quantiser(name: str, settings: Any, tensors: Mapping[str, torch.Tensor]) ->
     return {**settings, "dequantize": True} if method in _DEQUANTISED else settings
 
 
+@contextlib.contextmanager
+def _with_file(folder: Path, raw: Mapping[str, Any], allowed: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder with the generation config that is allowed: ``folder``, if it is that one."""
+    if allowed == raw:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as text:
+        (Path(text) / GENERATION_CONFIG).write_bytes(json.dumps(allowed).encode())
+        yield Path(text)
+
+
 def _add_generation_config(name: str, model: Any, folder: Path) -> None:
     """Read a model's ``generation_config.json``, if it has one.
 
@@ -366,9 +381,11 @@ def _add_generation_config(name: str, model: Any, folder: Path) -> None:
     if (folder / GENERATION_CONFIG).exists() and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
+        raw = read_json(folder / GENERATION_CONFIG)
+        allowed = allowed_generation(name, raw)
         try:
-            with confined():
-                read = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            with confined(), _with_file(folder, raw, allowed) as place:
+                read = GenerationConfig.from_pretrained(place, local_files_only=True)
         except Exception as error:  # transformers' validation raises errors of many types
             text = " ".join(str(error).split())[:300]
             reason = f"{GENERATION_CONFIG} is invalid ({text})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_no_hub_is_asked(online: None) -> None:
         with pytest.raises(huggingface_hub.errors.OfflineModeIsEnabled):
             huggingface_hub.HfApi(endpoint="http://127.0.0.1:9").model_info("a/b")
     assert not huggingface_hub.constants.is_offline_mode()
+
+
+def test_no_address_is_asked(online: None) -> None:
+    with confined():
+        with pytest.raises(OSError, match="without a network"):
+            socket.create_connection(("127.0.0.1", 9))
+        with pytest.raises(OSError, match="without a network"):
+            socket.getaddrinfo("localhost", 80)
+    assert socket.getaddrinfo("127.0.0.1", 80)
 
 
 def test_what_others_do_in_this_process_is_left_alone(online: None) -> None:

@@ -18,6 +18,7 @@ from modpkg.community.evaluate.protocol import WorkerAnswer, WorkerFailure, Work
 from modpkg.core.bounds import TEST_MEMORY_SHARE
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
+from modpkg.core.hub import turn_off_hub
 from modpkg.core.printable import error_text
 from modpkg.core.system_limits import limit_memory, machine_memory
 
@@ -37,6 +38,7 @@ def main() -> None:
         out.write(msgspec.json.encode(answer) + b"\n")
 
     threading.Thread(target=listen, daemon=True).start()
+    turn_off_hub()
     # torch and transformers take seconds to import: the listener has to run before
     from modpkg.community.evaluate.measure import LoadedModel, compare, measure
 
