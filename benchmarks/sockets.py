@@ -117,8 +117,7 @@ def _without_weights(name: str, why: str) -> tuple[str, str]:
         )
         cls = found if isinstance(found, str) else found[0]
         getattr(transformers, cls)
-        values = {**CONFIG_MAPPING[name]().to_dict(), "architectures": [cls]}
-        values = json.loads(CONFIG_MAPPING[name](**values).to_json_string(use_diff=False))
+        values = json.loads(CONFIG_MAPPING[name]().to_json_string(use_diff=False))
     except Exception as error:
         return "impossible", f"{why}; its default config: {_reason(error)}"
     huggingface_hub.constants.HF_HUB_OFFLINE = False

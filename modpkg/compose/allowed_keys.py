@@ -56,17 +56,15 @@ def allowed_config(
     return _allowed(name, kind, _numbers(without_choices(raw)), file)
 
 
-def allowed_generation(name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what reaches transformers of the keys of a ``generation_config.json``.
+def allowed_generation(name: str, kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what reaches ``kind`` of a ``generation_config.json``; see `allowed_config`.
 
     Raises:
         RunError: It names code or no dtype, or overwrites a part of the class.
     """
-    from transformers import GenerationConfig
-
     check_no_code(name, raw, GENERATION_CONFIG)
     kept = {key: value for key, value in raw.items() if key not in _FASTER}
-    return _allowed(name, GenerationConfig, kept, GENERATION_CONFIG, {*vars(GenerationConfig())})
+    return _allowed(name, kind, kept, GENERATION_CONFIG, {*vars(kind())})
 
 
 def check_quantisation(name: str, config: Any) -> None:

@@ -16,6 +16,9 @@ from modpkg.core.filenames import CONFIG
 
 REMOTE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 """Keys that name code; a config of a part of a model can have them too."""
+_CLASS_NAME = "_cls_name"
+_SETTINGS_CLASS = re.compile(r"\w*Config")
+"""How a class is called that a table of settings is for: transformers calls what is named."""
 _IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal|_autoset)?")
 _KEPT = ("eager", "sdpa")
 """Implementations that a config may choose; the others are the choice of who runs the model."""
@@ -30,6 +33,8 @@ _DTYPE = re.compile(r"(?:.*_)?dtype")
 _WIDTHS = "float16 float32 float64 half float double bfloat16 complex32 complex64 complex128 bool"
 _WIDTHS += " float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu"
 _WIDTHS += " float4_e2m1fn_x2 int8 int16 int32 int64 uint8 uint16 uint32 uint64 int4 uint4"
+_WIDTHS += " int1 int2 int3 int5 int6 int7 uint1 uint2 uint3 uint5 uint6 uint7"
+_WIDTHS += " short int long chalf cfloat cdouble"
 _WIDTHS += " auto fp4 fp8 fp16 fp32 bf16 mxfp4 nvfp4"
 DTYPES = frozenset(_WIDTHS.split())
 """What can stand as a dtype: names that torch has, and of formats that it has no dtype for."""
@@ -50,6 +55,8 @@ def check_no_code(name: str, config: Any, file: str = CONFIG) -> None:
             raise RunError("M704", name=name, reason=reason)
         if key in REMOTE and value:
             what, remedy = "custom code", _NATIVE
+        elif key == _CLASS_NAME and _SETTINGS_CLASS.fullmatch(str(value)) is None:
+            what, remedy = "custom code", f"take {key} out of {file}"
         elif _IMPLEMENTATION.fullmatch(key) and any(map(_ADDRESS.search, _texts(value))):
             what, remedy = "a kernel", f"take {key} out of {file}"
         elif key in _LOOKED_UP and address and not described:

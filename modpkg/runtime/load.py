@@ -381,11 +381,13 @@ def _add_generation_config(name: str, model: Any, folder: Path) -> None:
     if (folder / GENERATION_CONFIG).exists() and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
+        # before transformers 5.20 all models had the same
+        kind = getattr(model, "generation_config_class", GenerationConfig)
         raw = read_json(folder / GENERATION_CONFIG)
-        allowed = allowed_generation(name, raw)
+        allowed = allowed_generation(name, kind, raw)
         try:
             with confined(), _with_file(folder, raw, allowed) as place:
-                read = GenerationConfig.from_pretrained(place, local_files_only=True)
+                read = kind.from_pretrained(place, local_files_only=True)
         except Exception as error:  # transformers' validation raises errors of many types
             text = " ".join(str(error).split())[:300]
             reason = f"{GENERATION_CONFIG} is invalid ({text})"

@@ -9,6 +9,7 @@ import pytest
 from transformers import CLIPConfig, GenerationConfig, LlamaConfig, LlavaConfig, PreTrainedConfig
 
 from modpkg.compose.allowed_keys import allowed_config, allowed_generation
+from modpkg.runtime.architecture import check_sizes
 from tests.raising import raises
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32}
@@ -138,11 +139,12 @@ GENERATION = {
         ({}, {}),
         ({"stop_strings": ["a/b", "</s>"]}, {"stop_strings": ["a/b", "</s>"]}),
         ({"compile_config": {"backend": "evil"}, "use_mtp": True}, {}),
+        ({"a": {"_cls_name": "SamplerConfig"}}, {"a": {"_cls_name": "SamplerConfig"}}),
         ({"_commit_hash": "x", "mine": "/etc/passwd"}, {}),
     ],
 )
 def test_generation_configs(extra: dict[str, Any], kept: dict[str, Any]) -> None:
-    got = allowed_generation("m", {**GENERATION, **extra})
+    got = allowed_generation("m", GenerationConfig, {**GENERATION, **extra})
     assert got == {**GENERATION, **kept}
     GenerationConfig.from_dict(got)
 
@@ -152,9 +154,27 @@ def test_generation_configs(extra: dict[str, Any], kept: dict[str, Any]) -> None
     [
         ({"custom_generate": "evil/code"}, "M707"),
         ({"validate": "x"}, "M704"),
+        ({"sampler_config": {"_cls_name": "cached_file", "filename": "x"}}, "M707"),
         ({"a": {"trust_remote_code": True}}, "M707"),
     ],
 )
 def test_hostile_generation_configs(extra: dict[str, Any], code: str) -> None:
     with raises(code):
-        allowed_generation("m", {**GENERATION, **extra})
+        allowed_generation("m", GenerationConfig, {**GENERATION, **extra})
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"vocab_size_per_layer_input": 262_144, "hidden_size_per_layer_input": 256},  # Gemma 3n
+        {"layer_rope_theta": 500_000.0, "block_size": 131_072},
+    ],
+)
+def test_numbers_of_layers_that_count_something_else(sizes: dict[str, Any]) -> None:
+    check_sizes("m", {"text_config": sizes})
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "depth", "num_blocks", "n_layer", "stages"])
+def test_numbers_of_layers_are_bounded(key: str) -> None:
+    with raises("M704", match=key):
+        check_sizes("m", {"text_config": {key: 10**6}})
