@@ -21,6 +21,7 @@ from modpkg.core.bounds import (
     PATTERN_CHARACTERS,
     PATTERN_DEPTH,
     PATTERN_GROUPS,
+    PATTERN_RANGE,
     PATTERN_STEPS,
     PATTERN_WORK,
 )
@@ -33,12 +34,19 @@ except ImportError:  # Python 3.10
     import sre_parse as _parser
 
 _PLAIN_STEPS_PER_PLACE = 1000
+_PLACES_PER_PATTERN, _PLACES_PER_CHARACTER = 100, 8
+"""What it takes to compile a pattern, compared with a place."""
 _REPEATED_GROUP = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
 _REFERENCES = ("GROUPREF", "GROUPREF_EXISTS")
 
 
 class UnsafePattern(Exception):
     """A pattern is not one, or cannot be matched within the bound; its text says why."""
+
+    def __init__(self, reason: str, pattern: str = "") -> None:
+        """``pattern`` is which one, where there are several."""
+        super().__init__(reason)
+        self.pattern = pattern
 
 
 class Work:
@@ -57,6 +65,16 @@ class Work:
         if self._spent > PATTERN_WORK:
             raise UnsafePattern("matching it takes too long")
 
+    def read(self, pattern: str) -> None:
+        """Count what it takes to compile a pattern, in places.
+
+        Raises:
+            UnsafePattern: It is one of too many.
+        """
+        self._spent += _PLACES_PER_PATTERN + _PLACES_PER_CHARACTER * len(pattern)
+        if self._spent > PATTERN_WORK:
+            raise UnsafePattern("with those before it, it takes too long to read")
+
 
 def check(pattern: str) -> None:
     """Check a pattern before it is matched.
@@ -67,47 +85,18 @@ def check(pattern: str) -> None:
     _compiled(pattern)
 
 
-def is_plain(pattern: str) -> bool:
-    """Return whether `re` itself may match a pattern against names of usual lengths."""
-    try:
-        check(pattern)
-    except UnsafePattern:
-        return False
-    return _PlainBound.of(pattern).steps(100) <= PATTERN_STEPS
-
-
-def matches(pattern: str, text: str, work: Work) -> bool:
-    """Return whether ``re.match(pattern, text)`` finds a match.
-
-    Raises:
-        UnsafePattern: See `check`, or the work exceeds the bound.
-    """
-    return _compiled(pattern).matches(text, work)
-
-
 def matches_whole(pattern: str, text: str, work: Work) -> bool:
     """Return whether ``re.fullmatch(pattern, text)`` finds a match: PEFT's rule for modules.
 
     Raises:
-        UnsafePattern: See `matches`.
+        UnsafePattern: See `check`, or the work exceeds the bound.
     """
     return _compiled(pattern).matches(text, work, whole=True)
 
 
-def at_end(pattern: str) -> str:
-    """Return the pattern as `peft.utils.other.get_pattern_key` extends it.
-
-    It matches a path from its beginning or from after a dot, to its end.
-    """
-    return rf"{_ANY_PARENT}({pattern})$"
-
-
-_ANY_PARENT = r"(.*\.)?"
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> _Pattern:
-    return _Pattern(pattern)
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> Pattern:
+    return Pattern(pattern)
 
 
 class _PlainBound:
@@ -117,23 +106,34 @@ class _PlainBound:
         self._power, self._choices = power, choices
 
     @classmethod
-    def of(cls, pattern: str) -> _PlainBound:
-        """Return the bound for a pattern; with a repeated group there is none."""
-        inner = pattern.removeprefix(_ANY_PARENT)
-        if _REPEATED_GROUP.search(inner):
+    def of(cls, pattern: str, free: int = 0) -> _PlainBound:
+        """Return the bound for a pattern; with a repeated group there is none.
+
+        ``free`` is how many parts of what is around it match any number of characters.
+        """
+        if _REPEATED_GROUP.search(pattern):
             return cls(100, 100)
-        power = len(re.findall(r"[*+?{]", inner)) + (inner != pattern)
-        return cls(min(power, 100), min(inner.count("|"), 100))
+        power = len(re.findall(r"[*+?{]", pattern)) + free
+        return cls(min(power, 100), min(pattern.count("|"), 100))
 
     def steps(self, length: int) -> int:
         """Return the most steps for a text of some length."""
         return int((max(length, 2) ** self._power) * 2**self._choices)
 
 
-class _Pattern:
-    """A parsed pattern."""
+class Pattern:
+    """A pattern that was parsed and compiled."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, before: str = "", after: str = "", free: int = 0) -> None:
+        """Args:
+            pattern: The pattern.
+            before: What is put before it.
+            after: What is put after it.
+            free: How many parts of these match any number of characters.
+
+        Raises:
+            UnsafePattern: It is not a regular expression, or not one of those that are matched.
+        """
         if len(pattern) > PATTERN_CHARACTERS or pattern.count("(") > PATTERN_GROUPS:
             raise UnsafePattern("it is too long")
         depth = deepest = 0
@@ -142,26 +142,46 @@ class _Pattern:
             deepest = max(deepest, depth)
         if deepest > PATTERN_DEPTH:
             raise UnsafePattern("its groups are nested too deeply")
-        self._bound = _PlainBound.of(pattern)
+        self._bound = _PlainBound.of(pattern, free)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._whole = re.compile(pattern)
-                self._tree = _parser.parse(pattern)
+                self._tree = _parser.parse(f"{before}{pattern}{after}")
+                _check_tree(self._tree)
+                self._whole: re.Pattern[str] = _compiler.compile(self._tree)
             self._flags = self._tree.state.flags
             self._leaves: dict[tuple[int, int], re.Pattern[str]] = {}
-            _check_tree(self._tree)
         except (re.error, OverflowError, RecursionError) as error:
             raise UnsafePattern(str(error)) from None
 
     def matches(self, text: str, work: Work, *, whole: bool = False) -> bool:
-        steps = self._bound.steps(len(text))
-        if steps <= PATTERN_STEPS:
-            work.spend(1 + steps // _PLAIN_STEPS_PER_PLACE)
+        """Return whether `re.match` finds a match, or with ``whole`` `re.fullmatch`.
+
+        Raises:
+            UnsafePattern: The work exceeds the bound.
+        """
+        if self._spends_plainly(text, work):
             match = self._whole.fullmatch if whole else self._whole.match
             return match(text) is not None
         ends = _Walk(text, self._leaves, work).sequence(self._tree, 0, self._flags)
         return len(text) in ends if whole else bool(ends)
+
+    def match(self, text: str, work: Work) -> re.Match[str] | None:
+        """Return the match of `re.match`, with its groups.
+
+        Raises:
+            UnsafePattern: `re` is not safe to match it, or the work exceeds the bound.
+        """
+        if self._spends_plainly(text, work):
+            return self._whole.match(text)
+        raise UnsafePattern("matching it takes too long")
+
+    def _spends_plainly(self, text: str, work: Work) -> bool:
+        """Return whether `re` may match a text, for which the work is counted then."""
+        steps = self._bound.steps(len(text))
+        if steps <= PATTERN_STEPS:
+            work.spend(1 + steps // _PLAIN_STEPS_PER_PLACE)
+        return steps <= PATTERN_STEPS
 
 
 def _check_tree(tree: Any) -> None:
@@ -172,8 +192,15 @@ def _check_tree(tree: Any) -> None:
             raise UnsafePattern("it refers to one of its groups")
         if name not in _Walk.LEAVES and not hasattr(_Walk, f"_{name.lower()}"):
             raise UnsafePattern(f"it has a part of the kind {name}")
+        if name == "IN" and any(_is_wide(*item) for item in argument):
+            raise UnsafePattern(f"it has a range of more than {PATTERN_RANGE} characters")
         for child in _children(name, argument):
             _check_tree(child)
+
+
+def _is_wide(kind: Any, ends: Any) -> bool:
+    """Return whether a part of a set of characters is a range that takes long to compile."""
+    return str(kind) == "RANGE" and ends[1] - ends[0] > PATTERN_RANGE
 
 
 def _children(name: str, argument: Any) -> Sequence[Any]:

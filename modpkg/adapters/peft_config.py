@@ -9,14 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.adapters.changes import Adapter
-from modpkg.adapters.patterns import (
-    UnsafePattern,
-    Work,
-    at_end,
-    check,
-    matches,
-    matches_whole,
-)
+from modpkg.adapters.pattern_list import PatternList
+from modpkg.adapters.patterns import UnsafePattern, Work, matches_whole
 from modpkg.core.bounds import PATTERN_COUNT, SAVED_MODULES
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
@@ -38,6 +32,9 @@ _IGNORED = {
     "task_type",
 }
 """Keys of every method about training or purpose, which do not change what the adapter computes."""
+
+_LARGEST = 2**63
+"""JSON has numbers that no float is as large as."""
 
 
 def check_keys(
@@ -125,7 +122,7 @@ def _positive(adapter: Adapter, key: str, value: Any) -> int:
 
 def _number(adapter: Adapter, table: Mapping[str, Any], key: str, default: float) -> Any:
     value = table.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         raise adapter.refuse(f"its {ADAPTER_CONFIG} has {key} = {value!r}, which is not a number")
     return value
 
@@ -150,7 +147,7 @@ class PatternTable(Struct, frozen=True, kw_only=True):
     adapter: Adapter
     key: str
     numbers: Mapping[str, Any]
-    work: Work
+    patterns: PatternList
 
     def at(self, path: str, default: Any) -> Any:
         """Return the number of the first pattern that matches a path; ``default`` if none does.
@@ -158,14 +155,11 @@ class PatternTable(Struct, frozen=True, kw_only=True):
         Raises:
             ComposeError: The patterns cannot be matched in bounded work.
         """
-        text = ""
         try:
-            for text, value in self.numbers.items():
-                if matches(at_end(text), path, self.work):
-                    return value
+            found = self.patterns.first(path)
         except UnsafePattern as error:
-            raise _unsafe(self.adapter, self.key, text, error) from None
-        return default
+            raise _unsafe(self.adapter, self.key, error.pattern, error) from None
+        return default if found is None else self.numbers[found]
 
 
 def pattern_table(adapter: Adapter, key: str) -> PatternTable:
@@ -179,14 +173,13 @@ def pattern_table(adapter: Adapter, key: str) -> PatternTable:
         raise adapter.refuse(f"its {ADAPTER_CONFIG} has {key} = {table!r}, which is not a table")
     if len(table) > PATTERN_COUNT:
         raise adapter.refuse(f"its {ADAPTER_CONFIG} has {len(table)} patterns in {key}")
-    text = ""
+    for text in table:
+        _number(adapter, table, text, 0)
     try:
-        for text in table:
-            _number(adapter, table, text, 0)
-            check(at_end(text))
+        patterns = PatternList(table, Work())
     except UnsafePattern as error:
-        raise _unsafe(adapter, key, text, error) from None
-    return PatternTable(adapter=adapter, key=key, numbers=table, work=Work())
+        raise _unsafe(adapter, key, error.pattern, error) from None
+    return PatternTable(adapter=adapter, key=key, numbers=table, patterns=patterns)
 
 
 def matches_module(adapter: Adapter, key: str, text: str, path: str, work: Work) -> bool:

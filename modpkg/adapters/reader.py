@@ -11,7 +11,7 @@ from msgspec import structs
 
 from modpkg.adapters import expert_parameters
 from modpkg.adapters.changes import Adapter, AdapterChanges, Site, TensorChange
-from modpkg.adapters.layers import replicate, replicated_ranges
+from modpkg.adapters.layers import REPLICATION, replicate, replicated_ranges
 from modpkg.adapters.memory import disk_name, in_memory, on_disk, ties_in_memory, with_untied
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.methods import METHODS, UNSUPPORTED
@@ -37,6 +37,7 @@ from modpkg.adapters.saved_modules import (
 from modpkg.adapters.targets import refuse_partial, refuse_unsaved
 from modpkg.adapters.ties import is_saved, refuse_ties
 from modpkg.adapters.vocabulary import resized_base, resized_rows
+from modpkg.core.bounds import MODELS_WITHIN
 from modpkg.core.errors import ModpkgError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.records import MemoryRecord
@@ -44,6 +45,8 @@ from modpkg.core.tensors import DTypeShape, TypedTensor
 
 _IN_LAYER = re.compile(r"(?:[^\W\d]\w*\.)+\d+\.")
 """A name in a layer, as a whole model has it, beginning with the name of a module."""
+_RUNS = 12
+"""Ranges of layers that an error writes out."""
 
 
 def bind_adapter(
@@ -110,6 +113,31 @@ def bind_adapter(
         return _bind_within(adapter, error)
 
 
+def check_alone(module: str, names: Mapping[str, DTypeShape], config: Mapping[str, Any]) -> None:
+    """Check what can be told of an adapter without its base: method, settings and patterns.
+
+    Raises:
+        ComposeError: It cannot be composed exactly with any base.
+    """
+    adapter = Adapter(
+        module=module,
+        names=names,
+        config=config,
+        base={},
+        base_name="its base",
+        architecture=None,
+        model_config={},
+    )
+    check_counts(adapter)
+    method = method_of(adapter)
+    replicated_ranges(adapter)
+    try:
+        shared = group_tensors(adapter, method.keys).shared
+    except ModpkgError:  # which modules names are of may depend on the base
+        return
+    method.bind(adapter, (), shared)
+
+
 def _bind_within(adapter: Adapter, refusal: ReleaseError) -> AdapterChanges:
     """Bind an adapter to the one model within the base that it fits.
 
@@ -127,6 +155,8 @@ def _bind_within(adapter: Adapter, refusal: ReleaseError) -> AdapterChanges:
             if name.endswith(f".{end}") and _IN_LAYER.match(end)
         }
     )
+    if len(places) > MODELS_WITHIN:
+        raise refusal
     found: dict[str, AdapterChanges] = {}
     reason: ModpkgError = refusal
     for place in places:
@@ -338,9 +368,12 @@ def _bind_method(
 def _recipe_hint(adapter: Adapter, ranges: Sequence[tuple[int, int]]) -> str:
     name = adapter.base_name.split(" ")[0]
     layers = ", ".join(
-        f'{{ module = "{name}", range = [{first}, {stop}] }}' for first, stop in ranges
+        f'{{ module = "{name}", range = [{first}, {stop}] }}' for first, stop in ranges[:_RUNS]
     )
-    return f"it was trained on repeated layers; repeat them in the recipe: layers = [{layers}]"
+    more = f", and so on for all {len(ranges)} of its {REPLICATION}" if ranges[_RUNS:] else ""
+    return (
+        f"it was trained on repeated layers; repeat them in the recipe: layers = [{layers}{more}]"
+    )
 
 
 def method_of(adapter: Adapter) -> PeftMethod:

@@ -14,7 +14,8 @@ from typing import Any
 
 from modpkg.adapters.changes import Adapter
 from modpkg.adapters.layers import LayerPath, layer_path
-from modpkg.adapters.patterns import UnsafePattern, Work, check, is_plain, matches_whole
+from modpkg.adapters.pattern_list import SavedPatterns
+from modpkg.adapters.patterns import Pattern, UnsafePattern, Work, check, matches_whole
 from modpkg.adapters.peft_config import strings
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
@@ -24,7 +25,7 @@ _SHARED_KV = ("gemma3n", "gemma4")
 """Prefixes of architectures whose upper layers do not use the keys and values on disk."""
 _SHARED = re.compile(r"\.[kv]_(?:proj|norm)\.")
 _EXPERT = re.compile(r"(?<=\.experts)\.\d+\.")
-_LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
+_LAYER = Pattern("", r".*?\.[^.]*\.(?P<idx>\d+)\.", free=2)
 """The number that ``layers_to_transform`` lists: the first one after two parts of a path."""
 
 
@@ -185,21 +186,27 @@ def _targeted_modules(adapter: Adapter) -> Callable[[str], bool] | None:
     config = adapter.config
     target = _matcher(config.get("target_modules"), unknown=False)
     excluded = _matcher(config.get("exclude_modules") or [], unknown=True)
-    if target is None or excluded is None:
-        return None
-    saved = [
-        re.compile(rf"(^|.*\.){name}($|\..*)")
-        for name in strings(adapter, "modules_to_save")
-        if is_plain(name)
-    ]
+    saved = _saved(strings(adapter, "modules_to_save"))
     by_layer = _layers_to_transform(config)
+    if target is None or excluded is None or saved is None or by_layer is None:
+        return None
+    return lambda path: not excluded(path) and not saved(path) and target(path) and by_layer(path)
 
-    def named(path: str) -> bool:
-        if excluded(path) or any(pattern.match(path) for pattern in saved):
-            return False
-        return target(path) and by_layer(path)
 
-    return named
+def _saved(names: Sequence[str]) -> Callable[[str], bool] | None:
+    """Return whether a path is in a module of ``modules_to_save``; None if that is not known."""
+    try:
+        patterns = SavedPatterns(names, Work())
+    except UnsafePattern:
+        return None
+
+    def matched(path: str) -> bool:
+        try:
+            return patterns.first(path) is not None
+        except UnsafePattern:
+            return True
+
+    return matched
 
 
 def _matcher(value: Any, *, unknown: bool) -> Callable[[str], bool] | None:
@@ -237,8 +244,11 @@ def _ends(path: str) -> Iterator[str]:
             yield path[place + 1 :]
 
 
-def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Return whether ``layers_to_transform`` and ``layers_pattern`` choose a path."""
+def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool] | None:
+    """Return whether ``layers_to_transform`` and ``layers_pattern`` choose a path.
+
+    None if that is not known: a pattern is not safe to match.
+    """
     wanted = config.get("layers_to_transform")
     if isinstance(config.get("target_modules"), str) or wanted is None or wanted == []:
         return lambda path: True
@@ -246,17 +256,33 @@ def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool]:
     layers = {layer for layer in listed if isinstance(layer, int | float)}
     stacks = config.get("layers_pattern") or []
     names = stacks if isinstance(stacks, list) else [stacks]
-    patterns: Sequence[re.Pattern[str]] = [
-        re.compile(rf"(?:^|.*?\.){name}\.(\d+)\.")
-        for name in names
-        if isinstance(name, str) and is_plain(name)
-    ] or [_LAYER]
+    work = Work()
+    try:
+        patterns = [_stack(name, work) for name in names if isinstance(name, str)] or [_LAYER]
+    except UnsafePattern:
+        return None
 
     def chosen(path: str) -> bool:
-        found = next((match for each in patterns if (match := each.match(path))), None)
-        return found is not None and int(found[1]) in layers
+        try:
+            matches = (each.match(path, work) for each in patterns)
+            found = next((match for match in matches if match), None)
+        except UnsafePattern:
+            return False
+        return found is not None and len(found["idx"]) < 10 and int(found["idx"]) in layers
 
     return chosen
+
+
+def _stack(name: str, work: Work) -> Pattern:
+    """Return what matches a path in a stack of layers, as PEFT's `check_target_module_exists`.
+
+    Raises:
+        UnsafePattern: It cannot be matched.
+    """
+    work.read(name)
+    pattern = Pattern(name, r"(?:^|.*?\.)", r"\.(?P<idx>\d+)\.", free=2)
+    pattern.match("a" * 100, Work())
+    return pattern
 
 
 def refuse_unsaved(adapter: Adapter, plain: Mapping[str, str], biases: Sequence[str]) -> None:

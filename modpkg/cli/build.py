@@ -23,6 +23,7 @@ from modpkg.core.untied import TIES
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.release.build import Built
+from modpkg.release.content import collect
 from modpkg.release.packing import Tally
 
 
@@ -72,6 +73,10 @@ def build_command(
 
             if (reason := check_project(project.manifest)) is not None:
                 warn(f"the weights were not compared with an architecture: {reason}")
+            from modpkg.interop.chat_templates import unrenderable
+
+            if (reason := unrenderable(collect(project.manifest).files)) is not None:
+                warn(f"a conversation with it will be refused: {reason}")
 
     built = build_project(
         project,

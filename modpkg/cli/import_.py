@@ -119,16 +119,16 @@ def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
 
     Raises:
         ReleaseError: It does not exist, or nobody can tell which of several it is.
+        ComposeError: It cannot be composed exactly with its base.
     """
     project = module_project(folder, workspace)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             built = build_project(project, Path(scratch) / DIST, deltas=False, older=True)
     except ModpkgError as error:
-        if error.code in ("M420", "M421"):
+        if error.code in ("M420", "M421") or isinstance(error, ComposeError):
             raise
-        looked_up = isinstance(error, ReleaseError | ComposeError)
-        tell_of = warn if looked_up else note
+        tell_of = warn if isinstance(error, ReleaseError) else note
         tell_of(f"not checked against its base, which 'modpkg build' will do: {error}")
         return pin
     origin = built.record.provenance.built_from[0]

@@ -17,7 +17,7 @@ from msgspec import Struct
 from modpkg.cli.everywhere import chosen
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import human_bytes
-from modpkg.core.printable import json_ascii, one_line, printable_styled
+from modpkg.core.printable import bounded, json_ascii, one_line, printable_styled
 from modpkg.core.progress import Progress
 from modpkg.core.redacted import redacted
 
@@ -57,7 +57,7 @@ def warn(text: str) -> None:
 
 def _print_error(text: str) -> None:
     _close_bars()
-    click.echo(printable_styled(redacted(text)), err=True, color=_colour(sys.stderr))
+    click.echo(printable_styled(redacted(bounded(text))), err=True, color=_colour(sys.stderr))
 
 
 def strong(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.compose.allowed_keys import allowed_config
+from modpkg.compose.config_sizes import check_config_sizes
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_tokens import VOCABULARY
 from modpkg.compose.tokenizer_bounds import check_tokenizer_bounds
@@ -54,8 +55,10 @@ def _model_config(transformers: Any, folder: Path) -> Any:
     Raises:
         RunError: The config names code, a kernel or an address.
         RecordError: ``config.json`` is malformed.
+        ValueError: One of its counts is beyond any model's.
     """
     raw = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    check_config_sizes(raw)
     kinds, kind = transformers.CONFIG_MAPPING, raw.get("model_type")
     plain = transformers.PreTrainedConfig
     config = None

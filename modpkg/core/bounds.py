@@ -89,6 +89,8 @@ CREDENTIALS_BYTES = 1 << 20
 CONNECT_SECONDS = 10
 #: Silence of a server, before its answer begins or within it, seconds.
 SILENCE_SECONDS = 30
+#: The beginning of an answer, with all attempts, seconds; a flood of 1xx is none.
+ANSWER_SECONDS = 60
 #: The slowest answer: bytes per second, on average over `SILENCE_SECONDS`.
 SLOWEST_BYTES_PER_SECOND = 1000
 #: Reading one small file, with all attempts, seconds.
@@ -105,6 +107,8 @@ MODEL_FILES = 100_000
 
 #: The header of a safetensors file, bytes; the same as in safetensors.
 WEIGHTS_HEADER_BYTES = 100_000_000
+#: The name of a tensor, characters.
+TENSOR_NAME_CHARACTERS = 2000
 #: The window of a zstd frame, bytes; it bounds the memory of decoding.
 DELTA_WINDOW_BYTES = 8 << 20
 #: Bytes of tensors in a release that are equal to another one of it.
@@ -130,6 +134,8 @@ NEUMANN_TERMS = 1000
 REPLICATED_TENSORS = 500_000
 #: Groups within groups in a pattern: `re` parses them recursively.
 PATTERN_DEPTH = 40
+#: Characters in a range of a pattern, as ``[a-z]``: `re` goes through each.
+PATTERN_RANGE = 256
 #: Places that all patterns of one adapter may look at: a second or two.
 PATTERN_WORK = 500_000
 #: Steps that `re` may take at worst where it matches one name: some milliseconds.
@@ -137,7 +143,9 @@ PATTERN_STEPS = 1_000_000
 #: The name of a parameter of an adapter, characters.
 PARAMETER_CHARACTERS = 1000
 #: Layers that ``layer_replication`` asks for.
-REPLICATED_LAYERS = 10_000
+REPLICATED_LAYERS = 1000
+#: Models within a base that an adapter of one of them is tried on.
+MODELS_WITHIN = 50
 #: Butterfly factors of BOFT.
 BOFT_FACTORS = 20
 #: Parameters of one module that an adapter changes; more would take too many trials to tell apart.
@@ -147,10 +155,10 @@ EXPERT_WRAPPERS = 4
 
 #: Tables and arrays inside one another in a config.
 CONFIG_DEPTH = 50
-#: A count of layers in a config.
-CONFIG_LAYERS = 100_000
-#: A count of layers or experts in a config of which the model is built without weights.
-BUILT_LAYERS = 10_000
+#: A count of layers, experts or heads in a config.
+CONFIG_LAYERS = 10_000
+#: Any other number in a config that is named for layers, blocks or stages.
+CONFIG_BLOCKS = 100_000
 #: Modules, parameters and buffers of a model that is built, beside those that its tensors fill.
 BUILT_PARTS = 3000
 #: Modules, parameters and buffers for each tensor; models have less than four.
@@ -167,6 +175,9 @@ CLEANED_FILE_BYTES = 64 << 20
 #: Tables and arrays inside one another in such a file.
 CLEANED_FILE_DEPTH = 20
 
+#: Values in a JSON file of a model, by its commas; the largest tokenizers have half as many.
+JSON_VALUES = 3_000_000
+
 # Chat templates -----------------------------------------------------------------------------
 
 #: Processor time for one conversation, seconds.
@@ -179,6 +190,8 @@ TEMPLATE_MEMORY_BYTES = 256 << 20
 TEMPLATE_OUTPUT_CHARACTERS = 1 << 18
 #: A chat template itself, characters.
 TEMPLATE_CHARACTERS = 1 << 20
+#: Templates of one model that `build` renders.
+TEMPLATES_RENDERED = 5
 
 # Recipes of mergekit ------------------------------------------------------------------------
 
@@ -252,3 +265,5 @@ WORKER_START_SECONDS = 600.0
 
 #: One value in a sentence, characters; what is longer is cut off.
 SHOWN_CHARACTERS = 1_000
+#: A whole message, an error or a warning, characters; what is longer is cut off.
+MESSAGE_CHARACTERS = 20_000

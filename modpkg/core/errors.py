@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modpkg.core.messages import MESSAGES
-from modpkg.core.printable import in_sentence
+from modpkg.core.printable import bounded, in_sentence
 
 _OF_LINES = ("explanation", "facts")
 """Values of several lines, composed here; in all others a line break is not ours."""
@@ -25,7 +25,7 @@ class ModpkgError(Exception):
         shown = {key: in_sentence(v, lines=key in _OF_LINES) for key, v in values.items()}
         sentence = MESSAGES[code].format(**shown)
         # a hint that asks ("did you mean …?") has ended the sentence already
-        super().__init__(sentence[:-1] if sentence.endswith("?.") else sentence)
+        super().__init__(bounded(sentence[:-1] if sentence.endswith("?.") else sentence))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self.code, self.values)

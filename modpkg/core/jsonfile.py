@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modpkg.core.bounds import JSON_VALUES
 from modpkg.core.errors import RecordError
 from modpkg.core.records import CORRECT, canonical_json
 from modpkg.core.regular_file import read_file
@@ -31,9 +32,13 @@ def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:
     """Return the object in the bytes of a JSON file; see `read_json`. ``path`` is for the error.
 
     Raises:
-        RecordError: The bytes are not JSON, or not an object.
+        RecordError: The bytes are not JSON, not an object, or too many values to hold in memory.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
+    kind = f"{Path(path).name} file"
+    if (values := data.count(b",")) > JSON_VALUES:
+        reason = f"it has {values} values, more than {JSON_VALUES}"
+        raise RecordError("M209", what=path, kind=kind, reason=reason, remedy=CORRECT)
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -44,7 +49,6 @@ def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        kind = f"{Path(path).name} file"
         raise RecordError("M209", what=path, kind=kind, reason=reason, remedy=CORRECT) from None
     return value
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.bounds import WEIGHTS_HEADER_BYTES
+from modpkg.core.bounds import TENSOR_NAME_CHARACTERS, WEIGHTS_HEADER_BYTES
 from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.errors import PackError
 from modpkg.core.regular_file import CutShort, open_file
@@ -109,6 +109,9 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         begin, stop = entry.data_offsets
+        if len(name) > TENSOR_NAME_CHARACTERS:
+            reason = f"a tensor has a name of {len(name)} characters"
+            raise PackError("M201", path=path, reason=reason)
         if entry.dtype not in DTYPE_BYTES:
             raise PackError(
                 "M201", path=path, reason=f"tensor {name!r} has unknown dtype {entry.dtype!r}"

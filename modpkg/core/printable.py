@@ -11,7 +11,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from modpkg.core.bounds import SHOWN_CHARACTERS
+from modpkg.core.bounds import MESSAGE_CHARACTERS, SHOWN_CHARACTERS
 from modpkg.core.redacted import redacted
 
 _INVISIBLE = (
@@ -56,7 +56,7 @@ def error_text(error: BaseException) -> str:
 
 
 def in_sentence(value: Any, *, lines: bool = False) -> Any:
-    """Return a value as it stands in a sentence: text of one bounded line, numbers as they are.
+    """Return a value as it stands in a sentence: text of one bounded line, what is short as it is.
 
     Secrets in addresses are left out.
 
@@ -67,13 +67,25 @@ def in_sentence(value: Any, *, lines: bool = False) -> Any:
     if isinstance(value, PurePath):
         value = str(value)
     if not isinstance(value, str):
-        return value
+        try:
+            text = str(value)
+        except ValueError:  # a number of more digits than Python writes
+            return "a number of thousands of digits"
+        if len(text) <= SHOWN_CHARACTERS and _UNSAFE.search(text) is None:
+            return value
+        value = text
     if lines:
         return printable(redacted(value))
-    value = redacted(value)
-    if len(value) > SHOWN_CHARACTERS:
-        value = f"{value[:SHOWN_CHARACTERS]}… ({len(value):,} characters)"
-    return one_line(value)
+    return one_line(_shortened(redacted(value), SHOWN_CHARACTERS))
+
+
+def bounded(message: str) -> str:
+    """Return a message, cut off where it is longer than any that a person reads."""
+    return _shortened(message, MESSAGE_CHARACTERS)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def json_ascii(text: str, *, whole: bool = False) -> str:

@@ -49,7 +49,10 @@ def no_model_remedy(workspace: Workspace, name: str, kind: Kind) -> str:
     if generation is not None and generation.manifest != text_digest(workspace.text):
         return f"run {_install(workspace)!r}, since {manifest.path.name} names it"
     whose = "its release" if kind == "base" else "the base that it was made for"
-    return f"{whose} has no config.json, which names the architecture: build that with one"
+    return (
+        f"it cannot be loaded by itself: {whose} has no config.json, or it needs a recipe "
+        "([models.NAME] in the manifest); the install that brought it has told which"
+    )
 
 
 def _names(manifest: Manifest) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modpkg.adapters.reader import check_alone
 from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import (
@@ -30,6 +31,7 @@ from modpkg.core.names import (
     specifier_text,
 )
 from modpkg.core.packs import read_pack_header
+from modpkg.core.tensors import types_of
 from modpkg.core.tree import copy_verified
 from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.generations import Environment, ModuleState
@@ -97,6 +99,7 @@ def import_peft(
         InvalidValue: `base` is not a requirement, or `against` no release in its range.
         RegistryError, NotFound: The base is needed and not found.
         PackError: The weights are damaged.
+        ComposeError: Its method or one of its settings is not supported, whatever its base.
         InstallError: `out` cannot be written.
     """
     pin = against_of(base, against)
@@ -176,8 +179,10 @@ def _import(
             if pickle
             else "it has no adapter_model.safetensors",
         )
-    read_pack_header(weights.resolve())
-    kind = read_json(source / ADAPTER_CONFIG).get("peft_type", "adapter")
+    types = types_of(read_pack_header(weights.resolve()))
+    config = read_json(source / ADAPTER_CONFIG)
+    check_alone(name, types, config)
+    kind = config["peft_type"]
     spdx, warnings = license_of(source, license)
     why = f"an adapter's weights are {ADAPTER_WEIGHTS}"
     parts = _sentence_folders(name, source)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from modpkg.core import bounds
 from modpkg.core.errors import RegistryUnreachable
-from modpkg.registry.requests import wait_for
+from modpkg.registry.requests import TooLate, wait_for
 
 T = TypeVar("T")
 
@@ -32,11 +32,18 @@ class Pace:
         """Begin an attempt: how slow the one before was says nothing about this one."""
         self._waited, self._bytes = 0.0, 0
 
-    def timed(self, work: Callable[[], T]) -> T:
-        """Return what a part of the request returns; only this time counts, not the reader's."""
+    def timed(self, work: Callable[[], T], seconds: float | None = None) -> T:
+        """Return what a part of the request returns; only this time counts, not the reader's.
+
+        Raises:
+            RegistryUnreachable: It takes longer than ``seconds``.
+        """
         began = time.monotonic()
         try:
-            return wait_for(work)
+            return wait_for(work, seconds)
+        except TooLate:
+            reason = f"its answer to {self._path} did not begin for {seconds:g} seconds"
+            raise RegistryUnreachable("M302", url=self._url, reason=reason) from None
         finally:
             taken = time.monotonic() - began
             self._waited += taken

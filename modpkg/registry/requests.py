@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -68,17 +68,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
 
 
-def wait_for(work: Callable[[], T]) -> T:
+class TooLate(Exception):
+    """What was waited for has not come in time; nobody waits for it any more."""
+
+
+def wait_for(work: Callable[[], T], seconds: float | None = None) -> T:
     """Return what ``work`` returns, in another thread; signals are handled meanwhile.
+
+    Args:
+        work: What is done.
+        seconds: How long it may take; None if that does not matter.
 
     Raises:
         Abandoned: `abandon` was called.
+        TooLate: It takes longer.
         BaseException: What ``work`` raises.
     """
     future: Future[T] = Future()
     _threads.waiting.add(future)
     try:
         _threads.give(future, work)
+        if wait((future,), timeout=seconds).not_done:
+            raise TooLate
         return future.result()
     finally:
         _threads.waiting.discard(future)

@@ -304,7 +304,7 @@ class ObjectSource:
 
         pace.begin()
         try:
-            answer = pace.timed(begin)
+            answer = pace.timed(begin, bounds.ANSWER_SECONDS)
         except FileNotFoundError:
             raise FileMissing(path) from None
         except unsupported:

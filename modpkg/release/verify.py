@@ -7,7 +7,7 @@ from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from modpkg.core.bounds import REPEATED_BYTES, REPEATED_TIMES
+from modpkg.core.bounds import REPEATED_BYTES, REPEATED_TIMES, TENSOR_NAME_CHARACTERS
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordError
 from modpkg.core.files import safe_path
@@ -68,6 +68,8 @@ def check_record(record: ReleaseRecord) -> None:
             raise refuse(f"{path} is {code}, and a module contains only data")
     if (problem := twin_problem(record.files)) is not None:
         raise refuse(problem)
+    if (longest := max(map(len, record.tensors), default=0)) > TENSOR_NAME_CHARACTERS:
+        raise refuse(f"a tensor has a name of {longest} characters")
     if (reason := place_problem(record)) is not None:
         raise refuse(reason)
     if (reason := _repeated(record)) is not None:

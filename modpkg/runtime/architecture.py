@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from modpkg.compose.allowed_keys import allowed_config
+from modpkg.compose.config_sizes import size_problem
 from modpkg.compose.confinement import confined
 from modpkg.compose.named_code import check_no_code
-from modpkg.core.bounds import CONFIG_CHUNK, CONFIG_LABELS, CONFIG_LAYERS
 from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_CONFIG
@@ -28,15 +27,6 @@ _CONFIGS = (
 )
 """Files that transformers reads and that could reference code."""
 
-_OF_LAYERS = "(?:vocab|theta|size|dim|length|position|token)"
-"""What a key has that counts something else, as ``vocab_size_per_layer_input`` does."""
-_COUNTS = (
-    (re.compile(rf"^(?!.*{_OF_LAYERS}).*(?:layer|depth|block|stage)", re.I), CONFIG_LAYERS),
-    (re.compile(r"label|class", re.IGNORECASE), CONFIG_LABELS),
-    (re.compile(r"^(?:mamba_)?chunk_size$"), CONFIG_CHUNK),
-)
-"""What a config counts that transformers makes a list or table of, or fills texts up to, and the
-most of it."""
 NOT_ONE = "config.json does not name one architecture"
 
 
@@ -91,7 +81,8 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise RunError("M704", name=name, reason=NOT_ONE)
-    check_sizes(name, raw)
+    if (problem := size_problem(raw)) is not None:
+        raise RunError("M704", name=name, reason=f"config.json is invalid ({problem})")
     check_no_code(name, raw)
     if not isinstance(raw.get("quantization_config"), dict | None):
         reason = "quantization_config of config.json is not an object"
@@ -117,25 +108,6 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
         text = " ".join(str(error).split())[:300]
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     return cls, config
-
-
-def check_sizes(name: str, config: Any, key: str = "") -> None:
-    """Check that no number of layers or labels is beyond any model: transformers lists them.
-
-    Raises:
-        RunError: One is.
-    """
-    if isinstance(config, dict):
-        for inner, value in config.items():
-            check_sizes(name, value, str(inner))
-    elif isinstance(config, list):
-        for value in config[:1000]:
-            check_sizes(name, value, key)
-    elif isinstance(config, int | float) and any(
-        config > most and counts.search(key) for counts, most in _COUNTS
-    ):
-        reason = f"config.json is invalid ({key} is {config})"
-        raise RunError("M704", name=name, reason=reason)
 
 
 def _plugin(architecture: str) -> Any:

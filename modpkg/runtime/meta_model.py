@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from modpkg.compose.confinement import confined
-from modpkg.core.bounds import BUILT_LAYERS
 from modpkg.core.errors import RunError
 from modpkg.runtime.architecture import class_of_config
-
-_COUNTS = re.compile(r"layers?$|^n_layer|experts$|depth|blocks$|heads$")
 
 
 def meta_model(name: str, config: Mapping[str, Any], tensors: int) -> Any | None:
@@ -26,7 +22,6 @@ def meta_model(name: str, config: Mapping[str, Any], tensors: int) -> Any | None
         RunError: The architecture is unknown, or the config is invalid.
         MissingExtra: Transformers is not installed.
     """
-    _check_size(name, config)
     cls, parsed = class_of_config(name, dict(config))
     import torch
     from transformers.initialization import no_init_weights
@@ -45,12 +40,3 @@ def meta_model(name: str, config: Mapping[str, Any], tensors: int) -> Any | None
         raise
     except Exception:  # transformers' constructors raise errors of many types
         return None
-
-
-def _check_size(name: str, config: Mapping[str, Any], depth: int = 0) -> None:
-    for key, value in config.items():
-        if isinstance(value, int) and value > BUILT_LAYERS and _COUNTS.search(str(key)):
-            reason = f"config.json is invalid ({key} is {value})"
-            raise RunError("M704", name=name, reason=reason)
-        if isinstance(value, dict) and depth < 4:
-            _check_size(name, value, depth + 1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modpkg.adapters import bind_adapter
+from modpkg.adapters.reader import check_alone
 from modpkg.adapters.targets import _matcher
 from modpkg.core.records import TensorType
 from tests.adapters.samples import PLAIN, pair
@@ -107,6 +108,8 @@ def test_a_part_of_an_adapter_is_refused(lacks: list[str], example: str) -> None
         ([], {}),
         (["layers.2."], {"layers_to_transform": [0, 1, 3]}),
         (["layers.2."], {"layers_to_transform": [0, 1, 3], "layers_pattern": "layers"}),
+        (["layers.2."], {"layers_to_transform": [0, 1, 3], "layers_pattern": "(layers|h)"}),
+        (["layers.2."], {"layers_to_transform": [0, 1, 3], "layers_pattern": ["(.*)*", "h"]}),
         (["layers.0.", "layers.1.", "layers.2."], {"layers_to_transform": 3}),
         (["layers.2."], {"exclude_modules": r"model\.layers\.2\..*"}),
         (["layers.2.attn.q_proj"], {"exclude_modules": ["2.attn.q_proj"]}),
@@ -227,7 +230,7 @@ def test_a_hundred_thousand_names_are_looked_up_at_once() -> None:
         ({"alpha_pattern": {f"q{n}": 2 for n in range(20_001)}}, "20001 patterns"),
         ({"modules_to_save": [f"q{n}" for n in range(100_000)]}, "100000 names in modules_to_save"),
         ({"layers_pattern": [f"q{n}" for n in range(100_000)]}, "100000 names in layers_pattern"),
-        ({"layer_replication": [[0, 3]] * 100_000}, "repeats 300000 layers"),
+        ({"layer_replication": [[0, 3]] * 400}, "repeats 1200 layers, more than 1000"),
         ({"layer_replication": [[0, 10**9]]}, "repeats 1000000000 layers"),
         ({"r": 10**9}, "rank"),
         ({"layers_to_transform": list(range(100_000))}, None),
@@ -240,6 +243,26 @@ def test_long_lists_and_large_numbers_end_soon(config: dict[str, Any], match: st
     with raises("M606", "M607", match=match) if match else contextlib.nullcontext():
         bind_adapter("a", TWO, given, LAYERED, model_config={"num_hidden_layers": 2})
     assert time.process_time() - began < 60
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"peft_type": "EVIL"},
+        {"r": 0},
+        {"lora_alpha": float("inf")},
+        {"rank_pattern": {"(": 2}},
+        {"rank_pattern": {"(?i:[a-\uffee])": 2}},
+        {"layer_replication": [[0, 10**9]]},
+        {"modules_to_save": ["x"] * 1001},
+        {"use_dora": True, "lora_bias": True},
+    ],
+    ids=str,
+)
+def test_what_no_base_makes_exact_is_told_without_one(config: dict[str, Any]) -> None:
+    check_alone("a", TWO, PLAIN)
+    with raises("M606"):
+        check_alone("a", TWO, {**PLAIN, **config})
 
 
 def test_a_series_has_an_end() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core.bounds import SHOWN_CHARACTERS
-from modpkg.core.errors import RunError
+from modpkg.core.bounds import MESSAGE_CHARACTERS, SHOWN_CHARACTERS
+from modpkg.core.errors import ResolutionImpossible, RunError
 from modpkg.core.printable import (
     ONE_LINE,
     json_ascii,
@@ -91,3 +91,12 @@ def test_a_sentence_is_one_bounded_line_whatever_it_is_filled_with() -> None:
     long = RunError("M706", source="x" * 100_000)
     assert len(str(long)) < SHOWN_CHARACTERS + 200
     assert long.values == {"source": "x" * 100_000}
+    for value in (["a\x1b"] * 100_000, 10**10_000, {"a": "x" * 10**6}, Exception("\x1b" * 10**5)):
+        text = str(RunError("M706", source=value))
+        assert len(text) < 5 * SHOWN_CHARACTERS
+        assert text.isprintable()
+
+
+def test_a_message_of_many_lines_has_an_end() -> None:
+    error = ResolutionImpossible("M401", explanation="a line\n" * 100_000)
+    assert len(str(error)) < MESSAGE_CHARACTERS + 100

@@ -59,6 +59,7 @@ _CONFIGS: dict[str, Any] = {
 _RAW_CONFIGS = {
     "empty": b"", "no JSON": b"{", "a list": b"[]", "nested 10^5 deep": b'{"a":' * 10**5,
     "half a surrogate": b'{"model_type": "\\ud800"}', "zeros": bytes(1000), "text": b'"llama"',
+    "10^7 lists": b'{"a": [' + b"[]," * 10**7 + b"[]]}",
     "20 MB": b'{"a": "' + b"x" * 20_000_000 + b'"}',
 }  # fmt: skip
 _GENERATIONS: dict[str, Any] = {

@@ -81,7 +81,6 @@ _TALKS: dict[str, Talk] = {
     "escapes in the reason": sends(response(b"\x1b[2J\x07", "500 \x1b[2J\u202eevil")),
     "a header without an end": _endless(_HEAD + b"X: ", b"a" * 65536),
     "headers without an end": _endless(_HEAD, b"X: y\r\n" * 5000),
-    "1xx without an end": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     "a negative length": sends(_HEAD + b"Content-Length: -1\r\n\r\nabc"),
     "two lengths": sends(_HEAD + b"Content-Length: 1\r\nContent-Length: 9\r\n\r\nabc"),
     "a length too long": sends(_HEAD + b"Content-Length: 1000\r\n\r\nabc"),
@@ -105,6 +104,7 @@ _SLOW: dict[str, Talk] = {
     "chunks that trickle": _trickle(_CHUNKED, b"1\r\n \r\n"),
 }
 _FLOODS: dict[str, Talk] = {
+    "1xx without an end": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     "a body without an end": _endless(_LONG, b" " * 65536),
     "chunks without an end": _endless(_CHUNKED, b"10000\r\n" + b" " * 65536 + b"\r\n"),
 }
@@ -146,6 +146,7 @@ def _transport() -> Iterator[Input]:
     command: Commands = (("install", "talker"),)
     quick = {
         "modpkg.core.bounds.SILENCE_SECONDS": 1,
+        "modpkg.core.bounds.ANSWER_SECONDS": 2,
         "modpkg.core.bounds.SMALL_FILE_SECONDS": 4,
         "modpkg.core.bounds.SMALL_FILE_BYTES": 8 << 20,
     }

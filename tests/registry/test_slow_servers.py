@@ -115,6 +115,14 @@ def test_a_server_that_does_not_answer(talk: Callable[[Any], None], sentence: st
     assert time.monotonic() - began < 25
 
 
+def test_a_flood_before_the_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all attempts of the library."""
+    monkeypatch.setattr("modpkg.core.bounds.ANSWER_SECONDS", 0.2)
+    flood = flooding(b"", b"HTTP/1.1 100 Continue\r\n\r\n")
+    with answering(flood) as address, raises("M302", match=r"f did not begin for 0\.2 seconds"):
+        ObjectSource(address, patience=PATIENCE).read("f")
+
+
 @pytest.mark.parametrize(
     "talk",
     [
