@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import sys
 import tempfile
@@ -12,7 +13,9 @@ from hypothesis import settings
 
 from tests import forkserver
 
-settings.register_profile("modpkg", derandomize=True, deadline=None)
+# The same examples in each run: half of hypothesis's usual number; `python -m benchmarks.fuzz` and
+# `benchmarks.resolver_fuzz` try thousands.
+settings.register_profile("modpkg", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("modpkg")
 
 
@@ -28,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start one server of forked processes for all workers, which inherit its address."""
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         forkserver.start()
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what importing left, torch above all, from each later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

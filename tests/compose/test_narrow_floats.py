@@ -273,7 +273,7 @@ def test_out_of_range_values_are_flagged() -> None:
             assert (outside == out_of_range(start, [start, every, start], steps, layout)).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.integers(0, (1 << 32) - 1).filter(lambda n: (n >> 23) & 0xFF < 0xFF), min_size=1),
     st.sampled_from([0, 1, 2, 100, 400]),

@@ -73,7 +73,7 @@ def test_encoding_round_trips(method: str, dtype: str, count: int, seed: int, sh
     assert read(method, payload, old, len(new), dtype) == new
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     dtype=st.sampled_from(sorted(DTYPE_BYTES)),
     count=st.integers(0, 4000),
@@ -157,7 +157,7 @@ def changes(count: int, gaps: list[int], values: bytes = b"") -> bytes:
     return count.to_bytes(4, "little") + low + high + values
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(method=st.sampled_from(METHODS), payload=st.binary(max_size=200), framed=st.booleans())
 def test_any_bytes_are_refused_or_decoded(method: str, payload: bytes, framed: bool) -> None:
     """Also random content in a valid frame: it decodes to something, or the error is typed."""
@@ -170,7 +170,7 @@ def test_any_bytes_are_refused_or_decoded(method: str, payload: bytes, framed: b
         assert framed
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(
     method=st.sampled_from(METHODS),
     cut=st.integers(0, 2**20),

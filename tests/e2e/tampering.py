@@ -74,6 +74,7 @@ def flip(path: Path, at: int, bit: int) -> None:
 
 def spread(start: int, stop: int, count: int = 12) -> list[tuple[int, int]]:
     """Return bytes from the first to the last, each with a bit to flip."""
+    count = max(3, count * 3 // 5)
     last = stop - 1 - start
     places = sorted({start + last * step // (count - 1) for step in range(count)})
     return [(at, number % 8) for number, at in enumerate(places)]

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 
-EXAMPLES = int(os.environ.get("MODPKG_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("MODPKG_EXAMPLES", "100"))
 steady = settings(derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)
 """Examples that are the same on every run and every machine."""
 steady_manifests = settings(steady, max_examples=EXAMPLES // 2)

@@ -22,9 +22,9 @@ from tests.resolve.agree import compare, searched, walked
 from tests.resolve.graphs import Graph, line, plain, random_graph
 
 ROOT = Path(__file__).parents[2]
-GRAPHS = int(os.environ.get("MODPKG_FUZZ_GRAPHS", "1500"))
+GRAPHS = int(os.environ.get("MODPKG_FUZZ_GRAPHS", "500"))
 """`python -m benchmarks.resolver_fuzz` tries 20,000."""
-EXAMPLES = max(160, GRAPHS // 10)
+EXAMPLES = max(60, GRAPHS // 10)
 
 
 def test_random_graphs_agree_with_the_oracles() -> None:
@@ -99,7 +99,7 @@ def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
         "from modpkg.resolve.resolve import resolve\n"
         "from tests.resolve.agree import searched\n"
         "from tests.resolve.graphs import random_graph\n"
-        "for seed in range(60):\n"
+        "for seed in range(25):\n"
         "    graph = random_graph(random.Random(seed), names=12, versions=5, tightness=0.8)\n"
         "    random.shuffle(graph.lines)\n"
         "    print(searched(graph))\n"
@@ -117,7 +117,7 @@ def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
             text=True,
             check=True,
         ).stdout
-        for seed in ("1", "2", "3")
+        for seed in ("1", "2")
     }
     assert len(answers) == 1
     assert "Hint: " in answers.pop(), "neither the answer nor the explanation depends on them"

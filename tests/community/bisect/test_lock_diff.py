@@ -50,7 +50,7 @@ def diff_of(graph: Graph, old: Lock, new: Lock) -> LockDiff:
     return LockDiff(old, new, graph.catalog(), roots)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.data())
 def test_every_closed_set_of_changes_is_a_resolution(seed: int, data: st.DataObject) -> None:
     graph = random_graph(random.Random(seed), names=8, versions=5, tightness=0.5)

@@ -51,7 +51,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Units], list[Units]]:
     return needs, smallest
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(problems())
 def test_where_failing_is_monotone_the_set_is_minimal_and_found_in_few_tests(
     problem: tuple[list[Units], list[Units]],
@@ -78,7 +78,7 @@ def check_truthful(needs: Sequence[Units], test: Counted, found: Smallest) -> No
     assert len(test.known) <= len(needs) * (3 * len(needs) + 1)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(problems(), st.randoms(use_true_random=False))
 def test_any_answers_end_in_a_truthful_result(
     problem: tuple[list[Units], list[Units]], rng: object
@@ -88,7 +88,7 @@ def test_any_answers_end_in_a_truthful_result(
     check_truthful(needs, test, smallest_bad(needs, test))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(problems(), st.data())
 def test_a_failing_set_is_found_despite_untestable_sets(
     problem: tuple[list[Units], list[Units]], data: st.DataObject

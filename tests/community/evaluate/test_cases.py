@@ -146,12 +146,13 @@ def test_a_text_that_parquet_repeats_takes_its_memory_once() -> None:
     assert len({id(case["text"]) for case in cases}) <= 20  # one for each batch of rows
 
 
-def test_parquet_that_unpacks_to_too_much_is_refused() -> None:
+def test_parquet_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modpkg.community.evaluate.parquet_cases.CASES_UNPACKED_BYTES", 2_000_000)
     file = io.BytesIO()
-    table = pyarrow.table({"text": ["x" * 300_000_000]})
+    table = pyarrow.table({"text": ["x" * 3_000_000]})
     parquet.write_table(table, file, compression="zstd", use_dictionary=False)
-    assert len(file.getvalue()) < 100_000
-    with raises("M712", match="it unpacks to more than 268.4 MB"):
+    assert len(file.getvalue()) < 10_000
+    with raises("M712", match="it unpacks to more than 2.0 MB"):
         read_cases(file.getvalue(), "c.parquet", {"text": Column("text")})
 
 
