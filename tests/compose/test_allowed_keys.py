@@ -9,7 +9,6 @@ import pytest
 from transformers import CLIPConfig, GenerationConfig, LlamaConfig, LlavaConfig, PreTrainedConfig
 
 from modpkg.compose.allowed_keys import allowed_config, allowed_generation
-from modpkg.runtime.architecture import check_sizes
 from tests.raising import raises
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32}
@@ -161,20 +160,3 @@ def test_generation_configs(extra: dict[str, Any], kept: dict[str, Any]) -> None
 def test_hostile_generation_configs(extra: dict[str, Any], code: str) -> None:
     with raises(code):
         allowed_generation("m", GenerationConfig, {**GENERATION, **extra})
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"vocab_size_per_layer_input": 262_144, "hidden_size_per_layer_input": 256},  # Gemma 3n
-        {"layer_rope_theta": 500_000.0, "block_size": 131_072},
-    ],
-)
-def test_numbers_of_layers_that_count_something_else(sizes: dict[str, Any]) -> None:
-    check_sizes("m", {"text_config": sizes})
-
-
-@pytest.mark.parametrize("key", ["num_hidden_layers", "depth", "num_blocks", "n_layer", "stages"])
-def test_numbers_of_layers_are_bounded(key: str) -> None:
-    with raises("M704", match=key):
-        check_sizes("m", {"text_config": {key: 10**6}})
