@@ -21,6 +21,7 @@ from modpkg.interop.contents import (
     copy_data,
     copy_weights,
 )
+from modpkg.interop.exported_configs import check_exported
 from modpkg.interop.full_precision import refs_of, write_full_precision
 from modpkg.interop.hub_blob import check_hub_blob, check_links
 from modpkg.interop.module_project import (
@@ -351,7 +352,11 @@ def write_hf(
     Modules after the transformer (sentence-transformers) are left out when the model has another
     task than embedding: a head reads the transformer's output. With a ``store`` the weights are
     linked where possible; see `write_weights`.
+
+    Raises:
+        RunError: A config names code that the other tool would run.
     """
+    check_exported(model.name, folder)
     left: tuple[str, ...] = (MODEL_RECORD,)
     own, after = split_tensors(model.name, folder, model.tensors)
     if (model.task or {}).get("kind", EMBEDS) != EMBEDS:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from modpkg.adapters.reader import check_alone
+from modpkg.compose.named_code import check_no_code
 from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import (
@@ -38,6 +39,7 @@ from modpkg.environment.generations import Environment, ModuleState
 from modpkg.environment.releases import fetch_module
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.contents import contents_of, copy_data, copy_weights
+from modpkg.interop.exported_configs import without_foreign_class
 from modpkg.interop.foreign_adapters import as_peft
 from modpkg.interop.hub_blob import check_links
 from modpkg.interop.module_project import (
@@ -347,7 +349,9 @@ def export_peft(
 
     if ADAPTER_CONFIG not in module.files:
         raise refuse(f"it has no {ADAPTER_CONFIG}")
-    config = read_json(module.files[ADAPTER_CONFIG])
+    written = read_json(module.files[ADAPTER_CONFIG])
+    config = without_foreign_class(written)
+    check_no_code(module.name, config, ADAPTER_CONFIG)
     if scale != 1.0:
         if (unscaled := _unscaled(config)) is not None:
             raise refuse(
@@ -365,7 +369,7 @@ def export_peft(
             what = f"{path} of {module.name}"
             copy_verified(blob, target, module.record.files.get(path), what)
             system.set_mode(target, 0o644)
-        if scale != 1.0 or renamed:
+        if scale != 1.0 or renamed or config != written:
             write_atomically(staged / ADAPTER_CONFIG, json_text(config))
         write_weights(
             tensors,
