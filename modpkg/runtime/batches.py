@@ -25,6 +25,10 @@ Tick = Callable[[int], None]
 """Called after each batch with its number of texts."""
 
 
+_OF_CONFIGS = (TypeError, ValueError, IndexError, AttributeError, KeyError, ImportError, OSError)
+"""What transformers raises for a setting that it cannot follow, or for want of a package."""
+
+
 def context_of(model: Any, tokenizer: Any) -> int:
     """Return the maximum number of text tokens that the model takes."""
     limits = [getattr(model.config, "max_position_embeddings", None)]
@@ -172,7 +176,7 @@ def generate(
                 output = model.generate(
                     ids, attention_mask=mask, trust_remote_code=False, **options
                 )
-        except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+        except _OF_CONFIGS as error:
             text = error_text(error).rstrip(".")
             what = "Generating text with the model's generation_config.json"
             raise RunError("M726", what=what, reason=text) from None

@@ -50,6 +50,10 @@ _CONFIGS: dict[str, Any] = {
     "an architecture that is a path": {"architectures": ["../../evil"]},
     "an activation that is code": {"hidden_act": "__import__('os').system('id')"},
     "a dtype that is code": {"dtype": "os.system"},
+    "another name for a kernel": {
+        "attribute_map": {"a": "_attn_implementation_internal"},
+        "a": "x/y",
+    },
     "escapes": {"model_type": "\x1b[2J\u202e"},
     "nested 200 deep": {"a": _NESTED},
     "rope of 10^18": {"rope_parameters": {"rope_type": "dynamic", "factor": 1e18}},

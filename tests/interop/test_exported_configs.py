@@ -36,9 +36,7 @@ OWN = "sentence_transformers.models.Dense"
         {},
         {"config.json": {"_attn_implementation": "flash_attention_2", "dtype": "float16"}},
         {"tokenizer_config.json": {"name_or_path": "a/b"}, "special_tokens_map.json": {}},
-        sentence(
-            OWN, {"in_features": 8, "activation_function": "torch.nn.modules.linear.Identity"}
-        ),
+        sentence(OWN, {"activation_function": "torch.nn.modules.linear.Identity"}),
         {"sentence_bert_config.json": {"model_args": {"trust_remote_code": False}}},
     ],
 )

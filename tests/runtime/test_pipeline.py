@@ -250,6 +250,22 @@ def test_the_generation_config_decides_where_nobody_else_does(tmp_path: Path) ->
     assert open_pipeline(home, packs)(TEXT, temperature=0).seed is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"cache_implementation": "quantized", "cache_config": {"backend": "x"}}, "backend"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "trust_remote_code"),  # its code is on a hub
+    ],
+)
+def test_a_generation_config_that_needs_more_is_told(
+    settings: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    home, packs = install(tmp_path, llama(vocab_size=len(WORDS)))
+    (home / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, **settings}))
+    with raises("M726", match=match):
+        open_pipeline(home, packs)("the cat")
+
+
 def test_a_task_that_says_no_length_leaves_it_to_the_generation_config(tmp_path: Path) -> None:
     task: Any = msgspec.to_builtins(Task(kind="text-generation"))
     home, packs = install(tmp_path, llama(vocab_size=len(WORDS)), task=task)
