@@ -197,7 +197,7 @@ TEMPLATES_RENDERED = 5
 
 #: A recipe, bytes.
 RECIPE_BYTES = 1 << 18
-#: Values of a recipe, where what is repeated by a YAML alias counts each time.
+#: Values of a recipe, where what is repeated by a YAML alias or a merge key counts each time.
 RECIPE_VALUES = 20_000
 #: Mappings and lists inside one another in a recipe.
 RECIPE_DEPTH = 20

@@ -123,7 +123,7 @@ def _read(source: Path) -> dict[str, Any]:
     if source.is_dir():
         raise ConversionError("M801", path=source, reason="it is a folder; name its YAML file")
     try:
-        data = yaml.safe_load(read_text(source, RECIPE_BYTES))
+        data = yaml.load(read_text(source, RECIPE_BYTES), _bounded(yaml.SafeLoader, yaml.YAMLError))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise ConversionError("M801", path=source, reason=f"it is not YAML ({first})") from None
@@ -134,6 +134,24 @@ def _read(source: Path) -> dict[str, Any]:
     if (problem := _problem(data)) is not None:
         raise ConversionError("M801", path=source, reason=problem)
     return data
+
+
+def _bounded(loader: Any, error: type[Exception]) -> Any:
+    """Return PyYAML's safe loader with a bound on what merge keys (``<<``) repeat.
+
+    A merge key copies the entries of another mapping, and another one those of the copy.
+    """
+
+    class BoundedLoader(loader):  # type: ignore[misc]
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            self.merged += len(node.value)
+            if self.merged > RECIPE_VALUES:
+                raise error(f"its mappings have more than {RECIPE_VALUES:,} entries")
+
+    return BoundedLoader
 
 
 def _problem(data: dict[str, Any]) -> str | None:
@@ -154,7 +172,9 @@ def _problem(data: dict[str, Any]) -> str | None:
         elif isinstance(value, list):
             pending += [(item, depth + 1) for item in value]
         elif not isinstance(value, str | int | float | None):
-            return f"it has the value {value!r}, which is no text, number or boolean"
+            return f"it has the value {str(value)[:60]!r}, which is no text, number or boolean"
+        elif isinstance(value, int) and value.bit_length() > 64:
+            return "it has a whole number of more than 64 bits"
     return None
 
 

@@ -152,3 +152,33 @@ def test_differences_from_the_recipe_are_noted(tmp_path: Path) -> None:
     notes = " ".join(import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0"))
     for word in ("int8_mask", "chat_template", "tokenizer_source", "revision main", "tuned-1"):
         assert word in notes
+
+
+def merged_again(levels: int) -> str:
+    """Return mappings of which each merges nine copies of the one before."""
+    rows = ["a0: &a0 {k: v}"]
+    for level in range(1, levels + 1):
+        copies = ", ".join([f"*a{level - 1}"] * 9)
+        rows.append(f"a{level}: &a{level} {{<<: [{copies}]}}")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (merged_again(9), "more than 20,000 entries"),
+        (
+            f"a: &a {{{', '.join(f'k{n}: v' for n in range(300))}}}\n"
+            + "".join(f"b{n}: {{<<: *a}}\n" for n in range(300)),
+            "more than 20,000 entries",
+        ),
+        ("a: " + ":".join(["59"] * 800), "a whole number of more than 64 bits"),
+        ("a: !!binary " + "A" * 4000, "no text, number or boolean"),
+    ],
+    ids=["merges of merges", "one merge many times", "a number in base 60", "bytes"],
+)
+def test_what_yaml_makes_of_little_text_is_bounded(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "recipe.yml").write_text(text)
+    with raises("M801", match=reason) as caught:
+        import_mergekit(tmp_path / "recipe.yml", tmp_path / "out", "merged", "1.0")
+    assert len(str(caught.value)) < 500
