@@ -45,9 +45,9 @@ REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but
 #: for that of a line, are defaults,
 #: which ``[limits]`` in ``config.toml`` changes.
-RESOLVED_NAMES = 5000
+RESOLVED_NAMES = 3000
 #: Releases of these names.
-RESOLVED_RELEASES = 300_000
+RESOLVED_RELEASES = 200_000
 #: Requirements of these releases and their extras.
 RESOLVED_REQUIREMENTS = 600_000
 #: Index files that one command reads from one registry, bytes in all; a release has some hundred.

@@ -57,7 +57,7 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
         pending = deque(roots)
         while pending:
             need = pending.popleft()
-            with suppress(ModpkgError):
+            with _unless_spent(pending):
                 domain = space.domain(need.name)
                 runs = _runs(domain, need)
                 both = intersect(allowed.get(need.name, runs), runs)
@@ -88,7 +88,7 @@ def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:
         pending = deque(roots)
         while pending:
             need = pending.popleft()
-            with suppress(ModpkgError):
+            with _unless_spent(pending):
                 domain = space.domain(need.name)
                 known = reached.get(need.identifier, 0)
                 mask = mask_of(_runs(domain, need)) & limits.get(need.name, -1)
@@ -97,6 +97,16 @@ def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:
                     for other in space.needs(domain.ascending[at], need.extra):
                         ahead.fetch(other.name)
                         pending.append(other)
+
+
+@contextmanager
+def _unless_spent(pending: deque[Need]) -> Iterator[None]:
+    """Pass over errors; where a registry asks for too much, nothing more is fetched ahead."""
+    try:
+        yield
+    except ModpkgError as error:
+        if error.code == "M328":
+            pending.clear()
 
 
 def prefetch_names(catalog: Catalog, names: Iterable[str]) -> None:

@@ -116,7 +116,8 @@ def _check_known(roots: Sequence[Need], catalog: Catalog) -> None:
     if len(unknown) == 1:
         ((where, error),) = unknown.values()
         if where:
-            hint = f" ({where} needs it){error.values['hint']}"
+            needs, hint = f" ({where} needs it)", error.values["hint"]
+            hint = hint + needs if hint.startswith(" ") else needs + hint
             error = NotFound("M304", **{**error.values, "hint": hint})
         raise error
     if unknown:

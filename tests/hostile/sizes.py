@@ -139,7 +139,7 @@ _INDEXES: dict[str, Callable[[str], Made | bytes | None]] = {
         32, lambda name: repeated(line(name, "1.0", x="y" * 900), 190_000)
     ),
     "32 indexes of 3.9 MB of many releases": _wide(
-        32, lambda name: numbered(name, 9_000, x="y" * 280)
+        32, lambda name: numbered(name, 6_000, x="y" * 280)
     ),
     "32 indexes of 3.9 MB of texts": _wide(32, lambda name: line(name, "1.0", x=["y"] * 975_000)),
     "32 indexes of 110,000 requirements": _wide(
@@ -169,12 +169,12 @@ _INDEXES: dict[str, Callable[[str], Made | bytes | None]] = {
     "3,900,000 requirements": lambda name: repeated(
         b'"tiny",', 3_900_000, line(name)[:-2] + b',"requires":[', b'"tiny"]}\n'
     ),
-    "590,000 requirements of other names": lambda name: (
+    "200,000 requirements of other names": lambda name: (
         b"".join(
             [
                 line(name)[:-2],
                 b',"requires":[',
-                b",".join(b'"n%d>=1.0,<2"' % n for n in range(590_000)),
+                b",".join(b'"n%d>=1.0,<2"' % n for n in range(200_000)),
                 b"]}\n",
             ]
         )
@@ -182,15 +182,15 @@ _INDEXES: dict[str, Callable[[str], Made | bytes | None]] = {
         else None
     ),
     "1,000,000 releases": lambda name: numbered(name, 1_000_000),
-    "290,000 releases": lambda name: numbered(name, 290_000),
-    "290,000 releases that need modpkg 99": lambda name: numbered(
-        name, 290_000, requires_modpkg=">=99"
+    "190,000 releases": lambda name: numbered(name, 190_000),
+    "190,000 releases that need modpkg 99": lambda name: numbered(
+        name, 190_000, requires_modpkg=">=99"
     ),
-    "290,000 releases of the same version": lambda name: repeated(line(name), 290_000),
+    "190,000 releases of the same version": lambda name: repeated(line(name), 190_000),
     "1,000,000 bad lines": lambda name: repeated(b"{}\n", 1_000_000),
-    "290,000 bad lines": lambda name: repeated(b'{"name":1}\n', 290_000),
-    "290,000 lines of spec 2": lambda name: numbered(name, 290_000, spec=2),
-    "290,000 lines with a bad reason": lambda name: numbered(name, 290_000, yanked="\x1b[2J"),
+    "190,000 bad lines": lambda name: repeated(b'{"name":1}\n', 190_000),
+    "190,000 lines of spec 2": lambda name: numbered(name, 190_000, spec=2),
+    "190,000 lines with a bad reason": lambda name: numbered(name, 190_000, yanked="\x1b[2J"),
     "40,000,000 empty lines": lambda name: repeated(b"\n", 40_000_000),
     "120,000,000 spaces": lambda name: repeated(b" " * 1000, 120_000, line(name)),
     "a chain without end": _chain(1),
