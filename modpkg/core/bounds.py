@@ -47,7 +47,7 @@ REGISTRY_INFO_BYTES = 1 << 20
 #: which ``[limits]`` in ``config.toml`` changes.
 RESOLVED_NAMES = 3000
 #: Releases of these names.
-RESOLVED_RELEASES = 200_000
+RESOLVED_RELEASES = 150_000
 #: Requirements of these releases and their extras.
 RESOLVED_REQUIREMENTS = 600_000
 #: Index files that one command reads from one registry, bytes in all; a release has some hundred.

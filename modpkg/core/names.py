@@ -39,7 +39,7 @@ def module_name(text: str) -> ModuleName:
         raise InvalidValue("M101", name=text) from None
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 18)  # more than one command may resolve: they are asked for twice
 def parse_version(text: str) -> Version:
     """Return ``text`` as a PEP 440 version without a local part.
 

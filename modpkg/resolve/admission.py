@@ -16,6 +16,8 @@ from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
 from modpkg.resolve.policy import Policy, VersionRange
 
+_SPECIFIER = 1000
+"""Characters of a specifier that is read."""
 LOCKED, FINAL, PRERELEASE = range(3)
 """Ranks of a name's releases, the preferred one first."""
 
@@ -146,12 +148,9 @@ class Admission:
             if reason is not None:
                 return reason
         if line.requires_modpkg:
-            fits = _fits(line.requires_modpkg, self._policy.engine)
-            if not fits:
-                return (
-                    f"requires modpkg {line.requires_modpkg}, and this is modpkg "
-                    f"{self._policy.engine}; install that version of modpkg to use it"
-                )
+            reason = _engine_refusal(line.requires_modpkg, self._policy.engine)
+            if reason is not None:
+                return reason
         if line.yanked is not None and not (
             release.version in self._pinned.get(release.name, ())
             or self._locked.get(release.name) == release.version
@@ -161,14 +160,19 @@ class Admission:
 
 
 @lru_cache(maxsize=1024)
-def _fits(specifier: str, engine: Version) -> bool:
-    """Return whether a version of modpkg is one that a release needs; it is not if unreadable."""
-    if len(specifier) > 1000:
-        return False
+def _engine_refusal(specifier: str, engine: Version) -> str | None:
+    """Return why a release that needs some versions of modpkg is excluded; None if it is not."""
     try:
-        return SpecifierSet(specifier).contains(engine, prereleases=True)
+        if len(specifier) <= _SPECIFIER and SpecifierSet(specifier).contains(
+            engine, prereleases=True
+        ):
+            return None
     except InvalidSpecifier:
-        return False
+        pass
+    return (
+        f"requires modpkg {specifier}, and this is modpkg {engine}; install that version of modpkg "
+        "to use it"
+    )
 
 
 def _too_new(published: str, cutoff: datetime) -> str | None:

@@ -136,10 +136,10 @@ _PAD = 'x" :"' + "y" * 60_000
 _NEEDS = [f"n{n}>=1" for n in range(200)]
 _INDEXES: dict[str, Callable[[str], Made | bytes | None]] = {
     "32 indexes of 190 MB": _wide(
-        32, lambda name: repeated(line(name, "1.0", x="y" * 900), 190_000)
+        32, lambda name: repeated(line(name, "1.0", x="y" * 900), 140_000)
     ),
     "32 indexes of 3.9 MB of many releases": _wide(
-        32, lambda name: numbered(name, 6_000, x="y" * 280)
+        32, lambda name: numbered(name, 4_500, x="y" * 280)
     ),
     "32 indexes of 3.9 MB of texts": _wide(32, lambda name: line(name, "1.0", x=["y"] * 975_000)),
     "32 indexes of 110,000 requirements": _wide(
@@ -182,15 +182,15 @@ _INDEXES: dict[str, Callable[[str], Made | bytes | None]] = {
         else None
     ),
     "1,000,000 releases": lambda name: numbered(name, 1_000_000),
-    "190,000 releases": lambda name: numbered(name, 190_000),
-    "190,000 releases that need modpkg 99": lambda name: numbered(
-        name, 190_000, requires_modpkg=">=99"
+    "140,000 releases": lambda name: numbered(name, 140_000),
+    "140,000 releases that need modpkg 99": lambda name: numbered(
+        name, 140_000, requires_modpkg=">=99"
     ),
-    "190,000 releases of the same version": lambda name: repeated(line(name), 190_000),
+    "140,000 releases of the same version": lambda name: repeated(line(name), 140_000),
     "1,000,000 bad lines": lambda name: repeated(b"{}\n", 1_000_000),
-    "190,000 bad lines": lambda name: repeated(b'{"name":1}\n', 190_000),
-    "190,000 lines of spec 2": lambda name: numbered(name, 190_000, spec=2),
-    "190,000 lines with a bad reason": lambda name: numbered(name, 190_000, yanked="\x1b[2J"),
+    "140,000 bad lines": lambda name: repeated(b'{"name":1}\n', 140_000),
+    "140,000 lines of spec 2": lambda name: numbered(name, 140_000, spec=2),
+    "140,000 lines with a bad reason": lambda name: numbered(name, 140_000, yanked="\x1b[2J"),
     "40,000,000 empty lines": lambda name: repeated(b"\n", 40_000_000),
     "120,000,000 spaces": lambda name: repeated(b" " * 1000, 120_000, line(name)),
     "a chain without end": _chain(1),
