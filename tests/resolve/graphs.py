@@ -57,6 +57,9 @@ class MemoryRegistry:
     def resolved_index(self, name: str) -> list[IndexLine]:
         return self.lines.get(name, [])
 
+    def knows(self, name: str) -> bool:
+        return name in self.lines
+
     def names(self) -> list[str]:
         return sorted(self.lines)
 
