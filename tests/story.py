@@ -68,20 +68,6 @@ def folders(root: Path) -> None:
         manifest.unlink()
 
 
-APP = """\
-[app]
-name = "app"
-
-[dependencies]
-tiny = "*"
-tiny-lora = "*"
-
-[models.app]
-base = "tiny"
-steps = [{ op = "lora", module = "tiny-lora" }]
-"""
-
-
 def weights(model: Any) -> str:
     """Return a digest of a loaded model's weights."""
     state = hashlib.sha256()
@@ -106,21 +92,21 @@ def tell(system: str) -> dict[str, Any]:
     release("peft", Path("saved/one"), "tiny-lora", "1.0", "--base", "tiny")
     app = Path("app")
     app.mkdir()
-    (app / "modpkg.toml").write_bytes(APP.encode())
+    (app / "modpkg.toml").write_bytes(tiny.APP.encode())
     modpkg("-C", app, "install")
-    first = api.load("app", project=app)  # stays mapped while the rest goes on
+    first = api.load("mine", project=app)  # stays mapped while the rest goes on
     told["first"] = weights(first)
     release("peft", Path("saved/two"), "tiny-lora", "1.1", "--base", "tiny")
     modpkg("-C", app, "update")
-    told["updated"] = weights(api.load("app", project=app))
-    told["live"] = weights(api.load("app", project=app, live=True))
+    told["updated"] = weights(api.load("mine", project=app))
+    told["live"] = weights(api.load("mine", project=app, live=True))
     modpkg("-C", app, "rollback")
-    told["rolled back"] = weights(api.load("app", project=app))
+    told["rolled back"] = weights(api.load("mine", project=app))
     told["still mapped"] = weights(first)
     told["tree"] = modpkg("-C", app, "tree")
     told["list"] = modpkg("-C", app, "list")
     modpkg("-C", app, "vendor", "vendored")
-    modpkg("-C", app, "export", "app", "exported")
+    modpkg("-C", app, "export", "mine", "exported")
     modpkg("-C", "projects/tiny-lora-1.1", "check")
     modpkg("diff", "tiny-lora==1.0", "tiny-lora==1.1")
     packs = [path for path in Path("home/store/packs").rglob("*") if path.is_file()]
@@ -135,10 +121,10 @@ def tell(system: str) -> dict[str, Any]:
         modpkg("store", "gc", "--older-than", "0 days")
     del first
     modpkg("-C", app, "install", "tiny-lora==1.1")
-    told["again"] = weights(api.load("app", project=app))
+    told["again"] = weights(api.load("mine", project=app))
     modpkg("store", "gc", "--older-than", "0 days", "--max-size", "0 B")
     modpkg("store", "verify")
-    told["after gc"] = weights(api.load("app", project=app))
+    told["after gc"] = weights(api.load("mine", project=app))
     told["left"] = sorted(str(path) for path in Path().rglob(".tmp-*"))
     return told
 

@@ -42,6 +42,19 @@ ADAPTER_CONFIG = {
 }
 
 
+APP = """\
+[app]
+name = "app"
+[dependencies]
+tiny = "*"
+tiny-lora = "*"
+[models.mine]
+base = "tiny"
+steps = [{ op = "lora", module = "tiny-lora" }]
+"""
+"""The manifest of an app of this base and an adapter."""
+
+
 def floats(rng: random.Random, *shape: int) -> tuple[str, list[int], bytes]:
     count = 1
     for extent in shape:

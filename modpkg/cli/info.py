@@ -51,7 +51,7 @@ def _show(info: ModuleInfo) -> None:
         ("Extras", "; ".join(f"{name}: {', '.join(of)}" for name, of in info.extras.items())),
         ("modpkg", info.requires_modpkg or ""),
         ("Tests", listed(info.tests, 5)),
-        ("Locked", info.locked or ""),
+        ("Locked", _locked(info)),
         ("Breaks", info.breaking),
     ]
     fields += [("Fit", f"{fit.base} {fit.version}: {fit.fit}") for fit in info.fits]
@@ -62,6 +62,10 @@ def _show(info: ModuleInfo) -> None:
         if text:
             say(f"  {label + ':':<11}{text}")
     _show_versions(info)
+
+
+def _locked(info: ModuleInfo) -> str:
+    return (info.locked or "") + (f" ({info.replaced})" if info.replaced else "")
 
 
 def _size(info: ModuleInfo) -> str:

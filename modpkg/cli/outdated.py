@@ -13,7 +13,7 @@ from modpkg.environment.workspace import Workspace
 
 
 class OutdatedDocument(Struct, frozen=True):
-    """Locked modules with newer versions, or that were yanked."""
+    """Locked modules with newer versions, or whose releases were yanked or replaced."""
 
     modules: list[Outdated]
 
@@ -22,7 +22,7 @@ class OutdatedDocument(Struct, frozen=True):
 @project_options
 @with_workspace
 def outdated_command(workspace: Workspace, as_json: bool) -> None:
-    """List locked modules with newer versions available, or that were yanked.
+    """List locked modules with newer versions available, or that were yanked or replaced.
 
     Update is the version that 'modpkg update' would install, within what the manifest allows;
     Newest is the newest release.
@@ -37,7 +37,7 @@ def outdated_command(workspace: Workspace, as_json: bool) -> None:
             [
                 [
                     row.name,
-                    row.locked if row.yanked is None else f"{row.locked} (yanked: {row.yanked})",
+                    _locked(row),
                     row.update or "(not needed)",
                     row.newest or "(all yanked)",
                     row.reason,
@@ -46,3 +46,9 @@ def outdated_command(workspace: Workspace, as_json: bool) -> None:
             ],
             ["Name", "Locked", "Update", "Newest", "Why not the newest"],
         )
+
+
+def _locked(row: Outdated) -> str:
+    notes = [row.replaced] if row.replaced is not None else []
+    notes += [f"yanked: {row.yanked}"] if row.yanked is not None else []
+    return f"{row.locked} ({'; '.join(notes)})" if notes else row.locked

@@ -54,18 +54,19 @@ def plan(
         ComposeError, ReleaseError: A module does not fit the base.
     """
     base = _module(name, modules, recipe.base)
-    if base.kind not in ("base", "model") or not base.tensors:
-        raise ComposeError(
-            "M601",
-            model=name,
-            reason=f"{base.name} is of kind {base.kind!r} and cannot be its base",
-        )
-    if base.kind == "model" and recipe.steps:
+    if base.kind == "model" and (recipe.steps or not base.tensors):
         raise ComposeError(
             "M601",
             model=name,
             reason=f"its base {base.name} is a model; composing on top of a model is not "
             "supported, list that model's base and steps instead",
+        )
+    if base.kind not in ("base", "model") or not base.tensors:
+        raise ComposeError(
+            "M601",
+            model=name,
+            reason=f"{base.name} is of kind {base.kind!r} and cannot be its base; name the base "
+            "that it acts on, and it in a step",
         )
     if CONFIG not in base.files:
         raise ComposeError("M601", model=name, reason=f"its base {base.name} has no {CONFIG}")

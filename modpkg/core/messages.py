@@ -255,7 +255,10 @@ MESSAGES: dict[str, str] = {
         "{module}: {tensor!r} has shape {actual}, but {target!r} of {base} needs {expected}; "
         "the module was made for another base."
     ),
-    "M605": "{model}: composing {tensor!r} gives NaN or infinity; a module's weights are invalid.",
+    "M605": (
+        "{model}: composing {tensor!r} gives NaN or infinity; a module's weights are invalid, or a "
+        "scale is too large."
+    ),
     "M606": ("{module} cannot be composed exactly: {reason}. modpkg does not apply it in part."),
     "M607": (
         "{model}: the composed weights have digest {actual}, but modpkg.lock has {expected}; "
@@ -288,7 +291,10 @@ MESSAGES: dict[str, str] = {
     ),
     "M703": "{what} needs the Python package {package}; pip install 'modpkg[{extra}]'.",
     "M704": "{name} cannot be loaded: {reason}.",
-    "M705": "{name}: task {task!r} is not supported; known are {known}.",
+    "M705": (
+        "{name}: task {task!r} is not supported; known are {known}. modpkg.load({name!r}) gives "
+        "the model itself."
+    ),
     "M706": "{source} has no text; pass a file, or '-' to read standard input.",
     "M707": (
         "{name}: its {file} requires {what} ({key}), and modpkg runs no code that a model names "

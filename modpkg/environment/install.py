@@ -28,6 +28,7 @@ from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_file, read_text
 from modpkg.core.sealed import seal
+from modpkg.environment.exact_update import exact_update
 from modpkg.environment.fits import measure_drift
 from modpkg.environment.generations import (
     COMPLETE,
@@ -120,9 +121,11 @@ def _warn_of_drift(generation: Generation, plan: InstallPlan, progress: Progress
         for base, fit in module.fits.items():
             if fit != EXACT and module.name in used:
                 origin = plan.transfer.records[module.name].provenance.built_from[0]
+                remedy = exact_update(plan.workspace, plan.manifest, plan.lock, module.name, base)
                 progress.warn(
                     f"{module.name} was made for other weights of {base}: {fit}. It was made "
                     f"against {origin.name} {origin.version}."
+                    + (f" An exact fit is allowed: run '{remedy}'." if remedy else "")
                 )
 
 

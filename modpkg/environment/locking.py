@@ -52,6 +52,7 @@ def requirements_of(manifest: Manifest) -> list[str]:
 
 def roots_of(manifest: Manifest) -> list[Need]:
     """Return the resolver's roots, in the manifest's order."""
+    users = users_of_modules(manifest)
     return [
         need
         for dependency in manifest.dependencies
@@ -60,9 +61,25 @@ def roots_of(manifest: Manifest) -> list[Need]:
             dependency.requirement.extras,
             dependency.requirement.specifier,
             dependency.where,
-            dependency.asked,
+            asked=dependency.asked,
+            users=users.get(dependency.name, ()),
         )
     ]
+
+
+def users_of_modules(manifest: Manifest) -> dict[str, list[str]]:
+    """Return what of a manifest uses each module: its models, ``[compose]`` and tests."""
+    users = {f"[models.{model}]": each.modules() for model, each in manifest.models.items()}
+    if manifest.compose is not None:
+        users["[compose]"] = manifest.compose.modules()
+    for test in manifest.tests:
+        if test.model is not None and test.model not in manifest.models:
+            users[f"the test {test.name!r}"] = [test.model]
+    found: dict[str, list[str]] = {}
+    for user, modules in users.items():
+        for name in dict.fromkeys(modules):
+            found.setdefault(name, []).append(user)
+    return found
 
 
 def current_lock(project: Project, manifest: Manifest, lock: Lock | None) -> Lock:

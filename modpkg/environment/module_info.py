@@ -14,8 +14,9 @@ from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.records import BuiltFrom, Expects, IndexLine, ReleaseRecord
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
+from modpkg.environment.yanked import replaced_release
 from modpkg.registry.module_lines import task_kind
-from modpkg.registry.reader import Registry
+from modpkg.registry.reader import Registry, no_such_module
 from modpkg.registry.select import newest_release
 
 MOST_FITS = 10
@@ -61,6 +62,8 @@ class ModuleInfo(Struct, frozen=True, kw_only=True):
     """Why it was yanked; None if it was not."""
     locked: str | None
     """The version that the project has locked; None if it has none."""
+    replaced: str | None
+    """How the registry differs from the lock in that version, as a clause; None if it does not."""
     requires: list[str]
     extras: dict[str, list[str]]
     requires_modpkg: str | None
@@ -98,7 +101,8 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
     registry = registries.of(name)
     lines = registry.index(name)
     if not lines:
-        elsewhere = registries.elsewhere(name)
+        if not (elsewhere := registries.elsewhere(name)):
+            raise no_such_module(name, registry)
         raise NotFound("M304", name=name, registry=registry.shown, hint=elsewhere)
     line = newest_release(lines, requirement.specifier, or_yanked=True)
     if line is None:
@@ -106,7 +110,7 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
     record = registry.record(line)
     packs = sum(record.packs.values())
     lock = workspace.usable_lock()
-    locked = {} if lock is None else {module.name: module.version for module in lock.module}
+    locked = None if lock is None else lock.find(name)
     return ModuleInfo(
         name=name,
         version=line.version,
@@ -118,7 +122,8 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
         release=line.release,
         published=line.published,
         yanked=line.yanked,
-        locked=locked.get(name),
+        locked=None if locked is None else locked.version,
+        replaced=None if locked is None else replaced_release(locked, lines),
         requires=record.requires,
         extras=record.extras,
         requires_modpkg=None if record.requires_modpkg is UNSET else record.requires_modpkg,

@@ -1,4 +1,4 @@
-"""Locked versions beside those an update would install, and the newest; and what was yanked."""
+"""Locked versions beside those an update would install, and the newest; and what was taken back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Preview
+from modpkg.environment.yanked import replaced_release
 from modpkg.registry.select import newest_release
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Candidate, Need, dependencies
@@ -17,7 +18,7 @@ from modpkg.resolve.resolve import Resolution
 
 
 class Outdated(Struct, frozen=True, kw_only=True):
-    """One locked module with a newer version, or one that was yanked."""
+    """One locked module with a newer version, or one whose release was yanked or replaced."""
 
     name: str
     locked: str
@@ -29,10 +30,12 @@ class Outdated(Struct, frozen=True, kw_only=True):
     """Why an update does not install the newest."""
     yanked: str | None = None
     """Why the locked release was yanked; None if it was not."""
+    replaced: str | None = None
+    """How the registry differs from the lock in that version, as a clause; None if it does not."""
 
 
 def outdated(preview: Preview) -> list[Outdated]:
-    """Return the locked modules with newer versions or that were yanked, in the lock's order.
+    """Return the locked modules with newer versions, or yanked or replaced, in the lock's order.
 
     Raises:
         LockError: There is no lock.
@@ -50,7 +53,9 @@ def outdated(preview: Preview) -> list[Outdated]:
         newest = _newest(preview, name)
         yanked = _yanked(preview, name, module.version)
         current = newest is None or module.version == update == str(newest.version)
-        if current and yanked is None:
+        lines = [release.line for release in preview.catalog.releases(name)]
+        replaced = replaced_release(module, lines)
+        if current and yanked is None and replaced is None:
             continue
         reason = ""
         if chosen is not None and newest is not None and chosen.release is not newest:
@@ -63,6 +68,7 @@ def outdated(preview: Preview) -> list[Outdated]:
                 newest=None if newest is None else str(newest.version),
                 reason=reason,
                 yanked=yanked,
+                replaced=replaced,
             )
         )
     return rows

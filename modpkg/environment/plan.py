@@ -36,6 +36,7 @@ from modpkg.environment.locking import (
     requirements_of,
     resolve_lock,
     stale_reason,
+    users_of_modules,
 )
 from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
@@ -47,6 +48,7 @@ from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
 from modpkg.manifest.schema import COMMAND_LINE, Dependency, Manifest, Strategy
+from modpkg.manifest.starter import without_examples
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
@@ -130,13 +132,7 @@ def _without(text: str, manifest: Manifest, name: ModuleName) -> str:
         else:
             hint = f"; it has {', '.join(sorted(names))}" if names else "; it has none"
         raise InstallError("M507", name=name, manifest=file, hint=hint)
-    users = {f"[models.{model}]": each.modules() for model, each in manifest.models.items()}
-    if manifest.compose is not None:
-        users["[compose]"] = manifest.compose.modules()
-    for test in manifest.tests:
-        if test.model is not None and test.model not in manifest.models:
-            users[f"the test {test.name!r}"] = [test.model]
-    if using := [user for user, modules in users.items() if name in modules]:
+    if using := users_of_modules(manifest).get(name):
         raise InstallError("M890", name=name, users=" and ".join(using), manifest=file)
     return remove_dependency(text, name)
 
@@ -174,7 +170,7 @@ def edit_manifest(
             table["compose-at"] = old.compose_at
         if table:
             value = {"version": specifier, **table}
-        text = set_dependency(text, name, value)
+        text = without_examples(set_dependency(text, name, value))
     return text
 
 

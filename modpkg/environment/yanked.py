@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,15 @@ from msgspec import Struct
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import write_atomically
+from modpkg.core.names import parse_version
 from modpkg.core.regular_file import read_file
 
 if TYPE_CHECKING:
+    from modpkg.core.records import IndexLine
     from modpkg.environment.generations import Environment
     from modpkg.environment.workspace import Workspace
     from modpkg.registry.reader import Registry
-    from modpkg.resolve.lock import Lock
+    from modpkg.resolve.lock import Lock, LockedModule
 
 
 _FILE = "yanked.json"
@@ -59,6 +61,17 @@ def yanked_releases(
             reason = line.yanked or "no reason was given"
             warnings.append(f"{module.name} {module.version} was yanked: {reason}")
     return warnings
+
+
+def replaced_release(module: LockedModule, lines: Iterable[IndexLine]) -> str | None:
+    """Return how an index differs from a lock in a version, as a clause; None if it does not."""
+    version = parse_version(module.version)
+    line = next((line for line in lines if parse_version(line.version) == version), None)
+    if line is None:
+        return "its registry does not have it any more"
+    if line.release != module.release:
+        return "its registry now has another release under that version"
+    return None
 
 
 class _Reported(Struct, frozen=True):

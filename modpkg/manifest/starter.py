@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomli
+
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS
 from modpkg.manifest.edit import toml_value
@@ -76,6 +78,15 @@ kind = "text-generation"
 }
 
 
+_EXAMPLES = frozenset(
+    line.replace("{{", "{").replace("}}", "}")
+    for text in (_APP, *_REST.values())
+    for line in text.partition("[dependencies]\n")[2].partition("\n\n")[0].splitlines()
+    if line.startswith("# ")
+)
+"""The comments that a new manifest has under ``[dependencies]``, to show how one is written."""
+
+
 def new_manifest(kind: str, name: str) -> str:
     """Return the text of a new manifest: of an app, or of a module of a kind.
 
@@ -89,3 +100,19 @@ def new_manifest(kind: str, name: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is neither 'app' nor one of {', '.join(KINDS)}")
     return SCHEMA_LINE + (_MODULE + _REST[kind]).format(name=shown, kind=toml_value(kind))
+
+
+def without_examples(text: str) -> str:
+    """Return a manifest without the examples that `new_manifest` wrote under ``[dependencies]``.
+
+    Only lines that are exactly those go; a comment that a person wrote or changed stays.
+    """
+    kept, inside = [], False
+    for line in text.splitlines(keepends=True):
+        if line.startswith("["):
+            inside = line.strip() == "[dependencies]"
+        if not (inside and line.rstrip("\r\n") in _EXAMPLES):
+            kept.append(line)
+    tidy = "".join(kept)
+    # In a string of several lines, the same text is no comment.
+    return tidy if tidy == text or tomli.loads(tidy) == tomli.loads(text) else text

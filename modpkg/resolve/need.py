@@ -28,6 +28,8 @@ class Need(Struct, frozen=True, eq=False):
     """The release that has the requirement, whose expected interface must fit; None for roots."""
     where: str = ""
     """For roots: the file and line where it is written, or that it is the command line's."""
+    users: tuple[str, ...] = ()
+    """For roots: what else of the manifest uses the module, like ``[models.writer]``."""
     exact: Version | None = None
     """Set between an extra and its own name: the version that both must have."""
 
@@ -48,16 +50,18 @@ def root_needs(
     extras: Iterable[str],
     specifier: SpecifierSet,
     where: str,
+    *,
     asked: Collection[str] = (),
+    users: Iterable[str] = (),
 ) -> list[Need]:
     """Return the needs of one root requirement; the command line asks for the extras ``asked``."""
-    module = ModuleName(name)
+    module, used = ModuleName(name), tuple(users)
     return [
-        Need(module, None, specifier, where=where),
+        Need(module, None, specifier, where=where, users=used),
         *(
             Need(module, extra, _ANY, where=COMMAND_LINE)
             if extra in asked
-            else Need(module, extra, specifier, where=where)
+            else Need(module, extra, specifier, where=where, users=used)
             for extra in sorted(extras)
         ),
     ]

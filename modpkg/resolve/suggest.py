@@ -260,7 +260,7 @@ def _changes(
     questions = {root.name for root in inputs.roots if root.where == QUESTION}
     for need in {(need.name, need.where): need for need in involved}.values():
         if need.name not in questions:
-            yield Suggestion(_without(inputs, [need]), need.name, "remove {}", _shown(need))
+            yield Suggestion(_without(inputs, [need]), need.name, "remove {}", _removed(need))
 
 
 def _bounds(
@@ -313,6 +313,13 @@ def _shown(item: _Range | Need) -> str:
     return item.name + _at(item)
 
 
+def _removed(root: Need) -> str:
+    """Return a root to remove, and what has to go with it."""
+    uses = "use" if len(root.users) > 1 else "uses"
+    more = f" (and {_and(root.users)}, which {uses} it)" if root.users else ""
+    return _shown(root) + more
+
+
 # Trying them ------------------------------------------------------------------------------
 
 
@@ -352,4 +359,4 @@ def _removals(inputs: ResolutionInputs, resolver: TrialResolver) -> Iterator[str
     if gone and all(root.where != QUESTION for root in gone):
         change = Suggestion(_without(inputs, gone), gone[0].name, "")
         if _allowed(change, resolver) is not None:
-            yield f"remove {_and([*dict.fromkeys(map(_shown, gone))])}"
+            yield f"remove {_and([*dict.fromkeys(map(_removed, gone))])}"

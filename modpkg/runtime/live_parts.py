@@ -96,7 +96,7 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
             "M708",
             name=name,
             reason=f"its method is {recipe.method!r}; only adapters composed by 'sum' can be "
-            "switched",
+            "switched; load it without live=True",
         )
     if composition.prompt is not None:
         raise RunError(
@@ -109,7 +109,8 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
         raise RunError(
             "M708",
             name=name,
-            reason="it is a mixture of experts, whose routers are not sums of changes",
+            reason="it is a mixture of experts, whose routers are not sums of changes; load it "
+            "without live=True",
         )
     for tensor, computed in composition.computed.items():
         if computed.rows is not None:
@@ -124,7 +125,7 @@ def _check(name: str, recipe: Compose, composition: Composition) -> None:
                 "M708",
                 name=name,
                 reason=f"its recipe converts {tensor!r} to {computed.dtype}, but a live base keeps "
-                "its own",
+                "its own; load it without live=True",
             )
 
 

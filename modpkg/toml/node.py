@@ -145,7 +145,7 @@ class Node:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong_type("a number")
         if not abs(self.value) <= 1e30:  # so that NaN fails too
-            raise self.fail("has to be a finite number")
+            raise self.fail("has to be a finite number, of at most 1e30")
         return float(self.value)
 
     def integer(self, least: int, most: int) -> int:

@@ -142,6 +142,11 @@ def test_info_of_an_adapter(
     assert "Origin:    built against tiny 1.0" in out
 
 
+def test_info_of_a_name_that_is_misspelt(registry: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capfd, "info", "tiny-lira")
+    assert (status, "did you mean 'tiny-lora'?" in err) == (1, True)
+
+
 def test_info_of_versions(registry: Path, capfd: pytest.CaptureFixture[str]) -> None:
     publish_collection(registry, "lib", "2.0", {"talking": ">=1"})
     publish_collection(registry, "lib", "3.0rc1")

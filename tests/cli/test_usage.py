@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import click
 import pytest
 
 from modpkg.cli import cli, main
+from tests.modules import publish_collection, write_module
 
 FREE = ("system", "text", "command")
 """Parameters whose value may be empty."""
@@ -83,3 +86,55 @@ def test_bad_values_exit_2(words: list[str], capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2, capsys.readouterr()
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+AS_ERRORS = {"lock --check", "outdated"}
+"""Commands of the page that have no status of their own."""
+
+
+def test_the_page_lists_the_commands_that_answer_by_their_status() -> None:
+    listed = set(re.findall(r"^\| `([^`]+)` \|.*\|.*\|$", section(), re.MULTILINE))
+    returning = {
+        " ".join(path)
+        for command, path in leaves()
+        if command.callback and inspect.signature(command.callback).return_annotation == "int"
+    }
+    assert {text.removesuffix(" --check") for text in listed - AS_ERRORS} == returning
+    assert listed >= AS_ERRORS
+
+
+def section() -> str:
+    """Return what the documentation says of exit statuses."""
+    return PAGE.read_text().partition("## Exit statuses")[2].partition("\n## ")[0]
+
+
+def test_statuses_are_those_of_the_page(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def status(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as left:
+            main([*arguments])
+        return int(str(left.value.code))
+
+    registry = home / "registry"
+    publish_collection(registry, "lib", "1.0")
+    publish_collection(registry, "lib", "1.5")
+    app = Path("modpkg.toml")
+    app.write_text('[app]\nname = "app"\n[dependencies]\nlib = "<1.5"\n')
+    assert status("lock", "--check") == 1
+    assert status("lock") == 0
+    assert status("lock", "--check") == 0
+    assert status("outdated") == 0
+    assert "1.5" in capsys.readouterr().out
+    assert status("licenses") == 0
+    app.write_text(app.read_text() + '[licenses]\nallow = ["Apache-2.0"]\n')
+    assert status("licenses") == 1
+    app.write_text(app.read_text().replace("<1.5", "*"))
+    assert status("lock", "--check") == 1
+    assert status("test") == 1
+    assert status("store", "verify") == 0
+    more = '[[tests]]\nname = "t"\ncases = "c"\nmetric = "exact_match"\nat_least = 0.5\n'
+    folder = write_module(Path("s").absolute(), "s", kind="suite", more=more, files={"c": b""})
+    assert status("-C", str(folder), "test") == 1
+    assert status("check", str(folder)) == 0
+    for number in re.findall(r"^\| (\d+) \|", section(), re.MULTILINE):
+        assert number in ["0", "1", "2", "3", "130", "143"]

@@ -14,8 +14,9 @@ from filelock import FileLock
 
 from modpkg.cli import main
 from tests import forkserver, tiny
-from tests.e2e.remedies import APP, Run
+from tests.e2e.remedies import Run
 from tests.modules import publish_collection
+from tests.tiny import APP
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,17 +10,6 @@ from pathlib import Path
 Run = Callable[..., tuple[int, str]]
 """Runs the command line with these arguments; returns its exit status and all that it printed."""
 
-APP = """\
-[app]
-name = "app"
-[dependencies]
-tiny = "*"
-tiny-lora = "*"
-[models.mine]
-base = "tiny"
-steps = [{ op = "lora", module = "tiny-lora" }]
-"""
-
 
 def remedy_of(text: str) -> list[str]:
     """Return the arguments of the modpkg command that an error names."""

@@ -19,9 +19,10 @@ from modpkg.environment.project import find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
 from tests import tiny
-from tests.e2e.remedies import APP, Run, fails, remedy_of, repaired, works
+from tests.e2e.remedies import Run, fails, remedy_of, repaired, works
 from tests.modules import publish_collection, write_module
 from tests.raising import raises
+from tests.tiny import APP
 
 # What is not installed ----------------------------------------------------------------------
 
@@ -200,8 +201,7 @@ def test_import_hf_names_the_command_for_an_adapter(
         if config is not None:
             (source / "config.json").write_text(config)
         assert run("import", "hf", source)[0] == 2  # its name is not a module's
-        status, text = run("import", "hf", source, "--name", "it")
-        assert status == 1
+        text = fails(run, "M801", "import", "hf", source, "--name", "it")
         remedy = [word.replace("NAME", "tiny") for word in remedy_of(text)]
         out = "out" if config is None else "out2"
         assert run(*remedy, "--out", out, "--name", "it")[0] == 0
@@ -213,8 +213,8 @@ def test_import_hf_of_a_hub_cache(root: str, tmp_path: Path, run: Run) -> None:
     tiny.write_base(source)
     (source / "modpkg.toml").unlink()
     for place in (tmp_path / "cache", source.parents[1]):
-        status, text = run("import", "hf", place)
-        assert (status, place.name.split("--")[-1] in text) == (1, True)
+        text = fails(run, "M801", "import", "hf", place)
+        assert place.name.split("--")[-1] in text
         out = f"out-{place.name}"
         assert run(*remedy_of(text), "--out", out, "--name", "it", "--license", "MIT")[0] == 0
     assert "of acme/small" in run("import", "hf", tmp_path / "cache")[1]
@@ -226,8 +226,7 @@ def test_import_hf_of_pickles_says_how_to_rewrite_them(tmp_path: Path, run: Run)
     model = transformers.LlamaForCausalLM.from_pretrained(source)
     torch.save(model.state_dict(), source / "pytorch_model.bin")
     (source / "model.safetensors").unlink()
-    status, text = run("import", "hf", source)
-    assert status == 1
+    text = fails(run, "M801", "import", "hf", source)
     python = re.search(r"transformers\..*?'NEW'\)", text)
     assert python is not None
     exec(python[0], {"transformers": transformers})

@@ -14,9 +14,10 @@ from packaging.version import Version
 
 from modpkg.environment import policy
 from tests import tiny
-from tests.e2e.remedies import APP, Run, fails, remedy_of, repaired, works
+from tests.e2e.remedies import Run, fails, remedy_of, repaired, works
 from tests.modules import publish_collection, write_module
 from tests.registry.servers import failing, serve
+from tests.tiny import APP
 
 INFO = "registry.json"
 
@@ -176,6 +177,51 @@ def test_m401_shows_a_remedy_that_was_tried(registry: Path, run: Run) -> None:
     assert "drop `>=2` from tiny in modpkg.toml:4" in text
     Path("modpkg.toml").write_text(APP)
     works(run, "lock")
+
+
+def test_m401_names_all_that_is_to_be_removed(registry: Path, run: Run) -> None:
+    publish_collection(registry, "lib", requires={"several": ">=2"})
+    model = APP[APP.index("[models") :]
+    users = model.replace("tiny-lora", "lib") + model.replace("tiny-lora", "lib").replace(
+        "mine", "two"
+    )
+    dependencies = APP[: APP.index("[models")]
+    Path("modpkg.toml").write_text(dependencies + 'lib = "*"\n' + users)
+    text = fails(run, "M401", "lock")
+    assert "remove lib in modpkg.toml:6 (and [models.mine] and [models.two], which use it)." in text
+    Path("modpkg.toml").write_text(dependencies + 'lib = "*"\n' + model)
+    assert "remove lib in modpkg.toml:6." in fails(run, "M401", "lock")
+    Path("modpkg.toml").write_text(APP)
+    works(run, "lock")
+
+
+def test_a_drift_names_the_update_that_mends_it(registry: Path, tmp_path: Path, run: Run) -> None:
+    works(run, "install")
+    tiny.publish(tiny.write_base(tmp_path / "new", "1.1", seed=5), registry)
+    works(run, "install", "tiny==1.1")
+    text = Path("modpkg.toml").read_text().replace("==1.1", "*")
+    Path("modpkg.toml").write_text(text)
+    shutil.rmtree(".modpkg")
+    said = works(run, "install")
+    assert "An exact fit is allowed: run 'modpkg update tiny'" in said
+    works(run, "update", "tiny")
+    assert "tiny       1.0" in works(run, "list")
+    Path("modpkg.toml").write_text(text.replace('"*"', '"==1.1"', 1))
+    assert "An exact fit is allowed" not in works(run, "install")
+
+
+def test_a_release_that_was_replaced_is_told(registry: Path, tmp_path: Path, run: Run) -> None:
+    works(run, "install")
+    other = publish_collection(tmp_path / "other", "tiny-lora")
+    index = registry / "index" / "tiny-lora.jsonl"
+    line = json.loads(index.read_text())
+    replaced(index, (json.dumps(line | {"release": other.release}) + "\n").encode())
+    shutil.copytree(tmp_path / "other" / "blobs", registry / "blobs", dirs_exist_ok=True)
+    index.write_bytes((tmp_path / "other" / "index" / "tiny-lora.jsonl").read_bytes())
+    clause = "its registry now has another release under that version"
+    assert f"tiny-lora  1.0 ({clause})" in works(run, "outdated")
+    assert f"Locked:    1.0 ({clause})" in works(run, "info", "tiny-lora")
+    assert json.loads(works(run, "info", "tiny", "--json"))["replaced"] is None
 
 
 @pytest.mark.parametrize("remedy", ["correct", "lock"])

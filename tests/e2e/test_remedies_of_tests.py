@@ -120,3 +120,24 @@ def test_m790_to_m794_and_m796_of_a_search(locks: Path, run: Run, tmp_path: Path
     flaky = f'echo x >> "{tmp_path}/runs"; test $(wc -l < "{tmp_path}/runs") -ne 2'
     assert "Make it deterministic" in fails(run, "M796", *bisect(flaky, "--repeat", "3"))
     works(run, *bisect(has_old))
+
+
+def test_m795_uses_the_registry_of_the_locks(
+    locks: Path, registry: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other" / "registry"
+    for version in ("1.0", "2.0"):
+        publish_collection(other, "m", version, requires={"several": "*"})
+    script = 'grep -q "1\\.0" "$MODPKG_PROJECT/modpkg.lock"'
+    command = ["bisect", "old.lock", "modpkg.lock", "--", "sh", "-c", script]
+    monkeypatch.setenv("MODPKG_REGISTRY", str(other))
+    assert "use the registry that it was locked from" in fails(run, "M795", *command)
+    monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
+    works(run, *command)
+
+
+def test_m797_runs_the_command_again(locks: Path, registry: Path, run: Run) -> None:
+    publish_collection(registry, "m", "3.0")
+    script = f"cd {Path.cwd()}; test -e again || {{ touch again; echo >> modpkg.toml; }}"
+    assert "Run the command again" in fails(run, "M797", "update", "--test", script)
+    works(run, "update", "--test", script)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.e2e.remedies import APP, Run, fails, works
+from tests.e2e.remedies import Run, fails, works
 from tests.registry.servers import Handler, Server, serve
+from tests.tiny import APP
 
 SECRETS = ("pathSecret42", "querySecret43")
 PREFIX = f"/t/{SECRETS[0]}/r"

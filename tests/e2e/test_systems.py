@@ -32,7 +32,7 @@ def test_the_core_story_ends_the_same(system: str, monkeypatch: pytest.MonkeyPat
     assert ended["repaired"].endswith(": 1 corrupt, 1 repaired.")
     assert "tiny-lora 1.0 adapter" in ended["tree"]
     assert ended["left"] == []
-    assert story.weights(modpkg.load("app", project="app")) == ended["updated"]
+    assert story.weights(modpkg.load("mine", project="app")) == ended["updated"]
     story.modpkg("-C", "app", "rollback", "--to", "1")  # and goes on here
     assert Path("app/.modpkg/current").is_symlink()
-    assert story.weights(modpkg.load("app", project="app")) == ended["first"]
+    assert story.weights(modpkg.load("mine", project="app")) == ended["first"]

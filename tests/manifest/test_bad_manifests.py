@@ -124,7 +124,7 @@ BAD = [
      "12: compose.steps[1].modul is not a key of [compose.steps[1]]; did you mean 'module'?"),
     (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
      '[[compose.steps]]\nop = "lora"\nmodule = "b"\nscale = inf\n',
-     "13: compose.steps[0].scale has to be a finite number."),
+     "13: compose.steps[0].scale has to be a finite number, of at most 1e30."),
     (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
      '[[compose.steps]]\nop = "lora"\nmodule = "b"\nscale = [1, { value = 2 }]\n',
      "13: compose.steps[0].scale[0] has to be a table, not an integer."),

@@ -9,7 +9,7 @@ import pytest
 from modpkg.core.records import KINDS
 from modpkg.manifest.edit import set_dependency
 from modpkg.manifest.read import parse_manifest
-from modpkg.manifest.starter import new_manifest
+from modpkg.manifest.starter import new_manifest, without_examples
 from tests.raising import raises
 
 
@@ -35,6 +35,27 @@ def test_its_commented_lines_are_valid_too(kind: str) -> None:
     ]
     assert parse_manifest("\n".join(lines), Path("modpkg.toml")) is not None
     assert "\n".join(lines) != text or kind == "base"
+
+
+@pytest.mark.parametrize("kind", ["app", *KINDS])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_its_examples_go_with_the_first_dependency(kind: str, ending: str) -> None:
+    text = set_dependency(new_manifest(kind, "thing").replace("\n", ending), "other", ">=1")
+    tidy = without_examples(text)
+    assert parse_manifest(tidy, Path("modpkg.toml")) == parse_manifest(text, Path("modpkg.toml"))
+    rest = tidy.partition(f"[dependencies]{ending}")[2]
+    assert rest.startswith(f'other = ">=1"{ending}')
+    assert without_examples(tidy) == tidy
+
+
+def test_comments_of_a_person_stay() -> None:
+    own = '# summarizer = ">=2.1"\n'
+    mine = '# summarizer = ">=2.2"  # soon\n'
+    head, tail = '[app]\nname = "x"\n', "[constraints]\n" + own
+    text = f'{head}{own}[dependencies]\n{own}{mine}other = "*"\n{tail}'
+    assert without_examples(text) == f'{head}{own}[dependencies]\n{mine}other = "*"\n{tail}'
+    string = f"{head}[dependencies]\nother = '''\n{own}'''\n"
+    assert without_examples(string) == string
 
 
 def test_other_kinds_and_names_are_refused() -> None:
