@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import click
 
 from modpkg.cli.documents import ModuleDocument
-from modpkg.cli.options import json_option, offline_option, registry_option
+from modpkg.cli.options import json_option, name_of, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, tell, warn
 from modpkg.community.modules.project import build_project, module_project
-from modpkg.core.errors import ComposeError, InvalidValue, ModpkgError, ReleaseError, UsageError
+from modpkg.core.errors import ComposeError, ModpkgError, ReleaseError
 from modpkg.core.filenames import DIST, MANIFEST
 from modpkg.core.files import remove_tree, shown, write_atomically
-from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.foreign import how_to_import
+from modpkg.core.names import parse_version
 from modpkg.core.regular_file import read_text
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
@@ -26,6 +28,40 @@ from modpkg.interop.peft import against_of, import_peft
 from modpkg.interop.plain import import_plain
 from modpkg.manifest.edit import set_against
 from modpkg.manifest.editor_schema import add_schema
+
+_HUB_NAME = re.compile(r"(?:https?://[^/]+/)?([A-Za-z0-9][\w.-]*/([A-Za-z0-9][\w.-]*))/?")
+"""A model of the Hugging Face Hub, by name or address."""
+
+
+class _Source(click.Path):
+    """A path that exists; what looks like a model of a hub is told from a misspelt one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if (found := _HUB_NAME.fullmatch(str(value))) is None:
+                raise
+            message = (
+                f"{error.message} modpkg reads no hub; download it first (hf download {found[1]} "
+                f"--local-dir {found[2]}), and name that folder."
+            )
+            raise click.BadParameter(message, ctx, param) from None
+
+
+class _Formats(click.Group):
+    """The formats; where a source stands in the place of one, how it is named is told."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            places = [Path(text) for text in args if not text.startswith("-")]
+            found = next(filter(None, map(how_to_import, places)), None)
+            hint = f" Here: {found}" if found is not None else ""
+            formats = ", ".join(self.commands)
+            ctx.fail(f"Name the format before the source, one of {formats}.{hint}")
+        return super().resolve_command(ctx, args)
 
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,13 +78,13 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(path_type=Path),
             help="Folder of the new module. [default: its name]",
         ),
-        click.argument("source", type=click.Path(exists=True, path_type=Path)),
+        click.argument("source", type=_Source(exists=True, path_type=Path)),
     ):
         command = option(command)
     return command
 
 
-@click.group("import")
+@click.group("import", cls=_Formats)
 def import_command() -> None:
     """Convert a model into a module project, for 'modpkg build' and 'modpkg publish'."""
 
@@ -153,21 +189,6 @@ def import_safetensors_command(**options: Any) -> None:
     _convert(import_plain, **options)
 
 
-def _name(name: str | None, stem: str) -> ModuleName:
-    """Return the new module's name: as given, or the source's.
-
-    Raises:
-        InvalidValue: ``name`` is not a module name.
-        UsageError: The source's name is not one.
-    """
-    try:
-        return module_name(name or stem)
-    except InvalidValue as error:
-        if name is not None:
-            raise
-        raise UsageError("M901", message=f"{error} Pass --name with one.") from None
-
-
 def _convert(
     importer: Callable[..., list[str]],
     *,
@@ -185,7 +206,7 @@ def _convert(
     ``bind`` looks up what an adapter was trained on; if it fails, nothing is left.
     """
     stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
-    chosen, normal = _name(name, stem), str(parse_version(version))
+    chosen, normal = name_of(name, stem), str(parse_version(version))
     folder = out if out is not None else Path(chosen)
     with TerminalProgress() as progress:
         progress.stage("Importing")

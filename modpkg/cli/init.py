@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from modpkg.cli.options import json_option
+from modpkg.cli.options import json_option, name_of
 from modpkg.cli.output import good, print_json, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import MANIFEST, PYPROJECT
 from modpkg.core.files import write_atomically
-from modpkg.core.names import module_name
 from modpkg.core.records import KINDS
 from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.manifest.find import find_manifest
@@ -36,6 +35,8 @@ class InitDocument(Struct, frozen=True):
 @json_option
 def init_command(folder: Path, kind: str | None, name: str | None, as_json: bool) -> None:
     """Create a modpkg.toml for an app or (with --kind) a module, with comments to fill in."""
+    if folder.is_file():
+        raise UsageError("M901", message=f"{folder} is a file; name the folder of the project.")
     path = folder / MANIFEST
     if path.exists():
         raise UsageError("M901", message=f"{path} exists; 'modpkg init' does not replace it.")
@@ -45,7 +46,7 @@ def init_command(folder: Path, kind: str | None, name: str | None, as_json: bool
             message=f"{other} has [tool.modpkg], the manifest of this folder; a {MANIFEST} beside "
             "it would take its place. Edit that, or remove it first.",
         )
-    chosen = module_name(name or folder.resolve().name)
+    chosen = name_of(name, folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, new_manifest(kind or "app", chosen).encode())
     refresh_schema(folder)

@@ -11,8 +11,9 @@ import click
 from modpkg.cli.everywhere import chosen
 from modpkg.cli.module_names import locked_names
 from modpkg.cli.output import TerminalProgress, faint, note
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import InvalidValue, ModpkgError, UsageError
 from modpkg.core.home import store_folder
+from modpkg.core.names import ModuleName, module_name
 from modpkg.core.version import __version__
 from modpkg.environment.workspace import RegistryOptions, Workspace
 
@@ -177,3 +178,18 @@ def trial_options(command: Command) -> Command:
     )
     fresh = click.option("--fresh", is_flag=True, help="Ignore the results of earlier runs.")
     return timeout(repeat(fresh(command)))
+
+
+def name_of(name: str | None, stem: str) -> ModuleName:
+    """Return a new project's name: as given, or that of its folder or source.
+
+    Raises:
+        InvalidValue: ``name`` is not a module name.
+        UsageError: ``stem`` is not one.
+    """
+    try:
+        return module_name(name or stem)
+    except InvalidValue as error:
+        if name is not None:
+            raise
+        raise UsageError("M901", message=f"{error} Pass --name with one.") from None

@@ -44,7 +44,7 @@ MESSAGES: dict[str, str] = {
     "M110": "{where}: {message}",
     "M111": (
         "There is no modpkg.toml (and no [tool.modpkg] in pyproject.toml) in {folder} or above "
-        "it; 'modpkg init' makes one."
+        "it; {remedy}."
     ),
     "M112": "{path} describes {found}, but this command needs {needed}; {remedy}",
     "M115": (
@@ -433,6 +433,10 @@ MESSAGES: dict[str, str] = {
         "The registry {registry} cannot be searched: it has no modules.jsonl, and its files cannot "
         "be listed. Publishing to it with this version of modpkg, and copying modules.jsonl to the "
         "server with the rest, makes it searchable; 'modpkg info NAME' shows a module by its name."
+    ),
+    "M855": (
+        "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
+        "{right}, or ./{text} for a new folder."
     ),
     "M890": (
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "

@@ -91,7 +91,7 @@ def parse_requirement(text: str) -> Requirement:
     try:
         requirement = Requirement(spelled)
     except InvalidRequirement as error:
-        reason = str(error).splitlines()[0]
+        reason = (len(text) <= 100 and _slip(text)) or str(error).splitlines()[0]
         raise InvalidValue("M103", requirement=text, reason=reason) from None
     if requirement.url is not None:
         raise InvalidValue("M103", requirement=text, reason="it has an address")
@@ -100,6 +100,31 @@ def parse_requirement(text: str) -> Requirement:
     requirement.name = module_name(requirement.name)
     requirement.extras = {module_name(extra) for extra in requirement.extras}
     return requirement
+
+
+_QUOTED = re.compile(r"""(['"])(.*)\1""")
+_ONE_VERSION = re.compile(r"([\w.-]+?)\s*[=:/ ]\s*v?(\d[\w.]*)")
+
+
+def _slip(text: str) -> str | None:
+    """Return what is probably wrong with a requirement that cannot be read; None if unknown."""
+    if re.match(r"[.~/\\]|[A-Za-z]:[\\/]", text):
+        return "it is a path, and modules come from a registry: build and publish it, and name it"
+    quoted, one = _QUOTED.fullmatch(text.strip()), _ONE_VERSION.fullmatch(text.strip())
+    meant = text.replace("=>", ">=").replace("=<", "<=")
+    if quoted is not None:
+        meant = quoted[2]
+    elif one is None and "/" in text:
+        return "a module is named without an owner or an address; --registry names its registry"
+    elif one is not None:
+        meant = f"{one[1]}=={one[2]}"
+    elif meant == text:
+        meant = re.sub(r"(?<=[\w*])\s*(?=[<>=!~]=?\s*\d)", ",", text).replace(",", "", 1)
+    try:
+        Requirement(meant)
+    except InvalidRequirement:
+        return None
+    return f"did you mean '{meant}'?"
 
 
 class ReadRequirement:

@@ -55,7 +55,9 @@ class Project(Struct, frozen=True):
         except FileNotFoundError:
             if self.is_user:
                 return _USER_MANIFEST
-            raise ManifestError("M111", folder=self.folder) from None
+            raise ManifestError(
+                "M111", folder=self.folder, remedy="'modpkg init' makes one"
+            ) from None
 
     def parse(self, text: str | None = None) -> Manifest:
         """Return the parsed manifest, or ``text`` parsed as this project's manifest."""
@@ -82,7 +84,7 @@ def project_in(folder: str | os.PathLike[str]) -> Project:
     place = Path(folder).expanduser().absolute()
     path = find_manifest(place)
     if path is None or path.parent != place:
-        raise ManifestError("M111", folder=place)
+        raise ManifestError("M111", folder=place, remedy="'modpkg init' makes one")
     return Project(path)
 
 

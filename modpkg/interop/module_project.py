@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-
 from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
@@ -15,6 +13,7 @@ from modpkg.core.files import disk_errors, sync_tree
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.regular_file import read_text
 from modpkg.manifest.read import parse_manifest
+from modpkg.manifest.values import parse_license
 from modpkg.release.local_paths import remove_local_paths
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"
@@ -73,13 +72,10 @@ def license_of(source: Path, given: str | None) -> tuple[str, list[str]]:
     """Return an SPDX expression and warnings: `given`, else that of the README's front matter.
 
     Raises:
-        ConversionError: `given` is not an SPDX expression.
+        InvalidValue: `given` is not an SPDX expression.
     """
     if given is not None:
-        try:
-            return str(canonicalize_license_expression(given)), []
-        except InvalidLicenseExpression as error:
-            raise ConversionError("M801", path=source, reason=f"{given!r}: {error}") from None
+        return parse_license(given), []
     named = front_matter(source / "README.md", "license")
     if named is not None and (spdx := _SPDX.get(named.lower())):
         return spdx, []

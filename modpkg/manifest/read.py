@@ -46,7 +46,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         content = read_head(path, follow=path.parent == user_project())
     except FileNotFoundError:
-        raise ManifestError("M111", folder=path.parent) from None
+        raise ManifestError("M111", folder=path.parent, remedy="'modpkg init' makes one") from None
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
         raise ManifestError("M110", where=shown(path), message=message) from None

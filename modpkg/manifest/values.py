@@ -51,7 +51,7 @@ def _license_hint(text: str, reason: str) -> str:
 
     from packaging.licenses._spdx import LICENSES
 
-    if not reason.startswith("Unknown license:") or len(text) > 60:
+    if not reason.startswith(("Unknown license:", "Invalid license")) or len(text) > 60:
         return ""
     near = get_close_matches(text.lower().replace(" ", "-"), list(LICENSES), 1, 0.6)
     return f" (did you mean {LICENSES[near[0]]['id']!r}?)" if near else ""

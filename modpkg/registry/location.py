@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from modpkg.core import system
 from modpkg.core.errors import PublishError, RegistryError
 from modpkg.core.files import shown
 from modpkg.core.home import config_path, default_registry
@@ -77,8 +79,34 @@ def alias_location(manifest: Manifest, alias: str) -> Location:
     written = manifest.registries[alias]
     origin = f"from {alias!r} under [registries] of {manifest.path.name}"
     if "://" not in written:
-        written = str((manifest.folder / Path(written).expanduser()).absolute())
+        folder = (manifest.folder / Path(written).expanduser()).absolute()
+        check_is_folder(written, folder, f"{alias!r} under [registries] of {manifest.path.name}:")
+        written = str(folder)
     return Location(written, origin, "manifest", alias)
+
+
+_HOST = re.compile(r"(localhost|([A-Za-z0-9-]+\.)+[A-Za-z]{2,})(:\d+)?")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def check_is_folder(text: str, folder: Path, source: str) -> None:
+    """Check that a path was not meant as something else, where nothing is there yet.
+
+    Publishing would make a folder of that name.
+
+    Raises:
+        RegistryError: It looks like an address without its scheme, or like a path of Windows.
+    """
+    first = re.split(r"[/\\]", text, maxsplit=1)[0]
+    if _HOST.fullmatch(first):
+        what, right = "an address without its scheme", f"https://{text}"
+    elif _DRIVE.match(text) and not system.WINDOWS:
+        what, right = "a path of Windows", "a path of this system"
+    else:
+        return
+    beside = Path(str(folder)[: -len(text)] or ".") / first
+    if not folder.exists() and not beside.exists():
+        raise RegistryError("M855", source=source, text=text, what=what, right=right)
 
 
 def settings_locations(settings: Settings) -> list[Location]:
@@ -115,6 +143,7 @@ def _named(
     if address is None and text == DEFAULT and not Path(folder).is_dir():
         return usual_location(manifest, settings)
     if address is None:
+        check_is_folder(text, Path(folder), flag)
         return Location(folder, f"from {flag}", source)
     location = Location(address, f"{flag} {text}, {origin}", source, text)
     if Path(folder).is_dir() and not location.same(folder):

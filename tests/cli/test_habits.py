@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
 
+from modpkg.core.names import parse_requirement
 from modpkg.manifest.bump import BumpLevel, bumped
 from modpkg.manifest.edit import set_version
 from modpkg.manifest.read import read_manifest
 from tests.cli.test_everywhere import run
 from tests.modules import publish_collection, write_module
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -148,3 +151,68 @@ def test_registries_are_listed_with_what_named_them(
     ]
     out = run(capfd, "registry", "list")[1]
     assert "from 'mine' under [registries] of modpkg.toml" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lib=1.0", "did you mean 'lib==1.0'?"),
+        ("lib 1.0", "did you mean 'lib==1.0'?"),
+        ("lib:v1.0", "did you mean 'lib==1.0'?"),
+        ("'lib>=1'", "did you mean 'lib>=1'?"),
+        ("lib=>1", "did you mean 'lib>=1'?"),
+        ("lib>1<2", "did you mean 'lib>1,<2'?"),
+        ("./lib", "it is a path"),
+        ("C:\\lib", "it is a path"),
+        ("acme/lib", "--registry names its registry"),
+        ("lib>=1.x.y", "Expected"),
+        (" " * 90, "Expected"),
+    ],
+)
+def test_a_requirement_that_is_mistyped_says_how_it_is_meant(typed: str, meant: str) -> None:
+    with raises("M103", match=re.escape(meant)):
+        parse_requirement(typed)
+    if "did you mean" in meant:
+        assert parse_requirement(meant[14:-2]).name == "lib"
+
+
+@pytest.mark.parametrize("text", ["models.acme.example/r", "localhost:8080", "C:\\models"])
+def test_what_is_no_folder_is_not_published_to(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_module(tmp_path / "lone", "lone")
+    assert run(capfd, "build", str(folder))[0] == 0
+    publish = ["publish", str(folder), "--registry"]
+    status, _, err = run(capfd, *publish, text)
+    assert (status, "error[M855]" in err) == (1, True)
+    assert not Path(text).exists()
+    Path("modpkg.toml").write_text(f'[app]\nname = "a"\n[registries]\ndefault = {text!r}\n')
+    assert "error[M855]" in run(capfd, "lock")[2]
+    found = re.search(r"or (\S+) for a new folder", err)
+    assert found is not None
+    assert run(capfd, *publish, found[1])[0] == 0
+    assert run(capfd, *publish, text)[0] == 0  # now there is one
+    assert run(capfd, *publish, str(tmp_path / "models.acme.example"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["import", "source"],
+            "one of hf, gguf, peft, mergekit, safetensors. Here: modpkg import ",
+        ),
+        (["import", "hf", "acme/small"], "hf download acme/small --local-dir small"),
+        (["import", "hf", "https://huggingface.co/acme/small"], "hf download acme/small"),
+        (["import", "hf", "source", "--license", "Apache 2.0"], "did you mean 'Apache-2.0'?"),
+        (["init", "My App"], "Pass --name with one"),
+        (["init", "source/config.json"], "is a file; name the folder"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(
+    command: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("source").mkdir()
+    Path("source/config.json").write_text("{}")
+    status, _, err = run(capfd, *command)
+    assert (status, said in " ".join(err.split())) == (2, True), err

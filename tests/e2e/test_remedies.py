@@ -256,9 +256,16 @@ def test_m504_says_the_same_in_python(registry: Path, run: Run) -> None:
 
 
 def test_m111_makes_a_manifest(tmp_path: Path, run: Run) -> None:
-    status, text = run("build", ".")
-    assert (status, "error[M111]" in text) == (1, True)
-    assert run(*remedy_of(text))[0] == 0
+    works(run, *remedy_of(fails(run, "M111", "build", ".")))
+    assert "error[M204]" in run("build", ".")[1]
+    adapter = tiny.write_adapter(tmp_path / "my adapter")
+    base = tiny.write_base(tmp_path / "base")
+    for folder in (adapter, base):
+        (folder / "modpkg.toml").unlink()
+        for command in ("build", "publish"):
+            remedy = remedy_of(fails(run, "M111", command, folder))
+            remedy = [word.replace("NAME", "tiny") for word in remedy]
+            works(run, *remedy, "--name", "it", "--out", f"{command}-{folder.name}")
 
 
 def test_m311_builds_first(registry: Path, tmp_path: Path, run: Run) -> None:
@@ -302,7 +309,7 @@ def test_m307_is_published_under_a_higher_version(registry: Path, tmp_path: Path
 def test_m112_makes_a_module(registry: Path, run: Run) -> None:
     status, text = run("build")
     assert (status, "error[M112]" in text) == (1, True)
-    assert run(*remedy_of(text), "new")[0] == 0
+    assert run(*[word.replace("FOLDER", "new") for word in remedy_of(text)])[0] == 0
     assert "error[M112]" not in run("build", "new")[1]
 
 

@@ -10,6 +10,7 @@ from packaging.version import Version
 from modpkg.community.modules.memory import memory_of
 from modpkg.community.modules.rows import rows_warning
 from modpkg.core.errors import ManifestError, PublishError, ReleaseError
+from modpkg.core.foreign import how_to_import
 from modpkg.core.names import listed, parse_version
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.project import Project
@@ -34,7 +35,13 @@ def module_project(folder: Path, workspace: Workspace) -> Workspace:
     """
     path = find_manifest(folder.absolute())
     if path is None:
-        raise ManifestError("M111", folder=folder)
+        making = how_to_import(folder)
+        remedy = (
+            f"to make a module of what is there, run: {making}"
+            if making is not None
+            else f"'modpkg init {folder} --kind adapter' makes one"
+        )
+        raise ManifestError("M111", folder=folder, remedy=remedy)
     project = workspace.for_project(Project(path))
     if project.manifest.module is None:
         raise ManifestError(
@@ -42,7 +49,7 @@ def module_project(folder: Path, workspace: Workspace) -> Workspace:
             path=path,
             found="an app",
             needed="a module",
-            remedy="name the folder of a module ('modpkg init --kind adapter' creates one).",
+            remedy="name the folder of a module ('modpkg init FOLDER --kind adapter' creates one).",
         )
     return project
 
