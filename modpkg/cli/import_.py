@@ -28,6 +28,7 @@ from modpkg.interop.peft import against_of, import_peft
 from modpkg.interop.plain import import_plain
 from modpkg.manifest.edit import set_against
 from modpkg.manifest.editor_schema import add_schema
+from modpkg.manifest.values import parse_license
 
 _HUB_NAME = re.compile(r"(?:https?://[^/]+/)?([A-Za-z0-9][\w.-]*/([A-Za-z0-9][\w.-]*))/?")
 """A model of the Hugging Face Hub, by name or address."""
@@ -207,6 +208,8 @@ def _convert(
     """
     stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
     chosen, normal = name_of(name, stem), str(parse_version(version))
+    if license_ is not None:
+        parse_license(license_)  # before work that takes long
     folder = out if out is not None else Path(chosen)
     with TerminalProgress() as progress:
         progress.stage("Importing")
