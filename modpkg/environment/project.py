@@ -84,7 +84,7 @@ def project_in(folder: str | os.PathLike[str]) -> Project:
     place = Path(folder).expanduser().absolute()
     path = find_manifest(place)
     if path is None or path.parent != place:
-        raise ManifestError("M111", folder=place, remedy="'modpkg init' makes one")
+        raise ManifestError("M111", folder=place, remedy=f"'modpkg init {place}' makes one")
     return Project(path)
 
 
