@@ -211,7 +211,7 @@ def test_a_drift_names_the_update_that_mends_it(registry: Path, tmp_path: Path, 
 
 
 def test_a_release_that_was_replaced_is_told(registry: Path, tmp_path: Path, run: Run) -> None:
-    works(run, "install")
+    works(run, "lock")
     other = publish_collection(tmp_path / "other", "tiny-lora")
     index = registry / "index" / "tiny-lora.jsonl"
     line = json.loads(index.read_text())
