@@ -84,7 +84,7 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
         generation = apply_install(plan, frozen=request.frozen)
         registries = plan.workspace.registries_for(plan.manifest)
         note_yanked(environment, plan.lock, registries.by_name(plan.lock))
-        _warn_of_drift(generation, plan, progress)
+        _warn_of_drift(generation, plan, progress, resolving=not request.frozen)
         for note in _notes(plan):
             progress.warn(note)
     if (cap := workspace.settings.max_size) is not None:
@@ -114,14 +114,22 @@ def _is_installed(plan: InstallPlan) -> bool:
     )
 
 
-def _warn_of_drift(generation: Generation, plan: InstallPlan, progress: Progress) -> None:
-    """Warn of the modules of models that were made for other weights than their base has."""
+def _warn_of_drift(
+    generation: Generation, plan: InstallPlan, progress: Progress, *, resolving: bool
+) -> None:
+    """Warn of the modules of models that were made for other weights than their base has.
+
+    With ``resolving``, the update that mends it is looked for, which may read index files.
+    """
     used = {name for model in plan.recipes for name in model.modules()}
     for module in generation.modules:
         for base, fit in module.fits.items():
             if fit != EXACT and module.name in used:
                 origin = plan.transfer.records[module.name].provenance.built_from[0]
-                remedy = exact_update(plan.workspace, plan.manifest, plan.lock, module.name, base)
+                name, workspace = base.split()[0], plan.workspace
+                remedy = None
+                if resolving:
+                    remedy = exact_update(workspace, plan.manifest, plan.lock, module.name, name)
                 progress.warn(
                     f"{module.name} was made for other weights of {base}: {fit}. It was made "
                     f"against {origin.name} {origin.version}."
