@@ -20,6 +20,9 @@ LONG = {
     ("config", "10^6 labels"),
     ("config", "10^7 lists"),
     ("config", "generation: 10^5 bad words"),
+    ("graph", "300 beside each other"),
+    ("graph", "300 in a row: tree"),
+    ("graph", "300 in a row: why"),
 }
 """Inputs that end as they should and take over a second: the tests leave them to the benchmark."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,22 +15,25 @@ __all__ = ["other_bounds"]
 ENDLESS = "{% for a in range(10 ** 5) %}{% for b in range(10 ** 5) %}{% endfor %}{% endfor %}"
 
 
-@pytest.mark.parametrize("form", ["text", "list", "file"])
 def test_a_template_without_an_end_is_told(
-    form: str, tmp_path: Path, other_bounds: pytest.MonkeyPatch
+    tmp_path: Path, other_bounds: pytest.MonkeyPatch
 ) -> None:
     other_bounds.setattr("modpkg.core.bounds.TEMPLATE_SECONDS", 1)
+    path = tmp_path / "chat_template.jinja"
     for template, told in (
         (CHATML, False),
         ("{{ raise_exception('no') }}", False),
         (ENDLESS, True),
     ):
-        named = [{"name": "default", "template": template}]
-        path = tmp_path / "given"
-        if form == "file":
-            path.write_text(template)
-            files = {"chat_template.jinja": path}
-        else:
-            path.write_text(json.dumps({"chat_template": named if form == "list" else template}))
-            files = {"tokenizer_config.json": path}
-        assert (unrenderable(files) is not None) is told
+        path.write_text(template)
+        assert (unrenderable({path.name: path}) is not None) is told
+
+
+@pytest.mark.parametrize("given", ["b", [{"name": "a", "template": "b"}], ["b", 1], None, {}])
+def test_templates_are_found_where_transformers_writes_them(
+    given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modpkg.interop.chat_templates._refusal", str.upper)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"chat_template": given}))
+    assert unrenderable({path.name: path}) == ("B" if given else None)
