@@ -29,7 +29,7 @@ class PatternList:
         self._read: dict[int, Pattern] = {}
         self._others: list[int] = []
         for number, pattern in enumerate(self._patterns):
-            if not self._plain.add(pattern, number):
+            if not self._plain.add(pattern, number, work):
                 self._others.append(number)
                 self._pattern(number)
 

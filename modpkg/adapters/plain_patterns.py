@@ -13,7 +13,10 @@ from modpkg.adapters.patterns import Work
 from modpkg.core.bounds import PATTERN_CHARACTERS
 
 _PLAIN = re.compile(r"(\^?)((?:[^\\.^$*+?{}\[\]|()\n]|\.|\\[^0-9A-Za-z\n])*)")
+_STOP = re.compile(r"\.")
 _PIECE = re.compile(r"\\(.)|(.)")
+_CHARACTERS_PER_PLACE = 128
+"""What it takes to look a text up, compared with a place."""
 Places = tuple[int, ...]
 Part = tuple[str, bool]
 """A part of a path, and whether it has to be there from the beginning to match."""
@@ -33,8 +36,13 @@ class PlainPatterns:
         """Yield the lengths of the patterns, and whether ``^`` comes before."""
         return iter(self._numbers)
 
-    def add(self, pattern: str, number: int) -> bool:
-        """Return whether a pattern is plain text; if so, it is added."""
+    def add(self, pattern: str, number: int, work: Work) -> bool:
+        """Return whether a pattern is plain text; if so, it is added.
+
+        Raises:
+            UnsafePattern: The work exceeds the bound.
+        """
+        work.spend(1 + len(pattern) // _CHARACTERS_PER_PLACE)
         plain = plain_text(pattern)
         if plain is None:
             return False
@@ -52,7 +60,7 @@ class PlainPatterns:
         numbers = []
         for text, anchored in parts:
             for places, table in self._numbers.get((len(text), anchored), {}).items():
-                work.spend(1)
+                work.spend(1 + len(text) // _CHARACTERS_PER_PLACE)
                 if (number := table.get(_masked(text, places))) is not None:
                     numbers.append(number)
         return min(numbers, default=None)
@@ -69,6 +77,8 @@ def plain_text(pattern: str) -> tuple[str, Places, bool] | None:
     match = _PLAIN.fullmatch(pattern) if len(pattern) <= PATTERN_CHARACTERS else None
     if match is None:
         return None
+    if "\\" not in pattern:
+        return match[2], tuple(stop.start() for stop in _STOP.finditer(match[2])), bool(match[1])
     pieces = _PIECE.findall(match[2])
     places = tuple(place for place, (_, own) in enumerate(pieces) if own == ".")
     return "".join(escaped or own for escaped, own in pieces), places, bool(match[1])
