@@ -195,6 +195,8 @@ def matches_module(adapter: Adapter, key: str, text: str, path: str, work: Work)
 
 
 def _unsafe(adapter: Adapter, key: str, text: str, error: UnsafePattern) -> ComposeError:
+    if not text:
+        return adapter.refuse(f"its {ADAPTER_CONFIG} has too many patterns in {key}: {error}")
     shown = text if len(text) <= 200 else text[:200] + "…"
     return adapter.refuse(f"{key} has {shown!r}, which is not a pattern to match here: {error}")
 
