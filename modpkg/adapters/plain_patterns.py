@@ -15,7 +15,7 @@ from modpkg.core.bounds import PATTERN_CHARACTERS
 _PLAIN = re.compile(r"(\^?)((?:[^\\.^$*+?{}\[\]|()\n]|\.|\\[^0-9A-Za-z\n])*)")
 _STOP = re.compile(r"\.")
 _PIECE = re.compile(r"\\(.)|(.)")
-_CHARACTERS_PER_PLACE = 128
+_CHARACTERS_PER_PLACE = 64
 """What it takes to look a text up, compared with a place."""
 Places = tuple[int, ...]
 Part = tuple[str, bool]
