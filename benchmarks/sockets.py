@@ -112,12 +112,14 @@ def _without_weights(name: str, why: str) -> tuple[str, str]:
     from modpkg.runtime.meta_model import meta_model
 
     try:
-        found = next(
+        found = [
             mapped for each in _CLASSES if (mapped := getattr(modeling_auto, each, {}).get(name))
-        )
-        cls = found if isinstance(found, str) else found[0]
-        getattr(transformers, cls)
-        values = json.loads(CONFIG_MAPPING[name]().to_json_string(use_diff=False))
+        ]
+        classes = [each if isinstance(each, str) else each[0] for each in found]
+        kind = CONFIG_MAPPING[name]
+        whole = (each for each in classes if getattr(transformers, each).config_class is kind)
+        cls = next(whole, classes[0])  # the first may be of a part: the text model of another
+        values = json.loads(kind().to_json_string(use_diff=False))
     except Exception as error:
         return "impossible", f"{why}; its default config: {_reason(error)}"
     huggingface_hub.constants.HF_HUB_OFFLINE = False

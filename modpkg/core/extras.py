@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from modpkg.core.errors import MissingExtra
@@ -22,6 +23,8 @@ def import_extra(module: str, *, what: str, extra: str, package: str = "") -> An
     Raises:
         MissingExtra: The package is not installed.
     """
+    if (known := sys.modules.get(module)) is not None:
+        return known
     try:
         with hub_off():
             return importlib.import_module(module)

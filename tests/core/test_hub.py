@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from modpkg.cli import main
 from modpkg.core import hub
 from modpkg.core.extras import import_extra
 
@@ -67,3 +68,10 @@ def test_a_process_of_its_own_stays_offline(
     hub.turn_off_hub()
     assert constants().HF_HUB_OFFLINE
     assert "HF_HUB_OFFLINE" not in os.environ  # for the commands that it starts
+
+
+def test_commands_are_processes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_own", False)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert hub._own
