@@ -16,6 +16,8 @@ from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
 from modpkg.resolve.policy import Policy, VersionRange
 
+NOT_BY_A_PIN = ("requires modpkg ", "was published ", "has no publication time")
+"""How the reasons begin for which a release is excluded whatever pins it."""
 _SPECIFIER = 1000
 """Characters of a specifier that is read."""
 LOCKED, FINAL, PRERELEASE = range(3)

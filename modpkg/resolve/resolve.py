@@ -191,10 +191,9 @@ class _BudgetedResolver:
     def refusals(self, inputs: ResolutionInputs, name: str) -> dict[Version, str | None]:
         problem = self._problem(inputs)
         catalog = problem.space.provider.catalog
-        return {
-            release.version: problem.admission.refusal(catalog, release)
-            for release in catalog.releases(name)
-        }
+        releases = catalog.releases(name)
+        self.budget.charge_clauses(len(releases))  # to look at one takes as long as a clause
+        return {one.version: problem.admission.refusal(catalog, one) for one in releases}
 
     def _problem(self, inputs: ResolutionInputs) -> _Problem:
         return _Problem(inputs, self._catalog.overriding(inputs.overrides), self._locked)

@@ -14,6 +14,7 @@ from resolvelib.resolvers import ResolutionImpossible as Impossible
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName, listed, specifier_text
 from modpkg.manifest.schema import COMMAND_LINE
+from modpkg.resolve.admission import NOT_BY_A_PIN
 from modpkg.resolve.budget import BudgetExceeded
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Need
@@ -274,7 +275,7 @@ def _pinned(
 ) -> Iterator[Suggestion]:
     """Yield the pin that admits the newest excluded release, if any does."""
     for version, refused in resolver.refusals(inputs, item.name).items():
-        if refused is None:
+        if refused is None or refused.startswith(NOT_BY_A_PIN):
             continue
         pin = f"=={version}"
         change = item.replaced(inputs, SpecifierSet(pin))
