@@ -21,8 +21,8 @@ _FILE_KEY = re.compile(
 )
 """Keys whose values tokenizers open, or take for an object."""
 _TOKEN_KEY = re.compile(r".*_tokens?")
-_MODEL_NAME = "name_or_path"
-"""Transformers puts the folder there, whatever a config says."""
+_UNREAD = ("name_or_path", "special_tokens_map_file")
+"""Keys that many honest configs have a path in; transformers takes the folder's, whatever it is."""
 _TEXTS = ("chat_template", "response_template", "response_schema", "added_tokens_decoder")
 """Keys of texts that may have any form; templates are bounded elsewhere."""
 
@@ -62,7 +62,7 @@ def check_tokenizer_config(config: Mapping[str, Any]) -> None:
     if config.get("init_inputs"):
         raise ValueError(f"{TOKENIZER_CONFIG} has arguments of its own (init_inputs)")
     for key, value in config.items():
-        if key == _MODEL_NAME or key in _TEXTS or _TOKEN_KEY.fullmatch(key):
+        if key in _UNREAD or key in _TEXTS or _TOKEN_KEY.fullmatch(key):
             continue
         opened = _FILE_KEY.fullmatch(key) is not None
         for text in _texts(value) if opened or isinstance(value, dict) else ():

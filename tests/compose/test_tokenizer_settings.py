@@ -28,6 +28,7 @@ from tests.runtime.helpers import tokenizer
     [
         {"fast_tokenizer_files": ["tokenizer.4.0.json", "tokenizer.json"], "init_inputs": []},
         {"vocab_file": "vocab.json", "tokenizer_file": None, "special_tokens_map_file": "a/b.json"},
+        {"special_tokens_map_file": "/root/.cache/special_tokens_map.json"},
         {"name_or_path": "/home/someone/model", "chat_template": "{{ '/a' }}", "from_slow": True},
         {"mecab_kwargs": {"mecab_dic": "unidic_lite"}, "sp_model_kwargs": {"alpha": 0.1}},
         {"extra_special_tokens": {"x": "<a/b>"}, "pad_token": {"content": "/x", "lstrip": False}},
