@@ -51,7 +51,8 @@ def _license_hint(text: str, reason: str) -> str:
 
     from packaging.licenses._spdx import LICENSES
 
-    if not reason.startswith(("Unknown license:", "Invalid license")) or len(text) > 60:
+    spaced = re.fullmatch(r"[A-Za-z]+ [0-9.]+", text) is not None  # like 'Apache 2.0'
+    if not (spaced or reason.startswith("Unknown license:")) or len(text) > 60:
         return ""
     near = get_close_matches(text.lower().replace(" ", "-"), list(LICENSES), 1, 0.6)
     return f" (did you mean {LICENSES[near[0]]['id']!r}?)" if near else ""
