@@ -1,7 +1,8 @@
 """What survives kills at every change that a command makes, and calls of the system that fail.
 
 usage: python -m benchmarks.faults [--every N] [SCENARIO…]
-       python -m benchmarks.faults --failing [--tries N] [--workers N]
+       python -m benchmarks.faults --failing [--tries N] [--workers N] [--rows FILE]
+       [--again SCENARIO…]
 """
 
 from __future__ import annotations
@@ -32,11 +33,16 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], default=[])
     parser.add_argument("--every", type=int, default=1, help="try every N-th point only")
     parser.add_argument("--failing", action="store_true", help="failing calls instead of kills")
-    parser.add_argument("--tries", type=int, default=36, help="of each command and kind of fault")
+    parser.add_argument("--tries", type=int, default=44, help="of each command and kind of fault")
+    parser.add_argument("--rows", type=Path, help="file of the rows so far: a run goes on from it")
+    parser.add_argument(
+        "--again", nargs="*", choices=[*WRITING], default=[], help="commands whose rows to forget"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="commands at a time")
     options = parser.parse_args()
     if options.failing:
-        write_failing(_fail_all(options.tries, options.workers))
+        rows = options.rows or Path(tempfile.gettempdir(), f"modpkg-failing-{os.getpid()}.jsonl")
+        write_failing(_fail_all(options.tries, options.workers, rows, options.again))
         return
     rows = []
     for name in options.scenarios or SCENARIOS:
@@ -81,27 +87,35 @@ all of these checks passed at every point. {described()}
     path.write_text(text + "\n".join(rows) + "\n" + (f"\n{FAILING}{rest}" if rest else ""))
 
 
-def _fail_all(tries: int, workers: int) -> list[dict[str, Any]]:
-    """Return how every command that writes ended, by command and kind of fault."""
+def _fail_all(tries: int, workers: int, rows: Path, again: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how every command that writes ended, by command and kind of fault.
+
+    Each row is written to ``rows`` when it is known, and one that is there is not made again,
+    unless its command is in ``again``.
+    """
     folder = Path(tempfile.mkdtemp(prefix="modpkg-failing-"))
     library = build_library(folder)
     if library is None:
         sys.exit("needs Linux and a C compiler")
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    kept = [line for line in lines if json.loads(line)["scenario"] not in again]
+    rows.write_text("".join(f"{line}\n" for line in kept))
 
-    def run(name: str) -> list[dict[str, Any]]:
+    def run(name: str) -> None:
         command = [sys.executable, "-m", "tests.failing_disk", folder, "--faults", str(tries)]
-        command += ["--failures", folder / f"{name}.failures", "--scenario", name]
+        command += ["--failures", folder / f"{name}.failures", "--scenario", name, "--rows", rows]
         env = os.environ | {"LD_PRELOAD": str(library)}
-        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+        subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
         for path in folder.glob(f"{name}.failures"):
             print(path.read_text(), flush=True)
-        return [json.loads(line) for line in done.stdout.splitlines()]
 
     try:
         with ThreadPoolExecutor(workers) as pool:
-            return [row for rows in pool.map(run, WRITING) for row in rows]
+            list(pool.map(run, WRITING))
     finally:
         shutil.rmtree(folder)
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    return sorted(found, key=lambda row: [*WRITING].index(row["scenario"]))
 
 
 def write_failing(rows: Sequence[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Commands on a disk that fails at one call, and what must hold after that.
 
 usage: LD_PRELOAD=… python -m tests.failing_disk FOLDER [--faults N] [--failures FILE]
-       [--scenario NAME…]
+       [--rows FILE] [--scenario NAME…]
 
 `tests/failing_disk.c`, preloaded, makes calls under a folder fail: those of Python, and those of
 the libraries that it uses. For each scenario and each kind of fault, the calls that count are
@@ -296,15 +296,22 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=10**9, help="most per scenario and kind")
     parser.add_argument("--kinds", default="", help="only kinds that contain this")
     parser.add_argument("--failures", type=Path, help="file for what did not hold")
+    parser.add_argument("--rows", type=Path, help="file that gets the lines; one in it is not made")
     options = parser.parse_args()
     tempfile.tempdir = str(options.folder)
     os.environ["NO_COLOR"] = "1"
+    made = set()
+    if options.rows is not None and options.rows.exists():
+        rows = map(json.loads, options.rows.read_text().splitlines())
+        made = {(row["scenario"], row["kind"]) for row in rows}
     for name in options.scenario:
+        if made >= {(name, kind) for kind in FAULTS}:
+            continue
         folder = options.folder / name
         trial = Trial(name, folder)
         imports_of(trial)
         for kind, fault in FAULTS.items():
-            if options.kinds not in kind:
+            if options.kinds not in kind or (name, kind) in made:
                 continue
             begun, counts = time.monotonic(), Counter[str]()
             count = trial.count(fault)
@@ -315,7 +322,11 @@ def main() -> None:
                     with open(options.failures, "a") as file:
                         file.write(f"=== {name}: {kind} at {point}\n{told}\n")
             row = {"scenario": name, "kind": kind, "calls": count, **counts}
-            print(json.dumps({**row, "seconds": round(time.monotonic() - begun, 2)}), flush=True)
+            line = json.dumps({**row, "seconds": round(time.monotonic() - begun, 2)})
+            print(line, flush=True)
+            if options.rows is not None:
+                with open(options.rows, "a") as file:
+                    file.write(line + "\n")
         shutil.rmtree(folder)
 
 

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modpkg.core.errors import InstallError
-from modpkg.core.files import denied
+from modpkg.core.files import denied, make_folder
 from modpkg.core.regular_file import IrregularFile
 from modpkg.core.system import (
     read_descriptor,
     set_descriptor_mode,
     update_descriptor,
 )
+from modpkg.core.system_folders import hold_folder
 from modpkg.core.system_locks import Lock, descriptor_locks, lock_by_file
 
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
@@ -41,18 +42,20 @@ def file_lock(
     exclusive: bool = False,
     mode: int = 0o666,
     waiting: Callable[[], None] | None = None,
+    within: Path | None = None,
 ) -> Iterator[None]:
     """Wait for the lock ``path`` and hold it, shared with others or exclusively.
 
     The operating system releases it when the process ends, however it ends. A new lock file gets
     ``mode``; ``waiting`` is called once if the lock is not free within half a second. Where nothing
-    may be written, a shared lock is that of the file that is there, or none.
+    may be written, a shared lock is that of the file that is there, or none. ``within`` is that of
+    `modpkg.core.system_folders.hold_folder`.
 
     Raises:
         InstallError: Locks do not work in the folder, or it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, within=within)
     except OSError as error:
         raise denied(error) or error from None
     if not descriptor_locks():
@@ -60,7 +63,10 @@ def file_lock(
             yield
         return
     try:
-        descriptor = update_descriptor(path, mode)
+        with hold_folder(path.parent, within=within) as folder:
+            descriptor = folder.open_to_update(path.name, mode)
+    except IrregularFile:
+        raise
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise IrregularFile(path, "a link") from None

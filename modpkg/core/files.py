@@ -16,10 +16,10 @@ from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import InstallError, InvalidValue
 from modpkg.core.home import home
-from modpkg.core.leftovers import TEMPORARY, discard, temporary_sibling, without_mark
+from modpkg.core.leftovers import TEMPORARY, without_mark
 from modpkg.core.printable import printable
 from modpkg.core.regular_file import CutShort, IrregularFile, OversizedFile, open_file
-from modpkg.core.system_folders import is_link, open_folder
+from modpkg.core.system_folders import OpenFolder, hold_folder, is_link, open_folder
 
 
 def safe_path(text: str) -> str:
@@ -202,22 +202,14 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents.
+def make_folder(path: Path, *, within: Path | None = None) -> None:
+    """Make a folder and its missing parents; see `modpkg.core.system_folders.hold_folder`.
 
     Inside a folder that is writable by its group, it is writable by the group too, whatever the
     umask, so that several users can share it.
     """
-    missing = []
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        if folder.parent.stat().st_mode & stat.S_IWGRP:
-            with contextlib.suppress(PermissionError):  # another user made it meanwhile
-                mode = stat.S_IMODE(folder.stat().st_mode)
-                system.set_mode(folder, mode | stat.S_IRWXG)
+    with hold_folder(path, within=within, make=True):
+        return
 
 
 def shared_mode(folder: Path) -> int:
@@ -225,10 +217,13 @@ def shared_mode(folder: Path) -> int:
     return 0o664 if folder.stat().st_mode & stat.S_IWGRP else 0o644
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644) -> Digest:
+def write_atomically(
+    path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644, within: Path | None = None
+) -> Digest:
     """Write a file so that it is either complete or absent, and return its digest.
 
-    Temporary file, fsync, rename, fsync of the folder.
+    Temporary file, fsync, rename, fsync of the folder, which is held open meanwhile: no part of it
+    below ``within`` is a link (see `modpkg.core.system_folders.hold_folder`).
 
     Raises:
         InstallError: The disk is full; nothing is left behind.
@@ -236,22 +231,24 @@ def write_atomically(path: Path, chunks: Iterable[bytes] | bytes, *, mode: int =
     if isinstance(chunks, bytes):
         chunks = (chunks,)
     state = hashlib.sha256()
-    with disk_errors(path.parent, path):
-        make_folder(path.parent)
-        temporary = temporary_sibling(path)
+    with (
+        disk_errors(path.parent, path),
+        hold_folder(path.parent, within=within, make=True) as folder,
+    ):
+        temporary = folder.temporary(path.name)
         try:
-            with open(temporary, "xb") as file:
+            with folder.create(temporary) as file:
                 for chunk in chunks:
                     state.update(chunk)
                     file.write(chunk)
                 file.flush()
+                system.set_descriptor_mode(file.fileno(), mode)
                 os.fsync(file.fileno())
-            system.set_mode(temporary, mode)
-            system.replace(temporary, path)
+            folder.rename(temporary, path.name)
         except BaseException:
-            discard(temporary)
+            folder.discard(temporary)
             raise
-        system.sync_folder(path.parent)
+        folder.sync()
     return Digest("sha256:" + state.hexdigest())
 
 
@@ -261,61 +258,74 @@ def link_or_copy(source: Path, target: Path) -> None:
     A hard link, else a reflink (a copy that shares blocks), else an atomic copy. An existing
     ``target`` of the same length is kept: callers name files by their content.
     """
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
-    with disk_errors(target.parent, target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_sibling(target)
+    with disk_errors(target.parent, target), hold_folder(target.parent, make=True) as folder:
+        there = folder.status(target.name)
+        regular = there is not None and stat.S_ISREG(there.st_mode)
+        if there is not None and regular and there.st_size == source.stat().st_size:
+            return
+        temporary = folder.temporary(target.name)
         try:
-            if not system.hard_link(source, temporary):
-                copy_file(source, temporary)
-                system.sync_file(temporary)
-            system.replace(temporary, target)
+            if not folder.link(source, temporary):
+                _copy(source, folder, temporary, None, flush=True)
+            folder.rename(temporary, target.name)
         except BaseException:
-            discard(temporary)
+            folder.discard(temporary)
             raise
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, *, mode: int | None = None) -> None:
     """Write ``source``'s bytes to a new file, sharing blocks where the file system can.
 
-    Unlike a hard link it does not change when the source is edited.
+    Unlike a hard link it does not change when the source is edited. Without a ``mode`` it has the
+    one that this user's new files have.
     """
-    if reflink(source, target):
-        return
-    with open_file(source) as old, open(target, "xb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        if new.tell() < os.fstat(old.fileno()).st_size:
-            raise CutShort(source)
+    with hold_folder(target.parent) as folder:
+        _copy(source, folder, target.name, mode)
 
 
-def reflink(source: Path, target: Path) -> bool:
-    """Make a new file that shares ``source``'s blocks until either is changed.
+def _copy(
+    source: Path, folder: OpenFolder, name: str, mode: int | None, *, flush: bool = False
+) -> None:
+    with open_file(source) as old, folder.create(name) as new:
+        if not system.share_blocks(old.fileno(), new.fileno()):
+            shutil.copyfileobj(old, new, 1 << 20)
+            if new.tell() < os.fstat(old.fileno()).st_size:
+                raise CutShort(source)
+        if mode is not None:
+            system.set_descriptor_mode(new.fileno(), mode)
+        if flush:
+            new.flush()
+            os.fsync(new.fileno())
 
-    Return whether the file system can; if not, there is no new file.
-    """
-    with open_file(source) as old, open(target, "xb") as new:
-        shared = system.share_blocks(old.fileno(), new.fileno())
-    if not shared:
-        target.unlink()
-    return shared
 
-
-def share_file(source: Path, target: Path) -> None:
+def share_file(source: Path, target: Path, *, within: Path | None = None) -> None:
     """Make a new file with the bytes of a file that nobody changes, read-only.
 
     A reflink, since a program that writes into it all the same changes only its own; else a hard
     link, unless the source is another user's, or may be executed; else a copy, as on Windows, which
     has no mode that says read-only.
     """
-    if not reflink(source, target):
+    with hold_folder(target.parent, within=within) as folder:
+        if _reflink(source, folder, target.name):
+            return
         # a hard link has the mode and the owner of the source, which is the same file
         status = source.stat()
         same = not system.is_of_another_user(status) and not status.st_mode & 0o111
-        if same and not system.WINDOWS and system.hard_link(source, target):
-            return
-        copy_file(source, target)
-    system.set_mode(target, 0o444)
+        if not (same and not system.WINDOWS and folder.link(source, target.name)):
+            _copy(source, folder, target.name, 0o444)
+
+
+def _reflink(source: Path, folder: OpenFolder, name: str) -> bool:
+    """Make a new file that shares ``source``'s blocks until either is changed.
+
+    Return whether the file system can; if not, there is no new file.
+    """
+    with open_file(source) as old, folder.create(name) as new:
+        shared = system.share_blocks(old.fileno(), new.fileno())
+        system.set_descriptor_mode(new.fileno(), 0o444)
+    if not shared:
+        folder.remove(name)
+    return shared
 
 
 def remove_tree(path: Path) -> None:
@@ -338,19 +348,29 @@ def check_no_links(*paths: Path) -> None:
             raise InstallError("M511", path=path, what="a link")
 
 
+def rename(source: Path, target: Path, *, within: Path | None = None) -> None:
+    """Rename a file or folder, atomically; a file replaces another, and no link is followed."""
+    with (
+        hold_folder(source.parent, within=within) as origin,
+        hold_folder(target.parent, within=within) as folder,
+    ):
+        origin.rename(source.name, target.name, into=folder)
+
+
 def replace_tree(source: Path, target: Path) -> None:
     """Rename a folder to ``target``, which is removed if it is there, or stays if that fails."""
-    if not target.exists():
-        system.replace(source, target)
-        return
-    old = temporary_sibling(target)
-    system.replace(target, old)
-    try:
-        system.replace(source, target)
-    except BaseException:
-        system.replace(old, target)
-        raise
-    discard(old)
+    with hold_folder(source.parent) as origin, hold_folder(target.parent) as folder:
+        if folder.status(target.name) is None:
+            origin.rename(source.name, target.name, into=folder)
+            return
+        old = folder.temporary(target.name)
+        folder.rename(target.name, old)
+        try:
+            origin.rename(source.name, target.name, into=folder)
+        except BaseException:
+            folder.rename(old, target.name)
+            raise
+        folder.discard(old)
 
 
 def sync_tree(folder: Path) -> None:

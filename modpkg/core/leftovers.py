@@ -40,12 +40,21 @@ _tidied: set[Path] = set()
 """Folders that were looked through."""
 
 
-def leftovers(folder: Path) -> list[Path]:
+def is_temporary_name(name: str) -> bool:
+    """Return whether a name is one that `temporary_name` gives."""
+    return _OWN_FORM.fullmatch(name) is not None
+
+
+def leftovers(folder: Path, *, once: bool = False) -> list[Path]:
     """Return the unfinished files and folders in a folder of which nobody will finish any.
 
     Their names say which process began them: it has ended, or is of another machine (or container)
-    and began them a week ago.
+    and began them a week ago. With ``once``, a folder that was looked through has none.
     """
+    if once and folder in _tidied:
+        return []
+    if once:
+        _tidied.add(folder)
     try:
         with os.scandir(folder) as entries:
             temporary = [entry for entry in entries if entry.name.startswith(TEMPORARY)]
@@ -65,10 +74,7 @@ def _is_left(entry: os.DirEntry[str]) -> bool:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the `leftovers` in a folder, as far as this user can; once per process."""
-    if folder in _tidied:
-        return
-    _tidied.add(folder)
-    for path in leftovers(folder):
+    for path in leftovers(folder, once=True):
         discard(path)
 
 

@@ -29,9 +29,14 @@ _TURNS = [threading.Lock() for _ in range(16)]
 """By descriptor: an open file has one position, which two threads must not move."""
 
 
-def open_descriptor(path: Path | str, flags: int, mode: int = 0o644) -> int:
-    """Return a descriptor for bytes: Windows would translate line ends without asking."""
-    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+def open_descriptor(
+    path: Path | str, flags: int, mode: int = 0o644, *, within: int | None = None
+) -> int:
+    """Return a descriptor for bytes: Windows would translate line ends without asking.
+
+    The path may be relative to the open folder ``within``, where the system has these.
+    """
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode, dir_fd=within)
 
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -53,13 +58,16 @@ def set_waiting(descriptor: int) -> None:
         os.set_blocking(descriptor, True)
 
 
-def update_descriptor(path: Path | str, mode: int = 0o644, *, create: bool = True) -> int:
+def update_descriptor(
+    path: Path | str, mode: int = 0o644, *, create: bool = True, within: int | None = None
+) -> int:
     """Return a descriptor of a file that is read and written, and created if it is missing.
 
-    A link is not followed: it could make the file anywhere.
+    A link is not followed: it could make the file anywhere. The path may be relative to the open
+    folder ``within``.
     """
     flags = os.O_RDWR | _NO_WAIT | _NO_LINK
-    return open_descriptor(path, flags | (os.O_CREAT if create else 0), mode)
+    return open_descriptor(path, flags | (os.O_CREAT if create else 0), mode, within=within)
 
 
 def append_descriptor(path: Path | str) -> int:
@@ -221,8 +229,8 @@ def set_mode(path: Path, mode: int) -> None:
 
 
 def set_descriptor_mode(file: int, mode: int) -> None:
-    """Set the permissions of an open file, where it can be done."""
-    if hasattr(os, "fchmod"):
+    """Set the permissions of an open file or folder, where it can be done; see `set_mode`."""
+    if hasattr(os, "fchmod") and not WINDOWS:
         with contextlib.suppress(PermissionError):  # another user's
             os.fchmod(file, mode)
 
@@ -337,15 +345,19 @@ def read_pointer(path: Path) -> str | None:
         os.close(descriptor)
 
 
-def hard_link(source: Path, target: Path) -> bool:
+def hard_link(source: Path, target: Path | str, *, within: int | None = None) -> bool:
     """Make ``target`` another name of a file; return whether the file system can.
 
-    A symbolic link gets no other name: what it leads to can be changed.
+    A symbolic link gets no other name: what it leads to can be changed. ``target`` may be relative
+    to the open folder ``within``.
     """
     try:
         if source.is_symlink():
             return False
-        target.hardlink_to(source)
+        if within is None:
+            os.link(source, target)
+        else:
+            os.link(source, target, dst_dir_fd=within, follow_symlinks=False)
     except (OSError, NotImplementedError):
         return False
     return True

@@ -10,10 +10,10 @@ from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, digest_bytes, digest_file
 from modpkg.core.errors import IntegrityError
 from modpkg.core.files import (
-    check_no_links,
     copy_file,
     disk_errors,
     make_folder,
+    rename,
     share_file,
     write_atomically,
 )
@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 
 
 class BlobTree:
-    """Immutable bytes under ``root/blobs/sha256/<aa>/<hex>``, named by their digest."""
+    """Immutable bytes under ``root/blobs/sha256/<aa>/<hex>``, named by their digest.
 
-    def __init__(self, root: Path) -> None:
+    What is written goes through no link below the folder ``within``, or in the last folder if it is
+    None: a shared tree may have links of its owner.
+    """
+
+    def __init__(self, root: Path, within: Path | None = None) -> None:
         self.root = root
+        self._within = within or root / "blobs" / "sha256"
 
     def path(self, digest: Digest) -> Path:
         """Return the path of a blob, whether or not it exists."""
@@ -54,9 +59,8 @@ class BlobTree:
     def add(self, data: bytes) -> Digest:
         """Add a small blob and return its digest."""
         digest = digest_bytes(data)
-        check_no_links(self.path(digest).parent)
         if not self.has(digest):
-            write_atomically(self.path(digest), data, mode=0o444)
+            write_atomically(self.path(digest), data, mode=0o444, within=self._within)
         return digest
 
     def add_stream(self, chunks: Iterable[bytes], expected: Digest, what: str, source: str) -> None:
@@ -67,15 +71,14 @@ class BlobTree:
             InstallError: The disk is full; nothing was added.
         """
         target = self.path(expected)
-        check_no_links(target.parent)
         staged = temporary_sibling(target)
         try:
-            actual = write_atomically(staged, chunks, mode=0o444)
+            actual = write_atomically(staged, chunks, mode=0o444, within=self._within)
             if actual != expected:
                 raise IntegrityError(
                     "M305", what=what, expected=expected, actual=actual, source=source
                 )
-            system.replace(staged, target)
+            rename(staged, target, within=self._within)
         finally:
             discard(staged)
 
@@ -96,15 +99,14 @@ class BlobTree:
                 "M305", what=what, expected=expected, actual=actual, source=source.root
             )
         target = self.path(expected)
-        check_no_links(target.parent)
         with disk_errors(target.parent, target):
-            make_folder(target.parent)
+            make_folder(target.parent, within=self._within)
         staged = temporary_sibling(target)
         try:
             with disk_errors(target.parent, target):
-                share_file(source.path(expected), staged)
+                share_file(source.path(expected), staged, within=self._within)
                 system.sync_file(staged)
-                system.replace(staged, target)
+                rename(staged, target, within=self._within)
                 system.sync_folder(target.parent)
         finally:
             discard(staged)
@@ -116,7 +118,7 @@ def copy_verified(source: Path, target: Path, entry: FileEntry | None, what: str
     Raises:
         IntegrityError: They have another digest; ``what`` describes them.
     """
-    copy_file(source, target)
+    copy_file(source, target, mode=0o644)
     if entry is not None and digest_file(target) != entry.digest:
         raise IntegrityError("M508", what=what, path=source)
 

@@ -23,14 +23,14 @@ from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
-from modpkg.core.files import check_no_links, write_atomically
+from modpkg.core.files import check_no_links, make_folder, write_atomically
 from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_installed
-from modpkg.core.leftovers import TEMPORARY, temporary_sibling
+from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.ownership import check_owner
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
-from modpkg.core.system_folders import is_link, open_folder
+from modpkg.core.system_folders import hold_folder, is_link, open_folder
 from modpkg.store.projects import CURRENT
 
 
@@ -241,10 +241,15 @@ class Environment:
 
     def switch(self, number: int) -> None:
         """Make a generation the current one, atomically."""
-        temporary = temporary_sibling(self._current)
-        system.make_pointer(temporary, f"generations/{number}")
-        system.replace(temporary, self._current)
-        system.sync_folder(self.root)
+        with hold_folder(self.root) as root:
+            temporary = root.temporary(self._current.name)
+            try:
+                root.point(temporary, f"generations/{number}")
+                root.rename(temporary, self._current.name)
+            except BaseException:
+                root.discard(temporary)
+                raise
+            root.sync()
 
     def previous_number(self, to: int | None = None) -> int:
         """Return the number of the generation that a rollback restores.
@@ -316,7 +321,7 @@ class Environment:
             InstallError: It belongs to somebody who is not trusted with it.
         """
         check_owner(self.root)
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         ignore = self.root / ".gitignore"
         if not ignore.exists() and not is_link(ignore):
             write_atomically(ignore, b"*\n")

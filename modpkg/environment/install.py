@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from modpkg.core import system
 from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
 from modpkg.core.filenames import LOCK_NAME
-from modpkg.core.files import link_or_copy, write_atomically
+from modpkg.core.files import link_or_copy, make_folder, rename, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.names import module_name
@@ -177,7 +176,7 @@ def apply_install(
         write_atomically(staged / LOCK_NAME, lock_text.encode())
         write_atomically(staged / COMPLETE, seal(generation))
         checkpoint("staged")
-        system.replace(staged, environment.folder(number))
+        rename(staged, environment.folder(number))
     finally:
         discard(staged)
     checkpoint("generation")
@@ -277,8 +276,8 @@ def _compose_all(
 ) -> tuple[dict[str, str], list[LockedResult], dict[str, int]]:
     """Compose every model and lay it out in the staged generation."""
     store, progress = plan.workspace.store, plan.workspace.progress
-    environment.packs.mkdir(parents=True, exist_ok=True)
-    (staged / "models").mkdir(parents=True)
+    make_folder(environment.packs)
+    make_folder(staged / "models")
     models: dict[str, str] = {}
     results: list[LockedResult] = []
     packs: dict[str, int] = {}

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
-from modpkg.core.files import link_or_copy, write_atomically
+from modpkg.core.files import link_or_copy, make_folder, write_atomically
 from modpkg.core.installed import InstalledModel, Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.jsonfile import json_text
@@ -179,7 +179,7 @@ def lay_out_model(
         tensors: Places of the weights, as recorded; None until it is composed.
         prompt: Place of the virtual tokens, as recorded.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for path, source in composed.files.items():
         if path in composed.documents:
             continue

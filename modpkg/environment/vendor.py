@@ -59,16 +59,16 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
     folders = {name: out / _folder_name(name) if len(lines) > 1 else out for name in lines}
     for folder in {out, *folders.values()}:
         check_no_links(folder, *(folder / part for part in PARTS))
-    write_atomically(out / MARK, b"")
+    write_atomically(out / MARK, b"", within=out.parent)
     progress.stage("Vendoring")
     progress.total(sum(line.size for of_one in lines.values() for line in of_one))
     for name, of_one in lines.items():
-        writer = RegistryWriter(folders[name], name=name)
+        writer = RegistryWriter(folders[name], name=name, within=out.parent)
         kept: set[Digest] = set()
         for line in of_one:
             record = writer.copy_release(registries.of(line.name), line, progress.advance)
             kept |= {parse_digest(line.release), *(digest for digest, _ in blobs_of(record))}
-        _remove_others(writer, of_one, kept)
+        _remove_others(writer, out, of_one, kept)
     kept_names = {MARK, *(folder.name for folder in folders.values())}
     with open_folder(out) as opened:
         for name in opened.names():
@@ -111,7 +111,9 @@ def _folder_name(registry: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in registry)
 
 
-def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Digest]) -> None:
+def _remove_others(
+    writer: RegistryWriter, out: Path, lines: list[IndexLine], kept: set[Digest]
+) -> None:
     """Remove other index lines, then the blobs that only those name; no link is followed.
 
     What is not named as a registry names its files is left.
@@ -119,7 +121,8 @@ def _remove_others(writer: RegistryWriter, lines: list[IndexLine], kept: set[Dig
     locked = {line.name for line in lines}
     for name in locked:
         own = [line for line in lines if line.name == name]
-        write_atomically(writer.folder / "index" / f"{name}.jsonl", format_index(own))
+        path = writer.folder / "index" / f"{name}.jsonl"
+        write_atomically(path, format_index(own), within=out.parent)
     with open_folder(writer.folder) as registry:
         with registry.folder("index") as index:
             for name in index.names():

@@ -13,7 +13,7 @@ from msgspec import Struct
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from modpkg.core.files import copy_file, safe_path, write_atomically
+from modpkg.core.files import copy_file, make_folder, safe_path, write_atomically
 from modpkg.core.packs import pack_chunks, read_pack_header
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.interop.hub_blob import check_hub_blob
@@ -148,9 +148,9 @@ def copy_data(source: Path, staged: Path, files: Collection[str]) -> None:
     for relative in files:
         check_hub_blob(source / relative)
         real, target = (source / relative).resolve(), staged / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         if relative.endswith(".json") and _marked(real):
-            target.write_bytes(read_file(real).removeprefix(codecs.BOM_UTF8))
+            write_atomically(target, read_file(real).removeprefix(codecs.BOM_UTF8))
         else:
             copy_file(real, target)
 
@@ -171,7 +171,7 @@ def copy_weights(
     for relative in files:
         check_hub_blob(source / relative)
         real, target = (source / relative).resolve(), staged / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         held = read_pack_header(real)
         kept = {name: tensor for name, tensor in held.items() if name not in without}
         if len(kept) == len(held):

@@ -17,7 +17,7 @@ import msgspec
 
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from modpkg.core.files import copy_file
+from modpkg.core.files import copy_file, write_atomically
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.lora_files import FindBase, convert_lora_file
@@ -272,5 +272,5 @@ def _convert_mlx(source: Path, config: Mapping[str, Any], out: Path) -> None:
         "inference_mode": True,
     }
     save_file(tensors, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    (out / ADAPTER_CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(converted)))
+    write_atomically(out / ADAPTER_CONFIG, msgspec.json.format(msgspec.json.encode(converted)))
     _copy_readme(source, out)

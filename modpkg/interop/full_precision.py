@@ -101,7 +101,7 @@ def write_full_precision(source: Path, staged: Path, weights: FullPrecision) -> 
         ) from None
     config = read_json(staged / CONFIG)
     config.pop(_QUANTIZATION, None)
-    (staged / CONFIG).write_bytes(json_text(config))
+    write_atomically(staged / CONFIG, json_text(config))
 
 
 def _bytes(weight: Weight) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
-from modpkg.core.files import link_or_copy
+from modpkg.core.files import link_or_copy, write_atomically
 from modpkg.core.jsonfile import read_json
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.printable import error_text
@@ -278,9 +278,8 @@ def _remove_machine_specific(staged: Path) -> None:
         document = read_json(path)
         for key in _MACHINE_SPECIFIC:
             document.pop(key, None)
-        path.write_bytes(
-            msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2)
-        )
+        text = msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2)
+        write_atomically(path, text)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from modpkg.core.filenames import TOKENIZER
+from modpkg.core.files import write_atomically
 from modpkg.core.jsonfile import read_json
 from modpkg.interop.gguf_header import GgufHeader, damaged
 
@@ -91,7 +92,7 @@ def fix_pre_tokenizer(staged: Path, header: GgufHeader) -> list[str]:
         path = staged / TOKENIZER
         document = read_json(path)
         document["pre_tokenizer"] = _DIGITS_PRE_TOKENIZER
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(document), indent=2))
         return []
     named = "is not named" if name == "default" else f"{name[:40]!r} is not known"
     return [

@@ -10,7 +10,7 @@ from modpkg.adapters.quantised import UNREAD
 from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
-from modpkg.core.files import copy_file
+from modpkg.core.files import copy_file, make_folder
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
@@ -367,12 +367,11 @@ def write_hf(
         if path.is_file() and relative not in left:
             check_path(relative)
             check_data(path, relative)
-            (staged / relative).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(path, staged / relative)
-            system.set_mode(staged / relative, 0o644)
+            make_folder((staged / relative).parent)
+            copy_file(path, staged / relative, mode=0o644)
     write_weights(own, packs, staged, max_shard_bytes=max_shard_bytes, store=store)
     for part, tensors in after.items():
-        (staged / part).mkdir(parents=True, exist_ok=True)
+        make_folder(staged / part)
         write_weights(tensors, packs, staged / part, max_shard_bytes=ANY_SIZE, store=store)
 
 

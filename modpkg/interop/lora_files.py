@@ -24,6 +24,7 @@ from msgspec import Struct
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from modpkg.core.files import write_atomically
 from modpkg.core.jsonfile import json_text
 from modpkg.core.packs import read_header, read_pack_header
 from modpkg.interop.lora_names import MERGE, parsed
@@ -132,7 +133,7 @@ class _Conversion:
         }
         config = self._config or _config(self._method, converted)
         save_file(tensors, self._out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        (self._out / ADAPTER_CONFIG).write_bytes(json_text(config))
+        write_atomically(self._out / ADAPTER_CONFIG, json_text(config))
 
     def refuse(self, reason: str) -> ConversionError:
         """Return the error for a file that has no counterpart in PEFT."""

@@ -13,6 +13,7 @@ from modpkg.core.bounds import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 from modpkg.core.errors import ConversionError, ModpkgError, PackError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import MANIFEST
+from modpkg.core.files import write_atomically
 from modpkg.core.packs import read_pack_header
 from modpkg.core.regular_file import read_text
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
@@ -112,7 +113,7 @@ def import_mergekit(
             parse_manifest(text, staged / MANIFEST)
         except ModpkgError as error:
             raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
-        (staged / MANIFEST).write_bytes(text.encode())
+        write_atomically(staged / MANIFEST, text.encode())
     return warnings + recipe.notes
 
 

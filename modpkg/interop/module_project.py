@@ -9,7 +9,7 @@ from pathlib import Path
 from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.files import disk_errors, sync_tree
+from modpkg.core.files import disk_errors, make_folder, rename, sync_tree, write_atomically
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.regular_file import read_text
 from modpkg.manifest.read import parse_manifest
@@ -49,14 +49,13 @@ def new_project(out: Path) -> Iterator[Path]:
     staged = temporary_sibling(out)
     try:
         with disk_errors(out.parent, out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            staged.mkdir()
+            make_folder(staged)
             yield staged
             remove_local_paths(staged)
             sync_tree(staged)
             if out.exists():
                 out.rmdir()
-            system.replace(staged, out)
+            rename(staged, out)
             system.sync_folder(out.parent)
     finally:
         discard(staged)
@@ -132,4 +131,4 @@ def write_manifest(
         lines += ["", "[task]", f'kind = "{task}"']
     text = "\n".join(lines) + "\n"
     parse_manifest(text, staged / MANIFEST)
-    (staged / MANIFEST).write_bytes(text.encode())
+    write_atomically(staged / MANIFEST, text.encode())

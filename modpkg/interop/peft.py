@@ -12,7 +12,6 @@ import msgspec
 
 from modpkg.adapters.reader import check_alone
 from modpkg.compose.named_code import check_no_code
-from modpkg.core import system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import (
     ConversionError,
@@ -21,7 +20,7 @@ from modpkg.core.errors import (
     ReleaseError,
 )
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MANIFEST, MEMORY, MODULES
-from modpkg.core.files import shown, write_atomically
+from modpkg.core.files import make_folder, shown, write_atomically
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
 from modpkg.core.names import (
@@ -365,10 +364,9 @@ def export_peft(
             if path == MEMORY:
                 continue
             target = staged / check_path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             what = f"{path} of {module.name}"
             copy_verified(blob, target, module.record.files.get(path), what)
-            system.set_mode(target, 0o644)
         if scale != 1.0 or renamed or config != written:
             write_atomically(staged / ADAPTER_CONFIG, json_text(config))
         write_weights(

@@ -8,6 +8,7 @@ from typing import Any
 
 from modpkg.compose.named_code import REMOTE
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
+from modpkg.core.files import write_atomically
 from modpkg.core.jsonfile import json_text, read_json
 from modpkg.runtime.architecture import transformers_module
 
@@ -46,7 +47,7 @@ def leave_out_code(folder: Path) -> list[str]:
             continue
         has = _has_classes(named) if file in _PROCESSORS else _has_architecture(config)
         if has:
-            path.write_bytes(json_text(kept))
+            write_atomically(path, json_text(kept))
             warnings.append(
                 f"left out: what {file} says of custom code ({', '.join(sorted(has))} of "
                 "transformers itself is used)"

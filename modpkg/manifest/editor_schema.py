@@ -57,7 +57,6 @@ def _write(folder: Path) -> None:
     path, ignore = folder / SCHEMA_FILE, folder / ".gitignore"
     if path.exists() and not is_link(path) and read_file(path) == data:
         return
-    folder.mkdir(exist_ok=True)
     if not ignore.exists():
         write_atomically(ignore, b"*\n")
     write_atomically(path, data)

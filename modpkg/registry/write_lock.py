@@ -9,11 +9,13 @@ from modpkg.core.file_lock import file_lock
 from modpkg.core.files import make_folder, shared_mode
 
 
-def folder_lock(folder: Path, name: str) -> AbstractContextManager[None]:
+def folder_lock(
+    folder: Path, name: str, *, within: Path | None = None
+) -> AbstractContextManager[None]:
     """Return the lock of this name, open to everyone who can write to the folder.
 
     Names of other locks begin with a full stop, which module names never do.
     """
-    make_folder(folder / "locks")
+    make_folder(folder / "locks", within=within)
     path = folder / "locks" / f"{name}.lock"
-    return file_lock(path, exclusive=True, mode=shared_mode(path.parent))
+    return file_lock(path, exclusive=True, mode=shared_mode(path.parent), within=within)

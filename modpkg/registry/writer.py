@@ -50,12 +50,18 @@ _UNIQUE = re.compile(r"-[0-9a-f]{8}$")
 
 
 class RegistryWriter:
-    """A registry folder that can be published to; it is created when it is first used."""
+    """A registry folder that can be published to; it is created when it is first used.
 
-    def __init__(self, folder: Path, name: str | None = None) -> None:
+    With ``within``, nothing below that folder is a link, as in a copy that modpkg makes.
+    """
+
+    def __init__(
+        self, folder: Path, name: str | None = None, *, within: Path | None = None
+    ) -> None:
         self.folder = folder
-        self.blobs = BlobTree(folder)
+        self.blobs = BlobTree(folder, within)
         self._name = name
+        self._within = within
 
     def prepare(self) -> None:
         """Make the folder a registry if it is not one yet.
@@ -66,11 +72,12 @@ class RegistryWriter:
         """
         check_links_of_owner(self.folder, PARTS)
         try:
-            make_folder(self.folder / "index")
-            make_folder(self.folder / "blobs" / "sha256")
+            make_folder(self.folder / "index", within=self._within)
+            make_folder(self.folder / "blobs" / "sha256", within=self._within)
             if not (self.folder / REGISTRY_INFO).exists():
                 info = RegistryInfo(spec=SPEC, name=self._name or new_name(self.folder))
-                write_atomically(self.folder / REGISTRY_INFO, canonical_json(info) + b"\n")
+                data = canonical_json(info) + b"\n"
+                write_atomically(self.folder / REGISTRY_INFO, data, within=self._within)
             if not os.access(self.folder / "index", os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
@@ -237,7 +244,7 @@ class RegistryWriter:
         path, before = self.folder / "index" / f"{name}.jsonl", b""
         with contextlib.suppress(FileNotFoundError):
             before = read_file(path)
-        write_atomically(path, format_index(lines, before))
+        write_atomically(path, format_index(lines, before), within=self._within)
         self._describe(name)
 
     def describe_all(self) -> None:
@@ -267,12 +274,12 @@ class RegistryWriter:
                 continue  # damaged: fetching it tells that
         if known != lines or not path.exists():
             with contextlib.suppress(PermissionError):  # a release is not refused for this
-                write_atomically(path, format_module_lines(lines))
+                write_atomically(path, format_module_lines(lines), within=self._within)
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         for folder in (self.folder, self.folder / "index"):
             remove_leftovers(folder)
-        return folder_lock(self.folder, name)
+        return folder_lock(self.folder, name, within=self._within)
 
     def _add(
         self,

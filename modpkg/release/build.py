@@ -172,9 +172,10 @@ def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) 
     """Record in a built tree why its version is lower than required; return the new index line."""
     provenance = msgspec.structs.replace(record.provenance, breaking=reason)
     stamped = msgspec.structs.replace(record, provenance=provenance)
-    release = BlobTree(out).add(canonical_json(stamped))
+    release = BlobTree(out, out.parent).add(canonical_json(stamped))
     updated = msgspec.structs.replace(line, release=release)
-    write_atomically(out / "index" / f"{line.name}.jsonl", canonical_json(updated) + b"\n")
+    index = out / "index" / f"{line.name}.jsonl"
+    write_atomically(index, canonical_json(updated) + b"\n", within=out.parent)
     rename_release(out, line.release, release)
     return updated
 

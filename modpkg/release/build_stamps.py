@@ -75,7 +75,8 @@ def rename_release(tree: Path, before: str, after: str) -> None:
     stamps = read_stamps(tree, before)
     if stamps is not None:
         changed = msgspec.structs.replace(stamps, release=after)
-        write_atomically(tree / STAMPS, msgspec.json.encode(changed) + b"\n")
+        data = msgspec.json.encode(changed) + b"\n"
+        write_atomically(tree / STAMPS, data, within=tree.parent)
 
 
 def read_stamps(tree: Path, release: str) -> BuildStamps | None:

@@ -16,6 +16,7 @@ import msgspec
 
 from modpkg.core.bounds import CASES_BYTES, CLEANED_FILE_BYTES, CLEANED_FILE_DEPTH
 from modpkg.core.filenames import ADAPTER_CONFIG, TOKENIZER
+from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
 
 _MODEL_KEY = "name_or_path"
@@ -82,7 +83,7 @@ def remove_local_paths(folder: Path) -> None:
             if data != read_file(path, CASES_BYTES):
                 found[path] = data
     for path, data in found.items():
-        path.write_bytes(data)
+        write_atomically(path, data)
 
 
 def _config(data: bytes) -> bytes:

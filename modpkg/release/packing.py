@@ -10,11 +10,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.core import system
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import RecordError, ReleaseError
 from modpkg.core.filenames import MODULES
-from modpkg.core.files import remove_tree, write_atomically
+from modpkg.core.files import make_folder, remove_tree, rename, write_atomically
 from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
 from modpkg.core.records import CORRECT, Encoding, TensorEntry
 from modpkg.core.regular_file import open_file
@@ -130,7 +129,7 @@ def pack_tensors(
         IntegrityError, ReleaseError, PackError: An earlier tensor is damaged in the registry.
     """
     spool = tree.root / "spool"
-    spool.mkdir(parents=True)
+    make_folder(spool)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         keys: dict[str, TensorIdentity] = {}
         for name, key in zip(parts, pool.map(_identity_of_part, parts.values()), strict=True):
@@ -198,7 +197,7 @@ def _encoded(
     if encoded is None:
         return None
     method, payload = encoded
-    target.write_bytes(payload)
+    write_atomically(target, payload)
     on = None if method == "planes" else base.digest
     return Part(target, "U8", (len(payload),), 0, len(payload)), Encoding(method, on)
 
@@ -214,6 +213,6 @@ def _write_pack(
     staged = tree.root / "pack"
     pack = write_atomically(staged, pack_chunks(types, data), mode=0o444)
     target = tree.path(pack)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    system.replace(staged, target)
+    make_folder(target.parent)
+    rename(staged, target)
     return {pack: target.stat().st_size}, pack_header(types)[1]

@@ -9,15 +9,15 @@ from typing import Any
 from packaging.version import Version
 
 from modpkg.community.modules.view import ModuleView
-from modpkg.core import system
 from modpkg.core.filenames import MANIFEST, REPORT
-from modpkg.core.files import copy_file, safe_path
+from modpkg.core.files import copy_file, make_folder, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.normal import manifest_text
 from modpkg.manifest.read import parse_manifest
+from modpkg.release.content import check_path
 
 Origin = tuple[str, str, str]
 """Name, version and relation of a release that another is made from."""
@@ -86,10 +86,9 @@ def write_candidate(
         for path, file in sorted(files.items()):
             if path in (REPORT, MANIFEST):
                 continue
-            target = staged / safe_path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy_file(file, target)
-            system.set_mode(target, 0o644)
+            target = staged / check_path(path)
+            make_folder(target.parent)
+            copy_file(file, target, mode=0o644)
         write_weights(tensors, Path(), staged)
         parse_manifest(text, staged / MANIFEST)
-        (staged / MANIFEST).write_bytes(text.encode())
+        write_atomically(staged / MANIFEST, text.encode())

@@ -19,7 +19,7 @@ from modpkg.compose.torch_threads import parallel_map
 from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import PatchError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, PATCH, PATCHED_FILES
-from modpkg.core.files import copy_file, safe_path, write_atomically
+from modpkg.core.files import copy_file, make_folder, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import pack_chunks
@@ -30,6 +30,7 @@ from modpkg.core.tensors import identity_of, type_of
 from modpkg.interop.module_project import new_project
 from modpkg.manifest.normal import manifest_text
 from modpkg.manifest.read import parse_manifest
+from modpkg.release.content import check_path
 
 WEIGHTS = "patch.safetensors"
 
@@ -249,14 +250,14 @@ def write_patch(
     text = manifest_text(normal)
     with new_project(out) as staged:
         parse_manifest(text, staged / MANIFEST)
-        (staged / MANIFEST).write_bytes(text.encode())
+        write_atomically(staged / MANIFEST, text.encode())
         write_atomically(staged / WEIGHTS, pack_chunks(types, data))
         write_atomically(
             staged / PATCH, msgspec.json.format(canonical_json(record), indent=1) + b"\n"
         )
         for path, file in patch.files.items():
-            target = staged / PATCHED_FILES / safe_path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = staged / PATCHED_FILES / check_path(path)
+            make_folder(target.parent)
             copy_file(file, target)
 
 
