@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.core import system, system_processes
+from modpkg.core import system_processes
 from modpkg.core.digests import digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import InvalidValue
 from modpkg.core.files import (
@@ -26,6 +27,7 @@ from modpkg.core.files import (
 )
 from modpkg.core.leftovers import LEFT_ALONE, leftovers, temporary_sibling
 from modpkg.core.regular_file import CutShort, OversizedFile, read_file, read_head
+from modpkg.core.system_folders import OpenFolder
 from modpkg.core.tree import BlobTree
 from tests.raising import raises
 
@@ -238,14 +240,14 @@ def test_a_tree_is_replaced_or_stays(place: Path, monkeypatch: pytest.MonkeyPatc
     for folder in (old, new):
         folder.mkdir()
         (folder / folder.name).touch()
-    replace, calls = system.replace, iter((True, False, True))
+    rename, calls = OpenFolder.rename, iter((True, False, True))
 
-    def once(source: Path, target: Path) -> None:
+    def once(*arguments: Any, **options: Any) -> None:
         if not next(calls):
             raise OSError(errno.EIO, "no")
-        replace(source, target)
+        rename(*arguments, **options)
 
-    monkeypatch.setattr(system, "replace", once)
+    monkeypatch.setattr(OpenFolder, "rename", once)
     with pytest.raises(OSError, match="no"):
         replace_tree(new, old)
     assert [path.name for path in old.iterdir()] == ["dist"]

@@ -11,12 +11,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
 
 import modpkg.registry.reader as reader_module
 from modpkg.core.digests import digest_file, parse_digest
+from modpkg.core.system_folders import OpenFolder
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
@@ -241,27 +243,27 @@ def test_a_killed_publisher_leaves_no_release(
     registry = tmp_path / "registry"
     publish_collection(registry, "m", "1.0")
     folder = write_module(tmp_path / "m2", "m", "2.0", files={"a": b"a", "b": b"b"})
-    replace = Path.replace
+    rename = OpenFolder.rename
     for failing in range(1, 12):
         left = failing
 
-        def failing_replace(self: Path, target: Path) -> Path:
+        def failing_rename(self: OpenFolder, *arguments: Any, **options: Any) -> None:
             nonlocal left
-            if str(registry) in str(target):
+            if self.path.is_relative_to(registry):
                 left -= 1
                 if left == 0:
                     raise KeyboardInterrupt
-            return replace(self, target)
+            rename(self, *arguments, **options)
 
-        monkeypatch.setattr(Path, "replace", failing_replace)
+        monkeypatch.setattr(OpenFolder, "rename", failing_rename)
         try:
             publish(folder, registry)
         except KeyboardInterrupt:
-            monkeypatch.setattr(Path, "replace", replace)
+            monkeypatch.setattr(OpenFolder, "rename", rename)
             assert [line.version for line in Registry(str(registry)).index("m")] == ["1.0"]
             continue
         break
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(OpenFolder, "rename", rename)
     assert failing > 3
     publish(folder, registry)
     reader = Registry(str(registry))
