@@ -51,10 +51,11 @@ def leftovers(folder: Path, *, once: bool = False) -> list[Path]:
     Their names say which process began them: it has ended, or is of another machine (or container)
     and began them a week ago. With ``once``, a folder that was looked through has none.
     """
-    if once and folder in _tidied:
-        return []
     if once:
-        _tidied.add(folder)
+        whole = folder.absolute()
+        if whole in _tidied:
+            return []
+        _tidied.add(whole)
     try:
         with os.scandir(folder) as entries:
             temporary = [entry for entry in entries if entry.name.startswith(TEMPORARY)]

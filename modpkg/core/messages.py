@@ -56,8 +56,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M201": "{path} is not a valid safetensors file: {reason}; fetch or build it again.",
     "M202": (
-        "{path} is {what}, and a module contains only data; remove it, or convert weights to "
-        "safetensors first."
+        "{path} is {what}, and a module contains only data; remove it, leave it out with 'exclude' "
+        "under [files], or convert weights to safetensors first."
     ),
     "M203": ("{path} is a link, and a release has only regular files; replace it with the file."),
     "M204": (

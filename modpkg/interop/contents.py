@@ -134,7 +134,7 @@ def _left_out(path: Path, name: str, why: str, *, adapter: bool) -> str | None:
     except ReleaseError as error:
         if error.code != "M202":
             raise
-        return "not data"
+        return "not of the kinds of files that a release holds"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,38 +17,8 @@ from modpkg.core.files import safe_path
 from modpkg.core.packs import IS_POINTER, LFS_POINTER
 from modpkg.core.regular_file import open_file
 from modpkg.manifest.schema import Manifest
+from modpkg.release.data_names import problem_of_name
 
-_ENDINGS = {
-    "code": "py pyc pyw pyd pyx ipynb sh bash zsh fish csh command bat cmd ps1 psm1 psd1 vbs hta"
-    " wsf js mjs cjs jsx ts tsx lua rb pl php tcl r jl java class jar scala kt cs go rs c cc cpp"
-    " cxx h hpp cu cuh mk cmake gradle nix exs ex erl hs ml fsx d dart swift mm zig nim groovy awk"
-    " tcl elv nu xsh applescript scpt pth sct jse vbe",
-    "native code": "so dll dylib exe com scr msi app ko o a lib node wasm ptx cubin whl egg"
-    " msc cpl gadget jnlp chm xll deb rpm apk appimage dmg pkg",
-    "a file that a desktop runs": "desktop lnk url reg inf",
-    "a pickle": "pkl pickle pt pth ckpt joblib dill",
-    "weights in a form that can hold code": "h5 keras pb tflite onnx",
-}
-_CODE = {f".{ending}": what for what, endings in _ENDINGS.items() for ending in endings.split()}
-_TOOLS = (
-    "makefile gnumakefile justfile rakefile gemfile procfile dockerfile containerfile vagrantfile"
-    " jenkinsfile snakefile sconstruct brewfile cmakelists.txt meson.build package.json deno.json"
-    " composer.json cargo.toml go.mod pom.xml setup.cfg tox.ini pytest.ini docker-compose.yml"
-    " docker-compose.yaml compose.yml compose.yaml taskfile.yml taskfile.yaml lefthook.yml dvc.yaml"
-    " mlproject makefile.am build build.bazel workspace workspace.bazel module.bazel buck tiltfile"
-    " earthfile pyproject.toml pixi.toml hatch.toml pdm.toml uv.toml mise.toml pants.toml pipfile"
-    " conanfile.txt meson_options.txt configure build.xml package.yaml package.json5 deno.jsonc"
-    " bunfig.toml bower.json tsconfig.json jsconfig.json nx.json turbo.json lerna.json rush.json"
-    " angular.json project.json lefthook.yaml lefthook.toml lefthook.json dune dune-project"
-    " rebar.config cabal.project stack.yaml pubspec.yaml podfile fastfile appfile dangerfile"
-    " guardfile capfile berksfile puppetfile thorfile caskfile mkdocs.yml mkdocs.yaml _config.yml"
-    " book.toml netlify.toml vercel.json fly.toml render.yaml app.yaml serverless.yml"
-    " serverless.yaml skaffold.yaml devfile.yaml devbox.json cloudbuild.yaml buildspec.yml"
-    " appveyor.yml azure-pipelines.yml bitbucket-pipelines.yml wercker.yml agents.md claude.md"
-    " gemini.md"
-)
-_RUN_BY_TOOLS = frozenset(_TOOLS.split())
-"""Names, in lower case, under which a tool of developers runs, or obeys, what is in a file."""
 _MAGIC = (
     (b"\x7fELF", "a program"),
     (b"MZ", "a program"),
@@ -56,6 +27,10 @@ _MAGIC = (
     (b"PK\x03\x04", "a zip archive (as PyTorch's pickles are)"),
     (b"\x1f\x8b", "a compressed archive"),
 )
+_ARRAY, _OBJECTS = b"\x93NUMPY", re.compile(rb"'descr'[^\n]*O")
+"""The beginning of an array in NumPy's own form, and what in its header says it is a pickle."""
+_HEAD = 1024
+"""How much of a file is looked at, bytes."""
 _LEFT_OUT = (MANIFEST, LOCK_NAME, PYPROJECT, DIST, "build", "node_modules")
 _SOURCES_OF_A_PROJECT = (".py", ".sh", ".ipynb")
 """Left out by default: a project's own scripts."""
@@ -76,7 +51,7 @@ def collect(manifest: Manifest) -> Content:
     path) change that. Index files of sharded weights are left out: the tensor table replaces them.
 
     Raises:
-        ReleaseError: A file is code, a pickle or a link, one that is named does not exist, or two
+        ReleaseError: A file is not data or is a link, one that is named does not exist, or two
             would be one file on another system.
         InvalidValue: A path is not allowed in a release.
     """
@@ -148,22 +123,25 @@ def twin_problem(paths: Iterable[str]) -> str | None:
 
 
 def check_data(path: Path, shown: str) -> None:
-    """Check by its name and first bytes that a file is neither code nor a pickle, and is there.
+    """Check by its name and first bytes that a file is data, and is there.
 
     Raises:
-        ReleaseError: The file is code or a pickle, or Git's pointer to a file.
+        ReleaseError: The file is of another kind (see `problem_of_name`), or begins like code or a
+            pickle, or is Git's pointer to a file.
     """
-    if (what := code_by_name(shown)) is not None:
+    if (what := problem_of_name(shown)) is not None:
         raise ReleaseError("M202", path=path, what=what)
     with open_file(path) as file:
-        head = file.read(len(LFS_POINTER))
-    if head == LFS_POINTER:
+        head = file.read(_HEAD)
+    if head.startswith(LFS_POINTER):
         raise ReleaseError("M206", path=path, reason=IS_POINTER)
     for magic, what in _MAGIC:
         if head.startswith(magic):
             raise ReleaseError("M202", path=path, what=what)
     if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
         raise ReleaseError("M202", path=path, what="a pickle")
+    if head.startswith(_ARRAY) and _OBJECTS.search(head):
+        raise ReleaseError("M202", path=path, what="an array of objects, which is a pickle")
 
 
 def check_path(path: str) -> str:
@@ -171,21 +149,11 @@ def check_path(path: str) -> str:
 
     Raises:
         InvalidValue: It leads out of the folder, or a part of it is hidden; see `safe_path`.
-        ReleaseError: It is the name of code, or of a file that a tool runs.
+        ReleaseError: It is not the name of data; see `problem_of_name`.
     """
-    if (what := code_by_name(safe_path(path))) is not None:
+    if (what := problem_of_name(safe_path(path))) is not None:
         raise ReleaseError("M202", path=path, what=what)
     return path
-
-
-def code_by_name(path: str) -> str | None:
-    """Return the kind of code that a file name stands for; None for data."""
-    name = path.rsplit("/", 1)[-1].lower()
-    if name.endswith(".bin") and "model" in name:
-        return "a pickle (as PyTorch's .bin weights are)"
-    if name in _RUN_BY_TOOLS:
-        return "a file whose commands a tool runs"
-    return _CODE.get(Path(name).suffix)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -15,7 +15,8 @@ from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import RESTORE, SPEC, ReleaseRecord, TensorEntry
 from modpkg.core.tensors import byte_length, type_of
-from modpkg.release.content import check_data, code_by_name, twin_problem
+from modpkg.release.content import check_data, twin_problem
+from modpkg.release.data_names import problem_of_name
 from modpkg.release.places import entries_by_identity, labelled_entries, place_problem
 from modpkg.release.tensors import TensorReader
 
@@ -25,8 +26,8 @@ Vouched = Callable[[TensorEntry], bool]
 def check_record(record: ReleaseRecord) -> None:
     """Check a release record without its blobs.
 
-    Names and versions are normal, paths stay inside, no file is code, every tensor is stored in a
-    pack that the record names, inside its bounds, and can be decoded on what the record names.
+    Names and versions are normal, paths stay inside, every file is data, every tensor is stored in
+    a pack that the record names, inside its bounds, and can be decoded on what the record names.
 
     Raises:
         RecordError: A check fails; the message names the field.
@@ -64,8 +65,8 @@ def check_record(record: ReleaseRecord) -> None:
     except (ModpkgError, InvalidSpecifier) as error:
         raise refuse(str(error)) from None
     for path in record.files:
-        if (code := code_by_name(path)) is not None:
-            raise refuse(f"{path} is {code}, and a module contains only data")
+        if (what_it_is := problem_of_name(path)) is not None:
+            raise refuse(f"{path} is {what_it_is}, and a module contains only data")
     if (problem := twin_problem(record.files)) is not None:
         raise refuse(problem)
     if (longest := max(map(len, record.tensors), default=0)) > TENSOR_NAME_CHARACTERS:

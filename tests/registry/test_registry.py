@@ -71,7 +71,9 @@ def test_building_is_deterministic(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     lines = []
     for number in range(2):
-        folder = write_module(tmp_path / str(number) / "m", "m", files={"b.txt": b"b", "a": b"a"})
+        folder = write_module(
+            tmp_path / str(number) / "m", "m", files={"b.txt": b"b", "a.txt": b"a"}
+        )
         lines.append(publish(folder, tmp_path / f"registry{number}").release)
     assert lines[0] == lines[1]
     assert not registry.exists()
@@ -242,7 +244,7 @@ def test_a_killed_publisher_leaves_no_release(
     """Whatever write fails, readers see the old state and publishing again completes it."""
     registry = tmp_path / "registry"
     publish_collection(registry, "m", "1.0")
-    folder = write_module(tmp_path / "m2", "m", "2.0", files={"a": b"a", "b": b"b"})
+    folder = write_module(tmp_path / "m2", "m", "2.0", files={"a.txt": b"a", "b.txt": b"b"})
     rename = OpenFolder.rename
     for failing in range(1, 12):
         left = failing

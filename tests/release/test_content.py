@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from modpkg.manifest.read import read_manifest
-from modpkg.release.content import check_data, collect
+from modpkg.release.content import check_data, check_path, collect
+from modpkg.release.data_names import problem_of_name
 from tests.modules import write_module
 from tests.raising import raises
 
@@ -87,12 +90,62 @@ def archive() -> bytes:
         ("docs/package.json", b"{}", "a tool runs"),
         ("kernel.CU", b"", "code"),
         ("open me.desktop", b"", "a desktop runs"),
+        ("tool.foo", b"", r"does not hold \(.foo\)"),
+        ("LICENSE.hta", b"", "code"),
+        ("settings", b"", "no ending"),
+        ("page.html", b"<script>", "code"),
+        ("docker-compose.override.yml", b"", "tools run many"),
+        ("CMakePresets.json", b"{}", "a tool runs"),
+        ("docs/Agents.md", b"", "assistants obey"),
+        ("voice.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'shape': (1,)}", "array of objects"),
     ],
 )
 def test_code_and_pickles_are_refused(tmp_path: Path, name: str, data: bytes, what: str) -> None:
     folder = write_module(tmp_path / "m", "m", files={name: data})
     with raises("M202", match=what):
         names(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LICENSE",
+        "NOTICE",
+        "LICENSE-MODEL",
+        "README",
+        "licence.MIT",
+        "THIRD_PARTY_NOTICES",
+        "USE_POLICY.md",
+        "vocab.txt",
+        "tokenizer.model",
+        "tokenizer.model.v3",
+        "source.spm",
+        "bpe.codes",
+        "qwen.tiktoken",
+        "chat_template.jinja",
+        "mergekit_config.yml",
+        "model_config.yaml",
+        "hparams.yaml",
+        "logo.PNG",
+        "a/cases.parquet",
+        "voice.wav",
+    ],
+)
+def test_kinds_of_data_are_taken(name: str, tmp_path: Path) -> None:
+    assert names(write_module(tmp_path / "m", "m", files={name: b"x"})) == [name]
+    assert check_path(name) == name
+
+
+def test_all_vocabularies_of_transformers_are_data() -> None:
+    """Whatever a tokenizer of transformers saves is taken."""
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    found = set()
+    for path in Path(spec.origin).parent.glob("models/*/tokenization_*.py"):
+        found |= set(re.findall(r'"\w+": ?"([\w.-]+\.[a-z]+)"', path.read_text()))
+    assert {"spiece.model", "vocab-src.json", "prophetnet.tokenizer"} <= found
+    assert [name for name in found if problem_of_name(name) is not None] == []
 
 
 def test_an_included_script_is_refused(tmp_path: Path) -> None:
@@ -131,7 +184,7 @@ def test_plain_text_is_data(tmp_path: Path) -> None:
         ("\u00c4.txt", "A\u0308.txt"),
         ("\u00e4.txt", "A\u0308.txt"),
         ("stra\u00dfe.txt", "STRASSE.txt"),
-        ("data", "Data/x"),
+        ("data.txt", "Data.txt/x.txt"),
     ],
 )
 def test_files_that_another_system_takes_for_one_are_refused(
@@ -142,7 +195,7 @@ def test_files_that_another_system_takes_for_one_are_refused(
         names(folder)
 
 
-@pytest.mark.parametrize("name", ["what?.txt", "a/<b>.txt", 'say "x".txt', "a|b", "*.txt"])
+@pytest.mark.parametrize("name", ["what?.txt", "a/<b>.txt", 'say "x".txt', "a|b.txt", "*.txt"])
 def test_names_that_windows_forbids_are_refused(name: str, tmp_path: Path) -> None:
     folder = write_module(tmp_path / "m", "m", files={name: b"1"})
     with raises("M206", match="which Windows forbids; rename it"):

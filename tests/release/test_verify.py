@@ -65,7 +65,7 @@ def test_a_valid_release_passes(built: tuple[ReleaseRecord, BlobTree]) -> None:
         ("files", {"run.py": {"digest": "sha256:" + "0" * 64, "size": 1}}, "only data"),
         (
             "files",
-            {n: {"digest": "sha256:" + "0" * 64, "size": 1} for n in ("a", "A")},
+            {n: {"digest": "sha256:" + "0" * 64, "size": 1} for n in ("a.txt", "A.txt")},
             "differ only by case",
         ),
         ("tensors/a/offset", 10**12, "outside of its pack"),

@@ -411,7 +411,7 @@ def filled(root: Path, *, used: float, releases: int = 2) -> Store:
             kind="base",
             license="MIT",
             manifest={},
-            files={"f": FileEntry(file, 6)},
+            files={"f.txt": FileEntry(file, 6)},
             tensors={"t": TensorEntry("U8", [8], Digest(tensor), named("pack", 0), 0, 8)},
             provenance=Provenance(built_with="a test"),
         )
