@@ -3,7 +3,8 @@
 usage: python -m tests.faults N FOLDER COMMAND…     (N = 0: count, and write the number to FOLDER)
 
 Python reports to an audit hook each file that is opened for writing, and of each rename, link,
-removal and change of mode; those under FOLDER count. SQLite and obstore write unreported;
+removal and change of mode; those under FOLDER count, also by names in an open folder (of a file
+that is opened so, the folder is not told: it counts). SQLite and obstore write unreported;
 kills inside these come at random moments (`tests/e2e/test_crash.py`).
 """
 
@@ -16,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = {
-    "os.chmod",
-    "os.link",
-    "os.mkdir",
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "os.symlink",
-    "os.truncate",
-    "os.utime",
+    "os.chmod": ((0, 2),),
+    "os.link": ((0, 2), (1, 3)),
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.utime": ((0, 3),),
 }
+"""Which arguments of an event are a path that changes, and the open folder that it is in."""
 COUNT = "faults.count"
 """File in FOLDER that a counting run leaves."""
 
@@ -35,14 +37,27 @@ def writes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
     if event == "open":
         path, _, flags = arguments
         changes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        return bool(changes) and _under(path, folder)
-    return event in EVENTS and any(_under(path, folder) for path in arguments[:2])
+        return bool(changes) and (_under(path, folder) or _is_bare(path))
+    return any(
+        _under(arguments[path], folder, -1 if within is None else arguments[within])
+        for path, within in EVENTS.get(event, ())
+    )
 
 
-def _under(path: object, folder: str) -> bool:
+def _under(path: object, folder: str, within: int = -1) -> bool:
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    return isinstance(path, str | Path) and str(Path.cwd() / path).startswith(folder)
+    if isinstance(path, int):  # an open file or folder
+        path, within = ".", path
+    if not isinstance(path, str | Path):
+        return False
+    place = Path.cwd() if within < 0 else Path(f"/proc/self/fd/{within}").resolve()
+    return str(place / path).startswith(folder)
+
+
+def _is_bare(path: object) -> bool:
+    """Return whether a path is a name only, as of a file in an open folder."""
+    return isinstance(path, str) and os.sep not in path
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from modpkg.core.names import parse_version
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.bump import LEVELS, BumpLevel, bumped
 from modpkg.manifest.edit import set_version
+from modpkg.manifest.editor_schema import refresh_schema
 
 
 class VersionDocument(Struct, frozen=True):
@@ -58,6 +59,7 @@ def version_command(
         text = set_version(project.text, str(new))
         project.project.parse(text)
         project.project.write(text)
+        refresh_schema(project.project.folder)
     if as_json:
         print_json(VersionDocument(module.name, str(module.version), str(new)))
     elif changed:

@@ -8,15 +8,17 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from modpkg.core import system_folders
 from modpkg.core.errors import EnvironmentDamaged, InstallError, ModpkgError
+from modpkg.core.files import link_or_copy, make_folder, rename, write_atomically
 from modpkg.core.installed import InstalledModel, TensorRef, read_installed
 from modpkg.core.sealed import seal, unseal
-from modpkg.core.system_folders import open_folder
+from modpkg.core.system_folders import OpenFolder, open_folder
 from modpkg.environment.generations import Environment, Generation
 from modpkg.environment.install import install
 from modpkg.environment.plan import InstallRequest
@@ -146,6 +148,71 @@ def test_links_swapped_all_the_time_never_lead_cleaning_out(project: Path, tmp_p
         done.set()
         thread.join()
     assert listing(tmp_path / "neighbour") == neighbour
+
+
+SWAPPED = [".modpkg", ".modpkg/generations", ".modpkg/packs", "vendored/index", "vendored/blobs"]
+
+
+@pytest.mark.parametrize("act", ["create", "make", "rename", "link"])
+@pytest.mark.parametrize("part", SWAPPED)
+def test_a_link_that_comes_before_a_write_changes_nothing(
+    part: str, act: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was checked, a folder is swapped for a link just before something is made in it."""
+    real, swapped = getattr(OpenFolder, act), []
+
+    def swapping(self: OpenFolder, *arguments: Any, **options: Any) -> Any:
+        if self.path.is_relative_to(project / part) and not (project / part).is_symlink():
+            swapped.append(self.path)
+            (project / part).rename(tmp_path / f"aside-{len(swapped)}")
+            (project / part).symlink_to(tmp_path / "neighbour")
+        return real(self, *arguments, **options)
+
+    if part.startswith("vendored"):
+        installed(project)
+        vendored(project, project / "vendored")
+        shutil.rmtree(project / "vendored" / "blobs")
+    (tmp_path / "neighbour" / "sha256").mkdir()
+    neighbour = listing(tmp_path / "neighbour")
+    monkeypatch.setattr(OpenFolder, act, swapping)
+    with contextlib.suppress(OSError, ModpkgError):
+        installed(project)
+        vendored(project, project / "vendored")
+    assert listing(tmp_path / "neighbour") == neighbour
+    assert swapped or (act in ("make", "link"))
+
+
+def test_a_file_is_written_where_folders_cannot_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system_folders, "can_hold_folders", lambda: False)
+    (tmp_path / "other").mkdir()
+    path = tmp_path / ".modpkg" / "generations" / "a.json"
+    write_atomically(path, b"1")
+    write_atomically(path, b"2", mode=0o600)
+    link_or_copy(path, path.with_name("b"))
+    rename(path.with_name("b"), path.with_name("c"))
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {"a.json": b"2", "c": b"2"}
+    path.parent.rename(tmp_path / "aside")
+    path.parent.symlink_to(tmp_path / "other")
+    for act in (
+        lambda: write_atomically(path, b"3"),
+        lambda: make_folder(path.parent / "deep"),
+        lambda: rename(tmp_path / "aside" / "c", path),
+    ):
+        with pytest.raises(OSError, match="a link"):
+            act()
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_links_that_a_person_made_are_followed(tmp_path: Path) -> None:
+    """Only what is below the part of a path that modpkg made itself is guarded."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    write_atomically(tmp_path / "link" / ".modpkg" / "a", b"1")
+    assert (tmp_path / "disk" / ".modpkg" / "a").read_bytes() == b"1"
+    with pytest.raises(OSError, match="a link"):
+        write_atomically(tmp_path / "link" / "a", b"1", within=tmp_path)
 
 
 @pytest.mark.parametrize("handles", [True, False])
