@@ -20,6 +20,8 @@ class PublishDocument(IndexLine, kw_only=True):
 
     dry_run: bool = False
     """Whether it was only checked; its ``published`` is empty then."""
+    already: bool = False
+    """Whether the registry had it before, so that nothing is written."""
 
 
 @click.command("publish")
@@ -44,19 +46,18 @@ def publish_command(
     from modpkg.community.semver.releases import publish_project
 
     project = module_project(folder, workspace)
-    published, target = publish_project(project, allow_breaking, dry_run=dry_run)
+    published, target, already = publish_project(project, allow_breaking, dry_run=dry_run)
     if as_json:
-        print_json(PublishDocument(**asdict(published), dry_run=dry_run))
-        return
-    if dry_run:
+        print_json(PublishDocument(**asdict(published), dry_run=dry_run, already=already))
+    elif already:
+        tell(f"{strong(published.name)} {published.version} is in {target} already (0 B new).")
+    elif dry_run:
         say(
             f"Would publish {strong(published.name)} {published.version} to {target} "
             f"({human_bytes(published.size)} new). Dry run: nothing was published."
-            if not published.published
-            else f"{strong(published.name)} {published.version} is in {target} already."
         )
-        return
-    tell(
-        f"{good('Published')} {strong(published.name)} {published.version} to {target} "
-        f"({human_bytes(published.size)} new)."
-    )
+    else:
+        tell(
+            f"{good('Published')} {strong(published.name)} {published.version} to {target} "
+            f"({human_bytes(published.size)} new)."
+        )

@@ -50,7 +50,7 @@ class StoreDocument(Struct, frozen=True, kw_only=True):
     composed: Total
     tested: Total
     indexes: Total
-    """Index files of remote registries, kept for ``--offline``."""
+    """Index files of registries: for ``--offline``, and to tell what an index takes back."""
     unfinished: Total
     """Downloads that were interrupted, and what killed commands have left."""
     projects: list[str]
@@ -139,7 +139,7 @@ def info_command(workspace: Workspace, as_json: bool) -> None:
             (document.files, "files and records"),
             (document.composed, "composed results"),
             (document.tested, "test results"),
-            (document.indexes, "index files of remote registries"),
+            (document.indexes, "index files of registries"),
             (document.unfinished, "unfinished files"),
         )
     ]

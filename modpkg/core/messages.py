@@ -434,6 +434,16 @@ MESSAGES: dict[str, str] = {
         "be listed. Publishing to it with this version of modpkg, and copying modules.jsonl to the "
         "server with the rest, makes it searchable; 'modpkg info NAME' shows a module by its name."
     ),
+    "M840": (
+        "{name} is composed when it is first loaded, which has not been yet, and {path} cannot be "
+        "written ({reason}). Run 'modpkg run {name} TEXT' once where it can, such as while an "
+        'image is built; or give the dependency compose-at = "install" in the manifest, and run '
+        "'modpkg install' there."
+    ),
+    "M841": (
+        "The registry at {url} has {what} in the place of {path}, and only a file is read there; "
+        "ask its owner to remove it and to restore the file."
+    ),
     "M855": (
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."

@@ -50,7 +50,7 @@ def dangers(path: Path) -> list[str]:
             f"list the folder in {TRUSTED}"
         )
     try:
-        mode = os.lstat(path).st_mode
+        mode = path.stat().st_mode  # a link's own mode lets everybody write, and means nothing
     except OSError:
         return found
     if system.everybody_can_write(mode) and not _listed(path):

@@ -181,7 +181,7 @@ def apply_install(
         discard(staged)
     checkpoint("generation")
     with undone_on_error(plan.project):
-        if not frozen:
+        if not frozen and plan.workspace.lock_text() != lock_text:
             write_atomically(plan.project.lock_path, lock_text.encode())
         checkpoint("locked")
         plan.project.write(plan.manifest_text)

@@ -142,10 +142,12 @@ def update_lock(
     *,
     upgrade: Iterable[str] | None = (),
 ) -> Lock:
-    """Resolve a manifest and write the project's lock file; see `make_lock`."""
+    """Resolve a manifest and write the project's lock file, if it changes; see `make_lock`."""
     previous = workspace.usable_lock()
     lock = resolve_lock(workspace, manifest, previous, upgrade=upgrade)
-    write_atomically(workspace.project.lock_path, format_lock(lock).encode())
+    text = format_lock(lock)
+    if workspace.lock_text() != text:
+        write_atomically(workspace.project.lock_path, text.encode())
     return lock
 
 

@@ -75,7 +75,7 @@ def _written(name: str, out: Path, write: Callable[[], object]) -> Path:
         if out.is_dir():  # another process was faster
             return out
         refusal = denied(error) if isinstance(error, OSError) else error
-        if refusal is not None and refusal.code == "M510":
+        if refusal is not None and refusal.code in ("M510", "M840"):
             reason = refusal.values["reason"]
             raise InstallError("M728", name=name, path=out.parent, reason=reason) from None
         raise

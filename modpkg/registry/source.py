@@ -17,7 +17,7 @@ from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.files import denied, human_bytes
 from modpkg.core.home import config_path
-from modpkg.core.regular_file import OversizedFile, read_file
+from modpkg.core.regular_file import IrregularFile, OversizedFile, read_file
 from modpkg.manifest.config import Login
 from modpkg.manifest.limits import DEFAULTS
 from modpkg.registry.address import check_address
@@ -123,6 +123,8 @@ class FolderSource:
 
 
 def _unreadable(url: str, error: OSError, path: str) -> ModpkgError:
+    if isinstance(error, IrregularFile):
+        return RegistryUnreachable("M841", url=url, what=error.what, path=path)
     reason = f"{path}: {error.strerror or error}"
     return denied(error) or RegistryUnreachable("M302", url=url, reason=reason)
 

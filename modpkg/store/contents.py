@@ -18,7 +18,7 @@ COMPOSED = "composed"
 TESTED = "tested"
 """Folder of test results: ``<aa>/<hex>``, named by the digest of model and test."""
 INDEXES = "index-cache"
-"""Folder of files of remote registries."""
+"""Folder of copies of registries' index files."""
 PARTIAL = "partial"
 """Folder of unfinished packs."""
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -47,7 +47,7 @@ class StoreContents(Struct, frozen=True, kw_only=True):
     tested: dict[Digest, StoreItem] = {}
     """Cached test results; nothing needs them."""
     indexes: dict[Path, StoreItem] = {}
-    """Files of remote registries that are kept for ``--offline``: index files and names."""
+    """Files of registries that are kept for ``--offline``, and to tell what an index takes back."""
     left: dict[Path, StoreItem] = {}
     """Temporary files and folders of commands that were killed."""
 

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from modpkg.core import bounds, system
+from modpkg.core import bounds
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
+from modpkg.core.regular_file import IrregularFile, open_descriptor
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import RangesUnsupported
 from modpkg.transfer.plan import TensorFetch
@@ -130,10 +131,13 @@ class RemotePack:
 
     def _copy(self, path: Path, segments: Iterable[Segment]) -> None:
         try:
-            source = system.read_descriptor(path)
+            source = open_descriptor(path)
         except (FileNotFoundError, NotADirectoryError):
             url = self.registry.url
             raise IntegrityError("M306", what=self._what, digest=self.pack, source=url) from None
+        except IrregularFile as error:
+            url, place = self.registry.url, blob_path(self.pack)
+            raise RegistryUnreachable("M841", url=url, what=error.what, path=place) from None
         except OSError as error:
             reason = f"{path.name}: {error.strerror or error}"
             raise RegistryUnreachable("M302", url=self.registry.url, reason=reason) from None

@@ -108,7 +108,7 @@ def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Pat
 
 def publish_project(
     project: Workspace, reason: str | None = None, *, dry_run: bool = False
-) -> tuple[IndexLine, Path]:
+) -> tuple[IndexLine, Path, bool]:
     """Publish what `modpkg build` wrote for a module project.
 
     Args:
@@ -117,7 +117,7 @@ def publish_project(
         dry_run: Only check what publishing would.
 
     Returns:
-        The published index line, and the folder of the registry.
+        The published index line, the folder of the registry, and whether it had the release.
 
     Raises:
         PublishError: This version was not built, the registry is not a folder or has another
@@ -136,12 +136,22 @@ def publish_project(
         raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
     writer = RegistryWriter(writable_folder(manifest, project.options.registry))
     line = line_to_publish(project, built, lines[0], writer.folder, reason, dry_run=dry_run)
+    already = _has(writer.folder, line)
     if dry_run:
-        return writer.preview(built, line), writer.folder
+        return writer.preview(built, line), writer.folder, already
     project.progress.stage(f"Publishing {module.name}")
     project.progress.total(line.size)
     built = Registry(str(dist.absolute()))  # the reason is in a separate record
-    return writer.publish(built, line, progress=project.progress.advance), writer.folder
+    published = writer.publish(built, line, progress=project.progress.advance)
+    return published, writer.folder, already
+
+
+def _has(registry: Path, line: IndexLine) -> bool:
+    """Return whether a registry's folder has a release already."""
+    if not (registry / REGISTRY_INFO).exists():
+        return False
+    lines = Registry(str(registry.absolute())).index(line.name)
+    return any(other.release == line.release for other in lines)
 
 
 def line_to_publish(
