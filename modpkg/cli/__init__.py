@@ -12,6 +12,7 @@ import importlib
 import io
 import keyword
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -146,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     from modpkg.core.errors import ModpkgError
     from modpkg.core.hub import turn_off_hub
+    from modpkg.core.interruption import ended_in_time
     from modpkg.core.system import prepare_console, silence_output
     from modpkg.core.system_processes import Terminated, raise_on_termination
 
@@ -159,13 +161,14 @@ def main(argv: list[str] | None = None) -> None:
         from modpkg.cli.redirect import repair_redirect
 
         arguments = repair_redirect(arguments)
-        status: Any = cli.main(arguments, prog_name="modpkg", standalone_mode=False)
+        with ended_in_time():
+            status: Any = cli.main(arguments, prog_name="modpkg", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except Terminated:
-        _leave("Terminated; no partial results are left behind.", 143)
+        _leave(signal.SIGTERM)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _leave("Interrupted; no partial results are left behind.", 130)
+        _leave(signal.SIGINT)
     except click.ClickException as error:
         from modpkg.core.printable import printable
         from modpkg.core.redacted import redacted
@@ -220,8 +223,11 @@ def _is_usage(error: ModpkgError, arguments: list[str]) -> bool:
     return isinstance(error, UsageError)
 
 
-def _leave(message: str, status: int) -> NoReturn:
-    print(message, file=sys.stderr)  # noqa: T201
+def _leave(number: signal.Signals) -> NoReturn:
+    from modpkg.core.interruption import tell
+
+    tell(number)
+    status = 128 + number
     requests = sys.modules.get("modpkg.registry.requests")
     if requests is not None and requests.any_abandoned():
         with contextlib.suppress(OSError, ValueError):

@@ -16,6 +16,7 @@ from modpkg.cli.output import faint, print_json, say
 from modpkg.core.bounds import SMALL_FILE_BYTES
 from modpkg.core.errors import RunError, UsageError
 from modpkg.core.extras import require_transformers
+from modpkg.core.interruption import handled
 from modpkg.core.printable import printable
 from modpkg.core.regular_file import OversizedFile, read_at_most, read_file
 from modpkg.environment.workspace import Workspace
@@ -157,6 +158,7 @@ def _converse(pipeline: Pipeline, system: str | None, sampling: Sampling) -> Non
             say()
             return
         except KeyboardInterrupt:
+            handled()
             say()
             continue
         if not line and not terminal:
@@ -190,6 +192,7 @@ def _print(pieces: Iterator[str]) -> str:
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
+        handled()
     say()
     return text
 

@@ -20,7 +20,20 @@ def temporary_sibling(path: Path) -> Path:
     What commands that were killed have left in that folder is removed, once per process.
     """
     remove_leftovers(path.parent)
-    return path.parent / temporary_name(path.name)
+    temporary = path.parent / temporary_name(path.name)
+    note_own(temporary)
+    return temporary
+
+
+def note_own(path: Path) -> None:
+    """Note an unfinished file or folder of this process, for `discard_own`."""
+    _own.add(path)
+
+
+def discard_own() -> None:
+    """Remove all unfinished files and folders of this process, which ends without finishing any."""
+    for path in [*_own]:
+        discard(path)
 
 
 def temporary_name(name: str) -> str:
@@ -36,6 +49,8 @@ _OWN_FORM = re.compile(
 )
 LEFT_ALONE = 7 * 86400.0
 """Seconds after which what a process of another machine has begun counts as left over."""
+_own: set[Path] = set()
+"""What this process has begun, finished or not."""
 _tidied: set[Path] = set()
 """Folders that were looked through."""
 

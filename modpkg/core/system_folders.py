@@ -20,7 +20,7 @@ from typing import BinaryIO
 from modpkg.core import system
 from modpkg.core.filenames import ENVIRONMENT
 from modpkg.core.home import home
-from modpkg.core.leftovers import is_temporary_name, leftovers, temporary_name
+from modpkg.core.leftovers import is_temporary_name, leftovers, note_own, temporary_name
 from modpkg.core.regular_file import IrregularFile
 
 _MARK = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
@@ -180,7 +180,9 @@ class OpenFolder:
         """
         for path in leftovers(self.path, once=True):
             self.discard(path.name)
-        return temporary_name(name)
+        temporary = temporary_name(name)
+        note_own(self.path / temporary)
+        return temporary
 
     def discard(self, name: str) -> None:
         """Remove an unfinished file or folder, if it can be, as `leftovers.discard` does."""
