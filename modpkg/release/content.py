@@ -66,7 +66,7 @@ def collect(manifest: Manifest) -> Content:
             continue
         if include and not chosen:
             continue
-        if not include and is_left_out(relative):
+        if not include and _is_left_out(relative):
             continue
         if path.is_symlink():
             raise ReleaseError("M203", path=path)
@@ -174,7 +174,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield relative, path
 
 
-def is_left_out(relative: str) -> bool:
+def _is_left_out(relative: str) -> bool:
     """Return whether a file is left out unless ``[files] include`` names it."""
     top = relative.split("/", 1)[0]
     return top in _LEFT_OUT or relative.endswith(_SOURCES_OF_A_PROJECT)

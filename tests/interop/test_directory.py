@@ -161,7 +161,7 @@ def test_a_disk_that_is_read_only_gives_what_is_there(workspace: Workspace, home
         live = modpkg.load(["lora-1", "lora-2"], live=True)  # the store's index and locks too
         assert torch.allclose(live(IDS).logits, fused, atol=1e-6)
         assert modpkg.tokenizer("lora-2") is not None
-        with raises("M510", match="read-only"):
+        with raises("M840", match="read-only"):
             modpkg.load("lora-2")  # nobody has composed it yet
         for name, form in (("lora-2", "hf"), ("lora-2", "peft"), ("tiny", "hf")):
             with raises("M728", match="read-only"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.normal import manifest_text
 from modpkg.manifest.read import parse_manifest
-from modpkg.release.content import check_data, check_path, is_left_out
+from modpkg.release.content import check_data, check_path
 
 FIRST = "1.0.0"
 """The first version of a fork."""
-_GLOB = re.compile(r"([*?\[])")
 
 
 class Forked(Struct, frozen=True):
@@ -85,7 +83,7 @@ def write_fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
         if module.tensors:
             stem = "adapter_model" if ADAPTER_CONFIG in files else "model"
             write_weights(module.tensors, Path(), staged, stem=stem)
-        text = manifest_text(_normal_form(module, name, sorted(files)))
+        text = manifest_text(_normal_form(module, name))
         parse_manifest(text, staged / MANIFEST)
         write_atomically(staged / MANIFEST, text.encode())
     return Forked(
@@ -99,7 +97,7 @@ def write_fork(module: InstalledModule, name: ModuleName, out: Path) -> Forked:
     )
 
 
-def _normal_form(module: InstalledModule, name: ModuleName, files: list[str]) -> dict[str, Any]:
+def _normal_form(module: InstalledModule, name: ModuleName) -> dict[str, Any]:
     """Return the normal form of the fork's manifest."""
     manifest_of(module.record)
     form = {key: value for key, value in module.record.manifest.items() if key != "files"}
@@ -109,7 +107,4 @@ def _normal_form(module: InstalledModule, name: ModuleName, files: list[str]) ->
         base = module.record.provenance.built_from[0]
         form["module"]["against"] = f"{base.name}=={base.version}"
     form["provenance"] = {"built-from": [origin]}
-    if any(map(is_left_out, files)):
-        named = [_GLOB.sub(r"[\1]", path) for path in files]
-        form["files"] = {"include": [*named, "*.safetensors"] if module.tensors else named}
     return form

@@ -92,8 +92,8 @@ def test_every_kind_can_be_forked(registry: Path, tmp_path: Path) -> None:
         "suite",
         kind="suite",
         more='[[tests]]\nname = "t"\ncases = "tests/[c].jsonl"\nmetric = "accuracy"\n'
-        '[files]\ninclude = ["tests/*", "modpkg.lock"]\n',
-        files={"tests/[c].jsonl": b'{"text": "a", "expected": "b"}\n', "modpkg.lock": b"left"},
+        '[files]\ninclude = ["tests/*"]\n',
+        files={"tests/[c].jsonl": b'{"text": "a", "expected": "b"}\n'},
     )
     publish(suite, registry)
     for name in ("tiny-lora", "talker", "suite"):
