@@ -101,6 +101,13 @@ class Warned:
         self.told.append(message)
 
 
+def test_the_mode_of_a_link_is_not_the_folders(tmp_path: Path) -> None:
+    """A link's own mode lets everybody write, on every system, and means nothing."""
+    (tmp_path / "folder").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert dangers(tmp_path / "link") == []
+
+
 def test_an_environment_of_somebody_else_is_not_changed(tmp_path: Path, disguise: Disguise) -> None:
     environment = Environment(tmp_path / ".modpkg")
     with environment.exclusive():

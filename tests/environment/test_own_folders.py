@@ -21,11 +21,13 @@ from modpkg.core.sealed import seal, unseal
 from modpkg.core.system_folders import OpenFolder, open_folder
 from modpkg.environment.generations import Environment, Generation
 from modpkg.environment.install import install
+from modpkg.environment.locking import update_lock
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.vendor import MARK, vendor
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.editor_schema import SCHEMA_LINE, refresh_schema
+from tests.command import modpkg, modpkg_json
 from tests.modules import publish as publish_module
 from tests.modules import publish_collection, write_module
 from tests.raising import raises
@@ -386,3 +388,32 @@ def test_links_of_others_in_shared_folders_are_refused(
     os.chown(place, 4321, 4321, follow_symlinks=False)
     with raises("M511", match="another user"):
         run[act]()
+
+
+def test_an_unchanged_lock_is_not_written(project: Path) -> None:
+    installed(project)
+    before = (project / "modpkg.lock").stat()
+    workspace = Workspace(Project(project / "modpkg.toml"))
+    update_lock(workspace, workspace.manifest)
+    after = (project / "modpkg.lock").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+@pytest.mark.parametrize("part", ["index/lib.jsonl", "blobs"])
+def test_a_pipe_in_a_registry_is_told_as_one(part: str, project: Path, home: Path) -> None:
+    path = home / "registry" / part
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.unlink()
+            os.mkfifo(file)
+    with raises("M841", match="has a named pipe in the place of"):
+        installed(project)
+
+
+def test_publishing_again_is_told(home: Path, tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m", files={"a.txt": b"a"})
+    modpkg("build", folder)
+    assert not modpkg_json("publish", folder)["already"]
+    assert modpkg_json("publish", folder)["already"]
+    assert "already (0 B new)" in modpkg("publish", folder).stdout
