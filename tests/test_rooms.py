@@ -172,7 +172,10 @@ def test_no_file_has_outgrown_one_sitting() -> None:
 
 SYSTEM = {
     "modpkg.core.system",
-    *(f"modpkg.core.system_{what}" for what in ("locks", "folders", "limits", "processes")),
+    *(
+        f"modpkg.core.system_{what}"
+        for what in ("locks", "folders", "limits", "processes", "signals")
+    ),
 }
 OF_SYSTEMS = re.compile(
     r"os\.(?:name|pread|preadv|pwrite|pwritev|posix_\w+|copy_file_range|sendfile|sync|open|O_\w+"

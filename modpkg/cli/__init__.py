@@ -12,7 +12,6 @@ import importlib
 import io
 import keyword
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -147,9 +146,9 @@ def main(argv: list[str] | None = None) -> None:
     """
     from modpkg.core.errors import ModpkgError
     from modpkg.core.hub import turn_off_hub
-    from modpkg.core.interruption import ended_in_time
     from modpkg.core.system import prepare_console, silence_output
     from modpkg.core.system_processes import Terminated, raise_on_termination
+    from modpkg.core.system_signals import ended_in_time
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -166,9 +165,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except Terminated:
-        _leave(signal.SIGTERM)
+        _leave(143)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _leave(signal.SIGINT)
+        _leave(130)
     except click.ClickException as error:
         from modpkg.core.printable import printable
         from modpkg.core.redacted import redacted
@@ -223,11 +222,10 @@ def _is_usage(error: ModpkgError, arguments: list[str]) -> bool:
     return isinstance(error, UsageError)
 
 
-def _leave(number: signal.Signals) -> NoReturn:
-    from modpkg.core.interruption import tell
+def _leave(status: int) -> NoReturn:
+    from modpkg.core.system_signals import tell
 
-    tell(number)
-    status = 128 + number
+    tell(status)
     requests = sys.modules.get("modpkg.registry.requests")
     if requests is not None and requests.any_abandoned():
         with contextlib.suppress(OSError, ValueError):

@@ -16,9 +16,9 @@ from modpkg.cli.output import faint, print_json, say
 from modpkg.core.bounds import SMALL_FILE_BYTES
 from modpkg.core.errors import RunError, UsageError
 from modpkg.core.extras import require_transformers
-from modpkg.core.interruption import handled
 from modpkg.core.printable import printable
 from modpkg.core.regular_file import OversizedFile, read_at_most, read_file
+from modpkg.core.system_signals import handled
 from modpkg.environment.workspace import Workspace
 from modpkg.runtime.installed import find_model
 

@@ -35,12 +35,12 @@ class _State:
     told = False
 
 
-def tell(number: int) -> None:
-    """Print that a signal ends the command; once."""
+def tell(status: int) -> None:
+    """Print that a signal ends the command, by the exit status; once."""
     if not _State.told:
         _State.told = True
         with contextlib.suppress(OSError, ValueError):
-            print(_SENTENCES[signal.Signals(number)], file=sys.stderr, flush=True)  # noqa: T201
+            print(_SENTENCES[signal.Signals(status - 128)], file=sys.stderr, flush=True)  # noqa: T201
 
 
 def handled() -> None:
@@ -85,7 +85,7 @@ def _watch(reading: int) -> None:
 
 
 def _end(number: int) -> None:
-    tell(number)
+    tell(128 + number)
     discard_own()
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # temporary folders
