@@ -174,7 +174,7 @@ def _who(parent: Candidate | None, need: Need) -> tuple[tuple[str, str], str]:
     """Return the name and extra that has a need, and its version."""
     if parent is None:
         where = need.where or "the request"
-        return (where[0].upper() + where[1:] if " " in where else where, ""), ""
+        return (where[0].upper() + where[1:] if where.startswith("the ") else where, ""), ""
     extra = f" with its extra {parent.extra}" if parent.extra else ""
     return (parent.release.name, extra), str(parent.release.version)
 
