@@ -8,6 +8,7 @@ user says so.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from modpkg.core import system
@@ -50,7 +51,9 @@ def dangers(path: Path) -> list[str]:
             f"list the folder in {TRUSTED}"
         )
     try:
-        mode = path.stat().st_mode  # a link's own mode lets everybody write, and means nothing
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):  # its own mode lets everybody write, and means nothing
+            mode = path.stat().st_mode
     except OSError:
         return found
     if system.everybody_can_write(mode) and not _listed(path):
