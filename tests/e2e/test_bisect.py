@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,40 +31,48 @@ FORTY = [f"m{number:02d}" for number in range(40)]
 EIGHT = FORTY[:8]
 
 
+def published(folder: Path, names: list[str]) -> Path:
+    """Publish modules with 20 versions each, and lock an app at the oldest and at the newest.
+
+    Returns:
+        A folder with the registry and the app; nothing writes to them.
+    """
+    app = folder / "app"
+    app.mkdir()
+    publish_many(folder / "registry", names, VERSIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODPKG_REGISTRY", str(folder / "registry"))
+        patch.setenv("MODPKG_HOME", str(folder / "home"))
+        lock_as("old.lock", app, dict.fromkeys(names, "*"), dict.fromkeys(names, "<=1.1"))
+        lock_as("new.lock", app, dict.fromkeys(names, "*"))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry of 40 modules with 20 versions each; nothing writes to it."""
-    registry = tmp_path_factory.mktemp("many") / "registry"
-    publish_many(registry, FORTY, VERSIONS)
-    return registry
+    return published(tmp_path_factory.mktemp("many"), FORTY)
 
 
 @pytest.fixture(scope="session")
 def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry of 8 such modules."""
-    registry = tmp_path_factory.mktemp("some") / "registry"
-    publish_many(registry, EIGHT, VERSIONS)
-    return registry
+    return published(tmp_path_factory.mktemp("some"), EIGHT)
 
 
-def locked_app(names: list[str]) -> Path:
-    """Make the working folder an app with old.lock at the oldest and new.lock at the newest."""
-    folder = Path.cwd()
-    lock_as("old.lock", folder, dict.fromkeys(names, "*"), dict.fromkeys(names, "<=1.1"))
-    lock_as("new.lock", folder, dict.fromkeys(names, "*"))
-    return folder
+def entered(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the working folder a copy of the app."""
+    monkeypatch.setenv("MODPKG_REGISTRY", str(world / "registry"))
+    shutil.copytree(world / "app", Path.cwd(), dirs_exist_ok=True)
+    return Path.cwd()
 
 
 @pytest.fixture
 def forty(many: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MODPKG_REGISTRY", str(many))
-    return locked_app(FORTY)
+    return entered(many, monkeypatch)
 
 
 @pytest.fixture
 def app(some: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MODPKG_REGISTRY", str(some))
-    return locked_app(EIGHT)
+    return entered(some, monkeypatch)
 
 
 def bisected(command: list[str], *options: str) -> Any:
