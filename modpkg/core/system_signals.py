@@ -48,6 +48,15 @@ def handled() -> None:
     _State.pending = None
 
 
+def _forget() -> None:
+    """Let a forked process get its signals alone: the pipe is the parent's."""
+    signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 @contextlib.contextmanager
 def ended_in_time() -> Iterator[None]:
     """End the process soon after SIGINT or SIGTERM, unless the signal is `handled`.
