@@ -132,8 +132,8 @@ def test_statuses_are_those_of_the_page(home: Path, capsys: pytest.CaptureFixtur
     assert status("lock", "--check") == 1
     assert status("test") == 1
     assert status("store", "verify") == 0
-    more = '[[tests]]\nname = "t"\ncases = "c"\nmetric = "exact_match"\nat_least = 0.5\n'
-    folder = write_module(Path("s").absolute(), "s", kind="suite", more=more, files={"c": b""})
+    more = '[[tests]]\nname = "t"\ncases = "c.txt"\nmetric = "exact_match"\nat_least = 0.5\n'
+    folder = write_module(Path("s").absolute(), "s", kind="suite", more=more, files={"c.txt": b""})
     assert status("-C", str(folder), "test") == 1
     assert status("check", str(folder)) == 0
     for number in re.findall(r"^\| (\d+) \|", section(), re.MULTILINE):
