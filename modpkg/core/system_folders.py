@@ -39,13 +39,16 @@ def is_link(path: Path | str) -> bool:
     return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == _MARK
 
 
+_NEEDED = ("open", "stat", "unlink", "rmdir", "rename", "mkdir", "link", "symlink")
+"""The functions of `os` that have to reach names in an open folder."""
+
+
 def can_hold_folders() -> bool:
     """Return whether the system opens folders and reaches names in them."""
-    needed = {os.open, os.stat, os.unlink, os.rmdir, os.rename, os.mkdir, os.link, os.symlink}
     return (
         hasattr(os, "O_DIRECTORY")
         and hasattr(os, "O_NOFOLLOW")
-        and needed <= os.supports_dir_fd
+        and all(getattr(os, name, None) in os.supports_dir_fd for name in _NEEDED)
         and os.scandir in os.supports_fd
     )
 

@@ -22,6 +22,7 @@ from modpkg.compose.tokenizer_settings import (
 from modpkg.core.errors import RunError
 from modpkg.core.filenames import CONFIG, MODULES, TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
+from modpkg.core.regular_file import read_file
 from modpkg.runtime.sentence_modules import modules_of
 
 _LIBRARIES = ("transformers", "peft", "sentence_transformers", "diffusers", "torch")
@@ -39,6 +40,8 @@ def check_exported(name: str, folder: Path) -> None:
         RecordError: One is malformed.
     """
     for path in sorted(folder.glob("*config*.json")):
+        if read_file(path).lstrip().startswith(b"["):
+            continue  # a list is no config, such as what data a model was trained on
         config = read_json(path)
         check_no_code(name, config, path.name)
         check_quantisation(name, config)

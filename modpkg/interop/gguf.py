@@ -14,7 +14,7 @@ import msgspec
 
 from modpkg.compose.confinement import confined
 from modpkg.core import system
-from modpkg.core.errors import ConversionError, RunError
+from modpkg.core.errors import ConversionError, InvalidValue, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER_CONFIG
 from modpkg.core.files import link_or_copy, write_atomically
@@ -157,7 +157,7 @@ def _license(source: Path, given: str | None, header: GgufHeader) -> tuple[str, 
     if given is None and named is not None:
         try:
             return license_of(source.parent, named)
-        except ConversionError:  # such as "llama3.1" or "other"
+        except InvalidValue:  # such as "llama3.1" or "other"
             return UNKNOWN_LICENSE, [
                 f"the licence is unknown (the file has {named[:80]!r}); write an SPDX expression "
                 f"into {MANIFEST}"

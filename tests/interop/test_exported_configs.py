@@ -38,6 +38,7 @@ OWN = "sentence_transformers.models.Dense"
         {"tokenizer_config.json": {"name_or_path": "a/b"}, "special_tokens_map.json": {}},
         sentence(OWN, {"activation_function": "torch.nn.modules.linear.Identity"}),
         {"sentence_bert_config.json": {"model_args": {"trust_remote_code": False}}},
+        {"config.json": {}, "data_config.json": [{"name": "a/b", "lines": 1}]},
     ],
 )
 def test_honest_folders(tmp_path: Path, files: dict[str, Any]) -> None:
