@@ -45,7 +45,7 @@ REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but
 #: for that of a line, are defaults,
 #: which ``[limits]`` in ``config.toml`` changes.
-RESOLVED_NAMES = 3000
+RESOLVED_NAMES = 2000
 #: Releases of these names.
 RESOLVED_RELEASES = 150_000
 #: Requirements of these releases and their extras.
