@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from modpkg.core.digests import digest_bytes
 from modpkg.core.dtypes import DTYPES
-from modpkg.core.errors import IntegrityError, PackError
+from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
 from modpkg.core.regular_file import open_unbuffered
+from modpkg.core.tree import changed_file
 
 Array = NDArray[np.float64]
 Stored = NDArray[np.generic]
@@ -98,5 +99,5 @@ def read_array(ref: TensorRef, what: str, *, trusted: bool = False) -> Array:
     if len(data) != math.prod(ref.shape) * dtype.itemsize:
         raise PackError("M201", path=Path(ref.file), reason="it is truncated")
     if not trusted and digest_bytes(data) != ref.digest:
-        raise IntegrityError("M508", what=what, path=ref.file)
+        raise changed_file(what, ref.file)
     return widened(np.frombuffer(data, dtype), ref).reshape(ref.shape)

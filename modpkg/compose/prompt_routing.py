@@ -27,13 +27,14 @@ from modpkg.compose.named_code import check_no_code
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.compose.torch_threads import one_thread
 from modpkg.core.digests import digest_file
-from modpkg.core.errors import ComposeError, IntegrityError, RunError
+from modpkg.core.errors import ComposeError, RunError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import CONFIG, TOKENIZER_CONFIG
 from modpkg.core.files import copy_file
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.printable import error_text
+from modpkg.core.tree import changed_file
 
 _LEAST = 1e-8
 _EMBEDDINGS = "embed_tokens.weight"
@@ -167,7 +168,7 @@ class PromptStateExtractor:
         if place not in self._verified:
             if digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
                 what = f"An input of the router of {self._name}"
-                raise IntegrityError("M508", what=what, path=ref.file)
+                raise changed_file(what, ref.file)
             self._verified.add(place)
         return map_tensors([(name, ref)])[name]
 

@@ -15,9 +15,10 @@ from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
 from modpkg.compose.prompt_routing import PromptStateExtractor
 from modpkg.compose.torch_arrays import round_into
 from modpkg.core.digests import Digest, digest_bytes, digest_file
-from modpkg.core.errors import ComposeError, IntegrityError
+from modpkg.core.errors import ComposeError
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
+from modpkg.core.tree import changed_file
 
 
 def write_routers(
@@ -69,5 +70,5 @@ def _verified(ref: TensorRef, what: str) -> torch.Tensor:
         IntegrityError: The bytes do not match the tensor's digest.
     """
     if digest_file(Path(ref.file), ref.offset, ref.length) != Digest(ref.digest):
-        raise IntegrityError("M508", what=what, path=ref.file)
+        raise changed_file(what, ref.file)
     return map_tensors([("", ref)])[""]

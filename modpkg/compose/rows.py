@@ -11,9 +11,10 @@ import numpy as np
 from modpkg.compose.arrays import Array, Stored, stored_dtype, widened
 from modpkg.compose.memory import BLOCK_ELEMENTS, KEPT_BYTES
 from modpkg.core import system
-from modpkg.core.errors import IntegrityError, PackError
+from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
 from modpkg.core.regular_file import open_unbuffered
+from modpkg.core.tree import changed_file
 
 
 class RowReader:
@@ -144,4 +145,4 @@ class RowReader:
             self._state.update(part)
             self._hashed += len(part)
         if "sha256:" + self._state.hexdigest() != self.ref.digest:
-            raise IntegrityError("M508", what=what, path=self.ref.file)
+            raise changed_file(what, self.ref.file)

@@ -100,6 +100,8 @@ PROGRESS_BYTES = 64 << 10
 
 # Environments -------------------------------------------------------------------------------
 
+#: What stays free on the disk that is fetched to, bytes.
+DISK_RESERVE = 16 << 20
 #: Files in the folder of an installed model.
 MODEL_FILES = 100_000
 

@@ -182,10 +182,13 @@ def _reason_of(error: OSError, path: Path) -> str:
     return f"{reason}; it belongs to another user" if other else reason
 
 
-def disk_full(path: Path, needed: str = "more", *, error: OSError | None = None) -> InstallError:
+def disk_full(
+    path: Path, needed: str = "more", *, reserve: int = 0, error: OSError | None = None
+) -> InstallError:
     """Return the error for a full disk, with the free space of ``path``'s file system.
 
-    A quota, by ``error``, is full whatever the disk has.
+    ``reserve`` is how many bytes have to stay free. A quota, by ``error``, is full whatever the
+    disk has.
     """
     if error is not None and error.errno == getattr(errno, "EDQUOT", None):
         return InstallError("M517", path=without_mark(str(path)))
@@ -193,7 +196,17 @@ def disk_full(path: Path, needed: str = "more", *, error: OSError | None = None)
         free = human_bytes(shutil.disk_usage(_existing(path)).free)
     except OSError:  # the disk answers no more
         free = "none"
-    return InstallError("M502", path=without_mark(str(path)), needed=needed, free=free)
+    remedy = "choose a folder on another disk"
+    if path.is_relative_to(home()):
+        remedy = "set MODPKG_HOME to a folder on another disk"
+    return InstallError(
+        "M502",
+        path=without_mark(str(path)),
+        needed=needed,
+        reserve=f" beside {human_bytes(reserve)} that stay free" if reserve else "",
+        free=free,
+        remedy=remedy,
+    )
 
 
 def _existing(path: Path) -> Path:

@@ -211,18 +211,15 @@ MESSAGES: dict[str, str] = {
     ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
-        "Not enough disk space at {path}: {needed} needed, {free} free; nothing was changed. Free "
-        "some, or set MODPKG_HOME to a folder on another disk."
+        "Not enough disk space at {path}: {needed} needed{reserve}, {free} free; nothing was "
+        "changed. Free some, or {remedy}."
     ),
     "M503": "Nothing is installed in {path}; run '{command}'.",
     "M504": "{name!r} is not installed in {path}{hint}.",
     "M505": "{path} has no {which}{hint}.",
     "M506": "{path} is damaged ({reason}); {remedy}.",
     "M507": "{name!r} is not a dependency in {manifest}{hint}.",
-    "M508": (
-        "{what} was changed in {path} since it was fetched, and was not used; run "
-        "'modpkg store verify' to repair it."
-    ),
+    "M508": ("{what} was changed in {path} since it was fetched, and was not used; {remedy}."),
     "M509": (
         "Commands cannot take turns in {folder}: locks do not work on its file system ({reason}). "
         "Set MODPKG_HOME to a folder on a local disk, and keep projects and registries on one too."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, digest_bytes, digest_file
 from modpkg.core.errors import IntegrityError
+from modpkg.core.filenames import ENVIRONMENT
 from modpkg.core.files import (
     copy_file,
     disk_errors,
@@ -120,7 +121,21 @@ def copy_verified(source: Path, target: Path, entry: FileEntry | None, what: str
     """
     copy_file(source, target, mode=0o644)
     if entry is not None and digest_file(target) != entry.digest:
-        raise IntegrityError("M508", what=what, path=source)
+        raise changed_file(what, source)
+
+
+def changed_file(what: str, path: str | Path) -> IntegrityError:
+    """Return the error for a file of the store, or of an environment, that was changed.
+
+    A pack of an environment may be a copy, of which the store knows nothing.
+    """
+    path = Path(path)
+    remedy = "run 'modpkg store verify' to repair it"
+    if ENVIRONMENT in path.parts:
+        again = f"remove {path} and run 'modpkg install'"
+        is_linked = path.is_file() and path.stat().st_nlink > 1
+        remedy = f"{remedy}; if that finds nothing, {again}" if is_linked else again
+    return IntegrityError("M508", what=what, path=path, remedy=remedy)
 
 
 def check_digest(data: bytes, expected: Digest, what: str, source: str) -> None:

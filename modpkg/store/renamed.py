@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modpkg.core.digests import file_chunks
-from modpkg.core.errors import IntegrityError
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import TensorRef
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.packs import pack_order
 from modpkg.core.tensors import types_of
+from modpkg.core.tree import changed_file
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store
 
@@ -61,4 +61,4 @@ def verified_chunks(name: str, ref: TensorRef, packs: Path) -> Iterator[bytes]:
         state.update(chunk)
         yield chunk
     if f"sha256:{state.hexdigest()}" != ref.digest:
-        raise IntegrityError("M508", what=f"tensor {name!r}", path=path)
+        raise changed_file(f"tensor {name!r}", path)

@@ -19,8 +19,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from modpkg.core import system
-from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, ReleaseError
-from modpkg.core.files import human_bytes
+from modpkg.core.bounds import DISK_RESERVE
+from modpkg.core.errors import IntegrityError, ModpkgError, ReleaseError
+from modpkg.core.files import disk_full, human_bytes
 from modpkg.registry.requests import abandon
 from modpkg.release.verify import check_files
 from modpkg.resolve.lock import LockedModule
@@ -38,8 +39,6 @@ GAP = 64 << 10
 """Most bytes between two ranges that are fetched with them: faster than another request."""
 FLUSH = 4
 """Pieces after which a pack is flushed to disk."""
-DISK_RESERVE = 16 << 20
-"""Bytes that stay free on the disk."""
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -51,7 +50,7 @@ def check_space(path: Path, needed: int) -> None:
     path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path).free
     if needed and needed + DISK_RESERVE > free:
-        raise InstallError("M502", path=path, needed=human_bytes(needed), free=human_bytes(free))
+        raise disk_full(path, human_bytes(needed), reserve=DISK_RESERVE)
 
 
 def fetch_all(

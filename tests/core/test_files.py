@@ -17,6 +17,7 @@ from modpkg.core.digests import digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import InvalidValue
 from modpkg.core.files import (
     disk_errors,
+    disk_full,
     human_bytes,
     link_or_copy,
     os_errors_told,
@@ -28,7 +29,7 @@ from modpkg.core.files import (
 from modpkg.core.leftovers import LEFT_ALONE, leftovers, temporary_sibling
 from modpkg.core.regular_file import CutShort, OversizedFile, read_file, read_head
 from modpkg.core.system_folders import OpenFolder
-from modpkg.core.tree import BlobTree
+from modpkg.core.tree import BlobTree, changed_file
 from tests.raising import raises
 
 UNSAFE = [
@@ -94,6 +95,26 @@ def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with raises("M502"):
         write_atomically(tmp_path / "file", b"data")
     assert list(tmp_path.glob("file*")) == []
+
+
+def test_m502_names_modpkg_home_where_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODPKG_HOME", str(tmp_path / "home"))
+    inside, outside = disk_full(tmp_path / "home" / "store"), disk_full(tmp_path / "out")
+    assert "set MODPKG_HOME to a folder on another disk" in str(inside)
+    assert str(outside).endswith("Free some, or choose a folder on another disk.")
+
+
+def test_m508_of_a_copy_in_an_environment_says_to_install_it_again(tmp_path: Path) -> None:
+    pack = tmp_path / ".modpkg" / "packs" / "a"
+    pack.parent.mkdir(parents=True)
+    pack.touch()
+    assert str(changed_file("a", pack)).endswith(f"; remove {pack} and run 'modpkg install'.")
+    os.link(pack, tmp_path / "b")
+    assert "run 'modpkg store verify' to repair it; if that" in str(changed_file("a", pack))
+    in_store = str(changed_file("a", tmp_path / "b"))
+    assert in_store.endswith("; run 'modpkg store verify' to repair it.")
 
 
 def test_blobs_are_verified_going_in_and_coming_out(tmp_path: Path) -> None:

@@ -139,3 +139,17 @@ def test_an_export_of_weights_that_changed_is_refused(app: Path, tmp_path: Path)
     assert "error[M508]" in refused.stderr
     assert not out.exists()
     assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def test_m508_of_a_pack_that_is_a_copy_is_repaired_by_an_install(app: Path, tmp_path: Path) -> None:
+    pack = max((app / ".modpkg" / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    data = pack.read_bytes()
+    pack.unlink()
+    pack.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    refused = modpkg("export", "talker", tmp_path / "out", cwd=app, check=False)
+    told = " ".join(refused.stderr.split())
+    assert f"; remove {pack} and run 'modpkg install'." in told
+    pack.unlink()
+    modpkg("install", cwd=app)
+    assert pack.read_bytes() == data
+    modpkg("export", "talker", tmp_path / "out", cwd=app)

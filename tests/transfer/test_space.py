@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from modpkg.transfer.fetch import DISK_RESERVE, check_space
+from modpkg.core.bounds import DISK_RESERVE
+from modpkg.transfer.fetch import check_space
 from tests.raising import raises
 
 FREE = DISK_RESERVE + 1000
@@ -30,6 +31,8 @@ def test_a_reserve_stays_free(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     folder = tmp_path / "store" / "new"
-    with contextlib.nullcontext() if fits else raises("M502"):
+    with (
+        contextlib.nullcontext() if fits else raises("M502", match="beside 16.8 MB that stay free")
+    ):
         check_space(folder, needed)
     assert folder.is_dir()
