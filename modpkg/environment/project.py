@@ -78,10 +78,14 @@ class Project(Struct, frozen=True):
 def project_in(folder: str | os.PathLike[str]) -> Project:
     """Return the project whose manifest is in a folder.
 
+    ``..`` is what the system makes of it, so a link before it leads to where the link points.
+
     Raises:
         ManifestError: The folder has no manifest.
     """
     place = Path(folder).expanduser().absolute()
+    if ".." in place.parts:
+        place = Path(os.path.realpath(place))
     path = find_manifest(place)
     if path is None or path.parent != place:
         raise ManifestError("M111", folder=place, remedy=f"'modpkg init {place}' makes one")

@@ -44,9 +44,14 @@ def encode(
     text: str | Conversation,
     limit: int,
     warn: Warn,
+    *,
+    whole: int = 0,
 ) -> list[int]:
-    """Return a text's token ids, at most ``limit``; call ``warn`` if the text was truncated."""
-    ids, cut = token_ids(tokenizer, task, text, limit)
+    """Return a text's token ids; call ``warn`` if the text was truncated.
+
+    There are at most ``limit``, or ``whole`` if the text has no more than these.
+    """
+    ids, cut = token_ids(tokenizer, task, text, limit, whole=whole)
     if cut:
         context = context_of(model, tokenizer)
         warn(f"the text is longer than the model's {context} tokens; it was truncated")
@@ -147,6 +152,8 @@ def generate(
     """Return the generated text for each text or conversation.
 
     ``how`` is from `generation_of`; ``streamer`` is a transformers streamer, for a single text.
+    Where prompt and new tokens do not fit the model's context together, fewer tokens are generated;
+    a prompt is truncated only if it has no place there by itself.
 
     Raises:
         RunError: The tokenizer or its chat template fails, or the generation config cannot be used.
@@ -154,17 +161,25 @@ def generate(
     config = model.generation_config
     context = context_of(model, tokenizer)
     new = how.max_new_tokens or min(MAX_NEW_TOKENS, max(1, context // 2))
-    limit = max(1, context - new)
-    encoded = [encode(model, tokenizer, task, text, limit, warn) for text in texts]
-    options = {"max_new_tokens": new, "streamer": streamer, **how.options}
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    if encoder_decoder:  # the answer has positions of its own
+        limit = whole = context
+        most = getattr(model.config, "max_position_embeddings", None) or new
+        room = [min(new, most)] * len(texts)
+    else:
+        whole, limit = context - 1, max(1, context - min(new, max(1, context // 2)))
+    encoded = [encode(model, tokenizer, task, text, limit, warn, whole=whole) for text in texts]
+    if not encoder_decoder:
+        room = [max(1, min(new, context - len(ids))) for ids in encoded]
+    options = {"streamer": streamer, **how.options}
     if how.seed is None:  # transformers warns of values that greedy decoding does not use
         for name in ("temperature", "top_p", "top_k"):
             setattr(config, name, options.pop(name))
     if config.pad_token_id is None:
         options["pad_token_id"] = model.config.pad_token_id or tokenizer.eos_token_id
-    encoder_decoder = bool(model.config.is_encoder_decoder)
     results = [""] * len(texts)
-    for places in _batches(encoded, extra=new):
+    for places in _batches(encoded, extra=room):
+        options["max_new_tokens"] = room[places[0]]
         batch = [encoded[place] for place in places]
         pad, left = _pad_id(model, tokenizer), not encoder_decoder
         ids, mask = _padded(batch, pad, model.device, left=left)
@@ -245,16 +260,24 @@ def likelihoods(
 
 
 def _batches(
-    encoded: Sequence[Sequence[int]], *, most: int = MOST_TEXTS, extra: int = 0
+    encoded: Sequence[Sequence[int]], *, most: int = MOST_TEXTS, extra: Sequence[int] = ()
 ) -> Iterator[list[int]]:
-    """Yield the indices of each batch's texts: sorted by length, so there is little padding."""
+    """Yield the indices of each batch's texts: sorted by length, so there is little padding.
+
+    With ``extra``, the new tokens of each text, the texts of a batch have the same number of them.
+    A longer text never has more.
+    """
     order = sorted(range(len(encoded)), key=lambda place: (-len(encoded[place]), place))
     start = 0
     while start < len(order):
-        longest = len(encoded[order[start]]) + extra
+        first = order[start]
+        longest = len(encoded[first]) + (extra[first] if extra else 0)
         count = max(1, min(most, MOST_TOKENS // max(longest, 1)))
-        yield order[start : start + count]
-        start += count
+        places = order[start : start + count]
+        if extra:
+            places = [place for place in places if extra[place] == extra[first]]
+        yield places
+        start += len(places)
 
 
 def _padded(

@@ -27,15 +27,21 @@ def fill(template: str, text: str) -> str:
 
 
 def token_ids(
-    tokenizer: Any, task: Mapping[str, Any], text: str | Conversation, limit: int
+    tokenizer: Any,
+    task: Mapping[str, Any],
+    text: str | Conversation,
+    limit: int,
+    *,
+    whole: int = 0,
 ) -> tuple[list[int], bool]:
     """Return the prompt's token ids, and whether the text was truncated to fit ``limit``.
 
+    A prompt of at most ``whole`` tokens is not truncated, even if that is more than ``limit``.
     Of a text only the end is removed, never the instruction around it. A conversation loses its
     oldest messages after the system's, then the end of the last one.
     """
     ids = _encode(tokenizer, task, text)
-    if len(ids) <= limit:
+    if len(ids) <= max(limit, whole):
         return ids, False
     if not isinstance(text, str):
         first = int(bool(text) and text[0]["role"] == "system")

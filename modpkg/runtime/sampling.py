@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 MAX_NEW_TOKENS = 256
 
@@ -21,7 +22,11 @@ class Sampling(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     """Of sampled text; None draws one."""
     stop: tuple[str, ...] = ()
-    """Texts at which generation ends, in place of the task's."""
+    """Texts at which generation ends, in place of the task's; one text may be given alone."""
+
+    def __post_init__(self) -> None:
+        stop: object = self.stop
+        force_setattr(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -282,6 +282,54 @@ def test_a_default_length_does_not_cut_the_text_of_a_small_model(tmp_path: Path)
     assert warnings == []
 
 
+@pytest.mark.parametrize("new", [20, 58, 63, 64, 600])
+def test_new_tokens_give_way_and_not_the_prompt(new: int, tmp_path: Path) -> None:
+    model, warnings = llama(vocab_size=len(WORDS)), list[str]()
+    run = open_pipeline(*install(tmp_path, model), warn=warnings.append)
+    longer = f"{TEXT} {TEXT} then"
+    texts = [TEXT, longer, "the cat"]
+    fitting = [min(new, 64 - len(text.split())) for text in texts]
+    wanted = [reference(t, max_new_tokens=n) for t, n in zip(texts, fitting, strict=True)]
+    assert [result.text for result in run(texts, max_new_tokens=new)] == wanted
+    assert [run(text, max_new_tokens=new).text for text in texts] == wanted
+    assert reference(TEXT, max_new_tokens=min(new, 100)).startswith(wanted[0])
+    assert warnings == []
+
+
+def test_a_prompt_is_cut_only_if_it_does_not_fit_the_context(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    home, packs = install(tmp_path, llama(vocab_size=len(WORDS)))
+    run = open_pipeline(home, packs, warn=warnings.append)
+    words = " ".join(["cat sat"] * 40).split()
+    fits, full = " ".join(words[:63]), " ".join(words[:64])
+    assert run(fits, max_new_tokens=9).text == reference(fits, max_new_tokens=1)
+    assert warnings == []
+    assert run(full, max_new_tokens=9).text == reference(" ".join(words[:55]), max_new_tokens=9)
+    assert run(full, max_new_tokens=900).text == reference(" ".join(words[:32]), max_new_tokens=32)
+    assert len(warnings) == 2
+
+
+def test_prompt_and_answer_of_an_encoder_decoder_each_have_the_context(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 48}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.BartConfig(
+        vocab_size=len(WORDS), max_position_embeddings=24, forced_eos_token_id=None,
+        **sizes, **heads, **ids,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.BartForConditionalGeneration(config).eval()
+    text, known, warnings = " ".join(["cat sat"] * 12), tokenizer(), list[str]()
+    task: dict[str, object] = {"kind": "summarization"}
+    run = open_pipeline(*install(tmp_path, model, task=task), warn=warnings.append)
+    given = known(text, return_tensors="pt")["input_ids"]
+    for new, fitting in ((20, 20), (24, 24), (600, 24)):
+        output = model.generate(given, max_new_tokens=fitting, do_sample=False)[0]
+        wanted = str(known.decode(output, skip_special_tokens=True)).strip()
+        assert run(text, max_new_tokens=new).text == wanted
+    assert warnings == []
+
+
 @pytest.mark.parametrize("given", [5, None, 1.5])
 def test_what_is_no_text_is_refused(given: Any, tmp_path: Path) -> None:
     run = open_pipeline(*install(tmp_path, llama(vocab_size=len(WORDS))))
@@ -295,6 +343,7 @@ def test_a_text_ends_before_a_stop_and_the_stream_does_too(tmp_path: Path) -> No
     assert whole is not None
     stop = whole.split()[1]
     assert run(TEXT, max_new_tokens=6, stop=(stop,)).text == whole[: whole.index(stop)].strip()
+    assert run(TEXT, max_new_tokens=6, stop=stop).text == whole[: whole.index(stop)].strip()
     pieces = run.stream(TEXT, max_new_tokens=6, stop=(stop,))
     assert "".join(pieces).strip() == whole[: whole.index(stop)].strip()
 
