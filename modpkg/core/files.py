@@ -268,22 +268,31 @@ def write_atomically(
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` a copy of ``source``, without copying bytes where possible.
 
-    A hard link, else a reflink (a copy that shares blocks), else an atomic copy. An existing
-    ``target`` of the same length is kept: callers name files by their content.
+    A hard link, else a reflink (a copy that shares blocks), else an atomic copy, with the times of
+    ``source``. What is there already is kept only if it is such a link or copy: a file of that name
+    may have come with a repository.
     """
     with disk_errors(target.parent, target), hold_folder(target.parent, make=True) as folder:
-        there = folder.status(target.name)
-        regular = there is not None and stat.S_ISREG(there.st_mode)
-        if there is not None and regular and there.st_size == source.stat().st_size:
+        there, wanted = folder.status(target.name), source.stat()
+        if there is not None and _is_same(there, wanted):
             return
         temporary = folder.temporary(target.name)
         try:
             if not folder.link(source, temporary):
-                _copy(source, folder, temporary, None, flush=True)
+                _copy(source, folder, temporary, None, flush=True, times=wanted)
             folder.rename(temporary, target.name)
         except BaseException:
             folder.discard(temporary)
             raise
+
+
+def _is_same(there: os.stat_result, wanted: os.stat_result) -> bool:
+    """Return whether a file is another name of one, or the copy that `link_or_copy` made of it."""
+    if not stat.S_ISREG(there.st_mode):
+        return False
+    if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
+        return True
+    return (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns)
 
 
 def copy_file(source: Path, target: Path, *, mode: int | None = None) -> None:
@@ -297,7 +306,13 @@ def copy_file(source: Path, target: Path, *, mode: int | None = None) -> None:
 
 
 def _copy(
-    source: Path, folder: OpenFolder, name: str, mode: int | None, *, flush: bool = False
+    source: Path,
+    folder: OpenFolder,
+    name: str,
+    mode: int | None,
+    *,
+    flush: bool = False,
+    times: os.stat_result | None = None,
 ) -> None:
     with open_file(source) as old, folder.create(name) as new:
         if not system.share_blocks(old.fileno(), new.fileno()):
@@ -306,6 +321,9 @@ def _copy(
                 raise CutShort(source)
         if mode is not None:
             system.set_descriptor_mode(new.fileno(), mode)
+        if times is not None:
+            new.flush()
+            system.set_descriptor_times(new.fileno(), times)
         if flush:
             new.flush()
             os.fsync(new.fileno())

@@ -11,8 +11,10 @@ from msgspec import Struct
 
 from modpkg.core import system
 from modpkg.core.bounds import MODEL_FILES
+from modpkg.core.digests import digest_file
 from modpkg.core.errors import EnvironmentDamaged
 from modpkg.core.filenames import MODEL_RECORD
+from modpkg.core.interface import weights_digest
 from modpkg.core.records import DigestText, ReleaseRecord, Shape
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
@@ -87,6 +89,8 @@ class InstalledModel(Struct, kw_only=True):
     recipe: dict[str, object]
     """Its recipe: ``base``, ``steps`` …, as under ``[compose]``."""
     prompt: Prompt | None = None
+    files: dict[str, DigestText] | None = None
+    """Digests of the files beside it, by path; None where an older modpkg made it."""
 
 
 def read_model(folder: Path) -> InstalledModel:
@@ -111,7 +115,7 @@ def read_installed(folder: Path, packs: Path) -> InstalledModel:
 
     Raises:
         EnvironmentDamaged: The record is missing or damaged, or names a file elsewhere, or
-            something in the folder is neither a file nor a folder.
+            something in the folder is neither a file nor a folder, or was changed.
     """
     model = read_model(folder)
     prompt = model.prompt.tensors if model.prompt is not None else {}
@@ -126,13 +130,28 @@ def read_installed(folder: Path, packs: Path) -> InstalledModel:
             if is_link(parent):
                 raise _damaged(folder, f"{parent.name} is a link")
         strange = irregular_in(folder)
+        if strange is None and model.files is not None and files_in(folder) != model.files:
+            strange = "a file beside its record was changed, added or removed"
     except OSError as error:
         if system.is_failure(error):
             raise  # what the disk does not give is not damaged
         strange = str(error)
+    if strange is None and model.result not in (None, weights_digest(model.tensors)):
+        strange = "its result is not that of its tensors"
     if strange is not None:
         raise _damaged(folder, strange)
     return model
+
+
+def files_in(folder: Path) -> dict[str, DigestText]:
+    """Return the digests of the files in a model's folder beside its record, by path.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: digest_file(named[name]) for name in sorted(named) if name != MODEL_RECORD}
 
 
 def _damaged(folder: Path, reason: str) -> EnvironmentDamaged:

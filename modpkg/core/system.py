@@ -235,6 +235,12 @@ def set_descriptor_mode(file: int, mode: int) -> None:
             os.fchmod(file, mode)
 
 
+def set_descriptor_times(file: int, status: os.stat_result) -> None:
+    """Give an open file the times of another, where the system can."""
+    if os.utime in os.supports_fd:
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def others_can_read(mode: int) -> bool:
     """Return whether a file's mode lets other users read it; Windows has no such modes."""
     return not WINDOWS and bool(mode & (stat.S_IRGRP | stat.S_IROTH))

@@ -192,8 +192,11 @@ class Environment:
                 states += self.generation(number).modules
         return states
 
-    def is_complete(self, generation: Generation) -> bool:
-        """Return whether the generation has all its packs, at their lengths, and intact records."""
+    def is_complete(self, generation: Generation, lock_text: str | None = None) -> bool:
+        """Return whether the generation has all its packs, at their lengths, and intact records.
+
+        With a lock, also whether the models are what it has as results.
+        """
         for name, length in generation.packs.items():
             pack = self.packs / name
             if is_link(pack) or not pack.is_file() or pack.stat().st_size != length:
@@ -201,7 +204,9 @@ class Environment:
         models = self.folder(generation.number) / "models"
         try:
             for name in generation.models:
-                read_installed(models / name, self.packs)
+                model = read_installed(models / name, self.packs)
+                if lock_text is not None and not _is_as_locked(model, lock_text):
+                    return False
         except EnvironmentDamaged:
             return False
         return True
@@ -215,7 +220,7 @@ class Environment:
             and lock_text is not None
             and current.lock == text_digest(lock_text)
             and current.manifest == text_digest(manifest_text)
-            and self.is_complete(current)
+            and self.is_complete(current, lock_text)
         )
 
     def model_folder(self, name: str) -> Path:
@@ -332,3 +337,20 @@ class Environment:
 
         with file_lock(self.root / "lock", exclusive=True, waiting=announce):
             yield
+
+
+def _is_as_locked(model: InstalledModel, lock_text: str) -> bool:
+    """Return whether a model is the result that a lock has for it, if it has one.
+
+    The record may have come with a repository, under a seal that anybody can make: what the lock
+    promises decides. The lock is searched, not parsed: it is as modpkg wrote it, or else the
+    environment would not be for it.
+    """
+    if model.files is None:
+        return False
+    found = re.search(_RESULT.format(re.escape(model.name)), lock_text, re.MULTILINE)
+    return found is None or found.groups() == (model.key, model.result)
+
+
+_RESULT = r'^model = "{}"$(?:\n[^\[\n].*){{0,8}}?\ninputs = "(.*)"\nresult = "(.*)"$'
+"""The result of a model in a lock."""

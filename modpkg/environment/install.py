@@ -107,9 +107,7 @@ def _is_installed(plan: InstallPlan) -> bool:
     workspace, text = plan.workspace, plan.manifest_text
     lock_text = format_lock(plan.lock)
     return (
-        workspace.lock_text() == lock_text
-        and workspace.text == text
-        and workspace.environment.is_up_to_date(text, lock_text)
+        workspace.lock_text() == lock_text and workspace.text == text and workspace.is_up_to_date()
     )
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
 from modpkg.core.files import link_or_copy, make_folder, write_atomically
-from modpkg.core.installed import InstalledModel, Prompt, TensorRef
+from modpkg.core.installed import InstalledModel, Prompt, TensorRef, files_in
 from modpkg.core.interface import weights_digest
 from modpkg.core.jsonfile import json_text
 from modpkg.core.names import module_name
@@ -196,5 +196,6 @@ def lay_out_model(
         modules=dict(modules),
         recipe=msgspec.to_builtins(model.recipe),
         prompt=prompt,
+        files=files_in(folder),
     )
     write_atomically(folder / MODEL_RECORD, seal(installed))

@@ -126,8 +126,13 @@ class Workspace:
             return None
 
     def is_up_to_date(self) -> bool:
-        """Return whether the environment matches manifest and lock, without parsing them."""
-        return self.environment.is_up_to_date(self.text, self.lock_text())
+        """Return whether the environment matches manifest and lock, without parsing them.
+
+        One that was not installed with this store never does: a cloned repository may have brought
+        it, with weights and configs of its own under seals that anybody can make.
+        """
+        known = self.store.projects.knows(self.project.lock_path, self.project.environment)
+        return known and self.environment.is_up_to_date(self.text, self.lock_text())
 
     def lock_text(self) -> str | None:
         """Return the text of the lock file; None if there is none that is text."""

@@ -38,18 +38,21 @@ class Projects:
         Raises:
             InstallError: The path of its folder is not UTF-8.
         """
-        project = KnownProject(lock=str(lock.absolute()), environment=str(environment.absolute()))
-        path = self.root / digest_bytes(project.lock.encode("utf-8", "surrogateescape"))[7:]
+        project = _project(lock, environment)
         try:
             data = canonical_json(msgspec.to_builtins(project))
         except UnicodeEncodeError:
             raise not_text(project.lock) from None
-        try:
-            if read_file(path) == data:
-                return
-        except FileNotFoundError:
-            pass
-        write_atomically(path, data)
+        if not self.knows(lock, environment):
+            write_atomically(self._path(project), data)
+
+    def knows(self, lock: Path, environment: Path) -> bool:
+        """Return whether a project was installed with this store."""
+        project = _project(lock, environment)
+        return _read(self._path(project)) == project
+
+    def _path(self, project: KnownProject) -> Path:
+        return self.root / digest_bytes(project.lock.encode("utf-8", "surrogateescape"))[7:]
 
     def known(self) -> dict[Path, KnownProject]:
         """Return all known projects by the path of their file; damaged files are left out."""
@@ -61,6 +64,10 @@ class Projects:
         for path, project in self.known().items():
             if not Path(project.lock).exists() and not Path(project.environment).exists():
                 path.unlink(missing_ok=True)
+
+
+def _project(lock: Path, environment: Path) -> KnownProject:
+    return KnownProject(lock=str(lock.absolute()), environment=str(environment.absolute()))
 
 
 def _read(path: Path) -> KnownProject | None:
