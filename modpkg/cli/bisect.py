@@ -16,6 +16,7 @@ from modpkg.community.bisect.search import Culprit, SkippedMix
 from modpkg.community.bisect.trials import Command
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME, PYPROJECT
+from modpkg.core.messages import TO_LOCK
 from modpkg.environment.generations import Environment
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
@@ -129,7 +130,9 @@ def _lock(text: str, project: Project) -> Lock:
         path = environment.folder(number) / LOCK_NAME
     lock = read_lock(path)
     if lock is None:
-        raise LockError("M411", path=path)
+        own = path.absolute() == project.lock_path.absolute()
+        other = "give the path of a lock file that exists, or '@' and the number of a generation"
+        raise LockError("M411", path=path, remedy=TO_LOCK if own else other)
     return lock
 
 

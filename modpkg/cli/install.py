@@ -21,6 +21,7 @@ from modpkg.cli.options import (
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.core.errors import LockError, UsageError
 from modpkg.core.files import human_bytes
+from modpkg.core.messages import TO_LOCK
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_since
 
@@ -67,7 +68,7 @@ def install_command(
     changed = requirements or upgrade or upgrade_package or named
     if not (changed or strict or resolution or exclude_newer):
         if frozen and workspace.lock_text() is None:
-            raise LockError("M411", path=workspace.project.lock_path)
+            raise LockError("M411", path=workspace.project.lock_path, remedy=TO_LOCK)
         if workspace.is_up_to_date():
             workspace.environment.tidy()
             for warning in yanked_since(workspace):

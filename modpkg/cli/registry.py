@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, table
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.dependencies import DEFAULT
@@ -54,17 +55,21 @@ def list_registries(workspace: Workspace, as_json: bool) -> None:
     modules: dict[str, list[str]] = {alias: [] for alias in places}
     for module in lock.module if lock is not None else ():
         modules[workspace.registries.alias(module.name)].append(str(module.name))
+    locked = workspace.registries.of_lock_alone if modules[DEFAULT] else {}
+    rows = [
+        RegistryUse(DEFAULT, redacted(address), f"from {LOCK_NAME}", names)
+        for address, all_names in locked.items()
+        if (names := [name for name in all_names if name in modules[DEFAULT]])
+    ]
+    told = {name for row in rows for name in row.modules}
+    for alias, place in places.items():
+        names = [name for name in modules[alias] if alias != DEFAULT or name not in told]
+        if names or alias != DEFAULT or not rows:
+            rows.append(RegistryUse(alias, redacted(place.address), place.origin, names))
     if as_json:
-        rows = [
-            RegistryUse(alias, redacted(place.address), place.origin, modules[alias])
-            for alias, place in places.items()
-        ]
         print_json(RegistriesDocument(rows))
         return
     table(
-        [
-            [alias, redacted(place.address), place.origin, ", ".join(modules[alias]) or "-"]
-            for alias, place in places.items()
-        ],
+        [[row.alias, row.address, row.origin, ", ".join(row.modules) or "-"] for row in rows],
         ["Alias", "Address", "Named", "Modules"],
     )

@@ -30,7 +30,7 @@ def yank_command(
     name, version = parse_release(release)
     folder = writable_folder(None, registry)
     if not (folder / REGISTRY_INFO).exists():
-        raise NotFound("M301", url=folder)
+        raise NotFound("M301", url=folder, remedy="check the address")
     line = RegistryWriter(folder).yank(name, version, None if undo else reason)
     if as_json:
         print_json(line)

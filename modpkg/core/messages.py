@@ -9,6 +9,9 @@ are in `modpkg.core.errors`.
 
 from __future__ import annotations
 
+TO_LOCK = "run 'modpkg lock' to create it"
+"""The remedy of M411 where the lock is a project's own."""
+
 MESSAGES: dict[str, str] = {
     "M101": (
         "{name!r} is not a module name: use letters, digits, '-', '_' and '.', beginning and "
@@ -102,7 +105,7 @@ MESSAGES: dict[str, str] = {
         "it from the checkpoint with zero_to_fp32.py."
     ),
     "M301": (
-        "There is no registry at {url}: it has no registry.json; check the address, name another "
+        "There is no registry at {url}: it has no registry.json; {remedy}, name another "
         "with --registry, MODPKG_REGISTRY or under [registries] in modpkg.toml or config.toml, or "
         "publish to it once to create it."
     ),
@@ -178,7 +181,7 @@ MESSAGES: dict[str, str] = {
         "registries:\n{facts}"
     ),
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
-    "M411": "No lock file {path}; run 'modpkg lock' to create it.",
+    "M411": "No lock file {path}; {remedy}.",
     "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
     "M413": (
         "{name} was locked from the registry {locked!r}, but {how} the registry {actual!r}; "

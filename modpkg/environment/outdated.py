@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME
+from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Preview
 from modpkg.environment.yanked import replaced_release
@@ -43,7 +44,8 @@ def outdated(preview: Preview) -> list[Outdated]:
         NotFound: A registry lacks a module.
     """
     if preview.lock is None:
-        raise LockError("M411", path=preview.manifest.folder / LOCK_NAME)
+        path = preview.manifest.folder / LOCK_NAME
+        raise LockError("M411", path=path, remedy=TO_LOCK)
     updated = preview.resolve(upgrade=None)
     rows = []
     for module in preview.lock.module:

@@ -25,7 +25,7 @@ from modpkg.registry.location import (
     usual_location,
 )
 from modpkg.registry.reader import Registry
-from modpkg.registry.recorded_address import recorded_address, same_place
+from modpkg.registry.recorded_address import BUILT_IN, recorded_address, same_place
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
 
@@ -121,9 +121,29 @@ class Registries:
 
     def _open(self, alias: str, *, quiet: bool = False) -> Registry:
         location = self._default if alias == DEFAULT else alias_location(self._manifest, alias)
-        return self._opened.at(
+        registry = self._opened.at(
             location.address, self._manifest.folder, origin=location.origin, quiet=quiet
         )
+        if alias == DEFAULT and (locked := self.of_lock_alone):
+            address = next(iter(locked))
+            registry.remedy = f"use '--registry {address}', which modpkg.lock has modules from"
+        return registry
+
+    @cached_property
+    def of_lock_alone(self) -> dict[str, list[str]]:
+        """By address, the modules of registries that the lock names and nothing else does."""
+        if self._lock is None or self._default.source != "built-in":
+            return {}
+        owner, found = self._owner, dict[str, list[str]]()
+        known = [BUILT_IN, *(recorded_address(a, owner) for a in owner.registries.values())]
+        for module in self._lock.module:
+            address = module.address
+            if not address or self._aliases.get(module.name, DEFAULT) != DEFAULT:
+                continue
+            if not any(same_place(address, one, owner.folder) for one in known):
+                place = address if "://" in address else str(owner.folder / address)
+                found.setdefault(place, []).append(module.name)
+        return found
 
     def alias(self, name: str) -> str:
         """Return the alias of a name's registry."""
@@ -208,7 +228,8 @@ class Registries:
     def by_name(self, lock: Lock) -> dict[str, Registry]:
         """Return the registry of each module of a lock, which is the one to go by from now on."""
         self._lock = lock
-        self.__dict__.pop("_inherited", None)
+        for follows in ("_inherited", "of_lock_alone"):
+            self.__dict__.pop(follows, None)
         return {module.name: self.of(module.name) for module in lock.module}
 
     def expect(self, modules: Iterable[LockedModule]) -> None:

@@ -80,7 +80,7 @@ class Registry:
                 for mirror in own.mirrors
             ]
             self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
-        self.origin = origin
+        self.origin, self.remedy = origin, "check the address"
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
         self.offline = offline and not isinstance(self.source, FolderSource)
@@ -125,7 +125,7 @@ class Registry:
             try:
                 data = self._read_mutable(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
             except FileMissing:
-                raise NotFound("M301", url=self.shown) from None
+                raise NotFound("M301", url=self.shown, remedy=self.remedy) from None
             info = decode_record(data, RegistryInfo, f"{self.url}/{REGISTRY_INFO}")
             if info.spec > SPEC:
                 raise RegistryError("M303", url=self.url, spec=info.spec, known=SPEC)

@@ -10,6 +10,7 @@ from msgspec import Struct
 from modpkg.core import system
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME
+from modpkg.core.files import refusal_of
 from modpkg.resolve.lock import Lock, read_lock
 from modpkg.store.projects import CURRENT, KnownProject
 from modpkg.store.store import Store
@@ -48,7 +49,8 @@ def _locks(project: KnownProject, warn: Callable[[str], None]) -> list[Lock]:
         try:
             lock = read_lock(path)
         except (LockError, OSError) as error:
-            warn(f"{str(error).rstrip('.')}; only what that project has installed is kept.")
+            told = refusal_of(error) if isinstance(error, OSError) else error
+            warn(f"{told} Only what that project has installed is kept.")
             continue
         if lock is not None:
             locks.append(lock)

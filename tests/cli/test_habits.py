@@ -153,6 +153,25 @@ def test_registries_are_listed_with_what_named_them(
     assert "from 'mine' under [registries] of modpkg.toml" in out
 
 
+def test_a_registry_that_only_the_lock_names_is_listed_and_m301_says_to_use_it(
+    home: Path, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    publish_collection(other, "lib", "1.5")
+    (folder / "modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\nlib = "*"\n')
+    assert run(capfd, "lock", "--registry", str(other))[0] == 0
+    found = json.loads(run(capfd, "registry", "list", "--json")[1])["registries"]
+    lib = {"alias": "default", "address": str(other), "origin": "from modpkg.lock"}
+    assert found == [lib | {"modules": ["lib"]}]
+    assert "from modpkg.lock" in run(capfd, "registry", "list")[1]
+    for command in (["update"], ["outdated"], ["info", "lib"]):
+        status, _, err = run(capfd, *command)
+        assert status == 1
+        assert "error[M301]" in err
+        assert f"use '--registry {other}'" in " ".join(err.split())
+    assert run(capfd, "outdated", "--registry", str(other))[0] == 0
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -222,6 +222,8 @@ def test_ends_with_the_wrong_verdict_are_refused(app: Path) -> None:
     assert "status 127" in message
     message = refused("bisect", "old.lock", "none.lock", "--", "true")
     assert "none.lock" in message
+    assert "give the path of a lock file that exists" in message
+    assert "run 'modpkg lock'" not in message
     message = refused("bisect", "old.lock", "new.lock", "--", *write_check(app, "sys.exit(125)"))
     assert "M793" in message
     code = "if v['m00'] > (1, 1): os.kill(os.getpid(), signal.SIGSEGV)"
