@@ -419,23 +419,6 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-def check_links_of_owner(folder: Path, parts: Iterable[str]) -> None:
-    """Check that no part of a folder is a link that somebody else could have put there.
-
-    Whoever may write to a shared folder could lead others out of it. A link of this user, of the
-    folder's owner or of the system's administrator is theirs to make.
-
-    Raises:
-        InstallError: One is.
-    """
-    for path in (folder / part for part in parts):
-        if is_link(path):
-            trusted = (folder.stat().st_uid, 0)
-            status = os.lstat(path)
-            if system.is_of_another_user(status) and status.st_uid not in trusted:
-                raise InstallError("M511", path=path, what="another user's link")
-
-
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from modpkg.core import system
 from modpkg.core.errors import InstallError
+from modpkg.core.system_folders import is_link
 
 TRUSTED = "MODPKG_TRUSTED_FOLDERS"
 """Variable with folders whose owners are trusted, written like ``PATH``; ``*`` is all."""
@@ -70,3 +72,20 @@ def _listed(path: Path) -> bool:
     return "*" in listed or any(
         whole.is_relative_to(Path(text).expanduser().absolute()) for text in listed
     )
+
+
+def check_links_of_owner(folder: Path, parts: Iterable[str]) -> None:
+    """Check that no part of a folder is a link that somebody else could have put there.
+
+    Whoever may write to a shared folder could lead others out of it. A link of this user, of the
+    folder's owner or of the system's administrator is theirs to make.
+
+    Raises:
+        InstallError: One is.
+    """
+    for path in (folder / part for part in parts):
+        if is_link(path):
+            trusted = (folder.stat().st_uid, 0)
+            status = os.lstat(path)
+            if system.is_of_another_user(status) and status.st_uid not in trusted:
+                raise InstallError("M511", path=path, what="another user's link")

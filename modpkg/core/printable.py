@@ -55,6 +55,16 @@ def error_text(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
+def os_reason(error: BaseException) -> str:
+    """Return why something failed, of an error of the system without its number and path.
+
+    >>> os_reason(NotADirectoryError(20, "Not a directory", "a"))
+    'not a directory'
+    """
+    text = getattr(error, "strerror", None)
+    return text[:1].lower() + text[1:] if text else str(error)
+
+
 def in_sentence(value: Any, *, lines: bool = False) -> Any:
     """Return a value as it stands in a sentence: text of one bounded line, what is short as it is.
 

@@ -27,6 +27,7 @@ from modpkg.core.files import check_no_links, make_folder, write_atomically
 from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_installed
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.ownership import check_owner
+from modpkg.core.printable import os_reason
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
@@ -180,7 +181,7 @@ class Environment:
         except (OSError, msgspec.MsgspecError) as error:
             if isinstance(error, OSError) and system.is_failure(error):
                 raise  # what the disk does not give is not damaged
-            reason = str(error)
+            reason = os_reason(error)
         remedy = REPAIR if number == self.current_number() else EARLIER
         raise EnvironmentDamaged("M506", path=self.folder(number), reason=reason, remedy=remedy)
 

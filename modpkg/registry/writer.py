@@ -20,9 +20,10 @@ import msgspec
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
 from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REGISTRY_MODULES
-from modpkg.core.files import check_links_of_owner, make_folder, write_atomically
+from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.leftovers import remove_leftovers
 from modpkg.core.names import parse_version
+from modpkg.core.ownership import check_links_of_owner
 from modpkg.core.records import (
     SPEC,
     IndexLine,

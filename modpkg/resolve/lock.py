@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from modpkg.core.bounds import LOCK_ADDRESS, LOCK_BYTES
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version
+from modpkg.core.printable import os_reason
 from modpkg.core.records import DigestText, Kind
 from modpkg.core.regular_file import OversizedFile, read_text
 from modpkg.manifest.schema import FitPolicy, Strategy
@@ -132,7 +133,7 @@ def read_lock(path: Path) -> Lock | None:
         reason = f"it is larger than {LOCK_BYTES >> 20} MiB"
         raise LockError("M410", path=path, reason=reason) from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise LockError("M410", path=path, reason=str(error)) from None
+        raise LockError("M410", path=path, reason=os_reason(error)) from None
 
 
 def format_lock(lock: Lock) -> str:

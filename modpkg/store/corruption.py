@@ -15,6 +15,7 @@ from modpkg.core.digests import Digest, digest_file
 from modpkg.core.errors import PackError
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from modpkg.core.packs import PackTensor, read_pack_header
+from modpkg.core.printable import os_reason
 from modpkg.core.records import DigestText
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
@@ -86,7 +87,7 @@ def _composed(folder: Path, key: Digest) -> Iterator[Corruption]:
         if places.keys() != known.keys():
             raise ValueError("its tensors are not those of composed.json")
     except (OSError, msgspec.MsgspecError, PackError, ValueError) as error:
-        reason = str(error.values["reason"]) if isinstance(error, PackError) else str(error)
+        reason = str(error.values["reason"]) if isinstance(error, PackError) else os_reason(error)
         yield Corruption(kind="composed", path=str(weights), digest=key, reason=reason)
         return
     yield from _tensors("composed", weights, {known[name]: places[name] for name in known})
@@ -107,7 +108,7 @@ def _checked(item: Corruption, progress: Callable[[int], None] | None) -> Corrup
     try:
         matches = digest_file(Path(item.path), item.offset, item.length) == item.digest
     except OSError as error:
-        return msgspec.structs.replace(item, reason=error.strerror or str(error))
+        return msgspec.structs.replace(item, reason=os_reason(error))
     if progress is not None:
         progress(item.length)
     return None if matches else item

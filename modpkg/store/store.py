@@ -15,8 +15,9 @@ from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.file_lock import file_lock
-from modpkg.core.files import check_links_of_owner, write_atomically
+from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.ownership import check_links_of_owner
 from modpkg.core.packs import PackTensor
 from modpkg.core.records import ReleaseRecord, decode_record
 from modpkg.core.tree import BlobTree

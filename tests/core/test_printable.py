@@ -16,6 +16,7 @@ from modpkg.core.printable import (
     ONE_LINE,
     json_ascii,
     one_line,
+    os_reason,
     printable,
     printable_styled,
 )
@@ -100,3 +101,8 @@ def test_a_sentence_is_one_bounded_line_whatever_it_is_filled_with() -> None:
 def test_a_message_of_many_lines_has_an_end() -> None:
     error = ResolutionImpossible("M401", explanation="a line\n" * 100_000)
     assert len(str(error)) < MESSAGE_CHARACTERS + 100
+
+
+def test_an_error_of_the_system_is_told_without_its_number_and_path() -> None:
+    assert os_reason(IsADirectoryError(21, "Is a directory", "a/b")) == "is a directory"
+    assert os_reason(ValueError("its end is missing")) == "its end is missing"
