@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from modpkg.core.errors import ModpkgError, RunError
+from modpkg.core.errors import InvalidValue, ModpkgError, RunError
 from modpkg.core.extras import require_transformers
 from modpkg.core.files import os_errors_told
 from modpkg.core.version import __version__
@@ -122,8 +123,20 @@ def _live(
         raise RunError("M709", choice="A device or dtype", reason=reason)
     from modpkg.runtime.live import load_live
 
-    found: LiveModel = load_live([name] if isinstance(name, str) else list(name), workspace)
+    found: LiveModel = load_live(_names(name), workspace)
     return found
+
+
+def _names(name: Any) -> list[str]:
+    """Return the names that are given, of which one may be given alone.
+
+    Raises:
+        InvalidValue: It is neither a name nor a list of names.
+    """
+    names = [name] if isinstance(name, str) else list(name) if isinstance(name, Iterable) else []
+    if not names:
+        raise InvalidValue("M101", name=name)
+    return names
 
 
 def _only(name: str | Sequence[str]) -> str:
@@ -131,8 +144,9 @@ def _only(name: str | Sequence[str]) -> str:
 
     Raises:
         TypeError: There are several.
+        InvalidValue: It is neither a name nor a list of names.
     """
-    names = [name] if isinstance(name, str) else list(name)
+    names = _names(name)
     if len(names) != 1:
         raise TypeError("loading several models requires live=True")
     return names[0]
@@ -169,7 +183,7 @@ def pipeline(
     workspace = _workspace(project, user)
     model: torch.nn.Module
     if live:
-        first = name if isinstance(name, str) else next(iter(name))
+        first = _names(name)[0]
         folder, packs = find_model(first, workspace, composed=False)
         tokenizer = check_runs(folder)
         model = _live(name, workspace, device, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,13 @@ import click
 from modpkg.cli.module_names import files, installed_names
 from modpkg.cli.options import json_option, user_option, with_workspace
 from modpkg.cli.output import faint, print_json, say
-from modpkg.core.bounds import SMALL_FILE_BYTES
+from modpkg.core.bounds import (
+    SMALL_FILE_BYTES,
+    STOP_CHARACTERS,
+    TASK_NEW_TOKENS,
+    TASK_STOPS,
+    TASK_TEMPERATURE,
+)
 from modpkg.core.errors import RunError, UsageError
 from modpkg.core.extras import require_transformers
 from modpkg.core.printable import printable
@@ -29,30 +36,57 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class NumberRange(click.FloatRange):
+    """A range of numbers, which NaN is not in."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+def _stops(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Check the texts to stop at."""
+    if len(texts) > TASK_STOPS:
+        raise click.BadParameter(f"there may be at most {TASK_STOPS}.")
+    if not all(0 < len(text) <= STOP_CHARACTERS for text in texts):
+        raise click.BadParameter(f"a text has 1 to {STOP_CHARACTERS} characters.")
+    return texts
+
+
 def sampling_options(command: Command) -> Command:
     """Add the options for how text is generated; `_sampling` reads them."""
     options = [
         click.option(
             "--temperature",
-            type=click.FloatRange(0, 100),
+            type=NumberRange(0, TASK_TEMPERATURE),
             metavar="T",
             help="Sample with this temperature; 0 gives the most probable text.",
         ),
         click.option(
             "--top-p",
-            type=click.FloatRange(0, 1, min_open=True),
+            type=NumberRange(0, 1, min_open=True),
             metavar="P",
             help="Sample from the most probable tokens with this probability together.",
         ),
         click.option(
             "--max-new-tokens",
-            type=click.IntRange(min=1),
+            type=click.IntRange(1, TASK_NEW_TOKENS),
             metavar="N",
             help="Generate at most N tokens.",
         ),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeat a sampled text."),
         click.option(
-            "--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable."
+            "--stop",
+            multiple=True,
+            metavar="TEXT",
+            callback=_stops,
+            help="End before this text; repeatable.",
         ),
     ]
     for option in reversed(options):
@@ -172,7 +206,7 @@ def _converse(pipeline: Pipeline, system: str | None, sampling: Sampling) -> Non
 
 def _piped_line() -> str:
     """Return the next line of standard input, with its end; text of a pipe is UTF-8."""
-    return sys.stdin.buffer.readline().decode("utf-8", "replace")
+    return _decoded(sys.stdin.buffer.readline(), "A line of standard input")
 
 
 def _print(pieces: Iterator[str]) -> str:
@@ -198,14 +232,18 @@ def _print(pieces: Iterator[str]) -> str:
 
 
 def _text(text: str | None, file: str | None, warn: Callable[[str], None]) -> str:
-    """Return the text to run on, without line breaks at its end."""
+    """Return the text to run on, without line breaks at its end.
+
+    Raises:
+        RunError: There is none, or what is read is not text.
+    """
     source = file if file is not None else text if text is not None else "-"
     if source == "-":
         if sys.stdin.isatty():
             click.echo("Type the text, then Ctrl-D:", err=True)
-        found = sys.stdin.buffer.read().decode("utf-8", "replace")
+        found = _decoded(sys.stdin.buffer.read(), "standard input")
     elif file is not None or _is_file(source):
-        found = _content(source).decode("utf-8", "replace")
+        found = _decoded(_content(source), source)
     else:
         if _looks_like_a_file(source):
             warn(f"there is no file {source}; it was taken as the text")
@@ -215,6 +253,22 @@ def _text(text: str | None, file: str | None, warn: Callable[[str], None]) -> st
         named = "standard input" if source == "-" else "TEXT" if source == found else source
         raise RunError("M706", source=named)
     return found
+
+
+def _decoded(data: bytes, named: str) -> str:
+    """Return a text of bytes from outside.
+
+    Raises:
+        RunError: They are not text.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        reason = f"its byte 0x{data[error.start]:02x} is not UTF-8; save it as UTF-8 text"
+        raise RunError("M709", choice=named, reason=reason) from None
+    if "\0" in text:
+        raise RunError("M709", choice=named, reason="it has a NUL character, so it is not text")
+    return text
 
 
 def _content(source: str) -> bytes:

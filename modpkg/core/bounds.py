@@ -27,6 +27,8 @@ SETTING_VALUES = 1000
 STEP_LAYERS = 100_000
 #: ``max-new-tokens`` of a task, tokens.
 TASK_NEW_TOKENS = 1_000_000
+#: ``temperature`` of a task.
+TASK_TEMPERATURE = 100
 #: Texts that end a task's answer.
 TASK_STOPS = 16
 #: A text that ends a task's answer, characters.

@@ -31,6 +31,8 @@ def module_name(text: str) -> ModuleName:
     Raises:
         InvalidValue: `text` is not a name by PEP 508, or is longer than 100 characters.
     """
+    if not isinstance(text, str):  # code that is not type-checked may pass anything
+        raise InvalidValue("M101", name=text)
     if len(text) > 100:
         raise InvalidValue("M101", name=text[:100] + "…")
     try:

@@ -16,6 +16,7 @@ from modpkg.core.bounds import (
     STOP_CHARACTERS,
     TASK_NEW_TOKENS,
     TASK_STOPS,
+    TASK_TEMPERATURE,
 )
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.records import KINDS, RELATIONS
@@ -26,7 +27,6 @@ from modpkg.manifest.resolution import FITS, STRATEGIES
 from modpkg.manifest.sections import (
     DTYPES,
     MOST_SEED,
-    MOST_TEMPERATURE,
     TASK_KINDS,
 )
 from modpkg.manifest.settings import PARAMETER
@@ -154,7 +154,7 @@ def _task() -> JsonSchema:
             "system": _text("System message, for chat templates.", 100_000),
             "chat": {**_BOOLEAN, "description": "Whether to use the chat template."},
             "max_new_tokens": {**tokens, "description": "Tokens to generate at most."},
-            "temperature": {"type": "number", "minimum": 0, "maximum": MOST_TEMPERATURE},
+            "temperature": {"type": "number", "minimum": 0, "maximum": TASK_TEMPERATURE},
             "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
             "stop": _list(stop, "Texts at which generation ends.", maxItems=TASK_STOPS),
         },

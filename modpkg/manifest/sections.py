@@ -13,6 +13,7 @@ from modpkg.core.bounds import (
     STOP_CHARACTERS,
     TASK_NEW_TOKENS,
     TASK_STOPS,
+    TASK_TEMPERATURE,
 )
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import KINDS, Kind
@@ -52,7 +53,6 @@ from modpkg.toml.node import Node, Table, brief, hint
 
 DTYPES: tuple[str, ...] = get_args(DTypeName)
 TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
-MOST_TEMPERATURE = 100
 MOST_SEED = (1 << 31) - 1
 
 
@@ -210,8 +210,8 @@ def read_task(node: Node) -> Task:
     template, system = table.get("prompt"), table.get("system")
     chat, tokens = table.get("chat"), table.get("max_new_tokens")
     temperature, top_p, stop = (table.get(key) for key in SAMPLING_KEYS)
-    if temperature is not None and not 0 <= temperature.number() <= MOST_TEMPERATURE:
-        raise temperature.fail(f"has to be from 0 to {MOST_TEMPERATURE}")
+    if temperature is not None and not 0 <= temperature.number() <= TASK_TEMPERATURE:
+        raise temperature.fail(f"has to be from 0 to {TASK_TEMPERATURE}")
     if top_p is not None and not 0 < top_p.number() <= 1:
         raise top_p.fail("has to be greater than 0, and at most 1")
     texts = tuple(_stop(item) for item in stop.items()) if stop else ()

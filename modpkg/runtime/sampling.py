@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from modpkg.core.bounds import STOP_CHARACTERS, TASK_NEW_TOKENS, TASK_STOPS, TASK_TEMPERATURE
+from modpkg.core.errors import RunError
+
 MAX_NEW_TOKENS = 256
+MOST_SEED = (1 << 63) - 1
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -25,8 +30,55 @@ class Sampling(Struct, frozen=True, kw_only=True):
     """Texts at which generation ends, in place of the task's; one text may be given alone."""
 
     def __post_init__(self) -> None:
-        stop: object = self.stop
-        force_setattr(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
+        """Check the values, within the bounds of the command line and of manifests.
+
+        Raises:
+            RunError: One is out of them.
+        """
+        _check_whole("max_new_tokens", self.max_new_tokens, 1, TASK_NEW_TOKENS)
+        _check_whole("seed", self.seed, 0, MOST_SEED)
+        temperature, top_p = self.temperature, self.top_p
+        if temperature is not None and not (
+            _is_number(temperature, Real) and 0 <= temperature <= TASK_TEMPERATURE
+        ):
+            raise _refused(
+                "temperature", temperature, f"has to be a number from 0 to {TASK_TEMPERATURE}"
+            )
+        if top_p is not None and not (_is_number(top_p, Real) and 0 < top_p <= 1):
+            raise _refused("top_p", top_p, "has to be a number greater than 0, and at most 1")
+        force_setattr(self, "stop", _stops(self.stop))
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if value is not None and not (_is_number(value, Integral) and least <= value <= most):
+        raise _refused(name, value, f"has to be a whole number from {least} to {most}")
+
+
+def _stops(given: object) -> tuple[str, ...]:
+    """Return the texts to stop at, of which one may be given alone.
+
+    Raises:
+        RunError: They are no texts, too many or too long, or one is empty.
+    """
+    if given is None:
+        return ()
+    stop = (given,) if isinstance(given, str) else given
+    texts = tuple(stop) if isinstance(stop, Iterable) else (stop,)
+    if len(texts) > TASK_STOPS:
+        raise _refused("stop", given, f"may have at most {TASK_STOPS} texts")
+    for text in texts:
+        if not isinstance(text, str) or not 0 < len(text) <= STOP_CHARACTERS:
+            reason = f"has to be texts of 1 to {STOP_CHARACTERS} characters"
+            raise _refused("stop", given, reason)
+    return texts
+
+
+def _refused(name: str, value: object, reason: str) -> RunError:
+    return RunError("M709", choice=f"{name} = {value!r:.60}", reason=f"it {reason}")
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from modpkg.cli import run
 from tests import forkserver, tiny
 from tests.command import modpkg, modpkg_json, refused
+from tests.raising import raises
 from tests.runtime.helpers import WORDS, tokenizer
 
 TEMPLATE = (
@@ -71,6 +75,36 @@ def test_sampling_can_be_repeated_by_its_seed(talker: Path) -> None:
     assert len(greedy["text"].split()) <= 2
     word = modpkg_json("run", "tiny", "the cat")["text"].split()[0]
     assert modpkg_json("run", "tiny", "the cat", "--stop", word)["text"] == ""
+
+
+def test_values_out_of_bounds_are_usage(home: Path) -> None:
+    for option, value in (
+        ("--temperature", "nan"),
+        ("--temperature", "inf"),
+        ("--top-p", "nan"),
+        ("--max-new-tokens", "10000000"),
+        ("--stop", ""),
+    ):
+        assert option in refused("run", "tiny", "the cat", f"{option}={value}", status=2)
+
+
+@pytest.mark.parametrize(("data", "named"), [(b"\x89PNG", "0x89"), (b"the\0cat", "NUL")])
+def test_what_is_no_text_is_not_run(
+    data: bytes, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(data)
+
+    def warn(message: str) -> None:
+        raise AssertionError(message)
+
+    for text, source in ((str(file), None), (None, str(file)), ("-", None), (None, None)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        with raises("M709", match=named):
+            run._text(text, source, warn)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with raises("M709", match=named):
+        run._piped_line()
 
 
 def test_a_conversation_has_a_history(talker: Path) -> None:

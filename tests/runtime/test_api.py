@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,19 @@ def test_dtype_and_device_are_those_of_from_pretrained(registry: Path) -> None:
         modpkg.pipeline(["tiny", "lora-1"])
     with raises("M709", match="live"):
         modpkg.pipeline("lora-1", live=True, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", [None, 5, [], [None], b"x"])
+def test_what_is_no_name_is_refused(name: Any, home: Path) -> None:
+    for call in (modpkg.load, modpkg.pipeline):
+        for live in (False, True):
+            with raises("M101"):
+                call(name, live=live)
+    for find in (modpkg.tokenizer, modpkg.path):
+        with raises("M101"):
+            find(name)
+    with raises("M101"):
+        modpkg.run(name, "the cat")
 
 
 def test_a_tokenizer_needs_no_weights(registry: Path) -> None:

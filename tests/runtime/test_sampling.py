@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modpkg.runtime.sampling import GREEDY, Sampling, StopFilter, cut, generation_of
+from tests.raising import raises
 
 
 def config(**values: Any) -> Any:
@@ -42,6 +44,33 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
     seeds = {generation_of(Sampling(top_p=0.5), {}, config()).seed for _ in range(5)}
     assert len(seeds) == 5
     assert None not in seeds
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_new_tokens", [0, 1.5, -5, True, 10**7, "3"]),
+        ("temperature", ["a", -1, math.nan, math.inf, 101]),
+        ("top_p", [2, -3, 0, math.nan, "a"]),
+        ("seed", [-1, 2**70, 1.0]),
+        ("stop", ["", [""], ["a", 5], 5, ["a"] * 17, "a" * 101]),
+    ],
+)
+def test_values_are_bounded_as_on_the_command_line(name: str, values: list[Any]) -> None:
+    for value in values:
+        with raises("M709", match=name):
+            Sampling(**{name: value})
+
+
+def test_values_at_the_bounds_are_fine_and_one_stop_is_a_text() -> None:
+    Sampling(max_new_tokens=1, temperature=0, top_p=1, seed=0)
+    Sampling(max_new_tokens=10**6, temperature=100.0, top_p=1e-9, seed=2**63 - 1)
+    given: Any = "tomorrow"
+    assert Sampling(stop=given).stop == ("tomorrow",)
+    given = ["a", "\n"]
+    assert Sampling(stop=given).stop == ("a", "\n")
+    given = None
+    assert Sampling(stop=given).stop == ()
 
 
 @pytest.mark.parametrize(
