@@ -113,21 +113,28 @@ def bind_adapter(
         return _bind_within(adapter, error)
 
 
+def _without_base(
+    module: str, names: Mapping[str, DTypeShape], config: Mapping[str, Any], base_name: str
+) -> Adapter:
+    """Return an adapter of which no base is known; ``base_name`` is for errors."""
+    return Adapter(
+        module=module,
+        names=names,
+        config=config,
+        base={},
+        base_name=base_name,
+        architecture=None,
+        model_config={},
+    )
+
+
 def check_alone(module: str, names: Mapping[str, DTypeShape], config: Mapping[str, Any]) -> None:
     """Check what can be told of an adapter without its base: method, settings and patterns.
 
     Raises:
         ComposeError: It cannot be composed exactly with any base.
     """
-    adapter = Adapter(
-        module=module,
-        names=names,
-        config=config,
-        base={},
-        base_name="its base",
-        architecture=None,
-        model_config={},
-    )
+    adapter = _without_base(module, names, config, "its base")
     check_counts(adapter)
     method = method_of(adapter)
     replicated_ranges(adapter)
@@ -399,15 +406,7 @@ def model_names(
         ComposeError: The method is not supported, or a tensor is not one that it writes.
         ReleaseError: Two tensors are for the same module and role.
     """
-    adapter = Adapter(
-        module=module,
-        names=names,
-        config=config,
-        base={},
-        base_name="the base",
-        architecture=None,
-        model_config={},
-    )
+    adapter = _without_base(module, names, config, "the base")
     tensors = group_tensors(adapter, method_of(adapter).keys)
     found = set(tensors.plain)
     parameters = strings(adapter, "target_parameters")

@@ -444,6 +444,10 @@ MESSAGES: dict[str, str] = {
         "The registry at {url} has {what} in the place of {path}, and only a file is read there; "
         "ask its owner to remove it and to restore the file."
     ),
+    "M845": (
+        "{address} cannot be the address of a registry: {reason}. Name a folder, or a URL such as "
+        "https://models.example/acme."
+    ),
     "M855": (
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."
@@ -455,10 +459,6 @@ MESSAGES: dict[str, str] = {
     "M895": (
         "{what} needs torch, which is not installed here (a light install leaves it out): run "
         "pip install torch, or do this on a machine that has it."
-    ),
-    "M845": (
-        "{address} cannot be the address of a registry: {reason}. Name a folder, or a URL such as "
-        "https://models.example/acme."
     ),
     "M896": (
         "The address of {url} has a signature or a token in it, and modpkg.toml, which others "

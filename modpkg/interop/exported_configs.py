@@ -21,7 +21,7 @@ from modpkg.compose.tokenizer_settings import (
 )
 from modpkg.core.errors import RunError
 from modpkg.core.filenames import CONFIG, MODULES, TOKENIZER_CONFIG
-from modpkg.core.jsonfile import read_json
+from modpkg.core.jsonfile import parse_json, read_json
 from modpkg.core.regular_file import read_file
 from modpkg.runtime.sentence_modules import modules_of
 
@@ -40,9 +40,10 @@ def check_exported(name: str, folder: Path) -> None:
         RecordError: One is malformed.
     """
     for path in sorted(folder.glob("*config*.json")):
-        if read_file(path).lstrip().startswith(b"["):
+        data = read_file(path)
+        if data.lstrip().startswith(b"["):
             continue  # a list is no config, such as what data a model was trained on
-        config = read_json(path)
+        config = parse_json(data, path)
         check_no_code(name, config, path.name)
         check_quantisation(name, config)
     for file, check in (
