@@ -151,7 +151,20 @@ def files_in(folder: Path) -> dict[str, DigestText]:
     """
     paths = (path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: digest_file(named[name]) for name in sorted(named) if name != MODEL_RECORD}
+    return {name: _digest(named[name]) for name in sorted(named) if name != MODEL_RECORD}
+
+
+def _digest(path: Path) -> DigestText:
+    """Return a file's digest; models link the same tokenizer, which is hashed once per process."""
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity not in _digests:
+        _digests[identity] = digest_file(path)
+    return _digests[identity]
+
+
+_digests: dict[tuple[int, int, int, int], DigestText] = {}
+"""Digests of files by device, inode, size and time of the last change."""
 
 
 def _damaged(folder: Path, reason: str) -> EnvironmentDamaged:
