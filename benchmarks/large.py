@@ -190,7 +190,6 @@ def modules(bench: Bench, size: str, *, cores: int = 0, only: str = "") -> list[
     home = {"MODPKG_HOME": str(work / "home")}
     imported = modpkg("import", "hf", bench.models / size, "--name", "base", "--license", "MIT")
     run(imported, work, **home)
-    fresh = ("home", "registry", "app", "copy", "base/dist")
 
     def least() -> Figures:
         (work / "copy").unlink(missing_ok=True)
@@ -219,9 +218,6 @@ def modules(bench: Bench, size: str, *, cores: int = 0, only: str = "") -> list[
         (work / "copy").unlink(missing_ok=True)
         if name == only:
             break
-    for name in fresh:
-        if (work / name).is_dir() and name != "registry":
-            shutil.rmtree(work / name)
     return lines
 
 
