@@ -1,6 +1,10 @@
 """One base with several adapters: live, fused one by one, and in PEFT.
 
     python benchmarks/live.py BASE [--adapters 8] [--rank 16] [--runs 3] [--threads N]
+    python benchmarks/live.py --generate [--device cuda] [--adapters 8] [--rank 16] [--runs 3]
+
+The second generates text in a batch whose rows have different adapters, with a random base of 1.2
+billion parameters that it makes itself; `generating` says more.
 
 BASE is a transformers directory (a Llama, or another whose layers have q_proj and v_proj); the
 adapters are random LoRAs on q_proj and v_proj. Every variant is a separate process: everything is
@@ -207,10 +211,174 @@ def report(base: Path, count: int, rank: int, runs: int, threads: int) -> str:
     return "\n".join(lines)
 
 
+ONE_BILLION = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+"""The shapes of Llama 3.2 1B."""
+
+
+def make_random(work: Path, shapes: dict[str, Any], count: int, rank: int, device: str) -> None:
+    """Write a random Llama in bfloat16, and LoRAs on all of its linear layers in float32."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = LlamaForCausalLM(LlamaConfig(**shapes, bos_token_id=None, eos_token_id=None))
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(work / "base")
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head"
+    }
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank}
+    config |= {"base_model_name_or_path": "base", "target_modules": "all-linear"}
+    for number in range(count):
+        tensors = {}
+        for name, layer in layers.items():
+            place = f"base_model.model.{name}.lora"
+            high, wide = layer.weight.shape
+            tensors[f"{place}_A.weight"] = torch.randn(rank, wide) / wide**0.5
+            tensors[f"{place}_B.weight"] = torch.randn(high, rank) / (50 * rank**0.5)
+        folder = work / f"a{number}"
+        folder.mkdir()
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def generating(
+    device: str = "cpu",
+    *,
+    shapes: dict[str, Any] | None = None,
+    rows: int = 16,
+    tokens: int = 32,
+    count: int = 8,
+    rank: int = 16,
+    runs: int = 3,
+    work: Path | None = None,
+) -> dict[str, float]:
+    """Time generating text: the base alone, with one adapter, and with ``count`` mixed by row.
+
+    All models are in memory together, and take turns; each runs once before the clock starts. The
+    base is bfloat16. Adapters are timed in float32, as PEFT saves and runs them, and with the whole
+    model converted to bfloat16.
+
+    Args:
+        device: torch's name of the device.
+        shapes: Of the Llama, by default those of one with 1.2 billion parameters.
+        rows: Of the batch, each with a prompt of as many tokens as are generated.
+        tokens: New tokens of each row.
+        count: The number of adapters.
+        rank: Of each adapter.
+        runs: Of which the median is taken.
+        work: An empty folder for the models; by default one that is removed.
+
+    Returns:
+        Seconds for each way to run, and after ``difference`` those of logits.
+    """
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from benchmarks.inputs import installed_module
+    from modpkg.core.names import ModuleName
+    from modpkg.manifest.schema import Compose, Step
+    from modpkg.runtime.live import LiveModel
+    from modpkg.runtime.live_parts import parts_of
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = work or Path(scratch)
+        make_random(folder, shapes or ONE_BILLION, count, rank, device)
+        names = [f"a{number}" for number in range(count)]
+        modules = {"base": installed_module(folder / "base", "base", "base")}
+        recipes = {}
+        for name in names:
+            modules[name] = installed_module(folder / name, name, "adapter")
+            step = Step(op="lora", module=ModuleName(name))
+            recipes[f"with-{name}"] = Compose(base=ModuleName("base"), steps=(step,))
+        read = AutoModelForCausalLM.from_pretrained
+        base = read(folder / "base", local_files_only=True).eval().to(device)
+        again = read(folder / "base", local_files_only=True)
+        theirs = peft.PeftModel.from_pretrained(again, folder / "a0", adapter_name="a0").eval()
+        for name in names[1:]:
+            theirs.load_adapter(folder / name, adapter_name=name)
+        theirs.to(device)
+        live = LiveModel("base", parts_of(folder / "base", recipes, modules)).to(device)
+
+        ids = torch.randint(5, 1000, (rows, tokens), generator=torch.Generator().manual_seed(1))
+        batch = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+        mixed = [names[row % count] for row in range(rows)]
+        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+
+        def timed(model: Any, each: list[str] | None) -> float:
+            more = {} if each is None else {"adapter_names": each}
+            start = time.perf_counter()
+            out = model.generate(**batch, **options, **more, pad_token_id=0)
+            out.cpu()  # waits for the device
+            return time.perf_counter() - start
+
+        found: dict[str, float] = {}
+        ways: dict[str, tuple[Any, list[str] | None]]
+        for kind in ("float32", "bfloat16"):
+            if kind == "bfloat16":
+                live.to(torch.bfloat16)
+                theirs.to(torch.bfloat16)
+            live.set_adapter("a0")
+            theirs.set_adapter("a0")
+            ways = {"the base alone": (base, None)} if kind == "float32" else {}
+            ways[f"modpkg, one live, {kind}"] = (live, None)
+            ways[f"modpkg, {count} by row, {kind}"] = (live, mixed)
+            ways[f"PEFT, one, {kind}"] = (theirs, None)
+            ways[f"PEFT, {count} by row, {kind}"] = (theirs, mixed)
+            times: dict[str, list[float]] = {name: [] for name in ways}
+            for run in range(runs + 1):
+                for name, (model, each) in ways.items():
+                    seconds = timed(model, each)
+                    if run:
+                        times[name].append(seconds)
+            found |= {name: statistics.median(each) for name, each in times.items()}
+            with torch.inference_mode():
+                for what, each in (("one", None), ("by row", mixed)):
+                    more = {} if each is None else {"adapter_names": each}
+                    ours = live(**batch, **more).logits.float()
+                    other = theirs(**batch, **more).logits.float()
+                    plain = base(**batch).logits.float()
+                    apart = (ours - other).abs().max() / (other - plain).abs().max()
+                    found[f"difference from PEFT, {what}, {kind}"] = apart.item()
+    return found
+
+
+def described_times(found: dict[str, float]) -> str:
+    """Return a table of `generating`."""
+    alone = found["the base alone"]
+    lines = ["| generating | seconds | times the base alone |", "|---|---|---|"]
+    for name, value in found.items():
+        if not name.startswith("difference"):
+            lines.append(f"| {name} | {value:.3f} | {value / alone:.2f} |")
+    lines.append("")
+    lines += [
+        f"Greatest {name}, of the adapters' greatest change of a logit: {value:.2g}."
+        for name, value in found.items()
+        if name.startswith("difference")
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("base", type=Path)
+    parser.add_argument("base", type=Path, nargs="?")
+    parser.add_argument("--generate", action="store_true", help="time generating by rows")
+    parser.add_argument("--device", default="cpu", help="of --generate")
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
@@ -218,7 +386,14 @@ def main() -> None:
     parser.add_argument("--child", choices=["prepare", *WAYS.values()], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child == "prepare":
+    if options.generate:
+        found = generating(
+            options.device, count=options.adapters, rank=options.rank, runs=options.runs
+        )
+        print(described_times(found))
+    elif options.base is None:
+        parser.error("name a BASE, or say --generate")
+    elif options.child == "prepare":
         prepare(options.base, options.work, options.adapters, options.rank)
     elif options.child:
         child(options.child, options.work, options.adapters, options.threads)

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from modpkg.compose.composition import Term
 from modpkg.core.errors import RunError
+from modpkg.runtime.low_rank import Factors, RowStacks, Run, as_peft, changed, fused
 from modpkg.runtime.row_layouts import Layout
 
 _EXPERTS = re.compile(r"(?:^|\.)experts?\.")
@@ -30,8 +31,8 @@ class AdapterEffect(Struct):
 
     values: dict[str, torch.nn.Parameter]
     """By attribute, parameters that replace the base's."""
-    low_rank: list[tuple[torch.Tensor, torch.Tensor, float]]
-    """A [rank, in], B [out, rank] and the scale of their product."""
+    low_rank: list[Factors]
+    """Products that are added to W x."""
     outputs: torch.Tensor | None = None
     """Factors of W x, [out]."""
     inputs: torch.Tensor | None = None
@@ -43,24 +44,40 @@ class AdapterEffect(Struct):
         return not self.values and self.outputs is None and self.inputs is None
 
 
-class RowAdapters:
-    """The adapter of each row of a batch; empty if all rows use the adapters that are set."""
+NO_EFFECT = AdapterEffect({}, [])
+
+
+class Runs(dict["AdaptedModule", Run]):
+    """The forward pass of each module for one choice of adapters, made when it first runs."""
+
+    def __init__(self, make: Callable[[AdaptedModule], Run]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, module: AdaptedModule) -> Run:
+        run = self[module] = self._make(module)
+        return run
+
+
+class Switch:
+    """The choice of adapters that all modules of a model use: another one costs an assignment."""
 
     def __init__(self) -> None:
-        self.names: Sequence[str] = ()
-        self._length, self._expanded = 0, False
-        self._layouts: Mapping[str, Layout] = {}
-        self._groups: dict[int, dict[str, torch.Tensor]] = {}
+        self.runs = Runs(lambda module: module.forward)
 
-    def set(
+
+class RowAdapters:
+    """The adapter of each row of a batch."""
+
+    def __init__(
         self,
         names: Sequence[str],
-        length: int = 0,
-        layouts: Mapping[str, Layout] | None = None,
+        length: int,
+        layouts: Mapping[str, Layout],
         *,
         expanded: bool = False,
     ) -> None:
-        """Set the adapter names of a batch's rows.
+        """Take the adapter names of a batch's rows.
 
         Args:
             names: One for each row.
@@ -69,15 +86,15 @@ class RowAdapters:
             expanded: Whether a row may become several, as beams do, and its length change.
         """
         self.names, self._length, self._expanded = tuple(names), length, expanded
-        self._layouts = layouts or {}
-        self._groups.clear()
+        self._layouts = layouts
+        self._groups: dict[int, dict[str, torch.Tensor]] = {}
+        self.stacks = RowStacks()
 
-    def groups(self, count: int, module: str) -> dict[str, torch.Tensor]:
-        """Return the row indices of each adapter among ``count`` rows; a row's beams are adjacent.
+    def check(self, count: int, module: str) -> None:
+        """Check that a module's input of ``count`` rows has those of the batch in order.
 
         Raises:
-            RunError: It is not known that the module's input has the rows in order, or it has
-                another number of them.
+            RunError: It is not known, or the input has another number of them.
         """
         layout = self._layouts.get(module)
         if layout is None:
@@ -94,7 +111,14 @@ class RowAdapters:
                 choice="One adapter for each row",
                 reason=f"{module!r} gets {count} rows for {len(self.names)} names",
             )
+
+    def groups(self, count: int) -> dict[str, torch.Tensor]:
+        """Return the row indices of each adapter among ``count`` rows; a row's beams are adjacent.
+
+        ``count`` is one that `check` has found to be right.
+        """
         if count not in self._groups:
+            each = count // len(self.names)
             indices: dict[str, list[int]] = {}
             for row in range(count):
                 indices.setdefault(self.names[row // each], []).append(row)
@@ -109,26 +133,24 @@ class AdaptedModule:
         self,
         name: str,
         module: torch.nn.Module,
-        rows: RowAdapters,
-        effect_of: Callable[[str, AdaptedModule], AdapterEffect],
+        switch: Switch,
         inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
     ) -> None:
-        self.name, self._rows = name, rows
-        self._effect_of, self._inputs_of = effect_of, inputs_of
+        self.name, self._switch, self._inputs_of = name, switch, inputs_of
         self.targets: dict[str, str] = {}
         """By attribute, the name of the tensor in the base."""
         self.shared: set[str] = set()
         """Attributes whose parameter is shared with other modules."""
-        self._module, self._forward = module, module.forward
+        self._module, self.forward = module, module.forward
+        self._kind = _kind(module)
         self._base: dict[str, torch.nn.Parameter] = {}
-        self._effect = AdapterEffect({}, [])
         module.forward = self._run
 
     # Setting adapters ---------------------------------------------------------------------
 
     def is_factored(self, terms: Sequence[Term]) -> bool:
         """Return whether terms of the weight can be applied as factors, without changing it."""
-        kind, (first, *others) = _kind(self._module), terms
+        kind, (first, *others) = self._kind, terms
         if kind is None or "weight" in self.shared:
             return False
         if first.op == "ia3":
@@ -160,17 +182,15 @@ class AdaptedModule:
                 effect.low_rank += [self._factors(term) for term in terms]
         return effect
 
-    def _factors(self, term: Term) -> tuple[torch.Tensor, torch.Tensor, float]:
+    def _factors(self, term: Term) -> Factors:
         inputs = self._inputs_of(term)
-        a, b = inputs["a"].to(self._device), inputs["b"].to(self._device)
-        if "e" in inputs:
-            a = a * inputs["e"].to(a)
-        return a, b, term.weight
+        a, b = inputs["a"], inputs["b"]
+        return Factors(a * inputs["e"].to(a) if "e" in inputs else a, b, term.weight)
 
     def _scale(self, effect: AdapterEffect, term: Term) -> None:
         vector = self._inputs_of(term)["l"].flatten().double()
         factor = (1.0 + term.weight * (vector - 1.0)).to(self.parameter("weight"))
-        if bool(term.parameters.get("columns")) == (_kind(self._module) == "linear"):
+        if bool(term.parameters.get("columns")) == (self._kind == "linear"):
             effect.inputs = factor
         else:
             effect.outputs = factor
@@ -180,43 +200,75 @@ class AdaptedModule:
         """The module that is wrapped."""
         return self._module
 
-    @property
-    def _device(self) -> torch.device:
-        return self.parameter("weight" if "weight" in self.targets else min(self.targets)).device
-
     def parameter(self, attribute: str) -> torch.nn.Parameter:
         """Return the base's parameter, whatever is set."""
         base = self._base.get(attribute)
         parameter: torch.nn.Parameter = getattr(self._module, attribute) if base is None else base
         return parameter
 
-    def use(self, effect: AdapterEffect) -> None:
-        """Apply an effect to all rows, until the next call."""
-        for attribute, parameter in self._base.items():
-            self._module._parameters[attribute] = parameter
-        self._base = {attribute: self.parameter(attribute) for attribute in effect.values}
-        self._module._parameters.update(effect.values)
-        self._effect = effect
+    def put(self, values: Mapping[str, torch.nn.Parameter]) -> None:
+        """Put parameters in place of the base's, until the next call."""
+        self._module._parameters.update(self._base)
+        self._base = {attribute: self.parameter(attribute) for attribute in values}
+        self._module._parameters.update(values)
 
     # Running ------------------------------------------------------------------------------
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._rows.names:
-            return self._apply(self._effect, args, kwargs)
-        effects = {name: self._effect_of(name, self) for name in dict.fromkeys(self._rows.names)}
-        if not any(e.values or e.low_rank or not e.additive for e in effects.values()):
-            return self._forward(*args, **kwargs)
+        if kwargs and self._kind is not None:  # their forward has one parameter
+            args, kwargs = (*args, *kwargs.values()), {}
+        return self._switch.runs[self](*args, **kwargs)
+
+    def run_of(self, effect: AdapterEffect) -> Run:
+        """Return the forward pass with an effect, whose parameters are in place when it runs."""
+        if effect.additive and not effect.low_rank:
+            return self.forward
+        if not effect.additive or self._kind == "embedding":
+            return lambda *args, **kwargs: self._apply(effect, args, kwargs)
+        weight = self.parameter("weight")
+        if is_fused(weight.device):
+            return fused(self.forward, effect.low_rank, weight.dtype)
+        return as_peft(self.forward, effect.low_rank)
+
+    def run_of_rows(self, rows: RowAdapters, effects: Mapping[str, AdapterEffect]) -> Run:
+        """Return the forward pass with the effect of each row's adapter, by name.
+
+        It raises a RunError for an input that may not have the rows in order.
+        """
+        if all(effect.additive and not effect.low_rank for effect in effects.values()):
+            return self.forward
+        run = None
+        stacked = self._kind in ("linear", "conv1d") and not _EXPERTS.search(self.name)
+        if stacked and all(effect.additive for effect in effects.values()):
+            checked = set[int]()
+
+            def check(count: int) -> None:
+                if count not in checked:
+                    rows.check(count, self.name)
+                    checked.add(count)
+
+            factors = [effects[name].low_rank for name in rows.names]
+            dtype = self.parameter("weight").dtype
+            run = rows.stacks.run(self.forward, factors, dtype, check)
+        return run or (lambda *args, **kwargs: self._by_adapter(rows, effects, args, kwargs))
+
+    def _by_adapter(
+        self, adapters: RowAdapters, effects: Mapping[str, AdapterEffect], args: Any, kwargs: Any
+    ) -> torch.Tensor:
+        """Run the module for the rows of one adapter after the other."""
         self._check_rows(effects, args, kwargs)
-        rows = args[0]
-        groups = self._rows.groups(len(rows), self.name)
+        rows: torch.Tensor
+        (rows,) = args
+        adapters.check(len(rows), self.name)
+        groups = adapters.groups(len(rows))
         if all(effect.additive for effect in effects.values()):
-            out = self._forward(rows)
+            out: torch.Tensor = self.forward(rows)
             for name, places in groups.items():
-                delta = self._low_rank_output(effects[name], rows[places.to(rows.device)])
-                if delta is not None:
+                if effects[name].low_rank:
+                    delta = self._added(effects[name], rows[places.to(rows.device)])
                     out.index_add_(0, places.to(out.device), delta.to(out.dtype))
             return out
-        parts = []
+        parts: list[torch.Tensor] = []
         for name, places in groups.items():
             own = effects[name]
             before = {attribute: self.parameter(attribute) for attribute in own.values}
@@ -234,7 +286,7 @@ class AdaptedModule:
         Raises:
             RunError: It may not.
         """
-        kind = _kind(self._module)
+        kind = self._kind
         known = kind in ("linear", "conv1d") or isinstance(
             self._module, torch.nn.Linear | torch.nn.modules.conv._ConvNd
         )
@@ -252,36 +304,28 @@ class AdaptedModule:
     def _apply(self, effect: AdapterEffect, args: Any, kwargs: Any) -> Any:
         """Run the module with an effect, whose replaced parameters are already set."""
         if not effect.low_rank and effect.additive:
-            return self._forward(*args, **kwargs)
+            return self.forward(*args, **kwargs)
         if effect.outputs is None and effect.inputs is None:
-            out = self._forward(*args, **kwargs)
+            out = self.forward(*args, **kwargs)
             rows = args[0] if args else next(iter(kwargs.values()))
-            delta = self._low_rank_output(effect, rows)
-            return out if delta is None else (out + delta).to(out.dtype)
+            return out.add_(self._added(effect, rows)) if effect.low_rank else out
         (rows,) = args or kwargs.values()
         weight: torch.Tensor = self._module.get_parameter("weight")
         bias = self._module._parameters.get("bias")
         scaled = rows if effect.inputs is None else rows * effect.inputs
-        if _kind(self._module) == "linear":
-            out = functional.linear(scaled, weight)
-        else:
-            out = scaled @ weight
+        out = functional.linear(scaled, weight) if self._kind == "linear" else scaled @ weight
         if effect.outputs is not None:
             out = out * effect.outputs
         return out if bias is None else out + bias
 
-    def _low_rank_output(self, effect: AdapterEffect, rows: torch.Tensor) -> torch.Tensor | None:
-        """Return the sum of the low-rank terms for these inputs; None if there are none."""
-        total: torch.Tensor | None = None
-        for a, b, scale in effect.low_rank:
-            if _kind(self._module) == "embedding":
-                inner = functional.embedding(rows, a.t())
-            else:
-                dtype = torch.promote_types(rows.dtype, a.dtype)
-                inner = functional.linear(rows.to(dtype), a.to(dtype))
-            delta = functional.linear(inner, b.to(inner.dtype)) * scale
-            total = delta if total is None else total + delta
-        return total
+    def _added(self, effect: AdapterEffect, rows: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the low-rank changes for these inputs, of which there are some."""
+        return changed(rows, effect.low_rank, embedding=self._kind == "embedding")
+
+
+def is_fused(device: torch.device) -> bool:
+    """Return whether changes are computed in few operations here, and not bit for bit as PEFT's."""
+    return device.type != "cpu"
 
 
 def _kind(module: torch.nn.Module) -> str | None:

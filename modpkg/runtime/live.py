@@ -14,7 +14,14 @@ from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import RunError
 from modpkg.core.installed import TensorRef
 from modpkg.environment.workspace import Workspace
-from modpkg.runtime.adapted_module import AdaptedModule, AdapterEffect, RowAdapters
+from modpkg.runtime.adapted_module import (
+    NO_EFFECT,
+    AdaptedModule,
+    AdapterEffect,
+    RowAdapters,
+    Runs,
+    Switch,
+)
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined, find_parts
 from modpkg.runtime.load import build_model
 from modpkg.runtime.row_layouts import RowLayouts
@@ -24,6 +31,16 @@ BASE = "__base__"
 """The name for no adapter, as in PEFT."""
 _NOT_TEXT = ("pixel_", "image_", "video_")
 """Prefixes of inputs that have no row per text."""
+
+
+class Setting:
+    """A choice of adapters, prepared: its effect on each module that it changes."""
+
+    def __init__(self, effects: Mapping[AdaptedModule, AdapterEffect]) -> None:
+        self.effects = effects
+        self.replacing = {each: effect.values for each, effect in effects.items() if effect.values}
+        """The modules in which it replaces parameters, with these."""
+        self.runs = Runs(lambda module: module.run_of(effects.get(module, NO_EFFECT)))
 
 
 def load_live(names: Sequence[str], workspace: Workspace) -> LiveModel:
@@ -50,16 +67,24 @@ class LiveModel(torch.nn.Module):
         self.model = build_model(name, parts.folder, tensors)
         self._table: dict[str, TensorRef] = parts.table
         self._changes: dict[str, TermsByTensor] = dict(parts.changes)
-        self._rows = RowAdapters()
-        self._effects: dict[str, dict[AdaptedModule, AdapterEffect]] = {}
-        """By adapter, cache for those used per row since adapters were last set."""
-        self._set: dict[AdaptedModule, AdapterEffect] = {}
-        """The effect of the adapters that are set."""
         self._inputs = map_tensors(_inputs(parts).items())
-        calls = (self._rows, self._effect_of, self._inputs_of)
-        self._adapted = _adapted_modules(name, self.model, tensors, parts, *calls)
-        modules = {each.name: each.module for each in self._adapted}
-        self._layouts = RowLayouts(self.model, modules)
+        self._switch, self._base = Switch(), Setting({})
+        self._kept: dict[str, Setting] = {}
+        """By adapter; those that replace parameters are not kept."""
+        self._of_rows: dict[str, Setting] = {}
+        """Those of the last batch with an adapter for each row."""
+        self._batch: tuple[tuple[object, ...], Runs] | None = None
+        """The last batch's rows, and what its modules run."""
+        self._set = self._shown = self._base
+        self._adapted = _adapted_modules(
+            name, self.model, tensors, parts, self._switch, self._inputs_of
+        )
+        self._changed: dict[str, list[AdaptedModule]] = {}
+        """By target, the modules that use it."""
+        for module in self._adapted:
+            for target in module.targets.values():
+                self._changed.setdefault(target, []).append(module)
+        self._layouts = RowLayouts(self.model, {each.name: each.module for each in self._adapted})
         self._active: dict[str, float] = {}
         self.set_adapter(next(iter(parts.changes)))
 
@@ -82,7 +107,10 @@ class LiveModel(torch.nn.Module):
             RunError: An adapter is unknown, or they cannot be summed.
         """
         weights = _weights(adapter)
-        self._use(self._sum(weights))
+        setting = self._setting(weights)
+        self._of_rows, self._batch = {}, None
+        self._set = setting
+        self._show(setting)
         self._active = weights
 
     def add_weighted_adapter(
@@ -109,13 +137,11 @@ class LiveModel(torch.nn.Module):
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """Run the base without adapters inside of the block."""
-        for module in self._adapted:
-            module.use(AdapterEffect({}, []))
+        self._show(self._base)
         try:
             yield
         finally:
-            for module, effect in self._set.items():
-                module.use(effect)
+            self._show(self._set)
 
     def _named(self, name: str) -> TermsByTensor:
         if name == BASE:
@@ -128,17 +154,22 @@ class LiveModel(torch.nn.Module):
             )
         return self._changes[name]
 
-    def _sum(self, weights: Mapping[str, float]) -> TermsByTensor:
-        return combined([(self._named(name), weight) for name, weight in weights.items()])
+    def _setting(self, weights: Mapping[str, float]) -> Setting:
+        """Return a choice of adapters, ready to be shown; one adapter is prepared once."""
+        names = list(weights)
+        if len(names) == 1 and weights[names[0]] == 1.0:
+            (name,) = names
+            if name in self._kept:
+                return self._kept[name]
+            setting = self._prepared(self._named(name))
+            if not setting.replacing:
+                self._kept[name] = setting
+            return setting
+        parts = [(self._named(name), weight) for name, weight in weights.items()]
+        return self._prepared(combined(parts))
 
-    def _use(self, changes: TermsByTensor) -> None:
-        self._effects.clear()
-        self._set = self._effects_of(changes)
-        for module, effect in self._set.items():
-            module.use(effect)
-
-    def _effects_of(self, changes: TermsByTensor) -> dict[AdaptedModule, AdapterEffect]:
-        """Return each module's effect; a tensor that modules share is computed once."""
+    def _prepared(self, changes: TermsByTensor) -> Setting:
+        """Return the effect on each module; a tensor that modules share is computed once."""
         composed: dict[str, torch.Tensor] = {}
 
         def compose(target: str) -> torch.Tensor:
@@ -148,12 +179,17 @@ class LiveModel(torch.nn.Module):
                 composed[target] = tensor_in_memory("a live model", target, computed)
             return composed[target]
 
-        return {module: module.effect(changes, compose) for module in self._adapted}
+        touched = dict.fromkeys(each for target in changes for each in self._changed[target])
+        return Setting({module: module.effect(changes, compose) for module in touched})
 
-    def _effect_of(self, name: str, module: AdaptedModule) -> AdapterEffect:
-        if name not in self._effects:
-            self._effects[name] = self._effects_of(self._named(name))
-        return self._effects[name][module]
+    def _show(self, setting: Setting) -> None:
+        """Let all modules use a choice of adapters."""
+        for module in self._shown.replacing:
+            module.put({})
+        for module, values in setting.replacing.items():
+            module.put(values)
+        self._shown = setting
+        self._switch.runs = setting.runs
 
     def _inputs_of(self, term: Term) -> dict[str, torch.Tensor]:
         return {role: self._inputs[_place(ref)] for role, ref in term.inputs.items()}
@@ -211,25 +247,43 @@ class LiveModel(torch.nn.Module):
                 choice="One adapter for each row",
                 reason=f"the batch has {rows} rows, but there are {len(names)} names",
             )
-        for name in self._effects.keys() - set(names):
-            del self._effects[name]
         length = int(batch.shape[1]) if batch.ndim > 1 else 1
         with self.disable_adapter():
             if len(set(names)) == 1:  # whatever is a row's, it is the same for all
-                for module in self._adapted:
-                    module.use(self._effect_of(names[0], module))
+                self._show(self._setting({names[0]: 1.0}))
             else:
-                self._rows.set(names, length, self._layouts.at(length), expanded=expanded)
-            try:
-                yield
-            finally:
-                self._rows.set(())
+                self._switch.runs = self._row_runs(names, length, expanded)
+            yield
+
+    def _row_runs(self, names: Sequence[str], length: int, expanded: bool) -> Runs:
+        """Return what the modules run for a batch's rows; that of the last batch is kept."""
+        key = (tuple(names), length, expanded)
+        if self._batch is None or self._batch[0] != key:
+            self._batch = None
+            settings = {
+                name: self._of_rows.get(name) or self._setting({name: 1.0})
+                for name in dict.fromkeys(names)
+            }
+            self._of_rows = settings
+            rows = RowAdapters(names, length, self._layouts.at(length), expanded=expanded)
+
+            def make(module: AdaptedModule) -> Callable[..., torch.Tensor]:
+                effects = {name: s.effects.get(module, NO_EFFECT) for name, s in settings.items()}
+                return module.run_of_rows(rows, effects)
+
+            self._batch = key, Runs(make)
+        return self._batch[1]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LiveModel:
-        """Move or convert the base, and then the adapters' replaced parameters."""
-        self._use({})
+        """Move or convert the base, and with it the adapters."""
+        self._show(self._base)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._use(self._sum(self._active))
+        self._inputs = {place: fn(tensor) for place, tensor in self._inputs.items()}
+        for kept in (self._kept, self._of_rows, self._base.runs):
+            kept.clear()
+        self._batch = None
+        self._set = self._setting(self._active)
+        self._show(self._set)
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -265,8 +319,7 @@ def _adapted_modules(
     model: torch.nn.Module,
     tensors: Mapping[str, torch.Tensor],
     parts: LiveParts,
-    rows: RowAdapters,
-    effect_of: Callable[[str, AdaptedModule], AdapterEffect],
+    switch: Switch,
     inputs_of: Callable[[Term], Mapping[str, torch.Tensor]],
 ) -> list[AdaptedModule]:
     """Return the modules that some adapter changes, by the address of their parameters' data.
@@ -304,7 +357,7 @@ def _adapted_modules(
             )
         for path, module, attribute in parameters:
             if path not in adapted:
-                adapted[path] = AdaptedModule(path, module, rows, effect_of, inputs_of)
+                adapted[path] = AdaptedModule(path, module, switch, inputs_of)
             adapted[path].targets[attribute] = target
             if len(parameters) > 1:
                 adapted[path].shared.add(attribute)

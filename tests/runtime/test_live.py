@@ -24,6 +24,7 @@ from modpkg.compose.plan import plan
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
+from modpkg.runtime import adapted_module, low_rank
 from modpkg.runtime.live import BASE, LiveModel
 from modpkg.runtime.live_parts import parts_of
 from modpkg.runtime.load import build_model
@@ -368,6 +369,51 @@ def test_converting_the_model_converts_its_adapters(pair: LiveModel, tmp_path: P
     live.set_adapter(BASE)
     assert (outputs(live) - wanted).abs().max() > 1e-3
     assert outputs(live.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("case", ["lora", "Conv1D", "adalora"])
+def test_as_on_an_accelerator(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, config = CASES[case]
+    modules = saved(tmp_path, build(), {"one": config, "two": config})
+    live = live_of(tmp_path, modules, a={"one": 1.0}, b={"one": 0.7, "two": 0.5})
+    wanted = []
+    for name in ("a", "b", BASE):
+        live.set_adapter(name)
+        wanted.append(outputs(live))
+    monkeypatch.setattr(adapted_module, "is_fused", lambda device: True)
+    live.cpu()
+    for name, output in zip(("a", "b", BASE), wanted, strict=True):
+        live.set_adapter(name)
+        close(outputs(live), output)
+
+
+def test_switching_touches_no_module(pair: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "b", BASE):
+        pair.set_adapter(name)
+        outputs(pair)
+    calls: list[str] = []
+    for method in ("effect", "run_of"):
+
+        def call(self: Any, *_: Any, method: str = method) -> Any:
+            calls.append(method)
+            raise AssertionError
+
+        monkeypatch.setattr(adapted_module.AdaptedModule, method, call)
+    for name in ("one", BASE, "one"):
+        pair.set_adapter(name)
+        outputs(pair)
+    assert not calls
+
+
+def test_layers_beyond_the_bound_of_stacks_are_computed_adapter_by_adapter(
+    pair: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", BASE, "one"]
+    wanted = outputs(pair, adapter_names=names)
+    pair.set_adapter("a")
+    monkeypatch.setattr(low_rank, "STACKED", 0)
+    close(outputs(pair, adapter_names=names), wanted)
+    pair.set_adapter("a")
 
 
 # Refusals -----------------------------------------------------------------------------------

@@ -1,0 +1,195 @@
+"""What low-rank adapters add to the output of a linear layer: Σ scale · B (A x).
+
+    all rows      x (Aᵀ) (Bᵀ), added to the base's output
+    each row      the same with a stack of each row's A and B, so that rows with different adapters
+                  are computed together
+
+On the CPU, what is added to all rows is computed as PEFT does, operation by operation, and has its
+bits. Elsewhere starting an operation takes longer than small products do: there the scale and the
+sum are part of a product, if the adapter has the base's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from msgspec import Struct
+from torch.nn import functional
+
+Run = Callable[..., torch.Tensor]
+"""The forward pass of a module."""
+STACKED = 1 << 30
+"""Maximum bytes of the stacks of one batch; layers beyond are computed adapter by adapter."""
+
+
+class Factors(Struct, frozen=True):
+    """One low-rank change: scale · B A."""
+
+    a: torch.Tensor
+    """[rank, in]"""
+    b: torch.Tensor
+    """[out, rank]"""
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of A."""
+        return int(self.a.shape[0])
+
+
+def as_peft(forward: Run, factors: Sequence[Factors]) -> Run:
+    """Return the forward pass with changes for all rows, in PEFT's order of operations."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        out = forward(x)
+        return out.add_(changed(x, factors))
+
+    return run
+
+
+def changed(
+    x: torch.Tensor, factors: Sequence[Factors], *, embedding: bool = False
+) -> torch.Tensor:
+    """Return the sum of changes for inputs ``x``, [..., in], in the wider of the dtypes.
+
+    Of an ``embedding``, ``x`` has ids and A the column of each.
+    """
+    deltas = []
+    for each in factors:
+        if embedding:
+            inner = functional.embedding(x, each.a.t())
+        else:
+            dtype = torch.promote_types(x.dtype, each.a.dtype)
+            inner = functional.linear(x.to(dtype), each.a.to(dtype))
+        delta = functional.linear(inner, each.b.to(inner.dtype))
+        deltas.append(delta if each.scale == 1.0 else delta * each.scale)
+    total, *others = deltas
+    for delta in others:
+        total = total + delta
+    return total
+
+
+def fused(forward: Run, factors: Sequence[Factors], base: torch.dtype) -> Run:
+    """Return the forward pass with changes for all rows, in as few operations as there can be.
+
+    Args:
+        forward: The base's forward pass.
+        factors: The changes, at least one.
+        base: The dtype of the base's weight.
+    """
+    a, b, scale, scales = _joined(factors, base)
+    a, b = a.t(), b.t()
+    dtype, plain = a.dtype, a.dtype == base
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        if x.dtype is not base or torch.is_autocast_enabled(x.device.type):
+            return forward(x).add_(changed(x, factors))
+        shape = x.shape
+        flat = x if len(shape) == 2 else x.reshape(-1, shape[-1])
+        out = forward(flat)
+        inner = (flat if plain else flat.to(dtype)).mm(a)
+        if scales is not None:
+            inner.mul_(scales)
+        if plain:
+            out.addmm_(inner, b, alpha=scale)
+        else:
+            out.add_(inner.mm(b), alpha=scale)
+        return out if len(shape) == 2 else out.view(*shape[:-1], -1)
+
+    return run
+
+
+def _joined(
+    factors: Sequence[Factors], base: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, float, torch.Tensor | None]:
+    """Return changes as one: A, B, the scale of all, or else a scale for each rank."""
+    dtype = base
+    for each in factors:
+        dtype = torch.promote_types(dtype, each.a.dtype)
+    first = factors[0]
+    if len(factors) == 1:
+        return first.a.to(dtype), first.b.to(dtype), first.scale, None
+    a = torch.cat([each.a.to(dtype) for each in factors])
+    b = torch.cat([each.b.to(dtype) for each in factors], 1)
+    if all(each.scale == first.scale for each in factors):
+        return a, b, first.scale, None
+    scales = [each.scale for each in factors for _ in range(each.rank)]
+    return a, b, 1.0, torch.tensor(scales, dtype=dtype, device=a.device)
+
+
+class RowStacks:
+    """The factors of each row of a batch, stacked layer by layer within a bound of memory."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._left = STACKED if most is None else most
+
+    def run(
+        self,
+        forward: Run,
+        rows: Sequence[Sequence[Factors]],
+        base: torch.dtype,
+        check: Callable[[int], None],
+    ) -> Run | None:
+        """Return the forward pass with each row's changes; None if there is no memory for it.
+
+        Args:
+            forward: The base's forward pass.
+            rows: The changes of each row, some of which may have none.
+            base: The dtype of the base's weight.
+            check: Called with the first extent of an input, a multiple of the number of rows.
+        """
+        some = next(each for row in rows for each in row)
+        dtype = base
+        for each in (each for row in rows for each in row):
+            dtype = torch.promote_types(dtype, each.a.dtype)
+        rank = max(sum(each.rank for each in row) for row in rows)
+        (count, wide), high = (len(rows), some.a.shape[1]), some.b.shape[0]
+        size = count * rank * (wide + high) * dtype.itemsize
+        if size > self._left:
+            return None
+        self._left -= size
+        device = some.a.device
+        a = torch.zeros(count, rank, wide, dtype=dtype, device=device)
+        b = torch.zeros(count, high, rank, dtype=dtype, device=device)
+        for index, row in enumerate(rows):
+            start = 0
+            for each in row:
+                a[index, start : start + each.rank] = each.a
+                b[index, :, start : start + each.rank] = each.b
+                start += each.rank
+        scale, scales = _scales(rows, rank, dtype, device)
+        a, b = a.transpose(1, 2), b.transpose(1, 2)
+        plain = dtype == base
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            check(x.shape[0])
+            out = forward(x)
+            shape = x.shape
+            whole = len(shape) == 3 and shape[0] == count
+            x = x if whole else x.reshape(count, -1, wide)
+            sums = out if whole else out.view(count, -1, high)
+            inner = (x if x.dtype is dtype else x.to(dtype)).bmm(a)
+            if scales is not None:
+                inner.mul_(scales)
+            if plain and sums.dtype is inner.dtype is dtype:
+                sums.baddbmm_(inner, b, alpha=scale)
+            else:
+                sums.add_(inner.bmm(b), alpha=scale)
+            return out
+
+        return run
+
+
+def _scales(
+    rows: Sequence[Sequence[Factors]], rank: int, dtype: torch.dtype, device: torch.device
+) -> tuple[float, torch.Tensor | None]:
+    """Return the scale of all rows' changes, or else a scale for each rank: [rows, 1, rank]."""
+    alike = {each.scale for row in rows for each in row}
+    if len(alike) == 1:
+        return alike.pop(), None
+    table = []
+    for row in rows:
+        scales = [each.scale for each in row for _ in range(each.rank)]
+        table.append(scales + [0.0] * (rank - len(scales)))
+    return 1.0, torch.tensor(table, dtype=dtype, device=device)[:, None]
