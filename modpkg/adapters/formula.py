@@ -44,6 +44,31 @@ class BaseRows(Protocol):
         """Return rows of that matrix as float64; they must not be modified."""
 
 
+class Elements(Struct, frozen=True):
+    """Single elements of a tensor, for formulas that are computed in another arithmetic."""
+
+    flat: Any
+    """Their flat indices, int64 [k], ascending."""
+    columns: int
+    """Columns of the tensor as a matrix (first extent × all others)."""
+    shape: tuple[int, ...]
+    """The tensor's shape."""
+    base: Any
+    """The base's values there: k numbers of that arithmetic."""
+    number: Callable[[Array], Any]
+    """Converts float64 to that arithmetic: arrays of numbers, which have +, −, ·, / and `sum`."""
+
+    @property
+    def row(self) -> Any:
+        """Their rows in the matrix."""
+        return self.flat // self.columns
+
+    @property
+    def column(self) -> Any:
+        """Their columns in the matrix."""
+        return self.flat % self.columns
+
+
 class Formula(Struct, frozen=True, kw_only=True):
     """The change to one tensor, named by `TensorChange.op`."""
 
@@ -64,6 +89,15 @@ class Formula(Struct, frozen=True, kw_only=True):
     prepare: Callable[[Mapping[str, Any], Any, Any], Mapping[str, Any]] | None = None
     """``prepare(inputs, term, source)``: the inputs that `delta` gets, computed once per tensor;
     pure as well. Inputs in ``by_rows`` are not among them. It may raise `UndefinedChange`."""
+    exact: Callable[[Mapping[str, Any], Any, Elements], Any] | None = None
+    """``exact(inputs, term, elements)``: `delta` at single elements, without rounding.
+
+    For changes that are sums of products of the inputs. ``inputs`` are float64 numpy arrays as
+    `delta` gets them, or as they were before `prepare` if that rounds; of those in ``by_rows``,
+    the values at the elements. Returns numbers of the elements' arithmetic.
+    """
+    prepare_rounds: bool = False
+    """Whether what `prepare` returns is rounded."""
     null: tuple[str, ...] = ()
     """Inputs that make the change zero if any of them is all zeros."""
     multiplies: bool = False

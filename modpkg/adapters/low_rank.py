@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site
-from modpkg.adapters.formula import BaseRows, Coefficients
+from modpkg.adapters.formula import BaseRows, Coefficients, Elements
 from modpkg.adapters.method import linear_shape
 from modpkg.adapters.orientation import transposed
 
@@ -23,6 +23,32 @@ def delta(
         a, b = b.T, a.T
     change: Array = (b[start:stop] * term.weight) @ a
     return change
+
+
+def factors_at(
+    inputs: Mapping[str, Array], term: Coefficients, elements: Elements
+) -> tuple[Array, Array, Array | None]:
+    """Return the factors whose products sum to each element, [k, rank] each: of B, A and E."""
+    a, b, row, column = inputs["a"], inputs["b"], elements.row, elements.column
+    parameters = term.parameters
+    if "experts" in parameters:
+        experts = parameters["experts"]
+        a = a.reshape(experts, -1, a.shape[1])
+        b = b.reshape(b.shape[0], -1, experts)
+        if "expert" in parameters:
+            begin, expert = parameters["begin"], parameters["expert"]
+            return b[begin + row, :, expert], a[expert, :, column], None
+        if experts == 1 and not parameters.get("stacked"):
+            return b[row, :, 0], a[0, :, column], None
+        if parameters.get("transposed"):
+            inner, out = column // len(b), column % len(b)
+        else:
+            out, inner = column // a.shape[2], column % a.shape[2]
+        return b[out, :, row], a[row, :, inner], None
+    e = inputs["e"].reshape(1, -1) if "e" in inputs else None
+    if parameters.get("transposed"):
+        return b[column], a[:, row].T, e
+    return b.reshape(len(b), -1)[row], a.reshape(len(a), -1)[:, column].T, e
 
 
 def ways_of(

@@ -46,17 +46,23 @@ class BoundTerm:
         self._whole: Mapping[str, Any] = {}
         self._torch: Any = None
         self._source: Any = None
+        self.exact: Any = None
+        """`Formula.exact`, if the change is exact."""
+        self.raw: Mapping[str, Any] = {}
+        """The inputs that `exact` gets, besides those read in rows."""
         if term.op != NOTHING:
             operator = find_operator(term.op, model)
             if operator.delta is None:
                 raise ComposeError("M602", where=model, op=term.op, known="those with a delta")
             self._delta, self._becomes = operator.delta, operator.becomes
+            self.exact, self._prepare_rounds = operator.exact, operator.prepare_rounds
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
                     self.read[role] = RowReader(ref, again=again, trusted=ref.file in trusted)
                 else:
                     whole[role] = read_array(ref, what, trusted=ref.file in trusted)
+            self.raw = dict(whole)
             if not operator.arrays:
                 from modpkg.compose.torch_arrays import from_array, mapped, resized
                 from modpkg.compose.torch_threads import use_one_thread
@@ -84,6 +90,10 @@ class BoundTerm:
                 except UndefinedChange as error:
                     reason = f"{self.term.op!r} cannot compute {self._tensor!r}: {error}"
                     raise ComposeError("M601", model=self._model, reason=reason) from None
+                if not self._prepare_rounds:
+                    self.raw = {role: np.asarray(each) for role, each in self._whole.items()}
+            if self.exact is None:
+                self.raw = {}
 
     def delta(self, start: int, stop: int, columns: int) -> Array:
         """Return rows of the delta as float64, [stop - start, columns], times the term's weight."""
@@ -112,6 +122,10 @@ class BoundTerm:
             importance=self.term.settings.get("importance", 1.0),
             **where,
         )
+
+    def contribution_of(self, delta: Any, places: Any) -> Contribution:
+        """Return the contribution of a delta at some elements."""
+        return self._contribution(delta, places=places)
 
     # A fine-tune, value by value -----------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from io import FileIO
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from modpkg.core.errors import PackError
 from modpkg.core.installed import TensorRef
 from modpkg.core.regular_file import open_unbuffered
 from modpkg.core.tree import changed_file
+
+_GAP = 1 << 12
+"""Elements between two places that are read rather than skipped."""
 
 
 class RowReader:
@@ -52,6 +57,7 @@ class RowReader:
         self._state, self._hashed = hashlib.sha256(), 0
         self._trusted = trusted
         self._last: tuple[int, int, Array] | None = None
+        self._latest: tuple[int, int, Stored] = (0, 0, np.empty(0, self._dtype))
         self._keep, self._all = again and ref.length <= KEPT_BYTES, np.empty(0, self._dtype)
 
     def close(self) -> None:
@@ -103,6 +109,32 @@ class RowReader:
             return self._all[first:last]
         return self._fresh(first, last)
 
+    def at(self, places: Any) -> Array:
+        """Return the elements at some flat indices, ascending, as float64. They are not hashed.
+
+        Raises:
+            PackError: The pack cannot be read.
+        """
+        values = np.empty(len(places), self._dtype)
+        cuts = np.flatnonzero(np.diff(places) > _GAP) + 1
+        for start, stop in itertools.pairwise((0, *cuts.tolist(), len(places))):
+            if start < stop:
+                first, last = int(places[start]), int(places[stop - 1]) + 1
+                values[start:stop] = self._again(first, last)[places[start:stop] - first]
+        return widened(values, self.ref)
+
+    def _again(self, first: int, last: int) -> Stored:
+        if self._all.size:
+            return self._all[first:last]
+        before, end, block = self._latest
+        if before <= first and last <= end:
+            return block[first - before : last - before]
+        width = self._dtype.itemsize
+        stored = np.zeros(last - first, self._dtype)
+        if (own := min(last, self.ref.length // width)) > first:
+            self._fill(stored[: own - first].view(np.uint8).data, first * width)
+        return stored
+
     def _fresh(self, first: int, last: int) -> Stored:
         width = self._dtype.itemsize
         end = min(last, self.ref.length // width)
@@ -115,6 +147,7 @@ class RowReader:
             if not self._trusted and first * width <= self._hashed < end * width:
                 self._state.update(view[self._hashed - first * width :])
                 self._hashed = end * width
+        self._latest = first, last, stored
         return stored
 
     def _fill(self, view: memoryview, position: int) -> None:

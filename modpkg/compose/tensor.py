@@ -12,6 +12,7 @@ from msgspec import Struct
 from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import ComputedTensor
+from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.narrow_floats import NarrowReduction
 from modpkg.compose.reducers import Contribution, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
@@ -86,6 +87,8 @@ class Reduction:
         self._job, self._blocks = job, blocks
         self._reducer: Reducer | None = None
         self._measured: tuple[Any, ...] = ()
+        self.exact: ExactTensor | None = None
+        """The exact results, where the method defines them: the last word on every element."""
         if computed.terms or computed.settings:
             self._reducer = find_reducer(computed.reducer, job.model)
             self._arguments = as_arguments(self._reducer, computed.settings)
@@ -95,6 +98,11 @@ class Reduction:
                     self._measured = (
                         _call_method(job, self._reducer.measure, blocks, **self._arguments),
                     )
+
+            if is_exact(job.model, computed, self._reducer):
+                self.exact = ExactTensor(
+                    blocks, job.place.dtype, self._reducer, self._arguments, self._measured
+                )
 
     def __iter__(self) -> Iterator[Stored]:
         narrow = self._narrow_reduction()

@@ -25,7 +25,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import BaseRows, Coefficients, Formula, as_matrix, base_rows
+from modpkg.adapters.formula import (
+    BaseRows,
+    Coefficients,
+    Elements,
+    Formula,
+    as_matrix,
+    base_rows,
+)
 from modpkg.adapters.lora_variants import (
     EMBEDDINGS,
     MOVING_INITS,
@@ -39,6 +46,7 @@ from modpkg.adapters.lora_variants import (
     variant_change,
     without_moved,
 )
+from modpkg.adapters.low_rank import factors_at
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
@@ -343,6 +351,22 @@ def _expert_product(a: Any, b: Any, term: Coefficients, start: int, stop: int, s
     return change.reshape(stop - start, -1)
 
 
+def exact(inputs: Mapping[str, Array], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    number = elements.number
+    alone = "values" not in inputs
+    scale = term.weight if alone else term.parameters["scaling"]
+    if "bias" in inputs:
+        change = number(inputs["bias"].reshape(-1)[elements.row]) * scale
+    else:
+        b, a, e = factors_at(inputs, term, elements)
+        products = number(b) * number(a)
+        change = (products if e is None else products * number(e)).sum() * scale
+    if alone:
+        return change
+    return (change + number(inputs["values"]) - elements.base) * term.weight
+
+
 _NORM_ELEMENTS = 1 << 19
 """Elements of V at once, where norms run over all rows."""
 
@@ -395,6 +419,7 @@ LORA = PeftMethod(
         Formula(
             name="lora",
             delta=delta,
+            exact=exact,
             arrays=True,
             null=("a", "b", "e", "bias"),
             by_rows=("values",),

@@ -9,9 +9,9 @@ https://arxiv.org/abs/2212.04089.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from modpkg.adapters.formula import BaseRows
+from modpkg.adapters.formula import BaseRows, Elements
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
@@ -72,6 +72,17 @@ def delta(
     return change
 
 
+def exact(inputs: Mapping[str, Array], term: Term, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    return (elements.number(inputs["values"]) - elements.base) * term.weight
+
+
 DENSE = Operator(
-    name="dense", bind=bind, delta=delta, arrays=True, by_rows=("values",), becomes="values"
+    name="dense",
+    bind=bind,
+    delta=delta,
+    exact=exact,
+    arrays=True,
+    by_rows=("values",),
+    becomes="values",
 )

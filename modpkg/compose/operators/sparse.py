@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modpkg.adapters.formula import BaseRows
+from modpkg.adapters.formula import BaseRows, Elements
 from modpkg.compose.composition import Term
 from modpkg.compose.operators import adapter
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
@@ -99,6 +99,28 @@ def delta(inputs: Mapping[str, Any], term: Term, start: int, stop: int, source: 
     return change
 
 
+def exact(inputs: Mapping[str, Any], term: Term, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    return elements.number(scattered(inputs, elements.flat)) * term.weight
+
+
+def scattered(inputs: Mapping[str, Any], flat: Any) -> Array:
+    """Return the values at flat indices, 0 where there is none."""
+    values: Array = np.zeros(len(flat))
+    indices = inputs["indices"]
+    if len(indices):
+        places = np.minimum(indices.searchsorted(flat), len(indices) - 1)
+        found = indices[places] == flat
+        values[found] = inputs["values"][places[found]]
+    return values
+
+
 SPARSE = Operator(
-    name="sparse", bind=bind, delta=delta, prepare=prepare, arrays=True, null=("values",)
+    name="sparse",
+    bind=bind,
+    delta=delta,
+    exact=exact,
+    prepare=prepare,
+    arrays=True,
+    null=("values",),
 )

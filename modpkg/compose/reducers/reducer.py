@@ -95,6 +95,10 @@ class Reducer(Struct, frozen=True, kw_only=True):
     ) = None
     """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes of that dtype,
     or None if there is none for these parameters. It must match `reduce` within its bounds."""
+    exact: Callable[..., Any] | None = None
+    """``exact(base, contributions, **parameters)``: `reduce` at single elements without rounding,
+    see `modpkg.compose.exact`; called with what was measured as well, if anything is. ``base`` and
+    the deltas are `modpkg.compose.exact_numbers.Exact`, one number for each place."""
     weighted: bool = True
     """Whether steps' scales are weights; a step of weight 0 is then ignored."""
     additive: bool = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from modpkg.compose.reducers import single
+from modpkg.compose.reducers import exactly, single
 from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import (
@@ -150,6 +150,7 @@ def _ties_mergekit(
 
 @reducer(
     "ties-mergekit",
+    exact=exactly.ties_mergekit,
     step={"density": 1.0},
     bounds=_SHARE,
     measure=thresholds,
@@ -185,7 +186,14 @@ def _ties_peft(
     return single.disjoint_merge(narrow, weights, threshold_runs, votes=votes, divide="count")
 
 
-@reducer("ties-peft", step={"density": 1.0}, bounds=_SHARE, measure=thresholds, single=_ties_peft)
+@reducer(
+    "ties-peft",
+    exact=exactly.ties_peft,
+    step={"density": 1.0},
+    bounds=_SHARE,
+    measure=thresholds,
+    single=_ties_peft,
+)
 def ties_peft(
     base: Array,
     contributions: Sequence[Contribution],
@@ -231,6 +239,7 @@ def _ties(
 
 @reducer(
     "ties",
+    exact=exactly.ties,
     step={"density": 0.2},
     single=_ties,
     bounds=_SHARE,
@@ -252,7 +261,9 @@ def ties(
     return add_scaled(base, delta, lambda_)
 
 
-@reducer("dare-linear", step={"density": 1.0}, bounds=_SHARE, additive=True)
+@reducer(
+    "dare-linear", exact=exactly.dare_linear, step={"density": 1.0}, bounds=_SHARE, additive=True
+)
 def dare_linear(
     base: Array,
     contributions: Sequence[Contribution],
@@ -272,7 +283,7 @@ def dare_linear(
     )
 
 
-@reducer("dare-ties", step={"density": 1.0}, bounds=_SHARE)
+@reducer("dare-ties", exact=exactly.dare_ties, step={"density": 1.0}, bounds=_SHARE)
 def dare_ties(
     base: Array,
     contributions: Sequence[Contribution],
@@ -334,7 +345,14 @@ def della_linear(
 _BREADCRUMBS = {"density": 1.0, "gamma": 0.01}
 
 
-@reducer("breadcrumbs", step=_BREADCRUMBS, bounds=_SHARE, additive=True, measure=thresholds)
+@reducer(
+    "breadcrumbs",
+    exact=exactly.breadcrumbs,
+    step=_BREADCRUMBS,
+    bounds=_SHARE,
+    additive=True,
+    measure=thresholds,
+)
 def breadcrumbs(
     base: Array,
     contributions: Sequence[Contribution],
@@ -354,7 +372,13 @@ def breadcrumbs(
     )
 
 
-@reducer("breadcrumbs-ties", step=_BREADCRUMBS, bounds=_SHARE, measure=thresholds)
+@reducer(
+    "breadcrumbs-ties",
+    exact=exactly.ties_mergekit,
+    step=_BREADCRUMBS,
+    bounds=_SHARE,
+    measure=thresholds,
+)
 def breadcrumbs_ties(
     base: Array,
     contributions: Sequence[Contribution],

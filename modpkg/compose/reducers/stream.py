@@ -21,9 +21,18 @@ def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
     https://doi.org/10.1145/2714064.2660195), which is a hash of a counter, from a state that is
     SHA-256 of seed and key. The computation is all integer: every machine draws the same numbers.
     """
+    counters = np.arange(first + 1, first + 1 + int(np.prod(shape)), dtype=np.uint64)
+    return _drawn(seed, key, counters).reshape(shape)
+
+
+def uniform_at(seed: int, key: bytes, places: Any) -> Array:
+    """Return what `uniform` draws for the elements at some flat indices."""
+    return _drawn(seed, key, np.asarray(places).astype(np.uint64) + np.uint64(1))
+
+
+def _drawn(seed: int, key: bytes, x: Any) -> Array:
     state = hashlib.sha256(b"%d:" % seed + key).digest()
     start = int.from_bytes(state[:8], "little")
-    x = np.arange(first + 1, first + 1 + int(np.prod(shape)), dtype=np.uint64)
     x *= np.uint64(_INCREMENT)
     x += np.uint64(start)
     _mix(x, 30)
@@ -32,7 +41,9 @@ def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
     x *= np.uint64(_SECOND)
     _mix(x, 31)
     x >>= np.uint64(11)
-    return (x.astype(np.float64) * 2.0**-53).reshape(shape)
+    draws: Array = x.astype(np.float64)
+    draws *= 2.0**-53
+    return draws
 
 
 def _mix(x: Any, bits: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from modpkg.compose.reducers import single
+from modpkg.compose.reducers import exactly, single
 from modpkg.compose.reducers.reducer import Contribution, reducer
 from modpkg.core.lazy_numpy import np
 
@@ -35,7 +35,10 @@ def add_scaled(base: Array, delta: Array, factor: float = 1.0) -> Array:
 
 
 @reducer(
-    "sum", additive=True, single=lambda narrow, weights, _: single.weighted_sum(narrow, weights)
+    "sum",
+    exact=exactly.summed,
+    additive=True,
+    single=lambda narrow, weights, _: single.weighted_sum(narrow, weights),
 )
 def sum_reducer(base: Array, contributions: Sequence[Contribution]) -> Array:
     """``sum``: base + Σ weight_i · delta_i, the default; stacks adapters.
@@ -57,7 +60,7 @@ def _task(
     return single.weighted_sum(narrow, weights, below, parameters["lambda"])
 
 
-@reducer("task-arithmetic", additive=True, single=_task)
+@reducer("task-arithmetic", exact=exactly.task_arithmetic, additive=True, single=_task)
 def task_arithmetic(
     base: Array,
     contributions: Sequence[Contribution],
@@ -90,6 +93,7 @@ def _linear(
 
 @reducer(
     "linear",
+    exact=exactly.linear,
     additive=True,
     single=_linear,
     everywhere=lambda parameters: not parameters["normalize"],
@@ -120,7 +124,7 @@ def _mean(
     return single.weighted_sum(narrow, weights, len(weights) + parameters["with_base"])
 
 
-@reducer("mean", weighted=False, single=_mean)
+@reducer("mean", exact=exactly.mean, weighted=False, single=_mean)
 def mean(base: Array, contributions: Sequence[Contribution], *, with_base: bool = True) -> Array:
     """``mean``: the mean of the base (if with_base) and every step's model: a uniform soup.
 
@@ -135,14 +139,14 @@ def _has_scale(parameters: Mapping[str, Any]) -> bool:
     return bool(parameters["scale"] != 1.0)
 
 
-@reducer("passthrough", steps=(0, 0), everywhere=_has_scale)
+@reducer("passthrough", exact=exactly.passthrough, steps=(0, 0), everywhere=_has_scale)
 def passthrough(base: Array, contributions: Sequence[Contribution], *, scale: float = 1.0) -> Array:
     """``passthrough``: scale · base; for models assembled from the layers of several."""
     base *= scale
     return base
 
 
-@reducer("fisher", step={"importance": 1.0})
+@reducer("fisher", exact=exactly.fisher, step={"importance": 1.0})
 def fisher(
     base: Array, contributions: Sequence[Contribution], *, base_importance: float = 0.0
 ) -> Array:

@@ -1,0 +1,249 @@
+"""The methods whose results are sums of products, and quotients of these, without rounding.
+
+Each function computes what the method of its name does, see `weighted` and `sparsified`, on exact
+numbers of single elements. Weights and other parameters are float64, and taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, cast
+
+from modpkg.compose.reducers.reducer import Contribution
+from modpkg.compose.reducers.stream import uniform_at
+from modpkg.core.lazy_numpy import np
+
+if TYPE_CHECKING:
+    from modpkg.compose.exact_numbers import Exact
+    from modpkg.compose.reducers.trimming import Bounds, TrimBounds
+
+Contributions = Sequence[Contribution]
+"""Of which `Contribution.delta` is an `Exact`."""
+
+
+def _added(numbers: Sequence[Exact]) -> Exact:
+    total = numbers[0]
+    for each in numbers[1:]:
+        total = total + each
+    return total
+
+
+def _weighted(numbers: Sequence[Exact], contributions: Contributions) -> Exact:
+    pairs = zip(numbers, contributions, strict=True)
+    return _added([number * contribution.weight for number, contribution in pairs])
+
+
+def _deltas(contributions: Contributions) -> list[Exact]:
+    return [_delta(contribution) for contribution in contributions]
+
+
+def _delta(contribution: Contribution) -> Exact:
+    delta: Any = contribution.delta
+    return cast("Exact", delta)
+
+
+def weights_of(contributions: Contributions) -> Fraction:
+    """Return the sum of the weights."""
+    return sum((Fraction(contribution.weight) for contribution in contributions), Fraction(0))
+
+
+def divisor_of(contributions: Contributions) -> Fraction:
+    """Return what to divide by, see `weighted.divisor`."""
+    weights = weights_of(contributions)
+    return weights if abs(weights) >= Fraction(1e-8) else Fraction(1)
+
+
+def summed(base: Exact, contributions: Contributions) -> Exact:
+    """``sum``."""
+    return _added([base, *_deltas(contributions)])
+
+
+def task_arithmetic(
+    base: Exact, contributions: Contributions, *, normalize: bool, lambda_: float
+) -> Exact:
+    """``task-arithmetic``."""
+    return base + _normalised(_deltas(contributions), contributions, normalize) * lambda_
+
+
+def _normalised(numbers: Sequence[Exact], contributions: Contributions, normalize: bool) -> Exact:
+    total = _weighted(numbers, contributions)
+    return total / divisor_of(contributions) if normalize else total
+
+
+def linear(
+    base: Exact, contributions: Contributions, *, normalize: bool, base_weight: float
+) -> Exact:
+    """``linear``."""
+    delta = _weighted(_deltas(contributions), contributions)
+    weights = Fraction(base_weight) + weights_of(contributions)
+    return base + delta / weights if normalize else base * weights + delta
+
+
+def mean(base: Exact, contributions: Contributions, *, with_base: bool) -> Exact:
+    """``mean``."""
+    delta = _weighted(_deltas(contributions), contributions)
+    return base + delta / (len(contributions) + with_base)
+
+
+def passthrough(base: Exact, contributions: Contributions, *, scale: float) -> Exact:
+    """``passthrough``."""
+    return base * scale
+
+
+def fisher(base: Exact, contributions: Contributions, *, base_importance: float) -> Exact:
+    """``fisher``: the importances are `Exact` too, or a number."""
+    ones = base.ones()
+    importances = [_importance(contribution, ones) for contribution in contributions]
+    weights = [contribution.weight for contribution in contributions]
+    factors = [each * weight for each, weight in zip(importances, weights, strict=True)]
+    pairs = zip(_deltas(contributions), factors, strict=True)
+    above = _added([delta * factor for delta, factor in pairs])
+    below = _added([*factors, ones * base_importance])
+    nothing = below.sign() == 0
+    plain = _normalised(_deltas(contributions), contributions, True)
+    mean_ = above.where(~nothing) / (below + ones.where(nothing))
+    return base + mean_ + plain.where(nothing)
+
+
+def _importance(contribution: Contribution, ones: Exact) -> Exact:
+    importance: Any = contribution.importance
+    return ones * importance if isinstance(importance, float) else cast("Exact", importance)
+
+
+# Sparsified -----------------------------------------------------------------------------------
+
+
+def trimmed(contribution: Contribution, kept: TrimBounds) -> Exact:
+    """Return the delta with all values outside of the bounds set to 0."""
+    delta = _delta(contribution)
+    size, ones = abs(delta), delta.ones()
+    inside = np.ones(delta.shape, np.bool_)
+    if kept.low == float("inf"):
+        inside[:] = False
+    else:
+        beside = (size - ones * kept.low).sign()
+        inside &= beside >= 0
+        if kept.low_before is not None:
+            inside &= (beside > 0) | (contribution.places < kept.low_before)
+    if kept.high_before is not None:
+        beside = (size - ones * kept.high).sign()
+        inside &= (beside < 0) | ((beside == 0) & (contribution.places < kept.high_before))
+    part = delta.where(inside)
+    return part * kept.factor if kept.factor != 1.0 else part
+
+
+def _trimmed(contributions: Contributions, bounds: Bounds) -> list[Exact]:
+    return [trimmed(*each) for each in zip(contributions, bounds, strict=True)]
+
+
+def _dropped(contributions: Contributions, seed: int, rescale: bool) -> list[Exact]:
+    parts = []
+    for contribution in contributions:
+        density, delta = contribution.parameters["density"], _delta(contribution)
+        if density < 1:
+            draws = uniform_at(seed, contribution.key, contribution.places)
+            delta = delta.where(draws < density)
+            if rescale and density > 0:
+                delta = delta / density
+        parts.append(delta)
+    return parts
+
+
+def _disjoint(
+    parts: Sequence[Exact],
+    contributions: Contributions,
+    *,
+    votes: str = "weighted",
+    divide: str = "",
+) -> Exact:
+    """Return `sparsified.disjoint_merge`."""
+    weights = [contribution.weight for contribution in contributions]
+    pairs = zip(parts, weights, strict=True)
+    if votes == "weighted":
+        parts = [part * weight for part, weight in pairs]
+    signs = [part.sign() for part in parts]
+    vote = sum(signs) if votes == "frequency" else _added(parts).sign()
+    elected = np.where(vote >= 0, 1, -1)
+    agreeing = [sign == elected for sign in signs]
+    chosen = [part.where(mask) for part, mask in zip(parts, agreeing, strict=True)]
+    if votes != "weighted":
+        chosen = [part * weight for part, weight in zip(chosen, weights, strict=True)]
+    total = _added(chosen)
+    if not divide:
+        return total
+    ones = parts[0].ones()
+    each = weights if divide == "weights" else [1.0] * len(weights)
+    below = _added([ones.where(m) * w for m, w in zip(agreeing, each, strict=True)])
+    return total / (below + ones.where(below.sign() == 0))
+
+
+def ties_mergekit(
+    base: Exact,
+    contributions: Contributions,
+    bounds: Bounds,
+    *,
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+) -> Exact:
+    """``ties-mergekit``, and ``breadcrumbs-ties``."""
+    parts = _trimmed(contributions, bounds)
+    delta = _disjoint(parts, contributions, divide="weights" if normalize else "")
+    return base + delta * lambda_
+
+
+def ties_peft(
+    base: Exact, contributions: Contributions, bounds: Bounds, *, majority_sign: str
+) -> Exact:
+    """``ties-peft``."""
+    parts = _trimmed(contributions, bounds)
+    return base + _disjoint(parts, contributions, votes=majority_sign, divide="count")
+
+
+def ties(base: Exact, contributions: Contributions, bounds: Bounds, *, lambda_: float) -> Exact:
+    """``ties``."""
+    parts = _trimmed(contributions, bounds)
+    return base + _disjoint(parts, contributions, votes="total", divide="count") * lambda_
+
+
+def breadcrumbs(
+    base: Exact,
+    contributions: Contributions,
+    bounds: Bounds,
+    *,
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+) -> Exact:
+    """``breadcrumbs``."""
+    return base + _normalised(_trimmed(contributions, bounds), contributions, normalize) * lambda_
+
+
+def dare_linear(
+    base: Exact,
+    contributions: Contributions,
+    *,
+    seed: int,
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+) -> Exact:
+    """``dare-linear``."""
+    parts = _dropped(contributions, seed, rescale)
+    return base + _normalised(parts, contributions, normalize) * lambda_
+
+
+def dare_ties(
+    base: Exact,
+    contributions: Contributions,
+    *,
+    seed: int,
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+) -> Exact:
+    """``dare-ties``."""
+    parts = _dropped(contributions, seed, rescale)
+    delta = _disjoint(parts, contributions, divide="weights" if normalize else "")
+    return base + delta * lambda_
