@@ -39,6 +39,8 @@ class PatternList:
         Raises:
             UnsafePattern: The patterns cannot be matched in bounded work.
         """
+        if not self._patterns:
+            return None
         found: int | None = None
         if "\n" in path:  # which no full stop stands for, and before which $ matches
             tried: Iterable[int] = range(len(self._patterns))

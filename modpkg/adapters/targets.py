@@ -233,6 +233,8 @@ def _matcher(value: Any, *, unknown: bool) -> Callable[[str], bool] | None:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return None
     names = frozenset(value)
+    if not names:
+        return lambda path: False
     return lambda path: any(end in names for end in _ends(path))
 
 

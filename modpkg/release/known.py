@@ -38,6 +38,7 @@ class Holdings:
 
     def __init__(self, keys: Mapping[str, TensorIdentity], known: Known | None) -> None:
         self._known = known
+        self._found: dict[TensorIdentity, TensorEntry | None] = {}
         self._kinds: dict[str, set[TensorIdentity]] = {}
         for key in keys.values():
             self._kinds.setdefault(key.digest, set()).add(key)
@@ -54,7 +55,11 @@ class Holdings:
                 self.missing[key] = name
 
     def _find(self, key: TensorIdentity) -> TensorEntry | None:
-        return None if self._known is None else self._known.find(key)
+        if self._known is None:
+            return None
+        if key not in self._found:
+            self._found[key] = self._known.find(key)
+        return self._found[key]
 
     def _usable(self, entry: TensorEntry) -> bool:
         """Return whether a record may refer to it: its chain is complete, and unambiguous."""

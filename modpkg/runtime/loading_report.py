@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,10 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
             "_adjust_missing_and_unexpected_keys": adjust,
         },
     )
+    from transformers.initialization import no_init_weights
+
     try:
-        with confined(), parts_bounded(name, len(types)):
+        with no_init_weights(), confined(), parts_bounded(name, len(types)):
             model, info = judged.from_pretrained(
                 None,
                 config=config,
@@ -106,7 +109,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
         if not any(header.used for header in headers.values()):
             text = f"config.json is invalid ({text})"
         raise RunError("M704", name=name, reason=text) from None
-    ignored = seen - info["unexpected_keys"]
+    ignored = _Names(seen - info["unexpected_keys"])
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     return LoadingReport(
         missing=tuple(sorted(map(str, info["missing_keys"]))),
@@ -115,7 +118,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
             for tensor, header in sorted(headers.items())
             if info["unexpected_keys"]
             and not header.used
-            and not _same(tensor, ignored)
+            and not ignored.like(tensor)
             and not any(re.search(pattern, tensor) for pattern in patterns)
         ),
         mismatched=tuple(
@@ -128,20 +131,41 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
     )
 
 
-def _tied(model: Any, tensors: Collection[str]) -> Iterator[tuple[str, str]]:
+def _tied(model: Any, tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the pairs of tensors that a model ties, where each is one of ``tensors``."""
+    known = _Names(tensors)
     for pair in (getattr(model, "all_tied_weights_keys", None) or {}).items():
-        found = [[tensor for tensor in tensors if _same(tensor, [key])] for key in pair]
-        if all(len(names) == 1 for names in found) and found[0] != found[1]:
-            yield found[0][0], found[1][0]
+        one, other = (known.like(key) for key in pair)
+        if len(one) == len(other) == 1 and one != other:
+            yield one[0], other[0]
 
 
-def _same(tensor: str, names: Collection[str]) -> bool:
-    """Return whether one of ``names`` is this tensor's, apart from a prefix."""
-    return any(
-        name == tensor or name.endswith(f".{tensor}") or tensor.endswith(f".{name}")
-        for name in names
-    )
+class _Names:
+    """Names of tensors, found by names that have more or less before them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+        self._reversed = sorted(f"{name[::-1]}." for name in self._names)
+
+    def like(self, tensor: str) -> list[str]:
+        """Return the names that are this tensor's, apart from a prefix."""
+        wanted = f"{tensor[::-1]}."
+        found = []
+        for at in range(bisect_left(self._reversed, wanted), len(self._reversed)):
+            if not self._reversed[at].startswith(wanted):
+                break
+            found.append(self._reversed[at][-2::-1])
+        for _ in range(_PREFIX_PARTS):
+            _, dot, tensor = tensor.partition(".")
+            if not dot:
+                break
+            if tensor in self._names:
+                found.append(tensor)
+        return found
+
+
+_PREFIX_PARTS = 50
+"""Most parts of a prefix; the models have one to three."""
 
 
 def report_or_reason(

@@ -50,6 +50,7 @@ from modpkg.adapters.low_rank import factors_at
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
+from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -245,21 +246,24 @@ def _product_shape(adapter: Adapter, site: Site, scaling: Scaling) -> tuple[int,
         first = (first[0], first[1] * group)
     if first[0] != rank:
         raise adapter.other_rank(a, rank)
-    grouped = adapter.refuse(
-        f"{site.target!r} is a grouped convolution, and B @ A mixes its groups, so no weight of "
-        "its shape has the same effect"
-    )
     if len(first) > 2 and second[1] != rank:
-        raise grouped
+        raise _grouped(adapter, site)
     if second[1] != rank:
         raise adapter.other_rank(b, rank)
     if set(second[2:]) - {1}:
         raise adapter.misfit(b, site.target, [second[0], rank, *(1 for _ in second[2:])])
     if len(first) > 2 and first[1:] != target[1:]:
         if first[1] != target[1] and first[2:] == target[2:]:
-            raise grouped
+            raise _grouped(adapter, site)
         raise adapter.misfit(a, site.target, [rank, *target[1:]])
     return second[0], math.prod(first[1:]), b
+
+
+def _grouped(adapter: Adapter, site: Site) -> ComposeError:
+    return adapter.refuse(
+        f"{site.target!r} is a grouped convolution, and B @ A mixes its groups, so no weight of "
+        "its shape has the same effect"
+    )
 
 
 def _change(

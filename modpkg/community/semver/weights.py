@@ -59,14 +59,15 @@ def compare_weights(
     both = sorted(before.tensors.keys() & after.tensors.keys())
     pairs = {name: (before.tensors[name], after.tensors[name]) for name in both}
     same = [name for name in both if identity_of(pairs[name][0]) == identity_of(pairs[name][1])]
-    placed = [name for name in both if name not in same and _placed(name, before, after)]
+    known = set(same)
+    differing = [name for name in both if name not in known]
+    placed = {name for name in differing if _placed(name, before, after)}
     changed = [
         name
-        for name in both
-        if name not in same
-        and (type_of(pairs[name][0]) == type_of(pairs[name][1]) or name in placed)
+        for name in differing
+        if type_of(pairs[name][0]) == type_of(pairs[name][1]) or name in placed
     ]
-    longer = [n for n in both if n not in same and n not in placed and _is_longer(*pairs[n])]
+    longer = [name for name in differing if name not in placed and _is_longer(*pairs[name])]
     grown = _grown(before, after, longer)
     values = sum(map(_elements, before.tensors.values()))
     kept = sum(_elements(pairs[name][0]) for name in (*same, *grown))
@@ -131,7 +132,7 @@ def _unchanged(
     before: ModuleView,
     after: ModuleView,
     changed: list[str],
-    placed: list[str],
+    placed: set[str],
     progress: Callable[[int], None] | None,
 ) -> int:
     """Return how many elements of the changed tensors are unchanged."""
