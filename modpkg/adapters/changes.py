@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from msgspec import Struct
@@ -10,8 +12,11 @@ from msgspec import Struct
 from modpkg.adapters.wrappers import has_module_named_module, unwrapped
 from modpkg.core.errors import ComposeError, ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG
+from modpkg.core.name_ends import NamesByEnd
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
+OUTPUT_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
+"""The name of the weight of an output layer."""
 INDEX_ROLES = ("indices", "indices_a", "indices_b")
 """Roles of tensors that are places, not numbers."""
 
@@ -137,7 +142,7 @@ class ModuleOnBase(Struct, frozen=True, kw_only=True):
             raise self.misfit(tensor, target, expected)
 
 
-class Adapter(ModuleOnBase, frozen=True, kw_only=True):
+class Adapter(ModuleOnBase, frozen=True, kw_only=True, dict=True):
     """An adapter and the base that it is bound to."""
 
     config: Mapping[str, Any]
@@ -154,6 +159,16 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True):
     """The base's tensors that were one before it was untied; none if it was not."""
     keeps_wrappers: bool = False
     """Whether paths keep what trainers' wrappers add, as those that PEFT matched settings with."""
+
+    @cached_property
+    def base_by_end(self) -> NamesByEnd:
+        """The base's tensors, by how their names end."""
+        return NamesByEnd(self.base)
+
+    @cached_property
+    def has_output(self) -> bool:
+        """Whether the base has a weight of an output layer; its bias is never shared."""
+        return any(map(OUTPUT_WEIGHT.search, self.base))
 
     def own_name(self, name: str) -> str:
         """Return the name that a tensor or module has in the model itself."""

@@ -20,6 +20,7 @@ from modpkg.adapters.methods.lora import lora_scaling
 from modpkg.adapters.names import NameMapping
 from modpkg.adapters.peft_config import strings
 from modpkg.core.bounds import EXPERT_WRAPPERS
+from modpkg.core.name_ends import NamesByEnd, ends_of
 
 _PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """Parameters of all experts, in the order that every layer has them, and the matrices that they
@@ -37,7 +38,7 @@ def parameters_of(adapter: Adapter, paths: Mapping[str, Mapping[str, str]]) -> d
     Raises:
         ComposeError: Which parameter a wrapper is for is ambiguous, or one has no wrapper.
     """
-    keys = strings(adapter, "target_parameters")
+    keys = frozenset(strings(adapter, "target_parameters"))
     names = dict.fromkeys(key.rpartition(".")[2] for key in keys)
     groups: dict[str, list[str]] = {}
     for path in paths:
@@ -48,17 +49,16 @@ def parameters_of(adapter: Adapter, paths: Mapping[str, Mapping[str, str]]) -> d
         named = [
             name
             for name in names
-            if any(f".{plain}.{name}".endswith(f".{key}") for key in keys)
-            and _exists(adapter, plain, name)
+            if not keys.isdisjoint(ends_of(f"{plain}.{name}")) and _exists(adapter, plain, name)
         ]
         if not named:
             continue
         order = _in_order(adapter, plain, named, [paths[wrapper] for wrapper in wrappers])
         for wrapper, name in zip(wrappers, order, strict=True):
             parameters[wrapper] = f"{plain}.{name}"
-    found = {f".{parameter}" for parameter in parameters.values()}
+    found = NamesByEnd(parameters.values())
     for key in sorted(keys):
-        if not any(parameter.endswith(f".{key}") for parameter in found):
+        if not found.ending(key):
             raise adapter.refuse(f"it has no pair for {key!r} of its target_parameters")
     return parameters
 
@@ -115,11 +115,10 @@ def _fits(adapter: Adapter, roles: Mapping[str, str], shape: tuple[int, ...] | N
 def _shape_of(adapter: Adapter, parameter: str) -> tuple[int, ...] | None:
     """Return the shape of a parameter in the base, whatever leading part its name has there."""
     parameter = adapter.own_name(parameter)
-    tail = f".{parameter.partition('.')[2]}"
-    for name in (parameter, *adapter.base):
-        if name in adapter.base and f".{name}".endswith(tail):
-            return adapter.target_shape(name)
-    return None
+    if parameter in adapter.base:
+        return adapter.target_shape(parameter)
+    found = adapter.base_by_end.ending(parameter.partition(".")[2])
+    return adapter.target_shape(found[0]) if found else None
 
 
 def without_wrappers(path: str) -> str:

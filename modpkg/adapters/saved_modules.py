@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modpkg.adapters.changes import Adapter, TensorChange
+from modpkg.adapters.changes import OUTPUT_WEIGHT, Adapter, TensorChange
 from modpkg.adapters.lora_variants import MOVING_INITS
 from modpkg.adapters.names import AdapterTensors, NameMapping
 from modpkg.adapters.patterns import UnsafePattern, Work, matches_whole
@@ -19,7 +19,6 @@ _EMBEDDING = re.compile(
 )
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$")
 _SHARED = re.compile(r"((?:^|\.))shared\.weight$")
-_OUTPUT_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 _HAS_OUTPUT_LAYER = re.compile(
     r"(?:LMHead|LMHeadModel|DoubleHeadsModel|GenerationDecoder|ForCausalLM|ForMaskedLM"
     r"|ForConditionalGeneration|ForPreTraining|ForQuestionAnsweringLM)$"
@@ -61,6 +60,7 @@ def bind_saved(
     """
     by_target = {change.target: change for change in changes}
     modules = strings(adapter, "modules_to_save")
+    outputs = {n: tensor for n, tensor in tensors.plain.items() if shares_output(adapter, n)}
     added: dict[str, str] = {}
     for name, tensor in sorted(tensors.plain.items()):
         target = mapping.find(name)
@@ -79,12 +79,12 @@ def bind_saved(
             added[target] = tensor
         elif target is not None:
             adapter.expect(tensor, target, adapter.target_shape(target))
-            if saved and not _replaces_both(adapter, tensor, tensors.plain):
+            if saved and not _replaces_both(adapter, tensor, outputs):
                 _refuse_tied(adapter, target, tensor)
             _add_values(adapter, by_target, target, tensor)
         elif _copies_embedding(adapter, name, tensor, tensors.plain):
             tensors.unused.append(tensor)
-        elif saved and _OUTPUT_WEIGHT.search(name) and _is_tied(adapter):
+        elif saved and OUTPUT_WEIGHT.search(name) and _is_tied(adapter):
             raise adapter.refuse_half(
                 f"tensor {tensor!r} replaces the output layer only, but the base's embedding "
                 "shares that tensor"
@@ -115,9 +115,8 @@ def bind_saved(
 
 def _matching(name: str, modules: list[str]) -> int:
     """Return how many modules around a tensor ``modules_to_save`` matches: by the path's end."""
-    parts = name.split(".")
-    around = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return sum(any(path.endswith(module) for module in modules) for path in around)
+    parts, ends = name.split("."), tuple(modules)
+    return sum(".".join(parts[:end]).endswith(ends) for end in range(1, len(parts)))
 
 
 def _is_nested(name: str, modules: list[str]) -> bool:
@@ -178,11 +177,10 @@ def _names_tied(adapter: Adapter, key: str) -> bool:
     return any(name.rpartition(".")[2] in _TIED for name in strings(adapter, key))
 
 
-def _replaces_both(adapter: Adapter, tensor: str, others: Mapping[str, str]) -> bool:
-    """Return whether a saved embedding is the output layer's saved weight too."""
+def _replaces_both(adapter: Adapter, tensor: str, outputs: Mapping[str, str]) -> bool:
+    """Return whether a saved embedding is the saved weight of an output layer that shares it."""
     return _ties(adapter, "modules_to_save") or any(
-        shares_output(adapter, name) and adapter.equal(tensor, other)
-        for name, other in others.items()
+        adapter.equal(tensor, other) for other in outputs.values()
     )
 
 
@@ -244,17 +242,13 @@ def _copies_embedding(adapter: Adapter, name: str, tensor: str, others: Mapping[
 
 def shares_output(adapter: Adapter, name: str) -> bool:
     """Return whether ``name`` is of an output layer for which the base has no tensor."""
-    return _OUTPUT.search(name) is not None and not _has_output(adapter)
-
-
-def _has_output(adapter: Adapter) -> bool:
-    return any(map(_OUTPUT_WEIGHT.search, adapter.base))  # its bias is never shared
+    return _OUTPUT.search(name) is not None and not adapter.has_output
 
 
 def _is_tied(adapter: Adapter) -> bool:
     """Return whether the base's output layer and its embedding are one tensor."""
     config = adapter.model_config
-    if not config or adapter.ties or _has_output(adapter):
+    if not config or adapter.ties or adapter.has_output:
         return False
     classes = config.get("architectures") or [""]
     nested = config.get("text_config")

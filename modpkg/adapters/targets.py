@@ -9,7 +9,7 @@ configuration do not belong together.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modpkg.adapters.changes import Adapter
@@ -20,6 +20,7 @@ from modpkg.adapters.peft_config import strings
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.interface import ports_of
+from modpkg.core.name_ends import ends_of
 
 _SHARED_KV = ("gemma3n", "gemma4")
 """Prefixes of architectures whose upper layers do not use the keys and values on disk."""
@@ -56,12 +57,12 @@ def refuse_partial(
             f"(target_modules, exclude_modules, layers_to_transform; {len(other)} such modules): "
             "PEFT leaves them out"
         )
-    keys = strings(adapter, "target_parameters")
+    keys = frozenset(strings(adapter, "target_parameters"))
     missing: list[tuple[int, str]] = []
     seen: dict[str, set[int]] = {}
     for targets, named in (
         (modules, targeted),
-        (parameters, lambda path: any(f".{path}".endswith(f".{key}") for key in keys)),
+        (parameters, lambda path: not keys.isdisjoint(ends_of(path))),
     ):
         if named is not None:
             missing += _missing(adapter, targets, named, whole=targets is modules, seen=seen)
@@ -119,12 +120,13 @@ def _missing(
     stacks = {stack: own.stack for (stack, _), (own, _) in kinds.items()}
     experts = {_EXPERT.sub(".", rest) for _, rest in kinds}
     count = _layers_of(adapter)
+    ends = {stack: max(seen[stack]) + 1 if count is None else count for stack in stacks}
     missing = []
     for name in adapter.base:
         place = layer_path(name)
         if place is None or place.stack not in stacks or _unused(adapter, name):
             continue
-        if place.layer >= (max(seen[place.stack]) + 1 if count is None else count):
+        if place.layer >= ends[place.stack]:
             continue
         kind = kinds.get((place.stack, place.rest))
         if kind is not None:
@@ -154,7 +156,7 @@ def _missing_outside(
     found: dict[str, list[str]] = {name: [] for name in names if isinstance(name, str)}
     for tensor in adapter.base:
         if tensor.endswith(".weight"):
-            for end in _ends(tensor.removesuffix(".weight")):
+            for end in ends_of(tensor.removesuffix(".weight")):
                 if end in found:
                     found[end].append(tensor)
     missing = []
@@ -235,15 +237,7 @@ def _matcher(value: Any, *, unknown: bool) -> Callable[[str], bool] | None:
     names = frozenset(value)
     if not names:
         return lambda path: False
-    return lambda path: any(end in names for end in _ends(path))
-
-
-def _ends(path: str) -> Iterator[str]:
-    """Yield a path, and what comes after each of its dots: with PEFT, a name may be any of them."""
-    yield path
-    for place, character in enumerate(path):
-        if character == ".":
-            yield path[place + 1 :]
+    return lambda path: not names.isdisjoint(ends_of(path))
 
 
 def _layers_to_transform(config: Mapping[str, Any]) -> Callable[[str], bool] | None:

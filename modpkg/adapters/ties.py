@@ -77,9 +77,9 @@ def _root(name: str, modules: list[str]) -> str | None:
     >>> _root("bert.cls.predictions.bias", ["cls"])
     'bert.cls'
     """
-    parts = name.split(".")
+    parts, ends = name.split("."), tuple(modules)
     around = (".".join(parts[:end]) for end in range(1, len(parts)))
-    return next((path for path in around if any(map(path.endswith, modules))), None)
+    return next((path for path in around if path.endswith(ends)), None)
 
 
 def refuse_ties(adapter: Adapter, tensors: AdapterTensors) -> None:

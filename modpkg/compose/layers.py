@@ -65,6 +65,7 @@ def assemble(
     tensors = {t: ref for t, ref in base.tensors.items() if layer_path(t) is None}
     scales: dict[str, tuple[Setting, str, float]] = {}
     sources: list[tuple[InstalledModule, int]] = []
+    by_layer = {run.module: _by_layer(modules[run.module]) for run in runs}
     for run in runs:
         module = modules[run.module]
         if _stack(name, module) != stack:
@@ -77,19 +78,15 @@ def assemble(
         for wanted in run.tensors:
             _take(name, wanted, module, tensors)
         for layer in range(*run.range):
-            count = 0
-            for tensor, ref in module.tensors.items():
-                place = layer_path(tensor)
-                if place is None or place.layer != layer:
-                    continue
-                count += 1
-                renamed = f"{stack}.{len(sources)}.{place.rest}"
-                tensors[renamed] = ref
+            own = by_layer[run.module].get(layer, ())
+            for tensor, rest in own:
+                renamed = f"{stack}.{len(sources)}.{rest}"
+                tensors[renamed] = module.tensors[tensor]
                 if run.scale is not None:
                     first, stop = run.range
                     height = (layer - first) / (stop - first - 1) if stop - first > 1 else 1.0
                     scales[renamed] = run.scale, tensor, height
-            if not count:
+            if not own:
                 raise ComposeError(
                     "M601",
                     model=name,
@@ -101,6 +98,15 @@ def assemble(
         _renumbered(name, config, sources),
         scales,
     )
+
+
+def _by_layer(module: InstalledModule) -> dict[int, list[tuple[str, str]]]:
+    """Return the tensors of each layer, each with its name in the layer."""
+    layers: dict[int, list[tuple[str, str]]] = {}
+    for tensor in module.tensors:
+        if (place := layer_path(tensor)) is not None:
+            layers.setdefault(place.layer, []).append((tensor, place.rest))
+    return layers
 
 
 def _stack(name: str, module: InstalledModule) -> str:

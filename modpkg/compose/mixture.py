@@ -169,7 +169,7 @@ def dense_of(
         isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
     ):
         raise refuse("the layer_types of the base's config.json are not all 'full_attention'")
-    prefixes = tuple(layer.prefix for layer in layers)
+    prefixes = frozenset(layer.prefix for layer in layers)
     if len(prefixes) != config.get("num_hidden_layers", dense.defaults.get("num_hidden_layers")):
         raise refuse(
             f"{len(prefixes)} layers have a feed-forward block, but config.json states another "
@@ -177,12 +177,18 @@ def dense_of(
         )
     blocks = {layer.block(part) for layer in layers for part in dense.into.parts}
     for name in sorted(tensors):
-        prefix = next((p for p in prefixes if name.startswith(p)), None)
-        if name not in blocks and not (
-            dense.layer.match(name.removeprefix(prefix)) if prefix else _OUTSIDE.match(name)
-        ):
+        prefix, rest = _split(name, prefixes)
+        if name not in blocks and not (dense.layer if prefix else _OUTSIDE).match(rest):
             raise refuse(f"the base's {name!r} has no place in {dense.into.stem}")
     return dense
+
+
+def _split(name: str, prefixes: frozenset[str]) -> tuple[str, str]:
+    """Return which of the prefixes a name begins with, "" if with none, and the rest of it."""
+    at = name.find(".") + 1
+    while at and name[:at] not in prefixes:
+        at = name.find(".", at) + 1
+    return name[:at], name[at:]
 
 
 def mixture_config(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from msgspec import Struct
 from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.core.errors import MissingExtra, ReleaseError, RunError
+from modpkg.core.name_ends import NamesByEnd
 from modpkg.core.names import listed
 from modpkg.core.printable import error_text
 from modpkg.core.tensors import DTypeShape
@@ -109,7 +109,7 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
         if not any(header.used for header in headers.values()):
             text = f"config.json is invalid ({text})"
         raise RunError("M704", name=name, reason=text) from None
-    ignored = _Names(seen - info["unexpected_keys"])
+    ignored = NamesByEnd(seen - info["unexpected_keys"])
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     return LoadingReport(
         missing=tuple(sorted(map(str, info["missing_keys"]))),
@@ -133,39 +133,11 @@ def loading_report(name: str, folder: Path, types: Mapping[str, DTypeShape]) -> 
 
 def _tied(model: Any, tensors: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the pairs of tensors that a model ties, where each is one of ``tensors``."""
-    known = _Names(tensors)
+    known = NamesByEnd(tensors)
     for pair in (getattr(model, "all_tied_weights_keys", None) or {}).items():
         one, other = (known.like(key) for key in pair)
         if len(one) == len(other) == 1 and one != other:
             yield one[0], other[0]
-
-
-class _Names:
-    """Names of tensors, found by names that have more or less before them."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = set(names)
-        self._reversed = sorted(f"{name[::-1]}." for name in self._names)
-
-    def like(self, tensor: str) -> list[str]:
-        """Return the names that are this tensor's, apart from a prefix."""
-        wanted = f"{tensor[::-1]}."
-        found = []
-        for at in range(bisect_left(self._reversed, wanted), len(self._reversed)):
-            if not self._reversed[at].startswith(wanted):
-                break
-            found.append(self._reversed[at][-2::-1])
-        for _ in range(_PREFIX_PARTS):
-            _, dot, tensor = tensor.partition(".")
-            if not dot:
-                break
-            if tensor in self._names:
-                found.append(tensor)
-        return found
-
-
-_PREFIX_PARTS = 50
-"""Most parts of a prefix; the models have one to three."""
 
 
 def report_or_reason(

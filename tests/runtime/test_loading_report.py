@@ -16,7 +16,7 @@ from modpkg.core.tensors import types_of
 from modpkg.interop.full_precision import refs_of
 from modpkg.runtime.architecture import class_of_config
 from modpkg.runtime.load import load_model
-from modpkg.runtime.loading_report import LoadingReport, _Names, loading_report
+from modpkg.runtime.loading_report import LoadingReport, loading_report
 from tests.raising import raises
 from tests.runtime.helpers import install
 
@@ -220,16 +220,3 @@ def test_keys_of_layers_that_share_anothers_are_ignored_as_in_transformers(tmp_p
 def test_a_package_that_an_architecture_needs_is_named() -> None:
     with raises("M723", match="m needs a Python package .*timm"):
         class_of_config("m", {"architectures": ["TimmWrapperModel"], "model_type": "timm_wrapper"})
-
-
-def test_names_are_found_whatever_comes_before_them() -> None:
-    names = ["model.a.b", "a.b", "b", "c.ab", "x.model.a.b"]
-    found = _Names(names)
-    for tensor in [*names, "model.b", "ab", "d", "c", "y.x.model.a.b"]:
-        expected = {
-            name
-            for name in names
-            if name == tensor or name.endswith(f".{tensor}") or tensor.endswith(f".{name}")
-        }
-        assert set(found.like(tensor)) == expected
-        assert len(found.like(tensor)) == len(expected)

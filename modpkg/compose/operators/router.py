@@ -135,14 +135,16 @@ def _module_rows(context: StepContext, experts: list[Step], refuse: Refuse) -> L
             raise refuse(
                 f"{module.name} has no row for {expert.module}; it is for {', '.join(names)}"
             )
-    unused = [name for name in names if name not in [expert.module for expert in experts]]
+    used = {expert.module for expert in experts}
+    unused = [name for name in names if name not in used]
     if unused and step.parameters.get(OTHERS) != "drop":
         raise refuse(
             f"{module.name} has a row for {unused[0]}, which is not one of its experts; to drop "
             'it, write parameters = { others = "drop" } in the step of the router'
         )
+    places = {name: place for place, name in enumerate(names)}
     return {
-        number: tuple(ModuleRow(module.tensors[name], names.index(e.module)) for e in experts)
+        number: tuple(ModuleRow(module.tensors[name], places[e.module]) for e in experts)
         for number, name in routers.items()
     }
 
