@@ -63,7 +63,7 @@ class Switch:
     """The choice of adapters that all modules of a model use: another one costs an assignment."""
 
     def __init__(self) -> None:
-        self.runs = Runs(lambda module: module.forward)
+        self.runs: Mapping[AdaptedModule, Run] = Runs(lambda module: module.forward)
 
 
 class RowAdapters:
@@ -194,6 +194,18 @@ class AdaptedModule:
             effect.inputs = factor
         else:
             effect.outputs = factor
+
+    @property
+    def is_plain_linear(self) -> bool:
+        """Whether it is a linear layer of ordinary parameters that it alone has."""
+        own = self._module._parameters.values()
+        return (
+            self._kind == "linear"
+            and not self.shared
+            and getattr(self.forward, "__func__", None) is torch.nn.Linear.forward
+            and all(p is None or type(p.data) is torch.Tensor for p in own)
+            and self.parameter("weight").is_floating_point()
+        )
 
     @property
     def module(self) -> torch.nn.Module:

@@ -21,11 +21,14 @@ from modpkg.runtime.adapted_module import (
     RowAdapters,
     Runs,
     Switch,
+    is_fused,
 )
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined, find_parts
 from modpkg.runtime.load import build_model
+from modpkg.runtime.low_rank import STACKED, Run
 from modpkg.runtime.row_layouts import RowLayouts
 from modpkg.runtime.sentence_modules import split_tensors
+from modpkg.runtime.siblings import Siblings, find_siblings
 
 BASE = "__base__"
 """The name for no adapter, as in PEFT."""
@@ -36,11 +39,33 @@ _NOT_TEXT = ("pixel_", "image_", "video_")
 class Setting:
     """A choice of adapters, prepared: its effect on each module that it changes."""
 
-    def __init__(self, effects: Mapping[AdaptedModule, AdapterEffect]) -> None:
-        self.effects = effects
+    def __init__(
+        self,
+        effects: Mapping[AdaptedModule, AdapterEffect],
+        siblings: Mapping[AdaptedModule, Siblings],
+    ) -> None:
+        self.effects, self._siblings = effects, siblings
         self.replacing = {each: effect.values for each, effect in effects.items() if effect.values}
         """The modules in which it replaces parameters, with these."""
-        self.runs = Runs(lambda module: module.run_of(effects.get(module, NO_EFFECT)))
+        self.runs = Runs(self._run_of)
+        self.held = 0
+        """Bytes of the factors that siblings join, until `let_go`."""
+
+    def let_go(self) -> None:
+        """Free what siblings hold; it is made again when they run."""
+        self.runs.clear()
+        self.held = 0
+
+    def _run_of(self, module: AdaptedModule) -> Run:
+        together = self._siblings.get(module)
+        if together is not None:
+            effects = [self.effects.get(each, NO_EFFECT) for each in together.modules]
+            if all(each.additive for each in effects) and any(each.low_rank for each in effects):
+                runs, held = together.runs(effects)
+                self.held += held
+                self.runs.update(zip(together.modules, runs, strict=True))
+                return self.runs[module]
+        return module.run_of(self.effects.get(module, NO_EFFECT))
 
 
 def load_live(names: Sequence[str], workspace: Workspace) -> LiveModel:
@@ -68,7 +93,10 @@ class LiveModel(torch.nn.Module):
         self._table: dict[str, TensorRef] = parts.table
         self._changes: dict[str, TermsByTensor] = dict(parts.changes)
         self._inputs = map_tensors(_inputs(parts).items())
-        self._switch, self._base = Switch(), Setting({})
+        self._switch, self._base = Switch(), Setting({}, {})
+        self._siblings: dict[AdaptedModule, Siblings] = {}
+        self._recent: dict[Setting, None] = {}
+        """The choices whose siblings hold something, the last one last."""
         self._kept: dict[str, Setting] = {}
         """By adapter; those that replace parameters are not kept."""
         self._of_rows: dict[str, Setting] = {}
@@ -94,6 +122,11 @@ class LiveModel(torch.nn.Module):
     def adapters(self) -> tuple[str, ...]:
         """The adapters that can be set, besides ``__base__``."""
         return tuple(self._changes)
+
+    @property
+    def siblings(self) -> list[Siblings]:
+        """The layers that are computed together, on an accelerator."""
+        return list(dict.fromkeys(self._siblings.values()))
 
     @property
     def active(self) -> dict[str, float]:
@@ -180,7 +213,8 @@ class LiveModel(torch.nn.Module):
             return composed[target]
 
         touched = dict.fromkeys(each for target in changes for each in self._changed[target])
-        return Setting({module: module.effect(changes, compose) for module in touched})
+        effects = {module: module.effect(changes, compose) for module in touched}
+        return Setting(effects, self._siblings)
 
     def _show(self, setting: Setting) -> None:
         """Let all modules use a choice of adapters."""
@@ -190,6 +224,13 @@ class LiveModel(torch.nn.Module):
             module.put(values)
         self._shown = setting
         self._switch.runs = setting.runs
+        if self._siblings:
+            self._recent.pop(setting, None)
+            while sum(each.held for each in self._recent) > STACKED:
+                oldest = next(iter(self._recent))
+                del self._recent[oldest]
+                oldest.let_go()
+            self._recent[setting] = None
 
     def _inputs_of(self, term: Term) -> dict[str, torch.Tensor]:
         return {role: self._inputs[_place(ref)] for role, ref in term.inputs.items()}
@@ -267,7 +308,7 @@ class LiveModel(torch.nn.Module):
             self._of_rows = settings
             rows = RowAdapters(names, length, self._layouts.at(length), expanded=expanded)
 
-            def make(module: AdaptedModule) -> Callable[..., torch.Tensor]:
+            def make(module: AdaptedModule) -> Run:
                 effects = {name: s.effects.get(module, NO_EFFECT) for name, s in settings.items()}
                 return module.run_of_rows(rows, effects)
 
@@ -282,9 +323,20 @@ class LiveModel(torch.nn.Module):
         for kept in (self._kept, self._of_rows, self._base.runs):
             kept.clear()
         self._batch = None
+        self._recent.clear()
+        self._siblings.clear()
+        if any(is_fused(each.parameter(min(each.targets)).device) for each in self._adapted):
+            self._join_siblings()
         self._set = self._setting(self._active)
         self._show(self._set)
         return self
+
+    def _join_siblings(self) -> None:
+        def show(runs: dict[AdaptedModule, Run]) -> None:
+            self._switch.runs = runs
+
+        for found in find_siblings(self.model, self._adapted, show):
+            self._siblings.update(dict.fromkeys(found.modules, found))
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -70,6 +70,53 @@ def changed(
     return total
 
 
+class Change(Struct, frozen=True):
+    """Low-rank changes as one: scale · x A diag(scales) B, in as few operations as there can be."""
+
+    a: torch.Tensor
+    """[in, rank]"""
+    b: torch.Tensor
+    """[rank, out]"""
+    scale: float
+    scales: torch.Tensor | None
+    """[rank]; None where ``scale`` is that of all."""
+
+    def add(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """Add the change for inputs ``x``, [n, in], to the base's output for them, [n, out]."""
+        plain = self.a.dtype is out.dtype
+        inner = (x if plain else x.to(self.a.dtype)).mm(self.a)
+        if self.scales is not None:
+            inner.mul_(self.scales)
+        if plain:
+            out.addmm_(inner, self.b, alpha=self.scale)
+        else:
+            out.add_(inner.mm(self.b), alpha=self.scale)
+
+
+def joined(factors: Sequence[Factors], base: torch.dtype) -> Change:
+    """Return changes as one, in the widest of their dtypes and ``base``."""
+    dtype = base
+    for each in factors:
+        dtype = torch.promote_types(dtype, each.a.dtype)
+    first, *others = factors
+    if not others:
+        return Change(first.a.to(dtype).t(), first.b.to(dtype).t(), first.scale, None)
+    a = torch.cat([each.a.to(dtype) for each in factors]).t()
+    b = torch.cat([each.b.to(dtype) for each in factors], 1).t()
+    return Change(a, b, *common_scale(factors, dtype, a.device))
+
+
+def common_scale(
+    factors: Sequence[Factors], dtype: torch.dtype, device: torch.device
+) -> tuple[float, torch.Tensor | None]:
+    """Return the scale of all changes and None, or else 1 and the scale of each rank."""
+    scale = factors[0].scale
+    if all(each.scale == scale for each in factors):
+        return scale, None
+    scales = [each.scale for each in factors for _ in range(each.rank)]
+    return 1.0, torch.tensor(scales, dtype=dtype, device=device)
+
+
 def fused(forward: Run, factors: Sequence[Factors], base: torch.dtype) -> Run:
     """Return the forward pass with changes for all rows, in as few operations as there can be.
 
@@ -78,9 +125,7 @@ def fused(forward: Run, factors: Sequence[Factors], base: torch.dtype) -> Run:
         factors: The changes, at least one.
         base: The dtype of the base's weight.
     """
-    a, b, scale, scales = _joined(factors, base)
-    a, b = a.t(), b.t()
-    dtype, plain = a.dtype, a.dtype == base
+    add = joined(factors, base).add
 
     def run(x: torch.Tensor) -> torch.Tensor:
         if x.dtype is not base or torch.is_autocast_enabled(x.device.type):
@@ -88,34 +133,10 @@ def fused(forward: Run, factors: Sequence[Factors], base: torch.dtype) -> Run:
         shape = x.shape
         flat = x if len(shape) == 2 else x.reshape(-1, shape[-1])
         out = forward(flat)
-        inner = (flat if plain else flat.to(dtype)).mm(a)
-        if scales is not None:
-            inner.mul_(scales)
-        if plain:
-            out.addmm_(inner, b, alpha=scale)
-        else:
-            out.add_(inner.mm(b), alpha=scale)
+        add(out, flat)
         return out if len(shape) == 2 else out.view(*shape[:-1], -1)
 
     return run
-
-
-def _joined(
-    factors: Sequence[Factors], base: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, float, torch.Tensor | None]:
-    """Return changes as one: A, B, the scale of all, or else a scale for each rank."""
-    dtype = base
-    for each in factors:
-        dtype = torch.promote_types(dtype, each.a.dtype)
-    first = factors[0]
-    if len(factors) == 1:
-        return first.a.to(dtype), first.b.to(dtype), first.scale, None
-    a = torch.cat([each.a.to(dtype) for each in factors])
-    b = torch.cat([each.b.to(dtype) for each in factors], 1)
-    if all(each.scale == first.scale for each in factors):
-        return a, b, first.scale, None
-    scales = [each.scale for each in factors for _ in range(each.rank)]
-    return a, b, 1.0, torch.tensor(scales, dtype=dtype, device=a.device)
 
 
 class RowStacks:
@@ -150,14 +171,21 @@ class RowStacks:
             return None
         self._left -= size
         device = some.a.device
-        a = torch.zeros(count, rank, wide, dtype=dtype, device=device)
-        b = torch.zeros(count, high, rank, dtype=dtype, device=device)
-        for index, row in enumerate(rows):
-            start = 0
-            for each in row:
-                a[index, start : start + each.rank] = each.a
-                b[index, :, start : start + each.rank] = each.b
-                start += each.rank
+        padded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for row in rows:  # those of one adapter are one object
+            if id(row) not in padded:
+                parts = [(each.a.to(dtype), each.b.to(dtype)) for each in row]
+                left = rank - sum(each.rank for each in row)
+                if left:
+                    zeros = torch.zeros(left, wide + high, dtype=dtype, device=device)
+                    parts.append((zeros[:, :wide], zeros[:, wide:].t()))
+                (a, b), *more = parts
+                if more:
+                    a = torch.cat([part for part, _ in parts])
+                    b = torch.cat([part for _, part in parts], 1)
+                padded[id(row)] = a, b
+        a = torch.stack([padded[id(row)][0] for row in rows])
+        b = torch.stack([padded[id(row)][1] for row in rows])
         scale, scales = _scales(rows, rank, dtype, device)
         a, b = a.transpose(1, 2), b.transpose(1, 2)
         plain = dtype == base

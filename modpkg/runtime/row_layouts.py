@@ -26,6 +26,23 @@ class Layout(enum.Enum):
     TOKENS = "one entry for each token of each row"
 
 
+def usual_tokens(model: Any, rows: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Return rows of tokens, none of them special; other seeds have others in every place."""
+    table = model.get_input_embeddings().weight
+    special = {value for key, value in model.config.to_dict().items() if key.endswith("token_id")}
+    usual = [token for token in range(min(table.shape[0], 4096)) if token not in special]
+    place = torch.arange(rows * length) * 7 + seed
+    tokens = torch.tensor(usual)[place % len(usual)]
+    return tokens.view(rows, length).to(table.device)
+
+
+def run_on(model: Any, ids: torch.Tensor) -> None:
+    """Run a model on rows of tokens."""
+    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+
+
 class RowLayouts:
     """The layouts of modules' inputs in one network, tried once for each magnitude of lengths."""
 
@@ -45,7 +62,7 @@ class RowLayouts:
         return self._found[key]
 
     def _try(self, length: int) -> dict[str, Layout]:
-        usual, others = self._tokens(length, 0), self._tokens(length, 1)
+        usual, others = (usual_tokens(self._model, _ROWS, length, seed) for seed in (0, 1))
         try:
             before = self._inputs(usual)
             after = []
@@ -57,16 +74,6 @@ class RowLayouts:
             return {}
         found = {name: self._layout(name, before, after, length) for name in self._modules}
         return {name: layout for name, layout in found.items() if layout is not None}
-
-    def _tokens(self, length: int, seed: int) -> torch.Tensor:
-        """Return rows of tokens, none of them special; other seeds have others in every place."""
-        table = self._model.get_input_embeddings().weight
-        config = self._model.config
-        special = {value for key, value in config.to_dict().items() if key.endswith("token_id")}
-        usual = [token for token in range(min(table.shape[0], 4096)) if token not in special]
-        place = torch.arange(_ROWS * length) * 7 + seed
-        tokens = torch.tensor(usual, device=table.device)[place % len(usual)]
-        return tokens.view(_ROWS, length)
 
     def _inputs(self, ids: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
         """Return each call's input by module; None for one that is not a single tensor."""
@@ -82,10 +89,8 @@ class RowLayouts:
             )
             for name, module in self._modules.items()
         ]
-        more = {"decoder_input_ids": ids} if self._model.config.is_encoder_decoder else {}
         try:
-            with torch.no_grad():
-                self._model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+            run_on(self._model, ids)
         finally:
             for hook in hooks:
                 hook.remove()

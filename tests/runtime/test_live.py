@@ -25,6 +25,7 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Step
 from modpkg.runtime import adapted_module, low_rank
+from modpkg.runtime import live as live_module
 from modpkg.runtime.live import BASE, LiveModel
 from modpkg.runtime.live_parts import parts_of
 from modpkg.runtime.load import build_model
@@ -371,20 +372,32 @@ def test_converting_the_model_converts_its_adapters(pair: LiveModel, tmp_path: P
     assert outputs(live.bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("case", ["lora", "Conv1D", "adalora"])
+@pytest.mark.parametrize("case", ["lora", "Conv1D", "adalora", "bias", "encoder and decoder"])
 def test_as_on_an_accelerator(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build, config = CASES[case]
+    if case == "bias":
+        config = lora("query", "key", "value")
     modules = saved(tmp_path, build(), {"one": config, "two": config})
     live = live_of(tmp_path, modules, a={"one": 1.0}, b={"one": 0.7, "two": 0.5})
     wanted = []
     for name in ("a", "b", BASE):
         live.set_adapter(name)
         wanted.append(outputs(live))
-    monkeypatch.setattr(adapted_module, "is_fused", lambda device: True)
+    for module in (adapted_module, live_module):
+        monkeypatch.setattr(module, "is_fused", lambda device: True)
     live.cpu()
-    for name, output in zip(("a", "b", BASE), wanted, strict=True):
-        live.set_adapter(name)
-        close(outputs(live), output)
+    names = [[each.name.split(".")[-1] for each in found.modules] for found in live.siblings]
+    expected = {"Conv1D": [], "bias": ["query", "key", "value"], "encoder and decoder": ["q", "v"]}
+    assert names == [expected.get(case, ["q_proj", "v_proj"])] * len(names)
+    assert bool(names) == (case != "Conv1D")
+    monkeypatch.setattr(live_module, "STACKED", 1)  # what a choice held is made again
+    for _ in range(2):
+        for name, output in zip(("a", "b", BASE), wanted, strict=True):
+            live.set_adapter(name)
+            close(outputs(live), output)
+    mixed = outputs(live, adapter_names=["b", BASE, "a"])
+    for row, output in enumerate((wanted[1], wanted[2], wanted[0])):
+        close(mixed[row], output[row])
 
 
 def test_switching_touches_no_module(pair: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
