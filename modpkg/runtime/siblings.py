@@ -127,7 +127,8 @@ def find_siblings(
     def watch(module: AdaptedModule) -> Run:
         def run(*args: Any, **kwargs: Any) -> torch.Tensor:
             calls.append((module, args[0] if len(args) == 1 and not kwargs else None))
-            return module.forward(*args, **kwargs)
+            out: torch.Tensor = module.forward(*args, **kwargs)
+            return out
 
         return run
 
