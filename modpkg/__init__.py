@@ -42,8 +42,10 @@ def load(
     live: Literal[False] = ...,
     project: str | PathLike[str] | None = ...,
     user: bool = ...,
-    device: torch.device | str | None = ...,
+    device: torch.device | str | int | None = ...,
     dtype: torch.dtype | str | None = ...,
+    attn_implementation: str | None = ...,
+    share: bool = ...,
 ) -> torch.nn.Module: ...
 
 
@@ -64,8 +66,10 @@ def load(
     live: bool = False,
     project: str | PathLike[str] | None = None,
     user: bool = False,
-    device: torch.device | str | None = None,
+    device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
+    share: bool = False,
 ) -> torch.nn.Module | LiveModel:
     """Load an installed model in evaluation mode.
 
@@ -87,9 +91,16 @@ def load(
         project: Folder of the project; by default the one around the working folder, else the
             user's environment.
         user: Use the user's environment, even inside of a project.
-        device: Where to put the parameters, like ``"cuda"``; on the CPU they stay mapped.
+        device: Where to put the parameters, like ``"cuda"``: they are read straight into its
+            memory. On the CPU they stay mapped.
         dtype: Convert floating-point parameters, as ``from_pretrained(dtype=…)`` does; a dtype or
-            its name, like ``"bfloat16"``.
+            its name, like ``"bfloat16"``. ``"auto"``, the default, is that of its config.json.
+        attn_implementation: transformers' name of an attention, like ``"sdpa"`` or ``"eager"``, or
+            of one that is registered there; its own choice by default.
+        share: Let parameters that another model of this process has too, from the same stored
+            tensor, in the same dtype and on the same device, be in the same memory. They are
+            frozen: changing one in place would change it in every model. Mapped parameters share
+            memory in any case, and are copied when they are changed.
 
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live; or the
@@ -98,29 +109,33 @@ def load(
     """
     workspace = _workspace(project, user)
     require_transformers("modpkg.load")
+    how = _how(device, dtype, attn_implementation, share)
     if live:
-        return _live(name, workspace, device, dtype)
+        return _live(name, workspace, how)
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
 
-    return load_model(*find_model(_only(name), workspace), device=device, dtype=dtype)
+    folder, packs = find_model(_only(name), workspace)
+    return load_model(folder, packs, **how)
 
 
-def _live(
-    name: str | Sequence[str],
-    workspace: Workspace,
-    device: torch.device | str | None,
-    dtype: torch.dtype | str | None,
-) -> LiveModel:
+def _how(device: Any, dtype: Any, attn_implementation: Any, share: Any) -> dict[str, Any]:
+    """Return the arguments of `load` that say how, of those that are given."""
+    given = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation}
+    how = {key: value for key, value in given.items() if value is not None}
+    return {**how, "share": share} if share else how
+
+
+def _live(name: str | Sequence[str], workspace: Workspace, how: dict[str, Any]) -> LiveModel:
     """Load models of one base live.
 
     Raises:
-        RunError: A device or dtype is given, or they cannot be live.
+        RunError: It is said how, or they cannot be live.
         InstallError: One is not installed.
     """
-    if device is not None or dtype is not None:
-        reason = "a live model stays on the CPU, in the dtype that it has on disk"
-        raise RunError("M709", choice="A device or dtype", reason=reason)
+    if how:
+        reason = "a live model is loaded on the CPU, in the dtype that it has on disk"
+        raise RunError("M709", choice=", ".join(how), reason=reason)
     from modpkg.runtime.live import load_live
 
     found: LiveModel = load_live(_names(name), workspace)
@@ -159,8 +174,10 @@ def pipeline(
     live: bool = False,
     project: str | PathLike[str] | None = None,
     user: bool = False,
-    device: torch.device | str | None = None,
+    device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
+    share: bool = False,
 ) -> Pipeline:
     """Load an installed model to run its task again and again, on texts or conversations.
 
@@ -181,17 +198,18 @@ def pipeline(
     from modpkg.runtime.pipeline import Pipeline, check_runs
 
     workspace = _workspace(project, user)
+    how = _how(device, dtype, attn_implementation, share)
     model: torch.nn.Module
     if live:
         first = _names(name)[0]
         folder, packs = find_model(first, workspace, composed=False)
         tokenizer = check_runs(folder)
-        model = _live(name, workspace, device, dtype)
+        model = _live(name, workspace, how)
     else:
         folder, packs = find_model(_only(name), workspace, composed=False)
         tokenizer = check_runs(folder)
         find_model(_only(name), workspace)
-        model = load_model(folder, packs, device=device, dtype=dtype)
+        model = load_model(folder, packs, **how)
     return Pipeline(model, folder, packs, tokenizer=tokenizer, warn=warnings.warn)
 
 

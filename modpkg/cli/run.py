@@ -112,6 +112,8 @@ def sampling_options(command: Command) -> Command:
     help="Put the model's prompt NAME before the text, instead of its default one "
     "(sentence-transformers models).",
 )
+@click.option("--device", metavar="DEVICE", help="Run on this device of torch, like 'cuda'.")
+@click.option("--dtype", metavar="DTYPE", help="Run in this dtype of torch, like 'bfloat16'.")
 @user_option
 @json_option
 @with_workspace
@@ -128,6 +130,8 @@ def run_command(
     seed: int | None,
     stop: tuple[str, ...],
     prompt_name: str | None,
+    device: str | None,
+    dtype: str | None,
     as_json: bool,
 ) -> None:
     """Run an installed model on TEXT, on a file, or on standard input.
@@ -155,7 +159,8 @@ def run_command(
 
     tokenizer = check_runs(folder)
     find_model(name, workspace)
-    model, warn = load_model(folder, packs), workspace.progress.warn
+    model = load_model(folder, packs, device=device, dtype=dtype)
+    warn = workspace.progress.warn
     pipeline = Pipeline(model, folder, packs, tokenizer=tokenizer, warn=warn)
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop

@@ -452,6 +452,15 @@ MESSAGES: dict[str, str] = {
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."
     ),
+    "M865": (
+        "{name} cannot be loaded with attn_implementation={attention}: {reason}. Leave it out for "
+        "transformers' choice, or take 'sdpa' or 'eager'."
+    ),
+    "M866": (
+        "{name} needs {needed} of memory on {device}, which has {free} free. Free some there, load "
+        "it with dtype='bfloat16' if it has a wider one, or spread it over several devices: "
+        "from_pretrained(modpkg.path({name!r}), device_map='auto')."
+    ),
     "M890": (
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "
         "then run the same command again."

@@ -70,7 +70,7 @@ def project(
     import torch
 
     kind = torch.promote_types(x.dtype, weights["linear.weight"].dtype)
-    cast = {key: tensor.to(kind) for key, tensor in weights.items()}
+    cast = {key: tensor.to(x.device, kind) for key, tensor in weights.items()}
     x = x.to(kind)
     linear = torch.nn.functional.linear
     y: torch.Tensor = _activation(ACTIVATIONS[activation])(
@@ -101,7 +101,7 @@ def normalize_layer(
     import torch
 
     kind = torch.promote_types(x.dtype, weights["norm.weight"].dtype)
-    scale, shift = weights["norm.weight"].to(kind), weights["norm.bias"].to(kind)
+    scale, shift = (weights[f"norm.{key}"].to(x.device, kind) for key in ("weight", "bias"))
     return torch.nn.functional.layer_norm(x.to(kind), (x.shape[-1],), scale, shift)
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from modpkg.adapters.quantised import method_of, quantised
-from modpkg.compose.allowed_keys import allowed_generation
 from modpkg.compose.backing import backed_by, parts_bounded
 from modpkg.compose.confinement import confined
 from modpkg.compose.mapping import DTYPE_NAMES, map_tensors
-from modpkg.core.bounds import GENERATION_BEAMS, GENERATION_GUESSES, GENERATION_TOKENS
 from modpkg.core.errors import EnvironmentDamaged, MissingExtra, RunError
-from modpkg.core.filenames import GENERATION_CONFIG
 from modpkg.core.installed import TensorRef, read_model
-from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import read_pack_header
 from modpkg.core.printable import error_text
 from modpkg.core.records import TensorType
 from modpkg.runtime.architecture import model_class
+from modpkg.runtime.attention import choose_attention, not_with_attention
+from modpkg.runtime.generation_config import add_generation_config
+from modpkg.runtime.placement import Placement, StoredTensors, device_of, renew_flat_weights
 from modpkg.runtime.sentence_encoder import encoder_parts
 from modpkg.runtime.sentence_modules import split_tensors
+from modpkg.runtime.shared_parameters import SHARED
 from modpkg.runtime.virtual_tokens import attach
 
 _QUANTISERS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "hqq", "quanto", "aqlm")
@@ -35,12 +33,8 @@ _QUANTISERS = ("bitsandbytes", "gptq", "awq", "compressed-tensors", "hqq", "quan
 _DEQUANTISED = ("fp8", "mxfp4")
 """Formats that transformers itself reads in full precision."""
 
-_GENERATION = {
-    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), GENERATION_BEAMS),
-    **dict.fromkeys(("prompt_lookup_num_tokens", "num_assistant_tokens"), GENERATION_GUESSES),
-    **dict.fromkeys(("max_new_tokens", "min_new_tokens"), GENERATION_TOKENS),
-}
-"""What a generation config makes transformers take memory or time for, and the most of it."""
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Those that a model may be run in."""
 
 _CLASSIFIER = re.compile(r"For(?:\w+Classification|QuestionAnswering)$")
 _OTHER_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|cls|pooler)\.|^decoder\.(?:weight|bias)$")
@@ -51,8 +45,10 @@ def load_model(
     folder: Path,
     packs: Path,
     *,
-    device: torch.device | str | None = None,
+    device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
+    share: bool = False,
 ) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
 
@@ -60,7 +56,10 @@ def load_model(
     or downloaded, and training does not change the files. Only tensors of another dtype than
     ``config.json`` names, or for which the architecture keeps float32, are converted, as
     transformers does. Loading is strict: every parameter gets a tensor, and every tensor is used.
-    Of a sentence-transformers model this is the transformer; `embed` runs the modules after it.
+    On another device than the CPU parameters are read straight into its memory. With ``share`` they
+    are frozen, and those whose stored tensor, dtype and device another model of this process has
+    are in its memory. Of a sentence-transformers model this is the transformer; `embed` runs the
+    modules after it.
 
     Raises:
         RunError: Config and weights do not match, or the architecture is unknown.
@@ -68,21 +67,29 @@ def load_model(
         EnvironmentDamaged: The model's record is missing or invalid, or a pack was written over.
         PackError: A pack is missing or damaged.
     """
+    place = None if device is None else device_of(device)
     record = read_model(folder)
     own, _ = split_tensors(record.name, folder, record.tensors)
     tensors = map_tensors(own.items(), packs)
     _check_headers(record.tensors.values(), packs)
-    model = build_model(record.name, folder, tensors, _dtype(dtype))
+    chosen = _dtype(dtype)
+    with contextlib.ExitStack() as stack:
+        placement = None
+        if share or (place is not None and place.type != "cpu"):
+            placement = Placement(
+                record.name,
+                place or torch.device("cpu"),
+                StoredTensors(tensors, own, packs),
+                shared=SHARED if share else None,
+            )
+            stack.enter_context(placement)
+        model = build_model(
+            record.name, folder, tensors, chosen, attention=attn_implementation, placement=placement
+        )
     if record.prompt is not None:
         tensors = map_tensors(record.prompt.tensors.items(), packs)
         attach(record.name, model, record.prompt, tensors)
-    if device is None:
-        return model
-    try:
-        return model.to(device)
-    except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise RunError("M709", choice=f"device {str(device)!r}", reason=reason) from None
+    return model
 
 
 def _check_headers(refs: Collection[TensorRef], packs: Path) -> None:
@@ -118,11 +125,12 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     Raises:
         RunError: It is not one of floating-point numbers.
     """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found is None and dtype is None:
+    if dtype is None or dtype == "auto":
         return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        reason = "it is not a dtype of floating-point numbers, like 'bfloat16'"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES:
+        names = ", ".join(repr(str(kind).removeprefix("torch.")) for kind in _DTYPES)
+        reason = f"a model is run in one of 'auto', {names}"
         raise RunError("M709", choice=f"dtype {dtype!r}", reason=reason)
     return found
 
@@ -132,29 +140,48 @@ def build_model(
     folder: Path,
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype | None = None,
+    *,
+    attention: str | None = None,
+    placement: Placement | None = None,
 ) -> torch.nn.Module:
     """Return the model that the configs in ``folder`` describe, with these tensors.
 
     They are converted to ``dtype``, but for those that the architecture keeps in float32.
 
+    Args:
+        name: The model's name, for errors.
+        folder: The folder with its configs.
+        tensors: Its tensors.
+        dtype: None for the one of ``config.json``.
+        attention: The attention to use, as transformers names it; None for transformers' choice.
+        placement: What puts the model on a device; None if the tensors stay where they are.
+
     Raises:
-        RunError: Config and tensors do not match, or the architecture is unknown.
+        RunError: Config and tensors do not match, or the architecture is unknown; or the attention
+            or the device cannot be used.
         MissingExtra: Transformers is not installed.
     """
     cls, config = model_class(name, folder)
     cls, tensors = encoder_parts(name, cls, config, tensors)
+    if attention is not None:
+        choose_attention(name, cls, config, attention)
     with _default_dtype(tensors, config, dtype):
         _set_dtype(config, torch.get_default_dtype())
         model = None
         settings = _quantisation(config)
         if settings is None:
-            model = _by_assignment(name, cls, config, tensors)
+            convert = torch.Tensor.to if placement is None else placement.convert
+            model = _by_assignment(name, cls, config, tensors, convert)
         else:
             config.quantization_config = _quantiser(name, settings, tensors)
         if model is None:
+            if placement is not None:
+                placement.read_from_memory()
             model = _by_transformers(name, cls, config, tensors)
+    if placement is not None:
+        placement.place(model)
     model.eval()
-    _add_generation_config(name, model, folder)
+    add_generation_config(name, model, folder)
     return model
 
 
@@ -175,8 +202,7 @@ def _default_dtype(
     It is the one that ``config.json`` names, to which other tensors are converted, as transformers
     does; where it names none, that of the first tensor by name.
     """
-    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    stored = [tensor.dtype for _, tensor in sorted(tensors.items()) if tensor.dtype in kinds]
+    stored = [tensor.dtype for _, tensor in sorted(tensors.items()) if tensor.dtype in _DTYPES]
     before = torch.get_default_dtype()
     named = getattr(config, "dtype", None)
     if dtype is not None:
@@ -192,12 +218,17 @@ def _default_dtype(
 
 
 def _by_assignment(
-    name: str, cls: Any, config: Any, tensors: Mapping[str, torch.Tensor]
+    name: str,
+    cls: Any,
+    config: Any,
+    tensors: Mapping[str, torch.Tensor],
+    convert: Callable[[torch.Tensor, torch.dtype], torch.Tensor],
 ) -> torch.nn.Module | None:
     """Build the model without initialising weights, and assign the tensors to its parameters.
 
     Works if the tensors have the model's parameter names, with or without the base model's prefix.
-    Returns None if transformers has to convert names or layouts.
+    ``convert`` returns a tensor for a parameter of a dtype, which may be converted later. Returns
+    None if transformers has to convert names or layouts.
 
     Raises:
         RunError: Two tensors are for the same parameter, or the config is invalid.
@@ -209,10 +240,12 @@ def _by_assignment(
             model: Any = cls(config)
     except RunError:
         raise
-    except ImportError as error:
-        text = " ".join(str(error).split())[:300]
-        raise MissingExtra("M723", name=name, reason=text) from None
     except Exception as error:  # transformers' constructors raise errors of many types
+        if (refused := not_with_attention(name, config, str(error))) is not None:
+            raise refused from None
+        if isinstance(error, ImportError):
+            text = " ".join(str(error).split())[:300]
+            raise MissingExtra("M723", name=name, reason=text) from None
         text = error_text(error)
         raise RunError("M704", name=name, reason=f"config.json is invalid ({text})") from None
     wanted = set(model.state_dict().keys())
@@ -235,13 +268,14 @@ def _by_assignment(
         module = model.get_submodule(owner)
         if getattr(module, attribute).shape != stored.shape:
             return None
-        tensor = placed[place] = stored.to(dtypes[place]) if place in dtypes else stored
+        tensor = placed[place] = convert(stored, dtypes[place]) if place in dtypes else stored
         if attribute in module._parameters:
             floating = tensor.is_floating_point()
             module._parameters[attribute] = torch.nn.Parameter(tensor, requires_grad=floating)
         else:
             module._buffers[attribute] = tensor
     model.tie_weights()
+    renew_flat_weights(model)
     # After tying weights, every parameter must still hold a mapped tensor, and a tensor may only
     # have been replaced by an equal one.
     mapped = {tensor.data_ptr() for tensor in placed.values()}
@@ -249,7 +283,10 @@ def _by_assignment(
         if value.numel() and value.data_ptr() not in mapped:
             return None
         own = placed.get(place)
-        if own is not None and own.data_ptr() != value.data_ptr() and not torch.equal(own, value):
+        if own is None or own.data_ptr() == value.data_ptr():
+            continue
+        kind = dtypes.get(place, own.dtype)
+        if not torch.equal(own.to(kind), value.to(kind)):
             reason = f"config.json ties {place!r} to another tensor, but the two differ"
             raise RunError("M704", name=name, reason=reason)
     return model  # type: ignore[no-any-return]
@@ -359,43 +396,3 @@ def _quantiser(name: str, settings: Any, tensors: Mapping[str, torch.Tensor]) ->
         reason = "no installed package is known to run this format"
         raise _not_here(name, settings, tensors, reason)
     return {**settings, "dequantize": True} if method in _DEQUANTISED else settings
-
-
-@contextlib.contextmanager
-def _with_file(folder: Path, raw: Mapping[str, Any], allowed: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield a folder with the generation config that is allowed: ``folder``, if it is that one."""
-    if allowed == raw:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as text:
-        (Path(text) / GENERATION_CONFIG).write_bytes(json.dumps(allowed).encode())
-        yield Path(text)
-
-
-def _add_generation_config(name: str, model: Any, folder: Path) -> None:
-    """Read a model's ``generation_config.json``, if it has one.
-
-    Raises:
-        RunError: It is malformed.
-    """
-    if (folder / GENERATION_CONFIG).exists() and hasattr(model, "generation_config"):
-        from transformers import GenerationConfig
-
-        # before transformers 5.20 all models had the same
-        kind = getattr(model, "generation_config_class", GenerationConfig)
-        raw = read_json(folder / GENERATION_CONFIG)
-        allowed = allowed_generation(name, kind, raw)
-        try:
-            with confined(), _with_file(folder, raw, allowed) as place:
-                read = kind.from_pretrained(place, local_files_only=True)
-        except Exception as error:  # transformers' validation raises errors of many types
-            text = " ".join(str(error).split())[:300]
-            reason = f"{GENERATION_CONFIG} is invalid ({text})"
-            raise RunError("M704", name=name, reason=reason) from None
-        for key, most in _GENERATION.items():
-            value = getattr(read, key, None)
-            if isinstance(value, int | float) and value > most:
-                reason = f"{GENERATION_CONFIG} is invalid ({key} is {value}, more than {most})"
-                raise RunError("M704", name=name, reason=reason)
-        read.disable_compile = True  # a static cache would run a compiler
-        model.generation_config = read

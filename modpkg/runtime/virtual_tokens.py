@@ -77,7 +77,8 @@ class _Reader:
         self._name, self._prompt = name, prompt
         self._embedding = model.get_input_embeddings()  # type: ignore[operator]
         self._model = [model]  # in a list, so that torch does not register it as a submodule
-        self._tensors = dict(tensors)
+        device = next(model.parameters()).device
+        self._tensors = {key: tensor.to(device) for key, tensor in tensors.items()}
 
     def _length(self, cache: Any) -> int:
         """Return the number of tokens in a cache.
