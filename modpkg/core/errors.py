@@ -205,7 +205,21 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ComposeError,
     ),
     **dict.fromkeys(
-        ["M700", "M701", "M702", "M704", "M705", "M706", "M707", "M708", "M709", "M722"], RunError
+        [
+            "M700",
+            "M701",
+            "M702",
+            "M704",
+            "M705",
+            "M706",
+            "M707",
+            "M708",
+            "M709",
+            "M722",
+            "M865",
+            "M866",
+        ],
+        RunError,
     ),
     **dict.fromkeys(["M616", "M617"], ComposeError),
     **dict.fromkeys(["M724", "M725", "M726", "M727", "M745", "M746"], RunError),

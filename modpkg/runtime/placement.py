@@ -22,7 +22,7 @@ from modpkg.core.errors import PackError, RunError
 from modpkg.core.files import human_bytes
 from modpkg.core.installed import TensorRef
 from modpkg.core.regular_file import open_file
-from modpkg.runtime.shared_parameters import Content, SharedParameters
+from modpkg.runtime.shared_parameters import ParameterKey, SharedParameters
 
 CHUNK = 8 << 20
 """Bytes that one thread reads before it copies them: enough for the full rate of a bus."""
@@ -200,7 +200,7 @@ class Placement:
             return
         self._reserve(held.values())
         pieces: list[_Piece] = []
-        made: dict[Content, torch.Tensor] = {}
+        made: dict[ParameterKey, torch.Tensor] = {}
         moved = {key: self._target(value, pieces, made) for key, value in held.items()}
         for table in tables:
             for key, value in table.items():
@@ -210,13 +210,12 @@ class Placement:
         if self._device.type != "meta":
             self._copy(_jobs(pieces, self._stored))
         if self._shared is not None:
+            owners: dict[int, list[torch.nn.Parameter]] = {}
+            for value in moved.values():
+                if isinstance(value, torch.nn.Parameter):
+                    owners.setdefault(value.data_ptr(), []).append(value)
             for content, tensor in made.items():
-                owners = [
-                    each
-                    for each in moved.values()
-                    if isinstance(each, torch.nn.Parameter) and each.data_ptr() == tensor.data_ptr()
-                ]
-                self._shared.add(content, owners)
+                self._shared.add(content, owners[tensor.data_ptr()])
 
     def _reserve(self, held: Any) -> None:
         """Have the allocator fetch the memory at once, which is faster than tensor by tensor."""
@@ -229,7 +228,7 @@ class Placement:
         return self.dtypes.get(tensor.data_ptr(), tensor.dtype) if tensor.numel() else tensor.dtype
 
     def _target(
-        self, tensor: torch.Tensor, pieces: list[_Piece], made: dict[Content, torch.Tensor]
+        self, tensor: torch.Tensor, pieces: list[_Piece], made: dict[ParameterKey, torch.Tensor]
     ) -> torch.Tensor:
         """Return a tensor on the device whose elements ``pieces`` then say."""
         dtype = self._wanted(tensor)
@@ -249,8 +248,8 @@ class Placement:
             else:
                 value = torch.empty(tensor.shape, dtype=dtype, device=self._device)
                 pieces += _pieces(tensor.detach().reshape(-1), value.reshape(-1), self._stored)
-                if content is not None:
-                    made[content] = value
+            if content is not None:
+                made[content] = value
         if not isinstance(tensor, torch.nn.Parameter):
             return value
         learns = tensor.requires_grad and self._shared is None
@@ -260,14 +259,14 @@ class Placement:
         parameter.__dict__.update(tensor.__dict__)
         return parameter
 
-    def _content(self, tensor: torch.Tensor, dtype: torch.dtype) -> Content | None:
+    def _content(self, tensor: torch.Tensor, dtype: torch.dtype) -> ParameterKey | None:
         """Return what a parameter is shared by; None if it is not."""
         if self._shared is None or not isinstance(tensor, torch.nn.Parameter):
             return None
         place = self._stored.find(tensor)
         if place is None or place[2] is None:
             return None
-        return Content(place[2], tensor.dtype, tuple(tensor.shape), dtype, self._device)
+        return ParameterKey(place[2], tensor.dtype, tuple(tensor.shape), dtype, self._device)
 
     # Copying ------------------------------------------------------------------------------
 

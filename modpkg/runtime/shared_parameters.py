@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 
-class Content(NamedTuple):
+class ParameterKey(NamedTuple):
     """What makes two parameters the same."""
 
     digest: str
@@ -37,10 +37,10 @@ class SharedParameters:
     """
 
     def __init__(self) -> None:
-        self._holders: dict[Content, list[_Holder]] = {}
+        self._holders: dict[ParameterKey, list[_Holder]] = {}
         self._lock = threading.Lock()
 
-    def find(self, content: Content) -> torch.Tensor | None:
+    def find(self, content: ParameterKey) -> torch.Tensor | None:
         """Return a parameter's memory on the device; None if no model has it."""
         with self._lock:
             for holder in self._holders.get(content, ()):
@@ -49,7 +49,7 @@ class SharedParameters:
                     return found.detach()
         return None
 
-    def add(self, content: Content, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def add(self, content: ParameterKey, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Remember parameters of one model that have this content."""
         with self._lock:
             holders = self._holders.setdefault(content, [])
@@ -57,7 +57,7 @@ class SharedParameters:
                 forget = weakref.ref(each, lambda _: self._forget(content))
                 holders.append(_Holder(forget, each.data_ptr(), each._version))
 
-    def _forget(self, content: Content) -> None:
+    def _forget(self, content: ParameterKey) -> None:
         """Drop what is gone; called when a parameter is freed, perhaps while the lock is held."""
         holders = [h for h in self._holders.get(content, ()) if h.parameter() is not None]
         if holders:
