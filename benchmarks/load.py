@@ -1,6 +1,7 @@
 """From weights on disk to a model that runs: modpkg compared with transformers and PEFT.
 
     python benchmarks/load.py BASE ADAPTER [ADAPTER ...] [--runs 7] [--threads N]
+    python benchmarks/load.py --probe [--shape s] [--runs 3] [--threads N]
 
 BASE is a directory as saved by transformers, each ADAPTER one as saved by PEFT. Every figure is
 the median over fresh processes that have imported everything before the clock starts; files are
@@ -95,12 +96,17 @@ def child(way: str, base: Path, adapter: Path, store: Path, threads: int) -> Non
     else:
         model = by_modpkg(base, adapter, store, threads, clock)
     loaded = time.perf_counter()
+    faults = faulted()
     with torch.no_grad():
         logits = model(torch.tensor(TEXT_IDS)).logits
-    ran = time.perf_counter()
+        ran, faults = time.perf_counter(), faulted() - faults
+        model(torch.tensor(TEXT_IDS))
+        again = time.perf_counter()
     figures = {
         "seconds": loaded - begun[0],
         "forward": ran - loaded,
+        "second": again - ran,
+        "faults": faults,
         "imports": begun[1],
         "peak": peak(),
         "logits": logits[0, -1, :64].float().tolist(),
@@ -112,6 +118,12 @@ def peak() -> float:
     """Return this process's peak resident memory so far, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def faulted() -> int:
+    """Return how often this process waited for a page of memory so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt + usage.ru_majflt
 
 
 def measure(way: str, base: Path, adapter: Path, runs: int, threads: int) -> list[dict[str, Any]]:
@@ -143,7 +155,8 @@ def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
         f"load average {os.getloadavg()[0]:.1f} at the start. Everything is imported and all files "
         "are in the page cache before the clock starts. Memory is the peak resident set beyond "
         "that of the imports (mapped files count). The first forward pass is separate, because "
-        "mapped weights are read then. Composing hashes what it writes and waits for the disk, "
+        "mapped weights are read then, by page faults; in the last column it counts. "
+        "Composing hashes what it writes and waits for the disk, "
         "once per composition; merging does neither.",
         "",
     ]
@@ -152,23 +165,30 @@ def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
         targets = ", ".join(sorted(config["target_modules"]))
         lines += [f"## Adapter `{adapter.name}`: rank {config['r']} on {targets}", ""]
         lines += [
-            "| | load, median (range) | first forward | memory | faster |",
-            "|---|---|---|---|---|",
+            "| | load, median (range) | first forward | its page faults | second forward | memory "
+            "| load faster | with the first forward |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         # In the order of WAYS.
         results = {name: measure(way, base, adapter, runs, threads) for name, way in WAYS.items()}
-        slowest = statistics.median(r["seconds"] for r in results[list(WAYS)[-1]])
+        theirs = results[list(WAYS)[-1]]
+        slowest = statistics.median(r["seconds"] for r in theirs)
+        last = statistics.median(r["seconds"] + r["forward"] for r in theirs)
         for name, found in results.items():
             times = [1000 * r["seconds"] for r in found]
             seconds = statistics.median(times) / 1000
-            forward = statistics.median(r["forward"] for r in found)
+            forward, second, faults = (
+                statistics.median(r[key] for r in found) for key in ("forward", "second", "faults")
+            )
+            ready = statistics.median(r["seconds"] + r["forward"] for r in found)
             memory = statistics.median(r["peak"] - r["imports"] for r in found)
             lines.append(
                 f"| {name} | {seconds * 1000:.0f} ({min(times):.0f} to {max(times):.0f}) ms "
-                f"| {forward * 1000:.0f} ms | {memory:.0f} MB | {slowest / seconds:.1f}× |"
+                f"| {forward * 1000:.0f} ms | {faults:.0f} | {second * 1000:.0f} ms "
+                f"| {memory:.0f} MB | {slowest / seconds:.1f}× | {last / ready:.1f}× |"
             )
-        ours, _, theirs = (found[0]["logits"] for found in results.values())
-        far = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        mine, _, others = (found[0]["logits"] for found in results.values())
+        far = max(abs(a - b) for a, b in zip(mine, others, strict=True))
         lines += [
             "",
             f"Greatest difference between the logits of the two: {far:.3g} "
@@ -181,13 +201,22 @@ def report(base: Path, adapters: list[Path], runs: int, threads: int) -> str:
 def main() -> None:
     """Run, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("base", type=Path)
-    parser.add_argument("adapters", type=Path, nargs="+")
+    parser.add_argument("base", type=Path, nargs="?")
+    parser.add_argument("adapters", type=Path, nargs="*")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", choices=list(WAYS.values()), help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--probe", action="store_true", help="where a first pass spends its time")
+    parser.add_argument("--shape", default="s", help="of the probe's model; see large_models")
     options = parser.parse_args()
+    if options.probe:
+        from benchmarks.first_forward import probe
+
+        print(probe(options.shape, options.threads, min(options.runs, 3)))
+        return
+    if options.base is None or not options.adapters:
+        parser.error("BASE and an ADAPTER are needed")
     if options.child:
         child(options.child, options.base, options.adapters[0], options.store, options.threads)
         return
