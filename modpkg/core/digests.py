@@ -56,10 +56,31 @@ def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Itera
 
 
 def digest_file(path: Path, offset: int = 0, length: int | None = None) -> Digest:
-    """Return the digest of a file, or of the part of it that begins at ``offset``."""
+    """Return the digest of a file, or of the part of it that begins at ``offset``.
+
+    Threads hash side by side: none holds Python's lock while it reads or hashes.
+
+    Raises:
+        OSError: It cannot be read, or not to its end.
+    """
     state = hashlib.sha256()
-    for chunk in file_chunks(path, offset, length):
-        state.update(chunk)
+    with open_unbuffered(path) as file:
+        left = os.fstat(file.fileno()).st_size - offset if length is None else length
+        file.seek(offset)
+        buffer = memoryview(bytearray(max(0, min(CHUNK, left))))  # one for all: fresh memory costs
+        while left > 0:
+            count = file.readinto(buffer[:left])
+            if not count:
+                if os.fstat(file.fileno()).st_size >= file.tell() + left:
+                    raise CutShort(path)
+                break
+            state.update(buffer[:count])
+            left -= count
+    return digest_of(state)
+
+
+def digest_of(state: hashlib._Hash) -> Digest:
+    """Return the digest of what a SHA-256 was updated with."""
     return Digest("sha256:" + state.hexdigest())
 
 

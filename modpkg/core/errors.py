@@ -162,6 +162,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M422",
             "M760",
             "M804",
+            "M859",
         ],
         ReleaseError,
     ),

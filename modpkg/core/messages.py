@@ -452,6 +452,10 @@ MESSAGES: dict[str, str] = {
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."
     ),
+    "M859": (
+        "{path} was changed while tensor {tensor!r} was read from it; build again when no program "
+        "writes to it any more."
+    ),
     "M865": (
         "{name} cannot be loaded with attn_implementation={attention}: {reason}. Leave it out for "
         "transformers' choice, or take 'sdpa' or 'eager'."

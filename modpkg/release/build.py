@@ -41,7 +41,8 @@ from modpkg.release.expects import BaseMemory
 from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
 from modpkg.release.local_paths import without_local_paths
-from modpkg.release.packing import Part, Tally, pack_tensors, tensors_of
+from modpkg.release.pack_writer import Part
+from modpkg.release.packing import Tally, pack_tensors, tensors_of
 
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
 

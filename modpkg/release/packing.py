@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import mmap
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
 
-from modpkg.core.digests import digest_file, file_chunks
+from modpkg.core import system
+from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import RecordError, ReleaseError
 from modpkg.core.filenames import MODULES
-from modpkg.core.files import make_folder, remove_tree, rename, write_atomically
-from modpkg.core.packs import PackTensor, pack_chunks, pack_header, read_pack_header
+from modpkg.core.files import make_folder, remove_tree, write_atomically
+from modpkg.core.packs import PackTensor, read_pack_header
 from modpkg.core.records import CORRECT, Encoding, TensorEntry
 from modpkg.core.regular_file import open_file
-from modpkg.core.tensors import TensorIdentity, types_of
+from modpkg.core.tensors import TensorIdentity
 from modpkg.core.tree import BlobTree
 from modpkg.deltas import encode
 from modpkg.release.content import Content
 from modpkg.release.known import Holdings, Known
+from modpkg.release.pack_writer import PackWriter, Part, WrittenPack, divided
 from modpkg.release.sequence import folders_of
-
-
-class Part(Struct, frozen=True):
-    """A range of bytes in a file: a tensor of the project, or its encoded form."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    length: int
 
 
 class Tally(Struct, frozen=True):
@@ -120,47 +111,60 @@ def pack_tensors(
     deltas: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Write the tensors that ``known`` lacks as one pack, changed ones encoded if ``deltas``.
+    """Write the tensors that ``known`` lacks as packs, changed ones encoded if ``deltas``.
 
     ``patched`` are the base's tensors that those of a patch replace. Equal tensors are written
-    once. Memory: for each processor, one tensor plain and encoded.
+    once. What has no earlier release is written while it is hashed, and kept unless some of it
+    turns out to be known. ``progress`` is called in any thread. Memory: for each processor, one
+    tensor plain and encoded where there are changes, else a few megabytes.
 
     Raises:
-        IntegrityError, ReleaseError, PackError: An earlier tensor is damaged in the registry.
+        IntegrityError, ReleaseError, PackError: An earlier tensor is damaged in the registry, or a
+            file is changed meanwhile.
     """
     spool = tree.root / "spool"
     make_folder(spool)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        keys: dict[str, TensorIdentity] = {}
-        for name, key in zip(parts, pool.map(_identity_of_part, parts.values()), strict=True):
-            keys[name] = key
-            if progress is not None:
-                progress(parts[name].length)
+    with PackWriter(spool) as writer:
+        drafts: list[WrittenPack] = []
+        if known is None or not known.earlier(provides, {}):
+            drafts = writer.write(divided(parts), progress=progress)
+            digests = {name: digest for pack in drafts for name, digest in pack.digests.items()}
+        else:
+            digests = _digests(parts, progress)
+        keys = {
+            name: TensorIdentity(digests[name], part.dtype, part.shape)
+            for name, part in parts.items()
+        }
         holdings = Holdings(keys, known)
         bases = holdings.bases(provides, keys, patched or {}) if deltas else {}
-
-        def shrink(key: TensorIdentity) -> tuple[Part, Encoding] | None:
-            name = holdings.missing[key]
-            old = holdings.read(bases[key], f"the earlier tensor {name!r}")
-            return _encoded(parts[name], old, bases[key], spool / key.digest[7:])
-
-        shrunk = zip(bases, pool.map(shrink, bases), strict=True)
-        encoded = {key: part for key, part in shrunk if part is not None}
-    written = {
-        name: encoded[key][0] if key in encoded else parts[name]
-        for key, name in holdings.missing.items()
-    }
-    carried, places = _write_pack(tree, written)
+        own = {name: pack.part(name) for pack in drafts for name in pack.parts}
+        encoded = _shrunk({**parts, **own}, holdings, bases, spool)
+        written = {
+            name: encoded[key][0] if key in encoded else parts[name]
+            for key, name in holdings.missing.items()
+        }
+        packs, rest = _kept(divided(written), drafts)
+        plain = {name: keys[name].digest for name, part in written.items() if part == parts[name]}
+        groups = [
+            {name: own.get(name, part) if name in plain else part for name, part in group.items()}
+            for group in rest
+        ]
+        packs += writer.write(groups, expected=plain)
+        for pack in packs:
+            pack.move_to(tree)
     remove_tree(spool)
+    carried = {pack.digest: pack.size for pack in packs}
+    homes = {name: pack for pack in packs for name in pack.parts}
     table = dict(holdings.places)
     for key, name in holdings.missing.items():
+        place = homes[name].places[name]
         table[key] = TensorEntry(
             dtype=key.dtype,
             shape=list(key.shape),
             digest=key.digest,
-            pack=next(iter(carried)),
-            offset=places[name].offset,
-            length=places[name].length,
+            pack=homes[name].digest,
+            offset=place.offset,
+            length=place.length,
             encoding=encoded[key][1] if key in encoded else None,
         )
     sources = holdings.sources(table)
@@ -179,14 +183,70 @@ def pack_tensors(
     )
 
 
-def _identity_of_part(part: Part) -> TensorIdentity:
-    return TensorIdentity(digest_file(part.path, part.offset, part.length), part.dtype, part.shape)
+def _digests(
+    parts: Mapping[str, Part], progress: Callable[[int], None] | None
+) -> dict[str, Digest]:
+    """Return the digest of each tensor, by name."""
+
+    def digest(name: str) -> Digest:
+        part = parts[name]
+        found = digest_file(part.path, part.offset, part.length)
+        if progress is not None:
+            progress(part.length)
+        return found
+
+    order = sorted(parts, key=lambda name: -parts[name].length)  # a long one last would be alone
+    with ThreadPoolExecutor(system.available_cores()) as pool:
+        return dict(zip(order, pool.map(digest, order), strict=True))
+
+
+def _kept(
+    groups: Sequence[Mapping[str, Part]], drafts: Sequence[WrittenPack]
+) -> tuple[list[WrittenPack], list[Mapping[str, Part]]]:
+    """Return the drafts that have just the tensors of a group, and the groups that have none."""
+    kept, rest = [], []
+    for group in groups:
+        draft = next((draft for draft in drafts if draft.parts == group), None)
+        if draft is None:
+            rest.append(group)
+        else:
+            kept.append(draft)
+    return kept, rest
+
+
+def _shrunk(
+    parts: Mapping[str, Part],
+    holdings: Holdings,
+    bases: Mapping[TensorIdentity, TensorEntry],
+    spool: Path,
+) -> dict[TensorIdentity, tuple[Part, Encoding]]:
+    """Return the encoded form of each tensor that has a base and becomes smaller."""
+
+    def shrink(key: TensorIdentity) -> tuple[Part, Encoding] | None:
+        name = holdings.missing[key]
+        old = holdings.read(bases[key], f"the earlier tensor {name!r}")
+        return _encoded(name, parts[name], old, key, bases[key], spool / key.digest[7:])
+
+    if not bases:
+        return {}
+    with ThreadPoolExecutor(system.available_cores()) as pool:
+        found = zip(bases, pool.map(shrink, bases), strict=True)
+        return {key: part for key, part in found if part is not None}
 
 
 def _encoded(
-    part: Part, old: memoryview, base: TensorEntry, target: Path
+    name: str,
+    part: Part,
+    old: memoryview,
+    key: TensorIdentity,
+    base: TensorEntry,
+    target: Path,
 ) -> tuple[Part, Encoding] | None:
-    """Write the tensor's encoded form to ``target`` if it is smaller; else return None."""
+    """Write the tensor's encoded form to ``target`` if it is smaller; else return None.
+
+    Raises:
+        ReleaseError: The tensor was changed since it was hashed.
+    """
     with (
         open_file(part.path) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
@@ -194,25 +254,11 @@ def _encoded(
         whole[part.offset : part.offset + part.length] as new,
     ):
         encoded = encode(new, old, part.dtype)
+        if encoded is not None and digest_bytes(new) != key.digest:
+            raise ReleaseError("M859", path=part.path, tensor=name)
     if encoded is None:
         return None
     method, payload = encoded
     write_atomically(target, payload)
     on = None if method == "planes" else base.digest
     return Part(target, "U8", (len(payload),), 0, len(payload)), Encoding(method, on)
-
-
-def _write_pack(
-    tree: BlobTree, parts: Mapping[str, Part]
-) -> tuple[dict[str, int], dict[str, PackTensor]]:
-    """Write these parts as one pack; return its size by digest, and their positions."""
-    if not parts:
-        return {}, {}
-    types = types_of(parts)
-    data = {name: file_chunks(p.path, p.offset, p.length) for name, p in parts.items()}
-    staged = tree.root / "pack"
-    pack = write_atomically(staged, pack_chunks(types, data), mode=0o444)
-    target = tree.path(pack)
-    make_folder(target.parent)
-    rename(staged, target)
-    return {pack: target.stat().st_size}, pack_header(types)[1]
