@@ -329,21 +329,22 @@ def _copy(
             os.fsync(new.fileno())
 
 
-def share_file(source: Path, target: Path, *, within: Path | None = None) -> None:
-    """Make a new file with the bytes of a file that nobody changes, read-only.
+def share_file(source: Path, target: Path, *, within: Path | None = None) -> bool:
+    """Make a read-only file with the bytes of one that nobody changes; return False if it copied.
 
     A reflink, since a program that writes into it all the same changes only its own; else a hard
-    link, unless the source is another user's, or may be executed; else a copy, as on Windows, which
-    has no mode that says read-only.
+    link, unless the source is another user's or may be executed; else a copy, as on Windows.
     """
     with hold_folder(target.parent, within=within) as folder:
         if _reflink(source, folder, target.name):
-            return
+            return True
         # a hard link has the mode and the owner of the source, which is the same file
         status = source.stat()
         same = not system.is_of_another_user(status) and not status.st_mode & 0o111
-        if not (same and not system.WINDOWS and folder.link(source, target.name)):
-            _copy(source, folder, target.name, 0o444)
+        if same and not system.WINDOWS and folder.link(source, target.name):
+            return True
+        _copy(source, folder, target.name, 0o444)
+        return False
 
 
 def _reflink(source: Path, folder: OpenFolder, name: str) -> bool:

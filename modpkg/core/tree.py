@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from modpkg.core.files import (
     write_atomically,
 )
 from modpkg.core.leftovers import discard, temporary_sibling
-from modpkg.core.regular_file import read_file
+from modpkg.core.regular_file import check_regular, read_file
 
 if TYPE_CHECKING:
     from modpkg.core.records import FileEntry
@@ -83,29 +83,40 @@ class BlobTree:
         finally:
             discard(staged)
 
-    def add_shared(self, source: BlobTree, expected: Digest, what: str) -> None:
+    def add_shared(
+        self,
+        source: BlobTree,
+        expected: Digest,
+        what: str,
+        proven: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Add a blob of another tree of this user's, without a copy where possible.
+
+        What is added is hashed, unless it is the file itself, and ``proven`` says then that it is
+        as it was when it was hashed.
 
         Raises:
             IntegrityError: It is missing or damaged there; nothing was added.
             InstallError: The disk is full; nothing was added.
             OSError: It cannot be read.
         """
+        target, found = self.path(expected), source.path(expected)
         try:
-            actual = digest_file(source.path(expected))
+            check_regular(found)
         except FileNotFoundError:
             raise IntegrityError("M306", what=what, digest=expected, source=source.root) from None
-        if actual != expected:
-            raise IntegrityError(
-                "M305", what=what, expected=expected, actual=actual, source=source.root
-            )
-        target = self.path(expected)
         with disk_errors(target.parent, target):
             make_folder(target.parent, within=self._within)
         staged = temporary_sibling(target)
         try:
             with disk_errors(target.parent, target):
-                share_file(source.path(expected), staged, within=self._within)
+                is_itself = share_file(found, staged, within=self._within)
+                if not (is_itself and proven()):
+                    actual = digest_file(staged)
+                    if actual != expected:
+                        raise IntegrityError(
+                            "M305", what=what, expected=expected, actual=actual, source=source.root
+                        )
                 system.sync_file(staged)
                 rename(staged, target, within=self._within)
                 system.sync_folder(target.parent)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from modpkg.core.all_cores import on_all_cores
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
 from modpkg.core.filenames import MANIFEST, REGISTRY_INFO, REGISTRY_MODULES
@@ -40,7 +41,7 @@ from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.module_lines import format_module_lines, module_line, shown_release
 from modpkg.registry.reader import Registry
 from modpkg.registry.write_lock import folder_lock
-from modpkg.release.build_stamps import read_stamps, unchanged
+from modpkg.release.build_stamps import FileStamp, read_stamps, stamp_of, unchanged
 from modpkg.release.verify import check_record, verify_release
 
 PARTS = ("index", "blobs", "blobs/sha256", "locks", "lookup")
@@ -116,12 +117,7 @@ class RegistryWriter:
                     self._describe(line.name)  # whoever published it may have been killed
                     return existing
             others = self._other_versions(line, lines)
-            tree = BlobTree(Path(built.url))
-            added = sum(
-                self._add(built, digest, what, progress, tree) for digest, what in blobs_of(record)
-            )
-            release = parse_digest(line.release)
-            added += self._add(built, release, "the release record", progress, tree)
+            added = self._add_built(built, record, line.release, progress)
             published = msgspec.structs.replace(
                 line, size=added, published=_timestamp(now), yanked=None
             )
@@ -208,11 +204,7 @@ class RegistryWriter:
                 count=len(missing),
                 registry=self.folder,
             )
-        stamps = read_stamps(built.root, release)
-        hashed = set()
-        if stamps is not None:
-            carried = {pack: built.path(parse_digest(pack)) for pack in record.packs}
-            hashed = unchanged(stamps.packs, carried)
+        hashed = set(_hashed(record, release, built))
         if not published:
             verify_release(record, path_of, lambda entry: entry.pack in hashed)
             return
@@ -282,25 +274,57 @@ class RegistryWriter:
             remove_leftovers(folder)
         return folder_lock(self.folder, name, within=self._within)
 
+    def _add_built(
+        self,
+        built: Registry,
+        record: ReleaseRecord,
+        release: str,
+        progress: Callable[[int], None] | None,
+    ) -> int:
+        """Add the blobs of a build, without a copy where possible; return the bytes of new ones."""
+        tree = BlobTree(Path(built.url))
+        hashed = _hashed(record, release, tree)
+
+        def add(blob: tuple[Digest, str]) -> int:
+            digest, what = blob
+            if self.blobs.has(digest):
+                return 0
+            stamp, path = hashed.get(digest), tree.path(digest)
+            self.blobs.add_shared(
+                tree, digest, what, lambda: stamp is not None and stamp_of(path) == stamp
+            )
+            return self._added(digest, progress)
+
+        added = sum(on_all_cores(add, blobs_of(record), lambda b: record.packs.get(b[0], 0)))
+        return added + add((parse_digest(release), "the release record"))
+
     def _add(
         self,
         source: Registry,
         digest: Digest,
         what: str,
         progress: Callable[[int], None] | None,
-        built: BlobTree | None = None,
-    ) -> int:
-        """Add a blob, and return its bytes; 0 if it is here. That of a build is not copied."""
-        if self.blobs.has(digest):
-            return 0
-        if built is not None:
-            self.blobs.add_shared(built, digest, what)
-        else:
+    ) -> None:
+        """Add a blob of a registry, unless it is here."""
+        if not self.blobs.has(digest):
             self.blobs.add_stream(source.stream(digest, what), digest, what, source.url)
+            self._added(digest, progress)
+
+    def _added(self, digest: Digest, progress: Callable[[int], None] | None) -> int:
+        """Report a blob that was added, and return its bytes."""
         size = self.blobs.path(digest).stat().st_size
         if progress is not None:
             progress(size)
         return size
+
+
+def _hashed(record: ReleaseRecord, release: str, built: BlobTree) -> dict[str, FileStamp]:
+    """Return the stamps of the packs in a built tree that are unchanged since they were hashed."""
+    stamps = read_stamps(built.root, release)
+    if stamps is None:
+        return {}
+    carried = {pack: built.path(parse_digest(pack)) for pack in record.packs}
+    return {pack: stamps.packs[pack] for pack in unchanged(stamps.packs, carried)}
 
 
 def new_name(folder: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core import system
+from modpkg.core.all_cores import on_all_cores
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import RecordError, ReleaseError
 from modpkg.core.filenames import MODULES
@@ -195,9 +196,8 @@ def _digests(
             progress(part.length)
         return found
 
-    order = sorted(parts, key=lambda name: -parts[name].length)  # a long one last would be alone
-    with ThreadPoolExecutor(system.available_cores()) as pool:
-        return dict(zip(order, pool.map(digest, order), strict=True))
+    names = list(parts)
+    return dict(zip(names, on_all_cores(digest, names, lambda n: parts[n].length), strict=True))
 
 
 def _kept(

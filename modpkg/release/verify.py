@@ -7,6 +7,7 @@ from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from modpkg.core.all_cores import on_all_cores
 from modpkg.core.bounds import REPEATED_BYTES, REPEATED_TIMES, TENSOR_NAME_CHARACTERS
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordError
@@ -104,6 +105,7 @@ def check_pack(
         IntegrityError: A tensor has another digest.
     """
     places = {(t.offset, t.length, t.dtype, t.shape) for t in read_pack_header(path).values()}
+    plain: list[tuple[str, TensorEntry]] = []
     for what, entry in labelled_entries(record):
         if entry.pack != pack or vouched(entry):
             continue
@@ -117,8 +119,11 @@ def check_pack(
                 reason=f"{what} is not at the place it names in its pack",
                 remedy=RESTORE,
             )
-        if encoded:
-            continue
+        if not encoded:
+            plain.append((what, entry))
+
+    def check_digest(item: tuple[str, TensorEntry]) -> None:
+        what, entry = item
         actual = digest_file(path, entry.offset, entry.length)
         if actual != entry.digest:
             raise IntegrityError(
@@ -128,6 +133,8 @@ def check_pack(
                 actual=actual,
                 source=path,
             )
+
+    on_all_cores(check_digest, plain, lambda item: item[1].length)
 
 
 def check_encoded(

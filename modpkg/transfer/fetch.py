@@ -39,6 +39,8 @@ GAP = 64 << 10
 """Most bytes between two ranges that are fetched with them: faster than another request."""
 FLUSH = 4
 """Pieces after which a pack is flushed to disk."""
+FLUSHES = 4
+"""Packs that are flushed at the same time."""
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -97,7 +99,7 @@ class _Transfer:
         self.cancelled = threading.Event()
         self.network = ThreadPoolExecutor(CONNECTIONS, "modpkg-fetch")
         self.work = ThreadPoolExecutor(system.available_cores(), "modpkg-hash")
-        self.disk = ThreadPoolExecutor(1, "modpkg-disk")
+        self.disk = ThreadPoolExecutor(FLUSHES, "modpkg-disk")
         self._store = store
         self._listed = {tensor.entry.digest: tensor for tensor in plan.tensors}
         self._events: SimpleQueue[tuple[Future[Any], Callable[[Any], None]]] = SimpleQueue()
@@ -212,6 +214,8 @@ class _Round:
         """By tensor, the number of pieces and base tensors that it waits for."""
         self._followers: dict[int, list[int]] = {}
         self._resumed: set[int] = set()
+        self._whole: set[int] = set()
+        """Plain tensors that are hashed while they are copied from a folder."""
         self._remotes: dict[tuple[int, str], RemotePack] = {}
         self._verified: set[int] = set()
         self._errors: dict[int, ModpkgError] = {}
@@ -227,8 +231,14 @@ class _Round:
             if before is not None:
                 self._waiting[number] += 1
                 self._followers.setdefault(before, []).append(number)
+        for number in sorted(self._whole, key=lambda number: -self._todo[number].entry.length):
+            self._transfer.submit(
+                self._transfer.work,
+                partial(self._copied, number),
+                partial(self._verification_done, number),
+            )
         for number in range(len(self._todo)):
-            if not self._waiting[number]:
+            if not self._waiting[number] and number not in self._whole:
                 self._verify(number)
         for remote, at, targets in pieces:
             self._transfer.submit(
@@ -258,13 +268,17 @@ class _Round:
             if left != [span]:
                 self._resumed.add(number)
             source = id(tensor.registry), tensor.entry.pack
+            if source not in self._remotes:
+                what = f"the weights of {tensor.label}"
+                self._remotes[source] = RemotePack(tensor.registry, source[1], what, sink)
+            plain = tensor.entry.encoding is None
+            if plain and left == [span] and tensor.registry.folder is not None:
+                self._whole.add(number)
+                continue
             shift = tensor.entry.offset - span[0]
             segments.setdefault(source, []).extend(
                 Segment(start + shift, stop + shift, number, start) for start, stop in left
             )
-            if source not in self._remotes:
-                what = f"the weights of {tensor.label}"
-                self._remotes[source] = RemotePack(tensor.registry, source[1], what, sink)
         pieces = []
         for source, wanted in segments.items():
             remote = self._remotes[source]
@@ -295,6 +309,12 @@ class _Round:
             partial(self._verification_done, number),
         )
 
+    def _copied(self, number: int) -> ModpkgError | None:
+        """Copy a plain tensor from a folder, and return the error, if any."""
+        tensor = self._todo[number]
+        remote = self._remotes[id(tensor.registry), tensor.entry.pack]
+        return _mismatch(tensor, remote.copy_tensor(number))
+
     def _error_in(self, tensor: TensorFetch) -> ModpkgError | None:
         """Decode a tensor if it is encoded, and hash it; return the error, if any."""
         staged = self._transfer.staged[tensor.staging]
@@ -308,16 +328,7 @@ class _Round:
                 decode(entry.encoding.method, payload, base, out, entry.dtype, tensor.what)
             except ReleaseError as error:
                 return error
-        actual = staged.digest(*tensor.final)
-        if actual == entry.digest:
-            return None
-        return IntegrityError(
-            "M305",
-            what=tensor.what,
-            expected=entry.digest,
-            actual=actual,
-            source=tensor.registry.url,
-        )
+        return _mismatch(tensor, staged.digest(*tensor.final))
 
     def _verification_done(self, number: int, error: ModpkgError | None) -> None:
         if error is not None:
@@ -330,7 +341,7 @@ class _Round:
             self._open[tensor.staging] -= 1
             if not self._open[tensor.staging]:
                 staged = self._transfer.staged[tensor.staging]
-                self._transfer.submit(self._transfer.work, staged.finish)
+                self._transfer.submit(self._transfer.disk, staged.finish)
 
     def _retry_can_help(self, number: int, error: ModpkgError) -> bool:
         """Return whether to fetch again: bytes came from an earlier process, or from a mirror."""
@@ -339,3 +350,16 @@ class _Round:
         reason = f"its {tensor.what} does not match the release ({error.code})"
         mirrors = [tensor.registry.disable_mirror(address, reason) for address in remote.addresses]
         return number in self._resumed or any(mirrors)
+
+
+def _mismatch(tensor: TensorFetch, actual: str) -> IntegrityError | None:
+    """Return the error for a tensor that has another digest; None if it has its own."""
+    if actual == tensor.entry.digest:
+        return None
+    return IntegrityError(
+        "M305",
+        what=tensor.what,
+        expected=tensor.entry.digest,
+        actual=actual,
+        source=tensor.registry.url,
+    )

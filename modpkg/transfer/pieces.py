@@ -7,12 +7,13 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from io import FileIO
 from pathlib import Path
 
 from modpkg.core import bounds
-from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
-from modpkg.core.regular_file import IrregularFile, open_descriptor
+from modpkg.core.regular_file import IrregularFile, open_unbuffered
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import RangesUnsupported
 from modpkg.transfer.plan import TensorFetch
@@ -80,6 +81,24 @@ class Sink:
         self._report({tensor.module: count})
         return count
 
+    def copy_hashed(self, source: int, number: int) -> tuple[Digest, int]:
+        """Copy a whole plain tensor from an open pack; return its digest and length as written."""
+        tensor = self._tensors[number]
+        area, span = tensor.payload
+
+        def advance(count: int) -> None:
+            self._report({tensor.module: count})
+            self.check()
+
+        self.check()
+        staged = self._staged[tensor.staging]
+        return staged.copy_hashed(area, span, source, tensor.entry.offset, advance)
+
+    def length(self, number: int) -> int:
+        """Return how many bytes are fetched for a tensor."""
+        start, stop = self._tensors[number].payload[1]
+        return stop - start
+
     def check(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled
@@ -118,8 +137,8 @@ class RemotePack:
             InstallError: The disk is full, or ``--offline`` forbids fetching.
         """
         span, segments = self.pieces[number]
-        if (folder := self.registry.folder) is not None:
-            self._copy(folder / blob_path(self.pack), segments)
+        if self.registry.folder is not None:
+            self._copy(segments)
             return
         try:
             self._stream(span, segments)
@@ -129,9 +148,29 @@ class RemotePack:
                     self._stream_whole()
                     self._whole_fetched = True
 
-    def _copy(self, path: Path, segments: Iterable[Segment]) -> None:
+    def copy_tensor(self, number: int) -> Digest:
+        """Copy a plain tensor from a folder, and return the digest of what was written.
+
+        Raises:
+            PackError, IntegrityError, RegistryUnreachable, InstallError: As for `fetch`.
+        """
+        with self._open() as source:
+            digest, count = self._sink.copy_hashed(source.fileno(), number)
+            if count < self._sink.length(number):
+                raise self._truncated(os.fstat(source.fileno()).st_size)
+            return digest
+
+    def _copy(self, segments: Iterable[Segment]) -> None:
+        with self._open() as source:
+            for segment in segments:
+                if self._sink.copy(source.fileno(), segment) < segment.stop - segment.start:
+                    raise self._truncated(os.fstat(source.fileno()).st_size)
+
+    def _open(self) -> FileIO:
+        """Return the open pack of a registry in a folder."""
+        path = (self.registry.folder or Path()) / blob_path(self.pack)
         try:
-            source = open_descriptor(path)
+            return open_unbuffered(path)
         except (FileNotFoundError, NotADirectoryError):
             url = self.registry.url
             raise IntegrityError("M306", what=self._what, digest=self.pack, source=url) from None
@@ -141,12 +180,6 @@ class RemotePack:
         except OSError as error:
             reason = f"{path.name}: {error.strerror or error}"
             raise RegistryUnreachable("M302", url=self.registry.url, reason=reason) from None
-        try:
-            for segment in segments:
-                if self._sink.copy(source, segment) < segment.stop - segment.start:
-                    raise self._truncated(os.fstat(source).st_size)
-        finally:
-            os.close(source)
 
     def _stream(self, span: Span, segments: list[Segment]) -> None:
         at, stop = span

@@ -11,20 +11,22 @@ from the journal. Nothing in them is used before it was hashed.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from msgspec import Struct
 
 from modpkg.core import system
-from modpkg.core.digests import digest_file
+from modpkg.core.digests import Digest, digest_file, digest_of
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import disk_errors
+from modpkg.core.hashed_copy import copy_hashed
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.store.packs import PackLayout
 from modpkg.store.store import Store
@@ -36,6 +38,8 @@ _SUFFIXES = (".pack", ".spool")
 _ENTRY = struct.Struct("<QQQ")
 _DISCARDED = 2
 """Added to a file's number in the journal: the bytes failed verification."""
+_STEP = 16 << 20
+"""Bytes that are copied between two entries of the journal."""
 
 WrittenSpans = tuple[list[Span], list[Span]]
 
@@ -159,6 +163,40 @@ class StagedPack:
             count = system.copy_range(source, offset, self._files[number], position, length)
             os.write(self._journal, _ENTRY.pack(number, position, count))
         return count
+
+    def copy_hashed(
+        self,
+        number: int,
+        span: Span,
+        source: int,
+        offset: int,
+        advance: Callable[[int], None],
+    ) -> tuple[Digest, int]:
+        """Copy a range of another file, hashed as it is written.
+
+        Args:
+            number: Number of the file that is written.
+            span: The bytes that are written.
+            source: An open file.
+            offset: The first byte that is read from it.
+            advance: Called with the number of bytes of each step; what it raises ends the copy.
+
+        Returns:
+            The digest, and the number of bytes: fewer where the source ends before.
+        """
+        state, at = hashlib.sha256(), span[0]
+        while at < span[1]:
+            wanted = min(_STEP, span[1] - at)
+            with disk_errors(self._folder):
+                count = copy_hashed(
+                    source, offset + at - span[0], wanted, self._files[number], at, (state,)
+                )
+                os.write(self._journal, _ENTRY.pack(number, at, count))
+            advance(count)
+            at += count
+            if count < wanted:
+                break
+        return digest_of(state), at - span[0]
 
     def discard(self, number: int, span: Span) -> None:
         """Record in the journal that bytes failed verification."""
