@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
@@ -11,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, blob_path, parse_digest
+from modpkg.core.digests import Digest, blob_path, digest_of, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
 from modpkg.core.regular_file import IrregularFile, open_unbuffered
 from modpkg.registry.reader import Registry
@@ -25,6 +26,8 @@ Progress = Callable[[str, int], None]
 
 TRIES = 4
 """Attempts without progress after which a pack counts as truncated."""
+_STEP = 16 << 20
+"""Bytes that are copied from a folder between two entries of the journal."""
 PAUSE = 0.2
 """Seconds before the first retry; each further pause is twice as long."""
 
@@ -83,16 +86,17 @@ class Sink:
 
     def copy_hashed(self, source: int, number: int) -> tuple[Digest, int]:
         """Copy a whole plain tensor from an open pack; return its digest and length as written."""
-        tensor = self._tensors[number]
-        area, span = tensor.payload
-
-        def advance(count: int) -> None:
-            self._report({tensor.module: count})
+        tensor, state, done = self._tensors[number], hashlib.sha256(), 0
+        staged, (area, span) = self._staged[tensor.staging], tensor.payload
+        while (wanted := min(_STEP, span[1] - span[0] - done)) > 0:
             self.check()
-
-        self.check()
-        staged = self._staged[tensor.staging]
-        return staged.copy_hashed(area, span, source, tensor.entry.offset, advance)
+            place = tensor.entry.offset + done
+            count = staged.copy(area, span[0] + done, source, place, wanted, state)
+            self._report({tensor.module: count})
+            done += count
+            if count < wanted:
+                break
+        return digest_of(state), done
 
     def length(self, number: int) -> int:
         """Return how many bytes are fetched for a tensor."""

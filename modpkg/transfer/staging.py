@@ -16,14 +16,14 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from msgspec import Struct
 
 from modpkg.core import system
-from modpkg.core.digests import Digest, digest_file, digest_of
+from modpkg.core.digests import digest_file
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import disk_errors
 from modpkg.core.hashed_copy import copy_hashed
@@ -38,8 +38,6 @@ _SUFFIXES = (".pack", ".spool")
 _ENTRY = struct.Struct("<QQQ")
 _DISCARDED = 2
 """Added to a file's number in the journal: the bytes failed verification."""
-_STEP = 16 << 20
-"""Bytes that are copied between two entries of the journal."""
 
 WrittenSpans = tuple[list[Span], list[Span]]
 
@@ -157,46 +155,28 @@ class StagedPack:
                 entries.append(_ENTRY.pack(number, position, len(data)))
             os.write(self._journal, b"".join(entries))
 
-    def copy(self, number: int, position: int, source: int, offset: int, length: int) -> int:
-        """Copy a range of another file, by reflink if possible, and return the number of bytes."""
-        with disk_errors(self._folder):
-            count = system.copy_range(source, offset, self._files[number], position, length)
-            os.write(self._journal, _ENTRY.pack(number, position, count))
-        return count
-
-    def copy_hashed(
+    def copy(
         self,
         number: int,
-        span: Span,
+        position: int,
         source: int,
         offset: int,
-        advance: Callable[[int], None],
-    ) -> tuple[Digest, int]:
-        """Copy a range of another file, hashed as it is written.
+        length: int,
+        state: hashlib._Hash | None = None,
+    ) -> int:
+        """Copy a range of another open file, and return the number of bytes.
 
-        Args:
-            number: Number of the file that is written.
-            span: The bytes that are written.
-            source: An open file.
-            offset: The first byte that is read from it.
-            advance: Called with the number of bytes of each step; what it raises ends the copy.
-
-        Returns:
-            The digest, and the number of bytes: fewer where the source ends before.
+        With a ``state``, it is updated with the bytes that are written; else the system copies,
+        and shares blocks where it can.
         """
-        state, at = hashlib.sha256(), span[0]
-        while at < span[1]:
-            wanted = min(_STEP, span[1] - at)
-            with disk_errors(self._folder):
-                count = copy_hashed(
-                    source, offset + at - span[0], wanted, self._files[number], at, (state,)
-                )
-                os.write(self._journal, _ENTRY.pack(number, at, count))
-            advance(count)
-            at += count
-            if count < wanted:
-                break
-        return digest_of(state), at - span[0]
+        file = self._files[number]
+        with disk_errors(self._folder):
+            if state is None:
+                count = system.copy_range(source, offset, file, position, length)
+            else:
+                count = copy_hashed(source, offset, length, file, position, (state,))
+            os.write(self._journal, _ENTRY.pack(number, position, count))
+        return count
 
     def discard(self, number: int, span: Span) -> None:
         """Record in the journal that bytes failed verification."""

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from modpkg.community.modules import view
+from modpkg.core import system_folders, tree
 from modpkg.core.digests import digest_file
 from modpkg.core.filenames import DIST
+from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import RegistryWriter
+from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release import verify
 from modpkg.release.build_stamps import STAMPS, read_stamps, source_stamps, stamp_of, unchanged
 from tests.changing import build_for, numbers, write
@@ -119,6 +121,48 @@ def test_publishing_trusts_an_unchanged_pack_and_hashes_any_other(
     os.utime(_pack(project), (LONG_AGO, LONG_AGO))
     RegistryWriter(tmp_path / "two").publish(built, line)
     assert len(hashed) == 2
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_unchanged_pack_is_linked_and_a_copy_is_hashed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    hashed: list[Path] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path)
+        return digest_file(path)
+
+    monkeypatch.setattr(tree, "digest_file", counting)
+    if not linked:
+        monkeypatch.setattr(system_folders.system, "hard_link", lambda *_, **__: False)
+    built = Registry(str(project / DIST))
+    (line,) = built.index("m")
+    record = built.record(line)
+    RegistryWriter(tmp_path / "one").publish(built, line)
+    pack = _pack(project)
+    assert sum(path.stat().st_size == pack.stat().st_size for path in _blobs(tmp_path / "one")) == 1
+    assert len(hashed) == len(blobs_of(record)) + (0 if linked else 1)
+    assert verify.verify_release(record, BlobTree(tmp_path / "one").path) is None
+
+
+def test_a_copy_that_is_damaged_is_not_published(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(source: Path, target: Path, *, within: Path | None = None) -> bool:
+        target.write_bytes(source.read_bytes()[:-1] + b"?")
+        return False
+
+    monkeypatch.setattr(tree, "share_file", damaged)
+    built = Registry(str(project / DIST))
+    (line,) = built.index("m")
+    with raises("M305"):
+        RegistryWriter(tmp_path / "one").publish(built, line)
+    assert _blobs(tmp_path / "one") == []
+
+
+def _blobs(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("blobs/**/*") if path.is_file()]
 
 
 def test_a_pack_of_the_same_size_and_other_bytes_is_refused(project: Path, tmp_path: Path) -> None:

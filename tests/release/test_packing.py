@@ -14,11 +14,14 @@ from modpkg.core.bounds import DELTA_CHAIN
 from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import IndexLine
+from modpkg.core.regular_file import CutShort
 from modpkg.core.tree import BlobTree
 from modpkg.deltas.choose import encode
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
+from modpkg.release import pack_writer
+from modpkg.release.known import Holdings
 from modpkg.release.places import chain_of, entries_by_identity, sources_of
 from modpkg.release.tensors import TensorReader
 from modpkg.release.verify import check_encoded, verify_release
@@ -66,6 +69,79 @@ def test_a_first_release_is_one_plain_pack(registry: Path, tmp_path: Path) -> No
     assert (built.tally.tensors, built.tally.unchanged, built.tally.changes) == (4, 0, 0)
     assert built.tally.bytes == sum(value.nbytes for value in first.values())
     assert built.tally.new_bytes == built.record.packs[pack]
+
+
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packs be as large as two of the tensors."""
+    monkeypatch.setattr(pack_writer, "PACK_BYTES", 5 * numbers("a")["a"].nbytes // 2)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_a_large_release_is_several_packs(registry: Path, tmp_path: Path) -> None:
+    first = numbers("a", "b", "c", "d", "e") | numbers("f", count=20_000)
+    line = publish_to(registry, first)
+    record = record_of(registry, line)
+    packs: dict[str, set[str]] = {}
+    for name, entry in record.tensors.items():
+        packs.setdefault(entry.pack, set()).add(name)
+    assert sorted(packs.values(), key=min) == [{"a", "b"}, {"c", "d"}, {"e"}, {"f"}]
+    assert packs.keys() == record.packs.keys()
+    check_reads(registry, line, first)
+    built = build_for(write(tmp_path / "again", first), tmp_path / "other")
+    assert built.record.packs == record.packs
+    second = here_and_there(a_little(first, "b"), "f") | numbers("g", "h", "i", seed=3)
+    check_reads(registry, publish_to(registry, second, version="1.1"), second)
+    assert check(str(registry)).problems == []
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_packs_that_turn_out_to_be_known_in_part_are_written_again(registry: Path) -> None:
+    """A new name with other names of tensors has no earlier release, but shares some tensors."""
+    first = numbers(*NAMES)
+    one = record_of(registry, publish_to(registry, first))
+    second = numbers("p", "q", "r", "s", seed=8) | {"t": first["b"], "u": first["d"]}
+    second |= {"v": second["p"]}
+    line = publish_to(registry, second, "n")
+    two = record_of(registry, line)
+    assert [two.tensors[new] for new in "tu"] == [one.tensors[old] for old in "bd"]
+    assert two.tensors["v"] == two.tensors["p"]
+    assert len(two.packs.keys() - one.packs.keys()) == 2
+    check_reads(registry, line, second)
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_a_file_that_is_changed_while_it_is_read_is_refused(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: bool
+) -> None:
+    """It was hashed to look it up, and has other bytes when it is written or encoded."""
+    first = numbers("a", "b")
+    publish_to(registry, first)
+    second = here_and_there(first, "b") if encoded else first | numbers("b", seed=4)
+    folder = write(tmp_path / "m", second, version="1.1")
+    weights = folder / "model.safetensors"
+
+    def changing(self: Holdings, *arguments: object) -> object:
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        return bases(self, *arguments)  # type: ignore[arg-type]
+
+    bases = Holdings.bases
+    monkeypatch.setattr(Holdings, "bases", changing)
+    with raises("M859", match="'b'"):
+        build_for(folder, registry)
+    assert not (folder / "dist").exists()
+
+
+def test_a_file_that_ends_early_stops_the_build(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "m", numbers("a", "b"))
+    monkeypatch.setattr(pack_writer, "copy_hashed", lambda *arguments, **_: arguments[2] - 1)
+    with pytest.raises(CutShort):
+        build_for(folder, registry)
+    assert not (folder / "dist").exists()
 
 
 def test_an_update_contains_only_changes(registry: Path) -> None:
