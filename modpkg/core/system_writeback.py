@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 
@@ -21,6 +20,8 @@ def begin_writing(file: int, position: int, length: int) -> None:
 
 @functools.cache
 def _call() -> Callable[[int, int, int, int], object] | None:
+    import ctypes  # only large files need it
+
     try:
         call = ctypes.CDLL(None, use_errno=True).sync_file_range
     except (AttributeError, OSError, TypeError):  # another system than Linux

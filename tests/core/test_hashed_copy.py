@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ def test_a_system_without_early_writing_writes_later(
     with open(tmp_path / "file", "xb", buffering=0) as file:
         file.write(DATA)
         system_writeback.begin_writing(file.fileno(), 0, len(DATA))
-        monkeypatch.setattr(system_writeback.ctypes, "CDLL", lambda *_, **__: os)
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: os)
         system_writeback._call.cache_clear()
         system_writeback.begin_writing(file.fileno(), 0, len(DATA))
         system_writeback._call.cache_clear()
