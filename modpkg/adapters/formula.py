@@ -98,6 +98,12 @@ class Formula(Struct, frozen=True, kw_only=True):
     """
     prepare_rounds: bool = False
     """Whether what `prepare` returns is rounded."""
+    factors: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, Any] | None] | None = None
+    """``factors(inputs, parameters)``: matrices L (stack, height, rank) and R (stack, rank, width).
+
+    weight · L @ R, in C order, is the change to the base's tensor, whose last rows it may lack. For
+    formulas on arrays, whose change is such a product; None where it is not.
+    """
     null: tuple[str, ...] = ()
     """Inputs that make the change zero if any of them is all zeros."""
     multiplies: bool = False

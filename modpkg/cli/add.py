@@ -6,7 +6,13 @@ import click
 
 from modpkg.cli.install import carry_out
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import policy_options, project_options, strict_option, with_workspace
+from modpkg.cli.options import (
+    device_option,
+    policy_options,
+    project_options,
+    strict_option,
+    with_workspace,
+)
 from modpkg.core.errors import UsageError
 from modpkg.core.names import parse_requirement
 from modpkg.environment.plan import InstallRequest
@@ -19,6 +25,7 @@ from modpkg.manifest.schema import Strategy
 @click.option("--dry-run", is_flag=True, help="Show what would be installed; change nothing.")
 @strict_option
 @policy_options
+@device_option
 @project_options
 @with_workspace
 def add_command(

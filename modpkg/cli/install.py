@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import (
+    device_option,
     policy_options,
     project_options,
     strict_option,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @upgrade_options
 @strict_option
 @policy_options
+@device_option
 @project_options
 @with_workspace
 def install_command(

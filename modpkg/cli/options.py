@@ -39,8 +39,8 @@ def registry_option(command: Command) -> Command:
 
 
 def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command a `Workspace` in place of ``--registry``, ``--offline``, ``--user`` and
-    ``--accept-changed``.
+    """Give a command a `Workspace` in place of ``--registry``, ``--offline``, ``--user``,
+    ``--accept-changed`` and ``--device``.
 
     It comes first of the arguments, and shows progress on the terminal. The decorator stands right
     above the function, below those of its options.
@@ -53,11 +53,12 @@ def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
         offline: bool = False,
         user: bool = False,
         accept_changed: tuple[str, ...] = (),
+        device: str | None = None,
         **values: Any,
     ) -> Any:
         with TerminalProgress() as progress:
             options = RegistryOptions(registry, offline, accept_changed)
-            workspace = Workspace(user=user, options=options, progress=progress)
+            workspace = Workspace(user=user, options=options, device=device, progress=progress)
             if chosen.verbose:
                 _note_folders(workspace)
             return command(workspace, *arguments, **values)
@@ -121,6 +122,26 @@ def strict_option(command: Command) -> Command:
         "--strict",
         is_flag=True,
         help="Only versions on which every module fits its base exactly (no drift).",
+    )(command)
+
+
+def _device(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """Check that a device is one that can be named."""
+    if name is not None:
+        from modpkg.compose.device import is_device
+
+        if not is_device(name):
+            raise click.BadParameter(f"{name!r} is not auto, cpu, cuda or cuda:1", context, option)
+    return name
+
+
+def device_option(command: Command) -> Command:
+    """Add ``--device``, for commands that compose."""
+    return click.option(
+        "--device",
+        metavar="DEVICE",
+        callback=_device,
+        help="Compose with: auto, cpu, cuda, or cuda:1. [env: MODPKG_DEVICE; default: auto]",
     )(command)
 
 

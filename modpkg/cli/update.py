@@ -11,6 +11,7 @@ from modpkg.cli.bisect import show_tested, tested
 from modpkg.cli.install import carry_out
 from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import (
+    device_option,
     policy_options,
     project_options,
     strict_option,
@@ -38,6 +39,7 @@ from modpkg.toml.node import hint
 @trial_options
 @strict_option
 @policy_options
+@device_option
 @project_options
 @with_workspace
 def update_command(

@@ -56,6 +56,7 @@ class BoundTerm:
                 raise ComposeError("M602", where=model, op=term.op, known="those with a delta")
             self._delta, self._becomes = operator.delta, operator.becomes
             self.exact, self._prepare_rounds = operator.exact, operator.prepare_rounds
+            self._factors = operator.factors
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
@@ -105,6 +106,12 @@ class BoundTerm:
             inputs[role] = values if self._torch is None else self._torch(values)
         rows_of_delta = self._delta(inputs, self.term, start, stop, self._source)
         return np.asarray(rows_of_delta).reshape(stop - start, columns)
+
+    def factors(self) -> tuple[Array, Array] | None:
+        """Return the delta as `modpkg.adapters.formula.Formula.factors`; None if it has none."""
+        if self.term.op == NOTHING or self._factors is None or self.importance is not None:
+            return None
+        return self._factors(self._whole, self.term.parameters)
 
     def contribution(self, start: int, stop: int, columns: int) -> Contribution:
         """Return rows of the delta as a reducer gets them."""

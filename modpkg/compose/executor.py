@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from modpkg.compose.checks import check_kept
 from modpkg.compose.composition import Composition
+from modpkg.compose.device import torch_device
 from modpkg.compose.memory import needs_torch
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
@@ -70,6 +71,7 @@ def compose(
     executor: concurrent.futures.Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
     verified: VerifiedFiles | None = None,
+    device: str | None = None,
 ) -> ComposedModel:
     """Compute a composition, or return its result from the store.
 
@@ -81,12 +83,15 @@ def compose(
         progress: Called in this thread with the tensors done and the total.
         verified: Packs that this process has just verified; inputs in others are hashed while they
             are read. Ignored with ``executor``, whose workers read the files for themselves.
+        device: What computes: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, see
+            `modpkg.compose.device`. Ignored with ``executor``.
 
-    Neither threads nor executor change a byte of the result. While operators written with torch
-    run, torch uses one thread per operation in this process.
+    Neither threads nor executor nor device change a byte of the result. While operators written
+    with torch run, torch uses one thread per operation in this process.
 
     Raises:
-        ComposeError: The result has NaN or infinity, or the method rejects the values.
+        ComposeError: The result has NaN or infinity, the method rejects the values, or the device
+            cannot be used.
         IntegrityError: An input does not match its digest.
         PackError: An input cannot be read.
         InstallError: The disk is full or cannot be written.
@@ -97,12 +102,13 @@ def compose(
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
+            chosen = torch_device(device, composition) if executor is None else ""
             pool = executor or concurrent.futures.ThreadPoolExecutor(
                 threads or system.available_cores()
             )
             try:
                 trusted = _trusted(composition, verified if executor is None else None)
-                record = _compute(composition, folder, pool, progress, trusted)
+                record = _compute(composition, folder, pool, progress, trusted, chosen)
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
@@ -152,6 +158,7 @@ def _compute(
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
     trusted: frozenset[str],
+    device: str,
 ) -> ComposedRecord:
     """Write the pack, then its record, and return the record."""
     header, places = pack_header(composition.types())
@@ -164,8 +171,8 @@ def _compute(
             file.write(header)
             file.flush()
             system.reserve(file.fileno(), length)
-            with _torch_threads_restored(composition), _written_behind(file.fileno()):
-                digests = _run(composition, places, staged, pool, progress, trusted)
+            with _torch_threads(composition, device), _written_behind(file.fileno()):
+                digests = _run(composition, places, staged, pool, progress, trusted, device)
                 if composition.routers:
                     from modpkg.compose.router_rows import write_routers
 
@@ -205,9 +212,9 @@ def _written_behind(descriptor: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _torch_threads_restored(composition: Composition) -> Iterator[None]:
+def _torch_threads(composition: Composition, device: str) -> Iterator[None]:
     """Restore torch's thread count on exit, if torch is used."""
-    if not needs_torch(composition):
+    if not device and not needs_torch(composition):
         yield
         return
     from modpkg.compose.torch_threads import threads_restored
@@ -223,6 +230,7 @@ def _run(
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
     trusted: frozenset[str],
+    device: str,
 ) -> dict[str, DigestText]:
     """Compute all tensors, largest first, and return their digests."""
     from modpkg.compose.tensor import Job, make_tensor
@@ -239,6 +247,7 @@ def _run(
             place=places[name],
             measured=measured,
             trusted=trusted,
+            device=device,
         )
         futures[pool.submit(make_tensor, job)] = name
     digests: dict[str, DigestText] = {}

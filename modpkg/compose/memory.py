@@ -21,6 +21,21 @@ SINGLE_ELEMENTS = 1 << 19
 """Elements of a float32 block, where no result depends on the size: larger than a core's cache, but
 with fewer calls for which threads contend."""
 
+DEVICE_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 22}
+"""Elements of a block that torch computes, by kind of device: they fit into a core's cache, or they
+keep a GPU busy for longer than it takes to start its kernels. Each thread has pinned memory for one
+block and its result."""
+
+DEVICE_ELEMENT_BYTES = 64
+"""Bytes of a GPU's memory that an element of a block needs at most, in all its steps."""
+
+DEVICE_BYTES = 1 << 30
+"""Results of this size are computed on a GPU, if there is one and nothing else was asked for: it
+takes a few seconds until it can be used."""
+
+DEVICE_FREE_BYTES = 1 << 30
+"""Memory of a GPU that has to be free."""
+
 KEPT_BYTES = 8 << 20
 """A tensor that is read twice, to measure and then to compute, stays in memory up to this size."""
 

@@ -136,9 +136,18 @@ class RowReader:
         return stored
 
     def _fresh(self, first: int, last: int) -> Stored:
-        width = self._dtype.itemsize
-        end = min(last, self.ref.length // width)
         stored = np.empty(last - first, self._dtype)
+        self.fill(stored, first)
+        return stored
+
+    def fill(self, stored: Stored, first: int) -> None:
+        """Read the elements from ``first`` on into a flat array of the tensor's own dtype.
+
+        Raises:
+            PackError: The pack cannot be read.
+        """
+        last, width = first + stored.size, self._dtype.itemsize
+        end = min(last, self.ref.length // width)
         if end < last:
             stored[max(end - first, 0) :] = 0
         if end > first:
@@ -148,7 +157,6 @@ class RowReader:
                 self._state.update(view[self._hashed - first * width :])
                 self._hashed = end * width
         self._latest = first, last, stored
-        return stored
 
     def _fill(self, view: memoryview, position: int) -> None:
         try:

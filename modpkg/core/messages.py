@@ -464,6 +464,14 @@ MESSAGES: dict[str, str] = {
         "{name} needs {needed} of memory on {device}, which has {free} free. Free some there, load "
         "it with dtype='bfloat16' if it has a wider one, or spread it over several devices: "
         "from_pretrained(modpkg.path({name!r}), device_map='auto')."
+    "M856": (
+        "{device} cannot be used to compose: {reason}. Use cpu, or auto, which takes a GPU only "
+        "where there is one; the bytes are the same."
+    ),
+    "M857": "{source} is {device!r}, which is no device; write auto, cpu, cuda or cuda:1.",
+    "M858": (
+        "{model} could not be composed on {device}: {reason}. Run the same command with "
+        "MODPKG_DEVICE=cpu in the environment; the bytes are the same."
     ),
     "M890": (
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "

@@ -401,6 +401,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def may_have_gpu() -> bool:
+    """Return whether there is a driver of NVIDIA's, which takes no time to see.
+
+    Only torch can say whether the GPU can be used; importing it takes seconds.
+    """
+    if WINDOWS:
+        return Path(os.environ.get("SYSTEMROOT", ""), "System32", "nvcuda.dll").exists()
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg"))
+
+
 def shell_command(text: str) -> list[str]:
     """Return the arguments that run a line in the system's shell."""
     if WINDOWS:

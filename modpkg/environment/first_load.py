@@ -57,6 +57,7 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
             store.root,
             progress=counted(workspace.progress),
             verified=store.verified,
+            device=workspace.device,
         )
         packs = dict(generation.packs)
         tensors, prompt = link_packs(composed, environment, packs)

@@ -221,6 +221,7 @@ def compose_models(
             executor=executor,
             progress=counted(progress),
             verified=store.verified,
+            device=plan.workspace.device,
         ).result
     return results
 
@@ -293,7 +294,11 @@ def _compose_all(
 
         progress.stage(f"Composing {model.name}")
         composed = compose(
-            composition, store.root, progress=counted(progress), verified=store.verified
+            composition,
+            store.root,
+            progress=counted(progress),
+            verified=store.verified,
+            device=plan.workspace.device,
         )
         before = known.get(model.name)
         if (

@@ -62,6 +62,7 @@ class Workspace:
         project: The project; the one around the working folder if None.
         user: Whether to use the user's own environment, if ``project`` is None.
         options: How registries are used.
+        device: What composes, see `modpkg.compose.executor.compose`.
         progress: Shows progress and warnings; nothing is shown if None.
         store: The store; the user's if None.
     """
@@ -72,6 +73,7 @@ class Workspace:
         *,
         user: bool = False,
         options: RegistryOptions = NO_OPTIONS,
+        device: str | None = None,
         progress: Progress | None = None,
         store: Store | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class Workspace:
         self.is_trial = False
         """Whether the manifest is one in memory, made of the project's."""
         self.options = options
+        self.device = device
         self.progress = progress or Progress()
         if project is not None:
             self.project = project
@@ -208,6 +211,7 @@ class Workspace:
         other = Workspace(
             project,
             options=options or self.options,
+            device=self.device,
             progress=progress or self.progress,
             store=self.store,
         )

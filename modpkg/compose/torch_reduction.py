@@ -1,0 +1,272 @@
+"""Reducing a tensor with torch on a device: the same bytes as everywhere, proven per element.
+
+A block of the result is computed in float64, in whatever order the device adds. What it is off from
+the exact real result X is bounded (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
+section 3.1): with u = 2⁻⁵³, a sum of k products, in any order and with or without fused
+multiply-adds, is within γ_k = k·u / (1 − k·u) of X, times the sum of the magnitudes of its terms.
+
+So two floats low <= X <= high are known, and as rounding is monotonic, X rounds to what both round
+to. Where they differ, the element is in doubt, and computed exactly on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from modpkg.compose.arrays import Array, Stored
+from modpkg.compose.blocks import TensorBlocks
+from modpkg.compose.mapping import TORCH_DTYPES
+from modpkg.compose.memory import DEVICE_ELEMENT_BYTES, DEVICE_ELEMENTS
+from modpkg.compose.rows import RowReader
+from modpkg.compose.torch_threads import use_one_thread
+from modpkg.core import system
+from modpkg.core.dtypes import FLOATS
+from modpkg.core.errors import ComposeError
+
+if TYPE_CHECKING:
+    from modpkg.compose.tensor import Job
+
+Exact = Callable[[Any], Stored]
+"""``exact(places)``: the result at flat indices, ascending, as stored."""
+
+DTYPES = ("BF16", "F16", "F32")
+"""Results whose rounding a float64 nearly always decides."""
+
+_UNIT = 2.0**-53
+_SPARE = 6
+"""Rounded operations of an element besides its products and their sums: scaling a factor twice,
+adding the base, subtracting the bound; and the bound itself is rounded."""
+_WIDER = 2.0**-22
+"""low and high are a float32 times 1 ∓ this, which moves it by at least two units in the last
+place, if rounding to float32 and the float64's error are at most one."""
+_SMALLEST = 2.0**-100
+"""Smaller magnitudes are in doubt: float32 is not normal, or would not be after a product."""
+_LARGEST = {"BF16": 2.0**127, "F16": 2.0**15, "F32": 2.0**127}
+"""Larger magnitudes are in doubt: they might round to infinity."""
+
+
+class Product(NamedTuple):
+    """A term: weight · left @ right, of float64 arrays (stack, height, rank) and (stack, rank,
+    width)."""
+
+    left: Array
+    right: Array
+    weight: float
+
+
+class TorchReduction:
+    """The base plus a sum of products, iterated in blocks like `modpkg.compose.tensor.Reduction`.
+
+    A block is valid until the next one is asked for.
+    """
+
+    def __init__(
+        self,
+        base: RowReader,
+        dtype: str,
+        products: Sequence[Product],
+        exact: Exact,
+        device: torch.device,
+        model: str,
+    ) -> None:
+        """Bring the factors to the device.
+
+        Args:
+            base: The base's tensor.
+            dtype: The result's dtype, one of `DTYPES`.
+            products: At least one; all of one stack, height and width, see `fits`.
+            exact: Gives the elements that are in doubt.
+            device: Where to compute.
+            model: The model's name, for errors.
+        """
+        self._model = model
+        self._base, self._dtype, self._exact, self._device = base, dtype, exact, device
+        with self._using_device():
+            self._lefts = [_moved(each.left, device) * each.weight for each in products]
+            self._rights = [_moved(each.right, device) for each in products]
+        self._stack, _, self._width = self._rights[0].shape
+        self._height = base.count // (self._stack * self._width)
+        terms = sum(right.shape[1] for right in self._rights)
+        self._share = 2 * (terms + len(products) + _SPARE) * _UNIT
+        """Twice γ, times which the sum of magnitudes bounds the error."""
+
+    def __iter__(self) -> Iterator[Stored]:
+        rows = max(1, min(self._height, _elements(self._device) // self._width))
+        with self._using_device():
+            buffers = _Buffers(rows * self._width, self._base.ref.dtype, self._dtype, self._device)
+        for matrix in range(self._stack):
+            for start in range(0, self._height, rows):
+                yield self._block(matrix, start, min(start + rows, self._height), buffers)
+
+    def _block(self, matrix: int, start: int, stop: int, buffers: _Buffers) -> Stored:
+        first = (matrix * self._height + start) * self._width
+        count = (stop - start) * self._width
+        self._base.fill(buffers.read(count), first)
+        with self._using_device():
+            base = buffers.on_device(count).view(stop - start, self._width)
+            # Of each row: the magnitudes of its base's and its terms' largest elements, added up.
+            reach = torch.linalg.vector_norm(base, float("inf"), dim=1).double()
+            values = base.double()
+            for left, right in zip(self._lefts, self._rights, strict=True):
+                part, most = left[matrix, start:stop], right[matrix]
+                values.addmm_(part, most)
+                reach += part.abs() @ torch.linalg.vector_norm(most, float("inf"), dim=1)
+            bits, doubt = rounded_within(values, reach.mul_(self._share), self._dtype)
+            buffers.write(bits)
+            where = torch.nonzero(doubt.view(-1)).view(-1).cpu().numpy()
+        stored = buffers.written(count)
+        if where.size:
+            stored[where] = self._exact(where + first)
+        return stored
+
+    @contextlib.contextmanager
+    def _using_device(self) -> Iterator[None]:
+        """Run a part on the device; what it began is complete afterwards.
+
+        Each thread has a stream of its own, so that copies and sums of several overlap.
+
+        Raises:
+            ComposeError: The device fails, or has too little memory.
+        """
+        try:
+            if self._device.type == "cpu":
+                use_one_thread()
+                yield
+                return
+            with torch.cuda.stream(_stream(self._device)):
+                yield
+                torch.cuda.current_stream(self._device).synchronize()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ComposeError(
+                "M858", model=self._model, device=str(self._device), reason=reason
+            ) from error
+
+
+_local = threading.local()
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Return this thread's stream."""
+    streams: dict[torch.device, torch.cuda.Stream] = vars(_local).setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return streams[device]
+
+
+@functools.cache
+def _elements(device: torch.device) -> int:
+    """Return the elements of a block: of all threads, they take at most half of what is free."""
+    most = DEVICE_ELEMENTS[device.type]
+    if device.type == "cpu":
+        return most
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(most, free // (2 * DEVICE_ELEMENT_BYTES * system.available_cores()))
+
+
+def _moved(array: Array, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def torch_reduction(
+    job: Job, method: str, blocks: TensorBlocks, exact: Exact
+) -> TorchReduction | None:
+    """Return the reduction of a tensor on the job's device; None if it is none of these here."""
+    dtype, base = job.place.dtype, blocks.base
+    if method != "sum" or dtype not in DTYPES or base.ref.dtype not in FLOATS:
+        return None
+    products = []
+    for term in blocks.terms:
+        factors = term.factors()
+        if factors is None:
+            return None
+        products.append(Product(*factors, term.term.weight))
+    if not fits(base, products):
+        return None
+    return TorchReduction(base, dtype, products, exact, torch.device(job.device), job.model)
+
+
+def fits(base: RowReader, products: Sequence[Product]) -> bool:
+    """Return whether products cover the base's tensor, all in the same matrices."""
+    shapes = {(*each.right.shape[::2], each.left.shape[0]) for each in products}
+    if len(shapes) != 1 or not base.count:
+        return False
+    stack, width, again = shapes.pop()
+    height, rest = divmod(base.count, max(stack * width, 1))
+    return (
+        stack == again
+        and not rest
+        and all(each.left.shape[1] == height for each in products)
+        and all(each.left.shape[2] == each.right.shape[1] for each in products)
+    )
+
+
+def rounded_within(
+    values: torch.Tensor, bound: torch.Tensor, dtype: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rounded results, and a mask of those in doubt.
+
+    Args:
+        values: float64 (rows, columns); overwritten.
+        bound: float64 by row: at least twice what a value may be off.
+        dtype: One of `DTYPES`. A value that is certain rounds to what is returned for it.
+    """
+    bound, into = bound.unsqueeze(1), TORCH_DTYPES[dtype]
+    values += 0.0  # −0.0 becomes 0.0
+    if dtype == "F32":
+        low, high = (values - bound).float(), values.add_(bound).float()
+        size, least = low.abs(), bound
+    else:
+        single = values.float()
+        size = single.abs()
+        low, high = single.mul(1 - _WIDER).to(into), single.mul_(1 + _WIDER).to(into)
+        # |X − single| is at most half a unit in the last place of float32 and the error, which is
+        # at most as much where |single| is 2²⁵ times it.
+        least = bound * 2.0**25
+    doubt = low.ne(high)
+    # Where the bound is 0, so is each term.
+    doubt |= size.lt(torch.where(bound > 0, least.clamp(min=_SMALLEST), 0.0).float())
+    doubt |= size.le(_LARGEST[dtype]).logical_not_()  # NaN too
+    return low, doubt
+
+
+class _Buffers:
+    """Host memory that a device copies from and to while the CPU does other work."""
+
+    def __init__(self, count: int, read: str, written: str, device: torch.device) -> None:
+        """Allocate for blocks of ``count`` elements of a stored dtype, and results of another."""
+        pinned = device.type == "cuda"
+        self._device = device
+        self._in = torch.empty(count, dtype=TORCH_DTYPES[read], pin_memory=pinned)
+        self._out = torch.empty(count, dtype=TORCH_DTYPES[written], pin_memory=pinned)
+        self._stored_in, self._stored_out = _stored(self._in), _stored(self._out)
+
+    def read(self, count: int) -> Stored:
+        """Return the memory to read ``count`` elements into."""
+        return self._stored_in[:count]
+
+    def on_device(self, count: int) -> torch.Tensor:
+        """Return what was read, on the device."""
+        return self._in[:count].to(self._device, non_blocking=True)
+
+    def write(self, result: torch.Tensor) -> None:
+        """Begin to copy a result back."""
+        self._out[: result.numel()].copy_(result.view(-1), non_blocking=True)
+
+    def written(self, count: int) -> Stored:
+        """Return the first elements of what was copied back."""
+        return self._stored_out[:count]
+
+
+def _stored(tensor: torch.Tensor) -> Stored:
+    """Return a view of the tensor as stored: its bits, where numpy has no such dtype."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
