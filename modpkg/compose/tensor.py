@@ -117,18 +117,18 @@ class Reduction:
 
     def _torch_reduction(self) -> Iterable[Stored] | None:
         """Return the reduction of this tensor by torch, or None if it is not possible or wanted."""
-        if not self._job.device or self._reducer is None:
+        exact = self.exact
+        if not self._job.device or exact is None or self._reducer is None:
             return None
         from modpkg.compose.torch_reduction import torch_reduction
 
-        return torch_reduction(self._job, self._reducer.name, self._blocks, self._at_places)
+        def exactly(places: Any) -> Stored:
+            results = exact.at(places)
+            if not all_finite(results, self._job.place.dtype):
+                raise ComposeError("M605", model=self._job.model, tensor=self._job.name)
+            return results
 
-    def _at_places(self, places: Any) -> Stored:
-        """Return the result at flat indices, ascending."""
-        columns = self._blocks.columns
-        rows, found = np.unique(places // columns, return_inverse=True)
-        parts = [self._reduce(*self._blocks.block(row, row + 1))[0] for row in rows.tolist()]
-        return np.array([parts[n][p] for n, p in zip(found, places % columns, strict=True)])
+        return torch_reduction(self._job, self._reducer.name, self._blocks, exactly)
 
     def _narrow_reduction(self) -> NarrowReduction | None:
         """Return the float32-first reduction of this tensor, or None if it is not possible."""
