@@ -68,6 +68,7 @@ def test_wrong_usage_of_every_command_exits_2(capsys: pytest.CaptureFixture[str]
     "words",
     [
         ["compose", "--executor", "here"],
+        ["compose", "--device", "tpu"],
         ["lock", "--accept-changed", "!!"],
         ["install", "--upgrade-package", "a b"],
         ["lock", "--exclude-newer", "yesterday"],

@@ -1,0 +1,99 @@
+"""Reducing with torch gives the exact results, rounded: on the CPU here, on a GPU where there is
+one (``python -m benchmarks.same_bytes``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modpkg.compose import torch_reduction
+from modpkg.compose.blocks import TensorBlocks
+from modpkg.compose.composition import ComputedTensor, Term
+from modpkg.compose.exact import ExactTensor
+from modpkg.compose.rounding import rounded
+from modpkg.compose.tensor import Job, Reduction
+from modpkg.core.packs import PackTensor
+from tests.compose.hard_tensors import Inputs, low_rank_tensors
+from tests.raising import raises
+
+
+def results(name: str, computed: ComputedTensor, device: str = "cpu") -> tuple[Any, Any, str]:
+    """Return a tensor as torch computes it and as it is exactly, and what reduced it."""
+    place = PackTensor(computed.dtype, computed.shape, 0, computed.length)
+    job = Job(model="m", name=name, computed=computed, file="", place=place, device=device)
+    with np.errstate(all="ignore"), TensorBlocks("m", name, computed) as blocks:
+        reduction = Reduction(job, blocks)
+        assert reduction.exact is not None
+        exact = reduction.exact.at(np.arange(blocks.count))
+        own = reduction._torch_reduction()
+        found = np.concatenate([block.reshape(-1).copy() for block in own or reduction])
+        blocks.check()
+    return found, exact, type(own).__name__
+
+
+def test_loras_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_reduction, "_elements", lambda _: 100)
+    for name, computed in low_rank_tensors(Inputs(tmp_path)):
+        found, exact, kind = results(name, computed)
+        assert kind == "TorchReduction", name
+        assert found.tobytes() == exact.tobytes(), name
+
+
+def test_few_elements_are_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    inputs, left = Inputs(tmp_path), 0
+    exactly = ExactTensor.at
+
+    def counted(self: ExactTensor, places: Any) -> Any:
+        nonlocal left
+        left += len(places)
+        return exactly(self, places)
+
+    source = inputs.tensor(rng.standard_normal((300, 200)) * 0.02, "BF16")
+    pair: Mapping[str, Any] = {
+        "a": inputs.tensor(rng.standard_normal((8, 200)), "F32"),
+        "b": inputs.tensor(rng.standard_normal((300, 8)) * 0.01, "F32"),
+    }
+    term = Term(op="lora", weight=2.0, inputs=dict(pair))
+    monkeypatch.setattr(ExactTensor, "at", counted)
+    results("w", ComputedTensor(source=source, dtype="BF16", terms=(term,)))
+    assert 60_000 <= left < 60_100  # all of them were asked for once, as the exact results
+
+
+@pytest.mark.parametrize("dtype", torch_reduction.DTYPES)
+@pytest.mark.parametrize("broken", [float("inf"), float("nan"), 1e39, 7e4])
+def test_what_is_not_finite_is_refused(tmp_path: Path, dtype: str, broken: float) -> None:
+    if np.isfinite(broken) and broken < {"BF16": 1e39, "F32": 1e39, "F16": 7e4}[dtype]:
+        return
+    inputs, ones = Inputs(tmp_path), np.ones((4, 4))
+    b = ones.copy()
+    b[2] = broken
+    term = Term(
+        op="lora",
+        weight=1.0,
+        inputs={"a": inputs.tensor(ones, "F64"), "b": inputs.tensor(b, "F64")},
+    )
+    computed = ComputedTensor(source=inputs.tensor(ones, dtype), dtype=dtype, terms=(term,))
+    with raises("M605"):
+        results("w", computed)
+
+
+def test_the_bound_is_met_by_what_is_certain() -> None:
+    """Whatever a value is within its bound, it rounds as `rounded_within` says, or is in doubt."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200, 300, generator=generator, dtype=torch.float64)
+    values *= 2.0 ** torch.randint(-30, 12, (200, 1), generator=generator)
+    for dtype in torch_reduction.DTYPES:
+        bound = values.abs().amin(1) * 2.0**-30
+        low, doubt = torch_reduction.rounded_within(values.clone(), bound, dtype)
+        assert doubt.float().mean() < 0.2
+        for share in (-0.5, 0.5):
+            moved = values + share * bound.unsqueeze(1)
+            exact = rounded(moved.numpy(), dtype)
+            same = low.view(torch.int16 if low.itemsize == 2 else torch.int32).numpy()
+            assert ((same == exact.view(same.dtype)) | doubt.numpy()).all()
