@@ -456,14 +456,6 @@ MESSAGES: dict[str, str] = {
         "{path} was changed while tensor {tensor!r} was read from it; build again when no program "
         "writes to it any more."
     ),
-    "M865": (
-        "{name} cannot be loaded with attn_implementation={attention}: {reason}. Leave it out for "
-        "transformers' choice, or take 'sdpa' or 'eager'."
-    ),
-    "M866": (
-        "{name} needs {needed} of memory on {device}, which has {free} free. Free some there, load "
-        "it with dtype='bfloat16' if it has a wider one, or spread it over several devices: "
-        "from_pretrained(modpkg.path({name!r}), device_map='auto')."
     "M856": (
         "{device} cannot be used to compose: {reason}. Use cpu, or auto, which takes a GPU only "
         "where there is one; the bytes are the same."
@@ -472,6 +464,15 @@ MESSAGES: dict[str, str] = {
     "M858": (
         "{model} could not be composed on {device}: {reason}. Run the same command with "
         "MODPKG_DEVICE=cpu in the environment; the bytes are the same."
+    ),
+    "M865": (
+        "{name} cannot be loaded with attn_implementation={attention}: {reason}. Leave it out for "
+        "transformers' choice, or take 'sdpa' or 'eager'."
+    ),
+    "M866": (
+        "{name} needs {needed} of memory on {device}, which has {free} free. Free some there, load "
+        "it with dtype='bfloat16' if it has a wider one, or spread it over several devices: "
+        "from_pretrained(modpkg.path({name!r}), device_map='auto')."
     ),
     "M890": (
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "
