@@ -25,6 +25,27 @@ def delta(
     return change
 
 
+def factors(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """Return the change as `Formula.factors`; None if it is more than a product."""
+    if not {"a", "b", "e"} >= inputs.keys():
+        return None
+    a, b = inputs["a"], inputs["b"]
+    if "e" in inputs:
+        a = a * inputs["e"]
+    if "experts" in parameters:
+        experts = parameters["experts"]
+        a, b = a.reshape(experts, -1, a.shape[1]), b.reshape(b.shape[0], -1, experts)
+        if "expert" in parameters:
+            begin, expert = parameters["begin"], parameters["expert"]
+            return b[begin:, :, expert][None], a[expert][None]
+        if experts == 1 and not parameters.get("stacked"):
+            return b[:, :, 0][None], a[0][None]
+        b = b.swapaxes(0, 2).swapaxes(1, 2)
+    else:
+        a, b = a.reshape(1, a.shape[0], -1), b.reshape(1, b.shape[0], -1)
+    return (a.swapaxes(1, 2), b.swapaxes(1, 2)) if parameters.get("transposed") else (b, a)
+
+
 def factors_at(
     inputs: Mapping[str, Array], term: Coefficients, elements: Elements
 ) -> tuple[Array, Array, Array | None]:

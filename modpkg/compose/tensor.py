@@ -128,7 +128,10 @@ class Reduction:
                 raise ComposeError("M605", model=self._job.model, tensor=self._job.name)
             return results
 
-        return torch_reduction(self._job, self._reducer.name, self._blocks, exactly)
+        job, method = self._job, self._reducer.name
+        return torch_reduction(
+            job.model, job.device, job.place.dtype, method, self._blocks, exactly
+        )
 
     def _narrow_reduction(self) -> NarrowReduction | None:
         """Return the float32-first reduction of this tensor, or None if it is not possible."""

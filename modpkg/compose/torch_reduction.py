@@ -15,7 +15,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from modpkg.compose.torch_threads import use_one_thread
 from modpkg.core import system
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError
-
-if TYPE_CHECKING:
-    from modpkg.compose.tensor import Job
 
 Exact = Callable[[Any], Stored]
 """``exact(places)``: the result at flat indices, ascending, as stored."""
@@ -176,10 +173,13 @@ def _moved(array: Array, device: torch.device) -> torch.Tensor:
 
 
 def torch_reduction(
-    job: Job, method: str, blocks: TensorBlocks, exact: Exact
+    model: str, device: str, dtype: str, method: str, blocks: TensorBlocks, exact: Exact
 ) -> TorchReduction | None:
-    """Return the reduction of a tensor on the job's device; None if it is none of these here."""
-    dtype, base = job.place.dtype, blocks.base
+    """Return the reduction of a tensor by a method on a device; None if it is none of these here.
+
+    See `TorchReduction` for the others.
+    """
+    base = blocks.base
     if method != "sum" or dtype not in DTYPES or base.ref.dtype not in FLOATS:
         return None
     products = []
@@ -190,7 +190,7 @@ def torch_reduction(
         products.append(Product(*factors, term.term.weight))
     if not fits(base, products):
         return None
-    return TorchReduction(base, dtype, products, exact, torch.device(job.device), job.model)
+    return TorchReduction(base, dtype, products, exact, torch.device(device), model)
 
 
 def fits(base: RowReader, products: Sequence[Product]) -> bool:

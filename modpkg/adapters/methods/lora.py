@@ -46,7 +46,7 @@ from modpkg.adapters.lora_variants import (
     variant_change,
     without_moved,
 )
-from modpkg.adapters.low_rank import factors_at
+from modpkg.adapters.low_rank import factors, factors_at
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
@@ -333,27 +333,6 @@ def product(
     if parameters.get("transposed"):
         return (a[:, start:stop].T * scale) @ b.T
     return (b[start:stop].reshape(stop - start, -1) * scale) @ a.reshape(a.shape[0], -1)
-
-
-def factors(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """Return the change as `Formula.factors`; None if it is more than a product."""
-    if not {"a", "b", "e"} >= inputs.keys():
-        return None
-    a, b = inputs["a"], inputs["b"]
-    if "e" in inputs:
-        a = a * inputs["e"]
-    if "experts" in parameters:
-        experts = parameters["experts"]
-        a, b = a.reshape(experts, -1, a.shape[1]), b.reshape(b.shape[0], -1, experts)
-        if "expert" in parameters:
-            begin, expert = parameters["begin"], parameters["expert"]
-            return b[begin:, :, expert][None], a[expert][None]
-        if experts == 1 and not parameters.get("stacked"):
-            return b[:, :, 0][None], a[0][None]
-        b = b.swapaxes(0, 2).swapaxes(1, 2)
-    else:
-        a, b = a.reshape(1, a.shape[0], -1), b.reshape(1, b.shape[0], -1)
-    return (a.swapaxes(1, 2), b.swapaxes(1, 2)) if parameters.get("transposed") else (b, a)
 
 
 def _expert_product(a: Any, b: Any, term: Coefficients, start: int, stop: int, scale: float) -> Any:
