@@ -16,7 +16,7 @@ import transformers
 
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.installed import read_model
-from modpkg.runtime import placement as placement_module
+from modpkg.runtime import parallel_copy
 from modpkg.runtime.load import build_model, load_model
 from modpkg.runtime.placement import Placement, StoredTensors
 from modpkg.runtime.shared_parameters import SharedParameters
@@ -80,7 +80,7 @@ def test_on_a_device_is_what_is_on_the_cpu(
     build, edit, dtype = CASES[case]
     home, packs = install(tmp_path, build(), edit=edit, with_tokenizer=False)
     wanted = load_model(home, packs, dtype=dtype)
-    monkeypatch.setattr(placement_module, "CHUNK", 2048)
+    monkeypatch.setattr(parallel_copy, "CHUNK", 2048)
     found = placed(home, packs, dtype)
     assert found.state_dict().keys() == wanted.state_dict().keys()
     for name, tensor in wanted.state_dict().items():
@@ -90,9 +90,6 @@ def test_on_a_device_is_what_is_on_the_cpu(
         assert own.data_ptr() != tensor.data_ptr()
     learning = {name: value.requires_grad for name, value in wanted.named_parameters()}
     assert {name: value.requires_grad for name, value in found.named_parameters()} == learning
-    for module in found.modules():
-        if isinstance(module, torch.nn.LSTM):
-            assert module._flat_weights[0] is module.weight_ih_l0
     given = torch.linspace(-1, 1, 64).reshape(1, 1, 64) if case == "recurrent" else IDS
     with torch.inference_mode():
         assert all(map(torch.equal, found(given).to_tuple()[:1], wanted(given).to_tuple()[:1]))
@@ -111,9 +108,9 @@ def test_loading_in_inference_mode_and_onto_the_meta_device(tmp_path: Path) -> N
 
 def test_a_pack_that_ends_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, packs = install(tmp_path, llama(), with_tokenizer=False)
-    read_at = placement_module.system.read_at
+    read_at = parallel_copy.system.read_at
     monkeypatch.setattr(
-        placement_module.system,
+        parallel_copy.system,
         "read_at",
         lambda file, view, place: 0 if place > 9000 else read_at(file, view[:7000], place),
     )
@@ -124,13 +121,28 @@ def test_a_pack_that_ends_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_too_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, packs = install(tmp_path, llama(), with_tokenizer=False)
 
-    def full(*_: Any) -> None:
+    def full(placement: Placement, _: Any) -> None:
+        placement._free = 1000
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
 
     monkeypatch.setattr(Placement, "_reserve", full)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     with raises("M866", match="small needs .* has 1.0 kB free.*device_map"):
         placed(home, packs)
+
+
+def test_recurrent_modules_use_the_parameters_that_are_loaded(tmp_path: Path) -> None:
+    """torch's recurrent modules keep a list of their parameters beside them."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    encoder = transformers.ParakeetEncoderConfig(**sizes, intermediate_size=16, num_mel_bins=16)
+    config = transformers.ParakeetRNNTConfig(
+        encoder_config=encoder.to_dict(), vocab_size=16, decoder_hidden_size=8
+    )
+    home, packs = install(tmp_path, transformers.ParakeetForRNNT(config), with_tokenizer=False)
+    wanted = transformers.ParakeetForRNNT.from_pretrained(tmp_path / "saved").decoder
+    with torch.no_grad():
+        for found in (load_model(home, packs), placed(home, packs)):
+            assert torch.equal(found.decoder(IDS), wanted(IDS))
 
 
 # Sharing ------------------------------------------------------------------------------------------
