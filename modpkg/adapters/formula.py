@@ -69,6 +69,36 @@ class Elements(Struct, frozen=True):
         return self.flat % self.columns
 
 
+class Sizes(Struct, frozen=True):
+    """The largest magnitudes of a block."""
+
+    base: float
+    delta: float
+    """Of what `Formula.delta` returned."""
+
+
+UNIT = 2.0**-53
+"""The unit roundoff of float64: a rounded sum or product is off by at most this much of itself."""
+LEAST = 2.0**-1074
+"""Where a product underflows, it is off by at most half of this instead."""
+
+
+def gamma(count: int) -> float:
+    """Return Higham's γ_count = count · u / (1 − count · u), rounded up.
+
+    Factors (1 + δ_i) with |δ_i| <= u multiply to 1 + θ with |θ| <= γ, for any order of operations,
+    and with fused ones: Accuracy and Stability of Numerical Algorithms, 2002, lemma 3.1.
+    """
+    return count * UNIT / (1 - count * UNIT) * (1 + 4 * UNIT)
+
+
+def largest(values: Any) -> float:
+    """Return the largest magnitude; NaN if one is NaN, 0 if there are none."""
+    if not values.size:
+        return 0.0
+    return float(max(values.max(), -values.min()))
+
+
 class Formula(Struct, frozen=True, kw_only=True):
     """The change to one tensor, named by `TensorChange.op`."""
 
@@ -96,6 +126,11 @@ class Formula(Struct, frozen=True, kw_only=True):
     `delta` gets them, or as they were before `prepare` if that rounds; of those in ``by_rows``,
     the values at the elements. Returns numbers of the elements' arithmetic.
     """
+    error: Callable[[Mapping[str, Any], Any, Sizes], float] | None = None
+    """``error(inputs, term, sizes)``: a bound of the absolute error of each element of `delta`.
+
+    ``inputs`` are as for `exact`, except for those in ``by_rows``. It must hold for any order of
+    the sums, and with fused operations. None: not known, so all elements are computed exactly."""
     prepare_rounds: bool = False
     """Whether what `prepare` returns is rounded."""
     factors: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, Any] | None] | None = None

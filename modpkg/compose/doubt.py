@@ -9,21 +9,6 @@ import numpy as np
 from modpkg.compose.arrays import Array
 from modpkg.compose.rounding import rounded
 
-UNIT = 2.0**-53
-"""The unit roundoff of float64: a rounded sum or product is off by at most this much of itself."""
-LEAST = 2.0**-1074
-"""Where a product underflows, it is off by at most half of this instead."""
-
-
-def gamma(count: int) -> float:
-    """Return Higham's γ_count = count · u / (1 − count · u), rounded up.
-
-    Factors (1 + δ_i) with |δ_i| <= u multiply to 1 + θ with |θ| <= γ, for any order of operations,
-    and with fused ones: Accuracy and Stability of Numerical Algorithms, 2002, lemma 3.1.
-    """
-    return count * UNIT / (1 - count * UNIT) * (1 + 4 * UNIT)
-
-
 def doubtful(values: Array, bound: Any, dtype: str) -> Any:
     """Return a mask: True where a number within ``bound`` of a value may round to another float.
 
