@@ -69,6 +69,21 @@ class Elements(Struct, frozen=True):
         return self.flat % self.columns
 
 
+class Extent(Struct, frozen=True):
+    """What a bound is computed from, of one input."""
+
+    shape: tuple[int, ...]
+    largest: float
+    """The largest magnitude; NaN for an input that is read in rows."""
+
+
+class Error(Struct, frozen=True):
+    """A bound of the error of an approximation: absolute + relative · |approximation|."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
 class Sizes(Struct, frozen=True):
     """The largest magnitudes of a block."""
 
@@ -126,11 +141,11 @@ class Formula(Struct, frozen=True, kw_only=True):
     `delta` gets them, or as they were before `prepare` if that rounds; of those in ``by_rows``,
     the values at the elements. Returns numbers of the elements' arithmetic.
     """
-    error: Callable[[Mapping[str, Any], Any, Sizes], float] | None = None
-    """``error(inputs, term, sizes)``: a bound of the absolute error of each element of `delta`.
+    error: Callable[[Mapping[str, Extent], Any, Sizes], Error] | None = None
+    """``error(inputs, term, sizes)``: a bound of the error of each element of `delta`.
 
-    ``inputs`` are as for `exact`, except for those in ``by_rows``. It must hold for any order of
-    the sums, and with fused operations. None: not known, so all elements are computed exactly."""
+    It must hold for any order of the sums, and with fused operations. ``inputs`` are those of
+    `exact`. None: not known, so all elements are computed exactly."""
     prepare_rounds: bool = False
     """Whether what `prepare` returns is rounded."""
     factors: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, Any] | None] | None = None

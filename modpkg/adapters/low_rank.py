@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site
-from modpkg.adapters.formula import LEAST, BaseRows, Coefficients, Elements, Sizes, gamma, largest
+from modpkg.adapters.formula import LEAST, BaseRows, Coefficients, Elements, Extent, gamma
 from modpkg.adapters.method import linear_shape
 from modpkg.adapters.orientation import transposed
 
@@ -72,15 +73,14 @@ def factors_at(
     return b.reshape(len(b), -1)[row], a.reshape(len(a), -1)[:, column].T, e
 
 
-def error(inputs: Mapping[str, Array], scale: float, sizes: Sizes) -> float:
-    """Return a bound of the error of scale · ``b @ a`` in float64; with ``e``, of b diag(e) a."""
-    a, b = largest(inputs["a"]), largest(inputs["b"])
-    e = largest(inputs["e"]) if "e" in inputs else 1.0
-    rank = max(inputs["a"].size, 1) if inputs["a"].ndim < 2 else max(inputs["a"].shape[0], 1)
-    size = rank * abs(scale) * a * b * e
+def size(inputs: Mapping[str, Extent], scale: float) -> tuple[float, float]:
+    """Return bounds of Σ |scale · b · e · a| for each element, and of the error of that sum."""
+    rank = max(inputs["a"].shape[0], 1)
+    factors = [inputs[role].largest for role in "abe" if role in inputs]
+    total = rank * abs(scale) * math.prod(factors)
     # an underflow is multiplied by the factors that follow
-    under = (rank + 4) * LEAST * (1 + abs(scale)) * (1 + a) * (1 + b) * (1 + e)
-    return gamma(rank + 8) * size + under
+    under = (rank + 8) * LEAST * math.prod(1 + factor for factor in (abs(scale), *factors))
+    return total, gamma(rank + 8) * total + under
 
 
 def ways_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from modpkg.adapters.formula import UndefinedChange
+from modpkg.adapters.formula import Elements, Error, Extent, Sizes, UndefinedChange, largest
 from modpkg.compose.arrays import Array, Stored, in_double, in_single, read_array
 from modpkg.compose.composition import NOTHING, ComputedTensor, Term
+from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.memory import SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
@@ -50,6 +52,8 @@ class BoundTerm:
         """`Formula.exact`, if the change is exact."""
         self.raw: Mapping[str, Any] = {}
         """The inputs that `exact` gets, besides those read in rows."""
+        self._error: Any = None
+        self._extents: dict[str, Extent] = {}
         if term.op != NOTHING:
             operator = find_operator(term.op, model)
             if operator.delta is None:
@@ -57,6 +61,7 @@ class BoundTerm:
             self._delta, self._becomes = operator.delta, operator.becomes
             self.exact, self._prepare_rounds = operator.exact, operator.prepare_rounds
             self._factors = operator.factors
+            self._error = operator.error
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
@@ -129,6 +134,37 @@ class BoundTerm:
             importance=self.term.settings.get("importance", 1.0),
             **where,
         )
+
+    def error(self, sizes: Sizes) -> Error:
+        """Return a bound of the error of each element of a block of `delta`; it may be infinite."""
+        if self.term.op == NOTHING:
+            return Error()
+        if self._error is None:
+            return Error(math.inf)
+        if not self._extents:
+            self._extents = {role: Extent((), math.nan) for role in self.read} | {
+                role: Extent(array.shape, largest(array)) for role, array in self.raw.items()
+            }
+        error: Error = self._error(self._extents, self.term, sizes)
+        return error
+
+    def exactly(self, source: RowReader, base: Exact, places: Any, broken: Any) -> Exact:
+        """Return the delta at some places, without rounding, times the term's weight.
+
+        Args:
+            source: The base's tensor, and ``base`` its values there.
+            broken: A mask that is set where an input is not finite.
+        """
+        if self.exact is None:
+            return base.ones() * 0
+
+        def number(values: Array) -> Exact:
+            return finite_numbers(values, broken)
+
+        elements = Elements(places, source.columns, source.shape, base, number)
+        inputs = {**self.raw, **{role: rows.at(places) for role, rows in self.read.items()}}
+        delta: Exact = self.exact(inputs, self.term, elements)
+        return delta
 
     def contribution_of(self, delta: Any, places: Any) -> Contribution:
         """Return the contribution of a delta at some elements."""
@@ -277,6 +313,24 @@ class TensorBlocks:
             single -= in_single(start)
             yield np.abs(single, out=single), partial(_distance, start, end)
 
+    def error(self, index: int) -> Error | None:
+        term = self.terms[index]
+        if term.exact is None and term.term.op != NOTHING:
+            return None
+        error = term.error(Sizes(math.inf, math.inf))
+        if math.isfinite(error.absolute):
+            return error
+        base = delta = 0.0
+        for start, stop in self.ranges():
+            base = max(base, largest(self.base.peek(start, stop)))
+            delta = max(delta, largest(term.delta(start, stop, self.columns)))
+        return term.error(Sizes(base, delta))
+
+    def exactly(self, index: int, places: Any) -> Exact:
+        broken = np.zeros(len(places), np.bool_)
+        base = finite_numbers(self.base.at(places), broken)
+        return self.terms[index].exactly(self.base, base, places, broken)
+
     def sample(self, index: int) -> Array:
         wanted, rows = run_elements(self.count), self.base.rows
         if self.count <= SAMPLE_RUNS * wanted:
@@ -329,6 +383,27 @@ class ModelBlocks:
     def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
         for tensor in self._tensors():
             yield from tensor.approximate(index)
+
+    def error(self, index: int) -> Error | None:
+        errors = [tensor.error(index) for tensor in self._tensors()]
+        known = [error for error in errors if error is not None]
+        if len(known) < len(errors):
+            return None
+        return Error(
+            max((error.absolute for error in known), default=0.0),
+            max((error.relative for error in known), default=0.0),
+        )
+
+    def exactly(self, index: int, places: Any) -> Exact:
+        parts, first = [], 0
+        for name, item in self._computed:
+            count = math.prod(item.shape)
+            own = places[slice(*places.searchsorted([first, first + count]))] - first
+            if len(own):
+                with TensorBlocks(self._model, name, item) as tensor:
+                    parts.append(tensor.exactly(index, own))
+            first += count
+        return Exact.joined(parts)
 
     def sample(self, index: int) -> Array:
         """Return a sample of each tensor, in proportion to its size."""

@@ -9,6 +9,7 @@ import numpy as np
 from modpkg.compose.arrays import Array
 from modpkg.compose.rounding import rounded
 
+
 def doubtful(values: Array, bound: Any, dtype: str) -> Any:
     """Return a mask: True where a number within ``bound`` of a value may round to another float.
 
@@ -52,7 +53,9 @@ def _near_ties(flat: Array, bound: float, dtype: str) -> Any:
     with np.errstate(all="ignore"):
         if dtype == "F32":
             # a bound of up to 2^15 units of float64's last place, of normal numbers
-            return _candidates(flat.view(np.uint64), (1 << 29) - 1, 1 << 28, 1 << 16, bound * 2.0**38)
+            return _candidates(
+                flat.view(np.uint64), (1 << 29) - 1, 1 << 28, 1 << 16, bound * 2.0**38
+            )
         # a float32 is off by half a unit of its last place, and the bound is at most as much again
         mask, tie = _NEAR[dtype]
         return _candidates(flat.astype(np.float32).view(np.uint32), mask, tie, 2, bound * 2.0**26)
@@ -69,7 +72,9 @@ def _candidates(bits: Any, mask: int, tie: int, width: int, least: float) -> Any
     first = np.array([max(least, smallest)], float_kind).view(kind)[0]
     if first >= top:
         return np.arange(bits.size)
-    size = np.bitwise_and(bits, kind((top << 1) - 1 if kind is np.uint32 else (1 << 63) - 1), out=low)
+    size = np.bitwise_and(
+        bits, kind((top << 1) - 1 if kind is np.uint32 else (1 << 63) - 1), out=low
+    )
     size -= first  # smaller ones wrap around, and become large
     near |= size >= kind(top - int(first))
     return np.flatnonzero(near)

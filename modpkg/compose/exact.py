@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from modpkg.adapters.formula import Elements
-from modpkg.compose.arrays import Array, Stored
-from modpkg.compose.blocks import BoundTerm, TensorBlocks
+from modpkg.compose.arrays import Stored
+from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import NOTHING, ComputedTensor
-from modpkg.compose.exact_numbers import Exact
+from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import Reducer
 
@@ -30,13 +29,18 @@ def is_exact(model: str, computed: ComputedTensor, reducer: Reducer) -> bool:
     """Return whether a tensor's result is defined as the exact one, rounded."""
     if reducer.exact is None or not _finite(computed.settings):
         return False
-    return all(
-        term.op == NOTHING or find_operator(term.op, model).exact is not None
-        for term in computed.terms
-    ) and all(
-        math.isfinite(term.weight) and math.isfinite(term.scale) and _finite(term.settings)
-        for term in computed.terms
-    )
+    alike = reducer.exact.measures(computed.settings)
+    for term in computed.terms:
+        if not (math.isfinite(term.weight) and math.isfinite(term.scale)):
+            return False
+        if term.op == NOTHING:
+            continue
+        operator = find_operator(term.op, model)
+        if operator.exact is None or (alike and not operator.becomes):
+            return False
+        if not _finite(term.settings):
+            return False
+    return True
 
 
 def _finite(settings: Mapping[str, Any]) -> bool:
@@ -62,7 +66,7 @@ class ExactTensor:
             measured: What the method measured, if anything; at most one item.
         """
         self._blocks, self._dtype = blocks, dtype
-        self._compute: Any = reducer.exact
+        self._compute: Any = reducer.exact.compute if reducer.exact else None
         self._arguments, self._measured = arguments, measured
 
     def at(self, places: Any) -> Stored:
@@ -94,36 +98,14 @@ class ExactTensor:
 
     def numbers(self, places: Any, broken: Any) -> Exact:
         """Return the results at some places; sets ``broken`` where an input is not finite."""
-        base = self._finite_at(self._blocks.base.at(places), broken)
+        base = finite_numbers(self._blocks.base.at(places), broken)
         contributions = []
         for term in self._blocks.terms:
-            delta = self._delta(term, base, places, broken)
+            delta = term.exactly(self._blocks.base, base, places, broken)
             contribution = term.contribution_of(delta, places)
             if term.importance is not None:
-                importance: Any = self._finite_at(term.importance.at(places), broken)
+                importance: Any = finite_numbers(term.importance.at(places), broken)
                 contribution = replace(contribution, importance=importance)
             contributions.append(contribution)
         result: Exact = self._compute(base, contributions, *self._measured, **self._arguments)
         return result
-
-    def _delta(self, term: BoundTerm, base: Exact, places: Any, broken: Any) -> Exact:
-        if term.exact is None:
-            return Exact.of(np.zeros(len(places)))
-        blocks = self._blocks.base
-
-        def number(values: Array) -> Exact:
-            return self._finite_at(values, broken)
-
-        elements = Elements(places, blocks.columns, blocks.shape, base, number)
-        inputs = {**term.raw, **{role: rows.at(places) for role, rows in term.read.items()}}
-        delta: Exact = term.exact(inputs, term.term, elements)
-        return delta
-
-    @staticmethod
-    def _finite_at(values: Array, broken: Any) -> Exact:
-        finite = np.isfinite(values)
-        if not finite.all():
-            bad = ~finite
-            broken |= bad if bad.ndim == 1 else bad.any(axis=tuple(range(1, bad.ndim)))
-            values = np.where(finite, values, 0.0)
-        return Exact.of(values)

@@ -8,7 +8,7 @@ most sums of 16-bit floats, else Python's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -57,6 +57,17 @@ class Exact:
         if most <= _WORD:
             return cls(n << shifts, least, most)
         return cls(n.astype(object) << shifts.astype(object), least, 0)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Exact]) -> Exact:
+        """Return the numbers of several arrays in one, flat."""
+        least = min(part._exponent for part in parts)
+        flat = [part._objects().reshape(-1) << (part._exponent - least) for part in parts]
+        divisors = [
+            np.broadcast_to(np.asarray(part._divisor, object), part.shape).reshape(-1)
+            for part in parts
+        ]
+        return cls(np.concatenate(flat), least, 0, np.concatenate(divisors))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -181,6 +192,16 @@ class Exact:
         pairs = zip(n.reshape(-1).tolist(), divisor.reshape(-1).tolist(), strict=True)
         values = [function(above, self._exponent, below) for above, below in pairs]
         return np.array(values, np.float64).reshape(n.shape)
+
+
+def finite_numbers(values: Array, broken: Any) -> Exact:
+    """Return floats of each place, [k] or [k, n]; sets ``broken`` [k] where one is not finite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = ~finite
+        broken |= bad if bad.ndim == 1 else bad.any(axis=tuple(range(1, bad.ndim)))
+        values = np.where(finite, values, 0.0)
+    return Exact.of(values)
 
 
 def _odd_double(n: int, exponent: int, divisor: int) -> float:

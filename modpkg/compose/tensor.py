@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.blocks import TensorBlocks
+from modpkg.compose.certified import Certified
 from modpkg.compose.composition import ComputedTensor
 from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.narrow_floats import NarrowReduction
@@ -112,8 +113,11 @@ class Reduction:
         if faster is not None:
             yield from faster
             return
+        columns = self._blocks.columns
         for start, stop in self._blocks.ranges():
-            yield self._reduce(*self._blocks.block(start, stop))
+            values, contributions = self._blocks.block(start, stop)
+            places = np.arange(start * columns, stop * columns)
+            yield self._reduce(values, contributions, places)
 
     def _torch_reduction(self) -> Iterable[Stored] | None:
         """Return the reduction of this tensor by torch, or None if it is not possible or wanted."""
@@ -158,12 +162,17 @@ class Reduction:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         terms = zip(self._blocks.terms, others, strict=True)
         contributions = [term.contribution_at(base, other, places) for term, other in terms]
-        return self._reduce(base, contributions)
+        return self._reduce(base, contributions, places)
 
-    def _reduce(self, values: Array, contributions: Sequence[Contribution]) -> Stored:
-        """Return ``values`` (overwritten) and contributions reduced to one block, rounded."""
-        dtype = self._job.place.dtype
+    def _reduce(self, values: Array, contributions: Sequence[Contribution], places: Any) -> Stored:
+        """Return ``values`` (overwritten) and contributions reduced to one block, rounded.
+
+        Elements that may round otherwise than the exact result are computed exactly.
+        """
+        dtype, exact = self._job.place.dtype, self.exact
+        certified = None if exact is None else Certified(self._blocks, values, contributions)
         if self._reducer is not None:
+            doubt = {} if certified is None else certified.doubt(self._reducer)
             values = _call_method(
                 self._job,
                 self._reducer.reduce,
@@ -171,8 +180,14 @@ class Reduction:
                 contributions,
                 *self._measured,
                 **self._arguments,
+                **doubt,
             )
         block = rounded(values, dtype)
+        if exact is not None and certified is not None:
+            bound = certified.bound(self._reducer, self._measured, self._arguments)
+            where = certified.undecided(values, bound, dtype)
+            if where.size:
+                block.reshape(-1)[where] = exact.at(places[where])
         # Non-finite values of the base itself are allowed where only the dtype changes: some
         # models store attention masks so.
         if not all_finite(block, dtype):

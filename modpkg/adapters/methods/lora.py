@@ -24,14 +24,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import (
+    LEAST,
     BaseRows,
     Coefficients,
     Elements,
+    Error,
+    Extent,
     Formula,
+    Sizes,
     as_matrix,
     base_rows,
+    gamma,
 )
 from modpkg.adapters.lora_variants import (
     EMBEDDINGS,
@@ -46,7 +52,6 @@ from modpkg.adapters.lora_variants import (
     variant_change,
     without_moved,
 )
-from modpkg.adapters.low_rank import factors, factors_at
 from modpkg.adapters.method import PeftMethod
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import Scaling, check_keys, scaling_of
@@ -363,12 +368,28 @@ def exact(inputs: Mapping[str, Array], term: Coefficients, elements: Elements) -
     if "bias" in inputs:
         change = number(inputs["bias"].reshape(-1)[elements.row]) * scale
     else:
-        b, a, e = factors_at(inputs, term, elements)
+        b, a, e = low_rank.factors_at(inputs, term, elements)
         products = number(b) * number(a)
         change = (products if e is None else products * number(e)).sum() * scale
     if alone:
         return change
     return (change + number(inputs["values"]) - elements.base) * term.weight
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    alone = "values" not in inputs
+    scale = term.weight if alone else term.parameters["scaling"]
+    if "bias" in inputs:
+        total = abs(scale) * inputs["bias"].largest
+        off = gamma(2) * total + LEAST
+    else:
+        total, off = low_rank.size(inputs, scale)
+    if alone:
+        return Error(off)
+    # |values| <= |delta / weight| + total + |base|
+    off += gamma(8) * (total + sizes.base)
+    return Error(abs(term.weight) * off + LEAST, gamma(8))
 
 
 _NORM_ELEMENTS = 1 << 19
@@ -424,8 +445,9 @@ LORA = PeftMethod(
             name="lora",
             delta=delta,
             exact=exact,
+            error=error,
             arrays=True,
-            factors=factors,
+            factors=low_rank.factors,
             null=("a", "b", "e", "bias"),
             by_rows=("values",),
         ),

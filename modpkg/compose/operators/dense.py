@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modpkg.adapters.formula import BaseRows, Elements
+from modpkg.adapters.formula import LEAST, BaseRows, Elements, Error, Extent, Sizes, gamma
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS
@@ -77,11 +77,17 @@ def exact(inputs: Mapping[str, Array], term: Term, elements: Elements) -> Any:
     return (elements.number(inputs["values"]) - elements.base) * term.weight
 
 
+def error(inputs: Mapping[str, Extent], term: Term, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`: a difference, and a product."""
+    return Error(0.0 if term.weight == 1.0 else LEAST, gamma(4))
+
+
 DENSE = Operator(
     name="dense",
     bind=bind,
     delta=delta,
     exact=exact,
+    error=error,
     arrays=True,
     by_rows=("values",),
     becomes="values",

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modpkg.adapters.formula import BaseRows, Elements
+from modpkg.adapters.formula import LEAST, BaseRows, Elements, Error, Extent, Sizes, gamma
 from modpkg.compose.composition import Term
 from modpkg.compose.operators import adapter
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
@@ -104,6 +104,11 @@ def exact(inputs: Mapping[str, Any], term: Term, elements: Elements) -> Any:
     return elements.number(scattered(inputs, elements.flat)) * term.weight
 
 
+def error(inputs: Mapping[str, Extent], term: Term, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`: a product."""
+    return Error(0.0 if term.weight == 1.0 else LEAST, gamma(2))
+
+
 def scattered(inputs: Mapping[str, Any], flat: Any) -> Array:
     """Return the values at flat indices, 0 where there is none."""
     values: Array = np.zeros(len(flat))
@@ -120,6 +125,7 @@ SPARSE = Operator(
     bind=bind,
     delta=delta,
     exact=exact,
+    error=error,
     prepare=prepare,
     arrays=True,
     null=("values",),

@@ -6,11 +6,12 @@ numbers of single elements. Weights and other parameters are float64, and taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from modpkg.compose.reducers.reducer import Contribution
+from modpkg.compose.reducers.reducer import Contribution, ExactMethod, Reach
 from modpkg.compose.reducers.stream import uniform_at
 from modpkg.core.lazy_numpy import np
 
@@ -122,12 +123,14 @@ def trimmed(contribution: Contribution, kept: TrimBounds) -> Exact:
     if kept.low == float("inf"):
         inside[:] = False
     else:
-        beside = (size - ones * kept.low).sign()
+        low = kept.low if kept.low_exact is None else kept.low_exact
+        beside = (size - ones * low).sign()
         inside &= beside >= 0
         if kept.low_before is not None:
             inside &= (beside > 0) | (contribution.places < kept.low_before)
     if kept.high_before is not None:
-        beside = (size - ones * kept.high).sign()
+        high = kept.high if kept.high_exact is None else kept.high_exact
+        beside = (size - ones * high).sign()
         inside &= (beside < 0) | ((beside == 0) & (contribution.places < kept.high_before))
     part = delta.where(inside)
     return part * kept.factor if kept.factor != 1.0 else part
@@ -247,3 +250,114 @@ def dare_ties(
     parts = _dropped(contributions, seed, rescale)
     delta = _disjoint(parts, contributions, divide="weights" if normalize else "")
     return base + delta * lambda_
+
+
+# How far results are from their parts -----------------------------------------------------------
+
+Parameters = Mapping[str, Any]
+
+
+def _over(divisor: Fraction | float) -> float:
+    """Return 1 / |divisor|, rounded up; infinity if it is 0."""
+    return float(abs(1 / Fraction(divisor))) * (1 + 1e-9) if divisor else math.inf
+
+
+def _alone(contributions: Contributions, _: Any, parameters: Parameters) -> Reach:
+    return Reach(1.0, [1.0] * len(contributions))
+
+
+def _scaled(contributions: Contributions, measured: Any, parameters: Parameters) -> Reach:
+    """Return the reach of base + lambda · Σ weight · factor · delta [/ Σ weight]."""
+    scale = abs(parameters["lambda_"])
+    if parameters["normalize"]:
+        scale *= _over(divisor_of(contributions))
+    factors = [bounds.factor for bounds in measured or ()] or [1.0] * len(contributions)
+    pairs = zip(contributions, factors, strict=True)
+    return Reach(1.0, [scale * abs(each.weight * factor) for each, factor in pairs])
+
+
+def _of_mean(contributions: Contributions, _: Any, parameters: Parameters) -> Reach:
+    share = _over(len(contributions) + parameters["with_base"])
+    return Reach(1.0, [share * abs(each.weight) for each in contributions])
+
+
+def _of_linear(contributions: Contributions, _: Any, parameters: Parameters) -> Reach:
+    weights = Fraction(parameters["base_weight"]) + weights_of(contributions)
+    if parameters["normalize"]:
+        share = _over(weights)
+        return Reach(1.0, [share * abs(each.weight) for each in contributions])
+    return Reach(abs(float(weights)), [abs(each.weight) for each in contributions])
+
+
+def _of_passthrough(_: Contributions, __: Any, parameters: Parameters) -> Reach:
+    return Reach(abs(parameters["scale"]), [])
+
+
+_TINY = 2.0**-200
+"""Positive factors from here on have products that do not underflow."""
+
+
+def _of_fisher(contributions: Contributions, _: Any, parameters: Parameters) -> Reach | None:
+    """Return a reach of 1, as of any mean with non-negative weights; else none is known."""
+    if parameters["base_importance"] < 0:
+        return None
+    for each in contributions:
+        importance = np.asarray(each.importance)
+        if each.weight < _TINY or not bool(np.all((importance == 0) | (importance >= _TINY))):
+            return None
+    return Reach(1.0, [1.0] * len(contributions))
+
+
+def _disjoint_reach(
+    contributions: Contributions, measured: Any, scale: float, divide: str
+) -> Reach | None:
+    """Return the reach of base + scale · `_disjoint`; none is known if divisors may cancel."""
+    weights = [each.weight for each in contributions]
+    if divide == "weights" and min(weights) < 0:
+        return None
+    factors = [bounds.factor for bounds in measured or ()] or [1.0] * len(contributions)
+    shares = [1.0 if divide == "weights" else abs(weight) for weight in weights]
+    return Reach(1.0, [1.001 * scale * s * abs(f) for s, f in zip(shares, factors, strict=True)])
+
+
+def _of_ties_mergekit(c: Contributions, measured: Any, parameters: Parameters) -> Reach | None:
+    divide = "weights" if parameters["normalize"] else ""
+    return _disjoint_reach(c, measured, abs(parameters["lambda_"]), divide)
+
+
+def _of_ties(c: Contributions, measured: Any, parameters: Parameters) -> Reach | None:
+    return _disjoint_reach(c, measured, abs(parameters.get("lambda_", 1.0)), "count")
+
+
+def _of_dare(
+    reach: Callable[[Contributions, Any, Parameters], Reach | None],
+) -> Callable[[Contributions, Any, Parameters], Reach | None]:
+    """Return the reach of a method whose deltas were divided by their density."""
+
+    def dropped(contributions: Contributions, _: Any, parameters: Parameters) -> Reach | None:
+        own = reach(contributions, None, parameters)
+        if own is None or not parameters["rescale"]:
+            return own
+        densities = [each.parameters["density"] or 1.0 for each in contributions]
+        pairs = zip(own.deltas, densities, strict=True)
+        return Reach(own.base, [each * _over(density) for each, density in pairs])
+
+    return dropped
+
+
+def _rescales(parameters: Parameters) -> bool:
+    return bool(parameters["rescale"])
+
+
+SUM = ExactMethod(summed, _alone)
+TASK_ARITHMETIC = ExactMethod(task_arithmetic, _scaled)
+LINEAR = ExactMethod(linear, _of_linear)
+MEAN = ExactMethod(mean, _of_mean)
+PASSTHROUGH = ExactMethod(passthrough, _of_passthrough)
+FISHER = ExactMethod(fisher, _of_fisher)
+TIES_MERGEKIT = ExactMethod(ties_mergekit, _of_ties_mergekit, True, _rescales)
+TIES_PEFT = ExactMethod(ties_peft, _of_ties, True)
+TIES = ExactMethod(ties, _of_ties, True)
+BREADCRUMBS = ExactMethod(breadcrumbs, _scaled, True, _rescales)
+DARE_LINEAR = ExactMethod(dare_linear, _of_dare(_scaled))
+DARE_TIES = ExactMethod(dare_ties, _of_dare(_of_ties_mergekit), True)

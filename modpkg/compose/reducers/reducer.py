@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from modpkg.adapters.formula import LEAST, UNIT, Error, gamma, largest
+from modpkg.core.lazy_numpy import np
+
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
+    from modpkg.compose.exact_numbers import Exact
     from modpkg.compose.reducers.single import NarrowFloat, SinglePrecision
 
 
@@ -59,11 +63,88 @@ class Blocks(Protocol):
     def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
         """Yield the magnitudes of one step's delta, in order, as exact as is cheap."""
 
+    def error(self, index: int) -> Error | None:
+        """Return a bound of the error of every element of one step's delta; None: not exact."""
+
+    def exactly(self, index: int, places: Any) -> Exact:
+        """Return one step's delta at some flat indices, ascending, without rounding."""
+
     def sample(self, index: int) -> Array:
         """Return a flat sample of one step's delta, from all over the tensor."""
 
 
 REQUIRED: Any = inspect.Parameter.empty
+
+
+class Reach(NamedTuple):
+    """A result is base · b + Σ delta_i · d_i: bounds of |b| and of each |d_i|."""
+
+    base: float
+    deltas: Sequence[float]
+
+
+class ExactMethod(Struct, frozen=True):
+    """A reducer's method in exact arithmetic, see `modpkg.compose.exact`."""
+
+    compute: Callable[..., Any]
+    """``compute(base, contributions, [measured], **parameters)``: the results of single elements,
+    without rounding. ``base`` and the deltas are `modpkg.compose.exact_numbers.Exact`, one number
+    for each place."""
+    reach: Callable[..., Reach | None]
+    """``reach(contributions, measured, parameters)``: how much base and deltas count in a block's
+    results; None if that is not known."""
+    compares: bool = False
+    """Whether `Reducer.reduce` takes a ``doubt``, a `Doubt`, in which it notes the elements whose
+    comparisons may have another outcome with exact numbers."""
+    measures: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    """``measures(parameters)``: whether a scalar is measured in float64, in a fixed order. The
+    method is then exact only for deltas that are computed alike everywhere: differences of values.
+    """
+
+
+class Doubt:
+    """The comparisons of a block whose outcome may be another with exact numbers."""
+
+    def __init__(self, contributions: Sequence[Contribution], errors: Sequence[Error]) -> None:
+        """Begin with no element in doubt; ``errors`` are those of the contributions' deltas."""
+        self._contributions, self._errors = contributions, list(errors)
+        self.mask = np.zeros(contributions[0].delta.shape, np.bool_)
+
+    def divide(self, divisors: Sequence[float]) -> None:
+        """Take into account that each delta is divided."""
+        self._errors = [
+            Error(error.absolute / divisor * 1.001, error.relative + 2 * UNIT)
+            for error, divisor in zip(self._errors, divisors, strict=True)
+        ]
+
+    def threshold(self, number: int, size: Array, value: float) -> None:
+        """Note where the magnitudes of a delta are next to a threshold."""
+        error = self._errors[number]
+        reach = error.absolute + (error.relative + 4 * UNIT) * value
+        self.mask |= np.abs(size - value) <= reach * 1.001
+
+    def signs(self, parts: Sequence[Array]) -> None:
+        """Note where the sign of a part is not certain; one that was dropped is 0 for certain."""
+        for part, contribution, error in zip(parts, self._contributions, self._errors, strict=True):
+            if error.absolute:
+                near = np.abs(contribution.delta) <= error.absolute * 1.001
+                self.mask |= near & ((part != 0) | (contribution.delta == 0))
+
+    def vote(self, vote: Array, parts: Sequence[Array], weights: Sequence[float]) -> None:
+        """Note where the sign of Σ parts may be another; each is 0 or weight · delta.
+
+        Where all parts are 0, what they may be instead is within the bound of the result.
+        """
+        bound = len(parts) * LEAST
+        for part, weight, error in zip(parts, weights, self._errors, strict=True):
+            relative = error.relative + gamma(len(parts) + 8)
+            bound += abs(weight) * error.absolute * 1.001 + 2 * relative * largest(part)
+        near = np.abs(vote) <= bound
+        if near.any():
+            some = np.zeros_like(near)
+            for part in parts:
+                some |= part != 0
+            self.mask |= near & some
 
 
 class Reducer(Struct, frozen=True, kw_only=True):
@@ -95,10 +176,8 @@ class Reducer(Struct, frozen=True, kw_only=True):
     ) = None
     """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes of that dtype,
     or None if there is none for these parameters. It must match `reduce` within its bounds."""
-    exact: Callable[..., Any] | None = None
-    """``exact(base, contributions, **parameters)``: `reduce` at single elements without rounding,
-    see `modpkg.compose.exact`; called with what was measured as well, if anything is. ``base`` and
-    the deltas are `modpkg.compose.exact_numbers.Exact`, one number for each place."""
+    exact: ExactMethod | None = None
+    """The method in exact arithmetic, if its results are quotients of sums of products."""
     weighted: bool = True
     """Whether steps' scales are weights; a step of weight 0 is then ignored."""
     additive: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.core.lazy_numpy import np
@@ -32,6 +33,8 @@ class RankedMagnitude(NamedTuple):
     """Number of equal magnitudes, itself included."""
     places: Any = None
     """Flat indices of the equal ones, ascending, if known."""
+    exact: Fraction | None = None
+    """The magnitude itself, where ``value`` is only next to it."""
 
 
 def kth_largest(

@@ -10,11 +10,12 @@ first ones in the tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import exactly, single
-from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
+from modpkg.compose.reducers.reducer import Blocks, Contribution, Doubt, reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import (
     KEEP_NOTHING,
@@ -86,7 +87,7 @@ def weighted_sum(parts: Sequence[Array], weights: Sequence[float], *, normalize:
     for part, weight in zip(parts[1:], weights[1:], strict=True):
         total += part * weight
     if normalize:
-        total /= divisor(sum(weights))
+        total /= divisor(math.fsum(weights))
     return total
 
 
@@ -96,18 +97,26 @@ def disjoint_merge(
     *,
     votes: str = "weighted",
     divide: str = "",
+    doubt: Doubt | None = None,
 ) -> Array:
     """Return Σ w_i · part_i over the parts that have the elected sign, value by value.
 
     The elected sign is that of Σ w_i · part_i (``votes="weighted"``), of Σ part_i (``"total"``) or
     of Σ sign(part_i) (``"frequency"``); a sum of 0 counts as positive. The result is divided by
     Σ w_i over the same parts (``divide="weights"``), by their number (``"count"``) or not at all.
+    Signs that are not certain are noted in ``doubt``.
     """
     if votes == "weighted":
         parts = [part * weight for part, weight in zip(parts, weights, strict=True)]
     vote = np.sign(parts[0]) if votes == "frequency" else parts[0].copy()
     for part in parts[1:]:
         vote += np.sign(part) if votes == "frequency" else part
+    if doubt is not None:
+        if divide or votes == "frequency":
+            doubt.signs(parts)
+        if votes != "frequency":
+            ones = [1.0] * len(parts)
+            doubt.vote(vote, parts, weights if votes == "weighted" else ones)
     # By bits: selecting by a mask would take longer than the arithmetic.
     sign = vote.view(np.int64) & _SIGN
     total, below, zeros = (np.zeros(vote.shape) for _ in range(3))
@@ -132,8 +141,11 @@ def _weights(contributions: Sequence[Contribution]) -> list[float]:
     return [contribution.weight for contribution in contributions]
 
 
-def _trimmed(contributions: Sequence[Contribution], bounds: Bounds) -> list[Array]:
-    return [trimmed(*each) for each in zip(contributions, bounds, strict=True)]
+def _trimmed(
+    contributions: Sequence[Contribution], bounds: Bounds, doubt: Doubt | None
+) -> list[Array]:
+    pairs = zip(contributions, bounds, strict=True)
+    return [trimmed(*each, number, doubt) for number, each in enumerate(pairs)]
 
 
 # The methods ----------------------------------------------------------------------------------
@@ -150,7 +162,7 @@ def _ties_mergekit(
 
 @reducer(
     "ties-mergekit",
-    exact=exactly.ties_mergekit,
+    exact=exactly.TIES_MERGEKIT,
     step={"density": 1.0},
     bounds=_SHARE,
     measure=thresholds,
@@ -160,6 +172,7 @@ def ties_mergekit(
     base: Array,
     contributions: Sequence[Contribution],
     bounds: Bounds,
+    doubt: Doubt | None = None,
     *,
     normalize: bool = True,
     rescale: bool = False,
@@ -172,9 +185,10 @@ def ties_mergekit(
     https://arxiv.org/abs/2306.01708.
     """
     delta = disjoint_merge(
-        _trimmed(contributions, bounds),
+        _trimmed(contributions, bounds, doubt),
         _weights(contributions),
         divide="weights" if normalize else "",
+        doubt=doubt,
     )
     return add_scaled(base, delta, lambda_)
 
@@ -188,7 +202,7 @@ def _ties_peft(
 
 @reducer(
     "ties-peft",
-    exact=exactly.ties_peft,
+    exact=exactly.TIES_PEFT,
     step={"density": 1.0},
     bounds=_SHARE,
     measure=thresholds,
@@ -198,6 +212,7 @@ def ties_peft(
     base: Array,
     contributions: Sequence[Contribution],
     bounds: Bounds,
+    doubt: Doubt | None = None,
     *,
     majority_sign: str = "total",
 ) -> Array:
@@ -209,10 +224,10 @@ def ties_peft(
     """
     if majority_sign not in ("total", "frequency"):
         raise ValueError("majority_sign must be 'total' or 'frequency'")
-    parts = _trimmed(contributions, bounds)
-    return add_scaled(
-        base, disjoint_merge(parts, _weights(contributions), votes=majority_sign, divide="count")
-    )
+    parts = _trimmed(contributions, bounds, doubt)
+    weights = _weights(contributions)
+    delta = disjoint_merge(parts, weights, votes=majority_sign, divide="count", doubt=doubt)
+    return add_scaled(base, delta)
 
 
 def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
@@ -224,7 +239,7 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
         kept = KEEP_NOTHING
         if step["density"]:
             kept = bounds_of(blocks, index, count / blocks.count)
-        bounds.append(TrimBounds(kept.low))
+        bounds.append(TrimBounds(kept.low, low_exact=kept.low_exact))
     return bounds
 
 
@@ -239,7 +254,7 @@ def _ties(
 
 @reducer(
     "ties",
-    exact=exactly.ties,
+    exact=exactly.TIES,
     step={"density": 0.2},
     single=_ties,
     bounds=_SHARE,
@@ -248,7 +263,12 @@ def _ties(
     across=True,
 )
 def ties(
-    base: Array, contributions: Sequence[Contribution], bounds: Bounds, *, lambda_: float = 1.0
+    base: Array,
+    contributions: Sequence[Contribution],
+    bounds: Bounds,
+    doubt: Doubt | None = None,
+    *,
+    lambda_: float = 1.0,
 ) -> Array:
     """``ties``: TIES as by its authors: deltas trimmed over the whole model, then a disjoint mean.
 
@@ -256,13 +276,14 @@ def ties(
     their number. There are no weights, only lambda. The threshold is over all tensors that any
     step changes. Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
     """
-    parts = _trimmed(contributions, bounds)
-    delta = disjoint_merge(parts, _weights(contributions), votes="total", divide="count")
+    parts = _trimmed(contributions, bounds, doubt)
+    weights = _weights(contributions)
+    delta = disjoint_merge(parts, weights, votes="total", divide="count", doubt=doubt)
     return add_scaled(base, delta, lambda_)
 
 
 @reducer(
-    "dare-linear", exact=exactly.dare_linear, step={"density": 1.0}, bounds=_SHARE, additive=True
+    "dare-linear", exact=exactly.DARE_LINEAR, step={"density": 1.0}, bounds=_SHARE, additive=True
 )
 def dare_linear(
     base: Array,
@@ -283,10 +304,11 @@ def dare_linear(
     )
 
 
-@reducer("dare-ties", exact=exactly.dare_ties, step={"density": 1.0}, bounds=_SHARE)
+@reducer("dare-ties", exact=exactly.DARE_TIES, step={"density": 1.0}, bounds=_SHARE)
 def dare_ties(
     base: Array,
     contributions: Sequence[Contribution],
+    doubt: Doubt | None = None,
     *,
     seed: int = 0,
     normalize: bool = False,
@@ -298,7 +320,14 @@ def dare_ties(
     Yu et al. 2023, https://arxiv.org/abs/2311.03099.
     """
     parts = [drop_uniformly(c, seed, rescale=rescale) for c in contributions]
-    delta = disjoint_merge(parts, _weights(contributions), divide="weights" if normalize else "")
+    if doubt is not None and rescale:
+        doubt.divide([c.parameters["density"] or 1.0 for c in contributions])
+    delta = disjoint_merge(
+        parts,
+        _weights(contributions),
+        divide="weights" if normalize else "",
+        doubt=doubt,
+    )
     return add_scaled(base, delta, lambda_)
 
 
@@ -347,7 +376,7 @@ _BREADCRUMBS = {"density": 1.0, "gamma": 0.01}
 
 @reducer(
     "breadcrumbs",
-    exact=exactly.breadcrumbs,
+    exact=exactly.BREADCRUMBS,
     step=_BREADCRUMBS,
     bounds=_SHARE,
     additive=True,
@@ -357,6 +386,7 @@ def breadcrumbs(
     base: Array,
     contributions: Sequence[Contribution],
     bounds: Bounds,
+    doubt: Doubt | None = None,
     *,
     normalize: bool = False,
     rescale: bool = False,
@@ -366,7 +396,7 @@ def breadcrumbs(
 
     Davari & Belilovsky 2023, https://arxiv.org/abs/2312.06795.
     """
-    parts = _trimmed(contributions, bounds)
+    parts = _trimmed(contributions, bounds, doubt)
     return add_scaled(
         base, weighted_sum(parts, _weights(contributions), normalize=normalize), lambda_
     )
@@ -374,7 +404,7 @@ def breadcrumbs(
 
 @reducer(
     "breadcrumbs-ties",
-    exact=exactly.ties_mergekit,
+    exact=exactly.TIES_MERGEKIT,
     step=_BREADCRUMBS,
     bounds=_SHARE,
     measure=thresholds,
@@ -383,6 +413,7 @@ def breadcrumbs_ties(
     base: Array,
     contributions: Sequence[Contribution],
     bounds: Bounds,
+    doubt: Doubt | None = None,
     *,
     normalize: bool = False,
     rescale: bool = False,
@@ -390,8 +421,9 @@ def breadcrumbs_ties(
 ) -> Array:
     """``breadcrumbs-ties``: as ``breadcrumbs``, then only values with the elected sign."""
     delta = disjoint_merge(
-        _trimmed(contributions, bounds),
+        _trimmed(contributions, bounds, doubt),
         _weights(contributions),
         divide="weights" if normalize else "",
+        doubt=doubt,
     )
     return add_scaled(base, delta, lambda_)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modpkg.compose.reducers.reducer import ApproximateMagnitudes, Blocks, Contribution
-from modpkg.compose.reducers.selection import kth_largest, position
+from modpkg.adapters.formula import UNIT, Error
+from modpkg.compose.reducers.reducer import (
+    ApproximateMagnitudes,
+    Blocks,
+    Contribution,
+    Doubt,
+)
+from modpkg.compose.reducers.selection import RankedMagnitude, kth_largest, position
 from modpkg.compose.reducers.single import ThresholdRun
 from modpkg.core.lazy_numpy import np
 
@@ -28,6 +35,10 @@ class TrimBounds(NamedTuple):
     """As ``low_before``, for values equal to ``high``."""
     factor: float = 1.0
     """Factor of the kept values."""
+    low_exact: Fraction | None = None
+    """The smallest magnitude itself, where ``low`` is only next to it."""
+    high_exact: Fraction | None = None
+    """The largest magnitude itself, where ``high`` is only next to it."""
 
 
 Bounds = Sequence[TrimBounds]
@@ -78,16 +89,82 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
         return (np.abs(delta).reshape(-1) for delta in blocks.deltas(index))
 
     above = min(int((gamma or 0.0) * count), count - wanted)  # density takes precedence
-    low = kth_largest(approximate, magnitudes, sample, above + wanted, count)
-    kept = TrimBounds(low.value)
+
+    def ranked(k: int) -> RankedMagnitude:
+        return exactly_ranked(
+            blocks, index, k, kth_largest(approximate, magnitudes, sample, k, count)
+        )
+
+    low = ranked(above + wanted)
+    kept = TrimBounds(low.value, low_exact=low.exact)
     if (inside := above + wanted - low.above) < low.equal:
-        kept = TrimBounds(low.value, low_before=position(approximate, low, inside) + 1)
+        kept = kept._replace(low_before=position(approximate, low, inside) + 1)
     if above:
-        high = kth_largest(approximate, magnitudes, sample, above, count)
+        high = ranked(above)
         inside = high.equal - (above - high.above)  # of equal values, the first are kept
         before = position(approximate, high, inside) + 1 if inside else 0
-        kept = kept._replace(high=high.value, high_before=before)
+        kept = kept._replace(high=high.value, high_before=before, high_exact=high.exact)
     return kept
+
+
+def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -> RankedMagnitude:
+    """Return the ``k``-th largest of the exact magnitudes, given that of their approximations.
+
+    Rounding is monotone, so the rounded differences of values have the order of the exact ones,
+    except that several may have become equal. Sums of products may be off by an absolute error: the
+    magnitude is among those within twice that error of the one that was found.
+    """
+    error = blocks.error(index)
+    if error is None or not math.isfinite(found.value):
+        return found
+    if not math.isfinite(error.absolute):
+        error = Error(found.value, 1.0)
+    reach = 0.0
+    if error.absolute:
+        reach = 2.01 * (error.absolute + (error.relative + 4 * UNIT) * found.value)
+    elif found.equal == 1 and found.places is None:
+        return found
+    above, places = found.above, found.places
+    if reach or places is None:
+        above, places = _beside(blocks, index, found.value, reach)
+    exact = [
+        abs(blocks.exactly(index, places[start : start + _AT_ONCE]))
+        for start in range(0, len(places), _AT_ONCE)
+    ]
+    if not reach and not any((each - each.ones() * found.value).sign().any() for each in exact):
+        return found
+    sizes = [size for each in exact for size in each.fractions()]
+    value = sorted(sizes, reverse=True)[k - above - 1]
+    equal = [place for place, size in zip(places.tolist(), sizes, strict=True) if size == value]
+    return RankedMagnitude(
+        _up(value),
+        above + sum(size > value for size in sizes),
+        len(equal),
+        np.array(equal),
+        None if Fraction(_up(value)) == value else value,
+    )
+
+
+_AT_ONCE = 1 << 13
+
+
+def _up(value: Fraction) -> float:
+    """Return the smallest float64 from a fraction on."""
+    nearest = float(value)
+    return nearest if nearest >= value else math.nextafter(nearest, math.inf)
+
+
+def _beside(blocks: Blocks, index: int, value: float, reach: float) -> tuple[int, Any]:
+    """Return how many magnitudes are larger than value + reach, and where those within it are."""
+    above, before, places = 0, 0, []
+    for delta in blocks.deltas(index):
+        size = np.abs(delta).reshape(-1)
+        over = size > value + reach
+        above += int(np.count_nonzero(over))
+        near = size >= value - reach
+        places.append(np.flatnonzero(near & ~over) + before)
+        before += size.size
+    return above, np.concatenate(places)
 
 
 def _dropped(size: Array, kept: TrimBounds, first: int, places: Any = None) -> Any:
@@ -111,11 +188,20 @@ def _from(size: Array, place: int, first: int, places: Any) -> Any:
     return (places >= place).reshape(size.shape)
 
 
-def trimmed(contribution: Contribution, kept: TrimBounds) -> Array:
-    """Return the delta with all values outside of the bounds set to 0."""
+def trimmed(
+    contribution: Contribution, kept: TrimBounds, number: int = 0, doubt: Doubt | None = None
+) -> Array:
+    """Return the delta with all values outside of the bounds set to 0.
+
+    Where its comparisons are not certain is noted in ``doubt``, under the delta's number.
+    """
     if kept == TrimBounds():
         return contribution.delta
     size = np.abs(contribution.delta)
+    if doubt is not None:
+        for threshold in (kept.low, kept.high):
+            if math.isfinite(threshold):
+                doubt.threshold(number, size, threshold)
     runs = None
     if kept.high_before is None and contribution.places is None:
         runs = _runs(kept, contribution.first, size.size)
@@ -139,6 +225,6 @@ def _runs(kept: TrimBounds, first: int, size: int) -> list[ThresholdRun]:
 
 def threshold_runs(bounds: Bounds, first: int, size: int) -> list[list[ThresholdRun]] | None:
     """Return each step's runs; None if thresholds alone do not describe the bounds."""
-    if any(kept.high_before is not None or kept.factor != 1.0 for kept in bounds):
+    if any(kept.high_before is not None or kept.factor != 1.0 or kept.low_exact for kept in bounds):
         return None
     return [_runs(kept, first, size) for kept in bounds]

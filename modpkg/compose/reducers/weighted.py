@@ -6,6 +6,7 @@ deltas, and a mean of equal models is that model, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def add_scaled(base: Array, delta: Array, factor: float = 1.0) -> Array:
 
 @reducer(
     "sum",
-    exact=exactly.summed,
+    exact=exactly.SUM,
     additive=True,
     single=lambda narrow, weights, _: single.weighted_sum(narrow, weights),
 )
@@ -56,11 +57,11 @@ def sum_reducer(base: Array, contributions: Sequence[Contribution]) -> Array:
 def _task(
     narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
-    below = divisor(sum(weights)) if parameters["normalize"] else 1.0
+    below = divisor(math.fsum(weights)) if parameters["normalize"] else 1.0
     return single.weighted_sum(narrow, weights, below, parameters["lambda"])
 
 
-@reducer("task-arithmetic", exact=exactly.task_arithmetic, additive=True, single=_task)
+@reducer("task-arithmetic", exact=exactly.TASK_ARITHMETIC, additive=True, single=_task)
 def task_arithmetic(
     base: Array,
     contributions: Sequence[Contribution],
@@ -74,7 +75,7 @@ def task_arithmetic(
     """
     delta = total(contributions)
     if normalize:
-        delta /= divisor(sum(c.weight for c in contributions))
+        delta /= divisor(math.fsum(c.weight for c in contributions))
     return add_scaled(base, delta, lambda_)
 
 
@@ -88,12 +89,12 @@ def _linear(
 ) -> single.SinglePrecision | None:
     if not parameters["normalize"]:
         return None  # the base is scaled too
-    return single.weighted_sum(narrow, weights, parameters["base_weight"] + sum(weights))
+    return single.weighted_sum(narrow, weights, math.fsum([parameters["base_weight"], *weights]))
 
 
 @reducer(
     "linear",
-    exact=exactly.linear,
+    exact=exactly.LINEAR,
     additive=True,
     single=_linear,
     everywhere=lambda parameters: not parameters["normalize"],
@@ -109,7 +110,7 @@ def linear(
 
     Not divided if normalize is false. Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
     """
-    weights = base_weight + sum(c.weight for c in contributions)
+    weights = math.fsum([base_weight, *(c.weight for c in contributions)])
     delta = total(contributions)
     if normalize:
         delta /= weights
@@ -124,7 +125,7 @@ def _mean(
     return single.weighted_sum(narrow, weights, len(weights) + parameters["with_base"])
 
 
-@reducer("mean", exact=exactly.mean, weighted=False, single=_mean)
+@reducer("mean", exact=exactly.MEAN, weighted=False, single=_mean)
 def mean(base: Array, contributions: Sequence[Contribution], *, with_base: bool = True) -> Array:
     """``mean``: the mean of the base (if with_base) and every step's model: a uniform soup.
 
@@ -139,14 +140,14 @@ def _has_scale(parameters: Mapping[str, Any]) -> bool:
     return bool(parameters["scale"] != 1.0)
 
 
-@reducer("passthrough", exact=exactly.passthrough, steps=(0, 0), everywhere=_has_scale)
+@reducer("passthrough", exact=exactly.PASSTHROUGH, steps=(0, 0), everywhere=_has_scale)
 def passthrough(base: Array, contributions: Sequence[Contribution], *, scale: float = 1.0) -> Array:
     """``passthrough``: scale · base; for models assembled from the layers of several."""
     base *= scale
     return base
 
 
-@reducer("fisher", exact=exactly.fisher, step={"importance": 1.0})
+@reducer("fisher", exact=exactly.FISHER, step={"importance": 1.0})
 def fisher(
     base: Array, contributions: Sequence[Contribution], *, base_importance: float = 0.0
 ) -> Array:
@@ -166,7 +167,7 @@ def fisher(
     below += base_importance
     nothing = below == 0
     if nothing.any():
-        plain = total(contributions) / divisor(sum(c.weight for c in contributions))
+        plain = total(contributions) / divisor(math.fsum(c.weight for c in contributions))
         above[nothing], below[nothing] = plain[nothing], 1.0
     above /= below
     return add_scaled(base, above)
