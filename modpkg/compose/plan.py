@@ -29,7 +29,7 @@ from modpkg.core.records import canonical_json
 from modpkg.core.tensors import canonical_identity
 from modpkg.manifest.schema import Compose, Setting
 
-COMPOSE_ENGINE = "3"
+COMPOSE_ENGINE = "4"
 """Raised whenever the same inputs would give other bytes."""
 
 

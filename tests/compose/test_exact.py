@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modpkg.compose.blocks import TensorBlocks
+from modpkg.compose.arrays import STORED
+from modpkg.compose.blocks import ModelBlocks, TensorBlocks
 from modpkg.compose.composition import ComputedTensor, Term
 from modpkg.compose.doubt import doubtful
 from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.exact_numbers import Exact
 from modpkg.compose.reducers import as_arguments, find_reducer
+from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.rounding import rounded
+from modpkg.compose.tensor import Job, Reduction
 from modpkg.core.installed import TensorRef
+from modpkg.core.packs import PackTensor
 
 DTYPES = {"BF16": (8, -126, 127), "F16": (11, -14, 15), "F32": (24, -126, 127)}
 """Significant bits, least and greatest exponent of a normal value."""
@@ -154,4 +158,146 @@ def test_a_sum_of_changes_is_rounded_once(dtype: str, tmp_path: Path) -> None:
         inner = sum(Fraction(high[row, k]) * Fraction(low[k, column]) for k in range(3))
         first, second = Fraction(base[place]), Fraction(other[place])
         results.append(first + Fraction(0.3) * inner + Fraction(0.7) * (second - first))
+    assert as_double(found, dtype) == [nearest(each, dtype) for each in results]
+
+
+# Methods: the whole reduction against fractions -------------------------------------------------
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sum": {},
+    "task-arithmetic": {"normalize": True, "lambda": 0.7},
+    "linear": {"normalize": True, "base_weight": 0.25},
+    "mean": {},
+    "fisher": {"base_importance": 0.5},
+    "ties": {"lambda": 0.8},
+    "ties-peft": {"majority_sign": "frequency"},
+    "ties-mergekit": {"normalize": True, "lambda": 1.0},
+    "dare-linear": {"seed": 3, "normalize": False, "rescale": True, "lambda": 1.0},
+    "dare-ties": {"seed": 3, "normalize": True, "rescale": True, "lambda": 1.0},
+    "breadcrumbs": {"normalize": False, "lambda": 1.0},
+}
+DENSITY = 0.6
+WEIGHTS = {"mean": (1.0,) * 3, "ties": (1.0,) * 3}
+
+
+def kept_of(deltas: list[Fraction], gamma: float) -> set[int]:
+    """Return the places of the values that are kept: of equal ones, the first."""
+    count = len(deltas)
+    order = sorted(range(count), key=lambda place: (-abs(deltas[place]), place))
+    wanted = max(int(DENSITY * count), 1)
+    above = min(int(gamma * count), count - wanted)
+    return set(order[above : above + wanted])
+
+
+def trimmed(method: str, deltas: list[Fraction]) -> list[Fraction]:
+    count = len(deltas)
+    if method == "ties":  # of the whole model, here of one tensor: all from the threshold on
+        least = sorted(map(abs, deltas), reverse=True)[int(DENSITY * count)]
+        return [delta if abs(delta) >= least else Fraction(0) for delta in deltas]
+    gamma = 0.05 if method == "breadcrumbs" else 0.0
+    kept = kept_of(deltas, gamma)
+    return [delta if place in kept else Fraction(0) for place, delta in enumerate(deltas)]
+
+
+def merged(
+    method: str,
+    base: Fraction,
+    deltas: Sequence[Fraction],
+    weights: Sequence[float],
+    settings: Mapping[str, Any],
+) -> Fraction:
+    """Return the result of one element, of sparsified deltas."""
+    weighted = [Fraction(w) * d for w, d in zip(weights, deltas, strict=True)]
+    factor, total = Fraction(settings.get("lambda", 1.0)), sum(weighted)
+    whole = sum(map(Fraction, weights))
+    if method in ("sum", "breadcrumbs", "dare-linear", "task-arithmetic"):
+        return base + factor * total / (whole if settings.get("normalize") else 1)
+    if method == "linear":
+        return base + total / (whole + Fraction(settings["base_weight"]))
+    if method == "mean":
+        return base + total / (len(weights) + 1)
+    if method == "fisher":
+        return base + total / (whole + Fraction(settings["base_importance"]))
+    signs = [(d > 0) - (d < 0) for d in deltas]
+    votes = {"ties": sum(deltas), "ties-peft": sum(signs)}.get(method, total)
+    elected = -1 if votes < 0 else 1
+    chosen = [number for number, sign in enumerate(signs) if sign == elected]
+    below = sum(
+        Fraction(weights[n]) if method in ("ties-mergekit", "dare-ties") else 1 for n in chosen
+    )
+    return base + factor * sum(weighted[n] for n in chosen) / (below or 1)
+
+
+def reduced(computed: ComputedTensor) -> Any:
+    """Return what `Reduction` computes, measuring over the tensor where it is over the model."""
+    reducer = find_reducer(computed.reducer, "m")
+    measured = None
+    if reducer.across and reducer.measure is not None:
+        measured = reducer.measure(ModelBlocks("m", [("t", computed)]))
+    place = PackTensor(computed.dtype, computed.shape, 0, computed.length)
+    job = Job(model="m", name="t", computed=computed, file="", place=place, measured=measured)
+    with np.errstate(all="ignore"), TensorBlocks("m", "t", computed) as blocks:
+        reduction = Reduction(job, blocks)
+        assert reduction.exact is not None
+        return np.concatenate([block.reshape(-1) for block in reduction])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["BF16", "F32", "F64"])
+def test_methods_round_the_exact_result(method: str, dtype: str, tmp_path: Path) -> None:
+    """Tunes are next to the base, or anything: differences cancel, tie and are not float64."""
+    rng = np.random.default_rng(len(method))
+    inputs, count, settings = Inputs(tmp_path), 240, dict(METHODS[method])
+    start = hard_values(rng, count)
+    start = np.where(np.abs(start) > 2.0**120, 1.0, start)  # results of F32 are finite
+    noise = [rng.integers(-3, 4, count) * 2.0 ** rng.integers(-9, -1, count) for _ in range(2)]
+    models = [start * (1 + each) for each in noise] + [rng.standard_normal(count)]
+    refs = [inputs.tensor(each.reshape(16, 15), dtype) for each in (start, *models)]
+    weights = WEIGHTS.get(method, (0.3, 0.5, 1.1))
+    reducer = find_reducer(method, "m")
+    steps = {**reducer.step_parameters}
+    if "density" in steps:
+        steps["density"] = DENSITY
+    if "gamma" in steps:
+        steps["gamma"] = 0.05
+    folded = method == "sum"
+    terms = tuple(
+        Term(
+            op="dense",
+            weight=weight if folded else 1.0,
+            scale=1.0 if folded else weight,
+            inputs={"values": ref},
+            settings=steps,
+        )
+        for weight, ref in zip(weights, refs[1:], strict=True)
+    )
+    computed = ComputedTensor(
+        source=refs[0],
+        dtype=dtype,
+        terms=terms,
+        reducer=method,
+        settings={**reducer.parameters, **settings},
+    )
+    found = reduced(computed)
+    values = [
+        np.array(as_double(np.frombuffer(Path(ref.file).read_bytes(), STORED[dtype]), dtype))
+        for ref in refs
+    ]
+    base = [Fraction(value) for value in values[0]]
+    parts = [[Fraction(x) - b for x, b in zip(each, base, strict=True)] for each in values[1:]]
+    if method.startswith("dare"):
+        with TensorBlocks("m", "t", computed) as blocks:
+            keys = [term.contribution(0, 1, 15).key for term in blocks.terms]
+        for number, key in enumerate(keys):
+            draws = uniform(3, key, 0, (count,))
+            parts[number] = [
+                part / Fraction(DENSITY) if draw < DENSITY else Fraction(0)
+                for part, draw in zip(parts[number], draws, strict=True)
+            ]
+    elif "density" in steps:
+        parts = [trimmed(method, each) for each in parts]
+    results = [
+        merged(method, base[place], [each[place] for each in parts], weights, settings)
+        for place in range(count)
+    ]
     assert as_double(found, dtype) == [nearest(each, dtype) for each in results]
