@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site
-from modpkg.adapters.formula import LEAST, BaseRows, Coefficients, Elements, Extent, gamma
+from modpkg.adapters.formula import (
+    LEAST,
+    BaseRows,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Sizes,
+    gamma,
+)
 from modpkg.adapters.method import linear_shape
 from modpkg.adapters.orientation import transposed
 
@@ -73,7 +82,7 @@ def factors_at(
     return b.reshape(len(b), -1)[row], a.reshape(len(a), -1)[:, column].T, e
 
 
-def size(inputs: Mapping[str, Extent], scale: float) -> tuple[float, float]:
+def size_of(inputs: Mapping[str, Extent], scale: float) -> tuple[float, float]:
     """Return bounds of Σ |scale · b · e · a| for each element, and of the error of that sum."""
     rank = max(inputs["a"].shape[0], 1)
     factors = [inputs[role].largest for role in "abe" if role in inputs]
@@ -81,6 +90,38 @@ def size(inputs: Mapping[str, Extent], scale: float) -> tuple[float, float]:
     # an underflow is multiplied by the factors that follow
     under = (rank + 8) * LEAST * math.prod(1 + factor for factor in (abs(scale), *factors))
     return total, gamma(rank + 8) * total + under
+
+
+def exact(inputs: Mapping[str, Array], term: Coefficients, elements: Elements) -> Any:
+    """Return `methods.lora.delta` at single elements, without rounding."""
+    number = elements.number
+    alone = "values" not in inputs
+    scale = term.weight if alone else term.parameters["scaling"]
+    if "bias" in inputs:
+        change = number(inputs["bias"].reshape(-1)[elements.row]) * scale
+    else:
+        b, a, e = factors_at(inputs, term, elements)
+        products = number(b) * number(a)
+        change = (products if e is None else products * number(e)).sum() * scale
+    if alone:
+        return change
+    return (change + number(inputs["values"]) - elements.base) * term.weight
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `methods.lora.delta`."""
+    alone = "values" not in inputs
+    scale = term.weight if alone else term.parameters["scaling"]
+    if "bias" in inputs:
+        total = abs(scale) * inputs["bias"].largest
+        off = gamma(2) * total + LEAST
+    else:
+        total, off = size_of(inputs, scale)
+    if alone:
+        return Error(off)
+    # |values| <= |delta / weight| + total + |base|
+    off += gamma(8) * (total + sizes.base)
+    return Error(abs(term.weight) * off + LEAST, gamma(8))
 
 
 def ways_of(

@@ -27,17 +27,11 @@ from typing import TYPE_CHECKING, Any
 from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
 from modpkg.adapters.formula import (
-    LEAST,
     BaseRows,
     Coefficients,
-    Elements,
-    Error,
-    Extent,
     Formula,
-    Sizes,
     as_matrix,
     base_rows,
-    gamma,
 )
 from modpkg.adapters.lora_variants import (
     EMBEDDINGS,
@@ -360,38 +354,6 @@ def _expert_product(a: Any, b: Any, term: Coefficients, start: int, stop: int, s
     return change.reshape(stop - start, -1)
 
 
-def exact(inputs: Mapping[str, Array], term: Coefficients, elements: Elements) -> Any:
-    """Return `delta` at single elements, without rounding."""
-    number = elements.number
-    alone = "values" not in inputs
-    scale = term.weight if alone else term.parameters["scaling"]
-    if "bias" in inputs:
-        change = number(inputs["bias"].reshape(-1)[elements.row]) * scale
-    else:
-        b, a, e = low_rank.factors_at(inputs, term, elements)
-        products = number(b) * number(a)
-        change = (products if e is None else products * number(e)).sum() * scale
-    if alone:
-        return change
-    return (change + number(inputs["values"]) - elements.base) * term.weight
-
-
-def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
-    """Return a bound of the error of each element of `delta`."""
-    alone = "values" not in inputs
-    scale = term.weight if alone else term.parameters["scaling"]
-    if "bias" in inputs:
-        total = abs(scale) * inputs["bias"].largest
-        off = gamma(2) * total + LEAST
-    else:
-        total, off = low_rank.size(inputs, scale)
-    if alone:
-        return Error(off)
-    # |values| <= |delta / weight| + total + |base|
-    off += gamma(8) * (total + sizes.base)
-    return Error(abs(term.weight) * off + LEAST, gamma(8))
-
-
 _NORM_ELEMENTS = 1 << 19
 """Elements of V at once, where norms run over all rows."""
 
@@ -444,8 +406,8 @@ LORA = PeftMethod(
         Formula(
             name="lora",
             delta=delta,
-            exact=exact,
-            error=error,
+            exact=low_rank.exact,
+            error=low_rank.error,
             arrays=True,
             factors=low_rank.factors,
             null=("a", "b", "e", "bias"),
