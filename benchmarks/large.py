@@ -445,7 +445,7 @@ def loads(bench: Bench, size: str) -> list[str]:
     app = bench.work / "modules" / "app"
     home = {"MODPKG_HOME": str(bench.work / "modules" / "home")}
     lines = ["| way | device | load | first forward | second |", "|---|---|---|---|---|"]
-    for device in dict.fromkeys([bench.device, "cpu"]):
+    for device in dict.fromkeys([bench.device.removesuffix("-torch"), "cpu"]):
         for name, way in LOADS.items():
             found = []
             for turn in range(bench.runs + 1):
@@ -471,7 +471,7 @@ def report(bench: Bench, sizes: list[str], wanted: list[str]) -> list[str]:
     lines = [
         "# Real sizes", "",
         f"`python -m benchmarks.large --sizes {' '.join(sizes)}`; {described()}; "
-        f"{'no GPU' if bench.device == 'cpu' else gpu()}; load at the start "
+        f"{gpu() if bench.device.startswith('cuda') else 'no GPU'}; load at the start "
         f"{os.getloadavg()[0]:.1f}; median of {bench.runs}; in `{bench.work.parent}`.", "",
     ]  # fmt: skip
     print("\n".join(lines), flush=True)
