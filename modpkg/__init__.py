@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from modpkg.environment.workspace import Workspace
     from modpkg.runtime.live import LiveModel
+    from modpkg.runtime.live_parts import LiveParts
     from modpkg.runtime.pipeline import Pipeline
     from modpkg.runtime.task_result import TaskResult
 
@@ -54,8 +55,23 @@ def load(
     name: str | Sequence[str],
     *,
     live: Literal[True],
+    adapters: Sequence[str] | None = ...,
     project: str | PathLike[str] | None = ...,
     user: bool = ...,
+    device: torch.device | str | int | None = ...,
+    attn_implementation: str | None = ...,
+) -> LiveModel: ...
+
+
+@overload
+def load(
+    name: str,
+    *,
+    adapters: Sequence[str],
+    project: str | PathLike[str] | None = ...,
+    user: bool = ...,
+    device: torch.device | str | int | None = ...,
+    attn_implementation: str | None = ...,
 ) -> LiveModel: ...
 
 
@@ -64,6 +80,7 @@ def load(
     name: str | Sequence[str],
     *,
     live: bool = False,
+    adapters: Sequence[str] | None = None,
     project: str | PathLike[str] | None = None,
     user: bool = False,
     device: torch.device | str | int | None = None,
@@ -85,9 +102,14 @@ def load(
     >>> model.set_adapter("translator")  # doctest: +SKIP
     >>> model.generate(ids, adapter_names=["summarizer", "__base__"])  # doctest: +SKIP
 
+    So they are with ``adapters``, which may name any that are installed; nothing is composed.
+
+    >>> model = modpkg.load("smollm2-135m", adapters=["customer-1", "customer-2"])  # doctest: +SKIP
+
     Args:
         name: Name of the model; with ``live``, optionally several models of one base.
         live: Keep adapters separate from the base.
+        adapters: Names of adapters on the model's base, of which the first is active.
         project: Folder of the project; by default the one around the working folder, else the
             user's environment.
         user: Use the user's environment, even inside of a project.
@@ -95,6 +117,7 @@ def load(
             memory. On the CPU they stay mapped.
         dtype: Convert floating-point parameters, as ``from_pretrained(dtype=…)`` does; a dtype or
             its name, like ``"bfloat16"``. ``"auto"``, the default, is that of its config.json.
+            Not for live models.
         attn_implementation: transformers' name of an attention, like ``"sdpa"`` or ``"eager"``, or
             of one that is registered there; its own choice by default.
         share: Let parameters that another model of this process has too, from the same stored
@@ -105,13 +128,13 @@ def load(
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live; or the
             caller's file is in another project than the one around the working folder.
-        TypeError: Several names were given without ``live``.
+        TypeError: Several names were given without ``live``, or beside ``adapters``.
     """
     workspace = _workspace(project, user)
     require_transformers("modpkg.load")
     how = _how(device, dtype, attn_implementation, share)
-    if live:
-        return _live(name, workspace, how)
+    if live or adapters is not None:
+        return _live(_live_parts(name, adapters, workspace, how), how)
     from modpkg.runtime.installed import find_model
     from modpkg.runtime.load import load_model
 
@@ -126,20 +149,45 @@ def _how(device: Any, dtype: Any, attn_implementation: Any, share: Any) -> dict[
     return {**how, "share": share} if share else how
 
 
-def _live(name: str | Sequence[str], workspace: Workspace, how: dict[str, Any]) -> LiveModel:
-    """Load models of one base live.
+def _live_parts(
+    name: str | Sequence[str],
+    adapters: Sequence[str] | None,
+    workspace: Workspace,
+    how: dict[str, Any],
+) -> LiveParts:
+    """Return the parts of models of one base, or of adapters on one.
 
     Raises:
-        RunError: It is said how, or they cannot be live.
+        RunError: Something is said of how it is run that cannot be, or they cannot be live.
         InstallError: One is not installed.
     """
-    if how:
-        reason = "a live model is loaded on the CPU, in the dtype that it has on disk"
-        raise RunError("M709", choice=", ".join(how), reason=reason)
-    from modpkg.runtime.live import load_live
+    refused = sorted(how.keys() & {"dtype", "share"})
+    if refused:
+        reason = "a live model is loaded in the dtype that it has on disk (its .to(dtype) converts "
+        raise RunError("M709", choice=" and ".join(refused), reason=f"{reason}it), by itself")
+    from modpkg.runtime.live_parts import find_adapters, find_parts
 
-    found: LiveModel = load_live(_names(name), workspace)
+    found: LiveParts
+    if adapters is None:
+        found = find_parts(_names(name), workspace)
+    else:
+        named = _names(adapters) if adapters else []
+        found = find_adapters(_only(name), named, workspace)
     return found
+
+
+def _live(parts: LiveParts, how: dict[str, Any]) -> LiveModel:
+    """Return a live model on a device.
+
+    Raises:
+        RunError: The parts cannot be loaded, or torch does not have the device.
+    """
+    from modpkg.runtime.live import LiveModel
+    from modpkg.runtime.placement import device_of
+
+    device = device_of(how["device"]) if "device" in how else None
+    model = LiveModel(parts.name, parts, attention=how.get("attn_implementation"))
+    return model if device is None else model.to(device)
 
 
 def _names(name: Any) -> list[str]:
@@ -172,6 +220,7 @@ def pipeline(
     name: str | Sequence[str],
     *,
     live: bool = False,
+    adapters: Sequence[str] | None = None,
     project: str | PathLike[str] | None = None,
     user: bool = False,
     device: torch.device | str | int | None = None,
@@ -200,11 +249,11 @@ def pipeline(
     workspace = _workspace(project, user)
     how = _how(device, dtype, attn_implementation, share)
     model: torch.nn.Module
-    if live:
-        first = _names(name)[0]
-        folder, packs = find_model(first, workspace, composed=False)
+    if live or adapters is not None:
+        parts = _live_parts(name, adapters, workspace, how)
+        folder, packs = parts.folder, workspace.environment.packs
         tokenizer = check_runs(folder)
-        model = _live(name, workspace, how)
+        model = _live(parts, how)
     else:
         folder, packs = find_model(_only(name), workspace, composed=False)
         tokenizer = check_runs(folder)

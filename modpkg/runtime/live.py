@@ -13,7 +13,6 @@ from modpkg.compose.in_memory import tensor_in_memory
 from modpkg.compose.mapping import map_tensors
 from modpkg.core.errors import RunError
 from modpkg.core.installed import TensorRef
-from modpkg.environment.workspace import Workspace
 from modpkg.runtime.adapted_module import (
     NO_EFFECT,
     AdaptedModule,
@@ -23,7 +22,7 @@ from modpkg.runtime.adapted_module import (
     Switch,
     is_fused,
 )
-from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined, find_parts
+from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined
 from modpkg.runtime.load import build_model
 from modpkg.runtime.low_rank import STACKED, Run
 from modpkg.runtime.row_layouts import RowLayouts
@@ -68,16 +67,6 @@ class Setting:
         return module.run_of(self.effects.get(module, NO_EFFECT))
 
 
-def load_live(names: Sequence[str], workspace: Workspace) -> LiveModel:
-    """Return installed models that share a base as one live model, set to the first one's adapters.
-
-    Raises:
-        InstallError, RunError: A model is not installed, or cannot be loaded.
-        RunError: The models cannot be live, or do not share a base.
-    """
-    return LiveModel(names[0], find_parts(names, workspace))
-
-
 class LiveModel(torch.nn.Module):
     """A base model with switchable adapters; the base's weights are never changed.
 
@@ -85,11 +74,11 @@ class LiveModel(torch.nn.Module):
     modules (at scale 1). Other attributes are those of the inner ``model``.
     """
 
-    def __init__(self, name: str, parts: LiveParts) -> None:
+    def __init__(self, name: str, parts: LiveParts, *, attention: str | None = None) -> None:
         super().__init__()
         own, _ = split_tensors(name, parts.folder, parts.table)
         tensors = map_tensors(own.items())
-        self.model = build_model(name, parts.folder, tensors)
+        self.model = build_model(name, parts.folder, tensors, attention=attention)
         self._table: dict[str, TensorRef] = parts.table
         self._changes: dict[str, TermsByTensor] = dict(parts.changes)
         self._inputs = map_tensors(_inputs(parts).items())

@@ -14,10 +14,14 @@ from modpkg.compose.operators import find_operator
 from modpkg.compose.plan import plan
 from modpkg.core.errors import RunError
 from modpkg.core.installed import InstalledModule, TensorRef, read_model
+from modpkg.core.names import module_name
 from modpkg.core.records import canonical_json
 from modpkg.core.same_values import as_copied_from
 from modpkg.core.tensors import identity_of
+from modpkg.environment.absent import no_model_remedy, not_installed, nothing_installed
+from modpkg.environment.assembly import ON_A_BASE, assembled_from, assembly, base_of
 from modpkg.environment.first_load import installed_modules
+from modpkg.environment.generations import Generation
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
@@ -29,6 +33,8 @@ TermsByTensor = Mapping[str, tuple[Term, ...]]
 class LiveParts(Struct, frozen=True):
     """A base and the adapters that can be switched."""
 
+    name: str
+    """The first model's, for errors."""
     folder: Path
     """The first model's folder, with its configs and tokenizer."""
     table: dict[str, TensorRef]
@@ -59,6 +65,63 @@ def find_parts(names: Sequence[str], workspace: Workspace) -> LiveParts:
         return parts_of(folders[0], recipes, installed_modules(workspace, generation, used))
 
 
+def find_adapters(base: str, adapters: Sequence[str], workspace: Workspace) -> LiveParts:
+    """Return the parts of installed adapters on a base or a model, those of the adapters first.
+
+    Neither has to be a model by itself, but one of them, for its config and tokenizer.
+
+    Raises:
+        InstallError, RunError: One is not installed, or is not on this base.
+        RunError: They cannot be live.
+        EnvironmentDamaged: The store lacks a module.
+    """
+    environment, store = workspace.environment, workspace.store
+    generation = environment.current()
+    if generation is None:
+        raise nothing_installed(workspace)
+    recipes: dict[str, Compose] = {}
+    folders: dict[str, Path] = {}
+    states = {module.name: module for module in generation.modules}
+    names = list(dict.fromkeys(map(module_name, (base, *adapters))))
+    with store.lock():
+        for name in names:
+            if name in generation.models:
+                folders[name] = find_model(name, workspace, composed=False)[0]
+                recipes[name] = msgspec.convert(read_model(folders[name]).recipe, Compose)
+            elif name not in states:
+                raise not_installed(workspace, name, [*generation.models, *states])
+            elif name == names[0] and states[name].kind == "base":
+                recipes[name] = Compose(base=name)
+            elif name == names[0] or states[name].kind not in ON_A_BASE:
+                remedy = no_model_remedy(workspace, name, states[name].kind)
+                raise RunError("M701", name=name, kind=states[name].kind, remedy=remedy)
+            else:
+                recipes[name] = _on_its_base(name, workspace, generation)
+            if (own := recipes[name].base) != (wanted := recipes[names[0]].base):
+                reason = f"it was made for {own}, and the base of {names[0]} is {wanted}"
+                raise RunError("M708", name=name, reason=reason)
+        if not folders:
+            remedy = no_model_remedy(workspace, names[0], "base")
+            raise RunError("M701", name=names[0], kind="base", remedy=remedy)
+        used = [module for recipe in recipes.values() for module in recipe.modules()]
+        modules = installed_modules(workspace, generation, used)
+    parts = parts_of(next(iter(folders.values())), recipes, modules)
+    changes = {name: parts.changes[name] for name in (*names[1:], *parts.changes)}
+    changes[names[0]] = changes.pop(names[0])
+    return structs.replace(parts, changes=changes)
+
+
+def _on_its_base(name: str, workspace: Workspace, generation: Generation) -> Compose:
+    """Return the recipe of a module that is no model by itself, on the base it was made for."""
+    module = installed_modules(workspace, generation, [name])[name]
+    base = base_of(module.record)
+    if base is None or base not in {each.name for each in generation.modules}:
+        remedy = no_model_remedy(workspace, name, module.record.kind)
+        raise RunError("M701", name=name, kind=module.kind, remedy=remedy)
+    tensors = installed_modules(workspace, generation, [base])[base].tensors
+    return assembly(module.record, tensors, assembled_from(module.record, workspace.store.blobs))
+
+
 def parts_of(
     folder: Path, recipes: Mapping[str, Compose], modules: Mapping[str, InstalledModule]
 ) -> LiveParts:
@@ -82,7 +145,7 @@ def parts_of(
     for other in others:
         _check_same_base(first, other)
     changes = {name: _terms(composition) for name, composition in models.items()}
-    return LiveParts(folder, _table(first), {**changes, **alone})
+    return LiveParts(first.name, folder, _table(first), {**changes, **alone})
 
 
 def _check(name: str, recipe: Compose, composition: Composition) -> None:

@@ -56,7 +56,7 @@ class Pipeline:
         """Open a loaded model.
 
         Args:
-            model: The model, from `load_model` or `load_live`.
+            model: The model, from `load_model`, or a `LiveModel`.
             folder: The folder of the installed model, or of the first one of a live model.
             packs: The folder of its environment's packs.
             tokenizer: Its tokenizer, from `check_runs`; None to load it.

@@ -118,6 +118,46 @@ def test_adapters_that_are_only_live_are_not_composed(registry: Path) -> None:
         assert torch.equal(model(ids).logits, modpkg.load("tiny")(ids).logits)
 
 
+def test_adapters_by_name_on_a_base(registry: Path) -> None:
+    """Of a module that is there for another one only, too."""
+    workspace = workspace_with("tiny-lora<2")
+    ids = torch.tensor([[1, 2, 3]])
+    model = modpkg.load("tiny", adapters=["tiny-lora"])  # the base is no model here
+    assert (model.adapters, model.active) == (("tiny-lora", "tiny"), {"tiny-lora": 1.0})
+    assert not composed(workspace.store)
+    with torch.inference_mode():
+        live = model(ids).logits
+        assert torch.allclose(live, modpkg.load("tiny-lora")(ids).logits, atol=1e-5)
+    with raises("M701", match="there for another module only"):
+        modpkg.load("tiny-lora", adapters=["tiny"])
+    with raises("M504", match="did you mean 'tiny-lora'"):
+        modpkg.load("tiny", adapters=["tiny-lore"])
+    with raises("M709", match="dtype"):
+        modpkg.load("tiny", live=True, dtype="bfloat16")  # type: ignore[call-overload]
+    with raises("M709", match="'nowhere'"):
+        modpkg.load("tiny", adapters=["tiny-lora"], device="nowhere")
+
+
+def test_adapters_by_name_on_a_model(registry: Path) -> None:
+    workspace = workspace_with("talker==2.0", "tiny")
+    before = len(composed(workspace.store))
+    model = modpkg.load("talker", adapters=["tiny-lora"])
+    assert model.adapters == ("tiny-lora", "talker")
+    alone = modpkg.load("tiny", adapters=["tiny-lora"], device="cpu")
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, alone(ids).logits)
+        model.set_adapter("talker")
+        assert torch.allclose(model(ids).logits, modpkg.load("talker")(ids).logits, atol=1e-5)
+    assert modpkg.load("tiny", adapters=[]).adapters == ("tiny",)
+    with raises("M704", match="tokenizer"):
+        modpkg.pipeline("tiny", adapters=["tiny-lora"])
+    assert len(composed(workspace.store)) == before
+    workspace_with(manifest='[dependencies]\ntalker = "*"\n')
+    with raises("M701", match="run 'modpkg install tiny'"):
+        modpkg.load("tiny", adapters=["tiny-lora"], project="app")
+
+
 def test_an_interrupted_first_load_changes_nothing(
     registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

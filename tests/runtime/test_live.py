@@ -341,6 +341,10 @@ def test_rows_equal_pefts(pair: LiveModel, tmp_path: Path) -> None:
     theirs.load_adapter(tmp_path / "two", adapter_name="two")
     names = ["two", BASE, "one"]
     close(outputs(live, adapter_names=names), outputs(theirs, adapter_names=names))
+    for name in ("two", "one"):
+        theirs.set_adapter(name)
+        live.set_adapter(name)
+        assert torch.equal(outputs(live), outputs(theirs))
     theirs.add_weighted_adapter(["one", "two"], [0.75, 0.5], "both", combination_type="cat")
     theirs.set_adapter("both")
     live.add_weighted_adapter(["one", "two"], [0.75, 0.5], "both")
