@@ -174,7 +174,7 @@ SYSTEM = {
     "modpkg.core.system",
     *(
         f"modpkg.core.system_{what}"
-        for what in ("locks", "folders", "limits", "processes", "signals", "writeback")
+        for what in ("blas", "locks", "folders", "limits", "processes", "signals", "writeback")
     ),
 }
 OF_SYSTEMS = re.compile(

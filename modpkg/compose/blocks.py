@@ -14,6 +14,7 @@ from modpkg.adapters.formula import Elements, Error, Extent, Sizes, UndefinedCha
 from modpkg.compose.arrays import Array, Stored, in_double, in_single, read_array
 from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.exact_numbers import Exact, finite_numbers
+from modpkg.compose.low_rank import LowRankFactors
 from modpkg.compose.memory import SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
@@ -284,6 +285,23 @@ class TensorBlocks:
     def deltas(self, index: int) -> Iterator[Array]:
         for start, stop in self.ranges():
             yield self.terms[index].delta(start, stop, self.columns)
+
+    def low_rank(self) -> LowRankFactors | None:
+        """Return the sum of all terms' deltas as one product, if each is a product of the base's
+        rows and columns."""
+        left, right = [], []
+        for term in self.terms:
+            factors = term.factors()
+            if factors is None or len(factors[0]) != 1 or not self.count:
+                return None
+            shape = (factors[0].shape[1], factors[1].shape[2])
+            if shape != (self.base.rows, self.columns):
+                return None
+            left.append(factors[0][0] * term.term.weight)
+            right.append(factors[1][0])
+        if not left:
+            return None
+        return LowRankFactors(np.concatenate(left, 1), np.concatenate(right, 0))
 
     def fine_tunes(self) -> list[RowReader] | None:
         """Return each term's fine-tuned tensor, if all have one, in the base's dtype."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,9 @@ def _compute(
             file.write(header)
             file.flush()
             system.reserve(file.fileno(), length)
-            with _torch_threads(composition, device), _written_behind(file.fileno()):
+            from modpkg.core.system_blas import one_blas_thread
+
+            with _torch_threads(composition, device), one_blas_thread():
                 digests = _run(composition, places, staged, pool, progress, trusted, device)
                 if composition.routers:
                     from modpkg.compose.router_rows import write_routers
@@ -186,29 +187,6 @@ def _compute(
     record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
     write_atomically(folder / COMPOSED_RECORD, seal(record))
     return record
-
-
-_SYNC_SECONDS = 0.2
-"""Interval at which the pack is flushed to disk while it is written."""
-
-
-@contextlib.contextmanager
-def _written_behind(descriptor: int) -> Iterator[None]:
-    """Flush a file to disk in the background while it is written, so the last fsync is short."""
-    done = threading.Event()
-
-    def write() -> None:
-        while not done.wait(_SYNC_SECONDS):
-            with contextlib.suppress(OSError):  # only the last fsync, in _compute, has to succeed
-                os.fsync(descriptor)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager

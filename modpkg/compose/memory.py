@@ -39,6 +39,9 @@ DEVICE_FREE_BYTES = 1 << 30
 KEPT_BYTES = 8 << 20
 """A tensor that is read twice, to measure and then to compute, stays in memory up to this size."""
 
+PRODUCT_ELEMENTS = 1 << 20
+"""Elements of a block to which a product of two matrices is added, float32 first."""
+
 SAMPLE_RUNS = 16
 """Number of runs of consecutive elements in a tensor's sample."""
 
@@ -103,6 +106,10 @@ def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
         for role, ref in term.inputs.items():
             if role not in operator.by_rows:  # as stored, as float64, and prepared
                 total += ref.length + 2 * _DOUBLE * math.prod(ref.shape)
+                if operator.factors is not None:  # as one matrix of all terms, and as float32
+                    total += (2 * _DOUBLE + _SINGLE) * math.prod(ref.shape)
+        if operator.factors is not None:  # as stored, as float32, and what is gathered
+            total += min(count, PRODUCT_ELEMENTS) * (2 * _SINGLE + 4 * _DOUBLE)
         if operator.becomes:  # float32, and a quarter of it as float64
             total += min(count, SINGLE_ELEMENTS) * (_SINGLE + 2 * _DOUBLE) // 2
         if term.importance is not None:

@@ -117,37 +117,39 @@ def out_of_range(
 
 def round_to_narrow(
     single: NDArray[np.float32], ulps: int, layout: BitLayout, doubt: NDArray[np.bool_]
-) -> Stored:
+) -> NDArray[np.uint16]:
     """Return the bits of the nearest narrow floats, setting ``doubt`` where a float32 within
     ``ulps`` may round to another.
 
     If ``ulps`` is 0, ties go to even; otherwise ties are in doubt, as are subnormal and non-finite
-    results. ``single`` is overwritten.
+    results.
     """
     bits: Any = single.view(np.uint32)
     dropped = np.uint32(23 - layout.fraction)
     tie = 1 << (22 - layout.fraction)
     sign = None
     if layout.bias:
-        sign = bits & np.uint32(1 << 31)
-        sign >>= np.uint32(16)
-        bits &= np.uint32((1 << 31) - 1)
+        sign = bits >> np.uint32(16)
+        sign &= np.uint32(1 << 15)
+        bits = bits & np.uint32((1 << 31) - 1)
         least, most = (layout.bias + 1) << 23, (layout.bias + 30) << 23
         doubt |= bits - np.uint32(least) > np.uint32(most - least)
     if ulps:
-        low = bits - np.uint32(tie - ulps)
-        low &= np.uint32(2 * tie - 1)
-        doubt |= low <= np.uint32(2 * ulps)
-        bits += np.uint32(tie)
+        low = bits.astype(np.uint16)
+        low += np.uint16(tie + ulps & 0xFFFF)  # the distance to the tie, from -ulps on
+        if layout.bias:
+            low &= np.uint16(2 * tie - 1)
+        doubt |= low <= np.uint16(2 * ulps)
+        bits = bits + np.uint32(tie)
     else:
         odd = bits >> dropped
         odd &= np.uint32(1)
         odd += np.uint32(tie - 1)
-        bits += odd
-    if sign is not None:
-        bits -= np.uint32(layout.bias << 23)
+        odd += bits
+        bits = odd
     bits >>= dropped
+    narrow: NDArray[np.uint16] = bits.astype(np.uint16)
     if sign is not None:
-        bits |= sign
-    narrow: Stored = bits.astype(np.uint16)
+        narrow -= np.uint16(layout.bias << layout.fraction & 0xFFFF)
+        narrow |= sign.astype(np.uint16)
     return narrow

@@ -14,13 +14,16 @@ from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.certified import Certified
 from modpkg.compose.composition import ComputedTensor
 from modpkg.compose.exact import ExactTensor, is_exact
+from modpkg.compose.low_rank import LowRankReduction
 from modpkg.compose.narrow_floats import NarrowReduction
 from modpkg.compose.reducers import Contribution, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
+from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import ComposeError
 from modpkg.core.packs import PackTensor
+from modpkg.core.system_writeback import begin_writing
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -48,6 +51,10 @@ returns smaller blocks to the system, only to request them again for the next bl
 as long as the arithmetic."""
 
 
+_WRITTEN_AT_ONCE = 1 << 23
+"""Bytes after which the system is asked to write them to disk."""
+
+
 def make_tensor(job: Job) -> Digest:
     """Compute a tensor block by block into its place, and return the digest of its bytes.
 
@@ -70,12 +77,16 @@ def make_tensor(job: Job) -> Digest:
         if place.length:
             try:
                 with open(job.file, "r+b", buffering=0) as file:
-                    file.seek(place.offset)
+                    begun = written = 0
                     for block in Reduction(job, blocks):
                         data = block.reshape(-1).view(np.uint8).data
                         state.update(data)
-                        while data:
-                            data = data[file.write(data) :]
+                        system.write_at(file.fileno(), data, place.offset + written)
+                        written += len(data)
+                        if written - begun >= _WRITTEN_AT_ONCE or written == place.length:
+                            position = place.offset + begun
+                            begin_writing(file.fileno(), position, written - begun)
+                            begun = written
             except ComposeError:
                 blocks.check()  # report damage first: it may be the cause
                 raise
@@ -109,7 +120,7 @@ class Reduction:
                 )
 
     def __iter__(self) -> Iterator[Stored]:
-        faster = self._torch_reduction() or self._narrow_reduction()
+        faster = self._torch_reduction() or self._low_rank_reduction() or self._narrow_reduction()
         if faster is not None:
             yield from faster
             return
@@ -136,6 +147,25 @@ class Reduction:
         return torch_reduction(
             job.model, job.device, job.place.dtype, method, self._blocks, exactly
         )
+
+    def _low_rank_reduction(self) -> LowRankReduction | None:
+        """Return the reduction of a tensor that only products of two matrices are added to."""
+        computed, dtype = self._job.computed, self._job.place.dtype
+        summed = self._reducer is not None and self._reducer.name == "sum"
+        if not summed or computed.rows is not None:
+            return None
+        if dtype != computed.source.dtype or dtype not in NARROW:
+            return None
+        factors = self._blocks.low_rank()
+        if factors is None:
+            return None
+        last = None if self.exact is None else self.exact.at
+        return LowRankReduction(dtype, self._blocks.base, factors, self._check, last)
+
+    def _check(self, results: Stored) -> None:
+        """Raise the error for results that are not finite."""
+        if not all_finite(results, self._job.place.dtype):
+            raise ComposeError("M605", model=self._job.model, tensor=self._job.name)
 
     def _narrow_reduction(self) -> NarrowReduction | None:
         """Return the float32-first reduction of this tensor, or None if it is not possible."""
