@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from modpkg.adapters.quantised import Quantised, quantised
-from modpkg.core.digests import file_chunks
+from modpkg.core.digests import digest_file, file_chunks
 from modpkg.core.errors import ReleaseError
 from modpkg.core.extras import NO_TORCH, has_torch
-from modpkg.core.filenames import CONFIG
+from modpkg.core.filenames import CONFIG, MODULES
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
@@ -20,12 +20,14 @@ from modpkg.core.tensors import DTypeShape, type_of, types_of
 from modpkg.interop.full_precision import FullPrecision, full_precision, refs_of
 from modpkg.manifest.schema import Manifest
 from modpkg.release.content import collect
+from modpkg.runtime.architecture import CONFIGS, PLUGINS
+from modpkg.runtime.architecture_report import LoadingReport, check_complete
 from modpkg.runtime.dense import check_weights
 from modpkg.runtime.sentence_modules import WITH_WEIGHTS, modules_of, split_tensors
+from modpkg.store.remembered import remembered
 
-if TYPE_CHECKING:
-    from modpkg.runtime.loading_report import LoadingReport
-
+_REPORT = "architecture 1"
+"""What is remembered; the number is raised when the report of the same model would differ."""
 _OTHER_FORM = "its tensors are not those of its architecture in full precision"
 _NO_CODES = "its tensors are in full precision; take quantization_config out of its config.json"
 
@@ -64,21 +66,50 @@ def compare(name: str, folder: Path, refs: Mapping[str, TensorRef]) -> Architect
             return ArchitectureFit(None, _OTHER_FORM, stored, None)
         reason = _NO_CODES
     if report is not None:
-        from modpkg.runtime.loading_report import check_complete
-
         check_complete(name, report)
         _check_tied(name, report, refs)
     return ArchitectureFit(report, reason, stored, full)
 
 
+class _NotCompared(Exception):
+    """There is no report to remember."""
+
+    def __init__(self, reason: str, report: LoadingReport | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.report = report
+
+
 def _report_or_reason(
     name: str, folder: Path, types: Mapping[str, DTypeShape]
 ) -> tuple[LoadingReport | None, str]:
+    """Return transformers' report, which is remembered: what it depends on is the key.
+
+    Importing an architecture takes longer than to write a model of gigabytes.
+    """
     if not has_torch():
         return None, NO_TORCH
-    from modpkg.runtime.loading_report import report_or_reason
+    read = [file for file in (*CONFIGS, MODULES) if (folder / file).is_file()]
+    inputs = [
+        _REPORT,
+        {file: digest_file(folder / file) for file in read},
+        dict(sorted(types.items())),
+    ]
 
-    return report_or_reason(name, folder, types)
+    def compute() -> LoadingReport:
+        from modpkg.runtime.loading_report import report_or_reason
+
+        report, reason = report_or_reason(name, folder, types)
+        if report is None:
+            raise _NotCompared(reason)
+        if any(entry_points(group=PLUGINS, name=report.architecture)):
+            raise _NotCompared("", report)  # of an installed package, whose version is not known
+        return report
+
+    try:
+        return remembered(inputs, LoadingReport, compute), ""
+    except _NotCompared as error:
+        return error.report, error.reason
 
 
 def _check_tied(name: str, report: LoadingReport, refs: Mapping[str, TensorRef]) -> None:

@@ -13,7 +13,10 @@ from modpkg.core.extras import has_torch
 from modpkg.core.filenames import TOKENIZER_CONFIG
 from modpkg.core.jsonfile import read_json
 from modpkg.core.regular_file import read_text
+from modpkg.store.remembered import remembered
 
+_RENDERED = "chat templates 1"
+"""What is remembered; the number is raised when other templates would be refused."""
 _FILE = "chat_template.jinja"
 _SAMPLE = {"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": True}
 
@@ -27,8 +30,22 @@ def unrenderable(files: Mapping[str, Path]) -> str | None:
     templates = [*itertools.islice(_templates(files), TEMPLATES_RENDERED)]
     if not templates or not has_torch():
         return None
-    importlib.import_module("transformers.utils.chat_template_utils")
-    return next((reason for each in templates if (reason := _refusal(each)) is not None), None)
+
+    def render() -> None:
+        importlib.import_module("transformers.utils.chat_template_utils")
+        for template in templates:
+            if (reason := _refusal(template)) is not None:
+                raise _Unrenderable(reason)
+
+    try:
+        remembered([_RENDERED, templates], None, render)
+    except _Unrenderable as error:
+        return str(error)
+    return None
+
+
+class _Unrenderable(Exception):
+    """A template is refused, maybe on this machine only: that is not remembered."""
 
 
 def _refusal(template: str) -> str | None:

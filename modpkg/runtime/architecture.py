@@ -17,7 +17,7 @@ from modpkg.core.filenames import CONFIG, GENERATION_CONFIG, MODULES, TOKENIZER_
 from modpkg.core.jsonfile import read_json
 from modpkg.runtime.sentence_encoder import encoder_class
 
-_CONFIGS = (
+CONFIGS = (
     CONFIG,
     GENERATION_CONFIG,
     TOKENIZER_CONFIG,
@@ -27,6 +27,8 @@ _CONFIGS = (
 )
 """Files that transformers reads and that could reference code."""
 
+PLUGINS = "modpkg.architectures"
+"""The group of entry points by which installed packages add architectures."""
 NOT_ONE = "config.json does not name one architecture"
 
 
@@ -36,7 +38,7 @@ def refuse_remote_code(name: str, folder: Path) -> None:
     Raises:
         RunError: One does.
     """
-    for file in _CONFIGS:
+    for file in CONFIGS:
         path = folder / file
         if path.exists():
             check_no_code(name, read_json(path), file)
@@ -111,6 +113,6 @@ def class_of_config(name: str, raw: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _plugin(architecture: str) -> Any:
-    for entry in entry_points(group="modpkg.architectures", name=architecture):
+    for entry in entry_points(group=PLUGINS, name=architecture):
         return entry.load()
     return None

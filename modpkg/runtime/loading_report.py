@@ -8,33 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec import Struct
 
 from modpkg.compose.backing import parts_bounded
 from modpkg.compose.confinement import confined
-from modpkg.core.errors import MissingExtra, ReleaseError, RunError
+from modpkg.core.errors import MissingExtra, RunError
 from modpkg.core.name_ends import NamesByEnd
-from modpkg.core.names import listed
 from modpkg.core.printable import error_text
 from modpkg.core.tensors import DTypeShape
 from modpkg.runtime.architecture import NOT_ONE, model_class
+from modpkg.runtime.architecture_report import LoadingReport
 from modpkg.runtime.sentence_encoder import encoder_parts
-
-
-class LoadingReport(Struct, frozen=True):
-    """How a set of tensors and an architecture differ."""
-
-    missing: tuple[str, ...]
-    """Parameters without a tensor, by their name in memory: transformers draws them at random."""
-    unexpected: tuple[str, ...]
-    """Tensors that the architecture does not have: transformers leaves them out."""
-    mismatched: tuple[str, ...]
-    """Parameters whose tensor has another shape, with both shapes."""
-    tied: tuple[tuple[str, str], ...]
-    """Pairs of tensors that the config makes one parameter, and that are both there."""
-    architecture: str
-    model_type: str
-    """That of the architecture's config; ``config.json`` may say another."""
 
 
 class _Header:
@@ -157,22 +140,3 @@ def report_or_reason(
         if error.code != "M702" and error.values.get("reason") != NOT_ONE:
             raise
         return None, str(error)
-
-
-def check_complete(name: str, report: LoadingReport) -> None:
-    """Check that every parameter gets a tensor of its shape.
-
-    Raises:
-        ReleaseError: One does not.
-    """
-    for names, what in (
-        (report.missing, "has no value for"),
-        (report.mismatched, "needs another shape for"),
-    ):
-        if names:
-            raise ReleaseError(
-                "M216",
-                what=name,
-                reason=f"{report.architecture} {what} {listed(names)}",
-                remedy="fetch the weights again, or correct the sizes in config.json",
-            )
