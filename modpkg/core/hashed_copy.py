@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 
 from modpkg.core import system
 from modpkg.core.system_writeback import begin_writing
@@ -17,7 +17,7 @@ from modpkg.core.system_writeback import begin_writing
 STEP = 4 << 20
 """Bytes of a thread's buffer."""
 _LARGE = 1 << 20
-"""Bytes from which it pays to hash a second time in another thread, and to write early."""
+"""Bytes from which it pays to ask another thread, and to write early."""
 _buffers = threading.local()
 
 
@@ -41,7 +41,7 @@ def copy_hashed(
         target: The file that is written, from ``position`` on.
         position: Where the first byte is written.
         states: Hashes that are updated with the bytes.
-        beside: Where all hashes but the first are computed at the same time.
+        beside: Where all hashes but the first are computed, and the bytes written, meanwhile.
         check: Called before each step; what it raises ends the copy.
     """
     copied = 0
@@ -52,16 +52,20 @@ def copy_hashed(
         if not count:
             break
         view = view[:count]
-        large = count >= _LARGE
-        later = [beside.submit(s.update, view) for s in states[1:]] if beside and large else []
-        try:
-            for state in states[:1] if later else states:
+        if beside is None or count < _LARGE:
+            for state in states:
                 state.update(view)
             system.write_at(target, view, position + copied)
-        finally:
-            for future in later:
-                future.result()
-        if large:
+        else:
+            jobs = [beside.submit(state.update, view) for state in states[1:]]
+            jobs.append(beside.submit(system.write_at, target, view, position + copied))
+            try:
+                states[0].update(view)
+            finally:
+                wait(jobs)  # before the buffer is used again
+            for job in jobs:
+                job.result()
+        if count >= _LARGE:
             begin_writing(target, position + copied, count)
         copied += count
     return copied

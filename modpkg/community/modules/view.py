@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
 from msgspec import Struct
 
+from modpkg.core.all_cores import on_all_cores
 from modpkg.core.digests import Digest, digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import DIST, REPORT
@@ -263,8 +262,8 @@ def view_of_content(
             progress(part.length)
         return computed
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = dict(zip(parts, pool.map(digest, parts), strict=True))
+    found = on_all_cores(digest, list(parts), lambda name: parts[name].length)
+    digests = dict(zip(parts, found, strict=True))
     tensors = {
         name: TensorRef(
             file=str(part.path.absolute()),
