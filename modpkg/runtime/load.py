@@ -22,7 +22,7 @@ from modpkg.core.records import TensorType
 from modpkg.runtime.architecture import model_class
 from modpkg.runtime.attention import choose_attention, not_with_attention
 from modpkg.runtime.generation_config import add_generation_config
-from modpkg.runtime.placement import Placement, StoredTensors, device_of, renew_flat_weights
+from modpkg.runtime.placement import Placement, StoredTensors, device_of
 from modpkg.runtime.sentence_encoder import encoder_parts
 from modpkg.runtime.sentence_modules import split_tensors
 from modpkg.runtime.shared_parameters import SHARED
@@ -275,7 +275,6 @@ def _by_assignment(
         else:
             module._buffers[attribute] = tensor
     model.tie_weights()
-    renew_flat_weights(model)
     # After tying weights, every parameter must still hold a mapped tensor, and a tensor may only
     # have been replaced by an equal one.
     mapped = {tensor.data_ptr() for tensor in placed.values()}

@@ -24,13 +24,6 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.Te
 """Types of tensors that hold nothing beside their elements; torch 2.4 has no Buffer."""
 
 
-def renew_flat_weights(model: torch.nn.Module) -> None:
-    """Have torch's recurrent modules look at their parameters again, of which they keep a list."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.RNNBase):
-            module._init_flat_weights()
-
-
 def device_of(device: torch.device | str | int) -> torch.device:
     """Return a device that can be used here.
 
@@ -162,7 +155,6 @@ class Placement:
             for key, value in table.items():
                 if value is not None:
                     table[key] = moved[id(value)]  # type: ignore[assignment]
-        renew_flat_weights(model)
         if self._device.type != "meta":
             self._copy.copy(pieces)
         if self._shared is not None:
