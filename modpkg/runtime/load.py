@@ -292,7 +292,7 @@ def _by_assignment(
 
 
 def _dtypes(model: Any, places: Collection[str]) -> dict[str, torch.dtype]:
-    """Return the floating dtype that transformers gives to each parameter and buffer.
+    """Return the dtype that transformers gives to each parameter and buffer.
 
     It is the default dtype, but where the architecture is built in another or keeps float32.
     """
@@ -300,9 +300,8 @@ def _dtypes(model: Any, places: Collection[str]) -> dict[str, torch.dtype]:
     pattern = re.compile("|".join(name.replace("*", ".*") for name in kept)) if kept else None
     dtypes = {}
     for place, value in model.state_dict().items():
-        if value.is_floating_point():
-            strict = pattern is not None and pattern.search(place) is not None
-            dtypes[place] = torch.float32 if strict else value.dtype
+        strict = pattern is not None and pattern.search(place) is not None
+        dtypes[place] = torch.float32 if strict and value.is_floating_point() else value.dtype
     return {place: dtype for place, dtype in dtypes.items() if place in places}
 
 

@@ -22,7 +22,9 @@ from modpkg.core.regular_file import open_file
 
 CHUNK = 8 << 20
 """Bytes of a buffer: enough for the full rate of a bus."""
-_THREADS = 16
+_MOST_THREADS = 16
+_FEWEST_THREADS = 4
+"""Also on fewer cores, as a disk answers several at once."""
 _ALIGNMENT = 64
 _GAP = 64 << 10
 """Bytes between two tensors that are read along, rather than reading twice."""
@@ -93,8 +95,9 @@ class ParallelCopy:
 
     def __init__(self, device: torch.device, length: int) -> None:
         self._device = device
-        self._workers = max(1, min(_THREADS, -(-length // CHUNK)))
-        self._pool = ThreadPoolExecutor(_THREADS, "modpkg-load")
+        threads = min(_MOST_THREADS, max(_FEWEST_THREADS, system.available_cores()))
+        self._workers = max(1, min(threads, -(-length // CHUNK)))
+        self._pool = ThreadPoolExecutor(self._workers, "modpkg-load")
         self._pinned: Future[torch.Tensor] | None = None
         if device.type == "cuda":
             self._pinned = self._pool.submit(_buffers, self._workers, pinned=True)

@@ -266,6 +266,32 @@ def test_tensors_of_other_dtypes_run_as_in_transformers(
     assert torch.equal(logits(loaded), logits(wanted))
 
 
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_counters_and_narrow_weights_run_as_in_transformers(
+    dtype: str | None, tmp_path: Path
+) -> None:
+    def edit(table: Table) -> Table:
+        return {
+            name: value.to(torch.int32 if "tracked" in name else torch.float8_e4m3fn)
+            if "normalization" not in name or "tracked" in name
+            else value.double()
+            for name, value in table.items()
+        }
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}
+    config = transformers.ResNetConfig(**sizes, layer_type="basic")
+    home = install(tmp_path, transformers.ResNetForImageClassification(config), edit=edit)
+    weights = tmp_path / "saved" / "model.safetensors"
+    save_file(edit(load_file(weights)), weights)
+    wanted = transformers.ResNetForImageClassification.from_pretrained(
+        weights.parent, dtype=dtype or "auto"
+    ).state_dict()
+    for name, value in load_model(*home, dtype=dtype).state_dict().items():
+        assert value.dtype == wanted[name].dtype
+        assert torch.equal(value, wanted[name])
+
+
 def test_what_the_architecture_keeps_in_float32_is_in_float32(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
