@@ -112,7 +112,9 @@ def sampling_options(command: Command) -> Command:
     help="Put the model's prompt NAME before the text, instead of its default one "
     "(sentence-transformers models).",
 )
-@click.option("--device", metavar="DEVICE", help="Run on this device of torch, like 'cuda'.")
+@click.option(
+    "--device", "place", metavar="DEVICE", help="Run on this device of torch, like 'cuda'."
+)
 @click.option("--dtype", metavar="DTYPE", help="Run in this dtype of torch, like 'bfloat16'.")
 @user_option
 @json_option
@@ -130,7 +132,7 @@ def run_command(
     seed: int | None,
     stop: tuple[str, ...],
     prompt_name: str | None,
-    device: str | None,
+    place: str | None,
     dtype: str | None,
     as_json: bool,
 ) -> None:
@@ -159,7 +161,7 @@ def run_command(
 
     tokenizer = check_runs(folder)
     find_model(name, workspace)
-    model = load_model(folder, packs, device=device, dtype=dtype)
+    model = load_model(folder, packs, device=place, dtype=dtype)
     warn = workspace.progress.warn
     pipeline = Pipeline(model, folder, packs, tokenizer=tokenizer, warn=warn)
     sampling = Sampling(
