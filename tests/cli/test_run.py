@@ -62,6 +62,8 @@ def test_what_looks_like_a_missing_file_is_told(talker: Path) -> None:
     refused("run", "tiny", "a", "--file", "b", status=2)
     refused("run", "tiny", "a", "-i", status=2)
     assert "error[M706]" in refused("run", "tiny", "")
+    assert "'nowhere'" in refused("run", "tiny", "the cat", "--device", "nowhere")
+    assert "'int8'" in refused("run", "tiny", "the cat", "--device", "cpu", "--dtype", "int8")
 
 
 def test_sampling_can_be_repeated_by_its_seed(talker: Path) -> None:
