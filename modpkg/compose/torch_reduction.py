@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from modpkg.compose.arrays import Array, Stored
+from modpkg.compose.arrays import Array, Stored, widened
 from modpkg.compose.blocks import TensorBlocks
+from modpkg.compose.doubt import doubtful
 from modpkg.compose.mapping import TORCH_DTYPES
 from modpkg.compose.memory import DEVICE_ELEMENT_BYTES, DEVICE_ELEMENTS
+from modpkg.compose.rounding import is_finite, rounded
 from modpkg.compose.rows import RowReader
 from modpkg.compose.torch_threads import use_one_thread
 from modpkg.core import system
@@ -45,6 +47,8 @@ _WIDER = 2.0**-22
 place, if rounding to float32 and the float64's error are at most one."""
 _SMALLEST = 2.0**-100
 """Smaller magnitudes are in doubt: float32 is not normal, or would not be after a product."""
+_UNDERFLOW = 2.0**-1000
+"""More than what products that underflow add to an error."""
 _LARGEST = {"BF16": 2.0**127, "F16": 2.0**15, "F32": 2.0**127}
 """Larger magnitudes are in doubt: they might round to infinity."""
 
@@ -85,9 +89,17 @@ class TorchReduction:
         """
         self._model = model
         self._base, self._dtype, self._exact, self._device = base, dtype, exact, device
+        self._products = [
+            (each.left * each.weight, np.ascontiguousarray(each.right.swapaxes(1, 2)))
+            for each in products
+        ]
         with self._using_device():
-            self._lefts = [_moved(each.left, device) * each.weight for each in products]
+            self._lefts = [_moved(left, device) for left, _ in self._products]
             self._rights = [_moved(each.right, device) for each in products]
+        given = [each for product in products for each in (product.left, np.array(product.weight))]
+        made = [factor for pair in self._products for factor in pair]
+        self._short = all(map(_is_single, (*given, *made)))
+        """Whether a product of three factors is exact in float64."""
         self._stack, _, self._width = self._rights[0].shape
         self._height = base.count // (self._stack * self._width)
         terms = sum(right.shape[1] for right in self._rights)
@@ -120,8 +132,38 @@ class TorchReduction:
             where = torch.nonzero(doubt.view(-1)).view(-1).cpu().numpy()
         stored = buffers.written(count)
         if where.size:
-            stored[where] = self._exact(where + first)
+            source = buffers.read(count)[where]
+            stored[where] = self._settled(matrix, start, where, source, where + first)
         return stored
+
+    def _settled(self, matrix: int, start: int, where: Any, source: Stored, places: Any) -> Stored:
+        """Return results that are in doubt: from a bound of each, or exactly.
+
+        Args:
+            start: The block's first row.
+            where: Places in the block, ascending, and ``places`` in the tensor.
+            source: The base's values there, as stored.
+        """
+        rows, columns = where // self._width + start, where % self._width
+        terms = np.concatenate(
+            [widened(source, self._base.ref)[:, np.newaxis]]
+            + [left[matrix, rows] * right[matrix, columns] for left, right in self._products],
+            axis=1,
+        )
+        values = terms.sum(axis=1)
+        values += 0.0  # −0.0 becomes 0.0
+        result = rounded(values, self._dtype)
+        bound = np.abs(terms).sum(axis=1) * self._share
+        bound[bound > 0] += _UNDERFLOW
+        doubt = doubtful(values, bound, self._dtype)
+        where = np.flatnonzero(doubt | ~is_finite(result, self._dtype))
+        if where.size and self._short:  # ties are common: these sums are often exact
+            sums, certain = _exact_sums(terms[where])
+            result[where] = rounded(sums, self._dtype)
+            where = where[~(certain & is_finite(result[where], self._dtype))]
+        if where.size:
+            result[where] = self._exact(places[where])
+        return result
 
     @contextlib.contextmanager
     def _using_device(self) -> Iterator[None]:
@@ -166,6 +208,26 @@ def _elements(device: torch.device) -> int:
         return most
     free, _ = torch.cuda.mem_get_info(device)
     return min(most, free // (2 * DEVICE_ELEMENT_BYTES * system.available_cores()))
+
+
+def _is_single(array: Array) -> bool:
+    with np.errstate(over="ignore"):
+        return bool((array == array.astype(np.float32)).all())
+
+
+def _exact_sums(terms: Array) -> tuple[Array, Any]:
+    """Return the sums of rows, −0.0 as 0.0, and a mask of those that no addition rounded.
+
+    What each addition is off is a float64 itself: TwoSum, Knuth, The Art of Computer Programming,
+    volume 2, section 4.2.2.
+    """
+    total, certain = terms[:, 0] + 0.0, np.ones(len(terms), np.bool_)
+    for term in terms[:, 1:].T:
+        more = total + term
+        part = more - total
+        certain &= (total - (more - part)) + (term - part) == 0
+        total = more
+    return total, certain
 
 
 def _moved(array: Array, device: torch.device) -> torch.Tensor:

@@ -97,3 +97,18 @@ def test_the_bound_is_met_by_what_is_certain() -> None:
             exact = rounded(moved.numpy(), dtype)
             same = low.view(torch.int16 if low.itemsize == 2 else torch.int32).numpy()
             assert ((same == exact.view(same.dtype)) | doubt.numpy()).all()
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.1, 1.0078125), (0.25, 1.0), (0.375, 1.0)])
+def test_a_factor_that_was_rounded_decides_no_tie(
+    tmp_path: Path, weight: float, expected: float
+) -> None:
+    """0.1 · 10 is 1 in float64, and more than 1 exactly."""
+    inputs = Inputs(tmp_path)
+    b = {0.1: 10.0, 0.25: 4.0, 0.375: 2.6666666}[weight]
+    pair = {"a": inputs.tensor(np.ones((1, 3)), "F32"), "b": inputs.tensor([[b / 256]], "F32")}
+    term = Term(op="lora", weight=weight, inputs=pair)
+    source = inputs.tensor(np.ones((1, 3)), "BF16")
+    found, exact, _ = results("w", ComputedTensor(source=source, dtype="BF16", terms=(term,)))
+    assert found.tobytes() == exact.tobytes()
+    assert float((found.astype(np.uint32) << 16).view(np.float32)[0]) == expected
