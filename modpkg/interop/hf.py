@@ -196,10 +196,10 @@ def _write_weights(
     if full is not None and dequantize:
         for file in own:
             check_hub_blob(source / file)
-        write_full_precision(source, staged, full.without(unexpected))
+        write_full_precision(source, staged, full.without(frozenset(unexpected)))
         copy_weights(source, staged, set(every) - set(own))
     else:
-        copy_weights(source, staged, every, without=unexpected)
+        copy_weights(source, staged, every, without=frozenset(unexpected))
     return warnings
 
 

@@ -25,6 +25,7 @@ from modpkg.core.regular_file import read_file
 
 Choice = Literal["base", "mean"] | int
 """The base's, the mean, or a parent's, by its index."""
+_WILD = frozenset("*?[")
 _TABLES = ("tensors", "files")
 
 
@@ -54,9 +55,13 @@ class Choices(Struct, frozen=True):
             PatchError: An entry matches no conflict, or has no valid choice.
         """
         chosen: dict[str, Choice] = {}
+        names = frozenset(conflicts)
         for pattern, word in getattr(self, table).items():
             choice = self._choice(pattern, word, parents, table)
-            matches = [name for name in conflicts if fnmatchcase(name, pattern)]
+            if pattern in names and _WILD.isdisjoint(pattern):
+                matches = [pattern]
+            else:
+                matches = [name for name in conflicts if fnmatchcase(name, pattern)]
             if not matches:
                 there = any(fnmatchcase(name, pattern) for name in known)
                 reason = (
