@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import secrets
 import signal
 import subprocess
 import threading
@@ -46,7 +45,7 @@ def process_space() -> str:
 
 def process_mark() -> str:
     """Return a text that no other has, of this process: its space, its number, and a random one."""
-    return f"{process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{process_space()}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def is_running(process: int) -> bool:

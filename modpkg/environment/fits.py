@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
@@ -162,6 +161,8 @@ def _measure(fit: Fit, base: ReleaseRecord, store: Store) -> RelativeChange:
         distances[name] = relative(difference.distance, difference.norm)
     if not distances:
         return RelativeChange(0)
+    import statistics  # slow to import, and most commands measure nothing
+
     name = max(sorted(distances), key=distances.__getitem__)
     return RelativeChange(
         len(distances), statistics.median(distances.values()), distances[name], name

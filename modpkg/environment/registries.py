@@ -96,6 +96,7 @@ class Registries:
         self._manifest = manifest
         self._owner = owner or manifest
         self._is_trial = is_trial
+        self._recorded: dict[str, str] = {}
         self._borrowed: dict[str, tuple[str, str]] = {}
         self._settled: dict[str, tuple[str, str]] = {}
         self._opened = opened
@@ -186,7 +187,10 @@ class Registries:
 
     def recorded(self, registry: Registry) -> str:
         """Return what the lock records of a registry's address."""
-        return recorded_address(registry.source.url, self._owner)
+        url = registry.source.url
+        if url not in self._recorded:
+            self._recorded[url] = recorded_address(url, self._owner)
+        return self._recorded[url]
 
     def promise(
         self, lock: Lock | None, installed: Sequence[ModuleState], accepted: Collection[str]

@@ -7,7 +7,6 @@ credentials, and the metadata service of a cloud's machines. The AWS tools also 
 
 from __future__ import annotations
 
-import configparser
 import os
 from pathlib import Path
 from typing import Any
@@ -107,6 +106,8 @@ def _refuse(url: str, reason: str, remedy: str = "correct AWS_PROFILE, or unset 
 
 def _sections(variable: str, name: str) -> dict[str, dict[str, str]]:
     """Return the profiles of a file of the AWS tools; none if it is not there or broken."""
+    import configparser  # which only clouds need
+
     path = Path(os.environ.get(variable) or Path("~/.aws") / name).expanduser()
     parser = configparser.RawConfigParser(default_section="", strict=False)
     try:

@@ -173,7 +173,8 @@ class _Lines:
 
 def requirements_of(line: IndexLine) -> int:
     """Return how many requirements a release and its extras have."""
-    return len(line.requires) + sum(map(len, line.extras.values()))
+    count = len(line.requires)
+    return count + sum(map(len, line.extras.values())) if line.extras else count
 
 
 def _decoded(raw: bytes) -> tuple[IndexLine, str | None]:

@@ -28,6 +28,8 @@ class IndexMemory:
         self._folder = folder
         self._names: frozenset[str] | None = None
         self._noted: dict[str, bytes] = {}
+        self.same: set[str] = set()
+        """Names of which the copy is what was read."""
 
     def note(self, name: str) -> None:
         """Remember the copy of an index file that is about to be read, and perhaps replaced."""
@@ -40,10 +42,21 @@ class IndexMemory:
                 self._noted[name] = read_file(path)
 
     def taken_back(
-        self, name: str, registry: str, now: Iterable[IndexLine], expected: str | None = None
+        self,
+        name: str,
+        registry: str,
+        data: bytes,
+        now: Iterable[IndexLine],
+        expected: str | None = None,
     ) -> list[str]:
-        """Return what `taken_back` yields for an index that was read after it was noted."""
+        """Return what `taken_back` yields for an index that was read after it was noted.
+
+        ``data`` is the index file, and ``now`` has its lines.
+        """
         earlier = self._noted.pop(name, None)
+        if earlier == data:
+            self.same.add(name)
+            return []
         if earlier is None:
             return []
         with suppress(ModpkgError):  # the copy has two lines of one version

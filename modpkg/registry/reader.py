@@ -156,7 +156,7 @@ class Registry:
                 _ = self.info  # raises if this is not a registry
             if self._memory is not None and self.warn is not None:
                 expected = self.expected.get(name) if lines else None
-                for sentence in self._memory.taken_back(name, self.url, lines, expected):
+                for sentence in self._memory.taken_back(name, self.url, data, lines, expected):
                     self.warn(sentence)
             self._indexes[name] = lines
             self._ahead.pop(name, None)
@@ -190,7 +190,7 @@ class Registry:
         """
         if self.folder is None or self._memory is None:
             return
-        for name in names:
+        for name in set(names).difference(self._memory.same):
             with contextlib.suppress(OSError, FileMissing, ModpkgError):  # it is only a help
                 self._memory.keep(name, self._read_index(name))
 

@@ -14,6 +14,7 @@ from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
+from modpkg.resolve.order import plainly_final
 from modpkg.resolve.policy import Policy, VersionRange
 
 NOT_BY_A_PIN = ("requires modpkg ", "was published ", "has no publication time")
@@ -88,8 +89,9 @@ class Admission:
         locked = self._locked.get(name)
         refused = self._refused[name] = {}
         left: list[Release] = []
+        cutoff = self._policy.cutoff_of(name)
         for release in catalog.releases(name):
-            reason = self._own_refusal(release)
+            reason = self._own_refusal(release, cutoff)
             if reason is None:
                 left.append(release)
             else:
@@ -111,10 +113,12 @@ class Admission:
 
     def rank(self, release: Release) -> int:
         """Return `LOCKED`, `FINAL` or `PRERELEASE`; lower ranks are preferred."""
-        if release.version == self._locked.get(release.name):
+        locked = self._locked.get(release.name)
+        if locked is not None and release.version == locked:
             return LOCKED
-        early = release.version.is_prerelease and release.name not in self._policy.prereleases
-        return PRERELEASE if early else FINAL
+        if plainly_final(release.line.version) or not release.version.is_prerelease:
+            return FINAL
+        return FINAL if release.name in self._policy.prereleases else PRERELEASE
 
     @property
     def prefers_exact(self) -> bool:
@@ -141,10 +145,9 @@ class Admission:
         first = next(iter(self.releases(catalog, name)), None)
         return first if first is not None and first.version == locked else None
 
-    def _own_refusal(self, release: Release) -> str | None:
+    def _own_refusal(self, release: Release, cutoff: datetime | None) -> str | None:
         """Return why a release is excluded, regardless of the other releases of its name."""
         line = release.line
-        cutoff = self._policy.cutoff_of(release.name)
         if cutoff is not None:
             reason = _too_new(line.published, cutoff)
             if reason is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,9 +156,14 @@ def format_lock(lock: Lock) -> str:
     return "\n".join(lines) + "\n"
 
 
+@cache
+def _fields_of(kind: type[Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
 def _fields(item: Struct) -> list[str]:
     lines = []
-    for field in msgspec.structs.fields(item):
+    for field in _fields_of(type(item)):
         value = getattr(item, field.name)
         if isinstance(value, list):
             if value:

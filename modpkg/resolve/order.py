@@ -33,9 +33,11 @@ class Order:
     ) -> None:
         self.versions = versions
         self._read = ParsedSpecifiers() if read is None else read
-        texts = map(str, versions) if spelled is None else spelled
+        texts = [*map(str, versions)] if spelled is None else spelled
         self._at = {text: position for position, text in enumerate(texts)}
-        self._only_final = not any(v.is_prerelease or v.is_postrelease for v in versions)
+        self._only_final = all(map(plainly_final, texts)) or not any(
+            version.is_prerelease or version.is_postrelease for version in versions
+        )
         self._runs: dict[int, tuple[SpecifierSet, Runs]] = {}
         self._ranges: dict[str, tuple[int, int]] = {}
 
@@ -110,6 +112,15 @@ class Order:
         ):
             at += 1
         return at
+
+
+def plainly_final(text: str) -> bool:
+    """Return whether a version's text is numbers and full stops alone: most are.
+
+    >>> plainly_final("1.10"), plainly_final("1.0rc1"), plainly_final("v1")
+    (True, False, False)
+    """
+    return text.replace(".", "").isdecimal()
 
 
 class ParsedSpecifiers:

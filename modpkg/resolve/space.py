@@ -6,6 +6,7 @@ The walk and the search ask the provider for the same things; they are computed 
 from __future__ import annotations
 
 from functools import cached_property
+from operator import attrgetter
 
 from modpkg.core.names import ModuleName
 from modpkg.resolve.catalog import Release
@@ -20,7 +21,7 @@ class Domain:
     def __init__(self, best: list[Release], clauses: ParsedSpecifiers) -> None:
         self.best = best
         """The preferred first."""
-        self.ascending = sorted(best, key=lambda release: release.version)
+        self.ascending = sorted(best, key=attrgetter("place"))
         """By version; a position is an index into this list."""
         self.order = Order(
             [release.version for release in self.ascending],
