@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,34 @@ def test_two_folders_of_one_name_are_two_registries(tmp_path: Path) -> None:
     assert "registry" not in names
     assert {plain_name(name) for name in names} == {"registry"}
     assert len(new_name(tmp_path / ("x" * 200))) < 100
+
+
+def test_an_index_that_is_as_it_was_is_parsed_once_and_not_kept_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_collection(tmp_path / "registry", "lib", "1.0")
+    parsed, kept = [], []
+    for module, calls, name in (
+        ("modpkg.registry.reader", parsed, "parse_index"),
+        ("modpkg.registry.index_history", parsed, "parse_index"),
+        ("modpkg.registry.index_history", kept, "write_changed"),
+    ):
+        monkeypatch.setattr(f"{module}.{name}", _counted(calls, module, name))
+    for number in range(3):
+        parsed.clear()
+        kept.clear()
+        warn: Any = [].append
+        reader = Registry(str(tmp_path / "registry"), cache=BlobTree(tmp_path / "store"), warn=warn)
+        assert len(reader.index("lib")) == 1
+        reader.keep_seen(["lib"])
+        assert (len(parsed), len(kept)) == (1, 1 if number == 0 else 0)
+
+
+def _counted(calls: list[str], module: str, name: str) -> Any:
+    original = getattr(importlib.import_module(module), name)
+
+    def call(*args: Any) -> Any:
+        calls.append(module)
+        return original(*args)
+
+    return call
