@@ -52,7 +52,7 @@ def torch_device(asked: str | None, composition: Composition) -> str:
         return "" if name == CPU else "cpu"
     length = sum(item.length for item in composition.computed.values() if _may_compute(item))
     if name == AUTO:
-        large = length >= DEVICE_BYTES and system.may_have_gpu()
+        large = length >= DEVICE_BYTES * system.available_cores() and system.may_have_gpu()
         return "cuda" if large and not _hindrance("cuda") else ""
     if length and (reason := _hindrance(name)):
         raise ComposeError("M856", device=name, reason=reason)

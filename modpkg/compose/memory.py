@@ -30,8 +30,8 @@ DEVICE_ELEMENT_BYTES = 64
 """Bytes of a GPU's memory that an element of a block needs at most, in all its steps."""
 
 DEVICE_BYTES = 1 << 30
-"""Results of this size are computed on a GPU, if there is one and nothing else was asked for: it
-takes a few seconds until it can be used."""
+"""Results of this size for each core are computed on a GPU, if there is one and nothing else was
+asked for: in the seconds that importing torch and starting the GPU take, a core does as much."""
 
 DEVICE_FREE_BYTES = 1 << 30
 """Memory of a GPU that has to be free."""

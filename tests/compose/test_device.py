@@ -58,6 +58,9 @@ def test_auto_takes_a_gpu_for_what_is_large(
     assert torch_device(None, loras) == torch_device("auto", loras) == ""
     assert torch_device("cuda:1", loras) == "cuda:1"
     monkeypatch.setattr(ComputedTensor, "length", DEVICE_BYTES)
+    monkeypatch.setattr(system, "available_cores", lambda: 4)
+    assert torch_device(None, loras) == ""
+    monkeypatch.setattr(system, "available_cores", lambda: 3)
     assert torch_device(None, loras) == "cuda"
     monkeypatch.setenv(VARIABLE, "cpu")
     assert torch_device(None, loras) == ""

@@ -66,9 +66,9 @@ def test_few_elements_are_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("dtype", torch_reduction.DTYPES)
-@pytest.mark.parametrize("broken", [float("inf"), float("nan"), 1e39, 7e4])
+@pytest.mark.parametrize("broken", [float("inf"), float("nan"), 3.395e38, 7e4])
 def test_what_is_not_finite_is_refused(tmp_path: Path, dtype: str, broken: float) -> None:
-    if np.isfinite(broken) and broken < {"BF16": 1e39, "F32": 1e39, "F16": 7e4}[dtype]:
+    if broken < {"BF16": 3.395e38, "F32": float("inf"), "F16": 7e4}[dtype]:
         return
     inputs, ones = Inputs(tmp_path), np.ones((4, 4))
     b = ones.copy()
@@ -76,7 +76,7 @@ def test_what_is_not_finite_is_refused(tmp_path: Path, dtype: str, broken: float
     term = Term(
         op="lora",
         weight=1.0,
-        inputs={"a": inputs.tensor(ones, "F64"), "b": inputs.tensor(b, "F64")},
+        inputs={"a": inputs.tensor(ones, "F32"), "b": inputs.tensor(b, "F32")},
     )
     computed = ComputedTensor(source=inputs.tensor(ones, dtype), dtype=dtype, terms=(term,))
     with raises("M605"):
