@@ -60,6 +60,7 @@ def load(
     user: bool = ...,
     device: torch.device | str | int | None = ...,
     attn_implementation: str | None = ...,
+    share: bool = ...,
 ) -> LiveModel: ...
 
 
@@ -72,6 +73,7 @@ def load(
     user: bool = ...,
     device: torch.device | str | int | None = ...,
     attn_implementation: str | None = ...,
+    share: bool = ...,
 ) -> LiveModel: ...
 
 
@@ -161,10 +163,11 @@ def _live_parts(
         RunError: Something is said of how it is run that cannot be, or they cannot be live.
         InstallError: One is not installed.
     """
-    refused = sorted(how.keys() & {"dtype", "share"})
-    if refused:
-        reason = "a live model is loaded in the dtype that it has on disk (its .to(dtype) converts "
-        raise RunError("M709", choice=" and ".join(refused), reason=f"{reason}it), by itself")
+    if "dtype" in how:
+        reason = (
+            "a live model is loaded in the dtype that it has on disk; its .to(dtype) converts it"
+        )
+        raise RunError("M709", choice="dtype", reason=reason)
     from modpkg.runtime.live_parts import find_adapters, find_parts
 
     found: LiveParts
@@ -185,9 +188,13 @@ def _live(parts: LiveParts, how: dict[str, Any]) -> LiveModel:
     from modpkg.runtime.live import LiveModel
     from modpkg.runtime.placement import device_of
 
-    device = device_of(how["device"]) if "device" in how else None
-    model = LiveModel(parts.name, parts, attention=how.get("attn_implementation"))
-    return model if device is None else model.to(device)
+    return LiveModel(
+        parts.name,
+        parts,
+        attention=how.get("attn_implementation"),
+        device=device_of(how["device"]) if "device" in how else None,
+        share=how.get("share", False),
+    )
 
 
 def _names(name: Any) -> list[str]:

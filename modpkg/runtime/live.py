@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,10 @@ from modpkg.runtime.adapted_module import (
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined
 from modpkg.runtime.load import build_model
 from modpkg.runtime.low_rank import STACKED, Run
+from modpkg.runtime.placement import Placement, StoredTensors
 from modpkg.runtime.row_layouts import RowLayouts
 from modpkg.runtime.sentence_modules import split_tensors
+from modpkg.runtime.shared_parameters import SHARED
 from modpkg.runtime.siblings import Siblings, find_siblings
 
 BASE = "__base__"
@@ -74,7 +77,27 @@ class LiveModel(torch.nn.Module):
     modules (at scale 1). Other attributes are those of the inner ``model``.
     """
 
-    def __init__(self, name: str, parts: LiveParts, *, attention: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        parts: LiveParts,
+        *,
+        attention: str | None = None,
+        device: torch.device | None = None,
+        share: bool = False,
+    ) -> None:
+        """Load a base with its adapters, set to the first one.
+
+        Args:
+            name: Its name, for errors.
+            parts: The base and its adapters.
+            attention: The attention to use, as transformers names it; None for its choice.
+            device: Where to put it; None for the CPU, where the base stays mapped.
+            share: Whether the base shares parameters with other models; see `load_model`.
+
+        Raises:
+            RunError: It cannot be loaded, or the adapters cannot be live.
+        """
         super().__init__()
         own, _ = split_tensors(name, parts.folder, parts.table)
         tensors = map_tensors(own.items())
@@ -103,6 +126,12 @@ class LiveModel(torch.nn.Module):
                 self._changed.setdefault(target, []).append(module)
         self._layouts = RowLayouts(self.model, {each.name: each.module for each in self._adapted})
         self._active: dict[str, float] = {}
+        if share or device is not None:
+            place = device or torch.device("cpu")
+            stored = StoredTensors(tensors, own, Path())
+            with Placement(name, place, stored, shared=SHARED if share else None) as placement:
+                placement.place(self.model)
+            self.to(place)  # the adapters
         self.set_adapter(next(iter(parts.changes)))
 
     # Setting adapters ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import runpy
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from modpkg.environment.install import install
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
+from modpkg.runtime import live as live_models
+from modpkg.runtime import placement
 from tests.raising import raises
 from tests.runtime.helpers import publish_two_adapters, tokenizer
 
@@ -118,6 +121,26 @@ def test_a_tokenizer_needs_no_weights(registry: Path) -> None:
     found = modpkg.tokenizer("lora-1")
     assert found("the cat")["input_ids"] == tokenizer()("the cat")["input_ids"]
     assert Workspace(project).environment.model("lora-1").result is None
+
+
+def test_live_models_on_a_device_share_their_base(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(None, "tiny", "lora-1", "lora-2")
+    wanted = modpkg.load(["lora-1", "lora-2"], live=True)
+    copying = functools.partial(placement.Placement, copied=True)  # as onto another device
+    monkeypatch.setattr(live_models, "Placement", copying)
+    one = modpkg.load(["lora-1", "lora-2"], live=True, device="cpu", share=True)
+    two = modpkg.load("tiny", adapters=["lora-2"], device="cpu", share=True)
+    addresses = [{value.data_ptr() for value in each.parameters()} for each in (one, two, wanted)]
+    assert addresses[0] == addresses[1]
+    assert not addresses[0] & addresses[2]
+    with torch.no_grad():
+        for name in ("lora-1", "lora-2"):
+            one.set_adapter(name)
+            wanted.set_adapter(name)
+            assert torch.equal(one(IDS).logits, wanted(IDS).logits)
+        assert torch.equal(two(IDS).logits, wanted(IDS).logits)
 
 
 def test_a_live_pipeline_answers_with_the_adapter_of_each_call(registry: Path) -> None:
